@@ -1,0 +1,353 @@
+"""What a node is told: the settings of its fleet, its sensor and its neighbours.
+
+The sections are shared with fleet.yaml (the operator's file); `load_node_config` reads node.yaml.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from .document import Document, read_document
+from .errors import ConfigError
+
+CONFIG_VERSION = 1
+SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
+NODE_FILE = "node.yaml"
+
+NodeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A mapping in a configuration file; unknown keys are errors."""
+
+
+# -- the algorithm ------------------------------------------------------------------------------
+
+
+class Stepsize(Section):
+    """lambda_k = initial / (1 + decay k^exponent); entries drawn within +-spread of it."""
+
+    initial: Positive = 0.5
+    decay: NonNegative = 0.02
+    exponent: NonNegative = 1.0
+    spread: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    law: Literal["uniform", "normal", "log-normal"] = "uniform"
+
+
+class Attenuation(Section):
+    """gamma_k = 1 / (1 + scale k^exponent)."""
+
+    scale: NonNegative = 0.1
+    exponent: NonNegative = 0.81
+
+
+class Algorithm(Section):
+    """What all nodes of a fleet must agree on, round by round."""
+
+    rounds: Count | None = None  # None: an endless fleet, which then needs period_s
+    period_s: Positive | None = None  # seconds from one round's opening to the next
+    resolution: str | float = "2^-24"
+    stepsize: Stepsize = field(default_factory=Stepsize)
+    attenuation: Attenuation | Literal["none"] = "none"
+    answer_timeout_s: Positive = 5.0
+    start_timeout_s: Positive = 60.0  # how long the first round waits for every neighbour
+
+
+class Crypto(Section):
+    """Key size and the exchange that runs on it."""
+
+    key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
+    exchange: Literal["pairwise"] = "pairwise"
+    rerandomise: Literal["uniform"] = "uniform"
+    pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key
+    pool_threads: Annotated[int, Meta(ge=0, le=16)] = 1
+    allow_weak_keys: bool = False
+
+
+class Broker(Section):
+    """Where the MQTT broker listens."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+
+
+# -- objective and sensor -----------------------------------------------------------------------
+
+
+class Column(Section):
+    """A named field of a reading, brought to order one: (value - offset) / scale."""
+
+    field: str
+    offset: float = 0.0
+    scale: float = 1.0
+
+
+class Feature(Section):
+    """One entry (or, with daily, 2*harmonics entries) of the regressor phi.
+
+    Exactly one of constant, field and daily is given.
+    """
+
+    constant: float | None = None
+    field: str | None = None
+    offset: float = 0.0
+    scale: float = 1.0
+    daily: str | None = None  # field in hours: sin and cos of 2 pi h value / 24
+    harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
+
+
+class Objective(Section):
+    """The private objective f_i, made of this node's readings."""
+
+    kind: str
+    values: list[Column] | None = None  # average, mean
+    target: Column | None = None  # least_squares, ridge, logistic, huber
+    features: list[Feature] | None = None
+    penalty: NonNegative = 0.0  # ridge, logistic, huber: + penalty/2 |x|^2
+    threshold: Positive = 1.0  # huber: residuals above it count linearly
+    window: Count = 4096  # readings kept; the oldest go first
+    minibatch: Count | None = None  # None: the whole window in every gradient
+    normalise_by: Count | None = None  # None: the mean over the node's own readings
+
+
+class CsvSensor(Section, tag_field="kind", tag="csv"):
+    """Replay of a CSV file with a header line; only rows that match *where* are this node's."""
+
+    path: str
+    where: dict[str, str | int | float] = {}
+    rows_per_round: Count | None = None  # None: the whole file before the first round
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class SyntheticSensor(Section, tag_field="kind", tag="synthetic"):
+    """Made-up readings for trials: each field normal with the given mean and deviation."""
+
+    fields: dict[str, SyntheticField]
+    seed: int = 0
+    rows_per_round: Count = 1
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class SyntheticField(Section):
+    """A made-up quantity."""
+
+    mean: float
+    deviation: NonNegative = 0.0
+
+
+class ThermalSensor(Section, tag_field="kind", tag="thermal"):
+    """A Linux thermal zone, by its type (`x86_pkg_temp`, `cpu-thermal`) or its number."""
+
+    zone: str | int
+    field: str = "temperature_c"
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class HwmonSensor(Section, tag_field="kind", tag="hwmon"):
+    """A Linux hwmon chip, by its name; inputs such as {temp1_input: temperature_c}."""
+
+    chip: str
+    inputs: dict[str, str]
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class CommandSensor(Section, tag_field="kind", tag="command"):
+    """A program that prints one JSON object of numbers per run, for example {"lux": 310}."""
+
+    command: list[str]
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSensor
+
+
+# -- the node -----------------------------------------------------------------------------------
+
+
+class Neighbour(Section):
+    """A node that shares an edge with this one; its public keys lie in neighbours/<id>.json."""
+
+    id: NodeId
+    degree: Count  # how many neighbours it has itself, for the Metropolis factor
+    fingerprint: str  # of its public keys, pinned by provisioning
+
+
+class Simulation(Section):
+    """Only for emulated fleets with data that may be seen; every log says that it is on."""
+
+    seed: int | None = None  # draws become reproducible: nothing is hidden any more
+    trace_estimates: bool = False  # the estimate of every round goes to estimates.jsonl
+
+
+class NodeConfig(Section):
+    """node.yaml: all that one node knows of its fleet."""
+
+    config_version: Annotated[int, Meta(ge=CONFIG_VERSION, le=CONFIG_VERSION)]
+    fleet: NodeId
+    node: NodeId
+    algorithm: Algorithm
+    objective: Objective
+    sensor: Sensor
+    neighbours: Annotated[list[Neighbour], Meta(min_length=1)]
+    broker: Broker = field(default_factory=Broker)
+    crypto: Crypto = field(default_factory=Crypto)
+    simulation: Simulation = field(default_factory=Simulation)
+
+
+def load_node_config(folder: Path) -> NodeConfig:
+    """Read and check *folder*/node.yaml; raises ConfigError."""
+    document = read_document(folder / NODE_FILE)
+    config = document.convert(NodeConfig)
+    check_algorithm(document, config.algorithm)
+    check_crypto(document, config.crypto)
+    check_broker(document, config.broker)
+    check_objective(document, config.objective)
+    check_sensor(document, config.sensor, ("sensor",))
+    seen: set[str] = {config.node}
+    for index, neighbour in enumerate(config.neighbours):
+        if neighbour.id in seen:
+            raise document.error(
+                ("neighbours", index, "id"), f"is {neighbour.id!r}, which is named already"
+            )
+        seen.add(neighbour.id)
+    return config
+
+
+# -- checks that types cannot express, shared with fleet.yaml -----------------------------------
+
+
+def resolution_of(algorithm: Algorithm) -> float:
+    """The resolution delta as a number: '2^-24' and 1e-6 are both allowed."""
+    value = algorithm.resolution
+    if isinstance(value, str):
+        power = re.fullmatch(r"2\^(-?\d{1,3})", value.replace(" ", ""))
+        if power is None:
+            raise ValueError(value)
+        return math.ldexp(1.0, int(power[1]))
+    return float(value)
+
+
+def check_algorithm(document: Document, algorithm: Algorithm) -> None:
+    """Raise ConfigError for a schedule that cannot run."""
+    here = ("algorithm", "resolution")
+    wanted = "must be a positive number, for example 2^-24 or 1e-6"
+    try:
+        resolution = resolution_of(algorithm)
+    except (ValueError, OverflowError):
+        raise document.error(here, f"is {document.found(here)}, {wanted}") from None
+    if not 0 < resolution <= 1e6:
+        raise document.error(here, f"is {document.found(here)}, {wanted}")
+    if algorithm.rounds is None and algorithm.period_s is None:
+        raise document.error(
+            ("algorithm",), "needs rounds (how many), or period_s (seconds) for an endless fleet"
+        )
+
+
+def check_crypto(document: Document, crypto: Crypto) -> None:
+    """Raise ConfigError for keys that are weak without saying so, or of an odd size."""
+    here = ("crypto", "key_bits")
+    if crypto.key_bits % 16:
+        raise document.error(here, f"is {crypto.key_bits}, must be a multiple of 16")
+    if crypto.key_bits < SAFE_KEY_BITS and not crypto.allow_weak_keys:
+        raise document.error(
+            here,
+            f"is {crypto.key_bits}, which is a weak key: use {SAFE_KEY_BITS} or more, or say "
+            "crypto.allow_weak_keys: true in a fleet that protects nothing",
+        )
+
+
+def check_broker(document: Document, broker: Broker) -> None:
+    """Raise ConfigError for plain TCP that would leave this machine."""
+    if not is_loopback(broker.host):
+        raise document.error(
+            ("broker", "host"),
+            f"is {broker.host!r}: plain TCP is allowed on the loopback interface only, "
+            "for example 127.0.0.1",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host* names this machine's own loopback interface."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+OBJECTIVE_KINDS = ("average", "mean", "least_squares", "ridge", "logistic", "huber")
+
+
+def check_objective(document: Document, objective: Objective) -> None:
+    """Raise ConfigError for an objective whose parts do not fit its kind."""
+    kind = objective.kind
+    if kind not in OBJECTIVE_KINDS and not re.fullmatch(r"[\w.]+:\w+", kind):
+        raise document.error(
+            ("objective", "kind"),
+            f"is {kind!r}, must be one of {', '.join(OBJECTIVE_KINDS)} or module:Class",
+        )
+    if kind in ("average", "mean"):
+        wanted, unwanted = ("values",), ("target", "features")
+    elif kind in OBJECTIVE_KINDS:
+        wanted, unwanted = ("target", "features"), ("values",)
+    else:
+        wanted, unwanted = (), ()
+    for name in wanted:
+        if not getattr(objective, name):
+            raise document.error(("objective", name), f"is needed for kind {kind}")
+    for name in unwanted:
+        if getattr(objective, name) is not None:
+            raise document.error(("objective", name), f"does not belong to kind {kind}")
+    for index, column in enumerate(objective.values or ()):
+        _check_scale(document, ("objective", "values", index), column.scale)
+    if objective.target is not None:
+        _check_scale(document, ("objective", "target"), objective.target.scale)
+    for index, feature in enumerate(objective.features or ()):
+        _check_feature(document, ("objective", "features", index), feature)
+
+
+def _check_scale(document: Document, path: tuple[str | int, ...], scale: float) -> None:
+    if scale == 0:
+        raise document.error((*path, "scale"), "is 0, must be another number")
+
+
+def _check_feature(document: Document, path: tuple[str | int, ...], feature: Feature) -> None:
+    given = [n for n in ("constant", "field", "daily") if getattr(feature, n) is not None]
+    if len(given) != 1:
+        raise document.error(
+            path, "must have exactly one of constant, field and daily, for example {constant: 1}"
+        )
+    if feature.harmonics is not None and feature.daily is None:
+        raise document.error((*path, "harmonics"), "belongs to daily features only")
+    _check_scale(document, path, feature.scale)
+
+
+def check_sensor(document: Document, sensor: Sensor, path: tuple[str | int, ...]) -> None:
+    """Raise ConfigError for limits that nothing can satisfy and for empty commands."""
+    for name, (low, high) in sensor.limits.items():
+        if not low < high:
+            raise document.error(
+                (*path, "limits", name), f"is [{low}, {high}], must be [lowest, highest]"
+            )
+    if isinstance(sensor, CommandSensor) and not sensor.command:
+        raise document.error((*path, "command"), "is empty, must be [program, argument, ...]")
+
+
+def require_folder(folder: Path, what: str) -> None:
+    """Raise ConfigError unless *folder* is one."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: is not a folder, must be {what}")

@@ -1,0 +1,1 @@
+"""The MQTT broker between the nodes: started, checked and stopped by us."""

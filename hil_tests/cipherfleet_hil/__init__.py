@@ -1,0 +1,1 @@
+"""Latency of real rounds, read from the spans that nodes write."""

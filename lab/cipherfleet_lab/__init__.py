@@ -1,0 +1,1 @@
+"""What the encrypted fleet is held against: plain reference iterations."""

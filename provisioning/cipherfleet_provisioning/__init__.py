@@ -1,0 +1,1 @@
+"""From one fleet.yaml to a folder for every node: topology, keys, settings, advice."""

@@ -1,0 +1,103 @@
+"""Is there a broker, and does it do what the fleet needs? Asked in MQTT, not by an open port."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Callable
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from cipherfleet_node.errors import BrokerUnreachable
+
+# No fleet can be called _health: its name starts with a letter or a digit.
+HEALTH_TOPIC = "cf/v1/_health"
+
+
+def check_broker(host: str, port: int, timeout_s: float = 5.0) -> None:
+    """Send one QoS 1 message through the broker at *host*:*port* to ourselves.
+
+    Raises BrokerUnreachable, saying how far it came, if the message and its acknowledgement are not
+    back in *timeout_s*. Resolving a host's name is the one step that the deadline cannot interrupt.
+    """
+    probe = _Probe(host, port, timeout_s)
+    try:
+        probe.connect()
+        probe.send_to_itself()
+    finally:
+        probe.client.disconnect()
+
+
+def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
+    """For paho's on_socket_open: send small packets at once (TCP_NODELAY), paho has no option."""
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class _Probe:
+    """One MQTT client, driven by hand in the caller's thread; what came back is in its fields."""
+
+    def __init__(self, host: str, port: int, timeout_s: float) -> None:
+        self.host, self.port, self.timeout_s = host, port, timeout_s
+        self.deadline = time.monotonic() + timeout_s
+        self.connected: ReasonCode | None = None
+        self.subscribed: ReasonCode | None = None
+        self.acknowledged = False
+        self.received: list[bytes] = []
+        name = f"health-{secrets.token_hex(6)}"
+        self.topic = f"{HEALTH_TOPIC}/{name}"
+        self.client = client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv311
+        )
+        client.connect_timeout = timeout_s
+        client.on_socket_open = set_no_delay
+        client.on_connect = lambda _c, _u, _flags, reason, _p: setattr(self, "connected", reason)
+        client.on_subscribe = lambda _c, _u, _id, reasons, _p: setattr(
+            self, "subscribed", next(iter(reasons), None)
+        )
+        client.on_publish = lambda *_: setattr(self, "acknowledged", True)
+        client.on_message = lambda _c, _u, message: self.received.append(bytes(message.payload))
+
+    def connect(self) -> None:
+        try:
+            self.client.connect(self.host, self.port)
+        except (OSError, ValueError) as error:
+            found = getattr(error, "strerror", None) or str(error)
+            raise self._unreachable(
+                f"cannot connect ({found})", "is it running, and are host and port right?"
+            ) from None
+        self._await(lambda: self.connected is not None, "it answered no MQTT CONNECT")
+        if self.connected is not None and self.connected.is_failure:
+            raise self._unreachable(
+                f"it refused the connection ({self.connected})",
+                "does it want a certificate or a password?",
+            )
+
+    def send_to_itself(self) -> None:
+        self.client.subscribe(self.topic, qos=1)
+        self._await(lambda: self.subscribed is not None, "it answered no SUBSCRIBE")
+        if self.subscribed is not None and self.subscribed.is_failure:
+            raise self._unreachable(
+                f"it refused a subscription to {self.topic} ({self.subscribed})",
+                f"its access rules must allow {HEALTH_TOPIC}/#",
+            )
+        payload = secrets.token_bytes(16)
+        self.client.publish(self.topic, payload, qos=1)
+        self._await(lambda: self.acknowledged, "it acknowledged no QoS 1 message")
+        self._await(lambda: payload in self.received, "it did not deliver a QoS 1 message")
+
+    def _await(self, happened: Callable[[], bool], complaint: str) -> None:
+        """Drive the client until *happened*; raises BrokerUnreachable with *complaint*."""
+        advice = "is it an MQTT broker, and in order? its log may tell"
+        while not happened():
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise self._unreachable(f"{complaint} in {self.timeout_s:g} s", advice)
+            if self.client.loop(left) != mqtt.MQTT_ERR_SUCCESS and not happened():
+                raise self._unreachable(f"{complaint} and closed the connection", advice)
+
+    def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
+        return BrokerUnreachable(f"no working broker at {self.host}:{self.port}: {found}; {advice}")

@@ -1,0 +1,197 @@
+"""A broker that answers: one of ours, held until it is stopped, or an external one."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cipherfleet_node.errors import BrokerUnreachable, ConfigError
+
+from .embedded import embedded
+from .engine import LOOPBACK, Engine
+from .health import check_broker
+from .mosquitto import mosquitto
+from .process import Process
+
+START_TIMEOUT_S = 15.0  # measured: 0.03 s; the rest is for a busy machine
+EXTERNAL_TIMEOUT_S = 5.0
+# Below Linux's range of outgoing ports (from 32768): no client's connection can take a broker's
+# port while the broker is down, so a restart on the same port works.
+FREE_PORTS = range(20_000, 32_000)
+
+
+class RunningBroker:
+    """A healthy broker at *host*:*port*; *folder* and *pid* are None where it is not ours.
+
+    As a context manager it stops at the end of the block. An external broker is never stopped.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        host: str,
+        port: int,
+        process: Process | None = None,
+    ) -> None:
+        self.name, self.version = name, version
+        self.host, self.port = host, port
+        self._process = process
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {self.version} at {self.host}:{self.port}, pid {self.pid}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the broker's configuration, log and store are, None for an external broker."""
+        return self._process.folder if self._process else None
+
+    @property
+    def pid(self) -> int | None:
+        """The broker's process id, None while it does not run and for an external broker."""
+        return self._process.pid if self._process else None
+
+    def kill(self) -> None:
+        """End the broker without warning (SIGKILL), as a crash would; restart() brings it back."""
+        self._own("kill").end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop the broker if it runs and start it again: same port, same folder, healthy.
+
+        nats-server keeps retained messages and sessions across it, mosquitto forgets them.
+        """
+        process = self._own("restart")
+        process.end()
+        process.start()
+        _await_health(self, process)
+
+    def stop(self) -> None:
+        """Stop the broker and remove its folder; harmless when repeated, and for external ones."""
+        if self._process:
+            self._process.close()
+
+    def _own(self, verb: str) -> Process:
+        if self._process is None or not self._process.folder.exists():
+            state = "stopped" if self._process else "external, not started by us"
+            raise ConfigError(f"cannot {verb} the broker at {self.host}:{self.port}: it is {state}")
+        return self._process
+
+
+def start_broker(choice: str, port: int | None = None) -> RunningBroker:
+    """A healthy broker: 'embedded', 'mosquitto' (both on loopback), or HOST:PORT for a running one.
+
+    *port* None picks a free one. Raises ConfigError (not installed, port taken, choice not
+    understood) and BrokerUnreachable (does not answer, or stopped while starting).
+    """
+    match choice:
+        case "embedded":
+            return run_engine(embedded(), port)
+        case "mosquitto":
+            return run_engine(mosquitto(), port)
+        case _:
+            return _external(choice, port)
+
+
+def run_engine(engine: Engine, port: int | None = None) -> RunningBroker:
+    """Start *engine* on loopback in a new private folder; leaves nothing behind if it fails."""
+    port = _free_port() if port is None else _checked_port(port)
+    folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
+    process = Process(engine.configure(folder, port), folder)
+    broker = RunningBroker(engine.name, engine.version, LOOPBACK, port, process)
+    try:
+        broker.restart()
+    except BaseException:
+        broker.stop()
+        raise
+    return broker
+
+
+def _await_health(broker: RunningBroker, process: Process) -> None:
+    """Return once *broker* is healthy; raises BrokerUnreachable with its last words."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        problem = _health_problem(broker, max(deadline - time.monotonic(), 0.1))
+        if process.pid is None:
+            raise BrokerUnreachable(
+                f"{broker.name} {broker.version} stopped while starting on port {broker.port} "
+                f"(exit code {process.exit_code}), its last words: {process.last_words()}"
+            )
+        if problem is None:
+            return
+        if time.monotonic() > deadline:
+            raise BrokerUnreachable(f"{problem}; its last words: {process.last_words()}")
+        time.sleep(0.01)
+
+
+def _health_problem(broker: RunningBroker, timeout_s: float) -> BrokerUnreachable | None:
+    try:
+        check_broker(broker.host, broker.port, timeout_s)
+    except BrokerUnreachable as problem:
+        return problem
+    return None
+
+
+def _external(address: str, port: int | None) -> RunningBroker:
+    host, found_port = _parse_address(address)
+    if port is not None:
+        raise ConfigError(f"the broker {address} brings its port; {port} is for one started here")
+    check_broker(host, found_port, EXTERNAL_TIMEOUT_S)
+    return RunningBroker("external", "unknown", host, found_port)
+
+
+def _parse_address(address: str) -> tuple[str, int]:
+    """'name:1883' or '[::1]:1883' -> (host, port)."""
+    host, colon, digits = address.rpartition(":")
+    if not (colon and host and digits.isascii() and digits.isdigit() and 0 < int(digits) < 65536):
+        raise ConfigError(
+            f"broker is {address!r}, must be embedded, mosquitto or HOST:PORT, "
+            "for example 192.168.1.5:1883"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(digits)
+
+
+def _free_port() -> int:
+    for _ in range(100):
+        port = FREE_PORTS[secrets.randbelow(len(FREE_PORTS))]
+        if _port_problem(port) is None:
+            return port
+    raise ConfigError(f"no free port among {FREE_PORTS[0]} to {FREE_PORTS[-1]}: name one")
+
+
+def _checked_port(port: int) -> int:
+    """*port* if we could listen on it; without it another broker there would pass as ours."""
+    if (problem := _port_problem(port)) is not None:
+        raise ConfigError(
+            f"port {port} on {LOOPBACK} cannot be used: {problem}; name another, or none at all"
+        )
+    return port
+
+
+def _port_problem(port: int) -> str | None:
+    if not 0 < port < 65536:
+        return "a port is a number from 1 to 65535"
+    with socket.socket() as sock:
+        # As brokers do: connections of the last run that linger in TIME_WAIT are no obstacle.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((LOOPBACK, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

@@ -1,0 +1,658 @@
+"""One participant of the algorithm, without I/O: events in, effects out.
+
+The shell hands in events with the monotonic time and carries out each effect before it takes the
+next one from the iterator: that is how "save, then send" is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+import msgspec
+import numpy as np
+from gmpy2 import mpz
+
+from . import exchange
+from .config import Algorithm
+from .draws import Draws, FloatVector
+from .errors import RemoteProtocolError
+from .messages import TAG_BYTES, Answer, Message, Presence, PresenceState, Query
+from .objective import Objective
+from .optimiser import descend
+from .packing import Layout
+from .paillier import PrivateKey, PublicKey
+from .quantiser import dequantise, quantise, randomise_start
+from .round import Phase, Round, Trigger, jump_target, next_phase
+from .samples import Sample
+from .state import HISTORY_ROUNDS, RoundRecord, State
+
+RESENDS_PER_TIMEOUT = 2
+LINGER_TIMEOUTS = 3.0  # how many answer timeouts a finished node stays for the others
+UNSEEN = -1  # the claim of a neighbour that was not heard in its present epoch
+
+
+# -- what the agent is made of ------------------------------------------------------------------
+
+
+class Blinding(Protocol):
+    """Obfuscators r^n mod n^2, each handed out once."""
+
+    def own(self) -> mpz:
+        """One for the node's own key."""
+
+    def towards(self, neighbour: str) -> mpz:
+        """One for *neighbour*'s key."""
+
+
+class Trace(Protocol):
+    """Takes the time of the phases of a round."""
+
+    def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
+        """A context that lasts as long as *phase*."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What is public of a neighbour: its key, and M_ij."""
+
+    key: PublicKey
+    metropolis: int
+
+
+@dataclass(frozen=True, repr=False)
+class Setup:
+    """Everything an agent is given once."""
+
+    fleet: str
+    node: str
+    key: PrivateKey
+    edges: Mapping[str, Edge]
+    algorithm: Algorithm
+    resolution: float
+    objective: Objective
+    parameters: bytes  # digest of what all nodes must agree on
+    new_seed: Callable[[int], bytes]  # of a round's draws, given the round's number
+    blinding: Blinding
+    trace: Trace
+
+
+# -- events -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Started:
+    """The daemon runs; the saved state is in the agent."""
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The broker is there and every subscription is acknowledged."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The broker is gone; deadlines stand still until it is back."""
+
+
+@dataclass(frozen=True, repr=False)
+class MessageReceived:
+    """A message whose signature has been checked."""
+
+    message: Message
+
+
+@dataclass(frozen=True, repr=False)
+class ReadingTaken:
+    """The sensor's new samples; empty when it has none, as after a failure or a replay's end."""
+
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class TimerFired:
+    """The time that Agent.timer() named has come."""
+
+
+Event = Started | Connected | Disconnected | MessageReceived | ReadingTaken | TimerFired
+
+
+# -- effects ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Save:
+    """Make *state* durable before the next effect."""
+
+    state: State
+
+
+@dataclass(frozen=True, repr=False)
+class Publish:
+    """Send *message* on its topic."""
+
+    message: Message
+
+
+@dataclass(frozen=True)
+class TakeReading:
+    """Read the sensor and answer with ReadingTaken."""
+
+
+@dataclass(frozen=True, repr=False)
+class RoundClosed:
+    """A round is over. The estimate x_{k+1} is for the node's own use only."""
+
+    number: int
+    opened: float
+    silent: tuple[str, ...]
+    estimate: FloatVector
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A message of *sender* was dropped; counted under *reason*."""
+
+    sender: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Nothing is left to do."""
+
+
+Effect = Save | Publish | TakeReading | RoundClosed | Rejected | Stop
+
+
+class Agent:
+    """Runs the rounds of one node. `handle` takes events, `timer` tells when to come back."""
+
+    def __init__(self, setup: Setup, state: State) -> None:
+        self._setup, self._state = setup, state
+        self._phase = Phase.STARTING
+        self._round: Round | None = None
+        self._openings: dict[str, exchange.Opening] = {}
+        self._layouts = {name: self._layout(edge.key) for name, edge in setup.edges.items()}
+        self._own_layout = self._layout(setup.key.public)
+        self._present: set[str] = set()  # neighbours that are waited for
+        self._finished: set[str] = set()
+        self._claims = dict.fromkeys(setup.edges, UNSEEN)
+        self._held: dict[str, Query] = {}  # queries for rounds to come, the latest of each
+        self._sent: dict[tuple[str, int], Answer] = {}
+        self._connected = False
+        self._announced: PresenceState | None = None
+        self._reading_awaited = False
+        self._not_before = 0.0  # when the next round may open, for fleets with a period
+        self._deadline = 0.0  # of starting, or of lingering
+
+    # -- what the shell sees --------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """Where the node stands."""
+        return self._phase
+
+    @property
+    def round_number(self) -> int:
+        """The round being run, or next to open."""
+        return self._state.round
+
+    @property
+    def state(self) -> State:
+        """What would be saved now. Private."""
+        return self._state
+
+    def timer(self) -> float | None:
+        """Monotonic time at which TimerFired is wanted, or None."""
+        if self._phase is Phase.FINISHED:
+            return self._deadline
+        if self._phase is Phase.STARTING:
+            readable = self._reading_awaited or self._setup.objective.ready
+            return self._deadline if readable else min(self._deadline, self._not_before)
+        if not self._connected:
+            return None
+        if self._phase is Phase.READING:
+            return None if self._reading_awaited else self._not_before
+        return self._round.next_time() if self._round else None
+
+    def handle(self, event: Event, now: float) -> Iterator[Effect]:
+        """Take in one event; the effects must be carried out in order and to the last."""
+        match event:
+            case Started():
+                yield from self._start(now)
+            case Connected():
+                yield from self._connect(now)
+            case Disconnected():
+                self._connected = False
+            case MessageReceived(message):
+                try:
+                    yield from self._receive(message, now)
+                except RemoteProtocolError as error:
+                    yield Rejected(message.sender, error.reason)
+            case ReadingTaken(samples):
+                yield from self._read(samples, now)
+            case TimerFired():
+                yield from self._tick(now)
+            case _:
+                assert_never(event)
+
+    # -- starting -------------------------------------------------------------------------------
+
+    def _start(self, now: float) -> Iterator[Effect]:
+        if not self._state.continuous and self._state.records:
+            # An older generation was found: the round after its own may have been sent already.
+            self._update(round=self._state.round + 2)
+        self._deadline = now + self._setup.algorithm.start_timeout_s
+        yield Save(self._state)
+        yield from self._take_reading()
+
+    def _connect(self, now: float) -> Iterator[Effect]:
+        self._connected = True
+        self._announced = None
+        yield from self._announce("finished" if self._phase is Phase.FINISHED else "ready")
+        if self._phase is Phase.COLLECTING and self._state.open_record:
+            self._begin_collecting(self._state.open_record, now)
+            yield Publish(self._query())
+        yield from self._proceed(now)
+
+    def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
+        self._reading_awaited = False
+        self._setup.objective.absorb(samples)
+        if not self._setup.objective.ready:
+            self._not_before = now + self._setup.algorithm.answer_timeout_s
+            yield from self._announce("alert")
+        yield from self._proceed(now)
+
+    def _take_reading(self) -> Iterator[Effect]:
+        self._reading_awaited = True
+        yield TakeReading()
+
+    def _announce(self, state: PresenceState) -> Iterator[Effect]:
+        if self._connected and state != self._announced:
+            self._announced = state
+            setup = self._setup
+            yield Publish(Presence(setup.fleet, setup.node, self._state.epoch, state))
+
+    # -- moving on ------------------------------------------------------------------------------
+
+    def _proceed(self, now: float) -> Iterator[Effect]:
+        """Open the next round if everything for it is there."""
+        if self._phase not in (Phase.STARTING, Phase.READING) or not self._connected:
+            return
+        if self._reading_awaited or now < self._not_before:
+            return
+        if not self._setup.objective.ready:
+            yield from self._take_reading()
+            return
+        if self._phase is Phase.STARTING and not self._may_start(now):
+            return
+        if self._rounds_done():
+            yield from self._finish(now)
+        elif self._phase is Phase.STARTING and self._repeatable():
+            yield from self._repeat(now)
+        else:
+            yield from self._open(now)
+
+    def _may_start(self, now: float) -> bool:
+        everybody = self._present | self._finished >= set(self._setup.edges)
+        return everybody or self._repeatable() or now >= self._deadline
+
+    def _repeatable(self) -> bool:
+        return self._state.continuous and self._state.open_record is not None
+
+    def _rounds_done(self) -> bool:
+        rounds = self._setup.algorithm.rounds
+        return rounds is not None and self._state.round >= rounds
+
+    def _open(self, now: float) -> Iterator[Effect]:
+        """Quantise, encrypt, save, send; then answer those who were early."""
+        jumped = self._jump_if_behind()
+        if self._rounds_done():
+            yield from self._finish(now)
+            return
+        setup, k = self._setup, self._state.round
+        draws = Draws(setup.new_seed(k))
+        estimate = self._estimate(draws)
+        with setup.trace.span("quantise", k):
+            quantised = quantise(estimate, setup.resolution, draws)
+        with setup.trace.span("encrypt", k):
+            query = exchange.make_query(
+                setup.key.public, self._own_layout, quantised, setup.blinding.own
+            )
+        record = RoundRecord(k, quantised, draws.seed, query)
+        self._update(
+            estimate=estimate.tolist(),
+            records=[*self._state.records, record][-HISTORY_ROUNDS:],
+            continuous=True,
+        )
+        self._forget_old_answers()
+        self._phase = next_phase(self._phase, Trigger.OPEN)
+        yield Save(self._state)
+        if jumped:
+            yield Save(self._state)  # both generations must know of the jump
+        if setup.algorithm.period_s is not None:
+            self._not_before = now + setup.algorithm.period_s
+        self._begin_collecting(record, now)
+        yield Publish(self._query())
+        yield from self._announce("ready")
+        yield from self._take_reading()
+        yield from self._answer_held(now)
+
+    def _repeat(self, now: float) -> Iterator[Effect]:
+        """Send the query of the round that was open when the node stopped, byte for byte."""
+        record = self._state.open_record
+        assert record is not None
+        self._phase = next_phase(self._phase, Trigger.REPEAT)
+        self._begin_collecting(record, now)
+        yield Publish(self._query())
+        yield from self._take_reading()
+        yield from self._answer_held(now)
+        yield from self._leave_if_behind(now)
+
+    def _estimate(self, draws: Draws) -> FloatVector:
+        if self._state.estimate is None:
+            start = self._setup.objective.start()
+            return randomise_start(start, self._setup.resolution, draws)
+        return np.array(self._state.estimate)
+
+    def _jump_if_behind(self) -> bool:
+        target = jump_target(self._state.round, (self._claims[name] for name in self._present))
+        if target is None:
+            return False
+        # A node that has lost its memory may have sent anything up to one round ahead of them.
+        self._update(round=target if self._state.continuous else target + 2)
+        return True
+
+    def _leave_if_behind(self, now: float) -> Iterator[Effect]:
+        if self._phase is not Phase.COLLECTING:
+            return
+        if jump_target(self._state.round, (self._claims[name] for name in self._present)) is None:
+            return
+        self._phase = next_phase(self._phase, Trigger.JUMP)
+        self._round = None
+        self._reading_awaited = False
+        yield from self._open(now)
+
+    # -- collecting -----------------------------------------------------------------------------
+
+    def _begin_collecting(self, record: RoundRecord, now: float) -> None:
+        timeout = self._setup.algorithm.answer_timeout_s
+        answered = self._round.answered if self._round else set()
+        if self._round is None or self._round.number != record.number:
+            answered, self._openings = set(), {}
+        self._round = Round(record.number, now, timeout / RESENDS_PER_TIMEOUT, answered=answered)
+        for neighbour in self._present:
+            self._expect(neighbour, now)
+
+    def _expect(self, neighbour: str, now: float) -> None:
+        """Wait for *neighbour*, unless it is so far ahead that it has forgotten this round."""
+        if self._round is None or self._claims[neighbour] >= self._round.number + HISTORY_ROUNDS:
+            return
+        # Seen in the round before, it may be waiting out a deadline of its own: it gets two.
+        deadlines = 2 if self._claims[neighbour] == self._round.number - 1 else 1
+        self._round.expect(neighbour, now + deadlines * self._setup.algorithm.answer_timeout_s)
+
+    def _query(self) -> Query:
+        setup, state = self._setup, self._state
+        record = state.open_record
+        assert record is not None
+        key = setup.key.public.fingerprint[:TAG_BYTES]
+        return Query(
+            setup.fleet,
+            setup.node,
+            state.epoch,
+            record.number,
+            0,
+            setup.parameters,
+            key,
+            record.query,
+        )
+
+    def _receive(self, message: Message, now: float) -> Iterator[Effect]:
+        sender = message.sender
+        self._check_epoch(sender, message.epoch)
+        match message:
+            case Query():
+                self._hear(sender, now)
+                yield from self._receive_query(message, now)
+            case Answer():
+                self._hear(sender, now)
+                yield from self._receive_answer(message, now)
+            case Presence():
+                yield from self._receive_presence(message, now)
+
+    def _check_epoch(self, sender: str, epoch: int) -> None:
+        known = self._state.epochs.get(sender, 0)
+        if epoch < known:
+            raise RemoteProtocolError("stale_epoch", f"{sender!r} sent from an earlier start")
+        if epoch > known:
+            self._claims[sender] = UNSEEN
+            self._held.pop(sender, None)
+            self._update(epochs={**self._state.epochs, sender: epoch})
+
+    def _hear(self, sender: str, now: float) -> None:
+        """Signs of life bring a neighbour back among those waited for."""
+        if sender not in self._present:
+            self._present.add(sender)
+            self._expect(sender, now)
+
+    def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
+        sender = message.sender
+        if message.state in ("lost", "disconnected"):
+            self._present.discard(sender)
+            if self._round:
+                self._round.excuse(sender)
+            yield from self._close_if_complete(now)
+            yield from self._stop_if_served(now)
+        elif message.state == "finished":
+            self._finished.add(sender)
+            self._hear(sender, now)
+            yield from self._stop_if_served(now)
+            yield from self._proceed(now)
+        elif message.state != "init":
+            self._hear(sender, now)
+            yield from self._proceed(now)
+
+    # -- queries and answers --------------------------------------------------------------------
+
+    def _receive_query(self, query: Query, now: float) -> Iterator[Effect]:
+        sender, setup = query.sender, self._setup
+        if query.parameters != setup.parameters:
+            raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
+        if query.key != setup.edges[sender].key.fingerprint[:TAG_BYTES]:
+            raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not its pinned")
+        self._claims[sender] = max(self._claims[sender], query.round)
+        opened = self._state.records[-1].number if self._state.records else -1
+        if query.round > opened or self._phase is Phase.STARTING:
+            self._held[sender] = query
+            if self._round and query.round >= self._round.number + HISTORY_ROUNDS:
+                self._round.excuse(sender)
+            yield from self._leave_if_behind(now)
+            yield from self._close_if_complete(now)
+            yield from self._proceed(now)
+        else:
+            yield from self._answer(query, now)
+
+    def _answer_held(self, now: float) -> Iterator[Effect]:
+        for sender, query in list(self._held.items()):
+            if query.round <= self._state.round:
+                del self._held[sender]
+                try:
+                    yield from self._answer(query, now)
+                except RemoteProtocolError as error:
+                    yield Rejected(sender, error.reason)
+
+    def _answer(self, query: Query, now: float) -> Iterator[Effect]:
+        sender, k = query.sender, query.round
+        record = next((r for r in self._state.records if r.number == k), None)
+        if record is None:
+            raise RemoteProtocolError("stale_round", f"{sender!r} asked for a round long closed")
+        sent = self._sent.get((sender, k))
+        if sent is None:
+            with self._setup.trace.span("answer", k):
+                sent = self._make_answer(query, record)
+            self._sent[sender, k] = sent
+        elif sent.query != query.digest:
+            # Two queries of one round would show the half weight: only the first is answered.
+            raise RemoteProtocolError("second_query", f"{sender!r} changed its query of round {k}")
+        yield Publish(sent)
+        yield from self._stop_if_served(now)
+
+    def _make_answer(self, query: Query, record: RoundRecord) -> Answer:
+        setup, asker, digest = self._setup, query.sender, query.digest
+        key, layout = setup.edges[asker].key, self._layouts[asker]
+        ciphertexts = exchange.read_ciphertexts(key, layout, query.ciphertexts)
+        draws = Draws(record.seed)
+        weight = exchange.half_weight(draws, asker)
+        answer = exchange.make_answer(
+            key,
+            layout,
+            ciphertexts,
+            record.quantised,
+            weight,
+            exchange.dither(draws, asker, digest, weight, layout.dimension),
+            lambda: setup.blinding.towards(asker),
+        )
+        return Answer(
+            setup.fleet,
+            setup.node,
+            self._state.epoch,
+            asker,
+            query.round,
+            query.attempt,
+            digest,
+            answer,
+        )
+
+    def _forget_old_answers(self) -> None:
+        kept = {record.number for record in self._state.records}
+        self._sent = {key: answer for key, answer in self._sent.items() if key[1] in kept}
+
+    def _receive_answer(self, answer: Answer, now: float) -> Iterator[Effect]:
+        sender, record = answer.sender, self._state.open_record
+        if self._round is None or record is None or answer.round != self._round.number:
+            return  # of a round that is closed: late, or a repetition
+        if answer.query != self._query().digest:
+            raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
+        if sender in self._round.answered:
+            return
+        ciphertexts = exchange.read_ciphertexts(
+            self._setup.key.public, self._own_layout, answer.ciphertexts
+        )
+        weight = exchange.half_weight(Draws(record.seed), sender)
+        exponent = weight * self._setup.edges[sender].metropolis
+        self._openings[sender] = exchange.Opening(exponent, ciphertexts)
+        self._round.receive(sender)
+        yield from self._close_if_complete(now)
+
+    # -- closing --------------------------------------------------------------------------------
+
+    def _close_if_complete(self, now: float) -> Iterator[Effect]:
+        if self._phase is Phase.COLLECTING and self._round and self._round.complete:
+            yield from self._close(self._round, now)
+
+    def _close(self, current: Round, now: float) -> Iterator[Effect]:
+        """Open the answers, take the step of the algorithm, go on to the next round."""
+        setup, k = self._setup, current.number
+        record = self._state.open_record
+        assert record is not None
+        with setup.trace.span("decrypt", k):
+            combined, liars = self._open_answers()
+        for liar in liars:
+            current.answered.discard(liar)
+            yield Rejected(liar, "out_of_range")
+        draws, x = Draws(record.seed), np.array(self._state.estimate)
+        coupling = dequantise(combined, setup.resolution * exchange.UNIT)
+        with setup.trace.span("gradient", k):
+            gradient = setup.objective.gradient(x, draws)
+        with setup.trace.span("update", k):
+            estimate = descend(x, coupling, gradient, k, setup.algorithm, draws)
+        self._update(estimate=estimate.tolist(), round=k + 1)
+        self._phase = next_phase(self._phase, Trigger.CLOSE)
+        self._round = None
+        silent = tuple(sorted(setup.edges.keys() - current.answered))
+        yield RoundClosed(k, current.opened, silent, estimate)
+        yield from self._proceed(now)
+
+    def _open_answers(self) -> tuple[list[int], list[str]]:
+        """The combined coupling term, and who had to be left out for it to be in range."""
+        key, layout = self._setup.key, self._own_layout
+        try:
+            return exchange.open_answers(key, layout, self._openings), []
+        except RemoteProtocolError:
+            honest = {n: o for n, o in self._openings.items() if self._in_range(n, o)}
+            liars = sorted(self._openings.keys() - honest.keys())
+            combined = exchange.open_answers(key, layout, honest) if honest else []
+            return combined or [0] * layout.dimension, liars
+
+    def _in_range(self, name: str, opening: exchange.Opening) -> bool:
+        try:
+            exchange.open_answers(self._setup.key, self._own_layout, {name: opening})
+        except RemoteProtocolError:
+            return False
+        return True
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def _tick(self, now: float) -> Iterator[Effect]:
+        if self._phase is Phase.FINISHED:
+            if now >= self._deadline:
+                yield Stop()
+        elif self._phase is Phase.COLLECTING:
+            yield from self._tick_collecting(now)
+        else:
+            yield from self._proceed(now)
+            if self._phase is Phase.STARTING and now >= self._deadline:
+                # No reading or no broker yet: look again later, however long it takes.
+                self._deadline = now + self._setup.algorithm.answer_timeout_s
+
+    def _tick_collecting(self, now: float) -> Iterator[Effect]:
+        current = self._round
+        if current is None or not self._connected:
+            return
+        for neighbour in current.overdue(now):
+            # It is waited for again as soon as it is heard: a silent neighbour costs one deadline.
+            current.excuse(neighbour)
+            self._present.discard(neighbour)
+        if current.complete:
+            yield from self._close(current, now)
+        elif not current.deadlines and self._finished >= set(self._setup.edges):
+            yield from self._finish(now)
+        elif now >= current.resend_at:
+            if not current.deadlines:
+                yield from self._announce("waiting")
+            current.resent(now)
+            yield Publish(self._query())
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _finish(self, now: float) -> Iterator[Effect]:
+        self._phase = next_phase(self._phase, Trigger.FINISH)
+        self._round = None
+        self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
+        yield Save(self._state)
+        yield from self._announce("finished")
+        yield from self._answer_held(now)
+        yield from self._stop_if_served(now)
+
+    def _stop_if_served(self, now: float) -> Iterator[Effect]:
+        """A finished node goes when every neighbour that is there has its last answer."""
+        if self._phase is not Phase.FINISHED:
+            return
+        last = self._state.records[-1].number if self._state.records else UNSEEN
+        waiting = self._present - self._finished
+        if all((neighbour, last) in self._sent for neighbour in waiting):
+            yield Stop()
+        else:
+            self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
+
+    # -- small things ---------------------------------------------------------------------------
+
+    def _layout(self, key: PublicKey) -> Layout:
+        return Layout(key.bits, self._setup.objective.dimension)
+
+    def _update(self, **changes: object) -> None:
+        self._state = msgspec.structs.replace(self._state, **changes)

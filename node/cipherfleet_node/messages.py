@@ -1,0 +1,68 @@
+"""What nodes say to each other. Immutable values; bytes are wire's business."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import ClassVar, Literal
+
+import msgspec
+
+# A node's own account of itself; `lost` is said by the broker on its behalf (the last will).
+PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
+
+DIGEST_BYTES = 16
+TAG_BYTES = 8
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What every message says: which fleet, from whom, and at which start of the sender."""
+
+    KIND: ClassVar[str] = ""
+
+    fleet: str
+    sender: str
+    epoch: int  # durable count of the sender's starts
+
+
+class Query(Message):
+    """The sender's negated, quantised estimate of *round* under its own key.
+
+    One message for all neighbours: the half weights are applied by those who answer.
+    """
+
+    KIND: ClassVar[str] = "query"
+
+    round: int
+    attempt: int
+    parameters: bytes  # digest of what all nodes must agree on, TAG_BYTES
+    key: bytes  # first TAG_BYTES of the fingerprint of the sender's Paillier key
+    ciphertexts: list[bytes]
+
+    @property
+    def digest(self) -> bytes:
+        """What an answer refers to: the very ciphertexts of one round."""
+        hashed = hashlib.sha256(b"cipherfleet/v1/query-digest\0")
+        hashed.update(self.round.to_bytes(8, "big"))
+        for ciphertext in self.ciphertexts:
+            hashed.update(ciphertext)
+        return hashed.digest()[:DIGEST_BYTES]
+
+
+class Answer(Message):
+    """The sender's contribution to the coupling term of *receiver*, under the receiver's key."""
+
+    KIND: ClassVar[str] = "answer"
+
+    receiver: str
+    round: int
+    attempt: int
+    query: bytes  # digest of the query answered
+    ciphertexts: list[bytes]
+
+
+class Presence(Message):
+    """How the sender fares; retained by the broker."""
+
+    KIND: ClassVar[str] = "presence"
+
+    state: PresenceState

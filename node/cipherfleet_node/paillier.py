@@ -1,0 +1,153 @@
+"""Paillier's cryptosystem, raw, over gmpy2: no encodings, no hidden re-randomisation.
+
+g = n + 1, so (1 + n)^m = 1 + n m mod n^2. Obfuscators r^n mod n^2 come in as arguments.
+Source: Paillier, EUROCRYPT 1999; checked against phe by test_phe_decrypts_ours_and_we_decrypt_phes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import gmpy2
+from gmpy2 import mpz, powmod
+
+from .errors import RemoteProtocolError
+
+_SMALL_FACTOR_LIMIT = 1 << 16
+_SMALL_PRIMES = gmpy2.primorial(_SMALL_FACTOR_LIMIT)
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A modulus n of exactly *bits* bits."""
+
+    n: mpz
+    bits: int = field(init=False)
+    n_squared: mpz = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n", mpz(self.n))
+        object.__setattr__(self, "bits", gmpy2.bit_length(self.n))
+        object.__setattr__(self, "n_squared", self.n * self.n)
+
+    def __repr__(self) -> str:
+        return f"<PublicKey {self.bits} bits {self.fingerprint.hex()[:16]}>"
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the modulus as big-endian bytes without leading zeros; 32 bytes."""
+        return hashlib.sha256(int(self.n).to_bytes((self.bits + 7) // 8, "big")).digest()
+
+
+@dataclass(frozen=True, repr=False)
+class PrivateKey:
+    """The two primes of a key, with what decryption needs worked out once."""
+
+    p: mpz
+    q: mpz
+
+    def __post_init__(self) -> None:
+        p, q = mpz(self.p), mpz(self.q)
+        n = p * q
+        derived = {
+            "p": p,
+            "q": q,
+            "public": PublicKey(n),
+            "_p_squared": p * p,
+            "_q_squared": q * q,
+            "_h_p": gmpy2.invert(_l_function(powmod(n + 1, p - 1, p * p), p), p),
+            "_h_q": gmpy2.invert(_l_function(powmod(n + 1, q - 1, q * q), q), q),
+            "_p_inverse": gmpy2.invert(p, q),
+            "_p_squared_inverse": gmpy2.invert(p * p, q * q),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    public: PublicKey = field(init=False)
+    _p_squared: mpz = field(init=False)
+    _q_squared: mpz = field(init=False)
+    _h_p: mpz = field(init=False)
+    _h_q: mpz = field(init=False)
+    _p_inverse: mpz = field(init=False)
+    _p_squared_inverse: mpz = field(init=False)
+
+    def __repr__(self) -> str:
+        return f"<PrivateKey of {self.public!r}>"
+
+    def obfuscator(self, s_p: mpz, s_q: mpz) -> mpz:
+        """r^n mod n^2 for the key's owner, uniform when s_p, s_q are uniform on 1..p-1, 1..q-1.
+
+        s^p mod p^2 runs through the p-th residues mod p^2, of which r^n mod p^2 is one; likewise q.
+        Source: CRYPTO decision 3; checked by test_the_owners_obfuscator_is_an_nth_residue.
+        """
+        x_p = powmod(s_p, self.p, self._p_squared)
+        x_q = powmod(s_q, self.q, self._q_squared)
+        return x_p + self._p_squared * ((x_q - x_p) * self._p_squared_inverse % self._q_squared)
+
+    def decrypt(self, ciphertext: mpz) -> mpz:
+        """The plaintext in 0 .. n-1."""
+        return self.decrypt_combined([ciphertext], [1])
+
+    def decrypt_combined(self, ciphertexts: Sequence[mpz], exponents: Sequence[int]) -> mpz:
+        """The plaintext of prod c_j^e_j, one decryption whatever the number of ciphertexts.
+
+        The product is taken in the two half-size rings mod p^2 and q^2, where it is cheapest.
+        """
+        m_p = self._half(ciphertexts, exponents, self.p, self._p_squared, self._h_p)
+        m_q = self._half(ciphertexts, exponents, self.q, self._q_squared, self._h_q)
+        return m_p + self.p * ((m_q - m_p) * self._p_inverse % self.q)
+
+    @staticmethod
+    def _half(
+        ciphertexts: Sequence[mpz], exponents: Sequence[int], prime: mpz, square: mpz, h: mpz
+    ) -> mpz:
+        product = mpz(1)
+        for ciphertext, exponent in zip(ciphertexts, exponents, strict=True):
+            product = product * powmod(ciphertext % square, exponent, square) % square
+        return _l_function(powmod(product, prime - 1, square), prime) * h % prime
+
+
+def encrypt(key: PublicKey, plaintext: mpz, obfuscator: mpz) -> mpz:
+    """(1 + n m) r^n mod n^2, for a signed or reduced *plaintext* m."""
+    return (1 + key.n * (plaintext % key.n)) * obfuscator % key.n_squared
+
+
+def scale_and_shift(key: PublicKey, c: mpz, factor: int, shift: mpz, obfuscator: mpz) -> mpz:
+    """A fresh ciphertext of factor * m + shift, where *c* is one of m.
+
+    Without the obfuscator the key's owner would extract the randomness of the result and find
+    *factor*: it is not optional.
+    """
+    return powmod(c, factor, key.n_squared) * encrypt(key, shift, obfuscator) % key.n_squared
+
+
+def check_ciphertext(key: PublicKey, ciphertext: mpz) -> None:
+    """Raise RemoteProtocolError unless *ciphertext* is a unit mod n^2 in 1 .. n^2-1."""
+    if not 0 < ciphertext < key.n_squared:
+        raise RemoteProtocolError("ciphertext_range", "a ciphertext is not within 1 .. n^2-1")
+    if gmpy2.gcd(ciphertext, key.n) != 1:
+        raise RemoteProtocolError("ciphertext_not_unit", "a ciphertext shares a factor with n")
+
+
+def faults_of_modulus(n: int, bits: int) -> Iterable[str]:
+    """What is wrong with *n* as somebody's Paillier modulus of *bits* bits; nothing if it is fine.
+
+    That n has exactly two large prime factors cannot be told without them.
+    """
+    modulus = mpz(n)
+    if gmpy2.bit_length(modulus) != bits:
+        yield f"has {gmpy2.bit_length(modulus)} bits, not {bits}"
+    if modulus < 2:
+        return
+    if gmpy2.gcd(modulus, _SMALL_PRIMES) != 1:
+        yield f"has a factor below {_SMALL_FACTOR_LIMIT}"
+    if gmpy2.is_prime(modulus):
+        yield "is prime"
+    if gmpy2.is_power(modulus):
+        yield "is a perfect power"
+
+
+def _l_function(x: mpz, prime: mpz) -> mpz:
+    return (x - 1) // prime

@@ -1,0 +1,189 @@
+"""Any program that prints its readings as one JSON object of numbers."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from cipherfleet_node.config import CommandSensor
+from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.samples import Sample
+from .base import check_plausible, listed
+
+MAX_OUTPUT_BYTES = 64 * 1024
+_LOOK_S = 0.01  # between two looks whether a silent program has ended
+_KILL_S = 1.0  # for the kernel to end a killed program
+
+# Ours alone: with them a sensor program could speak to the service manager in the node's name
+# or find the node's keys.
+_PRIVATE_VARIABLES = (
+    "CREDENTIALS_DIRECTORY",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+)
+
+
+class Program:
+    """Runs a program once per read, without a shell, in *folder*.
+
+    It has timeout_s for everything; at its end, good or bad, its whole process group is killed.
+    What it prints never appears in a message; its standard error is discarded.
+    """
+
+    def __init__(self, config: CommandSensor, folder: Path, needed: Collection[str]) -> None:
+        # What it prints is known only once it runs, so an absent field shows at the first read.
+        self.fields = tuple(dict.fromkeys(needed))
+        self._who = f"sensor program {config.command[0]!r}"
+        self._folder = folder.absolute()
+        self._argv = [_executable(config.command[0], self._folder), *config.command[1:]]
+        if any("\0" in argument for argument in self._argv):
+            raise ConfigError(f"{self._who}: an argument holds a zero byte")
+        self._config = config
+
+    def read(self) -> list[Sample]:
+        """What the program prints now; raises SensorUnavailable for anything but numbers."""
+        numbers = numbers_in(self._who, self._run())
+        wanted = {*self.fields, *self._config.limits}
+        absent = sorted(wanted - numbers.keys())
+        if absent:
+            # A name that is no identifier could be a reading in the wrong place.
+            known = listed(name for name in numbers if name.isidentifier())
+            raise SensorUnavailable(f"{self._who}: printed no {listed(absent)}, but {known}")
+        check_plausible(self._who, {name: numbers[name] for name in wanted}, self._config.limits)
+        return [Sample({name: numbers[name] for name in self.fields})]
+
+    def close(self) -> None:
+        """Nothing runs between reads."""
+
+    def _run(self) -> bytes:
+        """All that the program prints; raises SensorUnavailable unless it ends well in time."""
+        deadline = time.monotonic() + self._config.timeout_s
+        process = self._start()
+        assert process.stdout is not None
+        try:
+            output = self._output_until_end(process, process.stdout, deadline)
+        finally:
+            _kill_group(process)
+        code = process.returncode
+        if code:
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            raise SensorUnavailable(f"{self._who}: ended {how}")
+        return output
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if k not in _PRIVATE_VARIABLES}
+        try:
+            return subprocess.Popen(
+                self._argv,
+                cwd=self._folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SensorUnavailable(f"{self._who}: cannot start: {error.strerror}") from None
+
+    def _output_until_end(
+        self, process: subprocess.Popen[bytes], pipe: IO[bytes], deadline: float
+    ) -> bytes:
+        os.set_blocking(pipe.fileno(), False)
+        output = bytearray()
+        # The program's end counts, not the pipe's: a child left behind may hold it open.
+        while True:
+            ended = _has_ended(process)  # looked up first: what it wrote by then is all
+            is_open = self._drain(pipe, output)
+            if ended:
+                return bytes(output)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                limit = f"{self._config.timeout_s:g} s"
+                raise SensorUnavailable(f"{self._who}: did not end within {limit}, was killed")
+            _wait_for_news(pipe if is_open else None, min(left, _LOOK_S))
+
+    def _drain(self, pipe: IO[bytes], output: bytearray) -> bool:
+        """Add what the pipe holds to *output*; whether more may come."""
+        while True:
+            try:
+                data = os.read(pipe.fileno(), MAX_OUTPUT_BYTES)
+            except BlockingIOError:
+                return True
+            output += data
+            if len(output) > MAX_OUTPUT_BYTES:
+                raise SensorUnavailable(f"{self._who}: printed over {MAX_OUTPUT_BYTES} bytes")
+            if not data:
+                return False
+
+
+def numbers_in(who: str, output: bytes) -> dict[str, float]:
+    """The numbers of the one JSON object in *output*; raises SensorUnavailable, never quotes it."""
+    if not output.strip():
+        raise SensorUnavailable(f"{who}: printed nothing")
+    try:
+        data = msgspec.json.decode(output)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise SensorUnavailable(f"{who}: printed {len(output)} bytes that are not JSON") from None
+    if not isinstance(data, dict):
+        raise SensorUnavailable(f"{who}: printed JSON that is not an object")
+    numbers: dict[str, float] = {}
+    for place, (name, value) in enumerate(data.items(), 1):
+        if type(value) not in (int, float):  # true is an int to isinstance
+            known = repr(name[:40]) if name.isidentifier() else f"its value {place}"
+            raise SensorUnavailable(f"{who}: printed an object in which {known} is not a number")
+        try:
+            numbers[name] = float(value)
+        except OverflowError:
+            raise SensorUnavailable(f"{who}: printed a number that is too large") from None
+    return numbers
+
+
+def _executable(name: str, folder: Path) -> str:
+    """The program's absolute path; raises ConfigError if it is not there or may not be run."""
+    if "/" in name:
+        places = [folder / name]
+    else:
+        places = [Path(place) / name for place in os.get_exec_path() if name]
+    for path in places:
+        if os.access(path, os.X_OK) and path.is_file():
+            return str(path.absolute())
+    where = f"{places[0]}" if "/" in name else "a folder of PATH"
+    raise ConfigError(f"sensor.command: {name!r} is no program that may be run, sought as {where}")
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the program ended; it stays a zombie, so that its group's number is not reused."""
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, options) is not None
+
+
+def _wait_for_news(pipe: IO[bytes] | None, seconds: float) -> None:
+    """Return when the pipe has output or *seconds* have passed."""
+    if pipe is None:
+        time.sleep(seconds)
+        return
+    poll = select.poll()
+    poll.register(pipe.fileno(), select.POLLIN)
+    poll.poll(seconds * 1000)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End the program with all it started, and collect it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.stdout is not None:
+        process.stdout.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_KILL_S)

@@ -1,0 +1,208 @@
+"""A CSV file with a header line, parsed once; a node's rows are picked by their columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import NamedTuple
+
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.samples import Sample
+from .base import Limits, check_fields, listed, outside, within
+
+Where = Mapping[str, str | int | float]
+Key = str | Decimal
+
+MAX_CSV_BYTES = 256 * 2**20  # parsed, a file takes about ten times its size in memory
+_CELL_SHOWN = 20
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+
+
+class Row(NamedTuple):
+    """A record and the line of the file on which it begins, counted from 1."""
+
+    line: int
+    cells: list[str]
+
+
+def read_rows(file: Path, where: Where, needed: Collection[str]) -> list[Sample]:
+    """The samples in the rows of *file* that match *where*, in the file's order.
+
+    For many nodes of one file, keep a CsvTable instead: it reads the file once.
+    Raises ConfigError with file and line.
+    """
+    return CsvTable(file).samples(where, needed)
+
+
+class CsvTable:
+    """All rows of a CSV file, grouped on demand by the columns that a fleet selects by.
+
+    Raises ConfigError unless the file is UTF-8 text with a header and rows as long as it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        records = _records(file, _text_of(file))
+        header = next(records, None)
+        if header is None:
+            raise ConfigError(f"{file}:1: is empty, must begin with a line of column names")
+        self._header_line = header.line
+        self.columns = self._column_names(header.cells)
+        self._rows = [self._checked(row) for row in records]
+        if not self._rows:
+            raise ConfigError(f"{file}:{header.line}: has column names but no rows below them")
+        self._groups: dict[tuple[str, ...], dict[tuple[Key, ...], list[Row]]] = {}
+
+    def select(self, where: Where) -> list[Row]:
+        """The rows whose columns equal *where*, at least one; 3 equals '3', '3.0' and ' 3'.
+
+        Raises ConfigError for an unknown column and when no row matches.
+        """
+        names = tuple(sorted(where))
+        rows = self._grouped_by(names).get(tuple(_key(str(where[name])) for name in names))
+        if not rows:
+            wanted = ", ".join(f"{name}: {where[name]}" for name in names)
+            raise ConfigError(
+                f"{self.file}: none of its {len(self._rows)} rows matches where {{{wanted}}}"
+            )
+        return rows
+
+    def samples(
+        self, where: Where, needed: Collection[str], limits: Limits | None = None
+    ) -> list[Sample]:
+        """The numbers in the *needed* columns of the rows that match *where*.
+
+        Columns with limits are checked even if nobody needs them; all others may hold text.
+        Raises ConfigError with line and column for a cell that is no number or breaks its limits.
+        """
+        limits = limits or {}
+        checked = self._places({*needed, *limits})
+        kept = [name for name in checked if name in needed]
+        samples = []
+        for row in self.select(where):
+            values = {n: self._value(row, n, place, limits) for n, place in checked.items()}
+            samples.append(Sample({name: values[name] for name in kept}))
+        return samples
+
+    def cut(self, where: Where) -> str:
+        """The rows that match *where* as CSV text with the header: a node's own slice."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(row.cells for row in self.select(where))
+        return text.getvalue()
+
+    def _column_names(self, cells: list[str]) -> tuple[str, ...]:
+        names = tuple(cell.strip() for cell in cells)
+        for index, name in enumerate(names):
+            # Without its header a file's first readings would pass for names, and be shown.
+            if _NUMBER.fullmatch(name):
+                raise self._error(self._header_line, f"cell {index + 1} is a number, not a name")
+            if name and name in names[:index]:
+                raise self._error(self._header_line, f"names the column {name!r} twice")
+        return names
+
+    def _checked(self, row: Row) -> Row:
+        found, wanted = len(row.cells), len(self.columns)
+        if found < wanted:
+            missing = self.columns[found]
+            text = f"the row is too short: {found} of {wanted} cells, {missing!r} is missing"
+            raise self._error(row.line, text)
+        if found > wanted:
+            text = f"the row is too long: {found} cells, the last of {wanted} columns is"
+            raise self._error(row.line, f"{text} {self.columns[-1]!r}")
+        return row
+
+    def _places(self, names: Collection[str]) -> dict[str, int]:
+        """Each name's index in a row, in the file's order."""
+        check_fields(f"{self.file}:{self._header_line}", self.columns, sorted(names), {})
+        return {name: i for i, name in enumerate(self.columns) if name in names}
+
+    def _grouped_by(self, names: tuple[str, ...]) -> dict[tuple[Key, ...], list[Row]]:
+        groups = self._groups.get(names)
+        if groups is None:
+            absent = [name for name in names if name not in self.columns]
+            if absent:
+                text = f"where names {listed(absent)}, the columns are {listed(self.columns)}"
+                raise self._error(self._header_line, text)
+            places = [self.columns.index(name) for name in names]
+            groups = {}
+            for row in self._rows:
+                groups.setdefault(tuple(_key(row.cells[i]) for i in places), []).append(row)
+            self._groups[names] = groups
+        return groups
+
+    def _value(self, row: Row, name: str, place: int, limits: Limits) -> float:
+        text = row.cells[place].strip()
+        if not _NUMBER.fullmatch(text):
+            raise self._error(row.line, f"column {name!r} {_not_a_number(text)}")
+        value = float(text)
+        if not math.isfinite(value):
+            raise self._error(row.line, f"column {name!r} is too large for a number")
+        if not within(limits, name, value):
+            raise self._error(row.line, f"column {name!r} is {outside(limits, name)}")
+        return value
+
+    def _error(self, line: int, text: str) -> ConfigError:
+        return ConfigError(f"{self.file}:{line}: {text}")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+            raise ConfigError(f"{file}: is not a regular file")
+        if status.st_size > MAX_CSV_BYTES:
+            raise ConfigError(
+                f"{file}: has {status.st_size} bytes, at most {MAX_CSV_BYTES} are allowed"
+            )
+        data = file.read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}:{line}: is not UTF-8 text") from None
+
+
+def _records(file: Path, text: str) -> Iterator[Row]:
+    """The records of *text* that are not blank lines."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield Row(line, cells)
+            line = reader.line_num + 1  # a quoted cell may have spanned several
+    except csv.Error as error:
+        raise ConfigError(f"{file}:{line}: is not valid CSV: {error}") from None
+
+
+def _key(text: str) -> Key:
+    """*text* so that equal numbers are equal, exactly: long serial numbers must not collide."""
+    text = text.strip()
+    if _NUMBER.fullmatch(text):
+        try:
+            return Decimal(text)
+        except InvalidOperation:  # an exponent of 19 digits or more
+            return text
+    return text
+
+
+def _not_a_number(text: str) -> str:
+    """What is wrong with a cell; text with digits in it could be a reading and is not shown."""
+    if not text:
+        return "is empty, must be a number"
+    if _NOT_FINITE.fullmatch(text):
+        return "is not a finite number"
+    if any(character.isnumeric() for character in text):
+        return f"holds {len(text)} characters that are not a number such as -12.5"
+    shown = text if len(text) <= _CELL_SHOWN else text[: _CELL_SHOWN - 3] + "..."
+    return f"is {shown!r}, must be a number"

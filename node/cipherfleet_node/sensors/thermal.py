@@ -1,0 +1,60 @@
+"""A thermal zone of the Linux kernel, for example the temperature of the processor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from cipherfleet_node.config import ThermalSensor
+from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.samples import Sample
+from .base import check_fields, check_plausible
+from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word
+
+
+class ThermalZone:
+    """One zone, by its number or its type, in degrees Celsius.
+
+    Source: the kernel's thermal sysfs documentation (temp is in millidegrees Celsius).
+    """
+
+    def __init__(self, config: ThermalSensor, needed: Collection[str], sysfs: Path = SYS) -> None:
+        self.fields = (config.field,)
+        self._config, self._sysfs = config, sysfs
+        self._who = f"thermal zone {config.zone!r}"
+        check_fields(self._who, self.fields, needed, config.limits)
+        self._find()
+        self._patience = Patience(self._who, config.timeout_s)
+
+    def read(self) -> list[Sample]:
+        """The present temperature; raises SensorUnavailable when there is none."""
+        values = {self.fields[0]: self._patience.run(self._measure)}
+        check_plausible(self._who, values, self._config.limits)
+        return [Sample(values)]
+
+    def close(self) -> None:
+        """Nothing is kept open between reads."""
+
+    def _measure(self) -> float:
+        try:
+            zone = self._find()  # anew: zones are renumbered when a driver is loaded again
+        except ConfigError as error:
+            raise SensorUnavailable(str(error)) from None
+        millidegrees = whole_number(self._who, zone / "temp")
+        if millidegrees < ABSOLUTE_ZERO_MILLIDEGREES:
+            raise SensorUnavailable(f"{self._who}: its temperature is below absolute zero")
+        return millidegrees / 1000
+
+    def _find(self) -> Path:
+        zones = folders(self._sysfs / "class" / "thermal", "thermal_zone")
+        wanted = str(self._config.zone)
+        if wanted.isdecimal() and int(wanted) in zones:
+            return zones[int(wanted)]
+        found = [number for number, path in zones.items() if word(path / "type") == wanted]
+        if len(found) == 1:
+            return zones[found[0]]
+        if found:
+            numbers = ", ".join(map(str, found))
+            raise ConfigError(f"{self._who}: several zones have this type, name one of {numbers}")
+        known = ", ".join(f"{number} ({word(path / 'type')})" for number, path in zones.items())
+        raise ConfigError(f"{self._who}: there is none, this machine has {known or 'no zones'}")

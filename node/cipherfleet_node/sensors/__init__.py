@@ -14,6 +14,7 @@ from cipherfleet_node.config import (
     SyntheticSensor,
     ThermalSensor,
 )
+
 from .base import SensorDevice
 from .command import Program
 from .csv_replay import CsvReplay

@@ -38,13 +38,13 @@ def check_fields(
     who: str, fields: Collection[str], needed: Collection[str], limits: Limits
 ) -> None:
     """Raise ConfigError if the objective or the limits name a field that the sensor lacks."""
-    absent = [name for name in needed if name not in fields]
+    absent = sorted(set(needed).difference(fields))
     if absent:
         raise ConfigError(
             f"{who}: the objective needs {listed(absent)}, the sensor has {listed(fields)}"
         )
     # A misspelt limit would guard nothing, silently.
-    absent = [name for name in limits if name not in fields]
+    absent = sorted(set(limits).difference(fields))
     if absent:
         raise ConfigError(
             f"{who}: sensor.limits names {listed(absent)}, the sensor has {listed(fields)}"

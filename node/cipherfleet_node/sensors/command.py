@@ -17,6 +17,7 @@ import msgspec
 from cipherfleet_node.config import CommandSensor
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.samples import Sample
+
 from .base import check_plausible, listed
 
 MAX_OUTPUT_BYTES = 64 * 1024

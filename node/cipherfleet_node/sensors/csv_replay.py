@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cipherfleet_node.config import CsvSensor
 from cipherfleet_node.samples import Sample
+
 from .csv_table import CsvTable
 
 

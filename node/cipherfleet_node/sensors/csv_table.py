@@ -7,13 +7,14 @@ import io
 import math
 import re
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.samples import Sample
+
 from .base import Limits, check_fields, listed, outside, within
 
 Where = Mapping[str, str | int | float]
@@ -22,6 +23,7 @@ Key = str | Decimal
 MAX_CSV_BYTES = 256 * 2**20  # parsed, a file takes about ten times its size in memory
 _CELL_SHOWN = 20
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_SPECIAL = re.compile(r'[,"\r\n]')
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
@@ -83,7 +85,8 @@ class CsvTable:
         Raises ConfigError with line and column for a cell that is no number or breaks its limits.
         """
         limits = limits or {}
-        checked = self._places({*needed, *limits})
+        check_fields(f"{self.file}:{self._header_line}", self.columns, needed, limits)
+        checked = {n: i for i, n in enumerate(self.columns) if n in needed or n in limits}
         kept = [name for name in checked if name in needed]
         samples = []
         for row in self.select(where):
@@ -93,11 +96,7 @@ class CsvTable:
 
     def cut(self, where: Where) -> str:
         """The rows that match *where* as CSV text with the header: a node's own slice."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(row.cells for row in self.select(where))
-        return text.getvalue()
+        return "".join(map(_line, [self.columns, *(row.cells for row in self.select(where))]))
 
     def _column_names(self, cells: list[str]) -> tuple[str, ...]:
         names = tuple(cell.strip() for cell in cells)
@@ -119,11 +118,6 @@ class CsvTable:
             text = f"the row is too long: {found} cells, the last of {wanted} columns is"
             raise self._error(row.line, f"{text} {self.columns[-1]!r}")
         return row
-
-    def _places(self, names: Collection[str]) -> dict[str, int]:
-        """Each name's index in a row, in the file's order."""
-        check_fields(f"{self.file}:{self._header_line}", self.columns, sorted(names), {})
-        return {name: i for i, name in enumerate(self.columns) if name in names}
 
     def _grouped_by(self, names: tuple[str, ...]) -> dict[tuple[Key, ...], list[Row]]:
         groups = self._groups.get(names)
@@ -183,6 +177,14 @@ def _records(file: Path, text: str) -> Iterator[Row]:
             line = reader.line_num + 1  # a quoted cell may have spanned several
     except csv.Error as error:
         raise ConfigError(f"{file}:{line}: is not valid CSV: {error}") from None
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A record as CSV text; csv.writer leaves a carriage return unquoted, which would cut it."""
+    quoted = (
+        '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell for cell in cells
+    )
+    return (",".join(quoted) or '""') + "\n"
 
 
 def _key(text: str) -> Key:

@@ -13,6 +13,7 @@ from pathlib import Path
 from cipherfleet_node.config import HwmonSensor
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.samples import Sample
+
 from .base import check_fields, check_plausible, listed
 from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word
 

@@ -7,6 +7,7 @@ from random import Random
 
 from cipherfleet_node.config import SyntheticSensor
 from cipherfleet_node.samples import Sample
+
 from .base import check_fields, check_plausible
 
 

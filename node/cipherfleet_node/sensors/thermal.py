@@ -8,6 +8,7 @@ from pathlib import Path
 from cipherfleet_node.config import ThermalSensor
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.samples import Sample
+
 from .base import check_fields, check_plausible
 from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word
 

@@ -1,0 +1,152 @@
+"""`cipherfleet-node`: the command of the device."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from . import __version__
+from .config import NODE_FILE, SAFE_KEY_BITS, load_node_config
+from .errors import CipherfleetError, ConfigError
+
+EXIT_OK, EXIT_INTERRUPTED = 0, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code says how it went."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    try:
+        return int(options.command(options))
+    except CipherfleetError as error:
+        print(f"cipherfleet-node: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cipherfleet-node",
+        description="One node of a fleet that computes on ciphertexts only.",
+        epilog="example: cipherfleet-node run /etc/cipherfleet",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=text, description=text, epilog=f"example: cipherfleet-node {example}"
+        )
+        command.add_argument("folder", type=Path, help=f"the node's folder, with its {NODE_FILE}")
+        command.set_defaults(command=globals()[f"_{name.replace('-', '_')}"])
+        return command
+
+    add("run", "Run the node until its rounds are done or it is told to stop.", "run node/")
+    keygen = add("keygen", "Make this node's keys, on this device.", "keygen node/ --bits 3072")
+    keygen.add_argument("--bits", type=int, help="key size (default: as configured, else 2048)")
+    keygen.add_argument("--replace", action="store_true", help="replace keys that exist")
+    check = add("check-config", "Check a node folder without running it.", "check-config node/")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    show = add("show-state", "Show what the node has saved.", "show-state node/ --estimate --json")
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+    show.add_argument(
+        "--estimate", action="store_true", help="show the estimate too: it is private"
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .daemon import Daemon, run_node  # noqa: PLC0415  # the other commands start faster
+
+    _forbid_core_dumps()
+    interrupted = False
+
+    def install(daemon: Daemon) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
+            nonlocal interrupted
+            interrupted = number == signal.SIGINT
+            daemon.stop()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+
+    run_node(options.folder, install)
+    return EXIT_INTERRUPTED if interrupted else EXIT_OK
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from .keys import KEYS_FOLDER, generate_keys, write_keys  # noqa: PLC0415
+
+    file = options.folder / NODE_FILE
+    bits = options.bits or (
+        load_node_config(options.folder).crypto.key_bits if file.exists() else SAFE_KEY_BITS
+    )
+    if bits < SAFE_KEY_BITS or bits % 16 or bits > 8192:
+        raise ConfigError(
+            f"--bits is {bits}, must be a multiple of 16 from {SAFE_KEY_BITS} to 8192"
+        )
+    place = options.folder / KEYS_FOLDER
+    if place.exists() and any(place.iterdir()) and not options.replace:
+        raise ConfigError(f"{place}: holds keys already; say --replace to make new ones")
+    keys = generate_keys(bits)
+    write_keys(options.folder, keys)
+    print(keys.public.fingerprint)
+    return EXIT_OK
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from .daemon import read_bundle  # noqa: PLC0415
+    from .selfcheck import check_exchanges  # noqa: PLC0415
+
+    bundle = read_bundle(options.folder)
+    paillier = {name: keys.paillier for name, keys in bundle.neighbours.items()}
+    check_exchanges(bundle.keys.paillier, paillier)
+    config = bundle.config
+    summary = {
+        "fleet": config.fleet,
+        "node": config.node,
+        "neighbours": sorted(paillier),
+        "key_bits": config.crypto.key_bits,
+        "dimension": bundle.objective.dimension,
+        "fingerprint": bundle.keys.public.fingerprint,
+        "allow_weak_keys": config.crypto.allow_weak_keys,
+    }
+    _print(summary, as_json=options.json)
+    return EXIT_OK
+
+
+def _show_state(options: argparse.Namespace) -> int:
+    from .daemon import node_summary  # noqa: PLC0415
+
+    load_node_config(options.folder)
+    summary = node_summary(options.folder, with_estimate=options.estimate)
+    _print(summary, as_json=options.json)
+    return EXIT_OK
+
+
+def _print(summary: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        for name, value in summary.items():
+            print(f"{name}: {value}")
+
+
+def _forbid_core_dumps() -> None:
+    """A core file would hold keys and readings."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

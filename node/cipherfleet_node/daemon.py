@@ -1,0 +1,469 @@
+"""The daemon: the only place where the agent meets sensor, disk, network and clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from . import topics, wire
+from .agent import (
+    Agent,
+    Connected,
+    Disconnected,
+    Edge,
+    Effect,
+    Event,
+    MessageReceived,
+    Publish,
+    ReadingTaken,
+    Rejected,
+    RoundClosed,
+    Save,
+    Setup,
+    Started,
+    Stop,
+    TakeReading,
+    TimerFired,
+)
+from .blinding import Pools, release_interpreter_during_powers
+from .config import Algorithm, NodeConfig, load_node_config, resolution_of
+from .draws import SEED_BYTES
+from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
+from .exchange import metropolis
+from .keys import NodeKeys, PublicKeys, read_keys, read_neighbour
+from .messages import TAG_BYTES, Presence
+from .mqtt import Arrived, Link, LinkDown, LinkUp
+from .objective import Objective, make_objective
+from .packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS
+from .quantiser import VALUE_BITS
+from .samples import Sample
+from .selfcheck import check_exchanges
+from .sensors import open_sensor
+from .sensors.base import SensorDevice
+from .spans import Spans
+from .state import STATE_VERSION, State
+from .store import Store, read_state
+from .systemd import ServiceManager
+
+log = logging.getLogger(__name__)
+
+MAX_EVENTS = 4096  # beyond it messages are dropped; the rounds ask again
+HEALTH_EVERY_S = 5.0
+LEAVE_WITHIN_S = 5.0
+IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
+LOGS_FOLDER = "logs"
+SPANS_FILE = "spans.jsonl"
+ESTIMATES_FILE = "estimates.jsonl"
+
+
+@dataclass(frozen=True, repr=False)
+class Bundle:
+    """A node folder, read and checked: nothing in it can fail later."""
+
+    folder: Path
+    config: NodeConfig
+    keys: NodeKeys
+    neighbours: dict[str, PublicKeys]
+    objective: Objective
+    sensor: SensorDevice
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """All that *folder* tells a node; raises ConfigError with the first mistake."""
+    config = load_node_config(folder)
+    keys = read_keys(folder, config.crypto)
+    neighbours = {
+        n.id: read_neighbour(folder, n.id, n.fingerprint, config.crypto.key_bits)
+        for n in config.neighbours
+    }
+    if len(neighbours) > MAX_DEGREE:
+        raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
+    objective = make_objective(config.objective)
+    sensor = open_sensor(config.sensor, folder, objective.fields)
+    return Bundle(folder, config, keys, neighbours, objective, sensor)
+
+
+def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
+    """TAG_BYTES over all that must be equal on every node of a fleet, or the optimum moves."""
+    shared = [
+        wire.WIRE_VERSION,
+        exchange,
+        dimension,
+        (VALUE_BITS, HALF_WEIGHT_BITS, METROPOLIS_BITS),
+        resolution_of(algorithm),
+        algorithm.stepsize.initial,
+        algorithm.stepsize.decay,
+        algorithm.stepsize.exponent,
+        algorithm.attenuation,
+    ]
+    return hashlib.sha256(msgspec.json.encode(shared)).digest()[:TAG_BYTES]
+
+
+def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
+    """Where a round's draws come from: the operating system, or a simulation's seed."""
+    seed = config.simulation.seed
+    if seed is None:
+        return lambda _round: os.urandom(SEED_BYTES)
+    name = f"cipherfleet simulation {seed} {config.fleet} {config.node}"
+    return lambda k: hashlib.sha256(f"{name} {k}".encode()).digest()
+
+
+class Daemon:
+    """Runs one node until it has finished, is told to stop, or cannot go on."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._began = time.monotonic()
+        self._bundle, self._config = bundle, bundle.config
+        self._store = Store(bundle.folder)
+        self._events: queue.Queue[object] = queue.Queue(MAX_EVENTS)
+        self._stopping = threading.Event()
+        self._finished = False
+        self.rejected: Counter[str] = Counter()
+        self._silent = self._round_ms = 0.0
+        self._health_at = 0.0
+        logs = bundle.folder / LOGS_FOLDER
+        self._spans = Spans(logs / SPANS_FILE)
+        self._manager = ServiceManager()
+        self._sampler = _Sampler(bundle.sensor, self._config.sensor.timeout_s, self._put)
+        paillier = {name: keys.paillier for name, keys in bundle.neighbours.items()}
+        check_exchanges(bundle.keys.paillier, paillier)
+        crypto = self._config.crypto
+        self._pools = Pools(bundle.keys.paillier, paillier, crypto.pool, crypto.pool_threads)
+        self._verifiers = {name: keys.identity for name, keys in bundle.neighbours.items()}
+        self._agent = self._make_agent()
+        self._link = self._make_link()
+
+    def _make_agent(self) -> Agent:
+        config, bundle = self._config, self._bundle
+        edges = {
+            n.id: Edge(
+                bundle.neighbours[n.id].paillier, metropolis(len(config.neighbours), n.degree)
+            )
+            for n in config.neighbours
+        }
+        parameters = parameters_digest(
+            config.algorithm, config.crypto.exchange, bundle.objective.dimension
+        )
+        setup = Setup(
+            config.fleet,
+            config.node,
+            bundle.keys.paillier,
+            edges,
+            config.algorithm,
+            resolution_of(config.algorithm),
+            bundle.objective,
+            parameters,
+            round_seeds(config),
+            self._pools,
+            self._spans,
+        )
+        return Agent(setup, self._restored(parameters))
+
+    def _restored(self, parameters: bytes) -> State:
+        """The saved state under a new epoch, or a first one."""
+        config, saved = self._config, self._store.load()
+        # The clock gives a node that lost its state an epoch above those it had before.
+        epoch = max(saved.epoch + 1 if saved else 1, int(time.time()))
+        if saved is None:
+            return State(
+                STATE_VERSION, config.fleet, config.node, parameters, epoch, 0, None, [], {}, False
+            )
+        dimension = self._bundle.objective.dimension
+        if (saved.fleet, saved.node) != (config.fleet, config.node) or (
+            saved.estimate is not None and len(saved.estimate) != dimension
+        ):
+            raise ConfigError(
+                f"{self._bundle.folder}: the saved state belongs to {saved.fleet}/{saved.node} or "
+                "to another objective; remove the folder 'state' to start anew"
+            )
+        if not saved.continuous:
+            log.warning("the latest state was damaged, going on from the generation before")
+        return msgspec.structs.replace(saved, epoch=epoch, parameters=parameters)
+
+    def _make_link(self) -> Link:
+        config, keys = self._config, self._bundle.keys
+        lost = Presence(config.fleet, config.node, self._agent.state.epoch, "lost")
+        return Link(
+            f"{config.fleet}-{config.node}",
+            config.broker,
+            topics.subscriptions(config.fleet, config.node, [n.id for n in config.neighbours]),
+            (wire.topic_of(lost), wire.encode(lost, keys.identity)),
+            self._put,
+        )
+
+    # -- running --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End at the next moment between two effects; safe from a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Run to the end; raises what an operator has to know."""
+        release_interpreter_during_powers()
+        simulation = self._config.simulation
+        if simulation.seed is not None or simulation.trace_estimates:
+            log.warning("SIMULATION SETTINGS ARE ON: this node protects nothing")
+        if self._config.crypto.allow_weak_keys:
+            log.warning("WEAK KEYS ARE ALLOWED: this node protects nothing")
+        self._pools.start()
+        self._sampler.start()
+        try:
+            self._handle(Started())
+            self._link.start()
+            self._manager.ready()
+            while not self._stopping.is_set() and not self._finished:
+                self._step()
+        finally:
+            self._leave()
+
+    def _step(self) -> None:
+        wake = self._agent.timer()
+        now = time.monotonic()
+        nap = IDLE_S if wake is None else min(max(wake - now, 0.0), IDLE_S)
+        try:
+            self._dispatch(self._events.get(timeout=nap))
+        except queue.Empty:
+            pass
+        now = time.monotonic()
+        if (overdue := self._sampler.overdue(now)) is not None:
+            self._handle(overdue)
+        if wake is not None and now >= wake:
+            self._handle(TimerFired())
+        self._report_health(now)
+
+    def _leave(self) -> None:
+        self._manager.stopping()
+        state = "finished" if self._finished else "disconnected"
+        config = self._config
+        for word in dict.fromkeys((state, "disconnected")):
+            self._send(Presence(config.fleet, config.node, self._agent.state.epoch, word))
+        self._link.stop(LEAVE_WITHIN_S)
+        self._pools.close()
+        self._sampler.close()
+        self._spans.flush(now=True)
+        self._store.close()
+
+    def _put(self, event: object) -> None:
+        """Called from other threads; a full queue drops messages, the protocol repeats them."""
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            self.rejected["queue_full"] += 1
+
+    # -- events in ------------------------------------------------------------------------------
+
+    def _dispatch(self, event: object) -> None:
+        match event:
+            case Arrived(topic, payload):
+                self._receive(topic, payload)
+            case LinkUp():
+                log.info("connected to the broker")
+                self._handle(Connected())
+            case LinkDown(clash):
+                if clash:
+                    raise IdentityClash(
+                        f"the broker keeps giving the identity of {self._config.node!r} to another "
+                        "client: a second device runs from a copy of this node's card"
+                    )
+                log.warning("connection to the broker lost; reconnecting")
+                self._handle(Disconnected())
+            case _Sampled():
+                reading = self._sampler.accept(event)
+                if reading is not None:
+                    self._handle(reading)
+
+    def _receive(self, topic: str, payload: bytes) -> None:
+        try:
+            message = wire.decode(payload, topic, self._config.fleet, self._verifiers)
+        except WireError as error:
+            self._reject(topics.sender_of(topic), error.reason)
+        else:
+            self._handle(MessageReceived(message))
+
+    def _handle(self, event: Event) -> None:
+        for effect in self._agent.handle(event, time.monotonic()):
+            self._carry_out(effect)
+
+    # -- effects out ----------------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Save(state):
+                with self._spans.span("save", state.round):
+                    self._store.save(state)
+            case Publish(message):
+                with self._spans.span("publish", self._agent.round_number):
+                    self._send(message)
+            case TakeReading():
+                reading = self._sampler.request(time.monotonic())
+                if reading is not None:
+                    self._put(reading)
+            case RoundClosed():
+                self._close_round(effect)
+            case Rejected(sender, reason):
+                self._reject(sender, reason)
+            case Stop():
+                self._finished = True
+
+    def _send(self, message: msgspec.Struct) -> None:
+        assert isinstance(message, wire.Message)
+        payload = wire.encode(message, self._bundle.keys.identity)
+        self._link.publish(wire.topic_of(message), payload, retain=isinstance(message, Presence))
+
+    def _close_round(self, closed: RoundClosed) -> None:
+        now = time.monotonic()
+        self._round_ms = 1000.0 * (now - closed.opened)
+        self._silent += len(closed.silent)
+        self._spans.add(
+            "round",
+            closed.number,
+            closed.opened,
+            now,
+            silent=len(closed.silent),
+            rejected=sum(self.rejected.values()),
+            inline=sum(self._pools.inline.values()),
+            bytes_sent=self._link.bytes_sent,
+            cpu_s=round(time.process_time(), 4),
+        )
+        self._spans.flush()
+        if closed.number == 0:
+            log.info("first round closed %.2f s after the start", now - self._began)
+        if closed.silent:
+            log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
+        if self._config.simulation.trace_estimates:
+            self._trace(closed)
+        self._manager.alive()
+
+    def _trace(self, closed: RoundClosed) -> None:
+        file = self._bundle.folder / LOGS_FOLDER / ESTIMATES_FILE
+        with file.open("a", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
+            line = {"round": closed.number, "estimate": closed.estimate.tolist()}
+            stream.write(json.dumps(line) + "\n")
+
+    def _reject(self, sender: str, reason: str) -> None:
+        self.rejected[reason] += 1
+        log.warning("dropped a message of %s: %s", sender, reason)
+
+    def _report_health(self, now: float) -> None:
+        if now < self._health_at:
+            return
+        self._health_at = now + HEALTH_EVERY_S
+        config = self._config
+        figures = {
+            "epoch": self._agent.state.epoch,
+            "phase": self._agent.phase.value,
+            "round": self._agent.round_number,
+            "round_ms": round(self._round_ms, 1),
+            "silent": int(self._silent),
+            "rejected": dict(self.rejected),
+            "pool": self._pools.level(),
+            "inline": sum(self._pools.inline.values()),
+        }
+        topic = topics.health_topic(config.fleet, config.node)
+        self._link.publish(topic, json.dumps(figures).encode())
+        self._manager.status(f"{figures['phase']}, round {figures['round']}")
+        self._spans.flush()
+
+
+@dataclass(frozen=True, repr=False)
+class _Sampled:
+    """What the sampler's thread brought."""
+
+    samples: list[Sample]
+
+
+class _Sampler:
+    """Reads the sensor in a thread of its own, so that a slow one never holds up a round."""
+
+    def __init__(
+        self, sensor: SensorDevice, timeout_s: float, deliver: Callable[[object], None]
+    ) -> None:
+        self._sensor, self._timeout_s, self._deliver = sensor, timeout_s, deliver
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._busy = False  # the thread is reading
+        self._awaited_until: float | None = None  # the agent waits for a reading
+        self._late: list[Sample] = []  # came after the agent had given up waiting
+        self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._requests.put(False)
+        self._thread.join(self._timeout_s)
+        self._sensor.close()
+
+    def request(self, now: float) -> _Sampled | None:
+        """Ask for a reading; one that came late is given at once."""
+        self._awaited_until = now + self._timeout_s
+        if self._late:
+            late, self._late = self._late, []
+            return _Sampled(late)
+        if not self._busy:
+            self._busy = True
+            self._requests.put(True)
+        return None
+
+    def accept(self, sampled: _Sampled) -> ReadingTaken | None:
+        """The reading for the agent, if it still waits for one."""
+        self._busy = False
+        if self._awaited_until is None:
+            self._late += sampled.samples
+            return None
+        self._awaited_until = None
+        return ReadingTaken(sampled.samples)
+
+    def overdue(self, now: float) -> ReadingTaken | None:
+        """An empty reading once the time for one is over."""
+        if self._awaited_until is None or now < self._awaited_until:
+            return None
+        self._awaited_until = None
+        log.warning("the sensor gave no reading within %g s", self._timeout_s)
+        return ReadingTaken(())
+
+    def _work(self) -> None:
+        while self._requests.get():
+            try:
+                self._deliver(_Sampled(self._sensor.read()))
+            except SensorUnavailable as error:
+                log.warning("%s", error)
+                self._deliver(_Sampled([]))
+            except Exception:
+                log.exception("the sensor failed")
+                self._deliver(_Sampled([]))
+
+
+def run_node(folder: Path, on_ready: Callable[[Daemon], None]) -> None:
+    """Read *folder*, run its node; *on_ready* is given the daemon before it starts."""
+    daemon = Daemon(read_bundle(folder))
+    on_ready(daemon)
+    daemon.run()
+
+
+def node_summary(folder: Path, *, with_estimate: bool) -> dict[str, object]:
+    """What `show-state` prints: the estimate only if its owner asks for it."""
+    state = read_state(folder)
+    if state is None:
+        return {"saved": False}
+    summary: dict[str, object] = {
+        "saved": True,
+        "fleet": state.fleet,
+        "node": state.node,
+        "epoch": state.epoch,
+        "round": state.round,
+        "continuous": state.continuous,
+    }
+    if with_estimate:
+        summary["estimate"] = state.estimate
+    return summary

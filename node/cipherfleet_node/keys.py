@@ -1,0 +1,202 @@
+"""Key files: Paillier keys as JSON Web Keys (phe's form), identities as Ed25519.
+
+keys/paillier.json and keys/identity.pem are private and must be readable by their owner only;
+neighbours/<id>.json holds what a neighbour makes public.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from gmpy2 import is_prime, mpz
+
+from .config import Crypto
+from .errors import ConfigError
+from .paillier import PrivateKey, PublicKey, faults_of_modulus
+
+KEYS_FOLDER = "keys"
+NEIGHBOURS_FOLDER = "neighbours"
+PAILLIER_FILE = "paillier.json"
+IDENTITY_FILE = "identity.pem"
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """What a node shows the world: its Paillier modulus and its Ed25519 identity."""
+
+    paillier: PublicKey
+    identity: Ed25519PublicKey
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits over both keys; what provisioning pins."""
+        hashed = hashlib.sha256(b"cipherfleet/v1/keys\0" + self.paillier.fingerprint)
+        hashed.update(self.identity.public_bytes_raw())
+        return hashed.hexdigest()
+
+
+@dataclass(frozen=True, repr=False)
+class NodeKeys:
+    """A node's private keys. Never printed."""
+
+    paillier: PrivateKey
+    identity: Ed25519PrivateKey
+
+    @property
+    def public(self) -> PublicKeys:
+        """The public halves."""
+        return PublicKeys(self.paillier.public, self.identity.public_key())
+
+
+def generate_keys(bits: int) -> NodeKeys:
+    """Fresh keys from the operating system's randomness; about 0.1 s at 2048 bits."""
+    import phe  # noqa: PLC0415  # 3 MiB that a running node never needs
+
+    _, private = phe.generate_paillier_keypair(n_length=bits)
+    return NodeKeys(PrivateKey(mpz(private.p), mpz(private.q)), Ed25519PrivateKey.generate())
+
+
+def write_keys(folder: Path, keys: NodeKeys) -> None:
+    """Write both private keys into *folder*/keys, files 0600 from their first byte on."""
+    place = folder / KEYS_FOLDER
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    document = {
+        "kty": "DAJ",
+        "key_ops": ["decrypt"],
+        "p": _number_to_text(keys.paillier.p),
+        "q": _number_to_text(keys.paillier.q),
+        "pub": _public_document(keys.paillier.public),
+        "kid": "cipherfleet node key",
+    }
+    write_private(place / PAILLIER_FILE, json.dumps(document, indent=1).encode() + b"\n")
+    pem = keys.identity.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_private(place / IDENTITY_FILE, pem)
+
+
+def write_private(file: Path, data: bytes) -> None:
+    """Write *data* so that nobody else can read it at any moment."""
+    file.unlink(missing_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_keys(folder: Path, crypto: Crypto) -> NodeKeys:
+    """The node's private keys; raises ConfigError for what is missing, open to others or broken."""
+    place = folder / KEYS_FOLDER
+    document = _read_json(place / PAILLIER_FILE, _read_private(place / PAILLIER_FILE))
+    p, q = (_text_to_number(place / PAILLIER_FILE, document, name) for name in ("p", "q"))
+    if not (is_prime(p) and is_prime(q)) or p == q:
+        raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; make new keys")
+    key = PrivateKey(p, q)
+    if key.public.bits != crypto.key_bits:
+        raise ConfigError(
+            f"{place / PAILLIER_FILE}: the key has {key.public.bits} bits, crypto.key_bits asks "
+            f"for {crypto.key_bits}; make new keys"
+        )
+    return NodeKeys(key, _read_identity(place / IDENTITY_FILE))
+
+
+def _read_identity(file: Path) -> Ed25519PrivateKey:
+    try:
+        identity = load_pem_private_key(_read_private(file), password=None)
+    except (ValueError, TypeError):
+        raise ConfigError(f"{file}: is not an unencrypted PEM private key") from None
+    if not isinstance(identity, Ed25519PrivateKey):
+        raise ConfigError(f"{file}: is not an Ed25519 key")
+    return identity
+
+
+def write_public(file: Path, public: PublicKeys) -> None:
+    """Write the public keys of a node as neighbours receive them."""
+    document = {
+        "paillier": _public_document(public.paillier),
+        "identity": base64.b64encode(public.identity.public_bytes_raw()).decode(),
+    }
+    file.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> PublicKeys:
+    """A neighbour's public keys, checked against the *pinned* fingerprint and for soundness.
+
+    *bits* is the key size of the fleet. Raises ConfigError.
+    """
+    file = folder / NEIGHBOURS_FOLDER / f"{neighbour}.json"
+    try:
+        document = _read_json(file, file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    paillier = document.get("paillier")
+    n = _text_to_number(file, paillier if isinstance(paillier, dict) else {}, "n")
+    faults = list(faults_of_modulus(int(n), bits))
+    if faults:
+        raise ConfigError(f"{file}: the key of {neighbour!r} is unsound: n {', '.join(faults)}")
+    try:
+        raw = base64.b64decode(str(document.get("identity")), validate=True)
+        public = PublicKeys(PublicKey(n), Ed25519PublicKey.from_public_bytes(raw))
+    except ValueError:
+        raise ConfigError(f"{file}: identity is not 32 bytes in base64") from None
+    if public.fingerprint != pinned:
+        raise ConfigError(
+            f"{file}: the keys of {neighbour!r} have fingerprint {public.fingerprint[:16]}..., "
+            f"the configuration pins {pinned[:16]}...; get the bundle anew from provisioning"
+        )
+    return public
+
+
+def _public_document(key: PublicKey) -> dict[str, Any]:
+    return {"kty": "DAJ", "alg": "PAI-GN1", "key_ops": ["encrypt"], "n": _number_to_text(key.n)}
+
+
+def _read_private(file: Path) -> bytes:
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+        if mode & 0o077:
+            raise ConfigError(
+                f"{file}: has mode {mode:04o}, must be readable by its owner only: chmod 600 {file}"
+            )
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _read_json(file: Path, data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        raise ConfigError(f"{file}: is not JSON") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file}: is not a JSON object")
+    return document
+
+
+def _number_to_text(number: mpz) -> str:
+    data = int(number).to_bytes((number.bit_length() + 7) // 8, "big")
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _text_to_number(file: Path, document: dict[str, Any], name: str) -> mpz:
+    text = document.get(name)
+    try:
+        if not isinstance(text, str) or not text.isascii() or not 0 < len(text) <= 4096:
+            raise ValueError
+        return mpz(int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big"))
+    except ValueError:
+        raise ConfigError(f"{file}: {name} is missing or is not base64url") from None

@@ -105,7 +105,9 @@ class Seat:
     reported: list[RoundClosed] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     stopped: bool = False
+    connected: bool = True
     epoch: int = 0
+    effects_left: int | None = None  # of the next event's effects, before the process dies
 
 
 @dataclass
@@ -164,6 +166,7 @@ class MemoryFleet:
         """A fresh process for *name*, with what it had saved."""
         seat = self.seats[name]
         seat.epoch += 1
+        seat.effects_left = None
         seat.unread = seat.samples
         saved = seat.saved or State(
             STATE_VERSION, "toy", name, b"", 0, 0, None, [], {}, continuous=False
@@ -196,20 +199,36 @@ class MemoryFleet:
             seat.saved,
         )
         self._deliver(name, Started())
-        self._deliver(name, Connected())
-        for other in self.neighbours[name]:
-            if other in self.presence:
-                self._post(other, name, self.presence[other])
+        self.connect(name)
 
-    def kill(self, name: str) -> None:
-        """SIGKILL: the process is gone, the broker speaks its last will."""
+    def kill(self, name: str, *, last_will: bool = True) -> None:
+        """SIGKILL: the process is gone, the broker speaks its last will (unless it is gone too)."""
         seat = self.seats[name]
         seat.agent = None
-        self._publish(name, Presence("toy", name, seat.epoch, "lost"))
+        if last_will:
+            self._publish(name, Presence("toy", name, seat.epoch, "lost"))
+
+    def kill_within(self, name: str, effects: int) -> None:
+        """SIGKILL once *effects* more effects are carried out: also between a save and a send."""
+        self.seats[name].effects_left = effects
+
+    def lose_state(self, name: str) -> None:
+        """The dead node's disk is replaced; only the clock keeps its epochs rising."""
+        assert self.seats[name].agent is None
+        self.seats[name].saved = None
 
     def cut(self, name: str) -> None:
         """The node loses its broker and knows it; its neighbours do not."""
         self._deliver(name, Disconnected())
+        self.seats[name].connected = False
+
+    def connect(self, name: str) -> None:
+        """The node reaches its broker (again), which hands out what it retains."""
+        self.seats[name].connected = True
+        self._deliver(name, Connected())
+        for other in self.neighbours[name]:
+            if other in self.presence:
+                self._post(other, name, self.presence[other])
 
     def round_seed(self, name: str, k: int) -> bytes:
         return hashlib.sha256(f"{self.seed} {name} {k}".encode()).digest()
@@ -236,7 +255,14 @@ class MemoryFleet:
         timer = agent.timer()
         if isinstance(event, TimerFired) and (timer is None or timer > self.now):
             return  # a timer that was moved since
+        if isinstance(event, MessageReceived) and not seat.connected:
+            return
         for effect in agent.handle(event, self.now):
+            if seat.effects_left is not None:
+                if seat.effects_left == 0:
+                    self.kill(name)
+                    return
+                seat.effects_left -= 1
             match effect:
                 case Save(state):
                     # Through bytes, as on a disk: nothing that is not saved survives.
@@ -257,6 +283,8 @@ class MemoryFleet:
             self._push(max(timer, self.now), name, TimerFired())
 
     def _publish(self, sender: str, message: Message) -> None:
+        if not self.seats[sender].connected:
+            return
         match message:
             case Answer(receiver=receiver):
                 self._post(sender, receiver, message)

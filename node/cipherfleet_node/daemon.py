@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from .draws import SEED_BYTES
 from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
 from .exchange import metropolis
 from .keys import NodeKeys, PublicKeys, read_keys, read_neighbour
-from .messages import TAG_BYTES, Presence
+from .messages import TAG_BYTES, Message, Presence
 from .mqtt import Arrived, Link, LinkDown, LinkUp
 from .objective import Objective, make_objective
 from .packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS
@@ -62,6 +63,7 @@ MAX_EVENTS = 4096  # beyond it messages are dropped; the rounds ask again
 HEALTH_EVERY_S = 5.0
 LEAVE_WITHIN_S = 5.0
 IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
+GRACE_S = 1.0  # a sensor keeps its own deadline; this is for one that does not
 LOGS_FOLDER = "logs"
 SPANS_FILE = "spans.jsonl"
 ESTIMATES_FILE = "estimates.jsonl"
@@ -231,10 +233,8 @@ class Daemon:
         wake = self._agent.timer()
         now = time.monotonic()
         nap = IDLE_S if wake is None else min(max(wake - now, 0.0), IDLE_S)
-        try:
+        with suppress(queue.Empty):
             self._dispatch(self._events.get(timeout=nap))
-        except queue.Empty:
-            pass
         now = time.monotonic()
         if (overdue := self._sampler.overdue(now)) is not None:
             self._handle(overdue)
@@ -244,10 +244,8 @@ class Daemon:
 
     def _leave(self) -> None:
         self._manager.stopping()
-        state = "finished" if self._finished else "disconnected"
         config = self._config
-        for word in dict.fromkeys((state, "disconnected")):
-            self._send(Presence(config.fleet, config.node, self._agent.state.epoch, word))
+        self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
         self._link.stop(LEAVE_WITHIN_S)
         self._pools.close()
         self._sampler.close()
@@ -316,8 +314,7 @@ class Daemon:
             case Stop():
                 self._finished = True
 
-    def _send(self, message: msgspec.Struct) -> None:
-        assert isinstance(message, wire.Message)
+    def _send(self, message: Message) -> None:
         payload = wire.encode(message, self._bundle.keys.identity)
         self._link.publish(wire.topic_of(message), payload, retain=isinstance(message, Presence))
 
@@ -347,7 +344,8 @@ class Daemon:
 
     def _trace(self, closed: RoundClosed) -> None:
         file = self._bundle.folder / LOGS_FOLDER / ESTIMATES_FILE
-        with file.open("a", opener=lambda name, flags: os.open(name, flags, 0o600)) as stream:
+        file.touch(mode=0o600)
+        with file.open("a") as stream:
             line = {"round": closed.number, "estimate": closed.estimate.tolist()}
             stream.write(json.dumps(line) + "\n")
 
@@ -406,7 +404,7 @@ class _Sampler:
 
     def request(self, now: float) -> _Sampled | None:
         """Ask for a reading; one that came late is given at once."""
-        self._awaited_until = now + self._timeout_s
+        self._awaited_until = now + self._timeout_s + GRACE_S
         if self._late:
             late, self._late = self._late, []
             return _Sampled(late)

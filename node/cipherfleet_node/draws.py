@@ -32,12 +32,13 @@ class Draws:
     def uniform(self, label: str, count: int) -> FloatVector:
         """*count* independent numbers, uniform on [0, 1), multiples of 2^-53."""
         words = np.frombuffer(self._bytes(label, 8 * count), dtype=">u8")
-        return (words >> np.uint64(11)) * 2.0**-53
+        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def normal(self, label: str, count: int) -> FloatVector:
         """*count* independent standard normal numbers (Box and Muller's transform)."""
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(label + "/radius", count)))
-        return radius * np.cos(2.0 * np.pi * self.uniform(label + "/angle", count))
+        result: FloatVector = radius * np.cos(2.0 * np.pi * self.uniform(label + "/angle", count))
+        return result
 
     def below(self, bound: int, label: str, count: int) -> list[int]:
         """*count* independent whole numbers, uniform on 0 .. bound-1."""

@@ -24,7 +24,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     epoch: int  # durable count of the sender's starts
 
 
-class Query(Message):
+class Query(Message, frozen=True):
     """The sender's negated, quantised estimate of *round* under its own key.
 
     One message for all neighbours: the half weights are applied by those who answer.
@@ -48,7 +48,7 @@ class Query(Message):
         return hashed.digest()[:DIGEST_BYTES]
 
 
-class Answer(Message):
+class Answer(Message, frozen=True):
     """The sender's contribution to the coupling term of *receiver*, under the receiver's key."""
 
     KIND: ClassVar[str] = "answer"
@@ -60,7 +60,7 @@ class Answer(Message):
     ciphertexts: list[bytes]
 
 
-class Presence(Message):
+class Presence(Message, frozen=True):
     """How the sender fares; retained by the broker."""
 
     KIND: ClassVar[str] = "presence"

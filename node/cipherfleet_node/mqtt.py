@@ -113,17 +113,17 @@ class Link:
 
     # -- paho's thread: an exception here would end it silently, so there is little that can raise
 
-    def _socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+    def _socket_open(self, _client: paho.Client, _userdata: Any, sock: Any) -> None:
         # Nagle's algorithm holds small packets back: 92 ms per round trip instead of 1.3 ms.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _connected(
         self,
         client: paho.Client,
-        userdata: Any,
-        flags: paho.ConnectFlags,
+        _userdata: Any,
+        _flags: paho.ConnectFlags,
         reason: ReasonCode,
-        properties: Properties | None,
+        _properties: Properties | None,
     ) -> None:
         if reason.is_failure:
             log.warning("the broker refuses this node: %s", reason)
@@ -135,11 +135,11 @@ class Link:
 
     def _subscribed(
         self,
-        client: paho.Client,
-        userdata: Any,
+        _client: paho.Client,
+        _userdata: Any,
         mid: int,
         reasons: list[ReasonCode],
-        properties: Properties | None,
+        _properties: Properties | None,
     ) -> None:
         refused = [t for t, r in zip(self._topics, reasons, strict=False) if r.is_failure]
         if refused:
@@ -148,19 +148,19 @@ class Link:
             self._pending.clear()
             self._deliver(LinkUp())
 
-    def _message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        self._deliver(Arrived(message.topic, message.payload))
+    def _message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
+        self._deliver(Arrived(message.topic, bytes(message.payload)))
 
-    def _connect_failed(self, client: paho.Client, userdata: Any) -> None:
+    def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
         log.warning("no broker at %s:%s; trying again", self._broker.host, self._broker.port)
 
     def _disconnected(
         self,
-        client: paho.Client,
-        userdata: Any,
-        flags: paho.DisconnectFlags,
-        reason: ReasonCode,
-        properties: Properties | None,
+        _client: paho.Client,
+        _userdata: Any,
+        _flags: paho.DisconnectFlags,
+        _reason: ReasonCode,
+        _properties: Properties | None,
     ) -> None:
         lasted = time.monotonic() - self._connected_at
         short = self._connected_at > 0 and lasted < CLASH_SECONDS

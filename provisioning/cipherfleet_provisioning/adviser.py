@@ -224,7 +224,7 @@ def schedule_notes(algorithm: Algorithm) -> list[Note]:
     """
     notes = [Note("warn", text) for text in _failing_sums(algorithm)]
     if not notes:
-        notes = [Note("ok", f"{_wanted_sums(algorithm)}: as it should be")]
+        notes = [Note("ok", f"{_wanted_sums(algorithm)}: as they should be")]
     return [*notes, _noise_note(algorithm), _spread_note(algorithm)]
 
 
@@ -247,8 +247,8 @@ def _failing_sums(algorithm: Algorithm) -> list[str]:
     if 2 * p <= 1:
         failing.append(
             f"sum lambda^2 is infinite with {stepsize}: the estimates keep hovering about the "
-            "optimum, as far off as the last stepsizes reach; choose a decay above 0 and an exponent "
-            "above 0.5, for example 1"
+            "optimum, as far off as the last stepsizes reach; choose a decay above 0 and an "
+            "exponent above 0.5, for example 1"
         )
     u = _attenuation_exponent(algorithm)
     if not u:

@@ -1,0 +1,142 @@
+"""`cipherfleet`: the operator's command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from cipherfleet_node import __version__
+from cipherfleet_node.errors import CipherfleetError
+
+EXIT_INTERRUPTED = 130
+DEMO_NODES = 10
+
+Command = Callable[..., None]
+
+
+def main() -> None:
+    """Run the command line; every failure is one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        cli.main(standalone_mode=False)
+    except CipherfleetError as error:
+        click.echo(f"cipherfleet: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("cipherfleet: interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a run as Ctrl-C does: the fleet is stopped on the way out."""
+    raise KeyboardInterrupt
+
+
+def run_flags(command: Command) -> Command:
+    """The flags that `demo` and `run` share."""
+    flags = [
+        click.option(
+            "--nodes", type=click.IntRange(2), help="how many nodes, spread over the file's"
+        ),
+        click.option("--rounds", type=click.IntRange(1), help="how many rounds"),
+        click.option("--key-bits", type=click.IntRange(256, 8192), help="Paillier key size"),
+        click.option("--seed", type=int, help="repeatable draws: for trials, protects nothing"),
+        click.option(
+            "--broker",
+            default="embedded",
+            show_default=True,
+            metavar="embedded|mosquitto|HOST:PORT",
+            help="which broker to run, or to use",
+        ),
+        click.option("--out", type=click.Path(path_type=Path), help="folder for logs and results"),
+        click.option("--json", "as_json", is_flag=True, help="print one JSON object"),
+    ]
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Sensor fleets that agree on one answer while only ciphertexts travel.
+
+    \b
+    Example:
+      cipherfleet demo
+    """
+
+
+@cli.command()
+@run_flags
+def demo(nodes: int | None, **flags: Any) -> None:
+    """Fit real sensor readings over a fleet of encrypted daemons on this machine.
+
+    Ten motes of the Intel lab data, real daemons, a real broker; ends with the fleet's answer
+    beside the one of a solver that sees all readings.
+
+    \b
+    Example:
+      cipherfleet demo --nodes 50 --rounds 20
+    """
+    _run(example("intel_lab") / "fleet.yaml", nodes=nodes or DEMO_NODES, **flags)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@run_flags
+def run(file: Path, **flags: Any) -> None:
+    """Run the fleet of FILE (fleet.yaml) on this machine, one daemon per node.
+
+    \b
+    Example:
+      cipherfleet run examples/average/fleet.yaml --json
+    """
+    _run(file, **flags)
+
+
+def _run(
+    file: Path,
+    *,
+    nodes: int | None,
+    rounds: int | None,
+    key_bits: int | None,
+    seed: int | None,
+    broker: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    # Imported here: --help and mistakes in the command line must not wait for them.
+    from rich.console import Console  # noqa: PLC0415
+
+    from cipherfleet_provisioning.fleet import Overrides  # noqa: PLC0415
+
+    from .run import RunOptions, run_fleet, show_result  # noqa: PLC0415
+
+    options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
+    result = run_fleet(file, options, Console(stderr=True))
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        show_result(result, Console())
+
+
+def example(name: str) -> Path:
+    """The folder of an example: inside an installed wheel, or beside the source."""
+    here = Path(__file__).parent
+    installed = here / "examples" / name
+    return installed if installed.is_dir() else here.parent.parent / "examples" / name
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""One run of a fleet on this machine, from fleet.yaml to the table of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cipherfleet_broker import start_broker
+from cipherfleet_node.config import Broker, Simulation, resolution_of
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
+from cipherfleet_provisioning.bundles import write_bundles
+from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
+from cipherfleet_provisioning.optimum import centralised_answer, range_of_starts
+
+from .local import LocalFleet
+from .plots import plot_run
+from .results import Trajectory, disagreement, summarise
+
+CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
+RESULT_FILE, PLOT_FILE, NODES_FOLDER = "result.json", "plot.png", "nodes"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The flags of `demo` and `run`."""
+
+    overrides: Overrides = field(default_factory=Overrides)
+    broker: str = "embedded"
+    seed: int | None = None
+    out: Path | None = None
+
+
+def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, Any]:
+    """Run the fleet of *file* to its end; the figures, also written to <out>/result.json.
+
+    *console* shows progress and advice (standard error). Raises CipherfleetError.
+    """
+    began = time.monotonic()
+    fleet = load_fleet(file, options.overrides)
+    if fleet.file.algorithm.rounds is None:
+        raise ConfigError(f"{file}: algorithm.rounds is needed here: how many, or --rounds")
+    out = options.out or _default_folder(fleet)
+    advise(fleet, console)
+    optimum = centralised_answer(fleet)
+    with start_broker(options.broker) as broker:
+        bundles = _provision(
+            fleet, out, Broker(host=broker.host, port=broker.port), options, console
+        )
+        with LocalFleet(bundles, _patience(fleet)) as nodes:
+            nodes.start()
+            with _progress(fleet, nodes, console) as show:
+                nodes.wait(show)
+    trajectory = Trajectory.of(nodes, fleet.dimension)
+    result = summarise(fleet, nodes, trajectory, optimum, time.monotonic() - began)
+    result["out"] = str(out)
+    result["broker"] = f"{broker.name} {broker.version}"
+    (out / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
+    plot_run(trajectory, optimum, _title(result), out / PLOT_FILE)
+    return result
+
+
+def _default_folder(fleet: Fleet) -> Path:
+    return Path("cipherfleet-out") / f"{fleet.file.fleet}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def advise(fleet: Fleet, console: Console) -> None:
+    """Say what is worth knowing before a run."""
+    file = fleet.file
+    if file.crypto.allow_weak_keys:
+        console.print(
+            f"WEAK KEYS ({file.crypto.key_bits} bits): this fleet protects nothing",
+            style="bold red",
+        )
+    if file.objective.kind == "average":
+        console.print(_consensus_advice(fleet))
+        return
+    for note in schedule_notes(file.algorithm):
+        if note.level != "ok":
+            console.print(f"{note.level}: {note.text}")
+
+
+def _consensus_advice(fleet: Fleet) -> str:
+    """How many rounds the graph needs for the readings to be averaged."""
+    try:
+        predicted = rounds_to_consensus(
+            fleet.graph,
+            CONSENSUS_ACCURACY,
+            range_of_starts(fleet),
+            resolution_of(fleet.file.algorithm),
+        )
+    except AccuracyError as error:
+        return f"warn: {error}"
+    return (
+        f"note: {predicted.rounds} rounds bring every node within {CONSENSUS_ACCURACY:g} of the "
+        f"mean, relative to the range of the readings (configured: {fleet.file.algorithm.rounds})"
+    )
+
+
+def _patience(fleet: Fleet) -> float:
+    """Seconds without any closed round after which a run has failed."""
+    algorithm = fleet.file.algorithm
+    return algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s + (algorithm.period_s or 0.0)
+
+
+def _provision(
+    fleet: Fleet, out: Path, broker: Broker, options: RunOptions, console: Console
+) -> dict[str, Path]:
+    """Keys and a folder for every node, under <out>/nodes."""
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    simulation = Simulation(seed=options.seed, trace_estimates=True)
+    with Progress(
+        TextColumn("keys"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("keys", total=len(fleet.members))
+        return write_bundles(
+            fleet, out / NODES_FOLDER, broker, simulation, lambda _name: progress.advance(task)
+        )
+
+
+@contextmanager
+def _progress(fleet: Fleet, nodes: LocalFleet, console: Console) -> Iterator[Any]:
+    """A bar with the round, the round time and the disagreement; never a state."""
+    columns = (
+        TextColumn("round {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.fields[ms]} ms/round  disagreement {task.fields[apart]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=fleet.file.algorithm.rounds, ms="-", apart="-")
+
+        def show() -> None:
+            slowest = min(node.round for node in nodes.nodes.values())
+            if slowest == 0 or not console.is_terminal:
+                return
+            latest = [line["ms"] for node in nodes.nodes.values() for line in node.rounds[-1:]]
+            common = [node.estimates.get(slowest - 1) for node in nodes.nodes.values()]
+            known = np.array([estimate for estimate in common if estimate is not None])
+            progress.update(
+                task,
+                completed=slowest,
+                ms=f"{np.median(latest):.0f}" if latest else "-",
+                apart=f"{disagreement(known):.2g}" if len(known) else "-",
+            )
+
+        yield show
+
+
+def _title(result: dict[str, Any]) -> str:
+    return (
+        f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
+        f"{result['key_bits']}-bit keys, {result['exchange']}"
+    )
+
+
+def show_result(result: dict[str, Any], console: Console) -> None:
+    """The table that people read."""
+    table = Table(title=_title(result), show_header=False)
+    for name in (
+        "rounds",
+        "relative_error",
+        "disagreement",
+        "silent",
+        "rejected",
+        "restarts",
+        "wall_s",
+    ):
+        value = result[name]
+        table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
+    table.add_row(
+        "round_ms p50 / p95", f"{result['round_ms']['p50']} / {result['round_ms']['p95']}"
+    )
+    table.add_row("bytes_per_edge_round", f"{result['bytes_per_edge_round']:.0f}")
+    console.print(table)
+    answer = Table(title="the common answer")
+    for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
+        answer.add_column(heading, justify="right")
+    optimum = result["optimum"] or [None] * len(result["estimate"])
+    for place, (estimate, best) in enumerate(zip(result["estimate"], optimum, strict=True)):
+        answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
+    console.print(answer)
+    console.print(f"plot, logs and figures: {os.path.join(result['out'], '')}")  # noqa: PTH118

@@ -1,0 +1,118 @@
+"""The plain reference iteration: what the encrypted fleet must equal to quantisation error.
+
+Nothing is encrypted and nothing is sent: one loop over rounds, real arithmetic, written from
+ALGORITHM section 2 and not from the node's modules. Only the draws (and the objectives, which are
+the user's) are shared, so that both sides round, weigh and step alike.
+
+    q_i = Q(x_i)
+    c_i = sum_j a_ij (q_j - q_i) + dither        a_ij = m_ij h_ij h_ji
+    x_i <- x_i + gamma_k c_i - Lambda_i g_i(x_i)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cipherfleet_node.config import Algorithm, Stepsize
+from cipherfleet_node.draws import Draws
+
+Array = npt.NDArray[np.float64]
+Seeds = Callable[[str, int], bytes]
+# (answerer, asker, round, H) -> e, shape (d,): what the answerer adds to H (q_j - q_i)
+Dither = Callable[[str, str, int, int], Sequence[int]]
+
+_START_NOISE = 16.0  # resolutions
+_METROPOLIS_STEPS = 64
+_WEIGHT_SCALE = 4096
+
+
+class HasGradient(Protocol):
+    """The part of a node's objective that the iteration needs."""
+
+    def start(self) -> Array:
+        """The first estimate, shape (d,)."""
+
+    def gradient(self, x: Array, draws: Draws) -> Array:
+        """A stochastic gradient at *x*, shape (d,)."""
+
+
+def iterate(
+    edges: Iterable[tuple[str, str]],
+    objectives: Mapping[str, HasGradient],
+    algorithm: Algorithm,
+    resolution: float,
+    seeds: Seeds,
+    rounds: int,
+    dither: Dither | None = None,
+) -> Array:
+    """The estimates of all nodes before each round and after the last, shape (rounds + 1, n, d).
+
+    Nodes are in the order of their names. *dither* is zero unless given: the protocol's own
+    depends on ciphertexts, which this iteration does not have.
+    """
+    links = sorted({(a, b) for edge in edges for a, b in (edge, edge[::-1])})
+    names = sorted(objectives)
+    degree = {name: sum(a == name for a, _ in links) for name in names}
+    x = {}
+    for name in names:
+        noise = Draws(seeds(name, 0))
+        start = np.asarray(objectives[name].start(), dtype=np.float64)
+        spread = 2.0 * noise.uniform("start", start.size) - 1.0
+        x[name] = start + _START_NOISE * resolution * spread
+    history = [np.array([x[name] for name in names])]
+    for k in range(rounds):
+        draws = {name: Draws(seeds(name, k)) for name in names}
+        q = {name: round_at_random(x[name] / resolution, draws[name]) for name in names}
+        half = {(a, b): odd_half_weight(draws[a], b) for a, b in links}
+        gamma = attenuation(algorithm, k)
+        fresh = {}
+        for name in names:
+            coupling = np.zeros_like(x[name])
+            for i, j in links:
+                if i != name:
+                    continue
+                m = _METROPOLIS_STEPS // (1 + max(degree[i], degree[j])) / _METROPOLIS_STEPS
+                theirs = half[j, i] * (q[j] - q[i])
+                if dither is not None:
+                    theirs = theirs + np.asarray(dither(j, i, k, half[j, i]), dtype=np.float64)
+                coupling += m * half[i, j] / _WEIGHT_SCALE * theirs / _WEIGHT_SCALE
+            steps = stepsizes(algorithm.stepsize, k, x[name].size, draws[name])
+            gradient = objectives[name].gradient(x[name], draws[name])
+            fresh[name] = x[name] + gamma * resolution * coupling - steps * gradient
+        x = fresh
+        history.append(np.array([x[name] for name in names]))
+    return np.array(history)
+
+
+def round_at_random(scaled: Array, draws: Draws) -> Array:
+    """Whole numbers: each entry up with the probability of its fractional part, else down."""
+    below = np.floor(scaled)
+    # Up where the draw reaches beyond the fraction's complement: the same as floor(x + u).
+    return below + (draws.uniform("quantise", scaled.size) >= 1.0 - (scaled - below))
+
+
+def odd_half_weight(draws: Draws, neighbour: str) -> int:
+    """Odd, of exactly twelve bits: one of 2049, 2051, ... 4095."""
+    return range(2049, 4096, 2)[draws.below(1024, f"half-weight/{neighbour}", 1)[0]]
+
+
+def attenuation(algorithm: Algorithm, k: int) -> float:
+    """gamma_k."""
+    if algorithm.attenuation == "none":
+        return 1.0
+    assert not isinstance(algorithm.attenuation, str)
+    return 1.0 / (1.0 + algorithm.attenuation.scale * math.pow(k, algorithm.attenuation.exponent))
+
+
+def stepsizes(stepsize: Stepsize, k: int, dimension: int, draws: Draws) -> Array:
+    """The entries of Lambda_i, mean lambda_k, shape (d,); only the uniform law."""
+    if stepsize.law != "uniform":
+        raise ValueError(f"the reference knows the uniform law only, not {stepsize.law}")
+    mean = stepsize.initial / (1.0 + stepsize.decay * math.pow(k, stepsize.exponent))
+    low, high = mean * (1.0 - stepsize.spread), mean * (1.0 + stepsize.spread)
+    return low + (high - low) * draws.uniform("stepsize", dimension)

@@ -1,0 +1,80 @@
+"""The centralised answer: what one solver finds that sees everybody's readings.
+
+Only where the operator has them all, as in an emulated fleet: it is what the fleet is held against.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+import numpy as np
+
+from cipherfleet_node.draws import SEED_BYTES, Draws, FloatVector
+from cipherfleet_node.objective import Average, Mean, Objective, Regression, make_objective
+
+from .fleet import Fleet
+
+GRADIENT_TOLERANCE = 1e-12
+MAX_STEPS = 200
+_NO_DRAWS = Draws(bytes(SEED_BYTES))  # full windows draw nothing
+
+
+def objectives_in_sight(fleet: Fleet) -> list[Objective] | None:
+    """Every node's objective with all its recorded readings; None if some sensor is a live one."""
+    section = msgspec.structs.replace(fleet.file.objective, minibatch=None)
+    objectives = []
+    for member in fleet.members:
+        samples = fleet.recorded(member)
+        if samples is None:
+            return None
+        objective = make_objective(section)
+        objective.absorb(samples)
+        objectives.append(objective)
+    return objectives
+
+
+def centralised_answer(fleet: Fleet) -> FloatVector | None:
+    """The minimiser of F = (1/n) sum f_i, shape (d,); None where some readings are out of sight."""
+    objectives = objectives_in_sight(fleet) or []
+    if objectives and all(isinstance(objective, Average) for objective in objectives):
+        return cast("FloatVector", np.mean([objective.start() for objective in objectives], axis=0))
+    smooth = [objective for objective in objectives if isinstance(objective, Mean | Regression)]
+    return minimise(smooth) if smooth and len(smooth) == len(objectives) else None
+
+
+def range_of_starts(fleet: Fleet) -> float:
+    """Greatest minus least of the values that nodes start at, the narrowest entry's.
+
+    1 where they are out of sight or equal.
+    """
+    objectives = objectives_in_sight(fleet)
+    if objectives is None:
+        return 1.0
+    starts = np.array([objective.start() for objective in objectives])
+    return float(np.ptp(starts, axis=0).min()) or 1.0
+
+
+def minimise(objectives: list[Mean | Regression]) -> FloatVector:
+    """Newton's method with damping, which raises when a step does not lower the gradient."""
+    x: FloatVector = np.zeros(objectives[0].dimension)
+    damping, gradient = 0.0, _gradient(objectives, x)
+    for _ in range(MAX_STEPS):
+        size = float(np.linalg.norm(gradient))
+        if size <= GRADIENT_TOLERANCE:
+            break
+        hessian = np.mean([objective.hessian(x) for objective in objectives], axis=0)
+        step = np.linalg.lstsq(hessian + damping * np.eye(x.size), -gradient, rcond=None)[0]
+        tried = _gradient(objectives, x + step)
+        if float(np.linalg.norm(tried)) < size:
+            x, gradient, damping = x + step, tried, damping / 10.0
+        elif damping > 1e12:
+            break  # as near as numbers of 53 bits allow
+        else:
+            damping = max(10.0 * damping, 1e-6)
+    return x
+
+
+def _gradient(objectives: list[Mean | Regression], x: FloatVector) -> FloatVector:
+    total: FloatVector = np.mean([o.gradient(x, _NO_DRAWS) for o in objectives], axis=0)
+    return total

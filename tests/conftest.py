@@ -1,0 +1,28 @@
+"""What all tests share: hypothesis profiles and toy keys."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from memory_fleet import toy_key
+
+from cipherfleet_node.paillier import PrivateKey
+
+# A busy machine must not fail a property: no deadlines. In CI the same examples every time.
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session")
+def key() -> PrivateKey:
+    """A toy key of 512 bits, always the same."""
+    return toy_key(0)
+
+
+@pytest.fixture(scope="session")
+def other_key() -> PrivateKey:
+    """Another toy key."""
+    return toy_key(1)

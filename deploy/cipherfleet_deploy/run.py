@@ -22,7 +22,7 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
-from cipherfleet_provisioning.optimum import centralised_answer, range_of_starts
+from cipherfleet_provisioning.insight import centralised_answer, range_of_starts, steepest
 
 from .local import LocalFleet
 from .plots import plot_run
@@ -89,6 +89,20 @@ def advise(fleet: Fleet, console: Console) -> None:
     for note in schedule_notes(file.algorithm):
         if note.level != "ok":
             console.print(f"{note.level}: {note.text}")
+    if (warning := _stepsize_warning(fleet)) is not None:
+        console.print(warning)
+
+
+def _stepsize_warning(fleet: Fleet) -> str | None:
+    """A warning where the first mean stepsize is too long for some node's objective."""
+    initial, found = fleet.file.algorithm.stepsize.initial, steepest(fleet)
+    if found is None or initial * found[1] <= 2.0:
+        return None
+    node, curvature = found
+    return (
+        f"warn: node {node!r} may diverge: its objective has curvature {curvature:.3g}, so "
+        f"algorithm.stepsize.initial should be below {2.0 / curvature:.2g} (it is {initial:g})"
+    )
 
 
 def _consensus_advice(fleet: Fleet) -> str:

@@ -1,6 +1,7 @@
-"""The centralised answer: what one solver finds that sees everybody's readings.
+"""What an operator can tell who has everybody's readings, as in an emulated fleet.
 
-Only where the operator has them all, as in an emulated fleet: it is what the fleet is held against.
+Above all the centralised answer: what one solver finds that sees all readings, and what the fleet
+is held against. For live sensors nothing of this can be said.
 """
 
 from __future__ import annotations
@@ -53,6 +54,23 @@ def range_of_starts(fleet: Fleet) -> float:
         return 1.0
     starts = np.array([objective.start() for objective in objectives])
     return float(np.ptp(starts, axis=0).min()) or 1.0
+
+
+def steepest(fleet: Fleet) -> tuple[str, float] | None:
+    """The node with the greatest curvature at its start, and that curvature L_i.
+
+    A node alone diverges when its mean stepsize stays above 2/L_i (gradient descent on f_i).
+    """
+    objectives = objectives_in_sight(fleet) or []
+    curvatures = {
+        member.id: float(np.linalg.eigvalsh(objective.hessian(objective.start()))[-1])
+        for member, objective in zip(fleet.members, objectives, strict=False)
+        if isinstance(objective, Mean | Regression)
+    }
+    if not curvatures:
+        return None
+    node = max(curvatures, key=curvatures.__getitem__)
+    return node, curvatures[node]
 
 
 def minimise(objectives: list[Mean | Regression]) -> FloatVector:

@@ -1,0 +1,369 @@
+"""Makes node/vectors/*.json: language-neutral, expected failures included.
+
+Run as `python tests/make_vectors.py`. Numbers are decimal texts, bytes are hexadecimal. Keys are
+toys of 512 bits, identities are derived from fixed seeds: nothing here protects anything.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gmpy2
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gmpy2 import mpz
+from memory_fleet import toy_key
+
+from cipherfleet_node import exchange, topics, wire
+from cipherfleet_node.draws import Draws
+from cipherfleet_node.messages import Answer, Message, Presence, Query
+from cipherfleet_node.packing import Layout
+from cipherfleet_node.paillier import encrypt, faults_of_modulus, scale_and_shift
+
+FOLDER = Path(__file__).parents[1] / "node" / "vectors"
+HALF = 1 << 62
+BITS = 512
+SEED = bytes(range(32))
+
+
+def texts(numbers: Any) -> list[str]:
+    return [str(number) for number in numbers]
+
+
+def hexes(items: Any) -> list[str]:
+    return [item.hex() for item in items]
+
+
+# -- draws ----------------------------------------------------------------------------------------
+
+
+def draws_vectors() -> Any:
+    draws = Draws(SEED)
+    return {
+        "about": "uniform = top 53 bits of each big-endian 64-bit word / 2^53, below = big-endian "
+        "128-bit words modulo the bound, words from SHAKE256(seed || label)",
+        "seed": SEED.hex(),
+        "uniform": [
+            {"label": label, "times_2_53": texts(int(u * 2**53) for u in draws.uniform(label, 4))}
+            for label in ("quantise", "stepsize", "start")
+        ],
+        "below": [
+            {"label": label, "bound": bound, "values": draws.below(bound, label, 4)}
+            for label, bound in (("half-weight/b", 1024), ("dice", 7))
+        ],
+        "half_weight": [
+            {"neighbour": name, "value": exchange.half_weight(draws, name)}
+            for name in ("a", "b", "node-01")
+        ],
+        "dither": [
+            {
+                "neighbour": "b",
+                "digest": digest.hex(),
+                "half_weight": 2345,
+                "values": exchange.dither(draws, "b", digest, 2345, 6),
+            }
+            for digest in (bytes(16), bytes(range(16)))
+        ],
+    }
+
+
+# -- packing --------------------------------------------------------------------------------------
+
+
+def packing_vectors() -> Any:
+    modulus = toy_key(0).public.n
+    pack: list[dict[str, Any]] = []
+    for name, values in (
+        ("one entry", [5]),
+        ("negative entries borrow from the slot above", [-1, 1, -1]),
+        ("extremes of a slot", [HALF - 1, -HALF, HALF - 1, -HALF]),
+        ("zeros", [0] * 8),
+        ("nine entries need two plaintexts", list(range(-4, 5))),
+    ):
+        packed = Layout(BITS, len(values)).pack(values)
+        pack.append(
+            {
+                "name": name,
+                "key_bits": BITS,
+                "values": texts(values),
+                "plaintexts": texts(packed),
+            }
+        )
+    for name, values in (
+        ("one above the slot", [0, HALF]),
+        ("one below the slot", [-HALF - 1, 0]),
+    ):
+        pack.append(
+            {"name": name, "key_bits": BITS, "values": texts(values), "fails": "headroom"}
+        )
+    unpack: list[dict[str, Any]] = []
+    for name, dimension, plaintext, bound, values in (
+        ("extremes", 2, (HALF - 1) - (HALF << 63), HALF, [HALF - 1, -HALF]),
+        ("zero", 3, 0, 0, [0, 0, 0]),
+        ("minus one in every slot", 3, -1 - (1 << 63) - (1 << 126), 1, [-1, -1, -1]),
+        ("a slot beyond its bound", 2, 6 + (1 << 63), 5, None),
+        ("above the last slot", 2, 1 << 126, HALF, None),
+        ("below the last slot", 2, -1 << 126, HALF, None),
+        ("half the modulus", 8, int(modulus) // 2, HALF, None),
+    ):
+        case = {
+            "name": name,
+            "key_bits": BITS,
+            "dimension": dimension,
+            "modulus": str(modulus),
+            "plaintexts": texts([plaintext % int(modulus)]),
+            "bound": str(bound),
+        }
+        result = {"fails": "out_of_range"} if values is None else {"values": texts(values)}
+        unpack.append(case | result)
+    return {
+        "about": "plaintext = sum_l v_l 2^(63 l), signed; -2^62 <= v_l < 2^62; slots = "
+        "floor((key_bits - 2) / 63)",
+        "pack": pack,
+        "unpack": unpack,
+    }
+
+
+# -- paillier -------------------------------------------------------------------------------------
+
+
+def paillier_vectors() -> Any:
+    key = toy_key(0)
+    public, n = key.public, key.public.n
+    encrypted = []
+    for name, m, root in (
+        ("zero", 0, 2),
+        ("one with root one", 1, 1),
+        ("minus one", -1, 3),
+        ("largest", n - 1, n - 2),
+    ):
+        c = encrypt(public, mpz(m), gmpy2.powmod(root, n, public.n_squared))
+        encrypted.append(
+            {"name": name, "plaintext": str(m), "root": str(root), "ciphertext": str(c)}
+        )
+    scaled = []
+    for name, factor, shift, root in (
+        ("half weight and shift", 2345, 1 << 63, 7),
+        ("negative shift", 4095, -17, 11),
+    ):
+        c = mpz(encrypted[2]["ciphertext"])
+        result = scale_and_shift(
+            public, c, factor, mpz(shift), gmpy2.powmod(root, n, public.n_squared)
+        )
+        case = {"name": name, "ciphertext": str(c), "factor": str(factor), "shift": str(shift)}
+        scaled.append(case | {"root": str(root), "result": str(result)})
+    n2 = public.n_squared
+    checks: list[dict[str, Any]] = [{"name": "one", "ciphertext": "1"}]
+    checks += [{"name": "largest", "ciphertext": str(n2 - 1)}]
+    for name, value, reason in (
+        ("zero", 0, "ciphertext_range"),
+        ("negative", -5, "ciphertext_range"),
+        ("n squared", n2, "ciphertext_range"),
+        ("n squared + 7", n2 + 7, "ciphertext_range"),
+        ("n", n, "ciphertext_not_unit"),
+        ("p", key.p, "ciphertext_not_unit"),
+        ("multiple of p", 12345 * key.p, "ciphertext_not_unit"),
+        ("power of q", key.q**3, "ciphertext_not_unit"),
+    ):
+        checks.append({"name": name, "ciphertext": str(value), "fails": reason})
+    prime, root = gmpy2.next_prime(mpz(3) << 510), gmpy2.next_prime(mpz(3) << 254)
+    moduli = [
+        {
+            "name": name,
+            "n": str(value),
+            "bits": bits,
+            "faults": list(faults_of_modulus(int(value), bits)),
+        }
+        for name, value, bits in (
+            ("sound", n, 512),
+            ("shorter than the fleet's", n, 2048),
+            ("prime", prime, 512),
+            ("square", root**2, 512),
+            ("even", n + 1, 512),
+            ("small factor", n * 65521, gmpy2.bit_length(n * 65521)),
+        )
+    ]
+    return {
+        "about": "c = (1 + n m) r^n mod n^2 with g = n + 1; result = c^factor (1 + n shift) r^n; a "
+        "ciphertext is a unit in 1 .. n^2-1",
+        "key": {"p": str(key.p), "q": str(key.q)},
+        "encrypt": encrypted,
+        "scale_and_shift": scaled,
+        "check_ciphertext": checks,
+        "modulus": moduli,
+    }
+
+
+# -- exchange -------------------------------------------------------------------------------------
+
+
+def exchange_vectors() -> Any:
+    key, layout = toy_key(0), Layout(BITS, 9)
+    public = key.public
+    asked = [0, 1, -1, 2**31 - 1, 1 - 2**31, 12345, -54321, 7, 99]
+    roots = iter(range(2, 100))
+    take = lambda: gmpy2.powmod(next(roots), public.n, public.n_squared)  # noqa: E731
+    query = exchange.make_query(public, layout, asked, take)
+    read = exchange.read_ciphertexts(public, layout, query)
+    digest = Query("f", "i", 1, 3, 0, bytes(8), bytes(8), query).digest
+    answers, openings = [], {}
+    for name, m, own_weight, sign in (("j", 21, 2049, 1), ("k", 16, 4095, -1)):
+        own = [sign * entry for entry in reversed(asked)]
+        draws = Draws(name.encode() * 32)
+        weight = exchange.half_weight(draws, "i")
+        noise = exchange.dither(draws, "i", digest, weight, 9)
+        ciphertexts = exchange.make_answer(public, layout, read, own, weight, noise, take)
+        openings[name] = exchange.Opening(
+            own_weight * m, exchange.read_ciphertexts(public, layout, ciphertexts)
+        )
+        answers.append(
+            {
+                "sender": name,
+                "seed": draws.seed.hex(),
+                "own": own,
+                "half_weight": weight,
+                "dither": noise,
+                "metropolis": m,
+                "askers_half_weight": own_weight,
+                "ciphertexts": hexes(ciphertexts),
+            }
+        )
+    size = layout.ciphertext_bytes
+    good = read[0].to_bytes(size, "big")
+    refusals = [
+        {"name": name, "ciphertexts": hexes(items), "fails": reason}
+        for name, items, reason in (
+            ("too few", [good], "ciphertext_count"),
+            ("too many", [good] * 3, "ciphertext_count"),
+            ("none", [], "ciphertext_count"),
+            ("a byte short", [good, good[1:]], "ciphertext_length"),
+            ("a byte long", [good, b"\0" + good], "ciphertext_length"),
+            ("empty", [good, b""], "ciphertext_length"),
+            ("zero", [good, bytes(size)], "ciphertext_range"),
+            ("all ones", [b"\xff" * size, good], "ciphertext_range"),
+            ("n squared", [public.n_squared.to_bytes(size, "big"), good], "ciphertext_range"),
+            ("n squared + 7", [(public.n_squared + 7).to_bytes(size, "big"), good])
+            + ("ciphertext_range",),
+            ("n", [public.n.to_bytes(size, "big"), good], "ciphertext_not_unit"),
+            ("multiple of p", [(12345 * key.p).to_bytes(size, "big"), good])
+            + ("ciphertext_not_unit",),
+        )
+    ]
+    return {
+        "about": "query: -asked under the asker's key with roots 2, 3; answers: H (own - asked) + "
+        "e with roots 4 ..; combined = sum H_ij M_ij (H_ji (own - asked) + e)",
+        "key": {"p": str(key.p), "q": str(key.q)},
+        "asked": asked,
+        "query": hexes(query),
+        "round": 3,
+        "digest": digest.hex(),
+        "answers": answers,
+        "combined": texts(exchange.open_answers(key, layout, openings)),
+        "refused": refusals,
+    }
+
+
+# -- wire -----------------------------------------------------------------------------------------
+
+
+def wire_messages() -> dict[str, Message]:
+    return {
+        "query": Query("fleet", "a", 7, 3, 0, b"paramete", b"key-tag.", [b"\x01" * 4, b"\xff" * 4]),
+        "answer": Answer("fleet", "a", 7, "b", 3, 0, bytes(range(16)), [b"\x02" * 4]),
+        "presence": Presence("fleet", "a", 7, "ready"),
+        "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, bytes(8), bytes(8), []),
+    }
+
+
+def wire_vectors() -> Any:
+    signer = Ed25519PrivateKey.from_private_bytes(b"a" * 32)
+    stranger = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
+    good = [
+        {
+            "name": name,
+            "topic": wire.topic_of(message),
+            "kind": message.KIND,
+            "fields": msgspec.json.decode(msgspec.json.encode(message)),
+            "bytes": wire.encode(message, signer).hex(),
+        }
+        for name, message in wire_messages().items()
+    ]
+    query, presence = wire_messages()["query"], wire_messages()["presence"]
+    encoded = wire.encode(query, signer)
+    envelope = msgspec.msgpack.decode(encoded)
+
+    def signed(kind: str, body: bytes, version: int = 1) -> bytes:
+        signature = signer.sign(b"cipherfleet/v1/" + kind.encode() + b"\0" + body)
+        return msgspec.msgpack.encode([version, kind, body, signature])
+
+    def changed(**fields: Any) -> bytes:
+        return wire.encode(msgspec.structs.replace(query, **fields), signer)
+
+    home = topics.query_topic("fleet", "a")
+    fields = msgspec.msgpack.decode(envelope[2])
+    bad = [
+        {"name": name, "topic": topic, "bytes": data.hex(), "fails": reason}
+        for name, topic, data, reason in (
+            ("empty", home, b"", "malformed"),
+            ("cut", home, encoded[:-1], "malformed"),
+            ("trailing byte", home, encoded + b"\0", "malformed"),
+            ("a map", home, b"\x80", "malformed"),
+            ("an envelope too long", home, msgspec.msgpack.encode([*envelope, 0]), "malformed"),
+            ("a field too many", home, signed("query", msgspec.msgpack.encode([*fields, 0])))
+            + ("malformed",),
+            ("a field too few", home, signed("query", msgspec.msgpack.encode(fields[:-1])))
+            + ("malformed",),
+            ("a text that is not UTF-8", home, b"\x94\x01\xa1\xff\xc4\x00\xc4\x00", "malformed"),
+            ("version 2", home, signed("query", envelope[2], 2), "version"),
+            ("unknown kind", home, signed("quest", envelope[2]), "kind"),
+            ("another fleet", home, changed(fleet="other"), "fleet"),
+            ("unknown sender", home, changed(sender="c"), "unknown_sender"),
+            ("another topic", topics.query_topic("fleet", "b"), encoded, "topic"),
+            ("a query on the answers' topic", topics.answer_topic("fleet", "b", "a"), encoded)
+            + ("topic",),
+            ("a negative round", home, changed(round=-1), "range"),
+            ("a round of 64 bits", home, changed(round=2**63), "range"),
+            ("an epoch of 64 bits", home, changed(epoch=2**64 - 1), "range"),
+            ("a short tag", home, changed(key=b"short"), "length"),
+            ("another signer", home, wire.encode(query, stranger), "signature"),
+            ("a signature of another kind", topics.presence_topic("fleet", "a"))
+            + (
+                msgspec.msgpack.encode(
+                    [1, "presence", msgspec.msgpack.encode(presence), envelope[3]]
+                ),
+                "signature",
+            ),
+            ("no signature", home, msgspec.msgpack.encode([*envelope[:3], b""]), "signature"),
+            ("an unknown state", topics.presence_topic("fleet", "a"))
+            + (
+                signed("presence", msgspec.msgpack.encode(["fleet", "a", 7, "asleep"])),
+                "malformed",
+            ),
+        )
+    ]
+    return {
+        "about": "envelope = [1, kind, body, signature], MessagePack; signature = Ed25519 over "
+        '"cipherfleet/v1/" kind NUL body; JSON shows bytes of fields as base64',
+        "identity_seed": (b"a" * 32).hex(),
+        "fleet": "fleet",
+        "senders": ["a", "b"],
+        "decode": good,
+        "refused": bad,
+    }
+
+
+ALL = {
+    "draws": draws_vectors,
+    "packing": packing_vectors,
+    "paillier": paillier_vectors,
+    "exchange": exchange_vectors,
+    "wire": wire_vectors,
+}
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for file_name, make in ALL.items():
+        text = json.dumps(make(), indent=1) + "\n"
+        (FOLDER / f"{file_name}.json").write_text(text)

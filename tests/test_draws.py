@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from make_vectors import draws_vectors
 
 from cipherfleet_node.draws import SEED_BYTES, Draws
 
@@ -78,3 +84,47 @@ def test_draws_do_not_show_their_seed() -> None:
     text = repr(Draws(SEED)) + str(Draws(SEED))
     assert SEED.hex() not in text
     assert repr(SEED) not in text
+
+
+# -- vectors --------------------------------------------------------------------------------------
+
+VECTORS = json.loads((Path(__file__).parents[1] / "node/vectors/draws.json").read_text())
+
+
+def words(label: str, size: int, count: int) -> list[int]:
+    """SHAKE256(seed || label) cut into big-endian numbers, from the text of the vectors alone."""
+    stream = hashlib.shake_256(bytes.fromhex(VECTORS["seed"]) + label.encode()).digest(size * count)
+    return [int.from_bytes(stream[i * size : (i + 1) * size], "big") for i in range(count)]
+
+
+def test_the_draws_vectors_are_up_to_date() -> None:
+    assert draws_vectors() == VECTORS
+
+
+@pytest.mark.parametrize("case", VECTORS["uniform"], ids=lambda c: c["label"])
+def test_uniform_vectors_hold(case: Any) -> None:
+    by_hand = [word >> 11 for word in words(case["label"], 8, 4)]
+    assert [str(word) for word in by_hand] == case["times_2_53"]
+    ours = Draws(bytes.fromhex(VECTORS["seed"])).uniform(case["label"], 4) * 2.0**53
+    assert ours.tolist() == by_hand
+
+
+@pytest.mark.parametrize("case", VECTORS["below"], ids=lambda c: c["label"])
+def test_whole_number_vectors_hold(case: Any) -> None:
+    by_hand = [word % case["bound"] for word in words(case["label"], 16, 4)]
+    assert by_hand == case["values"]
+    ours = Draws(bytes.fromhex(VECTORS["seed"])).below(case["bound"], case["label"], 4)
+    assert ours == by_hand
+
+
+@pytest.mark.parametrize("case", VECTORS["half_weight"], ids=lambda c: c["neighbour"])
+def test_half_weight_vectors_hold(case: Any) -> None:
+    (word,) = words(f"half-weight/{case['neighbour']}", 16, 1)
+    assert case["value"] == 2048 + 2 * (word % 1024) + 1
+
+
+@pytest.mark.parametrize("case", VECTORS["dither"], ids=lambda c: c["digest"])
+def test_dither_vectors_hold(case: Any) -> None:
+    label = f"dither/{case['neighbour']}/{case['digest']}"
+    by_hand = [word % case["half_weight"] - 1172 for word in words(label, 16, 6)]
+    assert case["values"] == by_hand

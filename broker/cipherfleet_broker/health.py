@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -96,8 +97,16 @@ class _Probe:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 raise self._unreachable(f"{complaint} in {self.timeout_s:g} s", advice)
-            if self.client.loop(left) != mqtt.MQTT_ERR_SUCCESS and not happened():
+            if not self._is_open_after_reading(left) and not happened():
                 raise self._unreachable(f"{complaint} and closed the connection", advice)
+
+    def _is_open_after_reading(self, timeout_s: float) -> bool:
+        # Not client.loop(): it opens a pair of sockets that only the garbage collector closes.
+        sock = self.client.socket()
+        if sock is None:
+            return False
+        readable, _, _ = select.select([sock], [], [], timeout_s)
+        return not readable or self.client.loop_read() == mqtt.MQTT_ERR_SUCCESS
 
     def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
         return BrokerUnreachable(f"no working broker at {self.host}:{self.port}: {found}; {advice}")

@@ -39,7 +39,7 @@ from .agent import (
 )
 from .blinding import Pools, release_interpreter_during_powers
 from .config import Algorithm, NodeConfig, load_node_config, resolution_of
-from .draws import SEED_BYTES
+from .draws import SEED_BYTES, simulated_seed
 from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
 from .exchange import metropolis
 from .keys import NodeKeys, PublicKeys, read_keys, read_neighbour
@@ -117,8 +117,7 @@ def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
     seed = config.simulation.seed
     if seed is None:
         return lambda _round: os.urandom(SEED_BYTES)
-    name = f"cipherfleet simulation {seed} {config.fleet} {config.node}"
-    return lambda k: hashlib.sha256(f"{name} {k}".encode()).digest()
+    return lambda k: simulated_seed(seed, config.fleet, config.node, k)
 
 
 class Daemon:

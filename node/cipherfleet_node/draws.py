@@ -51,3 +51,9 @@ class Draws:
     def _bytes(self, label: str, length: int) -> bytes:
         # The seed has a fixed length, so seed and label cannot be cut differently.
         return hashlib.shake_256(self.seed + label.encode()).digest(length)
+
+
+def simulated_seed(seed: int, fleet: str, node: str, round_number: int) -> bytes:
+    """The seed of a round that everybody can repeat: for simulations, which protect nothing."""
+    label = f"cipherfleet simulation {seed} {fleet} {node} {round_number}"
+    return hashlib.sha256(label.encode()).digest()

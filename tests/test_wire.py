@@ -1,0 +1,212 @@
+"""Bytes to messages: all that can be wrong is refused, and under its own reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from make_vectors import wire_vectors
+
+from cipherfleet_node import topics
+from cipherfleet_node.errors import WireError
+from cipherfleet_node.messages import Answer, Message, Presence, Query
+from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
+
+VECTORS = json.loads((Path(__file__).parents[1] / "node/vectors/wire.json").read_text())
+SIGNER = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTORS["identity_seed"]))
+VERIFIERS = dict.fromkeys(VECTORS["senders"], SIGNER.public_key())
+FLEET = VECTORS["fleet"]
+
+names = st.sampled_from(VECTORS["senders"])
+counters = st.one_of(st.integers(0, MAX_COUNTER), st.sampled_from([0, MAX_COUNTER]))
+parts = st.lists(st.binary(max_size=40), max_size=4)
+tags = st.binary(min_size=8, max_size=8)
+digests = st.binary(min_size=16, max_size=16)
+states = st.sampled_from(
+    ["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
+)
+fleet = st.just(FLEET)
+messages = st.one_of(
+    st.builds(Query, fleet, names, counters, counters, counters, tags, tags, parts),
+    st.builds(Answer, fleet, names, counters, names, counters, counters, digests, parts),
+    st.builds(Presence, fleet, names, counters, states),
+)
+
+
+@given(messages)
+def test_messages_survive_the_wire(message: Message) -> None:
+    assert decode(encode(message, SIGNER), topic_of(message), FLEET, VERIFIERS) == message
+
+
+@settings(max_examples=300)
+@given(messages, st.data())
+def test_mutated_bytes_raise_nothing_but_wire_errors(
+    message: Message, data: st.DataObject
+) -> None:
+    encoded = bytearray(encode(message, SIGNER))
+    original = bytes(encoded)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(encoded) - 1))
+        match data.draw(st.sampled_from(["set", "delete", "insert", "cut"])):
+            case "set":
+                encoded[place] = data.draw(st.integers(0, 255))
+            case "delete":
+                del encoded[place]
+            case "insert":
+                encoded.insert(place, data.draw(st.integers(0, 255)))
+            case _:
+                del encoded[place:]
+        if not encoded:
+            break
+    if bytes(encoded) == original:
+        return
+    with pytest.raises(WireError) as refused:
+        decode(bytes(encoded), topic_of(message), FLEET, VERIFIERS)
+    assert refused.value.reason
+
+
+@settings(max_examples=200)
+@given(messages, st.integers(0), st.integers(0, 7))
+def test_no_flipped_bit_goes_unnoticed(message: Message, place: int, bit: int) -> None:
+    encoded = bytearray(encode(message, SIGNER))
+    encoded[place % len(encoded)] ^= 1 << bit
+    with pytest.raises(WireError):
+        decode(bytes(encoded), topic_of(message), FLEET, VERIFIERS)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(data, topics.query_topic(FLEET, "a"), FLEET, VERIFIERS)
+
+
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats())
+    | st.text(max_size=8)
+    | st.binary(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from(["query", "answer", "presence"]), st.lists(anything, max_size=9))
+def test_signed_nonsense_is_refused_too(kind: str, fields: list[Any]) -> None:
+    """A neighbour may sign what it likes."""
+    body = msgspec.msgpack.encode(fields)
+    signature = SIGNER.sign(b"cipherfleet/v1/" + kind.encode() + b"\0" + body)
+    data = msgspec.msgpack.encode([1, kind, body, signature])
+    with pytest.raises(WireError):
+        decode(data, topics.query_topic(FLEET, "a"), FLEET, VERIFIERS)
+
+
+def test_deep_nesting_is_refused() -> None:
+    for data in (b"\x91" * 100_000, b"\x94\x01" + b"\x91" * 100_000):
+        with pytest.raises(WireError, match="do not parse as an envelope"):
+            decode(data, topics.query_topic(FLEET, "a"), FLEET, VERIFIERS)
+
+
+def test_a_message_beyond_the_limit_is_refused_unread() -> None:
+    query = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES)])
+    with pytest.raises(WireError, match=f"limit {MAX_MESSAGE_BYTES}") as refused:
+        decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS)
+    assert refused.value.reason == "too_long"
+    largest = 4000 // 32 * 512  # d = 4000 at 2048 bits
+    assert largest < MAX_MESSAGE_BYTES / 2
+
+
+def test_a_message_just_within_the_limit_is_read() -> None:
+    query = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES - 200)])
+    assert decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS) == query
+
+
+@pytest.mark.parametrize("field", ["round", "epoch", "attempt"])
+@pytest.mark.parametrize("value", [-1, -(2**63), MAX_COUNTER + 1, 2**64 - 1])
+def test_counters_out_of_range_are_refused(field: str, value: int) -> None:
+    good = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [])
+    message = msgspec.structs.replace(good, **{field: value})
+    with pytest.raises(WireError) as refused:
+        decode(encode(message, SIGNER), topic_of(message), FLEET, VERIFIERS)
+    assert refused.value.reason == "range"
+
+
+def test_a_signature_does_not_move_to_another_kind() -> None:
+    """Presence and answers begin with the same fields; the domain tag keeps them apart."""
+    presence = Presence(FLEET, "a", 1, "ready")
+    version, _, body, signature = msgspec.msgpack.decode(encode(presence, SIGNER))
+    moved = msgspec.msgpack.encode([version, "query", body, signature])
+    with pytest.raises(WireError):
+        decode(moved, topics.query_topic(FLEET, "a"), FLEET, VERIFIERS)
+
+
+def test_only_messages_have_topics() -> None:
+    with pytest.raises(TypeError, match="has no topic"):
+        topic_of(Message(FLEET, "a", 1))
+
+
+def test_an_answer_travels_between_its_two_nodes_only() -> None:
+    answer = Answer(FLEET, "a", 1, "b", 1, 0, bytes(16), [])
+    assert topic_of(answer) == f"cf/v1/{FLEET}/a/b/a"
+    with pytest.raises(WireError) as refused:
+        decode(encode(answer, SIGNER), topics.answer_topic(FLEET, "c", "a"), FLEET, VERIFIERS)
+    assert refused.value.reason == "topic"
+
+
+def test_a_node_subscribes_to_exactly_what_concerns_it() -> None:
+    wanted = topics.subscriptions("f", "me", ["a", "b"])
+    assert wanted == [
+        "cf/v1/f/q/a",
+        "cf/v1/f/q/b",
+        "cf/v1/f/state/a",
+        "cf/v1/f/state/b",
+        "cf/v1/f/a/me/+",
+    ]
+    for topic in ("cf/v1/f/q/a", "cf/v1/f/state/a", "cf/v1/f/a/me/a", "cf/v1/f/health/a"):
+        assert topics.sender_of(topic) == "a"
+    assert topics.health_topic("f", "a") == "cf/v1/f/health/a"
+
+
+def test_refusals_never_tell_the_content() -> None:
+    secret = b"0123456789abcdef"
+    query = Query(FLEET, "a", 1, 1, 0, secret, bytes(8), [secret])
+    with pytest.raises(WireError) as refused:
+        decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS)
+    assert refused.value.reason == "length"
+    assert "0123" not in str(refused.value)
+
+
+def test_a_digest_tells_rounds_and_ciphertexts_apart() -> None:
+    base = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [b"x" * 8, b"y" * 8])
+    replace = msgspec.structs.replace
+    others = [replace(base, round=2), replace(base, ciphertexts=[b"y" * 8, b"x" * 8])]
+    assert len({base.digest, *(other.digest for other in others)}) == 3
+    # Sent again after a restart, it is still the same query.
+    assert replace(base, epoch=2, attempt=1).digest == base.digest
+
+
+# -- vectors --------------------------------------------------------------------------------------
+
+
+def test_the_wire_vectors_are_up_to_date() -> None:
+    assert wire_vectors() == VECTORS
+
+
+@pytest.mark.parametrize("case", VECTORS["decode"], ids=lambda c: c["name"])
+def test_decoding_vectors_hold(case: Any) -> None:
+    data = bytes.fromhex(case["bytes"])
+    message = decode(data, case["topic"], FLEET, VERIFIERS)
+    assert message.KIND == case["kind"]
+    assert msgspec.json.decode(msgspec.json.encode(message)) == case["fields"]
+    assert encode(message, SIGNER) == data
+
+
+@pytest.mark.parametrize("case", VECTORS["refused"], ids=lambda c: c["name"])
+def test_refusal_vectors_hold(case: Any) -> None:
+    with pytest.raises(WireError) as refused:
+        decode(bytes.fromhex(case["bytes"]), case["topic"], FLEET, VERIFIERS)
+    assert refused.value.reason == case["fails"]

@@ -105,8 +105,8 @@ def queries_seen(broker: RunningBroker) -> Iterator[dict[tuple[str, int], set[by
 
     client = paho.Client(CallbackAPIVersion.VERSION2, "onlooker")
     client.on_message = note
-    client.on_connect = lambda *_: client.subscribe("cf/v1/+/q/+", 1)
     client.connect(broker.host, broker.port)
+    client.subscribe("cf/v1/+/q/+", 1)
     client.loop_start()
     try:
         yield seen
@@ -119,7 +119,7 @@ def plain_estimates(fleet: Fleet, seed: int, rounds: int) -> FloatArray:
     """What the plain reference iteration ends with under the draws of a seeded run."""
     objectives = objectives_in_sight(fleet)
     assert objectives is not None
-    return iterate(
+    estimates: FloatArray = iterate(
         fleet.graph.edges,
         {member.id: objective for member, objective in zip(fleet.members, objectives, strict=True)},
         fleet.file.algorithm,
@@ -127,6 +127,7 @@ def plain_estimates(fleet: Fleet, seed: int, rounds: int) -> FloatArray:
         lambda node, k: simulated_seed(seed, fleet.file.fleet, node, k),
         rounds,
     )[-1]
+    return estimates
 
 
 def test_a_file_that_nobody_here_wrote_comes_as_close_as_the_plain_iteration(
@@ -229,9 +230,9 @@ def forms_of(value: float) -> list[bytes]:
     for bits in (16, 20, 24):
         scaled = round(math.ldexp(value, bits))
         for entry in (scaled, -scaled):
-            for order in ("little", "big"):
-                forms.append(entry.to_bytes(8, order, signed=True)[:8])  # type: ignore[arg-type]
-                forms.append(entry.to_bytes(5, order, signed=True))  # type: ignore[arg-type]
+            for length in (5, 8):
+                big = entry.to_bytes(length, "big", signed=True)
+                forms += [big, big[::-1]]
     return forms
 
 

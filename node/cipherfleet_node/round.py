@@ -37,7 +37,6 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.STARTING, Trigger.REPEAT): Phase.COLLECTING,
     (Phase.STARTING, Trigger.FINISH): Phase.FINISHED,
     (Phase.READING, Trigger.OPEN): Phase.COLLECTING,
-    (Phase.READING, Trigger.JUMP): Phase.READING,
     (Phase.READING, Trigger.FINISH): Phase.FINISHED,
     (Phase.COLLECTING, Trigger.CLOSE): Phase.READING,
     (Phase.COLLECTING, Trigger.JUMP): Phase.READING,

@@ -1,0 +1,26 @@
+# Conveniences only: README.md gives the two commands that need no make.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: setup check test hil bench
+
+setup: $(BIN)/pytest
+$(BIN)/pytest: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest
+
+hil: setup
+	$(BIN)/python -m pytest hil_tests
+
+bench: setup
+	$(BIN)/python benchmarks/average_sweep.py

@@ -1,4 +1,4 @@
-"""Plain averaging on many graphs with real daemons: is the predicted number of rounds enough?
+"""Plain averaging on many graphs with real daemons, held against the predicted rounds.
 
 Every node must end within 1e-4 of the mean, relative to the range of the readings, after the rounds
 that `cipherfleet run` advises; and no graph may deadlock.

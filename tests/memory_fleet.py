@@ -99,10 +99,12 @@ class Seat:
 
     samples: Sequence[Sample]
     saved: State | None = None
+    previous: State | None = None  # the generation before
     agent: Agent | None = None
     blinding: SeededBlinding | None = None
     unread: Sequence[Sample] = ()
     reported: list[RoundClosed] = field(default_factory=list)
+    closed_at: list[float] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
     stopped: bool = False
     connected: bool = True
@@ -215,7 +217,15 @@ class MemoryFleet:
     def lose_state(self, name: str) -> None:
         """The dead node's disk is replaced; only the clock keeps its epochs rising."""
         assert self.seats[name].agent is None
-        self.seats[name].saved = None
+        self.seats[name].saved = self.seats[name].previous = None
+
+    def damage_state(self, name: str) -> None:
+        """The dead node's latest generation does not pass its checksum."""
+        seat = self.seats[name]
+        assert seat.agent is None
+        seat.saved = seat.previous
+        if seat.saved is not None:
+            seat.saved = msgspec.structs.replace(seat.saved, continuous=False)
 
     def cut(self, name: str) -> None:
         """The node loses its broker and knows it; its neighbours do not."""
@@ -266,6 +276,7 @@ class MemoryFleet:
             match effect:
                 case Save(state):
                     # Through bytes, as on a disk: nothing that is not saved survives.
+                    seat.previous = seat.saved
                     seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
                 case Publish(message):
                     self._publish(name, message)
@@ -274,6 +285,7 @@ class MemoryFleet:
                     self._push(self.now, name, ReadingTaken(fresh))
                 case RoundClosed():
                     seat.reported.append(effect)
+                    seat.closed_at.append(self.now)
                 case Rejected(_, reason):
                     seat.rejected[reason] += 1
                 case Stop():

@@ -25,7 +25,7 @@ DOCUMENTS = sorted(
 )
 def test_the_checks_pass(command: list[str]) -> None:
     done = subprocess.run(
-        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError
 
-EXIT_INTERRUPTED = 130
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 DEMO_NODES = 10
 
 Command = Callable[..., None]
@@ -27,14 +28,30 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except CipherfleetError as error:
-        click.echo(f"cipherfleet: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.Abort:
-        click.echo("cipherfleet: interrupted", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else cli.name
+        _fail(f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
+    except Exception as error:  # what nobody foresaw: its text may hold a reading, its place not
+        if sys.flags.dev_mode:
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        _fail(
+            f"a fault of ours, {type(error).__name__} at {Path(place.filename).name}:"
+            f"{place.lineno}; please report it (PYTHONDEVMODE=1 shows the way there)",
+            EXIT_FAILED,
+        )
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    """One line, whatever a file is called or holds: control characters are written as escapes."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    click.echo(f"cipherfleet: {shown}", err=True)
+    sys.exit(code)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:
@@ -66,15 +83,18 @@ def run_flags(command: Command) -> Command:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Sensor fleets that agree on one answer while only ciphertexts travel.
 
     \b
     Example:
       cipherfleet demo
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @cli.command()
@@ -119,14 +139,17 @@ def _run(
     # Imported here: --help and mistakes in the command line must not wait for them.
     from rich.console import Console  # noqa: PLC0415
 
+    from cipherfleet_provisioning.bundles import check_target  # noqa: PLC0415
     from cipherfleet_provisioning.fleet import Overrides  # noqa: PLC0415
 
-    from .run import RunOptions, run_fleet, show_result  # noqa: PLC0415
+    from .run import NODES_FOLDER, RunOptions, run_fleet, show_result  # noqa: PLC0415
 
+    if out is not None:
+        check_target(out / NODES_FOLDER)
     options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
     result = run_fleet(file, options, Console(stderr=True))
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(result, allow_nan=False))
     else:
         show_result(result, Console())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from cipherfleet_provisioning.fleet import Fleet
 from .local import LocalFleet
 
 FloatArray = npt.NDArray[np.float64]
+
+COUNTERS = ("bytes_sent", "rejected", "inline", "cpu_s")  # of a round's span; 0 at a node's start
 
 
 @dataclass(frozen=True)
@@ -36,26 +40,34 @@ class Trajectory:
 
     @property
     def last(self) -> FloatArray:
-        """Every node's own latest estimate, shape (nodes, d)."""
-        filled: FloatArray = self.estimates[-1].copy()
-        for place in range(filled.shape[0]):
-            known = self.estimates[:, place][~np.isnan(self.estimates[:, place, 0])]
-            if len(known):
-                filled[place] = known[-1]
-        return filled
+        """Every node's own latest estimate, shape (nodes, d); NaN where a node has none."""
+        latest: FloatArray = np.full(self.estimates.shape[1:], np.nan)
+        for of_round in self.estimates:
+            latest = np.where(np.isnan(of_round), latest, of_round)
+        return latest
 
 
 def relative_error(estimates: FloatArray, optimum: FloatVector) -> float:
-    """Root mean square over nodes of |x_i - optimum| / |optimum|; estimates of shape (n, d)."""
-    distances = np.linalg.norm(estimates - optimum, axis=-1)
-    return float(np.sqrt(np.mean(distances**2)) / np.linalg.norm(optimum))
+    """Root mean square over nodes of |x_i - optimum| / |optimum|; estimates of shape (n, d).
+
+    NaN where the optimum is 0: nothing is relative to that.
+    """
+    return _relative(estimates - optimum, optimum)
 
 
 def disagreement(estimates: FloatArray) -> float:
-    """Root mean square distance of the nodes to their mean, over |mean|; estimates (n, d)."""
+    """Root mean square distance of the nodes to their mean, over |mean|; estimates (n, d).
+
+    NaN where the mean is 0.
+    """
     mean = estimates.mean(axis=0)
-    distances = np.linalg.norm(estimates - mean, axis=-1)
-    return float(np.sqrt(np.mean(distances**2)) / np.linalg.norm(mean))
+    return _relative(estimates - mean, mean)
+
+
+def _relative(deviations: FloatArray, answer: FloatVector) -> float:
+    distance = math.sqrt(float(np.mean(np.sum(deviations**2, axis=-1))))
+    size = float(np.linalg.norm(answer))
+    return distance / size if size else math.nan
 
 
 def summarise(
@@ -65,9 +77,10 @@ def summarise(
     optimum: FloatVector | None,
     wall_s: float,
 ) -> dict[str, Any]:
-    """The object that `--json` prints."""
+    """The object that `--json` prints: JSON has no NaN, so what is not defined is None."""
     file, last = fleet.file, trajectory.last
     closed = [line for node in nodes.nodes.values() for line in node.rounds]
+    known = last[~np.isnan(last).any(axis=1)]
     return {
         "fleet": file.fleet,
         "nodes": len(fleet.members),
@@ -76,10 +89,10 @@ def summarise(
         "key_bits": file.crypto.key_bits,
         "exchange": file.crypto.exchange,
         "dimension": last.shape[1],
-        "estimate": last.mean(axis=0).tolist(),
+        "estimate": known.mean(axis=0).tolist(),
         "optimum": None if optimum is None else optimum.tolist(),
-        "relative_error": None if optimum is None else relative_error(last, optimum),
-        "disagreement": disagreement(last),
+        "relative_error": None if optimum is None else _defined(relative_error(known, optimum)),
+        "disagreement": _defined(disagreement(known)),
         "round_ms": _percentiles([line["ms"] for line in closed]),
         "bytes_per_edge_round": round(_bytes_sent(nodes) / max(1, _edge_rounds(fleet, nodes)), 1),
         "silent": int(sum(line["silent"] for line in closed)),
@@ -88,6 +101,10 @@ def summarise(
         "wall_s": round(wall_s, 2),
         "weak_keys": file.crypto.allow_weak_keys,
     }
+
+
+def _defined(figure: float) -> float | None:
+    return figure if math.isfinite(figure) else None
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
@@ -101,14 +118,14 @@ def _bytes_sent(nodes: LocalFleet) -> float:
     return sum(_total(node.rounds, "bytes_sent") for node in nodes.nodes.values())
 
 
-def _total(rounds: Sequence[dict[str, float]], name: str) -> float:
+def _total(rounds: Sequence[Mapping[str, float]], name: str) -> float:
     """The sum over a node's starts of a counter that begins anew at each."""
-    total = latest = 0.0
-    for line in rounds:
-        if line[name] < latest:
-            total += latest
-        latest = line[name]
-    return total + latest
+    ends = [line for line, after in pairwise(rounds) if _is_restart(line, after)]
+    return sum(line[name] for line in [*ends, *rounds[-1:]])
+
+
+def _is_restart(before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    return any(after[name] < before[name] for name in COUNTERS)
 
 
 def _edge_rounds(fleet: Fleet, nodes: LocalFleet) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import queue
 import threading
@@ -132,7 +133,7 @@ class Daemon:
         self._finished = False
         self.rejected: Counter[str] = Counter()
         self._silent = self._round_ms = 0.0
-        self._health_at = 0.0
+        self._health_at = self._watchdog_at = 0.0
         logs = bundle.folder / LOGS_FOLDER
         self._spans = Spans(logs / SPANS_FILE)
         self._manager = ServiceManager()
@@ -239,6 +240,9 @@ class Daemon:
             self._handle(overdue)
         if wake is not None and now >= wake:
             self._handle(TimerFired())
+        if now >= self._watchdog_at and self._link.moves(now):
+            self._watchdog_at = now + (self._manager.watchdog_s or math.inf)
+            self._manager.alive()
         self._report_health(now)
 
     def _leave(self) -> None:
@@ -275,7 +279,8 @@ class Daemon:
                     )
                 log.warning("connection to the broker lost; reconnecting")
                 self._handle(Disconnected())
-            case _Sampled():
+            case _Sampled(began=began, ended=ended):
+                self._spans.add("sample", self._agent.round_number, began, ended)
                 reading = self._sampler.accept(event)
                 if reading is not None:
                     self._handle(reading)
@@ -339,7 +344,6 @@ class Daemon:
             log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
         if self._config.simulation.trace_estimates:
             self._trace(closed)
-        self._manager.alive()
 
     def _trace(self, closed: RoundClosed) -> None:
         file = self._bundle.folder / LOGS_FOLDER / ESTIMATES_FILE
@@ -375,9 +379,11 @@ class Daemon:
 
 @dataclass(frozen=True, repr=False)
 class _Sampled:
-    """What the sampler's thread brought."""
+    """What the sampler's thread brought, and when it read the sensor (monotonic seconds)."""
 
     samples: list[Sample]
+    began: float
+    ended: float
 
 
 class _Sampler:
@@ -406,7 +412,7 @@ class _Sampler:
         self._awaited_until = now + self._timeout_s + GRACE_S
         if self._late:
             late, self._late = self._late, []
-            return _Sampled(late)
+            return _Sampled(late, now, now)
         if not self._busy:
             self._busy = True
             self._requests.put(True)
@@ -431,14 +437,18 @@ class _Sampler:
 
     def _work(self) -> None:
         while self._requests.get():
-            try:
-                self._deliver(_Sampled(self._sensor.read()))
-            except SensorUnavailable as error:
-                log.warning("%s", error)
-                self._deliver(_Sampled([]))
-            except Exception:
-                log.exception("the sensor failed")
-                self._deliver(_Sampled([]))
+            began = time.monotonic()
+            samples = self._read()
+            self._deliver(_Sampled(samples, began, time.monotonic()))
+
+    def _read(self) -> list[Sample]:
+        try:
+            return self._sensor.read()
+        except SensorUnavailable as error:
+            log.warning("%s", error)
+        except Exception:
+            log.exception("the sensor failed")
+        return []
 
 
 def run_node(folder: Path, on_ready: Callable[[Daemon], None]) -> None:

@@ -6,9 +6,9 @@ MQTT 3.1.1, QoS 1, clean sessions: what the broker loses the rounds send again b
 from __future__ import annotations
 
 import logging
-import queue
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ KEEPALIVE_S = 15
 RECONNECT_S = (1, 10)
 MAX_INFLIGHT = 64
 MAX_QUEUED = 512
+STALLED_S = 30.0  # without an acknowledgement: the network thread or the broker hangs
 # A second client with our identity takes the connection from us, and we from it, for ever.
 CLASH_CONNECTIONS = 6
 CLASH_SECONDS = 3.0
@@ -69,7 +70,7 @@ class Link:
         self._pending: set[int] = set()  # message ids of subscriptions not yet acknowledged
         self._connected_at = 0.0
         self._short_connections = 0
-        self._unacknowledged: queue.SimpleQueue[paho.MQTTMessageInfo] = queue.SimpleQueue()
+        self._unacknowledged: deque[tuple[float, paho.MQTTMessageInfo]] = deque()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
         client.will_set(will[0], will[1], qos=1, retain=True)
         client.max_inflight_messages_set(MAX_INFLIGHT)
@@ -92,24 +93,34 @@ class Link:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send at QoS 1 if connected; the caller's protocol repeats what gets lost."""
         if self._client.is_connected():
-            self._unacknowledged.put(self._client.publish(topic, payload, qos=1, retain=retain))
+            info = self._client.publish(topic, payload, qos=1, retain=retain)
+            self._unacknowledged.append((time.monotonic(), info))
             self.bytes_sent += len(payload)
             self._forget_acknowledged()
+
+    def moves(self, now: float) -> bool:
+        """Whether the network thread lives: the broker acknowledges what we send, or is away."""
+        self._forget_acknowledged()
+        if not self._unacknowledged or not self._client.is_connected():
+            return True
+        return now - self._unacknowledged[0][0] < STALLED_S
 
     def stop(self, within_s: float) -> None:
         """Wait until the broker has all we sent, then leave politely."""
         deadline = time.monotonic() + within_s
-        while not self._unacknowledged.empty() and time.monotonic() < deadline:
+        while self._unacknowledged and time.monotonic() < deadline:
             self._forget_acknowledged()
             time.sleep(0.01)
         self._client.disconnect()
         self._client.loop_stop()
 
     def _forget_acknowledged(self) -> None:
-        for _ in range(self._unacknowledged.qsize()):
-            info = self._unacknowledged.get()
+        """Drop what is acknowledged, and what paho has given up, from the front."""
+        while self._unacknowledged:
+            info = self._unacknowledged[0][1]
             if info.rc == paho.MQTT_ERR_SUCCESS and not info.is_published():
-                self._unacknowledged.put(info)
+                return
+            self._unacknowledged.popleft()
 
     # -- paho's thread: an exception here would end it silently, so there is little that can raise
 

@@ -5,11 +5,15 @@ Nothing of another node's secrets is in it. All folders appear at once or not at
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,9 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
+from cipherfleet_broker.leash import PR_SET_PDEATHSIG
 from cipherfleet_node.config import NODE_FILE, Broker, CsvSensor, Neighbour, NodeConfig, Simulation
-from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys import (
     NEIGHBOURS_FOLDER,
     NodeKeys,
@@ -46,38 +51,75 @@ def write_bundles(
 ) -> dict[str, Path]:
     """Make the folder *target* with one folder per node; returns them by node id.
 
-    *progress* is called with each node's id when its keys are made. Raises ConfigError if *target*
-    exists: keys in use are never overwritten.
+    *progress* is called with each node's id when its keys are made. Nobody but the owner can read
+    what is made. Raises ConfigError if *target* exists: keys in use are never overwritten.
     """
-    if target.exists():
-        raise ConfigError(f"{target}: exists already; name another folder or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    keys = make_keys([m.id for m in fleet.members], fleet.file.crypto.key_bits, progress)
-    public = {name: pair.public for name, pair in keys.items()}
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))  # mode 0700
+    check_target(target)
+    umask = os.umask(0o077)
     try:
+        _write_at_once(fleet, target, broker, simulation, progress)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be made: {error.strerror or error}") from None
+    finally:
+        os.umask(umask)
+    return {member.id: target / member.id for member in fleet.members}
+
+
+def _write_at_once(
+    fleet: Fleet, target: Path, broker: Broker, simulation: Simulation, progress: Progress
+) -> None:
+    """Build beside the first folder that has to be made, and move there when all is done."""
+    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=_anchor(target)))
+    try:
+        keys = make_keys([m.id for m in fleet.members], fleet.file.crypto.key_bits, progress)
+        public = {name: pair.public for name, pair in keys.items()}
         for member in fleet.members:
             config = node_config(fleet, member, public, broker, simulation)
             _write_bundle(building / member.id, fleet, member, config, keys[member.id], public)
+        target.parent.mkdir(parents=True, exist_ok=True)
         building.rename(target)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return {member.id: target / member.id for member in fleet.members}
 
 
-def make_keys(names: list[str], bits: int, progress: Progress) -> dict[str, NodeKeys]:
+def check_target(target: Path) -> None:
+    """Raise ConfigError if the folder *target* exists already or cannot be made."""
+    if os.path.lexists(target):  # a dangling link exists, too
+        raise ConfigError(f"{target}: exists already; name another folder or remove it")
+    anchor = _anchor(target)
+    if not (anchor.is_dir() and os.access(anchor, os.W_OK | os.X_OK)):
+        raise ConfigError(f"{target}: cannot be made, since {anchor} is no folder to write in")
+
+
+def _anchor(target: Path) -> Path:
+    """The nearest of the folders above *target* that exists."""
+    return next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+
+
+def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, NodeKeys]:
     """Fresh keys for every name, made on all cores."""
     keys: dict[str, NodeKeys] = {}
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for name, (p, q, identity) in zip(
-            names, pool.map(_raw_keys, [bits] * len(names)), strict=True
-        ):
-            keys[name] = NodeKeys(
-                PrivateKey(mpz(p), mpz(q)), Ed25519PrivateKey.from_private_bytes(identity)
-            )
-            progress(name)
+    workers = min(len(names), len(os.sched_getaffinity(0)))
+    try:
+        with ProcessPoolExecutor(workers, initializer=_follow_parent) as pool:
+            for name, (p, q, identity) in zip(
+                names, pool.map(_raw_keys, [bits] * len(names)), strict=True
+            ):
+                keys[name] = NodeKeys(
+                    PrivateKey(mpz(p), mpz(q)), Ed25519PrivateKey.from_private_bytes(identity)
+                )
+                progress(name)
+    except BrokenProcessPool:
+        raise CipherfleetError("a process that made keys was killed; run it again") from None
     return keys
+
+
+def _follow_parent() -> None:
+    """End with the parent however it ends, and by signals without a word."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _raw_keys(bits: int) -> tuple[int, int, bytes]:
@@ -122,7 +164,7 @@ def _write_bundle(
     keys: NodeKeys,
     public: Mapping[str, PublicKeys],
 ) -> None:
-    folder.mkdir(mode=0o700)
+    folder.mkdir()
     write_keys(folder, keys)
     neighbours = folder / NEIGHBOURS_FOLDER
     neighbours.mkdir()
@@ -130,10 +172,19 @@ def _write_bundle(
         write_public(neighbours / f"{neighbour.id}.json", public[neighbour.id])
     if isinstance(member.sensor, CsvSensor):
         table = fleet.tables[fleet.folder / member.sensor.path]
-        readings = folder / READINGS_FILE
-        readings.touch(mode=0o600)
-        readings.write_text(table.cut(member.sensor.where))
-    (folder / NODE_FILE).write_text(yaml.safe_dump(_plain(config), sort_keys=False))
+        text = table.cut(member.sensor.where)
+        (folder / READINGS_FILE).write_text(text, encoding="utf-8")
+    settings = yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False)
+    (folder / NODE_FILE).write_text(settings, encoding="utf-8")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that any reader of YAML, of version 1.1 or 1.2, could take for a number: 08."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+.]?[0-9]"), list("-+.0123456789")
+)
 
 
 def _plain(value: Any) -> Any:

@@ -3,47 +3,57 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 from msgspec import Meta, field
 
 from cipherfleet_node.config import (
     CONFIG_VERSION,
     Algorithm,
     Broker,
-    Count,
     Crypto,
     CsvSensor,
+    HwmonSensor,
     NodeId,
     Objective,
     Section,
     Sensor,
     SyntheticSensor,
+    ThermalSensor,
     check_algorithm,
     check_broker,
     check_crypto,
     check_objective,
     check_sensor,
+    resolution_of,
 )
 from cipherfleet_node.document import Document, read_document
+from cipherfleet_node.draws import SEED_BYTES, Draws
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.objective import make_objective
+from cipherfleet_node.quantiser import VALUE_BITS
 from cipherfleet_node.samples import Sample
 from cipherfleet_node.sensors import CsvTable
+from cipherfleet_node.sensors.base import check_fields
 
 from .topology import Graph, Topology, TopologyError, build_graph
 
+MAX_EACH = 10_000
+
 
 class NodeEntry(Section, frozen=True):
-    """One node, or with *each* a row of them: '{n}' in id and sensor becomes 1, 2, ..."""
+    """One node, or with *each* a row of them: {n} in id and sensor becomes 1, 2, ..., {n:02} 01."""
 
     id: str
     sensor: Sensor
-    each: Count | None = None
+    each: Annotated[int, Meta(ge=1, le=MAX_EACH)] | None = None
 
 
 class FleetFile(Section, frozen=True):
@@ -104,19 +114,22 @@ class Fleet:
 
 def load_fleet(file: Path, overrides: Overrides | None = None) -> Fleet:
     """Read and check *file*; raises ConfigError at file:line:column."""
+    overrides = overrides or Overrides()
     document = read_document(file)
-    changed = _overridden(document.convert(FleetFile), overrides or Overrides())
+    changed = _overridden(document.convert(FleetFile), overrides)
     check_algorithm(document, changed.algorithm)
-    check_crypto(document, changed.crypto)
+    _check_crypto(document, changed.crypto, overrides)
     check_broker(document, changed.broker)
-    check_objective(document, changed.objective)
-    members = _chosen(_members(document, changed), (overrides or Overrides()).nodes)
+    _check_objective(document, changed.objective)
+    members = _chosen(_members(document, changed), changed, overrides.nodes)
     try:
         graph = build_graph(changed.topology, [member.id for member in members])
     except TopologyError as error:
         raise document.error(("topology", *error.path), error.message) from None
     fleet = Fleet(file.parent, changed, members, graph, _tables(document, members))
-    _check_readings(document, fleet)
+    for member in members:
+        with _pointing_at(document, member):
+            _check_readings(fleet, member)
     return fleet
 
 
@@ -129,6 +142,26 @@ def _overridden(file: FleetFile, overrides: Overrides) -> FleetFile:
     return msgspec.structs.replace(file, algorithm=algorithm, crypto=crypto)
 
 
+def _check_crypto(document: Document, crypto: Crypto, overrides: Overrides) -> None:
+    try:
+        check_crypto(document, crypto)
+    except ConfigError as error:
+        if overrides.key_bits is None:
+            raise
+        raise ConfigError(f"{error} ({overrides.key_bits} is from --key-bits)") from None
+
+
+def _check_objective(document: Document, objective: Objective) -> None:
+    check_objective(document, objective)
+    try:
+        make_objective(objective)
+    except ConfigError as error:  # a module:Class that is not there
+        raise ConfigError(f"{document.mark(('objective', 'kind'))}: {error}") from None
+
+
+# -- nodes --------------------------------------------------------------------------------------
+
+
 def _members(document: Document, file: FleetFile) -> list[Member]:
     members: dict[str, Member] = {}
     for index, entry in enumerate(file.nodes):
@@ -136,7 +169,8 @@ def _members(document: Document, file: FleetFile) -> list[Member]:
         check_sensor(document, entry.sensor, (*path, "sensor"))
         for member in _expanded(document, entry, path):
             if member.id in members:
-                raise document.error((*path, "id"), f"gives the id {member.id!r} a second time")
+                cure = ", put {n} into it" if entry.each else ""
+                raise document.error((*path, "id"), f"gives the id {member.id!r} twice{cure}")
             members[member.id] = member
     return list(members.values())
 
@@ -146,25 +180,29 @@ def _expanded(
 ) -> Iterator[Member]:
     plain = msgspec.to_builtins(entry.sensor)
     for n in range(1, (entry.each or 1) + 1):
+        name, sensor = entry.id, plain
+        if entry.each:
+            name, sensor = _filled(name, n), _filled(sensor, n)
         try:
-            name = _filled(entry.id, n) if entry.each else entry.id
-            sensor = msgspec.convert(_filled(plain, n) if entry.each else plain, Sensor)
             msgspec.convert(name, NodeId)
         except msgspec.ValidationError:
+            patterns = "; beside each, {n} and {n:02} give the number" if "{" in name else ""
             raise document.error(
                 (*path, "id"),
-                f"gives the id {name!r}: letters, digits, '-' and '_' are allowed, 63 at most",
+                f"gives the id {name[:80]!r}: must be at most 63 letters, digits, '-' and '_', "
+                f"the first a letter or digit{patterns}",
             ) from None
-        except (KeyError, IndexError, ValueError, AttributeError):
-            raise document.error(path, "holds a pattern other than {n} or {n:02}") from None
-        yield Member(name, _own_noise(sensor, name), path)
+        yield Member(name, _own_noise(msgspec.convert(sensor, Sensor), name), path)
 
 
 def _filled(value: Any, n: int) -> Any:
-    """*value* with {n} replaced in every text."""
+    """*value* with {n}, or with leading zeros {n:02}, replaced in every text.
+
+    Other braces stay as they are: a sensor's command may need them.
+    """
     match value:
         case str():
-            return value.format(n=n)
+            return re.sub(r"\{n(?::0([1-9]))?\}", lambda found: f"{n:0{found[1] or 1}}", value)
         case dict():
             return {key: _filled(item, n) for key, item in value.items()}
         case list() | tuple():
@@ -181,7 +219,7 @@ def _own_noise(sensor: Sensor, name: str) -> Sensor:
     return msgspec.structs.replace(sensor, seed=int.from_bytes(mixed[:6], "big"))
 
 
-def _chosen(members: list[Member], count: int | None) -> tuple[Member, ...]:
+def _chosen(members: list[Member], file: FleetFile, count: int | None) -> tuple[Member, ...]:
     """*count* of the members, spread evenly from the first to the last."""
     if count is None or count == len(members):
         return tuple(members)
@@ -189,8 +227,16 @@ def _chosen(members: list[Member], count: int | None) -> tuple[Member, ...]:
         raise ConfigError(
             f"--nodes is {count}, the fleet has {len(members)}: give 2 or more of them"
         )
+    if file.topology.edges is not None:
+        raise ConfigError(
+            f"--nodes is {count}, but topology.edges names its {len(members)} nodes: leave --nodes "
+            "out, or choose another topology"
+        )
     step = (len(members) - 1) / (count - 1)
     return tuple(members[round(index * step)] for index in range(count))
+
+
+# -- readings -----------------------------------------------------------------------------------
 
 
 def _tables(document: Document, members: tuple[Member, ...]) -> dict[Path, CsvTable]:
@@ -205,25 +251,52 @@ def _tables(document: Document, members: tuple[Member, ...]) -> dict[Path, CsvTa
     return tables
 
 
-def _check_readings(document: Document, fleet: Fleet) -> None:
-    """Let every node's objective take in its recorded readings, as the node will."""
-    for member in fleet.members:
-        with _pointing_at(document, member):
-            samples = fleet.recorded(member)
-            if samples is not None:
-                make_objective(fleet.file.objective).absorb(samples)
+def _check_readings(fleet: Fleet, member: Member) -> None:
+    """Raise ConfigError for readings that the node itself would refuse when it starts."""
+    objective = make_objective(fleet.file.objective)
+    fields = _fields_of(member.sensor)
+    if fields is not None:
+        who = f"kind {member.sensor.__struct_config__.tag}"
+        check_fields(who, fields, objective.fields, member.sensor.limits)
+    samples = fleet.recorded(member)
+    if samples is None:
+        return
+    objective.absorb(samples)
+    algorithm = fleet.file.algorithm
+    room = 2.0 ** (VALUE_BITS - 1) * resolution_of(algorithm)
+    with np.errstate(all="ignore"):
+        start = objective.start()
+        step = algorithm.stepsize.initial * objective.gradient(start, Draws(bytes(SEED_BYTES)))
+        fits = bool(np.all(np.abs(start) < room) and np.all(np.abs(step) < room))
+    if not fits:  # NaN does not fit either
+        raise ConfigError(
+            f"the first estimate, or the first step from it, leaves the range of +-{room:g} of "
+            "algorithm.resolution: bring readings to order one by offset and scale in objective, "
+            "or take a coarser resolution or a smaller algorithm.stepsize.initial"
+        )
 
 
-class _pointing_at:  # noqa: N801  # reads as a word: with _pointing_at(...)
+def _fields_of(sensor: Sensor) -> Collection[str] | None:
+    """What the readings of *sensor* will be called, None where only running it tells.
+
+    A recorded file's columns are checked when its rows are read.
+    """
+    match sensor:
+        case SyntheticSensor():
+            return list(sensor.fields)
+        case ThermalSensor():
+            return [sensor.field]
+        case HwmonSensor():
+            return list(sensor.inputs.values())
+        case _:
+            return None
+
+
+@contextmanager
+def _pointing_at(document: Document, member: Member) -> Iterator[None]:
     """Adds the place of the node's entry to a complaint about its readings."""
-
-    def __init__(self, document: Document, member: Member) -> None:
-        self._document, self._member = document, member
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ConfigError):
-            path = (*self._member.path, "sensor")
-            raise self._document.error(path, f"of node {self._member.id!r}: {error}") from None
+    try:
+        yield
+    except ConfigError as error:
+        path = (*member.path, "sensor")
+        raise document.error(path, f"of node {member.id!r}: {error}") from None

@@ -45,15 +45,15 @@ def centralised_answer(fleet: Fleet) -> FloatVector | None:
 
 
 def range_of_starts(fleet: Fleet) -> float:
-    """Greatest minus least of the values that nodes start at, the narrowest entry's.
+    """Greatest minus least of the values that nodes start at, of the entry where they differ least.
 
-    1 where they are out of sight or equal.
+    1 where they are out of sight or equal in every entry.
     """
     objectives = objectives_in_sight(fleet)
     if objectives is None:
         return 1.0
-    starts = np.array([objective.start() for objective in objectives])
-    return float(np.ptp(starts, axis=0).min()) or 1.0
+    ranges = np.ptp([objective.start() for objective in objectives], axis=0)
+    return float(ranges[ranges > 0].min(initial=np.inf)) if ranges.any() else 1.0
 
 
 def steepest(fleet: Fleet) -> tuple[str, float] | None:

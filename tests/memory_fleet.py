@@ -44,7 +44,7 @@ from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.objective import make_objective
 from cipherfleet_node.paillier import PrivateKey
 from cipherfleet_node.samples import Sample
-from cipherfleet_node.state import STATE_VERSION, State
+from cipherfleet_node.state import STATE_VERSION, State, after_damage
 
 TOY_KEY_BITS = 512  # eight slots: fast enough for thousands of rounds, safe for nothing
 
@@ -223,9 +223,7 @@ class MemoryFleet:
         """The dead node's latest generation does not pass its checksum."""
         seat = self.seats[name]
         assert seat.agent is None
-        seat.saved = seat.previous
-        if seat.saved is not None:
-            seat.saved = msgspec.structs.replace(seat.saved, continuous=False)
+        seat.saved = after_damage(seat.previous) if seat.previous is not None else None
 
     def cut(self, name: str) -> None:
         """The node loses its broker and knows it; its neighbours do not."""

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from gmpy2 import mpz
+from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_fleet import Faults, MemoryFleet, toy_key
@@ -156,10 +157,12 @@ def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(shape: str, n: int, fa
     assert not reused_rounds(fleet)
     for name, seat in fleet.seats.items():
         assert seat.saved is not None
-        assert seat.saved.round == 8
+        # The very last answer may be lost after its sender has gone.
+        assert seat.saved.round in (7, 8)
         done = rounds_of(fleet, name)
         assert done == sorted(set(done)), "a round is closed once, and in order"
     if faults in ("no faults", "repetitions"):
+        assert all(rounds_of(fleet, name) == list(range(8)) for name in fleet.seats)
         assert fleet.silent() == 0
         assert fleet.now < 1.0, "nobody waited for a deadline"
 
@@ -257,16 +260,20 @@ def test_an_unanswered_query_is_sent_again_within_the_deadline() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_killed_node_without_a_last_will_is_waited_for_once(shape: str) -> None:
-    """Once, whatever the number of rounds to come: two deadlines at most (see Agent._expect)."""
+    """Once, whatever the number of rounds to come.
+
+    A neighbour that saw it in the round before gives it two deadlines; half of one more may pass
+    until a query is sent again to those who wait themselves.
+    """
     fleet = fleet_of(SHAPES[shape](6), rounds=20)
     start_all(fleet)
     fleet.advance(0.05)
-    fleet.kill("n01", last_will=False)
+    fleet.kill("n05", last_will=False)
     fleet.advance(1_000.0)
-    others = [seat for name, seat in fleet.seats.items() if name != "n01"]
+    others = [seat for name, seat in fleet.seats.items() if name != "n05"]
     assert all(seat.saved is not None and seat.saved.round == 20 for seat in others)
     last = max(seat.closed_at[-1] for seat in others)
-    assert last < 0.5 + 2 * TIMEOUT + 1
+    assert last < 3 * TIMEOUT
 
 
 @pytest.mark.parametrize("shape", ["ring", "star", "complete", "grid"])
@@ -293,7 +300,9 @@ def test_a_node_all_of_whose_neighbours_are_gone_waits_and_says_so() -> None:
     fleet.start("n01")
     finish(fleet)
     assert not reused_rounds(fleet)
-    assert fleet.silent() == 0, "rounds without any answer are not closed"
+    for name in ("n00", "n02"):
+        assert rounds_of(fleet, name) == list(range(20))
+        assert not any(closed.silent for closed in fleet.seats[name].reported)
 
 
 # -- death and return -----------------------------------------------------------------------------
@@ -352,7 +361,7 @@ def test_a_restart_repeats_its_answers_in_substance() -> None:
     fleet = fleet_of(ring(3), tap=note)
     start_all(fleet)
     fleet.advance(0.5)
-    fleet.kill("n00")
+    fleet.kill("n00", last_will=False)
     fleet.advance(1.0)
     fleet.start("n00")
     finish(fleet)
@@ -426,7 +435,8 @@ def mishaps(draw: st.DrawFn) -> list[tuple[float, int, str, int]]:
     )
 
 
-@settings(max_examples=60)
+# Without the phase that explains a failure: whole fleets are too slow for it.
+@settings(max_examples=60, phases=[HypothesisPhase.explicit, HypothesisPhase.generate])
 @given(
     shape=st.sampled_from(sorted(SHAPES)),
     script=mishaps(),
@@ -509,15 +519,17 @@ def test_a_damaged_generation_skips_the_rounds_that_may_have_been_sent() -> None
     fleet = fleet_of(ring(4), rounds=30, period_s=0.1)
     start_all(fleet)
     fleet.advance(1.05)
-    opened = agent_of(fleet, "n00").round_number
+    closed = rounds_of(fleet, "n00")[-1]
     fleet.kill("n00")
     fleet.damage_state("n00")
     saved = fleet.seats["n00"].saved
     assert saved is not None
     assert not saved.continuous
-    assert saved.round == opened - 2  # between two rounds: the next one is not open yet
+    assert [record.number for record in saved.records][-1] == closed - 1
+    assert saved.round == closed + 1
     fleet.start("n00")
     finish(fleet)
+    assert closed + 1 <= rounds_of(fleet, "n00")[closed + 1] <= closed + 3
     assert not reused_rounds(fleet)
 
 
@@ -765,7 +777,7 @@ def test_a_fleet_with_one_liar_goes_on() -> None:
     def lie(sender: str, receiver: str, message: Message) -> Message:
         if isinstance(message, Answer) and (sender, receiver) == ("n00", "n01"):
             key = fleet.keys["n01"]
-            garbage = encrypt(key.public, key.public.n // 3, key.obfuscator(mpz(7), mpz(9)))
+            garbage = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
             return msgspec.structs.replace(message, ciphertexts=[garbage.to_bytes(128, "big")])
         return message
 

@@ -26,13 +26,13 @@ def main() -> None:
     """Run the command line; every failure is one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="cipherfleet", standalone_mode=False)
     except CipherfleetError as error:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", EXIT_INTERRUPTED)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else cli.name
+        command = error.ctx.command_path if error.ctx else "cipherfleet"
         _fail(f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)

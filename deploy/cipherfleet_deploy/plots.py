@@ -9,7 +9,7 @@ import numpy as np
 
 from cipherfleet_node.draws import FloatVector
 
-from .results import Trajectory
+from .results import FloatArray, Trajectory
 
 SHOWN_ENTRIES = 8  # of the estimate: more lines than that say nothing
 
@@ -20,40 +20,55 @@ def plot_run(trajectory: Trajectory, optimum: FloatVector | None, title: str, fi
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    _plot_estimates(above, trajectory, optimum)
-    _plot_error(below, trajectory, optimum)
+    _plot_estimates(above, trajectory.estimates, optimum)
+    _plot_error(below, trajectory.estimates, optimum)
+    rounds = len(trajectory.estimates)
+    below.set_xlim(1, max(rounds, 2))
     figure.suptitle(title)
     figure.savefig(file, dpi=120)
 
 
-def _plot_estimates(axes: Any, trajectory: Trajectory, optimum: FloatVector | None) -> None:
-    estimates = trajectory.estimates
-    rounds = np.arange(1, len(estimates) + 1)
-    for entry in range(min(estimates.shape[2], SHOWN_ENTRIES)):
+def _plot_estimates(axes: Any, estimates: FloatArray, optimum: FloatVector | None) -> None:
+    rounds, dimension = np.arange(1, len(estimates) + 1), estimates.shape[2]
+    for entry in range(min(dimension, SHOWN_ENTRIES)):
         colour = f"C{entry}"
-        axes.plot(rounds, estimates[:, :, entry], color=colour, linewidth=0.7, alpha=0.6)
+        axes.plot(rounds, estimates[:, :, entry], ".-", color=colour, lw=0.7, ms=1.5, alpha=0.6)
         axes.plot([], [], color=colour, label=f"x[{entry}]")
         if optimum is not None:
             axes.axhline(optimum[entry], color=colour, linestyle="--", linewidth=1)
-    axes.set_ylabel(
-        "estimate, one line per node" + (" (dashed: optimum)" if optimum is not None else "")
+    shown = (
+        f", entries 0 to {SHOWN_ENTRIES - 1} of {dimension}" if dimension > SHOWN_ENTRIES else ""
     )
-    axes.legend(loc="upper right", fontsize="small", ncols=2)
+    dashed = "; dashed: the centralised answer" if optimum is not None else ""
+    axes.set_title(f"estimate, one line per node{shown}{dashed}", fontsize="medium", loc="left")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small", frameon=False)
 
 
-def _plot_error(axes: Any, trajectory: Trajectory, optimum: FloatVector | None) -> None:
-    estimates = trajectory.estimates
-    rounds = np.arange(1, len(estimates) + 1)
-    mean = np.nanmean(estimates, axis=1, keepdims=True)
-    spread = np.sqrt(np.nanmean(np.sum((estimates - mean) ** 2, axis=2), axis=1))
-    size = np.linalg.norm(optimum if optimum is not None else mean[-1, 0])
-    axes.semilogy(rounds, spread / size, color="C1", label="disagreement")
+def _plot_error(axes: Any, estimates: FloatArray, optimum: FloatVector | None) -> None:
+    mean = _mean_over_nodes(estimates)
+    answer = mean[-1] if optimum is None else optimum
+    size = float(np.linalg.norm(answer))
+    relative = np.isfinite(size) and size > 0
+    figures = {"disagreement": mean[:, None]}
     if optimum is not None:
-        error = np.sqrt(np.nanmean(np.sum((estimates - optimum) ** 2, axis=2), axis=1))
-        axes.semilogy(
-            rounds, error / size, color="C0", label="error against the centralised answer"
-        )
+        figures["error against the centralised answer"] = optimum
+    axes.set_yscale("log")
+    for colour, (name, centre) in zip(("C1", "C0"), figures.items(), strict=False):
+        squares = np.sum((estimates - centre) ** 2, axis=2, keepdims=True)
+        distance = np.sqrt(_mean_over_nodes(squares)[:, 0]) / (size if relative else 1.0)
+        # A logarithm shows no zero: nodes that agree to the last bit leave a gap.
+        shown = np.where(distance > 0, distance, np.nan)
+        axes.plot(np.arange(1, len(shown) + 1), shown, ".-", ms=3, color=colour, label=name)
     axes.set_xlabel("round")
-    axes.set_ylabel("relative to the answer")
+    unit = "relative to the answer" if relative else "distance"
+    axes.set_title(f"root mean square over nodes, {unit}", fontsize="medium", loc="left")
     axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(loc="best", fontsize="small")
+
+
+def _mean_over_nodes(values: FloatArray) -> FloatArray:
+    """The mean of what is known, of shape (rounds, d), NaN for a round that no node has closed."""
+    known = np.sum(~np.isnan(values), axis=1)
+    mean: FloatArray = np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
+    return mean

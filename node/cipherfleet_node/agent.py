@@ -242,9 +242,6 @@ class Agent:
     # -- starting -------------------------------------------------------------------------------
 
     def _start(self, now: float) -> Iterator[Effect]:
-        if not self._state.continuous and self._state.records:
-            # An older generation was found: the round after its own may have been sent already.
-            self._update(round=self._state.round + 2)
         self._deadline = now + self._setup.algorithm.start_timeout_s
         yield Save(self._state)
         yield from self._take_reading()

@@ -1,7 +1,7 @@
-"""Obfuscators r^n mod n^2, made ahead while the node idles; each is handed out once.
+"""Pools of obfuscators, filled while the node idles; each is handed out once.
 
-gmpy2 lets go of the interpreter during a power when its context allows it: the network thread is
-then delayed by 0.05 ms instead of 7 ms (measured, 2048 bits). Contexts belong to threads.
+gmpy2 lets go of the interpreter during its operations when the context allows it: the network
+thread is then delayed by 0.05 ms instead of 7 ms (measured, 2048 bits). Contexts belong to threads.
 Nothing here is ever written to disk.
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import gmpy2
-from gmpy2 import mpz, powmod
+from gmpy2 import mpz
 
-from .paillier import PrivateKey, PublicKey
+from .obfuscators import Source
 
 log = logging.getLogger(__name__)
 
@@ -25,29 +26,39 @@ OWN = ""  # the pool of the node's own key; no neighbour has this name
 NICENESS = 10
 
 
+@dataclass(frozen=True)
+class PoolFigures:
+    """How the pools fare; nothing of it is private."""
+
+    levels: dict[str, int]  # obfuscators ready, by key ("" is the node's own)
+    inline: dict[str, int]  # made on the spot because a pool was empty, by key
+    refilled_per_s: float  # since the start
+
+
 class Pools:
-    """One bounded pool per key, filled by threads of low priority.
+    """One bounded pool per source, filled by threads of low priority.
 
     An empty pool never skips blinding: the obfuscator is made on the spot, and counted.
     """
 
-    def __init__(
-        self, own: PrivateKey, neighbours: Mapping[str, PublicKey], capacity: int, threads: int
-    ) -> None:
-        self._own, self._neighbours, self._capacity = own, neighbours, capacity
-        self._pools: dict[str, deque[mpz]] = {name: deque() for name in (OWN, *neighbours)}
+    def __init__(self, sources: Mapping[str, Source], capacity: int, threads: int) -> None:
+        self._sources, self._capacity = sources, capacity
+        self._pools: dict[str, deque[mpz]] = {name: deque() for name in sources}
+        self._unprepared = deque(sources)
         self._wanted = threading.Condition()
         self._closing = False
-        self.inline: Counter[str] = Counter()  # made on the spot, by key
-        self.made_ahead = 0
+        self._began = time.monotonic()
+        self._inline: Counter[str] = Counter()
+        self._made_ahead = 0
         self._threads = [
-            threading.Thread(target=self._refill, name=f"pool-{index}", daemon=True)
+            threading.Thread(target=self._work, name=f"pool-{index}", daemon=True)
             for index in range(threads if capacity else 0)
         ]
 
     def start(self) -> None:
         """Begin to fill."""
         release_interpreter_during_powers()
+        self._began = time.monotonic()
         for thread in self._threads:
             thread.start()
 
@@ -67,38 +78,50 @@ class Pools:
         """An obfuscator for *neighbour*'s key."""
         return self._take(neighbour)
 
-    def level(self) -> int:
-        """How many obfuscators the emptiest pool holds."""
-        return min(len(pool) for pool in self._pools.values())
+    def figures(self) -> PoolFigures:
+        """Levels, refill rate and counts, as they are now."""
+        with self._wanted:
+            levels = {name: len(pool) for name, pool in self._pools.items()}
+            elapsed = max(time.monotonic() - self._began, 1e-9)
+            return PoolFigures(levels, dict(self._inline), self._made_ahead / elapsed)
 
     def _take(self, name: str) -> mpz:
         with self._wanted:
             pool = self._pools[name]
-            taken = pool.popleft() if pool else None
+            if pool:
+                self._wanted.notify()
+                return pool.popleft()
+            self._inline[name] += 1
             self._wanted.notify()
-        if taken is None:
-            self.inline[name] += 1
-            return self._make(name)
-        return taken
+        return self._sources[name].make()
 
-    def _make(self, name: str) -> mpz:
-        if name == OWN:
-            p, q = self._own.p, self._own.q
-            return self._own.obfuscator(_uniform_below(p), _uniform_below(q))
-        key = self._neighbours[name]
-        return powmod(_uniform_below(key.n), key.n, key.n_squared)
+    # -- the threads ----------------------------------------------------------------------------
 
-    def _refill(self) -> None:
+    def _work(self) -> None:
         release_interpreter_during_powers()
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
-            while (name := self._emptiest()) is not None:
-                made = self._make(name)
-                with self._wanted:
-                    self._pools[name].append(made)
-                    self.made_ahead += 1
+            self._prepare()
+            self._refill()
         except Exception:
             log.exception("a pool thread ended; obfuscators are made on the spot from now on")
+
+    def _prepare(self) -> None:
+        while (name := self._next_unprepared()) is not None:
+            for _step in self._sources[name].prepare():
+                if self._closing:
+                    return
+
+    def _next_unprepared(self) -> str | None:
+        with self._wanted:
+            return self._unprepared.popleft() if self._unprepared and not self._closing else None
+
+    def _refill(self) -> None:
+        while (name := self._emptiest()) is not None:
+            made = self._sources[name].make()
+            with self._wanted:
+                self._pools[name].append(made)
+                self._made_ahead += 1
 
     def _emptiest(self) -> str | None:
         """The pool to fill next; waits while all are full, None at the end."""
@@ -112,10 +135,5 @@ class Pools:
 
 
 def release_interpreter_during_powers() -> None:
-    """Let other threads run while this thread is inside a modular power."""
+    """Let other threads run while this thread is inside an operation on large numbers."""
     gmpy2.get_context().allow_release_gil = True
-
-
-def _uniform_below(bound: mpz) -> mpz:
-    """Uniform on 1 .. bound-1."""
-    return mpz(secrets.randbelow(int(bound) - 1) + 1)

@@ -67,9 +67,11 @@ class Crypto(Section, frozen=True):
 
     key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
     exchange: Literal["pairwise"] = "pairwise"
-    rerandomise: Literal["uniform"] = "uniform"
+    rerandomise: Literal["uniform", "full"] = "uniform"
     pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key
     pool_threads: Annotated[int, Meta(ge=0, le=16)] = 1
+    table_kib: Annotated[int, Meta(ge=64, le=65536)] = 2048  # memory for the tables of one key
+    constant_time: bool = False  # private exponents take the same time; costs about 40 %
     allow_weak_keys: bool = False
 
 

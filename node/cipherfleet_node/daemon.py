@@ -38,7 +38,7 @@ from .agent import (
     TakeReading,
     TimerFired,
 )
-from .blinding import Pools, release_interpreter_during_powers
+from .blinding import OWN, Pools, release_interpreter_during_powers
 from .config import Algorithm, NodeConfig, load_node_config, resolution_of
 from .draws import SEED_BYTES, simulated_seed
 from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
@@ -46,6 +46,7 @@ from .exchange import metropolis
 from .keys import NodeKeys, PublicKeys, read_keys, read_neighbour
 from .messages import TAG_BYTES, Message, Presence
 from .mqtt import Arrived, Link, LinkDown, LinkUp
+from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from .objective import Objective, make_objective
 from .packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS
 from .quantiser import VALUE_BITS
@@ -121,6 +122,23 @@ def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
     return lambda k: simulated_seed(seed, config.fleet, config.node, k)
 
 
+def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:
+    """For the node's own key and for every neighbour's, as the configuration wants them."""
+    crypto, keys = bundle.config.crypto, bundle.keys
+    limit = crypto.table_kib * 1024
+    generators = keys.generators
+    own: Source = (
+        OwnByTables(keys.paillier, generators, limit) if generators else OwnByCrt(keys.paillier)
+    )
+    neighbours: dict[str, Source] = {
+        name: Full(public.paillier, limit)
+        if crypto.rerandomise == "full"
+        else Uniform(public.paillier)
+        for name, public in bundle.neighbours.items()
+    }
+    return {OWN: own, **neighbours}
+
+
 class Daemon:
     """Runs one node until it has finished, is told to stop, or cannot go on."""
 
@@ -141,7 +159,7 @@ class Daemon:
         paillier = {name: keys.paillier for name, keys in bundle.neighbours.items()}
         check_exchanges(bundle.keys.paillier, paillier)
         crypto = self._config.crypto
-        self._pools = Pools(bundle.keys.paillier, paillier, crypto.pool, crypto.pool_threads)
+        self._pools = Pools(obfuscator_sources(bundle), crypto.pool, crypto.pool_threads)
         self._verifiers = {name: keys.identity for name, keys in bundle.neighbours.items()}
         self._agent = self._make_agent()
         self._link = self._make_link()
@@ -333,7 +351,7 @@ class Daemon:
             now,
             silent=len(closed.silent),
             rejected=sum(self.rejected.values()),
-            inline=sum(self._pools.inline.values()),
+            inline=sum(self._pools.figures().inline.values()),
             bytes_sent=self._link.bytes_sent,
             cpu_s=round(time.process_time(), 4),
         )
@@ -360,7 +378,7 @@ class Daemon:
         if now < self._health_at:
             return
         self._health_at = now + HEALTH_EVERY_S
-        config = self._config
+        config, pools = self._config, self._pools.figures()
         figures = {
             "epoch": self._agent.state.epoch,
             "phase": self._agent.phase.value,
@@ -368,8 +386,8 @@ class Daemon:
             "round_ms": round(self._round_ms, 1),
             "silent": int(self._silent),
             "rejected": dict(self.rejected),
-            "pool": self._pools.level(),
-            "inline": sum(self._pools.inline.values()),
+            "pool": min(pools.levels.values()),
+            "pools": msgspec.to_builtins(pools),
         }
         topic = topics.health_topic(config.fleet, config.node)
         self._link.publish(topic, json.dumps(figures).encode())

@@ -84,6 +84,10 @@ class PrivateKey:
         """
         x_p = powmod(s_p, self.p, self._p_squared)
         x_q = powmod(s_q, self.q, self._q_squared)
+        return self.join(x_p, x_q)
+
+    def join(self, x_p: mpz, x_q: mpz) -> mpz:
+        """The number mod n^2 that is x_p mod p^2 and x_q mod q^2 (Chinese remainders)."""
         return x_p + self._p_squared * ((x_q - x_p) * self._p_squared_inverse % self._q_squared)
 
     def decrypt(self, ciphertext: mpz) -> mpz:

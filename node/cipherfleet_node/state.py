@@ -42,3 +42,12 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The record of the round being run, if its query may have been sent."""
         latest = self.records[-1] if self.records else None
         return latest if latest is not None and latest.number == self.round else None
+
+
+def after_damage(previous: State) -> State:
+    """The state to go on from when the generation after *previous* is lost.
+
+    The round after that of *previous* may have been sent already: its number is not used again.
+    Checked by test_no_round_number_ever_covers_two_queries.
+    """
+    return msgspec.structs.replace(previous, round=previous.round + 2, continuous=False)

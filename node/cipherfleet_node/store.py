@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from .errors import ConfigError, IdentityClash, StateCorrupt
-from .state import STATE_VERSION, State
+from .state import STATE_VERSION, State, after_damage
 
 STATE_FOLDER = "state"
 _MAGIC = b"cipherfleet state 1\n"
@@ -55,13 +55,21 @@ class Store:
         payload = _encoder.encode(state)
         fresh = self._folder / "fresh"
         _write_synced(fresh, _MAGIC + hashlib.sha256(payload).digest() + payload)
-        if self.current.exists():
+        if self._is_whole():
             linked = self._folder / "linked"
             linked.unlink(missing_ok=True)
             linked.hardlink_to(self.current)
             linked.replace(self.previous)
         fresh.replace(self.current)
         _sync_folder(self._folder)
+
+    def _is_whole(self) -> bool:
+        """Whether the current generation is worth more than the one before it."""
+        try:
+            _read(self.current)
+        except StateCorrupt:
+            return False
+        return True
 
     def load(self) -> State | None:
         """The latest whole state, None if none was ever saved.
@@ -81,7 +89,7 @@ def read_state(folder: Path) -> State | None:
         return _read(current)
     except StateCorrupt:
         try:
-            return msgspec.structs.replace(_read(previous), continuous=False)
+            return after_damage(_read(previous))
         except StateCorrupt:
             raise StateCorrupt(
                 f"{current.parent}: both generations of the state are damaged; remove the folder "

@@ -20,7 +20,6 @@ from typing import Any
 import msgspec
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from gmpy2 import mpz
 
 from cipherfleet_broker.leash import PR_SET_PDEATHSIG
 from cipherfleet_node.config import NODE_FILE, Broker, CsvSensor, Neighbour, NodeConfig, Simulation
@@ -34,6 +33,7 @@ from cipherfleet_node.keys import (
     write_public,
 )
 from cipherfleet_node.paillier import PrivateKey
+from cipherfleet_node.primes import FactoredPrime
 
 from .fleet import Fleet, Member
 
@@ -106,9 +106,8 @@ def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, 
             for name, (p, q, identity) in zip(
                 names, pool.map(_raw_keys, [bits] * len(names)), strict=True
             ):
-                keys[name] = NodeKeys(
-                    PrivateKey(mpz(p), mpz(q)), Ed25519PrivateKey.from_private_bytes(identity)
-                )
+                signing = Ed25519PrivateKey.from_private_bytes(identity)
+                keys[name] = NodeKeys(PrivateKey(p.prime, q.prime), signing, (p, q))
                 progress(name)
     except BrokenProcessPool:
         raise CipherfleetError("a process that made keys was killed; run it again") from None
@@ -122,10 +121,11 @@ def _follow_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _raw_keys(bits: int) -> tuple[int, int, bytes]:
-    """Keys as plain numbers and bytes, which travel between processes."""
+def _raw_keys(bits: int) -> tuple[FactoredPrime, FactoredPrime, bytes]:
+    """Keys as values that travel between processes."""
     keys = generate_keys(bits)
-    return int(keys.paillier.p), int(keys.paillier.q), keys.identity.private_bytes_raw()
+    assert keys.primes is not None
+    return *keys.primes, keys.identity.private_bytes_raw()
 
 
 def node_config(

@@ -1,0 +1,80 @@
+"""Primes p whose p-1 is known in full, so that a generator of the numbers mod p is known too.
+
+p = u r + 1 with r a random prime of nearly all the bits and u small, even and factored: p-1 keeps a
+large prime factor, and apart from that p is as random as r and u are.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+import gmpy2
+from gmpy2 import mpz, powmod
+
+COFACTOR_BITS = 36  # enough choices of u that one gives a prime, few enough to factor at once
+_SMALL_PRIMES = gmpy2.primorial(1 << 12)
+
+
+@dataclass(frozen=True, repr=False)
+class FactoredPrime:
+    """A prime, the distinct primes that divide prime - 1, and a generator mod prime."""
+
+    prime: mpz
+    factors: tuple[mpz, ...]
+    generator: mpz
+
+    def fits(self) -> bool:
+        """Whether the factors are those of prime - 1, all prime, and the generator is one."""
+        rest = self.prime - 1
+        for factor in self.factors:
+            if factor < 2 or not gmpy2.is_prime(factor) or rest % factor:
+                return False
+            while rest % factor == 0:
+                rest //= factor
+        return rest == 1 and _generates(self.generator, self.prime, self.factors)
+
+
+def draw_factored_prime(bits: int) -> FactoredPrime:
+    """A random prime of exactly *bits* bits whose two highest bits are set; bits >= 128.
+
+    Two such primes of one size make a product of exactly twice the bits.
+    """
+    r = gmpy2.next_prime(
+        mpz(secrets.randbits(bits - COFACTOR_BITS) | 1 << (bits - COFACTOR_BITS - 1))
+    )
+    low, high = (mpz(3) << (bits - 2)) // r + 1, (mpz(1) << bits) // r
+    while True:
+        u = (low + secrets.randbelow(int(high - low))) & ~mpz(1)
+        p = u * r + 1
+        if gmpy2.bit_length(p) != bits or not gmpy2.bit_test(p, bits - 2):
+            continue
+        if gmpy2.gcd(p, _SMALL_PRIMES) == 1 and gmpy2.is_prime(p, 40):
+            factors = (*_small_factors(u), r)
+            return FactoredPrime(p, factors, _draw_generator(p, factors))
+
+
+def _small_factors(number: mpz) -> list[mpz]:
+    """The distinct prime factors of a number of at most about 40 bits, by trial division."""
+    factors, divisor = [], mpz(2)
+    while divisor * divisor <= number:
+        if number % divisor == 0:
+            factors.append(divisor)
+            while number % divisor == 0:
+                number //= divisor
+        divisor = gmpy2.next_prime(divisor)
+    return factors + ([number] if number > 1 else [])
+
+
+def _draw_generator(prime: mpz, factors: tuple[mpz, ...]) -> mpz:
+    while True:
+        candidate = mpz(secrets.randbelow(int(prime) - 3) + 2)
+        if _generates(candidate, prime, factors):
+            return candidate
+
+
+def _generates(candidate: mpz, prime: mpz, factors: tuple[mpz, ...]) -> bool:
+    """Whether no proper subgroup holds *candidate*."""
+    if not 1 < candidate < prime:
+        return False
+    return all(powmod(candidate, (prime - 1) // factor, prime) != 1 for factor in factors)

@@ -6,9 +6,9 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
-from memory_fleet import toy_key
 
 from cipherfleet_node.paillier import PrivateKey
+from memory_fleet import toy_key
 
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -14,13 +14,13 @@ import gmpy2
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
-from memory_fleet import toy_key
 
 from cipherfleet_node import exchange, topics, wire
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.paillier import encrypt, faults_of_modulus, scale_and_shift
+from memory_fleet import toy_key
 
 FOLDER = Path(__file__).parents[1] / "node" / "vectors"
 HALF = 1 << 62
@@ -95,9 +95,7 @@ def packing_vectors() -> Any:
         ("one above the slot", [0, HALF]),
         ("one below the slot", [-HALF - 1, 0]),
     ):
-        pack.append(
-            {"name": name, "key_bits": BITS, "values": texts(values), "fails": "headroom"}
-        )
+        pack.append({"name": name, "key_bits": BITS, "values": texts(values), "fails": "headroom"})
     unpack: list[dict[str, Any]] = []
     for name, dimension, plaintext, bound, values in (
         ("extremes", 2, (HALF - 1) - (HALF << 63), HALF, [HALF - 1, -HALF]),

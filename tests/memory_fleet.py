@@ -23,7 +23,6 @@ from cipherfleet_node.agent import (
     Agent,
     Connected,
     Disconnected,
-    Edge,
     Event,
     MessageReceived,
     Publish,
@@ -60,16 +59,22 @@ def toy_key(index: int) -> PrivateKey:
             return PrivateKey(p, q)
 
 
+def key_tag(key: PrivateKey) -> bytes:
+    return key.public.fingerprint[:8]
+
+
 class SeededBlinding:
     """Obfuscators from a seeded generator: right in form, secret to nobody."""
 
-    def __init__(self, own: PrivateKey, edges: Mapping[str, Edge], seed: str) -> None:
+    def __init__(self, own: PrivateKey, edges: Mapping[str, exchange.Edge], seed: str) -> None:
         self._own, self._edges, self._chance = own, edges, random.Random(seed)
         self.taken: Counter[str] = Counter()
 
     def own(self) -> mpz:
         self.taken["own"] += 1
-        s_p, s_q = (mpz(self._chance.randrange(1, int(prime))) for prime in (self._own.p, self._own.q))
+        s_p, s_q = (
+            mpz(self._chance.randrange(1, int(prime))) for prime in (self._own.p, self._own.q)
+        )
         return self._own.obfuscator(s_p, s_q)
 
     def towards(self, neighbour: str) -> mpz:
@@ -175,7 +180,7 @@ class MemoryFleet:
         )
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         edges = {
-            other: Edge(
+            other: exchange.Edge(
                 self.keys[other].public,
                 exchange.metropolis(len(self.neighbours[name]), len(self.neighbours[other])),
             )
@@ -184,18 +189,19 @@ class MemoryFleet:
         seat.blinding = SeededBlinding(
             self.keys[name], edges, f"blinding {self.seed} {name} {seat.epoch}"
         )
+        objective = make_objective(self.objective)
         seat.agent = Agent(
             Setup(
                 "toy",
                 name,
-                self.keys[name],
-                edges,
+                key_tag(self.keys[name]),
+                {other: key_tag(self.keys[other]) for other in edges},
+                exchange.Pairwise(self.keys[name], edges, objective.dimension, seat.blinding),
                 self.algorithm,
                 self.resolution,
-                make_objective(self.objective),
+                objective,
                 b"toy-fleet-parameters"[:8],
                 lambda k: self.round_seed(name, k),
-                seat.blinding,
                 NoTrace(),
             ),
             seat.saved,

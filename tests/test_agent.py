@@ -14,7 +14,6 @@ from gmpy2 import mpz
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory_fleet import Faults, MemoryFleet, toy_key
 
 from cipherfleet_node import exchange
 from cipherfleet_node.agent import (
@@ -35,6 +34,7 @@ from cipherfleet_node.packing import Layout
 from cipherfleet_node.paillier import encrypt
 from cipherfleet_node.round import Phase
 from cipherfleet_node.samples import Sample
+from memory_fleet import Faults, MemoryFleet, toy_key
 
 Edges = list[tuple[str, str]]
 TIMEOUT = 5.0
@@ -223,9 +223,10 @@ def test_silent_neighbour_closes_the_round_at_its_deadline() -> None:
     """n01 does not get the answer of n00 in round 2, however often it asks."""
 
     def lost(sender: str, receiver: str, message: Message) -> bool:
-        return (
-            isinstance(message, Answer)
-            and (sender, receiver, message.round) == ("n00", "n01", 2)
+        return isinstance(message, Answer) and (sender, receiver, message.round) == (
+            "n00",
+            "n01",
+            2,
         )
 
     fleet = fleet_of(ring(4), tap=drop(lost))
@@ -607,9 +608,7 @@ def test_a_neighbour_that_claims_a_far_round_is_not_followed() -> None:
 @pytest.fixture
 def collecting() -> MemoryFleet:
     """A ring of three in which nobody gets an answer of round 3."""
-    fleet = fleet_of(
-        ring(3), tap=drop(lambda _s, _r, m: isinstance(m, Answer) and m.round == 3)
-    )
+    fleet = fleet_of(ring(3), tap=drop(lambda _s, _r, m: isinstance(m, Answer) and m.round == 3))
     start_all(fleet)
     fleet.advance(0.5)
     assert agent_of(fleet, "n00").round_number == 3
@@ -725,7 +724,9 @@ def test_a_last_will_from_an_earlier_start_is_ignored(collecting: MemoryFleet) -
     assert reasons(told(collecting, "n00", Presence("toy", "n01", 1, "lost"))) == ["stale_epoch"]
 
 
-@pytest.mark.parametrize("bad", [bytes(128), b"\xff" * 128, b"short", int(toy_key(0).p).to_bytes(128)])
+@pytest.mark.parametrize(
+    "bad", [bytes(128), b"\xff" * 128, b"short", int(toy_key(0).p).to_bytes(128)]
+)
 def test_an_answer_that_is_no_ciphertext_is_refused_and_can_be_mended(
     collecting: MemoryFleet, bad: bytes
 ) -> None:
@@ -839,7 +840,9 @@ def test_a_last_answer_that_is_lost_costs_its_asker_no_more_than_its_deadlines()
 def test_a_finished_node_does_not_linger_for_ever() -> None:
     fleet = fleet_of(line(2))
     start_all(fleet)
-    fleet.tap = drop(lambda s, r, m: isinstance(m, Query) and (s, r) == ("n01", "n00") and m.round == 7)
+    fleet.tap = drop(
+        lambda s, r, m: isinstance(m, Query) and (s, r) == ("n01", "n00") and m.round == 7
+    )
     fleet.advance(0.5)
     fleet.kill("n01", last_will=False)
     fleet.advance(100.0)

@@ -12,11 +12,11 @@ import pytest
 from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_fleet import toy_key
 
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.exchange import dither, half_weight, make_answer, make_query, read_ciphertexts
 from cipherfleet_node.packing import Layout
+from memory_fleet import toy_key
 
 ASKER = toy_key(0)
 N, N2 = ASKER.public.n, ASKER.public.n_squared

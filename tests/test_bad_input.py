@@ -106,7 +106,7 @@ MISTAKES = [
     Mistake("a time with a unit", "  rounds: 4", "  rounds: 4\n  answer_timeout_s: @5s",
             "is '5s', must be a number"),
     Mistake("a negative time", "  rounds: 4", "  rounds: 4\n  answer_timeout_s: @-1", "is -1"),
-    Mistake("an infinite stepsize", "initial: 0.5", "initial: @1e999", "1e999|inf"),
+    Mistake("an infinite stepsize", "initial: 0.5", "initial: @1e999", "finite|not allowed"),
     Mistake("a stepsize that is NaN", "initial: 0.5", "initial: @.nan", "'.nan', must be a number"),
     Mistake("a negative stepsize", "initial: 0.5", "initial: @-0.5", "is -0.5, must be"),
     Mistake("a spread above one", "decay: 0.03", "spread: @1.5", "is 1.5, must be .*1"),
@@ -115,15 +115,15 @@ MISTAKES = [
     Mistake("resolution zero", "2^-24", "@0", "is 0, must be a positive number"),
     Mistake("resolution negative", "2^-24", "@-1e-6", "must be a positive number"),
     Mistake("resolution with a unit", "2^-24", "@1mK", "is '1mK', must be a positive number"),
-    Mistake("resolution infinite", "2^-24", "@1e999", "1e999|inf"),
+    Mistake("resolution infinite", "2^-24", "@1e999", "finite|not allowed"),
     Mistake("resolution too coarse", "2^-24", "@2^30", r"is '2\^30', must be"),
     Mistake("attenuation a word", "attenuation: none", "attenuation: @some", "is 'some', must be"),
     Mistake("a port out of range", "port: 1883", "port: @70000", "is 70000, must be .*65535"),
     Mistake("a host elsewhere", "host: 127.0.0.1", "host: @192.168.1.5", "loopback"),
     Mistake("weak key", ", allow_weak_keys: true", "", "is 512, which is a weak key.*2048"),
-    Mistake("odd key size", "key_bits: 512", "key_bits: @2047", "is 2047, must be a multiple of 16"),
+    Mistake("odd key size", "key_bits: 512", "key_bits: @2047", "is 2047, .* multiple of 16"),
     Mistake("key size as text", "key_bits: 512", "key_bits: @strong", "must be a whole number"),
-    Mistake("key size too great", "key_bits: 512", "key_bits: @16384", "is 16384, must be .*8192"),
+    Mistake("key size too great", "key_bits: 512", "key_bits: @16384", "is 16384, .*8192"),
     Mistake("unknown exchange", "key_bits: 512", "exchange: @plain", "is 'plain', must be"),
     Mistake("yes is no boolean", "allow_weak_keys: true", "allow_weak_keys: @yes",
             "is 'yes', must be true or false"),
@@ -138,8 +138,8 @@ MISTAKES = [
     Mistake("values for a fit", "least_squares", "mean", "objective.values is needed for .*mean"),
     Mistake("no features", "  features: [{constant: 1}, {field: temperature}]\n", "",
             "objective.features is needed"),
-    Mistake("an empty feature list", "features: [{constant: 1}, {field: temperature}]", "@features: []",
-            "objective.features is needed"),
+    Mistake("an empty feature list", "features: [{constant: 1}, {field: temperature}]",
+            "@features: []", "objective.features is needed"),
     Mistake("a feature of two kinds", "{constant: 1}", "@{constant: 1, field: temperature}",
             "exactly one of constant, field and daily"),
     Mistake("a feature of no kind", "{constant: 1}", "@{scale: 2}", "exactly one of"),
@@ -148,7 +148,7 @@ MISTAKES = [
     Mistake("too many harmonics", "{constant: 1}", "{daily: room, harmonics: @99}", "is 99"),
     # -- topology --------------------------------------------------------------------------------
     Mistake("unknown topology", "{kind: ring}", "{kind: @rng}", "did you mean 'ring'"),
-    Mistake("a key of another kind", "{kind: ring}", "{kind: ring, degree: @3}", "belong to kind ring"),
+    Mistake("a key of another kind", "{kind: ring}", "{kind: ring, degree: @3}", "to kind ring"),
     Mistake("a needed key missing", "{kind: ring}", "{kind: geometric}", "neighbours is needed"),
     Mistake("degree of too few nodes", "{kind: ring}", "{kind: random_regular, degree: @3}",
             "below the number of nodes, 3"),
@@ -166,7 +166,7 @@ MISTAKES = [
     Mistake("an id that is a number", "id: c", "id: @08", "id|tag"),
     Mistake("a pattern without each", "id: c", 'id: @"c{n}"', "beside each, {n} and {n:02}"),
     Mistake("an unknown pattern", "id: c", 'each: 2, id: @"c{x}"', "beside each, {n} and {n:02}"),
-    Mistake("each without a pattern", "id: c", "each: 2, id: @c", "gives the id 'c' twice, put {n}"),
+    Mistake("each without a pattern", "id: c", "each: 2, id: @c", "the id 'c' twice, put {n}"),
     Mistake("each is zero", "id: c", 'each: @0, id: "c{n}"', "is 0, must be"),
     Mistake("each is beyond reason", "id: c", 'each: @1000000000, id: "c{n}"', "must be .*10000"),
     # -- sensors and their readings --------------------------------------------------------------
@@ -363,7 +363,7 @@ def test_a_wrong_flag_gives_one_line(
     arguments = ("run", written(tmp_path), "--out", tmp_path / "out", *flags)
     line = complaint(cipherfleet(*arguments), code)
     assert re.search(words, line), line
-    assert code == 3 or line.endswith("see cipherfleet run --help")
+    assert code == 3 or re.search(r"; see cipherfleet( run)? --help$", line), line
     assert not (tmp_path / "out").exists()
 
 
@@ -479,7 +479,13 @@ FULL = yaml.safe_load(GOOD) | {
         "stepsize": {"initial": 0.5, "decay": 0.03, "exponent": 1, "spread": 1, "law": "normal"},
     },
 }  # fmt: skip
-FULL["objective"] |= {"penalty": 0.1, "threshold": 1, "window": 9, "minibatch": 1, "normalise_by": 1}
+FULL["objective"] |= {
+    "penalty": 0.1,
+    "threshold": 1,
+    "window": 9,
+    "minibatch": 1,
+    "normalise_by": 1,
+}
 FULL["objective"]["features"].append({"daily": "temperature", "harmonics": 2, "scale": 1})
 FULL["nodes"][0]["sensor"] |= {"limits": {"humidity": [0, 1]}, "rows_per_round": 1, "timeout_s": 1}
 FULL["nodes"][1] |= {"each": 2, "id": "b{n}"}
@@ -545,7 +551,7 @@ BUNDLE_MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "key file missing": (lambda b: (b / "keys" / "paillier.json").unlink(), "No such file"),
     "identity missing": (lambda b: (b / "keys" / "identity.pem").unlink(), "No such file"),
     "key file is no JSON": (
-        lambda b: (b / "keys" / "paillier.json").write_text("garbage"), "paillier.json: is not JSON",
+        lambda b: (b / "keys" / "paillier.json").write_text("{"), "paillier.json: is not JSON",
     ),
     "key without p": (
         lambda b: change(b / "keys" / "paillier.json", '"p"', '"P"'), "p is missing",
@@ -555,7 +561,7 @@ BUNDLE_MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         "not two primes",
     ),
     "identity is garbage": (
-        lambda b: (b / "keys" / "identity.pem").write_text("garbage"), "unencrypted PEM private key",
+        lambda b: (b / "keys" / "identity.pem").write_text("{"), "unencrypted PEM private key",
     ),
     "another key size": (
         lambda b: change(b / "node.yaml", "key_bits: 512", "key_bits: 528"), "has 512 bits.*528",

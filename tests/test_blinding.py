@@ -9,17 +9,25 @@ from collections.abc import Iterator
 
 import pytest
 from gmpy2 import mpz
-from memory_fleet import toy_key
 
-from cipherfleet_node import blinding
 from cipherfleet_node.blinding import OWN, Pools
+from cipherfleet_node.obfuscators import OwnByCrt, Source, Uniform
 from cipherfleet_node.paillier import PrivateKey
+from memory_fleet import toy_key
 
 OTHER = toy_key(1)
 
 
-def pools_of(capacity: int, threads: int, own: PrivateKey | None = None) -> Pools:
-    return Pools(own or toy_key(0), {"b": OTHER.public}, capacity, threads)
+def pools_of(capacity: int, threads: int) -> Pools:
+    return Pools({OWN: OwnByCrt(toy_key(0)), "b": Uniform(OTHER.public)}, capacity, threads)
+
+
+def level(pools: Pools) -> int:
+    return min(pools.figures().levels.values())
+
+
+def inline(pools: Pools) -> dict[str, int]:
+    return pools.figures().inline
 
 
 @pytest.fixture
@@ -30,9 +38,9 @@ def pools() -> Iterator[Pools]:
     made.close()
 
 
-def wait_until_full(pools: Pools, level: int, within_s: float = 30.0) -> None:
+def wait_until_full(pools: Pools, wanted: int, within_s: float = 30.0) -> None:
     deadline = time.monotonic() + within_s
-    while pools.level() < level:
+    while level(pools) < wanted:
         assert time.monotonic() < deadline, "the pools do not fill"
         time.sleep(0.002)
 
@@ -40,20 +48,18 @@ def wait_until_full(pools: Pools, level: int, within_s: float = 30.0) -> None:
 def test_pools_fill_to_their_capacity_and_no_further(pools: Pools) -> None:
     wait_until_full(pools, 8)
     time.sleep(0.05)
-    # Each thread may have been one ahead when the last pool became full.
-    assert 16 <= pools.made_ahead <= 18
-    assert pools.level() == 8
+    # Both threads may have seen the same pool one short of its capacity.
+    assert all(8 <= ready <= 9 for ready in pools.figures().levels.values())
 
 
 def test_what_is_taken_is_made_again(pools: Pools) -> None:
     wait_until_full(pools, 8)
-    before = pools.made_ahead
-    for _ in range(5):
+    for _ in range(6):
         pools.own()
         pools.towards("b")
     wait_until_full(pools, 8)
-    assert pools.made_ahead >= before + 8
-    assert not pools.inline
+    assert pools.figures().refilled_per_s > 0
+    assert not inline(pools)
 
 
 def test_an_obfuscator_decrypts_to_zero_under_its_own_key(pools: Pools) -> None:
@@ -83,7 +89,7 @@ def test_no_obfuscator_is_handed_out_twice() -> None:
     everything = [obfuscator for part in taken for obfuscator in part]
     assert len(everything) == 4800
     assert len(set(everything)) == 4800
-    assert pools.made_ahead > 0, "all of them were made on the spot: the pools took no part"
+    assert sum(inline(pools).values()) < 4800, "made on the spot, all of them: no pool took part"
 
 
 def test_an_empty_pool_never_skips_blinding_and_counts() -> None:
@@ -92,8 +98,8 @@ def test_an_empty_pool_never_skips_blinding_and_counts() -> None:
     made = [pools.own() for _ in range(5)] + [pools.towards("b") for _ in range(7)]
     assert len(set(made)) == 12
     assert mpz(1) not in made
-    assert pools.inline == {OWN: 5, "b": 7}
-    assert pools.made_ahead == pools.level() == 0
+    assert inline(pools) == {OWN: 5, "b": 7}
+    assert pools.figures().refilled_per_s == level(pools) == 0
     pools.close()
 
 
@@ -101,7 +107,7 @@ def test_without_threads_everything_is_made_on_the_spot() -> None:
     pools = pools_of(capacity=8, threads=0)
     pools.start()
     assert OTHER.decrypt(pools.towards("b")) == 0
-    assert pools.inline == {"b": 1}
+    assert inline(pools) == {"b": 1}
     pools.close()
 
 
@@ -124,30 +130,47 @@ def test_closed_pools_still_blind() -> None:
     assert len({pools.own() for _ in range(10)}) == 10
 
 
-def test_a_refill_thread_that_fails_says_so_and_the_node_goes_on(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    real = blinding._uniform_below
+class FailsInThreads(Uniform):
+    """No randomness but in the main thread."""
 
-    def fail_in_threads(bound: mpz) -> mpz:
+    def make(self) -> mpz:
         if threading.current_thread() is not threading.main_thread():
             raise OSError("no randomness")
-        return real(bound)
+        return super().make()
 
-    monkeypatch.setattr(blinding, "_uniform_below", fail_in_threads)
-    pools = pools_of(capacity=4, threads=1)
+
+class Counting(Uniform):
+    """Counts the steps of its preparation."""
+
+    steps = 0
+
+    def prepare(self) -> Iterator[None]:
+        for _ in range(1000):
+            self.steps += 1
+            time.sleep(0.001)
+            yield
+
+
+def test_a_refill_thread_that_fails_says_so_and_the_node_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pools = Pools({"b": FailsInThreads(OTHER.public)}, capacity=4, threads=1)
     with caplog.at_level(logging.ERROR):
         pools.start()
         pools.close()
     assert "made on the spot from now on" in caplog.text
     assert OTHER.decrypt(pools.towards("b")) == 0
-    assert pools.inline == {"b": 1}
+    assert inline(pools) == {"b": 1}
 
 
-def test_roots_are_uniform_on_one_to_bound_minus_one() -> None:
-    drawn = [int(blinding._uniform_below(mpz(6))) for _ in range(2000)]
-    assert set(drawn) == {1, 2, 3, 4, 5}
-    assert all(300 < drawn.count(value) < 500 for value in range(1, 6))  # 400 +- 5 deviations
+def test_while_tables_are_built_pools_blind_and_can_be_closed() -> None:
+    source = Counting(OTHER.public)
+    sources: dict[str, Source] = {"b": source}
+    pools = Pools(sources, capacity=4, threads=1)
+    pools.start()
+    assert OTHER.decrypt(pools.towards("b")) == 0
+    pools.close()
+    assert source.steps < 1000, "closing waited for the whole preparation"
 
 
 def test_the_refill_does_not_delay_other_threads() -> None:
@@ -160,7 +183,7 @@ def test_the_refill_does_not_delay_other_threads() -> None:
 
     _, private = phe.generate_paillier_keypair(n_length=2048)
     own = PrivateKey(mpz(private.p), mpz(private.q))
-    pools = Pools(own, {"b": own.public}, capacity=256, threads=1)
+    pools = Pools({OWN: OwnByCrt(own), "b": Uniform(own.public)}, capacity=256, threads=1)
     pools.start()
     pauses = []
     try:
@@ -168,7 +191,7 @@ def test_the_refill_does_not_delay_other_threads() -> None:
             began = time.perf_counter()
             time.sleep(0.0005)
             pauses.append(time.perf_counter() - began - 0.0005)
-        assert pools.made_ahead > 0
+        assert pools.figures().refilled_per_s > 0
     finally:
         pools.close()
     assert sorted(pauses)[len(pauses) // 2] < 0.003

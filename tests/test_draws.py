@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_vectors import draws_vectors
 
 from cipherfleet_node.draws import SEED_BYTES, Draws
+from make_vectors import draws_vectors
 
 SEED = bytes(range(32))
 SEEDS = st.binary(min_size=SEED_BYTES, max_size=SEED_BYTES)

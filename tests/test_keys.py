@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from gmpy2 import mpz
-from memory_fleet import toy_key
 
 from cipherfleet_node.config import Crypto
 from cipherfleet_node.errors import ConfigError
@@ -37,6 +36,7 @@ from cipherfleet_node.keys import (
     write_public,
 )
 from cipherfleet_node.paillier import PublicKey
+from memory_fleet import toy_key
 
 CRYPTO = Crypto(key_bits=512, allow_weak_keys=True)
 IDENTITY = Ed25519PrivateKey.from_private_bytes(b"i" * 32)
@@ -116,7 +116,8 @@ def test_phe_reads_the_numbers_of_our_file(folder: Path) -> None:
     assert document["kty"] == document["pub"]["kty"] == "DAJ"
     assert document["pub"]["alg"] == "PAI-GN1"
     n, p, q = (
-        phe.util.base64_to_int(text) for text in (document["pub"]["n"], document["p"], document["q"])
+        phe.util.base64_to_int(text)
+        for text in (document["pub"]["n"], document["p"], document["q"])
     )
     private = phe.PaillierPrivateKey(phe.PaillierPublicKey(n), p, q)
     ours = read_keys(folder, CRYPTO).paillier

@@ -59,7 +59,9 @@ def test_other_rounds_draw_other_stepsizes() -> None:
     assert not np.any(one == two)
 
 
-@pytest.mark.parametrize(("k", "expected"), [(0, 1.0), (1, 1 / 1.1), (100, 1 / (1 + 0.1 * 100**0.81))])
+@pytest.mark.parametrize(
+    ("k", "expected"), [(0, 1.0), (1, 1 / 1.1), (100, 1 / (1 + 0.1 * 100**0.81))]
+)
 def test_the_attenuation_factor_is_the_articles(k: int, expected: float) -> None:
     assert attenuation_factor(Attenuation(), k) == pytest.approx(expected, rel=1e-15)
     assert attenuation_factor("none", k) == 1.0

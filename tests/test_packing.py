@@ -9,14 +9,21 @@ import pytest
 from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_vectors import packing_vectors
 
 from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
-from cipherfleet_node.exchange import UNIT, Opening, make_answer, make_query, metropolis
-from cipherfleet_node.exchange import open_answers, read_ciphertexts
+from cipherfleet_node.exchange import (
+    UNIT,
+    Opening,
+    make_answer,
+    make_query,
+    metropolis,
+    open_answers,
+    read_ciphertexts,
+)
 from cipherfleet_node.packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS, Layout
 from cipherfleet_node.paillier import PrivateKey
 from cipherfleet_node.quantiser import VALUE_BITS
+from make_vectors import packing_vectors
 
 VECTORS = Path(__file__).parents[1] / "node" / "vectors" / "packing.json"
 HALF = 1 << 62  # of a slot
@@ -155,7 +162,7 @@ def test_the_largest_combination_fits_its_slot(
 def test_metropolis_factors_sum_to_less_than_one(degree: int, data: st.DataObject) -> None:
     others = data.draw(st.lists(st.integers(1, 63), min_size=degree, max_size=degree))
     factors = [metropolis(degree, other) for other in others]
-    assert 0 < min(factors)
+    assert min(factors) > 0
     assert sum(factors) < 1 << METROPOLIS_BITS
     assert all(metropolis(other, degree) == m for other, m in zip(others, factors, strict=True))
 

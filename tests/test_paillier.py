@@ -12,8 +12,6 @@ import pytest
 from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_vectors import paillier_vectors
-from memory_fleet import toy_key
 
 from cipherfleet_node.errors import RemoteProtocolError
 from cipherfleet_node.paillier import (
@@ -24,6 +22,8 @@ from cipherfleet_node.paillier import (
     faults_of_modulus,
     scale_and_shift,
 )
+from make_vectors import paillier_vectors
+from memory_fleet import toy_key
 
 VECTORS = Path(__file__).parents[1] / "node" / "vectors" / "paillier.json"
 KEY = toy_key(0)

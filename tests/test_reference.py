@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cipherfleet_lab.reference import Array, Dither, iterate, stepsizes
-from memory_fleet import MemoryFleet
 
+from cipherfleet_lab.reference import Array, Dither, iterate, stepsizes
 from cipherfleet_node import exchange
 from cipherfleet_node.config import Algorithm, Attenuation, Column, Feature, Objective, Stepsize
 from cipherfleet_node.draws import Draws
@@ -18,6 +17,7 @@ from cipherfleet_node.messages import Message, Query
 from cipherfleet_node.objective import make_objective
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.samples import Sample
+from memory_fleet import MemoryFleet
 
 Edges = list[tuple[str, str]]
 RESOLUTION = 2.0**-24

@@ -8,12 +8,12 @@ from typing import Any
 import gmpy2
 import pytest
 from gmpy2 import mpz
-from memory_fleet import toy_key
 
 from cipherfleet_node import exchange, packing, paillier
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.paillier import PrivateKey, PublicKey
 from cipherfleet_node.selfcheck import check_exchanges
+from memory_fleet import toy_key
 
 OWN = toy_key(0)
 NEIGHBOURS = {"a": toy_key(1).public, "b": toy_key(2).public}

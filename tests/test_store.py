@@ -122,10 +122,11 @@ def fail_at(patch: pytest.MonkeyPatch, moment: int, *, after: bool) -> Callable[
         def step(*args: Any, _real: Any = real, **keywords: Any) -> Any:
             nonlocal calls
             calls += 1
-            if calls == moment and not after:
+            mine = calls
+            if mine == moment and not after:
                 raise PowerLossError
             result = _real(*args, **keywords)
-            if calls == moment:
+            if mine == moment:
                 raise PowerLossError
             return result
 

@@ -11,12 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_vectors import wire_vectors
 
 from cipherfleet_node import topics
 from cipherfleet_node.errors import WireError
 from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
+from make_vectors import wire_vectors
 
 VECTORS = json.loads((Path(__file__).parents[1] / "node/vectors/wire.json").read_text())
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTORS["identity_seed"]))
@@ -28,9 +28,7 @@ counters = st.one_of(st.integers(0, MAX_COUNTER), st.sampled_from([0, MAX_COUNTE
 parts = st.lists(st.binary(max_size=40), max_size=4)
 tags = st.binary(min_size=8, max_size=8)
 digests = st.binary(min_size=16, max_size=16)
-states = st.sampled_from(
-    ["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
-)
+states = st.sampled_from(["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"])
 fleet = st.just(FLEET)
 messages = st.one_of(
     st.builds(Query, fleet, names, counters, counters, counters, tags, tags, parts),
@@ -46,9 +44,7 @@ def test_messages_survive_the_wire(message: Message) -> None:
 
 @settings(max_examples=300)
 @given(messages, st.data())
-def test_mutated_bytes_raise_nothing_but_wire_errors(
-    message: Message, data: st.DataObject
-) -> None:
+def test_mutated_bytes_raise_nothing_but_wire_errors(message: Message, data: st.DataObject) -> None:
     encoded = bytearray(encode(message, SIGNER))
     original = bytes(encoded)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -200,7 +196,7 @@ def test_the_wire_vectors_are_up_to_date() -> None:
 def test_decoding_vectors_hold(case: Any) -> None:
     data = bytes.fromhex(case["bytes"])
     message = decode(data, case["topic"], FLEET, VERIFIERS)
-    assert message.KIND == case["kind"]
+    assert case["kind"] == message.KIND
     assert msgspec.json.decode(msgspec.json.encode(message)) == case["fields"]
     assert encode(message, SIGNER) == data
 

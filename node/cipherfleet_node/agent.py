@@ -15,15 +15,13 @@ import msgspec
 import numpy as np
 from gmpy2 import mpz
 
-from . import exchange
 from .config import Algorithm
 from .draws import Draws, FloatVector
 from .errors import RemoteProtocolError
-from .messages import TAG_BYTES, Answer, Message, Presence, PresenceState, Query
+from .exchange import UNIT, Exchange, Opening
+from .messages import Answer, Message, Presence, PresenceState, Query
 from .objective import Objective
 from .optimiser import descend
-from .packing import Layout
-from .paillier import PrivateKey, PublicKey
 from .quantiser import dequantise, quantise, randomise_start
 from .round import Phase, Round, Trigger, jump_target, next_phase
 from .samples import Sample
@@ -37,29 +35,11 @@ UNSEEN = -1  # the claim of a neighbour that was not heard in its present epoch
 # -- what the agent is made of ------------------------------------------------------------------
 
 
-class Blinding(Protocol):
-    """Obfuscators r^n mod n^2, each handed out once."""
-
-    def own(self) -> mpz:
-        """One for the node's own key."""
-
-    def towards(self, neighbour: str) -> mpz:
-        """One for *neighbour*'s key."""
-
-
 class Trace(Protocol):
     """Takes the time of the phases of a round."""
 
     def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
         """A context that lasts as long as *phase*."""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """What is public of a neighbour: its key, and M_ij."""
-
-    key: PublicKey
-    metropolis: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,14 +48,14 @@ class Setup:
 
     fleet: str
     node: str
-    key: PrivateKey
-    edges: Mapping[str, Edge]
+    key_tag: bytes  # begins the fingerprint of the node's key, TAG_BYTES
+    neighbours: Mapping[str, bytes]  # their key tags
+    exchange: Exchange
     algorithm: Algorithm
     resolution: float
     objective: Objective
     parameters: bytes  # digest of what all nodes must agree on
     new_seed: Callable[[int], bytes]  # of a round's draws, given the round's number
-    blinding: Blinding
     trace: Trace
 
 
@@ -174,12 +154,11 @@ class Agent:
         self._setup, self._state = setup, state
         self._phase = Phase.STARTING
         self._round: Round | None = None
-        self._openings: dict[str, exchange.Opening] = {}
-        self._layouts = {name: self._layout(edge.key) for name, edge in setup.edges.items()}
-        self._own_layout = self._layout(setup.key.public)
+        self._openings: dict[str, Opening] = {}
+        self._prepared: dict[str, list[mpz]] = {}  # for the open round, each used once
         self._present: set[str] = set()  # neighbours that are waited for
         self._finished: set[str] = set()
-        self._claims = dict.fromkeys(setup.edges, UNSEEN)
+        self._claims = dict.fromkeys(setup.neighbours, UNSEEN)
         self._held: dict[str, Query] = {}  # queries for rounds to come, the latest of each
         self._sent: dict[tuple[str, int], Answer] = {}
         self._connected = False
@@ -294,7 +273,7 @@ class Agent:
             yield from self._open(now)
 
     def _may_start(self, now: float) -> bool:
-        everybody = self._present | self._finished >= set(self._setup.edges)
+        everybody = self._present | self._finished >= set(self._setup.neighbours)
         return everybody or self._repeatable() or now >= self._deadline
 
     def _repeatable(self) -> bool:
@@ -316,9 +295,7 @@ class Agent:
         with setup.trace.span("quantise", k):
             quantised = quantise(estimate, setup.resolution, draws)
         with setup.trace.span("encrypt", k):
-            query = exchange.make_query(
-                setup.key.public, self._own_layout, quantised, setup.blinding.own
-            )
+            query = setup.exchange.query(quantised)
         record = RoundRecord(k, quantised, draws.seed, query)
         self._update(
             estimate=estimate.tolist(),
@@ -337,6 +314,7 @@ class Agent:
         yield from self._announce("ready")
         yield from self._take_reading()
         yield from self._answer_held(now)
+        self._prepare(record, draws)
 
     def _repeat(self, now: float) -> Iterator[Effect]:
         """Send the query of the round that was open when the node stopped, byte for byte."""
@@ -348,6 +326,15 @@ class Agent:
         yield from self._take_reading()
         yield from self._answer_held(now)
         yield from self._leave_if_behind(now)
+
+    def _prepare(self, record: RoundRecord, draws: Draws) -> None:
+        """While the others work, make all of the answers that does not need their queries."""
+        unanswered = (n for n in self._present if (n, record.number) not in self._sent)
+        with self._setup.trace.span("prepare", record.number):
+            for neighbour in unanswered:
+                self._prepared[neighbour] = self._setup.exchange.prepare(
+                    neighbour, record.quantised, draws
+                )
 
     def _estimate(self, draws: Draws) -> FloatVector:
         if self._state.estimate is None:
@@ -396,7 +383,6 @@ class Agent:
         setup, state = self._setup, self._state
         record = state.open_record
         assert record is not None
-        key = setup.key.public.fingerprint[:TAG_BYTES]
         return Query(
             setup.fleet,
             setup.node,
@@ -404,7 +390,7 @@ class Agent:
             record.number,
             0,
             setup.parameters,
-            key,
+            setup.key_tag,
             record.query,
         )
 
@@ -463,7 +449,7 @@ class Agent:
         sender, setup = query.sender, self._setup
         if query.parameters != setup.parameters:
             raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
-        if query.key != setup.edges[sender].key.fingerprint[:TAG_BYTES]:
+        if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not its pinned")
         self._claims[sender] = max(self._claims[sender], query.round)
         opened = self._state.records[-1].number if self._state.records else -1
@@ -503,20 +489,13 @@ class Agent:
         yield from self._stop_if_served(now)
 
     def _make_answer(self, query: Query, record: RoundRecord) -> Answer:
-        setup, asker, digest = self._setup, query.sender, query.digest
-        key, layout = setup.edges[asker].key, self._layouts[asker]
-        ciphertexts = exchange.read_ciphertexts(key, layout, query.ciphertexts)
-        draws = Draws(record.seed)
-        weight = exchange.half_weight(draws, asker)
-        answer = exchange.make_answer(
-            key,
-            layout,
-            ciphertexts,
-            record.quantised,
-            weight,
-            exchange.dither(draws, asker, digest, weight, layout.dimension),
-            lambda: setup.blinding.towards(asker),
-        )
+        setup, asker, draws = self._setup, query.sender, Draws(record.seed)
+        prepared = None
+        if record.number == self._state.records[-1].number:
+            prepared = self._prepared.pop(asker, None)
+        if prepared is None:
+            prepared = setup.exchange.prepare(asker, record.quantised, draws)
+        ciphertexts = setup.exchange.answer(asker, query.ciphertexts, draws, prepared)
         return Answer(
             setup.fleet,
             setup.node,
@@ -524,11 +503,12 @@ class Agent:
             asker,
             query.round,
             query.attempt,
-            digest,
-            answer,
+            query.digest,
+            ciphertexts,
         )
 
     def _forget_old_answers(self) -> None:
+        self._prepared = {}
         kept = {record.number for record in self._state.records}
         self._sent = {key: answer for key, answer in self._sent.items() if key[1] in kept}
 
@@ -540,12 +520,9 @@ class Agent:
             raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
         if sender in self._round.answered:
             return
-        ciphertexts = exchange.read_ciphertexts(
-            self._setup.key.public, self._own_layout, answer.ciphertexts
+        self._openings[sender] = self._setup.exchange.accept(
+            sender, answer.ciphertexts, Draws(record.seed)
         )
-        weight = exchange.half_weight(Draws(record.seed), sender)
-        exponent = weight * self._setup.edges[sender].metropolis
-        self._openings[sender] = exchange.Opening(exponent, ciphertexts)
         self._round.receive(sender)
         yield from self._close_if_complete(now)
 
@@ -566,7 +543,7 @@ class Agent:
             current.answered.discard(liar)
             yield Rejected(liar, "out_of_range")
         draws, x = Draws(record.seed), np.array(self._state.estimate)
-        coupling = dequantise(combined, setup.resolution * exchange.UNIT)
+        coupling = dequantise(combined, setup.resolution * UNIT)
         with setup.trace.span("gradient", k):
             gradient = setup.objective.gradient(x, draws)
         with setup.trace.span("update", k):
@@ -574,24 +551,24 @@ class Agent:
         self._update(estimate=estimate.tolist(), round=k + 1)
         self._phase = next_phase(self._phase, Trigger.CLOSE)
         self._round = None
-        silent = tuple(sorted(setup.edges.keys() - current.answered))
+        silent = tuple(sorted(setup.neighbours.keys() - current.answered))
         yield RoundClosed(k, current.opened, silent, estimate)
         yield from self._proceed(now)
 
     def _open_answers(self) -> tuple[list[int], list[str]]:
         """The combined coupling term, and who had to be left out for it to be in range."""
-        key, layout = self._setup.key, self._own_layout
+        open_all = self._setup.exchange.open
         try:
-            return exchange.open_answers(key, layout, self._openings), []
+            return open_all(self._openings), []
         except RemoteProtocolError:
             honest = {n: o for n, o in self._openings.items() if self._in_range(n, o)}
             liars = sorted(self._openings.keys() - honest.keys())
-            combined = exchange.open_answers(key, layout, honest) if honest else []
-            return combined or [0] * layout.dimension, liars
+            combined = open_all(honest) if honest else []
+            return combined or [0] * self._setup.objective.dimension, liars
 
-    def _in_range(self, name: str, opening: exchange.Opening) -> bool:
+    def _in_range(self, name: str, opening: Opening) -> bool:
         try:
-            exchange.open_answers(self._setup.key, self._own_layout, {name: opening})
+            self._setup.exchange.open({name: opening})
         except RemoteProtocolError:
             return False
         return True
@@ -620,7 +597,7 @@ class Agent:
             self._present.discard(neighbour)
         if current.complete:
             yield from self._close(current, now)
-        elif not current.deadlines and self._finished >= set(self._setup.edges):
+        elif not current.deadlines and self._finished >= set(self._setup.neighbours):
             yield from self._finish(now)
         elif now >= current.resend_at:
             if not current.deadlines:
@@ -652,9 +629,6 @@ class Agent:
             self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
 
     # -- small things ---------------------------------------------------------------------------
-
-    def _layout(self, key: PublicKey) -> Layout:
-        return Layout(key.bits, self._setup.objective.dimension)
 
     def _update(self, **changes: object) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)

@@ -20,7 +20,13 @@ CONFIG_VERSION = 1
 SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
 NODE_FILE = "node.yaml"
 
-NodeId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+NodeId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
+        description="1 to 63 letters, digits, - and _, the first a letter or digit",
+    ),
+]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -67,7 +73,7 @@ class Crypto(Section, frozen=True):
 
     key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
     exchange: Literal["pairwise"] = "pairwise"
-    rerandomise: Literal["uniform", "full"] = "uniform"
+    rerandomise: Literal["full", "uniform"] = "full"
     pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key
     pool_threads: Annotated[int, Meta(ge=0, le=16)] = 1
     table_kib: Annotated[int, Meta(ge=64, le=65536)] = 2048  # memory for the tables of one key

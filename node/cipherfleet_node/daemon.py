@@ -23,7 +23,6 @@ from .agent import (
     Agent,
     Connected,
     Disconnected,
-    Edge,
     Effect,
     Event,
     MessageReceived,
@@ -42,13 +41,14 @@ from .blinding import OWN, Pools, release_interpreter_during_powers
 from .config import Algorithm, NodeConfig, load_node_config, resolution_of
 from .draws import SEED_BYTES, simulated_seed
 from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
-from .exchange import metropolis
+from .exchange import Edge, Exchange, Pairwise, metropolis
 from .keys import NodeKeys, PublicKeys, read_keys, read_neighbour
 from .messages import TAG_BYTES, Message, Presence
 from .mqtt import Arrived, Link, LinkDown, LinkUp
 from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from .objective import Objective, make_objective
 from .packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS
+from .paillier import PublicKey
 from .quantiser import VALUE_BITS
 from .samples import Sample
 from .selfcheck import check_exchanges
@@ -114,6 +114,11 @@ def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> by
     return hashlib.sha256(msgspec.json.encode(shared)).digest()[:TAG_BYTES]
 
 
+def key_tag(key: PublicKey) -> bytes:
+    """How messages name a key."""
+    return key.fingerprint[:TAG_BYTES]
+
+
 def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
     """Where a round's draws come from: the operating system, or a simulation's seed."""
     seed = config.simulation.seed
@@ -166,29 +171,33 @@ class Daemon:
 
     def _make_agent(self) -> Agent:
         config, bundle = self._config, self._bundle
-        edges = {
-            n.id: Edge(
-                bundle.neighbours[n.id].paillier, metropolis(len(config.neighbours), n.degree)
-            )
-            for n in config.neighbours
-        }
         parameters = parameters_digest(
             config.algorithm, config.crypto.exchange, bundle.objective.dimension
         )
         setup = Setup(
             config.fleet,
             config.node,
-            bundle.keys.paillier,
-            edges,
+            key_tag(bundle.keys.paillier.public),
+            {name: key_tag(keys.paillier) for name, keys in bundle.neighbours.items()},
+            self._make_exchange(),
             config.algorithm,
             resolution_of(config.algorithm),
             bundle.objective,
             parameters,
             round_seeds(config),
-            self._pools,
             self._spans,
         )
         return Agent(setup, self._restored(parameters))
+
+    def _make_exchange(self) -> Exchange:
+        config, bundle = self._config, self._bundle
+        edges = {
+            n.id: Edge(
+                bundle.neighbours[n.id].paillier, metropolis(len(config.neighbours), n.degree)
+            )
+            for n in config.neighbours
+        }
+        return Pairwise(bundle.keys.paillier, edges, bundle.objective.dimension, self._pools)
 
     def _restored(self, parameters: bytes) -> State:
         """The saved state under a new epoch, or a first one."""

@@ -6,8 +6,9 @@ duplicate keys, aliases and oversize files are refused.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any, TypeVar
 
 import msgspec
 import yaml
+from msgspec import inspect
 
 from .errors import ConfigError
 
+MAX_DEPTH = 32  # the C loader recurses, and overruns its stack at some ten thousand levels
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # 1,000 nodes written out one by one need about 300 KB
 SECRET_WORDS = ("password", "secret", "token", "private")
 
@@ -93,8 +96,11 @@ class Document:
         if any(word in str(step).lower() for step in path for word in SECRET_WORDS):
             return "a value (not shown)"
         if isinstance(value, dict | list):
-            return "a mapping" if isinstance(value, dict) else "a list"
-        text = repr(value)
+            empty = "a " if value else "an empty "
+            return empty + ("mapping" if isinstance(value, dict) else "list")
+        if value is None:
+            return "nothing"
+        text = str(value).lower() if isinstance(value, bool) else repr(value)
         return text if len(text) <= 40 else text[:37] + "..."
 
     def convert(self, kind: type[T]) -> T:
@@ -109,6 +115,7 @@ class Document:
 
     def _explain(self, text: str, kind: Any) -> ConfigError:
         message, path = _split_path(text)
+        path = self._located(path, text, kind)
         unknown = re.search(r"unknown field `(.*)`", message)
         if unknown:
             key = unknown[1]
@@ -116,9 +123,34 @@ class Document:
         missing = re.search(r"missing required field `(.*)`", message)
         if missing:
             return self.error((*path, missing[1]), "is missing and has no default")
-        wanted = re.sub(r"Expected ", "must be ", message, count=1)
-        wanted = re.sub(r", got `.*`$", "", wanted).replace("`", "")
-        return self.error(path, f"is {self.found(path)}, {_plain_words(wanted)}")
+        wanted = _choices(kind, path) if re.match("Invalid|Expected `.*str", message) else None
+        if "matching regex" in message:
+            wanted = _description(kind, path)
+        if wanted is None:
+            wanted = re.sub(r"^Expected ", "", message)
+            wanted = _plain_words(re.sub(r", got `.*`$", "", wanted).replace("`", ""))
+        return self.error(path, f"is {self.found(path)}, must be {wanted}")
+
+    def _located(self, path: Path_, text: str, kind: Any) -> Path_:
+        """*path* with the keys that msgspec calls "...": those that fail alike when alone."""
+        for place, step in enumerate(path):
+            if step != "...":
+                continue
+            here = path[:place]
+            for key, value in self._at(here).items():
+                try:
+                    msgspec.convert(_replaced(self.data, here, {key: value}), kind, strict=True)
+                except msgspec.ValidationError as error:
+                    if str(error) == text:
+                        path = (*here, key, *path[place + 1 :])
+                        break
+        return path
+
+    def _at(self, path: Path_) -> dict[str, Any]:
+        value = self.data
+        for step in path:
+            value = value[step]
+        return value if isinstance(value, dict) else {}
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -146,6 +178,7 @@ def read_document(file: Path) -> Document:
 def parse_document(text: str, file: Path) -> Document:
     """The document in *text*; *file* is only its name. Raises ConfigError."""
     try:
+        _check_depth(text, file)
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
@@ -153,23 +186,53 @@ def parse_document(text: str, file: Path) -> Document:
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{file}:1:1: must be a mapping of settings ('key: value' lines)")
         marks: dict[Path_, Mark] = {}
-        data = _Builder(loader, str(file), marks).build(root, ())
+        data = _Builder(str(file), marks).build(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{file}:{mark.line + 1}:{mark.column + 1}" if mark else f"{file}:1:1"
         raise ConfigError(f"{place}: is not valid YAML: {error.problem}") from None
     except yaml.YAMLError:
         raise ConfigError(f"{file}:1:1: is not valid YAML: a character is not allowed") from None
-    except RecursionError:
-        raise ConfigError(f"{file}:1:1: is nested too deeply") from None
     return Document(file, data, marks)
+
+
+def _check_depth(text: str, file: Path) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            mark = event.start_mark
+            place = f"{file}:{mark.line + 1}:{mark.column + 1}"
+            raise ConfigError(f"{place}: is nested too deeply, at most {MAX_DEPTH} levels")
+
+
+_CORE = "tag:yaml.org,2002:"
+
+
+def _plain_value(tag: str, text: str) -> Any:
+    """The value of a scalar: "010" is ten, and there is no infinity. Raises ValueError."""
+    match tag.removeprefix(_CORE):
+        case "str":
+            return text
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int":
+            return int(text, 16 if text.startswith("0x") else 10)
+        case "float" if math.isfinite(number := float(text)):
+            return number
+    raise ValueError(tag)
 
 
 class _Builder:
     """Turns YAML nodes into plain data and remembers where each value stood."""
 
-    def __init__(self, loader: Any, file: str, marks: dict[Path_, Mark]) -> None:
-        self._loader, self._file, self._marks = loader, file, marks
+    def __init__(self, file: str, marks: dict[Path_, Mark]) -> None:
+        self._file, self._marks = file, marks
         self._seen: set[int] = set()
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
@@ -177,9 +240,9 @@ class _Builder:
             raise ConfigError(f"{self._place(node)}: {dotted(path)} is an alias, write it out")
         self._seen.add(id(node))
         self._marks.setdefault(path, self._place(node))
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and node.tag == _CORE + "map":
             return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and node.tag == _CORE + "seq":
             return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
         return self._scalar(node, path)
 
@@ -204,8 +267,8 @@ class _Builder:
 
     def _scalar(self, node: yaml.Node, path: Path_) -> Any:
         try:
-            return self._loader.construct_object(node)
-        except (ValueError, yaml.constructor.ConstructorError):
+            return _plain_value(node.tag, node.value)
+        except (ValueError, TypeError, AttributeError):
             raise ConfigError(
                 f"{self._place(node)}: {dotted(path)} has a YAML tag or value that is not allowed"
             ) from None
@@ -239,6 +302,58 @@ def _field_names(kind: Any, seen: set[Any]) -> set[str]:
             names.add(field.encode_name)
             names |= _field_names(field.type, seen)
     return names
+
+
+def _replaced(data: Any, path: Path_, value: Any) -> Any:
+    """*data* with *value* at *path*, without touching the original."""
+    if not path:
+        return value
+    copy = data.copy()
+    copy[path[0]] = _replaced(data[path[0]], path[1:], value)
+    return copy
+
+
+def _choices(kind: Any, path: Path_) -> str | None:
+    """'one of a, b or a mapping': what a field of fixed words may hold."""
+    types = list(_types_at(inspect.type_info(kind), path))
+    words = [str(value) for t in types if isinstance(t, inspect.LiteralType) for value in t.values]
+    if not words:
+        return None
+    text = f"one of {', '.join(words)}" if len(words) > 1 else words[0]
+    mapping = any(isinstance(t, inspect.StructType | inspect.DictType) for t in types)
+    return text + " or a mapping" * mapping
+
+
+def _description(kind: Any, path: Path_) -> str | None:
+    """What the type at *path* says of itself in words."""
+    for found in _types_at(inspect.type_info(kind), path):
+        if isinstance(found, inspect.Metadata) and found.extra_json_schema:
+            text: str | None = found.extra_json_schema.get("description")
+            return text
+    return None
+
+
+def _types_at(found: inspect.Type, path: Path_) -> Iterator[inspect.Type]:
+    """All types that a value at *path* may have, unions taken apart."""
+    if isinstance(found, inspect.UnionType):
+        for each in found.types:
+            yield from _types_at(each, path)
+    elif isinstance(found, inspect.Metadata):
+        if not path:
+            yield found
+        yield from _types_at(found.type, path)
+    elif not path:
+        yield found
+    elif isinstance(found, inspect.StructType):
+        for field in found.fields:
+            if field.encode_name == path[0]:
+                yield from _types_at(field.type, path[1:])
+        if found.tag_field == path[0] and found.tag is not None:
+            yield inspect.LiteralType((str(found.tag),))
+    elif isinstance(found, inspect.DictType):
+        yield from _types_at(found.value_type, path[1:])
+    elif isinstance(found, inspect.ListType):
+        yield from _types_at(found.item_type, path[1:])
 
 
 def _plain_words(text: str) -> str:

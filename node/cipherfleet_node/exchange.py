@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from gmpy2 import mpz
 
 from .draws import Draws
 from .errors import RemoteProtocolError
 from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS, Layout
-from .paillier import PrivateKey, PublicKey, check_ciphertext, encrypt, scale_and_shift
+from .paillier import PrivateKey, PublicKey, check_ciphertexts, encrypt, scale
 from .quantiser import VALUE_BITS
 
 # What one unit of an opened slot weighs, in resolutions: h = H / 2^12, m = M / 2^6.
@@ -36,6 +37,91 @@ class Opening:
     ciphertexts: Sequence[mpz]
 
 
+class Blinding(Protocol):
+    """Obfuscators r^n mod n^2, each handed out once."""
+
+    def own(self) -> mpz:
+        """One for the node's own key."""
+
+    def towards(self, neighbour: str) -> mpz:
+        """One for *neighbour*'s key."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What is public of a neighbour: its key, and M_ij."""
+
+    key: PublicKey
+    metropolis: int
+
+
+class Exchange(Protocol):
+    """How a node learns its coupling term; `open` gives units of UNIT resolutions."""
+
+    def query(self, quantised: Sequence[int]) -> list[bytes]:
+        """What is asked of all neighbours in a round."""
+
+    def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
+        """What can be worked out of an answer before the query comes; used for one answer."""
+
+    def answer(
+        self, neighbour: str, query: Sequence[bytes], draws: Draws, prepared: Sequence[mpz]
+    ) -> list[bytes]:
+        """The answer to *neighbour*'s query; raises RemoteProtocolError for a bad one."""
+
+    def accept(self, neighbour: str, answer: Sequence[bytes], draws: Draws) -> Opening:
+        """A checked answer, ready to be opened; raises RemoteProtocolError for a bad one."""
+
+    def open(self, answers: Mapping[str, Opening]) -> list[int]:
+        """The combined coupling term of *answers*, shape (d,)."""
+
+
+class Pairwise:
+    """The exchange of ALGORITHM section 4, `pairwise`."""
+
+    def __init__(
+        self, key: PrivateKey, edges: Mapping[str, Edge], dimension: int, blinding: Blinding
+    ) -> None:
+        self._key, self._edges, self._blinding = key, edges, blinding
+        self._layout = Layout(key.public.bits, dimension)
+        self._layouts = {name: Layout(edge.key.bits, dimension) for name, edge in edges.items()}
+
+    def query(self, quantised: Sequence[int]) -> list[bytes]:
+        """Enc(-q) under the node's own key."""
+        return make_query(self._key.public, self._layout, quantised, self._blinding.own)
+
+    def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
+        """Enc(H q + e) under *neighbour*'s key."""
+        layout = self._layouts[neighbour]
+        weight = half_weight(draws, neighbour)
+        noise = dither(draws, neighbour, weight, layout.dimension)
+        return prepare_answer(
+            self._edges[neighbour].key,
+            layout,
+            quantised,
+            weight,
+            noise,
+            lambda: self._blinding.towards(neighbour),
+        )
+
+    def answer(
+        self, neighbour: str, query: Sequence[bytes], draws: Draws, prepared: Sequence[mpz]
+    ) -> list[bytes]:
+        """The query, raised to the half weight, times what was prepared."""
+        key, layout = self._edges[neighbour].key, self._layouts[neighbour]
+        ciphertexts = read_ciphertexts(key, layout, query)
+        return make_answer(key, layout, ciphertexts, half_weight(draws, neighbour), prepared)
+
+    def accept(self, neighbour: str, answer: Sequence[bytes], draws: Draws) -> Opening:
+        """The ciphertexts, with the exponent H_ij M_ij under which they will count."""
+        exponent = half_weight(draws, neighbour) * self._edges[neighbour].metropolis
+        return Opening(exponent, read_ciphertexts(self._key.public, self._layout, answer))
+
+    def open(self, answers: Mapping[str, Opening]) -> list[int]:
+        """One decryption for all answers."""
+        return open_answers(self._key, self._layout, answers)
+
+
 def metropolis(degree: int, other_degree: int) -> int:
     """floor(2^6 / (1 + max degree)): rounding down keeps the sum over neighbours below 2^6."""
     return (1 << METROPOLIS_BITS) // (1 + max(degree, other_degree))
@@ -50,14 +136,13 @@ def half_weight(draws: Draws, neighbour: str) -> int:
     return (1 << (HALF_WEIGHT_BITS - 1)) + 2 * choice + 1
 
 
-def dither(draws: Draws, neighbour: str, digest: bytes, weight: int, count: int) -> list[int]:
+def dither(draws: Draws, neighbour: str, weight: int, count: int) -> list[int]:
     """*count* numbers uniform on the *weight* integers -(H-1)/2 .. (H-1)/2.
 
-    Bound to the query's digest: another query would get other dither.
     Source: ALGORITHM section 4; checked by test_every_odd_half_weight_explains_an_answer.
     """
-    label = f"dither/{neighbour}/{digest.hex()}"
-    return [entry - (weight - 1) // 2 for entry in draws.below(weight, label, count)]
+    chosen = draws.below(weight, f"dither/{neighbour}", count)
+    return [entry - (weight - 1) // 2 for entry in chosen]
 
 
 def make_query(
@@ -68,23 +153,37 @@ def make_query(
     return [_to_bytes(encrypt(key, plaintext, take()), layout) for plaintext in plaintexts]
 
 
-def make_answer(
+def prepare_answer(
     theirs: PublicKey,
     layout: Layout,
-    query: Sequence[mpz],
     own: Sequence[int],
     weight: int,
     noise: Sequence[int],
     take: TakeObfuscator,
-) -> list[bytes]:
-    """The ciphertexts of H (own - asked) + e under the asker's key, freshly blinded.
+) -> list[mpz]:
+    """Blinded encryptions of H own + e under the asker's key: all of an answer but the query.
 
-    *query* has been checked by read_ciphertexts; *noise* is the dither e, shape (d,).
+    *noise* is the dither e, shape (d,). Without the obfuscators the key's owner would extract the
+    randomness of the answer and find H: they are not optional.
     """
     shifts = layout.pack([weight * entry + e for entry, e in zip(own, noise, strict=True)])
+    return [encrypt(theirs, shift, take()) for shift in shifts]
+
+
+def make_answer(
+    theirs: PublicKey,
+    layout: Layout,
+    query: Sequence[mpz],
+    weight: int,
+    prepared: Sequence[mpz],
+) -> list[bytes]:
+    """The ciphertexts of H (own - asked) + e under the asker's key.
+
+    *query* has been checked by read_ciphertexts; *prepared* is used once, for this query only.
+    """
     return [
-        _to_bytes(scale_and_shift(theirs, c, weight, shift, take()), layout)
-        for c, shift in zip(query, shifts, strict=True)
+        _to_bytes(scale(theirs, c, weight) * bracket % theirs.n_squared, layout)
+        for c, bracket in zip(query, prepared, strict=True)
     ]
 
 
@@ -99,8 +198,7 @@ def read_ciphertexts(key: PublicKey, layout: Layout, data: Sequence[bytes]) -> l
             "ciphertext_length", f"a ciphertext has not the {layout.ciphertext_bytes} bytes it must"
         )
     ciphertexts = [mpz(int.from_bytes(item, "big")) for item in data]
-    for ciphertext in ciphertexts:
-        check_ciphertext(key, ciphertext)
+    check_ciphertexts(key, ciphertexts)
     return ciphertexts
 
 

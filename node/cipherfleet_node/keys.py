@@ -124,7 +124,7 @@ def read_keys(folder: Path, crypto: Crypto) -> NodeKeys:
     p, q = (_text_to_number(place / PAILLIER_FILE, document, name) for name in ("p", "q"))
     if not (is_prime(p) and is_prime(q)) or p == q:
         raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; make new keys")
-    key = PrivateKey(p, q)
+    key = PrivateKey(p, q, crypto.constant_time)
     if key.public.bits != crypto.key_bits:
         raise ConfigError(
             f"{place / PAILLIER_FILE}: the key has {key.public.bits} bits, crypto.key_bits asks "

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import gmpy2
-from gmpy2 import mpz, powmod
+from gmpy2 import mpz, powmod, powmod_sec
 
 from .errors import RemoteProtocolError
 
@@ -47,6 +47,7 @@ class PrivateKey:
 
     p: mpz
     q: mpz
+    constant_time: bool = False  # the private exponents' powers take the same time always
 
     def __post_init__(self) -> None:
         p, q = mpz(self.p), mpz(self.q)
@@ -103,14 +104,14 @@ class PrivateKey:
         m_q = self._half(ciphertexts, exponents, self.q, self._q_squared, self._h_q)
         return m_p + self.p * ((m_q - m_p) * self._p_inverse % self.q)
 
-    @staticmethod
     def _half(
-        ciphertexts: Sequence[mpz], exponents: Sequence[int], prime: mpz, square: mpz, h: mpz
+        self, ciphertexts: Sequence[mpz], exponents: Sequence[int], prime: mpz, square: mpz, h: mpz
     ) -> mpz:
         product = mpz(1)
         for ciphertext, exponent in zip(ciphertexts, exponents, strict=True):
             product = product * powmod(ciphertext % square, exponent, square) % square
-        return _l_function(powmod(product, prime - 1, square), prime) * h % prime
+        power = powmod_sec if self.constant_time else powmod
+        return _l_function(power(product, prime - 1, square), prime) * h % prime
 
 
 def encrypt(key: PublicKey, plaintext: mpz, obfuscator: mpz) -> mpz:
@@ -118,20 +119,22 @@ def encrypt(key: PublicKey, plaintext: mpz, obfuscator: mpz) -> mpz:
     return (1 + key.n * (plaintext % key.n)) * obfuscator % key.n_squared
 
 
-def scale_and_shift(key: PublicKey, c: mpz, factor: int, shift: mpz, obfuscator: mpz) -> mpz:
-    """A fresh ciphertext of factor * m + shift, where *c* is one of m.
+def scale(key: PublicKey, c: mpz, factor: int) -> mpz:
+    """A ciphertext of factor * m, where *c* is one of m. Not blinded: never to be sent as it is."""
+    return powmod(c, factor, key.n_squared)
 
-    Without the obfuscator the key's owner would extract the randomness of the result and find
-    *factor*: it is not optional.
+
+def check_ciphertexts(key: PublicKey, ciphertexts: Sequence[mpz]) -> None:
+    """Raise RemoteProtocolError unless each is a unit mod n^2 in 1 .. n^2-1.
+
+    One greatest common divisor serves all: the product is a unit exactly if every factor is.
     """
-    return powmod(c, factor, key.n_squared) * encrypt(key, shift, obfuscator) % key.n_squared
-
-
-def check_ciphertext(key: PublicKey, ciphertext: mpz) -> None:
-    """Raise RemoteProtocolError unless *ciphertext* is a unit mod n^2 in 1 .. n^2-1."""
-    if not 0 < ciphertext < key.n_squared:
-        raise RemoteProtocolError("ciphertext_range", "a ciphertext is not within 1 .. n^2-1")
-    if gmpy2.gcd(ciphertext, key.n) != 1:
+    product = mpz(1)
+    for ciphertext in ciphertexts:
+        if not 0 < ciphertext < key.n_squared:
+            raise RemoteProtocolError("ciphertext_range", "a ciphertext is not within 1 .. n^2-1")
+        product = product * ciphertext % key.n
+    if gmpy2.gcd(product, key.n) != 1:
         raise RemoteProtocolError("ciphertext_not_unit", "a ciphertext shares a factor with n")
 
 

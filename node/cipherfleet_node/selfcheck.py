@@ -6,15 +6,18 @@ decrypts to a plausible estimate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from gmpy2 import mpz
 
 from . import exchange
-from .errors import ConfigError
+from .errors import ConfigError, RemoteProtocolError
 from .packing import Layout
 from .paillier import PrivateKey, PublicKey
 from .quantiser import VALUE_BITS
+
+Key = TypeVar("Key", PrivateKey, PublicKey)
 
 _ASKED = [1 - (1 << (VALUE_BITS - 1)), -1, 0, 12345]  # q of the asker
 _OWN = [(1 << (VALUE_BITS - 1)) - 1, 1, 0, -54321]  # q of the answerer: the widest difference first
@@ -28,17 +31,24 @@ _ROOTS = (mpz(0xC1F4E3), mpz(0x5EED))  # known blinding roots r; real exchanges 
 
 def check_exchanges(own: PrivateKey, neighbours: Mapping[str, PublicKey]) -> None:
     """Run a known exchange on the own key and on every neighbour's; ConfigError where one fails."""
-    if not _own_key_works(own):
+    if not _passes(_own_key_works, own):
         raise ConfigError(
             "the known-answer exchange fails on this node's own key: the key file or this "
             "machine's gmpy2 is broken; run `cipherfleet-node keygen` or reinstall gmpy2"
         )
     for name, key in neighbours.items():
-        if not _neighbours_key_works(key):
+        if not _passes(_neighbours_key_works, key):
             raise ConfigError(
                 f"the known-answer exchange fails on the key of {name!r}: this machine's gmpy2 "
                 "is broken; reinstall it"
             )
+
+
+def _passes(check: Callable[[Key], bool], key: Key) -> bool:
+    try:
+        return check(key)
+    except RemoteProtocolError:
+        return False  # not even in range
 
 
 def _own_key_works(key: PrivateKey) -> bool:
@@ -66,4 +76,5 @@ def _answer_under(key: PublicKey, layout: Layout) -> list[bytes]:
     obfuscators = [pow(root, key.n, key.n_squared) for root in _ROOTS]
     query = exchange.make_query(key, layout, _ASKED, lambda: obfuscators[0])
     read = exchange.read_ciphertexts(key, layout, query)
-    return exchange.make_answer(key, layout, read, _OWN, _WEIGHT, _DITHER, lambda: obfuscators[1])
+    prepared = exchange.prepare_answer(key, layout, _OWN, _WEIGHT, _DITHER, lambda: obfuscators[1])
+    return exchange.make_answer(key, layout, read, _WEIGHT, prepared)

@@ -115,10 +115,10 @@ def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, 
 
 
 def _follow_parent() -> None:
-    """End with the parent however it ends, and by signals without a word."""
+    """End with the parent however it ends; Ctrl-C is for the parent alone, which then ends us."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler came along with the fork
 
 
 def _raw_keys(bits: int) -> tuple[FactoredPrime, FactoredPrime, bytes]:

@@ -1,0 +1,228 @@
+"""The operator's command as an operator meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cipherfleet_deploy import cli
+
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
+HELP = [(), ("demo",), ("run",)]
+FLEET = """\
+config_version: 1
+fleet: toy
+crypto: {{key_bits: 512, allow_weak_keys: true}}
+algorithm: {{rounds: {rounds}, attenuation: none}}
+objective: {{kind: average, values: [{{field: t}}]}}
+topology: {{kind: ring}}
+nodes:
+  - {{each: 3, id: "{{n:02}}", sensor: {{kind: csv, path: t.csv, where: {{room: "{{n}}"}}}}}}
+"""
+KEYS_OF_THE_RESULT = {
+    "nodes", "edges", "rounds", "key_bits", "exchange", "dimension", "estimate", "optimum",
+    "relative_error", "disagreement", "round_ms", "bytes_per_edge_round", "silent", "rejected",
+    "wall_s",
+}  # fmt: skip
+
+
+def toy_fleet(folder: Path, rounds: int = 4) -> Path:
+    (folder / "t.csv").write_text("room,t\n1,20\n2,21\n3,22\n")
+    file = folder / "fleet.yaml"
+    file.write_text(FLEET.format(rounds=rounds))
+    return file
+
+
+def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, timeout=90, check=False, cwd=cwd,
+    )  # fmt: skip
+
+
+# -- help ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", HELP, ids=lambda words: " ".join(words) or "cipherfleet")
+def test_the_help_of_every_command_has_an_example(command: tuple[str, ...]) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = ended(*command, "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert told.returncode == 0
+    assert told.stderr == ""
+    example = re.search(r"Example:\n +(cipherfleet .*)\n", told.stdout)
+    assert example is not None
+    assert example[1].startswith(" ".join(["cipherfleet", *command]))
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7
+
+
+def test_no_command_is_without_a_test_of_its_help() -> None:
+    assert {words[0] for words in HELP if words} == set(cli.cli.commands)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["run", "no-such-file", "--nodes", "1"]]
+)
+def test_help_and_mistakes_wait_for_no_heavy_import(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert "click" in imported
+    assert not imported & {"numpy", "matplotlib", "rich", "gmpy2", "yaml", "paho"}
+
+
+def test_the_command_alone_shows_its_help() -> None:
+    told = ended()
+    assert told.returncode == 0
+    assert "Commands:" in told.stdout
+
+
+def test_the_version_is_told() -> None:
+    assert re.fullmatch(r"cipherfleet, version \d+\.\d+\.\d+\S*\n", ended("--version").stdout)
+
+
+@pytest.mark.parametrize("arguments", [["--colour"], ["run", "--colour", "x"], ["walk"], ["run"]])
+def test_a_command_line_that_cannot_be_understood_is_exit_code_2(arguments: list[str]) -> None:
+    told = ended(*arguments)
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert re.fullmatch(r"cipherfleet: .*; see cipherfleet.* --help\n", told.stderr)
+
+
+def test_the_examples_are_found_beside_the_source() -> None:
+    for name in ("intel_lab", "average"):
+        assert (cli.example(name) / "fleet.yaml").is_file()
+
+
+def test_a_fault_of_ours_is_one_line_without_its_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from cipherfleet_deploy import run
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("the reading 21.5")
+
+    monkeypatch.setattr(run, "run_fleet", fail)
+    monkeypatch.setattr(sys, "argv", ["cipherfleet", "run", str(tmp_path)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert exit_.value.code == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"cipherfleet: a fault of ours, ZeroDivisionError at test_cli.py:.*\n", err)
+    assert "21.5" not in err
+
+
+# -- a real run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.fleet
+def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> None:
+    told = ended("run", toy_fleet(tmp_path), "--json", "--out", tmp_path / "out", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert len(told.stdout.splitlines()) == 1
+    result = json.loads(told.stdout, parse_constant=pytest.fail)
+    assert result.keys() >= KEYS_OF_THE_RESULT
+    assert (result["nodes"], result["edges"], result["rounds"]) == (3, 3, 4)
+    assert (result["key_bits"], result["dimension"]) == (512, 1)
+    assert result["optimum"] == [21.0]
+    assert result["estimate"] == pytest.approx([21.0], abs=1e-5)
+    assert 0 < result["relative_error"] < 0.04
+    assert result["bytes_per_edge_round"] > 100
+    assert (result["silent"], result["rejected"], result["restarts"]) == (0, 0, 0)
+    assert 0 < result["round_ms"]["p50"] <= result["round_ms"]["p95"]
+    out = tmp_path / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["nodes", "plot.png", "result.json"]
+    assert json.loads((out / "result.json").read_text()) == result
+    assert sorted(p.name for p in (out / "nodes").iterdir()) == ["01", "02", "03"]
+    assert "Traceback" not in told.stderr
+    # What is kept is refused the next time, and not touched.
+    kept = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    again = ended("run", tmp_path / "fleet.yaml", "--out", out, cwd=tmp_path)
+    assert again.returncode == 3
+    assert "exists already" in again.stderr
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == kept
+
+
+@pytest.mark.fleet
+def test_a_run_without_json_is_for_people(tmp_path: Path) -> None:
+    told = ended("run", toy_fleet(tmp_path), "--nodes", 2, "--rounds", 2, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "2 nodes, 1 edges" in " ".join(told.stdout.split())
+    assert "centralised answer" in told.stdout
+    assert "WEAK KEYS" in told.stderr
+    (run,) = (tmp_path / "cipherfleet-out").iterdir()
+    assert run.name.startswith("toy-")
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """A long run whose nodes compute, and all processes below it."""
+    command = [*COMMAND, "run", str(toy_fleet(folder, 100_000)), "--out", str(folder / "out")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 40
+        files = [folder / "out" / "nodes" / f"0{n}" / "logs" / "estimates.jsonl" for n in (1, 2, 3)]
+        while not all(file.exists() and file.stat().st_size for file in files):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "no round was closed"
+            time.sleep(0.05)
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) >= 4, "three nodes and a broker"
+        yield process, below
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def left_of(processes: list[psutil.Process], within_s: float) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
+    return [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.fleet
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_run_is_exit_code_130_and_leaves_no_process(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    with running(tmp_path) as (process, below):
+        if how == signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does: everybody in the foreground
+        else:
+            process.send_signal(how)
+        out, err = process.communicate(timeout=40)
+        assert process.returncode == 130
+        assert left_of(below, 0.5) == []
+    assert out == ""
+    assert err.rstrip().splitlines()[-1] == "cipherfleet: interrupted"
+    assert "Traceback" not in err
+    for node in ("01", "02", "03"):
+        assert (
+            "Traceback" not in (tmp_path / "out" / "nodes" / node / "logs" / "node.log").read_text()
+        )
+
+
+@pytest.mark.fleet
+def test_a_killed_run_leaves_no_node_and_no_broker(tmp_path: Path) -> None:
+    with running(tmp_path) as (process, below):
+        process.kill()
+        process.wait()
+        assert left_of(below, 8.0) == []

@@ -19,7 +19,7 @@ from cipherfleet_node import exchange, topics, wire
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.packing import Layout
-from cipherfleet_node.paillier import encrypt, faults_of_modulus, scale_and_shift
+from cipherfleet_node.paillier import encrypt, faults_of_modulus, scale
 from memory_fleet import toy_key
 
 FOLDER = Path(__file__).parents[1] / "node" / "vectors"
@@ -59,12 +59,11 @@ def draws_vectors() -> Any:
         ],
         "dither": [
             {
-                "neighbour": "b",
-                "digest": digest.hex(),
-                "half_weight": 2345,
-                "values": exchange.dither(draws, "b", digest, 2345, 6),
+                "neighbour": name,
+                "half_weight": weight,
+                "values": exchange.dither(draws, name, weight, 6),
             }
-            for digest in (bytes(16), bytes(range(16)))
+            for name, weight in (("b", 2345), ("node-01", 4095))
         ],
     }
 
@@ -147,9 +146,8 @@ def paillier_vectors() -> Any:
         ("negative shift", 4095, -17, 11),
     ):
         c = mpz(encrypted[2]["ciphertext"])
-        result = scale_and_shift(
-            public, c, factor, mpz(shift), gmpy2.powmod(root, n, public.n_squared)
-        )
+        blinded = encrypt(public, mpz(shift), gmpy2.powmod(root, n, public.n_squared))
+        result = scale(public, c, factor) * blinded % public.n_squared
         case = {"name": name, "ciphertext": str(c), "factor": str(factor), "shift": str(shift)}
         scaled.append(case | {"root": str(root), "result": str(result)})
     n2 = public.n_squared
@@ -211,8 +209,9 @@ def exchange_vectors() -> Any:
         own = [sign * entry for entry in reversed(asked)]
         draws = Draws(name.encode() * 32)
         weight = exchange.half_weight(draws, "i")
-        noise = exchange.dither(draws, "i", digest, weight, 9)
-        ciphertexts = exchange.make_answer(public, layout, read, own, weight, noise, take)
+        noise = exchange.dither(draws, "i", weight, 9)
+        prepared = exchange.prepare_answer(public, layout, own, weight, noise, take)
+        ciphertexts = exchange.make_answer(public, layout, read, weight, prepared)
         openings[name] = exchange.Opening(
             own_weight * m, exchange.read_ciphertexts(public, layout, ciphertexts)
         )
@@ -229,7 +228,9 @@ def exchange_vectors() -> Any:
             }
         )
     size = layout.ciphertext_bytes
-    good = read[0].to_bytes(size, "big")
+    good, beyond, multiple = (
+        c.to_bytes(size, "big") for c in (read[0], public.n_squared + 7, 12345 * key.p)
+    )
     refusals = [
         {"name": name, "ciphertexts": hexes(items), "fails": reason}
         for name, items, reason in (
@@ -242,11 +243,9 @@ def exchange_vectors() -> Any:
             ("zero", [good, bytes(size)], "ciphertext_range"),
             ("all ones", [b"\xff" * size, good], "ciphertext_range"),
             ("n squared", [public.n_squared.to_bytes(size, "big"), good], "ciphertext_range"),
-            ("n squared + 7", [(public.n_squared + 7).to_bytes(size, "big"), good])
-            + ("ciphertext_range",),
+            ("n squared + 7", [beyond, good], "ciphertext_range"),
             ("n", [public.n.to_bytes(size, "big"), good], "ciphertext_not_unit"),
-            ("multiple of p", [(12345 * key.p).to_bytes(size, "big"), good])
-            + ("ciphertext_not_unit",),
+            ("multiple of p", [multiple, good], "ciphertext_not_unit"),
         )
     ]
     return {
@@ -276,6 +275,7 @@ def wire_messages() -> dict[str, Message]:
 
 
 def wire_vectors() -> Any:
+    encode = msgspec.msgpack.encode
     signer = Ed25519PrivateKey.from_private_bytes(b"a" * 32)
     stranger = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
     good = [
@@ -294,12 +294,15 @@ def wire_vectors() -> Any:
 
     def signed(kind: str, body: bytes, version: int = 1) -> bytes:
         signature = signer.sign(b"cipherfleet/v1/" + kind.encode() + b"\0" + body)
-        return msgspec.msgpack.encode([version, kind, body, signature])
+        return encode([version, kind, body, signature])
 
     def changed(**fields: Any) -> bytes:
         return wire.encode(msgspec.structs.replace(query, **fields), signer)
 
-    home = topics.query_topic("fleet", "a")
+    home, presences = topics.query_topic("fleet", "a"), topics.presence_topic("fleet", "a")
+    answers = topics.answer_topic("fleet", "b", "a")
+    moved = encode([1, "presence", encode(presence), envelope[3]])
+    asleep = encode(["fleet", "a", 7, "asleep"])
     fields = msgspec.msgpack.decode(envelope[2])
     bad = [
         {"name": name, "topic": topic, "bytes": data.hex(), "fails": reason}
@@ -308,37 +311,24 @@ def wire_vectors() -> Any:
             ("cut", home, encoded[:-1], "malformed"),
             ("trailing byte", home, encoded + b"\0", "malformed"),
             ("a map", home, b"\x80", "malformed"),
-            ("an envelope too long", home, msgspec.msgpack.encode([*envelope, 0]), "malformed"),
-            ("a field too many", home, signed("query", msgspec.msgpack.encode([*fields, 0])))
-            + ("malformed",),
-            ("a field too few", home, signed("query", msgspec.msgpack.encode(fields[:-1])))
-            + ("malformed",),
+            ("an envelope too long", home, encode([*envelope, 0]), "malformed"),
+            ("a field too many", home, signed("query", encode([*fields, 0])), "malformed"),
+            ("a field too few", home, signed("query", encode(fields[:-1])), "malformed"),
             ("a text that is not UTF-8", home, b"\x94\x01\xa1\xff\xc4\x00\xc4\x00", "malformed"),
             ("version 2", home, signed("query", envelope[2], 2), "version"),
             ("unknown kind", home, signed("quest", envelope[2]), "kind"),
             ("another fleet", home, changed(fleet="other"), "fleet"),
             ("unknown sender", home, changed(sender="c"), "unknown_sender"),
             ("another topic", topics.query_topic("fleet", "b"), encoded, "topic"),
-            ("a query on the answers' topic", topics.answer_topic("fleet", "b", "a"), encoded)
-            + ("topic",),
+            ("a query on the answers' topic", answers, encoded, "topic"),
             ("a negative round", home, changed(round=-1), "range"),
             ("a round of 64 bits", home, changed(round=2**63), "range"),
             ("an epoch of 64 bits", home, changed(epoch=2**64 - 1), "range"),
             ("a short tag", home, changed(key=b"short"), "length"),
             ("another signer", home, wire.encode(query, stranger), "signature"),
-            ("a signature of another kind", topics.presence_topic("fleet", "a"))
-            + (
-                msgspec.msgpack.encode(
-                    [1, "presence", msgspec.msgpack.encode(presence), envelope[3]]
-                ),
-                "signature",
-            ),
-            ("no signature", home, msgspec.msgpack.encode([*envelope[:3], b""]), "signature"),
-            ("an unknown state", topics.presence_topic("fleet", "a"))
-            + (
-                signed("presence", msgspec.msgpack.encode(["fleet", "a", 7, "asleep"])),
-                "malformed",
-            ),
+            ("a signature of another kind", presences, moved, "signature"),
+            ("no signature", home, encode([*envelope[:3], b""]), "signature"),
+            ("an unknown state", presences, signed("presence", asleep), "malformed"),
         )
     ]
     return {

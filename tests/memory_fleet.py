@@ -242,7 +242,7 @@ class MemoryFleet:
         self._deliver(name, Connected())
         for other in self.neighbours[name]:
             if other in self.presence:
-                self._post(other, name, self.presence[other])
+                self._post(other, name, self.presence[other], retained=True)
 
     def round_seed(self, name: str, k: int) -> bytes:
         return hashlib.sha256(f"{self.seed} {name} {k}".encode()).digest()
@@ -313,7 +313,9 @@ class MemoryFleet:
                 for receiver in self.neighbours[sender]:
                     self._post(sender, receiver, message)
 
-    def _post(self, sender: str, receiver: str, message: Message) -> None:
+    def _post(
+        self, sender: str, receiver: str, message: Message, *, retained: bool = False
+    ) -> None:
         if self.tap is not None:
             tapped = self.tap(sender, receiver, message)
             if tapped is None:
@@ -325,7 +327,9 @@ class MemoryFleet:
         copies = 2 if faulty and self._chance.random() < self.faults.duplicate else 1
         for _ in range(copies):
             delay = self._chance.uniform(*self.faults.delay_s)
-            self._push(self.now + delay, receiver, MessageReceived(message))
+            if isinstance(message, Presence) and message.state == "lost":
+                delay = self.faults.delay_s[1]  # a broker hands out the will after all the rest
+            self._push(self.now + delay, receiver, MessageReceived(message, retained))
 
     def _push(self, at: float, name: str, event: Event) -> None:
         epoch = self.seats[name].epoch

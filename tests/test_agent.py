@@ -132,6 +132,10 @@ def told(fleet: MemoryFleet, name: str, message: Message) -> list[Effect]:
     return list(agent_of(fleet, name).handle(MessageReceived(message), fleet.now))
 
 
+def said(fleet: MemoryFleet, name: str) -> str:
+    return fleet.presence[name].state
+
+
 def reasons(effects: list[Effect]) -> list[str]:
     return [effect.reason for effect in effects if isinstance(effect, Rejected)]
 
@@ -157,8 +161,8 @@ def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(shape: str, n: int, fa
     assert not reused_rounds(fleet)
     for name, seat in fleet.seats.items():
         assert seat.saved is not None
-        # The very last answer may be lost after its sender has gone.
-        assert seat.saved.round in (7, 8)
+        # Of a few last answers lost, some are asked for again when their sender has gone.
+        assert 4 <= seat.saved.round <= 8
         done = rounds_of(fleet, name)
         assert done == sorted(set(done)), "a round is closed once, and in order"
     if faults in ("no faults", "repetitions"):
@@ -387,7 +391,7 @@ def saved_first(fleet: MemoryFleet) -> Callable[[str, str, Message], Message]:
         records = {record.number: record for record in saved.records}
         if isinstance(message, Query):
             assert records[message.round].query == message.ciphertexts
-            assert saved.round == message.round
+            assert message.round <= saved.round
         elif isinstance(message, Answer):
             assert message.round in records
         return message
@@ -499,10 +503,6 @@ def test_a_node_that_lost_its_state_comes_to_the_end_with_the_others(away_s: flo
     assert np.ptp(fleet.estimates(), axis=0).max() < 0.1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="retained presence lets it start before it has heard in which round the others are",
-)
 @pytest.mark.parametrize("away_s", [0.001, 0.2, 3.0])
 def test_a_node_that_lost_its_state_does_not_reuse_a_round_number(away_s: float) -> None:
     fleet = fleet_of(ring(5), rounds=60, period_s=0.1)
@@ -878,14 +878,14 @@ def test_a_node_without_a_reading_says_so_and_joins_when_it_has_one() -> None:
     reading_of, fleet.seats["n00"].samples = fleet.seats["n00"].samples, ()
     start_all(fleet)
     fleet.advance(30.0)
-    assert fleet.presence["n00"].state == "alert"
+    assert said(fleet, "n00") == "alert"
     assert agent_of(fleet, "n00").phase is Phase.STARTING
     fleet.advance(90.0)
     assert rounds_of(fleet, "n01"), "the others begin without it after start_timeout_s"
     fleet.seats["n00"].unread = reading_of
     fleet.advance(120.0)
     assert rounds_of(fleet, "n00")
-    assert fleet.presence["n00"].state == "ready"
+    assert said(fleet, "n00") == "ready"
     assert not reused_rounds(fleet)
 
 
@@ -911,13 +911,14 @@ def test_headroom_is_refused_before_anything_is_sent() -> None:
 
 
 def test_every_ciphertext_is_blinded_afresh() -> None:
-    """One obfuscator for each query and for each answer made; none for repetitions."""
+    """One obfuscator for each query, and one for each answer: made ahead or when it is asked."""
     fleet = fleet_of(ring(4), faults=Faults(duplicate=0.5))
     fleet.run()
     for seat in fleet.seats.values():
         assert seat.blinding is not None
         assert seat.blinding.taken["own"] == 8
-        assert all(count == 8 for count in seat.blinding.taken.values())
+        # Answers prepared for a neighbour that was answered from another round are not used.
+        assert all(8 <= count <= 10 for count in seat.blinding.taken.values())
 
 
 # -- what is shown --------------------------------------------------------------------------------

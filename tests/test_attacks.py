@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherfleet_node.draws import Draws
-from cipherfleet_node.exchange import dither, half_weight, make_answer, make_query, read_ciphertexts
+from cipherfleet_node.exchange import (
+    dither,
+    half_weight,
+    make_answer,
+    make_query,
+    prepare_answer,
+    read_ciphertexts,
+)
 from cipherfleet_node.packing import Layout
 from memory_fleet import toy_key
 
@@ -37,11 +44,12 @@ def exchange(
     asked, own = ([chance.randrange(-(2**27), 2**27) for _ in range(D)] for _ in range(2))
     draws = Draws(chance.randbytes(32))
     weight = half_weight(draws, "asker")
-    noise = dither(draws, "asker", b"digest", weight, D) if with_dither else [0] * D
+    noise = dither(draws, "asker", weight, D) if with_dither else [0] * D
     data = make_query(ASKER.public, LAYOUT, asked, lambda: fresh_obfuscator(chance))
     (query,) = read_ciphertexts(ASKER.public, LAYOUT, data)
     take = (lambda: fresh_obfuscator(chance)) if rerandomised else (lambda: mpz(1))
-    answer = make_answer(ASKER.public, LAYOUT, [query], own, weight, noise, take)
+    prepared = prepare_answer(ASKER.public, LAYOUT, own, weight, noise, take)
+    answer = make_answer(ASKER.public, LAYOUT, [query], weight, prepared)
     (read,) = read_ciphertexts(ASKER.public, LAYOUT, answer)
     return asked, own, weight, query, read
 
@@ -93,7 +101,7 @@ def test_every_odd_half_weight_explains_an_answer(
     """
     draws = Draws(seed)
     weight, candidate = half_weight(draws, "asker"), 2 * other + 1
-    noise = dither(draws, "asker", b"digest", weight, len(differences))
+    noise = dither(draws, "asker", weight, len(differences))
     for difference, e in zip(differences, noise, strict=True):
         slot = weight * difference + e
         half = (candidate - 1) // 2
@@ -185,10 +193,11 @@ def test_an_asker_that_deviates_from_the_protocol_learns_the_half_weight() -> No
     far = 1 << 48
     data = make_query(ASKER.public, LAYOUT, [-far] + [0] * 7, lambda: fresh_obfuscator(chance))
     query = read_ciphertexts(ASKER.public, LAYOUT, data)
-    noise = dither(draws, "asker", b"digest", weight, D)
-    answer = make_answer(
-        ASKER.public, LAYOUT, query, own, weight, noise, lambda: fresh_obfuscator(chance)
+    noise = dither(draws, "asker", weight, D)
+    prepared = prepare_answer(
+        ASKER.public, LAYOUT, own, weight, noise, lambda: fresh_obfuscator(chance)
     )
+    answer = make_answer(ASKER.public, LAYOUT, query, weight, prepared)
     (read,) = read_ciphertexts(ASKER.public, LAYOUT, answer)
     learnt = (opened(read)[0] + far // 2) // far
     assert learnt == weight

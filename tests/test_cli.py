@@ -176,7 +176,12 @@ def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.P
     """A long run whose nodes compute, and all processes below it."""
     command = [*COMMAND, "run", str(toy_fleet(folder, 100_000)), "--out", str(folder / "out")]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"TMPDIR": str(folder)},  # a killed run cannot remove its broker's folder
     )
     try:
         deadline = time.monotonic() + 40

@@ -28,11 +28,9 @@ def data(text: str) -> Any:
     return parse_document(text, FILE).data
 
 
-def complaint(text: str, kind: Any = None) -> str:
+def complaint(text: str, kind: Any = Any) -> str:
     with pytest.raises(ConfigError) as refused:
-        document = parse_document(text, FILE)
-        if kind is not None:
-            document.convert(kind)
+        parse_document(text, FILE).convert(kind)
     return str(refused.value)
 
 
@@ -108,10 +106,12 @@ def test_any_text_is_a_document_or_a_complaint_with_a_place(text: str) -> None:
     try:
         document = parse_document(text, FILE)
     except ConfigError as error:
-        assert str(error).startswith("some.yaml:")
-        assert "\n" not in str(error)
+        told = str(error)
     else:
+        told = "some.yaml: no complaint"
         assert isinstance(document.data, dict)
+    assert told.startswith("some.yaml:")
+    assert "\n" not in told
 
 
 # -- what is refused ------------------------------------------------------------------------------

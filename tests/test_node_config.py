@@ -119,7 +119,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
             "[{field: t}], target: {field: t}",
             "target does not belong to kind average",
         ),
-        ("degree: 2", "degree: 0", "8:22: neighbours[0].degree is 0, must be a whole number >= 1"),
+        ("degree: 2", "degree: 0", "8:23: neighbours[0].degree is 0, must be a whole number >= 1"),
         ("id: n-3", "id: n-2", "9:10: neighbours[1].id is 'n-2', which is named already"),
         ("id: n-3", "id: n-1", "9:10: neighbours[1].id is 'n-1', which is named already"),
         (

@@ -184,7 +184,6 @@ def test_the_optimum_of_least_squares_has_no_gradient() -> None:
 
 def test_an_average_starts_at_its_own_readings_and_pulls_nowhere() -> None:
     objective = make_objective(section("average"))
-    assert not objective.ready
     objective.absorb([Sample({"t": 20.0, "y": 1.0}), Sample({"t": 30.0, "y": 3.0})])
     assert objective.ready
     assert objective.start().tolist() == [1.0, 2.0]
@@ -246,7 +245,8 @@ def test_an_objective_of_ones_own_is_imported(monkeypatch: pytest.MonkeyPatch) -
     module.Mine = lambda given: ("made of", given)  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "their_objective", module)
     settings = Objective(kind="their_objective:Mine")
-    assert make_objective(settings) == ("made of", settings)
+    made: object = make_objective(settings)
+    assert made == ("made of", settings)
 
 
 @pytest.mark.parametrize("kind", ["no_such_module:Mine", "math:NoSuchClass"])

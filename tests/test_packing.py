@@ -18,6 +18,7 @@ from cipherfleet_node.exchange import (
     make_query,
     metropolis,
     open_answers,
+    prepare_answer,
     read_ciphertexts,
 )
 from cipherfleet_node.packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS, Layout
@@ -46,8 +47,15 @@ def by_hand(layout: Layout, values: list[int]) -> list[int]:
 
 @pytest.mark.parametrize(
     ("bits", "dimension", "slots", "ciphertexts", "size"),
-    [(512, 8, 8, 1, 128), (512, 9, 8, 2, 128), (2048, 32, 32, 1, 512), (2048, 33, 32, 2, 512)]
-    + [(3072, 48, 48, 1, 768), (3072, 1, 48, 1, 768), (2048, 1, 32, 1, 512)],
+    [
+        (512, 8, 8, 1, 128),
+        (512, 9, 8, 2, 128),
+        (2048, 1, 32, 1, 512),
+        (2048, 32, 32, 1, 512),
+        (2048, 33, 32, 2, 512),
+        (3072, 1, 48, 1, 768),
+        (3072, 48, 48, 1, 768),
+    ],
 )
 def test_a_slot_has_63_bits_and_ciphertexts_are_as_few_as_can_be(
     bits: int, dimension: int, slots: int, ciphertexts: int, size: int
@@ -149,7 +157,8 @@ def test_the_largest_combination_fits_its_slot(
     noise = [sign * (LARGEST_WEIGHT - 1) // 2 for sign in signs]
     take = lambda: key.obfuscator(mpz(3), mpz(5))  # noqa: E731
     query = read_ciphertexts(key.public, layout, make_query(key.public, layout, asked, take))
-    answer = make_answer(key.public, layout, query, own, LARGEST_WEIGHT, noise, take)
+    prepared = prepare_answer(key.public, layout, own, LARGEST_WEIGHT, noise, take)
+    answer = make_answer(key.public, layout, query, LARGEST_WEIGHT, prepared)
     exponent = LARGEST_WEIGHT * metropolis(degree, 1)
     opening = Opening(exponent, read_ciphertexts(key.public, layout, answer))
     openings = {f"n{index}": opening for index in range(degree)}

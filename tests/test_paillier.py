@@ -17,10 +17,10 @@ from cipherfleet_node.errors import RemoteProtocolError
 from cipherfleet_node.paillier import (
     PrivateKey,
     PublicKey,
-    check_ciphertext,
+    check_ciphertexts,
     encrypt,
     faults_of_modulus,
-    scale_and_shift,
+    scale,
 )
 from make_vectors import paillier_vectors
 from memory_fleet import toy_key
@@ -62,9 +62,7 @@ def test_ciphertexts_are_scaled_and_added_as_their_plaintexts(
     m: mpz, shift: mpz, pair: tuple[int, int], other: tuple[int, int], factor: int
 ) -> None:
     c = encrypt(KEY.public, m, obfuscator(pair))
-    assert KEY.decrypt(scale_and_shift(KEY.public, c, factor, shift, obfuscator(other))) == (
-        (factor * m + shift) % N
-    )
+    assert KEY.decrypt(scale(KEY.public, c, factor)) == factor * m % N
     product = c * encrypt(KEY.public, shift, obfuscator(other)) % N2
     assert KEY.decrypt(product) == (m + shift) % N
 
@@ -112,7 +110,7 @@ def test_the_owners_obfuscator_runs_through_all_nth_residues() -> None:
 
 def refused(value: mpz) -> str:
     with pytest.raises(RemoteProtocolError) as error:
-        check_ciphertext(KEY.public, value)
+        check_ciphertexts(KEY.public, [value])
     return error.value.reason
 
 
@@ -138,7 +136,24 @@ def test_what_is_no_ciphertext_is_refused_under_its_reason(value: mpz, reason: s
 
 @pytest.mark.parametrize("value", [mpz(1), N + 1, N2 - 1])
 def test_the_ends_of_the_range_are_ciphertexts(value: mpz) -> None:
-    check_ciphertext(KEY.public, value)
+    check_ciphertexts(KEY.public, [value])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_bad_ciphertext_among_good_ones_is_found(place: int) -> None:
+    """One greatest common divisor serves all of them."""
+    good = [encrypt(KEY.public, mpz(m), obfuscator((m + 1, m + 2))) for m in range(2)]
+    check_ciphertexts(KEY.public, good)
+    for bad, reason in ((KEY.p * 5, "ciphertext_not_unit"), (N2, "ciphertext_range")):
+        with pytest.raises(RemoteProtocolError) as error:
+            check_ciphertexts(KEY.public, [*good[:place], bad, *good[place:]])
+        assert error.value.reason == reason
+
+
+@given(plaintexts, halves)
+def test_constant_time_decrypts_the_same(m: mpz, pair: tuple[int, int]) -> None:
+    slow = PrivateKey(KEY.p, KEY.q, constant_time=True)
+    assert slow.decrypt(encrypt(KEY.public, m, obfuscator(pair))) == m
 
 
 def test_phe_accepts_what_we_refuse() -> None:
@@ -230,8 +245,8 @@ def test_scaling_vectors_hold(case: Any) -> None:
     by_hand = pow(c, factor, n * n) * (1 + n * (shift % n)) * pow(r, n, n * n) % (n * n)
     assert str(by_hand) == case["result"]
     public = PublicKey(mpz(n))
-    blinding = gmpy2.powmod(r, n, n * n)
-    assert str(scale_and_shift(public, mpz(c), factor, mpz(shift), blinding)) == case["result"]
+    blinded = encrypt(public, mpz(shift), gmpy2.powmod(r, n, n * n))
+    assert str(scale(public, mpz(c), factor) * blinded % (n * n)) == case["result"]
 
 
 @pytest.mark.parametrize("case", vectors("check_ciphertext"), ids=lambda c: c["name"])
@@ -240,10 +255,10 @@ def test_ciphertext_vectors_hold(case: Any) -> None:
     public = PublicKey(mpz(key["p"]) * mpz(key["q"]))
     if "fails" in case:
         with pytest.raises(RemoteProtocolError) as error:
-            check_ciphertext(public, mpz(case["ciphertext"]))
+            check_ciphertexts(public, [mpz(case["ciphertext"])])
         assert error.value.reason == case["fails"]
     else:
-        check_ciphertext(public, mpz(case["ciphertext"]))
+        check_ciphertexts(public, [mpz(case["ciphertext"])])
 
 
 @pytest.mark.parametrize("case", vectors("modulus"), ids=lambda c: c["name"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from cipherfleet_lab.reference import Array, Dither, iterate, stepsizes
 from cipherfleet_node import exchange
 from cipherfleet_node.config import Algorithm, Attenuation, Column, Feature, Objective, Stepsize
 from cipherfleet_node.draws import Draws
-from cipherfleet_node.messages import Message, Query
 from cipherfleet_node.objective import make_objective
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.samples import Sample
@@ -88,11 +87,9 @@ def algorithm(rounds: int, *, spread: float = 0.0, attenuated: bool = False) -> 
     )
 
 
-def encrypted(
-    edges: Edges, kind: str, settings: Algorithm, tap: Any = None
-) -> tuple[MemoryFleet, Array]:
+def encrypted(edges: Edges, kind: str, settings: Algorithm) -> tuple[MemoryFleet, Array]:
     """The fleet after its last round, and all estimates as iterate() gives them."""
-    fleet = MemoryFleet(edges, readings(edges), OBJECTIVES[kind], settings, tap=tap, seed=3)
+    fleet = MemoryFleet(edges, readings(edges), OBJECTIVES[kind], settings, seed=3)
     fleet.run()
     rounds = [[r.estimate for r in fleet.seats[name].reported] for name in names_of(edges)]
     assert all(len(reported) == settings.rounds for reported in rounds)
@@ -111,22 +108,11 @@ def plain(
     return iterate(edges, objectives, settings, RESOLUTION, seeds, settings.rounds, dither)[1:]
 
 
-class Digests:
-    """Notes what every query was, for the dither is bound to it."""
-
-    def __init__(self) -> None:
-        self.of: dict[tuple[str, int], bytes] = {}
-        self.fleet: MemoryFleet | None = None
-
-    def __call__(self, sender: str, receiver: str, message: Message) -> Message:
-        if isinstance(message, Query):
-            self.of[sender, message.round] = message.digest
-        return message
-
-    def dither(self, answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
-        assert self.fleet is not None
-        draws = Draws(self.fleet.round_seed(answerer, k))
-        return exchange.dither(draws, asker, self.of[asker, k], weight, D)
+def protocol_dither(fleet: MemoryFleet) -> Dither:
+    """What each answerer adds: drawn from its own seed of the round."""
+    return lambda answerer, asker, k, weight: exchange.dither(
+        Draws(fleet.round_seed(answerer, k)), asker, weight, D
+    )
 
 
 CASES = [
@@ -157,10 +143,9 @@ def test_the_encrypted_fleet_equals_the_plain_reference(
     The fleet counts in integers and scales once, the reference adds real numbers: a few units in
     the last place a round, of values of order ten, hence 1e-11. One resolution is 6e-8.
     """
-    edges, digests = graph(shape, 5), Digests()
-    fleet, got = encrypted(edges, kind, settings, tap=digests)
-    digests.fleet = fleet
-    expected = plain(fleet, edges, kind, settings, digests.dither)
+    edges = graph(shape, 5)
+    fleet, got = encrypted(edges, kind, settings)
+    expected = plain(fleet, edges, kind, settings, protocol_dither(fleet))
     np.testing.assert_allclose(got, expected, rtol=0.0, atol=1e-11)
 
 
@@ -245,9 +230,9 @@ def test_coupling_terms_without_dither_sum_to_zero_exactly(
 def test_coupling_terms_sum_to_the_weighted_dither_exactly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    coupling, digests, edges = Coupling(monkeypatch), Digests(), graph("star", 5)
-    fleet, _ = encrypted(edges, "average", algorithm(5), tap=digests)
-    digests.fleet = fleet
+    coupling, edges = Coupling(monkeypatch), graph("star", 5)
+    fleet, _ = encrypted(edges, "average", algorithm(5))
+    dither = protocol_dither(fleet)
     degree = {name: len(fleet.neighbours[name]) for name in fleet.neighbours}
     for k, total in enumerate(coupling.sums(5)):
         expected = [0] * D
@@ -256,7 +241,7 @@ def test_coupling_terms_sum_to_the_weighted_dither_exactly(
                 exchange.half_weight(Draws(fleet.round_seed(a, k)), b) for a, b in ((i, j), (j, i))
             )
             m = exchange.metropolis(degree[i], degree[j])
-            noise = digests.dither(j, i, k, theirs)
+            noise = dither(j, i, k, theirs)
             expected = [s + own * m * e for s, e in zip(expected, noise, strict=True)]
         assert total == expected
         assert any(total)

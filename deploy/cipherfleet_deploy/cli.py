@@ -139,13 +139,10 @@ def _run(
     # Imported here: --help and mistakes in the command line must not wait for them.
     from rich.console import Console  # noqa: PLC0415
 
-    from cipherfleet_provisioning.bundles import check_target  # noqa: PLC0415
     from cipherfleet_provisioning.fleet import Overrides  # noqa: PLC0415
 
-    from .run import NODES_FOLDER, RunOptions, run_fleet, show_result  # noqa: PLC0415
+    from .run import RunOptions, run_fleet, show_result  # noqa: PLC0415
 
-    if out is not None:
-        check_target(out / NODES_FOLDER)
     options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
     result = run_fleet(file, options, Console(stderr=True))
     if as_json:

@@ -70,7 +70,7 @@ class NodeProcess:
         """Take in what the daemon has written since the last call."""
         for line in self._estimates.read():
             self.estimates[int(line["round"])] = line["estimate"]
-        self.rounds += [line for line in self._spans.read() if line["phase"] == "round"]
+        self.rounds += [line for line in self._spans.read() if line.get("phase") == "round"]
 
     @property
     def round(self) -> int:

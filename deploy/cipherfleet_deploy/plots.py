@@ -54,12 +54,17 @@ def _plot_error(axes: Any, estimates: FloatArray, optimum: FloatVector | None) -
     if optimum is not None:
         figures["error against the centralised answer"] = optimum
     axes.set_yscale("log")
-    for colour, (name, centre) in zip(("C1", "C0"), figures.items(), strict=False):
+    # The first broad and pale: where both coincide, both are seen.
+    looks = (
+        {"color": "C1", "lw": 4, "alpha": 0.5, "marker": "."},
+        {"color": "C0", "marker": ".", "ms": 3},
+    )
+    for look, (name, centre) in zip(looks, figures.items(), strict=False):
         squares = np.sum((estimates - centre) ** 2, axis=2, keepdims=True)
         distance = np.sqrt(_mean_over_nodes(squares)[:, 0]) / (size if relative else 1.0)
         # A logarithm shows no zero: nodes that agree to the last bit leave a gap.
         shown = np.where(distance > 0, distance, np.nan)
-        axes.plot(np.arange(1, len(shown) + 1), shown, ".-", ms=3, color=colour, label=name)
+        axes.plot(np.arange(1, len(shown) + 1), shown, label=name, **look)
     axes.set_xlabel("round")
     unit = "relative to the answer" if relative else "distance"
     axes.set_title(f"root mean square over nodes, {unit}", fontsize="medium", loc="left")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,8 @@ from rich.table import Table
 
 from cipherfleet_broker import start_broker
 from cipherfleet_node.config import Broker, Simulation, resolution_of
-from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
-from cipherfleet_provisioning.bundles import write_bundles
+from cipherfleet_provisioning.bundles import check_target, write_bundles
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 from cipherfleet_provisioning.insight import centralised_answer, range_of_starts, steepest
 
@@ -48,11 +46,11 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
     *console* shows progress and advice (standard error). Raises CipherfleetError.
     """
     began = time.monotonic()
-    fleet = load_fleet(file, options.overrides)
-    if fleet.file.algorithm.rounds is None:
-        raise ConfigError(f"{file}: algorithm.rounds is needed here: how many, or --rounds")
+    fleet = load_fleet(file, options.overrides, endless=False)
     out = options.out or _default_folder(fleet)
-    advise(fleet, console)
+    check_target(out / NODES_FOLDER)
+    for line in advice(fleet):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     optimum = centralised_answer(fleet)
     with start_broker(options.broker) as broker:
         bundles = _provision(
@@ -75,50 +73,39 @@ def _default_folder(fleet: Fleet) -> Path:
     return Path("cipherfleet-out") / f"{fleet.file.fleet}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def advise(fleet: Fleet, console: Console) -> None:
-    """Say what is worth knowing before a run."""
+def advice(fleet: Fleet) -> Iterator[str]:
+    """What is worth knowing before a run, a line each."""
     file = fleet.file
     if file.crypto.allow_weak_keys:
-        console.print(
-            f"WEAK KEYS ({file.crypto.key_bits} bits): this fleet protects nothing",
-            style="bold red",
-        )
+        yield f"warn: WEAK KEYS ({file.crypto.key_bits} bits): this fleet protects nothing"
     if file.objective.kind == "average":
-        console.print(_consensus_advice(fleet))
+        yield _consensus_advice(fleet)
         return
     for note in schedule_notes(file.algorithm):
         if note.level != "ok":
-            console.print(f"{note.level}: {note.text}")
-    if (warning := _stepsize_warning(fleet)) is not None:
-        console.print(warning)
-
-
-def _stepsize_warning(fleet: Fleet) -> str | None:
-    """A warning where the first mean stepsize is too long for some node's objective."""
-    initial, found = fleet.file.algorithm.stepsize.initial, steepest(fleet)
-    if found is None or initial * found[1] <= 2.0:
-        return None
-    node, curvature = found
-    return (
-        f"warn: node {node!r} may diverge: its objective has curvature {curvature:.3g}, so "
-        f"algorithm.stepsize.initial should be below {2.0 / curvature:.2g} (it is {initial:g})"
-    )
+            yield f"{note.level}: {note.text}"
+    found = steepest(fleet)
+    if found is not None and file.algorithm.stepsize.initial * found[1] > 2.0:
+        node, curvature = found
+        yield (
+            f"warn: node {node!r} may diverge: its objective has curvature {curvature:.3g}, so "
+            f"algorithm.stepsize.initial should be below {2.0 / curvature:.2g} "
+            f"(it is {file.algorithm.stepsize.initial:g})"
+        )
 
 
 def _consensus_advice(fleet: Fleet) -> str:
     """How many rounds the graph needs for the readings to be averaged."""
+    file, starts = fleet.file, range_of_starts(fleet)
     try:
         predicted = rounds_to_consensus(
-            fleet.graph,
-            CONSENSUS_ACCURACY,
-            range_of_starts(fleet),
-            resolution_of(fleet.file.algorithm),
+            fleet.graph, CONSENSUS_ACCURACY, starts, resolution_of(file.algorithm)
         )
     except AccuracyError as error:
         return f"warn: {error}"
     return (
         f"note: {predicted.rounds} rounds bring every node within {CONSENSUS_ACCURACY:g} of the "
-        f"mean, relative to the range of the readings (configured: {fleet.file.algorithm.rounds})"
+        f"mean, relative to the range of the readings (configured: {file.algorithm.rounds})"
     )
 
 
@@ -132,7 +119,6 @@ def _provision(
     fleet: Fleet, out: Path, broker: Broker, options: RunOptions, console: Console
 ) -> dict[str, Path]:
     """Keys and a folder for every node, under <out>/nodes."""
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     simulation = Simulation(seed=options.seed, trace_estimates=True)
     with Progress(
         TextColumn("keys"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
@@ -180,6 +166,12 @@ def _title(result: dict[str, Any]) -> str:
     )
 
 
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def show_result(result: dict[str, Any], console: Console) -> None:
     """The table that people read."""
     table = Table(title=_title(result), show_header=False)
@@ -193,7 +185,7 @@ def show_result(result: dict[str, Any], console: Console) -> None:
         "wall_s",
     ):
         value = result[name]
-        table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
+        table.add_row(name, _shown(value))
     table.add_row(
         "round_ms p50 / p95", f"{result['round_ms']['p50']} / {result['round_ms']['p95']}"
     )
@@ -206,4 +198,5 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     for place, (estimate, best) in enumerate(zip(result["estimate"], optimum, strict=True)):
         answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
     console.print(answer)
-    console.print(f"plot, logs and figures: {os.path.join(result['out'], '')}")  # noqa: PTH118
+    place = f"plot, logs and figures: {result['out']}"
+    console.print(place, markup=False, highlight=False, soft_wrap=True)

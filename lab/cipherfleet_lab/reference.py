@@ -52,8 +52,8 @@ def iterate(
 ) -> Array:
     """The estimates of all nodes before each round and after the last, shape (rounds + 1, n, d).
 
-    Nodes are in the order of their names. *dither* is zero unless given: the protocol's own
-    depends on ciphertexts, which this iteration does not have.
+    Nodes are in the order of their names. *dither* is zero unless given: without it the fleet is
+    met to quantisation error, with the protocol's own exactly.
     """
     links = sorted({(a, b) for edge in edges for a, b in (edge, edge[::-1])})
     names = sorted(objectives)

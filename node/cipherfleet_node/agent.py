@@ -79,9 +79,10 @@ class Disconnected:
 
 @dataclass(frozen=True, repr=False)
 class MessageReceived:
-    """A message whose signature has been checked."""
+    """A message whose signature has been checked; *retained* if the broker had kept it."""
 
     message: Message
+    retained: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,7 +158,9 @@ class Agent:
         self._openings: dict[str, Opening] = {}
         self._prepared: dict[str, list[mpz]] = {}  # for the open round, each used once
         self._present: set[str] = set()  # neighbours that are waited for
+        self._departed: set[str] = set()  # gone by their own or the broker's account
         self._finished: set[str] = set()
+        self._live: set[str] = set()  # neighbours heard, not read from the broker, since connecting
         self._claims = dict.fromkeys(setup.neighbours, UNSEEN)
         self._held: dict[str, Query] = {}  # queries for rounds to come, the latest of each
         self._sent: dict[tuple[str, int], Answer] = {}
@@ -206,7 +209,9 @@ class Agent:
                 yield from self._connect(now)
             case Disconnected():
                 self._connected = False
-            case MessageReceived(message):
+            case MessageReceived(message, retained):
+                if not retained:
+                    self._live.add(message.sender)
                 try:
                     yield from self._receive(message, now)
                 except RemoteProtocolError as error:
@@ -227,11 +232,12 @@ class Agent:
 
     def _connect(self, now: float) -> Iterator[Effect]:
         self._connected = True
+        self._live.clear()
         self._announced = None
         yield from self._announce("finished" if self._phase is Phase.FINISHED else "ready")
         if self._phase is Phase.COLLECTING and self._state.open_record:
             self._begin_collecting(self._state.open_record, now)
-            yield Publish(self._query())
+            yield Publish(self._query(self._state.open_record))
         yield from self._proceed(now)
 
     def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
@@ -273,8 +279,11 @@ class Agent:
             yield from self._open(now)
 
     def _may_start(self, now: float) -> bool:
-        everybody = self._present | self._finished >= set(self._setup.neighbours)
-        return everybody or self._repeatable() or now >= self._deadline
+        if self._repeatable() or now >= self._deadline:
+            return True
+        # Without a memory of its own a node must know first in which round the others are.
+        heard = bool(self._state.records) or self._present <= self._live
+        return heard and self._present | self._finished >= set(self._setup.neighbours)
 
     def _repeatable(self) -> bool:
         return self._state.continuous and self._state.open_record is not None
@@ -310,7 +319,7 @@ class Agent:
         if setup.algorithm.period_s is not None:
             self._not_before = now + setup.algorithm.period_s
         self._begin_collecting(record, now)
-        yield Publish(self._query())
+        yield Publish(self._query(record))
         yield from self._announce("ready")
         yield from self._take_reading()
         yield from self._answer_held(now)
@@ -322,7 +331,7 @@ class Agent:
         assert record is not None
         self._phase = next_phase(self._phase, Trigger.REPEAT)
         self._begin_collecting(record, now)
-        yield Publish(self._query())
+        yield Publish(self._query(record))
         yield from self._take_reading()
         yield from self._answer_held(now)
         yield from self._leave_if_behind(now)
@@ -379,10 +388,8 @@ class Agent:
         deadlines = 2 if self._claims[neighbour] == self._round.number - 1 else 1
         self._round.expect(neighbour, now + deadlines * self._setup.algorithm.answer_timeout_s)
 
-    def _query(self) -> Query:
+    def _query(self, record: RoundRecord) -> Query:
         setup, state = self._setup, self._state
-        record = state.open_record
-        assert record is not None
         return Query(
             setup.fleet,
             setup.node,
@@ -414,33 +421,41 @@ class Agent:
         if epoch > known:
             self._claims[sender] = UNSEEN
             self._present.discard(sender)
+            self._departed.discard(sender)
             self._held.pop(sender, None)
             self._update(epochs={**self._state.epochs, sender: epoch})
 
     def _hear(self, sender: str, now: float) -> Iterator[Effect]:
-        """Signs of life bring a neighbour back among those waited for."""
-        if sender in self._present:
+        """Signs of life bring a neighbour back among those waited for, and are returned.
+
+        What a departed neighbour had sent before is none: it may have been overtaken on the way.
+        """
+        if sender in self._present or sender in self._departed:
             return
         self._present.add(sender)
         if self._round is not None and sender not in self._round.answered:
             self._expect(sender, now)
-            yield Publish(self._query())  # it may have missed it; and it learns where we are
+        if self._state.records:
+            yield Publish(self._query(self._state.records[-1]))  # tells it where we are
+        else:
+            self._announced = None
+            yield from self._announce("ready")
 
     def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
+            self._departed.add(sender)
             self._present.discard(sender)
             if self._round:
                 self._round.excuse(sender)
             yield from self._close_if_complete(now)
             yield from self._stop_if_served(now)
-        elif message.state == "finished":
-            self._finished.add(sender)
+        elif message.state != "init":
+            self._departed.discard(sender)
+            if message.state == "finished":
+                self._finished.add(sender)
             yield from self._hear(sender, now)
             yield from self._stop_if_served(now)
-            yield from self._proceed(now)
-        elif message.state != "init":
-            yield from self._hear(sender, now)
             yield from self._proceed(now)
 
     # -- queries and answers --------------------------------------------------------------------
@@ -516,7 +531,7 @@ class Agent:
         sender, record = answer.sender, self._state.open_record
         if self._round is None or record is None or answer.round != self._round.number:
             return  # of a round that is closed: late, or a repetition
-        if answer.query != self._query().digest:
+        if answer.query != self._query(record).digest:
             raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
         if sender in self._round.answered:
             return
@@ -594,16 +609,23 @@ class Agent:
         for neighbour in current.overdue(now):
             # It is waited for again as soon as it is heard: a silent neighbour costs one deadline.
             current.excuse(neighbour)
-            self._present.discard(neighbour)
+            if self._claims[neighbour] <= current.number:
+                self._present.discard(neighbour)
         if current.complete:
             yield from self._close(current, now)
-        elif not current.deadlines and self._finished >= set(self._setup.neighbours):
+        elif self._left_alone(current, now):
             yield from self._finish(now)
         elif now >= current.resend_at:
             if not current.deadlines:
                 yield from self._announce("waiting")
             current.resent(now)
-            yield Publish(self._query())
+            yield Publish(self._query(self._state.records[-1]))
+
+    def _left_alone(self, current: Round, now: float) -> bool:
+        """Whether every neighbour has finished, and is not staying for us either."""
+        stayed_s = LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
+        everybody = set(self._setup.neighbours) <= self._finished
+        return everybody and not current.deadlines and now >= current.opened + stayed_s
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -617,13 +639,13 @@ class Agent:
         yield from self._stop_if_served(now)
 
     def _stop_if_served(self, now: float) -> Iterator[Effect]:
-        """A finished node goes when every neighbour that is there has finished as well.
+        """A finished node goes when every neighbour has finished as well, or has departed.
 
         Having answered is not enough: a broker may deliver the farewell before the answer.
         """
         if self._phase is not Phase.FINISHED:
             return
-        if self._present <= self._finished:
+        if set(self._setup.neighbours) <= self._finished | self._departed:
             yield Stop()
         else:
             self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s

@@ -30,6 +30,7 @@ NodeId = Annotated[
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+FieldName = Annotated[str, Meta(min_length=1)]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -94,7 +95,7 @@ class Broker(Section, frozen=True):
 class Column(Section, frozen=True):
     """A named field of a reading, brought to order one: (value - offset) / scale."""
 
-    field: str
+    field: FieldName
     offset: float = 0.0
     scale: float = 1.0
 
@@ -106,10 +107,10 @@ class Feature(Section, frozen=True):
     """
 
     constant: float | None = None
-    field: str | None = None
+    field: FieldName | None = None
     offset: float = 0.0
     scale: float = 1.0
-    daily: str | None = None  # field in hours: sin and cos of 2 pi h value / 24
+    daily: FieldName | None = None  # field in hours: sin and cos of 2 pi h value / 24
     harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
 
 
@@ -304,7 +305,7 @@ def check_objective(document: Document, objective: Objective) -> None:
     kind = objective.kind
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
-    if kind not in OBJECTIVE_KINDS and not re.fullmatch(r"[\w.]+:\w+", kind):
+    if kind not in OBJECTIVE_KINDS and not re.fullmatch(r"\w+(\.\w+)*:\w+", kind):
         raise document.error(
             ("objective", "kind"),
             f"is {kind!r}, must be one of {', '.join(OBJECTIVE_KINDS)} or module:Class",

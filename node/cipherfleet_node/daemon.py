@@ -275,7 +275,8 @@ class Daemon:
     def _leave(self) -> None:
         self._manager.stopping()
         config = self._config
-        self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
+        if not self._finished:  # a finished node's last word stays what it was
+            self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
         self._link.stop(LEAVE_WITHIN_S)
         self._pools.close()
         self._sampler.close()
@@ -293,8 +294,8 @@ class Daemon:
 
     def _dispatch(self, event: object) -> None:
         match event:
-            case Arrived(topic, payload):
-                self._receive(topic, payload)
+            case Arrived():
+                self._receive(event)
             case LinkUp():
                 log.info("connected to the broker")
                 self._handle(Connected())
@@ -312,13 +313,14 @@ class Daemon:
                 if reading is not None:
                     self._handle(reading)
 
-    def _receive(self, topic: str, payload: bytes) -> None:
+    def _receive(self, arrived: Arrived) -> None:
+        fleet = self._config.fleet
         try:
-            message = wire.decode(payload, topic, self._config.fleet, self._verifiers)
+            message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
         except WireError as error:
-            self._reject(topics.sender_of(topic), error.reason)
+            self._reject(topics.sender_of(arrived.topic), error.reason)
         else:
-            self._handle(MessageReceived(message))
+            self._handle(MessageReceived(message, arrived.retained))
 
     def _handle(self, event: Event) -> None:
         for effect in self._agent.handle(event, time.monotonic()):

@@ -205,6 +205,7 @@ def _check_depth(text: str, file: Path) -> None:
             depth -= 1
         if depth > MAX_DEPTH:
             mark = event.start_mark
+            assert mark is not None
             place = f"{file}:{mark.line + 1}:{mark.column + 1}"
             raise ConfigError(f"{place}: is nested too deeply, at most {MAX_DEPTH} levels")
 
@@ -215,7 +216,7 @@ _CORE = "tag:yaml.org,2002:"
 def _plain_value(tag: str, text: str) -> Any:
     """The value of a scalar: "010" is ten, and there is no infinity. Raises ValueError."""
     match tag.removeprefix(_CORE):
-        case "str":
+        case "str" if "\0" not in text:  # no name of a file, no argument may hold it
             return text
         case "null":
             return None

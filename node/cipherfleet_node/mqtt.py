@@ -38,6 +38,7 @@ class Arrived:
 
     topic: str
     payload: bytes
+    retained: bool
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Link:
             self._deliver(LinkUp())
 
     def _message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
-        self._deliver(Arrived(message.topic, bytes(message.payload)))
+        self._deliver(Arrived(message.topic, bytes(message.payload), message.retain))
 
     def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
         log.warning("no broker at %s:%s; trying again", self._broker.host, self._broker.port)

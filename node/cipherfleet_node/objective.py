@@ -66,8 +66,10 @@ def _import_objective(name: str, section: config.Objective) -> Objective:
     module, _, attribute = name.partition(":")
     try:
         made = getattr(importlib.import_module(module), attribute)(section)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"objective.kind {name!r} cannot be imported: {error}") from None
+    except Exception as error:  # somebody else's code: whatever it raises, the operator is told
+        raise ConfigError(
+            f"objective.kind {name!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from None
     return cast("Objective", made)
 
 

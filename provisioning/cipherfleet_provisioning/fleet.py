@@ -112,12 +112,17 @@ class Fleet:
         return table.samples(sensor.where, needed, sensor.limits)
 
 
-def load_fleet(file: Path, overrides: Overrides | None = None) -> Fleet:
-    """Read and check *file*; raises ConfigError at file:line:column."""
+def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool = True) -> Fleet:
+    """Read and check *file*; raises ConfigError at file:line:column.
+
+    Without *endless* the fleet must come to an end by itself.
+    """
     overrides = overrides or Overrides()
     document = read_document(file)
     changed = _overridden(document.convert(FleetFile), overrides)
     check_algorithm(document, changed.algorithm)
+    if not endless and changed.algorithm.rounds is None:
+        raise document.error(("algorithm",), "has no rounds: say how many here, or with --rounds")
     _check_crypto(document, changed.crypto, overrides)
     check_broker(document, changed.broker)
     _check_objective(document, changed.objective)

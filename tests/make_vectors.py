@@ -146,24 +146,31 @@ def paillier_vectors() -> Any:
         ("negative shift", 4095, -17, 11),
     ):
         c = mpz(encrypted[2]["ciphertext"])
+        power = scale(public, c, factor)
         blinded = encrypt(public, mpz(shift), gmpy2.powmod(root, n, public.n_squared))
-        result = scale(public, c, factor) * blinded % public.n_squared
+        result = power * blinded % public.n_squared
         case = {"name": name, "ciphertext": str(c), "factor": str(factor), "shift": str(shift)}
-        scaled.append(case | {"root": str(root), "result": str(result)})
+        scaled.append(case | {"root": str(root), "scaled": str(power), "result": str(result)})
     n2 = public.n_squared
-    checks: list[dict[str, Any]] = [{"name": "one", "ciphertext": "1"}]
-    checks += [{"name": "largest", "ciphertext": str(n2 - 1)}]
-    for name, value, reason in (
-        ("zero", 0, "ciphertext_range"),
-        ("negative", -5, "ciphertext_range"),
-        ("n squared", n2, "ciphertext_range"),
-        ("n squared + 7", n2 + 7, "ciphertext_range"),
-        ("n", n, "ciphertext_not_unit"),
-        ("p", key.p, "ciphertext_not_unit"),
-        ("multiple of p", 12345 * key.p, "ciphertext_not_unit"),
-        ("power of q", key.q**3, "ciphertext_not_unit"),
+    checks: list[dict[str, Any]] = [
+        {"name": name, "ciphertexts": texts(values)}
+        for name, values in (("one", [1]), ("largest", [n2 - 1]), ("both", [1, n2 - 1]))
+    ]
+    for name, values, reason in (
+        ("zero", [0], "ciphertext_range"),
+        ("negative", [-5], "ciphertext_range"),
+        ("n squared", [n2], "ciphertext_range"),
+        ("n squared + 7", [n2 + 7], "ciphertext_range"),
+        ("n", [n], "ciphertext_not_unit"),
+        ("p", [key.p], "ciphertext_not_unit"),
+        ("multiple of p", [12345 * key.p], "ciphertext_not_unit"),
+        ("power of q", [key.q**3], "ciphertext_not_unit"),
+        ("out of range after a good one", [1, n2], "ciphertext_range"),
+        ("out of range before a good one", [0, 1], "ciphertext_range"),
+        ("no unit among good ones", [1, key.p, n2 - 1], "ciphertext_not_unit"),
+        ("a multiple of n only together", [key.p, key.q], "ciphertext_not_unit"),
     ):
-        checks.append({"name": name, "ciphertext": str(value), "fails": reason})
+        checks.append({"name": name, "ciphertexts": texts(values), "fails": reason})
     prime, root = gmpy2.next_prime(mpz(3) << 510), gmpy2.next_prime(mpz(3) << 254)
     moduli = [
         {
@@ -182,12 +189,12 @@ def paillier_vectors() -> Any:
         )
     ]
     return {
-        "about": "c = (1 + n m) r^n mod n^2 with g = n + 1; result = c^factor (1 + n shift) r^n; a "
-        "ciphertext is a unit in 1 .. n^2-1",
+        "about": "c = (1 + n m) r^n mod n^2 with g = n + 1; scaled = c^factor, result = scaled "
+        "(1 + n shift) r^n; a ciphertext is a unit in 1 .. n^2-1",
         "key": {"p": str(key.p), "q": str(key.q)},
         "encrypt": encrypted,
         "scale_and_shift": scaled,
-        "check_ciphertext": checks,
+        "check_ciphertexts": checks,
         "modulus": moduli,
     }
 

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 from cipherfleet_node.exchange import (
+    Edge,
     Opening,
+    Pairwise,
     dither,
     half_weight,
     make_answer,
@@ -30,7 +32,7 @@ from cipherfleet_node.messages import Query
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.paillier import PrivateKey
 from make_vectors import exchange_vectors
-from memory_fleet import toy_key
+from memory_fleet import SeededBlinding, toy_key
 
 VECTORS = json.loads((Path(__file__).parents[1] / "node/vectors/exchange.json").read_text())
 KEY = toy_key(0)
@@ -109,6 +111,55 @@ def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
     assert sum((count - 1000) ** 2 / 1000 for count in counts) < 29.6  # once in a thousand seeds
 
 
+def pairwise() -> tuple[Pairwise, Pairwise]:
+    """Both ends, i and j, of an edge."""
+    other = toy_key(1)
+    ends = []
+    for own, neighbour, key in ((KEY, "j", other), (other, "i", KEY)):
+        edge = {neighbour: Edge(key.public, 21)}
+        ends.append(Pairwise(own, edge, D, SeededBlinding(own, edge, f"towards {neighbour}")))
+    return ends[0], ends[1]
+
+
+@settings(max_examples=25)
+@given(states, states, SEEDS, SEEDS, st.booleans())
+def test_an_answer_of_a_round_made_again_carries_the_same_dither(
+    asked: list[int], own: list[int], seed: bytes, other: bytes, same_round: bool
+) -> None:
+    """Fresh dither for the same state and half weight would narrow the half weight down.
+
+    The blinding is another one all the same.
+    """
+    asker, answerer = pairwise()
+    query, answers, opened = asker.query(asked), [], []
+    for draws in (Draws(seed), Draws(seed if same_round else other)):
+        prepared = answerer.prepare("i", own, draws)
+        answers.append(answerer.answer("i", query, draws, prepared))
+        opened.append(asker.open({"j": asker.accept("j", answers[-1], Draws(bytes(32)))}))
+    assert not set(answers[0]) & set(answers[1])
+    assert (opened[0] == opened[1]) == (same_round or seed == other)
+
+
+@settings(max_examples=25)
+@given(states, states, SEEDS, SEEDS)
+def test_each_end_of_an_edge_learns_the_weighted_difference(
+    q_i: list[int], q_j: list[int], seed_i: bytes, seed_j: bytes
+) -> None:
+    """Through `Pairwise`, both ways: H_ij M (H_ji (q_j - q_i) + e_ji), and the reverse."""
+    ends = dict(zip("ij", pairwise(), strict=True))
+    q, draws = {"i": q_i, "j": q_j}, {"i": Draws(seed_i), "j": Draws(seed_j)}
+    for me, other in ("ij", "ji"):
+        query = ends[me].query(q[me])
+        prepared = ends[other].prepare(me, q[other], draws[other])
+        answer = ends[other].answer(me, query, draws[other], prepared)
+        mine, theirs = half_weight(draws[me], other), half_weight(draws[other], me)
+        noise = dither(draws[other], me, theirs, D)
+        assert ends[me].open({other: ends[me].accept(other, answer, draws[me])}) == [
+            mine * 21 * (theirs * (a - b) + e)
+            for a, b, e in zip(q[other], q[me], noise, strict=True)
+        ]
+
+
 @given(SEEDS, st.text(max_size=8), st.text(max_size=8))
 def test_every_neighbour_gets_other_dither(seed: bytes, first: str, second: str) -> None:
     noises = [dither(Draws(seed), name, 4095, 16) for name in (first, second)]
@@ -147,8 +198,11 @@ def test_every_ciphertext_takes_an_obfuscator_of_its_own() -> None:
     query = make_query(KEY.public, LAYOUT, [0] * D, take)
     assert len(taken) == len(query) == LAYOUT.ciphertexts == 2
     prepared = prepare_answer(KEY.public, LAYOUT, [0] * D, 2049, [0] * D, take)
-    make_answer(KEY.public, LAYOUT, read_ciphertexts(KEY.public, LAYOUT, query), 2049, prepared)
     assert len(taken) == len(set(taken)) == 4
+    # With nothing to say the brackets are the obfuscators themselves; answering takes no others.
+    assert prepared == taken[2:]
+    make_answer(KEY.public, LAYOUT, read_ciphertexts(KEY.public, LAYOUT, query), 2049, prepared)
+    assert len(taken) == 4
 
 
 def test_headroom_is_refused_before_encrypting() -> None:
@@ -160,6 +214,9 @@ def test_headroom_is_refused_before_encrypting() -> None:
         make_query(KEY.public, LAYOUT, too_large, never)
     with pytest.raises(HeadroomExceeded):
         prepare_answer(KEY.public, LAYOUT, too_large, 2049, [0] * D, never)
+    # Also where only the product with the half weight is too large.
+    with pytest.raises(HeadroomExceeded):
+        prepare_answer(KEY.public, LAYOUT, [0] * 9 + [1 << 51], 2049, [0] * D, never)
 
 
 @pytest.mark.parametrize("excess", [1 << 45, 1 << 61])

@@ -13,6 +13,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_node import paillier
 from cipherfleet_node.errors import RemoteProtocolError
 from cipherfleet_node.paillier import (
     PrivateKey,
@@ -62,9 +63,11 @@ def test_ciphertexts_are_scaled_and_added_as_their_plaintexts(
     m: mpz, shift: mpz, pair: tuple[int, int], other: tuple[int, int], factor: int
 ) -> None:
     c = encrypt(KEY.public, m, obfuscator(pair))
-    assert KEY.decrypt(scale(KEY.public, c, factor)) == factor * m % N
-    product = c * encrypt(KEY.public, shift, obfuscator(other)) % N2
-    assert KEY.decrypt(product) == (m + shift) % N
+    added = encrypt(KEY.public, shift, obfuscator(other))
+    scaled = scale(KEY.public, c, factor)
+    assert KEY.decrypt(scaled) == factor * m % N
+    assert KEY.decrypt(scaled * added % N2) == (factor * m + shift) % N
+    assert KEY.decrypt(c * added % N2) == (m + shift) % N
 
 
 @given(signed, halves)
@@ -150,10 +153,70 @@ def test_one_bad_ciphertext_among_good_ones_is_found(place: int) -> None:
         assert error.value.reason == reason
 
 
-@given(plaintexts, halves)
-def test_constant_time_decrypts_the_same(m: mpz, pair: tuple[int, int]) -> None:
-    slow = PrivateKey(KEY.p, KEY.q, constant_time=True)
-    assert slow.decrypt(encrypt(KEY.public, m, obfuscator(pair))) == m
+def test_ciphertexts_that_make_a_multiple_of_n_only_together_are_refused() -> None:
+    for pair in ([KEY.p, KEY.q], [KEY.p, KEY.p]):
+        with pytest.raises(RemoteProtocolError) as error:
+            check_ciphertexts(KEY.public, pair)
+        assert error.value.reason == "ciphertext_not_unit"
+
+
+@given(st.lists(st.tuples(st.integers(1, int(N2) - 1).map(mpz), st.booleans()), max_size=4))
+def test_a_list_of_ciphertexts_is_good_exactly_if_each_one_is(
+    parts: list[tuple[mpz, bool]],
+) -> None:
+    values = [value - value % KEY.q if bad else value for value, bad in parts]
+    each_good = all(value > 0 and gmpy2.gcd(value, N) == 1 for value in values)
+    try:
+        check_ciphertexts(KEY.public, values)
+    except RemoteProtocolError:
+        passed = False
+    else:
+        passed = True
+    assert passed == each_good
+
+
+# -- constant time --------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(plaintexts, halves, st.integers(0, 1 << 18)), min_size=1, max_size=4),
+)
+def test_constant_time_gives_the_same_plaintexts(
+    parts: list[tuple[mpz, tuple[int, int], int]],
+) -> None:
+    steady = PrivateKey(KEY.p, KEY.q, constant_time=True)
+    ciphertexts = [encrypt(KEY.public, m, obfuscator(pair)) for m, pair, _ in parts]
+    exponents = [exponent for _, _, exponent in parts]
+    assert steady.decrypt(ciphertexts[0]) == KEY.decrypt(ciphertexts[0]) == parts[0][0]
+    combined = steady.decrypt_combined(ciphertexts, exponents)
+    assert combined == KEY.decrypt_combined(ciphertexts, exponents)
+    for _, pair, _ in parts:
+        assert steady.obfuscator(mpz(pair[0]), mpz(pair[1])) == obfuscator(pair)
+
+
+@pytest.mark.parametrize("constant_time", [True, False])
+def test_every_power_with_a_private_exponent_is_constant_in_time_when_asked(
+    constant_time: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decryption raises to p-1 and q-1, the owner's obfuscator to p and q."""
+    steady = PrivateKey(KEY.p, KEY.q, constant_time)
+    ciphertext = encrypt(KEY.public, mpz(7), obfuscator((3, 5)))
+    seen: dict[str, list[mpz]] = {"powmod": [], "powmod_sec": []}
+    for name, exponents in seen.items():
+        plain = getattr(paillier, name)
+
+        def watched(x: mpz, e: mpz, m: mpz, plain: Any = plain, seen: Any = exponents) -> mpz:
+            seen.append(e)
+            return plain(x, e, m)
+
+        monkeypatch.setattr(paillier, name, watched)
+    assert steady.decrypt(ciphertext) == 7
+    steady.obfuscator(mpz(3), mpz(5))
+    private = {KEY.p - 1, KEY.q - 1, KEY.p, KEY.q}
+    used = seen["powmod_sec" if constant_time else "powmod"]
+    assert private <= set(used)
+    assert not private & set(seen["powmod" if constant_time else "powmod_sec"])
 
 
 def test_phe_accepts_what_we_refuse() -> None:
@@ -245,11 +308,13 @@ def test_scaling_vectors_hold(case: Any) -> None:
     by_hand = pow(c, factor, n * n) * (1 + n * (shift % n)) * pow(r, n, n * n) % (n * n)
     assert str(by_hand) == case["result"]
     public = PublicKey(mpz(n))
+    scaled = scale(public, mpz(c), factor)
+    assert str(scaled) == case["scaled"]
     blinded = encrypt(public, mpz(shift), gmpy2.powmod(r, n, n * n))
-    assert str(scale(public, mpz(c), factor) * blinded % (n * n)) == case["result"]
+    assert str(scaled * blinded % (n * n)) == case["result"]
 
 
-@pytest.mark.parametrize("case", vectors("check_ciphertext"), ids=lambda c: c["name"])
+@pytest.mark.parametrize("case", vectors("check_ciphertexts"), ids=lambda c: c["name"])
 def test_ciphertext_vectors_hold(case: Any) -> None:
     key = json.loads(VECTORS.read_text())["key"]
     public = PublicKey(mpz(key["p"]) * mpz(key["q"]))

@@ -198,5 +198,5 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     for place, (estimate, best) in enumerate(zip(result["estimate"], optimum, strict=True)):
         answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
     console.print(answer)
-    place = f"plot, logs and figures: {result['out']}"
-    console.print(place, markup=False, highlight=False, soft_wrap=True)
+    where = f"plot, logs and figures: {result['out']}"
+    console.print(where, markup=False, highlight=False, soft_wrap=True)

@@ -96,7 +96,8 @@ def packing_vectors() -> Any:
     ):
         pack.append({"name": name, "key_bits": BITS, "values": texts(values), "fails": "headroom"})
     unpack: list[dict[str, Any]] = []
-    for name, dimension, plaintext, bound, values in (
+    slots: list[int] | None
+    for name, dimension, plaintext, bound, slots in (
         ("extremes", 2, (HALF - 1) - (HALF << 63), HALF, [HALF - 1, -HALF]),
         ("zero", 3, 0, 0, [0, 0, 0]),
         ("minus one in every slot", 3, -1 - (1 << 63) - (1 << 126), 1, [-1, -1, -1]),
@@ -113,7 +114,7 @@ def packing_vectors() -> Any:
             "plaintexts": texts([plaintext % int(modulus)]),
             "bound": str(bound),
         }
-        result = {"fails": "out_of_range"} if values is None else {"values": texts(values)}
+        result = {"fails": "out_of_range"} if slots is None else {"values": texts(slots)}
         unpack.append(case | result)
     return {
         "about": "plaintext = sum_l v_l 2^(63 l), signed; -2^62 <= v_l < 2^62; slots = "

@@ -11,7 +11,7 @@ import pytest
 from gmpy2 import mpz
 
 from cipherfleet_node.blinding import OWN, Pools
-from cipherfleet_node.obfuscators import OwnByCrt, Source, Uniform
+from cipherfleet_node.obfuscators import OwnByCrt, Uniform
 from cipherfleet_node.paillier import PrivateKey
 from memory_fleet import toy_key
 
@@ -139,18 +139,6 @@ class FailsInThreads(Uniform):
         return super().make()
 
 
-class Counting(Uniform):
-    """Counts the steps of its preparation."""
-
-    steps = 0
-
-    def prepare(self) -> Iterator[None]:
-        for _ in range(1000):
-            self.steps += 1
-            time.sleep(0.001)
-            yield
-
-
 def test_a_refill_thread_that_fails_says_so_and_the_node_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -161,16 +149,6 @@ def test_a_refill_thread_that_fails_says_so_and_the_node_goes_on(
     assert "made on the spot from now on" in caplog.text
     assert OTHER.decrypt(pools.towards("b")) == 0
     assert inline(pools) == {"b": 1}
-
-
-def test_while_tables_are_built_pools_blind_and_can_be_closed() -> None:
-    source = Counting(OTHER.public)
-    sources: dict[str, Source] = {"b": source}
-    pools = Pools(sources, capacity=4, threads=1)
-    pools.start()
-    assert OTHER.decrypt(pools.towards("b")) == 0
-    pools.close()
-    assert source.steps < 1000, "closing waited for the whole preparation"
 
 
 def test_the_refill_does_not_delay_other_threads() -> None:

@@ -318,12 +318,13 @@ def test_scaling_vectors_hold(case: Any) -> None:
 def test_ciphertext_vectors_hold(case: Any) -> None:
     key = json.loads(VECTORS.read_text())["key"]
     public = PublicKey(mpz(key["p"]) * mpz(key["q"]))
+    ciphertexts = [mpz(text) for text in case["ciphertexts"]]
     if "fails" in case:
         with pytest.raises(RemoteProtocolError) as error:
-            check_ciphertexts(public, [mpz(case["ciphertext"])])
+            check_ciphertexts(public, ciphertexts)
         assert error.value.reason == case["fails"]
     else:
-        check_ciphertexts(public, [mpz(case["ciphertext"])])
+        check_ciphertexts(public, ciphertexts)
 
 
 @pytest.mark.parametrize("case", vectors("modulus"), ids=lambda c: c["name"])

@@ -24,10 +24,11 @@ def test_a_span_takes_the_time_of_its_block(tmp_path: Path) -> None:
         time.sleep(0.02)
     made.flush(now=True)
     (line,) = lines(tmp_path / "logs" / "spans.jsonl")
-    assert set(line) == {"round", "phase", "at", "ms"}
+    assert set(line) == {"round", "phase", "at", "ms", "cpu_ms"}
     assert (line["round"], line["phase"]) == (3, "decrypt")
     assert before <= line["at"] + 1e-6
     assert 20.0 <= line["ms"] < 2000.0
+    assert 0.0 <= line["cpu_ms"] < 20.0, "asleep, a thread uses no processor"
 
 
 def test_a_span_that_fails_is_noted_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from cipherfleet_node import store as store_module
-from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt
+from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 from cipherfleet_node.state import STATE_VERSION, RoundRecord, State
 from cipherfleet_node.store import Store, read_state
 
@@ -327,3 +327,18 @@ def test_what_is_told_of_a_damaged_state_is_not_its_content(store: Store) -> Non
     with pytest.raises(StateCorrupt) as refused:
         store.load()
     assert "0.5" not in str(refused.value)
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_the_state_before(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(state(1))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StateNotSaved, match="No space left on device; make room"):
+        store.save(state(2))
+    monkeypatch.undo()
+    assert store.load() == state(1)

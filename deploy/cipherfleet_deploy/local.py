@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from cipherfleet_node.errors import (
 
 from .tail import Tail
 
+NODE_COMMAND = (sys.executable, "-m", "cipherfleet_node", "run")
 LOG_FILE = "node.log"
 STOP_WITHIN_S = 10.0
 RESTART_AFTER_S = 1.0
@@ -43,6 +44,7 @@ class NodeProcess:
 
     id: str
     folder: Path
+    command: Sequence[str]  # the folder is appended
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     restart_at: float | None = None
@@ -62,9 +64,8 @@ class NodeProcess:
     def start(self) -> None:
         """Start the daemon; it dies with us, however we end."""
         self.log.parent.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "cipherfleet_node", "run", str(self.folder)]
         with self.log.open("ab") as log:
-            self.process = _spawn(leashed(command), log)
+            self.process = _spawn(leashed([*self.command, str(self.folder)]), log)
 
     def read(self) -> None:
         """Take in what the daemon has written since the last call."""
@@ -98,8 +99,13 @@ class LocalFleet:
     *stalled_after_s* without any round closed anywhere counts as a failure.
     """
 
-    def __init__(self, bundles: Mapping[str, Path], stalled_after_s: float) -> None:
-        self.nodes = {name: NodeProcess(name, folder) for name, folder in bundles.items()}
+    def __init__(
+        self,
+        bundles: Mapping[str, Path],
+        stalled_after_s: float,
+        command: Sequence[str] = NODE_COMMAND,
+    ) -> None:
+        self.nodes = {name: NodeProcess(name, folder, command) for name, folder in bundles.items()}
         self._stalled_after_s = stalled_after_s
         self._progress: tuple[float, int] = (time.monotonic(), -1)
 

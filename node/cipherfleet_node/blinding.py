@@ -33,6 +33,7 @@ class PoolFigures:
     levels: dict[str, int]  # obfuscators ready, by key ("" is the node's own)
     inline: dict[str, int]  # made on the spot because a pool was empty, by key
     refilled_per_s: float  # since the start
+    cpu_s: float  # spent by the threads that fill
 
 
 class Pools:
@@ -44,12 +45,12 @@ class Pools:
     def __init__(self, sources: Mapping[str, Source], capacity: int, threads: int) -> None:
         self._sources, self._capacity = sources, capacity
         self._pools: dict[str, deque[mpz]] = {name: deque() for name in sources}
-        self._unprepared = deque(sources)
         self._wanted = threading.Condition()
         self._closing = False
         self._began = time.monotonic()
         self._inline: Counter[str] = Counter()
         self._made_ahead = 0
+        self._cpu_s = 0.0
         self._threads = [
             threading.Thread(target=self._work, name=f"pool-{index}", daemon=True)
             for index in range(threads if capacity else 0)
@@ -83,7 +84,8 @@ class Pools:
         with self._wanted:
             levels = {name: len(pool) for name, pool in self._pools.items()}
             elapsed = max(time.monotonic() - self._began, 1e-9)
-            return PoolFigures(levels, dict(self._inline), self._made_ahead / elapsed)
+            rate = self._made_ahead / elapsed
+            return PoolFigures(levels, dict(self._inline), rate, self._cpu_s)
 
     def _take(self, name: str) -> mpz:
         with self._wanted:
@@ -101,27 +103,18 @@ class Pools:
         release_interpreter_during_powers()
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
-            self._prepare()
-            self._refill()
+            while (name := self._emptiest()) is not None:
+                self._refill(name)
         except Exception:
             log.exception("a pool thread ended; obfuscators are made on the spot from now on")
 
-    def _prepare(self) -> None:
-        while (name := self._next_unprepared()) is not None:
-            for _step in self._sources[name].prepare():
-                if self._closing:
-                    return
-
-    def _next_unprepared(self) -> str | None:
+    def _refill(self, name: str) -> None:
+        began = time.thread_time()
+        made = self._sources[name].make()
         with self._wanted:
-            return self._unprepared.popleft() if self._unprepared and not self._closing else None
-
-    def _refill(self) -> None:
-        while (name := self._emptiest()) is not None:
-            made = self._sources[name].make()
-            with self._wanted:
-                self._pools[name].append(made)
-                self._made_ahead += 1
+            self._pools[name].append(made)
+            self._made_ahead += 1
+            self._cpu_s += time.thread_time() - began
 
     def _emptiest(self) -> str | None:
         """The pool to fill next; waits while all are full, None at the end."""

@@ -352,7 +352,7 @@ class Daemon:
         self._link.publish(wire.topic_of(message), payload, retain=isinstance(message, Presence))
 
     def _close_round(self, closed: RoundClosed) -> None:
-        now = time.monotonic()
+        now, pools = time.monotonic(), self._pools.figures()
         self._round_ms = 1000.0 * (now - closed.opened)
         self._silent += len(closed.silent)
         self._spans.add(
@@ -362,9 +362,10 @@ class Daemon:
             now,
             silent=len(closed.silent),
             rejected=sum(self.rejected.values()),
-            inline=sum(self._pools.figures().inline.values()),
+            inline=sum(pools.inline.values()),
             bytes_sent=self._link.bytes_sent,
             cpu_s=round(time.process_time(), 4),
+            pool_cpu_s=round(pools.cpu_s, 4),
         )
         self._spans.flush()
         if closed.number == 0:

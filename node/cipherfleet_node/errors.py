@@ -45,6 +45,10 @@ class StateCorrupt(CipherfleetError):
     """A state file fails its checksum; the previous generation is used, the text says how."""
 
 
+class StateNotSaved(CipherfleetError):
+    """The disk does not take the state: stop before sending anything of it."""
+
+
 class BrokerUnreachable(CipherfleetError):
     """No broker answers at the configured address."""
 

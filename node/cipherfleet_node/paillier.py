@@ -83,8 +83,8 @@ class PrivateKey:
         s^p mod p^2 runs through the p-th residues mod p^2, of which r^n mod p^2 is one; likewise q.
         Source: CRYPTO decision 3; checked by test_the_owners_obfuscator_is_an_nth_residue.
         """
-        x_p = powmod(s_p, self.p, self._p_squared)
-        x_q = powmod(s_q, self.q, self._q_squared)
+        x_p = self._private_power(s_p, self.p, self._p_squared)
+        x_q = self._private_power(s_q, self.q, self._q_squared)
         return self.join(x_p, x_q)
 
     def join(self, x_p: mpz, x_q: mpz) -> mpz:
@@ -110,8 +110,11 @@ class PrivateKey:
         product = mpz(1)
         for ciphertext, exponent in zip(ciphertexts, exponents, strict=True):
             product = product * powmod(ciphertext % square, exponent, square) % square
+        return _l_function(self._private_power(product, prime - 1, square), prime) * h % prime
+
+    def _private_power(self, base: mpz, exponent: mpz, modulus: mpz) -> mpz:
         power = powmod_sec if self.constant_time else powmod
-        return _l_function(power(product, prime - 1, square), prime) * h % prime
+        return power(base, exponent, modulus)
 
 
 def encrypt(key: PublicKey, plaintext: mpz, obfuscator: mpz) -> mpz:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import ConfigError, IdentityClash, StateCorrupt
+from .errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 from .state import STATE_VERSION, State, after_damage
 
 STATE_FOLDER = "state"
@@ -51,7 +51,19 @@ class Store:
         os.close(self._lock)
 
     def save(self, state: State) -> None:
-        """Make *state* durable; when this returns it survives a loss of power."""
+        """Make *state* durable; when this returns it survives a loss of power.
+
+        Raises StateNotSaved: then nothing that depends on *state* may be sent.
+        """
+        try:
+            self._save(state)
+        except OSError as error:
+            raise StateNotSaved(
+                f"{self._folder}: the state cannot be written: {error.strerror}; make room, or "
+                "replace the card, and start the node again"
+            ) from None
+
+    def _save(self, state: State) -> None:
         payload = _encoder.encode(state)
         fresh = self._folder / "fresh"
         _write_synced(fresh, _MAGIC + hashlib.sha256(payload).digest() + payload)

@@ -1,0 +1,95 @@
+"""A node for measurements: the daemon with its pools filled first, or without any encryption.
+
+`python benchmarks/bench_node.py [--plain] [--fill-first] FOLDER`. The plain exchange exists here
+only: no configuration of a daemon leads to it.
+"""
+
+from __future__ import annotations
+
+import signal
+import struct
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gmpy2 import mpz
+
+from cipherfleet_node.daemon import Daemon, read_bundle
+from cipherfleet_node.draws import Draws
+from cipherfleet_node.exchange import Exchange, Opening, dither, half_weight, metropolis
+
+
+class Plain:
+    """The same exchange in the clear: same integers, same messages, no ciphertext."""
+
+    def __init__(self, factors: Mapping[str, int]) -> None:
+        self._factors = factors
+
+    def query(self, quantised: Sequence[int]) -> list[bytes]:
+        """q itself."""
+        return [struct.pack(f">{len(quantised)}q", *quantised)]
+
+    def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
+        """H q + e."""
+        weight = half_weight(draws, neighbour)
+        noise = dither(draws, neighbour, weight, len(quantised))
+        return [mpz(weight * entry + e) for entry, e in zip(quantised, noise, strict=True)]
+
+    def answer(
+        self, neighbour: str, query: Sequence[bytes], draws: Draws, prepared: Sequence[mpz]
+    ) -> list[bytes]:
+        """H (own - asked) + e."""
+        weight, asked = half_weight(draws, neighbour), _integers(query[0])
+        values = [int(p) - weight * a for p, a in zip(prepared, asked, strict=True)]
+        return [struct.pack(f">{len(values)}q", *values)]
+
+    def accept(self, neighbour: str, answer: Sequence[bytes], draws: Draws) -> Opening:
+        """The answer with its exponent."""
+        exponent = half_weight(draws, neighbour) * self._factors[neighbour]
+        return Opening(exponent, [mpz(value) for value in _integers(answer[0])])
+
+    def open(self, answers: Mapping[str, Opening]) -> list[int]:
+        """The weighted sum."""
+        terms = ([int(o.exponent * v) for v in o.ciphertexts] for o in answers.values())
+        return [sum(column) for column in zip(*terms, strict=True)]
+
+
+def _integers(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f">{len(data) // 8}q", data)
+
+
+class PlainDaemon(Daemon):
+    """The daemon, all of it, but for the encryption."""
+
+    def _make_exchange(self) -> Exchange:
+        config = self._config
+        own = len(config.neighbours)
+        return Plain({n.id: metropolis(own, n.degree) for n in config.neighbours})
+
+
+class FilledDaemon(Daemon):
+    """The daemon with its pools filled before it starts, and not refilled."""
+
+    def run(self) -> None:
+        """Fill, stop filling, run."""
+        capacity = self._config.crypto.pool
+        self._pools.start()
+        while min(self._pools.figures().levels.values()) < capacity:
+            time.sleep(0.02)
+        self._pools.close()
+        self._pools.start = lambda: None  # type: ignore[method-assign]
+        super().run()
+
+
+def main() -> None:
+    """Run the node of the folder named last."""
+    kinds: dict[str, type[Daemon]] = {"--plain": PlainDaemon, "--fill-first": FilledDaemon}
+    kind = kinds[sys.argv[1]] if len(sys.argv) > 2 else Daemon
+    daemon = kind(read_bundle(Path(sys.argv[-1])))
+    signal.signal(signal.SIGTERM, lambda *_: daemon.stop())
+    daemon.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -495,7 +495,7 @@ def torsion_attack(source: Full | Uniform) -> tuple[int, list[int]]:
     primes, ciphertexts = ROWS + 6, ROWS + 10
     dimension = ciphertexts * Layout(owner.public.bits, 1).slots
     weight, query, answer = observed(owner, source.make, dimension, "many primes")
-    left = range(2049, 4096, 2)
+    left = list(range(2049, 4096, 2))
     asked, answered = (np.array(logs).reshape(-1, len(TORSION), primes) for logs in (query, answer))
     for place, prime in enumerate(TORSION):
         fitting = {
@@ -504,7 +504,7 @@ def torsion_attack(source: Full | Uniform) -> tuple[int, list[int]]:
             if rank(answered[:, place] - residue * asked[:, place], prime) < primes
         }
         left = [candidate for candidate in left if candidate % prime in fitting]
-    return weight, list(left)
+    return weight, left
 
 
 def test_an_owner_of_more_primes_than_bases_reads_the_half_weight() -> None:

@@ -60,7 +60,12 @@ def _integers(data: bytes) -> tuple[int, ...]:
 
 
 class PlainDaemon(Daemon):
-    """The daemon, all of it, but for the encryption."""
+    """The daemon, all of it, but for the encryption and its pools."""
+
+    def run(self) -> None:
+        """Run without filling pools that nobody takes from."""
+        self._pools.start = lambda: None  # type: ignore[method-assign]
+        super().run()
 
     def _make_exchange(self) -> Exchange:
         config = self._config

@@ -76,6 +76,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
+    if options.gate and (options.dimensions or options.degrees):
+        parser.error("--gate has dimensions and degrees of its own")
     if options.rivals is None:
         options.rivals = [PEER] if options.gate else list(QUICK_RIVALS)
     return options

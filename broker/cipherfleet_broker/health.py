@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable
 
@@ -18,13 +19,15 @@ from cipherfleet_node.errors import BrokerUnreachable
 HEALTH_TOPIC = "cf/v1/_health"
 
 
-def check_broker(host: str, port: int, timeout_s: float = 5.0) -> None:
-    """Send one QoS 1 message through the broker at *host*:*port* to ourselves.
+def check_broker(
+    host: str, port: int, timeout_s: float = 5.0, context: ssl.SSLContext | None = None
+) -> None:
+    """Send one QoS 1 message through the broker at *host*:*port* to ourselves, with *context* in TLS.
 
     Raises BrokerUnreachable, saying how far it came, if the message and its acknowledgement are not
     back in *timeout_s*. Resolving a host's name is the one step that the deadline cannot interrupt.
     """
-    probe = _Probe(host, port, timeout_s)
+    probe = _Probe(host, port, timeout_s, context)
     try:
         probe.connect()
         probe.send_to_itself()
@@ -41,7 +44,9 @@ def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
 class _Probe:
     """One MQTT client, driven by hand in the caller's thread; what came back is in its fields."""
 
-    def __init__(self, host: str, port: int, timeout_s: float) -> None:
+    def __init__(
+        self, host: str, port: int, timeout_s: float, context: ssl.SSLContext | None
+    ) -> None:
         self.host, self.port, self.timeout_s = host, port, timeout_s
         self.deadline = time.monotonic() + timeout_s
         self.connected: ReasonCode | None = None
@@ -53,6 +58,8 @@ class _Probe:
         self.client = client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv311
         )
+        if context is not None:
+            client.tls_set_context(context)
         client.connect_timeout = timeout_s
         client.on_socket_open = set_no_delay
         client.on_connect = lambda _c, _u, _flags, reason, _p: setattr(self, "connected", reason)
@@ -105,8 +112,10 @@ class _Probe:
         sock = self.client.socket()
         if sock is None:
             return False
-        readable, _, _ = select.select([sock], [], [], timeout_s)
-        return not readable or self.client.loop_read() == mqtt.MQTT_ERR_SUCCESS
+        # What TLS has decrypted already is in no socket's buffer.
+        waiting = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        readable, _, _ = select.select([sock], [], [], 0.0 if waiting else timeout_s)
+        return not (readable or waiting) or self.client.loop_read() == mqtt.MQTT_ERR_SUCCESS
 
     def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
         return BrokerUnreachable(f"no working broker at {self.host}:{self.port}: {found}; {advice}")

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.keys import write_private
 
 from .engine import (
     LOOPBACK,
@@ -19,19 +20,32 @@ from .engine import (
     MAX_QUEUED_MESSAGES,
     Engine,
 )
+from .security import Security
 
+PLUGIN = "mosquitto_acl_file.so"
+PLUGIN_FOLDERS = ("/usr/lib", "/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/local/lib")
 SBIN = ("/usr/local/sbin", "/usr/sbin")  # where distributions put it; a user's PATH may lack them
+ACCESS_FILE = "access.txt"
 Version = tuple[int, int, int]
 
 
-def mosquitto() -> Engine:
-    """The installed mosquitto. Raises ConfigError if there is none, or none that we know."""
+def mosquitto(security: Security | None = None) -> Engine:
+    """The installed mosquitto, with TLS and access rules if *security* is given.
+
+    Raises ConfigError if there is none, or none that we know.
+    """
     binary = find_mosquitto()
     version = mosquitto_version(binary)
 
     def configure(folder: Path, port: int) -> list[str]:
         file = folder / "mosquitto.conf"
-        file.write_text(configuration(port), encoding="utf-8")
+        text = configuration(port)
+        if security is not None:
+            rules = folder / ACCESS_FILE
+            write_private(rules, access_rules(security).encode())  # else mosquitto 2.0.19+ warns
+            plugin = find_plugin() if version >= (2, 1, 0) else None
+            text = secured_configuration(port, security, rules, plugin)
+        file.write_text(text, encoding="utf-8")
         return [str(binary), "-c", str(file)]
 
     return Engine("mosquitto", ".".join(map(str, version)), configure)
@@ -76,6 +90,52 @@ def configuration(port: int) -> str:
 listener {port} {LOOPBACK}
 # Anonymous because only this machine can connect.
 allow_anonymous true
+{_bounds()}"""
+
+
+def secured_configuration(
+    port: int, security: Security, rules: Path, plugin: Path | None = None
+) -> str:
+    """The same with TLS 1.3, a certificate from every client, and the access rules in *rules*.
+
+    Mosquitto 2.1 wants its *plugin* to read them. 2.0 has none, and 3.0 will want it.
+    """
+    access = f"acl_file {rules}"
+    if plugin is not None:
+        access = f"global_plugin {plugin}\nplugin_opt_acl_file {rules}"
+    return f"""\
+listener {port} {security.listen}
+cafile {security.ca.absolute()}
+certfile {security.broker.certificate.absolute()}
+keyfile {security.broker.key.absolute()}
+tls_version tlsv1.3
+require_certificate true
+use_identity_as_username true
+# Otherwise a node could take another's connection by giving its client id.
+use_username_as_clientid true
+allow_anonymous false
+{access}
+{_bounds()}"""
+
+
+def access_rules(security: Security) -> str:
+    """The access file, for acl_file and for the plugin. Who is not in it has access to nothing."""
+    lines: list[str] = []
+    for name, access in security.access.items():
+        lines.append(f"user {name}")
+        lines += [f"topic write {topic}" for topic in access.publish]
+        lines += [f"topic read {topic}" for topic in access.read]
+    return "\n".join(lines) + "\n"
+
+
+def find_plugin() -> Path | None:
+    """The plugin of mosquitto 2.1 and later that reads access files, where it is installed."""
+    found = (each for place in PLUGIN_FOLDERS for each in Path("/").glob(f"{place[1:]}/{PLUGIN}"))
+    return next(found, None)
+
+
+def _bounds() -> str:
+    return f"""\
 max_connections {MAX_CONNECTIONS}
 
 # As root mosquitto would change to another user, which clears its parent-death signal.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import signal
 import socket
+import ssl
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from .engine import LOOPBACK, Engine
 from .health import check_broker
 from .mosquitto import mosquitto
 from .process import Process
+from .security import Security
 
 START_TIMEOUT_S = 15.0  # measured: 0.03 s; the rest is for a busy machine
 TRY_TIMEOUT_S = 2.0  # between tries we look whether it still lives
@@ -40,10 +42,12 @@ class RunningBroker:
         host: str,
         port: int,
         process: Process | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.name, self.version = name, version
         self.host, self.port = host, port
         self._process = process
+        self._context = context  # of the health check, where the broker wants TLS
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.version} at {self.host}:{self.port}, pid {self.pid}>"
@@ -83,6 +87,10 @@ class RunningBroker:
         process.start()
         _await_health(self, process)
 
+    def check(self, timeout_s: float) -> None:
+        """One health check (see check_broker). Raises BrokerUnreachable."""
+        check_broker(self.host, self.port, timeout_s, self._context)
+
     def stop(self) -> None:
         """Stop the broker and remove its folder; harmless when repeated, and for external ones."""
         if self._process:
@@ -95,27 +103,33 @@ class RunningBroker:
         return self._process
 
 
-def start_broker(choice: str, port: int | None = None) -> RunningBroker:
+def start_broker(
+    choice: str, port: int | None = None, security: Security | None = None
+) -> RunningBroker:
     """A healthy broker: 'embedded', 'mosquitto' (both on loopback), or HOST:PORT for a running one.
 
-    *port* None picks a free one. Raises ConfigError (not installed, port taken, choice not
+    *port* None picks a free one. *security* turns on TLS, client certificates and access rules; of
+    a running broker it only says how to check it. Raises ConfigError (not installed, port taken, choice not
     understood) and BrokerUnreachable (does not answer, or stopped while starting).
     """
     match choice:
         case "embedded":
-            return run_engine(embedded(), port)
+            return run_engine(embedded(security), port, security)
         case "mosquitto":
-            return run_engine(mosquitto(), port)
+            return run_engine(mosquitto(security), port, security)
         case _:
-            return _external(choice, port)
+            return _external(choice, port, security)
 
 
-def run_engine(engine: Engine, port: int | None = None) -> RunningBroker:
-    """Start *engine* on loopback in a new private folder; leaves nothing behind if it fails."""
+def run_engine(
+    engine: Engine, port: int | None = None, security: Security | None = None
+) -> RunningBroker:
+    """Start *engine* in a new private folder; leaves nothing behind if it fails."""
     port = _free_port() if port is None else _checked_port(port)
+    context = security.context() if security else None
     folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
     process = Process(engine.configure(folder, port), folder)
-    broker = RunningBroker(engine.name, engine.version, LOOPBACK, port, process)
+    broker = RunningBroker(engine.name, engine.version, LOOPBACK, port, process, context)
     try:
         broker.restart()
     except BaseException:
@@ -143,18 +157,20 @@ def _await_health(broker: RunningBroker, process: Process) -> None:
 
 def _health_problem(broker: RunningBroker, timeout_s: float) -> BrokerUnreachable | None:
     try:
-        check_broker(broker.host, broker.port, timeout_s)
+        broker.check(timeout_s)
     except BrokerUnreachable as problem:
         return problem
     return None
 
 
-def _external(address: str, port: int | None) -> RunningBroker:
+def _external(address: str, port: int | None, security: Security | None) -> RunningBroker:
     host, found_port = _parse_address(address)
     if port is not None:
         raise ConfigError(f"the broker {address} brings its port; {port} is for one started here")
-    check_broker(host, found_port, EXTERNAL_TIMEOUT_S)
-    return RunningBroker("external", "unknown", host, found_port)
+    context = security.context() if security else None
+    broker = RunningBroker("external", "unknown", host, found_port, context=context)
+    broker.check(EXTERNAL_TIMEOUT_S)
+    return broker
 
 
 def _parse_address(address: str) -> tuple[str, int]:

@@ -520,9 +520,10 @@ def measure(
     contests: list[Contest] = []
     shop: Workshop | None = None
     rivals: Sequence[Library] = ()
-    for bits, contest, numbers in track(
-        plan.jobs, "contests", console=console, disable=not console.is_terminal
-    ):
+    hidden = not console.is_terminal
+    # Drawn between the contests only: a thread that draws would count as ours.
+    jobs = track(plan.jobs, "contests", console=console, disable=hidden, auto_refresh=False)
+    for bits, contest, numbers in jobs:
         if shop is None or shop.bits != bits:
             shop = Workshop(bits)
             rivals = make_rivals(shop.keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -13,8 +14,8 @@ from .bench_crypto import CIPHERTEXTS, EXCHANGE, MESSAGES, PARTS, PHE_JSON
 
 _SIZES = {"dimension": "d", "degree": "degree"}
 _LEGEND = (
-    "online: pools full, answers prepared; all: everything timed, obfuscators of one's own key / of "
-    "a neighbour's included"
+    "online: pools full, answers prepared; "
+    "all: everything timed, with obfuscators for the own key / for a neighbour's"
 )
 
 
@@ -77,10 +78,18 @@ def _table_of_bytes(contests: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def _columns(title: str, headings: Iterable[str]) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("slow", "fast") else "right")
+        if heading in ("slow", "fast"):
+            table.add_column(heading)
+        else:
+            table.add_column(heading, justify="right", min_width=_narrowest(heading))
     return table
+
+
+def _narrowest(heading: str) -> int:
+    """Figures are never cut, names are broken into lines."""
+    return {"key": 11, "p10..p90": 12, "ms": 6, "ratio": 6}.get(heading, 4)
 
 
 def _size_headings(contest: Mapping[str, Any]) -> list[str]:

@@ -69,7 +69,8 @@ class Pools:
             self._closing = True
             self._wanted.notify_all()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
     def own(self) -> mpz:
         """An obfuscator for the node's own key."""

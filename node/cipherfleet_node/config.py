@@ -83,10 +83,11 @@ class Crypto(Section, frozen=True):
 
 
 class Broker(Section, frozen=True):
-    """Where the MQTT broker listens."""
+    """Where the MQTT broker listens, and whether it speaks TLS and wants our certificate."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    tls: bool = False
 
 
 # -- objective and sensor -----------------------------------------------------------------------
@@ -281,11 +282,11 @@ def check_crypto(document: Document, crypto: Crypto) -> None:
 
 def check_broker(document: Document, broker: Broker) -> None:
     """Raise ConfigError for plain TCP that would leave this machine."""
-    if not is_loopback(broker.host):
+    if not broker.tls and not is_loopback(broker.host):
         raise document.error(
             ("broker", "host"),
-            f"is {broker.host!r}: plain TCP is allowed on the loopback interface only, "
-            "for example 127.0.0.1",
+            f"is {broker.host!r}: plain TCP is allowed on the loopback interface only; "
+            "set broker.tls: true",
         )
 
 

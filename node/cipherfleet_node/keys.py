@@ -120,7 +120,7 @@ def write_private(file: Path, data: bytes) -> None:
 def read_keys(folder: Path, crypto: Crypto) -> NodeKeys:
     """The node's private keys; raises ConfigError for what is missing, open to others or broken."""
     place = folder / KEYS_FOLDER
-    document = _read_json(place / PAILLIER_FILE, _read_private(place / PAILLIER_FILE))
+    document = _read_json(place / PAILLIER_FILE, read_private(place / PAILLIER_FILE))
     p, q = (_text_to_number(place / PAILLIER_FILE, document, name) for name in ("p", "q"))
     if not (is_prime(p) and is_prime(q)) or p == q:
         raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; make new keys")
@@ -164,7 +164,7 @@ def _read_primes(
 
 def _read_identity(file: Path) -> Ed25519PrivateKey:
     try:
-        identity = load_pem_private_key(_read_private(file), password=None)
+        identity = load_pem_private_key(read_private(file), password=None)
     except (ValueError, TypeError):
         raise ConfigError(f"{file}: is not an unencrypted PEM private key") from None
     if not isinstance(identity, Ed25519PrivateKey):
@@ -213,7 +213,8 @@ def _public_document(key: PublicKey) -> dict[str, Any]:
     return {"kty": "DAJ", "alg": "PAI-GN1", "key_ops": ["encrypt"], "n": _number_to_text(key.n)}
 
 
-def _read_private(file: Path) -> bytes:
+def read_private(file: Path) -> bytes:
+    """The bytes of a private file; raises ConfigError if it is missing or open to others."""
     try:
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:

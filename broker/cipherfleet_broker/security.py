@@ -1,0 +1,75 @@
+"""Who may connect to a secured broker, and what each may publish and read there.
+
+The name in a client's certificate is its user name; what is not listed here is refused.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cipherfleet_node import topics
+from cipherfleet_node.tls import client_context
+
+from .engine import LOOPBACK
+from .health import HEALTH_TOPIC
+
+# No node has these names: an id begins with a letter or a digit.
+OPERATOR, HEALTH = "_operator", "_health"
+
+
+@dataclass(frozen=True)
+class Access:
+    """What one identity may publish and read, as MQTT topic filters."""
+
+    publish: tuple[str, ...]
+    read: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate and its private key, in PEM."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class Security:
+    """All that a broker needs for TLS 1.3 with client certificates and access rules."""
+
+    ca: Path  # who is certified by another authority does not connect
+    broker: Identity
+    health: Identity  # of the health check, a client named HEALTH
+    access: Mapping[str, Access]  # by the common name in the client's certificate
+    listen: str = LOOPBACK  # the address; 0.0.0.0 for every one of the machine
+
+    def context(self) -> ssl.SSLContext:
+        """What the health check connects with."""
+        return client_context(self.ca, self.health.certificate, self.health.key)
+
+
+def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[str, Access]:
+    """The rules of *fleet*: a node speaks as itself, and hears its neighbours only.
+
+    *neighbours* holds the neighbours of every node. The operator sees who is there and how well
+    they are, and no ciphertext; it publishes nothing.
+    """
+    access = {node: _node_access(fleet, node, others) for node, others in neighbours.items()}
+    probe = (f"{HEALTH_TOPIC}/#",)
+    access[HEALTH] = Access(probe, probe)
+    seen = (topics.presence_topic(fleet, "+"), topics.health_topic(fleet, "+"))
+    access[OPERATOR] = Access((), seen)
+    return access
+
+
+def _node_access(fleet: str, node: str, neighbours: Sequence[str]) -> Access:
+    publish = [
+        topics.query_topic(fleet, node),
+        *(topics.answer_topic(fleet, neighbour, node) for neighbour in neighbours),
+        topics.presence_topic(fleet, node),
+        topics.health_topic(fleet, node),
+    ]
+    return Access(tuple(publish), tuple(topics.subscriptions(fleet, node, list(neighbours))))

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -188,8 +189,8 @@ GATES = (
     Gate("all-4", "phe / all timed, degree 4", 45, _exchange(4, _ALL)),
     Gate("rival", "fastest rival / online, degree 1", 35, Figures.fastest_rival),
     Gate("bytes", "phe JSON / ciphertexts, bytes", 75, Figures.bytes_ratio),
-    Gate("own-crt", "phe.encrypt / own by CRT", 3, _own(crypto.OWN_CRT)),
-    Gate("own-table", "phe.encrypt / own by table", 8, _own(crypto.OWN_TABLE)),
+    Gate("own-crt", "phe.encrypt / own key, CRT", 3, _own(crypto.OWN_CRT)),
+    Gate("own-table", "phe.encrypt / own key, table", 8, _own(crypto.OWN_TABLE)),
     Gate(
         "combined-4",
         "four decryptions / one combined",
@@ -233,7 +234,7 @@ def judge(
 
 
 def _table_of_gates(gates: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table("gate", "key", "ratio of", "measured", "limit", "", title="gates")
+    table = Table("gate", "key", "ratio of", "measured", "limit", "", title="gates", box=SIMPLE)
     for gate in gates:
         ratio = gate["ratio"]
         verdict = "[red]FALLEN" if gate["fallen"] else "holds"

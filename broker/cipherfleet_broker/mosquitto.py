@@ -42,7 +42,7 @@ def mosquitto(security: Security | None = None) -> Engine:
         text = configuration(port)
         if security is not None:
             rules = folder / ACCESS_FILE
-            write_private(rules, access_rules(security).encode())  # else mosquitto 2.0.19+ warns
+            write_private(rules, access_rules(security).encode())
             plugin = find_plugin() if version >= (2, 1, 0) else None
             text = secured_configuration(port, security, rules, plugin)
         file.write_text(text, encoding="utf-8")

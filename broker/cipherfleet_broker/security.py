@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cipherfleet_node import topics
+from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.tls import client_context
 
 from .engine import LOOPBACK
@@ -47,8 +48,13 @@ class Security:
     listen: str = LOOPBACK  # the address; 0.0.0.0 for every one of the machine
 
     def context(self) -> ssl.SSLContext:
-        """What the health check connects with."""
-        return client_context(self.ca, self.health.certificate, self.health.key)
+        """What the health check connects with. Raises ConfigError."""
+        try:
+            return client_context(self.ca, self.health.certificate, self.health.key)
+        except OSError as error:  # SSLError is one
+            raise ConfigError(
+                f"{self.ca}, {self.health.certificate} or its key cannot be used: {error}"
+            ) from None
 
 
 def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[str, Access]:

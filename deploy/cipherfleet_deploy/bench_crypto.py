@@ -47,9 +47,9 @@ EXCHANGE, OWN, NEIGHBOUR, DECRYPTION, PARTS = (
     "decryption",
     "parts of an exchange",
 )
-OWN_TABLE, OWN_CRT = "own by table", "own by CRT"
+OWN_TABLE, OWN_CRT = "table", "CRT"
 UNIFORM, FULL = "uniform", "full"
-APART, TOGETHER = "each by itself", "combined"
+APART, TOGETHER = "apart", "combined"
 PHE_JSON, CIPHERTEXTS, MESSAGES = "phe JSON", "ciphertexts", "signed messages"
 _ASKER, _FLEET = "asker", "bench"
 
@@ -298,7 +298,7 @@ def _online(shop: Workshop, scene: Scene) -> Case:
 
 def all_inside(own: str, towards: str) -> str:
     """The name of a case with everything inside the timing."""
-    return f"all, {own} / {towards}"
+    return f"all: {own}, {towards}"
 
 
 def _all(shop: Workshop, scene: Scene, own: str, towards: str) -> Case:
@@ -392,20 +392,20 @@ def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contes
     cases = [
         Case("query", packed.query, lambda q: len(q) == count, lambda: pool.fill(count)),
         Case(
-            "prepare, all neighbours",
+            "prepare",
             packed.prepare,
             lambda made: opens(packed.accept(packed.answer(query, made))),
             lambda: pool.fill(count * degree),
         ),
         Case(
-            "answer, all neighbours",
+            "answer",
             lambda: packed.answer(query, prepared),
             lambda made: opens(packed.accept(made)),
         ),
-        Case("accept all", lambda: packed.accept(answers), opens),
+        Case("accept", lambda: packed.accept(answers), opens),
         Case("open", lambda: packed.open(openings), _equals(scene.expected)),
-        Case("of which decryption", decrypt, _equals(decrypt())),
-        Case("envelope: sign, check", envelope, lambda told: told.ciphertexts == query),
+        Case("decrypt", decrypt, _equals(decrypt())),
+        Case("envelope", envelope, lambda told: told.ciphertexts == query),
     ]
     ms, checked = race(cases, effort)
     return Contest(PARTS, shop.bits, ms, checked, (), dimension, degree)

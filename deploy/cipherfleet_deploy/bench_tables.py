@@ -10,13 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from .bench import KIND
-from .bench_crypto import CIPHERTEXTS, EXCHANGE, MESSAGES, PARTS, PHE_JSON
+from .bench_crypto import CIPHERTEXTS, DECRYPTION, EXCHANGE, MESSAGES, PARTS, PHE_JSON
 
-_SIZES = {"dimension": "d", "degree": "degree"}
-_LEGEND = (
-    "online: pools full, answers prepared; "
-    "all: everything timed, with obfuscators for the own key / for a neighbour's"
-)
+_SIZES = {"dimension": "d", "degree": "n"}
+_LEGENDS = {
+    EXCHANGE: "one asker, n neighbours. online: pools full, answers prepared\n"
+    "all: everything timed, with obfuscators for the own key, for a neighbour's",
+    PARTS: "prepare, answer: of all n neighbours; decrypt: within open\n"
+    "envelope: signing and checking one message, not in the figures above",
+    DECRYPTION: "n decryptions against one of the combination",
+}
 
 
 def show(told: Mapping[str, Any], console: Console) -> None:
@@ -24,7 +27,9 @@ def show(told: Mapping[str, Any], console: Console) -> None:
     where, with_ = told["machine"], told["versions"]
     console.print(f"{told['kind']} figures: of this machine, never of a device")
     console.print(f"{where['cpu']}, {where['cores']} cores, load {where['load_before']}")
-    console.print(", ".join(f"{name} {version}" for name, version in with_.items()))
+    console.print(", ".join(f"{name} {version}" for name, version in with_.items()), style="dim")
+    for bits in sorted({c["key_bits"] for c in told["contests"] if c["unsafe"]}):
+        console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for contest in told["contests"]:
         by_kind.setdefault(contest["contest"], []).append(contest)
@@ -36,28 +41,38 @@ def show(told: Mapping[str, Any], console: Console) -> None:
 
 
 def _table(kind: str, contests: Sequence[Mapping[str, Any]]) -> Table:
-    sizes = _size_headings(contests[0])
-    headings = (*sizes, "slow", "ms", "fast", "ms", "ratio", "min", "p10..p90", "laps")
-    table = _columns(f"{kind}: medians of ratios, {KIND}", headings)
-    table.caption = _LEGEND if kind == EXCHANGE else None
+    headings = (*_size_headings(contests[0]), "slow / fast", "ms / ms", "ratio", "min", "p10..p90")
+    laps = sorted({contest["laps"] for contest in contests})
+    table = _columns(f"{kind}, {KIND}: ratios, medians of {_range(laps)} laps", headings)
+    table.caption = _LEGENDS.get(kind)
     for contest in contests:
         for ratio in contest["ratios"]:
-            table.add_row(*_sizes(contest), *_cells(contest, ratio), str(contest["laps"]))
+            table.add_row(*_sizes(contest), *_cells(contest, ratio))
         table.add_section()
     return table
 
 
-def _cells(contest: Mapping[str, Any], ratio: Mapping[str, Any]) -> list[str]:
-    cells: list[str] = []
-    for side in (ratio["slow"], ratio["fast"]):
-        cells += [side, f"{contest['ms'][side]['median']:.4g}"]
-    spread = f"{ratio['p10']:.3g}..{ratio['p90']:.3g}"
-    return [*cells, f"[bold]{ratio['median']:.3g}x", f"{ratio['minimum']:.3g}", spread]
+def _range(numbers: Sequence[int]) -> str:
+    """The least and the largest of sorted *numbers*."""
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _cells(contest: Mapping[str, Any], ratio: Mapping[str, Any]) -> tuple[str, ...]:
+    sides = ratio["slow"], ratio["fast"]
+    return (
+        " / ".join(sides),
+        " / ".join(f"{contest['ms'][side]['median']:.3g}" for side in sides),
+        f"[bold]{ratio['median']:.3g}x",
+        f"{ratio['minimum']:.3g}",
+        f"{ratio['p10']:.3g}..{ratio['p90']:.3g}",
+    )
 
 
 def _table_of_parts(contests: Sequence[Mapping[str, Any]]) -> Table:
     names = list(contests[0]["ms"])
-    table = _columns(f"{PARTS}: median ms, {KIND}", (*_size_headings(contests[0]), *names))
+    headings = (*_size_headings(contests[0]), *names)
+    table = _columns(f"{PARTS}, {KIND}: median ms", headings)
+    table.caption = _LEGENDS[PARTS]
     for contest in contests:
         figures = [f"{contest['ms'][name]['median']:.3g}" for name in names]
         table.add_row(*_sizes(contest), *figures)
@@ -66,7 +81,7 @@ def _table_of_parts(contests: Sequence[Mapping[str, Any]]) -> Table:
 
 def _table_of_bytes(contests: Iterable[Mapping[str, Any]]) -> Table:
     names = (PHE_JSON, CIPHERTEXTS, MESSAGES)
-    headings = ("key", "d", *names, "JSON / ciphertexts", "JSON / messages")
+    headings = ("key", "d", *names, "J / c", "J / s")
     table = _columns("bytes of a query and an answer", headings)
     rows = {(contest["key_bits"], contest["dimension"]): contest for contest in contests}
     for contest in rows.values():
@@ -78,18 +93,10 @@ def _table_of_bytes(contests: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def _columns(title: str, headings: Iterable[str]) -> Table:
-    table = Table(title=title, box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=SIMPLE, pad_edge=False, padding=0)
     for heading in headings:
-        if heading in ("slow", "fast"):
-            table.add_column(heading)
-        else:
-            table.add_column(heading, justify="right", min_width=_narrowest(heading))
+        table.add_column(heading, justify="left" if "slow" in heading else "right", no_wrap=True)
     return table
-
-
-def _narrowest(heading: str) -> int:
-    """Figures are never cut, names are broken into lines."""
-    return {"key": 11, "p10..p90": 12, "ms": 6, "ratio": 6}.get(heading, 4)
 
 
 def _size_headings(contest: Mapping[str, Any]) -> list[str]:
@@ -97,5 +104,5 @@ def _size_headings(contest: Mapping[str, Any]) -> list[str]:
 
 
 def _sizes(contest: Mapping[str, Any]) -> list[str]:
-    key = f"{contest['key_bits']}{' unsafe' if contest['unsafe'] else ''}"
+    key = f"{contest['key_bits']}{'!' if contest['unsafe'] else ''}"
     return [key, *(str(contest[name]) for name in _SIZES if contest[name] is not None)]

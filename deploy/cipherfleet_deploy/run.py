@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cipherfleet_broker import start_broker
+from cipherfleet_broker import Security, start_broker
 from cipherfleet_node.config import Broker, Simulation, resolution_of
+from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
 from cipherfleet_provisioning.bundles import check_target, write_bundles
+from cipherfleet_provisioning.certificates import (
+    Certified,
+    make_authority,
+    secure,
+    write_authority,
+)
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 from cipherfleet_provisioning.insight import centralised_answer, range_of_starts, steepest
 
@@ -27,7 +35,9 @@ from .plots import plot_run
 from .results import Trajectory, disagreement, summarise
 
 CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
-RESULT_FILE, PLOT_FILE, NODES_FOLDER = "result.json", "plot.png", "nodes"
+RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
+NODES_FOLDER, TLS_FOLDER = "nodes", "tls"
+RUN_DAYS = 30  # of a run's own certificates
 
 
 @dataclass(frozen=True)
@@ -52,10 +62,10 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
     for line in advice(fleet):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     optimum = centralised_answer(fleet)
-    with start_broker(options.broker) as broker:
-        bundles = _provision(
-            fleet, out, Broker(host=broker.host, port=broker.port), options, console
-        )
+    authority, security = _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
+    with start_broker(options.broker, security=security) as broker:
+        address = Broker(host=broker.host, port=broker.port, tls=fleet.file.broker.tls)
+        bundles = _provision(fleet, out, address, authority, options, console)
         with LocalFleet(bundles, _patience(fleet)) as nodes:
             nodes.start()
             with _progress(fleet, nodes, console) as show:
@@ -67,6 +77,21 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
     (out / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
     plot_run(trajectory, optimum, _title(result), out / PLOT_FILE)
     return result
+
+
+def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, Security]:
+    """An authority for this run alone, and what the broker needs of it, in <out>/tls."""
+    if ":" in options.broker:
+        raise ConfigError(
+            f"broker.tls is true and the broker {options.broker} is not ours to certify: leave "
+            "--broker out, or choose embedded or mosquitto"
+        )
+    folder, now = out / TLS_FOLDER, datetime.now(UTC)
+    check_target(folder)
+    folder.mkdir(mode=0o700, parents=True)
+    authority = make_authority(fleet.file.fleet, now, RUN_DAYS)
+    write_authority(folder, authority)
+    return authority, secure(fleet, authority, folder, now)
 
 
 def _default_folder(fleet: Fleet) -> Path:
@@ -116,7 +141,12 @@ def _patience(fleet: Fleet) -> float:
 
 
 def _provision(
-    fleet: Fleet, out: Path, broker: Broker, options: RunOptions, console: Console
+    fleet: Fleet,
+    out: Path,
+    broker: Broker,
+    authority: Certified | None,
+    options: RunOptions,
+    console: Console,
 ) -> dict[str, Path]:
     """Keys and a folder for every node, under <out>/nodes."""
     simulation = Simulation(seed=options.seed, trace_estimates=True)
@@ -126,7 +156,12 @@ def _provision(
     ) as progress:  # fmt: skip
         task = progress.add_task("keys", total=len(fleet.members))
         return write_bundles(
-            fleet, out / NODES_FOLDER, broker, simulation, lambda _name: progress.advance(task)
+            fleet,
+            out / NODES_FOLDER,
+            broker,
+            simulation,
+            lambda _name: progress.advance(task),
+            authority,
         )
 
 

@@ -20,6 +20,7 @@ from .draws import Draws, FloatVector
 from .errors import RemoteProtocolError
 from .exchange import UNIT, Exchange, Opening
 from .messages import Answer, Message, Presence, PresenceState, Query
+from .neighbourhood import Neighbourhood
 from .objective import Objective
 from .optimiser import descend
 from .quantiser import dequantise, quantise, randomise_start
@@ -29,7 +30,6 @@ from .state import HISTORY_ROUNDS, RoundRecord, State
 
 RESENDS_PER_TIMEOUT = 2
 LINGER_TIMEOUTS = 3.0  # how many answer timeouts a finished node stays for the others
-UNSEEN = -1  # the claim of a neighbour that was not heard in its present epoch
 
 
 # -- what the agent is made of ------------------------------------------------------------------
@@ -157,11 +157,7 @@ class Agent:
         self._round: Round | None = None
         self._openings: dict[str, Opening] = {}
         self._prepared: dict[str, list[mpz]] = {}  # for the open round, each used once
-        self._present: set[str] = set()  # neighbours that are waited for
-        self._departed: set[str] = set()  # gone by their own or the broker's account
-        self._finished: set[str] = set()
-        self._live: set[str] = set()  # neighbours heard, not read from the broker, since connecting
-        self._claims = dict.fromkeys(setup.neighbours, UNSEEN)
+        self._neighbours = Neighbourhood(setup.neighbours)
         self._held: dict[str, Query] = {}  # queries for rounds to come, the latest of each
         self._sent: dict[tuple[str, int], Answer] = {}
         self._connected = False
@@ -211,7 +207,7 @@ class Agent:
                 self._connected = False
             case MessageReceived(message, retained):
                 if not retained:
-                    self._live.add(message.sender)
+                    self._neighbours.spoke(message.sender)
                 try:
                     yield from self._receive(message, now)
                 except RemoteProtocolError as error:
@@ -232,7 +228,7 @@ class Agent:
 
     def _connect(self, now: float) -> Iterator[Effect]:
         self._connected = True
-        self._live.clear()
+        self._neighbours.reconnected()
         self._announced = None
         yield from self._announce("finished" if self._phase is Phase.FINISHED else "ready")
         if self._phase is Phase.COLLECTING and self._state.open_record:
@@ -269,10 +265,10 @@ class Agent:
         if not self._setup.objective.ready:
             yield from self._take_reading()
             return
-        if self._phase is Phase.STARTING and not self._may_start(now):
-            return
         if self._rounds_done():
             yield from self._finish(now)
+        elif self._phase is Phase.STARTING and not self._may_start(now):
+            return
         elif self._phase is Phase.STARTING and self._repeatable():
             yield from self._repeat(now)
         else:
@@ -282,8 +278,8 @@ class Agent:
         if self._repeatable() or now >= self._deadline:
             return True
         # Without a memory of its own a node must know first in which round the others are.
-        heard = bool(self._state.records) or self._present <= self._live
-        return heard and self._present | self._finished >= set(self._setup.neighbours)
+        heard = bool(self._state.records) or self._neighbours.all_live
+        return heard and self._neighbours.all_there
 
     def _repeatable(self) -> bool:
         return self._state.continuous and self._state.open_record is not None
@@ -338,7 +334,7 @@ class Agent:
 
     def _prepare(self, record: RoundRecord, draws: Draws) -> None:
         """While the others work, make all of the answers that does not need their queries."""
-        unanswered = (n for n in self._present if (n, record.number) not in self._sent)
+        unanswered = (n for n in self._neighbours.present if (n, record.number) not in self._sent)
         with self._setup.trace.span("prepare", record.number):
             for neighbour in unanswered:
                 self._prepared[neighbour] = self._setup.exchange.prepare(
@@ -352,7 +348,7 @@ class Agent:
         return np.array(self._state.estimate)
 
     def _jump_if_behind(self) -> bool:
-        target = jump_target(self._state.round, (self._claims[name] for name in self._present))
+        target = jump_target(self._state.round, self._neighbours.rounds())
         if target is None:
             return False
         # A node that has lost its memory may have sent anything up to one round ahead of them.
@@ -362,7 +358,7 @@ class Agent:
     def _leave_if_behind(self, now: float) -> Iterator[Effect]:
         if self._phase is not Phase.COLLECTING:
             return
-        if jump_target(self._state.round, (self._claims[name] for name in self._present)) is None:
+        if jump_target(self._state.round, self._neighbours.rounds()) is None:
             return
         self._phase = next_phase(self._phase, Trigger.JUMP)
         self._round = None
@@ -377,15 +373,18 @@ class Agent:
         if self._round is None or self._round.number != record.number:
             answered, self._openings = set(), {}
         self._round = Round(record.number, now, timeout / RESENDS_PER_TIMEOUT, answered=answered)
-        for neighbour in self._present:
+        for neighbour in self._neighbours.present:
             self._expect(neighbour, now)
 
     def _expect(self, neighbour: str, now: float) -> None:
         """Wait for *neighbour*, unless it is so far ahead that it has forgotten this round."""
-        if self._round is None or self._claims[neighbour] >= self._round.number + HISTORY_ROUNDS:
+        if self._round is None:
+            return
+        theirs = self._neighbours.round_of(neighbour)
+        if theirs >= self._round.number + HISTORY_ROUNDS:
             return
         # Seen in the round before, it may be waiting out a deadline of its own: it gets two.
-        deadlines = 2 if self._claims[neighbour] == self._round.number - 1 else 1
+        deadlines = 2 if theirs == self._round.number - 1 else 1
         self._round.expect(neighbour, now + deadlines * self._setup.algorithm.answer_timeout_s)
 
     def _query(self, record: RoundRecord) -> Query:
@@ -419,20 +418,14 @@ class Agent:
         if epoch < known:
             raise RemoteProtocolError("stale_epoch", f"{sender!r} sent from an earlier start")
         if epoch > known:
-            self._claims[sender] = UNSEEN
-            self._present.discard(sender)
-            self._departed.discard(sender)
+            self._neighbours.started_anew(sender)
             self._held.pop(sender, None)
             self._update(epochs={**self._state.epochs, sender: epoch})
 
     def _hear(self, sender: str, now: float) -> Iterator[Effect]:
-        """Signs of life bring a neighbour back among those waited for, and are returned.
-
-        What a departed neighbour had sent before is none: it may have been overtaken on the way.
-        """
-        if sender in self._present or sender in self._departed:
+        """Signs of life bring a neighbour back among those waited for, and are returned."""
+        if not self._neighbours.hear(sender):
             return
-        self._present.add(sender)
         if self._round is not None and sender not in self._round.answered:
             self._expect(sender, now)
         if self._state.records:
@@ -444,16 +437,13 @@ class Agent:
     def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
-            self._departed.add(sender)
-            self._present.discard(sender)
+            self._neighbours.depart(sender)
             if self._round:
                 self._round.excuse(sender)
             yield from self._close_if_complete(now)
             yield from self._stop_if_served(now)
         elif message.state != "init":
-            self._departed.discard(sender)
-            if message.state == "finished":
-                self._finished.add(sender)
+            self._neighbours.arrive(sender, finished=message.state == "finished")
             yield from self._hear(sender, now)
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
@@ -466,7 +456,7 @@ class Agent:
             raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
         if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not its pinned")
-        self._claims[sender] = max(self._claims[sender], query.round)
+        self._neighbours.claim(sender, query.round)
         opened = self._state.records[-1].number if self._state.records else -1
         if query.round > opened or self._phase is Phase.STARTING:
             self._held[sender] = query
@@ -609,8 +599,8 @@ class Agent:
         for neighbour in current.overdue(now):
             # It is waited for again as soon as it is heard: a silent neighbour costs one deadline.
             current.excuse(neighbour)
-            if self._claims[neighbour] <= current.number:
-                self._present.discard(neighbour)
+            if self._neighbours.round_of(neighbour) <= current.number:
+                self._neighbours.fall_silent(neighbour)
         if current.complete:
             yield from self._close(current, now)
         elif self._left_alone(current, now):
@@ -624,8 +614,8 @@ class Agent:
     def _left_alone(self, current: Round, now: float) -> bool:
         """Whether every neighbour has finished, and is not staying for us either."""
         stayed_s = LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
-        everybody = set(self._setup.neighbours) <= self._finished
-        return everybody and not current.deadlines and now >= current.opened + stayed_s
+        alone = self._neighbours.all_finished and not current.deadlines
+        return alone and now >= current.opened + stayed_s
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -645,7 +635,7 @@ class Agent:
         """
         if self._phase is not Phase.FINISHED:
             return
-        if set(self._setup.neighbours) <= self._finished | self._departed:
+        if self._neighbours.all_done:
             yield Stop()
         else:
             self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s

@@ -8,12 +8,14 @@ import logging
 import math
 import os
 import queue
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -81,12 +83,18 @@ class Bundle:
     neighbours: dict[str, PublicKeys]
     objective: Objective
     sensor: SensorDevice
+    tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
 
 
 def read_bundle(folder: Path) -> Bundle:
     """All that *folder* tells a node; raises ConfigError with the first mistake."""
     config = load_node_config(folder)
     keys = read_keys(folder, config.crypto)
+    context = None
+    if config.broker.tls:
+        from .tls import read_context  # noqa: PLC0415  # X.509 takes memory that plain TCP spares
+
+        context = read_context(folder, config.node, datetime.now(UTC))
     neighbours = {
         n.id: read_neighbour(folder, n.id, n.fingerprint, config.crypto.key_bits)
         for n in config.neighbours
@@ -95,7 +103,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
     objective = make_objective(config.objective)
     sensor = open_sensor(config.sensor, folder, objective.fields)
-    return Bundle(folder, config, keys, neighbours, objective, sensor)
+    return Bundle(folder, config, keys, neighbours, objective, sensor, context)
 
 
 def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
@@ -229,6 +237,7 @@ class Daemon:
             topics.subscriptions(config.fleet, config.node, [n.id for n in config.neighbours]),
             (wire.topic_of(lost), wire.encode(lost, keys.identity)),
             self._put,
+            self._bundle.tls,
         )
 
     # -- running --------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -66,13 +68,19 @@ class Link:
         topics: Sequence[str],
         will: tuple[str, bytes],
         deliver: Callable[[LinkEvent], None],
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self._broker, self._topics, self._deliver = broker, list(topics), deliver
         self._pending: set[int] = set()  # message ids of subscriptions not yet acknowledged
         self._connected_at = 0.0
+        self._accepted = self._refused = False  # by the broker, since the socket was opened
+        self._fault = ""  # what paho last complained of
         self._short_connections = 0
         self._unacknowledged: deque[tuple[float, paho.MQTTMessageInfo]] = deque()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
+        if context is not None:
+            client.tls_set_context(context)
+            client.on_log = self._logged
         client.will_set(will[0], will[1], qos=1, retain=True)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.max_queued_messages_set(MAX_QUEUED)
@@ -128,6 +136,8 @@ class Link:
     def _socket_open(self, _client: paho.Client, _userdata: Any, sock: Any) -> None:
         # Nagle's algorithm holds small packets back: 92 ms per round trip instead of 1.3 ms.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._accepted = self._refused = False
+        self._fault = ""
 
     def _connected(
         self,
@@ -138,8 +148,10 @@ class Link:
         _properties: Properties | None,
     ) -> None:
         if reason.is_failure:
-            log.warning("the broker refuses this node: %s", reason)
+            log.warning("the broker refuses this node: %s; trying again", reason)
+            self._refused = True
             return
+        self._accepted = True
         self._connected_at = time.monotonic()
         result, mid = client.subscribe([(topic, 1) for topic in self._topics])
         if result == paho.MQTT_ERR_SUCCESS and mid is not None:
@@ -164,7 +176,21 @@ class Link:
         self._deliver(Arrived(message.topic, bytes(message.payload), message.retain))
 
     def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
-        log.warning("no broker at %s:%s; trying again", self._broker.host, self._broker.port)
+        # paho calls this while it handles the error, and does not pass it on.
+        error = sys.exception()
+        where = f"{self._broker.host}:{self._broker.port}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            log.warning(
+                "not trusting the broker at %s: %s; trying again", where, error.verify_message
+            )
+        elif isinstance(error, ssl.SSLError):
+            log.warning("no TLS with the broker at %s: %s; trying again", where, error.reason)
+        else:
+            log.warning("no broker at %s; trying again", where)
+
+    def _logged(self, _client: paho.Client, _userdata: Any, level: int, text: str) -> None:
+        if level == paho.MQTT_LOG_ERR:
+            self._fault = text
 
     def _disconnected(
         self,
@@ -174,6 +200,16 @@ class Link:
         _reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
+        if not self._accepted:
+            if not self._refused:
+                log.warning(
+                    "the broker at %s:%s does not let this node in (%s); trying again",
+                    self._broker.host,
+                    self._broker.port,
+                    self._fault or "it closed the connection",
+                )
+            return
+        self._accepted = False
         lasted = time.monotonic() - self._connected_at
         short = self._connected_at > 0 and lasted < CLASH_SECONDS
         self._short_connections = self._short_connections + 1 if short else 0

@@ -55,7 +55,9 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):
-        raise ConfigError(f"{file}: was not issued by the authority in {CA_FILE}; {RENEW}") from None
+        raise ConfigError(
+            f"{file}: was not issued by the authority in {CA_FILE}; {RENEW}"
+        ) from None
     for each, found in ((ca_file, ca), (file, certificate)):
         _check_time(each, found, now)
     try:

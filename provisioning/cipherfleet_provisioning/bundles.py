@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from cipherfleet_node.keys import (
 from cipherfleet_node.paillier import PrivateKey
 from cipherfleet_node.primes import FactoredPrime
 
+from .certificates import Certified, write_client
 from .fleet import Fleet, Member
 
 READINGS_FILE = "readings.csv"
@@ -48,16 +50,22 @@ def write_bundles(
     broker: Broker,
     simulation: Simulation,
     progress: Progress = lambda _name: None,
+    authority: Certified | None = None,
 ) -> dict[str, Path]:
     """Make the folder *target* with one folder per node; returns them by node id.
 
-    *progress* is called with each node's id when its keys are made. Nobody but the owner can read
-    what is made. Raises ConfigError if *target* exists: keys in use are never overwritten.
+    *progress* is called with each node's id when its keys are made; *authority* certifies the nodes
+    where broker.tls is on. Nobody but the owner can read what is made. Raises ConfigError if
+    *target* exists: keys in use are never overwritten.
     """
+    if broker.tls and authority is None:
+        raise ConfigError("broker.tls is true: the nodes need certificates, and so an authority")
     check_target(target)
     umask = os.umask(0o077)
     try:
-        _write_at_once(fleet, target, broker, simulation, progress)
+        _write_at_once(
+            fleet, target, broker, simulation, progress, authority if broker.tls else None
+        )
     except OSError as error:
         raise ConfigError(f"{target}: cannot be made: {error.strerror or error}") from None
     finally:
@@ -66,7 +74,12 @@ def write_bundles(
 
 
 def _write_at_once(
-    fleet: Fleet, target: Path, broker: Broker, simulation: Simulation, progress: Progress
+    fleet: Fleet,
+    target: Path,
+    broker: Broker,
+    simulation: Simulation,
+    progress: Progress,
+    authority: Certified | None,
 ) -> None:
     """Build beside the first folder that has to be made, and move there when all is done."""
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=_anchor(target)))
@@ -76,6 +89,8 @@ def _write_at_once(
         for member in fleet.members:
             config = node_config(fleet, member, public, broker, simulation)
             _write_bundle(building / member.id, fleet, member, config, keys[member.id], public)
+            if authority is not None:
+                write_client(building / member.id, authority, member.id, datetime.now(UTC))
         target.parent.mkdir(parents=True, exist_ok=True)
         building.rename(target)
     except BaseException:

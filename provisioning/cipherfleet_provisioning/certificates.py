@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -61,34 +61,164 @@ class Certified:
 
 def make_authority(fleet: str, now: datetime, days: int = AUTHORITY_DAYS) -> Certified:
     """A new authority, which certifies clients and brokers of *fleet* and no further authority."""
-    key = Ed25519PrivateKey.generate()
-    name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "cipherfleet"),
-            x509.NameAttribute(NameOID.COMMON_NAME, fleet),
-        ]
-    )
-    builder = _builder(name, key, now, now + timedelta(days=days)).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True
-    )
-    return _signed(builder, key, Certified(_unsigned(name, key, now, days), key), signs=True)
+    constraint = x509.BasicConstraints(ca=True, path_length=0)
+    usage = _usage(signs_certificates=True)
+    subject = _name({NameOID.ORGANIZATION_NAME: "cipherfleet", NameOID.COMMON_NAME: fleet})
+    return _certified(subject, None, now, days, [constraint, usage])
 
 
 def issue_broker(
     authority: Certified, hosts: Sequence[str], now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
-    """For the broker at *hosts*, names or addresses, and on the machine itself."""
-    names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)])
-    return _issue(authority, BROKER, ExtendedKeyUsageOID.SERVER_AUTH, now, days, names)
+    """For the broker at *hosts*, names or addresses, and for whoever reaches it on its machine."""
+    names = [_general_name(host) for host in dict.fromkeys((*hosts, *HERE))]
+    return _issued(
+        authority, BROKER, ExtendedKeyUsageOID.SERVER_AUTH, now, days,
+        [x509.SubjectAlternativeName(names)],
+    )  # fmt: skip
 
 
 def issue_client(
     authority: Certified, name: str, now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
-    """For the node, or other client, called *name*. Raises ConfigError for a name that could
-    mean more than itself in an access rule."""
+    """For the node, or other client, called *name*.
+
+    Raises ConfigError for a name that could mean more than itself in an access rule.
+    """
     if not re.fullmatch(CLIENT_NAME, name):
         raise ConfigError(
-            f"no certificate for {name[:80]!r}: a name has at most 63 letters, digits, - and _"
+            f"no certificate for {name[:80]!r}: a name is 1 to 63 letters, digits, - and _"
         )
-    return _issue(authority, name, ExtendedKeyUsageOID.CLIENT_AUTH, now, days)
+    return _issued(authority, name, ExtendedKeyUsageOID.CLIENT_AUTH, now, days)
+
+
+# -- folders ------------------------------------------------------------------------------------
+
+
+def write_authority(folder: Path, authority: Certified) -> None:
+    """Write the authority's certificate and key into *folder*, which is the operator's."""
+    authority.write(folder / CA_FILE, folder / f"{AUTHORITY}.key")
+
+
+def read_authority(folder: Path) -> Certified:
+    """What `write_authority` wrote; raises ConfigError."""
+    file, key_file = folder / CA_FILE, folder / f"{AUTHORITY}.key"
+    try:
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+        key = load_pem_private_key(read_private(key_file), password=None)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError):
+        raise ConfigError(f"{folder}: {CA_FILE} or {key_file.name} is not in PEM") from None
+    if not isinstance(key, Ed25519PrivateKey) or key.public_key() != certificate.public_key():
+        raise ConfigError(f"{key_file}: is not the Ed25519 key of {CA_FILE}")
+    return Certified(certificate, key)
+
+
+def write_client(folder: Path, authority: Certified, node: str, now: datetime) -> None:
+    """The tls folder of *node* in its bundle *folder*: the authority's certificate and its own."""
+    place = folder / TLS_FOLDER
+    place.mkdir(mode=0o700)
+    (place / CA_FILE).write_bytes(authority.pem)
+    issue_client(authority, node, now).write(place / CERTIFICATE_FILE, place / KEY_FILE)
+
+
+def secure(
+    fleet: Fleet, authority: Certified, folder: Path, now: datetime, hosts: Sequence[str] = ()
+) -> Security:
+    """Certificates for the broker and the operator in *folder*; all that start_broker wants.
+
+    *hosts* are the names and addresses that nodes call the broker by.
+    """
+    (folder / CA_FILE).write_bytes(authority.pem)
+    identities = {
+        name: made.write(folder / f"{stem}.pem", folder / f"{stem}.key")
+        for name, stem, made in (
+            (BROKER, BROKER, issue_broker(authority, hosts, now)),
+            (HEALTH, "health", issue_client(authority, HEALTH, now)),
+            (OPERATOR, "operator", issue_client(authority, OPERATOR, now)),
+        )
+    }
+    graph = fleet.graph
+    access = fleet_access(
+        fleet.file.fleet, {member.id: graph.neighbours(member.id) for member in fleet.members}
+    )
+    return Security(folder / CA_FILE, identities[BROKER], identities[HEALTH], access)
+
+
+# -- X.509 --------------------------------------------------------------------------------------
+
+
+def _issued(
+    authority: Certified,
+    name: str,
+    purpose: x509.ObjectIdentifier,
+    now: datetime,
+    days: int,
+    more: Sequence[x509.ExtensionType] = (),
+) -> Certified:
+    # The purpose keeps a node's certificate from passing as the broker's.
+    extensions = [
+        x509.BasicConstraints(ca=False, path_length=None),
+        _usage(signs_certificates=False),
+        x509.ExtendedKeyUsage([purpose]),
+        *more,
+    ]
+    return _certified(_name({NameOID.COMMON_NAME: name}), authority, now, days, extensions)
+
+
+def _certified(
+    subject: x509.Name,
+    authority: Certified | None,
+    now: datetime,
+    days: int,
+    extensions: Sequence[x509.ExtensionType],
+) -> Certified:
+    """A new key and its certificate by *authority*, by itself if None; ends with its authority."""
+    key, ends = Ed25519PrivateKey.generate(), now + timedelta(days=days)
+    issuer, signer = subject, key
+    if authority is not None:
+        issuer, signer = authority.certificate.subject, authority.key
+        ends = min(ends, authority.certificate.not_valid_after_utc)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(ends)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
+        )
+    )
+    for extension in extensions:
+        critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
+        builder = builder.add_extension(extension, critical=critical)
+    return Certified(builder.sign(signer, algorithm=None), key)
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(parts: Mapping[x509.ObjectIdentifier, str]) -> x509.Name:
+    return x509.Name([x509.NameAttribute(kind, text) for kind, text in parts.items()])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

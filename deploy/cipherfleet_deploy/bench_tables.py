@@ -17,7 +17,7 @@ _LEGENDS = {
     EXCHANGE: "one asker, n neighbours. online: pools full, answers prepared\n"
     "all: everything timed, with obfuscators for the own key, for a neighbour's",
     PARTS: "prepare, answer: of all n neighbours; decrypt: within open\n"
-    "envelope: signing and checking one message, not in the figures above",
+    "envelope: one message signed and checked",
     DECRYPTION: "n decryptions against one of the combination",
 }
 
@@ -43,13 +43,17 @@ def show(told: Mapping[str, Any], console: Console) -> None:
 def _table(kind: str, contests: Sequence[Mapping[str, Any]]) -> Table:
     headings = (*_size_headings(contests[0]), "slow / fast", "ms / ms", "ratio", "min", "p10..p90")
     laps = sorted({contest["laps"] for contest in contests})
-    table = _columns(f"{kind}, {KIND}: ratios, medians of {_range(laps)} laps", headings)
+    table = _columns(f"{kind}, {KIND}: ratios over {_range(laps)} laps", headings)
     table.caption = _LEGENDS.get(kind)
     for contest in contests:
         for ratio in contest["ratios"]:
             table.add_row(*_sizes(contest), *_cells(contest, ratio))
         table.add_section()
     return table
+
+
+def _figure(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _range(numbers: Sequence[int]) -> str:
@@ -61,7 +65,7 @@ def _cells(contest: Mapping[str, Any], ratio: Mapping[str, Any]) -> tuple[str, .
     sides = ratio["slow"], ratio["fast"]
     return (
         " / ".join(sides),
-        " / ".join(f"{contest['ms'][side]['median']:.3g}" for side in sides),
+        " / ".join(_figure(contest["ms"][side]["median"]) for side in sides),
         f"[bold]{ratio['median']:.3g}x",
         f"{ratio['minimum']:.3g}",
         f"{ratio['p10']:.3g}..{ratio['p90']:.3g}",

@@ -358,8 +358,11 @@ class Agent:
     def _leave_if_behind(self, now: float) -> Iterator[Effect]:
         if self._phase is not Phase.COLLECTING:
             return
-        if jump_target(self._state.round, self._neighbours.rounds()) is None:
-            return
+        if jump_target(self._state.round, self._neighbours.rounds()) is not None:
+            yield from self._leave(now)
+
+    def _leave(self, now: float) -> Iterator[Effect]:
+        """Give up the open round for a later one."""
         self._phase = next_phase(self._phase, Trigger.JUMP)
         self._round = None
         self._reading_awaited = False
@@ -605,6 +608,11 @@ class Agent:
             yield from self._close(current, now)
         elif self._left_alone(current, now):
             yield from self._finish(now)
+        elif not current.deadlines and self._neighbours.anyone_beyond(current.number):
+            # Who is ahead has skipped this round, as after damage to its state. One at a time:
+            # the generation before then still knows how far this node was.
+            self._update(round=current.number + 1)
+            yield from self._leave(now)
         elif now >= current.resend_at:
             if not current.deadlines:
                 yield from self._announce("waiting")

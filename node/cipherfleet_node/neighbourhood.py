@@ -73,6 +73,10 @@ class Neighbourhood:
         """The rounds that the present neighbours are in."""
         return [self._claims[name] for name in self.present]
 
+    def anyone_beyond(self, round_number: int) -> bool:
+        """Whether a neighbour that has spoken since the node connected is past *round_number*."""
+        return any(self._claims[name] > round_number for name in self._live)
+
     @property
     def all_there(self) -> bool:
         """Whether every neighbour is present, or has finished."""

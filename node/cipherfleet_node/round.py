@@ -27,7 +27,7 @@ class Trigger(Enum):
     OPEN = "a round is opened"
     REPEAT = "a round found open in the saved state is sent again"
     CLOSE = "every awaited answer is in, or the deadlines have passed and some are in"
-    JUMP = "neighbours are two or more rounds ahead"
+    JUMP = "neighbours are two or more rounds ahead, or have skipped this one"
     FINISH = "the last round is closed, or every neighbour has finished without us"
 
 

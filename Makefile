@@ -23,4 +23,8 @@ hil: setup
 	$(BIN)/python -m pytest hil_tests
 
 bench: setup
+	$(BIN)/python benchmarks/exchange.py --gate
+	$(BIN)/python benchmarks/round.py latency
+	$(BIN)/python benchmarks/round.py throughput
+	$(BIN)/python benchmarks/round.py growth
 	$(BIN)/python benchmarks/average_sweep.py

@@ -28,7 +28,7 @@ REDELIVER_AFTER_S = 5
 
 
 def embedded(security: Security | None = None) -> Engine:
-    """The embedded broker of this Python environment, with TLS and access rules if *security* is given.
+    """The embedded broker of this Python environment; with *security*, TLS and access rules.
 
     Raises ConfigError if it is not installed.
     """

@@ -22,9 +22,9 @@ HEALTH_TOPIC = "cf/v1/_health"
 def check_broker(
     host: str, port: int, timeout_s: float = 5.0, context: ssl.SSLContext | None = None
 ) -> None:
-    """Send one QoS 1 message through the broker at *host*:*port* to ourselves, with *context* in TLS.
+    """Send one QoS 1 message through the broker at *host*:*port* to ourselves.
 
-    Raises BrokerUnreachable, saying how far it came, if the message and its acknowledgement are not
+    With *context* it is done in TLS. Raises BrokerUnreachable, saying how far it came, if the message and its acknowledgement are not
     back in *timeout_s*. Resolving a host's name is the one step that the deadline cannot interrupt.
     """
     probe = _Probe(host, port, timeout_s, context)

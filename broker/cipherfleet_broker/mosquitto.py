@@ -30,7 +30,7 @@ Version = tuple[int, int, int]
 
 
 def mosquitto(security: Security | None = None) -> Engine:
-    """The installed mosquitto, with TLS and access rules if *security* is given.
+    """The installed mosquitto; with *security*, TLS and access rules.
 
     Raises ConfigError if there is none, or none that we know.
     """

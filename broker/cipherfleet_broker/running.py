@@ -109,8 +109,8 @@ def start_broker(
     """A healthy broker: 'embedded', 'mosquitto' (both on loopback), or HOST:PORT for a running one.
 
     *port* None picks a free one. *security* turns on TLS, client certificates and access rules; of
-    a running broker it only says how to check it. Raises ConfigError (not installed, port taken, choice not
-    understood) and BrokerUnreachable (does not answer, or stopped while starting).
+    a running broker it only says how to check it. Raises ConfigError (not installed, port taken,
+    choice not understood) and BrokerUnreachable (does not answer, or stopped while starting).
     """
     match choice:
         case "embedded":

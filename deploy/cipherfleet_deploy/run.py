@@ -37,7 +37,7 @@ from .results import Trajectory, disagreement, summarise
 CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
 RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
 NODES_FOLDER, TLS_FOLDER = "nodes", "tls"
-RUN_DAYS = 30  # of a run's own certificates
+RUN_DAYS = 90  # of a run's own certificates
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,11 @@ class Full:
     """For a neighbour's key: products of powers of the first 64 obfuscators, made uniformly.
 
     Exponents are uniform with 128 bits more in total than the group has: given the bases, by the
-    leftover hash lemma, every product is uniform to about 2^-32 *whatever the structure of the
-    group*. The bases are therefore handed out themselves, once each: all obfuscators together are
-    as good as independent. Powers of a single base stay in one cyclic subgroup, which a key owner
-    can make small: with a common factor of p-1 and q-1 it reads the half weight from it.
+    leftover hash lemma, every product is uniform to about 2^-32 in the group of any n of two
+    primes, whatever p-1 and q-1 have in common. The bases are therefore handed out themselves,
+    once each: all obfuscators together are as good as independent. Powers of a single base stay in
+    one cyclic subgroup, which a key owner can make small: with a common factor of p-1 and q-1 it
+    reads the half weight from it. An n of dozens of primes is beyond this (DECISIONS).
     Checked by test_an_owner_with_a_common_factor_reads_the_half_weight_from_a_single_base.
     """
 

@@ -60,6 +60,8 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
         ) from None
     for each, found in ((ca_file, ca), (file, certificate)):
         _check_time(each, found, now)
+    if certificate.not_valid_after_utc - now < EXPIRES_SOON:
+        log.warning("%s: expires on %s; %s", file, certificate.not_valid_after_utc.date(), RENEW)
     try:
         return client_context(ca_file, file, key_file)
     except ssl.SSLError as error:
@@ -89,5 +91,3 @@ def _check_time(file: Path, certificate: x509.Certificate, now: datetime) -> Non
             f"{file}: expired at {ends:%Y-%m-%d %H:%M} UTC, and this machine's clock says "
             f"{now:%Y-%m-%d %H:%M}: {RENEW}, or set the clock"
         )
-    if ends - now < EXPIRES_SOON:
-        log.warning("%s: expires at %s UTC; %s", file, f"{ends:%Y-%m-%d %H:%M}", RENEW)

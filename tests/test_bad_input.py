@@ -82,7 +82,7 @@ MISTAKES = [
     Mistake("unknown key of crypto", "key_bits: 512", "keybits: @512", "did you mean 'key_bits'"),
     Mistake("unknown key of algorithm", "  rounds: 4", "  round: @4", "did you mean 'rounds'"),
     Mistake("unknown key of stepsize", "decay: 0.03", "decays: @0.03", "did you mean 'decay'"),
-    Mistake("unknown key of broker", "port: 1883", "tls: @true", "broker.tls is not a known key"),
+    Mistake("unknown key of broker", "port: 1883", "tsl: @true", "did you mean 'tls'"),
     Mistake("unknown key of target", "{field: humidity}", "{feild: @humidity}", "'field'"),
     Mistake("unknown key of a feature", "{constant: 1}", "{const: @1}", "did you mean 'constant'"),
     Mistake("unknown key of a node", "{id: a, ", "{name: @x, id: a, ", "name is not a known key"),

@@ -24,8 +24,9 @@ def check_broker(
 ) -> None:
     """Send one QoS 1 message through the broker at *host*:*port* to ourselves.
 
-    With *context* it is done in TLS. Raises BrokerUnreachable, saying how far it came, if the message and its acknowledgement are not
-    back in *timeout_s*. Resolving a host's name is the one step that the deadline cannot interrupt.
+    With *context* it is done in TLS. Raises BrokerUnreachable, saying how far it came, if the
+    message and its acknowledgement are not back in *timeout_s*. Resolving a host's name is the one
+    step that the deadline cannot interrupt.
     """
     probe = _Probe(host, port, timeout_s, context)
     try:

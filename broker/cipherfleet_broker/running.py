@@ -129,7 +129,8 @@ def run_engine(
     context = security.context() if security else None
     folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
     process = Process(engine.configure(folder, port), folder)
-    broker = RunningBroker(engine.name, engine.version, LOOPBACK, port, process, context)
+    host = security.host if security else LOOPBACK
+    broker = RunningBroker(engine.name, engine.version, host, port, process, context)
     try:
         broker.restart()
     except BaseException:

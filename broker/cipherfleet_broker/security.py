@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from cipherfleet_node import topics
@@ -46,6 +47,11 @@ class Security:
     health: Identity  # of the health check, a client named HEALTH
     access: Mapping[str, Access]  # by the common name in the client's certificate
     listen: str = LOOPBACK  # the address; 0.0.0.0 for every one of the machine
+
+    @property
+    def host(self) -> str:
+        """How this machine reaches the broker; its certificate must name it."""
+        return LOOPBACK if ip_address(self.listen).is_unspecified else self.listen
 
     def context(self) -> ssl.SSLContext:
         """What the health check connects with. Raises ConfigError."""

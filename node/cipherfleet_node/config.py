@@ -77,7 +77,7 @@ class Crypto(Section, frozen=True):
     rerandomise: Literal["full", "uniform"] = "full"
     pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key
     pool_threads: Annotated[int, Meta(ge=0, le=16)] = 1
-    table_kib: Annotated[int, Meta(ge=64, le=65536)] = 2048  # memory for the tables of one key
+    table_kib: Annotated[int, Meta(ge=64, le=65536)] = 2560  # memory for the tables of one key
     constant_time: bool = False  # private exponents take the same time; costs about 40 %
     allow_weak_keys: bool = False
 

@@ -127,6 +127,15 @@ def key_tag(key: PublicKey) -> bytes:
     return key.fingerprint[:TAG_BYTES]
 
 
+def client_id(config: NodeConfig, keys: NodeKeys) -> str:
+    """What the broker knows the connection by: the same for copies of a card, unknown to others.
+
+    Brokers give the connection to whoever comes last under its client id.
+    """
+    secret = b"cipherfleet/v1/client-id\0" + keys.identity.private_bytes_raw()
+    return f"{config.fleet}-{config.node}-{hashlib.sha256(secret).hexdigest()[:16]}"
+
+
 def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
     """Where a round's draws come from: the operating system, or a simulation's seed."""
     seed = config.simulation.seed
@@ -232,7 +241,7 @@ class Daemon:
         config, keys = self._config, self._bundle.keys
         lost = Presence(config.fleet, config.node, self._agent.state.epoch, "lost")
         return Link(
-            f"{config.fleet}-{config.node}",
+            client_id(config, keys),
             config.broker,
             topics.subscriptions(config.fleet, config.node, [n.id for n in config.neighbours]),
             (wire.topic_of(lost), wire.encode(lost, keys.identity)),

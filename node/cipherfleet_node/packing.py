@@ -68,8 +68,8 @@ class Layout:
         if min(shifted) < 0 or max(shifted) >= 2 * half:
             raise HeadroomExceeded(f"an entry needs more than {self.slot_bits - 1} bits")
         return [
-            gmpy2.pack(shifted[start : start + count], self.slot_bits) - self._offset(count)
-            for start, count in self._cuts()
+            gmpy2.pack(shifted[start : start + count], self.slot_bits) - self._offsets[count]
+            for start, count in self._cuts
         ]
 
     def unpack(self, plaintexts: Sequence[mpz], modulus: mpz, bound: int) -> list[int]:
@@ -79,9 +79,9 @@ class Layout:
         the sum under the ciphertext was not made by the protocol.
         """
         values: list[int] = []
-        for plaintext, (_, count) in zip(plaintexts, self._cuts(), strict=True):
+        for plaintext, (_, count) in zip(plaintexts, self._cuts, strict=True):
             signed = plaintext - modulus if 2 * plaintext > modulus else plaintext
-            shifted = signed + self._offset(count)
+            shifted = signed + self._offsets[count]
             if shifted < 0 or gmpy2.bit_length(shifted) > count * self.slot_bits:
                 raise RemoteProtocolError("out_of_range", "a plaintext exceeds its slots")
             values += self._slots_of(shifted, count)
@@ -95,8 +95,13 @@ class Layout:
         slots += [0] * (count - len(slots))  # unpack drops leading zeros
         return [int(slot) - half for slot in slots]
 
-    def _cuts(self) -> Iterable[tuple[int, int]]:
-        return ((index * self.slots, count) for index, count in enumerate(self.counts))
+    @cached_property
+    def _cuts(self) -> list[tuple[int, int]]:
+        """First entry and number of entries of each plaintext."""
+        return [(index * self.slots, count) for index, count in enumerate(self.counts)]
 
-    def _offset(self, count: int) -> mpz:
-        return gmpy2.pack([1 << (self.slot_bits - 1)] * count, self.slot_bits)
+    @cached_property
+    def _offsets(self) -> dict[int, mpz]:
+        """What makes every slot of a plaintext positive, by the number of its entries."""
+        half = 1 << (self.slot_bits - 1)
+        return {count: gmpy2.pack([half] * count, self.slot_bits) for count in set(self.counts)}

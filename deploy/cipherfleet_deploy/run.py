@@ -109,13 +109,20 @@ def advice(fleet: Fleet) -> Iterator[str]:
     for note in schedule_notes(file.algorithm):
         if note.level != "ok":
             yield f"{note.level}: {note.text}"
-    found = steepest(fleet)
-    if found is not None and file.algorithm.stepsize.initial * found[1] > 2.0:
+    yield from _stepsize_warning(fleet)
+
+
+def _stepsize_warning(fleet: Fleet) -> Iterator[str]:
+    """A line where the longest step exceeds 2/L for the node of the greatest curvature L."""
+    found, stepsize = steepest(fleet), fleet.file.algorithm.stepsize
+    longest = stepsize.initial * (1.0 + stepsize.spread)
+    if found is not None and longest * found[1] > 2.0:
         node, curvature = found
         yield (
-            f"warn: node {node!r} may diverge: its objective has curvature {curvature:.3g}, so "
-            f"algorithm.stepsize.initial should be below {2.0 / curvature:.2g} "
-            f"(it is {file.algorithm.stepsize.initial:g})"
+            f"warn: steps of up to {longest:.2g} are too long for node {node!r}, whose objective "
+            f"has curvature {curvature:.3g}: it may swing widely or diverge; "
+            f"algorithm.stepsize.initial of {2.0 / curvature / (1.0 + stepsize.spread):.2g} or "
+            "less is safe"
         )
 
 

@@ -43,8 +43,8 @@ class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 class Stepsize(Section, frozen=True):
     """lambda_k = initial / (1 + decay k^exponent); entries drawn within +-spread of it."""
 
-    initial: Positive = 0.5
-    decay: NonNegative = 0.03
+    initial: Positive = 0.3
+    decay: NonNegative = 0.01
     exponent: NonNegative = 1.0
     spread: Annotated[float, Meta(ge=0, le=1)] = 1.0
     law: Literal["uniform", "normal", "log-normal"] = "uniform"

@@ -6,6 +6,7 @@ Nothing of another node's secrets is in it. All folders appear at once or not at
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import re
 import shutil
@@ -40,6 +41,9 @@ from .certificates import Certified, write_client
 from .fleet import Fleet, Member
 
 READINGS_FILE = "readings.csv"
+
+# Forking this process would copy the locks of its threads.
+SPAWN = multiprocessing.get_context("spawn")
 
 Progress = Callable[[str], None]
 
@@ -117,7 +121,7 @@ def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, 
     keys: dict[str, NodeKeys] = {}
     workers = min(len(names), len(os.sched_getaffinity(0)))
     try:
-        with ProcessPoolExecutor(workers, initializer=_follow_parent) as pool:
+        with ProcessPoolExecutor(workers, SPAWN, _follow_parent) as pool:
             for name, (p, q, identity) in zip(
                 names, pool.map(_raw_keys, [bits] * len(names)), strict=True
             ):
@@ -133,7 +137,7 @@ def _follow_parent() -> None:
     """End with the parent however it ends; Ctrl-C is for the parent alone, which then ends us."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the parent's handler came along with the fork
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _raw_keys(bits: int) -> tuple[FactoredPrime, FactoredPrime, bytes]:

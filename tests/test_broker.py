@@ -26,10 +26,10 @@ from cipherfleet_broker import embedded as embedded_module
 from cipherfleet_broker import mosquitto as mosquitto_module
 from cipherfleet_broker.embedded import REDELIVER_AFTER_S
 from cipherfleet_broker.engine import MAX_PACKET_BYTES, Engine
-from cipherfleet_broker.health import set_no_delay
 from cipherfleet_broker.mosquitto import find_mosquitto, mosquitto_version
 from cipherfleet_broker.running import run_engine
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
+from cipherfleet_node.mqtt import set_no_delay
 
 ENGINES = ("embedded", "mosquitto")
 fleet = pytest.mark.fleet

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import select
-import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from cipherfleet_node.errors import BrokerUnreachable
+from cipherfleet_node.mqtt import set_no_delay
 
 # No fleet can be called _health: its name starts with a letter or a digit.
 HEALTH_TOPIC = "cf/v1/_health"
@@ -34,12 +34,6 @@ def check_broker(
         probe.send_to_itself()
     finally:
         probe.client.disconnect()
-
-
-def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
-    """For paho's on_socket_open: send small packets at once (TCP_NODELAY), paho has no option."""
-    if isinstance(sock, socket.socket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _Probe:

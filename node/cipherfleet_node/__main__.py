@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from .daemon import Daemon, run_node  # noqa: PLC0415  # the other commands start faster
 
-    _forbid_core_dumps()
+    _keep_to_ourselves()
     interrupted = False
 
     def install(daemon: Daemon) -> None:
@@ -109,13 +109,12 @@ def _check_config(options: argparse.Namespace) -> int:
     from .selfcheck import check_exchanges  # noqa: PLC0415
 
     bundle = read_bundle(options.folder)
-    paillier = {name: keys.paillier for name, keys in bundle.neighbours.items()}
-    check_exchanges(bundle.keys.paillier, paillier)
+    check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
     config = bundle.config
     summary = {
         "fleet": config.fleet,
         "node": config.node,
-        "neighbours": sorted(paillier),
+        "neighbours": sorted(bundle.neighbours),
         "key_bits": config.crypto.key_bits,
         "dimension": bundle.objective.dimension,
         "fingerprint": bundle.keys.public.fingerprint,
@@ -142,8 +141,8 @@ def _print(summary: dict[str, object], *, as_json: bool) -> None:
             print(f"{name}: {value}")
 
 
-def _forbid_core_dumps() -> None:
-    """A core file would hold keys and readings."""
+def _keep_to_ourselves() -> None:
+    """No core file, which would hold keys and readings; nothing written is for other users."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
 

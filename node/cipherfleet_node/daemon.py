@@ -85,6 +85,11 @@ class Bundle:
     sensor: SensorDevice
     tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
 
+    @property
+    def neighbours_paillier(self) -> dict[str, PublicKey]:
+        """The neighbours' moduli."""
+        return {name: keys.paillier for name, keys in self.neighbours.items()}
+
 
 def read_bundle(folder: Path) -> Bundle:
     """All that *folder* tells a node; raises ConfigError with the first mistake."""
@@ -153,10 +158,8 @@ def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:
         OwnByTables(keys.paillier, generators, limit) if generators else OwnByCrt(keys.paillier)
     )
     neighbours: dict[str, Source] = {
-        name: Full(public.paillier, limit)
-        if crypto.rerandomise == "full"
-        else Uniform(public.paillier)
-        for name, public in bundle.neighbours.items()
+        name: Full(key, limit) if crypto.rerandomise == "full" else Uniform(key)
+        for name, key in bundle.neighbours_paillier.items()
     }
     return {OWN: own, **neighbours}
 
@@ -172,14 +175,13 @@ class Daemon:
         self._stopping = threading.Event()
         self._finished = False
         self.rejected: Counter[str] = Counter()
-        self._silent = self._round_ms = 0.0
+        self._silent, self._round_ms = 0, 0.0
         self._health_at = self._watchdog_at = 0.0
         logs = bundle.folder / LOGS_FOLDER
         self._spans = Spans(logs / SPANS_FILE)
         self._manager = ServiceManager()
         self._sampler = _Sampler(bundle.sensor, self._config.sensor.timeout_s, self._put)
-        paillier = {name: keys.paillier for name, keys in bundle.neighbours.items()}
-        check_exchanges(bundle.keys.paillier, paillier)
+        check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
         crypto = self._config.crypto
         self._pools = Pools(obfuscator_sources(bundle), crypto.pool, crypto.pool_threads)
         self._verifiers = {name: keys.identity for name, keys in bundle.neighbours.items()}
@@ -195,7 +197,7 @@ class Daemon:
             config.fleet,
             config.node,
             key_tag(bundle.keys.paillier.public),
-            {name: key_tag(keys.paillier) for name, keys in bundle.neighbours.items()},
+            {name: key_tag(key) for name, key in bundle.neighbours_paillier.items()},
             self._make_exchange(),
             config.algorithm,
             resolution_of(config.algorithm),
@@ -208,10 +210,9 @@ class Daemon:
 
     def _make_exchange(self) -> Exchange:
         config, bundle = self._config, self._bundle
+        keys = bundle.neighbours_paillier
         edges = {
-            n.id: Edge(
-                bundle.neighbours[n.id].paillier, metropolis(len(config.neighbours), n.degree)
-            )
+            n.id: Edge(keys[n.id], metropolis(len(config.neighbours), n.degree))
             for n in config.neighbours
         }
         return Pairwise(bundle.keys.paillier, edges, bundle.objective.dimension, self._pools)
@@ -414,7 +415,7 @@ class Daemon:
             "phase": self._agent.phase.value,
             "round": self._agent.round_number,
             "round_ms": round(self._round_ms, 1),
-            "silent": int(self._silent),
+            "silent": self._silent,
             "rejected": dict(self.rejected),
             "pool": min(pools.levels.values()),
             "pools": msgspec.to_builtins(pools),

@@ -10,21 +10,29 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gmpy2 import mpz
 
 from cipherfleet_node.daemon import Daemon, read_bundle
 from cipherfleet_node.draws import Draws
-from cipherfleet_node.exchange import Exchange, Opening, dither, half_weight, metropolis
+from cipherfleet_node.exchange import Exchange, dither, half_weight, metropolis
+from cipherfleet_node.messages import Query
 
 
 class Plain:
     """The same exchange in the clear: same integers, same messages, no ciphertext."""
 
+    sealed = False
+
     def __init__(self, factors: Mapping[str, int]) -> None:
         self._factors = factors
+
+    def roster(self, there: Iterable[str]) -> list[str]:
+        """Nobody."""
+        del there
+        return []
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         """q itself."""
@@ -36,22 +44,27 @@ class Plain:
         noise = dither(draws, neighbour, weight, len(quantised))
         return [mpz(weight * entry + e) for entry, e in zip(quantised, noise, strict=True)]
 
-    def answer(
-        self, neighbour: str, query: Sequence[bytes], draws: Draws, prepared: Sequence[mpz]
-    ) -> list[bytes]:
+    def asked(self, query: Query) -> bool:
+        """Always."""
+        del query
+        return True
+
+    def answer(self, query: Query, draws: Draws, prepared: Sequence[mpz]) -> list[bytes]:
         """H (own - asked) + e."""
-        weight, asked = half_weight(draws, neighbour), _integers(query[0])
+        weight, asked = half_weight(draws, query.sender), _integers(query.ciphertexts[0])
         values = [int(p) - weight * a for p, a in zip(prepared, asked, strict=True)]
         return [struct.pack(f">{len(values)}q", *values)]
 
-    def accept(self, neighbour: str, answer: Sequence[bytes], draws: Draws) -> Opening:
-        """The answer with its exponent."""
-        exponent = half_weight(draws, neighbour) * self._factors[neighbour]
-        return Opening(exponent, [mpz(value) for value in _integers(answer[0])])
+    def accept(self, answer: Sequence[bytes]) -> list[mpz]:
+        """The answer's numbers."""
+        return [mpz(value) for value in _integers(answer[0])]
 
-    def open(self, answers: Mapping[str, Opening]) -> list[int]:
+    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
         """The weighted sum."""
-        terms = ([int(o.exponent * v) for v in o.ciphertexts] for o in answers.values())
+        terms = []
+        for name, values in answers.items():
+            exponent = half_weight(draws, name) * self._factors[name]
+            terms.append([int(exponent * value) for value in values])
         return [sum(column) for column in zip(*terms, strict=True)]
 
 

@@ -20,7 +20,8 @@ from cipherfleet_node.draws import Draws
 from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.paillier import encrypt, faults_of_modulus, scale
-from memory_fleet import toy_key
+from cipherfleet_node.sealed import Seal
+from memory_fleet import toy_key, toy_secret
 
 FOLDER = Path(__file__).parents[1] / "node" / "vectors"
 HALF = 1 << 62
@@ -211,7 +212,7 @@ def exchange_vectors() -> Any:
     take = lambda: gmpy2.powmod(next(roots), public.n, public.n_squared)  # noqa: E731
     query = exchange.make_query(public, layout, asked, take)
     read = exchange.read_ciphertexts(public, layout, query)
-    digest = Query("f", "i", 1, 3, 0, bytes(8), bytes(8), query).digest
+    digest = Query("f", "i", 1, 3, 0, [], bytes(8), bytes(8), query).digest
     answers, openings = [], {}
     for name, m, own_weight, sign in (("j", 21, 2049, 1), ("k", 16, 4095, -1)):
         own = [sign * entry for entry in reversed(asked)]
@@ -270,15 +271,49 @@ def exchange_vectors() -> Any:
     }
 
 
+# -- sealed ---------------------------------------------------------------------------------------
+
+
+def sealed_vectors() -> Any:
+    roster, modulus = ["a", "b", "c"], toy_key(0).public.n
+    ciphertexts = [b"\x01" * 8, b"\x02" * 8]
+    query = Query("f", "i", 1, 3, 0, roster, b"", b"", ciphertexts)
+    masks = []
+    for name in roster:
+        secrets = {other: toy_secret(name, other) for other in roster if other != name}
+        seal = Seal("f", name, {"i": frozenset(roster)}, secrets)
+        masks.append({"sender": name, "values": texts(seal.masks(query, modulus))})
+    return {
+        "about": 'F = SHAKE256(secret || "cipherfleet/v1/mask" NUL fleet NUL asker NUL index NUL '
+        "digest), as many bytes as hold the modulus and 128 bits, big-endian, modulo the modulus; "
+        "R_j = sum of F over the roster's members above j, less those below",
+        "fleet": "f",
+        "asker": "i",
+        "round": 3,
+        "attempt": 0,
+        "roster": roster,
+        "ciphertexts": hexes(ciphertexts),
+        "digest": query.digest.hex(),
+        "modulus": str(modulus),
+        "secrets": [
+            {"between": [a, b], "secret": toy_secret(a, b).hex()}
+            for a, b in (("a", "b"), ("a", "c"), ("b", "c"))
+        ],
+        "masks": masks,
+    }
+
+
 # -- wire -----------------------------------------------------------------------------------------
 
 
 def wire_messages() -> dict[str, Message]:
+    tag = b"paramete"
     return {
-        "query": Query("fleet", "a", 7, 3, 0, b"paramete", b"key-tag.", [b"\x01" * 4, b"\xff" * 4]),
-        "answer": Answer("fleet", "a", 7, "b", 3, 0, bytes(range(16)), [b"\x02" * 4]),
+        "query": Query("fleet", "a", 7, 3, 0, [], tag, b"key-tag.", [b"\x01" * 4, b"\xff" * 4]),
+        "sealed query": Query("fleet", "a", 7, 4, 1, ["b", "c"], tag, b"key-tag.", [b"\x01"]),
+        "answer": Answer("fleet", "a", 7, "b", 3, 0, bytes(range(32)), [b"\x02" * 4]),
         "presence": Presence("fleet", "a", 7, "ready"),
-        "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, bytes(8), bytes(8), []),
+        "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, [], bytes(8), bytes(8), []),
     }
 
 
@@ -332,6 +367,9 @@ def wire_vectors() -> Any:
             ("a negative round", home, changed(round=-1), "range"),
             ("a round of 64 bits", home, changed(round=2**63), "range"),
             ("an epoch of 64 bits", home, changed(epoch=2**64 - 1), "range"),
+            ("a roster of 64", home, changed(roster=["b"] * 64), "roster"),
+            ("a name of 64 letters in a roster", home, changed(roster=["b" * 64]), "roster"),
+            ("an empty name in a roster", home, changed(roster=[""]), "roster"),
             ("a short tag", home, changed(key=b"short"), "length"),
             ("another signer", home, wire.encode(query, stranger), "signature"),
             ("a signature of another kind", presences, moved, "signature"),
@@ -355,6 +393,7 @@ ALL = {
     "packing": packing_vectors,
     "paillier": paillier_vectors,
     "exchange": exchange_vectors,
+    "sealed": sealed_vectors,
     "wire": wire_vectors,
 }
 

@@ -43,6 +43,7 @@ from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.objective import make_objective
 from cipherfleet_node.paillier import PrivateKey
 from cipherfleet_node.samples import Sample
+from cipherfleet_node.sealed import Seal, Sealed
 from cipherfleet_node.state import STATE_VERSION, State, after_damage
 
 TOY_KEY_BITS = 512  # eight slots: fast enough for thousands of rounds, safe for nothing
@@ -57,6 +58,11 @@ def toy_key(index: int) -> PrivateKey:
         p, q = (gmpy2.next_prime(mpz(chance.getrandbits(256) | 3 << 254)) for _ in range(2))
         if p != q and gmpy2.bit_length(p * q) == TOY_KEY_BITS:
             return PrivateKey(p, q)
+
+
+def toy_secret(a: str, b: str) -> bytes:
+    """What *a* and *b* share; the same both ways."""
+    return hashlib.sha256(f"toy secret {sorted((a, b))}".encode()).digest()
 
 
 def key_tag(key: PrivateKey) -> bytes:
@@ -129,6 +135,8 @@ class MemoryFleet:
     seed: int = 0
     resolution: float = 2.0**-24
     tap: Callable[[str, str, Message], Message | None] | None = None  # sender, receiver, message
+    sealed: bool = False
+    leaves_open: bool = False
 
     def __post_init__(self) -> None:
         self.neighbours: dict[str, list[str]] = defaultdict(list)
@@ -141,6 +149,7 @@ class MemoryFleet:
         self.now = 0.0
         self.presence: dict[str, Presence] = {}
         self.queries: dict[tuple[str, int], set[bytes]] = defaultdict(set)
+        self.rosters: dict[tuple[str, int, int], set[str]] = defaultdict(set)  # by attempt
         self._heap: list[tuple[float, int, str, int, Event]] = []
         self._order = itertools.count()
         self._chance = random.Random(f"links {self.seed}")
@@ -196,7 +205,7 @@ class MemoryFleet:
                 name,
                 key_tag(self.keys[name]),
                 {other: key_tag(self.keys[other]) for other in edges},
-                exchange.Pairwise(self.keys[name], edges, objective.dimension, seat.blinding),
+                self._exchange(name, edges, objective.dimension, seat.blinding),
                 self.algorithm,
                 self.resolution,
                 objective,
@@ -208,6 +217,21 @@ class MemoryFleet:
         )
         self._deliver(name, Started())
         self.connect(name)
+
+    def _exchange(
+        self,
+        name: str,
+        edges: Mapping[str, exchange.Edge],
+        dimension: int,
+        blinding: SeededBlinding,
+    ) -> exchange.Exchange:
+        if not self.sealed:
+            return exchange.Pairwise(self.keys[name], edges, dimension, blinding)
+        rosters = {other: frozenset(self.neighbours[other]) for other in edges}
+        near = frozenset().union(*rosters.values()) - {name}
+        secrets = {other: toy_secret(name, other) for other in near}
+        seal = Seal("toy", name, rosters, secrets, self.leaves_open)
+        return Sealed(self.keys[name], edges, dimension, blinding, seal)
 
     def kill(self, name: str, *, last_will: bool = True) -> None:
         """SIGKILL: the process is gone, the broker speaks its last will (unless it is gone too)."""
@@ -305,7 +329,8 @@ class MemoryFleet:
             case Answer(receiver=receiver):
                 self._post(sender, receiver, message)
             case Query():
-                self.queries[sender, message.round].add(message.digest)
+                self.queries[sender, message.round].add(b"".join(message.ciphertexts))
+                self.rosters[sender, message.round, message.attempt].add(" ".join(message.roster))
                 for receiver in self.neighbours[sender]:
                     self._post(sender, receiver, message)
             case Presence():

@@ -36,6 +36,7 @@ from cipherfleet_provisioning.topology import Graph, Topology, TopologyError, bu
 
 Matrix = npt.NDArray[np.float64]
 
+both = pytest.mark.parametrize("sealed", [False, True], ids=["pairwise", "sealed"])
 TRIALS = 24
 TOPOLOGIES = {
     "ring": Topology(kind="ring"),
@@ -62,6 +63,7 @@ class Averaging:
 
     graph: Graph
     seed: int
+    sealed: bool = False
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
@@ -75,7 +77,12 @@ class Averaging:
 
     def half_weights(self, trials: int = TRIALS) -> Matrix:
         """h of both ends of every edge, shape (2, trials, edges)."""
-        return (2 * self.rng.integers(1024, 2048, (2, trials, len(self.ends))) + 1) / 4096
+        if self.sealed:
+            drawn = self.rng.integers(1024, 2048, (trials, len(self.graph.ids)))
+            drawn = np.array([drawn[:, self.ends[:, side]] for side in (0, 1)])
+        else:
+            drawn = self.rng.integers(1024, 2048, (2, trials, len(self.ends)))
+        return (2 * drawn + 1) / 4096
 
     def weights(self, trials: int = TRIALS) -> Matrix:
         """a of every edge, shape (trials, edges)."""
@@ -125,9 +132,10 @@ def test_half_weights_are_those_that_the_exchange_draws() -> None:
     assert np.mean(h**2) == pytest.approx(np.sqrt(MEAN_SQUARE), abs=0.01)
 
 
-def test_mean_square_contraction_is_that_of_drawn_weights() -> None:
+@both
+def test_mean_square_contraction_is_that_of_drawn_weights(sealed: bool) -> None:
     for graph in some_graphs():
-        run = Averaging(graph, seed=3)
+        run = Averaging(graph, 3, sealed)
         n = len(graph.ids)
         weights = run.weights(20_000)
         total = np.zeros((n, n))
@@ -136,14 +144,16 @@ def test_mean_square_contraction_is_that_of_drawn_weights() -> None:
             steps = np.eye(n) - laplacians
             total += np.einsum("tki,tkj->ij", steps, steps)
         drawn = np.linalg.eigvalsh(total / len(weights) - np.full((n, n), 1 / n))[-1]
-        assert mean_square_contraction(graph) == pytest.approx(drawn, abs=0.004)
+        assert mean_square_contraction(graph, sealed=sealed) == pytest.approx(drawn, abs=0.004)
 
 
 def test_two_nodes_mix_as_their_one_weight_says() -> None:
     # a = h h'/2 on the one edge: a round multiplies the difference by 1 - h h'
     pair = graph_of("ring", 2)
     assert spectral_gap(pair) == pytest.approx(0.5625)
-    assert mean_square_contraction(pair) == pytest.approx(1 - 2 * 0.5625 + MEAN_SQUARE)
+    for sealed in (False, True):
+        rho = mean_square_contraction(pair, sealed=sealed)
+        assert rho == pytest.approx(1 - 2 * 0.5625 + MEAN_SQUARE)
     assert worst_contraction(pair) == pytest.approx(1 - (2049 / 4096) ** 2)
 
 
@@ -167,26 +177,27 @@ def test_the_worst_contraction_of_dense_bipartite_graphs_is_their_fastest_mode_s
 
 
 @settings(max_examples=40)
-@given(st.sampled_from(sorted(TOPOLOGIES)), st.integers(2, 64))
-def test_every_connected_graph_mixes(kind: str, count: int) -> None:
+@given(st.sampled_from(sorted(TOPOLOGIES)), st.integers(2, 64), st.booleans())
+def test_every_connected_graph_mixes(kind: str, count: int, sealed: bool) -> None:
     try:
         graph = graph_of(kind, count)
     except TopologyError:
         return
     assert 0 < spectral_gap(graph) <= 1
-    assert (1 - spectral_gap(graph)) ** 2 <= mean_square_contraction(graph) + 1e-12 < 1
-    assert mean_square_contraction(graph) <= worst_contraction(graph) ** 2 + 1e-12 < 1
+    rho = mean_square_contraction(graph, sealed=sealed)
+    assert (1 - spectral_gap(graph)) ** 2 <= rho + 1e-12 < 1
+    assert rho <= worst_contraction(graph) ** 2 + 1e-12 < 1
 
 
 # -- rounds -------------------------------------------------------------------------------------
 
 
-def check_predicted_rounds(graph: Graph, seed: int, accuracy: float) -> None:
+def check_predicted_rounds(graph: Graph, seed: int, accuracy: float, *, sealed: bool) -> None:
     """Average for the predicted rounds: every node must be near enough, and not long before."""
-    run = Averaging(graph, seed)
+    run = Averaging(graph, seed, sealed)
     x = run.readings()
     mean, reading_range = x.mean(axis=1, keepdims=True), np.ptp(x, axis=1)
-    predicted = rounds_to_consensus(graph, accuracy).rounds
+    predicted = rounds_to_consensus(graph, accuracy, sealed=sealed).rounds
     needed = 0
     for k in range(predicted):
         if np.any(np.abs(x - mean).max(axis=1) > accuracy * reading_range):
@@ -196,49 +207,53 @@ def check_predicted_rounds(graph: Graph, seed: int, accuracy: float) -> None:
     assert predicted <= 3 * needed
 
 
+@both
 @pytest.mark.parametrize("kind", sorted(TOPOLOGIES))
 @pytest.mark.parametrize("count", range(2, 13))
 def test_every_node_is_within_the_accuracy_after_the_predicted_rounds(
-    kind: str, count: int
+    kind: str, count: int, sealed: bool
 ) -> None:
-    check_predicted_rounds(graph_of(kind, count), seed=100 + count, accuracy=1e-4)
+    check_predicted_rounds(graph_of(kind, count), 100 + count, 1e-4, sealed=sealed)
 
 
 @settings(max_examples=30)
-@given(st.integers(3, 12), st.floats(0.2, 0.9), st.integers(0, 1000))
+@given(st.integers(3, 12), st.floats(0.2, 0.9), st.integers(0, 1000), st.booleans())
 def test_predicted_rounds_suffice_on_random_graphs(
-    count: int, probability: float, seed: int
+    count: int, probability: float, seed: int, sealed: bool
 ) -> None:
     topology = Topology(kind="erdos_renyi", probability=probability, seed=seed)
     try:
         graph = build_graph(topology, [f"n{i}" for i in range(count)])
     except TopologyError:
         assume(False)
-    check_predicted_rounds(graph, seed, accuracy=1e-4)
+    check_predicted_rounds(graph, seed, 1e-4, sealed=sealed)
 
 
+@both
 @pytest.mark.parametrize("kind", sorted(TOPOLOGIES))
-def test_the_predicted_rounds_suffice_with_quantisation(kind: str) -> None:
+def test_the_predicted_rounds_suffice_with_quantisation(kind: str, sealed: bool) -> None:
     accuracy, resolution, reading_range = 1e-2, 2.0**-14, 0.25
     graph = graph_of(kind, 8)
-    run = Averaging(graph, seed=5)
+    run = Averaging(graph, 5, sealed)
     x = run.readings()
     x = reading_range * (x - x.min(axis=1, keepdims=True)) / np.ptp(x, axis=1)[:, None]
     mean = x.mean(axis=1, keepdims=True)
     x = x + resolution * START_NOISE * run.rng.uniform(-1, 1, x.shape)
-    for _ in range(rounds_to_consensus(graph, accuracy, reading_range, resolution).rounds):
+    predicted = rounds_to_consensus(graph, accuracy, reading_range, resolution, sealed=sealed)
+    for _ in range(predicted.rounds):
         x = run.quantised_step(x, resolution)
     assert np.all(np.abs(x - mean) <= accuracy * reading_range)
 
 
+@both
 @pytest.mark.parametrize("kind", sorted(TOPOLOGIES))
-def test_one_round_adds_the_round_noise(kind: str) -> None:
+def test_one_round_adds_the_round_noise(kind: str, sealed: bool) -> None:
     # At 1/2 rounding goes up as often as down, which is where its variance is greatest.
     graph = graph_of(kind, 5)
-    run = Averaging(graph, seed=8)
+    run = Averaging(graph, 8, sealed)
     start = np.full((TRIALS, 5), 0.5)
     change = np.concatenate([run.quantised_step(start, 1.0) - start for _ in range(2000)])
-    noise = round_noise(graph)
+    noise = round_noise(graph, sealed=sealed)
     drawn = change.T @ change / len(change)
     assert np.abs(drawn - noise).max() < 0.02 * noise.max()
     assert drawn.sum() == pytest.approx(noise.sum(), rel=0.05)
@@ -246,15 +261,21 @@ def test_one_round_adds_the_round_noise(kind: str) -> None:
 
 def test_the_noise_floor_grows_with_the_drift_of_the_mean() -> None:
     graph = graph_of("line", 6)
-    start, later = noise_floor(graph, 1.0, 0), noise_floor(graph, 1.0, 1000)
-    assert later**2 - start**2 == pytest.approx(1000 * round_noise(graph).sum() / 36)
-    assert start**2 == pytest.approx(disagreement_floor(graph, 1.0) ** 2 + START_NOISE**2 / 18)
+    start, later = (
+        noise_floor(graph, 1.0, 0, sealed=False),
+        noise_floor(graph, 1.0, 1000, sealed=False),
+    )
+    assert later**2 - start**2 == pytest.approx(1000 * round_noise(graph, sealed=False).sum() / 36)
+    assert start**2 == pytest.approx(
+        disagreement_floor(graph, 1.0, sealed=False) ** 2 + START_NOISE**2 / 18
+    )
 
 
+@both
 @pytest.mark.parametrize("kind", sorted(TOPOLOGIES))
-def test_quantised_averaging_is_no_noisier_than_the_noise_floor(kind: str) -> None:
+def test_quantised_averaging_is_no_noisier_than_the_noise_floor(kind: str, sealed: bool) -> None:
     graph, rounds = graph_of(kind, 8), 400
-    run = Averaging(graph, seed=6)
+    run = Averaging(graph, 6, sealed)
     x = START_NOISE * run.rng.uniform(-1, 1, (TRIALS, 8))
     settled = []
     for k in range(rounds):
@@ -262,10 +283,11 @@ def test_quantised_averaging_is_no_noisier_than_the_noise_floor(kind: str) -> No
         if k >= rounds / 2:
             settled.append((x - x.mean(axis=1, keepdims=True)) ** 2)
     disagreement = np.sqrt(np.mean(settled, axis=(0, 1)).max())
-    floor = disagreement_floor(graph, 1.0)
+    floor = disagreement_floor(graph, 1.0, sealed=sealed)
     assert floor / 3 < disagreement <= 1.02 * floor
     error = np.sqrt(np.mean(x**2))
-    assert noise_floor(graph, 1.0, rounds) / 2 < error < 1.3 * noise_floor(graph, 1.0, rounds)
+    drifted = noise_floor(graph, 1.0, rounds, sealed=sealed)
+    assert drifted / 2 < error < 1.3 * drifted
 
 
 def test_quantisation_noise_is_about_half_a_resolution_on_usual_graphs() -> None:
@@ -274,39 +296,46 @@ def test_quantisation_noise_is_about_half_a_resolution_on_usual_graphs() -> None
         build_graph(Topology(kind="geometric", neighbours=6, seed=1), [f"n{i}" for i in range(50)]),
     ]
     for graph in usual:
-        assert 0.2 < disagreement_floor(graph, 1.0) < USUAL_NOISE
-        assert disagreement_floor(graph, 1e-3) == pytest.approx(
-            1e-3 * disagreement_floor(graph, 1.0)
+        assert 0.2 < disagreement_floor(graph, 1.0, sealed=False) < USUAL_NOISE
+        assert disagreement_floor(graph, 1e-3, sealed=False) == pytest.approx(
+            1e-3 * disagreement_floor(graph, 1.0, sealed=False)
         )
 
 
 def test_a_fine_resolution_costs_no_rounds() -> None:
     graph = graph_of("geometric", 12)
-    exact = rounds_to_consensus(graph).rounds
-    assert exact <= rounds_to_consensus(graph, resolution=2.0**-24).rounds <= exact + 1
+    exact = rounds_to_consensus(graph, sealed=False).rounds
+    assert (
+        exact <= rounds_to_consensus(graph, resolution=2.0**-24, sealed=False).rounds <= exact + 1
+    )
 
 
 def test_an_accuracy_below_the_noise_is_refused_with_a_resolution_that_would_do() -> None:
     graph = graph_of("ring", 5)
     with pytest.raises(AccuracyError, match=r"2\^-\d+ would do$") as caught:
-        rounds_to_consensus(graph, 1e-4, 1.0, resolution=1e-3)
+        rounds_to_consensus(graph, 1e-4, 1.0, resolution=1e-3, sealed=False)
     power = int(str(caught.value).split("2^")[1].split()[0])
-    assert rounds_to_consensus(graph, 1e-4, 1.0, 2.0**power).rounds > 1
+    assert rounds_to_consensus(graph, 1e-4, 1.0, 2.0**power, sealed=False).rounds > 1
     with pytest.raises(AccuracyError):
-        rounds_to_consensus(graph, 1e-4, 1.0, 2.0 ** (power + 2))
+        rounds_to_consensus(graph, 1e-4, 1.0, 2.0 ** (power + 2), sealed=False)
 
 
 def test_more_accuracy_takes_more_rounds_and_the_scale_of_the_readings_none() -> None:
     graph = graph_of("grid", 9)
-    figures = [rounds_to_consensus(graph, accuracy).rounds for accuracy in (0.1, 1e-2, 1e-4, 1e-8)]
+    figures = [
+        rounds_to_consensus(graph, accuracy, sealed=False).rounds
+        for accuracy in (0.1, 1e-2, 1e-4, 1e-8)
+    ]
     assert figures == sorted(set(figures))
-    assert rounds_to_consensus(graph, 1e-4, 1e6) == rounds_to_consensus(graph, 1e-4, 1e-6)
+    assert rounds_to_consensus(graph, 1e-4, 1e6, sealed=False) == rounds_to_consensus(
+        graph, 1e-4, 1e-6, sealed=False
+    )
 
 
 def test_the_guaranteed_figure_wins_where_accuracy_is_loose() -> None:
-    forecast = rounds_to_consensus(graph_of("line", 8), accuracy=0.1)
+    forecast = rounds_to_consensus(graph_of("line", 8), accuracy=0.1, sealed=False)
     assert forecast.rounds == forecast.guaranteed < forecast.expected
-    forecast = rounds_to_consensus(graph_of("line", 8), accuracy=1e-4)
+    forecast = rounds_to_consensus(graph_of("line", 8), accuracy=1e-4, sealed=False)
     assert forecast.rounds == forecast.expected < forecast.guaranteed
 
 
@@ -318,7 +347,7 @@ def test_arguments_out_of_range_are_refused(
     accuracy: float, reading_range: float, resolution: float
 ) -> None:
     with pytest.raises(ValueError, match="accuracy must be in"):
-        rounds_to_consensus(graph_of("ring", 3), accuracy, reading_range, resolution)
+        rounds_to_consensus(graph_of("ring", 3), accuracy, reading_range, resolution, sealed=False)
 
 
 # -- the schedule -------------------------------------------------------------------------------

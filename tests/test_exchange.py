@@ -111,6 +111,10 @@ def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
     assert sum((count - 1000) ** 2 / 1000 for count in counts) < 29.6  # once in a thousand seeds
 
 
+def asked_by(name: str, ciphertexts: list[bytes]) -> Query:
+    return Query("f", name, 1, 3, 0, [], b"", b"", ciphertexts)
+
+
 def pairwise() -> tuple[Pairwise, Pairwise]:
     """Both ends, i and j, of an edge."""
     other = toy_key(1)
@@ -131,11 +135,11 @@ def test_an_answer_of_a_round_made_again_carries_the_same_dither(
     The blinding is another one all the same.
     """
     asker, answerer = pairwise()
-    query, answers, opened = asker.query(asked), [], []
+    query, answers, opened = asked_by("i", asker.query(asked)), [], []
     for draws in (Draws(seed), Draws(seed if same_round else other)):
         prepared = answerer.prepare("i", own, draws)
-        answers.append(answerer.answer("i", query, draws, prepared))
-        opened.append(asker.open({"j": asker.accept("j", answers[-1], Draws(bytes(32)))}))
+        answers.append(answerer.answer(query, draws, prepared))
+        opened.append(asker.open({"j": asker.accept(answers[-1])}, Draws(bytes(32))))
     assert not set(answers[0]) & set(answers[1])
     assert (opened[0] == opened[1]) == (same_round or seed == other)
 
@@ -151,10 +155,10 @@ def test_each_end_of_an_edge_learns_the_weighted_difference(
     for me, other in ("ij", "ji"):
         query = ends[me].query(q[me])
         prepared = ends[other].prepare(me, q[other], draws[other])
-        answer = ends[other].answer(me, query, draws[other], prepared)
+        answer = ends[other].answer(asked_by(me, query), draws[other], prepared)
         mine, theirs = half_weight(draws[me], other), half_weight(draws[other], me)
         noise = dither(draws[other], me, theirs, D)
-        assert ends[me].open({other: ends[me].accept(other, answer, draws[me])}) == [
+        assert ends[me].open({other: ends[me].accept(answer)}, draws[me]) == [
             mine * 21 * (theirs * (a - b) + e)
             for a, b, e in zip(q[other], q[me], noise, strict=True)
         ]
@@ -296,7 +300,7 @@ def test_the_query_vector_is_what_plain_arithmetic_makes() -> None:
     ]
     assert numbers(VECTORS["query"]) == expected
     query = [bytes.fromhex(item) for item in VECTORS["query"]]
-    message = Query("f", "i", 1, VECTORS["round"], 0, b"", b"", query)
+    message = Query("f", "i", 1, VECTORS["round"], 0, [], b"", b"", query)
     assert message.digest.hex() == VECTORS["digest"]
 
 

@@ -96,12 +96,12 @@ def wait_until(condition: Callable[[], bool], nodes: LocalFleet, within_s: float
 
 @contextmanager
 def queries_seen(broker: RunningBroker) -> Iterator[dict[tuple[str, int], set[bytes]]]:
-    """The digests of all queries on the broker, by sender and round."""
+    """The ciphertexts of all queries on the broker, by sender and round."""
     seen: dict[tuple[str, int], set[bytes]] = defaultdict(set)
 
     def note(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
         query = query_in(bytes(message.payload))
-        seen[query.sender, query.round].add(query.digest)
+        seen[query.sender, query.round].add(b"".join(query.ciphertexts))
 
     client = paho.Client(CallbackAPIVersion.VERSION2, "onlooker")
     client.on_message = note

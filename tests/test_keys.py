@@ -31,6 +31,9 @@ from cipherfleet_node.keys import (
     generate_keys,
     read_keys,
     read_neighbour,
+    seal_from_text,
+    seal_to_text,
+    shared_secret,
     write_keys,
     write_private,
     write_public,
@@ -40,7 +43,8 @@ from memory_fleet import toy_key
 
 CRYPTO = Crypto(key_bits=512, allow_weak_keys=True)
 IDENTITY = Ed25519PrivateKey.from_private_bytes(b"i" * 32)
-KEYS = NodeKeys(toy_key(0), IDENTITY)
+SEAL = X25519PrivateKey.from_private_bytes(b"s" * 32)
+KEYS = NodeKeys(toy_key(0), IDENTITY, SEAL)
 
 
 @pytest.fixture
@@ -66,6 +70,66 @@ def complaint(folder: Path, crypto: Crypto = CRYPTO) -> str:
     return str(refused.value)
 
 
+# -- secrets between nodes ------------------------------------------------------------------------
+
+
+def test_both_ends_derive_the_same_secret() -> None:
+    a, b, c = (X25519PrivateKey.from_private_bytes(bytes([k]) * 32) for k in (1, 2, 3))
+    secret = shared_secret(a, b.public_key(), "fleet")
+    assert len(secret) == 32
+    assert shared_secret(b, a.public_key(), "fleet") == secret
+    others = [
+        shared_secret(a, c.public_key(), "fleet"),
+        shared_secret(b, c.public_key(), "fleet"),
+        shared_secret(a, b.public_key(), "other fleet"),
+    ]
+    assert len({secret, *others}) == 4
+
+
+def test_a_seal_that_leads_to_no_secret_is_refused() -> None:
+    """Points of small order make the exchange the same for everybody."""
+    with pytest.raises(ValueError, match="shared key"):
+        shared_secret(SEAL, seal_from_text(base64.b64encode(bytes(32)).decode()), "fleet")
+
+
+def test_seals_are_spelt_in_base64() -> None:
+    assert seal_from_text(seal_to_text(SEAL.public_key())) == SEAL.public_key()
+    for text in ("", "short", "!" * 44, base64.b64encode(bytes(31)).decode()):
+        with pytest.raises(ValueError, match="32 bytes|base64|[Pp]adding|[Nn]on-base64|Invalid|Incorrect"):
+            seal_from_text(text)
+
+
+# -- credentials of the service -------------------------------------------------------------------
+
+
+def test_credentials_of_the_service_come_before_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd's LoadCredential= gives them; what is not given is read from the folder."""
+    other = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
+    write_keys(tmp_path / "elsewhere", NodeKeys(toy_key(1), other, SEAL))
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert read_keys(folder, CRYPTO).public.fingerprint == KEYS.public.fingerprint
+    for name in ("paillier.json", "identity.pem"):
+        data = (tmp_path / "elsewhere/keys" / name).read_bytes()
+        (credentials / name).write_bytes(data)
+        (credentials / name).chmod(0o440)  # systemd's own rules protect it
+    read = read_keys(folder, CRYPTO)
+    assert read.paillier.p == toy_key(1).p
+    assert read.identity.private_bytes_raw() == b"o" * 32
+    assert read.seal.private_bytes_raw() == b"s" * 32
+
+
+def test_a_broken_credential_is_refused_and_not_passed_over(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "identity.pem").write_text("nothing")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert "identity.pem: is not an unencrypted PEM private key" in complaint(folder)
+
+
 # -- one's own ------------------------------------------------------------------------------------
 
 
@@ -83,7 +147,7 @@ def test_private_files_are_for_their_owner_only_whatever_the_umask(tmp_path: Pat
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
-    for name in ("paillier.json", "identity.pem"):
+    for name in ("paillier.json", "identity.pem", "seal.pem"):
         assert stat.S_IMODE((tmp_path / "keys" / name).stat().st_mode) == 0o600
 
 
@@ -251,7 +315,7 @@ def test_an_unsound_modulus_is_refused_even_when_it_is_pinned(
     folder: Path, n: mpz, words: str
 ) -> None:
     """Provisioning may be deceived too: what is pinned is still checked."""
-    public = PublicKeys(PublicKey(n), IDENTITY.public_key())
+    public = PublicKeys(PublicKey(n), IDENTITY.public_key(), SEAL.public_key())
     write_public(folder / "neighbours" / "b.json", public)
     text = neighbour_complaint(folder, public.fingerprint)
     assert "the key of 'b' is unsound" in text

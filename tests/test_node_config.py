@@ -28,8 +28,9 @@ algorithm: {rounds: 5}
 objective: {kind: average, values: [{field: t}]}
 sensor: {kind: synthetic, fields: {t: {mean: 1.0}}}
 neighbours:
-  - {id: n-2, degree: 2, fingerprint: abc}
-  - {id: n-3, degree: 1, fingerprint: def}
+  - {id: n-2, neighbours: [n-1, n-4], fingerprint: abc}
+  - {id: n-3, neighbours: [n-1], fingerprint: def}
+crypto: {exchange: pairwise}
 """
 
 
@@ -119,18 +120,26 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
             "[{field: t}], target: {field: t}",
             "target does not belong to kind average",
         ),
-        ("degree: 2", "degree: 0", "8:23: neighbours[0].degree is 0, must be a whole number >= 1"),
+        (
+            "[n-1, n-4]",
+            "[]",
+            "8:15: neighbours[0].neighbours is an empty list, must be a list of length >= 1",
+        ),
         ("id: n-3", "id: n-2", "9:10: neighbours[1].id is 'n-2', which is named already"),
         ("id: n-3", "id: n-1", "9:10: neighbours[1].id is 'n-1', which is named already"),
         (
-            "fleet: lab",
-            "fleet: lab\ncrypto: {key_bits: 1024}",
+            "exchange: pairwise",
+            "exchange: pairwise, key_bits: 1024",
             "key_bits is 1024, which is a weak key",
         ),
-        ("fleet: lab", "fleet: lab\ncrypto: {key_bits: 2050}", "is 2050, must be a multiple of 16"),
         (
-            "fleet: lab",
-            "fleet: lab\ncrypto: {rerandomise: none}",
+            "exchange: pairwise",
+            "exchange: pairwise, key_bits: 2050",
+            "is 2050, must be a multiple of 16",
+        ),
+        (
+            "exchange: pairwise",
+            "exchange: pairwise, rerandomise: none",
             "crypto.rerandomise is 'none', must",
         ),
         (
@@ -172,8 +181,22 @@ def test_no_neighbours_are_no_fleet(tmp_path: Path) -> None:
 
 
 def test_weak_keys_need_to_be_asked_for(tmp_path: Path) -> None:
-    weak = "fleet: lab\ncrypto: {key_bits: 512, allow_weak_keys: true}"
-    assert load(tmp_path, "fleet: lab", weak).crypto.key_bits == 512
+    weak = "exchange: pairwise, key_bits: 512, allow_weak_keys: true"
+    assert load(tmp_path, "exchange: pairwise", weak).crypto.key_bits == 512
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("[n-1, n-4]", "[n-4]", "8:15: neighbours[0].neighbours lacks 'n-1', this node itself"),
+        ("{exchange: pairwise}", "{}", "crypto.exchange is needed: sealed or pairwise"),
+        ("pairwise", "sealed", "seals lacks 'n-4', with whom this node shares a neighbour"),
+    ],
+)
+def test_what_a_sealed_exchange_needs_is_asked_for(
+    tmp_path: Path, old: str, new: str, text: str
+) -> None:
+    assert text in complaint(tmp_path, old, new)
 
 
 def test_words_that_other_parsers_take_for_values_are_words(tmp_path: Path) -> None:

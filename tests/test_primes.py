@@ -13,6 +13,7 @@ from typing import Any
 import gmpy2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from gmpy2 import mpz
 
 from cipherfleet_node.config import Crypto
@@ -158,7 +159,8 @@ def test_a_prime_does_not_show_itself() -> None:
 
 def keys_of(p: FactoredPrime, q: FactoredPrime) -> NodeKeys:
     identity = Ed25519PrivateKey.from_private_bytes(b"i" * 32)
-    return NodeKeys(PrivateKey(p.prime, q.prime), identity, (p, q))
+    seal = X25519PrivateKey.from_private_bytes(b"s" * 32)
+    return NodeKeys(PrivateKey(p.prime, q.prime), identity, seal, (p, q))
 
 
 def others() -> FactoredPrime:
@@ -196,7 +198,7 @@ def test_generated_keys_hold_the_factors_of_their_own_primes(tmp_path: Path) -> 
 
 def test_a_key_file_without_primes_still_serves(tmp_path: Path) -> None:
     plain = keys_of(one(), others())
-    write_keys(tmp_path, NodeKeys(plain.paillier, plain.identity))
+    write_keys(tmp_path, NodeKeys(plain.paillier, plain.identity, plain.seal))
     read = read_keys(tmp_path, CRYPTO)
     assert read.primes is read.generators is None
 
@@ -218,7 +220,7 @@ def test_a_key_file_with_tampered_primes_is_refused(tmp_path: Path, damage: str,
 
 def test_a_key_file_with_its_primes_the_wrong_way_round_is_refused(tmp_path: Path) -> None:
     keys = keys_of(one(), others())
-    write_keys(tmp_path, NodeKeys(keys.paillier, keys.identity, (others(), one())))
+    write_keys(tmp_path, NodeKeys(keys.paillier, keys.identity, keys.seal, (others(), one())))
     assert "primes does not belong to p and q; make new keys" in complaint(tmp_path)
 
 

@@ -87,9 +87,13 @@ def algorithm(rounds: int, *, spread: float = 0.0, attenuated: bool = False) -> 
     )
 
 
-def encrypted(edges: Edges, kind: str, settings: Algorithm) -> tuple[MemoryFleet, Array]:
+def encrypted(
+    edges: Edges, kind: str, settings: Algorithm, *, sealed: bool = False
+) -> tuple[MemoryFleet, Array]:
     """The fleet after its last round, and all estimates as iterate() gives them."""
-    fleet = MemoryFleet(edges, readings(edges), OBJECTIVES[kind], settings, seed=3)
+    fleet = MemoryFleet(
+        edges, readings(edges), OBJECTIVES[kind], settings, seed=3, sealed=sealed, leaves_open=True
+    )
     fleet.run()
     rounds = [[r.estimate for r in fleet.seats[name].reported] for name in names_of(edges)]
     assert all(len(reported) == settings.rounds for reported in rounds)
@@ -105,7 +109,16 @@ def plain(
         objectives[name].absorb(samples)
     assert settings.rounds is not None
     seeds = fleet.round_seed
-    return iterate(edges, objectives, settings, RESOLUTION, seeds, settings.rounds, dither)[1:]
+    return iterate(
+        edges,
+        objectives,
+        settings,
+        RESOLUTION,
+        seeds,
+        settings.rounds,
+        dither,
+        sealed=fleet.sealed,
+    )[1:]
 
 
 def protocol_dither(fleet: MemoryFleet) -> Dither:
@@ -134,9 +147,10 @@ def test_this_vector_is_larger_than_one_ciphertext() -> None:
     assert Layout(512, D).ciphertexts == 3
 
 
+@pytest.mark.parametrize("sealed", [False, True], ids=["pairwise", "sealed"])
 @pytest.mark.parametrize(("kind", "shape", "settings"), CASES)
 def test_the_encrypted_fleet_equals_the_plain_reference(
-    kind: str, shape: str, settings: Algorithm
+    kind: str, shape: str, settings: Algorithm, sealed: bool
 ) -> None:
     """With the protocol's own dither nothing is left but the rounding of floating-point sums.
 
@@ -144,7 +158,7 @@ def test_the_encrypted_fleet_equals_the_plain_reference(
     the last place a round, of values of order ten, hence 1e-11. One resolution is 6e-8.
     """
     edges = graph(shape, 5)
-    fleet, got = encrypted(edges, kind, settings)
+    fleet, got = encrypted(edges, kind, settings, sealed=sealed)
     expected = plain(fleet, edges, kind, settings, protocol_dither(fleet))
     np.testing.assert_allclose(got, expected, rtol=0.0, atol=1e-11)
 

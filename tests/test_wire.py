@@ -27,11 +27,12 @@ names = st.sampled_from(VECTORS["senders"])
 counters = st.one_of(st.integers(0, MAX_COUNTER), st.sampled_from([0, MAX_COUNTER]))
 parts = st.lists(st.binary(max_size=40), max_size=4)
 tags = st.binary(min_size=8, max_size=8)
-digests = st.binary(min_size=16, max_size=16)
+digests = st.binary(min_size=32, max_size=32)
+rosters = st.lists(names, max_size=4)
 states = st.sampled_from(["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"])
 fleet = st.just(FLEET)
 messages = st.one_of(
-    st.builds(Query, fleet, names, counters, counters, counters, tags, tags, parts),
+    st.builds(Query, fleet, names, counters, counters, counters, rosters, tags, tags, parts),
     st.builds(Answer, fleet, names, counters, names, counters, counters, digests, parts),
     st.builds(Presence, fleet, names, counters, states),
 )
@@ -108,7 +109,7 @@ def test_deep_nesting_is_refused() -> None:
 
 
 def test_a_message_beyond_the_limit_is_refused_unread() -> None:
-    query = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES)])
+    query = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES)])
     with pytest.raises(WireError, match=f"limit {MAX_MESSAGE_BYTES}") as refused:
         decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS)
     assert refused.value.reason == "too_long"
@@ -117,14 +118,14 @@ def test_a_message_beyond_the_limit_is_refused_unread() -> None:
 
 
 def test_a_message_just_within_the_limit_is_read() -> None:
-    query = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES - 200)])
+    query = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES - 200)])
     assert decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS) == query
 
 
 @pytest.mark.parametrize("field", ["round", "epoch", "attempt"])
 @pytest.mark.parametrize("value", [-1, -(2**63), MAX_COUNTER + 1, 2**64 - 1])
 def test_counters_out_of_range_are_refused(field: str, value: int) -> None:
-    good = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [])
+    good = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [])
     message = msgspec.structs.replace(good, **{field: value})
     with pytest.raises(WireError) as refused:
         decode(encode(message, SIGNER), topic_of(message), FLEET, VERIFIERS)
@@ -169,20 +170,26 @@ def test_a_node_subscribes_to_exactly_what_concerns_it() -> None:
 
 def test_refusals_never_tell_the_content() -> None:
     secret = b"0123456789abcdef"
-    query = Query(FLEET, "a", 1, 1, 0, secret, bytes(8), [secret])
+    query = Query(FLEET, "a", 1, 1, 0, [], secret, bytes(8), [secret])
     with pytest.raises(WireError) as refused:
         decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS)
     assert refused.value.reason == "length"
     assert "0123" not in str(refused.value)
 
 
-def test_a_digest_tells_rounds_and_ciphertexts_apart() -> None:
-    base = Query(FLEET, "a", 1, 1, 0, bytes(8), bytes(8), [b"x" * 8, b"y" * 8])
+def test_a_digest_tells_rounds_attempts_rosters_and_ciphertexts_apart() -> None:
+    base = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [b"x" * 8, b"y" * 8])
     replace = msgspec.structs.replace
-    others = [replace(base, round=2), replace(base, ciphertexts=[b"y" * 8, b"x" * 8])]
-    assert len({base.digest, *(other.digest for other in others)}) == 3
+    others = [
+        replace(base, round=2),
+        replace(base, attempt=1),
+        replace(base, roster=["a", "b"]),
+        replace(base, roster=["ab"]),
+        replace(base, ciphertexts=[b"y" * 8, b"x" * 8]),
+    ]
+    assert len({base.digest, *(other.digest for other in others)}) == 6
     # Sent again after a restart, it is still the same query.
-    assert replace(base, epoch=2, attempt=1).digest == base.digest
+    assert replace(base, epoch=2).digest == base.digest
 
 
 # -- vectors --------------------------------------------------------------------------------------

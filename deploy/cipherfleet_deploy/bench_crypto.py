@@ -27,7 +27,7 @@ from cipherfleet_node import exchange, wire
 from cipherfleet_node.comb import ROWS
 from cipherfleet_node.config import Crypto
 from cipherfleet_node.draws import SEED_BYTES, Draws
-from cipherfleet_node.exchange import Blinding, Edge, Opening, Pairwise
+from cipherfleet_node.exchange import Blinding, Edge, Pairwise
 from cipherfleet_node.keys import NodeKeys, generate_keys
 from cipherfleet_node.messages import TAG_BYTES, Answer, Query
 from cipherfleet_node.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
@@ -246,26 +246,28 @@ class Packed:
         self, query: Sequence[bytes], prepared: Mapping[str, Sequence[mpz]]
     ) -> dict[str, list[bytes]]:
         """What all neighbours send."""
-        draws = self._scene.their_draws
+        draws, asked = self._scene.their_draws, message_of(query)
         return {
-            name: self._neighbour.answer(_ASKER, query, draws[name], brackets)
+            name: self._neighbour.answer(asked, draws[name], brackets)
             for name, brackets in prepared.items()
         }
 
-    def accept(self, answers: Mapping[str, Sequence[bytes]]) -> dict[str, Opening]:
+    def accept(self, answers: Mapping[str, Sequence[bytes]]) -> dict[str, list[mpz]]:
         """The answers, checked."""
-        return {
-            name: self._asker.accept(name, answer, self._scene.draws)
-            for name, answer in answers.items()
-        }
+        return {name: self._asker.accept(answer) for name, answer in answers.items()}
 
-    def open(self, openings: Mapping[str, Opening]) -> list[int]:
+    def open(self, accepted: Mapping[str, Sequence[mpz]]) -> list[int]:
         """The coupling term."""
-        return self._asker.open(openings)
+        return self._asker.open(accepted, self._scene.draws)
 
     def online(self, prepared: Mapping[str, Sequence[mpz]]) -> list[int]:
         """All that neighbours wait for."""
         return self.open(self.accept(self.answer(self.query(), prepared)))
+
+
+def message_of(query: Sequence[bytes]) -> Query:
+    """The asker's message with the ciphertexts of *query*."""
+    return Query(_FLEET, _ASKER, 1, 1, 0, [], bytes(8), bytes(8), list(query))
 
 
 def _values(draws: Draws, count: int) -> list[int]:
@@ -359,7 +361,7 @@ def _bytes(scene: Scene, reference: Phe) -> dict[str, int]:
 
 def _messages(ciphertexts: list[bytes], identity: Ed25519PrivateKey) -> tuple[bytes, bytes]:
     tag = bytes(TAG_BYTES)
-    query = Query(_FLEET, _ASKER, 1, 1, 0, tag, tag, ciphertexts)
+    query = Query(_FLEET, _ASKER, 1, 1, 0, [], tag, tag, ciphertexts)
     answer = Answer(_FLEET, _ASKER, 1, _ASKER, 1, 0, query.digest, ciphertexts)
     return wire.encode(query, identity), wire.encode(answer, identity)
 
@@ -373,9 +375,9 @@ def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contes
     pool.fill(count * (1 + degree))
     prepared, query = packed.prepare(), packed.query()
     answers = packed.answer(query, prepared)
-    openings = packed.accept(answers)
-    exponents = [opening.exponent for opening in openings.values()]
-    columns = list(zip(*(opening.ciphertexts for opening in openings.values()), strict=True))
+    accepted = packed.accept(answers)
+    exponents = [scene.exponent(name) for name in accepted]
+    columns = list(zip(*accepted.values(), strict=True))
     key, identity = shop.keys.paillier, shop.keys.identity
     verifiers, topic = {_ASKER: identity.public_key()}, query_topic(_FLEET, _ASKER)
 
@@ -383,11 +385,10 @@ def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contes
         return [key.decrypt_combined(column, exponents) for column in columns]
 
     def envelope() -> Any:
-        message = Query(_FLEET, _ASKER, 1, 1, 0, bytes(8), bytes(8), query)
-        return wire.decode(wire.encode(message, identity), topic, _FLEET, verifiers)
+        return wire.decode(wire.encode(message_of(query), identity), topic, _FLEET, verifiers)
 
-    def opens(openings: Mapping[str, Opening]) -> bool:
-        return packed.open(openings) == scene.expected
+    def opens(made: Mapping[str, Sequence[mpz]]) -> bool:
+        return packed.open(made) == scene.expected
 
     cases = [
         Case("query", packed.query, lambda q: len(q) == count, lambda: pool.fill(count)),
@@ -403,7 +404,7 @@ def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contes
             lambda made: opens(packed.accept(made)),
         ),
         Case("accept", lambda: packed.accept(answers), opens),
-        Case("open", lambda: packed.open(openings), _equals(scene.expected)),
+        Case("open", lambda: packed.open(accepted), _equals(scene.expected)),
         Case("decrypt", decrypt, _equals(decrypt())),
         Case("envelope", envelope, lambda told: told.ciphertexts == query),
     ]

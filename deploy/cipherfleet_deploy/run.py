@@ -131,7 +131,11 @@ def _consensus_advice(fleet: Fleet) -> str:
     file, starts = fleet.file, range_of_starts(fleet)
     try:
         predicted = rounds_to_consensus(
-            fleet.graph, CONSENSUS_ACCURACY, starts, resolution_of(file.algorithm)
+            fleet.graph,
+            CONSENSUS_ACCURACY,
+            starts,
+            resolution_of(file.algorithm),
+            sealed=file.crypto.exchange == "sealed",
         )
     except AccuracyError as error:
         return f"warn: {error}"

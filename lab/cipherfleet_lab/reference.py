@@ -49,11 +49,14 @@ def iterate(
     seeds: Seeds,
     rounds: int,
     dither: Dither | None = None,
+    *,
+    sealed: bool = False,
 ) -> Array:
     """The estimates of all nodes before each round and after the last, shape (rounds + 1, n, d).
 
     Nodes are in the order of their names. *dither* is zero unless given: without it the fleet is
-    met to quantisation error, with the protocol's own exactly.
+    met to quantisation error, with the protocol's own exactly. A *sealed* fleet draws one half
+    weight per node and round for all of its edges.
     """
     links = sorted({(a, b) for edge in edges for a, b in (edge, edge[::-1])})
     names = sorted(objectives)
@@ -68,7 +71,7 @@ def iterate(
     for k in range(rounds):
         draws = {name: Draws(seeds(name, k)) for name in names}
         q = {name: round_at_random(x[name] / resolution, draws[name]) for name in names}
-        half = {(a, b): odd_half_weight(draws[a], b) for a, b in links}
+        half = {(a, b): odd_half_weight(draws[a], "" if sealed else b) for a, b in links}
         gamma = attenuation(algorithm, k)
         fresh = {}
         for name in names:

@@ -18,7 +18,7 @@ from gmpy2 import mpz
 from .config import Algorithm
 from .draws import Draws, FloatVector
 from .errors import RemoteProtocolError
-from .exchange import UNIT, Exchange, Opening
+from .exchange import UNIT, Exchange
 from .messages import Answer, Message, Presence, PresenceState, Query
 from .neighbourhood import Neighbourhood
 from .objective import Objective
@@ -155,11 +155,11 @@ class Agent:
         self._setup, self._state = setup, state
         self._phase = Phase.STARTING
         self._round: Round | None = None
-        self._openings: dict[str, Opening] = {}
+        self._answers: dict[str, Sequence[mpz]] = {}  # to the open round's query, checked
         self._prepared: dict[str, list[mpz]] = {}  # for the open round, each used once
         self._neighbours = Neighbourhood(setup.neighbours)
         self._held: dict[str, Query] = {}  # queries for rounds to come, the latest of each
-        self._sent: dict[tuple[str, int], Answer] = {}
+        self._sent: dict[tuple[str, int], tuple[Query, Answer]] = {}  # by asker and round
         self._connected = False
         self._announced: PresenceState | None = None
         self._reading_awaited = False
@@ -234,6 +234,7 @@ class Agent:
         if self._phase is Phase.COLLECTING and self._state.open_record:
             self._begin_collecting(self._state.open_record, now)
             yield Publish(self._query(self._state.open_record))
+            yield from self._narrow(now)
         yield from self._proceed(now)
 
     def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
@@ -301,7 +302,8 @@ class Agent:
             quantised = quantise(estimate, setup.resolution, draws)
         with setup.trace.span("encrypt", k):
             query = setup.exchange.query(quantised)
-        record = RoundRecord(k, quantised, draws.seed, query)
+        roster = setup.exchange.roster(n for n in self._neighbours.present if self._remembers(n, k))
+        record = RoundRecord(k, quantised, draws.seed, query, 0, roster)
         self._update(
             estimate=estimate.tolist(),
             records=[*self._state.records, record][-HISTORY_ROUNDS:],
@@ -330,6 +332,7 @@ class Agent:
         yield Publish(self._query(record))
         yield from self._take_reading()
         yield from self._answer_held(now)
+        yield from self._narrow(now)
         yield from self._leave_if_behind(now)
 
     def _prepare(self, record: RoundRecord, draws: Draws) -> None:
@@ -372,23 +375,69 @@ class Agent:
 
     def _begin_collecting(self, record: RoundRecord, now: float) -> None:
         timeout = self._setup.algorithm.answer_timeout_s
-        answered = self._round.answered if self._round else set()
-        if self._round is None or self._round.number != record.number:
-            answered, self._openings = set(), {}
-        self._round = Round(record.number, now, timeout / RESENDS_PER_TIMEOUT, answered=answered)
-        for neighbour in self._neighbours.present:
+        current, self._round = (
+            self._round,
+            Round(record.number, now, timeout / RESENDS_PER_TIMEOUT, record.attempt),
+        )
+        if current and (current.number, current.attempt) == (record.number, record.attempt):
+            self._round.answered = current.answered
+        else:
+            self._answers = {}
+        for neighbour in record.roster or sorted(self._neighbours.present):
             self._expect(neighbour, now)
+        self._follow()
 
     def _expect(self, neighbour: str, now: float) -> None:
-        """Wait for *neighbour*, unless it is so far ahead that it has forgotten this round."""
-        if self._round is None:
+        """Wait for *neighbour*, unless it is not asked or has forgotten this round."""
+        current, record = self._round, self._state.open_record
+        if current is None or record is None:
+            return
+        asked = neighbour in record.roster or not record.roster
+        if not asked or not self._remembers(neighbour, current.number):
             return
         theirs = self._neighbours.round_of(neighbour)
-        if theirs >= self._round.number + HISTORY_ROUNDS:
-            return
         # Seen in the round before, it may be waiting out a deadline of its own: it gets two.
-        deadlines = 2 if theirs == self._round.number - 1 else 1
-        self._round.expect(neighbour, now + deadlines * self._setup.algorithm.answer_timeout_s)
+        deadlines = 2 if theirs == current.number - 1 else 1
+        current.expect(neighbour, now + deadlines * self._setup.algorithm.answer_timeout_s)
+
+    def _remembers(self, neighbour: str, round_number: int) -> bool:
+        """Whether *neighbour* is not so far ahead that it has forgotten *round_number*."""
+        return self._neighbours.round_of(neighbour) < round_number + HISTORY_ROUNDS
+
+    @property
+    def _holding(self) -> bool:
+        """Whether the open round asks nobody, since too few are there for a sealed exchange.
+
+        The estimate is held. The round closes when anybody has gone beyond it, so that nobody is
+        held up, or at a deadline, so that rounds are not run through idly.
+        """
+        record = self._state.open_record
+        return self._setup.exchange.sealed and record is not None and not record.roster
+
+    def _follow(self) -> None:
+        """Let a round that asks nobody close when somebody has gone beyond it."""
+        current = self._round
+        if current and self._holding:
+            for neighbour in self._neighbours.beyond(current.number):
+                current.receive(neighbour)
+                current.deadlines.clear()
+
+    def _narrow(self, now: float) -> Iterator[Effect]:
+        """Sealed answers open only together: without one of the roster, ask the others again."""
+        current, record = self._round, self._state.open_record
+        if current is None or record is None:
+            return
+        left = [n for n in record.roster if n in current.answered or n in current.deadlines]
+        if len(left) == len(record.roster):
+            return
+        narrower = msgspec.structs.replace(
+            record, attempt=record.attempt + 1, roster=self._setup.exchange.roster(left)
+        )
+        self._phase = next_phase(self._phase, Trigger.ASK_AGAIN)
+        self._update(records=[*self._state.records[:-1], narrower])
+        yield Save(self._state)
+        self._begin_collecting(narrower, now)
+        yield Publish(self._query(narrower))
 
     def _query(self, record: RoundRecord) -> Query:
         setup, state = self._setup, self._state
@@ -397,7 +446,8 @@ class Agent:
             setup.node,
             state.epoch,
             record.number,
-            0,
+            record.attempt,
+            record.roster,
             setup.parameters,
             setup.key_tag,
             record.query,
@@ -443,11 +493,14 @@ class Agent:
             self._neighbours.depart(sender)
             if self._round:
                 self._round.excuse(sender)
+            yield from self._narrow(now)
             yield from self._close_if_complete(now)
             yield from self._stop_if_served(now)
         elif message.state != "init":
             self._neighbours.arrive(sender, finished=message.state == "finished")
             yield from self._hear(sender, now)
+            self._follow()
+            yield from self._close_if_complete(now)
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
 
@@ -459,17 +512,27 @@ class Agent:
             raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
         if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not its pinned")
+        setup.exchange.asked(query)  # a roster that is out of order is not held either
         self._neighbours.claim(sender, query.round)
+        self._follow()
         opened = self._state.records[-1].number if self._state.records else -1
         if query.round > opened or self._phase is Phase.STARTING:
-            self._held[sender] = query
-            if self._round and query.round >= self._round.number + HISTORY_ROUNDS:
+            self._hold(query)
+            if self._round and not self._remembers(sender, self._round.number):
                 self._round.excuse(sender)
+                yield from self._narrow(now)
             yield from self._leave_if_behind(now)
             yield from self._close_if_complete(now)
             yield from self._proceed(now)
         else:
             yield from self._answer(query, now)
+            yield from self._close_if_complete(now)
+
+    def _hold(self, query: Query) -> None:
+        """Keep *query* for its round, unless a later one of its sender is kept already."""
+        held = self._held.get(query.sender)
+        if held is None or (query.round, query.attempt) >= (held.round, held.attempt):
+            self._held[query.sender] = query
 
     def _answer_held(self, now: float) -> Iterator[Effect]:
         for sender, query in list(self._held.items()):
@@ -485,15 +548,19 @@ class Agent:
         record = next((r for r in self._state.records if r.number == k), None)
         if record is None:
             raise RemoteProtocolError("stale_round", f"{sender!r} asked for a round long closed")
-        sent = self._sent.get((sender, k))
-        if sent is None:
-            with self._setup.trace.span("answer", k):
-                sent = self._make_answer(query, record)
-            self._sent[sender, k] = sent
-        elif sent.query != query.digest:
+        if not self._setup.exchange.asked(query):
+            return
+        before, answer = self._sent.get((sender, k), (None, None))
+        if before and query.attempt < before.attempt:
+            raise RemoteProtocolError("stale_attempt", f"{sender!r} was answered a later attempt")
+        if before and query.digest != before.digest and not _narrows(query, before):
             # Two queries of one round would show the half weight: only the first is answered.
             raise RemoteProtocolError("second_query", f"{sender!r} changed its query of round {k}")
-        yield Publish(sent)
+        if answer is None or query.digest != answer.query:
+            with self._setup.trace.span("answer", k):
+                answer = self._make_answer(query, record)
+            self._sent[sender, k] = query, answer
+        yield Publish(answer)
         yield from self._stop_if_served(now)
 
     def _make_answer(self, query: Query, record: RoundRecord) -> Answer:
@@ -503,7 +570,7 @@ class Agent:
             prepared = self._prepared.pop(asker, None)
         if prepared is None:
             prepared = setup.exchange.prepare(asker, record.quantised, draws)
-        ciphertexts = setup.exchange.answer(asker, query.ciphertexts, draws, prepared)
+        ciphertexts = setup.exchange.answer(query, draws, prepared)
         return Answer(
             setup.fleet,
             setup.node,
@@ -518,19 +585,21 @@ class Agent:
     def _forget_old_answers(self) -> None:
         self._prepared = {}
         kept = {record.number for record in self._state.records}
-        self._sent = {key: answer for key, answer in self._sent.items() if key[1] in kept}
+        self._sent = {key: sent for key, sent in self._sent.items() if key[1] in kept}
 
     def _receive_answer(self, answer: Answer, now: float) -> Iterator[Effect]:
         sender, record = answer.sender, self._state.open_record
         if self._round is None or record is None or answer.round != self._round.number:
             return  # of a round that is closed: late, or a repetition
+        if answer.attempt < record.attempt:
+            return  # late, to a roster that was given up: with the answers to another it would tell
+        if self._setup.exchange.sealed and sender not in record.roster:
+            raise RemoteProtocolError("not_asked", f"{sender!r} is not of the roster it answers")
         if answer.query != self._query(record).digest:
             raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
         if sender in self._round.answered:
             return
-        self._openings[sender] = self._setup.exchange.accept(
-            sender, answer.ciphertexts, Draws(record.seed)
-        )
+        self._answers[sender] = self._setup.exchange.accept(answer.ciphertexts)
         self._round.receive(sender)
         yield from self._close_if_complete(now)
 
@@ -545,38 +614,42 @@ class Agent:
         setup, k = self._setup, current.number
         record = self._state.open_record
         assert record is not None
+        draws, estimate = Draws(record.seed), np.array(self._state.estimate)
         with setup.trace.span("decrypt", k):
-            combined, liars = self._open_answers()
-        for liar in liars:
-            current.answered.discard(liar)
+            combined, heard = self._open_answers(draws)
+        for liar in sorted(self._answers.keys() - heard):
             yield Rejected(liar, "out_of_range")
-        draws, x = Draws(record.seed), np.array(self._state.estimate)
-        coupling = dequantise(combined, setup.resolution * UNIT)
-        with setup.trace.span("gradient", k):
-            gradient = setup.objective.gradient(x, draws)
-        with setup.trace.span("update", k):
-            estimate = descend(x, coupling, gradient, k, setup.algorithm, draws)
+        if heard:  # alone a node would leave the others for its own optimum: it stays
+            coupling = dequantise(combined, setup.resolution * UNIT)
+            with setup.trace.span("gradient", k):
+                gradient = setup.objective.gradient(estimate, draws)
+            with setup.trace.span("update", k):
+                estimate = descend(estimate, coupling, gradient, k, setup.algorithm, draws)
         self._update(estimate=estimate.tolist(), round=k + 1)
         self._phase = next_phase(self._phase, Trigger.CLOSE)
         self._round = None
-        silent = tuple(sorted(setup.neighbours.keys() - current.answered))
+        silent = tuple(sorted(setup.neighbours.keys() - heard))
         yield RoundClosed(k, current.opened, silent, estimate)
         yield from self._proceed(now)
 
-    def _open_answers(self) -> tuple[list[int], list[str]]:
-        """The combined coupling term, and who had to be left out for it to be in range."""
-        open_all = self._setup.exchange.open
-        try:
-            return open_all(self._openings), []
-        except RemoteProtocolError:
-            honest = {n: o for n, o in self._openings.items() if self._in_range(n, o)}
-            liars = sorted(self._openings.keys() - honest.keys())
-            combined = open_all(honest) if honest else []
-            return combined or [0] * self._setup.objective.dimension, liars
+    def _open_answers(self, draws: Draws) -> tuple[list[int], set[str]]:
+        """The combined coupling term, and those whose answers are in it.
 
-    def _in_range(self, name: str, opening: Opening) -> bool:
+        Of sealed answers that are out of range nobody can tell whose fault it is: none is.
+        """
+        if not self._answers:
+            return [], set()
         try:
-            self._setup.exchange.open({name: opening})
+            return self._setup.exchange.open(self._answers, draws), set(self._answers)
+        except RemoteProtocolError:
+            if self._setup.exchange.sealed:
+                return [], set()
+            honest = {n: a for n, a in self._answers.items() if self._in_range(n, a, draws)}
+            return self._setup.exchange.open(honest, draws) if honest else [], set(honest)
+
+    def _in_range(self, name: str, answer: Sequence[mpz], draws: Draws) -> bool:
+        try:
+            self._setup.exchange.open({name: answer}, draws)
         except RemoteProtocolError:
             return False
         return True
@@ -596,14 +669,19 @@ class Agent:
                 self._deadline = now + self._setup.algorithm.answer_timeout_s
 
     def _tick_collecting(self, now: float) -> Iterator[Effect]:
-        current = self._round
-        if current is None or not self._connected:
+        if self._round is None or not self._connected:
             return
+        current = self._round
         for neighbour in current.overdue(now):
             # It is waited for again as soon as it is heard: a silent neighbour costs one deadline.
             current.excuse(neighbour)
-            if self._neighbours.round_of(neighbour) <= current.number:
+            theirs = self._neighbours.round_of(neighbour)
+            if self._holding and theirs == current.number:
+                current.receive(neighbour)  # it is there, and as stuck as this node
+            elif theirs <= current.number:
                 self._neighbours.fall_silent(neighbour)
+        yield from self._narrow(now)
+        current = self._round  # another one if fewer are asked now
         if current.complete:
             yield from self._close(current, now)
         elif self._left_alone(current, now):
@@ -652,3 +730,9 @@ class Agent:
 
     def _update(self, **changes: object) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)
+
+
+def _narrows(query: Query, before: Query) -> bool:
+    """Whether *query* is a later attempt that asks what *before* asked, of fewer."""
+    same, fewer = query.ciphertexts == before.ciphertexts, set(query.roster) < set(before.roster)
+    return query.attempt > before.attempt and same and fewer

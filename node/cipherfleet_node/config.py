@@ -20,10 +20,12 @@ CONFIG_VERSION = 1
 SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
 NODE_FILE = "node.yaml"
 
+MAX_ID = 63
+
 NodeId = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
+        pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_ID - 1}}}$",
         description="1 to 63 letters, digits, - and _, the first a letter or digit",
     ),
 ]
@@ -73,7 +75,8 @@ class Crypto(Section, frozen=True):
     """Key size and the exchange that runs on it."""
 
     key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
-    exchange: Literal["pairwise"] = "pairwise"
+    exchange: Literal["sealed", "pairwise"] | None = None  # None in fleet.yaml: by its graph
+    leaves: Literal["refuse", "open"] = "refuse"  # nodes of one neighbour in a sealed fleet
     rerandomise: Literal["full", "uniform"] = "full"
     pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key
     pool_threads: Annotated[int, Meta(ge=0, le=16)] = 1
@@ -192,8 +195,13 @@ class Neighbour(Section, frozen=True):
     """A node that shares an edge with this one; its public keys lie in neighbours/<id>.json."""
 
     id: NodeId
-    degree: Count  # how many neighbours it has itself, for the Metropolis factor
+    neighbours: Annotated[list[NodeId], Meta(min_length=1)]  # its own, this node among them
     fingerprint: str  # of its public keys, pinned by provisioning
+
+    @property
+    def degree(self) -> int:
+        """How many neighbours it has itself, for the Metropolis factor."""
+        return len(self.neighbours)
 
 
 class Simulation(Section, frozen=True):
@@ -216,6 +224,12 @@ class NodeConfig(Section, frozen=True):
     broker: Broker = field(default_factory=Broker)
     crypto: Crypto = field(default_factory=Crypto)
     simulation: Simulation = field(default_factory=Simulation)
+    seals: dict[NodeId, str] = {}  # X25519 keys of all with whom it shares a neighbour, in base64
+
+    @property
+    def co_neighbours(self) -> set[str]:
+        """All with whom this node shares a neighbour."""
+        return {name for n in self.neighbours for name in n.neighbours} - {self.node}
 
 
 def load_node_config(folder: Path) -> NodeConfig:
@@ -234,7 +248,26 @@ def load_node_config(folder: Path) -> NodeConfig:
                 ("neighbours", index, "id"), f"is {neighbour.id!r}, which is named already"
             )
         seen.add(neighbour.id)
+        if config.node not in neighbour.neighbours:
+            raise document.error(
+                ("neighbours", index, "neighbours"), f"lacks {config.node!r}, this node itself"
+            )
+    if config.crypto.exchange is None:
+        raise document.error(("crypto", "exchange"), "is needed: sealed or pairwise")
+    _check_seals(document, config)
     return config
+
+
+def _check_seals(document: Document, config: NodeConfig) -> None:
+    if config.crypto.exchange != "sealed":
+        return
+    missing = sorted(config.co_neighbours - config.seals.keys())
+    if missing:
+        raise document.error(
+            ("seals",),
+            f"lacks {missing[0]!r}, with whom this node shares a neighbour, and which a sealed "
+            "exchange needs; get the bundle anew from provisioning",
+        )
 
 
 # -- checks that types cannot express, shared with fleet.yaml -----------------------------------

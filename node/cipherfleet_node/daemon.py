@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,11 +40,18 @@ from .agent import (
     TimerFired,
 )
 from .blinding import OWN, Pools, release_interpreter_during_powers
-from .config import Algorithm, NodeConfig, load_node_config, resolution_of
+from .config import NODE_FILE, Algorithm, NodeConfig, load_node_config, resolution_of
 from .draws import SEED_BYTES, simulated_seed
 from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
 from .exchange import Edge, Exchange, Pairwise, metropolis
-from .keys import NodeKeys, PublicKeys, read_keys, read_neighbour
+from .keys import (
+    NodeKeys,
+    PublicKeys,
+    read_keys,
+    read_neighbour,
+    seal_from_text,
+    shared_secret,
+)
 from .messages import TAG_BYTES, Message, Presence
 from .mqtt import Arrived, Link, LinkDown, LinkUp
 from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
@@ -53,11 +60,12 @@ from .packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS
 from .paillier import PublicKey
 from .quantiser import VALUE_BITS
 from .samples import Sample
+from .sealed import Seal, Sealed
 from .selfcheck import check_exchanges
 from .sensors import open_sensor
 from .sensors.base import SensorDevice
 from .spans import Spans
-from .state import STATE_VERSION, State
+from .state import STATE_VERSION, State, after_damage
 from .store import Store, read_state
 from .systemd import ServiceManager
 
@@ -83,6 +91,7 @@ class Bundle:
     neighbours: dict[str, PublicKeys]
     objective: Objective
     sensor: SensorDevice
+    secrets: Mapping[str, bytes]  # shared with those who share a neighbour, for sealing
     tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
 
     @property
@@ -108,7 +117,24 @@ def read_bundle(folder: Path) -> Bundle:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
     objective = make_objective(config.objective)
     sensor = open_sensor(config.sensor, folder, objective.fields)
-    return Bundle(folder, config, keys, neighbours, objective, sensor, context)
+    secrets = _shared_secrets(folder, config, keys)
+    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, context)
+
+
+def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[str, bytes]:
+    if config.crypto.exchange != "sealed":
+        return {}
+    secrets = {}
+    for name in sorted(config.co_neighbours):
+        try:
+            other = seal_from_text(config.seals[name])
+            secrets[name] = shared_secret(keys.seal, other, config.fleet)
+        except ValueError:
+            raise ConfigError(
+                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64; get "
+                "the bundle anew from provisioning"
+            ) from None
+    return secrets
 
 
 def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
@@ -117,7 +143,7 @@ def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> by
         wire.WIRE_VERSION,
         exchange,
         dimension,
-        (VALUE_BITS, HALF_WEIGHT_BITS, METROPOLIS_BITS),
+        [VALUE_BITS, HALF_WEIGHT_BITS, METROPOLIS_BITS],
         resolution_of(algorithm),
         algorithm.stepsize.initial,
         algorithm.stepsize.decay,
@@ -190,6 +216,7 @@ class Daemon:
 
     def _make_agent(self) -> Agent:
         config, bundle = self._config, self._bundle
+        assert config.crypto.exchange is not None
         parameters = parameters_digest(
             config.algorithm, config.crypto.exchange, bundle.objective.dimension
         )
@@ -215,7 +242,12 @@ class Daemon:
             n.id: Edge(keys[n.id], metropolis(len(config.neighbours), n.degree))
             for n in config.neighbours
         }
-        return Pairwise(bundle.keys.paillier, edges, bundle.objective.dimension, self._pools)
+        common = bundle.keys.paillier, edges, bundle.objective.dimension, self._pools
+        if config.crypto.exchange == "pairwise":
+            return Pairwise(*common)
+        rosters = {n.id: frozenset(n.neighbours) for n in config.neighbours}
+        leaves = config.crypto.leaves == "open"
+        return Sealed(*common, Seal(config.fleet, config.node, rosters, bundle.secrets, leaves))
 
     def _restored(self, parameters: bytes) -> State:
         """The saved state under a new epoch, or a first one."""
@@ -236,6 +268,9 @@ class Daemon:
             )
         if not saved.continuous:
             log.warning("the latest state was damaged, going on from the generation before")
+        if saved.parameters != parameters:
+            log.warning("the settings have changed: earlier rounds are not answered for any more")
+            saved = msgspec.structs.replace(after_damage(saved), records=[])
         return msgspec.structs.replace(saved, epoch=epoch, parameters=parameters)
 
     def _make_link(self) -> Link:

@@ -1,4 +1,4 @@
-"""The encrypted exchange along one edge: query, answer, and the opening of all answers at once.
+"""The encrypted exchange: what every kind of it has in common, and the pairwise one.
 
     query    i -> all:  Enc_i(-q_i)
     answer   j -> i:    Enc_i(H_ji (q_j - q_i) + e_ji), re-randomised
@@ -11,7 +11,7 @@ Source: ALGORITHM section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from gmpy2 import mpz
 
 from .draws import Draws
 from .errors import RemoteProtocolError
+from .messages import Query
 from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS, Layout
 from .paillier import PrivateKey, PublicKey, check_ciphertexts, encrypt, scale
 from .quantiser import VALUE_BITS
@@ -58,26 +59,39 @@ class Edge:
 class Exchange(Protocol):
     """How a node learns its coupling term; `open` gives units of UNIT resolutions."""
 
+    @property
+    def sealed(self) -> bool:
+        """Whether answers open only together: a query then names the roster of those asked."""
+
+    def roster(self, there: Iterable[str]) -> list[str]:
+        """Whom to ask of the neighbours *there*, if answers open only together; in order.
+
+        Nobody if they would be too few.
+        """
+
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         """What is asked of all neighbours in a round."""
 
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """What can be worked out of an answer before the query comes; used for one answer."""
 
-    def answer(
-        self, neighbour: str, query: Sequence[bytes], draws: Draws, prepared: Sequence[mpz]
-    ) -> list[bytes]:
-        """The answer to *neighbour*'s query; raises RemoteProtocolError for a bad one."""
+    def asked(self, query: Query) -> bool:
+        """Whether *query* wants this node's answer; raises RemoteProtocolError for a bad roster."""
 
-    def accept(self, neighbour: str, answer: Sequence[bytes], draws: Draws) -> Opening:
-        """A checked answer, ready to be opened; raises RemoteProtocolError for a bad one."""
+    def answer(self, query: Query, draws: Draws, prepared: Sequence[mpz]) -> list[bytes]:
+        """The answer to *query*; raises RemoteProtocolError for a bad one."""
 
-    def open(self, answers: Mapping[str, Opening]) -> list[int]:
-        """The combined coupling term of *answers*, shape (d,)."""
+    def accept(self, answer: Sequence[bytes]) -> list[mpz]:
+        """The checked ciphertexts of an answer; raises RemoteProtocolError for a bad one."""
+
+    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
+        """The combined coupling term of *answers*, shape (d,), in the round of *draws*."""
 
 
 class Pairwise:
-    """The exchange of ALGORITHM section 4, `pairwise`."""
+    """The exchange of ALGORITHM section 4, `pairwise`: every answer can be opened by itself."""
+
+    sealed = False
 
     def __init__(
         self, key: PrivateKey, edges: Mapping[str, Edge], dimension: int, blinding: Blinding
@@ -85,6 +99,11 @@ class Pairwise:
         self._key, self._edges, self._blinding = key, edges, blinding
         self._layout = Layout(key.public.bits, dimension)
         self._layouts = {name: Layout(edge.key.bits, dimension) for name, edge in edges.items()}
+
+    def roster(self, there: Iterable[str]) -> list[str]:
+        """Nobody: whoever answers is welcome."""
+        del there
+        return []
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         """Enc(-q) under the node's own key."""
@@ -104,22 +123,30 @@ class Pairwise:
             lambda: self._blinding.towards(neighbour),
         )
 
-    def answer(
-        self, neighbour: str, query: Sequence[bytes], draws: Draws, prepared: Sequence[mpz]
-    ) -> list[bytes]:
+    def asked(self, query: Query) -> bool:
+        """Always: a pairwise query names nobody."""
+        if query.roster:
+            raise RemoteProtocolError("roster", f"{query.sender!r} names a roster: not pairwise")
+        return True
+
+    def answer(self, query: Query, draws: Draws, prepared: Sequence[mpz]) -> list[bytes]:
         """The query, raised to the half weight, times what was prepared."""
-        key, layout = self._edges[neighbour].key, self._layouts[neighbour]
-        ciphertexts = read_ciphertexts(key, layout, query)
-        return make_answer(key, layout, ciphertexts, half_weight(draws, neighbour), prepared)
+        asker = query.sender
+        key, layout = self._edges[asker].key, self._layouts[asker]
+        ciphertexts = read_ciphertexts(key, layout, query.ciphertexts)
+        return make_answer(key, layout, ciphertexts, half_weight(draws, asker), prepared)
 
-    def accept(self, neighbour: str, answer: Sequence[bytes], draws: Draws) -> Opening:
-        """The ciphertexts, with the exponent H_ij M_ij under which they will count."""
-        exponent = half_weight(draws, neighbour) * self._edges[neighbour].metropolis
-        return Opening(exponent, read_ciphertexts(self._key.public, self._layout, answer))
+    def accept(self, answer: Sequence[bytes]) -> list[mpz]:
+        """The ciphertexts under the node's own key."""
+        return read_ciphertexts(self._key.public, self._layout, answer)
 
-    def open(self, answers: Mapping[str, Opening]) -> list[int]:
-        """One decryption for all answers."""
-        return open_answers(self._key, self._layout, answers)
+    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
+        """One decryption for all answers, each under its exponent H_ij M_ij."""
+        openings = {
+            name: Opening(half_weight(draws, name) * self._edges[name].metropolis, ciphertexts)
+            for name, ciphertexts in answers.items()
+        }
+        return open_answers(self._key, self._layout, openings)
 
 
 def metropolis(degree: int, other_degree: int) -> int:
@@ -202,10 +229,13 @@ def read_ciphertexts(key: PublicKey, layout: Layout, data: Sequence[bytes]) -> l
     return ciphertexts
 
 
-def open_answers(key: PrivateKey, layout: Layout, answers: Mapping[str, Opening]) -> list[int]:
-    """The combined coupling term of all *answers*, shape (d,), in units of UNIT resolutions.
+def open_answers(
+    key: PrivateKey, layout: Layout, answers: Mapping[str, Opening], reach: int | None = None
+) -> list[int]:
+    """The sum of all *answers*, each times its exponent, shape (d,).
 
-    Raises RemoteProtocolError("out_of_range") when a slot exceeds what the protocol can produce.
+    *reach* bounds it: |sum| <= reach 2^44, by default the sum of the exponents. Raises
+    RemoteProtocolError("out_of_range") when a slot exceeds what the protocol can produce.
     """
     openings = list(answers.values())
     exponents = [opening.exponent for opening in openings]
@@ -213,7 +243,8 @@ def open_answers(key: PrivateKey, layout: Layout, answers: Mapping[str, Opening]
         key.decrypt_combined(column, exponents)
         for column in zip(*(opening.ciphertexts for opening in openings), strict=True)
     ]
-    bound = sum(exponents) << (HALF_WEIGHT_BITS + VALUE_BITS)
+    reach = sum(exponents) if reach is None else reach
+    bound = reach << (HALF_WEIGHT_BITS + VALUE_BITS)
     return layout.unpack(plaintexts, key.public.n, bound)
 
 

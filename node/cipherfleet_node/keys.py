@@ -1,7 +1,7 @@
-"""Key files: Paillier keys as JSON Web Keys (phe's form), identities as Ed25519.
+"""Key files: Paillier keys as JSON Web Keys (phe's form), Ed25519 identities, X25519 seals.
 
-keys/paillier.json and keys/identity.pem are private and must be readable by their owner only;
-neighbours/<id>.json holds what a neighbour makes public.
+The files in keys/ are private: read from systemd's credentials where they are given, else they must
+be readable by their owner only. neighbours/<id>.json holds what a neighbour makes public.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -33,20 +37,22 @@ KEYS_FOLDER = "keys"
 NEIGHBOURS_FOLDER = "neighbours"
 PAILLIER_FILE = "paillier.json"
 IDENTITY_FILE = "identity.pem"
+SEAL_FILE = "seal.pem"
 
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """What a node shows the world: its Paillier modulus and its Ed25519 identity."""
+    """What a node shows the world: its Paillier modulus, its Ed25519 identity, its X25519 seal."""
 
     paillier: PublicKey
     identity: Ed25519PublicKey
+    seal: X25519PublicKey
 
     @property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits over both keys; what provisioning pins."""
+        """64 hexadecimal digits over all keys; what provisioning pins."""
         hashed = hashlib.sha256(b"cipherfleet/v1/keys\0" + self.paillier.fingerprint)
-        hashed.update(self.identity.public_bytes_raw())
+        hashed.update(self.identity.public_bytes_raw() + self.seal.public_bytes_raw())
         return hashed.hexdigest()
 
 
@@ -56,6 +62,7 @@ class NodeKeys:
 
     paillier: PrivateKey
     identity: Ed25519PrivateKey
+    seal: X25519PrivateKey
     primes: tuple[FactoredPrime, FactoredPrime] | None = None  # None: keys made elsewhere
 
     @property
@@ -66,16 +73,21 @@ class NodeKeys:
     @property
     def public(self) -> PublicKeys:
         """The public halves."""
-        return PublicKeys(self.paillier.public, self.identity.public_key())
+        return PublicKeys(self.paillier.public, self.identity.public_key(), self.seal.public_key())
 
 
 def generate_keys(bits: int) -> NodeKeys:
     """Fresh keys from the operating system's randomness; about 0.2 s at 2048 bits."""
-    p, q = draw_factored_prime(bits // 2), draw_factored_prime(bits // 2)
-    keys = NodeKeys(PrivateKey(p.prime, q.prime), Ed25519PrivateKey.generate(), (p, q))
+    keys = assemble_keys(draw_factored_prime(bits // 2), draw_factored_prime(bits // 2))
     if keys.paillier.public.bits != bits or not _phe_agrees(keys.paillier):
         raise LocalProtocolError("a new key fails its trial against phe")
     return keys
+
+
+def assemble_keys(p: FactoredPrime, q: FactoredPrime) -> NodeKeys:
+    """Keys with the Paillier primes *p* and *q*, the rest fresh (it takes no time)."""
+    identity, seal = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+    return NodeKeys(PrivateKey(p.prime, q.prime), identity, seal, (p, q))
 
 
 def _phe_agrees(key: PrivateKey) -> bool:
@@ -89,7 +101,7 @@ def _phe_agrees(key: PrivateKey) -> bool:
 
 
 def write_keys(folder: Path, keys: NodeKeys) -> None:
-    """Write both private keys into *folder*/keys, files 0600 from their first byte on."""
+    """Write the private keys into *folder*/keys, files 0600 from their first byte on."""
     place = folder / KEYS_FOLDER
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     document: dict[str, Any] = {
@@ -103,8 +115,9 @@ def write_keys(folder: Path, keys: NodeKeys) -> None:
     if keys.primes is not None:
         document["primes"] = [_prime_document(prime) for prime in keys.primes]
     write_private(place / PAILLIER_FILE, json.dumps(document, indent=1).encode() + b"\n")
-    pem = keys.identity.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_private(place / IDENTITY_FILE, pem)
+    for file, key in ((IDENTITY_FILE, keys.identity), (SEAL_FILE, keys.seal)):
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_private(place / file, pem)
 
 
 def write_private(file: Path, data: bytes) -> None:
@@ -131,7 +144,8 @@ def read_keys(folder: Path, crypto: Crypto) -> NodeKeys:
             f"for {crypto.key_bits}; make new keys"
         )
     primes = _read_primes(place / PAILLIER_FILE, document, key)
-    return NodeKeys(key, _read_identity(place / IDENTITY_FILE), primes)
+    identity, seal = _read_identity(place / IDENTITY_FILE), _read_seal(place / SEAL_FILE)
+    return NodeKeys(key, identity, seal, primes)
 
 
 def _prime_document(prime: FactoredPrime) -> dict[str, Any]:
@@ -163,13 +177,37 @@ def _read_primes(
 
 
 def _read_identity(file: Path) -> Ed25519PrivateKey:
-    try:
-        identity = load_pem_private_key(read_private(file), password=None)
-    except (ValueError, TypeError):
-        raise ConfigError(f"{file}: is not an unencrypted PEM private key") from None
+    identity = _read_pem(file)
     if not isinstance(identity, Ed25519PrivateKey):
-        raise ConfigError(f"{file}: is not an Ed25519 key")
+        raise ConfigError(f"{file}: is not an Ed25519 key; get the bundle anew")
     return identity
+
+
+def _read_seal(file: Path) -> X25519PrivateKey:
+    seal = _read_pem(file)
+    if not isinstance(seal, X25519PrivateKey):
+        raise ConfigError(f"{file}: is not an X25519 key; get the bundle anew")
+    return seal
+
+
+def _read_pem(file: Path) -> object:
+    try:
+        return load_pem_private_key(read_private(file), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"{file}: is not an unencrypted PEM private key; get the bundle anew"
+        ) from None
+
+
+def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> bytes:
+    """32 bytes that only the two owners know, the same at both ends; ValueError for a bad key.
+
+    X25519, then HKDF over SHA-256 with both public keys in its context (RFC 7748, RFC 5869);
+    checked by test_both_ends_derive_the_same_secret.
+    """
+    ends = sorted((own.public_key().public_bytes_raw(), other.public_bytes_raw()))
+    context = b"cipherfleet/v1/seal\0" + fleet.encode() + b"\0" + b"".join(ends)
+    return HKDF(hashes.SHA256(), 32, None, context).derive(own.exchange(other))
 
 
 def write_public(file: Path, public: PublicKeys) -> None:
@@ -177,6 +215,7 @@ def write_public(file: Path, public: PublicKeys) -> None:
     document = {
         "paillier": _public_document(public.paillier),
         "identity": base64.b64encode(public.identity.public_bytes_raw()).decode(),
+        "seal": seal_to_text(public.seal),
     }
     file.write_text(json.dumps(document, indent=1) + "\n")
 
@@ -198,9 +237,13 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
         raise ConfigError(f"{file}: the key of {neighbour!r} is unsound: n {', '.join(faults)}")
     try:
         raw = base64.b64decode(str(document.get("identity")), validate=True)
-        public = PublicKeys(PublicKey(n), Ed25519PublicKey.from_public_bytes(raw))
+        identity = Ed25519PublicKey.from_public_bytes(raw)
     except ValueError:
         raise ConfigError(f"{file}: identity is not 32 bytes in base64") from None
+    try:
+        public = PublicKeys(PublicKey(n), identity, seal_from_text(str(document.get("seal"))))
+    except ValueError:
+        raise ConfigError(f"{file}: seal is not 32 bytes in base64") from None
     if public.fingerprint != pinned:
         raise ConfigError(
             f"{file}: the keys of {neighbour!r} have fingerprint {public.fingerprint[:16]}..., "
@@ -209,13 +252,30 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
     return public
 
 
+def seal_to_text(seal: X25519PublicKey) -> str:
+    """*seal* as configurations spell it: base64 of its 32 bytes."""
+    return base64.b64encode(seal.public_bytes_raw()).decode()
+
+
+def seal_from_text(text: str) -> X25519PublicKey:
+    """The reverse of `seal_to_text`; raises ValueError."""
+    return X25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+
+
 def _public_document(key: PublicKey) -> dict[str, Any]:
     return {"kty": "DAJ", "alg": "PAI-GN1", "key_ops": ["encrypt"], "n": _number_to_text(key.n)}
 
 
 def read_private(file: Path) -> bytes:
-    """The bytes of a private file; raises ConfigError if it is missing or open to others."""
+    """The bytes of a private file; raises ConfigError if it is missing or open to others.
+
+    A credential of the same name that systemd hands to the service comes first: it is decrypted
+    into memory for this service alone, under access rules that the mode bits do not show.
+    """
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / file.name
     try:
+        if credential.is_file():
+            return credential.read_bytes()
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
             raise ConfigError(

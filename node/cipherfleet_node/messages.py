@@ -10,7 +10,7 @@ import msgspec
 # A node's own account of itself; `lost` is said by the broker on its behalf (the last will).
 PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
 
-DIGEST_BYTES = 16
+DIGEST_BYTES = 32
 TAG_BYTES = 8
 
 
@@ -27,25 +27,28 @@ class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
 class Query(Message, frozen=True):
     """The sender's negated, quantised estimate of *round* under its own key.
 
-    One message for all neighbours: the half weights are applied by those who answer.
+    One message for all neighbours: the half weights are applied by those who answer. In the sealed
+    exchange only those of the roster answer, and attempts differ in nothing but their rosters.
     """
 
     KIND: ClassVar[str] = "query"
 
     round: int
     attempt: int
+    roster: list[str]  # whose answers open together, in order; empty in the pairwise exchange
     parameters: bytes  # digest of what all nodes must agree on, TAG_BYTES
     key: bytes  # first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: list[bytes]
 
     @property
     def digest(self) -> bytes:
-        """What an answer refers to: the very ciphertexts of one round."""
+        """What an answer refers to: the very ciphertexts and roster of one attempt of a round."""
         hashed = hashlib.sha256(b"cipherfleet/v1/query-digest\0")
-        hashed.update(self.round.to_bytes(8, "big"))
+        hashed.update(self.round.to_bytes(8, "big") + self.attempt.to_bytes(8, "big"))
+        hashed.update("".join(name + "\0" for name in self.roster).encode() + b"\0")
         for ciphertext in self.ciphertexts:
             hashed.update(ciphertext)
-        return hashed.digest()[:DIGEST_BYTES]
+        return hashed.digest()
 
 
 class Answer(Message, frozen=True):

@@ -69,6 +69,10 @@ class Neighbourhood:
         """The latest round that *name* is known to have opened, or UNSEEN."""
         return self._claims[name]
 
+    def beyond(self, round_number: int) -> set[str]:
+        """Those who are past *round_number*: present in a later one, or finished."""
+        return self._finished | {n for n in self.present if self._claims[n] > round_number}
+
     def rounds(self) -> list[int]:
         """The rounds that the present neighbours are in."""
         return [self._claims[name] for name in self.present]

@@ -12,7 +12,8 @@ from gmpy2 import mpz
 from .errors import HeadroomExceeded, RemoteProtocolError
 from .quantiser import VALUE_BITS
 
-# With these a slot has 63 bits: 32 entries in one 2048-bit plaintext, 48 in one of 3072 bits.
+# With these a slot has 63 bits, or 51 in the sealed exchange: 32 or 40 entries in one 2048-bit
+# plaintext, 48 or 60 in one of 3072 bits.
 HALF_WEIGHT_BITS = 12  # a half weight H is odd and has exactly this many bits
 METROPOLIS_BITS = 6  # the Metropolis factor counts 1/64ths
 MAX_DEGREE = (1 << METROPOLIS_BITS) - 1
@@ -22,18 +23,20 @@ MAX_DEGREE = (1 << METROPOLIS_BITS) - 1
 class Layout:
     """How a vector of *dimension* entries lies in the plaintexts of a *key_bits* key.
 
-    Slot width: sign + |difference of two values| + both half weights + the Metropolis factors of
+    Slot width: sign + |difference of two values| + the half weights applied under encryption (both
+    ends' in the pairwise exchange, the answerer's in the sealed one) + the Metropolis factors of
     all neighbours, which sum to less than one (so the degree needs no bits of its own).
     Source: ALGORITHM section 5; checked by test_the_largest_combination_fits_its_slot.
     """
 
     key_bits: int
     dimension: int
+    half_weights: int = 2
 
     @property
     def slot_bits(self) -> int:
         """Bits of one slot."""
-        return 1 + VALUE_BITS + 2 * HALF_WEIGHT_BITS + METROPOLIS_BITS
+        return 1 + VALUE_BITS + self.half_weights * HALF_WEIGHT_BITS + METROPOLIS_BITS
 
     @property
     def slots(self) -> int:

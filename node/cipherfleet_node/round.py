@@ -26,6 +26,7 @@ class Trigger(Enum):
 
     OPEN = "a round is opened"
     REPEAT = "a round found open in the saved state is sent again"
+    ASK_AGAIN = "one of a sealed roster stays silent: the others are asked without it"
     CLOSE = "every awaited answer is in, or the deadlines have passed and some are in"
     JUMP = "neighbours are two or more rounds ahead, or have skipped this one"
     FINISH = "the last round is closed, or every neighbour has finished without us"
@@ -38,6 +39,7 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.STARTING, Trigger.FINISH): Phase.FINISHED,
     (Phase.READING, Trigger.OPEN): Phase.COLLECTING,
     (Phase.READING, Trigger.FINISH): Phase.FINISHED,
+    (Phase.COLLECTING, Trigger.ASK_AGAIN): Phase.COLLECTING,
     (Phase.COLLECTING, Trigger.CLOSE): Phase.READING,
     (Phase.COLLECTING, Trigger.JUMP): Phase.READING,
     (Phase.COLLECTING, Trigger.FINISH): Phase.FINISHED,
@@ -59,6 +61,7 @@ class Round:
     number: int
     opened: float
     resend_every: float
+    attempt: int = 0
     deadlines: dict[str, float] = field(default_factory=dict)  # of those waited for
     answered: set[str] = field(default_factory=set)
     resend_at: float = 0.0

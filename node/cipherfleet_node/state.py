@@ -15,6 +15,8 @@ class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quantised: list[int]  # q_i, in resolutions
     seed: bytes  # of the round's draws
     query: list[bytes]  # the ciphertexts sent
+    attempt: int = 0  # with how many rosters they were sent before
+    roster: list[str] = []  # of that attempt; empty in the pairwise exchange
 
     def __repr__(self) -> str:
         return f"<RoundRecord {self.number}>"

@@ -15,8 +15,10 @@ from typing import Any, Protocol
 import msgspec
 from cryptography.exceptions import InvalidSignature
 
+from .config import MAX_ID
 from .errors import WireError
 from .messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Presence, Query
+from .packing import MAX_DEGREE
 from .topics import answer_topic, presence_topic, query_topic
 
 WIRE_VERSION = 1
@@ -103,6 +105,12 @@ def topic_of(message: Message) -> str:
             raise TypeError(f"{type(message).__name__} has no topic")
 
 
+def _check_roster(query: Query) -> None:
+    roster = query.roster
+    if len(roster) > MAX_DEGREE or not all(0 < len(name) <= MAX_ID for name in roster):
+        raise WireError("roster", f"the roster of a query of {query.sender!r} is too long")
+
+
 def _signed(kind: str, body: bytes) -> bytes:
     return b"cipherfleet/v1/" + kind.encode() + b"\0" + body
 
@@ -120,6 +128,7 @@ def _check_ranges(message: Message) -> None:
     match message:
         case Query():
             counters += [message.round, message.attempt]
+            _check_roster(message)
             tags += [(message.parameters, TAG_BYTES), (message.key, TAG_BYTES)]
         case Answer():
             counters += [message.round, message.attempt]

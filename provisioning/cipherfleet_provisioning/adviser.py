@@ -1,7 +1,8 @@
 """How fast a fleet mixes, and whether its schedule can converge, said before anything is sent.
 
 Notation: a_ij = m_ij h_ij h_ji is the coupling weight of one edge in one round, m_ij the public
-Metropolis factor, h_ij the private half weight; L is the graph Laplacian weighted with a_ij.
+Metropolis factor, h_ij the private half weight, in the sealed exchange one h_i for all edges of i;
+L is the graph Laplacian weighted with a_ij.
 Averaging (no gradient, gamma = 1) is x <- (I - L) x; the disagreement d is x minus its mean.
 Everything about mixing assumes that every neighbour answers in every round.
 """
@@ -33,6 +34,8 @@ _HALF_WEIGHTS = (
 # The law of a/m = h h', two independent half weights.
 MEAN = float(_HALF_WEIGHTS.mean()) ** 2
 MEAN_SQUARE = float((_HALF_WEIGHTS**2).mean()) ** 2
+# The covariance of a/m of two edges that share a node, and with it one half weight, when sealed.
+SEALED_COVARIANCE = float(_HALF_WEIGHTS.var()) * MEAN
 LOWEST, HIGHEST = float(_HALF_WEIGHTS[0]) ** 2, float(_HALF_WEIGHTS[-1]) ** 2
 
 FAILURE_PROBABILITY = 1e-6  # of RoundsToConsensus.expected, an upper bound
@@ -63,13 +66,13 @@ def spectral_gap(graph: Graph) -> float:
     return float(1 - np.abs(1 - MEAN * rates).max())
 
 
-def mean_square_contraction(graph: Graph) -> float:
+def mean_square_contraction(graph: Graph, *, sealed: bool) -> float:
     """The least rho with E|(I - L) d|^2 <= rho |d|^2 for every disagreement d, in (0, 1).
 
     It is the greatest eigenvalue of E[(I - L)^2] = I - 2 E[L] + E[L^2] on disagreements.
     Checked by test_mean_square_contraction_is_that_of_drawn_weights.
     """
-    mean, square = _moments(metropolis_laplacian(graph), metropolis_laplacian(graph, 2))
+    mean, square = _moments(graph, sealed=sealed)
     n = len(graph.ids)
     # J/n takes the eigenvalue 1 of the mean away; all others are positive.
     operator = np.eye(n) - 2 * mean + square - np.full((n, n), 1 / n)
@@ -87,14 +90,18 @@ def worst_contraction(graph: Graph) -> float:
     return float(max(1 - LOWEST * rates[0], HIGHEST * rates[-1] - 1))
 
 
-def _moments(metropolis: Matrix, squared: Matrix) -> tuple[Matrix, Matrix]:
-    """E[L] and E[L^2], from the Laplacians weighted with m_ij and m_ij^2.
+def _moments(graph: Graph, *, sealed: bool) -> tuple[Matrix, Matrix]:
+    """E[L] and E[L^2], from the Laplacians L_1 and L_2 weighted with m_ij and m_ij^2.
 
-    Edges are independent and L = sum_e a_e b_e b_e', b_e'b_e = 2, so that
-    E[L^2] = E[L]^2 + 2 sum_e var(a_e) b_e b_e'.
+    With L = sum_e a_e b_e b_e', b_e'b_e = 2, E[L^2] = E[L]^2 + 2 sum_e var(a_e) b_e b_e' plus the
+    covariances of the pairs of edges that share a node, whose terms sum to L_1^2 - 2 L_2.
     """
-    mean = MEAN * metropolis
-    return mean, mean @ mean + 2 * (MEAN_SQUARE - MEAN**2) * squared
+    first, second = metropolis_laplacian(graph), metropolis_laplacian(graph, 2)
+    mean = MEAN * first
+    square = mean @ mean + 2 * (MEAN_SQUARE - MEAN**2) * second
+    if sealed:
+        square += SEALED_COVARIANCE * (first @ first - 2 * second)
+    return mean, square
 
 
 # -- rounds to consensus ------------------------------------------------------------------------
@@ -122,7 +129,12 @@ class RoundsToConsensus:
 
 
 def rounds_to_consensus(
-    graph: Graph, accuracy: float = 1e-4, reading_range: float = 1.0, resolution: float = 0.0
+    graph: Graph,
+    accuracy: float = 1e-4,
+    reading_range: float = 1.0,
+    resolution: float = 0.0,
+    *,
+    sealed: bool,
 ) -> RoundsToConsensus:
     """Rounds until every node is within accuracy * reading_range of the readings' mean.
 
@@ -141,12 +153,12 @@ def rounds_to_consensus(
     """
     if not (0 < accuracy < 1 and reading_range > 0 and resolution >= 0):
         raise ValueError("accuracy must be in (0, 1), reading_range > 0 and resolution >= 0")
-    rates = mean_square_contraction(graph), worst_contraction(graph)
+    rates = mean_square_contraction(graph, sealed=sealed), worst_contraction(graph)
     tolerance = accuracy * reading_range
     start = math.sqrt(len(graph.ids)) / 2 * (reading_range + 2 * START_NOISE * resolution)
     if resolution > 0:
         longest = _rounds(*rates, start, tolerance / 2).rounds
-        noise = NOISE_PEAK * noise_floor(graph, resolution, longest)
+        noise = NOISE_PEAK * noise_floor(graph, resolution, longest, sealed=sealed)
         if noise > tolerance / 2:
             power = math.floor(math.log2(resolution * tolerance / 2 / noise))
             raise AccuracyError(
@@ -166,20 +178,20 @@ def _rounds(mean_square: float, worst: float, start: float, tolerance: float) ->
     return RoundsToConsensus(max(1, math.ceil(expected)), max(1, math.ceil(guaranteed)))
 
 
-def round_noise(graph: Graph) -> Matrix:
+def round_noise(graph: Graph, *, sealed: bool) -> Matrix:
     """The covariance that one round of averaging adds at most, shape (n, n), in resolutions^2.
 
     N = E[L^2]/4 + diag(sum_j E[a_ij^2])/12: the rounding of the states, and the dither of the
     answers, which is independent at both ends of an edge.
     Checked by test_one_round_adds_the_round_noise.
     """
-    squared = metropolis_laplacian(graph, 2)
-    _, square = _moments(metropolis_laplacian(graph), squared)
-    noise: Matrix = square / 4 + MEAN_SQUARE * np.diag(np.diag(squared)) / 12
+    _, square = _moments(graph, sealed=sealed)
+    dither = MEAN_SQUARE * np.diag(np.diag(metropolis_laplacian(graph, 2))) / 12
+    noise: Matrix = square / 4 + dither
     return noise
 
 
-def disagreement_floor(graph: Graph, resolution: float) -> float:
+def disagreement_floor(graph: Graph, resolution: float, *, sealed: bool) -> float:
     """A bound on the standard deviation of a node from the fleet's mean once averaging has settled.
 
     In the unit of *resolution*, per entry. With c the greatest eigenvalue of round_noise relative
@@ -187,22 +199,23 @@ def disagreement_floor(graph: Graph, resolution: float) -> float:
     c E[(I - L)^2] + N <= c I.
     Checked by test_quantised_averaging_is_no_noisier_than_the_noise_floor.
     """
-    mean, square = _moments(metropolis_laplacian(graph), metropolis_laplacian(graph, 2))
+    mean, square = _moments(graph, sealed=sealed)
     decay, modes = np.linalg.eigh(2 * mean - square)
     scaled = modes[:, 1:] / np.sqrt(decay[1:])  # without the first mode, the fleet's mean
-    relative = scaled.T @ round_noise(graph) @ scaled
+    relative = scaled.T @ round_noise(graph, sealed=sealed) @ scaled
     return resolution * math.sqrt(float(np.linalg.eigvalsh(relative)[-1]))
 
 
-def noise_floor(graph: Graph, resolution: float, rounds: int) -> float:
+def noise_floor(graph: Graph, resolution: float, rounds: int, *, sealed: bool) -> float:
     """A bound on the standard deviation of a node from the readings' mean, after *rounds*.
 
     In the unit of *resolution*, per entry, of plain averaging. To disagreement_floor it adds the
     drift of the fleet's own mean, which the randomised start moves once and dither in every round.
     """
     n = len(graph.ids)
-    drift = START_NOISE**2 / 3 / n + rounds * float(round_noise(graph).sum()) / n**2
-    return math.hypot(disagreement_floor(graph, resolution), resolution * math.sqrt(drift))
+    drift = START_NOISE**2 / 3 / n + rounds * float(round_noise(graph, sealed=sealed).sum()) / n**2
+    settled = disagreement_floor(graph, resolution, sealed=sealed)
+    return math.hypot(settled, resolution * math.sqrt(drift))
 
 
 # -- the schedule -------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from typing import Any
 
 import msgspec
 import yaml
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cipherfleet_broker.leash import PR_SET_PDEATHSIG
 from cipherfleet_node.config import NODE_FILE, Broker, CsvSensor, Neighbour, NodeConfig, Simulation
@@ -30,11 +29,12 @@ from cipherfleet_node.keys import (
     NEIGHBOURS_FOLDER,
     NodeKeys,
     PublicKeys,
+    assemble_keys,
     generate_keys,
+    seal_to_text,
     write_keys,
     write_public,
 )
-from cipherfleet_node.paillier import PrivateKey
 from cipherfleet_node.primes import FactoredPrime
 
 from .certificates import Certified, write_client
@@ -122,11 +122,8 @@ def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, 
     workers = min(len(names), len(os.sched_getaffinity(0)))
     try:
         with ProcessPoolExecutor(workers, SPAWN, _follow_parent) as pool:
-            for name, (p, q, identity) in zip(
-                names, pool.map(_raw_keys, [bits] * len(names)), strict=True
-            ):
-                signing = Ed25519PrivateKey.from_private_bytes(identity)
-                keys[name] = NodeKeys(PrivateKey(p.prime, q.prime), signing, (p, q))
+            for name, (p, q) in zip(names, pool.map(_primes, [bits] * len(names)), strict=True):
+                keys[name] = assemble_keys(p, q)
                 progress(name)
     except BrokenProcessPool:
         raise CipherfleetError("a process that made keys was killed; run it again") from None
@@ -140,11 +137,11 @@ def _follow_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _raw_keys(bits: int) -> tuple[FactoredPrime, FactoredPrime, bytes]:
-    """Keys as values that travel between processes."""
+def _primes(bits: int) -> tuple[FactoredPrime, FactoredPrime]:
+    """The part of a node's keys that takes time, as values that travel between processes."""
     keys = generate_keys(bits)
     assert keys.primes is not None
-    return *keys.primes, keys.identity.private_bytes_raw()
+    return keys.primes
 
 
 def node_config(
@@ -166,13 +163,27 @@ def node_config(
         objective=file.objective,
         sensor=sensor,
         neighbours=[
-            Neighbour(id=other, degree=graph.degree(other), fingerprint=public[other].fingerprint)
+            Neighbour(
+                id=other,
+                neighbours=list(graph.neighbours(other)),
+                fingerprint=public[other].fingerprint,
+            )
             for other in graph.neighbours(member.id)
         ],
         broker=broker,
         crypto=file.crypto,
         simulation=simulation,
+        seals=seals(fleet, member, public),
     )
+
+
+def seals(fleet: Fleet, member: Member, public: Mapping[str, PublicKeys]) -> dict[str, str]:
+    """The seal keys of all with whom *member* shares a neighbour; none in a pairwise fleet."""
+    if fleet.file.crypto.exchange != "sealed":
+        return {}
+    near = fleet.graph.neighbours(member.id)
+    others = {name for other in near for name in fleet.graph.neighbours(other)} - {member.id}
+    return {name: seal_to_text(public[name].seal) for name in sorted(others)}
 
 
 def _write_bundle(

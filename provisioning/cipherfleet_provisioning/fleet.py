@@ -131,6 +131,7 @@ def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool 
         graph = build_graph(changed.topology, [member.id for member in members])
     except TopologyError as error:
         raise document.error(("topology", *error.path), error.message) from None
+    changed = _with_exchange(document, changed, graph)
     fleet = Fleet(file.parent, changed, members, graph, _tables(document, members))
     for member in members:
         with _pointing_at(document, member):
@@ -154,6 +155,22 @@ def _check_crypto(document: Document, crypto: Crypto, overrides: Overrides) -> N
         if overrides.key_bits is None:
             raise
         raise ConfigError(f"{error} ({overrides.key_bits} is from --key-bits)") from None
+
+
+def _with_exchange(document: Document, file: FleetFile, graph: Graph) -> FleetFile:
+    """*file* with its exchange decided: sealed, unless a node has one neighbour only."""
+    crypto = file.crypto
+    leaf = next((name for name in graph.ids if graph.degree(name) == 1), None)
+    possible = leaf is None or crypto.leaves == "open"
+    if crypto.exchange == "sealed" and not possible:
+        raise document.error(
+            ("crypto", "exchange"),
+            f"is sealed, but {leaf!r} has one neighbour only, and a sum over one hides nothing: "
+            "give it another edge, or say crypto.leaves: open (such nodes learn of their "
+            "neighbour what pairwise tells), or exchange: pairwise",
+        )
+    exchange = crypto.exchange or ("sealed" if possible else "pairwise")
+    return msgspec.structs.replace(file, crypto=msgspec.structs.replace(crypto, exchange=exchange))
 
 
 def _check_objective(document: Document, objective: Objective) -> None:

@@ -126,9 +126,11 @@ def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool 
     _check_crypto(document, changed.crypto, overrides)
     check_broker(document, changed.broker)
     _check_objective(document, changed.objective)
-    members = _chosen(_members(document, changed), changed, overrides.nodes)
+    everybody = _members(document, changed)
+    members = _chosen(everybody, changed, overrides.nodes)
+    ids = [member.id for member in members]
     try:
-        graph = build_graph(changed.topology, [member.id for member in members])
+        graph = build_graph(changed.topology, ids, file.parent, {m.id for m in everybody})
     except TopologyError as error:
         raise document.error(("topology", *error.path), error.message) from None
     changed = _with_exchange(document, changed, graph)
@@ -249,11 +251,12 @@ def _chosen(members: list[Member], file: FleetFile, count: int | None) -> tuple[
         raise ConfigError(
             f"--nodes is {count}, the fleet has {len(members)}: give 2 or more of them"
         )
-    if file.topology.edges is not None:
-        raise ConfigError(
-            f"--nodes is {count}, but topology.edges names its {len(members)} nodes: leave --nodes "
-            "out, or choose another topology"
-        )
+    for key in ("edges", "file"):
+        if getattr(file.topology, key) is not None:
+            raise ConfigError(
+                f"--nodes is {count}, but topology.{key} names its {len(members)} nodes: leave "
+                "--nodes out, or choose another topology"
+            )
     step = (len(members) - 1) / (count - 1)
     return tuple(members[round(index * step)] for index in range(count))
 

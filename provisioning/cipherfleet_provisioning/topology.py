@@ -1,19 +1,20 @@
 """Who is whose neighbour: the topology section of fleet.yaml, and the graph it describes.
 
-Every kind but `edges` is a recipe for any number of nodes. The random ones are drawn from a seed:
-the same fleet.yaml gives the same graph on every machine.
+Every kind but `edges` and `file` is a recipe for any number of nodes. The random ones are drawn
+from a seed: the same fleet.yaml gives the same graph on every machine.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import combinations, pairwise
+from itertools import combinations, count, islice, pairwise
 from math import isqrt
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -21,48 +22,67 @@ from msgspec import Meta
 
 from cipherfleet_node.config import Count, Section
 from cipherfleet_node.document import dotted
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.draws import Draws, FloatVector
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.packing import MAX_DEGREE
+from cipherfleet_node.sensors import CsvTable
+
+from .graph_file import FileEdge, read_graph_file
 
 KEYS_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "ring": (),
     "line": (),
     "star": (),
     "grid": (),
+    "torus": (),
     "complete": (),
     "random_regular": ("degree", "seed"),
     "erdos_renyi": ("probability", "seed"),
-    "geometric": ("neighbours", "seed"),
+    "small_world": ("neighbours", "probability", "seed"),
+    "geometric": ("neighbours", "seed", "positions", "positions_file"),
+    "file": ("file",),
     "edges": ("edges",),
 }
+# Keys without which their kinds mean nothing.
 _EXAMPLES = {
     "degree": "degree: 4",
     "probability": "probability: 0.3",
     "neighbours": "neighbours: 6",
+    "file": "file: net.graphml",
     "edges": "edges: [[a, b], [b, c]]",
 }
 _ADVICE = {
     "random_regular": "try another seed or a greater degree",
     "erdos_renyi": "try another seed or a greater probability",
     "geometric": "try another seed or more neighbours",
+    "positions": "ask for more neighbours, or move a part nearer",
+    "file": "add an edge between its parts",
     "edges": "add an edge between their parts",
 }
+COORDINATE = 1e9  # of a position, in any unit; the square of a distance must be finite
+SMALLEST_SIDE = 3  # of a torus: with two nodes in a row, both ways round are one edge
+TRIES = 100  # to draw a small world that is connected
+_BLOCK = 64  # nodes whose distances to all others are worked out at once
+_SHOWN = 4  # parts or ids that a message names
 
 Pair = tuple[int, int]
+Coordinate = Annotated[float, Meta(ge=-COORDINATE, le=COORDINATE)]
 
 
 class Topology(Section, frozen=True):
     """The section as written; `build_graph` checks it and gives it a meaning.
 
-    kind is one of KEYS_OF_KIND and may be left out when edges are given.
+    kind is one of KEYS_OF_KIND and may be left out where edges or a file are given.
     """
 
     kind: str | None = None
-    degree: Count | None = None
-    probability: Annotated[float, Meta(gt=0, le=1)] | None = None
-    neighbours: Count | None = None
+    degree: Count | None = None  # random_regular: of every node
+    probability: Annotated[float, Meta(gt=0, le=1)] | None = None  # of an edge, or of its rewiring
+    neighbours: Count | None = None  # geometric: the nearest; small_world: before rewiring, even
     seed: Annotated[int, Meta(ge=0)] | None = None  # None: 0
+    positions: dict[str, tuple[Coordinate, Coordinate]] | None = None  # of every node, by its id
+    positions_file: str | None = None  # CSV with the columns id, x and y
+    file: str | None = None  # GraphML, or two ids a line
     edges: list[tuple[str, str]] | None = None
 
 
@@ -109,6 +129,16 @@ class Graph:
                     waiting.append(neighbour)
         return hops
 
+    def parts(self) -> list[list[str]]:
+        """The connected parts, the largest first; one if all hang together."""
+        left = dict.fromkeys(self.ids)
+        found = []
+        while left:
+            found.append(list(self.distances(next(iter(left)))))
+            for node in found[-1]:
+                del left[node]
+        return sorted(found, key=len, reverse=True)
+
     @property
     def mean_degree(self) -> float:
         """Neighbours per node, on average."""
@@ -129,22 +159,36 @@ class Graph:
         return {node: tuple(sorted(near, key=order.__getitem__)) for node, near in found.items()}
 
 
-def build_graph(topology: Topology, ids: Sequence[str]) -> Graph:
+def build_graph(
+    topology: Topology, ids: Sequence[str], folder: Path = Path(), others: Collection[str] = ()
+) -> Graph:
     """The connected graph that *topology* describes over *ids* (at least two, all different).
 
-    Raises TopologyError, which names the key at fault and what would do instead.
+    Files are looked for in *folder*; *others* are known nodes that are left out of this graph, and
+    may have positions. Raises TopologyError, which names the key at fault and what would do
+    instead.
     """
     kind = _kind_of(topology)
     if len(ids) < 2:
         raise TopologyError((), f"needs at least 2 nodes, the fleet has {len(ids)}")
-    if kind == "edges":
-        pairs = _named_pairs(topology.edges or [], ids)
-    else:
-        pairs = _RECIPES[kind](len(ids), topology)
-    graph = _graph(ids, pairs)
-    _check_degrees(graph)
-    _check_connected(graph, kind)
+    graph = _graph(ids, _pairs(kind, topology, ids, folder, others))
+    _check_degrees(graph, kind)
+    _check_connected(graph, "positions" if _has_positions(topology) else kind)
     return graph
+
+
+def _pairs(
+    kind: str, topology: Topology, ids: Sequence[str], folder: Path, others: Collection[str]
+) -> Iterable[Pair]:
+    """The edges as places 0 .. n-1, each of them once or twice."""
+    if topology.edges is not None:
+        return _named_pairs(topology.edges, ids)
+    if topology.file is not None:
+        return _pairs_of_file(topology.file, ids, folder)
+    if _has_positions(topology):
+        assert topology.neighbours is not None
+        return _nearest(_positions(topology, ids, folder, others), topology.neighbours)
+    return _RECIPES[kind](len(ids), topology)
 
 
 # -- the section itself -------------------------------------------------------------------------
@@ -152,18 +196,36 @@ def build_graph(topology: Topology, ids: Sequence[str]) -> Graph:
 
 def _kind_of(topology: Topology) -> str:
     """The kind, after checking that its keys, and no others, are given."""
-    kind = topology.kind or ("edges" if topology.edges is not None else None)
+    bare = next((key for key in ("edges", "file") if getattr(topology, key) is not None), None)
+    kind = topology.kind or bare
     if kind is None:
         raise TopologyError(("kind",), f"is missing, must be {_one_of_kinds()}")
     if kind not in KEYS_OF_KIND:
-        raise TopologyError(("kind",), f"is {kind!r}, must be {_one_of_kinds()}{_meant(kind)}")
-    for key in ("degree", "probability", "neighbours", "seed", "edges"):
+        raise TopologyError(("kind",), f"is {kind!r}, must be {_one_of_kinds()}{meant(kind)}")
+    for key in _KEYS:
         given = getattr(topology, key) is not None
         if given and key not in KEYS_OF_KIND[kind]:
             raise TopologyError((key,), f"does not belong to kind {kind}")
         if not given and key in KEYS_OF_KIND[kind] and key in _EXAMPLES:
             raise TopologyError((key,), f"is needed for kind {kind}, for example {_EXAMPLES[key]}")
+    if _has_positions(topology):
+        _check_alone(topology)
     return kind
+
+
+_KEYS = [field for field in Topology.__struct_fields__ if field != "kind"]
+
+
+def _has_positions(topology: Topology) -> bool:
+    return topology.positions is not None or topology.positions_file is not None
+
+
+def _check_alone(topology: Topology) -> None:
+    """Positions are given once, and leave nothing to chance."""
+    if topology.positions is not None and topology.positions_file is not None:
+        raise TopologyError(("positions_file",), "is given beside positions; leave one of them out")
+    if topology.seed is not None:
+        raise TopologyError(("seed",), "draws positions, which are given; leave seed out")
 
 
 def _one_of_kinds() -> str:
@@ -171,7 +233,8 @@ def _one_of_kinds() -> str:
     return f"one of {', '.join(others)} or {last}: [[a, b], ...]"
 
 
-def _meant(word: str, known: Iterable[str] = KEYS_OF_KIND) -> str:
+def meant(word: str, known: Iterable[str] = KEYS_OF_KIND) -> str:
+    """The words ", did you mean 'ring'?", or nothing where no *known* word is near."""
     close = get_close_matches(word, list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
@@ -205,6 +268,34 @@ def _grid(n: int, _: Topology) -> Iterable[Pair]:
             yield i - columns, i
 
 
+def _torus(n: int, _: Topology) -> Iterable[Pair]:
+    """As square as n allows, each row and column closed to a ring: 4 neighbours everywhere."""
+    rows = _torus_rows(n)
+    if rows is None:
+        near = [next(m for m in numbers if _torus_rows(m)) for numbers in _outwards(n)]
+        raise TopologyError(
+            (),
+            f"of kind torus needs {SMALLEST_SIDE} or more rows and columns, which {n} nodes do "
+            f"not give; {' or '.join(map(str, near))} nodes would",
+        )
+    columns = n // rows
+    for i in range(n):
+        row, column = divmod(i, columns)
+        yield i, row * columns + (column + 1) % columns
+        yield i, (row + 1) % rows * columns + column
+
+
+def _torus_rows(n: int) -> int | None:
+    """The greatest divisor of n up to its root, None where that is too small."""
+    return max((r for r in range(SMALLEST_SIDE, isqrt(n) + 1) if n % r == 0), default=None)
+
+
+def _outwards(n: int) -> list[Iterable[int]]:
+    """The numbers below n, nearest first, and those above it."""
+    smallest = SMALLEST_SIDE**2
+    return [range(n, smallest - 1, -1), count(n)] if n > smallest else [count(n)]
+
+
 def _random_regular(n: int, topology: Topology) -> Iterable[Pair]:
     """A random graph in which every node has *degree* neighbours (Steger and Wormald, 1999)."""
     degree = topology.degree
@@ -228,6 +319,8 @@ def _pairing(n: int, degree: int, topology: Topology) -> Iterable[Pair]:
 def _check_regular(n: int, degree: int) -> None:
     if degree >= n:
         raise TopologyError(("degree",), f"is {degree}, must be below the number of nodes, {n}")
+    if degree > MAX_DEGREE:
+        raise TopologyError(("degree",), f"is {degree}, at most {MAX_DEGREE} are allowed")
     if n * degree % 2:
         raise TopologyError(
             ("degree",),
@@ -241,21 +334,63 @@ def _check_regular(n: int, degree: int) -> None:
 def _erdos_renyi(n: int, topology: Topology) -> Iterable[Pair]:
     """Every pair of nodes is an edge with *probability*, independently."""
     assert topology.probability is not None
-    pairs = list(combinations(range(n), 2))
-    chances = _draws(topology).uniform("topology/erdos_renyi", len(pairs))
-    return (
-        pair for pair, chance in zip(pairs, chances, strict=True) if chance < topology.probability
-    )
+    chances = _draws(topology).uniform("topology/erdos_renyi", n * (n - 1) // 2)
+    linked = chances < topology.probability
+    for i in range(n - 1):
+        row, linked = linked[: n - 1 - i], linked[n - 1 - i :]
+        yield from ((i, i + 1 + int(j)) for j in np.flatnonzero(row))
+
+
+def _small_world(n: int, topology: Topology) -> Iterable[Pair]:
+    """A ring lattice, each edge rewired with *probability* (Watts and Strogatz, 1998)."""
+    neighbours = topology.neighbours
+    assert neighbours is not None
+    if n < 3:
+        raise TopologyError((), f"of kind small_world needs at least 3 nodes, the fleet has {n}")
+    most = min(n - 1, MAX_DEGREE) // 2 * 2
+    if neighbours % 2 or not 2 <= neighbours <= most:
+        raise TopologyError(
+            ("neighbours",),
+            f"is {neighbours}, must be an even number from 2 to {most} with {n} nodes",
+        )
+    import networkx as nx  # noqa: PLC0415 - as above
+
+    try:
+        edges: Iterable[Pair] = nx.connected_watts_strogatz_graph(
+            n, neighbours, topology.probability, TRIES, topology.seed or 0
+        ).edges
+    except nx.NetworkXError:
+        raise TopologyError(
+            (),
+            f"of kind small_world was in pieces {TRIES} times; ask for more neighbours or a "
+            "smaller probability",
+        ) from None
+    return edges
 
 
 def _geometric(n: int, topology: Topology) -> Iterable[Pair]:
     """Nodes at random in the unit square, each linked to its nearest *neighbours*."""
     assert topology.neighbours is not None
     places = _draws(topology).uniform("topology/geometric", 2 * n).reshape(n, 2)
-    distances = ((places[:, None] - places[None]) ** 2).sum(axis=2)
-    np.fill_diagonal(distances, np.inf)
-    nearest = distances.argsort(axis=1, kind="stable")[:, : min(topology.neighbours, n - 1)]
-    return ((i, int(j)) for i in range(n) for j in nearest[i])
+    return _nearest(places, topology.neighbours)
+
+
+def _nearest(places: FloatVector, neighbours: int) -> Iterator[Pair]:
+    """Each place, shape (n, 2), with the *neighbours* nearest to it; the earlier of equally near.
+
+    The work is n^2, done in blocks: the memory is not.
+    """
+    n = len(places)
+    near = min(neighbours, n - 1)
+    for start in range(0, n, _BLOCK):
+        block = places[start : start + _BLOCK]
+        distances = ((block[:, None] - places[None]) ** 2).sum(axis=2)
+        distances[range(len(block)), range(start, start + len(block))] = np.inf  # to itself
+        farthest = np.partition(distances, near - 1, axis=1)[:, near - 1]
+        for i, (row, limit) in enumerate(zip(distances, farthest, strict=True), start):
+            within = np.flatnonzero(row <= limit)
+            nearest = within[row[within].argsort(kind="stable")][:near]
+            yield from ((i, int(j)) for j in nearest)
 
 
 def _draws(topology: Topology) -> Draws:
@@ -267,32 +402,135 @@ _RECIPES: Mapping[str, Callable[[int, Topology], Iterable[Pair]]] = {
     "line": _line,
     "star": _star,
     "grid": _grid,
+    "torus": _torus,
     "complete": _complete,
     "random_regular": _random_regular,
     "erdos_renyi": _erdos_renyi,
+    "small_world": _small_world,
     "geometric": _geometric,
 }
 
 
-def _named_pairs(edges: Sequence[tuple[str, str]], ids: Sequence[str]) -> Iterable[Pair]:
-    """The places of explicit edges; raises TopologyError for what is no edge between two nodes."""
+# -- given positions ----------------------------------------------------------------------------
+
+
+def _positions(
+    topology: Topology, ids: Sequence[str], folder: Path, others: Collection[str]
+) -> FloatVector:
+    """Where the nodes stand, shape (n, 2), in the order of *ids*."""
+    known = {*ids, *others}
+    if topology.positions is not None:
+        found = topology.positions
+        unknown = next((node for node in found if node not in known), None)
+        if unknown is not None:
+            text = f"belongs to no node{meant(unknown, ids)}"
+            raise TopologyError(("positions", unknown), text)
+        key, lacking = "positions", "lacks"
+    else:
+        assert topology.positions_file is not None
+        file = folder / topology.positions_file
+        key, lacking = "positions_file", f"is {topology.positions_file!r}, which lacks"
+        try:
+            found = _read_positions(file, known)
+        except ConfigError as error:
+            raise TopologyError((key,), f"leads to {error}") from None
+    missing = [node for node in ids if node not in found]
+    if missing:
+        raise TopologyError((key,), f"{lacking} {_some(missing)}: every node needs a position")
+    return np.array([found[node] for node in ids], dtype=np.float64)
+
+
+def _read_positions(file: Path, known: Collection[str]) -> dict[str, tuple[float, float]]:
+    """The columns id, x and y of *file*; raises ConfigError with its line."""
+    table = CsvTable(file)
+    for column in ("id", "x", "y"):
+        if column not in table.columns:
+            raise ConfigError(f"{file}:1: has no column {column!r}, must have id, x and y")
+    limits = dict.fromkeys(("x", "y"), (-COORDINATE, COORDINATE))
+    samples = table.samples({}, ("x", "y"), limits)
+    found: dict[str, tuple[float, float]] = {}
+    for row, sample in zip(table.select({}), samples, strict=True):
+        node = row.cells[table.columns.index("id")].strip()
+        if node not in known:
+            text = f"{node[:80]!r} is no node{meant(node, known)}"
+            raise ConfigError(f"{file}:{row.line}: {text}")
+        if node in found:
+            raise ConfigError(f"{file}:{row.line}: gives {node!r} a second position")
+        found[node] = sample.values["x"], sample.values["y"]
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    """'a', 'b' and 7 others."""
+    shown = ", ".join(map(repr, names[:_SHOWN]))
+    rest = len(names) - _SHOWN
+    return f"{shown} and {rest} other{'s' * (rest > 1)}" if rest > 0 else shown
+
+
+# -- given edges --------------------------------------------------------------------------------
+
+
+def _named_pairs(edges: Sequence[tuple[str, str]], ids: Sequence[str]) -> list[Pair]:
+    """The places of the edges in the section."""
+
+    def refusal(index: int, side: int | None, text: str) -> TopologyError:
+        end = () if side is None else (side,)
+        return TopologyError(("edges", index, *end), text)
+
+    return _checked_pairs(edges, ids, refusal, lambda index: f"edges[{index}]")
+
+
+def _pairs_of_file(name: str, ids: Sequence[str], folder: Path) -> list[Pair]:
+    """The places of the edges in a file, which must link every node."""
+    try:
+        listed = read_graph_file(folder / name)
+    except ConfigError as error:
+        raise TopologyError(("file",), f"leads to {error}") from None
+    edges: list[FileEdge] = listed.edges
+
+    def refusal(index: int, side: int | None, text: str) -> TopologyError:
+        what = "an edge" if side is None else "an end of an edge"
+        return TopologyError(("file",), f"leads to {edges[index].marks[side or 0]}: {what} {text}")
+
+    pairs = _checked_pairs(
+        [edge.ends for edge in edges],
+        ids,
+        refusal,
+        lambda index: f"the one in line {edges[index].marks[0].line}",
+    )
+    known = set(ids)
+    for node, mark in listed.nodes.items():
+        if node not in known:
+            text = f"{node[:80]!r} is no node of the fleet{meant(node, ids)}"
+            raise TopologyError(("file",), f"leads to {mark}: {text}")
+    linked = {place for pair in pairs for place in pair}
+    missing = [node for place, node in enumerate(ids) if place not in linked]
+    if missing:
+        text = f"is {name!r}, which has no edge of {_some(missing)}: every node needs a neighbour"
+        raise TopologyError(("file",), text)
+    return pairs
+
+
+def _checked_pairs(
+    edges: Sequence[tuple[str, str]],
+    ids: Sequence[str],
+    refusal: Callable[[int, int | None, str], TopologyError],
+    name: Callable[[int], str],
+) -> list[Pair]:
+    """The places of *edges*; raises *refusal* for what is no edge between two nodes."""
     place = {node: i for i, node in enumerate(ids)}
     first: dict[frozenset[str], int] = {}
     for index, edge in enumerate(edges):
         for side, node in enumerate(edge):
             if node not in place:
-                raise TopologyError(
-                    ("edges", index, side), f"is {node!r}, which is no node{_meant(node, ids)}"
-                )
+                text = f"is {node[:80]!r}, which is no node{meant(node, ids)}"
+                raise refusal(index, side, text)
         a, b = edge
         if a == b:
-            raise TopologyError(("edges", index), f"links {a!r} to itself")
-        if frozenset(edge) in first:
-            raise TopologyError(
-                ("edges", index),
-                f"links {a!r} and {b!r}, as edges[{first[frozenset(edge)]}] does already",
-            )
-        first[frozenset(edge)] = index
+            raise refusal(index, None, f"links {a!r} to itself")
+        earlier = first.setdefault(frozenset(edge), index)
+        if earlier != index:
+            raise refusal(index, None, f"links {a!r} and {b!r}, as {name(earlier)} does already")
     return [(place[a], place[b]) for a, b in edges]
 
 
@@ -300,28 +538,37 @@ def _named_pairs(edges: Sequence[tuple[str, str]], ids: Sequence[str]) -> Iterab
 
 
 def _graph(ids: Sequence[str], pairs: Iterable[Pair]) -> Graph:
-    ordered = sorted({(min(pair), max(pair)) for pair in pairs})
+    # A recipe gives an edge at most twice: of more pairs than these, some node has too many.
+    enough = islice(pairs, len(ids) * MAX_DEGREE + 1)
+    ordered = sorted({(min(pair), max(pair)) for pair in enough})
     return Graph(tuple(ids), tuple((ids[a], ids[b]) for a, b in ordered))
 
 
-def _check_degrees(graph: Graph) -> None:
+def _check_degrees(graph: Graph, kind: str) -> None:
     busiest = max(graph.ids, key=graph.degree)
     if graph.degree(busiest) > MAX_DEGREE:
         raise TopologyError(
-            (),
+            _path_of(kind),
             f"gives {busiest!r} {graph.degree(busiest)} neighbours, at most {MAX_DEGREE} are "
             "allowed; choose a sparser graph, for example {kind: geometric, neighbours: 6}",
         )
 
 
 def _check_connected(graph: Graph, kind: str) -> None:
-    start = graph.ids[0]
-    reached = graph.distances(start)
-    lost = next((node for node in graph.ids if node not in reached), None)
-    if lost is not None:
-        # ring, line, star, grid and complete are connected for every number of nodes
+    """*kind* may be "positions": geometric, without anything drawn."""
+    parts = graph.parts()
+    if len(parts) > 1:
+        # ring, line, star, grid, torus, complete and small_world are connected once they are built
+        a, b = parts[0][0], parts[1][0]
+        sizes = [f"{len(part)} with {part[0]!r}" for part in parts]
+        rest = [f"{len(sizes) - _SHOWN} more"] if len(sizes) > _SHOWN else []
         raise TopologyError(
-            ("edges",) if kind == "edges" else (),
-            f"leaves {start!r} and {lost!r} without a path between them ({len(reached)} of "
-            f"{len(graph.ids)} nodes hang together with {start!r}): {_ADVICE[kind]}",
+            _path_of(kind),
+            f"leaves {a!r} and {b!r} without a path between them; {len(parts)} parts, their nodes: "
+            f"{', '.join(sizes[:_SHOWN] + rest)}; {_ADVICE[kind]}",
         )
+
+
+def _path_of(kind: str) -> tuple[str, ...]:
+    """The key at fault where the graph as a whole is."""
+    return (kind,) if kind in ("edges", "file") else ()

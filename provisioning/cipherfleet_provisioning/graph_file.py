@@ -1,0 +1,186 @@
+"""Edges from a file that another program wrote: GraphML, or a list with two node ids a line.
+
+Read with the place of every edge, so that a complaint can name it; what an attacker might put into
+XML (document types, entities) is refused at its first sign.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from xml.parsers import expat
+
+from cipherfleet_node.document import Mark
+from cipherfleet_node.errors import ConfigError
+
+MAX_FILE_BYTES = 32 * 2**20
+MAX_EDGES = 1_000_000
+GRAPHML_ENDINGS = (".graphml", ".xml")
+LIST_ENDINGS = (".txt", ".edges", ".edgelist")
+_NESTED = "is {}, must be a plain graph of <node> and <edge>"
+
+
+class FileEdge(NamedTuple):
+    """Two node ids and where each of them stands."""
+
+    ends: tuple[str, str]
+    marks: tuple[Mark, Mark]
+
+
+class GraphFile(NamedTuple):
+    """The edges of a file in its order, and the nodes that it declares (GraphML only)."""
+
+    edges: list[FileEdge]
+    nodes: Mapping[str, Mark]
+
+
+def read_graph_file(file: Path) -> GraphFile:
+    """Read *file* by its ending; raises ConfigError at file:line:column."""
+    ending = file.suffix.lower()
+    if ending in GRAPHML_ENDINGS:
+        found = _GraphmlReader(file).read(_bytes_of(file))
+    elif ending in LIST_ENDINGS:
+        found = GraphFile(_listed_edges(file, _text_of(file)), {})
+    else:
+        endings = ", ".join(LIST_ENDINGS)
+        raise ConfigError(f"{file}: must end in .graphml (GraphML) or {endings} (a list of edges)")
+    if not found.edges:
+        raise ConfigError(f"{file}:1:1: has no edges, must link every node of the fleet")
+    return found
+
+
+# -- bytes --------------------------------------------------------------------------------------
+
+
+def _bytes_of(file: Path) -> bytes:
+    """What *file* holds, at most MAX_FILE_BYTES."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for its writer
+            raise ConfigError(f"{file}: is not a regular file")
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError:  # a null character in the name
+        raise ConfigError(f"{file}: cannot be read: the name is not allowed") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file}: has more than {MAX_FILE_BYTES} bytes, the most allowed")
+    return data
+
+
+def _text_of(file: Path) -> str:
+    data = _bytes_of(file)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{file}:{line}:1: is not UTF-8 text") from None
+
+
+def _check_count(edges: list[FileEdge], mark: Mark) -> None:
+    if len(edges) >= MAX_EDGES:
+        raise ConfigError(f"{mark}: has more than {MAX_EDGES} edges, the most allowed")
+
+
+# -- a list of edges ----------------------------------------------------------------------------
+
+
+def _listed_edges(file: Path, text: str) -> list[FileEdge]:
+    """Two ids a line, parted by blanks, a tab or a comma; # begins a comment."""
+    edges: list[FileEdge] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        words = list(re.finditer(r"[^\s,]+", line.partition("#")[0]))
+        if not words:
+            continue
+        marks = [Mark(str(file), number, word.start() + 1) for word in words[:2]]
+        if len(words) != 2:
+            raise ConfigError(
+                f"{marks[0]}: has {len(words)} word{'s' * (len(words) > 1)}, must be two node ids; "
+                "weights and other data have no meaning here (networkx: write_edgelist(..., "
+                "data=False))"
+            )
+        _check_count(edges, marks[0])
+        edges.append(FileEdge((words[0][0], words[1][0]), (marks[0], marks[1])))
+    return edges
+
+
+# -- GraphML ------------------------------------------------------------------------------------
+
+
+class _GraphmlReader:
+    """Takes <node> and <edge> as they come by; nothing else of the file is kept."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._edges: list[FileEdge] = []
+        self._nodes: dict[str, Mark] = {}
+        self._elements = self._graphs = 0
+        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self._parser.StartElementHandler = self._element
+
+    def read(self, data: bytes) -> GraphFile:
+        """All edges of *data*."""
+        try:
+            self._parser.Parse(data, True)
+        except expat.ExpatError as error:
+            mark = Mark(str(self._file), error.lineno, error.offset + 1)
+            reason = expat.ErrorString(error.code)
+            raise ConfigError(f"{mark}: is not valid XML: {reason}") from None
+        except (LookupError, ValueError):
+            raise self._error("has an encoding that is not known; write it in UTF-8") from None
+        return GraphFile(self._edges, self._nodes)
+
+    def _mark(self) -> Mark:
+        parser = self._parser
+        return Mark(str(self._file), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
+
+    def _error(self, text: str) -> ConfigError:
+        return ConfigError(f"{self._mark()}: {text}")
+
+    def _refuse_doctype(self, *_: object) -> None:
+        # Entities can be declared only here; a few of them expand to gigabytes or name other files.
+        raise self._error("has a document type or entities, which GraphML never needs: remove them")
+
+    def _element(self, name: str, attributes: dict[str, str]) -> None:
+        local = name.rpartition(" ")[2]  # without the namespace
+        self._elements += 1
+        if self._elements == 1 and local != "graphml":
+            raise self._error(f"begins with <{local[:40]}>, must be GraphML, in <graphml>")
+        match local:
+            case "graph":
+                self._graph(attributes)
+            case "node":
+                self._nodes.setdefault(self._value(local, attributes, "id"), self._mark())
+            case "edge":
+                self._edge(attributes)
+            case "hyperedge" | "port":
+                raise self._error(_NESTED.format(f"a <{local}>"))
+
+    def _graph(self, attributes: dict[str, str]) -> None:
+        self._graphs += 1
+        if self._graphs > 1:
+            raise self._error(_NESTED.format("a second graph"))
+        self._refuse_direction(attributes.get("edgedefault") == "directed")
+
+    def _edge(self, attributes: dict[str, str]) -> None:
+        self._refuse_direction(attributes.get("directed") == "true")
+        mark = self._mark()
+        _check_count(self._edges, mark)
+        ends = [self._value("edge", attributes, key) for key in ("source", "target")]
+        self._edges.append(FileEdge((ends[0], ends[1]), (mark, mark)))
+
+    def _value(self, element: str, attributes: dict[str, str], key: str) -> str:
+        if key not in attributes:
+            raise self._error(f"is <{element}> without {key}")
+        return attributes[key]
+
+    def _refuse_direction(self, directed: bool) -> None:
+        if directed:
+            raise self._error(
+                "is directed, must be undirected: neighbours ask each other (networkx: "
+                "G.to_undirected())"
+            )

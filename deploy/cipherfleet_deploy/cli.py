@@ -113,6 +113,46 @@ def demo(nodes: int | None, **flags: Any) -> None:
 
 
 @cli.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--nodes", type=click.IntRange(2, 10_000), default=9, show_default=True, help="how many nodes"
+)
+@click.option(
+    "--topology",
+    default="ring",
+    show_default=True,
+    metavar="KIND",
+    help="ring, line, star, grid, torus, complete, random_regular, erdos_renyi, small_world, "
+    "geometric, file or edges",
+)
+@click.option(
+    "--key-bits",
+    type=click.IntRange(256, 8192),
+    default=2048,
+    show_default=True,
+    help="Paillier key size; below 2048 is unsafe",
+)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def init(folder: Path, nodes: int, topology: str, key_bits: int, as_json: bool) -> None:
+    """Write a fleet.yaml to begin with into DIR; it runs as it is, and says what can be changed.
+
+    Nothing is overwritten.
+
+    \b
+    Example:
+      cipherfleet init my-fleet --nodes 12 --topology geometric
+    """
+    from cipherfleet_provisioning.template import Plan, write_template  # noqa: PLC0415
+
+    written = [str(file) for file in write_template(folder, Plan(nodes, topology, key_bits))]
+    if as_json:
+        click.echo(json.dumps({"written": written}))
+    else:
+        click.echo("".join(f"wrote {file}\n" for file in written), nl=False)
+        click.echo(f"try it: cipherfleet run {written[-1]} --rounds 3")
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @run_flags
 def run(file: Path, **flags: Any) -> None:

@@ -23,18 +23,26 @@ LIST_ENDINGS = (".txt", ".edges", ".edgelist")
 _NESTED = "is {}, must be a plain graph of <node> and <edge>"
 
 
+Place = tuple[int, int]  # line and column, from 1: a Mark for each of a million edges is too much
+
+
 class FileEdge(NamedTuple):
     """Two node ids and where each of them stands."""
 
     ends: tuple[str, str]
-    marks: tuple[Mark, Mark]
+    places: tuple[Place, Place]
 
 
 class GraphFile(NamedTuple):
     """The edges of a file in its order, and the nodes that it declares (GraphML only)."""
 
+    file: Path
     edges: list[FileEdge]
-    nodes: Mapping[str, Mark]
+    nodes: Mapping[str, Place]
+
+    def mark(self, place: Place) -> Mark:
+        """The place in words."""
+        return Mark(str(self.file), *place)
 
 
 def read_graph_file(file: Path) -> GraphFile:
@@ -43,7 +51,7 @@ def read_graph_file(file: Path) -> GraphFile:
     if ending in GRAPHML_ENDINGS:
         found = _GraphmlReader(file).read(_bytes_of(file))
     elif ending in LIST_ENDINGS:
-        found = GraphFile(_listed_edges(file, _text_of(file)), {})
+        found = GraphFile(file, _listed_edges(file, _text_of(file)), {})
     else:
         endings = ", ".join(LIST_ENDINGS)
         raise ConfigError(f"{file}: must end in .graphml (GraphML) or {endings} (a list of edges)")
@@ -95,15 +103,15 @@ def _listed_edges(file: Path, text: str) -> list[FileEdge]:
         words = list(re.finditer(r"[^\s,]+", line.partition("#")[0]))
         if not words:
             continue
-        marks = [Mark(str(file), number, word.start() + 1) for word in words[:2]]
+        places = [(number, word.start() + 1) for word in words[:2]]
         if len(words) != 2:
             raise ConfigError(
-                f"{marks[0]}: has {len(words)} word{'s' * (len(words) > 1)}, must be two node ids; "
-                "weights and other data have no meaning here (networkx: write_edgelist(..., "
-                "data=False))"
+                f"{Mark(str(file), *places[0])}: has {len(words)} word{'s' * (len(words) > 1)}, "
+                "must be two node ids; weights and other data have no meaning here (networkx: "
+                "write_edgelist(..., data=False))"
             )
-        _check_count(edges, marks[0])
-        edges.append(FileEdge((words[0][0], words[1][0]), (marks[0], marks[1])))
+        _check_count(edges, Mark(str(file), *places[0]))
+        edges.append(FileEdge((words[0][0], words[1][0]), (places[0], places[1])))
     return edges
 
 
@@ -116,7 +124,7 @@ class _GraphmlReader:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._edges: list[FileEdge] = []
-        self._nodes: dict[str, Mark] = {}
+        self._nodes: dict[str, Place] = {}
         self._elements = self._graphs = 0
         self._parser = expat.ParserCreate(namespace_separator=" ")
         self._parser.StartDoctypeDeclHandler = self._refuse_doctype
@@ -132,14 +140,13 @@ class _GraphmlReader:
             raise ConfigError(f"{mark}: is not valid XML: {reason}") from None
         except (LookupError, ValueError):
             raise self._error("has an encoding that is not known; write it in UTF-8") from None
-        return GraphFile(self._edges, self._nodes)
+        return GraphFile(self._file, self._edges, self._nodes)
 
-    def _mark(self) -> Mark:
-        parser = self._parser
-        return Mark(str(self._file), parser.CurrentLineNumber, parser.CurrentColumnNumber + 1)
+    def _place(self) -> Place:
+        return self._parser.CurrentLineNumber, self._parser.CurrentColumnNumber + 1
 
     def _error(self, text: str) -> ConfigError:
-        return ConfigError(f"{self._mark()}: {text}")
+        return ConfigError(f"{Mark(str(self._file), *self._place())}: {text}")
 
     def _refuse_doctype(self, *_: object) -> None:
         # Entities can be declared only here; a few of them expand to gigabytes or name other files.
@@ -154,7 +161,7 @@ class _GraphmlReader:
             case "graph":
                 self._graph(attributes)
             case "node":
-                self._nodes.setdefault(self._value(local, attributes, "id"), self._mark())
+                self._nodes.setdefault(self._value(local, attributes, "id"), self._place())
             case "edge":
                 self._edge(attributes)
             case "hyperedge" | "port":
@@ -168,10 +175,10 @@ class _GraphmlReader:
 
     def _edge(self, attributes: dict[str, str]) -> None:
         self._refuse_direction(attributes.get("directed") == "true")
-        mark = self._mark()
-        _check_count(self._edges, mark)
+        place = self._place()
+        _check_count(self._edges, Mark(str(self._file), *place))
         ends = [self._value("edge", attributes, key) for key in ("source", "target")]
-        self._edges.append(FileEdge((ends[0], ends[1]), (mark, mark)))
+        self._edges.append(FileEdge((ends[0], ends[1]), (place, place)))
 
     def _value(self, element: str, attributes: dict[str, str], key: str) -> str:
         if key not in attributes:

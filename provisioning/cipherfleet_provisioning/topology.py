@@ -63,6 +63,7 @@ COORDINATE = 1e9  # of a position, in any unit; the square of a distance must be
 SMALLEST_SIDE = 3  # of a torus: with two nodes in a row, both ways round are one edge
 TRIES = 100  # to draw a small world that is connected
 _BLOCK = 64  # nodes whose distances to all others are worked out at once
+_WORD = 80  # characters of an unknown word that are looked at
 _SHOWN = 4  # parts or ids that a message names
 
 Pair = tuple[int, int]
@@ -235,7 +236,7 @@ def _one_of_kinds() -> str:
 
 def meant(word: str, known: Iterable[str] = KEYS_OF_KIND) -> str:
     """The words ", did you mean 'ring'?", or nothing where no *known* word is near."""
-    close = get_close_matches(word, list(known), n=1)
+    close = get_close_matches(word[:_WORD], list(known), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
@@ -452,7 +453,7 @@ def _read_positions(file: Path, known: Collection[str]) -> dict[str, tuple[float
     for row, sample in zip(table.select({}), samples, strict=True):
         node = row.cells[table.columns.index("id")].strip()
         if node not in known:
-            text = f"{node[:80]!r} is no node{meant(node, known)}"
+            text = f"{node[:_WORD]!r} is no node{meant(node, known)}"
             raise ConfigError(f"{file}:{row.line}: {text}")
         if node in found:
             raise ConfigError(f"{file}:{row.line}: gives {node!r} a second position")
@@ -490,21 +491,22 @@ def _pairs_of_file(name: str, ids: Sequence[str], folder: Path) -> list[Pair]:
 
     def refusal(index: int, side: int | None, text: str) -> TopologyError:
         what = "an edge" if side is None else "an end of an edge"
-        return TopologyError(("file",), f"leads to {edges[index].marks[side or 0]}: {what} {text}")
+        mark = listed.mark(edges[index].places[side or 0])
+        return TopologyError(("file",), f"leads to {mark}: {what} {text}")
 
     pairs = _checked_pairs(
         [edge.ends for edge in edges],
         ids,
         refusal,
-        lambda index: f"the one in line {edges[index].marks[0].line}",
+        lambda index: f"the one in line {edges[index].places[0][0]}",
     )
     known = set(ids)
-    for node, mark in listed.nodes.items():
+    for node, place in listed.nodes.items():
         if node not in known:
-            text = f"{node[:80]!r} is no node of the fleet{meant(node, ids)}"
-            raise TopologyError(("file",), f"leads to {mark}: {text}")
-    linked = {place for pair in pairs for place in pair}
-    missing = [node for place, node in enumerate(ids) if place not in linked]
+            text = f"{node[:_WORD]!r} is no node of the fleet{meant(node, ids)}"
+            raise TopologyError(("file",), f"leads to {listed.mark(place)}: {text}")
+    linked = {end for pair in pairs for end in pair}
+    missing = [node for end, node in enumerate(ids) if end not in linked]
     if missing:
         text = f"is {name!r}, which has no edge of {_some(missing)}: every node needs a neighbour"
         raise TopologyError(("file",), text)
@@ -523,7 +525,7 @@ def _checked_pairs(
     for index, edge in enumerate(edges):
         for side, node in enumerate(edge):
             if node not in place:
-                text = f"is {node[:80]!r}, which is no node{meant(node, ids)}"
+                text = f"is {node[:_WORD]!r}, which is no node{meant(node, ids)}"
                 raise refusal(index, side, text)
         a, b = edge
         if a == b:

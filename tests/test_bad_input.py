@@ -157,6 +157,13 @@ MISTAKES = [
     Mistake("edge given twice", RING, EDGES.replace("[b, c]", "[b, c], @[b, a]"), "already"),
     Mistake("disconnected edges", RING, "topology: {kind: edges, @edges: [[a, b]]}",
             "leaves 'a' and 'c' without a path"),
+    Mistake("positions lacking", "{kind: ring}",
+            "{kind: geometric, neighbours: 1, @positions: {a: [0, 0]}}", "lacks 'b', 'c'"),
+    Mistake("a position of no node", "{kind: ring}",
+            "{kind: geometric, neighbours: 1, positions: {@x: [0, 0]}}", "belongs to no node"),
+    Mistake("no file of edges", "{kind: ring}", "{file: @net.txt}", "net.txt: cannot be read: No"),
+    Mistake("readings as edges", "{kind: ring}", "{file: @data.csv}", "must end in .graphml"),
+    Mistake("a torus of three", RING, "@topology: {kind: torus}", "9 nodes would"),
     Mistake("an edge of three", RING, EDGES.replace("[b, c]", "@[a, b, c]"), "length 2"),
     # -- nodes -----------------------------------------------------------------------------------
     Mistake("no nodes", GOOD[GOOD.index("nodes:") :], "@nodes: []", "nodes .*1"),

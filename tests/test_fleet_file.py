@@ -106,6 +106,18 @@ def test_fewer_nodes_are_spread_from_the_first_to_the_last(
     assert list(fleet.graph.ids) == chosen
 
 
+def test_fewer_nodes_keep_their_positions_and_the_others_are_no_strangers(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text(
+        "id,x,y\n" + "".join(f"a{n},{n * n},0\n" for n in range(1, 12))
+    )
+    topology = "{kind: geometric, neighbours: 1, positions_file: map.csv}"
+    head = HEAD.replace("{kind: ring}", topology)
+    fleet = fleet_of(
+        tmp_path, f'  - {{each: 11, id: "a{{n}}", {RECORDED}}}', head, Overrides(nodes=3)
+    )
+    assert fleet.graph.edges == (("a1", "a6"), ("a6", "a11"))
+
+
 def test_the_command_line_changes_rounds_and_key_size_of_the_file(tmp_path: Path) -> None:
     nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
     fleet = fleet_of(tmp_path, nodes, overrides=Overrides(rounds=7, key_bits=3072))

@@ -191,6 +191,32 @@ def _run(
         show_result(result, Console())
 
 
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--strict", is_flag=True, help="fail at warnings too, for continuous integration")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def check(file: Path, strict: bool, as_json: bool) -> None:
+    """Say who would learn what in the fleet of FILE, and whether its schedule can converge.
+
+    Nothing is sent or written. Exit code 1 when a finding fails, 3 when FILE is no valid fleet.
+
+    \b
+    Example:
+      cipherfleet check examples/intel_lab/fleet.yaml --strict
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from .check import check_fleet, passes, show  # noqa: PLC0415
+
+    told = check_fleet(file)
+    if as_json:
+        click.echo(json.dumps(told, allow_nan=False))
+    else:
+        show(told, Console())
+    if not passes(told, strict=strict):
+        sys.exit(EXIT_FAILED)
+
+
 @cli.group()
 def bench() -> None:
     """Measure what encryption costs on this machine.

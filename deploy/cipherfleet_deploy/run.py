@@ -103,6 +103,12 @@ def advice(fleet: Fleet) -> Iterator[str]:
     file = fleet.file
     if file.crypto.allow_weak_keys:
         yield f"warn: WEAK KEYS ({file.crypto.key_bits} bits): this fleet protects nothing"
+    yield from schedule_advice(fleet)
+
+
+def schedule_advice(fleet: Fleet) -> Iterator[str]:
+    """What is worth knowing of rounds, stepsizes and noise, a line each, its level first."""
+    file = fleet.file
     if file.objective.kind == "average":
         yield _consensus_advice(fleet)
         return

@@ -49,11 +49,16 @@ MAX_EACH = 10_000
 
 
 class NodeEntry(Section, frozen=True):
-    """One node, or with *each* a row of them: {n} in id and sensor becomes 1, 2, ..., {n:02} 01."""
+    """One node, or with *each* a row of them.
+
+    In id, sensor and owner of a row {n} becomes 1, 2, ..., and {n:02} 01, 02, ...
+    Nodes of one owner trust each other and pool what they see; a node without is on its own.
+    """
 
     id: str
     sensor: Sensor
     each: Annotated[int, Meta(ge=1, le=MAX_EACH)] | None = None
+    owner: str | None = None
 
 
 class FleetFile(Section, frozen=True):
@@ -76,6 +81,7 @@ class Member:
     id: str
     sensor: Sensor
     path: tuple[str | int, ...]  # of its entry in fleet.yaml
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -204,19 +210,26 @@ def _expanded(
 ) -> Iterator[Member]:
     plain = msgspec.to_builtins(entry.sensor)
     for n in range(1, (entry.each or 1) + 1):
-        name, sensor = entry.id, plain
+        name, sensor, owner = entry.id, plain, entry.owner
         if entry.each:
-            name, sensor = _filled(name, n), _filled(sensor, n)
-        try:
-            msgspec.convert(name, NodeId)
-        except msgspec.ValidationError:
-            patterns = "; beside each, {n} and {n:02} give the number" if "{" in name else ""
-            raise document.error(
-                (*path, "id"),
-                f"gives the id {name[:80]!r}: must be at most 63 letters, digits, '-' and '_', "
-                f"the first a letter or digit{patterns}",
-            ) from None
-        yield Member(name, _own_noise(msgspec.convert(sensor, Sensor), name), path)
+            name, sensor, owner = _filled(name, n), _filled(sensor, n), _filled(owner, n)
+        _check_name(document, (*path, "id"), name)
+        if owner is not None:
+            _check_name(document, (*path, "owner"), owner)
+        yield Member(name, _own_noise(msgspec.convert(sensor, Sensor), name), path, owner)
+
+
+def _check_name(document: Document, path: tuple[str | int, ...], name: str) -> None:
+    """Raise ConfigError unless *name*, with its number filled in, can name a node or an owner."""
+    try:
+        msgspec.convert(name, NodeId)
+    except msgspec.ValidationError:
+        patterns = "; beside each, {n} and {n:02} give the number" if "{" in name else ""
+        raise document.error(
+            path,
+            f"gives the {path[-1]} {name[:80]!r}: must be at most 63 letters, digits, '-' and '_', "
+            f"the first a letter or digit{patterns}",
+        ) from None
 
 
 def _filled(value: Any, n: int) -> Any:

@@ -1,0 +1,103 @@
+"""`cipherfleet check`: the advice on a fleet and its privacy, told before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.privacy import LEVELS, Finding, check_privacy
+
+from .run import schedule_advice
+
+NODES_SHOWN = 5
+_STYLES = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
+_HEADINGS = ("observer", "each round", "over many rounds", "never")
+
+
+def check_fleet(file: Path) -> dict[str, Any]:
+    """The object that `--json` prints; raises ConfigError for a file that is no fleet."""
+    fleet = load_fleet(file)
+    exchange = fleet.file.crypto.exchange
+    privacy = check_privacy(fleet, exchange)
+    findings = sorted([*privacy.findings, *_advice(fleet)], key=lambda f: LEVELS.index(f.level))
+    return {
+        "fleet": fleet.file.fleet,
+        "nodes": len(fleet.members),
+        "edges": len(fleet.graph.edges),
+        "exchange": exchange,
+        "findings": [asdict(finding) for finding in findings],
+        "who_learns_what": [asdict(row) for row in privacy.who_learns_what],
+    }
+
+
+def passes(told: dict[str, Any], *, strict: bool) -> bool:
+    """Whether no finding fails; *strict* lets warnings fail as well."""
+    bad = {"fail", "warn"} if strict else {"fail"}
+    return not any(finding["level"] in bad for finding in told["findings"])
+
+
+def _advice(fleet: Fleet) -> list[Finding]:
+    """What `run` says of rounds and stepsizes; of spread 0 the privacy check says more."""
+    lines = [line.partition(": ") for line in schedule_advice(fleet)]
+    return [
+        Finding(_level(level), "schedule", (), text)
+        for level, _, text in lines
+        if not text.startswith("stepsize.spread")
+    ]
+
+
+def _level(word: str) -> Any:
+    assert word in LEVELS, word
+    return word
+
+
+def show(told: dict[str, Any], console: Console) -> None:
+    """The findings and the table that people read."""
+    console.print(
+        Text(
+            f"{told['fleet']}: {told['nodes']} nodes, {told['edges']} edges, {told['exchange']} "
+            "exchange"
+        )
+    )
+    console.print(_findings(told["findings"]))
+    console.print(_who_learns_what(told["who_learns_what"]))
+    levels = [finding["level"] for finding in told["findings"]]
+    console.print(", ".join(f"{levels.count(level)} {level}" for level in LEVELS))
+
+
+def _findings(findings: Sequence[dict[str, Any]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        text = Text(finding["text"])
+        if finding["nodes"] and finding["level"] in ("fail", "warn"):
+            text.append(f"\n{_some(finding['nodes'])}", style="dim")
+        if finding["mend"]:
+            text.append(f"\nmend: {finding['mend']}", style="italic")
+        table.add_row(Text(finding["level"], style=_STYLES[finding["level"]]), text)
+    return table
+
+
+def _some(nodes: Sequence[str]) -> str:
+    more = f", and {len(nodes) - NODES_SHOWN:,} more" if len(nodes) > NODES_SHOWN else ""
+    return ", ".join(nodes[:NODES_SHOWN]) + more
+
+
+def _who_learns_what(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="who learns what", box=SIMPLE, pad_edge=False, show_lines=True)
+    for heading in _HEADINGS:
+        table.add_column(heading, overflow="fold", ratio=1)
+    for row in rows:
+        times = f" ({row['count']:,} of them)" if row["count"] > 1 else ""
+        cells = (f"{row['observer']}{times}", row["each_round"], row["many_rounds"], row["never"])
+        table.add_row(*(Text(cell) for cell in cells))
+    return table

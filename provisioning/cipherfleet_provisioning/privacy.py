@@ -153,7 +153,8 @@ class Sight:
     def learnt(self, coalition: Collection[str]) -> dict[str, frozenset[str]]:
         """What the coalition learns of nodes outside beyond one neighbour's or asker's view.
 
-        flow:        its coupling term, so its steps (both differences and all neighbours inside)
+        flow:        its coupling term, so its steps: all its neighbours are inside, and one of its
+                     differences is seen (sealed, from one only: as far as its neighbours agree)
         estimate:    exactly, each round, from two differences: q_j + D_j/h_ij = q_m + D_m/h_im has
                      two unknowns and d equations; sealed, both half weights are one and the same
         difference:  sealed only, where a neighbour alone should see none

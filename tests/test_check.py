@@ -1,0 +1,191 @@
+"""`cipherfleet check` as an operator and a script meet it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+from cipherfleet_deploy.check import check_fleet, passes, show
+
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "check"]
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FLEET = """\
+config_version: 1
+fleet: toy
+algorithm: {rounds: 40, stepsize: {initial: 0.5}}
+objective: {kind: mean, values: [{field: t}]}
+topology: {kind: ring}
+nodes:
+  - {each: 5, id: "n{n}", sensor: {kind: synthetic, fields: {t: {mean: 1}}}}
+"""
+LINE = FLEET.replace("ring", "line")
+OWNED = FLEET.replace("each: 5,", "each: 5, owner: acme,") + (
+    "  - {id: x, sensor: {kind: synthetic, fields: {t: {mean: 1}}}}\n"
+)
+TEXT = {"type": "string", "minLength": 1}
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["fleet", "nodes", "edges", "exchange", "findings", "who_learns_what"],
+    "properties": {
+        "fleet": TEXT,
+        "nodes": {"type": "integer", "minimum": 2},
+        "edges": {"type": "integer", "minimum": 1},
+        "exchange": {"enum": ["pairwise", "sealed"]},
+        "findings": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["level", "about", "nodes", "text", "mend"],
+                "properties": {
+                    "level": {"enum": ["ok", "note", "warn", "fail"]},
+                    "about": TEXT,
+                    "nodes": {"type": "array", "items": TEXT},
+                    "text": TEXT,
+                    "mend": {"type": "string"},
+                },
+            },
+        },
+        "who_learns_what": {
+            "type": "array",
+            "minItems": 4,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["observer", "count", "each_round", "many_rounds", "never"],
+                "properties": {
+                    "observer": TEXT,
+                    "count": {"type": "integer", "minimum": 1},
+                    "each_round": TEXT,
+                    "many_rounds": TEXT,
+                    "never": TEXT,
+                },
+            },
+        },
+    },
+}
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "fleet.yaml"
+    file.write_text(text)
+    return file
+
+
+def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
+    )  # fmt: skip
+
+
+def shown(told: dict[str, Any], width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    show(told, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def of(told: dict[str, Any], about: str) -> list[dict[str, Any]]:
+    return [finding for finding in told["findings"] if finding["about"] == about]
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "code"),
+    [
+        (FLEET, [], 0),
+        (FLEET, ["--strict"], 0),
+        (LINE, [], 0),
+        (LINE, ["--strict"], 1),
+        (OWNED, [], 1),
+        (FLEET.replace("ring", "rung"), [], 3),
+        (FLEET.replace("topology", "broker: {host: other.example}\ntopology"), [], 3),
+    ],
+    ids=[
+        "good",
+        "good, strict",
+        "warnings",
+        "warnings, strict",
+        "failure",
+        "no fleet",
+        "plain TCP",
+    ],
+)
+def test_the_exit_code_tells_what_was_found(
+    text: str, flags: list[str], code: int, tmp_path: Path
+) -> None:
+    told = ended(written(tmp_path, text), *flags)
+    assert told.returncode == code, told.stderr + told.stdout
+    assert "Traceback" not in told.stderr
+    if code == 3:
+        assert told.stdout == ""
+        assert told.stderr.startswith(f"cipherfleet: {tmp_path}/fleet.yaml:")
+    else:
+        assert told.stderr == ""
+        assert "who learns what" in told.stdout
+
+
+@pytest.mark.parametrize(("text", "code"), [(LINE, 0), (OWNED, 1)])
+def test_json_is_one_object_of_the_schema(text: str, code: int, tmp_path: Path) -> None:
+    told = ended(written(tmp_path, text), "--json")
+    assert told.returncode == code
+    assert len(told.stdout.splitlines()) == 1
+    jsonschema.validate(json.loads(told.stdout), SCHEMA)
+
+
+def test_a_check_writes_nothing(tmp_path: Path) -> None:
+    ended(written(tmp_path, FLEET), cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["fleet.yaml"]
+
+
+@pytest.mark.parametrize("name", ["intel_lab", "average"])
+def test_the_examples_pass_a_strict_check(name: str) -> None:
+    told = check_fleet(EXAMPLES / name / "fleet.yaml")
+    assert passes(told, strict=True), [f for f in told["findings"] if f["level"] == "warn"]
+    jsonschema.validate(json.loads(json.dumps(told)), SCHEMA)
+
+
+def test_the_advice_of_a_run_is_among_the_findings(tmp_path: Path) -> None:
+    hovering = FLEET.replace("{initial: 0.5}", "{decay: 0}")
+    (finding,) = of(check_fleet(written(tmp_path, hovering)), "schedule")
+    assert finding["level"] == "warn"
+    assert "sum lambda^2 is infinite" in finding["text"]
+    (rounds,) = of(check_fleet(EXAMPLES / "average" / "fleet.yaml"), "schedule")
+    assert rounds["text"].startswith("82 rounds bring every node")
+
+
+def test_a_spread_of_zero_is_told_once(tmp_path: Path) -> None:
+    told = check_fleet(written(tmp_path, FLEET.replace("initial: 0.5", "spread: 0")))
+    named = [f for f in told["findings"] if f["text"].startswith("stepsize.spread is 0")]
+    assert [finding["level"] for finding in named] == ["warn"]
+    assert passes(told, strict=False)
+    assert not passes(told, strict=True)
+
+
+def test_people_are_told_the_level_the_mend_and_some_of_the_nodes(tmp_path: Path) -> None:
+    star = FLEET.replace("ring", "star").replace("each: 5", "each: 40")
+    text = shown(check_fleet(written(tmp_path, star)), 100)
+    assert "toy: 40 nodes, 39 edges, pairwise exchange" in text
+    assert "n2, n3, n4, n5, n6, and 34 more" in text
+    assert "mend: a second neighbour" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) < 90
+
+
+def test_every_cell_of_the_table_is_shown_in_a_narrow_terminal(tmp_path: Path) -> None:
+    told = check_fleet(written(tmp_path, OWNED))
+    text = shown(told, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    for row in told["who_learns_what"]:
+        for cell in (row["observer"], row["each_round"], row["many_rounds"], row["never"]):
+            assert set(cell.split()) <= set(text.split())

@@ -91,7 +91,10 @@ def test_the_leaves_of_a_star_are_seen_through_by_its_hub(tmp_path: Path) -> Non
     assert told(privacy, "leaf") == [("warn", tuple("bcdef"))]
     assert told(privacy, "cut") == [("warn", ("a",))]
     assert told(privacy, "bridge") == [], "links to leaves are told with the leaves"
-    assert "gradient at the optimum to 10 % after 10 rounds" in only(privacy, "leaf").text
+    assert (
+        "gradient to 10 % after 10 (34) still rounds, to 5 % after 20 (134)"
+        in only(privacy, "leaf").text
+    )
 
 
 def test_in_plain_averaging_the_hub_learns_every_value(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -204,6 +205,9 @@ def check(file: Path, strict: bool, as_json: bool) -> None:
     Example:
       cipherfleet check examples/intel_lab/fleet.yaml --strict
     """
+    # Threads of linear algebra wait for each other: on a busy machine ten times as long as one.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
     from rich.console import Console  # noqa: PLC0415
 
     from .check import check_fleet, passes, show  # noqa: PLC0415

@@ -9,7 +9,9 @@ The law of the factor is public, so that every round is an estimate of the const
 good one. All figures here are relative root mean square errors per entry, and assume what helps
 the observer most: that the constant stands still while it watches (q_j - q_i at quasi-stationary
 estimates, g_i at the optimum), that every round is seen, and the laws of node/optimiser.py and
-node/exchange.py. A fleet that still moves needs more rounds, none of this is a promise of fewer.
+node/exchange.py. In a fleet that still moves the constant is the gradient where the node stands;
+averaging loses little by that, the sharper attacks come to rest at the size of the movement
+(test_in_a_fleet_that_moves_the_sharp_attack_comes_to_rest).
 """
 
 from __future__ import annotations

@@ -180,9 +180,13 @@ class Sight:
             return "its own value exactly, once the fleet agrees: the answer less all that flowed"
         if algorithm.stepsize.spread == 0:
             return "its gradient exactly, in every single round (stepsize.spread is 0)"
-        tenth, twentieth = (rounds_to_pin_gradient(algorithm, error) for error in (0.1, 0.05))
-        when = f"to 10 % after {tenth:,} rounds, to 5 % after {twentieth:,}"
-        return f"its gradient at the optimum {when}"
+        tenth, twentieth = (
+            f"{rounds_to_pin_gradient(algorithm, error):,} "
+            f"({rounds_to_pin_gradient(algorithm, error, sharp=False):,})"
+            for error in (0.1, 0.05)
+        )
+        when = f"to 10 % after {tenth} still rounds, to 5 % after {twentieth}"
+        return f"its gradient {when}, at the soonest (by plain averaging)"
 
 
 # -- settings -----------------------------------------------------------------------------------
@@ -442,7 +446,6 @@ def _isolating(sight: Sight) -> Finding:
 def _telescoping(sight: Sight) -> Finding:
     algorithm = sight.fleet.file.algorithm
     stepsize, rounds = algorithm.stepsize, algorithm.rounds
-    plain = rounds_to_pin_gradient(algorithm, 0.05, sharp=False)
     noise = rounding_noise(algorithm, (rounds or 1) - 1)
     end = "it runs for ever: time is on their side"
     if rounds is not None:
@@ -453,9 +456,8 @@ def _telescoping(sight: Sight) -> Finding:
         end = f"after this fleet's {rounds:,} rounds to {100 * error:.2g} % at best"
     return Finding(
         "note", "telescoping", (),
-        f"all neighbours of a node together, where they know its flow, learn {sight.gradient_text} "
-        f"(by plain averaging {plain:,}); {end}; rounding adds {noise:.2g} of a gradient of 1 to "
-        "one round",
+        f"all neighbours of a node together, where they know its flow, learn "
+        f"{sight.gradient_text}; {end}; rounding adds {noise:.2g} of a gradient of 1 to one round",
         "fewer rounds at the optimum, neighbours of several owners",
     )  # fmt: skip
 
@@ -554,6 +556,7 @@ def _owner_rows(sight: Sight) -> Iterator[Observer]:
         }
         each = [f"{_EACH_ROUND[what]} of {count}" for what, count in counts.items()]
         many = [f"of {counts['flow']}: {sight.gradient_text}"] if "flow" in counts else []
+        many += [f"all estimates of {counts['estimate']}"] if "estimate" in counts else []
         yield Observer(
             _named(owner for owner, _ in group), len(group),
             "; ".join(each) or "no more than its nodes one by one",
@@ -573,6 +576,8 @@ def _all_neighbours(sight: Sight) -> Iterator[Observer]:
     """All neighbours of a node colluding: what they know of it, grouped."""
     kinds: Counter[tuple[str, ...]] = Counter()
     for node in sight.graph.ids:
+        if sight.graph.degree(node) == 1:
+            continue  # a leaf has a row of its own
         learnt = sight.learnt(frozenset(sight.graph.neighbours(node)))
         kinds[tuple(what for what, nodes in learnt.items() if node in nodes)] += 1
     for learnt_, count in sorted(kinds.items(), reverse=True):
@@ -598,7 +603,7 @@ def _all_neighbours(sight: Sight) -> Iterator[Observer]:
 
 def _nodes(nodes: Collection[str]) -> str:
     """*nodes* by name where they are few, by number where they are many."""
-    return repr(next(iter(nodes))) if len(nodes) == 1 else f"{len(nodes):,} nodes"
+    return f"node {next(iter(nodes))!r}" if len(nodes) == 1 else f"{len(nodes):,} nodes"
 
 
 def _count(things: Collection[object], word: str) -> str:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.exchange import metropolis
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.privacy import (
     LEVELS,
@@ -23,6 +26,8 @@ from cipherfleet_provisioning.privacy import (
     check_privacy,
 )
 from cipherfleet_provisioning.topology import Topology, TopologyError, build_graph
+
+Vector = npt.NDArray[np.float64]
 
 SENSOR = "sensor: {kind: synthetic, fields: {t: {mean: 1}, u: {mean: 1}}}"
 ONE = "[{field: t}]"
@@ -292,6 +297,81 @@ def test_the_only_lone_nodes_that_see_a_flow_are_those_beside_leaves(
     for node in sight.graph.ids:
         leaves = {n for n in sight.graph.neighbours(node) if sight.graph.degree(n) == 1}
         assert sight.learnt({node})["flow"] == leaves
+
+
+class Unknowns:
+    """One round's equations of a coalition; a node's estimate is theirs if it has one solution."""
+
+    def __init__(self, sight: Sight, coalition: Collection[str], seed: int) -> None:
+        chance = np.random.default_rng(seed)
+        self.sight, self.coalition = sight, coalition
+        self.x = {node: chance.normal(size=2) for node in sight.graph.ids}
+        self.chance = chance
+
+    def solved(self, node: str) -> bool:
+        """Whether the equations have *node*'s true estimate as their only one."""
+        system, right, place = getattr(self, f"_{self.sight.exchange}")(node)
+        found = np.linalg.lstsq(system, right, rcond=None)[0]
+        assert np.allclose(system @ found, right), "the true values fulfil them"
+        free = np.linalg.svd(system)[2][np.linalg.matrix_rank(system) :]
+        return bool(np.all(np.abs(free[:, place]) < 1e-7)) and self._right(found, node, place)
+
+    def _right(self, found: Vector, node: str, place: list[int]) -> bool:
+        x, y, *weight = found[place]
+        return np.allclose(np.array([x, y]) / (weight or [1.0]), self.x[node], rtol=1e-4, atol=1e-4)
+
+    def _pairwise(self, node: str) -> tuple[Vector, Vector, list[int]]:
+        """x_i - D_j / h_ij = x_j: unknown are x_i and the half weights' inverses."""
+        near = [n for n in self.sight.graph.neighbours(node) if n in self.coalition]
+        system = np.zeros((2 * len(near), 2 + len(near)))
+        for row, j in enumerate(near):
+            system[2 * row : 2 * row + 2, :2] = np.eye(2)
+            seen = self.chance.uniform(0.5, 1) * (self.x[node] - self.x[j])
+            system[2 * row : 2 * row + 2, 2 + row] = -seen
+        return system, np.concatenate([self.x[j] for j in near]), [0, 1]
+
+    def _sealed(self, node: str) -> tuple[Vector, Vector, list[int]]:
+        """sum_m M_jm (h_m x_m - h_m x_j) = S_j: unknown are h_m x_m and h_m outside."""
+        graph = self.sight.graph
+        h = {n: self.chance.uniform(0.5, 1) for n in graph.ids}
+        outside = [n for n in graph.ids if n not in self.coalition]
+        inside = [n for n in graph.ids if n in self.coalition]
+        system, right = np.zeros((2 * len(inside), 3 * len(outside))), np.zeros(2 * len(inside))
+        for row, j in enumerate(inside):
+            rows = slice(2 * row, 2 * row + 2)
+            for m in graph.neighbours(j):
+                factor = metropolis(graph.degree(j), graph.degree(m)) / 64
+                if m in outside:
+                    column = 3 * outside.index(m)
+                    system[rows, column : column + 2] = factor * np.eye(2)
+                    system[rows, column + 2] = -factor * self.x[j]
+                    right[rows] += factor * h[m] * (self.x[m] - self.x[j])
+        first = 3 * outside.index(node)
+        return system, right, [first, first + 1, first + 2]
+
+
+@given(
+    graphs,
+    st.sets(st.integers(0, 8), min_size=1),
+    st.integers(0, 2**32),
+    st.sampled_from(EXCHANGES),
+)
+def test_an_estimate_that_is_said_to_be_known_can_be_worked_out(
+    some_fleet: Fleet,
+    shape: tuple[int, float, int],
+    chosen: set[int],
+    seed: int,
+    exchange: ExchangeName,
+) -> None:
+    """From one round, for every graph and coalition; pairwise, no other can."""
+    sight = random_sight(shape, exchange, some_fleet)
+    if sight is None:
+        return
+    coalition = {node for node in sight.graph.ids if int(node[1:]) in chosen}
+    unknowns, known = Unknowns(sight, coalition, seed), sight.learnt(coalition)["estimate"]
+    for node in sight.seen_alone(coalition):
+        if node in known or exchange == "pairwise":
+            assert unknowns.solved(node) == (node in known)
 
 
 # -- settings -----------------------------------------------------------------------------------

@@ -438,7 +438,8 @@ def _isolating(sight: Sight) -> Finding:
     return Finding(
         "note", "isolated", weakest,
         f"{fewest} colluding nodes, an asker and all its other neighbours, are enough to see the "
-        f"difference of one of {_nodes(weakest)} as pairwise shows it",
+        f"difference of one of {_nodes(weakest)} as pairwise shows it (sums combined over several "
+        "askers are not searched for)",
         "more neighbours for the nodes beside them",
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.exchange import metropolis
+from cipherfleet_provisioning import sealed_sums
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.privacy import (
     LEVELS,
@@ -25,7 +26,8 @@ from cipherfleet_provisioning.privacy import (
     Sight,
     check_privacy,
 )
-from cipherfleet_provisioning.topology import Topology, TopologyError, build_graph
+from cipherfleet_provisioning.sealed_sums import determined
+from cipherfleet_provisioning.topology import Graph, Topology, TopologyError, build_graph
 
 Vector = npt.NDArray[np.float64]
 
@@ -363,15 +365,45 @@ def test_an_estimate_that_is_said_to_be_known_can_be_worked_out(
     seed: int,
     exchange: ExchangeName,
 ) -> None:
-    """From one round, for every graph and coalition; pairwise, no other can."""
+    """From one round, for every graph and coalition; and no other estimate can."""
     sight = random_sight(shape, exchange, some_fleet)
     if sight is None:
         return
     coalition = {node for node in sight.graph.ids if int(node[1:]) in chosen}
     unknowns, known = Unknowns(sight, coalition, seed), sight.learnt(coalition)["estimate"]
-    for node in sight.seen_alone(coalition):
-        if node in known or exchange == "pairwise":
+    for node in set(sight.graph.ids) - coalition:
+        if any(near in coalition for near in sight.graph.neighbours(node)):
             assert unknowns.solved(node) == (node in known)
+
+
+def test_sums_of_two_unknown_nodes_are_solved_together() -> None:
+    """Four askers of p and q: 4 d equations for 2 (d + 1) unknowns, were the factors not alike."""
+    pairs = [(a, node) for a in "abcd" for node in "pq"]
+    alike = Graph(tuple("abcdpq"), tuple(pairs))
+    assert determined(alike, "abcd", 2) == frozenset(), "only h_p + h_q and u_p + u_q"
+    more = Graph(tuple("abcdpqrstu"), (*pairs, *(("p", other) for other in "rstu")))
+    assert determined(more, "abcdrstu", 2) == {"p", "q"}, "p has more neighbours, another factor"
+    assert determined(alike, "abcdp", 2) == {"q"}
+
+
+def test_equations_too_large_are_answered_in_part(
+    some_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = 0
+    for seed in range(99):
+        sight = random_sight((9, 0.5, seed), "sealed", some_fleet)
+        if sight is None:
+            continue
+        coalition = sight.graph.ids[:6]
+        with monkeypatch.context() as small:
+            small.setattr(sealed_sums, "MOST_UNKNOWNS", 5)
+            part = determined(sight.graph, coalition, 2)
+        whole = determined(sight.graph, coalition, 2)
+        assert part <= whole
+        alone = sight.seen_alone(coalition)
+        assert {node for node, count in alone.items() if count > 1} <= part
+        fewer += part < whole
+    assert fewer > 5
 
 
 # -- settings -----------------------------------------------------------------------------------

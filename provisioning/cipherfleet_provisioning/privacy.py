@@ -10,10 +10,10 @@ Everybody follows the protocol and keeps what it sees; nodes of one owner pool i
     note   what the exchange shows by design, and how soon
     ok     looked at, as it should be
 
-A coalition is taken at its plain word: it uses the differences that it sees one by one. Sums of
-several unknown neighbours that could be told apart by linear algebra over many askers, or by blind
-separation over many rounds, are not searched for
-(test_blind_separation_tells_the_terms_of_a_sealed_sum_apart shows that the latter exist).
+A coalition is given all that one round tells it (sealed_sums: linear algebra over its askers), and
+the flow of a node over all rounds. Not searched for is what sealed sums of several unknown nodes
+tell over many rounds, by blind separation
+(test_blind_separation_tells_the_terms_of_a_sealed_sum_apart shows that they do).
 Source: ALGORITHM section 6; the figures are those of attack_rounds.
 """
 
@@ -36,6 +36,7 @@ from .attack_rounds import (
     sharpest_error,
 )
 from .fleet import Fleet
+from .sealed_sums import determined
 from .topology import Graph
 
 Level = Literal["ok", "note", "warn", "fail"]
@@ -156,21 +157,25 @@ class Sight:
         flow:        its coupling term, so its steps: all its neighbours are inside, and one of its
                      differences is seen (sealed, from one only: as far as its neighbours agree)
         estimate:    exactly, each round, from two differences: q_j + D_j/h_ij = q_m + D_m/h_im has
-                     two unknowns and d equations; sealed, both half weights are one and the same
+                     two unknowns and d equations; sealed, from sums enough
         difference:  sealed only, where a neighbour alone should see none
-        surrounded:  sealed only: all neighbours inside, but every sum holds another unknown
-        Checked by test_two_neighbours_triangulate_an_estimate.
+        surrounded:  sealed only: all neighbours inside, but other unknowns in every sum hide it
+        Checked by test_an_estimate_that_is_said_to_be_known_can_be_worked_out.
         """
         alone, around = self.seen_alone(coalition), self.surrounded(coalition)
-        enough = self.exchange == "sealed" or self.fleet.dimension > 1
-        sealed = self.exchange == "sealed"
+        estimate = self._estimates(coalition, alone)
         found = {
-            "flow": {n for n in around if alone[n]},
-            "estimate": {n for n, count in alone.items() if count > 1 and enough},
-            "difference": {n for n in alone if sealed},
-            "surrounded": {n for n in around if not alone[n]},
+            "flow": {n for n in around if alone[n] or n in estimate},
+            "estimate": estimate,
+            "difference": {n for n in alone if self.exchange == "sealed"},
+            "surrounded": {n for n in around if not alone[n] and n not in estimate},
         }
         return {what: frozenset(nodes) for what, nodes in found.items()}
+
+    def _estimates(self, coalition: Collection[str], alone: Counter[str]) -> Collection[str]:
+        if self.exchange == "sealed":
+            return determined(self.graph, coalition, self.fleet.dimension)
+        return {n for n, count in alone.items() if count > 1 and self.fleet.dimension > 1}
 
     @cached_property
     def gradient_text(self) -> str:
@@ -336,8 +341,8 @@ def _owner(sight: Sight, owner: str) -> Iterator[Finding]:
         first = ", and the first is the node's own value" if sight.averages else ""
         yield Finding(
             "fail" if sight.averages else "warn", "estimate", tuple(estimate),
-            f"{owner} sees two or more differences of {_nodes(estimate)} unmixed: where they "
-            f"cross lies the estimate, exactly, in every round{first}",
+            f"{owner} sees enough of {_nodes(estimate)}: where the differences cross lies the "
+            f"estimate, exactly, in every round{first}",
             "fewer of its nodes beside each, or neighbours of other owners beside those",
         )  # fmt: skip
     told = learnt["flow"] | learnt["estimate"]
@@ -438,8 +443,7 @@ def _isolating(sight: Sight) -> Finding:
     return Finding(
         "note", "isolated", weakest,
         f"{fewest} colluding nodes, an asker and all its other neighbours, are enough to see the "
-        f"difference of one of {_nodes(weakest)} as pairwise shows it (sums combined over several "
-        "askers are not searched for)",
+        f"difference of one of {_nodes(weakest)} as pairwise shows it",
         "more neighbours for the nodes beside them",
     )  # fmt: skip
 

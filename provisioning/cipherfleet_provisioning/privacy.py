@@ -584,7 +584,7 @@ def _all_neighbours(sight: Sight) -> Iterator[Observer]:
         if sight.graph.degree(node) == 1:
             continue  # a leaf has a row of its own
         learnt = sight.learnt(frozenset(sight.graph.neighbours(node)))
-        kinds[tuple(what for what, nodes in learnt.items() if node in nodes)] += 1
+        kinds[tuple(what for what in ("flow", "estimate") if node in learnt[what])] += 1
     for learnt_, count in sorted(kinds.items(), reverse=True):
         if "flow" not in learnt_:
             yield Observer(

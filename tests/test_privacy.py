@@ -386,6 +386,19 @@ def test_sums_of_two_unknown_nodes_are_solved_together() -> None:
     assert determined(alike, "abcdp", 2) == {"q"}
 
 
+def test_an_owner_that_solves_for_a_surrounded_node_fails(tmp_path: Path) -> None:
+    """No sum has fewer unknowns than p and q; the greater degree of a and b tells them apart."""
+    links = [f"[{asker}, {node}]" for asker in "abcd" for node in "pq"]
+    links += [f"[a, {other}]" for other in "bcdef"] + [f"[b, {other}]" for other in "cdef"]
+    links += ["[q, y]", "[q, z]", "[y, z]"]
+    fleet = fleet_of(
+        tmp_path, edges(f"[{', '.join(links)}]"), dict.fromkeys("abcdef", "acme"), "abcdefpqyz"
+    )
+    privacy = check_privacy(fleet, "sealed")
+    assert told(privacy, "surrounded") == [("fail", ("p",))]
+    assert told(privacy, "estimate") == [("warn", ("q",))]
+
+
 def test_equations_too_large_are_answered_in_part(
     some_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

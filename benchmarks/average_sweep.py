@@ -80,7 +80,7 @@ def run_case(kind: str, n: int, key_bits: int) -> dict[str, Any] | None:
             CONSENSUS_ACCURACY,
             range_of_starts(fleet),
             resolution_of(fleet.file.algorithm),
-            sealed=fleet.file.crypto.exchange == "sealed",
+            sealed=fleet.exchange == "sealed",
         )
         quiet = Console(stderr=True, quiet=True)
         run_options = RunOptions(Overrides(rounds=predicted.rounds), out=folder / "out")

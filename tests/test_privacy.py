@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cipherfleet_node.config import ExchangeName
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.exchange import metropolis
 from cipherfleet_provisioning import sealed_sums
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.privacy import (
     LEVELS,
-    ExchangeName,
     Finding,
     Privacy,
     Sight,

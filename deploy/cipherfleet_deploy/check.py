@@ -25,7 +25,7 @@ _HEADINGS = ("observer", "each round", "over many rounds", "never")
 def check_fleet(file: Path) -> dict[str, Any]:
     """The object that `--json` prints; raises ConfigError for a file that is no fleet."""
     fleet = load_fleet(file)
-    exchange = fleet.file.crypto.exchange
+    exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
     findings = sorted([*privacy.findings, *_advice(fleet)], key=lambda f: LEVELS.index(f.level))
     return {

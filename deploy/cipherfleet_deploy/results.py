@@ -87,7 +87,7 @@ def summarise(
         "edges": len(fleet.graph.edges),
         "rounds": len(trajectory.estimates),
         "key_bits": file.crypto.key_bits,
-        "exchange": file.crypto.exchange,
+        "exchange": fleet.exchange,
         "dimension": last.shape[1],
         "estimate": known.mean(axis=0).tolist(),
         "optimum": None if optimum is None else optimum.tolist(),

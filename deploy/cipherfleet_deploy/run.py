@@ -103,6 +103,13 @@ def advice(fleet: Fleet) -> Iterator[str]:
     file = fleet.file
     if file.crypto.allow_weak_keys:
         yield f"warn: WEAK KEYS ({file.crypto.key_bits} bits): this fleet protects nothing"
+    if fleet.exchange == "pairwise":
+        leaf = next((name for name in fleet.graph.ids if fleet.graph.degree(name) == 1), None)
+        why = f", since {leaf!r} has one neighbour only" if leaf else ""
+        yield (
+            f"note: the exchange is pairwise{why}: neighbours learn the direction of every "
+            "difference (cipherfleet check says what else)"
+        )
     yield from schedule_advice(fleet)
 
 
@@ -141,7 +148,7 @@ def _consensus_advice(fleet: Fleet) -> str:
             CONSENSUS_ACCURACY,
             starts,
             resolution_of(file.algorithm),
-            sealed=file.crypto.exchange == "sealed",
+            sealed=fleet.exchange == "sealed",
         )
     except AccuracyError as error:
         return f"warn: {error}"

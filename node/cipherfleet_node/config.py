@@ -32,6 +32,7 @@ NodeId = Annotated[
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+ExchangeName = Literal["sealed", "pairwise"]
 FieldName = Annotated[str, Meta(min_length=1)]
 
 
@@ -75,7 +76,7 @@ class Crypto(Section, frozen=True):
     """Key size and the exchange that runs on it."""
 
     key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
-    exchange: Literal["sealed", "pairwise"] | None = None  # None in fleet.yaml: by its graph
+    exchange: ExchangeName | None = None  # None in fleet.yaml: by its graph
     leaves: Literal["refuse", "open"] = "refuse"  # nodes of one neighbour in a sealed fleet
     rerandomise: Literal["full", "uniform"] = "full"
     pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key

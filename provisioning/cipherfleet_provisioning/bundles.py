@@ -179,7 +179,7 @@ def node_config(
 
 def seals(fleet: Fleet, member: Member, public: Mapping[str, PublicKeys]) -> dict[str, str]:
     """The seal keys of all with whom *member* shares a neighbour; none in a pairwise fleet."""
-    if fleet.file.crypto.exchange != "sealed":
+    if fleet.exchange != "sealed":
         return {}
     near = fleet.graph.neighbours(member.id)
     others = {name for other in near for name in fleet.graph.neighbours(other)} - {member.id}

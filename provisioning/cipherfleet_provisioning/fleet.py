@@ -20,6 +20,7 @@ from cipherfleet_node.config import (
     Broker,
     Crypto,
     CsvSensor,
+    ExchangeName,
     HwmonSensor,
     NodeId,
     Objective,
@@ -107,6 +108,12 @@ class Fleet:
     def dimension(self) -> int:
         """Entries of the estimate."""
         return make_objective(self.file.objective).dimension
+
+    @property
+    def exchange(self) -> ExchangeName:
+        """Which exchange runs: what the file says, or what its graph allows."""
+        assert self.file.crypto.exchange is not None  # load_fleet has decided it
+        return self.file.crypto.exchange
 
     def recorded(self, member: Member) -> list[Sample] | None:
         """All readings of *member*, None where its sensor is a live one."""

@@ -25,7 +25,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from cipherfleet_node.config import SAFE_KEY_BITS, CsvSensor, is_loopback, resolution_of
+from cipherfleet_node.config import (
+    SAFE_KEY_BITS,
+    CsvSensor,
+    ExchangeName,
+    is_loopback,
+    resolution_of,
+)
 
 from .adviser import COARSE_RESOLUTION
 from .attack_rounds import (
@@ -40,7 +46,6 @@ from .sealed_sums import determined
 from .topology import Graph
 
 Level = Literal["ok", "note", "warn", "fail"]
-ExchangeName = Literal["pairwise", "sealed"]
 LEVELS: tuple[Level, ...] = ("fail", "warn", "note", "ok")
 
 MOST_NAMED = 5  # owners or edges in a sentence; findings hold all nodes
@@ -281,6 +286,14 @@ def _leaves(sight: Sight) -> Iterator[Finding]:
     leaves = [node for node in graph.ids if graph.degree(node) == 1]
     if not leaves:
         yield Finding("ok", "leaf", (), "every node has two or more neighbours")
+        return
+    if sight.exchange == "sealed" and sight.fleet.file.crypto.leaves == "open":
+        yield Finding(
+            "warn", "leaf", tuple(leaves),
+            f"{_nodes(leaves)} with one neighbour only: asking that one alone, without a mask, it "
+            "learns of it what a pairwise exchange tells",
+            "a second neighbour for each, or crypto.leaves: refuse",
+        )  # fmt: skip
         return
     if sight.exchange == "sealed":
         yield Finding(

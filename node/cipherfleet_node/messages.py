@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -12,6 +12,10 @@ PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "discon
 
 DIGEST_BYTES = 32
 TAG_BYTES = 8
+MAX_CIPHERTEXTS = 4096  # of the smallest key there is, in the largest message there is
+
+# A longer list is refused before its entries are read: empty ones would fill a mebibyte.
+Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +42,7 @@ class Query(Message, frozen=True):
     roster: list[str]  # whose answers open together, in order; empty in the pairwise exchange
     parameters: bytes  # digest of what all nodes must agree on, TAG_BYTES
     key: bytes  # first TAG_BYTES of the fingerprint of the sender's Paillier key
-    ciphertexts: list[bytes]
+    ciphertexts: Ciphertexts
 
     @property
     def digest(self) -> bytes:
@@ -60,7 +64,7 @@ class Answer(Message, frozen=True):
     round: int
     attempt: int
     query: bytes  # digest of the query answered
-    ciphertexts: list[bytes]
+    ciphertexts: Ciphertexts
 
 
 class Presence(Message, frozen=True):

@@ -21,6 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from .config import Broker
+from .wire import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,13 @@ class Link:
             self._deliver(LinkUp())
 
     def _message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
-        self._deliver(Arrived(message.topic, bytes(message.payload), message.retain))
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""  # no topic of ours: whoever decodes the payload refuses it
+        # Cut just above the limit it is refused as too long, and does not fill the queue.
+        payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
+        self._deliver(Arrived(topic, payload, message.retain))
 
     def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
         # paho calls this while it handles the error, and does not pass it on.

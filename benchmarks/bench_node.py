@@ -38,6 +38,10 @@ class Plain:
         """q itself."""
         return [struct.pack(f">{len(quantised)}q", *quantised)]
 
+    def check(self, query: Query) -> None:
+        """Never."""
+        del query
+
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """H q + e."""
         weight = half_weight(draws, neighbour)

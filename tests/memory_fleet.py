@@ -33,6 +33,7 @@ from cipherfleet_node.agent import (
     Setup,
     Started,
     Stop,
+    Surplus,
     TakeReading,
     TimerFired,
 )
@@ -117,6 +118,7 @@ class Seat:
     reported: list[RoundClosed] = field(default_factory=list)
     closed_at: list[float] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
+    surplus: Counter[str] = field(default_factory=Counter)
     stopped: bool = False
     connected: bool = True
     epoch: int = 0
@@ -316,6 +318,8 @@ class MemoryFleet:
                     seat.closed_at.append(self.now)
                 case Rejected(_, reason):
                     seat.rejected[reason] += 1
+                case Surplus(_, reason):
+                    seat.surplus[reason] += 1
                 case Stop():
                     seat.stopped = True
         timer = agent.timer()

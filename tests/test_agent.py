@@ -25,6 +25,7 @@ from cipherfleet_node.agent import (
     Rejected,
     RoundClosed,
     Save,
+    Surplus,
 )
 from cipherfleet_node.config import Algorithm, Column, Objective
 from cipherfleet_node.draws import Draws
@@ -951,10 +952,10 @@ def test_an_answer_to_another_query_is_refused(collecting: MemoryFleet) -> None:
     assert reasons(effects) == ["other_query"]
 
 
-def test_late_and_early_answers_are_dropped_without_blame(collecting: MemoryFleet) -> None:
-    for k in (0, 2, 4, 1000):
+def test_late_and_early_answers_are_counted_without_blame(collecting: MemoryFleet) -> None:
+    for k, reason in ((0, "late"), (2, "late"), (4, "early"), (1000, "early")):
         answer = msgspec.structs.replace(answer_of(collecting, "n01", "n00", 5), round=k)
-        assert told(collecting, "n00", answer) == []
+        assert told(collecting, "n00", answer) == [Surplus("n01", f"{reason}_answer")]
 
 
 def test_an_answer_from_an_earlier_start_is_refused(collecting: MemoryFleet) -> None:

@@ -141,11 +141,22 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class Surplus:
+    """A message of *sender* that changes nothing: any network brings some late or twice.
+
+    Nobody is to blame; it is counted under *reason* all the same.
+    """
+
+    sender: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """Nothing is left to do."""
 
 
-Effect = Save | Publish | TakeReading | RoundClosed | Rejected | Stop
+Effect = Save | Publish | TakeReading | RoundClosed | Rejected | Surplus | Stop
 
 
 class Agent:
@@ -206,10 +217,8 @@ class Agent:
             case Disconnected():
                 self._connected = False
             case MessageReceived(message, retained):
-                if not retained:
-                    self._neighbours.spoke(message.sender)
                 try:
-                    yield from self._receive(message, now)
+                    yield from self._receive(message, now, live=not retained)
                 except RemoteProtocolError as error:
                     yield Rejected(message.sender, error.reason)
             case ReadingTaken(samples):
@@ -453,9 +462,12 @@ class Agent:
             record.query,
         )
 
-    def _receive(self, message: Message, now: float) -> Iterator[Effect]:
+    def _receive(self, message: Message, now: float, *, live: bool) -> Iterator[Effect]:
         sender = message.sender
+        self._check_receiver(message)
         self._check_epoch(sender, message.epoch)
+        if live:
+            self._neighbours.spoke(sender)
         match message:
             case Query():
                 yield from self._hear(sender, now)
@@ -465,6 +477,11 @@ class Agent:
                 yield from self._receive_answer(message, now)
             case Presence():
                 yield from self._receive_presence(message, now)
+
+    def _check_receiver(self, message: Message) -> None:
+        # A broker may bring what was never subscribed to, on the very topic it was meant for.
+        if isinstance(message, Answer) and message.receiver != self._setup.node:
+            raise RemoteProtocolError("other_receiver", "an answer was meant for another node")
 
     def _check_epoch(self, sender: str, epoch: int) -> None:
         known = self._state.epochs.get(sender, 0)
@@ -560,17 +577,19 @@ class Agent:
             with self._setup.trace.span("answer", k):
                 answer = self._make_answer(query, record)
             self._sent[sender, k] = query, answer
+        else:
+            yield Surplus(sender, "repeated_query")  # the answer may have been lost
         yield Publish(answer)
         yield from self._stop_if_served(now)
 
     def _make_answer(self, query: Query, record: RoundRecord) -> Answer:
         setup, asker, draws = self._setup, query.sender, Draws(record.seed)
-        prepared = None
-        if record.number == self._state.records[-1].number:
-            prepared = self._prepared.pop(asker, None)
-        if prepared is None:
-            prepared = setup.exchange.prepare(asker, record.quantised, draws)
+        ready = self._prepared if record.number == self._state.records[-1].number else {}
+        if asker not in ready:
+            setup.exchange.check(query)  # before any power is taken for it
+        prepared = ready.get(asker) or setup.exchange.prepare(asker, record.quantised, draws)
         ciphertexts = setup.exchange.answer(query, draws, prepared)
+        ready.pop(asker, None)  # only now: what is no query must not use it up
         return Answer(
             setup.fleet,
             setup.node,
@@ -590,14 +609,19 @@ class Agent:
     def _receive_answer(self, answer: Answer, now: float) -> Iterator[Effect]:
         sender, record = answer.sender, self._state.open_record
         if self._round is None or record is None or answer.round != self._round.number:
-            return  # of a round that is closed: late, or a repetition
+            early = answer.round >= self._state.round
+            yield Surplus(sender, "early_answer" if early else "late_answer")
+            return
         if answer.attempt < record.attempt:
-            return  # late, to a roster that was given up: with the answers to another it would tell
+            # To a roster that was given up: with the answers to another it would tell.
+            yield Surplus(sender, "late_answer")
+            return
         if self._setup.exchange.sealed and sender not in record.roster:
             raise RemoteProtocolError("not_asked", f"{sender!r} is not of the roster it answers")
         if answer.query != self._query(record).digest:
             raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
         if sender in self._round.answered:
+            yield Surplus(sender, "repeated_answer")
             return
         self._answers[sender] = self._setup.exchange.accept(answer.ciphertexts)
         self._round.receive(sender)

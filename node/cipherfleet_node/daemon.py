@@ -36,6 +36,7 @@ from .agent import (
     Setup,
     Started,
     Stop,
+    Surplus,
     TakeReading,
     TimerFired,
 )
@@ -201,6 +202,7 @@ class Daemon:
         self._stopping = threading.Event()
         self._finished = False
         self.rejected: Counter[str] = Counter()
+        self.surplus: Counter[str] = Counter()
         self._silent, self._round_ms = 0, 0.0
         self._health_at = self._watchdog_at = 0.0
         logs = bundle.folder / LOGS_FOLDER
@@ -331,6 +333,7 @@ class Daemon:
         config = self._config
         if not self._finished:  # a finished node's last word stays what it was
             self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
+        self._report_health(math.inf)  # the final counts
         self._link.stop(LEAVE_WITHIN_S)
         self._pools.close()
         self._sampler.close()
@@ -372,7 +375,9 @@ class Daemon:
         try:
             message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
         except WireError as error:
-            self._reject(topics.sender_of(arrived.topic), error.reason)
+            # A hostile broker writes into topics what it likes: only known names reach the log.
+            sender = topics.sender_of(arrived.topic)
+            self._reject(sender if sender in self._verifiers else "a stranger", error.reason)
         else:
             self._handle(MessageReceived(message, arrived.retained))
 
@@ -398,6 +403,8 @@ class Daemon:
                 self._close_round(effect)
             case Rejected(sender, reason):
                 self._reject(sender, reason)
+            case Surplus(_, reason):
+                self.surplus[reason] += 1
             case Stop():
                 self._finished = True
 
@@ -438,7 +445,9 @@ class Daemon:
 
     def _reject(self, sender: str, reason: str) -> None:
         self.rejected[reason] += 1
-        log.warning("dropped a message of %s: %s", sender, reason)
+        times = self.rejected[reason]
+        if times & (times - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a flood must not fill the disk
+            log.warning("dropped a message of %s: %s (%d so far)", sender, reason, times)
 
     def _report_health(self, now: float) -> None:
         if now < self._health_at:
@@ -452,6 +461,7 @@ class Daemon:
             "round_ms": round(self._round_ms, 1),
             "silent": self._silent,
             "rejected": dict(self.rejected),
+            "surplus": dict(self.surplus),
             "pool": min(pools.levels.values()),
             "pools": msgspec.to_builtins(pools),
         }

@@ -72,6 +72,9 @@ class Exchange(Protocol):
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         """What is asked of all neighbours in a round."""
 
+    def check(self, query: Query) -> None:
+        """Raise RemoteProtocolError unless *query* can be answered; takes no power."""
+
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """What can be worked out of an answer before the query comes; used for one answer."""
 
@@ -108,6 +111,11 @@ class Pairwise:
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         """Enc(-q) under the node's own key."""
         return make_query(self._key.public, self._layout, quantised, self._blinding.own)
+
+    def check(self, query: Query) -> None:
+        """The count, the lengths and each ciphertext."""
+        key, layout = self._edges[query.sender].key, self._layouts[query.sender]
+        read_ciphertexts(key, layout, query.ciphertexts)
 
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """Enc(H q + e) under *neighbour*'s key."""

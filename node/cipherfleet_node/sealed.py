@@ -121,6 +121,11 @@ class Sealed:
         """Enc(-q) under the node's own key."""
         return make_query(self._key.public, self._layout, quantised, self._blinding.own)
 
+    def check(self, query: Query) -> None:
+        """The count, the lengths and each ciphertext."""
+        key, layout = self._edges[query.sender].key, self._layouts[query.sender]
+        read_ciphertexts(key, layout, query.ciphertexts)
+
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """Enc(M (H q + e)) under *neighbour*'s key."""
         edge, layout, weight = self._edges[neighbour], self._layouts[neighbour], own_weight(draws)

@@ -1,0 +1,235 @@
+"""A MemoryFleet whose messages are bytes on topics, open to whoever stands between the nodes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gmpy2 import mpz
+
+from cipherfleet_node import paillier
+from cipherfleet_node.agent import Agent, Event, MessageReceived, Publish, Rejected, Surplus
+from cipherfleet_node.config import Algorithm, Column, Objective
+from cipherfleet_node.draws import FloatVector
+from cipherfleet_node.errors import WireError
+from cipherfleet_node.messages import Answer, Message
+from cipherfleet_node.samples import Sample
+from cipherfleet_node.wire import Verifier, decode, encode, topic_of
+from memory_fleet import MemoryFleet
+
+FLEET = "toy"  # the name that MemoryFleet gives
+NODES = ("n00", "n01", "n02", "n03", "n04")
+# A ring with a chord: some neighbours have neighbours in common, some pairs are strangers.
+EDGES = (*zip(NODES, NODES[1:] + NODES[:1], strict=True), ("n00", "n02"))
+FIELDS = ("u", "v")
+OBJECTIVE = Objective(kind="average", values=[Column(field=name) for name in FIELDS])
+ROUNDS = 12
+
+
+def identity_of(name: str, fleet: str = FLEET) -> Ed25519PrivateKey:
+    """The signing key of *name*, always the same."""
+    seed = hashlib.sha256(f"identity of {name} in {fleet}".encode()).digest()
+    return Ed25519PrivateKey.from_private_bytes(seed)
+
+
+# -- a fleet over real bytes ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A genuine message on its way."""
+
+    receiver: str
+    topic: str
+    payload: bytes
+    message: Message
+
+    @property
+    def sender(self) -> str:
+        return self.message.sender
+
+
+@dataclass(frozen=True)
+class Forgery:
+    """Bytes that a broker, or a node through it, brings to *receiver*."""
+
+    receiver: str
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a forgery; *reason* is empty if nobody refused it."""
+
+    reason: str
+    moved: bool  # whether anything in the agent changed, or it did anything but count
+    verified: int  # signatures checked
+    powers: int  # modular powers taken
+    claimed: bool  # whether the round that its sender is in counts as another now
+
+
+@dataclass
+class RecordingVerifier:
+    """A public key that counts how often it is asked."""
+
+    key: Verifier
+    calls: list[str]
+
+    def verify(self, signature: bytes, data: bytes, /) -> None:
+        self.calls.append("verify")
+        self.key.verify(signature, data)
+
+
+@contextmanager
+def recorded_powers() -> Iterator[list[str]]:
+    """One entry for every modular power that the cryptosystem takes meanwhile."""
+    calls: list[str] = []
+    namespace = vars(paillier)
+    genuine = namespace["powmod"]
+
+    def recording(base: Any, exponent: Any, modulus: Any) -> mpz:
+        calls.append("power")
+        power: mpz = genuine(base, exponent, modulus)
+        return power
+
+    namespace["powmod"] = recording
+    try:
+        yield calls
+    finally:
+        namespace["powmod"] = genuine
+
+
+Attack = Callable[["WireFleet", Frame], None]
+
+
+@dataclass
+class WireFleet(MemoryFleet):
+    """A MemoryFleet whose every message is signed, made bytes, and decoded by its receiver.
+
+    *attack* is called before each delivery, with the message that is about to come.
+    """
+
+    attack: Attack | None = None
+    powers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.identities = {name: identity_of(name) for name in self.seats}
+        self.log: list[Frame] = []
+        self.verified: list[str] = []
+        self.verifiers: dict[str, dict[str, Verifier]] = {
+            name: {
+                other: RecordingVerifier(self.identities[other].public_key(), self.verified)
+                for other in self.neighbours[name]
+            }
+            for name in self.seats
+        }
+
+    def _deliver(self, name: str, event: Event) -> None:
+        if isinstance(event, MessageReceived):
+            message = event.message
+            payload = encode(message, self.identities[message.sender])
+            frame = Frame(name, topic_of(message), payload, message)
+            if self.attack is not None:
+                self.attack(self, frame)
+            self.log.append(frame)
+            received = decode(payload, frame.topic, FLEET, self.verifiers[name])
+            event = MessageReceived(received, event.retained)
+        super()._deliver(name, event)
+
+    def offer(self, forgery: Forgery) -> Outcome:
+        """Hand bytes to a node as its daemon would; nothing it wants to do is carried out."""
+        agent = agent_of(self, forgery.receiver)
+        verified, powers = len(self.verified), len(self.powers)
+        blinded = self._blinded(forgery.receiver)
+        before, state = standing(agent), agent.state
+        claims = dict(agent._neighbours._claims)
+        reasons: list[str] = []
+        others: list[object] = []
+        verifiers = self.verifiers[forgery.receiver]
+        try:
+            message = decode(forgery.payload, forgery.topic, FLEET, verifiers)
+        except WireError as error:
+            reasons.append(error.reason)
+        else:
+            for effect in agent.handle(MessageReceived(message), self.now):
+                if isinstance(effect, Rejected | Surplus):
+                    reasons.append(effect.reason)
+                else:
+                    others.append(effect)
+        again = [e for e in others if isinstance(e, Publish) and self._was_sent(e.message)]
+        moved = standing(agent) != before or agent.state is not state or len(others) > len(again)
+        return Outcome(
+            " ".join(reasons),
+            moved,
+            len(self.verified) - verified,
+            len(self.powers) - powers + self._blinded(forgery.receiver) - blinded,
+            agent._neighbours._claims != claims,
+        )
+
+    def _blinded(self, name: str) -> int:
+        blinding = self.seats[name].blinding
+        return blinding.taken.total() if blinding is not None else 0
+
+    def _was_sent(self, message: Message) -> bool:
+        """Whether exactly this answer has been given before."""
+        if not isinstance(message, Answer):
+            return False
+        agent = agent_of(self, message.sender)
+        return agent._sent.get((message.receiver, message.round)) is message
+
+
+def agent_of(fleet: MemoryFleet, name: str) -> Agent:
+    agent = fleet.seats[name].agent
+    assert agent is not None
+    return agent
+
+
+def standing(agent: Agent) -> tuple[object, ...]:
+    """All that messages can change in an agent, its saved state and the claims apart."""
+    around, current = agent._neighbours, agent._round
+    of_round = current and (current.number, sorted(current.answered), list(current.deadlines))
+    return (
+        agent.phase,
+        of_round,
+        sorted(agent._openings),
+        sorted(agent._sent),
+        sorted(agent._prepared),
+        list(agent._held.items()),
+        (set(around.present), set(around._departed), set(around._finished), set(around._live)),
+    )
+
+
+def make_fleet(seed: int, attack: Attack | None = None, rounds: int = ROUNDS) -> WireFleet:
+    """Five nodes that agree on two figures, every round's chances a function of *seed*."""
+    chance = random.Random("readings")
+    samples: dict[str, Sequence[Sample]] = {
+        name: [Sample({entry: chance.uniform(-5, 5) for entry in FIELDS})] for name in NODES
+    }
+    algorithm = Algorithm(rounds=rounds, answer_timeout_s=5.0)
+    return WireFleet(EDGES, samples, OBJECTIVE, algorithm, seed=seed, attack=attack)
+
+
+@cache
+def undisturbed(seed: int) -> FloatVector:
+    """What the fleet ends with when nobody attacks it."""
+    fleet = make_fleet(seed)
+    fleet.run()
+    assert not fleet.rejected()
+    assert not fleet.silent()
+    return fleet.estimates()
+
+
+@cache
+def past() -> list[Frame]:
+    """All that a former start of the same fleet said; its epoch is 1."""
+    fleet = make_fleet(10_000)
+    fleet.run()
+    return fleet.log

@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench
+.PHONY: setup check test hil bench forgeries fuzz
+FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
 $(BIN)/pytest: pyproject.toml
@@ -28,3 +29,11 @@ bench: setup
 	$(BIN)/python benchmarks/round.py throughput
 	$(BIN)/python benchmarks/round.py growth
 	$(BIN)/python benchmarks/average_sweep.py
+
+forgeries: setup
+	$(BIN)/python tests/forgeries.py --count 10000
+
+fuzz: setup
+	$(BIN)/pip install -q -e '.[fuzz]'
+	$(BIN)/python tests/fuzz_frames.py
+	$(BIN)/python tests/fuzz_atheris.py -max_total_time=$(FUZZ_SECONDS)

@@ -1,0 +1,92 @@
+"""Coverage-guided fuzzing of all that arrives: bytes, and signed bodies, into a running node.
+
+    pip install -e '.[fuzz]'
+    python tests/fuzz_atheris.py -max_total_time=300
+
+The arguments are libFuzzer's. Without a folder among them the corpus lies in fuzz-corpus/, begun
+with the genuine messages of a fleet; what crashes is written beside. The first byte of an input
+says what the rest is: an envelope, or the body of a kind, which is signed by a neighbour; the
+second says which neighbour.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+# Of all that is imported here for the first time, the node's own modules are instrumented.
+with atheris.instrument_imports(include=["cipherfleet_node"]):
+    import msgspec
+
+    from cipherfleet_node import topics
+    from cipherfleet_node.messages import Answer, Presence, Query
+    from fuzz_frames import TARGET, Target, make_block
+    from wire_fleet import FLEET
+
+CORPUS = Path("fuzz-corpus")
+KINDS = (Query.KIND, Answer.KIND, Presence.KIND)
+INPUTS_PER_TARGET = 2000
+SEED_BLOCKS = 3
+
+targets: list[Target] = []
+taken = 0
+
+
+def take(data: bytes) -> None:
+    """One input into the node; only what must not happen raises."""
+    global taken
+    if taken % INPUTS_PER_TARGET == 0 or targets[0].stopped:
+        targets[:] = [Target(taken // INPUTS_PER_TARGET)]
+    taken += 1
+    if len(data) < 2:
+        return
+    target = targets[0]
+    names = sorted(target.neighbours)
+    sender = names[data[1] % len(names)]
+    form = data[0] % (1 + len(KINDS))
+    payload = data[2:] if form == 0 else target.sign(sender, KINDS[form - 1], data[2:])
+    for topic in topics_of(sender) if form == 0 else [topics_of(sender)[form - 1]]:
+        target.take(topic, payload)
+    target.rest()
+    if taken % 20 == 0:
+        target.tick()
+
+
+def topics_of(sender: str) -> list[str]:
+    """Where the node hears *sender*, in the order of KINDS."""
+    return [
+        topics.query_topic(FLEET, sender),
+        topics.answer_topic(FLEET, TARGET, sender),
+        topics.presence_topic(FLEET, sender),
+    ]
+
+
+def write_seeds(folder: Path) -> None:
+    """Genuine messages, and some that were mutated by chance, as inputs."""
+    folder.mkdir(exist_ok=True)
+    target = Target(0)
+    names = sorted(target.neighbours)
+    for number, frame in enumerate(target.templates):
+        form = bytes([1 + KINDS.index(frame.message.KIND), names.index(frame.sender)])
+        (folder / f"body-{number}").write_bytes(form + msgspec.msgpack.encode(frame.message))
+        (folder / f"envelope-{number}").write_bytes(bytes([0, form[1]]) + frame.payload)
+    for seed in range(SEED_BLOCKS):
+        for number, (_, payload) in enumerate(make_block(seed, 100)):
+            if len(payload) < 4096:
+                (folder / f"mutated-{seed}-{number}").write_bytes(b"\0\0" + payload)
+
+
+def main() -> None:
+    """Fuzz until libFuzzer's limits are reached or something is found."""
+    arguments = sys.argv[1:]
+    if not any(Path(argument).is_dir() for argument in arguments):
+        write_seeds(CORPUS)
+        arguments = [*arguments, str(CORPUS)]
+    atheris.Setup([sys.argv[0], "-max_len=4096", *arguments], take)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -271,3 +271,45 @@ COUNTED = {
     "answer replayed": {"late_answer", "repeated_answer", "early_answer"},
     "query replayed": {"repeated_query", "stale_round"},
 }
+
+
+# -- no broker at all -----------------------------------------------------------------------------
+
+
+class Babbler:
+    """Accepts connections and answers with packets that are broken in every way."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.connections = 0
+
+    def serve(self) -> None:
+        """Until closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                with contextlib.suppress(OSError), connection:
+                    connection.settimeout(0.1)
+                    connection.recv(CHUNK)
+                    connection.sendall(
+                        bytes([0x20, 2, 0, self._chance.choice([0] * 8 + [1, 5, 99])])
+                    )
+                    connection.sendall(b"".join(self.packet() for _ in range(4)))
+                    connection.recv(CHUNK)
+
+    def close(self) -> None:
+        """No more connections."""
+        self._listener.close()
+
+    def packet(self) -> bytes:
+        """Some type, some bytes, and a length that is sometimes none."""
+        first = self._chance.choice([*range(0, 256, 16), 0x30, 0x32, 0x34, 0x36, 0x3D, 0x62])
+        size = self._chance.choice([0, 1, 2, 3, 4, 5, 10, 40])
+        body = bytes(self._chance.choice([0, 0, 1, 2, 3, 4, 255]) for _ in range(size))
+        if self._chance.random() < 0.3:
+            body = struct.pack(">H", 3) + b"a/b" + body
+        endless = self._chance.random() < 0.05
+        return bytes([first]) + (b"\xff" * 5 if endless else _length(len(body))) + body

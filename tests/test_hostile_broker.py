@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.results import FloatArray, Trajectory
+from cipherfleet_node import mqtt
 from cipherfleet_node.config import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import load_fleet
-from hostile_broker import COUNTED, LIES, HostileBroker, Meddle, add, leave, spoil
+from hostile_broker import COUNTED, LIES, Babbler, HostileBroker, Meddle, add, leave, spoil
 
 pytestmark = pytest.mark.fleet
 
@@ -151,3 +153,23 @@ def test_a_fleet_finishes_although_its_broker_alters_and_drops_messages(tmp_path
     assert all(node.restarts == 0 for node in ended.nodes.nodes.values())
     assert np.all((ended.estimates > min(READINGS)) & (ended.estimates < max(READINGS)))
     assert "Traceback" not in ended.logs
+
+
+def test_the_network_thread_outlives_whatever_a_broker_sends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exception that escapes in it would fail this test as well."""
+    monkeypatch.setattr(mqtt, "RECONNECT_S", (0, 0))
+    babbler = Babbler(seed=5)
+    threading.Thread(target=babbler.serve, daemon=True).start()
+    events: list[mqtt.LinkEvent] = []
+    link = mqtt.Link("me", Broker(port=babbler.port), ["t"], ("w", b"lost"), events.append)
+    link.start()
+    deadline = time.monotonic() + 60
+    while babbler.connections < 500:
+        assert time.monotonic() < deadline, f"stopped after {babbler.connections} connections"
+        link.publish("t", b"still here")
+        time.sleep(0.01)
+    link.stop(0.1)
+    babbler.close()
+    assert any(isinstance(event, mqtt.Arrived) for event in events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,8 @@ def test_mutated_bytes_raise_nothing_but_wire_errors(message: Message, data: st.
             break
     if bytes(encoded) == original:
         return
-    try:
+    with suppress(WireError):
         decoded = decode(bytes(encoded), topic_of(message), FLEET, VERIFIERS)
-    except WireError as refused:
-        assert refused.reason
-    else:
         assert decoded == message, "only the envelope's form, which is not signed, may differ"
 
 

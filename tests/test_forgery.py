@@ -15,7 +15,16 @@ from cipherfleet_node.errors import WireError
 from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.wire import decode, encode, topic_of
 from forgeries import KINDS, Kind, bombard, lie_under_other_keys, nonsense
-from wire_fleet import FLEET, NODES, WireFleet, agent_of, identity_of, make_fleet, undisturbed
+from wire_fleet import (
+    FLEET,
+    NODES,
+    Forgery,
+    WireFleet,
+    agent_of,
+    identity_of,
+    make_fleet,
+    undisturbed,
+)
 
 COUNT = 120  # of each class
 NODE = Path(__file__).parents[1] / "node" / "cipherfleet_node"
@@ -96,16 +105,23 @@ def test_a_message_of_an_earlier_start_is_no_sign_of_life(midway: WireFleet) -> 
     assert agent._neighbours._live == {"n01"}
 
 
-def test_a_bad_query_uses_up_nothing_that_was_prepared(midway: WireFleet) -> None:
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
+    midway: WireFleet, prepared: bool
+) -> None:
     """Else one bad query would cost its receiver a modular power of full length."""
     agent = agent_of(midway, "n00")
-    name, prepared = next(iter(agent._prepared.items()))
-    k = agent.state.records[-1].number
-    tag = midway.keys[name].public.fingerprint[:8]
-    epoch = midway.seats[name].epoch
-    bad = Query(FLEET, name, epoch, k, 0, b"toy-fleet-parameters"[:8], tag, [bytes(128)])
-    list(agent.handle(MessageReceived(bad), midway.now))
-    assert agent._prepared[name] is prepared
+    name = next(iter(agent._prepared))
+    if not prepared:
+        del agent._prepared[name]
+    before = dict(agent._prepared)
+    tag, k = midway.keys[name].public.fingerprint[:8], agent.state.records[-1].number
+    parameters, epoch = b"toy-fleet-parameters"[:8], midway.seats[name].epoch
+    bad = Query(FLEET, name, epoch, k, 0, parameters, tag, [bytes(128)])
+    outcome = midway.offer(Forgery("n00", topic_of(bad), encode(bad, identity_of(name))))
+    assert outcome.reason == "ciphertext_range"
+    assert outcome.powers == 0
+    assert agent._prepared == before
 
 
 def test_a_list_without_number_is_refused_before_its_entries_are_read() -> None:

@@ -117,7 +117,7 @@ def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
     before = dict(agent._prepared)
     tag, k = midway.keys[name].public.fingerprint[:8], agent.state.records[-1].number
     parameters, epoch = b"toy-fleet-parameters"[:8], midway.seats[name].epoch
-    bad = Query(FLEET, name, epoch, k, 0, parameters, tag, [bytes(128)])
+    bad = Query(FLEET, name, epoch, k, 0, [], parameters, tag, [bytes(128)])
     outcome = midway.offer(Forgery("n00", topic_of(bad), encode(bad, identity_of(name))))
     assert outcome.reason == "ciphertext_range"
     assert outcome.powers == 0
@@ -127,7 +127,7 @@ def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
 def test_a_list_without_number_is_refused_before_its_entries_are_read() -> None:
     import tracemalloc
 
-    query = Query(FLEET, "n00", 1, 1, 0, bytes(8), bytes(8), [b""] * 120_000)
+    query = Query(FLEET, "n00", 1, 1, 0, [], bytes(8), bytes(8), [b""] * 120_000)
     payload = encode(query, identity_of("n00"))
     tracemalloc.start()
     try:

@@ -183,7 +183,8 @@ class WireFleet(MemoryFleet):
         if not isinstance(message, Answer):
             return False
         agent = agent_of(self, message.sender)
-        return agent._sent.get((message.receiver, message.round)) is message
+        sent = agent._sent.get((message.receiver, message.round))
+        return sent is not None and sent[1] is message
 
 
 def agent_of(fleet: MemoryFleet, name: str) -> Agent:
@@ -199,7 +200,7 @@ def standing(agent: Agent) -> tuple[object, ...]:
     return (
         agent.phase,
         of_round,
-        sorted(agent._openings),
+        sorted(agent._answers),
         sorted(agent._sent),
         sorted(agent._prepared),
         list(agent._held.items()),

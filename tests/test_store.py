@@ -109,7 +109,7 @@ STEPS: list[tuple[Any, str]] = [
     (Path, "unlink"),
     (Path, "hardlink_to"),
     (Path, "replace"),
-    (store_module, "_sync_folder"),
+    (store_module, "sync_folder"),
 ]
 
 

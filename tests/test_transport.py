@@ -36,12 +36,13 @@ from cipherfleet_broker import mosquitto as mosquitto_module
 from cipherfleet_broker.embedded import configuration as embedded_configuration
 from cipherfleet_broker.health import HEALTH_TOPIC
 from cipherfleet_broker.mosquitto import access_rules, secured_configuration
-from cipherfleet_broker.security import HEALTH, OPERATOR
+from cipherfleet_broker.security import HEALTH
 from cipherfleet_deploy.run import RunOptions, run_fleet
 from cipherfleet_node.__main__ import main as node_command
 from cipherfleet_node.config import Broker, Simulation
 from cipherfleet_node.daemon import client_id, read_bundle
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
+from cipherfleet_node.messages import OPERATOR
 from cipherfleet_node.mqtt import Arrived, Link, LinkEvent, LinkUp, set_no_delay
 from cipherfleet_node.tls import client_context
 from cipherfleet_provisioning import certificates

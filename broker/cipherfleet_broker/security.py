@@ -13,13 +13,14 @@ from pathlib import Path
 
 from cipherfleet_node import topics
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.messages import OPERATOR
 from cipherfleet_node.tls import client_context
 
 from .engine import LOOPBACK
 from .health import HEALTH_TOPIC
 
 # No node has these names: an id begins with a letter or a digit.
-OPERATOR, HEALTH = "_operator", "_health"
+HEALTH = "_health"
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,15 @@ def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[st
     """The rules of *fleet*: a node speaks as itself, and hears its neighbours only.
 
     *neighbours* holds the neighbours of every node. The operator sees who is there and how well
-    they are, and no ciphertext; it publishes nothing.
+    they are, claims of keys and no ciphertext; it publishes who is whose neighbour.
     """
     access = {node: _node_access(fleet, node, others) for node, others in neighbours.items()}
     probe = (f"{HEALTH_TOPIC}/#",)
     access[HEALTH] = Access(probe, probe)
-    seen = (topics.presence_topic(fleet, "+"), topics.health_topic(fleet, "+"))
-    access[OPERATOR] = Access((), seen)
+    seen = topics.presence_topic, topics.health_topic, topics.claim_topic
+    access[OPERATOR] = Access(
+        (topics.membership_topic(fleet, "+"),), tuple(topic(fleet, "+") for topic in seen)
+    )
     return access
 
 
@@ -83,5 +86,6 @@ def _node_access(fleet: str, node: str, neighbours: Sequence[str]) -> Access:
         *(topics.answer_topic(fleet, neighbour, node) for neighbour in neighbours),
         topics.presence_topic(fleet, node),
         topics.health_topic(fleet, node),
+        topics.claim_topic(fleet, node),
     ]
     return Access(tuple(publish), tuple(topics.subscriptions(fleet, node, list(neighbours))))

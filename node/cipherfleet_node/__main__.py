@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -66,22 +67,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .daemon import Daemon, run_node  # noqa: PLC0415  # the other commands start faster
+    from .daemon import run_node  # noqa: PLC0415  # the other commands start faster
 
     _keep_to_ourselves()
-    interrupted = False
+    stopping, signalled = threading.Event(), 0
 
-    def install(daemon: Daemon) -> None:
-        def stop(number: int, _frame: FrameType | None) -> None:
-            nonlocal interrupted
-            interrupted = number == signal.SIGINT
-            daemon.stop()
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal signalled
+        signalled = number
+        stopping.set()
 
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-
-    run_node(options.folder, install)
-    return EXIT_INTERRUPTED if interrupted else EXIT_OK
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    run_node(options.folder, stopping)
+    return EXIT_INTERRUPTED if signalled == signal.SIGINT else EXIT_OK
 
 
 def _keygen(options: argparse.Namespace) -> int:

@@ -57,6 +57,7 @@ class Setup:
     parameters: bytes  # digest of what all nodes must agree on
     new_seed: Callable[[int], bytes]  # of a round's draws, given the round's number
     trace: Trace
+    first_round: int = 0  # a newcomer does not begin before its neighbours are about to come to it
 
 
 # -- events -------------------------------------------------------------------------------------
@@ -97,7 +98,22 @@ class TimerFired:
     """The time that Agent.timer() named has come."""
 
 
-Event = Started | Connected | Disconnected | MessageReceived | ReadingTaken | TimerFired
+@dataclass(frozen=True)
+class MembershipPending:
+    """Other neighbours are to be had from *from_round* on."""
+
+    from_round: int
+
+
+Event = (
+    Started
+    | Connected
+    | Disconnected
+    | MessageReceived
+    | ReadingTaken
+    | TimerFired
+    | MembershipPending
+)
 
 
 # -- effects ------------------------------------------------------------------------------------
@@ -152,11 +168,16 @@ class Surplus:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """The next round is not to be opened with these neighbours any more: start anew with others."""
+
+
+@dataclass(frozen=True)
 class Stop:
     """Nothing is left to do."""
 
 
-Effect = Save | Publish | TakeReading | RoundClosed | Rejected | Surplus | Stop
+Effect = Switch | Save | Publish | TakeReading | RoundClosed | Rejected | Surplus | Stop
 
 
 class Agent:
@@ -176,6 +197,7 @@ class Agent:
         self._reading_awaited = False
         self._not_before = 0.0  # when the next round may open, for fleets with a period
         self._deadline = 0.0  # of starting, or of lingering
+        self._boundary: int | None = None  # the round that others are to be opened with
 
     # -- what the shell sees --------------------------------------------------------------------
 
@@ -225,6 +247,9 @@ class Agent:
                 yield from self._read(samples, now)
             case TimerFired():
                 yield from self._tick(now)
+            case MembershipPending(from_round):
+                self._boundary = from_round
+                yield from self._switch_if_idle()
             case _:
                 assert_never(event)
 
@@ -284,7 +309,22 @@ class Agent:
         else:
             yield from self._open(now)
 
+    @property
+    def _at_boundary(self) -> bool:
+        return self._boundary is not None and self._state.round >= self._boundary
+
+    def _switch_if_idle(self) -> Iterator[Effect]:
+        """Between rounds, or in one that nobody answers, there is nothing to finish first."""
+        idle = self._phase in (Phase.STARTING, Phase.READING) or (
+            self._round is not None and not self._round.deadlines
+        )
+        if self._at_boundary and idle:
+            yield Save(self._state)
+            yield Switch()
+
     def _may_start(self, now: float) -> bool:
+        if not self._state.records and self._neighbours.farthest < self._setup.first_round - 1:
+            return False
         if self._repeatable() or now >= self._deadline:
             return True
         # Without a memory of its own a node must know first in which round the others are.
@@ -303,6 +343,10 @@ class Agent:
         jumped = self._jump_if_behind()
         if self._rounds_done():
             yield from self._finish(now)
+            return
+        if self._at_boundary:
+            yield Save(self._state)
+            yield Switch()
             return
         setup, k = self._setup, self._state.round
         draws = Draws(setup.new_seed(k))
@@ -402,7 +446,8 @@ class Agent:
         if current is None or record is None:
             return
         asked = neighbour in record.roster or not record.roster
-        if not asked or not self._remembers(neighbour, current.number):
+        known = neighbour in self._neighbours.names  # a saved roster may be of an earlier graph
+        if not (known and asked and self._remembers(neighbour, current.number)):
             return
         theirs = self._neighbours.round_of(neighbour)
         # Seen in the round before, it may be waiting out a deadline of its own: it gets two.

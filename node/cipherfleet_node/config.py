@@ -221,7 +221,8 @@ class NodeConfig(Section, frozen=True):
     algorithm: Algorithm
     objective: Objective
     sensor: Sensor
-    neighbours: Annotated[list[Neighbour], Meta(min_length=1)]
+    neighbours: list[Neighbour] = []  # none only where the operator is to name them
+    operator: str | None = None  # Ed25519, base64: whose word on neighbours the node takes
     broker: Broker = field(default_factory=Broker)
     crypto: Crypto = field(default_factory=Crypto)
     simulation: Simulation = field(default_factory=Simulation)

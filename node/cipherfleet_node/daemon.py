@@ -27,6 +27,7 @@ from .agent import (
     Disconnected,
     Effect,
     Event,
+    MembershipPending,
     MessageReceived,
     Publish,
     ReadingTaken,
@@ -37,23 +38,37 @@ from .agent import (
     Started,
     Stop,
     Surplus,
+    Switch,
     TakeReading,
     TimerFired,
 )
 from .blinding import OWN, Pools, release_interpreter_during_powers
 from .config import NODE_FILE, Algorithm, NodeConfig, load_node_config, resolution_of
 from .draws import SEED_BYTES, simulated_seed
+from .enrolment import certificate_request, enrol, make_claim, make_own_keys, needs_enrolment
 from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
 from .exchange import Edge, Exchange, Pairwise, metropolis
 from .keys import (
+    KEYS_FOLDER,
     NodeKeys,
     PublicKeys,
+    identity_from_text,
     read_keys,
     read_neighbour,
     seal_from_text,
     shared_secret,
 )
-from .messages import TAG_BYTES, Message, Presence
+from .membership import (
+    NEXT,
+    Joined,
+    check_membership,
+    due,
+    keep,
+    promote,
+    read_membership,
+    settle,
+)
+from .messages import OPERATOR, TAG_BYTES, Membership, Message, Presence
 from .mqtt import Arrived, Link, LinkDown, LinkUp
 from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from .objective import Objective, make_objective
@@ -77,6 +92,7 @@ HEALTH_EVERY_S = 5.0
 LEAVE_WITHIN_S = 5.0
 IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
 GRACE_S = 1.0  # a sensor keeps its own deadline; this is for one that does not
+FRESH_KEYS = f"{KEYS_FOLDER}.next"
 LOGS_FOLDER = "logs"
 SPANS_FILE = "spans.jsonl"
 ESTIMATES_FILE = "estimates.jsonl"
@@ -93,6 +109,7 @@ class Bundle:
     objective: Objective
     sensor: SensorDevice
     secrets: Mapping[str, bytes]  # shared with those who share a neighbour, for sealing
+    joined: Joined | None  # the operator's word on the neighbours, if it has come
     tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
 
     @property
@@ -110,16 +127,28 @@ def read_bundle(folder: Path) -> Bundle:
         from .tls import read_context  # noqa: PLC0415  # X.509 takes memory that plain TCP spares
 
         context = read_context(folder, config.node, datetime.now(UTC))
-    neighbours = {
-        n.id: read_neighbour(folder, n.id, n.fingerprint, config.crypto.key_bits)
-        for n in config.neighbours
-    }
+    joined = read_membership(folder, config)
+    if joined is not None:
+        config, neighbours = joined.configured(config), joined.neighbours
+        if joined.message.fingerprint != keys.public.fingerprint:
+            raise ConfigError(
+                f"{folder}: the operator's membership is for keys with fingerprint "
+                f"{joined.message.fingerprint[:16]}..., those in keys have "
+                f"{keys.public.fingerprint[:16]}...; enrol this node anew"
+            )
+    else:
+        neighbours = {
+            n.id: read_neighbour(folder, n.id, n.fingerprint, config.crypto.key_bits)
+            for n in config.neighbours
+        }
+    if not neighbours:
+        raise ConfigError(f"{folder}: has no neighbours yet: run the node, so that it enrols")
     if len(neighbours) > MAX_DEGREE:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
     objective = make_objective(config.objective)
     sensor = open_sensor(config.sensor, folder, objective.fields)
     secrets = _shared_secrets(folder, config, keys)
-    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, context)
+    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, joined, context)
 
 
 def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[str, bytes]:
@@ -194,13 +223,15 @@ def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:
 class Daemon:
     """Runs one node until it has finished, is told to stop, or cannot go on."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, stopping: threading.Event | None = None) -> None:
         self._began = time.monotonic()
         self._bundle, self._config = bundle, bundle.config
         self._store = Store(bundle.folder)
         self._events: queue.Queue[object] = queue.Queue(MAX_EVENTS)
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._finished = False
+        self.switching = False  # the node is to start anew with other neighbours
+        self._version = bundle.joined.version if bundle.joined else 0
         self.rejected: Counter[str] = Counter()
         self.surplus: Counter[str] = Counter()
         self._silent, self._round_ms = 0, 0.0
@@ -212,7 +243,11 @@ class Daemon:
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
         crypto = self._config.crypto
         self._pools = Pools(obfuscator_sources(bundle), crypto.pool, crypto.pool_threads)
-        self._verifiers = {name: keys.identity for name, keys in bundle.neighbours.items()}
+        self._verifiers: dict[str, wire.Verifier] = {
+            name: keys.identity for name, keys in bundle.neighbours.items()
+        }
+        if self._config.operator is not None:
+            self._verifiers[OPERATOR] = identity_from_text(self._config.operator)
         self._agent = self._make_agent()
         self._link = self._make_link()
 
@@ -234,8 +269,15 @@ class Daemon:
             parameters,
             round_seeds(config),
             self._spans,
+            self._first_round,
         )
         return Agent(setup, self._restored(parameters))
+
+    @property
+    def _first_round(self) -> int:
+        """That of a node which has none of its own yet."""
+        joined = self._bundle.joined
+        return joined.message.from_round if joined else 0
 
     def _make_exchange(self) -> Exchange:
         config, bundle = self._config, self._bundle
@@ -258,7 +300,16 @@ class Daemon:
         epoch = max(saved.epoch + 1 if saved else 1, int(time.time()))
         if saved is None:
             return State(
-                STATE_VERSION, config.fleet, config.node, parameters, epoch, 0, None, [], {}, False
+                STATE_VERSION,
+                config.fleet,
+                config.node,
+                parameters,
+                epoch,
+                self._first_round,
+                None,
+                [],
+                {},
+                continuous=False,
             )
         dimension = self._bundle.objective.dimension
         if (saved.fleet, saved.node) != (config.fleet, config.node) or (
@@ -305,9 +356,10 @@ class Daemon:
         self._sampler.start()
         try:
             self._handle(Started())
+            self._expect_membership()
             self._link.start()
             self._manager.ready()
-            while not self._stopping.is_set() and not self._finished:
+            while not (self._stopping.is_set() or self._finished or self.switching):
                 self._step()
         finally:
             self._leave()
@@ -355,6 +407,7 @@ class Daemon:
                 self._receive(event)
             case LinkUp():
                 log.info("connected to the broker")
+                self._claim_again()
                 self._handle(Connected())
             case LinkDown(clash):
                 if clash:
@@ -378,8 +431,67 @@ class Daemon:
             # A hostile broker writes into topics what it likes: only known names reach the log.
             sender = topics.sender_of(arrived.topic)
             self._reject(sender if sender in self._verifiers else "a stranger", error.reason)
+            return
+        if isinstance(message, Membership):
+            self._take_membership(message, arrived.payload)
         else:
             self._handle(MessageReceived(message, arrived.retained))
+
+    # -- other neighbours -----------------------------------------------------------------------
+
+    def _take_membership(self, message: Membership, payload: bytes) -> None:
+        """Keep the operator's word, if it is a newer one; the rounds before it go on."""
+        if message.epoch <= self._version:
+            if message.epoch < self._version:
+                self._reject(OPERATOR, "stale_membership")
+            return  # retained, it comes again with every connection
+        folder = self._bundle.folder
+        try:
+            joined = check_membership(message, self._config)
+        except WireError as error:
+            self._reject(OPERATOR, error.reason)
+            log.warning("dropped a membership: %s", error)
+            return
+        if message.rekey:
+            self._version = message.epoch
+            make_own_keys(folder, self._config, FRESH_KEYS)
+            self._claim_again()
+            return
+        own = self._bundle.keys.public.fingerprint
+        if message.fingerprint not in (own, _fresh_fingerprint(folder, self._config)):
+            self._reject(OPERATOR, "membership_of_other_keys")
+            return
+        keep(folder, payload)
+        self._version = message.epoch
+        log.info("other neighbours from round %d on", message.from_round)
+        self._overlap(joined)
+        self._handle(MembershipPending(message.from_round))
+
+    def _expect_membership(self) -> None:
+        """What was kept before the node was started, and does not hold yet."""
+        pending = read_membership(self._bundle.folder, self._config, NEXT)
+        if pending is not None:
+            self._version = max(self._version, pending.version)
+            self._overlap(pending)
+            self._handle(MembershipPending(pending.message.from_round))
+
+    def _overlap(self, pending: Joined) -> None:
+        """A neighbour may come to the round of its new identity before this node does."""
+        for name, keys in pending.neighbours.items():
+            if name in self._bundle.neighbours:
+                before = self._bundle.neighbours[name].identity
+                self._verifiers[name] = wire.Either(before, keys.identity)
+
+    def _claim_again(self) -> None:
+        """Keys that the operator asked for, and has not taken over yet."""
+        folder, config = self._bundle.folder, self._config
+        if not (folder / FRESH_KEYS).exists():
+            return
+        fresh = make_own_keys(folder, config, FRESH_KEYS)
+        request = certificate_request(folder, config, FRESH_KEYS)
+        claim = make_claim(config, fresh, request, self._bundle.keys.identity)
+        payload = wire.encode(claim, fresh.identity)
+        self._link.publish(wire.topic_of(claim), payload, retain=True)
 
     def _handle(self, event: Event) -> None:
         for effect in self._agent.handle(event, time.monotonic()):
@@ -405,6 +517,8 @@ class Daemon:
                 self._reject(sender, reason)
             case Surplus(_, reason):
                 self.surplus[reason] += 1
+            case Switch():
+                self.switching = True
             case Stop():
                 self._finished = True
 
@@ -545,11 +659,30 @@ class _Sampler:
         return []
 
 
-def run_node(folder: Path, on_ready: Callable[[Daemon], None]) -> None:
-    """Read *folder*, run its node; *on_ready* is given the daemon before it starts."""
-    daemon = Daemon(read_bundle(folder))
-    on_ready(daemon)
-    daemon.run()
+def _fresh_fingerprint(folder: Path, config: NodeConfig) -> str | None:
+    if not (folder / FRESH_KEYS).exists():
+        return None
+    return read_keys(folder, config.crypto, FRESH_KEYS).public.fingerprint
+
+
+def run_node(folder: Path, stopping: threading.Event) -> None:
+    """Run the node of *folder* until it has finished or *stopping* is set.
+
+    It enrols first if it must, and starts anew, in this process, where its neighbours change.
+    """
+    settle(folder)
+    config = load_node_config(folder)
+    if needs_enrolment(folder, config) and not enrol(folder, config, stopping):
+        return
+    while not stopping.is_set():
+        saved = read_state(folder)
+        if due(folder, config, saved.round if saved else 0):
+            promote(folder, config)
+        daemon = Daemon(read_bundle(folder), stopping)
+        daemon.run()
+        if not daemon.switching:
+            return
+        log.info("starting anew with other neighbours")
 
 
 def node_summary(folder: Path, *, with_estimate: bool) -> dict[str, object]:

@@ -100,9 +100,9 @@ def _phe_agrees(key: PrivateKey) -> bool:
     return bool(private.raw_decrypt(ciphertext) == key.decrypt(mpz(ciphertext)) == 4711)
 
 
-def write_keys(folder: Path, keys: NodeKeys) -> None:
+def write_keys(folder: Path, keys: NodeKeys, name: str = KEYS_FOLDER) -> None:
     """Write the private keys into *folder*/keys, files 0600 from their first byte on."""
-    place = folder / KEYS_FOLDER
+    place = folder / name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     document: dict[str, Any] = {
         "kty": "DAJ",
@@ -130,9 +130,9 @@ def write_private(file: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def read_keys(folder: Path, crypto: Crypto) -> NodeKeys:
+def read_keys(folder: Path, crypto: Crypto, name: str = KEYS_FOLDER) -> NodeKeys:
     """The node's private keys; raises ConfigError for what is missing, open to others or broken."""
-    place = folder / KEYS_FOLDER
+    place = folder / name
     document = _read_json(place / PAILLIER_FILE, read_private(place / PAILLIER_FILE))
     p, q = (_text_to_number(place / PAILLIER_FILE, document, name) for name in ("p", "q"))
     if not (is_prime(p) and is_prime(q)) or p == q:
@@ -214,7 +214,7 @@ def write_public(file: Path, public: PublicKeys) -> None:
     """Write the public keys of a node as neighbours receive them."""
     document = {
         "paillier": _public_document(public.paillier),
-        "identity": base64.b64encode(public.identity.public_bytes_raw()).decode(),
+        "identity": identity_to_text(public.identity),
         "seal": seal_to_text(public.seal),
     }
     file.write_text(json.dumps(document, indent=1) + "\n")
@@ -236,8 +236,7 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
     if faults:
         raise ConfigError(f"{file}: the key of {neighbour!r} is unsound: n {', '.join(faults)}")
     try:
-        raw = base64.b64decode(str(document.get("identity")), validate=True)
-        identity = Ed25519PublicKey.from_public_bytes(raw)
+        identity = identity_from_text(str(document.get("identity")))
     except ValueError:
         raise ConfigError(f"{file}: identity is not 32 bytes in base64") from None
     try:
@@ -250,6 +249,16 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
             f"the configuration pins {pinned[:16]}...; get the bundle anew from provisioning"
         )
     return public
+
+
+def identity_to_text(identity: Ed25519PublicKey) -> str:
+    """*identity* as configurations spell it: base64 of its 32 bytes."""
+    return base64.b64encode(identity.public_bytes_raw()).decode()
+
+
+def identity_from_text(text: str) -> Ed25519PublicKey:
+    """The reverse of `identity_to_text`; raises ValueError."""
+    return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
 
 
 def seal_to_text(seal: X25519PublicKey) -> str:

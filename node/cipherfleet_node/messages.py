@@ -10,6 +10,7 @@ import msgspec
 # A node's own account of itself; `lost` is said by the broker on its behalf (the last will).
 PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
 
+OPERATOR = "_operator"  # who sends memberships; no node's id begins with such a sign
 DIGEST_BYTES = 32
 TAG_BYTES = 8
 MAX_CIPHERTEXTS = 4096  # of the smallest key there is, in the largest message there is
@@ -65,6 +66,51 @@ class Answer(Message, frozen=True):
     attempt: int
     query: bytes  # digest of the query answered
     ciphertexts: Ciphertexts
+
+
+class Member(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A neighbour as the operator names it: who its own neighbours are, and its public keys."""
+
+    id: str
+    neighbours: list[str]
+    paillier: bytes  # n, big endian
+    identity: bytes  # Ed25519
+    seal: bytes  # X25519
+
+
+class Membership(Message, frozen=True):
+    """The operator's word on whom the receiver exchanges with, from a round on.
+
+    Its epoch is the version of the list: a node goes forward only.
+    """
+
+    KIND: ClassVar[str] = "membership"
+
+    receiver: str
+    from_round: int
+    fingerprint: str  # of the receiver's own keys from then on
+    members: list[Member]  # its neighbours
+    seals: list[tuple[str, bytes]]  # X25519 keys of all with whom it shares a neighbour
+    certificate: bytes  # the receiver's, in PEM; empty: as it is
+    rekey: bool  # the receiver is to make new keys, and to claim them
+
+
+class Claim(Message, frozen=True):
+    """The public halves of the keys that the sender has made, signed with the new identity."""
+
+    KIND: ClassVar[str] = "claim"
+
+    paillier: bytes
+    identity: bytes
+    seal: bytes
+    request: bytes  # for a certificate, PKCS 10 in DER; empty: none is wanted
+    proof: bytes  # of the sender, over `proven`: see enrolment
+
+    @property
+    def proven(self) -> bytes:
+        """What the proof is over: every field but itself."""
+        told = (self.fleet, self.sender, self.paillier, self.identity, self.seal, self.request)
+        return b"cipherfleet/v1/claim\0" + msgspec.msgpack.encode(told)
 
 
 class Presence(Message, frozen=True):

@@ -76,7 +76,7 @@ class Link:
         client_id: str,
         broker: Broker,
         topics: Sequence[str],
-        will: tuple[str, bytes],
+        will: tuple[str, bytes] | None,
         deliver: Callable[[LinkEvent], None],
         context: ssl.SSLContext | None = None,
     ) -> None:
@@ -91,7 +91,8 @@ class Link:
         if context is not None:
             client.tls_set_context(context)
             client.on_log = self._logged
-        client.will_set(will[0], will[1], qos=1, retain=True)
+        if will is not None:
+            client.will_set(will[0], will[1], qos=1, retain=True)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(*RECONNECT_S)

@@ -77,6 +77,11 @@ class Neighbourhood:
         """The rounds that the present neighbours are in."""
         return [self._claims[name] for name in self.present]
 
+    @property
+    def farthest(self) -> int:
+        """The latest round that anybody is known to have opened, or UNSEEN."""
+        return max(self._claims.values(), default=UNSEEN)
+
     def anyone_beyond(self, round_number: int) -> bool:
         """Whether a neighbour that has spoken since the node connected is past *round_number*."""
         return any(self._claims[name] > round_number for name in self._live)

@@ -66,14 +66,14 @@ class Store:
     def _save(self, state: State) -> None:
         payload = _encoder.encode(state)
         fresh = self._folder / "fresh"
-        _write_synced(fresh, _MAGIC + hashlib.sha256(payload).digest() + payload)
+        write_synced(fresh, _MAGIC + hashlib.sha256(payload).digest() + payload)
         if self._is_whole():
             linked = self._folder / "linked"
             linked.unlink(missing_ok=True)
             linked.hardlink_to(self.current)
             linked.replace(self.previous)
         fresh.replace(self.current)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def _is_whole(self) -> bool:
         """Whether the current generation is worth more than the one before it."""
@@ -129,7 +129,8 @@ def _read(file: Path) -> State:
     return state
 
 
-def _write_synced(file: Path, data: bytes) -> None:
+def write_synced(file: Path, data: bytes) -> None:
+    """Write *data* to *file*, for its owner only, and onto the disk."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)
@@ -137,7 +138,8 @@ def _write_synced(file: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the names in *folder* onto the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

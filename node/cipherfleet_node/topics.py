@@ -25,11 +25,25 @@ def health_topic(fleet: str, sender: str) -> str:
     return f"{ROOT}/{fleet}/health/{sender}"
 
 
+def membership_topic(fleet: str, receiver: str) -> str:
+    """Where the operator's latest word on *receiver*'s neighbours is retained."""
+    return f"{ROOT}/{fleet}/members/{receiver}"
+
+
+def claim_topic(fleet: str, sender: str) -> str:
+    """Where *sender* claims the keys that it has made."""
+    return f"{ROOT}/{fleet}/claim/{sender}"
+
+
 def subscriptions(fleet: str, node: str, neighbours: list[str]) -> list[str]:
-    """All that *node* listens to: its neighbours' queries and presence, answers to itself."""
+    """All that *node* listens to: its neighbours' queries and presence, answers to itself.
+
+    And to the operator's word on who its neighbours are.
+    """
     queries = [query_topic(fleet, neighbour) for neighbour in neighbours]
     presence = [presence_topic(fleet, neighbour) for neighbour in neighbours]
-    return [*queries, *presence, answer_topic(fleet, node, "+")]
+    own = [answer_topic(fleet, node, "+"), membership_topic(fleet, node)]
+    return [*queries, *presence, *own]
 
 
 def sender_of(topic: str) -> str:

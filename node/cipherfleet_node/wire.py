@@ -10,6 +10,7 @@ Layout, limits and versions are specified in node/PROTOCOL.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -17,9 +18,19 @@ from cryptography.exceptions import InvalidSignature
 
 from .config import MAX_ID
 from .errors import WireError
-from .messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Presence, Query
+from .messages import (
+    DIGEST_BYTES,
+    OPERATOR,
+    TAG_BYTES,
+    Answer,
+    Claim,
+    Membership,
+    Message,
+    Presence,
+    Query,
+)
 from .packing import MAX_DEGREE
-from .topics import answer_topic, presence_topic, query_topic
+from .topics import answer_topic, claim_topic, membership_topic, presence_topic, query_topic
 
 WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 256 * 1024  # d = 4,000 at 2048 bits is 64 KiB; brokers are set to the same
@@ -40,6 +51,21 @@ class Verifier(Protocol):
         """Raise InvalidSignature unless *signature* is this key's on *data*."""
 
 
+class Either:
+    """The public keys before and after a change of identity, for as long as both are in use."""
+
+    def __init__(self, *verifiers: Verifier) -> None:
+        self._verifiers = verifiers
+
+    def verify(self, signature: bytes, data: bytes, /) -> None:
+        """Raise InvalidSignature unless *signature* is one of theirs on *data*."""
+        for verifier in self._verifiers[:-1]:
+            with suppress(InvalidSignature):
+                verifier.verify(signature, data)
+                return
+        self._verifiers[-1].verify(signature, data)
+
+
 class _Envelope(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     version: int
     kind: str
@@ -47,7 +73,9 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     signature: bytes
 
 
-_KINDS: Mapping[str, type[Message]] = {kind.KIND: kind for kind in (Query, Answer, Presence)}
+_KINDS: Mapping[str, type[Message]] = {
+    kind.KIND: kind for kind in (Query, Answer, Presence, Membership, Claim)
+}
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _body_decoders: Mapping[str, msgspec.msgpack.Decoder[Any]] = {
@@ -79,6 +107,8 @@ def decode(data: bytes, topic: str, fleet: str, verifiers: Mapping[str, Verifier
     message: Message = _parse(decoder, envelope.body, f"a {envelope.kind}")
     if message.fleet != fleet:
         raise WireError("fleet", "a message belongs to another fleet")
+    if isinstance(message, Membership) != (message.sender == OPERATOR):
+        raise WireError("role", "a message is not for its sender to send")
     verifier = verifiers.get(message.sender)
     if verifier is None:
         raise WireError("unknown_sender", "a message comes from no neighbour")
@@ -101,6 +131,10 @@ def topic_of(message: Message) -> str:
             return answer_topic(fleet, receiver, sender)
         case Presence(fleet=fleet, sender=sender):
             return presence_topic(fleet, sender)
+        case Membership(fleet=fleet, receiver=receiver):
+            return membership_topic(fleet, receiver)
+        case Claim(fleet=fleet, sender=sender):
+            return claim_topic(fleet, sender)
         case _:
             raise TypeError(f"{type(message).__name__} has no topic")
 
@@ -133,6 +167,8 @@ def _check_ranges(message: Message) -> None:
         case Answer():
             counters += [message.round, message.attempt]
             tags += [(message.query, DIGEST_BYTES)]
+        case Membership():
+            counters.append(message.from_round)
     if not all(0 <= counter <= MAX_COUNTER for counter in counters):
         raise WireError("range", f"a number in a message of {message.sender!r} is out of range")
     if not all(len(tag) == length for tag, length in tags):

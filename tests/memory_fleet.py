@@ -34,6 +34,7 @@ from cipherfleet_node.agent import (
     Started,
     Stop,
     Surplus,
+    Switch,
     TakeReading,
     TimerFired,
 )
@@ -120,6 +121,7 @@ class Seat:
     rejected: Counter[str] = field(default_factory=Counter)
     surplus: Counter[str] = field(default_factory=Counter)
     stopped: bool = False
+    switched: bool = False
     connected: bool = True
     epoch: int = 0
     effects_left: int | None = None  # of the next event's effects, before the process dies
@@ -139,6 +141,7 @@ class MemoryFleet:
     tap: Callable[[str, str, Message], Message | None] | None = None  # sender, receiver, message
     sealed: bool = False
     leaves_open: bool = False
+    first_rounds: Mapping[str, int] = field(default_factory=dict)  # of newcomers
 
     def __post_init__(self) -> None:
         self.neighbours: dict[str, list[str]] = defaultdict(list)
@@ -186,8 +189,9 @@ class MemoryFleet:
         seat.epoch += 1
         seat.effects_left = None
         seat.unread = seat.samples
+        first = self.first_rounds.get(name, 0)
         saved = seat.saved or State(
-            STATE_VERSION, "toy", name, b"", 0, 0, None, [], {}, continuous=False
+            STATE_VERSION, "toy", name, b"", 0, first, None, [], {}, continuous=False
         )
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         edges = {
@@ -214,6 +218,7 @@ class MemoryFleet:
                 b"toy-fleet-parameters"[:8],
                 lambda k: self.round_seed(name, k),
                 NoTrace(),
+                self.first_rounds.get(name, 0),
             ),
             seat.saved,
         )
@@ -320,8 +325,8 @@ class MemoryFleet:
                     seat.rejected[reason] += 1
                 case Surplus(_, reason):
                     seat.surplus[reason] += 1
-                case Stop():
-                    seat.stopped = True
+                case Stop() | Switch():
+                    seat.stopped, seat.switched = True, isinstance(effect, Switch)
         timer = agent.timer()
         if timer is not None and not seat.stopped:
             self._push(max(timer, self.now), name, TimerFired())

@@ -428,15 +428,18 @@ def test_rules_name_every_topic_in_full(tmp_path: Path) -> None:
         f"topic write {F}/a/n2/n1",
         f"topic write {F}/state/n1",
         f"topic write {F}/health/n1",
+        f"topic write {F}/claim/n1",
         f"topic read {F}/q/n2",
         f"topic read {F}/state/n2",
         f"topic read {F}/a/n1/+",
+        f"topic read {F}/members/n1",
     ]
     users = json.loads(embedded_configuration(tmp_path, 1, security))["authorization"]["users"]
     (operator,) = [user["permissions"] for user in users if user["user"] == f"CN={OPERATOR}"]
+    read = [f"cf.v1.line.{what}.*" for what in ("state", "health", "claim")]
     assert operator == {
-        "publish": {"deny": [">"]},  # an empty list would allow everything
-        "subscribe": {"allow": ["cf.v1.line.state.*", "cf.v1.line.health.*"]},
+        "publish": {"allow": ["cf.v1.line.members.*"]},
+        "subscribe": {"allow": read},
     }
 
 

@@ -20,7 +20,7 @@ from .draws import Draws, FloatVector
 from .errors import RemoteProtocolError
 from .exchange import UNIT, Exchange
 from .messages import Answer, Message, Presence, PresenceState, Query
-from .neighbourhood import Neighbourhood
+from .neighbourhood import UNSEEN, Neighbourhood
 from .objective import Objective
 from .optimiser import descend
 from .quantiser import dequantise, quantise, randomise_start
@@ -57,7 +57,7 @@ class Setup:
     parameters: bytes  # digest of what all nodes must agree on
     new_seed: Callable[[int], bytes]  # of a round's draws, given the round's number
     trace: Trace
-    first_round: int = 0  # a newcomer does not begin before its neighbours are about to come to it
+    first_round: int = 0  # a newcomer begins when a neighbour has come to it
 
 
 # -- events -------------------------------------------------------------------------------------
@@ -323,8 +323,10 @@ class Agent:
             yield Switch()
 
     def _may_start(self, now: float) -> bool:
-        if not self._state.records and self._neighbours.farthest < self._setup.first_round - 1:
-            return False
+        first = self._setup.first_round
+        if first and not self._state.records and self._neighbours.farthest < first:
+            # Before somebody has come to that round this node is nobody's neighbour.
+            return self._neighbours.farthest == UNSEEN and now >= self._deadline
         if self._repeatable() or now >= self._deadline:
             return True
         # Without a memory of its own a node must know first in which round the others are.

@@ -270,3 +270,33 @@ def test_mask_vectors_hold() -> None:
         near = {other: secrets[tuple(sorted((name, other)))] for other in roster if other != name}
         seal = Seal("f", name, {"i": frozenset(roster)}, near)
         assert [str(value) for value in seal.masks(query, modulus)] == case["values"]
+
+
+# -- what is not claimed --------------------------------------------------------------------------
+
+
+def test_an_asker_that_pretends_silence_isolates_one_neighbours_term() -> None:
+    """A limit, not a guard: with the sums over two rosters, one being part of the other.
+
+    So do the late answers of a neighbour that was given up, if they are opened, which the node does
+    not do. What is left of the one neighbour is what a pairwise answer tells.
+    """
+    roster, draws = NAMES[:3], {name: Draws(name.encode() * 16) for name in NAMES[:3]}
+    asked, own = [0] * D, {name: [place + 1 for place in range(D)] for name in roster}
+    here = asker(len(NAMES), NAMES)
+    sums = []
+    ciphertexts = here.query(asked)
+    for attempt, names in enumerate((roster, roster[:2])):
+        query = query_for(names, ciphertexts, attempt=attempt)
+        answers = {}
+        for name in names:
+            there = answerer(name, NAMES)
+            prepared = there.prepare("i", own[name], draws[name])
+            answers[name] = here.accept(there.answer(query, draws[name], prepared))
+        sums.append(here.open(answers, Draws(bytes(32))))
+    last = roster[2]
+    weight, m = own_weight(draws[last]), metropolis(len(NAMES), 3)
+    noise = dither(draws[last], "i", weight, D)
+    term = [weight * q + e for q, e in zip(own[last], noise, strict=True)]
+    difference = [a - b for a, b in zip(*sums, strict=True)]
+    assert difference == [own_weight(Draws(bytes(32))) * m * value for value in term]

@@ -21,7 +21,16 @@ import pytest
 from cipherfleet_deploy import cli
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
-HELP = [(), ("demo",), ("init",), ("check",), ("run",), ("bench",), ("bench", "crypto")]
+HELP = [
+    (),
+    ("demo",),
+    ("init",),
+    ("check",),
+    ("doctor",),
+    ("run",),
+    ("bench",),
+    ("bench", "crypto"),
+]
 FLEET = """\
 config_version: 1
 fleet: toy

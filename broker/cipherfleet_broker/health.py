@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import select
 import ssl
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from cipherfleet_node.errors import BrokerUnreachable
-from cipherfleet_node.mqtt import set_no_delay
+from cipherfleet_node.mqtt import read_for, set_no_delay
 
 # No fleet can be called _health: its name starts with a letter or a digit.
 HEALTH_TOPIC = "cf/v1/_health"
@@ -99,18 +98,8 @@ class _Probe:
             left = self.deadline - time.monotonic()
             if left <= 0:
                 raise self._unreachable(f"{complaint} in {self.timeout_s:g} s", advice)
-            if not self._is_open_after_reading(left) and not happened():
+            if not read_for(self.client, left) and not happened():
                 raise self._unreachable(f"{complaint} and closed the connection", advice)
-
-    def _is_open_after_reading(self, timeout_s: float) -> bool:
-        # Not client.loop(): it opens a pair of sockets that only the garbage collector closes.
-        sock = self.client.socket()
-        if sock is None:
-            return False
-        # What TLS has decrypted already is in no socket's buffer.
-        waiting = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-        readable, _, _ = select.select([sock], [], [], 0.0 if waiting else timeout_s)
-        return not (readable or waiting) or self.client.loop_read() == mqtt.MQTT_ERR_SUCCESS
 
     def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
         return BrokerUnreachable(f"no working broker at {self.host}:{self.port}: {found}; {advice}")

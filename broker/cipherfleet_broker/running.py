@@ -165,7 +165,7 @@ def _health_problem(broker: RunningBroker, timeout_s: float) -> BrokerUnreachabl
 
 
 def _external(address: str, port: int | None, security: Security | None) -> RunningBroker:
-    host, found_port = _parse_address(address)
+    host, found_port = parse_address(address)
     if port is not None:
         raise ConfigError(f"the broker {address} brings its port; {port} is for one started here")
     context = security.context() if security else None
@@ -174,7 +174,7 @@ def _external(address: str, port: int | None, security: Security | None) -> Runn
     return broker
 
 
-def _parse_address(address: str) -> tuple[str, int]:
+def parse_address(address: str) -> tuple[str, int]:
     """'name:1883' or '[::1]:1883' -> (host, port)."""
     host, colon, digits = address.rpartition(":")
     if not (colon and host and digits.isascii() and digits.isdigit() and 0 < int(digits) < 65536):

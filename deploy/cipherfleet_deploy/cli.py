@@ -221,6 +221,40 @@ def check(file: Path, strict: bool, as_json: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--broker", metavar="HOST:PORT", help="a running broker to try")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
+    """Look for what this machine lacks, and for what is wrong with FILE (fleet.yaml).
+
+    One line for each thing: ok, warn, fail or skip, what was found, and the mend. Exit code 1 when
+    something fails, 3 when FILE is no valid fleet, 4 when only the broker is unreachable. On a
+    device: cipherfleet-node doctor.
+
+    \b
+    Example:
+      cipherfleet doctor my-fleet/fleet.yaml --broker 192.168.1.5:1883
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in check
+
+    from dataclasses import asdict  # noqa: PLC0415
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from .doctor import examine, exit_code  # noqa: PLC0415
+
+    findings = []
+    for finding in examine(file, broker, datetime.now(UTC)):
+        findings.append(finding)
+        if not as_json:
+            click.echo(str(finding))
+    code = exit_code(findings)
+    if as_json:
+        told = {"findings": [asdict(each) for each in findings], "exit_code": code}
+        click.echo(json.dumps(told))
+    sys.exit(code)
+
+
 @cli.group()
 def bench() -> None:
     """Measure what encryption costs on this machine.

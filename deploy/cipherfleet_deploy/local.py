@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from cipherfleet_broker.leash import leashed
-from cipherfleet_node.daemon import ESTIMATES_FILE, LOGS_FOLDER, SPANS_FILE
+from cipherfleet_node.config import LOGS_FOLDER
+from cipherfleet_node.daemon import ESTIMATES_FILE, SPANS_FILE
 from cipherfleet_node.errors import (
     BrokerUnreachable,
     CipherfleetError,

@@ -10,6 +10,9 @@ import resource
 import signal
 import sys
 import threading
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -17,7 +20,7 @@ from . import __version__
 from .config import NODE_FILE, SAFE_KEY_BITS, load_node_config
 from .errors import CipherfleetError, ConfigError
 
-EXIT_OK, EXIT_INTERRUPTED = 0, 130
+EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,11 +47,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, text: str, example: str, default: Path | None = None
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=text, epilog=f"example: cipherfleet-node {example}"
         )
-        command.add_argument("folder", type=Path, help=f"the node's folder, with its {NODE_FILE}")
+        command.add_argument(
+            "folder",
+            type=Path,
+            help=f"the node's folder, with its {NODE_FILE}",
+            nargs="?" if default else None,
+            default=default,
+        )
         command.set_defaults(command=globals()[f"_{name.replace('-', '_')}"])
         return command
 
@@ -63,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--estimate", action="store_true", help="show the estimate too: it is private"
     )
+    doctor = add("doctor", "Look for what keeps this node from working.", "doctor node/ --json")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    here = Path()
+    add("health", "Exit with 0 if the daemon made progress lately.", "health node/", here)
     return parser
 
 
@@ -130,6 +145,29 @@ def _show_state(options: argparse.Namespace) -> int:
     summary = node_summary(options.folder, with_estimate=options.estimate)
     _print(summary, as_json=options.json)
     return EXIT_OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine, exit_code  # noqa: PLC0415
+
+    _keep_to_ourselves()
+    findings = []
+    for finding in examine(options.folder, datetime.now(UTC)):
+        findings.append(finding)
+        if not options.json:
+            print(finding, flush=True)
+    code = exit_code(findings)
+    if options.json:
+        print(json.dumps({"findings": [asdict(each) for each in findings], "exit_code": code}))
+    return code
+
+
+def _health(options: argparse.Namespace) -> int:
+    from .health import complaint, read_beat  # noqa: PLC0415
+
+    problem = complaint(read_beat(options.folder), time.monotonic())
+    print(f"{problem}; ask cipherfleet-node doctor" if problem else "healthy")
+    return EXIT_FAILED if problem else EXIT_OK
 
 
 def _print(summary: dict[str, object], *, as_json: bool) -> None:

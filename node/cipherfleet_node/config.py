@@ -19,6 +19,7 @@ from .document import Document, read_document
 CONFIG_VERSION = 1
 SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
 NODE_FILE = "node.yaml"
+LOGS_FOLDER = "logs"
 
 MAX_ID = 63
 

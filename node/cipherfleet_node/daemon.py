@@ -43,11 +43,19 @@ from .agent import (
     TimerFired,
 )
 from .blinding import OWN, Pools, release_interpreter_during_powers
-from .config import NODE_FILE, Algorithm, NodeConfig, load_node_config, resolution_of
+from .config import (
+    LOGS_FOLDER,
+    NODE_FILE,
+    Algorithm,
+    NodeConfig,
+    load_node_config,
+    resolution_of,
+)
 from .draws import SEED_BYTES, simulated_seed
 from .enrolment import certificate_request, enrol, make_claim, make_own_keys, needs_enrolment
 from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
 from .exchange import Edge, Exchange, Pairwise, metropolis
+from .health import BEAT_EVERY_S, Heartbeat
 from .keys import (
     KEYS_FOLDER,
     NodeKeys,
@@ -93,7 +101,6 @@ LEAVE_WITHIN_S = 5.0
 IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
 GRACE_S = 1.0  # a sensor keeps its own deadline; this is for one that does not
 FRESH_KEYS = f"{KEYS_FOLDER}.next"
-LOGS_FOLDER = "logs"
 SPANS_FILE = "spans.jsonl"
 ESTIMATES_FILE = "estimates.jsonl"
 
@@ -197,6 +204,13 @@ def client_id(config: NodeConfig, keys: NodeKeys) -> str:
     return f"{config.fleet}-{config.node}-{hashlib.sha256(secret).hexdigest()[:16]}"
 
 
+def patience_s(config: NodeConfig) -> float:
+    """The longest that a healthy round may take: neighbours start late, or fall silent in turn."""
+    algorithm = config.algorithm
+    waits = algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s
+    return waits + config.sensor.timeout_s + (algorithm.period_s or 0.0)
+
+
 def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
     """Where a round's draws come from: the operating system, or a simulation's seed."""
     seed = config.simulation.seed
@@ -235,9 +249,11 @@ class Daemon:
         self.rejected: Counter[str] = Counter()
         self.surplus: Counter[str] = Counter()
         self._silent, self._round_ms = 0, 0.0
-        self._health_at = self._watchdog_at = 0.0
+        self._health_at = self._alive_at = 0.0
         logs = bundle.folder / LOGS_FOLDER
         self._spans = Spans(logs / SPANS_FILE)
+        self._heartbeat = Heartbeat(bundle.folder, patience_s(self._config))
+        self._closed_at = self._began
         self._manager = ServiceManager()
         self._sampler = _Sampler(bundle.sensor, self._config.sensor.timeout_s, self._put)
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
@@ -375,9 +391,10 @@ class Daemon:
             self._handle(overdue)
         if wake is not None and now >= wake:
             self._handle(TimerFired())
-        if now >= self._watchdog_at and self._link.moves(now):
-            self._watchdog_at = now + (self._manager.watchdog_s or math.inf)
+        if now >= self._alive_at and self._link.moves(now):
+            self._alive_at = now + min(self._manager.watchdog_s or math.inf, BEAT_EVERY_S)
             self._manager.alive()
+            self._heartbeat.beat(now, self._agent.round_number, self._closed_at)
         self._report_health(now)
 
     def _leave(self) -> None:
@@ -390,6 +407,7 @@ class Daemon:
         self._pools.close()
         self._sampler.close()
         self._spans.flush(now=True)
+        self._heartbeat.stop()
         self._store.close()
 
     def _put(self, event: object) -> None:
@@ -528,6 +546,7 @@ class Daemon:
 
     def _close_round(self, closed: RoundClosed) -> None:
         now, pools = time.monotonic(), self._pools.figures()
+        self._closed_at = now
         self._round_ms = 1000.0 * (now - closed.opened)
         self._silent += len(closed.silent)
         self._spans.add(

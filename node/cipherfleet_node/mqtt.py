@@ -6,6 +6,7 @@ MQTT 3.1.1, QoS 1, clean sessions: what the broker loses the rounds send again b
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import ssl
 import sys
@@ -66,6 +67,21 @@ def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
     """
     if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def read_for(client: paho.Client, within_s: float) -> bool:
+    """Let *client* read what comes *within_s*, once; whether its connection is still open.
+
+    For clients without a thread. Not client.loop(): it opens a pair of sockets that only the
+    garbage collector closes.
+    """
+    sock = client.socket()
+    if sock is None:
+        return False
+    # What TLS has decrypted already is in no socket's buffer.
+    waiting = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+    readable, _, _ = select.select([sock], [], [], 0.0 if waiting else within_s)
+    return not (readable or waiting) or client.loop_read() == paho.MQTT_ERR_SUCCESS
 
 
 class Link:

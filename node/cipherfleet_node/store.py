@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,22 @@ class Store:
         agent then never repeats a round number. Raises StateCorrupt if both are damaged.
         """
         return read_state(self._folder.parent)
+
+
+def is_running(folder: Path, locks: Path = Path("/proc/locks")) -> bool | None:
+    """Whether a daemon holds *folder*, without touching its lock; None if the kernel hides it.
+
+    By inode number alone: some file systems show another device number there.
+    """
+    try:
+        inode = (folder / STATE_FOLDER / "lock").stat().st_ino
+    except OSError:
+        return False
+    try:
+        held = re.findall(r"FLOCK +ADVISORY +WRITE +\S+ +\S+:(\d+) ", locks.read_text())
+    except OSError:
+        return None
+    return str(inode) in held
 
 
 def read_state(folder: Path) -> State | None:

@@ -68,6 +68,11 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
         raise ConfigError(f"{file}: OpenSSL refuses it: {error.reason}; {RENEW}") from None
 
 
+def days_left(file: Path, now: datetime) -> int:
+    """Whole days until the certificate in *file* ends, below 0 afterwards; raises ConfigError."""
+    return (_read_certificate(file).not_valid_after_utc - now).days
+
+
 def _read_certificate(file: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(file.read_bytes())

@@ -1,0 +1,280 @@
+"""`cipherfleet-node doctor`: why does this node not work? Every check has a deadline.
+
+It goes on where something is broken, publishes nothing, touches no state, and may run beside the
+daemon of the same folder: it takes neither its lock nor its place at the broker.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from . import doctor_broker, doctor_machine
+from .config import NODE_FILE, Broker, NodeConfig, load_node_config
+from .daemon import GRACE_S, read_bundle
+from .document import read_document
+from .errors import BrokerUnreachable, CipherfleetError, ConfigError
+from .finding import Finding, failed, look
+from .health import complaint, read_beat
+from .keys import PublicKeys, read_keys, read_neighbour
+from .objective import make_objective
+from .selfcheck import check_exchanges
+from .sensors import open_sensor
+from .sensors.base import SensorDevice
+from .store import STATE_FOLDER, is_running
+from .tls import CA_FILE, CERTIFICATE_FILE, EXPIRES_SOON, RENEW, TLS_FOLDER, days_left, read_context
+
+MACHINE_S = 10.0
+BUNDLE_S = 60.0  # known-answer exchanges with 63 neighbours on a slow board
+BROKER_S = 15.0  # three steps in it have deadlines of their own
+BUNDLE_SUBJECTS = frozenset({"folder", "node.yaml", "keys", "tls files", "neighbour", "bundle"})
+ANEW = "get the bundle anew from provisioning"
+
+
+@dataclass(repr=False)
+class _Parts:
+    """What could be read of a folder, part by part."""
+
+    config: NodeConfig | None = None
+    broker: Broker | None = None
+    context: ssl.SSLContext | None = None
+    neighbours: dict[str, PublicKeys] = field(default_factory=dict)
+    sensor: SensorDevice | None = None
+
+
+def examine(folder: Path, now: datetime) -> Iterator[Finding]:
+    """Look at everything, in the order in which a node needs it; *now* has a time zone."""
+    yield from _machine(folder, now)
+    parts = _Parts()
+    bundle: list[Finding] = []
+    for finding in look("bundle", BUNDLE_S, lambda: _bundle(folder, parts, now)):
+        bundle.append(finding)
+        yield finding
+    yield from _sensor(parts)
+    yield from look("daemon", MACHINE_S, lambda: _daemon(folder))
+    yield from _broker(folder, parts, now)
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """0 nothing fails, 3 the bundle is invalid, 4 only the broker is unreachable, else 1."""
+    subjects = {finding.subject for finding in findings if finding.level == "fail"}
+    if not subjects:
+        return 0
+    if subjects & BUNDLE_SUBJECTS:
+        return ConfigError.exit_code
+    return BrokerUnreachable.exit_code if subjects == {"broker"} else CipherfleetError.exit_code
+
+
+def _machine(folder: Path, now: datetime) -> Iterator[Finding]:
+    state = folder / STATE_FOLDER
+    place = state if state.is_dir() else folder
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "clock": lambda: doctor_machine.check_clock(now),
+        "chance": doctor_machine.check_chance,
+        "arithmetic": doctor_machine.check_arithmetic,
+        "memory": doctor_machine.check_memory,
+        "heat": doctor_machine.check_heat,
+    }
+    if folder.is_dir():
+        checks["disk"] = lambda: doctor_machine.check_disk(place)
+    for subject, check in checks.items():
+        yield from look(subject, MACHINE_S, check)
+
+
+# -- the folder ---------------------------------------------------------------------------------
+
+
+def _bundle(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
+    """Part by part, so that one mistake hides no other; then all that check-config does."""
+    if not folder.is_dir():
+        yield Finding("fail", "folder", f"{folder}: is no folder", "name the node's folder")
+        return
+    sound = True
+    for finding in _parts(folder, parts, now):
+        sound = sound and finding.level != "fail"
+        yield finding
+    if not sound:
+        yield Finding("skip", "bundle", "not tried as a whole, since a part of it fails")
+        return
+    try:
+        bundle = read_bundle(folder)
+        check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
+    except ConfigError as error:
+        yield failed("bundle", error, ANEW)
+    else:
+        count = len(bundle.neighbours)
+        yield Finding("ok", "bundle", f"complete; known answers hold on {count + 1} keys")
+
+
+def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
+    try:
+        parts.config = config = load_node_config(folder)
+    except ConfigError as error:
+        parts.broker = _broker_alone(folder)
+        yield failed("node.yaml", error)
+        return
+    parts.broker = config.broker
+    text = f"{config.fleet}/{config.node}, {config.crypto.exchange} exchange, "
+    yield Finding("ok", "node.yaml", f"{text}{len(config.neighbours)} neighbours")
+    yield _keys(folder, config)
+    if config.broker.tls:
+        yield _certificate(folder, parts, config, now)
+    for neighbour in config.neighbours:
+        yield _neighbour(folder, parts, config, neighbour.id, neighbour.fingerprint)
+    try:
+        objective = make_objective(config.objective)
+        parts.sensor = open_sensor(config.sensor, folder, objective.fields)
+    except ConfigError as error:
+        yield failed("bundle", error, "correct objective and sensor in node.yaml")
+
+
+def _broker_alone(folder: Path) -> Broker | None:
+    """Where the broker is, even if another section of node.yaml is wrong."""
+    try:
+        return msgspec.convert(read_document(folder / NODE_FILE).data.get("broker", {}), Broker)
+    except (ConfigError, msgspec.ValidationError):
+        return None
+
+
+def _keys(folder: Path, config: NodeConfig) -> Finding:
+    try:
+        public = read_keys(folder, config.crypto).public
+    except ConfigError as error:
+        return failed("keys", error, f"run as the node's own user, or: {ANEW}")
+    text = f"{public.paillier.bits} bits, fingerprint {public.fingerprint[:16]}"
+    if config.crypto.allow_weak_keys:
+        return Finding("warn", "keys", f"{text}; WEAK KEYS are allowed", "key_bits of 2048 or more")
+    return Finding("ok", "keys", text)
+
+
+def _certificate(folder: Path, parts: _Parts, config: NodeConfig, now: datetime) -> Finding:
+    try:
+        parts.context = read_context(folder, config.node, now)
+        left = days_left(folder / TLS_FOLDER / CERTIFICATE_FILE, now)
+    except ConfigError as error:
+        return failed("tls files", error, RENEW)
+    text = f"{config.node}'s certificate ends in {left} d"
+    soon = left < EXPIRES_SOON.days
+    return Finding("warn", "tls files", text, RENEW) if soon else Finding("ok", "tls files", text)
+
+
+def _neighbour(folder: Path, parts: _Parts, config: NodeConfig, name: str, pinned: str) -> Finding:
+    try:
+        parts.neighbours[name] = keys = read_neighbour(folder, name, pinned, config.crypto.key_bits)
+    except ConfigError as error:
+        return failed("neighbour", error, ANEW)
+    text = f"{name}: {keys.paillier.bits} bits, fingerprint {keys.fingerprint[:16]} as pinned"
+    return Finding("ok", "neighbour", text)
+
+
+# -- the sensor and the daemon ------------------------------------------------------------------
+
+
+def _sensor(parts: _Parts) -> Iterator[Finding]:
+    config, sensor = parts.config, parts.sensor
+    if config is None or sensor is None:
+        yield Finding("skip", "sensor", "not opened, since its settings are not in order")
+        return
+    limits = config.sensor.limits
+    within_s = config.sensor.timeout_s + GRACE_S
+    yield from look("sensor", within_s, lambda: _reading(sensor, sorted(limits)))
+
+
+def _reading(sensor: SensorDevice, limited: list[str]) -> Iterator[Finding]:
+    """One reading; what it holds is private and not told."""
+    began = time.perf_counter()
+    try:
+        samples = sensor.read()
+    except CipherfleetError as error:
+        yield failed("sensor", error, "look at the sensor, and at its section in node.yaml")
+        return
+    finally:
+        sensor.close()
+    took = 1000.0 * (time.perf_counter() - began)
+    fields = ", ".join(sensor.fields)
+    limits = f", within the limits of {', '.join(limited)}" if limited else ""
+    if samples:
+        yield Finding("ok", "sensor", f"gives {fields} in {took:.1f} ms{limits}; not shown")
+    else:
+        mend = "a replay that is over gives no more"
+        yield Finding("warn", "sensor", f"gives nothing; wanted: {fields}", mend)
+
+
+def _daemon(folder: Path) -> Iterator[Finding]:
+    beat, now = read_beat(folder), time.monotonic()
+    problem = complaint(beat, now)
+    running = is_running(folder)
+    if running is False or (running is None and problem):
+        yield Finding("skip", "daemon", "none runs from this folder")
+    elif problem:
+        mend = "see its log; a moment after its start this is usual"
+        yield Finding("warn", "daemon", f"runs, but {problem}", mend)
+    elif beat is not None:
+        closed = f"the latest was closed {now - beat.closed:.0f} s before"
+        text = f"runs; at its heartbeat {now - beat.at:.0f} s ago in round {beat.round}"
+        yield Finding("ok", "daemon", f"{text}, {closed}")
+
+
+# -- the broker ---------------------------------------------------------------------------------
+
+
+def _broker(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
+    broker = parts.broker
+    if broker is None:
+        yield Finding("skip", "broker", f"{NODE_FILE} does not tell where it is")
+        return
+    reached = False
+    for finding in look("broker", BROKER_S, lambda: doctor_broker.check_port(broker)):
+        reached = finding.level == "ok"
+        yield finding
+    if not reached:
+        yield Finding(
+            "skip", "mqtt", "TLS, CONNECT, access and presence: the broker is not reached"
+        )
+        return
+    if broker.tls:
+        context = parts.context or _without_certificate(folder)
+        certified = parts.context is not None
+        found = list(
+            look(
+                "tls",
+                BROKER_S,
+                lambda: doctor_broker.check_tls(broker, context, now, certified=certified),
+            )
+        )
+        yield from found
+        if any(finding.level == "fail" for finding in found):
+            yield Finding("skip", "mqtt", "CONNECT, access and presence: TLS does not stand")
+            return
+    yield from look("mqtt", BROKER_S, lambda: _session(folder, parts, broker))
+
+
+def _without_certificate(folder: Path) -> ssl.SSLContext:
+    try:
+        return doctor_broker.trust_only(folder / TLS_FOLDER / CA_FILE)
+    except OSError:  # SSLError is one
+        return doctor_broker.trust_only(None)
+
+
+def _session(folder: Path, parts: _Parts, broker: Broker) -> Iterator[Finding]:
+    config, context = parts.config, parts.context
+    if config is None or (broker.tls and context is None):
+        yield Finding("skip", "mqtt", "CONNECT needs node.yaml and tls in order")
+        return
+    running = is_running(folder)
+    if running is None:
+        running = not complaint(read_beat(folder), time.monotonic())
+    if broker.tls and running:
+        # Brokers that go by certificates (mosquitto) would end the daemon's connection for ours.
+        yield from doctor_broker.check_speaks_mqtt(broker, context)
+        text = "access and presence: the running daemon has this node's place at the broker"
+        yield Finding("skip", "access", text, "stop the daemon to look at them")
+        return
+    verifiers = {name: keys.identity for name, keys in parts.neighbours.items()}
+    yield from doctor_broker.check_session(broker, context, config.fleet, config.node, verifiers)

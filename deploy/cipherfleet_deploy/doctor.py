@@ -40,21 +40,21 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
     here, named = Path(), named_broker(file, broker)
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "python": _check_python,
-        "packages": _check_packages,
+        "packages": lambda: check_packages(wanted_packages()),
         "clock": lambda: doctor_machine.check_clock(now),
         "chance": doctor_machine.check_chance,
         "arithmetic": doctor_machine.check_arithmetic,
         "memory": doctor_machine.check_memory,
         "disk": lambda: doctor_machine.check_disk(here),
         "mosquitto": _check_mosquitto,
-        "docker": _check_docker,
+        "docker": check_docker,
     }
     for subject, check in checks.items():
         yield from look(subject, CHECK_S, check)
     yield from look("embedded", START_S, _check_embedded)
     if file is not None:
         yield from look(FLEET, FLEET_S, lambda: _check_file(file))
-    yield from look("broker", CHECK_S, lambda: _check_broker(named, now))
+    yield from look("broker", CHECK_S, lambda: check_broker_of(named, now))
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
@@ -78,10 +78,10 @@ def _check_python() -> Iterator[Finding]:
         yield Finding("fail", "python", f"{machine}, where nothing is tested", "use Linux")
 
 
-def _check_packages() -> Iterator[Finding]:
-    """Every package that the base install and the operator's extra ask for."""
+def check_packages(names: Iterable[str]) -> Iterator[Finding]:
+    """Whether the packages *names* are installed."""
     found, missing = [], []
-    for name in wanted_packages():
+    for name in names:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
@@ -93,7 +93,7 @@ def _check_packages() -> Iterator[Finding]:
 
 
 def wanted_packages() -> list[str]:
-    """The names in this distribution's own requirements, the developers' left out."""
+    """The names in our own requirements: the base install and the operator's extra."""
     wanted = []
     for line in requires("cipherfleet") or ():
         name = re.match(r"[A-Za-z0-9._-]+", line)
@@ -123,7 +123,8 @@ def _check_mosquitto() -> Iterator[Finding]:
         yield Finding("ok", "mosquitto", f"{number}, {binary}")
 
 
-def _check_docker() -> Iterator[Finding]:
+def check_docker() -> Iterator[Finding]:
+    """Whether the engine that the environment names is there."""
     try:
         import docker  # noqa: PLC0415
     except ImportError:
@@ -151,7 +152,7 @@ def _check_file(file: Path) -> Iterator[Finding]:
     try:
         told = check_fleet(file)
     except ConfigError as error:
-        yield failed(FLEET, error)
+        yield failed(FLEET, error, "correct it there")
         return
     levels = Counter(finding["level"] for finding in told["findings"])
     text = f"{told['fleet']}: {told['nodes']} nodes, {told['edges']} edges"
@@ -188,7 +189,8 @@ def _broker_section(file: Path) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _check_broker(broker: Broker | None, now: datetime) -> Iterator[Finding]:
+def check_broker_of(broker: Broker | None, now: datetime) -> Iterator[Finding]:
+    """Whether *broker* is there; a message through it where it needs no certificate."""
     if broker is None:
         yield Finding("skip", "broker", "none is named: `run` starts its own")
         return
@@ -206,6 +208,6 @@ def _check_broker(broker: Broker | None, now: datetime) -> Iterator[Finding]:
         check_broker(broker.host, broker.port)
     except BrokerUnreachable as error:
         mend = "if it wants TLS, name the FILE of a fleet with broker: {tls: true}"
-        yield failed("broker", error, mend)
+        yield Finding("fail", "broker", str(error), mend)
     else:
         yield Finding("ok", "mqtt", "a message of QoS 1 came back")

@@ -117,7 +117,7 @@ def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
         parts.config = config = load_node_config(folder)
     except ConfigError as error:
         parts.broker = _broker_alone(folder)
-        yield failed("node.yaml", error)
+        yield failed("node.yaml", error, "correct it there, or get the bundle anew")
         return
     parts.broker = config.broker
     text = f"{config.fleet}/{config.node}, {config.crypto.exchange} exchange, "
@@ -216,9 +216,8 @@ def _daemon(folder: Path) -> Iterator[Finding]:
         mend = "see its log; a moment after its start this is usual"
         yield Finding("warn", "daemon", f"runs, but {problem}", mend)
     elif beat is not None:
-        closed = f"the latest was closed {now - beat.closed:.0f} s before"
-        text = f"runs; at its heartbeat {now - beat.at:.0f} s ago in round {beat.round}"
-        yield Finding("ok", "daemon", f"{text}, {closed}")
+        text = f"runs; its latest heartbeat, {now - beat.at:.0f} s ago, was in round {beat.round}"
+        yield Finding("ok", "daemon", text)
 
 
 # -- the broker ---------------------------------------------------------------------------------

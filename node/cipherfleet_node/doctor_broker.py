@@ -37,7 +37,11 @@ CONNACK = 0x20
 
 
 class Silent(Exception):
-    """The broker does not answer, or closes the connection; the text says where."""
+    """The broker does not answer in time; the text says where."""
+
+
+class Refused(Exception):
+    """The broker closes the connection; the text says where."""
 
 
 def address(broker: Broker) -> str:
@@ -179,7 +183,7 @@ class Visit:
         client.on_message = lambda _c, _u, m: self.received.update({m.topic: bytes(m.payload)})
 
     def connect(self) -> ReasonCode:
-        """The broker's answer to CONNECT. Raises Silent, or OSError."""
+        """The broker's answer to CONNECT. Raises Silent, Refused, OSError."""
         self.client.connect(self._broker.host, self._broker.port)
         self._await(lambda: self._reason is not None, "CONNECT")
         assert self._reason is not None
@@ -192,7 +196,7 @@ class Visit:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
     def subscribe(self, filters: Sequence[str]) -> list[str]:
-        """The *filters* that the broker refuses. Raises Silent."""
+        """The *filters* that the broker refuses. Raises Silent, Refused."""
         self._granted.clear()
         self.client.subscribe([(each, 1) for each in filters])
         self._await(lambda: bool(self._granted), "SUBSCRIBE")
@@ -212,7 +216,7 @@ class Visit:
             if left <= 0:
                 raise Silent(f"no answer to {what} in {REACH_S:g} s")
             if not read_for(self.client, left) and not happened():
-                raise Silent(f"it closed the connection at {what}")
+                raise Refused(f"it closed the connection at {what}")
 
 
 def visitor_id(fleet: str, node: str) -> str:
@@ -245,6 +249,9 @@ def check_session(
         # Plain TCP has no other step before: this tells a port that is nobody's.
         subject = "broker" if context is None else "mqtt"
         yield Finding("fail", subject, f"{address(broker)}: {silence}", mend)
+    except Refused as refusal:
+        mend += "; does it want TLS?" if context is None else ""
+        yield Finding("fail", "mqtt", f"{address(broker)}: {refusal}", mend)
     except OSError as error:
         found = f"the connection broke ({getattr(error, 'reason', None) or error.strerror})"
         yield Finding("fail", "mqtt", f"{address(broker)}: {found}", mend)
@@ -276,7 +283,8 @@ def _access(
     mine = topics.presence_topic(fleet, node)
     foreign = [topics.answer_topic(fleet, name, "+") for name in neighbours[:1]]
     refused = visit.subscribe([*foreign, mine])
-    visit.listen(lambda: mine in visit.received, REFUSAL_S)
+    if len(refused) <= len(foreign):
+        visit.listen(lambda: mine in visit.received, REFUSAL_S)
     if mine in visit.received:
         text = "the broker delivers what is not for this node"
         yield Finding("fail", "rules", text, "give it the access rules: see broker/README.md")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ class Heartbeat:
 
     def stop(self) -> None:
         """The daemon ends in order: nothing is left that looks alive."""
-        self._file.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is read-only by now it grows stale
+            self._file.unlink()
 
 
 def read_beat(folder: Path) -> Beat | None:

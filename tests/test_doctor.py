@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import socket
 import ssl
@@ -27,12 +28,19 @@ from cipherfleet_deploy import doctor as operator
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_node import doctor, doctor_broker, doctor_machine, wire
 from cipherfleet_node.config import Broker, Crypto, Simulation
-from cipherfleet_node.doctor_broker import check_port, check_session, check_tls, trust_only
+from cipherfleet_node.doctor_broker import (
+    check_port,
+    check_session,
+    check_speaks_mqtt,
+    check_tls,
+    trust_only,
+)
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.finding import Finding, failed, look
 from cipherfleet_node.health import BEAT_EVERY_S, STALE_S, Beat, Heartbeat, complaint, read_beat
 from cipherfleet_node.keys import read_keys
 from cipherfleet_node.messages import Presence
+from cipherfleet_node.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.store import Store, is_running
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import (
@@ -529,6 +537,35 @@ def tls_server(folder: Path, made: Certified, ca: Certified) -> Iterator[int]:
         thread.start()
         yield listener.getsockname()[1]
     thread.join(10)
+
+
+def test_a_tls_server_that_speaks_no_mqtt_is_told(tmp_path: Path) -> None:
+    authority = make_authority("line", NOW)
+    with tls_server(tmp_path, issue_broker(authority, [], NOW), authority) as port:
+        context = trust_only(tmp_path / "ca.pem")
+        found = the(check_speaks_mqtt(Broker(port=port, tls=True), context))
+    assert (found.level, found.subject) == ("fail", "mqtt")
+
+
+@pytest.mark.fleet
+def test_a_visit_on_plain_tcp_ends_nobodys_connection() -> None:
+    with start_broker("embedded") as running:
+        broker, events = Broker(port=running.port), queue.SimpleQueue[object]()
+        topic = "cf/v1/line/state/n1"
+        link = Link("line-n1-0123456789abcdef", broker, [topic], (topic, b"lost"), events.put)
+        link.start()
+        try:
+            assert events.get(timeout=10) == LinkUp()
+            found = list(check_session(broker, None, "line", "n1", {}))
+            link.publish(topic, b"still here")
+            arrived = events.get(timeout=10)
+        finally:
+            link.stop(2)
+    assert levels(found) | {"presence": "-"} == {
+        "mqtt": "ok", "no delay": "ok", "access": "ok", "rules": "skip", "presence": "-",
+    }  # fmt: skip
+    assert isinstance(arrived, Arrived)
+    assert arrived.payload == b"still here"
 
 
 @pytest.mark.parametrize(

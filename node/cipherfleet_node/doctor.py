@@ -32,7 +32,7 @@ from .tls import CA_FILE, CERTIFICATE_FILE, EXPIRES_SOON, RENEW, TLS_FOLDER, day
 
 MACHINE_S = 10.0
 BUNDLE_S = 60.0  # known-answer exchanges with 63 neighbours on a slow board
-BROKER_S = 15.0  # three steps in it have deadlines of their own
+BROKER_S = 20.0  # up to three steps in it have deadlines of their own
 BUNDLE_SUBJECTS = frozenset({"folder", "node.yaml", "keys", "tls files", "neighbour", "bundle"})
 ANEW = "get the bundle anew from provisioning"
 
@@ -146,7 +146,7 @@ def _keys(folder: Path, config: NodeConfig) -> Finding:
     try:
         public = read_keys(folder, config.crypto).public
     except ConfigError as error:
-        return failed("keys", error, f"run as the node's own user, or: {ANEW}")
+        return failed("keys", error, f"look as its service does (user, credentials), or {ANEW}")
     text = f"{public.paillier.bits} bits, fingerprint {public.fingerprint[:16]}"
     if config.crypto.allow_weak_keys:
         return Finding("warn", "keys", f"{text}; WEAK KEYS are allowed", "key_bits of 2048 or more")

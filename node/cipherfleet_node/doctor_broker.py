@@ -107,8 +107,13 @@ def check_tls(
         mend = "is it a broker, and in order? its log may tell"
         yield unreachable(broker, f"takes connections, but no TLS handshake in {REACH_S:g} s", mend)
     except (ssl.SSLError, OSError) as error:
-        found = f"{where}: no TLS 1.3 ({getattr(error, 'reason', None) or error.strerror})"
+        found = f"{where}: no TLS 1.3 ({_why(error)})"
         yield Finding("fail", "tls", found, "is it the port for TLS? it must offer TLS 1.3")
+
+
+def _why(error: OSError) -> str:
+    """In a few words: OpenSSL's reason, or the system's."""
+    return str(getattr(error, "reason", None) or error.strerror or type(error).__name__)
 
 
 def _connected(broker: Broker) -> socket.socket:
@@ -137,7 +142,7 @@ def _acceptance(broker: Broker, secured: ssl.SSLSocket) -> Finding:
     except TimeoutError:
         reason = ""
     except OSError as error:
-        reason = str(getattr(error, "reason", None) or error.strerror)
+        reason = _why(error)
     if not reason:
         return Finding("ok", "certificate", f"{address(broker)}: does not refuse it")
     found = f"{address(broker)}: refuses this node's certificate ({reason})"
@@ -155,7 +160,7 @@ def check_speaks_mqtt(broker: Broker, context: ssl.SSLContext | None) -> Iterato
     except TimeoutError:
         answer, found = b"", f"no answer in {REACH_S:g} s"
     except OSError as error:
-        answer, found = b"", str(getattr(error, "reason", None) or error.strerror)
+        answer, found = b"", _why(error)
     else:
         found = "it closed the connection" if not answer else "it answers something else"
     if answer[:1] == bytes([CONNACK]):
@@ -253,7 +258,7 @@ def check_session(
         mend += "; does it want TLS?" if context is None else ""
         yield Finding("fail", "mqtt", f"{address(broker)}: {refusal}", mend)
     except OSError as error:
-        found = f"the connection broke ({getattr(error, 'reason', None) or error.strerror})"
+        found = f"the connection broke ({_why(error)})"
         yield Finding("fail", "mqtt", f"{address(broker)}: {found}", mend)
     finally:
         visit.client.disconnect()

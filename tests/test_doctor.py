@@ -27,7 +27,7 @@ from cipherfleet_broker.mosquitto import find_mosquitto
 from cipherfleet_deploy import doctor as operator
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_node import doctor, doctor_broker, doctor_machine, wire
-from cipherfleet_node.config import Broker, Crypto, Simulation
+from cipherfleet_node.config import Broker, Crypto, Simulation, load_node_config
 from cipherfleet_node.doctor_broker import (
     check_port,
     check_session,
@@ -38,8 +38,10 @@ from cipherfleet_node.doctor_broker import (
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.finding import Finding, failed, look
 from cipherfleet_node.health import BEAT_EVERY_S, STALE_S, Beat, Heartbeat, complaint, read_beat
-from cipherfleet_node.keys import read_keys
-from cipherfleet_node.messages import Presence
+from cipherfleet_node.keys import identity_to_text, read_keys, read_neighbour
+from cipherfleet_node.membership import keep, promote
+from cipherfleet_node.messages import OPERATOR as OPERATOR_NAME
+from cipherfleet_node.messages import Member, Membership, Presence
 from cipherfleet_node.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.store import Store, is_running
 from cipherfleet_provisioning.bundles import write_bundles
@@ -50,6 +52,8 @@ from cipherfleet_provisioning.certificates import (
     make_authority,
     write_client,
 )
+from test_enrolment import write_device
+from test_membership import BOSS
 from test_transport import NOW, TEXT, Ground, fleet_in, foreign, rewritten
 
 # paho leaves the socket of a failed handshake to the garbage collector.
@@ -57,6 +61,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
 )
 ENDLESS = TEXT.replace("rounds: 12", "rounds: 1000000")
+BOSS_TEXT = identity_to_text(BOSS.public_key())
 CANARY = 271828.1875  # a reading
 NODE = [sys.executable, "-m", "cipherfleet_node"]
 OPERATOR = [sys.executable, "-m", "cipherfleet_deploy.cli"]
@@ -443,6 +448,57 @@ def test_a_certificate_that_ends_soon_is_a_warning(home: Site, node: Path) -> No
     rewritten(node / "tls", issue_client(home.authority, "n2", NOW, days=20))
     found = examined(node)
     assert (doctor.exit_code(found), levels(found)["tls files"]) == (0, "warn")
+
+
+def joined(node: Path) -> Path:
+    """The operator names the neighbours of n2, those that it has."""
+    change(node / "node.yaml", "node: n2\n", f"node: n2\noperator: {BOSS_TEXT}\n")
+    config = load_node_config(node)
+    members = []
+    for each in config.neighbours:
+        keys = read_neighbour(node, each.id, each.fingerprint, 512)
+        raw = int(keys.paillier.n).to_bytes(64, "big")
+        identity, seal = keys.identity.public_bytes_raw(), keys.seal.public_bytes_raw()
+        members.append(Member(each.id, each.neighbours, raw, identity, seal))
+    own = read_keys(node, WEAK).public.fingerprint
+    word = Membership("line", OPERATOR_NAME, 3, "n2", 0, own, members, [], b"", False)
+    keep(node, wire.encode(word, BOSS))
+    promote(node, config)
+    return node / "membership" / "current"
+
+
+@pytest.mark.fleet
+def test_the_operators_word_on_neighbours_is_looked_at(node: Path) -> None:
+    file = joined(node)
+    found = examined(node)
+    assert doctor.exit_code(found) == 0, [str(each) for each in found]
+    assert "version 3, signed by the operator: n1, n3" in text_of(found, "membership")
+    assert "of 2 are there" in text_of(found, "presence")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    forged = examined(node)
+    assert (doctor.exit_code(forged), levels(forged)["membership"]) == (3, "fail")
+
+
+@pytest.mark.fleet
+def test_a_node_that_is_not_enrolled_yet_is_no_failure(tmp_path: Path) -> None:
+    device = tmp_path / "a"
+    with start_broker("embedded") as broker:
+        write_device(device, "a", broker.port, 20.0)
+        found = examined(device)
+        daemon = subprocess.Popen([*NODE, "run", device], stderr=subprocess.DEVNULL)
+        try:
+            until(lambda: complaint(read_beat(device), time.monotonic()) == "")
+            meanwhile = examined(device)
+        finally:
+            daemon.terminate()
+            daemon.wait()
+    assert doctor.exit_code(found) == doctor.exit_code(meanwhile) == 0
+    told = levels(found)
+    assert (told["membership"], told["keys"], told["mqtt"]) == ("warn", "ok", "ok")
+    assert told["bundle"] == told["access"] == told["daemon"] == "skip"
+    assert levels(meanwhile)["daemon"] == "ok"
+    (device / "token").unlink()
+    assert doctor.exit_code(examined(device)) == 3
 
 
 # -- a broker that is not as it should be ---------------------------------------------------------

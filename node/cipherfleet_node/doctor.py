@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +19,12 @@ from . import doctor_broker, doctor_machine
 from .config import NODE_FILE, Broker, NodeConfig, load_node_config
 from .daemon import GRACE_S, read_bundle
 from .document import read_document
+from .enrolment import TOKEN_FILE, needs_enrolment
 from .errors import BrokerUnreachable, CipherfleetError, ConfigError
 from .finding import Finding, failed, look
 from .health import complaint, read_beat
-from .keys import PublicKeys, read_keys, read_neighbour
+from .keys import KEYS_FOLDER, PublicKeys, read_keys, read_neighbour, read_private
+from .membership import ANEW, read_membership
 from .objective import make_objective
 from .selfcheck import check_exchanges
 from .sensors import open_sensor
@@ -33,8 +35,9 @@ from .tls import CA_FILE, CERTIFICATE_FILE, EXPIRES_SOON, RENEW, TLS_FOLDER, day
 MACHINE_S = 10.0
 BUNDLE_S = 60.0  # known-answer exchanges with 63 neighbours on a slow board
 BROKER_S = 20.0  # up to three steps in it have deadlines of their own
-BUNDLE_SUBJECTS = frozenset({"folder", "node.yaml", "keys", "tls files", "neighbour", "bundle"})
-ANEW = "get the bundle anew from provisioning"
+BUNDLE_SUBJECTS = frozenset(
+    {"folder", "node.yaml", "keys", "tls files", "membership", "neighbour", "bundle"}
+)
 
 
 @dataclass(repr=False)
@@ -42,6 +45,7 @@ class _Parts:
     """What could be read of a folder, part by part."""
 
     config: NodeConfig | None = None
+    enrolled: bool = True  # False: it has made no keys, or the operator has not answered yet
     broker: Broker | None = None
     context: ssl.SSLContext | None = None
     neighbours: dict[str, PublicKeys] = field(default_factory=dict)
@@ -57,7 +61,7 @@ def examine(folder: Path, now: datetime) -> Iterator[Finding]:
         bundle.append(finding)
         yield finding
     yield from _sensor(parts)
-    yield from look("daemon", MACHINE_S, lambda: _daemon(folder))
+    yield from look("daemon", MACHINE_S, lambda: _daemon(folder, parts))
     yield from _broker(folder, parts, now)
 
 
@@ -99,6 +103,9 @@ def _bundle(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
     for finding in _parts(folder, parts, now):
         sound = sound and finding.level != "fail"
         yield finding
+    if not parts.enrolled:
+        yield Finding("skip", "bundle", "not complete before the node is enrolled")
+        return
     if not sound:
         yield Finding("skip", "bundle", "not tried as a whole, since a part of it fails")
         return
@@ -122,10 +129,16 @@ def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
     parts.broker = config.broker
     text = f"{config.fleet}/{config.node}, {config.crypto.exchange} exchange, "
     yield Finding("ok", "node.yaml", f"{text}{len(config.neighbours)} neighbours")
-    yield _keys(folder, config)
+    joined = False
+    try:
+        parts.enrolled = not needs_enrolment(folder, config)
+        joined = yield from _membership(folder, parts, config)
+    except ConfigError as error:
+        yield failed("membership", error, ANEW)
+    yield _keys(folder, config) if parts.enrolled else _token(folder, config)
     if config.broker.tls:
         yield _certificate(folder, parts, config, now)
-    for neighbour in config.neighbours:
+    for neighbour in () if joined else config.neighbours:
         yield _neighbour(folder, parts, config, neighbour.id, neighbour.fingerprint)
     try:
         objective = make_objective(config.objective)
@@ -140,6 +153,31 @@ def _broker_alone(folder: Path) -> Broker | None:
         return msgspec.convert(read_document(folder / NODE_FILE).data.get("broker", {}), Broker)
     except (ConfigError, msgspec.ValidationError):
         return None
+
+
+def _membership(folder: Path, parts: _Parts, config: NodeConfig) -> Generator[Finding, None, bool]:
+    """Whether the operator's word takes the place of the neighbours in node.yaml."""
+    joined = read_membership(folder, config)
+    if joined is not None:
+        parts.config, parts.neighbours = joined.configured(config), joined.neighbours
+        names = ", ".join(joined.neighbours)
+        text = f"version {joined.version}, signed by the operator: {names or 'no neighbours'}"
+        yield Finding("ok", "membership", text)
+    elif not parts.enrolled:
+        text = "not enrolled: the operator has not named this node's neighbours yet"
+        yield Finding("warn", "membership", text, "run the node, and let the operator enrol it")
+    return joined is not None
+
+
+def _token(folder: Path, config: NodeConfig) -> Finding:
+    """What a node enrols with: its token, and keys if it has made them already."""
+    try:
+        read_private(folder / TOKEN_FILE)
+    except ConfigError as error:
+        return failed("keys", error, "get a new token from provisioning")
+    if (folder / KEYS_FOLDER).is_dir():
+        return _keys(folder, config)
+    return Finding("ok", "keys", "none yet: the node makes them when it enrols, its token is here")
 
 
 def _keys(folder: Path, config: NodeConfig) -> Finding:
@@ -206,11 +244,18 @@ def _reading(sensor: SensorDevice, limited: list[str]) -> Iterator[Finding]:
         yield Finding("warn", "sensor", f"gives nothing; wanted: {fields}", mend)
 
 
-def _daemon(folder: Path) -> Iterator[Finding]:
+def _runs(folder: Path, parts: _Parts) -> bool:
+    """By its lock; by its heartbeat where the kernel hides locks, or while it enrols."""
+    running = is_running(folder)
+    if running is None or not parts.enrolled:
+        return not complaint(read_beat(folder), time.monotonic())
+    return running
+
+
+def _daemon(folder: Path, parts: _Parts) -> Iterator[Finding]:
     beat, now = read_beat(folder), time.monotonic()
     problem = complaint(beat, now)
-    running = is_running(folder)
-    if running is False or (running is None and problem):
+    if not _runs(folder, parts):
         yield Finding("skip", "daemon", "none runs from this folder")
     elif problem:
         mend = "see its log; a moment after its start this is usual"
@@ -266,14 +311,12 @@ def _session(folder: Path, parts: _Parts, broker: Broker) -> Iterator[Finding]:
     if config is None or (broker.tls and context is None):
         yield Finding("skip", "mqtt", "CONNECT needs node.yaml and tls in order")
         return
-    running = is_running(folder)
-    if running is None:
-        running = not complaint(read_beat(folder), time.monotonic())
-    if broker.tls and running:
+    if not parts.enrolled or (broker.tls and _runs(folder, parts)):
         # Brokers that go by certificates (mosquitto) would end the daemon's connection for ours.
         yield from doctor_broker.check_speaks_mqtt(broker, context)
-        text = "access and presence: the running daemon has this node's place at the broker"
-        yield Finding("skip", "access", text, "stop the daemon to look at them")
+        why = "the running daemon has this node's place at the broker; stop it to look at them"
+        why = why if parts.enrolled else "the node is not enrolled"
+        yield Finding("skip", "access", f"access and presence: {why}")
         return
     verifiers = {name: keys.identity for name, keys in parts.neighbours.items()}
     yield from doctor_broker.check_session(broker, context, config.fleet, config.node, verifiers)

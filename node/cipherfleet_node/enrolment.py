@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import threading
 import time
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from cryptography.x509.oid import NameOID
 from . import wire
 from .config import NodeConfig
 from .errors import ConfigError, WireError
+from .health import Heartbeat
 from .keys import (
     KEYS_FOLDER,
     NodeKeys,
@@ -162,10 +164,13 @@ class _Claimant:
         )
 
     def run(self, stopping: threading.Event) -> None:
+        heartbeat = Heartbeat(self._folder, math.inf)  # operators take their time
         self._link.start()
         while not stopping.is_set() and not self._done.is_set():
+            heartbeat.beat(time.monotonic(), 0, time.monotonic())
             self._done.wait(WAIT_S)
         self._link.stop(1.0)
+        heartbeat.stop()
 
     def _handle(self, event: object) -> None:
         match event:

@@ -46,6 +46,7 @@ class Heartbeat:
         beat = Beat(now, round_number, closed, self._patience_s)
         fresh = self._file.with_suffix(".fresh")
         try:
+            self._file.parent.mkdir(exist_ok=True)
             fresh.write_text(json.dumps(asdict(beat)) + "\n")
             fresh.replace(self._file)
         except OSError as error:

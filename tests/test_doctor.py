@@ -761,6 +761,22 @@ def test_a_heartbeat_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> N
     assert read_beat(tmp_path) is None
 
 
+@pytest.mark.fleet
+def test_a_daemon_that_holds_its_folder_without_a_heartbeat_is_told(node: Path) -> None:
+    (node / "node.yaml").write_text("")  # the broker is of no interest here
+    store = Store(node)
+    try:
+        starting = examined(node)
+        (node / "logs").mkdir()
+        Heartbeat(node, 1.0).beat(time.monotonic(), 5, time.monotonic() - 100)
+        stuck = examined(node)
+    finally:
+        store.close()
+    assert "no heartbeat yet" in text_of(starting, "daemon")
+    assert "no round was closed for 100 s, round 5" in text_of(stuck, "daemon")
+    assert levels(starting)["daemon"] == levels(stuck)["daemon"] == "warn"
+
+
 def test_a_disk_that_takes_no_heartbeat_stops_nothing(tmp_path: Path) -> None:
     Heartbeat(tmp_path / "no-such", 1.0).beat(1.0, 1, 1.0)
 

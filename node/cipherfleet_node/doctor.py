@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -45,7 +46,7 @@ class _Parts:
     """What could be read of a folder, part by part."""
 
     config: NodeConfig | None = None
-    enrolled: bool = True  # False: it has made no keys, or the operator has not answered yet
+    enrolled: bool = True  # False: the operator has not named its neighbours yet
     broker: Broker | None = None
     context: ssl.SSLContext | None = None
     neighbours: dict[str, PublicKeys] = field(default_factory=dict)
@@ -56,10 +57,7 @@ def examine(folder: Path, now: datetime) -> Iterator[Finding]:
     """Look at everything, in the order in which a node needs it; *now* has a time zone."""
     yield from _machine(folder, now)
     parts = _Parts()
-    bundle: list[Finding] = []
-    for finding in look("bundle", BUNDLE_S, lambda: _bundle(folder, parts, now)):
-        bundle.append(finding)
-        yield finding
+    yield from look("bundle", BUNDLE_S, lambda: _bundle(folder, parts, now))
     yield from _sensor(parts)
     yield from look("daemon", MACHINE_S, lambda: _daemon(folder, parts))
     yield from _broker(folder, parts, now)
@@ -257,10 +255,12 @@ def _daemon(folder: Path, parts: _Parts) -> Iterator[Finding]:
     problem = complaint(beat, now)
     if not _runs(folder, parts):
         yield Finding("skip", "daemon", "none runs from this folder")
+    elif beat is None:
+        mend = "wait for a moment; if it stays so, see its log"
+        yield Finding("warn", "daemon", "runs, and has no heartbeat yet", mend)
     elif problem:
-        mend = "see its log; a moment after its start this is usual"
-        yield Finding("warn", "daemon", f"runs, but {problem}", mend)
-    elif beat is not None:
+        yield Finding("warn", "daemon", f"runs, but {problem}", "see its log")
+    else:
         text = f"runs; its latest heartbeat, {now - beat.at:.0f} s ago, was in round {beat.round}"
         yield Finding("ok", "daemon", text)
 
@@ -278,22 +278,17 @@ def _broker(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
         reached = finding.level == "ok"
         yield finding
     if not reached:
-        yield Finding(
-            "skip", "mqtt", "TLS, CONNECT, access and presence: the broker is not reached"
-        )
+        yield Finding("skip", "mqtt", "TLS, CONNECT and access: the broker is not reached")
         return
     if broker.tls:
         context = parts.context or _without_certificate(folder)
         certified = parts.context is not None
-        found = list(
-            look(
-                "tls",
-                BROKER_S,
-                lambda: doctor_broker.check_tls(broker, context, now, certified=certified),
-            )
-        )
-        yield from found
-        if any(finding.level == "fail" for finding in found):
+        handshake = partial(doctor_broker.check_tls, broker, context, now, certified=certified)
+        stands = True
+        for finding in look("tls", BROKER_S, handshake):
+            stands = stands and finding.level != "fail"
+            yield finding
+        if not stands:
             yield Finding("skip", "mqtt", "CONNECT, access and presence: TLS does not stand")
             return
     yield from look("mqtt", BROKER_S, lambda: _session(folder, parts, broker))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ import msgspec
 from msgspec import Meta, field
 
 from .document import Document, read_document
+from .errors import ConfigError
+from .fitting import Path_
 
 CONFIG_VERSION = 1
 SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
@@ -31,6 +34,20 @@ NodeId = Annotated[
     ),
 ]
 Positive = Annotated[float, Meta(gt=0)]
+_RESOLUTION = "a positive number, for example 2^-24 or 1e-6"
+Resolution = (
+    Annotated[str, Meta(pattern=r"^2 *\^ *-? *[0-9]{1,3}$", description=_RESOLUTION)]
+    | Annotated[float, Meta(gt=0, le=1e6, description=_RESOLUTION)]
+)
+OBJECTIVE_KINDS = ("average", "mean", "least_squares", "ridge", "logistic", "huber")
+ObjectiveKind = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({'|'.join(OBJECTIVE_KINDS)}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$",
+        description=f"one of {', '.join(OBJECTIVE_KINDS)} or module:Class",
+        examples=[*OBJECTIVE_KINDS],
+    ),
+]
 NonNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 ExchangeName = Literal["sealed", "pairwise"]
@@ -66,7 +83,7 @@ class Algorithm(Section, frozen=True):
 
     rounds: Count | None = None  # None: an endless fleet, which then needs period_s
     period_s: Positive | None = None  # seconds from one round's opening to the next
-    resolution: str | float = "2^-24"
+    resolution: Resolution = "2^-24"
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0
@@ -123,7 +140,7 @@ class Feature(Section, frozen=True):
 class Objective(Section, frozen=True):
     """The private objective f_i, made of this node's readings."""
 
-    kind: str
+    kind: ObjectiveKind
     values: list[Column] | None = None  # average, mean
     target: Column | None = None  # least_squares, ridge, logistic, huber
     features: list[Feature] | None = None
@@ -236,40 +253,52 @@ class NodeConfig(Section, frozen=True):
 
 
 def load_node_config(folder: Path) -> NodeConfig:
-    """Read and check *folder*/node.yaml; raises ConfigError."""
+    """Read and check *folder*/node.yaml; raises ConfigError with all mistakes."""
     document = read_document(folder / NODE_FILE)
-    config = document.convert(NodeConfig)
-    check_algorithm(document, config.algorithm)
-    check_crypto(document, config.crypto)
-    check_broker(document, config.broker)
-    check_objective(document, config.objective)
-    check_sensor(document, config.sensor, ("sensor",))
+    draft = document.draft(NodeConfig)
+    config = draft.value
+    draft.note(check_algorithm(document, config.algorithm))
+    draft.note(check_crypto(document, config.crypto))
+    draft.note(check_broker(document, config.broker))
+    draft.note(check_objective(document, config.objective))
+    draft.note(check_sensor(document, config.sensor, ("sensor",)))
+    if draft.sound("node"):
+        draft.note(_check_neighbours(document, config))
+    draft.note(_check_exchange(document, config))
+    if all(draft.sound(section) for section in ("node", "neighbours", "crypto")):
+        draft.note(_check_seals(document, config))
+    return draft.checked()
+
+
+def _check_neighbours(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
     seen: set[str] = {config.node}
     for index, neighbour in enumerate(config.neighbours):
         if neighbour.id in seen:
-            raise document.error(
+            yield document.error(
                 ("neighbours", index, "id"), f"is {neighbour.id!r}, which is named already"
             )
         seen.add(neighbour.id)
         if config.node not in neighbour.neighbours:
-            raise document.error(
+            yield document.error(
                 ("neighbours", index, "neighbours"), f"lacks {config.node!r}, this node itself"
             )
+
+
+def _check_exchange(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
     if config.crypto.exchange is None:
-        raise document.error(("crypto", "exchange"), "is needed: sealed or pairwise")
-    _check_seals(document, config)
-    return config
+        yield document.error(("crypto", "exchange"), "is needed: sealed or pairwise")
 
 
-def _check_seals(document: Document, config: NodeConfig) -> None:
+def _check_seals(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
     if config.crypto.exchange != "sealed":
         return
     missing = sorted(config.co_neighbours - config.seals.keys())
     if missing:
-        raise document.error(
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield document.error(
             ("seals",),
-            f"lacks {missing[0]!r}, with whom this node shares a neighbour, and which a sealed "
-            "exchange needs; get the bundle anew from provisioning",
+            f"lacks {missing[0]!r}{others}, with whom this node shares a neighbour, and which a "
+            "sealed exchange needs; get the bundle anew from provisioning",
         )
 
 
@@ -287,39 +316,41 @@ def resolution_of(algorithm: Algorithm) -> float:
     return float(value)
 
 
-def check_algorithm(document: Document, algorithm: Algorithm) -> None:
-    """Raise ConfigError for a schedule that cannot run."""
+def check_algorithm(document: Document, algorithm: Algorithm) -> Iterator[ConfigError]:
+    """What is wrong with a schedule that cannot run."""
     here = ("algorithm", "resolution")
-    wanted = "must be a positive number, for example 2^-24 or 1e-6"
     try:
-        resolution = resolution_of(algorithm)
+        fits = 0 < resolution_of(algorithm) <= 1e6
     except (ValueError, OverflowError):
-        raise document.error(here, f"is {document.found(here)}, {wanted}") from None
-    if not 0 < resolution <= 1e6:
-        raise document.error(here, f"is {document.found(here)}, {wanted}")
+        fits = False
+    if not fits:
+        yield document.error(here, f"is {document.found(here)}, must be {_RESOLUTION}")
     if algorithm.rounds is None and algorithm.period_s is None:
-        raise document.error(
+        yield document.error(
             ("algorithm",), "needs rounds (how many), or period_s (seconds) for an endless fleet"
         )
 
 
-def check_crypto(document: Document, crypto: Crypto) -> None:
-    """Raise ConfigError for keys that are weak without saying so, or of an odd size."""
+def check_crypto(document: Document, crypto: Crypto) -> Iterator[ConfigError]:
+    """What is wrong with keys that are weak without saying so, or of an odd size."""
     here = ("crypto", "key_bits")
     if crypto.key_bits % 16:
-        raise document.error(here, f"is {crypto.key_bits}, must be a multiple of 16")
-    if crypto.key_bits < SAFE_KEY_BITS and not crypto.allow_weak_keys:
-        raise document.error(
+        near = max(crypto.key_bits + 8, SAFE_KEY_BITS) // 16 * 16
+        yield document.error(
+            here, f"is {crypto.key_bits}, must be a multiple of 16, for example {near}"
+        )
+    elif crypto.key_bits < SAFE_KEY_BITS and not crypto.allow_weak_keys:
+        yield document.error(
             here,
             f"is {crypto.key_bits}, which is a weak key: use {SAFE_KEY_BITS} or more, or say "
             "crypto.allow_weak_keys: true in a fleet that protects nothing",
         )
 
 
-def check_broker(document: Document, broker: Broker) -> None:
-    """Raise ConfigError for plain TCP that would leave this machine."""
+def check_broker(document: Document, broker: Broker) -> Iterator[ConfigError]:
+    """What is wrong with plain TCP that would leave this machine."""
     if not broker.tls and not is_loopback(broker.host):
-        raise document.error(
+        yield document.error(
             ("broker", "host"),
             f"is {broker.host!r}: plain TCP is allowed on the loopback interface only; "
             "set broker.tls: true",
@@ -334,59 +365,57 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-OBJECTIVE_KINDS = ("average", "mean", "least_squares", "ridge", "logistic", "huber")
+def check_objective(document: Document, objective: Objective) -> Iterator[ConfigError]:
+    """What is wrong with an objective whose parts do not fit its kind, or themselves."""
+    yield from _check_parts(document, objective)
+    for index, column in enumerate(objective.values or ()):
+        yield from _check_scale(document, ("objective", "values", index), column.scale)
+    if objective.target is not None:
+        yield from _check_scale(document, ("objective", "target"), objective.target.scale)
+    for index, feature in enumerate(objective.features or ()):
+        yield from _check_feature(document, ("objective", "features", index), feature)
 
 
-def check_objective(document: Document, objective: Objective) -> None:
-    """Raise ConfigError for an objective whose parts do not fit its kind."""
+def _check_parts(document: Document, objective: Objective) -> Iterator[ConfigError]:
+    """The first part that is missing, or else the parts that are too many."""
     kind = objective.kind
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()
-    if kind not in OBJECTIVE_KINDS and not re.fullmatch(r"\w+(\.\w+)*:\w+", kind):
-        raise document.error(
-            ("objective", "kind"),
-            f"is {kind!r}, must be one of {', '.join(OBJECTIVE_KINDS)} or module:Class",
-        )
     if kind in ("average", "mean"):
         wanted, unwanted = ("values",), ("target", "features")
     elif kind in OBJECTIVE_KINDS:
         wanted, unwanted = ("target", "features"), ("values",)
     for name in wanted:
         if not getattr(objective, name):
-            raise document.error(("objective", name), f"is needed for kind {kind}")
+            yield document.error(("objective", name), f"is needed for kind {kind}")
+            return  # the kind itself may be the mistake
     for name in unwanted:
         if getattr(objective, name) is not None:
-            raise document.error(("objective", name), f"does not belong to kind {kind}")
-    for index, column in enumerate(objective.values or ()):
-        _check_scale(document, ("objective", "values", index), column.scale)
-    if objective.target is not None:
-        _check_scale(document, ("objective", "target"), objective.target.scale)
-    for index, feature in enumerate(objective.features or ()):
-        _check_feature(document, ("objective", "features", index), feature)
+            yield document.error(("objective", name), f"does not belong to kind {kind}")
 
 
-def _check_scale(document: Document, path: tuple[str | int, ...], scale: float) -> None:
+def _check_scale(document: Document, path: Path_, scale: float) -> Iterator[ConfigError]:
     if scale == 0:
-        raise document.error((*path, "scale"), "is 0, must be another number")
+        yield document.error((*path, "scale"), "is 0, must be another number")
 
 
-def _check_feature(document: Document, path: tuple[str | int, ...], feature: Feature) -> None:
+def _check_feature(document: Document, path: Path_, feature: Feature) -> Iterator[ConfigError]:
     given = [n for n in ("constant", "field", "daily") if getattr(feature, n) is not None]
     if len(given) != 1:
-        raise document.error(
+        yield document.error(
             path, "must have exactly one of constant, field and daily, for example {constant: 1}"
         )
-    if feature.harmonics is not None and feature.daily is None:
-        raise document.error((*path, "harmonics"), "belongs to daily features only")
-    _check_scale(document, path, feature.scale)
+    elif feature.harmonics is not None and feature.daily is None:
+        yield document.error((*path, "harmonics"), "belongs to daily features only")
+    yield from _check_scale(document, path, feature.scale)
 
 
-def check_sensor(document: Document, sensor: Sensor, path: tuple[str | int, ...]) -> None:
-    """Raise ConfigError for limits that nothing can satisfy and for empty commands."""
+def check_sensor(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
+    """What is wrong with limits that nothing can satisfy, and with empty commands."""
     for name, (low, high) in sensor.limits.items():
         if not low < high:
-            raise document.error(
+            yield document.error(
                 (*path, "limits", name), f"is [{low}, {high}], must be [lowest, highest]"
             )
     if isinstance(sensor, CommandSensor) and not sensor.command:
-        raise document.error((*path, "command"), "is empty, must be [program, argument, ...]")
+        yield document.error((*path, "command"), "is empty, must be [program, argument, ...]")

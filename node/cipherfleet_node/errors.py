@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -11,10 +13,62 @@ class CipherfleetError(Exception):
     exit_code: ClassVar[int] = 1
 
 
+@dataclass(frozen=True, order=True)
+class Mark:
+    """A place in a file, counted from 1 as editors do."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
 class ConfigError(CipherfleetError):
-    """The operator's to mend: names the file, the place, what was found and what is allowed."""
+    """The operator's to mend: names the file, the place, what was found and what is allowed.
+
+    *mark* is the place and *path* leads to the value, where the mistake stands in a document.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self, text: str, mark: Mark | None = None, path: tuple[str | int, ...] | None = None
+    ) -> None:
+        super().__init__(text)
+        self.mark, self.path = mark, path
+
+    @property
+    def findings(self) -> tuple[ConfigError, ...]:
+        """The mistakes, each told by itself."""
+        return (self,)
+
+
+class ConfigErrors(ConfigError):
+    """Several mistakes found at once; its own text is the first of them and how many follow."""
+
+    def __init__(self, findings: tuple[ConfigError, ...]) -> None:
+        super().__init__(f"{findings[0]} (and {len(findings) - 1} more)", findings[0].mark)
+        self._findings = findings
+
+    @property
+    def findings(self) -> tuple[ConfigError, ...]:
+        """The mistakes, in the order of their places."""
+        return self._findings
+
+
+def refuse(findings: Iterable[ConfigError]) -> None:
+    """Raise what was found, in the order of its places: nothing, one ConfigError or ConfigErrors.
+
+    What has no place in a file comes last.
+    """
+    nowhere = Mark("\U0010ffff", 0, 0)
+    found = sorted(findings, key=lambda finding: finding.mark or nowhere)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise ConfigErrors(tuple(found))
 
 
 class LocalProtocolError(CipherfleetError):

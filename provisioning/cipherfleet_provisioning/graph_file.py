@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.parsers import expat
 
-from cipherfleet_node.document import Mark
-from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.errors import ConfigError, Mark
 
 MAX_FILE_BYTES = 32 * 2**20
 MAX_EDGES = 1_000_000

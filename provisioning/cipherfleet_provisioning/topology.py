@@ -21,9 +21,9 @@ import numpy as np
 from msgspec import Meta
 
 from cipherfleet_node.config import Count, Section
-from cipherfleet_node.document import dotted
 from cipherfleet_node.draws import Draws, FloatVector
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.fitting import dotted
 from cipherfleet_node.packing import MAX_DEGREE
 from cipherfleet_node.sensors import CsvTable
 
@@ -76,7 +76,7 @@ class Topology(Section, frozen=True):
     kind is one of KEYS_OF_KIND and may be left out where edges or a file are given.
     """
 
-    kind: str | None = None
+    kind: Annotated[str, Meta(extra_json_schema={"enum": [*KEYS_OF_KIND]})] | None = None
     degree: Count | None = None  # random_regular: of every node
     probability: Annotated[float, Meta(gt=0, le=1)] | None = None  # of an edge, or of its rewiring
     neighbours: Count | None = None  # geometric: the nearest; small_world: before rewiring, even
@@ -94,9 +94,10 @@ class TopologyError(ConfigError):
     say where it stands: `document.error(("topology", *error.path), error.message)`.
     """
 
+    path: tuple[str | int, ...]
+
     def __init__(self, path: tuple[str | int, ...], message: str) -> None:
-        super().__init__(f"{dotted(('topology', *path))} {message}")
-        self.path = path
+        super().__init__(f"{dotted(('topology', *path))} {message}", path=path)
         self.message = message
 
 

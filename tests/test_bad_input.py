@@ -77,18 +77,18 @@ class Mistake:
 
 MISTAKES = [
     # -- keys ------------------------------------------------------------------------------------
-    Mistake("unknown key at the top", "fleet: lab", "flet: @lab", "flet is not a known key.*fleet"),
-    Mistake("unknown section", RING, RING + "\nlogging: @loud", "logging is not a known key"),
-    Mistake("unknown key of crypto", "key_bits: 512", "keybits: @512", "did you mean 'key_bits'"),
-    Mistake("unknown key of algorithm", "  rounds: 4", "  round: @4", "did you mean 'rounds'"),
-    Mistake("unknown key of stepsize", "decay: 0.03", "decays: @0.03", "did you mean 'decay'"),
-    Mistake("unknown key of broker", "port: 1883", "tsl: @true", "did you mean 'tls'"),
-    Mistake("unknown key of target", "{field: humidity}", "{feild: @humidity}", "'field'"),
-    Mistake("unknown key of a feature", "{constant: 1}", "{const: @1}", "did you mean 'constant'"),
-    Mistake("unknown key of a node", "{id: a, ", "{name: @x, id: a, ", "name is not a known key"),
-    Mistake("unknown key of a sensor", "where: {room: 1}", "were: @x", r"nodes\[0\].sensor.were"),
-    Mistake("unknown key of topology", "{kind: ring}", "{kind: ring, size: @3}", "not a known key"),
-    Mistake("key given twice", "fleet: lab", "fleet: lab\n@fleet: lab", "twice, first at 2:8"),
+    Mistake("unknown key at the top", "fleet: lab", "@flet: lab", "flet is not a known key.*fleet"),
+    Mistake("unknown section", RING, RING + "\n@logging: loud", "logging is not a known key"),
+    Mistake("unknown key of crypto", "key_bits: 512", "@keybits: 512", "did you mean 'key_bits'"),
+    Mistake("unknown key of algorithm", "  rounds: 4", "  @round: 4", "did you mean 'rounds'"),
+    Mistake("unknown key of stepsize", "decay: 0.03", "@decays: 0.03", "did you mean 'decay'"),
+    Mistake("unknown key of broker", "port: 1883", "@tsl: true", "did you mean 'tls'"),
+    Mistake("unknown key of target", "{field: humidity}", "{@feild: humidity}", "'field'"),
+    Mistake("unknown key of a feature", "{constant: 1}", "{@const: 1}", "did you mean 'constant'"),
+    Mistake("unknown key of a node", "{id: a, ", "{@name: x, id: a, ", "name is not a known key"),
+    Mistake("unknown key of a sensor", "where: {room: 1}", "@were: x", r"nodes\[0\].sensor.were"),
+    Mistake("unknown key of topology", "{kind: ring}", "{kind: ring, @size: 3}", "not a known key"),
+    Mistake("key given twice", "fleet: lab", "fleet: lab\n@fleet: lab", "twice, first at 2:1"),
     Mistake("fleet missing", "fleet: lab\n", "", "fleet is missing"),
     Mistake("objective kind missing", "  kind: least_squares\n", "", "objective.kind is missing"),
     Mistake("node without sensor", ", sensor: {kind: csv, path: data.csv, where: {room: 1}}", "",
@@ -130,7 +130,7 @@ MISTAKES = [
     # -- YAML itself -----------------------------------------------------------------------------
     Mistake("bracket not closed", "{kind: ring}\n", "{kind: ring\n", "is not valid YAML"),
     Mistake("a tab for indent", "  rounds: 4", "@\trounds: 4", "is not valid YAML"),
-    Mistake("an alias", RING, "topology: @&t {kind: ring}\nbroken: *t", "alias"),
+    Mistake("an alias", RING, "topology: &t {kind: ring}\nbroken: @*t", "alias"),
     Mistake("a tag", "fleet: lab", "fleet: @!!python/name:os.system x", "tag"),
     # -- objective -------------------------------------------------------------------------------
     Mistake("unknown objective", "least_squares", "@lest_squares", "must be one of average, mean"),
@@ -182,13 +182,14 @@ MISTAKES = [
     Mistake("sensor kind missing", "{kind: csv, path: data.csv, where: {room: 1}}",
             "{path: data.csv}", "kind"),
     Mistake("file missing", "{kind: csv, path: data.csv, where: {room: 1}}",
-            "{kind: csv, path: date.csv}", "date.csv: cannot be read: No such file"),
+            "{kind: csv, path: @date.csv}", "No such file or directory, did you mean 'data.csv'"),
     Mistake("file is a folder", "path: data.csv, where: {room: 1}", "path: .", "regular file"),
     Mistake("where matches nothing", "room: 1", "room: 9", "none of its 3 rows matches"),
-    Mistake("where names no column", "room: 1", "flat: 1", "where names 'flat', the columns are"),
+    Mistake("where names no column", "room: 1", "flat: @1", r"where.flat is no field of .*'a'"),
     Mistake("where is a list", "where: {room: 1}", "@where: [1]", "is a list, must be a mapping"),
     Mistake("limits upside down", "where: {room: 1}", "limits: {@temperature: [1, 0]}", "lowest"),
-    Mistake("limits of no column", "where: {room: 1}", "limits: {pressure: [0, 1]}", "'pressure'"),
+    Mistake("limits of no column", "where: {room: 1}", "limits: {@pressure: [0, 1]}",
+            "limits.pressure is no field of the sensor"),
     Mistake("a reading beyond limits", "{room: 1}", "{room: 1}, limits: {humidity: [5, 6]}",
             "data.csv:2: column 'humidity' is outside its limits"),
     Mistake("a made-up sensor lacks a field", "csv, path: data.csv, where: {room: 1}",
@@ -207,7 +208,6 @@ CSV_MISTAKES = {
     "empty": ("", "is empty"),
     "header only": ("room,temperature,humidity\n", "no rows"),
     "no header": (READINGS.partition("\n")[2], "is a number, not a name"),
-    "missing column": (READINGS.replace("humidity", "moisture"), "needs 'humidity'"),
     "NaN cell": (READINGS.replace("0.113378", "nan"), "data.csv:3: .*not a finite number"),
     "infinite cell": (READINGS.replace("0.113378", "1e999"), "data.csv:3: .*too large"),
     "empty cell": (READINGS.replace("0.113378", ""), "data.csv:3: .*is empty"),
@@ -266,11 +266,20 @@ def as_process(*arguments: object, program: str = "cipherfleet_deploy.cli") -> E
 
 
 def complaint(ended: Ended, code: int = 3, program: str = "cipherfleet") -> str:
-    """The one line on standard error of a command that ended with *code* and printed nothing."""
+    """The one complaint of a command that ended with *code* and printed nothing else.
+
+    Below it stands the line of the file, with a caret at the place, or nothing.
+    """
     assert ended.code == code, ended
     assert ended.out == ""
-    assert len(ended.lines) == 1, ended.lines
-    line = ended.lines[0]
+    line, *excerpt = ended.lines
+    assert len(excerpt) in (0, 2), ended.lines
+    if excerpt:
+        place = re.match(r".*?:(\d+):(\d+): ", line)
+        assert place is not None
+        assert excerpt[0].startswith(f"{place[1]:>5} | ")
+        assert excerpt[1] == "      | " + " " * (int(place[2]) - 1) + "^"
+        assert "0.7316" not in excerpt[0]
     assert line.startswith(f"{program}: ")
     assert "Traceback" not in line
     for value in ("0.7316", "0.1133"):
@@ -303,10 +312,20 @@ def test_a_mistake_in_the_readings_gives_one_line_with_both_places(
     readings, words = CSV_MISTAKES[name]
     file = written(tmp_path, readings=readings)
     line = complaint(cipherfleet("run", file, "--out", tmp_path / "out"))
-    assert re.match(rf"cipherfleet: {re.escape(str(file))}:1[678]:13: nodes\[\d\].sensor of ", line)
+    at = r"16:39: nodes\[0\].sensor.path of |1[678]:13: nodes\[\d\].sensor of "
+    assert re.match(rf"cipherfleet: {re.escape(str(file))}:({at})", line), line
     assert f"{tmp_path / 'data.csv'}:" in line
     assert re.search(words, line), line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_field_that_no_sensor_has_is_told_where_it_is_asked_for(
+    tmp_path: Path, cipherfleet: Command
+) -> None:
+    file = written(tmp_path, readings=READINGS.replace("humidity", "humidity_pct"))
+    line = complaint(cipherfleet("run", file, "--out", tmp_path / "out"))
+    assert "fleet.yaml:12:19: objective.target.field is 'humidity', which no sensor has" in line
+    assert line.endswith(", did you mean 'humidity_pct'?")
 
 
 def test_readings_that_are_not_text_are_refused(tmp_path: Path, cipherfleet: Command) -> None:
@@ -356,7 +375,7 @@ def test_a_run_needs_an_end(tmp_path: Path, cipherfleet: Command) -> None:
         (("--nodes", "99"), 3, "--nodes is 99, the fleet has 3"),
         (("--nodes", "two"), 2, "'two' is not a valid"),
         (("--rounds", "0"), 2, "'--rounds': 0 is not in the range"),
-        (("--key-bits", "2047"), 3, "must be a multiple of 16 .2047 is from --key-bits"),
+        (("--key-bits", "2047"), 3, "multiple of 16, .*2048 .2047 is from --key-bits"),
         (("--key-bits", "64"), 2, "'--key-bits': 64 is not in the range"),
         (("--seed", "1.5"), 2, "'--seed': '1.5' is not a valid"),
         (("--nod", "3"), 2, "No such option '?--nod"),
@@ -584,7 +603,7 @@ BUNDLE_MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda b: change(b / "neighbours" / "b.json", '"identity": "', '"identity": "AAAA'),
         "identity is not 32 bytes",
     ),
-    "unknown key": (lambda b: change(b / "node.yaml", "fleet:", "flet:"), "node.yaml:2:7: flet is"),
+    "unknown key": (lambda b: change(b / "node.yaml", "fleet:", "flet:"), "node.yaml:2:1: flet is"),
     "wrong value": (
         lambda b: change(b / "node.yaml", "rounds: 4", "rounds: x"), "node.yaml:5:11: .*is 'x'",
     ),

@@ -169,5 +169,8 @@ def test_a_start_that_the_resolution_cannot_hold_is_refused_without_showing_it(
 
 def test_a_live_sensor_must_have_what_the_objective_needs(tmp_path: Path) -> None:
     nodes = f'  - {{each: 2, id: "a{{n}}", {MADE_UP.replace("t:", "u:")}}}'
+    with pytest.raises(ConfigError, match=r"4:\d+: objective.values\[0\].field is 't', which no"):
+        fleet_of(tmp_path, nodes)
+    nodes += f"\n  - {{id: b, {MADE_UP}}}"
     with pytest.raises(ConfigError, match=r"7:\d+: nodes\[0\].sensor of .*needs 't', .* has 'u'"):
         fleet_of(tmp_path, nodes)

@@ -73,11 +73,11 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         ("node: n-1", "node: -n", "3:7: node is '-n', must be 1 to 63 letters"),
         ("node: n-1", "node: " + "n" * 64, "must be 1 to 63 letters"),
         ("node: n-1", "node: 17", "3:7: node is 17, must be a text"),
-        ("node: n-1", "nod: n-1", "3:6: nod is not a known key, did you mean 'node'?"),
+        ("node: n-1", "nod: n-1", "3:1: nod is not a known key, did you mean 'node'?"),
         (
             "rounds: 5",
             "round: 5",
-            "4:20: algorithm.round is not a known key, did you mean 'rounds'?",
+            "4:13: algorithm.round is not a known key, did you mean 'rounds'?",
         ),
         ("rounds: 5", "rounds: 0", "4:21: algorithm.rounds is 0, must be a whole number >= 1"),
         ("rounds: 5", "answer_timeout_s: 1", "4:1: algorithm needs rounds (how many), or period_s"),
@@ -99,7 +99,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         (
             "mean: 1.0",
             "maen: 1.0",
-            "6:46: sensor.fields.t.maen is not a known key, did you mean 'me",
+            "6:40: sensor.fields.t.maen is not a known key, did you mean 'me",
         ),
         ("1.0}}}", "1.0}}, limits: {t: [3, 3]}}", "sensor.limits.t is [3.0, 3.0], must be [lowest"),
         (

@@ -15,19 +15,22 @@ from typing import Any, NoReturn
 import click
 
 from cipherfleet_node import __version__
-from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.errors import CipherfleetError, ConfigError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 DEMO_NODES = 10
+PROGRAM = "cipherfleet"
 
 Command = Callable[..., None]
 
 
 def main() -> None:
-    """Run the command line; every failure is one line and an exit code."""
+    """Run the command line; every failure is one line, every mistake one, and an exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        cli.main(prog_name="cipherfleet", standalone_mode=False)
+        cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except ConfigError as error:
+        _fail_at(error)
     except CipherfleetError as error:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -49,10 +52,23 @@ def main() -> None:
 
 
 def _fail(text: str, code: int) -> NoReturn:
+    _tell(f"{PROGRAM}: {text}")
+    sys.exit(code)
+
+
+def _fail_at(error: ConfigError) -> NoReturn:
+    """Every mistake in the operator's files, each with the line that it stands on."""
+    from .complaints import complaints  # noqa: PLC0415
+
+    for line in complaints(error, PROGRAM):
+        _tell(line)
+    sys.exit(error.exit_code)
+
+
+def _tell(text: str) -> None:
     """One line, whatever a file is called or holds: control characters are written as escapes."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    click.echo(f"cipherfleet: {shown}", err=True)
-    sys.exit(code)
+    click.echo(shown, err=True)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:
@@ -253,6 +269,23 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
         told = {"findings": [asdict(each) for each in findings], "exit_code": code}
         click.echo(json.dumps(told))
     sys.exit(code)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of fleet.yaml, for editors that check while one types.
+
+    An editor finds it by the first line of the file, as in examples/average/fleet.yaml:
+    `# yaml-language-server: $schema=PATH`. What depends on several values at once (a graph that is
+    not connected, readings that are not there) only `cipherfleet run` finds.
+
+    \b
+    Example:
+      cipherfleet schema > fleet.schema.json
+    """
+    from cipherfleet_provisioning.schema import schema_text  # noqa: PLC0415
+
+    click.echo(schema_text(), nl=False)
 
 
 @cli.group()

@@ -31,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return int(options.command(options))
+    except ConfigError as error:
+        for finding in error.findings:
+            print(f"cipherfleet-node: {finding}", file=sys.stderr)
+        return error.exit_code
     except CipherfleetError as error:
         print(f"cipherfleet-node: {error}", file=sys.stderr)
         return error.exit_code

@@ -258,8 +258,12 @@ def load_node_config(folder: Path) -> NodeConfig:
     draft = document.draft(NodeConfig)
     config = draft.value
     draft.note(check_algorithm(document, config.algorithm))
-    draft.note(check_crypto(document, config.crypto))
-    draft.note(check_broker(document, config.broker))
+    if draft.sound("crypto"):
+        draft.note(check_crypto(document, config.crypto))
+    if draft.sound("broker"):
+        draft.note(check_broker(document, config.broker))
+    if draft.sound("objective", "kind"):
+        draft.note(check_parts(document, config.objective))
     draft.note(check_objective(document, config.objective))
     draft.note(check_sensor(document, config.sensor, ("sensor",)))
     if draft.sound("node"):
@@ -365,9 +369,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def fields_named(objective: Objective) -> Iterator[tuple[Path_, str]]:
+    """Every field of a reading that the section names, and where."""
+    for index, column in enumerate(objective.values or ()):
+        yield ("values", index, "field"), column.field
+    if objective.target is not None:
+        yield ("target", "field"), objective.target.field
+    for index, feature in enumerate(objective.features or ()):
+        for key, name in (("field", feature.field), ("daily", feature.daily)):
+            if name is not None:
+                yield ("features", index, key), name
+
+
 def check_objective(document: Document, objective: Objective) -> Iterator[ConfigError]:
-    """What is wrong with an objective whose parts do not fit its kind, or themselves."""
-    yield from _check_parts(document, objective)
+    """What is wrong with the parts of an objective, each by itself."""
     for index, column in enumerate(objective.values or ()):
         yield from _check_scale(document, ("objective", "values", index), column.scale)
     if objective.target is not None:
@@ -376,8 +391,8 @@ def check_objective(document: Document, objective: Objective) -> Iterator[Config
         yield from _check_feature(document, ("objective", "features", index), feature)
 
 
-def _check_parts(document: Document, objective: Objective) -> Iterator[ConfigError]:
-    """The first part that is missing, or else the parts that are too many."""
+def check_parts(document: Document, objective: Objective) -> Iterator[ConfigError]:
+    """The first part that the objective's kind needs and lacks, or else those it does not know."""
     kind = objective.kind
     wanted: tuple[str, ...] = ()
     unwanted: tuple[str, ...] = ()

@@ -68,11 +68,7 @@ class Document:
 
     def error(self, path: Sequence[str | int], message: str) -> ConfigError:
         """A ConfigError at *path*: 'file:line:column: dotted.path message'."""
-        return self._error(self.mark(path), path, message)
-
-    def _error(self, mark: Mark, path: Sequence[str | int], message: str) -> ConfigError:
-        name = dotted(path)
-        return ConfigError(f"{mark}: {name}{' ' if name else ''}{message}", mark, tuple(path))
+        return complaint(self.mark(path), path, message)
 
     def found(self, path: Sequence[str | int]) -> str:
         """What stands at *path*, shortened, and hidden where it may be a secret."""
@@ -90,7 +86,7 @@ class Document:
         for misfit in misfits:
             if not any(touch(misfit.path, place) for place in spoilt):
                 mark = self.keys[misfit.path] if misfit.at_key else self.mark(misfit.path)
-                findings.append(self._error(mark, misfit.path, misfit.message))
+                findings.append(complaint(mark, misfit.path, misfit.message))
         spoilt += [place for misfit in misfits for place in misfit.spoilt]
         if value is None:
             refuse(findings)
@@ -125,6 +121,12 @@ class Draft(Generic[T]):
         """The value; raises ConfigError, or ConfigErrors, with all that was found."""
         refuse(self.findings)
         return self.value
+
+
+def complaint(mark: Mark, path: Sequence[str | int], message: str) -> ConfigError:
+    """A ConfigError 'file:line:column: dotted.path message'."""
+    name = dotted(path)
+    return ConfigError(f"{mark}: {name}{' ' if name else ''}{message}", mark, tuple(path))
 
 
 def read_document(file: Path) -> Document:
@@ -162,14 +164,14 @@ def parse_document(text: str, file: Path) -> Document:
     return Document(file, data, builder.marks, builder.keys, tuple(builder.faults[:MAX_MISFITS]))
 
 
-def _mark(file: Path, found: yaml.Mark) -> Mark:
+def _mark(file: Path, found: Any) -> Mark:
     return Mark(str(file), found.line + 1, found.column + 1)
 
 
 def _check_events(text: str, file: Path) -> None:
     """Raise ConfigError for aliases, which could multiply without end, and for deep nesting."""
     depth = 0
-    aliases = []
+    aliases: list[ConfigError] = []
     for event in yaml.parse(text, Loader=_Loader):
         mark = _mark(file, event.start_mark)
         if isinstance(event, yaml.CollectionStartEvent):
@@ -222,19 +224,19 @@ class _Builder:
         try:
             return _plain_value(node.tag, node.value)
         except (ValueError, TypeError, AttributeError):
-            self._fault(node, path, " has a YAML tag or value that is not allowed")
+            self._fault(node, path, "has a YAML tag or value that is not allowed")
             return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._fault(key_node, path, ": a key must be a plain word")
+                self._fault(key_node, path, "a key must be a plain word")
                 continue
             here = (*path, key_node.value)
             if key_node.value in data:
                 first = self.keys[here]
-                told = f" is given twice, first at {first.line}:{first.column}"
+                told = f"is given twice, first at {first.line}:{first.column}"
                 self._fault(key_node, here, told)
                 continue
             self.keys[here] = key = _mark(self._file, key_node.start_mark)
@@ -245,4 +247,4 @@ class _Builder:
 
     def _fault(self, node: yaml.Node, path: Path_, message: str) -> None:
         mark = _mark(self._file, node.start_mark)
-        self.faults.append(ConfigError(f"{mark}: {dotted(path)}{message}", mark, path))
+        self.faults.append(complaint(mark, path, message))

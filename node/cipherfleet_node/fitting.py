@@ -94,7 +94,7 @@ def may_be_secret(name: str) -> bool:
 
 
 def meant(word: object, known: Iterable[str]) -> str:
-    """", did you mean 'ring'?" where one of the *known* words is close to *word*, else ""."""
+    """The words for the *known* word that is close to *word*: did you mean it? Else nothing."""
     close = nearest(word, known)
     return f", did you mean {close!r}?" if close is not None else ""
 
@@ -170,30 +170,30 @@ def _may_go(info: inspect.Type, path: Path_, data: Any) -> bool:
 
 def _stand_in(kind: inspect.Type) -> Any:
     """Some value of *kind*."""
+    made: Any = None
     match kind:
         case inspect.Metadata(type=inner, extra_json_schema=told):
-            return told["examples"][0] if told and "examples" in told else _stand_in(inner)
+            made = told["examples"][0] if told and "examples" in told else _stand_in(inner)
         case inspect.UnionType(types=types):
-            return _stand_in(types[0])
+            made = _stand_in(types[0])
         case inspect.LiteralType(values=values):
-            return values[0]
+            made = values[0]
         case inspect.StructType(fields=fields, tag_field=tag_field, tag=tag):
             made = {f.encode_name: _stand_in(f.type) for f in fields if f.required}
-            return made | ({tag_field: tag} if tag_field else {})
+            made |= {tag_field: tag} if tag_field else {}
         case inspect.ListType(item_type=item, min_length=length):
-            return [_stand_in(item)] * (length or 0)
+            made = [_stand_in(item)] * (length or 0)
         case inspect.TupleType(item_types=items):
-            return [_stand_in(item) for item in items]
+            made = [_stand_in(item) for item in items]
         case inspect.DictType():
-            return {}
+            made = {}
         case inspect.StrType():
-            return "x"
+            made = "x"
         case inspect.BoolType():
-            return False
+            made = False
         case inspect.IntType(ge=least) | inspect.FloatType(ge=least):
-            return least if least is not None else 1
-        case _:
-            return None
+            made = least if least is not None else 1
+    return made
 
 
 # -- what msgspec says --------------------------------------------------------------------------

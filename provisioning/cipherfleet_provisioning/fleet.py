@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,17 +31,21 @@ from cipherfleet_node.config import (
     check_broker,
     check_crypto,
     check_objective,
+    check_parts,
     check_sensor,
+    fields_named,
     resolution_of,
 )
-from cipherfleet_node.document import Document, read_document
+from cipherfleet_node.document import Document, Draft, read_document
 from cipherfleet_node.draws import SEED_BYTES, Draws
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.fitting import Path_, meant
+from cipherfleet_node.objective import Objective as MadeObjective
 from cipherfleet_node.objective import make_objective
 from cipherfleet_node.quantiser import VALUE_BITS
 from cipherfleet_node.samples import Sample
 from cipherfleet_node.sensors import CsvTable
-from cipherfleet_node.sensors.base import check_fields
+from cipherfleet_node.sensors.base import check_fields, listed
 
 from .topology import Graph, Topology, TopologyError, build_graph
 
@@ -81,7 +84,7 @@ class Member:
 
     id: str
     sensor: Sensor
-    path: tuple[str | int, ...]  # of its entry in fleet.yaml
+    path: Path_  # of its entry in fleet.yaml
     owner: str | None = None
 
 
@@ -117,41 +120,49 @@ class Fleet:
 
     def recorded(self, member: Member) -> list[Sample] | None:
         """All readings of *member*, None where its sensor is a live one."""
-        sensor = member.sensor
-        if not isinstance(sensor, CsvSensor):
-            return None
         needed = make_objective(self.file.objective).fields
-        table = self.tables[self.folder / sensor.path]
-        return table.samples(sensor.where, needed, sensor.limits)
+        return _recorded(member.sensor, self.folder, self.tables, needed)
 
 
 def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool = True) -> Fleet:
-    """Read and check *file*; raises ConfigError at file:line:column.
+    """Read and check *file*; raises ConfigError, or ConfigErrors, with all mistakes in it.
 
     Without *endless* the fleet must come to an end by itself.
     """
     overrides = overrides or Overrides()
     document = read_document(file)
-    changed = _overridden(document.convert(FleetFile), overrides)
-    check_algorithm(document, changed.algorithm)
-    if not endless and changed.algorithm.rounds is None:
-        raise document.error(("algorithm",), "has no rounds: say how many here, or with --rounds")
-    _check_crypto(document, changed.crypto, overrides)
-    check_broker(document, changed.broker)
-    _check_objective(document, changed.objective)
-    everybody = _members(document, changed)
-    members = _chosen(everybody, changed, overrides.nodes)
-    ids = [member.id for member in members]
-    try:
-        graph = build_graph(changed.topology, ids, file.parent, {m.id for m in everybody})
-    except TopologyError as error:
-        raise document.error(("topology", *error.path), error.message) from None
-    changed = _with_exchange(document, changed, graph)
-    fleet = Fleet(file.parent, changed, members, graph, _tables(document, members))
-    for member in members:
-        with _pointing_at(document, member):
-            _check_readings(fleet, member)
-    return fleet
+    draft = document.draft(FleetFile)
+    changed = _overridden(draft.value, overrides)
+    draft.note(check_algorithm(document, changed.algorithm))
+    if not endless and changed.algorithm.rounds is None and draft.sound("algorithm"):
+        told = "has no rounds: say how many here, or with --rounds"
+        draft.note([document.error(("algorithm",), told)])
+    if draft.sound("crypto"):
+        draft.note(_check_crypto(document, changed.crypto, overrides))
+    if draft.sound("broker"):
+        draft.note(check_broker(document, changed.broker))
+    draft.note(check_objective(document, changed.objective))
+    if draft.sound("objective", "kind"):
+        draft.note(_check_kind(document, changed.objective))
+    members = _members(document, draft, changed)
+    graph = None
+    if all(
+        draft.sound("nodes", n, key) for n in range(len(changed.nodes)) for key in ("id", "each")
+    ):
+        known = [member.id for member in members]
+        try:
+            members = _chosen(members, changed, overrides.nodes)
+        except ConfigError as error:
+            draft.note([error])
+        else:
+            ids = [member.id for member in members]
+            graph = _graph(document, draft, changed.topology, ids, known)
+    if graph is not None and draft.sound("topology"):
+        draft.note(_check_leaves(document, draft, graph))
+    tables = _check_readings(document, draft, changed, members)
+    draft.checked()
+    assert graph is not None, "a fleet without a graph has a complaint that says why"
+    return Fleet(file.parent, _with_exchange(changed, graph), members, graph, tables)
 
 
 def _overridden(file: FleetFile, overrides: Overrides) -> FleetFile:
@@ -163,80 +174,143 @@ def _overridden(file: FleetFile, overrides: Overrides) -> FleetFile:
     return msgspec.structs.replace(file, algorithm=algorithm, crypto=crypto)
 
 
-def _check_crypto(document: Document, crypto: Crypto, overrides: Overrides) -> None:
-    try:
-        check_crypto(document, crypto)
-    except ConfigError as error:
+def _check_crypto(
+    document: Document, crypto: Crypto, overrides: Overrides
+) -> Iterator[ConfigError]:
+    for error in check_crypto(document, crypto):
         if overrides.key_bits is None:
-            raise
-        raise ConfigError(f"{error} ({overrides.key_bits} is from --key-bits)") from None
+            yield error
+        else:
+            yield ConfigError(f"{error} ({overrides.key_bits} is from --key-bits)", error.mark)
 
 
-def _with_exchange(document: Document, file: FleetFile, graph: Graph) -> FleetFile:
-    """*file* with its exchange decided: sealed, unless a node has one neighbour only."""
-    crypto = file.crypto
-    leaf = next((name for name in graph.ids if graph.degree(name) == 1), None)
-    possible = leaf is None or crypto.leaves == "open"
-    if crypto.exchange == "sealed" and not possible:
-        raise document.error(
+def _check_kind(document: Document, objective: Objective) -> Iterator[ConfigError]:
+    yield from check_parts(document, objective)
+    if ":" in objective.kind:
+        try:
+            make_objective(objective)
+        except ConfigError as error:  # a module:Class that is not there
+            mark = document.mark(("objective", "kind"))
+            yield ConfigError(f"{mark}: {error}", mark, ("objective", "kind"))
+
+
+def _graph(
+    document: Document,
+    draft: Draft[FleetFile],
+    topology: Topology,
+    ids: Sequence[str],
+    known: Collection[str],
+) -> Graph | None:
+    """The graph; None after a complaint. Every edge to no node is complained of, not the first."""
+    edges = dict(enumerate(topology.edges or ()))
+    folder = document.file.parent
+    while True:
+        given = list(edges.values()) if topology.edges is not None else None
+        try:
+            return build_graph(msgspec.structs.replace(topology, edges=given), ids, folder, known)
+        except TopologyError as error:
+            match error.path:
+                case ("edges", int(place), int(side)):
+                    index = list(edges)[place]
+                    path = ("topology", "edges", index, side)
+                    draft.note([document.error(path, error.message)])
+                    del edges[index]
+                case path:
+                    if len(edges) == len(topology.edges or ()):  # else it may only follow
+                        draft.note([document.error(("topology", *path), error.message)])
+                    return None
+
+
+def _leaf(graph: Graph) -> str | None:
+    """A node with one neighbour only, None if there is none."""
+    return next((name for name in graph.ids if graph.degree(name) == 1), None)
+
+
+def _check_leaves(
+    document: Document, draft: Draft[FleetFile], graph: Graph
+) -> Iterator[ConfigError]:
+    crypto, leaf = draft.value.crypto, _leaf(graph)
+    if not (draft.sound("crypto", "leaves") and draft.sound("crypto", "exchange")):
+        return
+    if crypto.exchange == "sealed" and leaf is not None and crypto.leaves == "refuse":
+        yield document.error(
             ("crypto", "exchange"),
             f"is sealed, but {leaf!r} has one neighbour only, and a sum over one hides nothing: "
             "give it another edge, or say crypto.leaves: open (such nodes learn of their "
             "neighbour what pairwise tells), or exchange: pairwise",
         )
+
+
+def _with_exchange(file: FleetFile, graph: Graph) -> FleetFile:
+    """*file* with its exchange decided: sealed, unless a node has one neighbour only."""
+    crypto = file.crypto
+    possible = _leaf(graph) is None or crypto.leaves == "open"
     exchange = crypto.exchange or ("sealed" if possible else "pairwise")
     return msgspec.structs.replace(file, crypto=msgspec.structs.replace(crypto, exchange=exchange))
-
-
-def _check_objective(document: Document, objective: Objective) -> None:
-    check_objective(document, objective)
-    try:
-        make_objective(objective)
-    except ConfigError as error:  # a module:Class that is not there
-        raise ConfigError(f"{document.mark(('objective', 'kind'))}: {error}") from None
 
 
 # -- nodes --------------------------------------------------------------------------------------
 
 
-def _members(document: Document, file: FleetFile) -> list[Member]:
+def _members(document: Document, draft: Draft[FleetFile], file: FleetFile) -> tuple[Member, ...]:
     members: dict[str, Member] = {}
     for index, entry in enumerate(file.nodes):
-        path: tuple[str | int, ...] = ("nodes", index)
-        check_sensor(document, entry.sensor, (*path, "sensor"))
-        for member in _expanded(document, entry, path):
-            if member.id in members:
-                cure = ", put {n} into it" if entry.each else ""
-                raise document.error((*path, "id"), f"gives the id {member.id!r} twice{cure}")
-            members[member.id] = member
-    return list(members.values())
+        path: Path_ = ("nodes", index)
+        draft.note(check_sensor(document, entry.sensor, (*path, "sensor")))
+        if draft.sound(*path, "owner") and draft.sound(*path, "each"):
+            draft.note(_check_owner(document, entry, (*path, "owner")))
+        if not (draft.sound(*path, "id") and draft.sound(*path, "each")):
+            continue
+        try:
+            for member in _expanded(document, entry, path):
+                if member.id in members:
+                    cure = ", put {n} into it" if entry.each else ""
+                    told = f"gives the id {member.id!r} twice{cure}"
+                    raise document.error((*path, "id"), told)
+                members[member.id] = member
+        except ConfigError as error:
+            draft.note([error])
+    return tuple(members.values())
 
 
-def _expanded(
-    document: Document, entry: NodeEntry, path: tuple[str | int, ...]
-) -> Iterator[Member]:
+def _expanded(document: Document, entry: NodeEntry, path: Path_) -> Iterator[Member]:
     plain = msgspec.to_builtins(entry.sensor)
     for n in range(1, (entry.each or 1) + 1):
         name, sensor, owner = entry.id, plain, entry.owner
         if entry.each:
             name, sensor, owner = _filled(name, n), _filled(sensor, n), _filled(owner, n)
-        _check_name(document, (*path, "id"), name)
-        if owner is not None:
-            _check_name(document, (*path, "owner"), owner)
+        if not _is_name(name):
+            raise _misnamed(document, (*path, "id"), name)
         yield Member(name, _own_noise(msgspec.convert(sensor, Sensor), name), path, owner)
 
 
-def _check_name(document: Document, path: tuple[str | int, ...], name: str) -> None:
-    """Raise ConfigError unless *name*, with its number filled in, can name a node or an owner."""
+def _check_owner(document: Document, entry: NodeEntry, path: Path_) -> Iterator[ConfigError]:
+    """At most one complaint, whatever the number of nodes in a row."""
+    if entry.owner is None:
+        return
+    count = entry.each or 1
+    owners = [_filled(entry.owner, n) if entry.each else entry.owner for n in range(1, count + 1)]
+    wrong = next((owner for owner in owners if not _is_name(owner)), None)
+    if wrong is not None:
+        yield _misnamed(document, path, wrong)
+
+
+def _is_name(text: str) -> bool:
+    """Whether *text*, with its number filled in, can name a node or an owner."""
     try:
-        msgspec.convert(name, NodeId)
+        msgspec.convert(text, NodeId)
     except msgspec.ValidationError:
-        patterns = "; beside each, {n} and {n:02} give the number" if "{" in name else ""
-        raise document.error(
-            path,
-            f"gives the {path[-1]} {name[:80]!r}: must be at most 63 letters, digits, '-' and '_', "
-            f"the first a letter or digit{patterns}",
-        ) from None
+        return False
+    return True
+
+
+def _misnamed(document: Document, path: Path_, name: str) -> ConfigError:
+    patterns = "; beside each, {n} and {n:02} give the number" if "{" in name else ""
+    return document.error(
+        path,
+        f"gives the {path[-1]} {name[:80]!r}: must be at most 63 letters, digits, '-' and '_', "
+        f"the first a letter or digit{patterns}",
+    )
 
 
 def _filled(value: Any, n: int) -> Any:
@@ -263,7 +337,7 @@ def _own_noise(sensor: Sensor, name: str) -> Sensor:
     return msgspec.structs.replace(sensor, seed=int.from_bytes(mixed[:6], "big"))
 
 
-def _chosen(members: list[Member], file: FleetFile, count: int | None) -> tuple[Member, ...]:
+def _chosen(members: Sequence[Member], file: FleetFile, count: int | None) -> tuple[Member, ...]:
     """*count* of the members, spread evenly from the first to the last."""
     if count is None or count == len(members):
         return tuple(members)
@@ -284,30 +358,114 @@ def _chosen(members: list[Member], file: FleetFile, count: int | None) -> tuple[
 # -- readings -----------------------------------------------------------------------------------
 
 
-def _tables(document: Document, members: tuple[Member, ...]) -> dict[Path, CsvTable]:
-    """Each recorded file once, whatever the number of nodes that read it."""
-    tables: dict[Path, CsvTable] = {}
+def _check_readings(
+    document: Document, draft: Draft[FleetFile], file: FleetFile, members: Sequence[Member]
+) -> dict[Path, CsvTable]:
+    """Notes readings that a node would refuse when it starts; the recorded files, each once.
+
+    One complaint for every entry of fleet.yaml, every file and every reason.
+    """
+    tables: dict[Path, CsvTable | None] = {}
     for member in members:
-        if isinstance(member.sensor, CsvSensor):
-            path = document.file.parent / member.sensor.path
-            if path not in tables:
-                with _pointing_at(document, member):
-                    tables[path] = CsvTable(path)
-    return tables
+        if draft.sound(*member.path, "sensor"):
+            draft.note(_opened(document, member, tables))
+    folder = document.file.parent
+    named = [
+        _fields_of(member.sensor, folder, tables) if draft.sound(*member.path, "sensor") else None
+        for member in members
+    ]
+    draft.note(_check_names(document, file.objective, named))
+    reasons: set[str] = set()
+    for member, fields in zip(members, named, strict=True):
+        path = (*member.path, "sensor")
+        if fields is not None:
+            draft.note(_check_columns(document, member, fields))
+        if draft.sound("objective") and draft.sound(*path):
+            algorithm = file.algorithm if draft.sound("algorithm") else None
+            reason = _refusal(member.sensor, folder, tables, file.objective, algorithm)
+            if reason is not None and reason not in reasons:
+                reasons.add(reason)
+                draft.note([document.error(path, f"of node {member.id!r}: {reason}")])
+    return {path: table for path, table in tables.items() if table is not None}
 
 
-def _check_readings(fleet: Fleet, member: Member) -> None:
-    """Raise ConfigError for readings that the node itself would refuse when it starts."""
-    objective = make_objective(fleet.file.objective)
-    fields = _fields_of(member.sensor)
-    if fields is not None:
-        who = f"kind {member.sensor.__struct_config__.tag}"
-        check_fields(who, fields, objective.fields, member.sensor.limits)
-    samples = fleet.recorded(member)
-    if samples is None:
+def _opened(
+    document: Document, member: Member, tables: dict[Path, CsvTable | None]
+) -> Iterator[ConfigError]:
+    """Each recorded file once, whatever the number of nodes that read it; None if it is broken."""
+    if not isinstance(member.sensor, CsvSensor):
         return
-    objective.absorb(samples)
-    algorithm = fleet.file.algorithm
+    path = document.file.parent / member.sensor.path
+    if path in tables:
+        return
+    tables[path] = None
+    try:
+        tables[path] = CsvTable(path)
+    except ConfigError as error:
+        place = (*member.path, "sensor", "path")
+        yield document.error(place, f"of node {member.id!r}: {error}{_near(path)}")
+
+
+def _near(path: Path) -> str:
+    """Which file of the folder was meant, if *path* is none."""
+    try:
+        return "" if path.exists() else meant(path.name, [f.name for f in path.parent.iterdir()])
+    except (OSError, ValueError):
+        return ""
+
+
+def _check_names(
+    document: Document, objective: Objective, sensors: Sequence[Collection[str] | None]
+) -> Iterator[ConfigError]:
+    """Fields of the objective that no sensor has: misspelt here, not there."""
+    known = {name for fields in sensors if fields is not None for name in fields}
+    if not known or any(fields is None for fields in sensors):
+        return  # a sensor that only running it tells about may have them
+    for path, name in fields_named(objective):
+        if name not in known:
+            told = f"is {name!r}, which no sensor has, they have {listed(sorted(known))}"
+            yield document.error(("objective", *path), told + meant(name, known))
+
+
+def _check_columns(
+    document: Document, member: Member, fields: Collection[str]
+) -> Iterator[ConfigError]:
+    """Columns and fields that a sensor's own section names and its readings lack."""
+    where = member.sensor.where if isinstance(member.sensor, CsvSensor) else {}
+    for section, names in (("where", where), ("limits", member.sensor.limits)):
+        for name in names:
+            if name not in fields:
+                told = f"is no field of the sensor of {member.id!r}, it has {listed(fields)}"
+                path = (*member.path, "sensor", section, name)
+                yield document.error(path, told + meant(name, fields))
+
+
+def _refusal(
+    sensor: Sensor,
+    folder: Path,
+    tables: Mapping[Path, CsvTable | None],
+    section: Objective,
+    algorithm: Algorithm | None,
+) -> str | None:
+    """Why a node would refuse its readings when it starts, None if it would not."""
+    objective = make_objective(section)
+    fields = _fields_of(sensor, folder, tables)
+    try:
+        if fields is not None and not isinstance(sensor, CsvSensor):
+            who = f"kind {sensor.__struct_config__.tag}"
+            check_fields(who, fields, objective.fields, sensor.limits)
+        samples = _recorded(sensor, folder, tables, objective.fields)
+        if samples is not None:
+            objective.absorb(samples)
+            if algorithm is not None:
+                _check_room(objective, algorithm)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _check_room(objective: MadeObjective, algorithm: Algorithm) -> None:
+    """Raise ConfigError for readings that the resolution cannot hold."""
     room = 2.0 ** (VALUE_BITS - 1) * resolution_of(algorithm)
     with np.errstate(all="ignore"):
         start = objective.start()
@@ -321,12 +479,27 @@ def _check_readings(fleet: Fleet, member: Member) -> None:
         )
 
 
-def _fields_of(sensor: Sensor) -> Collection[str] | None:
-    """What the readings of *sensor* will be called, None where only running it tells.
+def _recorded(
+    sensor: Sensor,
+    folder: Path,
+    tables: Mapping[Path, CsvTable | None],
+    needed: Collection[str],
+) -> list[Sample] | None:
+    """All readings of *sensor*, None where it is a live one or its file is broken."""
+    table = tables.get(folder / sensor.path) if isinstance(sensor, CsvSensor) else None
+    if table is None or not isinstance(sensor, CsvSensor):
+        return None
+    return table.samples(sensor.where, needed, sensor.limits)
 
-    A recorded file's columns are checked when its rows are read.
-    """
+
+def _fields_of(
+    sensor: Sensor, folder: Path, tables: Mapping[Path, CsvTable | None]
+) -> Collection[str] | None:
+    """What the readings of *sensor* will be called, None where only running it tells."""
     match sensor:
+        case CsvSensor():
+            table = tables.get(folder / sensor.path)
+            return table.columns if table is not None else None
         case SyntheticSensor():
             return list(sensor.fields)
         case ThermalSensor():
@@ -335,13 +508,3 @@ def _fields_of(sensor: Sensor) -> Collection[str] | None:
             return list(sensor.inputs.values())
         case _:
             return None
-
-
-@contextmanager
-def _pointing_at(document: Document, member: Member) -> Iterator[None]:
-    """Adds the place of the node's entry to a complaint about its readings."""
-    try:
-        yield
-    except ConfigError as error:
-        path = (*member.path, "sensor")
-        raise document.error(path, f"of node {member.id!r}: {error}") from None

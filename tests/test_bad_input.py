@@ -185,7 +185,7 @@ MISTAKES = [
             "{kind: csv, path: @date.csv}", "No such file or directory, did you mean 'data.csv'"),
     Mistake("file is a folder", "path: data.csv, where: {room: 1}", "path: .", "regular file"),
     Mistake("where matches nothing", "room: 1", "room: 9", "none of its 3 rows matches"),
-    Mistake("where names no column", "room: 1", "flat: @1", r"where.flat is no field of .*'a'"),
+    Mistake("where names no column", "room: 1", "@flat: 1", r"where.flat is no field of .*'a'"),
     Mistake("where is a list", "where: {room: 1}", "@where: [1]", "is a list, must be a mapping"),
     Mistake("limits upside down", "where: {room: 1}", "limits: {@temperature: [1, 0]}", "lowest"),
     Mistake("limits of no column", "where: {room: 1}", "limits: {@pressure: [0, 1]}",

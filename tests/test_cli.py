@@ -28,6 +28,7 @@ HELP = [
     ("check",),
     ("doctor",),
     ("run",),
+    ("schema",),
     ("bench",),
     ("bench", "crypto"),
 ]

@@ -121,10 +121,10 @@ def test_any_text_is_a_document_or_a_complaint_with_a_place(text: str) -> None:
     [
         ("a: 1\nb: 2\na: 3", "some.yaml:3:1: a is given twice, first at 1:1"),
         ("x:\n  a: 1\n  a: 1", "some.yaml:3:3: x.a is given twice, first at 2:3"),
-        ("a: &x 1\nb: *x", "some.yaml:2:4: *x is an alias, write out what it stands for"),
-        ("a: &x [1]\nb: [*x]", "some.yaml:2:5: *x is an alias, write out"),
-        ("a: &x [*x]", "some.yaml:1:8: *x is an alias"),
-        ("a: *x", "some.yaml:1:4: *x is an alias, write out"),
+        ("a: &x 1\nb: *x", "some.yaml:2:4: is an alias, write out what it stands for"),
+        ("a: &x [1]\nb: [*x]", "some.yaml:2:5: is an alias, write out"),
+        ("a: &x [*x]", "some.yaml:1:8: is an alias"),
+        ("a: *x", "some.yaml:1:4: is an alias, write out"),
         ("a: !!python/object/apply:os.system [id]", "some.yaml:1:4: a has a YAML tag"),
         ("a: !!python/name:os.system", "some.yaml:1:4: a has a YAML tag or value"),
         ("a: !mine {b: 1}", "some.yaml:1:4: a has a YAML tag or value that is not allowed"),
@@ -172,7 +172,7 @@ def test_aliases_do_not_multiply() -> None:
     """Nine lines that would make a billion entries."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{k}: &a{k} [" + ", ".join([f"*a{k - 1}"] * 10) + "]" for k in range(1, 9)]
-    assert "some.yaml:2:10: *a0 is an alias, write out what it stands for" in complaint(
+    assert "some.yaml:2:10: is an alias, write out what it stands for" in complaint(
         "\n".join(lines)
     )
 

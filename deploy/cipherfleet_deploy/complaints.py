@@ -28,14 +28,14 @@ def complaints(error: ConfigError, program: str) -> Iterator[str]:
 
 def _showable(file: Path) -> str:
     """The text of *file*; nothing of a file that holds what looks like a secret."""
-    from cipherfleet_node.fitting import may_be_secret  # noqa: PLC0415 - mistakes alone need it
+    from cipherfleet_node.fitting import PEM, may_be_secret  # noqa: PLC0415 - mistakes alone need it
 
     try:
         with file.open(encoding="utf-8-sig") as opened:
             text = opened.read(MAX_EXCERPT_BYTES)
     except (OSError, UnicodeDecodeError):
         return ""
-    secret = "-----BEGIN" in text or any(map(may_be_secret, _KEY.findall(text)))
+    secret = PEM in text or any(map(may_be_secret, _KEY.findall(text)))
     return "" if secret else text
 
 

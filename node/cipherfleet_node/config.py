@@ -29,7 +29,8 @@ MAX_ID = 63
 NodeId = Annotated[
     str,
     Meta(
-        pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_ID - 1}}}$",
+        # $ alone lets a last newline pass
+        pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_ID - 1}}}$(?!\n)",
         description="1 to 63 letters, digits, - and _, the first a letter or digit",
     ),
 ]
@@ -43,7 +44,7 @@ OBJECTIVE_KINDS = ("average", "mean", "least_squares", "ridge", "logistic", "hub
 ObjectiveKind = Annotated[
     str,
     Meta(
-        pattern=rf"^({'|'.join(OBJECTIVE_KINDS)}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$",
+        pattern=rf"^({'|'.join(OBJECTIVE_KINDS)}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$(?!\n)",
         description=f"one of {', '.join(OBJECTIVE_KINDS)} or module:Class",
         examples=[*OBJECTIVE_KINDS],
     ),

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from .errors import ConfigError, Mark, refuse
-from .fitting import MAX_MISFITS, Path_, dotted, fit, found_at, touch
+from .fitting import MAX_MISFITS, PEM, Path_, dotted, fit, found_at, touch
 
 MAX_DEPTH = 32  # the C loader recurses, and overruns its stack at some ten thousand levels
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # 1,000 nodes written out one by one need about 300 KB
@@ -70,6 +70,10 @@ class Document:
         """A ConfigError at *path*: 'file:line:column: dotted.path message'."""
         return complaint(self.mark(path), path, message)
 
+    def key_error(self, path: Path_, message: str) -> ConfigError:
+        """The same where the key itself is at fault, not its value."""
+        return complaint(self.keys.get(path) or self.mark(path), path, message)
+
     def found(self, path: Sequence[str | int]) -> str:
         """What stands at *path*, shortened, and hidden where it may be a secret."""
         return found_at(self.data, path)
@@ -85,8 +89,8 @@ class Document:
         spoilt = [fault.path for fault in self.faults if fault.path is not None]
         for misfit in misfits:
             if not any(touch(misfit.path, place) for place in spoilt):
-                mark = self.keys[misfit.path] if misfit.at_key else self.mark(misfit.path)
-                findings.append(complaint(mark, misfit.path, misfit.message))
+                error = self.key_error if misfit.at_key else self.error
+                findings.append(error(misfit.path, misfit.message))
         spoilt += [place for misfit in misfits for place in misfit.spoilt]
         if value is None:
             refuse(findings)
@@ -126,7 +130,10 @@ class Draft(Generic[T]):
 def complaint(mark: Mark, path: Sequence[str | int], message: str) -> ConfigError:
     """A ConfigError 'file:line:column: dotted.path message'."""
     name = dotted(path)
-    return ConfigError(f"{mark}: {name}{' ' if name else ''}{message}", mark, tuple(path))
+    text = f"{name} {message}" if name else message
+    if PEM in text:
+        text = "this looks like a key or a certificate, which does not belong here (not shown)"
+    return ConfigError(f"{mark}: {text}", mark, tuple(path))
 
 
 def read_document(file: Path) -> Document:
@@ -150,9 +157,9 @@ def parse_document(text: str, file: Path) -> Document:
         loader = _Loader(text)
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        found = error.problem_mark or error.context_mark
-        mark = _mark(file, found) if found else Mark(str(file), 1, 1)
-        raise ConfigError(f"{mark}: is not valid YAML: {error.problem}", mark) from None
+        mark = _fault_mark(error, file)
+        context = f" ({error.context})" if error.context else ""
+        raise ConfigError(f"{mark}: is not valid YAML: {error.problem}{context}", mark) from None
     except yaml.YAMLError:
         raise ConfigError(f"{file}:1:1: is not valid YAML: a character is not allowed") from None
     if root is None:
@@ -168,6 +175,15 @@ def _mark(file: Path, found: Any) -> Mark:
     return Mark(str(file), found.line + 1, found.column + 1)
 
 
+def _fault_mark(error: yaml.MarkedYAMLError, file: Path) -> Mark:
+    """Where a mistake in the YAML stands: a quote or bracket left open, not where that was seen."""
+    seen, began = error.problem_mark, error.context_mark
+    inside = re.search("quoted|simple key|flow", error.context or "")
+    if began is not None and (seen is None or (inside and began.line < seen.line)):
+        seen = began
+    return _mark(file, seen) if seen is not None else Mark(str(file), 1, 1)
+
+
 def _check_events(text: str, file: Path) -> None:
     """Raise ConfigError for aliases, which could multiply without end, and for deep nesting."""
     depth = 0
@@ -179,8 +195,7 @@ def _check_events(text: str, file: Path) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.AliasEvent) and len(aliases) < MAX_MISFITS:
-            told = f"{mark}: *{event.anchor} is an alias, write out what it stands for"
-            aliases.append(ConfigError(told, mark))
+            aliases.append(complaint(mark, (), "is an alias, write out what it stands for"))
         if depth > MAX_DEPTH:
             told = f"{mark}: is nested too deeply, at most {MAX_DEPTH} levels"
             raise ConfigError(told, mark)

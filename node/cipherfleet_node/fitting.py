@@ -17,9 +17,10 @@ from msgspec import inspect
 MAX_MISFITS = 50  # beyond them a file is another file
 _WORD_SHOWN = 60
 _SECRET = re.compile(  # in a key's name; allow_weak_keys and key_bits are none
-    r"passw|passphrase|secret|token|private|credential|(?<!weak_)keys?$", re.IGNORECASE
+    r"passw|passphrase|secret|token|private|credential|authori[sz]ation|(?<!weak_)keys?$",
+    re.IGNORECASE,
 )
-_PEM = "-----BEGIN"
+PEM = "-----BEGIN"
 
 Path_ = tuple[str | int, ...]
 
@@ -77,7 +78,7 @@ def found_at(data: Any, path: Sequence[str | int]) -> str:
         value = _at(data, path)
     except (KeyError, IndexError, TypeError):
         return "nothing"
-    if any(may_be_secret(str(step)) for step in path) or _PEM in str(value):
+    if any(may_be_secret(str(step)) for step in path) or PEM in str(value):
         return "a value (not shown)"
     if isinstance(value, dict | list):
         empty = "a " if value else "an empty "
@@ -90,7 +91,7 @@ def found_at(data: Any, path: Sequence[str | int]) -> str:
 
 def may_be_secret(name: str) -> bool:
     """Whether a key's *name*, or a PEM heading, says that what follows is nobody's business."""
-    return _SECRET.search(name) is not None or _PEM in name
+    return _SECRET.search(name) is not None or PEM in name
 
 
 def meant(word: object, known: Iterable[str]) -> str:
@@ -104,7 +105,9 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
 
     plain = {_plain(each): each for each in known}
-    close = get_close_matches(_plain(str(word)[:_WORD_SHOWN]), plain, n=1)
+    given = _plain(str(word)[:_WORD_SHOWN])
+    swapped = [each for each in plain if sorted(each) == sorted(given)]  # di: too short to be close
+    close = get_close_matches(given, plain, n=1) or swapped
     return plain[close[0]] if close else None
 
 
@@ -142,13 +145,13 @@ def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[Misf
     known = [field.encode_name for each in _structs_at(info, path, data) for field in each.fields]
     close = nearest(key, known)
     told, spoilt = "is not a known key", [(*path, key)]
-    homes = [dotted(home) for home in _homes(info, key) if home != path]
+    homes = [f"{dotted(home)}.{key}" for home in _homes(info, key) if home != path]
     if close is not None:
         told += f", did you mean {close!r}?"
         spoilt.append((*path, close))
         here.setdefault(close, value)
     elif homes:
-        told += f", did you mean {' or '.join(f'{home}.{key}' for home in homes)}?"
+        told += f", did you mean {' or '.join(map(repr, homes))}?"
     else:
         told += f", known here are {', '.join(sorted(set(known)))}"
     return Misfit((*path, key), told, tuple(spoilt), at_key=True), _replaced(data, path, here)

@@ -437,7 +437,7 @@ def _check_columns(
             if name not in fields:
                 told = f"is no field of the sensor of {member.id!r}, it has {listed(fields)}"
                 path = (*member.path, "sensor", section, name)
-                yield document.error(path, told + meant(name, fields))
+                yield document.key_error(path, told + meant(name, fields))
 
 
 def _refusal(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.fitting import may_be_secret
 from cipherfleet_node.samples import Sample
 
 from .base import Limits, check_fields, listed, outside, within
@@ -70,7 +71,7 @@ class CsvTable:
         names = tuple(sorted(where))
         rows = self._grouped_by(names).get(tuple(_key(str(where[name])) for name in names))
         if not rows:
-            wanted = ", ".join(f"{name}: {where[name]}" for name in names)
+            wanted = ", ".join(f"{name}: {_shown(name, where[name])}" for name in names)
             raise ConfigError(
                 f"{self.file}: none of its {len(self._rows)} rows matches where {{{wanted}}}"
             )
@@ -146,6 +147,11 @@ class CsvTable:
 
     def _error(self, line: int, text: str) -> ConfigError:
         return ConfigError(f"{self.file}:{line}: {text}")
+
+
+def _shown(name: str, value: str | int | float) -> str:
+    text = "..." if may_be_secret(name) else str(value)
+    return text if text.isprintable() and len(text) <= _CELL_SHOWN else repr(text[:_CELL_SHOWN])
 
 
 def _text_of(file: Path) -> str:

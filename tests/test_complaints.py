@@ -43,7 +43,8 @@ def test_every_mistake_stands_above_its_line_and_a_caret(tmp_path: Path) -> None
         f"cipherfleet: {file}:8:8: broker.tls is 'on', must be true or false",
         "    8 |   tls: on",
         "      |        ^",
-        f"cipherfleet: {file}:18:11: algorithm.rounds is 'many', must be a whole number or nothing",
+        f"cipherfleet: {file}:18:11: algorithm.rounds is 'many', must be a whole number >= 1 or "
+        "nothing",
         "   18 |   rounds: many",
         "      |           ^",
         f"cipherfleet: {file}:26:9: objective.kind is 'rigde', must be one of average, mean, "
@@ -57,6 +58,18 @@ def test_every_mistake_stands_above_its_line_and_a_caret(tmp_path: Path) -> None
 def test_one_mistake_is_not_counted(tmp_path: Path) -> None:
     lines = told(tmp_path / "fleet.yaml", RIGHT.replace("rounds: 50", "rounds: many"))
     assert len(lines) == 3
+
+
+def test_no_more_than_fifty_are_shown(tmp_path: Path) -> None:
+    start = RIGHT.index("  - id: north")
+    sensor = "{kind: csv, path: readings.csv, where: {bad: 1}}"
+    nodes = "".join(f"  - {{id: n{i}, sensor: {sensor}}}\n" for i in range(60))
+    text = RIGHT[:start].replace("kind: edges", "kind: ring") + nodes
+    text = "".join(line for line in text.splitlines(True) if "edges:" not in line)
+    lines = told(tmp_path / "fleet.yaml", text)
+    assert lines[-1] == "cipherfleet: 60 mistakes, the first 50 are shown"
+    assert len(lines) == 3 * 50 + 1
+    assert "did you mean 'bed'?" in lines[0]
 
 
 def test_the_part_of_a_long_line_around_the_mistake_is_shown(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
@@ -18,7 +18,7 @@ from cipherfleet_node.document import (
     read_document,
 )
 from cipherfleet_node.errors import ConfigError, Mark
-from cipherfleet_node.fitting import dotted
+from cipherfleet_node.fitting import dotted, fit
 
 FILE = Path("some.yaml")
 
@@ -293,8 +293,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
         ("name: 5", "1:7: name is 5, must be a text"),
         ("name:", "1:6: name is nothing, must be a text"),
         ("count: 0", "1:8: count is 0, must be a whole number >= 1"),
-        ("count: 1.5", "1:8: count is 1.5, must be a whole number or nothing"),
-        ("count: true", "1:8: count is true, must be a whole number or nothing"),
+        ("count: 1.5", "1:8: count is 1.5, must be a whole number >= 1 or nothing"),
+        ("count: true", "1:8: count is true, must be a whole number >= 1 or nothing"),
         ("ratio: high", "1:8: ratio is 'high', must be a number"),
         ("ratio: .inf", "1:8: ratio is '.inf', must be a number"),
         ("on: yes", "1:5: on is 'yes', must be true or false"),
@@ -314,6 +314,40 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 )
 def test_a_value_that_does_not_fit_is_told_with_what_would(text: str, words: str) -> None:
     assert words in complaint(text, Settings)
+
+
+NASTY = ["x - at `$.y", "x - at `$.y`", "`", "...", "a.b", "[0]", "kind", "\n", "place", "é" * 99]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["cold", "hot", "none", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["kind", "depth", "limits", *NASTY]), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+KEYS = st.sampled_from([*Settings.__struct_fields__, *NASTY])
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+@settings(max_examples=500)
+def test_whatever_does_not_fit_is_told_and_nothing_else_happens(given_data: dict[str, Any]) -> None:
+    _, misfits = fit(given_data, Settings)
+    try:
+        msgspec.convert(given_data, Settings)
+    except msgspec.ValidationError:
+        assert misfits
+    else:
+        assert not misfits
+    assert len({misfit.path for misfit in misfits}) == len(misfits)
+
+
+@pytest.mark.parametrize("key", NASTY)
+def test_an_unknown_key_is_named_whatever_it_holds(key: str) -> None:
+    known = {"place": {"kind": "hot", key: 1}} if key != "kind" else {"parts": [{"kind": "cold"}]}
+    _, misfits = fit(known | {"zzz": 1}, Settings)
+    expected = [] if key == "kind" else [("place", key)]
+    assert [misfit.path for misfit in misfits if misfit.path != ("zzz",)] == expected
+    assert ("zzz",) in [misfit.path for misfit in misfits]
 
 
 def test_long_values_are_shortened() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cipherfleet_node.errors import ConfigError, Mark
 
 MAX_EXCERPT_BYTES = 4 * 1024 * 1024
+MAX_SHOWN = 50
 WIDTH = 96  # of the part of a long line that is shown
 _KEY = re.compile(r"([\w.-]+)[\"']?[ \t]*:")
 
@@ -16,14 +17,16 @@ _KEY = re.compile(r"([\w.-]+)[\"']?[ \t]*:")
 def complaints(error: ConfigError, program: str) -> Iterator[str]:
     """The lines that tell all mistakes of *error*, and how many there are if there are several."""
     texts: dict[str, str] = {}
-    for finding in error.findings:
+    for finding in error.findings[:MAX_SHOWN]:
         yield f"{program}: {finding}"
         mark = finding.mark
         if mark is not None:
             text = texts.setdefault(mark.file, _showable(Path(mark.file)))
             yield from _excerpt(text.split("\n"), mark)
-    if len(error.findings) > 1:
-        yield f"{program}: {len(error.findings)} mistakes"
+    count = len(error.findings)
+    if count > 1:
+        more = f", the first {MAX_SHOWN} are shown" if count > MAX_SHOWN else ""
+        yield f"{program}: {count} mistakes{more}"
 
 
 def _showable(file: Path) -> str:

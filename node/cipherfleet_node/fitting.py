@@ -204,7 +204,10 @@ def _stand_in(kind: inspect.Type) -> Any:
 
 def _split_path(text: str) -> tuple[str, Path_]:
     """msgspec's 'message - at `$.a[0].b`' -> (message, ('a', 0, 'b'))."""
-    message, _, where = text.partition(" - at `")
+    message, where = text, ""
+    found = re.fullmatch(r"(.*?) - at `(\$[^`]*)`", text, re.DOTALL)
+    if found and not re.search("unknown field `.*(?<!`)$", found[1], re.DOTALL):  # part of the key
+        message, where = found[1], found[2]
     steps: list[str | int] = []
     for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", where):
         steps.append(name or (int(index) if index != "..." else index))
@@ -243,7 +246,18 @@ def _wanted(message: str, path: Path_, data: Any, info: inspect.Type) -> str:
     if message == "Number out of range":
         return "a number that fits 64 bits"
     text = re.sub(r", got `.*`$", "", message.removeprefix("Expected "), flags=re.DOTALL)
-    return _plain_words(text.replace("`", ""))
+    text = _plain_words(text.replace("`", ""))
+    return re.sub(r"(number)( [<>]=? \S+)?\b", rf"\1{_bounds(types)}", text, count=1)
+
+
+def _bounds(types: Iterable[inspect.Type]) -> str:
+    """' >= 1, <= 65535': all bounds of the number among *types*."""
+    for each in types:
+        if isinstance(each, inspect.IntType | inspect.FloatType):
+            signs = ((">", each.gt), (">=", each.ge), ("<", each.lt), ("<=", each.le))
+            told = ", ".join(f"{sign} {limit}" for sign, limit in signs if limit is not None)
+            return f" {told}" if told else ""
+    return ""
 
 
 def _allowed(info: inspect.Type, path: Path_, data: Any) -> str:

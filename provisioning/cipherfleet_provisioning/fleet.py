@@ -39,7 +39,7 @@ from cipherfleet_node.config import (
 from cipherfleet_node.document import Document, Draft, read_document
 from cipherfleet_node.draws import SEED_BYTES, Draws
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import Path_, meant
+from cipherfleet_node.fitting import MAX_MISFITS, Path_, meant
 from cipherfleet_node.objective import Objective as MadeObjective
 from cipherfleet_node.objective import make_objective
 from cipherfleet_node.quantiser import VALUE_BITS
@@ -204,7 +204,7 @@ def _graph(
     """The graph; None after a complaint. Every edge to no node is complained of, not the first."""
     edges = dict(enumerate(topology.edges or ()))
     folder = document.file.parent
-    while True:
+    for _ in range(MAX_MISFITS):
         given = list(edges.values()) if topology.edges is not None else None
         try:
             return build_graph(msgspec.structs.replace(topology, edges=given), ids, folder, known)
@@ -218,7 +218,8 @@ def _graph(
                 case path:
                     if len(edges) == len(topology.edges or ()):  # else it may only follow
                         draft.note([document.error(("topology", *path), error.message)])
-                    return None
+                    break
+    return None
 
 
 def _leaf(graph: Graph) -> str | None:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench forgeries fuzz
+.PHONY: setup check test hil bench forgeries fuzz schema
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -37,3 +37,6 @@ fuzz: setup
 	$(BIN)/pip install -q -e '.[fuzz]'
 	$(BIN)/python tests/fuzz_frames.py
 	$(BIN)/python tests/fuzz_atheris.py -max_total_time=$(FUZZ_SECONDS)
+
+schema: setup
+	$(BIN)/python -m cipherfleet_provisioning.schema

@@ -21,9 +21,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_node.config import OBJECTIVE_KINDS
 from cipherfleet_node.document import parse_document, read_document
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import fit
+from cipherfleet_node.fitting import fit, nearest
 from cipherfleet_provisioning.fleet import FleetFile, load_fleet
 from cipherfleet_provisioning.schema import SCHEMA_FILE, fleet_schema, schema_text
 from cipherfleet_provisioning.topology import KEYS_OF_KIND
@@ -313,3 +314,34 @@ def test_a_whole_number_with_a_point_is_beyond_the_schema() -> None:
     assert SCHEMA.is_valid(document.data)
     with pytest.raises(ConfigError, match=r"rounds is 50.0, must be a whole number"):
         document.convert(FleetFile)
+
+
+# -- suggestions ----------------------------------------------------------------------------------
+
+
+def slips(word: str) -> Iterator[str]:
+    """What fingers make of *word*: a letter left out, doubled, swapped with the next, or wrong."""
+    for i, letter in enumerate(word):
+        yield word[:i] + word[i + 1 :]
+        yield word[:i] + letter + word[i:]
+        yield word[:i] + word[i + 1 : i + 2] + letter + word[i + 2 :]
+        yield word[:i] + ("q" if letter != "q" else "w") + word[i + 1 :]
+
+
+def test_slips_of_every_key_and_word_find_their_way_back() -> None:
+    families = [list(part["properties"]) for part in fleet_schema()["$defs"].values()]
+    families += [
+        list(KEYS_OF_KIND),
+        list(OBJECTIVE_KINDS),
+        ["csv", "synthetic", "thermal", "hwmon", "command"],
+    ]
+    tried = [
+        (slip, word, nearest(slip, family))
+        for family in families
+        for word in family
+        for slip in set(slips(word)).difference(family)
+        if len(slip) > 1
+    ]
+    lost = [(slip, word, found) for slip, word, found in tried if found != word]
+    assert len(tried) > 2000
+    assert len(lost) <= 0.02 * len(tried), lost

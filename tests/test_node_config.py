@@ -70,6 +70,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
         ("fleet: lab\n", "", "1:1: fleet is missing and has no default"),
         ("fleet: lab", "fleet: a/b", "2:8: fleet is 'a/b', must be 1 to 63 letters, digits, - and"),
         ("fleet: lab", "fleet: lab#+", "2:8: fleet is 'lab#+', must be 1 to 63 letters"),
+        ("fleet: lab", 'fleet: "lab\\n"', r"2:8: fleet is 'lab\n', must be 1 to 63 letters"),
         ("node: n-1", "node: -n", "3:7: node is '-n', must be 1 to 63 letters"),
         ("node: n-1", "node: " + "n" * 64, "must be 1 to 63 letters"),
         ("node: n-1", "node: 17", "3:7: node is 17, must be a text"),

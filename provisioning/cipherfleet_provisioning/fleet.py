@@ -133,22 +133,10 @@ def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool 
     document = read_document(file)
     draft = document.draft(FleetFile)
     changed = _overridden(draft.value, overrides)
-    draft.note(check_algorithm(document, changed.algorithm))
-    if not endless and changed.algorithm.rounds is None and draft.sound("algorithm"):
-        told = "has no rounds: say how many here, or with --rounds"
-        draft.note([document.error(("algorithm",), told)])
-    if draft.sound("crypto"):
-        draft.note(_check_crypto(document, changed.crypto, overrides))
-    if draft.sound("broker"):
-        draft.note(check_broker(document, changed.broker))
-    draft.note(check_objective(document, changed.objective))
-    if draft.sound("objective", "kind"):
-        draft.note(_check_kind(document, changed.objective))
+    _check_sections(document, draft, changed, overrides, endless=endless)
     members = _members(document, draft, changed)
     graph = None
-    if all(
-        draft.sound("nodes", n, key) for n in range(len(changed.nodes)) for key in ("id", "each")
-    ):
+    if _ids_are_sound(draft):  # else every edge to them would be complained of
         known = [member.id for member in members]
         try:
             members = _chosen(members, changed, overrides.nodes)
@@ -163,6 +151,36 @@ def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool 
     draft.checked()
     assert graph is not None, "a fleet without a graph has a complaint that says why"
     return Fleet(file.parent, _with_exchange(changed, graph), members, graph, tables)
+
+
+def _check_sections(
+    document: Document,
+    draft: Draft[FleetFile],
+    changed: FleetFile,
+    overrides: Overrides,
+    *,
+    endless: bool,
+) -> None:
+    """Note what is wrong with each section by itself."""
+    draft.note(check_algorithm(document, changed.algorithm))
+    if not endless and changed.algorithm.rounds is None and draft.sound("algorithm"):
+        told = "has no rounds: say how many here, or with --rounds"
+        draft.note([document.error(("algorithm",), told)])
+    if draft.sound("crypto"):
+        draft.note(_check_crypto(document, changed.crypto, overrides))
+    if draft.sound("broker"):
+        draft.note(check_broker(document, changed.broker))
+    draft.note(check_objective(document, changed.objective))
+    if draft.sound("objective", "kind"):
+        draft.note(_check_kind(document, changed.objective))
+
+
+def _ids_are_sound(draft: Draft[FleetFile]) -> bool:
+    return all(
+        draft.sound("nodes", n, key)
+        for n in range(len(draft.value.nodes))
+        for key in ("id", "each")
+    )
 
 
 def _overridden(file: FleetFile, overrides: Overrides) -> FleetFile:

@@ -138,7 +138,8 @@ def test_the_device_tells_all_mistakes_a_line_each(tmp_path: Path) -> None:
         "config_version: 1\nfleet: lab\nnode: n-1\nalgorithm: {round: 5}\n"
         "objective: {kind: averge, values: [{field: t}]}\n"
         "sensor: {kind: synthetic, fields: {t: {mean: one}}}\n"
-        "neighbours: [{id: n-1, degree: 0, fingerprint: abc}]\n"
+        "neighbours: [{id: n-1, neighbours: [], fingerprint: abc}]\n"
+        "crypto: {exchange: sealed, leafs: open}\nseals: {a b: x, n-7: 3}\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "cipherfleet_node", "check-config", tmp_path],
@@ -151,7 +152,10 @@ def test_the_device_tells_all_mistakes_a_line_each(tmp_path: Path) -> None:
         "5:19: objective.kind",
         "6:46: sensor.fields.t.mean",
         "7:19: neighbours[0].id",
-        "7:32: neighbours[0].degree",
+        "7:24: neighbours[0].neighbours",
+        "8:28: crypto.leafs",
+        "9:9: seals.a b",
+        "9:22: seals.n-7",
     ]
     assert all(line.startswith("cipherfleet-node: ") for line in lines)
 

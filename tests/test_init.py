@@ -10,12 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from cipherfleet_deploy import cli
+from cipherfleet_node.document import read_document
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning import template as module
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.schema import SCHEMA_FILE
 from cipherfleet_provisioning.template import Plan, template, write_template
 from cipherfleet_provisioning.topology import KEYS_OF_KIND
 
@@ -138,6 +141,17 @@ def test_the_alternatives_name_every_kind_of_topology_and_sensor() -> None:
     assert sensors == {"synthetic", "csv", "thermal", "hwmon", "command"}
 
 
+def test_an_editor_finds_the_schema_beside_the_fleet_which_keeps_to_it(tmp_path: Path) -> None:
+    for kind in ALL_KINDS:
+        folder = tmp_path / kind
+        written(folder, Plan(9, kind))
+        first = (folder / "fleet.yaml").read_text().partition("\n")[0]
+        name = first.removeprefix("# yaml-language-server: $schema=")
+        assert (folder / name).read_bytes() == SCHEMA_FILE.read_bytes()
+        schema = jsonschema.Draft202012Validator(json.loads((folder / name).read_text()))
+        schema.validate(read_document(folder / "fleet.yaml").data)
+
+
 def test_comments_stand_before_every_section() -> None:
     for section in ("objective", "topology", "algorithm", "nodes", "crypto", "broker"):
         assert re.search(rf"^# .*\n{section}:", text_of_template(), re.MULTILINE), section
@@ -146,7 +160,7 @@ def test_comments_stand_before_every_section() -> None:
 # -- nothing is overwritten -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["fleet.yaml", ".gitignore", "network.txt"])
+@pytest.mark.parametrize("name", ["fleet.yaml", ".gitignore", "fleet.schema.json", "network.txt"])
 @pytest.mark.parametrize("how", ["file", "folder", "dangling link"])
 def test_what_exists_is_refused_and_left_alone(name: str, how: str, tmp_path: Path) -> None:
     there = tmp_path / name
@@ -187,11 +201,11 @@ def test_other_files_of_the_folder_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "readings.csv").write_text("mine")
     written(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        ".gitignore", "fleet.yaml", "readings.csv",
+        ".gitignore", "fleet.schema.json", "fleet.yaml", "readings.csv",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("step", range(1, 6))
+@pytest.mark.parametrize("step", range(1, 8))
 def test_a_killed_init_leaves_no_half_written_file(step: int, tmp_path: Path) -> None:
     """SIGKILL at the step-th call to the system that writes or names a file."""
     code = f"""
@@ -211,11 +225,11 @@ os.fsync, os.link = counted(os.fsync), counted(os.link)
 write_template(Path({str(tmp_path / "lab")!r}), Plan())
 """
     done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
-    assert done.returncode == (-signal.SIGKILL if step <= 4 else 0)
+    assert done.returncode == (-signal.SIGKILL if step <= 6 else 0)
     whole = template("lab", Plan())
     found = {p.name: p.read_text() for p in (tmp_path / "lab").iterdir() if p.is_file()}
     assert found == {name: whole[name] for name in found}
-    assert ("fleet.yaml" in found) == (step == 5)
+    assert ("fleet.yaml" in found) == (step == 7)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +273,7 @@ def test_the_help_names_every_kind() -> None:
 def test_json_names_the_files(tmp_path: Path) -> None:
     told = cipherfleet("init", "lab", "--topology", "file", "--json", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
-    names = [".gitignore", "network.txt", "fleet.yaml"]
+    names = [".gitignore", "fleet.schema.json", "network.txt", "fleet.yaml"]
     assert json.loads(told.stdout) == {"written": [f"lab/{name}" for name in names]}
     assert sorted(p.name for p in (tmp_path / "lab").iterdir()) == sorted(names)
 
@@ -271,7 +285,10 @@ def test_secrets_and_results_are_not_versioned_but_the_fleet_is(tmp_path: Path) 
         "cipherfleet-out/lab-1/nodes/a/node.yaml", "out/nodes/a/keys/paillier.json",
         "a/keys/identity.pem", "out/tls/node.key", "a/state/current", "a/logs/spans.jsonl",
     ]  # fmt: skip
-    shared = ["fleet.yaml", ".gitignore", "network.txt", "readings.csv", "positions.csv"]
+    shared = [
+        "fleet.yaml", "fleet.schema.json", ".gitignore", "network.txt", "readings.csv",
+        "positions.csv",
+    ]  # fmt: skip
     for name in secret + shared:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

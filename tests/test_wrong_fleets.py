@@ -65,7 +65,8 @@ MISTAKES = msgspec.convert(yaml.safe_load((FOLDER / "mistakes.yaml").read_text()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("wrong")
-    shutil.copy(FOLDER / "readings.csv", made)
+    for name in ("readings.csv", "positions.csv"):
+        shutil.copy(FOLDER / name, made)
     return made
 
 
@@ -175,6 +176,49 @@ def test_mistakes_of_every_kind_are_told_together(folder: Path) -> None:
         "47 nodes[1].sensor.where.bad",
         "53 nodes[2].sensor.seed",
     ]  # the last node's readings hang on the objective, which is not sound
+
+
+def test_mistakes_of_newer_keys_are_told_together(folder: Path) -> None:
+    """The leaf is told with the others: nothing about the graph is in doubt."""
+    text = RIGHT
+    for old, new in (
+        (", [west, north]]", "]"),
+        ("pool: 4", "pool: -4"),
+        ("  - id: north\n", "  - id: north\n    owner: a farm\n"),
+        ("  - id: south\n", "  - id: south\n    owner: {n: 1}\n"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    told = [str(f).partition("fleet.yaml:")[2].split(" ")[:2] for f in findings(folder, text)]
+    assert told == [
+        ["12:13:", "crypto.exchange"],
+        ["14:9:", "crypto.pool"],
+        ["41:12:", "nodes[0].owner"],
+        ["52:5:", "nodes[2].owner"],
+    ]
+
+
+def test_all_that_is_wrong_with_the_keys_and_positions_of_a_topology_is_told(folder: Path) -> None:
+    start, end = RIGHT.index("  kind: edges"), RIGHT.index("nodes:")
+    keys = "{kind: geometric, degree: 2, probability: 0.5, file: a.txt}"
+    told = findings(folder, RIGHT[:start].rstrip() + f" {keys}\n" + RIGHT[end:])
+    assert [f.path for f in told] == [
+        ("topology", key) for key in ("neighbours", "degree", "probability", "file")
+    ]
+    places = "{nroth: [0, 0], east: [1, 0], shed: [2, 2], west: [1, 1]}"
+    keys = f"{{kind: geometric, neighbours: 2, positions: {places}}}"
+    told = findings(folder, RIGHT[:start].rstrip() + f" {keys}\n" + RIGHT[end:])
+    assert [str(f).partition(": topology.")[2] for f in told] == [
+        "positions lacks 'south': every node needs a position",
+        "positions.nroth belongs to no node, did you mean 'north'?",
+        "positions.shed belongs to no node",
+    ]
+
+
+def test_positions_that_are_right_are_right(folder: Path) -> None:
+    start, end = RIGHT.index("  kind: edges"), RIGHT.index("\nnodes:")
+    keys = "  kind: geometric\n  neighbours: 2\n  positions_file: positions.csv\n"
+    assert findings(folder, RIGHT[:start] + keys + RIGHT[end:]) == ()
 
 
 def test_a_file_of_mistakes_is_not_read_for_ever(folder: Path) -> None:

@@ -21,6 +21,7 @@ _SECRET = re.compile(  # in a key's name; allow_weak_keys and key_bits are none
     re.IGNORECASE,
 )
 PEM = "-----BEGIN"
+_OF_KEY = re.compile(r"(Expected `str`.*) - at `key` in `(\$[^`]*)`", re.DOTALL)  # msgspec's words
 
 Path_ = tuple[str | int, ...]
 
@@ -122,6 +123,8 @@ def _plain(word: str) -> str:
 def _mended(text: str, data: Any, kind: Any, info: inspect.Type) -> tuple[Misfit, Any]:
     message, path = _split_path(text)
     path = _located(path, text, data, kind)
+    if _OF_KEY.fullmatch(text):
+        return _without_key(message, data, path, info)
     unknown = re.search(r"unknown field `(.*)`", message, re.DOTALL)
     if unknown:
         return _without(data, path, unknown[1], info)
@@ -155,6 +158,19 @@ def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[Misf
     else:
         told += f", known here are {', '.join(sorted(set(known)))}"
     return Misfit((*path, key), told, tuple(spoilt), at_key=True), _replaced(data, path, here)
+
+
+def _without_key(message: str, data: Any, path: Path_, info: inspect.Type) -> tuple[Misfit, Any]:
+    """A key that its mapping does not allow, gone."""
+    home, key = path[:-1], path[-1]
+    types = [
+        each.key_type for each in _types_at(info, home, data) if isinstance(each, inspect.DictType)
+    ]
+    words = next((told["description"] for told in map(_told, types) if "description" in told), None)
+    wanted = words or _plain_words(message.removeprefix("Expected ").replace("`", ""))
+    misfit = Misfit(path, f"is not allowed as a key, must be {wanted}", (path,), at_key=True)
+    here = {other: value for other, value in _at(data, home).items() if other != key}
+    return misfit, _replaced(data, home, here)
 
 
 def _stood_in(data: Any, path: Path_, info: inspect.Type) -> Any:
@@ -205,13 +221,21 @@ def _stand_in(kind: inspect.Type) -> Any:
 def _split_path(text: str) -> tuple[str, Path_]:
     """msgspec's 'message - at `$.a[0].b`' -> (message, ('a', 0, 'b'))."""
     message, where = text, ""
+    of_key = _OF_KEY.fullmatch(text)
+    if of_key:
+        return of_key[1], (*_steps(of_key[2]), "...")
     found = re.fullmatch(r"(.*?) - at `(\$[^`]*)`", text, re.DOTALL)
     if found and not re.search("unknown field `.*(?<!`)$", found[1], re.DOTALL):  # part of the key
         message, where = found[1], found[2]
+    return message, _steps(where)
+
+
+def _steps(where: str) -> Path_:
+    """msgspec's '$.a[0].b' -> ('a', 0, 'b')."""
     steps: list[str | int] = []
     for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", where):
         steps.append(name or (int(index) if index != "..." else index))
-    return message, tuple(steps)
+    return tuple(steps)
 
 
 def _located(path: Path_, text: str, data: Any, kind: Any) -> Path_:

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ from cipherfleet_node.samples import Sample
 from cipherfleet_node.sensors import CsvTable
 from cipherfleet_node.sensors.base import check_fields, listed
 
-from .topology import Graph, Topology, TopologyError, build_graph
+from .topology import Graph, Topology, TopologyError, build_graph, near, section_faults
 
 MAX_EACH = 10_000
 
@@ -220,6 +221,10 @@ def _graph(
     known: Collection[str],
 ) -> Graph | None:
     """The graph; None after a complaint. Every edge to no node is complained of, not the first."""
+    faults = list(islice(section_faults(topology, ids, known), MAX_MISFITS))
+    if faults:
+        draft.note(_placed(document, fault) for fault in faults)
+        return None
     edges = dict(enumerate(topology.edges or ()))
     folder = document.file.parent
     for _ in range(MAX_MISFITS):
@@ -233,11 +238,15 @@ def _graph(
                     path = ("topology", "edges", index, side)
                     draft.note([document.error(path, error.message)])
                     del edges[index]
-                case path:
+                case _:
                     if len(edges) == len(topology.edges or ()):  # else it may only follow
-                        draft.note([document.error(("topology", *path), error.message)])
+                        draft.note([_placed(document, error)])
                     break
     return None
+
+
+def _placed(document: Document, error: TopologyError) -> ConfigError:
+    return document.error(("topology", *error.path), error.message)
 
 
 def _leaf(graph: Graph) -> str | None:
@@ -422,15 +431,7 @@ def _opened(
         tables[path] = CsvTable(path)
     except ConfigError as error:
         place = (*member.path, "sensor", "path")
-        yield document.error(place, f"of node {member.id!r}: {error}{_near(path)}")
-
-
-def _near(path: Path) -> str:
-    """Which file of the folder was meant, if *path* is none."""
-    try:
-        return "" if path.exists() else meant(path.name, [f.name for f in path.parent.iterdir()])
-    except (OSError, ValueError):
-        return ""
+        yield document.error(place, f"of node {member.id!r}: {error}{near(path)}")
 
 
 def _check_names(

@@ -15,8 +15,10 @@ import msgspec
 
 from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.fitting import meant
 
-from .topology import KEYS_OF_KIND, Topology, TopologyError, build_graph, meant
+from .schema import SCHEMA_FILE, schema_text
+from .topology import KEYS_OF_KIND, Topology, TopologyError, build_graph
 
 FLEET_FILE, IGNORE_FILE, EDGES_FILE = "fleet.yaml", ".gitignore", "network.txt"
 SEEDS = range(1, 21)  # tried in turn, until a random graph hangs together
@@ -54,18 +56,15 @@ def write_template(folder: Path, plan: Plan) -> list[Path]:
 
 
 def template(name: str, plan: Plan) -> dict[str, str]:
-    """The texts of all files, by file name, in the order in which they are to appear.
-
-    A JSON schema of fleet.yaml would be one more entry here, and its yaml-language-server line the
-    first of the template.
-    """
+    """The texts of all files, by file name, in the order in which they are to appear."""
     if plan.key_bits % 16:
         raise ConfigError(f"--key-bits is {plan.key_bits}, must be a multiple of 16")
     ids = [node_id(n, plan.nodes) for n in range(1, plan.nodes + 1)]
-    files = {IGNORE_FILE: _IGNORED}
+    files = {IGNORE_FILE: _IGNORED, SCHEMA_FILE.name: schema_text()}
     if plan.topology == "file":
         files[EDGES_FILE] = "".join(f"{a} {b}\n" for a, b in _ring_of(ids))
     fleet = _FLEET.format(
+        schema=SCHEMA_FILE.name,
         name=_fleet_name(name),
         nodes=plan.nodes,
         pattern=f"node{{n:0{_digits(plan.nodes)}}}",
@@ -98,7 +97,9 @@ def _topology_text(kind: str, ids: list[str]) -> str:
     """The section for *kind* with parameters that suit the number of nodes."""
     if kind not in KEYS_OF_KIND:
         kinds = ", ".join(KEYS_OF_KIND)
-        raise ConfigError(f"--topology is {kind!r}, must be one of {kinds}{meant(kind)}")
+        raise ConfigError(
+            f"--topology is {kind!r}, must be one of {kinds}{meant(kind, KEYS_OF_KIND)}"
+        )
     if kind == "file":
         return f"{{kind: file, file: {EDGES_FILE}}}"
     if kind == "edges":
@@ -168,6 +169,7 @@ logs/
 
 # Tests turn on every setting that is off: each is one line, and loads in place of the same key.
 _FLEET = """\
+# yaml-language-server: $schema={schema}
 # A fleet of sensors that agree on one answer while only ciphertexts travel.
 #
 #     cipherfleet run fleet.yaml --rounds 3

@@ -10,7 +10,6 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from itertools import combinations, count, islice, pairwise
 from math import isqrt
@@ -23,7 +22,7 @@ from msgspec import Meta
 from cipherfleet_node.config import Count, Section
 from cipherfleet_node.draws import Draws, FloatVector
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import dotted
+from cipherfleet_node.fitting import dotted, meant, nearest
 from cipherfleet_node.packing import MAX_DEGREE
 from cipherfleet_node.sensors import CsvTable
 
@@ -170,7 +169,10 @@ def build_graph(
     may have positions. Raises TopologyError, which names the key at fault and what would do
     instead.
     """
+    for fault in section_faults(topology, ids, others):
+        raise fault
     kind = _kind_of(topology)
+    assert kind is not None, "is a fault of the section"
     if len(ids) < 2:
         raise TopologyError((), f"needs at least 2 nodes, the fleet has {len(ids)}")
     graph = _graph(ids, _pairs(kind, topology, ids, folder, others))
@@ -196,23 +198,40 @@ def _pairs(
 # -- the section itself -------------------------------------------------------------------------
 
 
-def _kind_of(topology: Topology) -> str:
-    """The kind, after checking that its keys, and no others, are given."""
+def section_faults(
+    topology: Topology, ids: Sequence[str], others: Collection[str] = ()
+) -> Iterator[TopologyError]:
+    """All that is wrong with the keys of the section, or else with the positions in it."""
+    faults = list(_key_faults(topology))
+    yield from faults
+    if not faults and topology.positions is not None:
+        yield from _position_faults(topology.positions, ids, others)
+
+
+def _kind_of(topology: Topology) -> str | None:
+    """The kind, which edges and a file need not say."""
     bare = next((key for key in ("edges", "file") if getattr(topology, key) is not None), None)
-    kind = topology.kind or bare
+    return topology.kind or bare
+
+
+def _key_faults(topology: Topology) -> Iterator[TopologyError]:
+    """Keys that the kind lacks or has no use for, and a kind that there is not."""
+    kind = _kind_of(topology)
     if kind is None:
-        raise TopologyError(("kind",), f"is missing, must be {_one_of_kinds()}")
+        yield TopologyError(("kind",), f"is missing, must be {_one_of_kinds()}")
+        return
     if kind not in KEYS_OF_KIND:
-        raise TopologyError(("kind",), f"is {kind!r}, must be {_one_of_kinds()}{meant(kind)}")
+        text = f"is {kind!r}, must be {_one_of_kinds()}{meant(kind, KEYS_OF_KIND)}"
+        yield TopologyError(("kind",), text)
+        return
     for key in _KEYS:
         given = getattr(topology, key) is not None
         if given and key not in KEYS_OF_KIND[kind]:
-            raise TopologyError((key,), f"does not belong to kind {kind}")
+            yield TopologyError((key,), f"does not belong to kind {kind}")
         if not given and key in KEYS_OF_KIND[kind] and key in _EXAMPLES:
-            raise TopologyError((key,), f"is needed for kind {kind}, for example {_EXAMPLES[key]}")
-    if _has_positions(topology):
-        _check_alone(topology)
-    return kind
+            yield TopologyError((key,), f"is needed for kind {kind}, for example {_EXAMPLES[key]}")
+    if kind == "geometric" and _has_positions(topology):
+        yield from _company_faults(topology)
 
 
 _KEYS = [field for field in Topology.__struct_fields__ if field != "kind"]
@@ -222,23 +241,17 @@ def _has_positions(topology: Topology) -> bool:
     return topology.positions is not None or topology.positions_file is not None
 
 
-def _check_alone(topology: Topology) -> None:
+def _company_faults(topology: Topology) -> Iterator[TopologyError]:
     """Positions are given once, and leave nothing to chance."""
     if topology.positions is not None and topology.positions_file is not None:
-        raise TopologyError(("positions_file",), "is given beside positions; leave one of them out")
+        yield TopologyError(("positions_file",), "is given beside positions; leave one of them out")
     if topology.seed is not None:
-        raise TopologyError(("seed",), "draws positions, which are given; leave seed out")
+        yield TopologyError(("seed",), "draws positions, which are given; leave seed out")
 
 
 def _one_of_kinds() -> str:
     *others, last = KEYS_OF_KIND
     return f"one of {', '.join(others)} or {last}: [[a, b], ...]"
-
-
-def meant(word: str, known: Iterable[str] = KEYS_OF_KIND) -> str:
-    """The words ", did you mean 'ring'?", or nothing where no *known* word is near."""
-    close = get_close_matches(word[:_WORD], list(known), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 # -- recipes: pairs of places 0 .. n-1 ----------------------------------------------------------
@@ -420,26 +433,48 @@ def _positions(
     topology: Topology, ids: Sequence[str], folder: Path, others: Collection[str]
 ) -> FloatVector:
     """Where the nodes stand, shape (n, 2), in the order of *ids*."""
-    known = {*ids, *others}
     if topology.positions is not None:
         found = topology.positions
-        unknown = next((node for node in found if node not in known), None)
-        if unknown is not None:
-            text = f"belongs to no node{meant(unknown, ids)}"
-            raise TopologyError(("positions", unknown), text)
-        key, lacking = "positions", "lacks"
     else:
         assert topology.positions_file is not None
         file = folder / topology.positions_file
-        key, lacking = "positions_file", f"is {topology.positions_file!r}, which lacks"
         try:
-            found = _read_positions(file, known)
+            found = _read_positions(file, {*ids, *others})
         except ConfigError as error:
-            raise TopologyError((key,), f"leads to {error}") from None
-    missing = [node for node in ids if node not in found]
-    if missing:
-        raise TopologyError((key,), f"{lacking} {_some(missing)}: every node needs a position")
+            raise TopologyError(("positions_file",), f"leads to {error}{near(file)}") from None
+        missing = [node for node in ids if node not in found]
+        if missing:
+            text = f"is {topology.positions_file!r}, which {_lacks(missing)}"
+            raise TopologyError(("positions_file",), text)
     return np.array([found[node] for node in ids], dtype=np.float64)
+
+
+def _position_faults(
+    positions: Mapping[str, object], ids: Sequence[str], others: Collection[str]
+) -> Iterator[TopologyError]:
+    """Positions of no node, and nodes that are not meant by one of those and have none."""
+    known = {*ids, *others}
+    missing = [node for node in ids if node not in positions]
+    for node in positions:
+        if node not in known:
+            close = nearest(node, missing)
+            hint = meant(node, [close] if close else ids)
+            yield TopologyError(("positions", node), f"belongs to no node{hint}")
+            missing = [other for other in missing if other != close]
+    if missing:
+        yield TopologyError(("positions",), _lacks(missing))
+
+
+def _lacks(missing: Sequence[str]) -> str:
+    return f"lacks {_some(missing)}: every node needs a position"
+
+
+def near(file: Path) -> str:
+    """Which file of the folder was meant, if *file* is none."""
+    try:
+        return "" if file.exists() else meant(file.name, [f.name for f in file.parent.iterdir()])
+    except (OSError, ValueError):
+        return ""
 
 
 def _read_positions(file: Path, known: Collection[str]) -> dict[str, tuple[float, float]]:
@@ -487,7 +522,7 @@ def _pairs_of_file(name: str, ids: Sequence[str], folder: Path) -> list[Pair]:
     try:
         listed = read_graph_file(folder / name)
     except ConfigError as error:
-        raise TopologyError(("file",), f"leads to {error}") from None
+        raise TopologyError(("file",), f"leads to {error}{near(folder / name)}") from None
     edges: list[FileEdge] = listed.edges
 
     def refusal(index: int, side: int | None, text: str) -> TopologyError:

@@ -135,6 +135,22 @@ def test_the_exit_code_tells_what_was_found(
         assert "who learns what" in told.stdout
 
 
+def test_a_file_that_is_no_fleet_is_told_as_run_tells_it(tmp_path: Path) -> None:
+    text = FLEET.replace("ring", "rung").replace("rounds", "round")
+    file = written(tmp_path, text)
+    *lines, count = ended(file).stderr.splitlines()
+    wrong, excerpt, caret = lines[0::3], lines[1::3], lines[2::3]
+    assert [line.partition("fleet.yaml:")[2].split()[:2] for line in wrong] == [
+        ["3:13:", "algorithm.round"], ["5:18:", "topology.kind"],
+    ]  # fmt: skip
+    assert [line[line.index("did you") :] for line in wrong] == [
+        "did you mean 'rounds'?", "did you mean 'ring'?",
+    ]  # fmt: skip
+    assert [line[:9] for line in excerpt] == ["    3 | a", "    5 | t"]
+    assert [line.index("^") - 8 for line in caret] == [12, 17]
+    assert count == "cipherfleet: 2 mistakes"
+
+
 @pytest.mark.parametrize(("text", "code"), [(LINE, 0), (OWNED, 1)])
 def test_json_is_one_object_of_the_schema(text: str, code: int, tmp_path: Path) -> None:
     told = ended(written(tmp_path, text), "--json")

@@ -262,8 +262,11 @@ class Hot(msgspec.Struct, tag_field="kind", tag="hot", forbid_unknown_fields=Tru
     limits: dict[str, tuple[float, float]] = {}
 
 
+Name = Annotated[str, Meta(pattern="^[a-z]+$", description="lower-case letters")]
+
+
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(pattern="^[a-z]+$", description="lower-case letters")] = "x"
+    name: Name = "x"
     colour: Literal["red", "green"] = "red"
     mode: Cold | Literal["none"] = "none"
     place: Cold | Hot | None = None
@@ -273,6 +276,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     tags: dict[str, str] = {}
     parts: list[Cold] = []
     inner: dict[str, Cold] = {}
+    named: dict[Name, Cold] = {}
     password: str = ""
 
 
@@ -304,6 +308,11 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
         ("tags: {a: b, c: 5}", "1:17: tags.c is 5, must be a text"),
         ("tags: [a]", "1:1: tags is a list, must be a mapping"),
         ("inner: {a: {}, b: {depth: deep}}", "1:27: inner.b.depth is 'deep', must be a number"),
+        (
+            "named: {a: {}, B: {depth: deep}}",
+            "1:16: named.B is not allowed as a key, must be lower-case letters",
+        ),
+        ("named: {a: {depth: deep}, b: {}}", "1:20: named.a.depth is 'deep', must be a number"),
         ("inner: {a: {depth: 1}, b: 7}", "1:27: inner.b is 7, must be a mapping"),
         (
             "place: {kind: hot, limits: {t: [1, 2], h: [1, x]}}",
@@ -339,6 +348,16 @@ def test_whatever_does_not_fit_is_told_and_nothing_else_happens(given_data: dict
     else:
         assert not misfits
     assert len({misfit.path for misfit in misfits}) == len(misfits)
+
+
+@pytest.mark.parametrize("key", NASTY)
+def test_a_key_that_must_be_a_name_is_told_whatever_it_holds(key: str) -> None:
+    data: dict[str, Any] = {"named": {"a": {}, "b": {"depth": "x"}, key: {}, "C": {}}}
+    expected = {("named", "b", "depth"), ("named", "C")}
+    expected |= set() if key.isascii() and key.isalpha() else {("named", key)}
+    value, misfits = fit(data, Settings)
+    assert {misfit.path for misfit in misfits} == expected
+    assert sorted(value.named) == sorted({"a", "b", key} - {path[-1] for path in expected})
 
 
 @pytest.mark.parametrize("key", NASTY)

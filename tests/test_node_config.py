@@ -200,6 +200,22 @@ def test_what_a_sealed_exchange_needs_is_asked_for(
     assert text in complaint(tmp_path, old, new)
 
 
+def test_what_is_wrong_with_neighbours_and_seals_is_told_together(tmp_path: Path) -> None:
+    seals = 'seals: {n-4: "", n 5: ""}\n'
+    text = GOOD.replace("[n-1, n-4]", "[n-4, n-6, n-7]").replace("pairwise", "sealed") + seals
+    (tmp_path / "node.yaml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_node_config(tmp_path)
+    assert [finding.path for finding in refused.value.findings] == [
+        ("neighbours", 0, "neighbours"), ("seals", "n 5"),
+    ]  # fmt: skip
+    (tmp_path / "node.yaml").write_text(
+        text.replace(', n 5: ""', "").replace("[n-4,", "[n-1, n-4,")
+    )
+    with pytest.raises(ConfigError, match="seals lacks 'n-6' and 1 more, with whom"):
+        load_node_config(tmp_path)
+
+
 def test_words_that_other_parsers_take_for_values_are_words(tmp_path: Path) -> None:
     assert load(tmp_path, "fleet: lab", "fleet: no").fleet == "no"
     assert load(tmp_path, "fleet: lab", "fleet: 2024-01-01").fleet == "2024-01-01"

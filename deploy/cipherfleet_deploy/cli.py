@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from cipherfleet_node import __version__
-from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 DEMO_NODES = 10
@@ -67,8 +67,7 @@ def _fail_at(error: ConfigError) -> NoReturn:
 
 def _tell(text: str) -> None:
     """One line, whatever a file is called or holds: control characters are written as escapes."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    click.echo(shown, err=True)
+    click.echo(one_line(text), err=True)
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

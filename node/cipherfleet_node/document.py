@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import yaml
 
-from .errors import ConfigError, Mark, refuse
+from .errors import ConfigError, Mark, one_line, refuse
 from .fitting import MAX_MISFITS, PEM, Path_, dotted, fit, found_at, touch
 
 MAX_DEPTH = 32  # the C loader recurses, and overruns its stack at some ten thousand levels
@@ -133,7 +133,7 @@ def complaint(mark: Mark, path: Sequence[str | int], message: str) -> ConfigErro
     text = f"{name} {message}" if name else message
     if PEM in text:
         text = "this looks like a key or a certificate, which does not belong here (not shown)"
-    return ConfigError(f"{mark}: {text}", mark, tuple(path))
+    return ConfigError(one_line(f"{mark}: {text}"), mark, tuple(path))
 
 
 def read_document(file: Path) -> Document:

@@ -71,6 +71,11 @@ def refuse(findings: Iterable[ConfigError]) -> None:
         raise ConfigErrors(tuple(found))
 
 
+def one_line(text: str) -> str:
+    """*text* with its control characters written as escapes: a file may be called anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class LocalProtocolError(CipherfleetError):
     """Our own bug: an event that the present phase does not allow. Never caught."""
 

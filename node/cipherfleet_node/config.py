@@ -276,6 +276,9 @@ def load_node_config(folder: Path) -> NodeConfig:
 
 
 def _check_neighbours(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
+    if not config.neighbours and config.operator is None:
+        told = "names nobody: list the neighbours, or give operator, the key of who is to name them"
+        yield document.error(("neighbours",), told)
     seen: set[str] = {config.node}
     for index, neighbour in enumerate(config.neighbours):
         if neighbour.id in seen:

@@ -3,8 +3,11 @@
 All figures of a comparison come from one run over one broker, its parts in turn.
 
     python benchmarks/round.py latency      encrypted / plain rounds, pools filled
+    python benchmarks/round.py sealed       sealed / pairwise rounds, 10 nodes, TLS, access rules
     python benchmarks/round.py throughput   10 nodes, degree 4, pools refilled at the same pace
     python benchmarks/round.py growth       CPU per node and round, degree 2, n = 5, 10, 20
+
+Both exchanges are measured, or those that --exchange names.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,10 +30,13 @@ from rich.progress import track
 
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local import NODE_COMMAND, LocalFleet
+from cipherfleet_deploy.results import Trajectory, relative_error
 from cipherfleet_deploy.tail import Tail
 from cipherfleet_node.config import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
+from cipherfleet_provisioning.certificates import Certified, make_authority, secure
 from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.insight import centralised_answer
 
 HERE = Path(__file__).parent
 PLAIN = (sys.executable, str(HERE / "bench_node.py"), "--plain")
@@ -35,26 +44,65 @@ FILLED = (sys.executable, str(HERE / "bench_node.py"), "--fill-first")
 CRYPTO_PHASES = frozenset({"encrypt", "prepare", "answer", "decrypt"})
 STALLED_AFTER_S = 120.0
 RATIO_GATE = 4.0  # p50 of an encrypted round over that of a plain one
+SEALED_GATE = 1.3  # p50 of a sealed round over that of a pairwise one
+ERROR_TOLERANCE = 1e-5  # by which the relative errors of the two may differ; both are about 1e-6
+EXCHANGES = ("sealed", "pairwise")
 
 Spans = list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """The fleet to run: 2048-bit keys, one number of everybody's in each of *d* entries."""
+
+    n: int
+    d: int
+    degree: int
+    rounds: int
+    exchange: str
+    pool: int = 8
+    rerandomise: str = "full"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a fleet that ran to its end."""
+
+    spans: list[Spans]  # of every node
+    error: float  # relative, against the centralised answer
+
+
 def main() -> int:
-    """Run one of the three measurements."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("latency", "throughput", "growth"))
-    parser.add_argument("--rounds", type=int, default=70)
-    parser.add_argument("--turns", type=int, default=3, help="how often each part is run")
-    parser.add_argument("--broker", default="embedded")
-    parser.add_argument("--gate", action="store_true", help="exit 1 if the ratio exceeds its gate")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with start_broker(options.broker) as broker:
-        results = MEASUREMENTS[options.what](broker, options)
+    """Run one of the measurements."""
+    options = _options()
+    with _broker_for(options) as (broker, authority):
+        results = (
+            sealed(broker, authority, options)
+            if authority
+            else MEASUREMENTS[options.what](broker, options)
+        )
     for result in results:
         print(json.dumps(result) if options.json else _line(result))
-    gated = [r["ratio_p50"] for r in results if r.get("gated")]
-    return 1 if options.gate and any(ratio > RATIO_GATE for ratio in gated) else 0
+    return 1 if options.gate and any(result.get("fallen") for result in results) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=(SEALED, *MEASUREMENTS))
+    parser.add_argument("--rounds", type=int, default=70)
+    parser.add_argument("--turns", type=int, default=3, help="how often each part is run")
+    parser.add_argument("--exchange", nargs="+", choices=EXCHANGES, default=list(EXCHANGES))
+    parser.add_argument("--broker", default="embedded")
+    parser.add_argument("--gate", action="store_true", help="exit 1 if a gate falls")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.what == SEALED and set(options.exchange) != set(EXCHANGES):
+        parser.error("sealed compares both exchanges: leave --exchange out")
+    if options.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds is {options.rounds}, must be {LEAST_ROUNDS} or more")
+    return options
 
 
 def latency(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -62,56 +110,106 @@ def latency(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str
     cases = [(n, d, degree) for n in (5, 10) for d in (4, 32) for degree in (2, 4)]
     results = []
     for n, d, degree in _shown(cases):
-        turns = [
-            (
-                run_spans(broker, n, d, degree, options.rounds, FILLED, pool=options.rounds + 4),
-                run_spans(broker, n, d, degree, options.rounds, PLAIN),
+        recipe = Recipe(n, d, degree, options.rounds, "pairwise", pool=options.rounds + 4)
+        plain: list[Ran] = []
+        encrypted: dict[str, list[Ran]] = {exchange: [] for exchange in options.exchange}
+        for _ in range(options.turns):
+            for exchange, turns in encrypted.items():
+                turns.append(run(broker, replace(recipe, exchange=exchange), FILLED))
+            plain.append(run(broker, replace(recipe, pool=8), PLAIN))
+        gated = (n, d, degree) == (5, 32, 2)
+        for exchange, turns in encrypted.items():
+            ratio = ratio_p50(turns, plain)
+            results.append(
+                {
+                    "n": n,
+                    "d": d,
+                    "degree": degree,
+                    "exchange": exchange,
+                    **_percentiles("encrypted", turns),
+                    **_percentiles("plain", plain),
+                    "ratio_p50": ratio,
+                    "encrypted_cpu_ms": median(cpu_ms(turn.spans) for turn in turns),
+                    "plain_cpu_ms": median(cpu_ms(turn.spans) for turn in plain),
+                    "fallen": gated and ratio > RATIO_GATE,
+                }
             )
-            for _ in range(options.turns)
-        ]
-        encrypted, plain = ([round_ms(turn[side]) for turn in turns] for side in (0, 1))
-        ratios = [np.median(e) / np.median(p) for e, p in zip(encrypted, plain, strict=True)]
-        results.append(
-            {
-                "n": n,
-                "d": d,
-                "degree": degree,
-                "encrypted_p50_ms": _percentile(encrypted, 50),
-                "encrypted_p95_ms": _percentile(encrypted, 95),
-                "plain_p50_ms": _percentile(plain, 50),
-                "plain_p95_ms": _percentile(plain, 95),
-                "ratio_p50": round(float(median(ratios)), 2),
-                "encrypted_cpu_ms": median(cpu_ms(turn[0]) for turn in turns),
-                "plain_cpu_ms": median(cpu_ms(turn[1]) for turn in turns),
-                "gated": (n, d, degree) == (5, 32, 2),
-            }
-        )
     return results
+
+
+def sealed(
+    broker: RunningBroker, authority: Certified, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Rounds and errors of the two exchanges, in turn, in a fleet as it is deployed."""
+    ran: dict[str, list[Ran]] = {exchange: [] for exchange in EXCHANGES}
+    for turn in _shown(range(options.turns)):
+        for exchange in EXCHANGES[:: 1 if turn % 2 else -1]:
+            recipe = _sealed_recipe(options.rounds, exchange)
+            ran[exchange].append(run(broker, recipe, NODE_COMMAND, authority))
+    ratio = ratio_p50(ran["sealed"], ran["pairwise"])
+    errors = {exchange: median(each.error for each in turns) for exchange, turns in ran.items()}
+    apart = abs(errors["sealed"] - errors["pairwise"])
+    return [
+        {
+            "n": recipe.n,
+            "d": recipe.d,
+            "degree": recipe.degree,
+            "rounds": recipe.rounds,
+            **_percentiles("sealed", ran["sealed"]),
+            **_percentiles("pairwise", ran["pairwise"]),
+            "ratio_p50": ratio,
+            "ratio_gate": SEALED_GATE,
+            **{f"{exchange}_error": float(f"{e:.3g}") for exchange, e in errors.items()},
+            "error_tolerance": ERROR_TOLERANCE,
+            "fallen": ratio > SEALED_GATE or not apart <= ERROR_TOLERANCE,
+        }
+    ]
+
+
+def _sealed_recipe(rounds: int, exchange: str) -> Recipe:
+    return Recipe(10, 32, 4, rounds, exchange)
+
+
+@contextmanager
+def _broker_for(options: argparse.Namespace) -> Iterator[tuple[RunningBroker, Certified | None]]:
+    """A broker on plain TCP; for `sealed` with TLS and access rules, and the authority behind."""
+    if options.what != SEALED:
+        with start_broker(options.broker) as broker:
+            yield broker, None
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder, now = Path(name), datetime.now(UTC)
+        fleet = load_fleet(_write_fleet(folder, _sealed_recipe(1, "sealed")))
+        authority = make_authority(fleet.file.fleet, now, days=1)
+        security = secure(fleet, authority, folder, now)
+        with start_broker(options.broker, security=security) as broker:
+            yield broker, authority
 
 
 def throughput(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rounds per second of a fleet that runs flat out, and what its CPU time went into."""
-    n, d, degree = 10, 32, 4
     results = []
-    for rerandomise in _shown(["uniform", "full"] * options.turns):
-        spans = run_spans(
-            broker, n, d, degree, 4 * options.rounds, NODE_COMMAND, rerandomise=rerandomise
-        )
+    cases = [(exchange, how) for exchange in options.exchange for how in ("uniform", "full")]
+    for exchange, rerandomise in _shown(cases * options.turns):
+        recipe = Recipe(10, 32, 4, 4 * options.rounds, exchange, rerandomise=rerandomise)
+        spans = run(broker, recipe, NODE_COMMAND).spans
         # By the last three quarters the tables of `full` are built (after 64 obfuscators).
         late = [s for node in spans for s in node if s["round"] >= options.rounds]
         closed = [s["at"] + s["ms"] / 1000 for s in late if s["phase"] == "round"]
         seconds = max(closed) - min(closed)
         crypto = sum(s.get("cpu_ms", 0.0) for s in late if s["phase"] in CRYPTO_PHASES) / 1000
         pool, total = (_growth(spans, name, options.rounds) for name in ("pool_cpu_s", "cpu_s"))
+        per_round = 1000 * total / (recipe.n * 3 * options.rounds)
         results.append(
             {
-                "n": n,
-                "d": d,
-                "degree": degree,
+                "n": recipe.n,
+                "d": recipe.d,
+                "degree": recipe.degree,
+                "exchange": exchange,
                 "rerandomise": rerandomise,
                 "rounds_per_s": round(3 * options.rounds / seconds, 2),
                 "crypto_share_of_cpu": round((crypto + pool) / total, 3),
-                "cpu_ms_per_node_round": round(1000 * total / (n * 3 * options.rounds), 2),
+                "cpu_ms_per_node_round": round(per_round, 2),
             }
         )
     return results
@@ -120,47 +218,58 @@ def throughput(broker: RunningBroker, options: argparse.Namespace) -> list[dict[
 def growth(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str, Any]]:
     """CPU per node and round on rings: it must not depend on the size of the fleet."""
     results = []
-    for n in _shown([5, 10, 20]):
-        spans = run_spans(broker, n, 32, 2, 3 * options.rounds, NODE_COMMAND)
-        total = _growth(spans, "cpu_s", options.rounds)
-        results.append(
-            {"n": n, "cpu_ms_per_node_round": round(1000 * total / (n * 2 * options.rounds), 2)}
-        )
+    for n, exchange in _shown([(n, e) for n in (5, 10, 20) for e in options.exchange]):
+        recipe = Recipe(n, 32, 2, 3 * options.rounds, exchange)
+        total = _growth(run(broker, recipe, NODE_COMMAND).spans, "cpu_s", options.rounds)
+        per_round = round(1000 * total / (n * 2 * options.rounds), 2)
+        results.append({"n": n, "exchange": exchange, "cpu_ms_per_node_round": per_round})
     return results
 
 
+SEALED = "sealed"
+LEAST_ROUNDS = 10  # five warm up
 MEASUREMENTS = {"latency": latency, "throughput": throughput, "growth": growth}
 
 
-def run_spans(
+def run(
     broker: RunningBroker,
-    n: int,
-    d: int,
-    degree: int,
-    rounds: int,
+    recipe: Recipe,
     command: Sequence[str],
-    pool: int = 8,
-    rerandomise: str = "full",
-) -> list[Spans]:
-    """The spans of every node of a fleet that ran to its end; 2048-bit keys."""
+    authority: Certified | None = None,
+) -> Ran:
+    """Run the fleet of *recipe* to its end; with certificates of *authority* in TLS."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fleet = load_fleet(_write_fleet(folder, n, d, degree, rounds, pool, rerandomise))
+        fleet = load_fleet(_write_fleet(folder, recipe))
         bundles = write_bundles(
             fleet,
             folder / "nodes",
-            Broker(host=broker.host, port=broker.port),
+            Broker(host=broker.host, port=broker.port, tls=authority is not None),
             Simulation(trace_estimates=True),
+            authority=authority,
         )
         with LocalFleet(bundles, STALLED_AFTER_S, command) as nodes:
             nodes.start()
             nodes.wait(every_s=1.0)
-        return [Tail(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()]
+        optimum = centralised_answer(fleet)
+        assert optimum is not None
+        error = relative_error(Trajectory.of(nodes, fleet.dimension).last, optimum)
+        spans = [Tail(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()]
+        return Ran(spans, error)
 
 
 def round_ms(spans: list[Spans]) -> list[float]:
     """Durations of rounds; the first five warm up."""
     return [s["ms"] for node in spans for s in node if s["phase"] == "round" and s["round"] >= 5]
+
+
+def ratio_p50(slow: Sequence[Ran], fast: Sequence[Ran]) -> float:
+    """The median over the turns of the ratio of their median rounds."""
+    ratios = [
+        np.median(round_ms(one.spans)) / np.median(round_ms(other.spans))
+        for one, other in zip(slow, fast, strict=True)
+    ]
+    return round(float(median(ratios)), 2)
 
 
 def cpu_ms(spans: list[Spans]) -> float:
@@ -178,8 +287,10 @@ def _growth(spans: list[Spans], name: str, since: int) -> float:
     return total
 
 
-def _percentile(turns: Sequence[Sequence[float]], percent: int) -> float:
-    return round(float(np.percentile([ms for turn in turns for ms in turn], percent)), 2)
+def _percentiles(what: str, turns: Sequence[Ran]) -> dict[str, float]:
+    """p50 and p95 over the rounds of all *turns*."""
+    times = [ms for turn in turns for ms in round_ms(turn.spans)]
+    return {f"{what}_p{p}_ms": round(float(np.percentile(times, p)), 2) for p in (50, 95)}
 
 
 def _shown(cases: Sequence[Any]) -> Any:
@@ -188,12 +299,13 @@ def _shown(cases: Sequence[Any]) -> Any:
 
 
 def _line(result: dict[str, Any]) -> str:
-    return "  ".join(f"{name}={value}" for name, value in result.items() if name != "gated")
+    return "  ".join(f"{name}={value}" for name, value in result.items() if name != "fallen") + (
+        "  FALLEN" if result.get("fallen") else ""
+    )
 
 
-def _write_fleet(
-    folder: Path, n: int, d: int, degree: int, rounds: int, pool: int, rerandomise: str
-) -> Path:
+def _write_fleet(folder: Path, recipe: Recipe) -> Path:
+    n, d, degree = recipe.n, recipe.d, recipe.degree
     chance = np.random.default_rng(1)
     columns = [f"f{place}" for place in range(d)]
     rows = [
@@ -210,8 +322,8 @@ def _write_fleet(
         f"""\
 config_version: 1
 fleet: bench
-crypto: {{pool: {pool}, rerandomise: {rerandomise}}}
-algorithm: {{rounds: {rounds}, answer_timeout_s: 30}}
+crypto: {{exchange: {recipe.exchange}, pool: {recipe.pool}, rerandomise: {recipe.rerandomise}}}
+algorithm: {{rounds: {recipe.rounds}, answer_timeout_s: 30}}
 objective: {{kind: average, values: [{values}]}}
 topology: {kind}
 nodes:

@@ -207,7 +207,10 @@ def test_generated_keys_have_the_asked_size_and_are_never_the_same() -> None:
 
 def test_a_missing_key_file_is_told_by_name(folder: Path) -> None:
     (folder / "keys" / "paillier.json").unlink()
-    assert complaint(folder).endswith("paillier.json: cannot be read: No such file or directory")
+    assert complaint(folder).endswith(
+        "paillier.json: cannot be read: No such file or directory; get the bundle anew from "
+        "provisioning"
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ def test_factors_that_are_not_two_primes_are_refused(folder: Path) -> None:
         file = folder / "keys" / "paillier.json"
         change(file, **bad)
         file.chmod(0o600)
-        assert "p and q are not two primes; make new keys" in complaint(folder)
+        assert "p and q are not two primes; get the bundle anew" in complaint(folder)
 
 
 def test_a_key_of_another_size_than_the_fleets_is_refused(folder: Path) -> None:

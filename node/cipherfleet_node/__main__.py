@@ -124,6 +124,7 @@ def _keygen(options: argparse.Namespace) -> int:
 
 def _check_config(options: argparse.Namespace) -> int:
     from .daemon import read_bundle  # noqa: PLC0415
+    from .keys import seal_to_text  # noqa: PLC0415
     from .selfcheck import check_exchanges  # noqa: PLC0415
 
     bundle = read_bundle(options.folder)
@@ -136,6 +137,8 @@ def _check_config(options: argparse.Namespace) -> int:
         "key_bits": config.crypto.key_bits,
         "dimension": bundle.objective.dimension,
         "fingerprint": bundle.keys.public.fingerprint,
+        "seal": seal_to_text(bundle.keys.public.seal),
+        "seals": config.seals,
         "allow_weak_keys": config.crypto.allow_weak_keys,
     }
     _print(summary, as_json=options.json)

@@ -5,6 +5,7 @@ The sections are shared with fleet.yaml (the operator's file); `load_node_config
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 import re
@@ -224,6 +225,14 @@ class Neighbour(Section, frozen=True):
         return len(self.neighbours)
 
 
+class OwnKeys(Section, frozen=True):
+    """What this node's own keys must be, by their public halves."""
+
+    paillier: str  # fingerprint of the modulus
+    identity: str  # in base64, as is the seal
+    seal: str
+
+
 class Simulation(Section, frozen=True):
     """Only for emulated fleets with data that may be seen; every log says that it is on."""
 
@@ -246,6 +255,8 @@ class NodeConfig(Section, frozen=True):
     crypto: Crypto = field(default_factory=Crypto)
     simulation: Simulation = field(default_factory=Simulation)
     seals: dict[NodeId, str] = {}  # X25519 keys of all with whom it shares a neighbour, in base64
+    keys: OwnKeys | None = None  # None: keys made on the device
+    checksum: str | None = None  # over what provisioning knows of others; see `checksum_of`
 
     @property
     def co_neighbours(self) -> set[str]:
@@ -255,7 +266,10 @@ class NodeConfig(Section, frozen=True):
 
 def load_node_config(folder: Path) -> NodeConfig:
     """Read and check *folder*/node.yaml; raises ConfigError with all mistakes."""
-    document = read_document(folder / NODE_FILE)
+    try:
+        document = read_document(folder / NODE_FILE)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; mend it, or get the bundle anew from provisioning") from None
     draft = document.draft(NodeConfig)
     config = draft.value
     draft.note(check_algorithm(document, config.algorithm))
@@ -272,6 +286,7 @@ def load_node_config(folder: Path) -> NodeConfig:
     draft.note(_check_exchange(document, config))
     if all(draft.sound(section) for section in ("node", "neighbours", "crypto")):
         draft.note(_check_seals(document, config))
+        draft.note(_check_checksum(document, config))
     return draft.checked()
 
 
@@ -288,7 +303,8 @@ def _check_neighbours(document: Document, config: NodeConfig) -> Iterator[Config
         seen.add(neighbour.id)
         if config.node not in neighbour.neighbours:
             yield document.error(
-                ("neighbours", index, "neighbours"), f"lacks {config.node!r}, this node itself"
+                ("neighbours", index, "neighbours"),
+                f"lacks {config.node!r}, this node itself; get the bundle anew from provisioning",
             )
 
 
@@ -307,6 +323,32 @@ def _check_seals(document: Document, config: NodeConfig) -> Iterator[ConfigError
             ("seals",),
             f"lacks {missing[0]!r}{others}, with whom this node shares a neighbour, and which a "
             "sealed exchange needs; get the bundle anew from provisioning",
+        )
+    if config.checksum is None:
+        yield document.error(
+            (),
+            "lacks checksum, which a sealed exchange needs; get the bundle anew from provisioning",
+        )
+
+
+def checksum_of(config: NodeConfig) -> str:
+    """64 hexadecimal digits over the parts of *config* that only provisioning can make.
+
+    A seal of another node that is not its own shows nowhere on this node: the sums of a neighbour
+    would not open. This finds accidents; who writes the file can write its checksum.
+    """
+    others = [(n.id, n.neighbours, n.fingerprint) for n in config.neighbours]
+    own = config.keys and (config.keys.paillier, config.keys.identity, config.keys.seal)
+    made = [config.fleet, config.node, own, others, sorted(config.seals.items())]
+    return hashlib.sha256(b"cipherfleet/v1/node\0" + msgspec.json.encode(made)).hexdigest()
+
+
+def _check_checksum(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
+    if config.checksum is not None and config.checksum != checksum_of(config):
+        yield document.error(
+            ("checksum",),
+            "does not fit: fleet, node, neighbours, seals or keys were changed since provisioning "
+            "wrote them; get the bundle anew from provisioning",
         )
 
 

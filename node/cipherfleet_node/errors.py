@@ -103,6 +103,8 @@ class SensorUnavailable(CipherfleetError):
 class StateCorrupt(CipherfleetError):
     """A state file fails its checksum; the previous generation is used, the text says how."""
 
+    exit_code = 3
+
 
 class StateNotSaved(CipherfleetError):
     """The disk does not take the state: stop before sending anything of it."""

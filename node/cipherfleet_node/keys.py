@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from gmpy2 import is_prime, mpz
 
-from .config import Crypto
+from .config import NODE_FILE, Crypto, OwnKeys
 from .errors import ConfigError, LocalProtocolError
 from .paillier import PrivateKey, PublicKey, faults_of_modulus
 from .primes import FactoredPrime, draw_factored_prime
@@ -38,6 +38,7 @@ NEIGHBOURS_FOLDER = "neighbours"
 PAILLIER_FILE = "paillier.json"
 IDENTITY_FILE = "identity.pem"
 SEAL_FILE = "seal.pem"
+RENEW = "get the bundle anew from provisioning"
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,40 @@ def read_keys(folder: Path, crypto: Crypto, name: str = KEYS_FOLDER) -> NodeKeys
     document = _read_json(place / PAILLIER_FILE, read_private(place / PAILLIER_FILE))
     p, q = (_text_to_number(place / PAILLIER_FILE, document, name) for name in ("p", "q"))
     if not (is_prime(p) and is_prime(q)) or p == q:
-        raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; make new keys")
+        raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; {RENEW}")
     key = PrivateKey(p, q, crypto.constant_time)
     if key.public.bits != crypto.key_bits:
         raise ConfigError(
             f"{place / PAILLIER_FILE}: the key has {key.public.bits} bits, crypto.key_bits asks "
-            f"for {crypto.key_bits}; make new keys"
+            f"for {crypto.key_bits}: {RENEW}, or set crypto.key_bits in {NODE_FILE} back"
         )
     primes = _read_primes(place / PAILLIER_FILE, document, key)
     identity, seal = _read_identity(place / IDENTITY_FILE), _read_seal(place / SEAL_FILE)
     return NodeKeys(key, identity, seal, primes)
+
+
+def own_keys(public: PublicKeys) -> OwnKeys:
+    """How a configuration tells a node which keys are its own."""
+    return OwnKeys(
+        paillier=public.paillier.fingerprint.hex(),
+        identity=base64.b64encode(public.identity.public_bytes_raw()).decode(),
+        seal=seal_to_text(public.seal),
+    )
+
+
+def check_own_keys(folder: Path, keys: NodeKeys, wanted: OwnKeys) -> None:
+    """Raise ConfigError for a key that is not this node's: its neighbours would refuse it."""
+    found = own_keys(keys.public)
+    for file, name in (
+        (PAILLIER_FILE, "paillier"),
+        (IDENTITY_FILE, "identity"),
+        (SEAL_FILE, "seal"),
+    ):
+        if getattr(found, name) != getattr(wanted, name):
+            raise ConfigError(
+                f"{folder / KEYS_FOLDER / file}: is not this node's key, as {NODE_FILE} names it "
+                f"in keys.{name}; {RENEW}"
+            )
 
 
 def _prime_document(prime: FactoredPrime) -> dict[str, Any]:
@@ -170,23 +195,25 @@ def _read_primes(
             for prime, entry in zip((key.p, key.q), found, strict=True)
         )
     except (ValueError, TypeError, KeyError):
-        raise ConfigError(f"{file}: primes is not a list of two, factors and generator") from None
+        raise ConfigError(
+            f"{file}: primes is not a list of two, factors and generator; {RENEW}"
+        ) from None
     if not (p.fits() and q.fits()):
-        raise ConfigError(f"{file}: primes does not belong to p and q; make new keys")
+        raise ConfigError(f"{file}: primes does not belong to p and q; {RENEW}")
     return p, q
 
 
 def _read_identity(file: Path) -> Ed25519PrivateKey:
     identity = _read_pem(file)
     if not isinstance(identity, Ed25519PrivateKey):
-        raise ConfigError(f"{file}: is not an Ed25519 key; get the bundle anew")
+        raise ConfigError(f"{file}: is not an Ed25519 key; {RENEW}")
     return identity
 
 
 def _read_seal(file: Path) -> X25519PrivateKey:
     seal = _read_pem(file)
     if not isinstance(seal, X25519PrivateKey):
-        raise ConfigError(f"{file}: is not an X25519 key; get the bundle anew")
+        raise ConfigError(f"{file}: is not an X25519 key; {RENEW}")
     return seal
 
 
@@ -194,9 +221,7 @@ def _read_pem(file: Path) -> object:
     try:
         return load_pem_private_key(read_private(file), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(
-            f"{file}: is not an unencrypted PEM private key; get the bundle anew"
-        ) from None
+        raise ConfigError(f"{file}: is not an unencrypted PEM private key; {RENEW}") from None
 
 
 def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> bytes:
@@ -229,24 +254,26 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
     try:
         document = _read_json(file, file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {RENEW}") from None
     paillier = document.get("paillier")
     n = _text_to_number(file, paillier if isinstance(paillier, dict) else {}, "n")
     faults = list(faults_of_modulus(int(n), bits))
     if faults:
-        raise ConfigError(f"{file}: the key of {neighbour!r} is unsound: n {', '.join(faults)}")
+        raise ConfigError(
+            f"{file}: the key of {neighbour!r} is unsound: n {', '.join(faults)}; {RENEW}"
+        )
     try:
         identity = identity_from_text(str(document.get("identity")))
     except ValueError:
-        raise ConfigError(f"{file}: identity is not 32 bytes in base64") from None
+        raise ConfigError(f"{file}: identity is not 32 bytes in base64; {RENEW}") from None
     try:
         public = PublicKeys(PublicKey(n), identity, seal_from_text(str(document.get("seal"))))
     except ValueError:
-        raise ConfigError(f"{file}: seal is not 32 bytes in base64") from None
+        raise ConfigError(f"{file}: seal is not 32 bytes in base64; {RENEW}") from None
     if public.fingerprint != pinned:
         raise ConfigError(
             f"{file}: the keys of {neighbour!r} have fingerprint {public.fingerprint[:16]}..., "
-            f"the configuration pins {pinned[:16]}...; get the bundle anew from provisioning"
+            f"the configuration pins {pinned[:16]}...; {RENEW}"
         )
     return public
 
@@ -292,16 +319,16 @@ def read_private(file: Path) -> bytes:
             )
         return file.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {RENEW}") from None
 
 
 def _read_json(file: Path, data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
-    except ValueError:
-        raise ConfigError(f"{file}: is not JSON") from None
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{file}: is not JSON; {RENEW}") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{file}: is not a JSON object")
+        raise ConfigError(f"{file}: is not a JSON object; {RENEW}")
     return document
 
 
@@ -317,4 +344,4 @@ def _text_to_number(file: Path, document: dict[str, Any], name: str) -> mpz:
             raise ValueError
         return mpz(int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big"))
     except ValueError:
-        raise ConfigError(f"{file}: {name} is missing or is not base64url") from None
+        raise ConfigError(f"{file}: {name} is missing or is not base64url; {RENEW}") from None

@@ -51,7 +51,9 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
         raise ConfigError(f"{key_file}: is not the key of {CERTIFICATE_FILE}; {RENEW}")
     names = [str(name.value) for name in certificate.subject]
     if names != [node] or not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        raise ConfigError(f"{file}: is the certificate of {', '.join(names)!r}, not of {node!r}")
+        raise ConfigError(
+            f"{file}: is the certificate of {', '.join(names)!r}, not of {node!r}; {RENEW}"
+        )
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):

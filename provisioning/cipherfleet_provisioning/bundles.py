@@ -23,7 +23,15 @@ import msgspec
 import yaml
 
 from cipherfleet_broker.leash import PR_SET_PDEATHSIG
-from cipherfleet_node.config import NODE_FILE, Broker, CsvSensor, Neighbour, NodeConfig, Simulation
+from cipherfleet_node.config import (
+    NODE_FILE,
+    Broker,
+    CsvSensor,
+    Neighbour,
+    NodeConfig,
+    Simulation,
+    checksum_of,
+)
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys import (
     NEIGHBOURS_FOLDER,
@@ -31,6 +39,7 @@ from cipherfleet_node.keys import (
     PublicKeys,
     assemble_keys,
     generate_keys,
+    own_keys,
     seal_to_text,
     write_keys,
     write_public,
@@ -155,7 +164,7 @@ def node_config(
     sensor, graph, file = member.sensor, fleet.graph, fleet.file
     if isinstance(sensor, CsvSensor):
         sensor = msgspec.structs.replace(sensor, path=READINGS_FILE, where={})
-    return NodeConfig(
+    config = NodeConfig(
         config_version=file.config_version,
         fleet=file.fleet,
         node=member.id,
@@ -174,7 +183,9 @@ def node_config(
         crypto=file.crypto,
         simulation=simulation,
         seals=seals(fleet, member, public),
+        keys=own_keys(public[member.id]),
     )
+    return msgspec.structs.replace(config, checksum=checksum_of(config))
 
 
 def seals(fleet: Fleet, member: Member, public: Mapping[str, PublicKeys]) -> dict[str, str]:

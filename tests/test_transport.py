@@ -43,7 +43,7 @@ from cipherfleet_node.config import Broker, Simulation
 from cipherfleet_node.daemon import client_id, read_bundle
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.messages import OPERATOR
-from cipherfleet_node.mqtt import Arrived, Link, LinkEvent, LinkUp, set_no_delay
+from cipherfleet_node.mqtt import Arrived, Link, LinkEvent, LinkRefused, LinkUp, set_no_delay
 from cipherfleet_node.tls import client_context
 from cipherfleet_provisioning import certificates
 from cipherfleet_provisioning.bundles import write_bundles
@@ -659,6 +659,18 @@ def test_a_refused_certificate_is_told_at_every_try(
     assert "does not let this node in" in first
     assert "certificate" in first
     assert "trying again" in second
+
+
+@fleet
+def test_a_link_that_was_never_let_in_for_its_certificate_says_so_for_good(ground: Ground) -> None:
+    link, events = linked(ground, ground.context("n1", expired(ground.authority)))
+    try:
+        event = events.get(timeout=20)
+    finally:
+        link.stop(0)
+    assert isinstance(event, LinkRefused)
+    assert "refuses tls/node.pem" in event.reason
+    assert "get the folder tls anew from provisioning" in event.reason
 
 
 @fleet

@@ -146,6 +146,7 @@ class RoundClosed:
     opened: float
     silent: tuple[str, ...]
     estimate: FloatVector
+    spoiled: tuple[str, ...] = ()  # whose sealed answers did not open together
 
 
 @dataclass(frozen=True)
@@ -688,7 +689,8 @@ class Agent:
         draws, estimate = Draws(record.seed), np.array(self._state.estimate)
         with setup.trace.span("decrypt", k):
             combined, heard = self._open_answers(draws)
-        for liar in sorted(self._answers.keys() - heard):
+        liars = sorted(self._answers.keys() - heard)
+        for liar in liars:
             yield Rejected(liar, "out_of_range")
         if heard:  # alone a node would leave the others for its own optimum: it stays
             coupling = dequantise(combined, setup.resolution * UNIT)
@@ -700,7 +702,8 @@ class Agent:
         self._phase = next_phase(self._phase, Trigger.CLOSE)
         self._round = None
         silent = tuple(sorted(setup.neighbours.keys() - heard))
-        yield RoundClosed(k, current.opened, silent, estimate)
+        spoiled = tuple(liars) if setup.exchange.sealed else ()
+        yield RoundClosed(k, current.opened, silent, estimate, spoiled)
         yield from self._proceed(now)
 
     def _open_answers(self, draws: Draws) -> tuple[list[int], set[str]]:

@@ -324,7 +324,7 @@ def _check_seals(document: Document, config: NodeConfig) -> Iterator[ConfigError
             f"lacks {missing[0]!r}{others}, with whom this node shares a neighbour, and which a "
             "sealed exchange needs; get the bundle anew from provisioning",
         )
-    if config.checksum is None:
+    if config.neighbours and config.checksum is None:
         yield document.error(
             (),
             "lacks checksum, which a sealed exchange needs; get the bundle anew from provisioning",
@@ -339,7 +339,8 @@ def checksum_of(config: NodeConfig) -> str:
     """
     others = [(n.id, n.neighbours, n.fingerprint) for n in config.neighbours]
     own = config.keys and (config.keys.paillier, config.keys.identity, config.keys.seal)
-    made = [config.fleet, config.node, own, others, sorted(config.seals.items())]
+    seals = sorted(config.seals.items())
+    made = [config.fleet, config.node, own, config.operator, others, seals]
     return hashlib.sha256(b"cipherfleet/v1/node\0" + msgspec.json.encode(made)).hexdigest()
 
 
@@ -347,8 +348,8 @@ def _check_checksum(document: Document, config: NodeConfig) -> Iterator[ConfigEr
     if config.checksum is not None and config.checksum != checksum_of(config):
         yield document.error(
             ("checksum",),
-            "does not fit: fleet, node, neighbours, seals or keys were changed since provisioning "
-            "wrote them; get the bundle anew from provisioning",
+            "does not fit: fleet, node, keys, operator, neighbours or seals were changed since "
+            "provisioning wrote them; get the bundle anew from provisioning",
         )
 
 

@@ -53,17 +53,19 @@ from .config import (
 )
 from .draws import SEED_BYTES, simulated_seed
 from .enrolment import certificate_request, enrol, make_claim, make_own_keys, needs_enrolment
-from .errors import ConfigError, IdentityClash, SensorUnavailable, WireError
+from .errors import BrokerUnreachable, ConfigError, IdentityClash, SensorUnavailable, WireError
 from .exchange import Edge, Exchange, Pairwise, metropolis
 from .health import BEAT_EVERY_S, Heartbeat
 from .keys import (
     KEYS_FOLDER,
     NodeKeys,
     PublicKeys,
+    check_own_keys,
     identity_from_text,
     read_keys,
     read_neighbour,
     seal_from_text,
+    seal_to_text,
     shared_secret,
 )
 from .membership import (
@@ -77,7 +79,7 @@ from .membership import (
     settle,
 )
 from .messages import OPERATOR, TAG_BYTES, Membership, Message, Presence
-from .mqtt import Arrived, Link, LinkDown, LinkUp
+from .mqtt import Arrived, Link, LinkDown, LinkRefused, LinkUp
 from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from .objective import Objective, make_objective
 from .packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS
@@ -99,6 +101,7 @@ MAX_EVENTS = 4096  # beyond it messages are dropped; the rounds ask again
 HEALTH_EVERY_S = 5.0
 LEAVE_WITHIN_S = 5.0
 IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
+SPOILED_ROUNDS = 3  # in a row, after which the log tells what to look for
 GRACE_S = 1.0  # a sensor keeps its own deadline; this is for one that does not
 FRESH_KEYS = f"{KEYS_FOLDER}.next"
 SPANS_FILE = "spans.jsonl"
@@ -148,6 +151,7 @@ def read_bundle(folder: Path) -> Bundle:
             n.id: read_neighbour(folder, n.id, n.fingerprint, config.crypto.key_bits)
             for n in config.neighbours
         }
+        _check_pins(folder, config, keys, neighbours)
     if not neighbours:
         raise ConfigError(f"{folder}: has no neighbours yet: run the node, so that it enrols")
     if len(neighbours) > MAX_DEGREE:
@@ -156,6 +160,20 @@ def read_bundle(folder: Path) -> Bundle:
     sensor = open_sensor(config.sensor, folder, objective.fields)
     secrets = _shared_secrets(folder, config, keys)
     return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, joined, context)
+
+
+def _check_pins(
+    folder: Path, config: NodeConfig, keys: NodeKeys, neighbours: Mapping[str, PublicKeys]
+) -> None:
+    """Raise ConfigError where the settings and the key files do not tell the same."""
+    if config.keys is not None:
+        check_own_keys(folder, keys, config.keys)
+    for name, seal in config.seals.items():
+        if name in neighbours and seal != seal_to_text(neighbours[name].seal):
+            raise ConfigError(
+                f"{folder / NODE_FILE}: seals.{name} is not the seal in {name}.json among the "
+                "neighbours; get the bundle anew from provisioning"
+            )
 
 
 def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[str, bytes]:
@@ -249,6 +267,7 @@ class Daemon:
         self.rejected: Counter[str] = Counter()
         self.surplus: Counter[str] = Counter()
         self._silent, self._round_ms = 0, 0.0
+        self._spoiled = 0  # rounds in a row whose sealed answers did not open together
         self._health_at = self._alive_at = 0.0
         logs = bundle.folder / LOGS_FOLDER
         self._spans = Spans(logs / SPANS_FILE)
@@ -332,7 +351,7 @@ class Daemon:
             saved.estimate is not None and len(saved.estimate) != dimension
         ):
             raise ConfigError(
-                f"{self._bundle.folder}: the saved state belongs to {saved.fleet}/{saved.node} or "
+                f"{self._store.current}: the saved state belongs to {saved.fleet}/{saved.node} or "
                 "to another objective; remove the folder 'state' to start anew"
             )
         if not saved.continuous:
@@ -435,6 +454,8 @@ class Daemon:
                     )
                 log.warning("connection to the broker lost; reconnecting")
                 self._handle(Disconnected())
+            case LinkRefused(reason):
+                raise BrokerUnreachable(reason)
             case _Sampled(began=began, ended=ended):
                 self._spans.add("sample", self._agent.round_number, began, ended)
                 reading = self._sampler.accept(event)
@@ -564,6 +585,18 @@ class Daemon:
         self._spans.flush()
         if closed.number == 0:
             log.info("first round closed %.2f s after the start", now - self._began)
+        self._spoiled = self._spoiled + 1 if closed.spoiled else 0
+        times, rest = divmod(self._spoiled, SPOILED_ROUNDS)
+        if times and not rest and times & (times - 1) == 0:  # after 3, 6, 12 ... rounds
+            log.warning(
+                "round %d: for %d rounds the answers of %s have not opened together: one of them "
+                "has another's seal wrong, or a damaged key; on each of them run `cipherfleet-node "
+                "check-config` and compare seal and seals, then get the bundle anew where they "
+                "differ",
+                closed.number,
+                self._spoiled,
+                ", ".join(closed.spoiled),
+            )
         if closed.silent:
             log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
         if self._config.simulation.trace_estimates:

@@ -29,7 +29,7 @@ from cryptography.x509.oid import NameOID
 
 from . import wire
 from .config import NodeConfig
-from .errors import ConfigError, WireError
+from .errors import BrokerUnreachable, ConfigError, WireError
 from .health import Heartbeat
 from .keys import (
     KEYS_FOLDER,
@@ -43,7 +43,7 @@ from .keys import (
 )
 from .membership import CURRENT, TLS_KEY_FILE, check_membership, due, keep, promote, read_membership
 from .messages import OPERATOR, Claim, Membership
-from .mqtt import Arrived, Link, LinkUp
+from .mqtt import Arrived, Link, LinkRefused, LinkUp
 from .store import sync_folder
 from .topics import claim_topic, membership_topic
 
@@ -145,6 +145,7 @@ class _Claimant:
     def __init__(self, folder: Path, config: NodeConfig, keys: NodeKeys, claim: Claim) -> None:
         self._folder, self._config, self._keys = folder, config, keys
         self._done = threading.Event()
+        self._refused: str | None = None  # why the broker is not to be had
         self._payload = wire.encode(claim, keys.identity)
         self._topic = claim_topic(config.fleet, config.node)
         assert config.operator is not None
@@ -171,6 +172,8 @@ class _Claimant:
             self._done.wait(WAIT_S)
         self._link.stop(1.0)
         heartbeat.stop()
+        if self._refused is not None:
+            raise BrokerUnreachable(self._refused)
 
     def _handle(self, event: object) -> None:
         match event:
@@ -178,6 +181,9 @@ class _Claimant:
                 self._link.publish(self._topic, self._payload, retain=True)
             case Arrived():
                 self._take(event)
+            case LinkRefused(reason):
+                self._refused = reason
+                self._done.set()
 
     def _take(self, arrived: Arrived) -> None:
         config = self._config

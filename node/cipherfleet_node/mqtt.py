@@ -34,6 +34,8 @@ STALLED_S = 30.0  # without an acknowledgement: the network thread or the broker
 # A second client with our identity takes the connection from us, and we from it, for ever.
 CLASH_CONNECTIONS = 6
 CLASH_SECONDS = 3.0
+# Certificates that do not fit mend themselves only by somebody's hand: tell it, and give up.
+REFUSED_CONNECTIONS = 3
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,7 +59,14 @@ class LinkDown:
     clash: bool  # whether somebody seems to use our identity
 
 
-LinkEvent = Arrived | LinkUp | LinkDown
+@dataclass(frozen=True)
+class LinkRefused:
+    """No TLS with the broker since the start, several times in a row; *reason* tells the mend."""
+
+    reason: str
+
+
+LinkEvent = Arrived | LinkUp | LinkDown | LinkRefused
 
 
 def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
@@ -102,6 +111,7 @@ class Link:
         self._accepted = self._refused = False  # by the broker, since the socket was opened
         self._fault = ""  # what paho last complained of
         self._short_connections = 0
+        self._refusals: int | None = 0  # of certificates, in a row; None once we were let in
         self._unacknowledged: deque[tuple[float, paho.MQTTMessageInfo]] = deque()
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
         if context is not None:
@@ -177,7 +187,7 @@ class Link:
             log.warning("the broker refuses this node: %s; trying again", reason)
             self._refused = True
             return
-        self._accepted = True
+        self._accepted, self._refusals = True, None
         self._connected_at = time.monotonic()
         result, mid = client.subscribe([(topic, 1) for topic in self._topics])
         if result == paho.MQTT_ERR_SUCCESS and mid is not None:
@@ -215,10 +225,21 @@ class Link:
             log.warning(
                 "not trusting the broker at %s: %s; trying again", where, error.verify_message
             )
+            self._count_refusal(
+                f"not trusting the broker at {where}: {error.verify_message}; is tls/ca.pem of its "
+                "fleet, and broker.host a name that its certificate holds? If not, get the bundle "
+                "anew from provisioning"
+            )
         elif isinstance(error, ssl.SSLError):
             log.warning("no TLS with the broker at %s: %s; trying again", where, error.reason)
         else:
             log.warning("no broker at %s; trying again", where)
+
+    def _count_refusal(self, reason: str) -> None:
+        if self._refusals is not None:
+            self._refusals += 1
+            if self._refusals == REFUSED_CONNECTIONS:
+                self._deliver(LinkRefused(reason))
 
     def _logged(self, _client: paho.Client, _userdata: Any, level: int, text: str) -> None:
         if level == paho.MQTT_LOG_ERR:
@@ -240,6 +261,11 @@ class Link:
                     self._broker.port,
                     self._fault or "it closed the connection",
                 )
+                if "alert" in self._fault.lower():
+                    self._count_refusal(
+                        f"the broker at {self._broker.host}:{self._broker.port} refuses "
+                        f"tls/node.pem ({self._fault}); get the folder tls anew from provisioning"
+                    )
             return
         self._accepted = False
         lasted = time.monotonic() - self._connected_at

@@ -26,6 +26,7 @@ hil: setup
 bench: setup
 	$(BIN)/python benchmarks/exchange.py --gate
 	$(BIN)/python benchmarks/round.py latency
+	$(BIN)/python benchmarks/round.py sealed --gate
 	$(BIN)/python benchmarks/round.py throughput
 	$(BIN)/python benchmarks/round.py growth
 	$(BIN)/python benchmarks/average_sweep.py

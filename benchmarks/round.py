@@ -129,8 +129,8 @@ def latency(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str
                     **_percentiles("encrypted", turns),
                     **_percentiles("plain", plain),
                     "ratio_p50": ratio,
-                    "encrypted_cpu_ms": median(cpu_ms(turn.spans) for turn in turns),
-                    "plain_cpu_ms": median(cpu_ms(turn.spans) for turn in plain),
+                    "encrypted_cpu_ms": _median_cpu_ms(turns),
+                    "plain_cpu_ms": _median_cpu_ms(plain),
                     "fallen": gated and ratio > RATIO_GATE,
                 }
             )
@@ -146,24 +146,23 @@ def sealed(
         for exchange in EXCHANGES[:: 1 if turn % 2 else -1]:
             recipe = _sealed_recipe(options.rounds, exchange)
             ran[exchange].append(run(broker, recipe, NODE_COMMAND, authority))
+    return [{"n": recipe.n, "d": recipe.d, "degree": recipe.degree, **compared(ran)}]
+
+
+def compared(ran: dict[str, list[Ran]]) -> dict[str, Any]:
+    """Ratio and errors of sealed and pairwise runs, held against the gates."""
     ratio = ratio_p50(ran["sealed"], ran["pairwise"])
     errors = {exchange: median(each.error for each in turns) for exchange, turns in ran.items()}
     apart = abs(errors["sealed"] - errors["pairwise"])
-    return [
-        {
-            "n": recipe.n,
-            "d": recipe.d,
-            "degree": recipe.degree,
-            "rounds": recipe.rounds,
-            **_percentiles("sealed", ran["sealed"]),
-            **_percentiles("pairwise", ran["pairwise"]),
-            "ratio_p50": ratio,
-            "ratio_gate": SEALED_GATE,
-            **{f"{exchange}_error": float(f"{e:.3g}") for exchange, e in errors.items()},
-            "error_tolerance": ERROR_TOLERANCE,
-            "fallen": ratio > SEALED_GATE or not apart <= ERROR_TOLERANCE,
-        }
-    ]
+    return {
+        **_percentiles("sealed", ran["sealed"]),
+        **_percentiles("pairwise", ran["pairwise"]),
+        "ratio_p50": ratio,
+        "ratio_gate": SEALED_GATE,
+        **{f"{exchange}_error": float(f"{e:.3g}") for exchange, e in errors.items()},
+        "error_tolerance": ERROR_TOLERANCE,
+        "fallen": ratio > SEALED_GATE or not apart <= ERROR_TOLERANCE,
+    }
 
 
 def _sealed_recipe(rounds: int, exchange: str) -> Recipe:
@@ -276,6 +275,10 @@ def cpu_ms(spans: list[Spans]) -> float:
     """CPU per node and round, after the warm-up, the filling of pools excluded."""
     rounds = int(max(s["round"] for node in spans for s in node)) - 5
     return round(1000.0 * _growth(spans, "cpu_s", 5) / float(len(spans) * rounds), 2)
+
+
+def _median_cpu_ms(turns: Sequence[Ran]) -> float:
+    return round(median(cpu_ms(turn.spans) for turn in turns), 2)
 
 
 def _growth(spans: list[Spans], name: str, since: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -112,6 +113,43 @@ def test_what_a_gate_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> Non
     told = gate(*arguments)
     assert told.returncode == 2
     assert told.stdout == ""
+
+
+def rounds_script() -> Any:
+    """benchmarks/round.py as a module."""
+    spec = importlib.util.spec_from_file_location("bench_round", SCRIPT.parent / "round.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("ms", "error", "fallen"),
+    [(129.0, 2e-6, False), (132.0, 2e-6, True), (80.0, 1.3e-5, True), (80.0, math.nan, True)],
+)
+def test_sealed_rounds_fall_for_their_time_and_for_their_error(
+    ms: float, error: float, *, fallen: bool
+) -> None:
+    script = rounds_script()
+
+    def ran(times: float, error: float) -> Any:
+        return script.Ran([[{"phase": "round", "round": k, "ms": times} for k in range(9)]], error)
+
+    told = script.compared({"sealed": [ran(ms, error)] * 3, "pairwise": [ran(100.0, 1e-6)] * 3})
+    assert told["fallen"] is fallen
+    assert told["ratio_p50"] == pytest.approx(ms / 100)
+    assert told["pairwise_error"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sealed", "--exchange", "sealed"], ["growth", "--rounds", "5"], ["speed"]]
+)
+def test_what_rounds_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
+    told = ended(SCRIPT.parent / "round.py", *arguments)
+    assert (told.returncode, told.stdout) == (2, "")
 
 
 # -- the parts -----------------------------------------------------------------------------------

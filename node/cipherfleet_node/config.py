@@ -23,6 +23,8 @@ from .fitting import Path_
 CONFIG_VERSION = 1
 SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
 NODE_FILE = "node.yaml"
+TLS_FOLDER = "tls"
+CA_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.pem", "node.pem", "node.key"
 LOGS_FOLDER = "logs"
 
 MAX_ID = 63

@@ -17,7 +17,15 @@ from pathlib import Path
 import msgspec
 
 from . import doctor_broker, doctor_machine
-from .config import NODE_FILE, Broker, NodeConfig, load_node_config
+from .config import (
+    CA_FILE,
+    CERTIFICATE_FILE,
+    NODE_FILE,
+    TLS_FOLDER,
+    Broker,
+    NodeConfig,
+    load_node_config,
+)
 from .daemon import GRACE_S, read_bundle
 from .document import read_document
 from .enrolment import TOKEN_FILE, needs_enrolment
@@ -31,7 +39,7 @@ from .selfcheck import check_exchanges
 from .sensors import open_sensor
 from .sensors.base import SensorDevice
 from .store import STATE_FOLDER, is_running
-from .tls import CA_FILE, CERTIFICATE_FILE, EXPIRES_SOON, RENEW, TLS_FOLDER, days_left, read_context
+from .tls import EXPIRES_SOON, RENEW, days_left, read_context
 
 MACHINE_S = 10.0
 BUNDLE_S = 60.0  # known-answer exchanges with 63 neighbours on a slow board

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -25,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import NameOID
 
 from . import wire
 from .config import NodeConfig
@@ -104,6 +102,9 @@ def certificate_request(folder: Path, config: NodeConfig, name: str) -> bytes:
     """A request for a certificate of the key in *folder*/*name*; empty without TLS."""
     if not config.broker.tls:
         return b""
+    from cryptography import x509  # noqa: PLC0415  # takes memory that plain TCP spares
+    from cryptography.x509.oid import NameOID  # noqa: PLC0415
+
     file = folder / name / TLS_KEY_FILE
     key = load_pem_private_key(read_private(file), password=None)
     if not isinstance(key, Ed25519PrivateKey):

@@ -18,13 +18,20 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from gmpy2 import mpz
 
 from . import wire
-from .config import MAX_ID, Neighbour, NodeConfig
+from .config import (
+    CA_FILE,
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    MAX_ID,
+    TLS_FOLDER,
+    Neighbour,
+    NodeConfig,
+)
 from .errors import ConfigError, WireError
 from .keys import KEYS_FOLDER, PublicKeys, identity_from_text, read_keys, seal_to_text
 from .messages import OPERATOR, Membership
 from .paillier import PublicKey, faults_of_modulus
 from .store import sync_folder, write_synced
-from .tls import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from .topics import membership_topic
 
 MEMBERSHIP_FOLDER = "membership"

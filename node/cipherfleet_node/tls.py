@@ -15,13 +15,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from .config import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from .errors import ConfigError
 from .keys import read_private
 
 log = logging.getLogger(__name__)
 
-TLS_FOLDER = "tls"
-CA_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.pem", "node.pem", "node.key"
 EXPIRES_SOON = timedelta(days=30)
 RENEW = "get the folder tls anew from provisioning"
 

@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cipherfleet_broker.security import HEALTH, Identity, Security, fleet_access
+from cipherfleet_node.config import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys import read_private, write_private
 from cipherfleet_node.messages import OPERATOR
-from cipherfleet_node.tls import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 
 from .fleet import Fleet
 

@@ -1,10 +1,11 @@
 """Messages as attackers make them, and whole fleets that have to refuse every one.
 
-    python tests/forgeries.py --count 10000
+    python tests/forgeries.py --count 10000 --exchange both
 
-makes that many forgeries of each class, hands them to the nodes of a running fleet as their daemons
-would (bytes on a topic), and prints a table. Exit code 1 if any was accepted, counted under another
-reason than its class has, or moved the fleet's result by one bit.
+makes that many forgeries of each class in fleets of each exchange, hands them to the nodes of a
+running fleet as their daemons would (bytes on a topic), and prints a table. Exit code 1 if any was
+accepted, counted under another reason than its class has, or moved the fleet's result by one bit.
+The sealed fleets lose some answers by themselves, so that rosters are given up.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, permutations
 from typing import Any, Literal
 
 import gmpy2
@@ -24,18 +26,22 @@ from gmpy2 import mpz
 
 from cipherfleet_node import paillier, topics
 from cipherfleet_node.agent import Agent
-from cipherfleet_node.messages import Answer, Message, Presence, Query
+from cipherfleet_node.messages import DIGEST_BYTES, Answer, Message, Presence, Query
+from cipherfleet_node.packing import MAX_DEGREE
 from cipherfleet_node.round import Phase
 from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, encode, topic_of
 from memory_fleet import toy_key
 from wire_fleet import (
+    EXCHANGES,
     FLEET,
     NODES,
+    ExchangeName,
     Forgery,
     Frame,
     Outcome,
     WireFleet,
     agent_of,
+    ending,
     identity_of,
     make_fleet,
     past,
@@ -77,7 +83,12 @@ class Scene:
             frame = self.chance.choice(log)
             if frame.receiver == self.receiver and isinstance(frame.message, kind) and where(frame):
                 return frame
-        return None
+        fitting = [f for f in log if f.receiver == self.receiver and isinstance(f.message, kind)]
+        return self.one_of([f for f in fitting if where(f)])
+
+    def one_of(self, frames: Sequence[Frame]) -> Frame | None:
+        """Any of *frames*, None if there is none."""
+        return self.chance.choice(frames) if frames else None
 
     def overheard(self, where: Callable[[Frame], bool]) -> Frame | None:
         """One message between any two nodes, by chance."""
@@ -107,14 +118,36 @@ class Scene:
             return None
         opened = any(record.number == query.round for record in self.agent.state.records)
         answered = (query.sender, query.round) in self.agent._sent
-        return query if opened and not answered else None
+        asked = not self.fleet.sealed or self.receiver in query.roster
+        return query if opened and asked and not answered else None
 
     def live_answer(self) -> Answer | None:
         """The answer about to come, if the receiver waits for it."""
         answer, current = self.pending.message, self.agent._round
-        if not isinstance(answer, Answer) or current is None or current.number != answer.round:
+        if not isinstance(answer, Answer) or current is None:
+            return None
+        if (current.number, current.attempt) != (answer.round, answer.attempt):
             return None
         return answer if answer.sender not in current.answered else None
+
+    def answered_query(self) -> Query | None:
+        """A query that the receiver has answered, and no other of its sender and round since."""
+        queries = [query for query, _ in self.agent._sent.values()]
+        return self.chance.choice(queries) if queries else None
+
+    def own_query(self) -> Query | None:
+        """What the receiver asks in its open round."""
+        agent = self.agent
+        record = agent.state.open_record
+        if agent._round is None or record is None or agent._round.number != record.number:
+            return None
+        return agent._query(record)
+
+    def again(self, query: Query | None) -> Forgery | None:
+        """*query* to the receiver once more, byte for byte."""
+        if query is None:
+            return None
+        return self.brought(self.captured(Query, lambda frame: frame.message == query))
 
     def key_of(self, message: Query | Answer) -> paillier.PrivateKey:
         """The key under which *message*'s ciphertexts are."""
@@ -127,6 +160,7 @@ class Scene:
 
 
 Make = Callable[[Scene], Forgery | None]
+Enter = Callable[[Make], Make]
 
 
 @dataclass(frozen=True)
@@ -137,11 +171,8 @@ class Kind:
     by: Literal["broker", "neighbour"]
     reasons: frozenset[str]
     make: Make
-
-    @property
-    def most_verified(self) -> int:
-        """How many signatures one forgery may cost its receiver."""
-        return 0 if self.reasons <= BEFORE_SIGNATURE else 1
+    most_verified: int  # how many signatures one forgery may cost its receiver
+    exchanges: tuple[ExchangeName, ...]  # in which it can be made
 
 
 # What is refused before any signature is looked at.
@@ -152,20 +183,31 @@ BEFORE_SIGNATURE = frozenset(
 KINDS: dict[str, Kind] = {}
 
 
-def broker(*reasons: str) -> Callable[[Make], Make]:
-    """Enter what a broker can make, without any key, that must be counted under *reasons*."""
-    return _entering("broker", reasons)
+def broker(*reasons: str, verified: int = 1, only: ExchangeName | None = None) -> Enter:
+    """Enter what a broker can make, without any key, that must be counted under *reasons*.
+
+    *verified* signatures may be checked for it, none where all *reasons* are of BEFORE_SIGNATURE.
+    """
+    return _entering("broker", reasons, verified, only)
 
 
-def neighbour(*reasons: str) -> Callable[[Make], Make]:
+def neighbour(*reasons: str, only: ExchangeName | None = None) -> Enter:
     """Enter what takes a neighbour's own signing key."""
-    return _entering("neighbour", reasons)
+    return _entering("neighbour", reasons, 1, only)
 
 
-def _entering(by: Literal["broker", "neighbour"], reasons: Sequence[str]) -> Callable[[Make], Make]:
+def _entering(
+    by: Literal["broker", "neighbour"],
+    reasons: Sequence[str],
+    verified: int,
+    only: ExchangeName | None,
+) -> Enter:
+    most = 0 if BEFORE_SIGNATURE.issuperset(reasons) else verified
+
     def enter(make: Make) -> Make:
         name = make.__name__.replace("_", " ")
-        KINDS[name] = Kind(name, by, frozenset(reasons), make)
+        exchanges = EXCHANGES if only is None else (only,)
+        KINDS[name] = Kind(name, by, frozenset(reasons), make, most, exchanges)
         return make
 
     return enter
@@ -593,7 +635,9 @@ def an_answer_of_the_open_round_again(scene: Scene) -> Forgery | None:
     frame = scene.captured(
         Answer,
         lambda f: (
-            getattr(f.message, "round", None) == current.number and f.sender in current.answered
+            f.sender in current.answered
+            and isinstance(f.message, Answer)
+            and (f.message.round, f.message.attempt) == (current.number, current.attempt)
         ),
     )
     return scene.brought(frame)
@@ -602,9 +646,7 @@ def an_answer_of_the_open_round_again(scene: Scene) -> Forgery | None:
 @broker("repeated_query")
 def a_query_again(scene: Scene) -> Forgery | None:
     """Of the open round or a closed one: it gets the very answer it got before."""
-    sent = scene.agent._sent
-    frame = scene.captured(Query, lambda f: (f.sender, getattr(f.message, "round", -1)) in sent)
-    return scene.brought(frame)
+    return scene.again(scene.answered_query())
 
 
 @broker("stale_round")
@@ -616,7 +658,7 @@ def a_query_of_a_round_long_closed(scene: Scene) -> Forgery | None:
 
 @broker("stale_epoch")
 def a_message_of_an_earlier_start(scene: Scene) -> Forgery | None:
-    frame = scene.captured(log=past())
+    frame = scene.captured(log=past(scene.fleet.exchange))
     return scene.brought(frame)
 
 
@@ -657,18 +699,22 @@ def altered_query(scene: Scene, **changes: Any) -> Forgery | None:
 @neighbour("second_query")
 def a_second_query_of_a_round(scene: Scene) -> Forgery | None:
     """With ciphertexts of its own making, of another round, or of another node."""
-    sent = scene.agent._sent
-    frame = scene.captured(Query, lambda f: (f.sender, getattr(f.message, "round", -1)) in sent)
+    query = scene.answered_query()
+    ciphertexts = query and other_ciphertexts(scene, query)
+    if query is None or ciphertexts is None:
+        return None
+    return scene.signed(msgspec.structs.replace(query, ciphertexts=ciphertexts))
+
+
+def other_ciphertexts(scene: Scene, query: Query) -> list[bytes] | None:
+    """Of a neighbour's own making, of another round, or of another node."""
     other = scene.captured(Query)
-    if frame is None or other is None:
+    if other is None:
         return None
-    assert isinstance(frame.message, Query)
     assert isinstance(other.message, Query)
-    made = [scene.unit(scene.key_of(frame.message))]
+    made = [scene.unit(scene.key_of(query))]
     ciphertexts = scene.chance.choice([made, other.message.ciphertexts, [], [b""] * 2])
-    if ciphertexts == frame.message.ciphertexts:
-        return None
-    return scene.signed(msgspec.structs.replace(frame.message, ciphertexts=ciphertexts))
+    return ciphertexts if ciphertexts != query.ciphertexts else None
 
 
 @neighbour("stale_round")
@@ -705,7 +751,7 @@ def an_answer_to_another_query(scene: Scene) -> Forgery | None:
     if (answer := scene.live_answer()) is None:
         return None
     other = scene.captured(Answer, lambda f: getattr(f.message, "query", b"") != answer.query)
-    digest = scene.chance.randbytes(16)
+    digest = scene.chance.randbytes(DIGEST_BYTES)
     if other is not None and scene.chance.random() < 0.5:
         assert isinstance(other.message, Answer)
         digest = other.message.query
@@ -787,6 +833,259 @@ def a_ciphertext_of_another_length(scene: Scene) -> Forgery | None:
     return with_ciphertexts(message, scene, wrong)
 
 
+# -- rosters --------------------------------------------------------------------------------------
+
+
+def asks(query: Query, receiver: str, rosters: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of *rosters* those that ask *receiver* and are not the *query*'s own."""
+    return [list(r) for r in rosters if receiver in r and list(r) != query.roster]
+
+
+def possible_rosters(scene: Scene, asker: str) -> list[list[str]]:
+    """All that *asker* may name."""
+    around = sorted(scene.fleet.neighbours[asker])
+    return [list(r) for n in range(2, len(around) + 1) for r in combinations(around, n)]
+
+
+def with_roster(scene: Scene, make: Callable[[Query], list[str]]) -> Forgery | None:
+    """The query about to come, signed with the roster that *make* gives."""
+    query = scene.pending.message
+    return altered_query(scene, roster=make(query)) if isinstance(query, Query) else None
+
+
+@broker("signature")
+def a_roster_altered(scene: Scene) -> Forgery | None:
+    """Fewer, more, others, in another order or none, under the old signature."""
+    query = scene.pending.message
+    if not isinstance(query, Query):
+        return None
+    roster = query.roster
+    rosters = [roster[1:], roster[:-1], roster[::-1], [*roster, "n99"], [], list(NODES), ["n99"]]
+    roster = scene.chance.choice([r for r in rosters if r != roster])
+    return scene.forged(with_fields(scene.pending, roster=roster), scene.pending.topic)
+
+
+@broker("roster", verified=0)
+def a_roster_too_long(scene: Scene) -> Forgery | None:
+    """In the number of its names, or the length of one: no signature is looked at."""
+    query = scene.pending.message
+    if not isinstance(query, Query):
+        return None
+    many = scene.chance.choice([MAX_DEGREE + 1, 100, 5000])
+    names = [*query.roster, *(f"n{number:02}" for number in range(many))]
+    long = [*query.roster, "n" * scene.chance.choice([64, 100, 60_000])]
+    roster = scene.chance.choice([names, [scene.receiver] * many, long, [*query.roster, ""]])
+    return scene.forged(with_fields(scene.pending, roster=roster), scene.pending.topic)
+
+
+@neighbour("roster", only="pairwise")
+def a_roster_in_a_pairwise_fleet(scene: Scene) -> Forgery | None:
+    rosters = possible_rosters(scene, scene.pending.sender)
+    return with_roster(scene, lambda _: scene.chance.choice([*rosters, [scene.receiver], ["n99"]]))
+
+
+@neighbour("roster", only="sealed")
+def a_roster_of_one(scene: Scene) -> Forgery | None:
+    """Its answer would open by itself."""
+    around = scene.fleet.neighbours[scene.pending.sender]
+    return with_roster(scene, lambda _: [scene.chance.choice([scene.receiver, *around])])
+
+
+@neighbour("roster", only="sealed")
+def a_roster_out_of_order(scene: Scene) -> Forgery | None:
+    around = sorted(scene.fleet.neighbours[scene.pending.sender])
+    rosters = [list(r) for r in permutations(around) if list(r) != around]
+    return with_roster(scene, lambda _: scene.chance.choice(rosters))
+
+
+@neighbour("roster", only="sealed")
+def a_name_repeated_in_a_roster(scene: Scene) -> Forgery | None:
+    """The receiver with itself, or one of a fair roster twice."""
+    fair = scene.chance.choice(possible_rosters(scene, scene.pending.sender))
+    twice = sorted([*fair, scene.chance.choice(fair)])
+    return with_roster(scene, lambda _: scene.chance.choice([twice, [scene.receiver] * 2]))
+
+
+@neighbour("roster", only="sealed")
+def a_stranger_in_a_roster(scene: Scene) -> Forgery | None:
+    """Who is no neighbour of the asker has no mask that would cancel the receiver's."""
+    asker = scene.pending.sender
+    strangers = sorted(set(NODES) - {asker, *scene.fleet.neighbours[asker]})
+    name = scene.chance.choice([*strangers, "n99", f"{scene.receiver}\0", "n0\u0660", "#"])
+    fair = scene.chance.choice([[scene.receiver], *possible_rosters(scene, asker)])
+    return with_roster(scene, lambda _: sorted([*fair, name]))
+
+
+@neighbour("roster", only="sealed")
+def the_asker_in_its_own_roster(scene: Scene) -> Forgery | None:
+    asker = scene.pending.sender
+    fair = scene.chance.choice([[scene.receiver], *possible_rosters(scene, asker)])
+    return with_roster(scene, lambda _: sorted([*fair, asker]))
+
+
+@neighbour("roster", only="sealed")
+def sixty_three_names(scene: Scene) -> Forgery | None:
+    """As many as any node may have neighbours, but not the asker's."""
+    return with_roster(scene, lambda _: [f"n{number:02}" for number in range(MAX_DEGREE)])
+
+
+# -- attempts -------------------------------------------------------------------------------------
+
+
+@neighbour("second_query", only="sealed")
+def a_later_attempt_that_asks_no_fewer(scene: Scene) -> Forgery | None:
+    """As many, more, or others than the attempt that was answered."""
+    if (query := scene.answered_query()) is None:
+        return None
+    rosters = asks(query, scene.receiver, possible_rosters(scene, query.sender))
+    rosters = [r for r in rosters if not set(r) < set(query.roster)]
+    attempt = query.attempt + scene.chance.choice([1, 2, 1000])
+    roster = scene.chance.choice([query.roster, *rosters])
+    return scene.signed(msgspec.structs.replace(query, attempt=attempt, roster=roster))
+
+
+@neighbour("second_query", only="sealed")
+def the_same_attempt_with_another_roster(scene: Scene) -> Forgery | None:
+    if (query := scene.answered_query()) is None:
+        return None
+    rosters = asks(query, scene.receiver, possible_rosters(scene, query.sender))
+    if not rosters:
+        return None
+    return scene.signed(msgspec.structs.replace(query, roster=scene.chance.choice(rosters)))
+
+
+@neighbour("second_query", only="sealed")
+def a_narrower_attempt_with_other_ciphertexts(scene: Scene) -> Forgery | None:
+    query = scene.answered_query()
+    ciphertexts = query and other_ciphertexts(scene, query)
+    if query is None or ciphertexts is None or len(query.roster) < 3:
+        return None
+    others = [name for name in query.roster if name != scene.receiver]
+    others.remove(scene.chance.choice(others))
+    changes: dict[str, Any] = {"attempt": query.attempt + 1, "ciphertexts": ciphertexts}
+    roster = sorted([*others, scene.receiver])
+    return scene.signed(msgspec.structs.replace(query, roster=roster, **changes))
+
+
+def given_up(scene: Scene) -> Query | None:
+    """A query that the receiver has answered in a later attempt, with fewer names."""
+    later = {place: query for place, (query, _) in scene.agent._sent.items() if query.attempt}
+    frame = scene.one_of(
+        [
+            f
+            for f in scene.fleet.log
+            if f.receiver == scene.receiver
+            and isinstance(f.message, Query)
+            and (query := later.get((f.sender, f.message.round)))
+            and f.message.attempt < query.attempt
+        ]
+    )
+    return frame.message if frame and isinstance(frame.message, Query) else None
+
+
+@broker("stale_attempt", only="sealed")
+def an_attempt_that_was_given_up_again(scene: Scene) -> Forgery | None:
+    """Answered once, it is not answered again after a narrower one."""
+    return scene.again(given_up(scene))
+
+
+@neighbour("stale_attempt", only="sealed")
+def another_roster_for_an_attempt_that_was_given_up(scene: Scene) -> Forgery | None:
+    if (query := given_up(scene)) is None:
+        return None
+    rosters = asks(query, scene.receiver, possible_rosters(scene, query.sender))
+    roster = scene.chance.choice([query.roster, *rosters])
+    return scene.signed(msgspec.structs.replace(query, roster=roster))
+
+
+def answer_given_up(scene: Scene) -> Frame | None:
+    """An answer to an attempt of the open round that the receiver has given up."""
+    query = scene.own_query()
+    if query is None or query.attempt == 0:
+        return None
+    return scene.one_of(
+        [
+            f
+            for f in scene.fleet.log
+            if f.receiver == scene.receiver
+            and isinstance(f.message, Answer)
+            and f.message.round == query.round
+            and f.message.attempt < query.attempt
+        ]
+    )
+
+
+@broker("late_answer", only="sealed")
+def an_answer_to_an_attempt_that_was_given_up(scene: Scene) -> Forgery | None:
+    """Also one that never came, for which the attempt was given up."""
+    return scene.brought(answer_given_up(scene))
+
+
+@neighbour("late_answer", only="sealed")
+def a_new_answer_to_an_attempt_that_was_given_up(scene: Scene) -> Forgery | None:
+    frame = answer_given_up(scene)
+    if frame is None or not isinstance(frame.message, Answer):
+        return None
+    return with_ciphertexts(frame.message, scene, scene.unit(scene.key_of(frame.message)))
+
+
+@neighbour("not_asked", only="sealed")
+def an_answer_from_outside_the_roster(scene: Scene) -> Forgery | None:
+    """To the very query that is open, which asks others."""
+    query = scene.own_query()
+    if query is None:
+        return None
+    agent = scene.agent
+    outside = agent._neighbours.present - set(query.roster)
+    if not outside:
+        return None
+    name = scene.chance.choice(sorted(outside))
+    return scene.signed(answer_to(scene, name, query))
+
+
+def answer_to(scene: Scene, sender: str, query: Query, **changes: Any) -> Answer:
+    """What *sender* might say to *query* of the receiver; the ciphertext is its own invention."""
+    answer = Answer(
+        FLEET,
+        sender,
+        scene.fleet.seats[sender].epoch,
+        query.sender,
+        query.round,
+        query.attempt,
+        query.digest,
+        [scene.unit(scene.fleet.keys[query.sender])],
+    )
+    return msgspec.structs.replace(answer, **changes)
+
+
+@neighbour("other_query")
+def an_answer_made_for_another_attempt_or_roster(scene: Scene) -> Forgery | None:
+    """Its masks would not cancel."""
+    if (answer := scene.live_answer()) is None or (query := scene.own_query()) is None:
+        return None
+    rosters = [r for r in [*possible_rosters(scene, query.sender), []] if r != query.roster]
+    attempt = query.attempt + scene.chance.choice([1, 2, 1000, MAX_COUNTER - query.attempt])
+    changes: list[dict[str, Any]] = [
+        {"attempt": attempt},
+        {"roster": scene.chance.choice(rosters)},
+        {"attempt": attempt, "roster": scene.chance.choice(rosters)},
+        {"round": query.round + 1},
+        {"ciphertexts": [scene.unit(scene.key_of(query))]},
+    ]
+    other = msgspec.structs.replace(query, **scene.chance.choice(changes))
+    said = scene.chance.choice([answer.attempt, max(answer.attempt, other.attempt)])
+    return scene.signed(msgspec.structs.replace(answer, attempt=said, query=other.digest))
+
+
+@neighbour("other_query")
+def an_answer_that_names_an_attempt_to_come(scene: Scene) -> Forgery | None:
+    """With the digest of the query that is open."""
+    if (answer := scene.live_answer()) is None:
+        return None
+    ahead = scene.chance.choice([1, 2, 1000, MAX_COUNTER - answer.attempt])
+    return scene.signed(msgspec.structs.replace(answer, attempt=answer.attempt + ahead))
+
+
 # -- the bombardment ------------------------------------------------------------------------------
 
 
@@ -795,6 +1094,7 @@ class Tally:
     """What became of all forgeries of one kind."""
 
     kind: Kind
+    exchange: ExchangeName
     reasons: Counter[str] = field(default_factory=Counter)
     accepted: int = 0  # refused by nobody, or moved something
     verified: int = 0  # the most signatures that one cost
@@ -825,12 +1125,12 @@ class Tally:
         return not (self.accepted or self.miscounted or self.changed or dear)
 
 
-def bombard(kind: Kind, count: int) -> Tally:
+def bombard(kind: Kind, count: int, exchange: ExchangeName) -> Tally:
     """Fleets under *count* forgeries of *kind* in all."""
-    tally = Tally(kind)
+    tally = Tally(kind, exchange)
     batch = -(-count // MOMENTS)
     with recorded_powers() as powers:
-        for seed in range(20):
+        for seed in range(40):
             if tally.count >= count:
                 break
             chance = random.Random(f"{kind.name} {seed}")
@@ -839,23 +1139,27 @@ def bombard(kind: Kind, count: int) -> Tally:
                 if tally.count < count and running(fleet, pending.receiver):
                     strike(Scene(fleet, pending, chance), tally, min(batch, count - tally.count))
 
-            fleet = make_fleet(seed, attack)
+            fleet = make_fleet(seed, attack, exchange=exchange)
             fleet.powers = powers
             for seat in fleet.seats.values():
                 seat.epoch = 1  # its former start is the past's
             fleet.run()
             tally.fleets += 1
-            same = fleet.estimates().tobytes() == undisturbed(seed).tobytes()
-            tally.changed += not same or bool(fleet.silent()) or bool(fleet.rejected())
+            tally.changed += ending(fleet) != undisturbed(seed, exchange)
     assert tally.count == count, f"{kind.name}: {tally.count} moments were found, not {count}"
     return tally
 
 
 def running(fleet: WireFleet, name: str) -> bool:
-    """Whether *name* is in the midst of its rounds, and knows its neighbours."""
-    agent = agent_of(fleet, name)
+    """Whether *name* is in the midst of its rounds, and awaits all of its neighbours.
+
+    Who has fallen silent is brought back by any message of its latest start, however old: to those
+    who hear it, one that is kept and brought again is one that was on its way for long.
+    """
+    agent, everybody = agent_of(fleet, name), set(fleet.neighbours[name])
     going = agent.phase in (Phase.READING, Phase.COLLECTING) and agent.round_number >= 1
-    return going and agent._neighbours._live >= set(fleet.neighbours[name])
+    around = agent._neighbours
+    return going and around._live >= everybody and around.present >= everybody
 
 
 def strike(scene: Scene, tally: Tally, batch: int) -> None:
@@ -872,11 +1176,18 @@ def strike(scene: Scene, tally: Tally, batch: int) -> None:
 
 @dataclass
 class Lies:
-    """Whole fleets in which every node lies to one of its neighbours in every round."""
+    """Whole fleets in which every node lies to one of its neighbours in every other round."""
 
     told: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    counted: int = 0  # as out of range, in all
+    expected: int = 0  # of a sealed roster nobody can tell who lied: all of it are counted
+    others: int = 0  # counted under any other reason
     changed: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Each left out and counted, nothing else touched."""
+        return self.counted == self.expected and not (self.others or self.changed)
 
 
 def nonsense(fleet: WireFleet, answer: Answer) -> Answer:
@@ -886,7 +1197,15 @@ def nonsense(fleet: WireFleet, answer: Answer) -> Answer:
     return msgspec.structs.replace(answer, ciphertexts=[number(c)])
 
 
-def lie_under_other_keys(rounds: int, seed: int = 0) -> Lies:
+def under_another_key(fleet: WireFleet, answer: Answer) -> Answer:
+    """*answer* with a ciphertext under a key that is not its receiver's."""
+    other, own = toy_key(99).public, fleet.keys[answer.receiver].public
+    c = mpz(int.from_bytes(hashlib.sha512(answer.query).digest() * 2, "big"))
+    c = paillier.encrypt(other, c, gmpy2.powmod(c, other.n, other.n_squared)) % own.n_squared
+    return msgspec.structs.replace(answer, ciphertexts=[number(c)])
+
+
+def lie_under_other_keys(rounds: int, exchange: ExchangeName, seed: int = 0) -> Lies:
     """Each node's answers to the next in the ring lie under another node's key.
 
     Such a number is a fair ciphertext to look at; that it opens to nothing shows when the round
@@ -896,28 +1215,24 @@ def lie_under_other_keys(rounds: int, seed: int = 0) -> Lies:
     following = dict(zip(NODES, NODES[1:] + NODES[:1], strict=True))
     lies = Lies()
 
-    def lie(sender: str, receiver: str, message: Message) -> Message | None:
-        if not isinstance(message, Answer) or following[sender] != receiver:
-            return message
-        lies.told += 1
-        other = toy_key(99).public
-        own = fleet.keys[receiver].public
-        c = mpz(int.from_bytes(hashlib.sha512(message.query).digest() * 2, "big"))
-        c = paillier.encrypt(other, c, gmpy2.powmod(c, other.n, other.n_squared)) % own.n_squared
-        return msgspec.structs.replace(message, ciphertexts=[number(c)])
+    def run(make: Callable[[WireFleet, Answer], Answer]) -> WireFleet:
+        def lie(sender: str, receiver: str, message: Message) -> Message:
+            if not isinstance(message, Answer) or following[sender] != receiver:
+                return message
+            return make(fleet, message) if message.round % 2 == 0 else message
 
-    def babble(sender: str, receiver: str, message: Message) -> Message | None:
-        if not isinstance(message, Answer) or following[sender] != receiver:
-            return message
-        return nonsense(fleet, message)
+        fleet = make_fleet(seed, rounds=rounds, exchange=exchange, lossy=False)
+        fleet.tap = lie
+        fleet.run(until_s=1e9)
+        return fleet
 
-    fleet = make_fleet(seed, rounds=rounds)
-    fleet.tap = lie
-    fleet.run(until_s=1e9)
-    reference = make_fleet(seed, rounds=rounds)
-    reference.tap = babble
-    reference.run(until_s=1e9)
-    lies.reasons = fleet.rejected()
+    fleet, reference = run(under_another_key), run(nonsense)
+    reasons, every_other = fleet.rejected(), -(-rounds // 2)
+    degrees = sum(len(around) for around in fleet.neighbours.values())
+    lies.told = every_other * len(NODES)
+    lies.expected = every_other * degrees if exchange == "sealed" else lies.told
+    lies.counted = reasons["out_of_range"]
+    lies.others = reasons.total() - lies.counted
     lies.changed = int(fleet.estimates().tobytes() != reference.estimates().tobytes())
     return lies
 
@@ -928,35 +1243,47 @@ def lie_under_other_keys(rounds: int, seed: int = 0) -> Lies:
 def describe(tally: Tally) -> str:
     reasons = ", ".join(f"{reason} {n}" for reason, n in tally.reasons.most_common())
     return (
-        f"{tally.kind.by:9} {tally.kind.name:44} {tally.count:6} {tally.accepted:8} "
-        f"{tally.miscounted:10} {tally.changed:7} {tally.verified:5} {tally.powers:6}  {reasons}"
+        f"{tally.exchange:8} {tally.kind.by:9} {tally.kind.name:48} {tally.count:6} "
+        f"{tally.accepted:8} {tally.miscounted:10} {tally.changed:7} {tally.verified:5} "
+        f"{tally.powers:6}  {reasons}"
     )
+
+
+def cases(exchanges: Sequence[ExchangeName] = EXCHANGES) -> list[tuple[ExchangeName, Kind]]:
+    """Every class in each exchange in which it can be made."""
+    return [(e, kind) for e in exchanges for kind in KINDS.values() if e in kind.exchanges]
+
+
+def run_lies(count: int, exchange: ExchangeName) -> bool:
+    lies = lie_under_other_keys(-(-2 * count // len(NODES)), exchange)
+    print(
+        f"{exchange:8} neighbour answers under another key: {lies.told} told, {lies.counted} of "
+        f"{lies.expected} counted as out_of_range, {lies.others} otherwise; the result "
+        f"{'is as without them' if not lies.changed else 'CHANGED'}",
+        flush=True,
+    )
+    return lies.good
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--count", type=int, default=10_000, help="forgeries of each class")
     parser.add_argument("--only", default="", help="classes whose name contains this")
+    parser.add_argument("--exchange", choices=[*EXCHANGES, "both"], default="both")
     options = parser.parse_args(arguments)
+    exchanges = EXCHANGES if options.exchange == "both" else (options.exchange,)
     print(
-        f"{'by':9} {'class':44} {'count':>6} {'accepted':>8} {'miscounted':>10} {'changed':>7} "
-        f"{'sigs':>5} {'powers':>6}  counted under"
+        f"{'exchange':8} {'by':9} {'class':48} {'count':>6} {'accepted':>8} {'miscounted':>10} "
+        f"{'changed':>7} {'sigs':>5} {'powers':>6}  counted under"
     )
     good = True
-    for name, kind in KINDS.items():
-        if options.only in name:
-            tally = bombard(kind, options.count)
+    for exchange, kind in cases(exchanges):
+        if options.only in kind.name:
+            tally = bombard(kind, options.count, exchange)
             print(describe(tally), flush=True)
             good = good and tally.good
     if options.only in "answers under another key":
-        lies = lie_under_other_keys(-(-options.count // len(NODES)))
-        fine = lies.reasons == {"out_of_range": lies.told} and not lies.changed
-        reasons = ", ".join(f"{reason} {n}" for reason, n in lies.reasons.most_common())
-        print(
-            f"neighbour answers under another key: {lies.told} told, counted under {reasons}; "
-            f"the result {'is as without them' if not lies.changed else 'CHANGED'}"
-        )
-        good = good and fine
+        good = all([good, *(run_lies(options.count, exchange) for exchange in exchanges)])
     print("all refused, each under its reason" if good else "SOME WERE ACCEPTED OR MISCOUNTED")
     return 0 if good else 1
 

@@ -10,8 +10,8 @@ a frame takes 1 ms of processor time or 1 MiB of memory.
 Time is the thread's own processor time. A block with a frame above the limit is run twice more from
 its beginning, and the least time of each frame counts: other processes on the machine cost cache.
 Frames that close or open a round cost a round's work, once a round whoever sends them: they are
-told apart. Memory is measured by tracemalloc in a second run of every tenth block (Python's own
-allocations; the growth of the whole process is printed beside it).
+told apart. Memory is measured by tracemalloc in a second run of every tenth pair of blocks, one of
+each exchange (Python's own allocations; the growth of the whole process is printed beside it).
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from cipherfleet_node.agent import (
 from cipherfleet_node.errors import WireError
 from cipherfleet_node.messages import Answer, Message, Query
 from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
-from wire_fleet import FLEET, NODES, Frame, agent_of, make_fleet
+from wire_fleet import EXCHANGES, FLEET, NODES, Frame, agent_of, make_fleet
 
 BLOCK = 500  # frames into one node before the next one is set up
-MEMORY_EVERY = 10  # blocks
+MEMORY_EVERY = 10  # pairs of blocks, one of each exchange
 PROGRESS_EVERY = 40  # blocks
 LIMIT_MS = 1.0
 LIMIT_BYTES = 1024 * 1024
@@ -63,11 +63,14 @@ Raw = tuple[str, bytes]  # topic, payload
 
 
 class Target:
-    """A node of a real fleet, stopped at a moment that *seed* decides, that takes any bytes."""
+    """A node of a real fleet, stopped at a moment that *seed* decides, that takes any bytes.
+
+    The fleets of even seeds are pairwise, those of odd seeds sealed.
+    """
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(f"target {seed}")
-        fleet = make_fleet(seed, rounds=40)
+        fleet = make_fleet(seed, rounds=40, exchange=EXCHANGES[seed % 2])
         for name in fleet.seats:
             fleet.start(name)
         until = chance.randint(1, 8)
@@ -248,7 +251,12 @@ class Mutator:
         match name:
             case "epoch":  # seldom: after a greater one all genuine messages are stale
                 fields[index] = self.chance.choice([0, 1] * 30 + [2, 3, MAX_COUNTER])
-            case "round" | "attempt":
+            case "attempt":
+                fields[index] = self.chance.choice([0, 0, 1, 1, 1, 2, 3, 2**32, MAX_COUNTER])
+            case "roster":
+                assert isinstance(message, Query)
+                fields[index] = self.roster(message.roster)
+            case "round":
                 now = self.target._agent.round_number
                 near = [now + step for step in range(-8, 9)]
                 fields[index] = max(0, self.chance.choice([*near, 2**32, MAX_COUNTER]))
@@ -278,6 +286,14 @@ class Mutator:
                 return value * self.chance.choice([0, 2, 30])
             case _:
                 return value
+
+    def roster(self, genuine: list[str]) -> list[str]:
+        """Often one that could be: in order, and of neighbours only."""
+        some = sorted(self.chance.sample(NODES, self.chance.randint(0, len(NODES))))
+        fewer = sorted(self.chance.sample(genuine, self.chance.randint(0, len(genuine))))
+        with_target = sorted({*fewer, TARGET})
+        odd = [some[::-1], [TARGET] * 2, ["n99"], [""], ["a\0b"], ["n" * 64], ["n00"] * 64]
+        return self.chance.choice([some, *[fewer, with_target] * 3, *odd])
 
     def ciphertexts(self, message: Query | Answer) -> list[bytes]:
         owner = message.sender if isinstance(message, Query) else message.receiver
@@ -402,7 +418,7 @@ def measure(blocks: Iterator[int], frames: int, figures: Figures) -> Iterator[in
             figures.repeated += 1
             again = run_block(seed, block)
             run.ms = [min(pair) for pair in zip(run.ms, again.ms, strict=True)]
-        if seed % MEMORY_EVERY == 0:
+        if seed // 2 % MEMORY_EVERY == 0:
             traced = run_block(seed, block, memory=True)
             figures.peaks += [
                 peak

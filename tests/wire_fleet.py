@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
@@ -16,7 +17,6 @@ from gmpy2 import mpz
 from cipherfleet_node import paillier
 from cipherfleet_node.agent import Agent, Event, MessageReceived, Publish, Rejected, Surplus
 from cipherfleet_node.config import Algorithm, Column, Objective
-from cipherfleet_node.draws import FloatVector
 from cipherfleet_node.errors import WireError
 from cipherfleet_node.messages import Answer, Message
 from cipherfleet_node.samples import Sample
@@ -30,6 +30,10 @@ EDGES = (*zip(NODES, NODES[1:] + NODES[:1], strict=True), ("n00", "n02"))
 FIELDS = ("u", "v")
 OBJECTIVE = Objective(kind="average", values=[Column(field=name) for name in FIELDS])
 ROUNDS = 12
+LOSING = (("n04", "n00"), ("n03", "n02"))  # whose answers to whom a lossy fleet loses
+
+ExchangeName = Literal["pairwise", "sealed"]
+EXCHANGES: tuple[ExchangeName, ...] = ("pairwise", "sealed")
 
 
 def identity_of(name: str, fleet: str = FLEET) -> Ed25519PrivateKey:
@@ -113,10 +117,12 @@ Attack = Callable[["WireFleet", Frame], None]
 class WireFleet(MemoryFleet):
     """A MemoryFleet whose every message is signed, made bytes, and decoded by its receiver.
 
-    *attack* is called before each delivery, with the message that is about to come.
+    *attack* is called before each delivery, with the message that is about to come. What *loses*
+    says is never delivered, though whoever stands between the nodes has it.
     """
 
     attack: Attack | None = None
+    loses: Callable[[Frame], bool] | None = None
     powers: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -132,6 +138,11 @@ class WireFleet(MemoryFleet):
             for name in self.seats
         }
 
+    @property
+    def exchange(self) -> ExchangeName:
+        """Which one the nodes run."""
+        return "sealed" if self.sealed else "pairwise"
+
     def _deliver(self, name: str, event: Event) -> None:
         if isinstance(event, MessageReceived):
             message = event.message
@@ -140,6 +151,8 @@ class WireFleet(MemoryFleet):
             if self.attack is not None:
                 self.attack(self, frame)
             self.log.append(frame)
+            if self.loses is not None and self.loses(frame):
+                return
             received = decode(payload, frame.topic, FLEET, self.verifiers[name])
             event = MessageReceived(received, event.retained)
         super()._deliver(name, event)
@@ -196,7 +209,12 @@ def agent_of(fleet: MemoryFleet, name: str) -> Agent:
 def standing(agent: Agent) -> tuple[object, ...]:
     """All that messages can change in an agent, its saved state and the claims apart."""
     around, current = agent._neighbours, agent._round
-    of_round = current and (current.number, sorted(current.answered), list(current.deadlines))
+    of_round = current and (
+        current.number,
+        current.attempt,
+        sorted(current.answered),
+        list(current.deadlines),
+    )
     return (
         agent.phase,
         of_round,
@@ -208,29 +226,73 @@ def standing(agent: Agent) -> tuple[object, ...]:
     )
 
 
-def make_fleet(seed: int, attack: Attack | None = None, rounds: int = ROUNDS) -> WireFleet:
-    """Five nodes that agree on two figures, every round's chances a function of *seed*."""
+def make_fleet(
+    seed: int,
+    attack: Attack | None = None,
+    rounds: int = ROUNDS,
+    exchange: ExchangeName = "pairwise",
+    *,
+    lossy: bool = True,
+) -> WireFleet:
+    """Five nodes that agree on two figures, every round's chances a function of *seed*.
+
+    A sealed fleet that is *lossy* loses answers in every third round: two nodes ask again then, of
+    fewer neighbours.
+    """
     chance = random.Random("readings")
     samples: dict[str, Sequence[Sample]] = {
         name: [Sample({entry: chance.uniform(-5, 5) for entry in FIELDS})] for name in NODES
     }
     algorithm = Algorithm(rounds=rounds, answer_timeout_s=5.0)
-    return WireFleet(EDGES, samples, OBJECTIVE, algorithm, seed=seed, attack=attack)
+    sealed = exchange == "sealed"
+    return WireFleet(
+        EDGES,
+        samples,
+        OBJECTIVE,
+        algorithm,
+        seed=seed,
+        sealed=sealed,
+        attack=attack,
+        loses=is_lost if sealed and lossy else None,
+    )
+
+
+def is_lost(frame: Frame) -> bool:
+    """Whether *frame* is one of the answers without which a roster is given up."""
+    answer = frame.message
+    if not isinstance(answer, Answer) or answer.attempt > 0 or answer.round % 3 != 1:
+        return False
+    return (answer.sender, answer.receiver) in LOSING
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a fleet has come to."""
+
+    estimates: bytes
+    silent: int
+    rejected: Counter[str]
+
+
+def ending(fleet: WireFleet) -> Ending:
+    """Of a fleet that has run to its end."""
+    return Ending(fleet.estimates().tobytes(), fleet.silent(), fleet.rejected())
 
 
 @cache
-def undisturbed(seed: int) -> FloatVector:
+def undisturbed(seed: int, exchange: ExchangeName = "pairwise") -> Ending:
     """What the fleet ends with when nobody attacks it."""
-    fleet = make_fleet(seed)
+    fleet = make_fleet(seed, exchange=exchange)
     fleet.run()
-    assert not fleet.rejected()
-    assert not fleet.silent()
-    return fleet.estimates()
+    ended = ending(fleet)
+    assert not ended.rejected
+    assert bool(ended.silent) == fleet.sealed
+    return ended
 
 
 @cache
-def past() -> list[Frame]:
+def past(exchange: ExchangeName) -> list[Frame]:
     """All that a former start of the same fleet said; its epoch is 1."""
-    fleet = make_fleet(10_000)
+    fleet = make_fleet(10_000, exchange=exchange)
     fleet.run()
     return fleet.log

@@ -666,7 +666,7 @@ class Agent:
             return
         if self._setup.exchange.sealed and sender not in record.roster:
             raise RemoteProtocolError("not_asked", f"{sender!r} is not of the roster it answers")
-        if answer.query != self._query(record).digest:
+        if answer.attempt != record.attempt or answer.query != self._query(record).digest:
             raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
         if sender in self._round.answered:
             yield Surplus(sender, "repeated_answer")

@@ -47,12 +47,16 @@ class Query(Message, frozen=True):
 
     @property
     def digest(self) -> bytes:
-        """What an answer refers to: the very ciphertexts and roster of one attempt of a round."""
+        """What an answer refers to: the very ciphertexts and roster of one attempt of a round.
+
+        Every number and length is hashed as well, so that no other lists give the same bytes.
+        """
         hashed = hashlib.sha256(b"cipherfleet/v1/query-digest\0")
-        hashed.update(self.round.to_bytes(8, "big") + self.attempt.to_bytes(8, "big"))
-        hashed.update("".join(name + "\0" for name in self.roster).encode() + b"\0")
-        for ciphertext in self.ciphertexts:
-            hashed.update(ciphertext)
+        hashed.update(_eight(self.round) + _eight(self.attempt))
+        for items in ([name.encode() for name in self.roster], self.ciphertexts):
+            hashed.update(_eight(len(items)))
+            for item in items:
+                hashed.update(_eight(len(item)) + item)
         return hashed.digest()
 
 
@@ -119,3 +123,7 @@ class Presence(Message, frozen=True):
     KIND: ClassVar[str] = "presence"
 
     state: PresenceState
+
+
+def _eight(number: int) -> bytes:
+    return number.to_bytes(8, "big")

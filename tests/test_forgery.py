@@ -28,7 +28,7 @@ from wire_fleet import (
     undisturbed,
 )
 
-COUNT = 60  # of each class, in each exchange
+COUNT = 24  # of each class, in each exchange
 NODE = Path(__file__).parents[1] / "node" / "cipherfleet_node"
 RAISING = ("wire", "agent", "exchange", "sealed", "packing", "paillier")
 

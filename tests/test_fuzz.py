@@ -19,6 +19,7 @@ def test_mutated_frames_raise_nothing_and_take_little_memory() -> None:
     assert max(figures.peaks) < LIMIT_BYTES
     # The mutations must get past the first checks, or they try nothing else.
     assert {"signature", "stale_round", "second_query", "taken in"} <= figures.outcomes.keys()
+    assert {"roster", "stale_attempt", "not_asked", "other_query"} <= figures.outcomes.keys()
 
 
 def test_an_exception_in_the_agent_would_be_noticed(
@@ -32,9 +33,12 @@ def test_an_exception_in_the_agent_would_be_noticed(
     assert "TypeError" in capsys.readouterr().err
 
 
-def test_a_target_takes_genuine_frames_in() -> None:
-    target = Target(3)
+@pytest.mark.parametrize("seed", [2, 3])  # pairwise, sealed
+def test_a_target_takes_genuine_frames_in(seed: int) -> None:
+    target = Target(seed)
     outcomes = {target.take(frame.topic, frame.payload) for frame in target.templates}
     harmless = {"repeated_answer", "repeated_query", "late_answer", "stale_round"}
+    if seed % 2:  # among the genuine ones are attempts that were given up
+        harmless.add("stale_attempt")
     assert outcomes <= {"taken in", "round", *harmless}
     assert "taken in" in outcomes

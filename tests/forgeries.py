@@ -336,7 +336,10 @@ def a_list_too_long(scene: Scene) -> Forgery:
     """Small bytes that claim, or have, entries without number."""
     frame = scene.captured(Query) or scene.pending
     body = msgspec.msgpack.decode(open_envelope(frame.payload)[2])
-    body[-1] = [b""] * scene.chance.randint(4097, 20_000)
+    if isinstance(frame.message, Query) and scene.chance.random() < 0.5:
+        body[Query.__struct_fields__.index("roster")] = [""] * scene.chance.randint(4097, 200_000)
+    else:
+        body[-1] = [b""] * scene.chance.randint(4097, 20_000)
     return scene.forged(with_part(frame.payload, 2, msgspec.msgpack.encode(body)), frame.topic)
 
 
@@ -871,7 +874,7 @@ def a_roster_too_long(scene: Scene) -> Forgery | None:
     query = scene.pending.message
     if not isinstance(query, Query):
         return None
-    many = scene.chance.choice([MAX_DEGREE + 1, 100, 5000])
+    many = scene.chance.choice([MAX_DEGREE + 1, 100, 4000])
     names = [*query.roster, *(f"n{number:02}" for number in range(many))]
     long = [*query.roster, "n" * scene.chance.choice([64, 100, 60_000])]
     roster = scene.chance.choice([names, [scene.receiver] * many, long, [*query.roster, ""]])

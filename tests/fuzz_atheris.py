@@ -5,8 +5,8 @@
 
 The arguments are libFuzzer's. Without a folder among them the corpus lies in fuzz-corpus/, begun
 with the genuine messages of a fleet; what crashes is written beside. The first byte of an input
-says what the rest is: an envelope, or the body of a kind, which is signed by a neighbour; the
-second says which neighbour.
+says in its highest bit whether a pairwise or a sealed node gets the rest, in the others what it is:
+an envelope, or the body of a kind, which is signed by a neighbour; the second says which neighbour.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ with atheris.instrument_imports(include=["cipherfleet_node"]):
 CORPUS = Path("fuzz-corpus")
 KINDS = (Query.KIND, Answer.KIND, Presence.KIND)
 INPUTS_PER_TARGET = 2000
-SEED_BLOCKS = 3
+SEALED = 128  # in the first byte
+SEED_BLOCKS = 4  # half of them sealed
 
 targets: list[Target] = []
 taken = 0
@@ -37,15 +38,16 @@ taken = 0
 def take(data: bytes) -> None:
     """One input into the node; only what must not happen raises."""
     global taken
-    if taken % INPUTS_PER_TARGET == 0 or targets[0].stopped:
-        targets[:] = [Target(taken // INPUTS_PER_TARGET)]
+    if taken % INPUTS_PER_TARGET == 0 or any(target.stopped for target in targets):
+        even = 2 * (taken // INPUTS_PER_TARGET)
+        targets[:] = [Target(even), Target(even + 1)]  # pairwise, sealed
     taken += 1
     if len(data) < 2:
         return
-    target = targets[0]
+    target = targets[bool(data[0] & SEALED)]
     names = sorted(target.neighbours)
     sender = names[data[1] % len(names)]
-    form = data[0] % (1 + len(KINDS))
+    form = data[0] % SEALED % (1 + len(KINDS))
     payload = data[2:] if form == 0 else target.sign(sender, KINDS[form - 1], data[2:])
     for topic in topics_of(sender) if form == 0 else [topics_of(sender)[form - 1]]:
         target.take(topic, payload)
@@ -66,16 +68,19 @@ def topics_of(sender: str) -> list[str]:
 def write_seeds(folder: Path) -> None:
     """Genuine messages, and some that were mutated by chance, as inputs."""
     folder.mkdir(exist_ok=True)
-    target = Target(0)
-    names = sorted(target.neighbours)
-    for number, frame in enumerate(target.templates):
-        form = bytes([1 + KINDS.index(frame.message.KIND), names.index(frame.sender)])
-        (folder / f"body-{number}").write_bytes(form + msgspec.msgpack.encode(frame.message))
-        (folder / f"envelope-{number}").write_bytes(bytes([0, form[1]]) + frame.payload)
+    for first, target in ((0, Target(0)), (SEALED, Target(1))):
+        names = sorted(target.neighbours)
+        for number, frame in enumerate(target.templates):
+            form, sender = 1 + KINDS.index(frame.message.KIND), names.index(frame.sender)
+            body = bytes([first + form, sender]) + msgspec.msgpack.encode(frame.message)
+            (folder / f"body-{first}-{number}").write_bytes(body)
+            envelope = bytes([first, sender]) + frame.payload
+            (folder / f"envelope-{first}-{number}").write_bytes(envelope)
     for seed in range(SEED_BLOCKS):
+        first = SEALED * (seed % 2)
         for number, (_, payload) in enumerate(make_block(seed, 100)):
             if len(payload) < 4096:
-                (folder / f"mutated-{seed}-{number}").write_bytes(b"\0\0" + payload)
+                (folder / f"mutated-{seed}-{number}").write_bytes(bytes([first, 0]) + payload)
 
 
 def main() -> None:

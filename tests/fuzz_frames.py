@@ -293,6 +293,8 @@ class Mutator:
         fewer = sorted(self.chance.sample(genuine, self.chance.randint(0, len(genuine))))
         with_target = sorted({*fewer, TARGET})
         odd = [some[::-1], [TARGET] * 2, ["n99"], [""], ["a\0b"], ["n" * 64], ["n00"] * 64]
+        if self.chance.random() < 0.02:
+            return [""] * self.chance.choice([4096, 4097, 200_000])
         return self.chance.choice([some, *[fewer, with_target] * 3, *odd])
 
     def ciphertexts(self, message: Query | Answer) -> list[bytes]:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from cipherfleet_node import topics
 from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.wire import _body_decoders, _envelope_decoder
@@ -88,6 +90,8 @@ def read_publication(packet: bytes) -> Publication | None:
     return Publication(packet[0], topic, identifier, packet[place + len(identifier) :])
 
 
+Attempt = tuple[str, int, int]  # the asker, its round, its attempt
+
 # What a broker makes of a publication: the packets that the node gets instead.
 Meddle = Callable[["Meddler", Publication], list[bytes]]
 
@@ -100,6 +104,7 @@ class Meddler:
     chance: random.Random
     memory: list[Publication] = field(default_factory=list)
     made: Counter[str] = field(default_factory=Counter)
+    asked: dict[Attempt, list[str]] = field(default_factory=dict)  # the rosters it has seen
 
     def earlier(self, kind: type[Message]) -> Publication | None:
         """Something of *kind* that went to this node before, by chance."""
@@ -123,8 +128,13 @@ class HostileBroker(Wiretap):
         """How many lies of each kind were told."""
         return sum((meddler.made for meddler in self.meddlers), Counter[str]())
 
+    @property
+    def asked(self) -> dict[Attempt, list[str]]:
+        """The roster of every attempt that went to anybody."""
+        return {key: roster for meddler in self.meddlers for key, roster in meddler.asked.items()}
+
     def _pump(self, source: socket.socket, sink: socket.socket, stream: bytearray) -> None:
-        if source.getpeername() != self._target:
+        if not self._comes_from_the_broker(source):
             super()._pump(source, sink, stream)
             return
         number = len(self.meddlers)
@@ -139,10 +149,17 @@ class HostileBroker(Wiretap):
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
+    def _comes_from_the_broker(self, source: socket.socket) -> bool:
+        with contextlib.suppress(OSError):  # a connection that was lost already has no other end
+            return bool(source.getpeername() == self._target)
+        return False
+
     def _instead(self, meddler: Meddler, packet: bytes) -> list[bytes]:
         publication = read_publication(packet)
         if publication is None:
             return [packet]
+        if isinstance(query := publication.message, Query):
+            meddler.asked[query.sender, query.round, query.attempt] = query.roster
         packets = self._meddle(meddler, publication)
         meddler.memory = [*meddler.memory, publication][-200:]
         return packets
@@ -183,6 +200,17 @@ def spoil(meddler: Meddler, genuine: Publication) -> list[bytes]:
         return []
     meddler.made["altered"] += 1
     return [replace(genuine, payload=_flipped(meddler, genuine.payload)).encode()]
+
+
+def withhold(meddler: Meddler, genuine: Publication) -> list[bytes]:
+    """What n1 answers to n3 in every fourth round is lost, as often as it is asked."""
+    answer = genuine.message
+    if not isinstance(answer, Answer) or (answer.sender, answer.receiver) != ("n1", "n3"):
+        return [genuine.encode()]
+    if answer.round % 4 != 2 or answer.attempt > 0:
+        return [genuine.encode()]
+    meddler.made["dropped"] += 1
+    return []
 
 
 Lie = Callable[[Meddler, Publication], bytes | None]
@@ -228,6 +256,19 @@ def _splice(meddler: Meddler, genuine: Publication) -> bytes | None:
     return genuine.loose(genuine.payload[:-64] + other.payload[-64:])
 
 
+def _reroster(meddler: Meddler, genuine: Publication) -> bytes | None:
+    """Other names in a query's roster, under its signature."""
+    query = genuine.message
+    if not isinstance(query, Query):
+        return None
+    roster = meddler.chance.choice([["n1", "n2", "n3"], query.roster[:1], query.roster[::-1]])
+    if roster == query.roster:
+        return None
+    envelope = msgspec.msgpack.decode(genuine.payload)
+    envelope[2] = msgspec.msgpack.encode(msgspec.structs.replace(query, roster=roster))
+    return genuine.loose(msgspec.msgpack.encode(envelope))
+
+
 def _replay_answer(meddler: Meddler, _genuine: Publication) -> bytes | None:
     other = meddler.earlier(Answer)
     return other.loose(other.payload) if other else None
@@ -254,6 +295,7 @@ LIES: dict[str, Lie] = {
     "swollen": _swell,
     "readdressed": _readdress,
     "spliced": _splice,
+    "other roster": _reroster,
     "answer replayed": _replay_answer,
     "query replayed": _replay_query,
     "echoed": _echo,
@@ -267,6 +309,7 @@ COUNTED = {
     "swollen": {"too_long"},
     "readdressed": {"topic"},
     "spliced": {"signature"},
+    "other roster": {"signature"},
     "echoed": {"topic"},
     "answer replayed": {"late_answer", "repeated_answer", "early_answer"},
     "query replayed": {"repeated_query", "stale_round"},
@@ -292,13 +335,15 @@ class Babbler:
                 connection, _ = self._listener.accept()
                 self.connections += 1
                 with contextlib.suppress(OSError), connection:
-                    connection.settimeout(0.1)
+                    connection.settimeout(10.0)
                     connection.recv(CHUNK)
                     connection.sendall(
                         bytes([0x20, 2, 0, self._chance.choice([0] * 8 + [1, 5, 99])])
                     )
                     connection.sendall(b"".join(self.packet() for _ in range(4)))
-                    connection.recv(CHUNK)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(CHUNK):  # until the node has read it all and leaves
+                        pass
 
     def close(self) -> None:
         """No more connections."""

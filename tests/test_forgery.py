@@ -132,10 +132,15 @@ def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
     assert agent._prepared == before
 
 
-def test_a_list_without_number_is_refused_before_its_entries_are_read() -> None:
+@pytest.mark.parametrize(
+    ("roster", "ciphertexts"), [([], [b""] * 120_000), ([""] * 240_000, [])], ids=["bytes", "names"]
+)
+def test_a_list_without_number_is_refused_before_its_entries_are_read(
+    roster: list[str], ciphertexts: list[bytes]
+) -> None:
     import tracemalloc
 
-    query = Query(FLEET, "n00", 1, 1, 0, [], bytes(8), bytes(8), [b""] * 120_000)
+    query = Query(FLEET, "n00", 1, 1, 0, roster, bytes(8), bytes(8), ciphertexts)
     payload = encode(query, identity_of("n00"))
     tracemalloc.start()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,44 @@ messages = st.one_of(
 @given(messages)
 def test_messages_survive_the_wire(message: Message) -> None:
     assert decode(encode(message, SIGNER), topic_of(message), FLEET, VERIFIERS) == message
+
+
+@pytest.mark.parametrize(
+    ("roster", "ciphertexts"),
+    [
+        (["a", "b"], [b"1", b"23"]),
+        (["a", "b"], [b"123"]),
+        (["a", "b"], [b"123", b""]),
+        (["a", "b"], []),
+        (["b", "a"], [b"12", b"3"]),
+        (["ab"], [b"12", b"3"]),
+        (["a\0b"], [b"12", b"3"]),
+        (["a", "b", ""], [b"12", b"3"]),
+        (["a"], [b"b", b"12", b"3"]),
+        ([], [b"a", b"b", b"12", b"3"]),
+    ],
+)
+def test_the_digest_tells_where_every_name_and_ciphertext_ends(
+    roster: list[str], ciphertexts: list[bytes]
+) -> None:
+    query = Query(FLEET, "a", 1, 3, 0, ["a", "b"], bytes(8), bytes(8), [b"12", b"3"])
+    other = msgspec.structs.replace(query, roster=roster, ciphertexts=ciphertexts)
+    assert other.digest != query.digest
+
+
+@given(counters, counters, rosters, parts)
+def test_the_digest_is_that_of_the_protocol(
+    k: int, attempt: int, roster: list[str], ciphertexts: list[bytes]
+) -> None:
+    def eight(number: int) -> bytes:
+        return number.to_bytes(8, "big")
+
+    data = b"cipherfleet/v1/query-digest\0" + eight(k) + eight(attempt) + eight(len(roster))
+    data += b"".join(eight(len(name)) + name.encode() for name in roster)
+    data += eight(len(ciphertexts))
+    data += b"".join(eight(len(ciphertext)) + ciphertext for ciphertext in ciphertexts)
+    query = Query(FLEET, "a", 1, k, attempt, roster, bytes(8), bytes(8), ciphertexts)
+    assert query.digest == hashlib.sha256(data).digest()
 
 
 @settings(max_examples=300)

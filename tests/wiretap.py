@@ -51,17 +51,18 @@ class Wiretap:
         with contextlib.suppress(OSError):
             while True:
                 inner, _ = self._listener.accept()
-                outer = socket.create_connection(self._target)
-                for each in (inner, outer):
-                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._sockets += [inner, outer]
-                for source, sink in ((inner, outer), (outer, inner)):
-                    stream = bytearray()
-                    self._streams.append(stream)
-                    pump = threading.Thread(
-                        target=self._pump, args=(source, sink, stream), daemon=True
-                    )
-                    pump.start()
+                with contextlib.suppress(OSError):  # of one connection: others may come
+                    self._join(inner)
+
+    def _join(self, inner: socket.socket) -> None:
+        outer = socket.create_connection(self._target)
+        self._sockets += [inner, outer]
+        for each in (inner, outer):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for source, sink in ((inner, outer), (outer, inner)):
+            stream = bytearray()
+            self._streams.append(stream)
+            threading.Thread(target=self._pump, args=(source, sink, stream), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, stream: bytearray) -> None:
         with contextlib.suppress(OSError):

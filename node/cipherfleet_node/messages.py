@@ -17,6 +17,7 @@ MAX_CIPHERTEXTS = 4096  # of the smallest key there is, in the largest message t
 
 # A longer list is refused before its entries are read: empty ones would fill a mebibyte.
 Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
+Names = Annotated[list[str], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -40,7 +41,7 @@ class Query(Message, frozen=True):
 
     round: int
     attempt: int
-    roster: list[str]  # whose answers open together, in order; empty in the pairwise exchange
+    roster: Names  # whose answers open together, in order; empty in the pairwise exchange
     parameters: bytes  # digest of what all nodes must agree on, TAG_BYTES
     key: bytes  # first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: Ciphertexts

@@ -26,7 +26,15 @@ from gmpy2 import mpz
 
 from cipherfleet_node import paillier, topics
 from cipherfleet_node.agent import Agent
-from cipherfleet_node.messages import DIGEST_BYTES, Answer, Message, Presence, Query
+from cipherfleet_node.messages import (
+    DIGEST_BYTES,
+    OPERATOR,
+    Answer,
+    Membership,
+    Message,
+    Presence,
+    Query,
+)
 from cipherfleet_node.packing import MAX_DEGREE
 from cipherfleet_node.round import Phase
 from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, encode, topic_of
@@ -177,7 +185,7 @@ class Kind:
 
 # What is refused before any signature is looked at.
 BEFORE_SIGNATURE = frozenset(
-    {"too_long", "malformed", "version", "kind", "fleet", "unknown_sender"}
+    {"too_long", "malformed", "version", "kind", "fleet", "role", "unknown_sender"}
     | {"topic", "range", "length"}
 )
 KINDS: dict[str, Kind] = {}
@@ -559,10 +567,25 @@ def the_nodes_own_message_back(scene: Scene) -> Forgery | None:
 
 @broker("unknown_sender")
 def a_message_of_somebody_made_up(scene: Scene) -> Forgery:
-    name = scene.chance.choice(["", "n99", "N00", "n00 ", "n0\u0660", "_operator", "x" * 5000])
+    name = scene.chance.choice(["", "n99", "N00", "n00 ", "n0\u0660", "_operators", "x" * 5000])
     frame = scene.any_frame()
     message = msgspec.structs.replace(frame.message, sender=name)
     return scene.forged(encode(message, identity_of(name)), topic_of(message))
+
+
+@broker("role")
+def a_nodes_message_in_the_operators_name(scene: Scene) -> Forgery:
+    message = msgspec.structs.replace(scene.any_frame().message, sender=OPERATOR)
+    return scene.forged(encode(message, identity_of(OPERATOR)), topic_of(message))
+
+
+@neighbour("role")
+def a_membership_that_a_neighbour_signs(scene: Scene) -> Forgery:
+    """It would say with whom the receiver exchanges."""
+    membership = Membership(
+        FLEET, scene.pending.sender, 2, scene.receiver, 1, "", [], [], b"", rekey=True
+    )
+    return scene.signed(membership)
 
 
 @broker("fleet")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gmpy2 import mpz
 
-from cipherfleet_node.daemon import Daemon, read_bundle
+from cipherfleet_node.bundle import read_bundle
+from cipherfleet_node.daemon import Daemon
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.exchange import Exchange, dither, half_weight, metropolis
 from cipherfleet_node.messages import Query

@@ -18,8 +18,8 @@ import msgspec
 import psutil
 import pytest
 
+from cipherfleet_node.bundle import read_bundle
 from cipherfleet_node.config import Broker, Crypto, Simulation, SyntheticSensor, load_node_config
-from cipherfleet_node.daemon import read_bundle
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys import NodeKeys, read_keys, write_keys
 from cipherfleet_node.selfcheck import check_exchanges

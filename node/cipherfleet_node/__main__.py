@@ -123,7 +123,7 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from .daemon import read_bundle  # noqa: PLC0415
+    from .bundle import read_bundle  # noqa: PLC0415
     from .keys import seal_to_text  # noqa: PLC0415
     from .selfcheck import check_exchanges  # noqa: PLC0415
 

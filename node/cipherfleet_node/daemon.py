@@ -8,14 +8,11 @@ import logging
 import math
 import os
 import queue
-import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -30,7 +27,6 @@ from .agent import (
     MembershipPending,
     MessageReceived,
     Publish,
-    ReadingTaken,
     Rejected,
     RoundClosed,
     Save,
@@ -43,9 +39,9 @@ from .agent import (
     TimerFired,
 )
 from .blinding import OWN, Pools, release_interpreter_during_powers
+from .bundle import Bundle, read_bundle
 from .config import (
     LOGS_FOLDER,
-    NODE_FILE,
     Algorithm,
     NodeConfig,
     load_node_config,
@@ -53,20 +49,14 @@ from .config import (
 )
 from .draws import SEED_BYTES, simulated_seed
 from .enrolment import certificate_request, enrol, make_claim, make_own_keys, needs_enrolment
-from .errors import BrokerUnreachable, ConfigError, IdentityClash, SensorUnavailable, WireError
+from .errors import BrokerUnreachable, ConfigError, IdentityClash, WireError
 from .exchange import Edge, Exchange, Pairwise, metropolis
 from .health import BEAT_EVERY_S, Heartbeat
 from .keys import (
     KEYS_FOLDER,
     NodeKeys,
-    PublicKeys,
-    check_own_keys,
     identity_from_text,
     read_keys,
-    read_neighbour,
-    seal_from_text,
-    seal_to_text,
-    shared_secret,
 )
 from .membership import (
     NEXT,
@@ -81,15 +71,12 @@ from .membership import (
 from .messages import OPERATOR, TAG_BYTES, Membership, Message, Presence
 from .mqtt import Arrived, Link, LinkDown, LinkRefused, LinkUp
 from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from .objective import Objective, make_objective
-from .packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS
+from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from .paillier import PublicKey
 from .quantiser import VALUE_BITS
-from .samples import Sample
+from .sampler import Sampled, Sampler
 from .sealed import Seal, Sealed
 from .selfcheck import check_exchanges
-from .sensors import open_sensor
-from .sensors.base import SensorDevice
 from .spans import Spans
 from .state import STATE_VERSION, State, after_damage
 from .store import Store, read_state
@@ -102,94 +89,9 @@ HEALTH_EVERY_S = 5.0
 LEAVE_WITHIN_S = 5.0
 IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
 SPOILED_ROUNDS = 3  # in a row, after which the log tells what to look for
-GRACE_S = 1.0  # a sensor keeps its own deadline; this is for one that does not
 FRESH_KEYS = f"{KEYS_FOLDER}.next"
 SPANS_FILE = "spans.jsonl"
 ESTIMATES_FILE = "estimates.jsonl"
-
-
-@dataclass(frozen=True, repr=False)
-class Bundle:
-    """A node folder, read and checked: nothing in it can fail later."""
-
-    folder: Path
-    config: NodeConfig
-    keys: NodeKeys
-    neighbours: dict[str, PublicKeys]
-    objective: Objective
-    sensor: SensorDevice
-    secrets: Mapping[str, bytes]  # shared with those who share a neighbour, for sealing
-    joined: Joined | None  # the operator's word on the neighbours, if it has come
-    tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
-
-    @property
-    def neighbours_paillier(self) -> dict[str, PublicKey]:
-        """The neighbours' moduli."""
-        return {name: keys.paillier for name, keys in self.neighbours.items()}
-
-
-def read_bundle(folder: Path) -> Bundle:
-    """All that *folder* tells a node; raises ConfigError with the first mistake."""
-    config = load_node_config(folder)
-    keys = read_keys(folder, config.crypto)
-    context = None
-    if config.broker.tls:
-        from .tls import read_context  # noqa: PLC0415  # X.509 takes memory that plain TCP spares
-
-        context = read_context(folder, config.node, datetime.now(UTC))
-    joined = read_membership(folder, config)
-    if joined is not None:
-        config, neighbours = joined.configured(config), joined.neighbours
-        if joined.message.fingerprint != keys.public.fingerprint:
-            raise ConfigError(
-                f"{folder}: the operator's membership is for keys with fingerprint "
-                f"{joined.message.fingerprint[:16]}..., those in keys have "
-                f"{keys.public.fingerprint[:16]}...; enrol this node anew"
-            )
-    else:
-        neighbours = {
-            n.id: read_neighbour(folder, n.id, n.fingerprint, config.crypto.key_bits)
-            for n in config.neighbours
-        }
-        _check_pins(folder, config, keys, neighbours)
-    if not neighbours:
-        raise ConfigError(f"{folder}: has no neighbours yet: run the node, so that it enrols")
-    if len(neighbours) > MAX_DEGREE:
-        raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
-    objective = make_objective(config.objective)
-    sensor = open_sensor(config.sensor, folder, objective.fields)
-    secrets = _shared_secrets(folder, config, keys)
-    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, joined, context)
-
-
-def _check_pins(
-    folder: Path, config: NodeConfig, keys: NodeKeys, neighbours: Mapping[str, PublicKeys]
-) -> None:
-    """Raise ConfigError where the settings and the key files do not tell the same."""
-    if config.keys is not None:
-        check_own_keys(folder, keys, config.keys)
-    for name, seal in config.seals.items():
-        if name in neighbours and seal != seal_to_text(neighbours[name].seal):
-            raise ConfigError(
-                f"{folder / NODE_FILE}: seals.{name} is not the seal in {name}.json among the "
-                "neighbours; get the bundle anew from provisioning"
-            )
-
-
-def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[str, bytes]:
-    if config.crypto.exchange != "sealed":
-        return {}
-    secrets = {}
-    for name in sorted(config.co_neighbours):
-        try:
-            other = seal_from_text(config.seals[name])
-            secrets[name] = shared_secret(keys.seal, other, config.fleet)
-        except ValueError:
-            raise ConfigError(
-                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64; get "
-                "the bundle anew from provisioning"
-            ) from None
-    return secrets
 
 
 def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
@@ -274,7 +176,7 @@ class Daemon:
         self._heartbeat = Heartbeat(bundle.folder, patience_s(self._config))
         self._closed_at = self._began
         self._manager = ServiceManager()
-        self._sampler = _Sampler(bundle.sensor, self._config.sensor.timeout_s, self._put)
+        self._sampler = Sampler(bundle.sensor, self._config.sensor.timeout_s, self._put)
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
         crypto = self._config.crypto
         self._pools = Pools(obfuscator_sources(bundle), crypto.pool, crypto.pool_threads)
@@ -456,7 +358,7 @@ class Daemon:
                 self._handle(Disconnected())
             case LinkRefused(reason):
                 raise BrokerUnreachable(reason)
-            case _Sampled(began=began, ended=ended):
+            case Sampled(began=began, ended=ended):
                 self._spans.add("sample", self._agent.round_number, began, ended)
                 reading = self._sampler.accept(event)
                 if reading is not None:
@@ -635,80 +537,6 @@ class Daemon:
         self._link.publish(topic, json.dumps(figures).encode())
         self._manager.status(f"{figures['phase']}, round {figures['round']}")
         self._spans.flush()
-
-
-@dataclass(frozen=True, repr=False)
-class _Sampled:
-    """What the sampler's thread brought, and when it read the sensor (monotonic seconds)."""
-
-    samples: list[Sample]
-    began: float
-    ended: float
-
-
-class _Sampler:
-    """Reads the sensor in a thread of its own, so that a slow one never holds up a round."""
-
-    def __init__(
-        self, sensor: SensorDevice, timeout_s: float, deliver: Callable[[object], None]
-    ) -> None:
-        self._sensor, self._timeout_s, self._deliver = sensor, timeout_s, deliver
-        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        self._busy = False  # the thread is reading
-        self._awaited_until: float | None = None  # the agent waits for a reading
-        self._late: list[Sample] = []  # came after the agent had given up waiting
-        self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def close(self) -> None:
-        self._requests.put(False)
-        self._thread.join(self._timeout_s)
-        self._sensor.close()
-
-    def request(self, now: float) -> _Sampled | None:
-        """Ask for a reading; one that came late is given at once."""
-        self._awaited_until = now + self._timeout_s + GRACE_S
-        if self._late:
-            late, self._late = self._late, []
-            return _Sampled(late, now, now)
-        if not self._busy:
-            self._busy = True
-            self._requests.put(True)
-        return None
-
-    def accept(self, sampled: _Sampled) -> ReadingTaken | None:
-        """The reading for the agent, if it still waits for one."""
-        self._busy = False
-        if self._awaited_until is None:
-            self._late += sampled.samples
-            return None
-        self._awaited_until = None
-        return ReadingTaken(sampled.samples)
-
-    def overdue(self, now: float) -> ReadingTaken | None:
-        """An empty reading once the time for one is over."""
-        if self._awaited_until is None or now < self._awaited_until:
-            return None
-        self._awaited_until = None
-        log.warning("the sensor gave no reading within %g s", self._timeout_s)
-        return ReadingTaken(())
-
-    def _work(self) -> None:
-        while self._requests.get():
-            began = time.monotonic()
-            samples = self._read()
-            self._deliver(_Sampled(samples, began, time.monotonic()))
-
-    def _read(self) -> list[Sample]:
-        try:
-            return self._sensor.read()
-        except SensorUnavailable as error:
-            log.warning("%s", error)
-        except Exception:
-            log.exception("the sensor failed")
-        return []
 
 
 def _fresh_fingerprint(folder: Path, config: NodeConfig) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from . import doctor_broker, doctor_machine
+from .bundle import read_bundle
 from .config import (
     CA_FILE,
     CERTIFICATE_FILE,
@@ -26,7 +27,6 @@ from .config import (
     NodeConfig,
     load_node_config,
 )
-from .daemon import GRACE_S, read_bundle
 from .document import read_document
 from .enrolment import TOKEN_FILE, needs_enrolment
 from .errors import BrokerUnreachable, CipherfleetError, ConfigError
@@ -35,6 +35,7 @@ from .health import complaint, read_beat
 from .keys import KEYS_FOLDER, PublicKeys, read_keys, read_neighbour, read_private
 from .membership import ANEW, read_membership
 from .objective import make_objective
+from .sampler import GRACE_S
 from .selfcheck import check_exchanges
 from .sensors import open_sensor
 from .sensors.base import SensorDevice

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import socket
 import ssl
@@ -453,6 +454,8 @@ def test_a_certificate_that_ends_soon_is_a_warning(home: Site, node: Path) -> No
 def joined(node: Path) -> Path:
     """The operator names the neighbours of n2, those that it has."""
     change(node / "node.yaml", "node: n2\n", f"node: n2\noperator: {BOSS_TEXT}\n")
+    settings = (node / "node.yaml").read_text()
+    (node / "node.yaml").write_text(re.sub("(?m)^checksum: .*\n", "", settings))
     config = load_node_config(node)
     members = []
     for each in config.neighbours:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from cipherfleet_node import membership, wire
 from cipherfleet_node.agent import MembershipPending, Save, Switch
@@ -372,3 +374,52 @@ def test_what_membership_files_hold_is_for_their_owner_only(folder: Path) -> Non
     assert (folder / "membership" / NEXT).stat().st_mode & 0o077 == 0
     shutil.rmtree(folder / "membership")
     assert read_membership(folder, config_of()) is None
+
+
+# -- whatever may be signed -----------------------------------------------------------------------
+
+members = st.builds(
+    Member,
+    st.sampled_from(["a", "b", "me", "", "x" * 70, "\0", "ä"]),
+    st.lists(st.sampled_from(["me", "a", "b", "", "z" * 64]), max_size=4),
+    st.one_of(st.binary(max_size=80), st.just(member_of(1, "a", []).paillier)),
+    st.one_of(st.binary(max_size=40), st.just(member_of(1, "a", []).identity)),
+    st.one_of(st.binary(max_size=40), st.just(member_of(1, "a", []).seal)),
+)
+memberships = st.builds(
+    Membership,
+    st.just("f"),
+    st.just(OPERATOR),
+    st.integers(0, 2**63 - 1),
+    st.just("me"),
+    st.integers(0, 2**63 - 1),
+    st.text(max_size=70),
+    st.lists(members, max_size=4),
+    st.lists(st.tuples(st.text(max_size=4), st.binary(max_size=33)), max_size=4),
+    st.binary(max_size=40),
+    st.booleans(),
+)
+
+
+@settings(max_examples=400)
+@given(memberships)
+def test_whatever_the_operator_signs_is_taken_or_refused(message: Membership) -> None:
+    """Never an exception of another kind, and what is taken can be configured and kept."""
+    data = signed(message)
+    decoded = wire.decode(data, wire.topic_of(message), "f", {OPERATOR: BOSS.public_key()})
+    assert decoded == message
+    with suppress(WireError):
+        joined = check_membership(message, config_of())
+        assert {n.id for n in joined.configured(config_of()).neighbours} == set(joined.neighbours)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_mutated_memberships_raise_nothing_but_wire_errors(data: st.DataObject) -> None:
+    encoded = bytearray(signed(membership_of()))
+    for _ in range(data.draw(st.integers(1, 4))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
+    topic = wire.topic_of(membership_of())
+    assume(bytes(encoded) != signed(membership_of()))
+    with pytest.raises(WireError):
+        wire.decode(bytes(encoded), topic, "f", {OPERATOR: BOSS.public_key()})

@@ -399,13 +399,12 @@ def private_texts(yard: Yard) -> list[str]:
 
 
 def check(yard: Yard, told: str, where: str, mend: str) -> None:
-    """*told* is one line that names file and mend, and no secret."""
-    (line,) = told.splitlines()
-    assert re.search(where, line), line
+    """*told* is a line for each mistake, which names file and mend, and no secret."""
+    assert re.search(where, told), told
     assert mend, "every message names a mend"
-    assert mend in line, line
-    assert "Traceback" not in line
-    assert not [text for text in private_texts(yard) if text in line]
+    assert all(mend in line for line in told.splitlines()), told
+    assert "Traceback" not in told
+    assert not [text for text in private_texts(yard) if text in told]
 
 
 def start(folder: Path) -> subprocess.CompletedProcess[str]:

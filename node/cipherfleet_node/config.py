@@ -288,6 +288,7 @@ def load_node_config(folder: Path) -> NodeConfig:
     draft.note(_check_exchange(document, config))
     if all(draft.sound(section) for section in ("node", "neighbours", "crypto")):
         draft.note(_check_seals(document, config))
+    if not draft.findings:  # what is known to be wrong does not fit its checksum
         draft.note(_check_checksum(document, config))
     return draft.checked()
 
@@ -326,11 +327,6 @@ def _check_seals(document: Document, config: NodeConfig) -> Iterator[ConfigError
             f"lacks {missing[0]!r}{others}, with whom this node shares a neighbour, and which a "
             "sealed exchange needs; get the bundle anew from provisioning",
         )
-    if config.neighbours and config.checksum is None:
-        yield document.error(
-            (),
-            "lacks checksum, which a sealed exchange needs; get the bundle anew from provisioning",
-        )
 
 
 def checksum_of(config: NodeConfig) -> str:
@@ -347,7 +343,11 @@ def checksum_of(config: NodeConfig) -> str:
 
 
 def _check_checksum(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
-    if config.checksum is not None and config.checksum != checksum_of(config):
+    if config.checksum is None:
+        if config.neighbours and config.crypto.exchange == "sealed":
+            told = "lacks checksum, which a sealed exchange needs"
+            yield document.error((), f"{told}; get the bundle anew from provisioning")
+    elif config.checksum != checksum_of(config):
         yield document.error(
             ("checksum",),
             "does not fit: fleet, node, keys, operator, neighbours or seals were changed since "

@@ -229,7 +229,9 @@ nodes:
 
 # Paillier keys: 2048 bits or more. pool: random factors that a node makes ready while it is idle.
 {weak_remark}crypto: {{key_bits: {key_bits}{weak}}}
-#crypto: {{key_bits: 3072, pool: 16, pool_threads: 2}}
+# Where every node has two neighbours or more the exchange is sealed: a node learns the sum over its
+# neighbours and nothing of one of them. Otherwise, or if you say so, it is pairwise.
+#crypto: {{key_bits: 3072, pool: 16, pool_threads: 2, exchange: pairwise}}
 
 # Where devices find the MQTT broker; `run` starts one of its own. Beyond this machine TLS is a must.
 broker: {{host: 127.0.0.1, port: 1883}}

@@ -12,9 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_provisioning.calibration import PROFILES, Calibration, read_calibration
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.forecast import forecast
 from cipherfleet_provisioning.privacy import LEVELS, Finding, check_privacy
 
+from .check_forecast import forecast_table
 from .run import schedule_advice
 
 NODES_SHOWN = 5
@@ -22,8 +26,14 @@ _STYLES = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
 _HEADINGS = ("observer", "each round", "over many rounds", "never")
 
 
-def check_fleet(file: Path) -> dict[str, Any]:
-    """The object that `--json` prints; raises ConfigError for a file that is no fleet."""
+def check_fleet(
+    file: Path, profile: str | None = None, calibration: Path | None = None
+) -> dict[str, Any]:
+    """The object that `--json` prints; raises ConfigError for a file that is no fleet.
+
+    *profile* or the card in the file *calibration* tells what the parts of a round cost.
+    """
+    card = _card(profile, calibration)
     fleet = load_fleet(file)
     exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
@@ -34,8 +44,17 @@ def check_fleet(file: Path) -> dict[str, Any]:
         "edges": len(fleet.graph.edges),
         "exchange": exchange,
         "findings": [asdict(finding) for finding in findings],
+        "forecast": forecast(fleet, card).to_json(),
         "who_learns_what": [asdict(row) for row in privacy.who_learns_what],
     }
+
+
+def _card(profile: str | None, calibration: Path | None) -> Calibration | None:
+    if profile is not None and calibration is not None:
+        raise ConfigError("--profile and --calibration are both given: leave one of them out")
+    if calibration is not None:
+        return read_calibration(calibration)
+    return PROFILES[profile] if profile else None
 
 
 def passes(told: dict[str, Any], *, strict: bool) -> bool:
@@ -68,6 +87,7 @@ def show(told: dict[str, Any], console: Console) -> None:
         )
     )
     console.print(_findings(told["findings"]))
+    console.print(forecast_table(told["forecast"]))
     console.print(_who_learns_what(told["who_learns_what"]))
     levels = [finding["level"] for finding in told["findings"]]
     console.print(", ".join(f"{levels.count(level)} {level}" for level in LEVELS))

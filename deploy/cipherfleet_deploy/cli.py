@@ -210,15 +210,30 @@ def _run(
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="fail at warnings too, for continuous integration")
+@click.option(
+    "--profile",
+    type=click.Choice(["pi-zero-2", "pi-4", "pi-5", "host"]),
+    help="boards to estimate the round time for; an estimate, never a measurement",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="CARD",
+    help="a board's measured card, to predict the round time from",
+)
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
-def check(file: Path, strict: bool, as_json: bool) -> None:
-    """Say who would learn what in the fleet of FILE, and whether its schedule can converge.
+def check(
+    file: Path, strict: bool, profile: str | None, calibration: Path | None, as_json: bool
+) -> None:
+    """Say who would learn what in the fleet of FILE, and what is to be expected of it.
 
-    Nothing is sent or written. Exit code 1 when a finding fails, 3 when FILE is no valid fleet.
+    Whether its schedule can converge, headroom, traffic, mixing, the error at the end, the time of
+    a round. Nothing is sent or written. Exit code 1 when a finding fails, 3 when FILE is no valid
+    fleet.
 
     \b
     Example:
-      cipherfleet check examples/intel_lab/fleet.yaml --strict
+      cipherfleet check examples/intel_lab/fleet.yaml --profile pi-4
     """
     # Threads of linear algebra wait for each other: on a busy machine ten times as long as one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -227,7 +242,7 @@ def check(file: Path, strict: bool, as_json: bool) -> None:
 
     from .check import check_fleet, passes, show  # noqa: PLC0415
 
-    told = check_fleet(file)
+    told = check_fleet(file, profile, calibration)
     if as_json:
         click.echo(json.dumps(told, allow_nan=False))
     else:

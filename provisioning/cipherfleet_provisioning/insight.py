@@ -6,6 +6,7 @@ is held against. For live sensors nothing of this can be said.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import msgspec
@@ -37,7 +38,11 @@ def objectives_in_sight(fleet: Fleet) -> list[Objective] | None:
 
 def centralised_answer(fleet: Fleet) -> FloatVector | None:
     """The minimiser of F = (1/n) sum f_i, shape (d,); None where some readings are out of sight."""
-    objectives = objectives_in_sight(fleet) or []
+    return common_answer(objectives_in_sight(fleet) or [])
+
+
+def common_answer(objectives: Sequence[Objective]) -> FloatVector | None:
+    """The minimiser of the mean of *objectives*; None for kinds that no solver here knows."""
     if objectives and all(isinstance(objective, Average) for objective in objectives):
         return cast("FloatVector", np.mean([objective.start() for objective in objectives], axis=0))
     smooth = [objective for objective in objectives if isinstance(objective, Mean | Regression)]

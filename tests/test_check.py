@@ -31,10 +31,88 @@ OWNED = FLEET.replace("each: 5,", "each: 5, owner: acme,") + (
     "  - {id: x, sensor: {kind: synthetic, fields: {t: {mean: 1}}}}\n"
 )
 TEXT = {"type": "string", "minLength": 1}
+NUMBER = {"type": "number", "minimum": 0}
+COUNT = {"type": "integer", "minimum": 0}
+MAYBE = {"type": ["number", "null"], "minimum": 0}
+BOUNDS = {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}
+
+
+def exactly(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+MOVED = {"anyOf": [{"type": "null"}, exactly(rounds=NUMBER, node=NUMBER, edge=NUMBER)]}
+FORECAST = exactly(
+    room=exactly(
+        slot_bits=COUNT,
+        slots=COUNT,
+        ciphertexts=COUNT,
+        value_bits=COUNT,
+        start_bits=MAYBE,
+        largest_bits=MAYBE,
+    ),
+    mixing=exactly(spectral_gap=BOUNDS, diameter=BOUNDS, method=TEXT),
+    traffic=exactly(
+        payload_per_edge=NUMBER,
+        query=NUMBER,
+        answer=NUMBER,
+        per_node=NUMBER,
+        busiest=COUNT,
+        busiest_node=TEXT,
+        per_edge=NUMBER,
+        overhead=NUMBER,
+    ),
+    per_run=MOVED,
+    per_day=MOVED,
+    expected={
+        "anyOf": [
+            {"type": "null"},
+            exactly(
+                rounds=COUNT,
+                of={"type": ["integer", "null"]},
+                readings=TEXT,
+                relative_error=MAYBE,
+                disagreement=MAYBE,
+                stays_in_range={"type": "boolean"},
+            ),
+        ]
+    },
+    round_time={
+        "anyOf": [
+            {"type": "null"},
+            exactly(
+                board=TEXT,
+                kind={"enum": ["measured", "estimate"]},
+                source=TEXT,
+                apart_ms=NUMBER,
+                together_ms=NUMBER,
+                cpu_ms=NUMBER,
+                ahead_ms=NUMBER,
+                pools_keep_up={"type": "boolean"},
+                first_rounds=COUNT,
+                first_apart_ms=NUMBER,
+                first_together_ms=NUMBER,
+            ),
+        ]
+    },
+)
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["fleet", "nodes", "edges", "exchange", "findings", "who_learns_what"],
+    "required": [
+        "fleet",
+        "nodes",
+        "edges",
+        "exchange",
+        "findings",
+        "forecast",
+        "who_learns_what",
+    ],
     "properties": {
         "fleet": TEXT,
         "nodes": {"type": "integer", "minimum": 2},
@@ -56,6 +134,7 @@ SCHEMA = {
                 },
             },
         },
+        "forecast": FORECAST,
         "who_learns_what": {
             "type": "array",
             "minItems": 4,
@@ -159,6 +238,33 @@ def test_json_is_one_object_of_the_schema(text: str, code: int, tmp_path: Path) 
     jsonschema.validate(json.loads(told.stdout), SCHEMA)
 
 
+def test_the_forecast_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
+    told = check_fleet(written(tmp_path, FLEET), "pi-zero-2")
+    jsonschema.validate(json.loads(json.dumps(told)), SCHEMA)
+    text = " ".join(shown(told, 200).split())
+    assert "slots 40 of 51 bits in a plaintext, 1 ciphertext per vector" in text
+    assert "first estimates and steps use 24 of 31 bits" in text
+    assert "diameter 2" in text
+    assert "after 40 rounds, simulated with made up readings: relative error" in text
+    assert "ESTIMATE, Raspberry Pi Zero 2 W" in text
+    assert "measured" not in text
+    bare = " ".join(shown(check_fleet(written(tmp_path, FLEET)), 200).split())
+    assert "round time say on what: --profile pi-zero-2, pi-4, pi-5 or host" in bare
+
+
+def test_profiles_and_cards_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    file = written(tmp_path, FLEET)
+    unknown = ended(file, "--profile", "pi-6")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    lost = ended(file, "--calibration", tmp_path / "lost.json")
+    assert (lost.returncode, lost.stdout) == (3, "")
+    assert lost.stderr == (
+        f"cipherfleet: {tmp_path}/lost.json: cannot be read: No such file or directory\n"
+    )
+    told = ended(file, "--profile", "pi-4", "--json")
+    assert json.loads(told.stdout)["forecast"]["round_time"]["kind"] == "estimate"
+
+
 def test_a_check_writes_nothing(tmp_path: Path) -> None:
     ended(written(tmp_path, FLEET), cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["fleet.yaml"]
@@ -195,7 +301,7 @@ def test_people_are_told_the_level_the_mend_and_some_of_the_nodes(tmp_path: Path
     assert "n2, n3, n4, n5, n6, and 34 more" in text
     assert "mend: a second neighbour" in text
     assert max(map(len, text.splitlines())) <= 100
-    assert len(text.splitlines()) < 90
+    assert len(text.splitlines()) < 110
 
 
 def test_every_cell_of_the_table_is_shown_in_a_narrow_terminal(tmp_path: Path) -> None:

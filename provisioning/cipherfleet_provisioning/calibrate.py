@@ -1,57 +1,88 @@
-"""Measure this machine's calibration card: the node's own functions, one after the other.
+"""Measure this machine's calibration card: the node's own functions, and two small fleets.
 
 CPU times are taken where something computes, so that a busy machine changes them little; only
-disk and network are timed by the wall clock. About ten seconds for two key sizes.
+disk and network are timed by the wall clock. Real daemons, of 2 and of 6 neighbours each and with
+keys so small that they cost next to nothing, tell what a round and what a neighbour costs besides.
+About half a minute.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import secrets
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz, powmod
 
 from cipherfleet_broker import RunningBroker, start_broker
+from cipherfleet_broker.leash import leashed
 from cipherfleet_node import wire
 from cipherfleet_node.comb import ROWS
-from cipherfleet_node.config import Broker, Crypto
+from cipherfleet_node.config import LOGS_FOLDER, Broker, Crypto, Simulation
+from cipherfleet_node.daemon import SPANS_FILE
 from cipherfleet_node.draws import SEED_BYTES
-from cipherfleet_node.errors import BrokerUnreachable
+from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError
 from cipherfleet_node.keys import generate_keys
-from cipherfleet_node.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Query
+from cipherfleet_node.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message
 from cipherfleet_node.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.obfuscators import Full, OwnByTables
 from cipherfleet_node.state import HISTORY_ROUNDS, STATE_VERSION, RoundRecord, State
 from cipherfleet_node.store import Store
-from cipherfleet_node.topics import answer_topic, query_topic
+from cipherfleet_node.topics import answer_topic
 
+from .bundles import write_bundles
 from .calibration import CARD_VERSION, Calibration, Powers
+from .fleet import load_fleet
+
+
+class CalibrationFailed(CipherfleetError):
+    """What was run to be measured did not come to its end."""
+
+    exit_code: ClassVar[int] = 5
+
 
 KEY_SIZES = (2048, 3072)
-RECEIVERS = 3  # of a message, in the second of two contests
+PAUSE_S = 0.01  # before what a node does after waiting: caches are cold then, and threads asleep
+TINY_BITS = 512  # of the small fleets' keys: a full power takes 0.1 ms
+SMALL_FLEETS = (3, 7)  # nodes, everybody everybody's neighbour
+ROUNDS, WARM_UP = 90, 25
 _PATIENCE_S = 20.0
 _LEAVE_S = 5.0
+_SMALL_FLEET_S = 120.0
 _FLEET = "calibration"
+_FLEET_FILE = """\
+config_version: 1
+fleet: calibration
+crypto: {{exchange: sealed, key_bits: {bits}, allow_weak_keys: true, table_kib: 1024}}
+algorithm: {{rounds: {rounds}, answer_timeout_s: 20}}
+objective: {{kind: mean, values: [{{field: t}}]}}
+topology: {{kind: complete}}
+nodes: [{{each: {nodes}, id: "n{{n}}", sensor: {{kind: synthetic, fields: {{t: {{mean: 1}}}}}}}}]
+"""
 
 
 def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibration:
     """The card of this machine, under the name *board*; starts an embedded broker for a while.
 
-    Raises BrokerUnreachable if that cannot be, or brings no messages.
+    Raises BrokerUnreachable if that cannot be or brings no messages, CalibrationFailed.
     """
     powers = {str(bits): measure_powers(bits) for bits in sizes}
-    save_ms, save_cpu_ms = _saving(max(sizes))
+    save_ms = _saving(max(sizes))
     with start_broker("embedded") as broker:
-        send, receive, delivered = _messages(broker)
         round_trip = _round_trip(broker)
+        few, many = (_run_small(broker, nodes) for nodes in SMALL_FLEETS)
+    neighbour = max(0.0, (many.node_ms - few.node_ms) / (SMALL_FLEETS[1] - SMALL_FLEETS[0]))
     return Calibration(
         version=CARD_VERSION,
         kind="measured",
@@ -59,10 +90,10 @@ def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibra
         source=f"measured on this machine with {os.cpu_count()} cores",
         cores=os.cpu_count() or 1,
         powers=powers,
-        send_ms=_rounded(send),
-        receive_ms=_rounded(receive),
-        broker_ms=_rounded(delivered),
-        save_cpu_ms=_rounded(save_cpu_ms),
+        round_ms=_rounded(max(0.0, few.node_ms - (SMALL_FLEETS[0] - 1) * neighbour)),
+        neighbour_ms=_rounded(neighbour),
+        broker_ms=_rounded((few.broker_ms + many.broker_ms) / 2),
+        shared_use=_rounded(min(1.0, many.use)),
         save_ms=_rounded(save_ms),
         round_trip_ms=_rounded(round_trip),
     )
@@ -99,6 +130,15 @@ def _cpu_ms(run: Callable[[], object], times: int) -> float:
     return median(_timed(run, time.thread_time_ns) for _ in range(times))
 
 
+def _after_pauses(run: Callable[[], object], clock: Callable[[], int]) -> float:
+    """The median time of *run*, ms, each time after a pause; the first does not count."""
+    times = []
+    for _ in range(26):
+        time.sleep(PAUSE_S)
+        times.append(_timed(run, clock))
+    return median(times[1:])
+
+
 def _timed(run: Callable[[], object], clock: Callable[[], int]) -> float:
     began = clock()
     run()
@@ -112,8 +152,8 @@ def _rounded(figure: float) -> float:
 # -- disk ---------------------------------------------------------------------------------------
 
 
-def _saving(bits: int) -> tuple[float, float]:
-    """Wall and CPU time of saving the state of a node, ms; on the disk of temporary files."""
+def _saving(bits: int) -> float:
+    """Wall time of saving the state of a node, ms; on the disk of temporary files."""
     record = RoundRecord(0, [1 << 20] * 4, bytes(SEED_BYTES), [bytes(bits // 4)])
     state = State(
         STATE_VERSION, _FLEET, "node", bytes(TAG_BYTES), 1, 1, [0.5] * 4,
@@ -122,11 +162,9 @@ def _saving(bits: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         try:
-            cpu = _cpu_ms(lambda: store.save(state), 25)
-            wall = median(_timed(lambda: store.save(state), time.monotonic_ns) for _ in range(25))
+            return _after_pauses(lambda: store.save(state), time.monotonic_ns)
         finally:
             store.close()
-    return wall, cpu
 
 
 # -- messages -----------------------------------------------------------------------------------
@@ -136,9 +174,9 @@ class _Post:
     """A client of the broker as a node is one: signs what it sends, checks what it gets."""
 
     def __init__(self, broker: RunningBroker, name: str, key: Ed25519PrivateKey) -> None:
-        self._key, self._name, self._verifiers = key, name, {"sender": key.public_key()}
+        self._key, self._verifiers = key, {"sender": key.public_key()}
         self._events: queue.Queue[Any] = queue.Queue()
-        topics = [query_topic(_FLEET, "sender"), answer_topic(_FLEET, name, "sender")]
+        topics = [answer_topic(_FLEET, name, "sender")]
         address = Broker(host=broker.host, port=broker.port)
         chosen = f"{_FLEET}-{name}-{secrets.token_hex(4)}"
         self._link = Link(chosen, address, topics, None, self._events.put)
@@ -168,40 +206,6 @@ class _Post:
         return event if isinstance(event, kind) else self._await(kind)
 
 
-def _messages(broker: RunningBroker) -> tuple[float, float, float]:
-    """CPU ms of a node for a message sent, for one received, and of the broker for a delivery.
-
-    Everything is in this process: messages with one receiver and with several tell sending from
-    receiving apart.
-    """
-    key = Ed25519PrivateKey.generate()
-    posts = [_Post(broker, f"receiver{index}", key) for index in range(RECEIVERS)]
-    try:
-        single = [_exchanged(broker, posts, _answer(0), posts[:1]) for _ in range(5)]
-        shared = [_exchanged(broker, posts, _query(), posts) for _ in range(5)]
-    finally:
-        for post in posts:
-            post.close()
-    one, own_broker = (median(column) for column in zip(*single, strict=True))
-    many, _ = (median(column) for column in zip(*shared, strict=True))
-    receive = max(0.0, (many - one) / (RECEIVERS - 1))
-    return max(0.0, one - receive), receive, own_broker
-
-
-def _exchanged(
-    broker: RunningBroker, posts: Sequence[_Post], message: Message, receivers: Sequence[_Post]
-) -> tuple[float, float]:
-    """CPU ms per message, ours and the broker's, of a row of them; one at a time, as in rounds."""
-    count = 60
-    ours, theirs = time.process_time_ns(), _cpu_of(broker)
-    for _ in range(count):
-        posts[0].send(message)
-        for receiver in receivers:
-            receiver.receive()
-    spent = (time.process_time_ns() - ours) / 1e6 / count
-    return spent, (_cpu_of(broker) - theirs) / count
-
-
 def _round_trip(broker: RunningBroker) -> float:
     """Wall ms: a message there, and one back; the lower quartile of many."""
     key = Ed25519PrivateKey.generate()
@@ -222,18 +226,78 @@ def _round_trip(broker: RunningBroker) -> float:
     return times[len(times) // 4]
 
 
-def _query() -> Query:
-    return Query(
-        _FLEET, "sender", int(time.time()), 1, 0, [], bytes(TAG_BYTES), bytes(TAG_BYTES),
-        [bytes(KEY_SIZES[0] // 4)],
-    )  # fmt: skip
-
-
 def _answer(receiver: int) -> Answer:
     return Answer(
         _FLEET, "sender", int(time.time()), f"receiver{receiver}", 1, 0, bytes(DIGEST_BYTES),
         [bytes(KEY_SIZES[0] // 4)],
     )  # fmt: skip
+
+
+# -- small fleets -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Small:
+    """CPU ms of a small fleet, and which part of the cores' time that was while it ran.
+
+    The cores wait where nodes wait for each other, and do whatever else runs on the machine.
+    """
+
+    node_ms: float  # of a node in a round, without the threads that fill pools
+    broker_ms: float  # for a message delivered
+    use: float
+
+
+def _run_small(broker: RunningBroker, nodes: int) -> _Small:
+    """Run *nodes* real daemons to their end; raises CalibrationFailed if they do not get there."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "fleet.yaml"
+        file.write_text(_FLEET_FILE.format(bits=TINY_BITS, rounds=ROUNDS, nodes=nodes))
+        address = Broker(host=broker.host, port=broker.port)
+        bundles = write_bundles(load_fleet(file), Path(name) / "nodes", address, Simulation())
+        before = _cpu_of(broker)
+        _await_end([_spawn(folder) for folder in bundles.values()])
+        delivered = 2 * nodes * (nodes - 1)  # in a round
+        broker_ms = (_cpu_of(broker) - before) / (delivered * ROUNDS)
+        pace = [_pace(folder) for folder in bundles.values()]
+        all_ms, node_ms, wall_ms = (median(column) for column in zip(*pace, strict=True))
+        spent = nodes * all_ms + delivered * broker_ms
+        return _Small(node_ms, broker_ms, spent / wall_ms / (os.cpu_count() or 1))
+
+
+def _spawn(folder: Path) -> subprocess.Popen[bytes]:
+    """A daemon that dies with us, however we end."""
+    command = leashed([sys.executable, "-m", "cipherfleet_node", "run", str(folder)])
+    with (folder / "node.log").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _await_end(daemons: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _SMALL_FLEET_S
+    try:
+        for daemon in daemons:
+            if daemon.wait(max(0.0, deadline - time.monotonic())) != 0:
+                raise CalibrationFailed("a daemon of a small fleet failed; try it again")
+    except subprocess.TimeoutExpired:
+        raise CalibrationFailed(
+            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s; try again "
+            "when less else is running"
+        ) from None
+    finally:
+        for daemon in daemons:
+            daemon.kill()
+            daemon.wait()
+
+
+def _pace(folder: Path) -> tuple[float, float, float]:
+    """A node's ms of a round after the first ones: CPU, CPU without the pools' threads, wall."""
+    spans = [json.loads(line) for line in (folder / LOGS_FOLDER / SPANS_FILE).open()]
+    rounds = [span for span in spans if span["phase"] == "round" and span["round"] >= WARM_UP]
+    first, last = rounds[0], rounds[-1]
+    spent, pools = (1000.0 * (last[name] - first[name]) for name in ("cpu_s", "pool_cpu_s"))
+    count = last["round"] - first["round"]
+    wall = median(span["ms"] for span in rounds)
+    return spent / count, (spent - pools) / count, wall
 
 
 def _cpu_of(broker: RunningBroker) -> float:

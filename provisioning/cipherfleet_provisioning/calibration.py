@@ -39,12 +39,12 @@ class Calibration(Section, frozen=True):
     source: str  # of the figures, for people
     cores: Annotated[int, Meta(ge=1)]
     powers: dict[str, Powers]  # by key size in bits
-    send_ms: Cost  # CPU: sign a message, publish it, see it acknowledged
-    receive_ms: Cost  # CPU: take a message in, check its signature, acknowledge it
+    round_ms: Cost  # CPU of a round, but for large numbers and what each neighbour costs
+    neighbour_ms: Cost  # CPU for each neighbour: a message sent, two received, signatures included
     broker_ms: Cost  # CPU of the broker for a message delivered, where it shares the machine
-    save_cpu_ms: Cost  # CPU: the state to the disk
-    save_ms: Cost  # wall clock, the same: the disk's own time included
-    round_trip_ms: Cost  # wall clock: query there, answer back, through an idle broker
+    shared_use: Annotated[float, Meta(gt=0, le=1)]  # of the cores, by a fleet that shares them
+    save_ms: Cost  # wall clock: the state to the disk, the disk's own time included
+    round_trip_ms: Cost  # wall clock: a message there and one back, through an idle broker
 
     def at(self, bits: int) -> Powers:
         """The operations at *bits*, from the nearest size of the card if that is missing."""
@@ -109,12 +109,12 @@ REFERENCE = Calibration(
             powmod_ms=24.5, table_ms=2.95, own_ms=0.99, decrypt_ms=6.5, product_ms=0.0065
         ),
     },
-    send_ms=0.13,
-    receive_ms=0.085,
-    broker_ms=0.05,
-    save_cpu_ms=0.24,
-    save_ms=1.5,
-    round_trip_ms=0.5,
+    round_ms=1.2,
+    neighbour_ms=0.6,
+    broker_ms=0.15,
+    shared_use=0.8,
+    save_ms=1.2,
+    round_trip_ms=0.7,
 )
 # A product of large numbers takes time in proportion to its limb products: cycles of GMP's inner
 # loop (addmul_1) over the clock. The reference: 13.8 million limb products in a power of 2048 bits
@@ -157,10 +157,10 @@ def _profile(
             )
             for size, known in base.powers.items()
         },
-        send_ms=code * base.send_ms,
-        receive_ms=code * base.receive_ms,
+        round_ms=code * base.round_ms,
+        neighbour_ms=code * base.neighbour_ms,
         broker_ms=code * base.broker_ms,
-        save_cpu_ms=code * base.save_cpu_ms,
+        shared_use=base.shared_use,
         save_ms=save_ms,
         round_trip_ms=network_ms + code * base.round_trip_ms,
     )

@@ -31,11 +31,12 @@ from .traffic import Traffic, layout_of, traffic
 
 DENSE_NODES = 1200  # up to so many, all eigenvalues and all distances are computed
 LANCZOS_STEPS = 60
+NOTHING_LEFT = 1e-9  # of a direction's length: the rest is rounding, and all modes are found
 MADE_UP_ROWS = 16  # readings of a synthetic sensor that stand for its run
 ENDLESS_ROUNDS = 200  # simulated of an endless fleet
-MOST_ROUNDS = 2000
-MOST_ENTRIES = 12_000_000  # of links times rounds times entries of the estimate: seconds
-MOST_GRADIENTS = 60_000  # where each is a call: seconds
+MOST_ROUNDS = 5000
+MOST_ENTRIES = 60_000_000  # of links times rounds times entries of the estimate: a second or two
+MOST_GRADIENTS = 150_000  # where each is a call: a second or two
 SEED = 1
 DAY_S = 86_400.0
 NO_DRAWS = Draws(bytes(SEED_BYTES))
@@ -220,22 +221,31 @@ def _least_rayleigh(links: Links, weighted_degree: Array) -> float:
     """The least Ritz value of the Laplacian on disagreements, after LANCZOS_STEPS steps."""
     n = len(weighted_degree)
     start = np.random.default_rng(SEED).standard_normal(n)
-    basis: list[Array] = [_direction(start, [])]
-    for _ in range(min(LANCZOS_STEPS, n - 2)):
-        basis.append(_direction(_laplacian_times(links, weighted_degree, basis[-1]), basis))
+    basis: list[Array] = []
+    image = start
+    for _ in range(LANCZOS_STEPS):
+        direction = _direction(image, basis)
+        if direction is None:
+            break
+        basis.append(direction)
+        image = _laplacian_times(links, weighted_degree, direction)
     columns = np.array(basis).T
     images = np.array([_laplacian_times(links, weighted_degree, v) for v in basis]).T
     return float(np.linalg.eigvalsh(columns.T @ images)[0])
 
 
-def _direction(v: Array, basis: Sequence[Array]) -> Array:
-    """*v* less its mean and its part in *basis*, of length one; twice, for accuracy."""
+def _direction(v: Array, basis: Sequence[Array]) -> Array | None:
+    """*v* less its mean and its part in *basis*, of length one; None where nothing is left of it.
+
+    Taken away twice: rounding leaves some of it the first time.
+    """
+    size = float(np.linalg.norm(v))
     for _ in range(2):
         v = v - v.mean()
         for known in basis:
             v = v - (known @ v) * known
-    unit: Array = v / np.linalg.norm(v)
-    return unit
+    left = float(np.linalg.norm(v))
+    return v / left if left > NOTHING_LEFT * size else None
 
 
 def _laplacian_times(links: Links, weighted_degree: Array, v: Array) -> Array:

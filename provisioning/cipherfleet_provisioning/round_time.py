@@ -4,14 +4,13 @@ Work of a node of degree g, C ciphertexts per vector, one round:
 
     ahead     C (own obfuscator + g for neighbours)        pool threads, while the node waits
     crypto    C (blinding: 1 + g, answers: g, checks: 2g, one decryption)
-    messages  1 + g sent, 2g received                      signed and checked
-    save      once                                         wall clock: the disk's own time
+    rest      1, and g times what a neighbour costs        messages, signatures, all else
 
-A node on its own board closes a round after crypto, save, what the messages cost beyond one round
-trip, and that round trip; pools that fall behind are drawn on by the round itself, so that both
-share what is left to do. Nodes wait for their neighbours: the slowest of those decides. Where all
-nodes share one machine no round is shorter than the work of all of them, the broker's included,
-on its cores.
+A node on its own board closes a round after crypto and rest, the disk's time, and one round trip;
+pools that fall behind are drawn on by the round itself, so that both share what is left to do.
+Nodes wait for their neighbours: the slowest of those decides. Where all nodes share one machine no
+round is shorter than the work of all of them, the broker's included, on as much of its cores as a
+fleet gets to use.
 """
 
 from __future__ import annotations
@@ -34,19 +33,17 @@ HALF_SIZE = 0.3  # a product mod p^2, of one mod n^2
 
 @dataclass(frozen=True)
 class Work:
-    """What one node does in a round, ms; CPU time but for *save*."""
+    """What one node does in a round, ms of CPU time."""
 
     ahead: float
     crypto: float
-    messages: float
-    save_cpu: float
-    save: float
+    rest: float
     inline: bool = False  # no pools: obfuscators are made when they are needed
 
     @property
     def cpu(self) -> float:
-        """All of it that takes a processor."""
-        return self.ahead + self.crypto + self.messages + self.save_cpu
+        """All of it."""
+        return self.ahead + self.crypto + self.rest
 
 
 @dataclass(frozen=True)
@@ -85,9 +82,7 @@ def work_of(degree: int, fleet: Fleet, card: Calibration, *, tables: bool = True
     return Work(
         ahead=count * (powers.own_ms + degree * towards),
         crypto=count * (blinding + degree * (per_neighbour + mask) + decrypt),
-        messages=(1 + degree) * card.send_ms + 2 * degree * card.receive_ms,
-        save_cpu=card.save_cpu_ms,
-        save=card.save_ms,
+        rest=card.round_ms + degree * card.neighbour_ms,
         inline=not (crypto.pool and crypto.pool_threads) or card.cores == 1,
     )
 
@@ -132,7 +127,7 @@ def _rounds(
     deliveries = 4 * len(graph.edges)  # a query and an answer, each way
     total = sum(works[degree].cpu for degree in degrees.values()) + deliveries * card.broker_ms
     apart = max(waited, _period_ms(fleet))
-    return apart, max(apart, total / card.cores), works
+    return apart, max(apart, total / card.cores / card.shared_use), works
 
 
 def _period_ms(fleet: Fleet) -> float:
@@ -141,8 +136,7 @@ def _period_ms(fleet: Fleet) -> float:
 
 def _waiting(work: Work, card: Calibration) -> float:
     """A round whose obfuscators are all ready, ms."""
-    trip_cpu = 2 * (card.send_ms + card.receive_ms)  # within the round trip
-    return work.crypto + work.save + max(0.0, work.messages - trip_cpu) + card.round_trip_ms
+    return work.crypto + work.rest + card.save_ms + card.round_trip_ms
 
 
 def _alone(work: Work, card: Calibration) -> float:

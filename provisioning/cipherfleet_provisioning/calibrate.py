@@ -291,7 +291,8 @@ def _await_end(daemons: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _pace(folder: Path) -> tuple[float, float, float]:
     """A node's ms of a round after the first ones: CPU, CPU without the pools' threads, wall."""
-    spans = [json.loads(line) for line in (folder / LOGS_FOLDER / SPANS_FILE).open()]
+    lines = (folder / LOGS_FOLDER / SPANS_FILE).read_text().splitlines()
+    spans = [json.loads(line) for line in lines]
     rounds = [span for span in spans if span["phase"] == "round" and span["round"] >= WARM_UP]
     first, last = rounds[0], rounds[-1]
     spent, pools = (1000.0 * (last[name] - first[name]) for name in ("cpu_s", "pool_cpu_s"))

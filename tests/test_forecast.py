@@ -337,6 +337,38 @@ def test_live_sensors_are_not_simulated(tmp_path: Path) -> None:
     assert told.room.start_bits is None
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        FLEET.replace("{t: {mean: 1}}", "{t: {mean: 1}}, limits: {t: [5, 6]}"),
+        FLEET.replace(
+            "{kind: mean, values: [{field: t}]}",
+            "{kind: logistic, target: {field: t}, features: [{constant: 1}]}",
+        ).replace("{mean: 1}", "{mean: 1, deviation: 1}"),
+    ],
+    ids=["outside the limits", "no class"],
+)
+def test_made_up_readings_that_nobody_can_use_are_not_simulated(
+    changed: str, tmp_path: Path
+) -> None:
+    assert foretold(tmp_path, changed).expected is None
+
+
+def test_estimates_that_are_no_numbers_any_more_are_out_of_range() -> None:
+    """Growing beyond all numbers in one round, infinities cancel to NaN, which compares false."""
+
+    class Nowhere:
+        def at(self, x: Array, k: int, chance: object) -> Array:
+            del k, chance
+            return np.full_like(x, np.nan)
+
+    told = simulate(
+        graph("ring", 4), np.ones((4, 1)), Nowhere(), Algorithm(rounds=3), 3, Generated(1),
+        sealed=True,
+    )  # fmt: skip
+    assert told.largest == math.inf
+
+
 def test_a_long_run_is_shortened_and_says_so(tmp_path: Path) -> None:
     expected = foretold(tmp_path, FLEET.replace("rounds: 40", "rounds: 1000000")).expected
     assert expected is not None
@@ -369,6 +401,7 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
         (b"\xff\xfe", "is no calibration card"),
         (b"[" * 100_000, "is no calibration card"),
         (b'{"version": 1}', "missing required field"),
+        (b'{"version": 2}', "version"),
         (None, "cannot be read"),
     ],
 )
@@ -440,6 +473,26 @@ def test_pools_that_fall_behind_set_the_pace(tmp_path: Path) -> None:
     patient = fleet_of(tmp_path, FLEET.replace("rounds: 40", "period_s: 5"))
     assert predict(patient, slow).apart_ms == 5000.0
     assert predict(patient, slow).pools_keep_up
+
+
+def test_every_pool_thread_takes_its_share(tmp_path: Path) -> None:
+    crypto = "crypto: {{pool: {pool}, pool_threads: {threads}}}\nobjective:"
+    slow = card(
+        cores=4,
+        powers={"2048": msgspec.structs.replace(PROFILES["host"].at(2048), table_ms=500.0)},
+    )
+    times = [
+        predict(
+            fleet_of(
+                tmp_path,
+                FLEET.replace("objective:", crypto.format(pool=pool, threads=threads)),
+            ),
+            slow,
+        ).apart_ms
+        for pool, threads in ((0, 1), (8, 0), (8, 1), (8, 3), (8, 16))
+    ]
+    assert times[0] == times[1] > 1000.0
+    assert times[2:] == pytest.approx([times[0] / 2, times[0] / 4, times[0] / 4])
 
 
 def test_all_nodes_on_one_machine_share_its_cores(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def _slots(room: Told) -> str:
 def _headroom(room: Told) -> str:
     start, largest, bits = room["start_bits"], room["largest_bits"], room["value_bits"]
     if start is None:
-        return f"{bits} bits for an estimate; how many are used, only live readings can tell"
+        return f"{bits} bits for an estimate; how many are used, only readings can tell"
     widest = f"{largest:g}" if largest is not None else "all and more"
     return f"first estimates and steps use {start:g} of {bits} bits, the simulated run {widest}"
 
@@ -80,7 +80,7 @@ def _over_time(told: Told) -> Iterator[tuple[str, str]]:
 
 def _error(expected: Told | None) -> str:
     if expected is None:
-        return "readings are live: nothing to simulate with"
+        return "no readings are at hand to simulate with"
     what = f"after {_plural(expected['rounds'], 'round')}"
     if expected["of"] != expected["rounds"]:
         whole = "no end" if expected["of"] is None else f"{expected['of']:,}"

@@ -74,7 +74,7 @@ def read_calibration(file: Path) -> Calibration:
         card = msgspec.json.decode(data, type=Calibration)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: is no calibration card: {error}; {cure}") from None
-    if not card.powers or not all(size.isdigit() and int(size) > 0 for size in card.powers):
+    if not card.powers or not all(size.isdecimal() and int(size) > 0 for size in card.powers):
         found = ", ".join(map(repr, card.powers)) or "none"
         raise ConfigError(
             f"{file}: powers: has the key sizes {found}, must have one or more, such as '2048'; "

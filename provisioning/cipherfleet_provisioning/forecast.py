@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +17,15 @@ import numpy as np
 
 from cipherfleet_node.config import SyntheticSensor, resolution_of
 from cipherfleet_node.draws import SEED_BYTES, Draws
+from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.objective import Mean, Objective, Regression, make_objective
 from cipherfleet_node.quantiser import VALUE_BITS
+from cipherfleet_node.samples import Sample
 from cipherfleet_node.sensors import open_sensor
 
 from .adviser import MEAN, spectral_gap
 from .calibration import Calibration
-from .fleet import Fleet
+from .fleet import Fleet, Member
 from .insight import common_answer, objectives_in_sight
 from .round_time import RoundTime, predict
 from .simulation import QUADRATIC, Array, Generated, Links, Simulated, gradients_of, simulate
@@ -116,7 +119,7 @@ def forecast(fleet: Fleet, card: Calibration | None = None) -> Forecast:
 
 
 def _rounds_per_day(fleet: Fleet, round_time: RoundTime | None) -> float | None:
-    if round_time is not None:
+    if round_time is not None and round_time.apart_ms > 0:
         return DAY_S * 1000.0 / round_time.apart_ms
     period = fleet.file.algorithm.period_s
     return DAY_S / period if period else None
@@ -147,14 +150,32 @@ def _objectives(fleet: Fleet) -> tuple[Sequence[Objective], str]:
         samples = fleet.recorded(member)
         kinds.add("made up" if samples is None else "recorded")
         if samples is None:
-            if not isinstance(member.sensor, SyntheticSensor):
-                return [], ""
-            device = open_sensor(member.sensor, fleet.folder, objective.fields)
-            reads = 1 if fleet.file.objective.kind == "average" else MADE_UP_ROWS
-            samples = [sample for _ in range(reads) for sample in device.read()][:MADE_UP_ROWS]
-        objective.absorb(samples)
+            samples = _made_up(fleet, member, objective)
+        try:
+            objective.absorb(samples)
+        except ConfigError:  # made-up readings that this objective does not take
+            return [], ""
+        if not objective.ready:
+            return [], ""
         found.append(objective)
     return found, " and ".join(sorted(kinds, reverse=True))
+
+
+def _made_up(fleet: Fleet, member: Member, objective: Objective) -> list[Sample]:
+    """Readings of a synthetic sensor as it will make them, those of an average's first round only.
+
+    None for other sensors, and none that lie outside the sensor's limits.
+    """
+    if not isinstance(member.sensor, SyntheticSensor):
+        return []
+    device = open_sensor(member.sensor, fleet.folder, objective.fields)
+    samples: list[Sample] = []
+    for _ in range(1 if fleet.file.objective.kind == "average" else MADE_UP_ROWS):
+        with suppress(SensorUnavailable):
+            samples += device.read()
+        if len(samples) >= MADE_UP_ROWS:
+            break
+    return samples
 
 
 # -- room ---------------------------------------------------------------------------------------

@@ -38,11 +38,11 @@ class Work:
     ahead: float
     crypto: float
     rest: float
-    inline: bool = False  # no pools: obfuscators are made when they are needed
+    threads: int  # that make obfuscators ahead; 0: they are made when they are needed
 
     @property
     def cpu(self) -> float:
-        """All of it."""
+        """All of it, whichever thread does it."""
         return self.ahead + self.crypto + self.rest
 
 
@@ -83,7 +83,7 @@ def work_of(degree: int, fleet: Fleet, card: Calibration, *, tables: bool = True
         ahead=count * (powers.own_ms + degree * towards),
         crypto=count * (blinding + degree * (per_neighbour + mask) + decrypt),
         rest=card.round_ms + degree * card.neighbour_ms,
-        inline=not (crypto.pool and crypto.pool_threads) or card.cores == 1,
+        threads=min(crypto.pool_threads, card.cores - 1) if crypto.pool else 0,
     )
 
 
@@ -102,8 +102,8 @@ def predict(fleet: Fleet, card: Calibration) -> RoundTime:
         together_ms=together,
         cpu_ms=sum(work.cpu for work in of_nodes) / len(of_nodes),
         ahead_ms=sum(work.ahead for work in of_nodes) / len(of_nodes),
-        pools_keep_up=not slowest.inline
-        and slowest.ahead <= max(_waiting(slowest, card), _period_ms(fleet)),
+        pools_keep_up=slowest.ahead
+        <= slowest.threads * max(_waiting(slowest, card), _period_ms(fleet)),
         first_rounds=-(-ROWS // layout_of(fleet).ciphertexts) if tables else 0,
         first_apart_ms=first_apart,
         first_together_ms=first_together,
@@ -142,6 +142,4 @@ def _waiting(work: Work, card: Calibration) -> float:
 def _alone(work: Work, card: Calibration) -> float:
     """Rounds one after the other on a board of its own, ms each."""
     ready = _waiting(work, card)
-    if work.inline:
-        return ready + work.ahead
-    return max(ready, (ready + work.ahead) / 2)
+    return max(ready, (ready + work.ahead) / (1 + work.threads))

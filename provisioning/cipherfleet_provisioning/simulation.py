@@ -203,9 +203,10 @@ def simulate(
                 k, algorithm.stepsize, x.shape
             )
             x = x + attenuation_factor(algorithm.attenuation, k) * coupling - steps * gradient
-            largest = max(largest, float(np.abs(x).max()))
-            if not math.isfinite(largest):
-                break
+            reached = float(np.abs(x).max())
+            if not math.isfinite(reached):
+                return Simulated(x, math.inf)
+            largest = max(largest, reached)
     return Simulated(x, largest)
 
 

@@ -721,3 +721,40 @@ def test_a_run_with_tls_does_not_use_a_broker_it_cannot_certify(tmp_path: Path) 
     with pytest.raises(ConfigError, match="not ours to certify: leave --broker out"):
         run_fleet(tmp_path / "fleet.yaml", options, Console(quiet=True))
     assert not (tmp_path / "out").exists()
+
+
+# -- other rules while it runs ------------------------------------------------------------------
+
+
+@fleet
+def test_reloaded_rules_shut_one_out_and_do_not_disturb_the_others(ground: Ground) -> None:
+    security, state = ground.security, f"{F}/state/n4"
+    rest = {name: access for name, access in security.access.items() if name != "n4"}
+    try:
+        with ground.client("n3") as n3, ground.client("n4") as n4:
+            n4.send(state)
+            n3.until(state)
+            pid = ground.broker.pid
+            ground.broker.reload(replace(security, access=rest))
+            for _ in range(10):  # mosquitto keeps the connection, and delivers nothing
+                n4.paho.publish(state, b"late", qos=1)
+                heard = n3.rest()
+                if not heard:
+                    break
+            assert heard == []
+            assert n3.connected
+            assert ground.broker.pid == pid
+    finally:
+        ground.broker.reload(security)
+    with ground.client("n3") as n3, ground.client("n4") as n4:
+        n4.send(state)
+        assert n3.until(state)
+
+
+@fleet
+def test_a_broker_without_rules_has_none_to_reload(ground: Ground) -> None:
+    with (
+        start_broker(ground.choice) as broker,
+        pytest.raises(ConfigError, match="has no rules to reload"),
+    ):
+        broker.reload(ground.security)

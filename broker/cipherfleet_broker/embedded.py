@@ -48,8 +48,12 @@ def embedded(security: Security | None = None) -> Engine:
     return Engine("nats-server", package.version, configure)
 
 
-def configuration(folder: Path, port: int, security: Security | None = None) -> str:
+def configuration(
+    folder: Path, port: int, security: Security | None = None, *, lasting: bool = False
+) -> str:
     """The configuration file: MQTT on *port*, everything kept in *folder*; plain only on loopback.
+
+    *lasting*: the folder outlives the broker, and what is in it a loss of power.
 
     It is JSON, which nats-server reads as its own format. The NATS protocol itself cannot be turned
     off in a file: it gets a port of the kernel's choice, on loopback too.
@@ -73,6 +77,8 @@ def configuration(folder: Path, port: int, security: Security | None = None) -> 
             "ack_wait": f"{REDELIVER_AFTER_S}s",
         },
     }
+    if lasting:
+        settings["jetstream"]["sync_interval"] = "always"
     if security is not None:
         settings["mqtt"]["tls"] = _tls(security)
         settings["authorization"] = {"users": _users(security)}

@@ -100,6 +100,25 @@ def secured_configuration(
 
     Mosquitto 2.1 wants its *plugin* to read them. 2.0 has none, and 3.0 will want it.
     """
+    return _secured(port, security, rules, plugin) + _bounds()
+
+
+def installed_configuration(
+    port: int, security: Security | None, rules: Path, plugin: Path | None = None
+) -> str:
+    """For a mosquitto that runs as a service: what it retains survives its restarts.
+
+    Otherwise as `secured_configuration`, without *security* as `configuration`.
+    """
+    head = f"listener {port} {LOOPBACK}\n# Anonymous because only this machine can connect.\n"
+    head += "allow_anonymous true\n"
+    if security is not None:
+        head = _secured(port, security, rules, plugin)
+    kept = "persistence true\npersistence_location /var/lib/mosquitto/\nautosave_interval 60\n"
+    return f"{head}{kept}log_dest stderr\n{_limits()}"
+
+
+def _secured(port: int, security: Security, rules: Path, plugin: Path | None) -> str:
     access = f"acl_file {rules}"
     if plugin is not None:
         access = f"global_plugin {plugin}\nplugin_opt_acl_file {rules}"
@@ -115,7 +134,7 @@ use_identity_as_username true
 use_username_as_clientid true
 allow_anonymous false
 {access}
-{_bounds()}"""
+"""
 
 
 def access_rules(security: Security) -> str:
@@ -136,21 +155,25 @@ def find_plugin() -> Path | None:
 
 def _bounds() -> str:
     return f"""\
-max_connections {MAX_CONNECTIONS}
-
 # As root mosquitto would change to another user, which clears its parent-death signal.
 user root
+persistence false
+log_dest stderr
+{_limits()}"""
+
+
+def _limits() -> str:
+    return f"""\
+max_connections {MAX_CONNECTIONS}
 
 # Without it a 4 KiB QoS 1 round trip takes 40 ms or more instead of 1 ms (Nagle, delayed ACK).
 set_tcp_nodelay true
 
-persistence false
 max_packet_size {MAX_PACKET_BYTES}
 max_inflight_messages {MAX_INFLIGHT_MESSAGES}
 max_queued_messages {MAX_QUEUED_MESSAGES}
 max_queued_bytes {MAX_QUEUED_BYTES}
 
-log_dest stderr
 log_type error
 log_type warning
 log_type notice

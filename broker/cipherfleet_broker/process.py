@@ -52,6 +52,11 @@ class Process:
             self._popen.kill()
             self._popen.wait()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send *number*, and do not wait for what comes of it."""
+        if self._popen is not None:
+            self._popen.send_signal(number)
+
     def close(self) -> None:
         """End the process and the thread that holds its leash, and remove the folder."""
         self.end()

@@ -8,6 +8,7 @@ import socket
 import ssl
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,10 +44,12 @@ class RunningBroker:
         port: int,
         process: Process | None = None,
         context: ssl.SSLContext | None = None,
+        secured: Callable[[Security], Engine] | None = None,
     ) -> None:
         self.name, self.version = name, version
         self.host, self.port = host, port
         self._process = process
+        self._secured = secured  # the same program under other rules
         self._context = context  # of the health check, where the broker wants TLS
 
     def __repr__(self) -> str:
@@ -87,6 +90,20 @@ class RunningBroker:
         process.start()
         _await_health(self, process)
 
+    def reload(self, security: Security) -> None:
+        """Let other rules hold without an interruption for those whom both let in (SIGHUP).
+
+        nats-server ends the connections of who is not let in any more; mosquitto keeps them, and
+        lets them neither read nor write. Raises BrokerUnreachable if it does not survive it.
+        """
+        process = self._own("reload")
+        if self._secured is None:
+            raise ConfigError("a broker without TLS has no rules to reload: start it with security")
+        self._secured(security).configure(process.folder, self.port)
+        self._context = security.context()
+        process.signal(signal.SIGHUP)
+        _await_health(self, process)
+
     def check(self, timeout_s: float) -> None:
         """One health check (see check_broker). Raises BrokerUnreachable."""
         check_broker(self.host, self.port, timeout_s, self._context)
@@ -114,23 +131,30 @@ def start_broker(
     """
     match choice:
         case "embedded":
-            return run_engine(embedded(security), port, security)
+            return run_engine(embedded(security), port, security, embedded)
         case "mosquitto":
-            return run_engine(mosquitto(security), port, security)
+            return run_engine(mosquitto(security), port, security, mosquitto)
         case _:
             return _external(choice, port, security)
 
 
 def run_engine(
-    engine: Engine, port: int | None = None, security: Security | None = None
+    engine: Engine,
+    port: int | None = None,
+    security: Security | None = None,
+    make: Callable[[Security], Engine] | None = None,
 ) -> RunningBroker:
-    """Start *engine* in a new private folder; leaves nothing behind if it fails."""
+    """Start *engine* in a new private folder; leaves nothing behind if it fails.
+
+    *make* gives the same program under other rules; without it these hold to the end.
+    """
     port = _free_port() if port is None else _checked_port(port)
     context = security.context() if security else None
     folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
     process = Process(engine.configure(folder, port), folder)
     host = security.host if security else LOOPBACK
-    broker = RunningBroker(engine.name, engine.version, host, port, process, context)
+    secured = make if security else None
+    broker = RunningBroker(engine.name, engine.version, host, port, process, context, secured)
     try:
         broker.restart()
     except BaseException:

@@ -101,7 +101,7 @@ def _write_at_once(
         public = {name: pair.public for name, pair in keys.items()}
         for member in fleet.members:
             config = node_config(fleet, member, public, broker, simulation)
-            _write_bundle(building / member.id, fleet, member, config, keys[member.id], public)
+            write_bundle(building / member.id, fleet, member, config, keys[member.id], public)
             if authority is not None:
                 write_client(building / member.id, authority, member.id, datetime.now(UTC))
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -156,12 +156,17 @@ def _primes(bits: int) -> tuple[FactoredPrime, FactoredPrime]:
 def node_config(
     fleet: Fleet,
     member: Member,
-    public: Mapping[str, PublicKeys],
+    public: Mapping[str, PublicKeys] | None,
     broker: Broker,
     simulation: Simulation,
+    operator: str | None = None,
 ) -> NodeConfig:
-    """What the node of *member* is told."""
+    """What the node of *member* is told; its neighbours too where all keys are known (*public*).
+
+    *operator* is the public key of whose word on neighbours it takes.
+    """
     sensor, graph, file = member.sensor, fleet.graph, fleet.file
+    known = public or {}
     if isinstance(sensor, CsvSensor):
         sensor = msgspec.structs.replace(sensor, path=READINGS_FILE, where={})
     config = NodeConfig(
@@ -175,15 +180,16 @@ def node_config(
             Neighbour(
                 id=other,
                 neighbours=list(graph.neighbours(other)),
-                fingerprint=public[other].fingerprint,
+                fingerprint=known[other].fingerprint,
             )
-            for other in graph.neighbours(member.id)
+            for other in (graph.neighbours(member.id) if known else ())
         ],
+        operator=operator,
         broker=broker,
         crypto=file.crypto,
         simulation=simulation,
-        seals=seals(fleet, member, public),
-        keys=own_keys(public[member.id]),
+        seals=seals(fleet, member, known) if known else {},
+        keys=own_keys(known[member.id]) if known else None,
     )
     return msgspec.structs.replace(config, checksum=checksum_of(config))
 
@@ -197,20 +203,23 @@ def seals(fleet: Fleet, member: Member, public: Mapping[str, PublicKeys]) -> dic
     return {name: seal_to_text(public[name].seal) for name in sorted(others)}
 
 
-def _write_bundle(
+def write_bundle(
     folder: Path,
     fleet: Fleet,
     member: Member,
     config: NodeConfig,
-    keys: NodeKeys,
+    keys: NodeKeys | None,
     public: Mapping[str, PublicKeys],
 ) -> None:
-    folder.mkdir()
-    write_keys(folder, keys)
-    neighbours = folder / NEIGHBOURS_FOLDER
-    neighbours.mkdir()
-    for neighbour in config.neighbours:
-        write_public(neighbours / f"{neighbour.id}.json", public[neighbour.id])
+    """Make *folder* the bundle of *member*; without *keys* it makes its own, and enrols."""
+    folder.mkdir(mode=0o700)
+    if keys is not None:
+        write_keys(folder, keys)
+    if config.neighbours:
+        neighbours = folder / NEIGHBOURS_FOLDER
+        neighbours.mkdir()
+        for neighbour in config.neighbours:
+            write_public(neighbours / f"{neighbour.id}.json", public[neighbour.id])
     if isinstance(member.sensor, CsvSensor):
         table = fleet.tables[fleet.folder / member.sensor.path]
         text = table.cut(member.sensor.where)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -86,11 +86,42 @@ def issue_client(
 
     Raises ConfigError for a name that could mean more than itself in an access rule.
     """
-    if not re.fullmatch(CLIENT_NAME, name):
-        raise ConfigError(
-            f"no certificate for {name[:80]!r}: a name is 1 to 63 letters, digits, - and _"
-        )
+    _check_client(name)
     return _issued(authority, name, ExtendedKeyUsageOID.CLIENT_AUTH, now, days)
+
+
+def certify_client(
+    authority: Certified,
+    name: str,
+    key: Ed25519PublicKey,
+    now: datetime,
+    days: int = CERTIFICATE_DAYS,
+) -> bytes:
+    """A certificate in PEM for *name*, whose private key we never see. Raises ConfigError."""
+    _check_client(name)
+    extensions = _leaf_extensions(ExtendedKeyUsageOID.CLIENT_AUTH)
+    subject = _name({NameOID.COMMON_NAME: name})
+    return _signed(subject, key, authority, now, days, extensions).public_bytes(Encoding.PEM)
+
+
+def certified_key(pem: str) -> Ed25519PublicKey:
+    """Whose certificate it is: the public key in *pem*, which is one of ours."""
+    key = x509.load_pem_x509_certificate(pem.encode()).public_key()
+    assert isinstance(key, Ed25519PublicKey)
+    return key
+
+
+def requested_key(request: bytes, name: str) -> Ed25519PublicKey:
+    """The key in a request for a certificate (PKCS 10, DER); ValueError says what is wrong."""
+    wanted = x509.load_der_x509_csr(request)
+    key = wanted.public_key()
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("is not for an Ed25519 key")
+    if not wanted.is_signature_valid:
+        raise ValueError("is not signed with its key")
+    if [str(part.value) for part in wanted.subject] != [name]:
+        raise ValueError("is for another name")
+    return key
 
 
 # -- folders ------------------------------------------------------------------------------------
@@ -116,12 +147,16 @@ def read_authority(folder: Path) -> Certified:
     return Certified(certificate, key)
 
 
-def write_client(folder: Path, authority: Certified, node: str, now: datetime) -> None:
+def write_client(
+    folder: Path, authority: Certified, node: str, now: datetime, days: int = CERTIFICATE_DAYS
+) -> Certified:
     """The tls folder of *node* in its bundle *folder*: the authority's certificate and its own."""
     place = folder / TLS_FOLDER
     place.mkdir(mode=0o700)
     (place / CA_FILE).write_bytes(authority.pem)
-    issue_client(authority, node, now).write(place / CERTIFICATE_FILE, place / KEY_FILE)
+    issued = issue_client(authority, node, now, days)
+    issued.write(place / CERTIFICATE_FILE, place / KEY_FILE)
+    return issued
 
 
 def secure(
@@ -150,6 +185,13 @@ def secure(
 # -- X.509 --------------------------------------------------------------------------------------
 
 
+def _check_client(name: str) -> None:
+    if not re.fullmatch(CLIENT_NAME, name):
+        raise ConfigError(
+            f"no certificate for {name[:80]!r}: a name is 1 to 63 letters, digits, - and _"
+        )
+
+
 def _issued(
     authority: Certified,
     name: str,
@@ -158,14 +200,17 @@ def _issued(
     days: int,
     more: Sequence[x509.ExtensionType] = (),
 ) -> Certified:
+    extensions = [*_leaf_extensions(purpose), *more]
+    return _certified(_name({NameOID.COMMON_NAME: name}), authority, now, days, extensions)
+
+
+def _leaf_extensions(purpose: x509.ObjectIdentifier) -> list[x509.ExtensionType]:
     # The purpose keeps a node's certificate from passing as the broker's.
-    extensions = [
+    return [
         x509.BasicConstraints(ca=False, path_length=None),
         _usage(signs_certificates=False),
         x509.ExtendedKeyUsage([purpose]),
-        *more,
     ]
-    return _certified(_name({NameOID.COMMON_NAME: name}), authority, now, days, extensions)
 
 
 def _certified(
@@ -175,21 +220,37 @@ def _certified(
     days: int,
     extensions: Sequence[x509.ExtensionType],
 ) -> Certified:
-    """A new key and its certificate by *authority*, by itself if None; ends with its authority."""
-    key, ends = Ed25519PrivateKey.generate(), now + timedelta(days=days)
-    issuer, signer = subject, key
-    if authority is not None:
-        issuer, signer = authority.certificate.subject, authority.key
-        ends = min(ends, authority.certificate.not_valid_after_utc)
+    """A new key and its certificate by *authority*, by itself if None."""
+    key = Ed25519PrivateKey.generate()
+    signer = authority or key
+    return Certified(_signed(subject, key.public_key(), signer, now, days, extensions), key)
+
+
+def _signed(
+    subject: x509.Name,
+    key: Ed25519PublicKey,
+    signer: Certified | Ed25519PrivateKey,
+    now: datetime,
+    days: int,
+    extensions: Sequence[x509.ExtensionType],
+) -> x509.Certificate:
+    """A certificate of *key*, by an authority or by itself; it ends with its authority."""
+    issuer, ends = subject, now + timedelta(days=days)
+    if isinstance(signer, Certified):
+        issuer, ends = (
+            signer.certificate.subject,
+            min(ends, signer.certificate.not_valid_after_utc),
+        )
+        signer = signer.key
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
         .not_valid_after(ends)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
         )
@@ -197,7 +258,7 @@ def _certified(
     for extension in extensions:
         critical = isinstance(extension, x509.BasicConstraints | x509.KeyUsage)
         builder = builder.add_extension(extension, critical=critical)
-    return Certified(builder.sign(signer, algorithm=None), key)
+    return builder.sign(signer, algorithm=None)
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

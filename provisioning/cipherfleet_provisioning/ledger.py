@@ -1,0 +1,204 @@
+"""What the operator knows for sure of a fleet: its graph, and every member's public keys.
+
+Nothing in it is secret. The version rises with every word to the nodes; they go forward only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from gmpy2 import mpz
+from msgspec import Meta
+
+from cipherfleet_node.config import Broker, Crypto, ExchangeName
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.keys import PublicKeys
+from cipherfleet_node.paillier import PublicKey
+
+from .fleet import Fleet
+from .topology import Graph, Topology, TopologyError, build_graph
+
+LEDGER_FILE = "ledger.json"
+LEDGER_VERSION = 1
+
+Status = Literal["pending", "enrolled", "revoked"]
+Maker = Literal["operator", "device"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Halves(_Record, frozen=True, kw_only=True):
+    """The public halves of a node's keys."""
+
+    paillier: bytes  # n, big endian
+    identity: bytes  # Ed25519
+    seal: bytes  # X25519
+
+    @classmethod
+    def of(cls, keys: PublicKeys) -> Halves:
+        """Those of *keys*."""
+        n = int(keys.paillier.n)
+        return cls(
+            paillier=n.to_bytes((n.bit_length() + 7) // 8, "big"),
+            identity=keys.identity.public_bytes_raw(),
+            seal=keys.seal.public_bytes_raw(),
+        )
+
+    @property
+    def keys(self) -> PublicKeys:
+        """As objects; raises ValueError where a key has not 32 bytes."""
+        return PublicKeys(
+            PublicKey(mpz(int.from_bytes(self.paillier, "big"))),
+            Ed25519PublicKey.from_public_bytes(self.identity),
+            X25519PublicKey.from_public_bytes(self.seal),
+        )
+
+
+class Entry(_Record, frozen=True, kw_only=True):
+    """One node."""
+
+    status: Status
+    made_by: Maker  # of the keys in use
+    halves: Halves | None = None  # None: not claimed yet
+    fingerprint: str = ""  # of the halves
+    certificate: str = ""  # in PEM; empty without TLS, or before the device has asked for one
+    version: int = 0  # of its latest membership; 0: what its bundle says holds
+    from_round: int = 0  # of that membership
+    holds: str = ""  # digest of what the node was told; empty: nothing yet
+    rekey: bool = False  # asked for new keys, not claimed yet
+
+
+class Ledger(_Record, frozen=True, kw_only=True):
+    """The whole fleet, in the order of fleet.yaml."""
+
+    ledger_version: Annotated[int, Meta(ge=LEDGER_VERSION, le=LEDGER_VERSION)] = LEDGER_VERSION
+    fleet: str
+    version: int
+    from_round: int  # of the latest memberships
+    operator: str  # the operator's public key, as nodes pin it
+    settings: str  # digest of what only a bundle can tell a node
+    exchange: ExchangeName
+    leaves: Literal["refuse", "open"]
+    key_bits: int
+    period_s: float | None
+    broker: Broker
+    edges: list[tuple[str, str]]
+    former: list[tuple[str, str]] = []  # edges of before the latest update: open until the next
+    members: dict[str, Entry]
+
+    @property
+    def graph(self) -> Graph:
+        """Over the members that are not revoked."""
+        return Graph(tuple(self.present), tuple(self.edges))
+
+    @property
+    def present(self) -> list[str]:
+        """The members that are not revoked."""
+        return [name for name, entry in self.members.items() if entry.status != "revoked"]
+
+    def named(self, status: Status) -> list[str]:
+        """Those with *status*."""
+        return [name for name, entry in self.members.items() if entry.status == status]
+
+    def entry(self, name: str) -> Entry:
+        """That of *name*; raises ConfigError for a stranger."""
+        if name not in self.members:
+            known = ", ".join(list(self.members)[:5])
+            raise ConfigError(f"{name[:80]!r} is no node of the fleet {self.fleet}: it has {known}")
+        return self.members[name]
+
+    def with_entries(self, entries: Mapping[str, Entry]) -> Ledger:
+        """The ledger with *entries* in the places of theirs."""
+        return msgspec.structs.replace(self, members={**self.members, **entries})
+
+    @property
+    def linked(self) -> dict[str, list[str]]:
+        """Who may talk to whom at the broker: the graph's edges and the former ones."""
+        links: dict[str, dict[str, None]] = {name: {} for name in self.present}
+        for a, b in [*self.edges, *self.former]:
+            links.setdefault(a, {})[b] = None
+            links.setdefault(b, {})[a] = None
+        return {name: sorted(others) for name, others in links.items()}
+
+
+def settings_digest(fleet: Fleet) -> str:
+    """Over all that a running node takes from its folder only: no membership can change it."""
+    file = fleet.file
+    told = [file.fleet, file.algorithm, file.objective, file.crypto, file.broker]
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
+
+
+def new_ledger(fleet: Fleet, operator: str, members: Mapping[str, Entry]) -> Ledger:
+    """The first ledger of *fleet*."""
+    crypto: Crypto = fleet.file.crypto
+    return Ledger(
+        fleet=fleet.file.fleet,
+        version=1,
+        from_round=0,
+        operator=operator,
+        settings=settings_digest(fleet),
+        exchange=fleet.exchange,
+        leaves=crypto.leaves,
+        key_bits=crypto.key_bits,
+        period_s=fleet.file.algorithm.period_s,
+        broker=fleet.file.broker,
+        edges=list(fleet.graph.edges),
+        members=dict(members),
+    )
+
+
+def without(ledger: Ledger, gone: str) -> Ledger:
+    """The ledger with *gone* revoked; raises ConfigError if the rest is no fleet any more."""
+    left = [name for name in ledger.present if name != gone]
+    edges = [edge for edge in ledger.edges if gone not in edge]
+    former = [edge for edge in ledger.former if gone not in edge]
+    _check_rest(ledger, gone, left, edges)
+    entry = Entry(status="revoked", made_by=ledger.entry(gone).made_by)
+    changed = msgspec.structs.replace(ledger, edges=edges, former=former)
+    return changed.with_entries({gone: entry})
+
+
+def _check_rest(
+    ledger: Ledger, gone: str, left: list[str], edges: Iterable[tuple[str, str]]
+) -> None:
+    mend = "first give the others more edges in fleet.yaml and run: cipherfleet provision update"
+    try:
+        graph = build_graph(Topology(edges=list(edges)), left)
+    except TopologyError as error:
+        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}; {mend}") from None
+    leaf = next((name for name in left if graph.degree(name) == 1), None)
+    if leaf is not None and ledger.exchange == "sealed" and ledger.leaves == "refuse":
+        raise ConfigError(
+            f"the fleet cannot do without {gone!r}: {leaf!r} would have one neighbour only, and a "
+            f"sealed sum over one hides nothing; {mend}"
+        )
+
+
+# -- on disk ------------------------------------------------------------------------------------
+
+
+def ledger_bytes(ledger: Ledger) -> bytes:
+    """As it is written."""
+    return msgspec.json.format(msgspec.json.encode(ledger), indent=1) + b"\n"
+
+
+def read_ledger(folder: Path) -> Ledger:
+    """The ledger in *folder*; raises ConfigError."""
+    file = folder / LEDGER_FILE
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Ledger)
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: cannot be read: {error.strerror}; make the set with: "
+            "cipherfleet provision bundle FILE DIR"
+        ) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: is no ledger of version {LEDGER_VERSION}: {error}") from None

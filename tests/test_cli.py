@@ -29,6 +29,12 @@ HELP = [
     ("doctor",),
     ("run",),
     ("schema",),
+    ("provision",),
+    ("provision", "bundle"),
+    ("provision", "enroll"),
+    ("provision", "update"),
+    ("provision", "rotate"),
+    ("provision", "revoke"),
     ("bench",),
     ("bench", "crypto"),
 ]

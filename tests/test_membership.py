@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_node import membership, wire
-from cipherfleet_node.agent import MembershipPending, Save, Switch
+from cipherfleet_node.agent import MembershipPending, Publish, Save, Switch
 from cipherfleet_node.config import (
     Algorithm,
     Broker,
@@ -39,7 +39,7 @@ from cipherfleet_node.membership import (
     read_membership,
     settle,
 )
-from cipherfleet_node.messages import OPERATOR, Member, Membership, Query
+from cipherfleet_node.messages import OPERATOR, Answer, Member, Membership, Query
 from cipherfleet_node.store import write_synced
 from memory_fleet import MemoryFleet, toy_key
 from test_agent import agent_of, complete, fleet_of, ring, start_all
@@ -312,6 +312,20 @@ def test_a_membership_for_at_once_waits_for_the_open_round() -> None:
     seat = fleet.seats["n00"]
     assert seat.switched
     assert seat.reported[-1].number == number
+
+
+def test_a_revoked_neighbour_is_done_without_in_the_open_round() -> None:
+    """It is asked no more, and the round closes with those who are left."""
+    fleet = fleet_of(complete(5), rounds=12, sealed=True)
+    fleet.tap = lambda _s, _r, m: None if isinstance(m, Answer) and m.round == 3 else m
+    start_all(fleet)
+    fleet.advance(0.5)
+    agent = agent_of(fleet, "n00")
+    assert agent.round_number == 3
+    effects = list(agent.handle(MembershipPending(0, frozenset({"n04"})), fleet.now))
+    (asked,) = [e.message for e in effects if isinstance(e, Publish)]
+    assert isinstance(asked, Query)
+    assert (asked.attempt, asked.roster) == (1, ["n01", "n02", "n03"])
 
 
 def test_a_node_that_waits_for_nobody_switches_at_once() -> None:

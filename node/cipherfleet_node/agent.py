@@ -100,9 +100,10 @@ class TimerFired:
 
 @dataclass(frozen=True)
 class MembershipPending:
-    """Other neighbours are to be had from *from_round* on."""
+    """Other neighbours are to be had from *from_round* on; *revoked* are neighbours no more."""
 
     from_round: int
+    revoked: frozenset[str] = frozenset()
 
 
 Event = (
@@ -248,8 +249,10 @@ class Agent:
                 yield from self._read(samples, now)
             case TimerFired():
                 yield from self._tick(now)
-            case MembershipPending(from_round):
+            case MembershipPending(from_round, revoked):
                 self._boundary = from_round
+                for name in revoked:
+                    yield from self._lose(name, now)
                 yield from self._switch_if_idle()
             case _:
                 assert_never(event)
@@ -555,11 +558,7 @@ class Agent:
     def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
-            self._neighbours.depart(sender)
-            if self._round:
-                self._round.excuse(sender)
-            yield from self._narrow(now)
-            yield from self._close_if_complete(now)
+            yield from self._lose(sender, now)
             yield from self._stop_if_served(now)
         elif message.state != "init":
             self._neighbours.arrive(sender, finished=message.state == "finished")
@@ -568,6 +567,14 @@ class Agent:
             yield from self._close_if_complete(now)
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
+
+    def _lose(self, name: str, now: float) -> Iterator[Effect]:
+        """*name* is gone: the open round does without it."""
+        self._neighbours.depart(name)
+        if self._round:
+            self._round.excuse(name)
+        yield from self._narrow(now)
+        yield from self._close_if_complete(now)
 
     # -- queries and answers --------------------------------------------------------------------
 

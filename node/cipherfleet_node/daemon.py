@@ -406,7 +406,13 @@ class Daemon:
         self._version = message.epoch
         log.info("other neighbours from round %d on", message.from_round)
         self._overlap(joined)
-        self._handle(MembershipPending(message.from_round))
+        revoked = frozenset[str]()
+        if message.from_round <= self._agent.round_number:
+            revoked = frozenset(self._bundle.neighbours.keys() - joined.neighbours.keys())
+        for name in revoked:  # not heard from now on, whatever the open round still waits for
+            del self._verifiers[name]
+            log.info("round %d: %s is no neighbour any more", self._agent.round_number, name)
+        self._handle(MembershipPending(message.from_round, revoked))
 
     def _expect_membership(self) -> None:
         """What was kept before the node was started, and does not hold yet."""

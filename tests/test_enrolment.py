@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import queue
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -124,8 +128,33 @@ def wait_for(condition: Any, within_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+class Manager:
+    """The service manager's end of sd_notify: hears what one device says."""
+
+    def __init__(self, address: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(address))
+        self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.environment = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "200000"}
+        threading.Thread(target=self._listen, daemon=True).start()  # else senders would wait
+
+    def heard(self) -> list[str]:
+        """What was said since the last call."""
+        return [self._said.get() for _ in range(self._said.qsize())]
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self) -> None:
+        with self._socket:
+            while data := self._socket.recv(4096):
+                self._said.put(data.decode())
+
+
 @contextmanager
-def devices(folders: Mapping[str, Path]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def devices(
+    folders: Mapping[str, Path], environments: Mapping[str, Mapping[str, str]]
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, folder in folders.items():
@@ -133,6 +162,7 @@ def devices(folders: Mapping[str, Path]) -> Iterator[dict[str, subprocess.Popen[
                 running[name] = subprocess.Popen(
                     [sys.executable, "-m", "cipherfleet_node", "run", str(folder)],
                     stderr=log,
+                    env={**os.environ, **environments.get(name, {})},
                 )
         yield running
     finally:
@@ -156,8 +186,10 @@ def test_devices_enrol_and_change_neighbours_and_keys_while_rounds_go_on(tmp_pat
         for place, name in enumerate(NODES):
             write_device(folders[name], name, broker.port, 10.0 + place)
         operator = Operator(broker)
-        with devices(folders) as running:
+        manager = Manager(tmp_path / "notify")
+        with devices(folders, {"b": manager.environment}) as running:
             wait_for(lambda: len(operator.claims) == 4)
+            wait_for(lambda: "WATCHDOG=1" in manager.heard())  # it waits, and is well
             for name, claim in operator.claims.items():
                 assert claim.proof == token_proof(token_of(name), claim)
                 assert claim.proof != token_proof(b"wrong", claim)
@@ -186,6 +218,11 @@ def test_devices_enrol_and_change_neighbours_and_keys_while_rounds_go_on(tmp_pat
             operator.tell(5, at, NODES)
             wait_for(lambda: agree(folders, 11.5, at + 15), 60)
             assert all(process.poll() is None for process in running.values())
+            # Three daemons in one process so far; none of them has said that the service ends.
+            assert "STOPPING=1" not in manager.heard()
+            wait_for(lambda: "WATCHDOG=1" in manager.heard())
+        assert "STOPPING=1" in manager.heard()
+        manager.close()
         operator.close()
     for name in NODES:
         assert "Traceback" not in (folders[name] / "log").read_text()

@@ -102,10 +102,10 @@ def test_seals_are_spelt_in_base64() -> None:
 # -- credentials of the service -------------------------------------------------------------------
 
 
-def test_credentials_of_the_service_come_before_files(
+def test_credentials_of_the_service_stand_in_for_files_that_are_not_there(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As systemd's LoadCredential= gives them; what is not given is read from the folder."""
+    """As systemd's LoadCredential= gives them; a key made since lies in the folder, and holds."""
     other = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
     write_keys(tmp_path / "elsewhere", NodeKeys(toy_key(1), other, SEAL))
     credentials = tmp_path / "credentials"
@@ -116,6 +116,9 @@ def test_credentials_of_the_service_come_before_files(
         data = (tmp_path / "elsewhere/keys" / name).read_bytes()
         (credentials / name).write_bytes(data)
         (credentials / name).chmod(0o440)  # systemd's own rules protect it
+    assert read_keys(folder, CRYPTO).public.fingerprint == KEYS.public.fingerprint
+    for name in ("paillier.json", "identity.pem"):
+        (folder / "keys" / name).unlink()
     read = read_keys(folder, CRYPTO)
     assert read.paillier.p == toy_key(1).p
     assert read.identity.private_bytes_raw() == b"o" * 32
@@ -125,6 +128,7 @@ def test_credentials_of_the_service_come_before_files(
 def test_a_broken_credential_is_refused_and_not_passed_over(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (folder / "keys" / "identity.pem").unlink()
     (tmp_path / "identity.pem").write_text("nothing")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert "identity.pem: is not an unencrypted PEM private key" in complaint(folder)

@@ -28,7 +28,7 @@ from cipherfleet_node.config import (
     SyntheticSensor,
 )
 from cipherfleet_node.errors import ConfigError, WireError
-from cipherfleet_node.keys import NodeKeys, identity_to_text, read_keys, write_keys
+from cipherfleet_node.keys import NodeKeys, identity_to_text, read_keys, write_keys, write_private
 from cipherfleet_node.membership import (
     CURRENT,
     NEXT,
@@ -207,12 +207,12 @@ def test_a_new_certificate_takes_over_with_the_key_it_is_for(folder: Path) -> No
     tls = folder / "tls"
     tls.mkdir()
     for name in ("ca.pem", "node.pem", "node.key"):
-        (tls / name).write_bytes(b"old " + name.encode())
+        write_private(tls / name, b"old " + name.encode())
     keep(folder, signed(membership_of(certificate=b"new")))
     promote(folder, config_of())
     assert (tls / "node.pem").read_bytes() == b"new"
     assert (tls / "node.key").read_bytes() == b"old node.key"
-    (folder / "keys/tls.key").write_bytes(b"own")
+    write_private(folder / "keys/tls.key", b"own")
     keep(folder, signed(membership_of(2, certificate=b"newer")))
     promote(folder, config_of())
     assert [(tls / n).read_bytes() for n in ("ca.pem", "node.pem", "node.key")] == [
@@ -220,6 +220,21 @@ def test_a_new_certificate_takes_over_with_the_key_it_is_for(folder: Path) -> No
         b"newer",
         b"own",
     ]
+
+
+def test_a_new_certificate_may_be_for_a_key_that_the_service_was_given(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tls").mkdir()
+    (folder / "tls/ca.pem").write_bytes(b"authority")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "node.key").write_bytes(b"given")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    keep(folder, signed(membership_of(certificate=b"new")))
+    promote(folder, config_of())
+    assert (folder / "tls/node.pem").read_bytes() == b"new"
+    assert (folder / "tls/node.key").read_bytes() == b"given"
 
 
 class PowerCut(Exception):
@@ -255,7 +270,7 @@ def test_a_loss_of_power_at_any_step_leaves_the_old_or_the_new(
     fresh, config = keys_of(7), config_of()
     (folder / "tls").mkdir()
     for name in ("ca.pem", "node.pem", "node.key"):
-        (folder / "tls" / name).write_bytes(b"old")
+        write_private(folder / "tls" / name, b"old")
     first = signed(membership_of(1))
     keep(folder, first)
     promote(folder, config)

@@ -37,6 +37,13 @@ NodeId = Annotated[
         description="1 to 63 letters, digits, - and _, the first a letter or digit",
     ),
 ]
+DeviceNode = Annotated[
+    str,
+    Meta(
+        pattern=r"^/dev(/[A-Za-z0-9_-][A-Za-z0-9_.,:+-]*)+$(?!\n)",  # nothing that a unit file expands
+        description="the path of a device node, for example /dev/i2c-1",
+    ),
+]
 Positive = Annotated[float, Meta(gt=0)]
 _RESOLUTION = "a positive number, for example 2^-24 or 1e-6"
 Resolution = (
@@ -204,6 +211,7 @@ class CommandSensor(Section, frozen=True, tag_field="kind", tag="command"):
     """A program that prints one JSON object of numbers per run, for example {"lux": 310}."""
 
     command: list[str]
+    devices: list[DeviceNode] = []  # that it opens: the service's sandbox hides all others
     limits: dict[str, tuple[float, float]] = {}
     timeout_s: Positive = 5.0
 

@@ -157,7 +157,12 @@ def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:
 class Daemon:
     """Runs one node until it has finished, is told to stop, or cannot go on."""
 
-    def __init__(self, bundle: Bundle, stopping: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        stopping: threading.Event | None = None,
+        manager: ServiceManager | None = None,
+    ) -> None:
         self._began = time.monotonic()
         self._bundle, self._config = bundle, bundle.config
         self._store = Store(bundle.folder)
@@ -175,7 +180,7 @@ class Daemon:
         self._spans = Spans(logs / SPANS_FILE)
         self._heartbeat = Heartbeat(bundle.folder, patience_s(self._config))
         self._closed_at = self._began
-        self._manager = ServiceManager()
+        self._manager = manager or ServiceManager()
         self._sampler = Sampler(bundle.sensor, self._config.sensor.timeout_s, self._put)
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
         crypto = self._config.crypto
@@ -319,7 +324,8 @@ class Daemon:
         self._report_health(now)
 
     def _leave(self) -> None:
-        self._manager.stopping()
+        if not self.switching:  # systemd would end the process, which is to go on
+            self._manager.stopping()
         config = self._config
         if not self._finished:  # a finished node's last word stays what it was
             self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
@@ -556,15 +562,16 @@ def run_node(folder: Path, stopping: threading.Event) -> None:
 
     It enrols first if it must, and starts anew, in this process, where its neighbours change.
     """
+    manager = ServiceManager()  # one for all daemons: it takes its address out of the environment
     settle(folder)
     config = load_node_config(folder)
-    if needs_enrolment(folder, config) and not enrol(folder, config, stopping):
+    if needs_enrolment(folder, config) and not enrol(folder, config, stopping, manager):
         return
     while not stopping.is_set():
         saved = read_state(folder)
         if due(folder, config, saved.round if saved else 0):
             promote(folder, config)
-        daemon = Daemon(read_bundle(folder), stopping)
+        daemon = Daemon(read_bundle(folder), stopping, manager)
         daemon.run()
         if not daemon.switching:
             return

@@ -43,6 +43,7 @@ from .membership import CURRENT, TLS_KEY_FILE, check_membership, due, keep, prom
 from .messages import OPERATOR, Claim, Membership
 from .mqtt import Arrived, Link, LinkRefused, LinkUp
 from .store import sync_folder
+from .systemd import ServiceManager
 from .topics import claim_topic, membership_topic
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,13 @@ def needs_enrolment(folder: Path, config: NodeConfig) -> bool:
     return read_membership(folder, config, CURRENT) is None
 
 
-def enrol(folder: Path, config: NodeConfig, stopping: threading.Event) -> bool:
-    """Claim fresh keys and wait for the operator's word; False if stopped before it came."""
+def enrol(
+    folder: Path, config: NodeConfig, stopping: threading.Event, manager: ServiceManager
+) -> bool:
+    """Claim fresh keys and wait for the operator's word; False if stopped before it came.
+
+    The wait may take days, so the service counts as started, and as alive.
+    """
     if due(folder, config, 2**63):
         promote(folder, config)
         return True
@@ -131,7 +137,7 @@ def enrol(folder: Path, config: NodeConfig, stopping: threading.Event) -> bool:
     request = certificate_request(folder, config, KEYS_FOLDER)
     claim = make_claim(config, keys, request, token)
     log.info("claiming keys with fingerprint %s", keys.public.fingerprint)
-    _Claimant(folder, config, keys, claim).run(stopping)
+    _Claimant(folder, config, keys, claim).run(stopping, manager)
     if not due(folder, config, 2**63):
         return False
     promote(folder, config)
@@ -165,11 +171,15 @@ class _Claimant:
             context,
         )
 
-    def run(self, stopping: threading.Event) -> None:
+    def run(self, stopping: threading.Event, manager: ServiceManager) -> None:
         heartbeat = Heartbeat(self._folder, math.inf)  # operators take their time
         self._link.start()
+        manager.ready()
+        manager.status("waiting for the operator to name the neighbours")
         while not stopping.is_set() and not self._done.is_set():
             heartbeat.beat(time.monotonic(), 0, time.monotonic())
+            if self._link.moves(time.monotonic()):
+                manager.alive()
             self._done.wait(WAIT_S)
         self._link.stop(1.0)
         heartbeat.stop()

@@ -1,7 +1,7 @@
 """Key files: Paillier keys as JSON Web Keys (phe's form), Ed25519 identities, X25519 seals.
 
-The files in keys/ are private: read from systemd's credentials where they are given, else they must
-be readable by their owner only. neighbours/<id>.json holds what a neighbour makes public.
+The files in keys/ are private: they must be readable by their owner only, or be given as systemd's
+credentials instead. neighbours/<id>.json holds what a neighbour makes public.
 """
 
 from __future__ import annotations
@@ -305,12 +305,13 @@ def _public_document(key: PublicKey) -> dict[str, Any]:
 def read_private(file: Path) -> bytes:
     """The bytes of a private file; raises ConfigError if it is missing or open to others.
 
-    A credential of the same name that systemd hands to the service comes first: it is decrypted
-    into memory for this service alone, under access rules that the mode bits do not show.
+    A credential of the same name that systemd hands to the service stands in for a file that is not
+    there: it is in memory for this service alone, under access rules that the mode bits do not
+    show. A file comes first: it holds a key that the node has made since, or has been given.
     """
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / file.name
     try:
-        if credential.is_file():
+        if not file.exists() and credential.is_file():
             return credential.read_bytes()
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:

@@ -28,7 +28,14 @@ from .config import (
     NodeConfig,
 )
 from .errors import ConfigError, WireError
-from .keys import KEYS_FOLDER, PublicKeys, identity_from_text, read_keys, seal_to_text
+from .keys import (
+    KEYS_FOLDER,
+    PublicKeys,
+    identity_from_text,
+    read_keys,
+    read_private,
+    seal_to_text,
+)
 from .messages import OPERATOR, Membership
 from .paillier import PublicKey, faults_of_modulus
 from .store import sync_folder, write_synced
@@ -182,7 +189,7 @@ def _prepare_tls(folder: Path, certificate: bytes) -> None:
     files: Mapping[str, bytes] = {
         CA_FILE: (current / CA_FILE).read_bytes(),
         CERTIFICATE_FILE: certificate,
-        KEY_FILE: key.read_bytes(),
+        KEY_FILE: read_private(key),
     }
     for name, data in files.items():
         write_synced(fresh / name, data)

@@ -94,6 +94,8 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
         assert f"cipherfleet_{package}/__init__.py" in names
     assert "cipherfleet_deploy/examples/intel_lab/intel_lab.csv" in names
     assert "cipherfleet_deploy/examples/intel_lab/fleet.yaml" in names
+    assert "cipherfleet_deploy/devices/cipherfleet-node.service" in names
+    assert "cipherfleet_deploy/devices/install.sh" in names
     assert "cipherfleet_provisioning/fleet.schema.json" in names
 
 

@@ -40,7 +40,8 @@ NodeId = Annotated[
 DeviceNode = Annotated[
     str,
     Meta(
-        pattern=r"^/dev(/[A-Za-z0-9_-][A-Za-z0-9_.,:+-]*)+$(?!\n)",  # nothing that a unit file expands
+        # nothing that a unit file would expand
+        pattern=r"^/dev(/[A-Za-z0-9_-][A-Za-z0-9_.,:+-]*)+$(?!\n)",
         description="the path of a device node, for example /dev/i2c-1",
     ),
 ]

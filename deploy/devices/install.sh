@@ -1,0 +1,271 @@
+#!/bin/sh
+# Install cipherfleet on a device, without a network; a second run changes nothing.
+#
+#   install.sh [--wheels FOLDER] [--bundle NODE.tar.gz] [--replace]
+#   install.sh --rollback
+#
+# --wheels    wheels of cipherfleet, of all it needs, and of pip: the version to run from now on
+# --bundle    the node's folder from provisioning; keys and state of a node that is here are kept
+# --replace   take the bundle's settings and keys in place of those that are here, keep the state
+# --rollback  run the version before again
+#
+# Programs go to /opt/cipherfleet, keys that the operator made to /etc/cipherfleet (for root only,
+# handed to the service by systemd), everything else of the node to /var/lib/cipherfleet.
+# DESTDIR puts a prefix before all three, for trials without root: then nothing is started.
+set -eu
+umask 022
+
+DESTDIR=${DESTDIR:-}
+PYTHON=${PYTHON:-python3}
+opt=$DESTDIR/opt/cipherfleet
+etc=$DESTDIR/etc/cipherfleet
+var=$DESTDIR/var/lib/cipherfleet
+unit=cipherfleet-node.service
+secrets="keys/paillier.json keys/identity.pem keys/seal.pem tls/node.key"
+
+fail() {
+    echo "cipherfleet: $1" >&2
+    exit "${2:-1}"
+}
+
+say() { echo "cipherfleet: $1"; }
+
+# The link $1 leads to $2 from one moment to the next.
+point() {
+    ln -sfn "$2" "$1.fresh"
+    mv -Tf "$1.fresh" "$1"
+}
+
+target_of() { if [ -L "$1" ]; then readlink "$1"; fi; }
+
+# -- the programs ---------------------------------------------------------------------------------
+
+the_wheel() {
+    set -- "$1"/"$2"-*.whl
+    [ $# -eq 1 ] || fail "$wheels holds $# wheels of $2, must hold one: $*"
+    if [ -f "$1" ]; then echo "$1"; fi
+}
+
+install_version() {
+    wheels=$(cd "$1" 2>/dev/null && pwd) || fail "--wheels is $1, which is no folder"
+    wheel=$(the_wheel "$wheels" cipherfleet)
+    [ -n "$wheel" ] || fail "$wheels holds no wheel of cipherfleet; make one with: pip wheel"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        fail "$PYTHON is missing or older than 3.11: use a system that has it (Debian 12 or newer)"
+    number=${wheel##*/cipherfleet-}
+    number=${number%%-*}
+    # Equal names are equal wheels: what is installed already is not installed again.
+    sums=$(cd "$wheels" && sha256sum ./*.whl)
+    version=$number-$(echo "$sums" | sha256sum | cut -c1-12)
+    mkdir -p "$opt/versions"
+    if [ ! -f "$opt/versions/$version/complete" ]; then
+        make_environment "$opt/versions/$version"
+        say "installed version $version"
+    fi
+    now=$(target_of "$opt/current")
+    if [ "$now" != "versions/$version" ]; then
+        if [ -n "$now" ]; then point "$opt/previous" "$now"; fi
+        point "$opt/current" "versions/$version"
+        say "version $version is the one to run"
+        changed=yes
+    fi
+}
+
+# A virtual environment cannot be moved: it is made in its place, and its last file is `complete`.
+make_environment() {
+    making=$1
+    trap 'rm -rf "$making"' EXIT
+    trap 'exit 1' HUP INT TERM
+    rm -rf "$making" # of an interrupted run
+    pip=$(the_wheel "$wheels" pip)
+    if [ -n "$pip" ]; then
+        "$PYTHON" -m venv --without-pip "$making"
+        pip="$pip/pip"
+    else
+        "$PYTHON" -m venv "$making" >/dev/null ||
+            fail "this system's Python has no pip: put a wheel of pip into $wheels"
+        pip="$making/bin/pip"
+    fi
+    "$making/bin/python" "$pip" --isolated install --quiet --no-index --find-links "$wheels" \
+        --disable-pip-version-check --root-user-action ignore --no-warn-script-location "$wheel" ||
+        fail "the wheels in $wheels do not fit this machine ($(uname -m), $("$PYTHON" -V)); \
+download those that do with: pip download --only-binary :all: --platform ... --python-version ..."
+    "$making/bin/cipherfleet-node" --version >/dev/null ||
+        fail "the version in $wheels does not start; nothing was changed"
+    sync -f "$making"
+    : >"$making/complete"
+    sync -f "$making"
+    trap - EXIT HUP INT TERM
+}
+
+roll_back() {
+    before=$(target_of "$opt/previous")
+    { [ -n "$before" ] && [ -d "$opt/$before" ]; } ||
+        fail "$opt/previous: there is no version before to go back to"
+    point "$opt/previous" "$(target_of "$opt/current")"
+    point "$opt/current" "$before"
+    say "version ${before#versions/} is the one to run"
+    changed=yes
+}
+
+# Only the present version and the one before it stay.
+sweep_versions() {
+    for place in "$opt"/versions/*; do
+        case versions/${place##*/} in
+        "$(target_of "$opt/current")" | "$(target_of "$opt/previous")") ;;
+        *) rm -rf "$place" ;;
+        esac
+    done
+}
+
+# -- the node -------------------------------------------------------------------------------------
+
+install_bundle() {
+    [ -f "$1" ] || fail "--bundle is $1, which is no file"
+    [ -x "$opt/current/bin/cipherfleet-node" ] ||
+        fail "$opt/current: no version is installed; give --wheels too"
+    digest=$(sha256sum "$1" | cut -d' ' -f1)
+    other=$(cat "$etc/node" 2>/dev/null || true)
+    node=$(tar -tzf "$1" | sed -n 's|^\([A-Za-z0-9][A-Za-z0-9_-]*\)/node\.yaml$|\1|p')
+    [ -n "$node" ] || fail "$1: holds no NODE/node.yaml; take the archive from provisioning"
+    if [ -n "$other" ] && [ "$other" != "$node" ] && [ "$replace" = no ]; then
+        fail "this device is $other, the bundle is of $node; say --replace to make it another" 6
+    fi
+    if [ "$(cat "$etc/$node/bundle" 2>/dev/null || true)" = "$digest" ]; then
+        return 0
+    fi
+    if [ -d "$var/$node" ] && [ -f "$etc/$node/bundle" ] && [ "$replace" = no ]; then
+        fail "$node is here with another bundle; say --replace to take this one (the state is kept)"
+    fi
+    unpack "$1"
+    changed=yes
+}
+
+unpack() {
+    mkdir -p "$etc" "$var"
+    chmod 700 "$etc"
+    fresh=$var/.fresh
+    rm -rf "$fresh"
+    mkdir "$fresh"
+    chmod 700 "$fresh"
+    tar -xzf "$1" -C "$fresh" --no-same-owner
+    # Settings only: the clock may be wrong, and the sensor may not be plugged in yet.
+    unit_of "$fresh/$node" >/dev/null || { rm -rf "$fresh"; exit 3; }
+    if [ -n "$other" ] && [ "$other" != "$node" ]; then rm -rf "${etc:?}/$other"; fi
+    mkdir -p "$etc/$node" "$var/$node"
+    chmod 700 "$etc/$node" "$var/$node"
+    # Keys that the node has made since belong to the bundle that goes.
+    for name in keys keys.next keys.old tls.next tls.old membership neighbours tls token; do
+        rm -rf "${var:?}/$node/$name"
+    done
+    for name in $secrets; do
+        rm -f "$etc/$node/$name"
+        if [ -f "$fresh/$node/$name" ]; then
+            mkdir -p "$etc/$node/${name%/*}"
+            mv "$fresh/$node/$name" "$etc/$node/$name"
+            chmod 600 "$etc/$node/$name"
+        fi
+    done
+    rmdir "$fresh/$node/keys" 2>/dev/null || true
+    cp -a "$fresh/$node/." "$var/$node/"
+    rm -rf "$fresh"
+    echo "$node" >"$etc/node"
+    sync -f "$etc"
+    sync -f "$var"
+    echo "$digest" >"$etc/$node/bundle" # last: an interrupted run is done again
+    say "installed the bundle of $node"
+}
+
+unit_of() {
+    "$opt/current/bin/python" -m cipherfleet_deploy.units "$1" "$DESTDIR/"
+}
+
+# -- the service ----------------------------------------------------------------------------------
+
+# The version to run brings these scripts along: $opt/update.sh is always its own.
+scripts() {
+    "$opt/current/bin/python" -c \
+        'from cipherfleet_deploy.units import devices_folder; print(devices_folder())'
+}
+
+install_service() {
+    scripts=$(scripts)
+    for name in install.sh update.sh; do
+        [ "$(target_of "$opt/$name")" = "$scripts/$name" ] || point "$opt/$name" "$scripts/$name"
+    done
+    node=$(cat "$etc/node" 2>/dev/null || true)
+    if [ -z "$node" ]; then
+        say "no node is here yet: give --bundle NODE.tar.gz"
+        return 0
+    fi
+    units=$DESTDIR/etc/systemd/system
+    put "$scripts/sysusers.conf" "$DESTDIR/etc/sysusers.d/cipherfleet.conf"
+    put "$scripts/tmpfiles.conf" "$DESTDIR/etc/tmpfiles.d/cipherfleet.conf"
+    mkdir -p "$units"
+    unit_of "$var/$node" >"$units/.$unit.fresh"
+    put "$units/.$unit.fresh" "$units/$unit"
+    rm "$units/.$unit.fresh"
+    if [ -n "$DESTDIR" ]; then
+        return 0
+    fi
+    systemd-sysusers /etc/sysusers.d/cipherfleet.conf
+    systemd-tmpfiles --create /etc/tmpfiles.d/cipherfleet.conf
+    chown -R cipherfleet:cipherfleet "$var/$node"
+    systemctl --quiet enable "$unit"
+    if [ -d /run/systemd/system ]; then
+        systemctl daemon-reload
+        start_service
+    fi
+}
+
+put() {
+    if ! cmp -s "$1" "$2"; then
+        mkdir -p "$(dirname "$2")"
+        cp "$1" "$2"
+        chmod 644 "$2"
+        changed=yes
+    fi
+}
+
+start_service() {
+    if [ "$changed" = yes ]; then
+        systemctl restart --no-block "$unit"
+    else
+        systemctl start --no-block "$unit"
+    fi
+    say "started; see: systemctl status cipherfleet-node"
+}
+
+# -- ----------------------------------------------------------------------------------------------
+
+main() {
+    wheels='' bundle='' replace=no rollback=no changed=no
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --wheels | --bundle)
+            [ $# -gt 1 ] || fail "$1 needs a value" 2
+            if [ "$1" = --wheels ]; then wheels=$2; else bundle=$2; fi
+            shift
+            ;;
+        --replace) replace=yes ;;
+        --rollback) rollback=yes ;;
+        -h | --help)
+            sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"
+            exit 0
+            ;;
+        *) fail "$1 is no option; see $0 --help" 2 ;;
+        esac
+        shift
+    done
+    if [ -z "$DESTDIR" ] && [ "$(id -u)" != 0 ]; then
+        fail "must run as root: sudo $0"
+    fi
+    if [ "$rollback" = yes ]; then roll_back; fi
+    if [ -n "$wheels" ]; then install_version "$wheels"; fi
+    if [ -n "$bundle" ]; then install_bundle "$bundle"; fi
+    [ -d "$opt/versions" ] || fail "nothing is installed; give --wheels FOLDER"
+    sweep_versions
+    install_service
+}
+
+main "$@"

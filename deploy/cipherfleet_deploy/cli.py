@@ -17,6 +17,8 @@ import click
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
+from .seed import seed
+
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 DEMO_NODES = 10
 PROGRAM = "cipherfleet"
@@ -585,6 +587,19 @@ def crypto(
         click.echo(json.dumps(told, allow_nan=False))
     else:
         show(told, Console())
+
+
+@cli.group()
+def provision() -> None:
+    """Hand the nodes of a fleet to their devices.
+
+    \b
+    Example:
+      cipherfleet provision seed attic my-set --image raspios.img --wheels wheels
+    """
+
+
+provision.add_command(seed)
 
 
 def example(name: str) -> Path:

@@ -270,6 +270,9 @@ def test_cloud_init_accepts_the_seed(tmp_path: Path, home: Path) -> None:
 
 def test_the_bundle_is_packed_without_what_a_run_has_left(home: Path) -> None:
     archive = find_source("attic", home).archive
+    (home / "attic" / "node.yaml").touch()
+    assert find_source("attic", home).archive == archive
+    assert archive[4:8] == bytes(4)  # no time
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         modes = {member.name: member.mode for member in tar if member.isfile()}
     assert modes == {"attic/node.yaml": 0o600, "attic/keys/paillier.json": 0o600}

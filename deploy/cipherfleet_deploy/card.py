@@ -6,6 +6,7 @@ already, those of an imaging program for instance, are kept. Everything is read 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -81,10 +82,16 @@ def find_source(node: str, home: Path) -> Source:
 
 
 def pack(folder: Path, node: str) -> bytes:
-    """*folder* as a .tar.gz under the name *node*, without what a node that ran here has left."""
+    """*folder* as a .tar.gz under the name *node*, without what a node that ran here has left.
+
+    Its bytes follow from the files alone: a device knows by them what it has already.
+    """
     packed = io.BytesIO()
     left = {STATE_FOLDER, LOGS_FOLDER}
-    with tarfile.open(fileobj=packed, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as squeezed,
+        tarfile.open(fileobj=squeezed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for file in sorted(folder.rglob("*")):
             inside = file.relative_to(folder)
             if inside.parts[0] in left or not (file.is_file() or file.is_dir()):

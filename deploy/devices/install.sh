@@ -1,12 +1,13 @@
 #!/bin/sh
 # Install cipherfleet on a device, without a network; a second run changes nothing.
 #
-#   install.sh [--wheels FOLDER] [--bundle NODE.tar.gz] [--replace]
+#   install.sh [--wheels FOLDER] [--bundle NODE.tar.gz] [--replace] [--no-start]
 #   install.sh --rollback
 #
 # --wheels    wheels of cipherfleet, of all it needs, and of pip: the version to run from now on
 # --bundle    the node's folder from provisioning; keys and state of a node that is here are kept
 # --replace   take the bundle's settings and keys in place of those that are here, keep the state
+# --no-start  leave the service as it runs now
 # --rollback  run the version before again
 #
 # Programs go to /opt/cipherfleet, keys that the operator made to /etc/cipherfleet (for root only,
@@ -214,7 +215,7 @@ install_service() {
     systemctl --quiet enable "$unit"
     if [ -d /run/systemd/system ]; then
         systemctl daemon-reload
-        start_service
+        if [ "$start" = yes ]; then start_service; fi
     fi
 }
 
@@ -239,7 +240,7 @@ start_service() {
 # -- ----------------------------------------------------------------------------------------------
 
 main() {
-    wheels='' bundle='' replace=no rollback=no changed=no
+    wheels='' bundle='' replace=no rollback=no changed=no start=yes
     while [ $# -gt 0 ]; do
         case $1 in
         --wheels | --bundle)
@@ -248,6 +249,7 @@ main() {
             shift
             ;;
         --replace) replace=yes ;;
+        --no-start) start=no ;;
         --rollback) rollback=yes ;;
         -h | --help)
             sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"

@@ -7,7 +7,7 @@ set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
 DESTDIR=${DESTDIR:-}
-WITHIN_S=${WITHIN_S:-300}
+SETTLED_S=${SETTLED_S:-15}
 opt=$DESTDIR/opt/cipherfleet
 unit=cipherfleet-node.service
 
@@ -16,19 +16,15 @@ fail() {
     exit "${2:-1}"
 }
 
-# The service says itself when it is ready (Type=notify).
+# The service says itself when it is ready (Type=notify): until then, or its failure, this waits.
 comes_up() {
-    left=$WITHIN_S
-    while [ "$left" -gt 0 ]; do
-        case $(systemctl is-active "$unit" || true) in
-        active) return 0 ;;
-        failed) return 1 ;;
-        inactive) if [ "$(systemctl show -P Result "$unit")" = success ]; then return 0; fi ;;
-        esac
-        sleep 1
-        left=$((left - 1))
-    done
-    return 1
+    systemctl restart "$unit" || return 1
+    sleep "$SETTLED_S"
+    case $(systemctl is-active "$unit" || true) in
+    active) return 0 ;;
+    inactive) [ "$(systemctl show -P Result "$unit")" = success ] ;; # its rounds are done
+    *) return 1 ;;
+    esac
 }
 
 case ${1:-} in
@@ -37,7 +33,7 @@ case ${1:-} in
 esac
 [ -L "$opt/current" ] || fail "nothing is installed here; use install.sh"
 before=$(readlink "$opt/current")
-sh "$here/install.sh" --wheels "$1" || {
+sh "$here/install.sh" --no-start --wheels "$1" || {
     code=$?
     if [ "$(readlink "$opt/current")" != "$before" ]; then
         sh "$here/install.sh" --rollback

@@ -125,7 +125,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(tmp_path: Pat
         assert (card / "cipherfleet/first-boot.log").read_text().endswith("done\n")
         assert not (card / "cipherfleet/bundle.tar.gz").exists()
         assert not (state / "keys").exists()
-        kept = root / "etc/cipherfleet" / NODE / "keys/paillier.json"
+        kept = root / "etc/cipherfleet" / NODE / "paillier.json"
         assert kept.read_bytes() == (bundles[NODE] / "keys/paillier.json").read_bytes()
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
@@ -135,6 +135,16 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(tmp_path: Pat
             while not has_joined(state):
                 says()  # else it would wait for its listener
                 assert time.monotonic() < deadline, f"the fleet does not come to {ANSWER}"
+
+    # Whoever may read the keys can look at the node from outside the service.
+    looked = subprocess.run(
+        [opt / "current/bin/cipherfleet-node", "check-config", state],
+        env={"CREDENTIALS_DIRECTORY": str(kept.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert looked.returncode == 0, looked.stderr
 
     # Again: nothing changes. An update that fails, and one taken back: nothing but programs.
     here = files_in(root / "etc") | files_in(root / "var")

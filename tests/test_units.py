@@ -124,14 +124,14 @@ def test_a_device_is_a_path_that_says_nothing_else_to_systemd(tmp_path: Path, de
 
 
 def test_the_folder_and_the_keys_are_those_of_the_node(tmp_path: Path) -> None:
-    unit = unit_of(config_of(tmp_path, SENSORS["csv"]), ["keys/paillier.json", "tls/node.key"])
+    unit = unit_of(config_of(tmp_path, SENSORS["csv"]), ["paillier.json", "node.key"])
     assert values(unit, "ExecStart") == [
         "/opt/cipherfleet/current/bin/cipherfleet-node run /var/lib/cipherfleet/attic"
     ]
     assert values(unit, "StateDirectory") == ["cipherfleet/attic"]
     assert values(unit, "LoadCredential") == [
-        "paillier.json:/etc/cipherfleet/attic/keys/paillier.json",
-        "node.key:/etc/cipherfleet/attic/tls/node.key",
+        "paillier.json:/etc/cipherfleet/attic/paillier.json",
+        "node.key:/etc/cipherfleet/attic/node.key",
     ]
 
 
@@ -143,12 +143,12 @@ def test_the_command_prints_the_unit_with_the_keys_that_are_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config_of(tmp_path / "attic", SENSORS["csv"])
-    kept = tmp_path / "etc/cipherfleet/attic/keys"
+    kept = tmp_path / "etc/cipherfleet/attic"
     kept.mkdir(parents=True)
     (kept / "seal.pem").write_text("a key")
     assert main([str(tmp_path / "attic"), str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert values(told, "LoadCredential") == ["seal.pem:/etc/cipherfleet/attic/keys/seal.pem"]
+    assert values(told, "LoadCredential") == ["seal.pem:/etc/cipherfleet/attic/seal.pem"]
     (tmp_path / "attic" / "node.yaml").write_text("node: attic\n")
     assert main([str(tmp_path / "attic")]) == 3
     assert "attic/node.yaml:1:1" in capsys.readouterr().err

@@ -32,7 +32,7 @@ STATES = Path("/var/lib/cipherfleet")
 CREDENTIALS = Path("/etc/cipherfleet")
 # What an operator made and a node never changes in place: systemd hands it over. The token and keys
 # made on the device are the node's own, and stay in its folder.
-CREDENTIAL_FILES = ("keys/paillier.json", "keys/identity.pem", "keys/seal.pem", "tls/node.key")
+CREDENTIAL_FILES = ("paillier.json", "identity.pem", "seal.pem", "node.key")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def unit_of(
         "PROGRAM": str(place.program),
         "FOLDER": str(place.states / config.node),
         "CREDENTIALS": "\n".join(
-            f"LoadCredential={Path(name).name}:{place.credentials / config.node / name}"
+            f"LoadCredential={name}:{place.credentials / config.node / name}"
             for name in credentials
         ),
         "DEVICES": "\n".join(_device_lines(devices, groups)),

@@ -160,11 +160,11 @@ unpack() {
         rm -rf "${var:?}/$node/$name"
     done
     for name in $secrets; do
-        rm -f "$etc/$node/$name"
+        kept=$etc/$node/${name##*/}
+        rm -f "$kept"
         if [ -f "$fresh/$node/$name" ]; then
-            mkdir -p "$etc/$node/${name%/*}"
-            mv "$fresh/$node/$name" "$etc/$node/$name"
-            chmod 600 "$etc/$node/$name"
+            mv "$fresh/$node/$name" "$kept"
+            chmod 600 "$kept"
         fi
     done
     rmdir "$fresh/$node/keys" 2>/dev/null || true

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench forgeries fuzz schema
+.PHONY: setup check test hil bench forgeries device fuzz schema
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -33,6 +33,9 @@ bench: setup
 
 forgeries: setup
 	$(BIN)/python tests/forgeries.py --count 10000
+
+device: setup
+	$(BIN)/python tests/device_root.py
 
 fuzz: setup
 	$(BIN)/pip install -q -e '.[fuzz]'

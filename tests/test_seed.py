@@ -335,6 +335,18 @@ def test_every_new_seed_is_a_new_instance_and_an_equal_one_is_not(home: Path) ->
     assert instance(Extras()) != instance(Extras(replace=True))
 
 
+@pytest.mark.parametrize("form", ["ds=nocloud;i={}", "ds=nocloud-net;h=a;instance-id={};s=x"])
+def test_an_instance_on_the_kernels_command_line_gives_way(home: Path, form: str) -> None:
+    """An imaging program writes one, and cloud-init takes it before that of meta-data."""
+    source = find_source("attic", home)
+    line = f"console=tty1 {form} root=/dev/mmcblk0p2 rootwait\n"
+    files = seed_files(source, Extras(), {"cmdline.txt": line.format("imager-1").encode()})
+    instance = yaml.safe_load(files["meta-data"])["instance-id"]
+    assert files["cmdline.txt"].decode() == line.format(instance)
+    plain = seed_files(source, Extras(), {"cmdline.txt": TRIXIE["cmdline.txt"].encode()})
+    assert "cmdline.txt" not in plain
+
+
 class Forgetful:
     """A card that takes everything, and gives one file back with a bit turned."""
 

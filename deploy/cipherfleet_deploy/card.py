@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import tarfile
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ NETWORK: dict[str, Any] = {
     "ethernets": {"eth0": {"dhcp4": True, "optional": True}},
 }
 SCRIPTS = ("first-boot.sh", "install.sh")
+_INSTANCE = re.compile(rb"(\bds=nocloud(?:-net)?(?:;[^\s;]*)*?;(?:i|instance-id)=)[^\s;]*")
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,18 @@ def seed_files(source: Source, extras: Extras, present: Mapping[str, bytes]) -> 
     sums = "".join(f"{_digest(data)}  {name}\n" for name, data in sorted(payload.items())).encode()
     network = network_config(extras.network, present.get("network-config", b""))
     user = user_data(source.config, extras.user_data, present.get("user-data", b""))
-    told = _digest(sums + network + user)
-    meta = meta_data(source.config, told, present.get("meta-data", b""))
-    return {
+    instance = instance_id(source.config, _digest(sums + network + user))
+    files = {
         **{f"{FOLDER}/{name}": data for name, data in payload.items()},
         f"{FOLDER}/SHA256SUMS": sums,
         "network-config": network,
         "user-data": user,
-        "meta-data": meta,
+        "meta-data": meta_data(source.config, instance, present.get("meta-data", b"")),
     }
+    start = present.get("cmdline.txt", b"")
+    if (fresh := kernel_line(start, instance)) != start:
+        files["cmdline.txt"] = fresh
+    return files
 
 
 def _wheels(folder: Path) -> dict[str, bytes]:
@@ -173,13 +178,23 @@ def network_config(given: Path | None, present: bytes) -> bytes:
     return yaml.safe_dump(NETWORK, sort_keys=False).encode()
 
 
-def meta_data(config: NodeConfig, digest: str, present: bytes) -> bytes:
-    """A new instance for every new seed, or cloud-init would take it for the old one."""
+def instance_id(config: NodeConfig, digest: str) -> str:
+    """Another one for every new seed, or cloud-init would take it for the old one."""
+    return f"cipherfleet-{config.fleet}-{config.node}-{digest[:12]}"
+
+
+def kernel_line(present: bytes, instance: str) -> bytes:
+    """cmdline.txt with our instance where it names one: it would overrule that of meta-data."""
+    return _INSTANCE.sub(lambda found: found[1] + instance.encode(), present)
+
+
+def meta_data(config: NodeConfig, instance: str, present: bytes) -> bytes:
+    """What the instance is called, beside what else the card says."""
     told = _mapping("meta-data on the card", present)
     for name in ("instance-id", "instance_id", "local-hostname"):
         told.pop(name, None)
     mine = {
-        "instance-id": f"cipherfleet-{config.fleet}-{config.node}-{digest[:12]}",
+        "instance-id": instance,
         "local-hostname": host_name(config),
     }
     return yaml.safe_dump(mine | told, sort_keys=False).encode()
@@ -295,7 +310,7 @@ def write_seed(
     source: Source, volume: Volume, extras: Extras, hardware: str = ""
 ) -> dict[str, Any]:
     """Write everything, read it back, and say what was done; the card is bound to the node."""
-    names = ("user-data", "meta-data", "network-config")
+    names = ("user-data", "meta-data", "network-config", "cmdline.txt")
     present = {name: data for name in names if (data := volume.read(name)) is not None}
     files = seed_files(source, extras, present)  # first: a mistake in them touches no card
     card = bind(source, volume, hardware, replace=extras.replace)

@@ -2,8 +2,8 @@
 
 `python tests/device_root.py` makes a clean Debian (mmdebstrap) with no pip and no network wheels,
 seeds a card, runs the card's script in it, and boots it (systemd-nspawn): the real unit under the
-real systemd joins a fleet of this machine, is updated, and a version that does not start is taken
-back by itself.
+real systemd joins a fleet of this machine, is started again when it hangs, is updated, and a
+version that does not start is taken back by itself.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def show(folder: Path, archive: Path | None) -> None:
         step("the card's script, before systemd runs")
         make_card(root / "boot/firmware", folder / "nodes", wheels)
         run([*NSPAWN, str(root), "sh", "/boot/firmware/cipherfleet/first-boot.sh"])
+        shorten_the_watchdog(root)
         state = root / "var/lib/cipherfleet" / NODE
         with others_running(bundles), booted(root) as device:
             step("booted")
@@ -61,11 +62,27 @@ def show(folder: Path, archive: Path | None) -> None:
             words = service(device, "User", "NRestarts", "ActiveState", "MemoryCurrent")
             step(f"joined: {words}")
             assert "NRestarts=0" in words
+            hang(device)
             update(root, device, wheels, folder)
             saved = read_state(state)
             assert saved is not None
             wait_for(lambda: has_joined(state, saved.round + 10), "the node goes on")
             step(f"goes on: {service(device, 'ActiveState', 'NRestarts')}")
+
+
+def shorten_the_watchdog(root: Path) -> None:
+    """A drop-in, as an operator would write one: nobody waits a minute here."""
+    place = root / f"etc/systemd/system/{UNIT}.service.d"
+    place.mkdir()
+    (place / "trial.conf").write_text("[Service]\nWatchdogSec=8\nRestartSec=1\n")
+
+
+def hang(device: int) -> None:
+    """A node that stands still is ended and started again."""
+    process = service(device, "MainPID").removeprefix("MainPID=")
+    run(inside(device, "sh", "-c", f"kill -STOP {process}"))
+    wait_for(lambda: "NRestarts=1" in service(device, "NRestarts"), "the watchdog ends it")
+    step(f"hung, and was started again: {service(device, 'NRestarts', 'ActiveState')}")
 
 
 def update(root: Path, device: int, wheels: Path, folder: Path) -> None:

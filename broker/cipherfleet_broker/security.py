@@ -21,6 +21,7 @@ from .health import HEALTH_TOPIC
 
 # No node has these names: an id begins with a letter or a digit.
 HEALTH = "_health"
+TLS_PORT = 8883  # the one that is registered for MQTT in TLS
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import click
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
+from .fleets.cli import fleet
 from .seed import seed
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -589,17 +590,8 @@ def crypto(
         show(told, Console())
 
 
-@cli.group()
-def provision() -> None:
-    """Hand the nodes of a fleet to their devices.
-
-    \b
-    Example:
-      cipherfleet provision seed attic my-set --image raspios.img --wheels wheels
-    """
-
-
 provision.add_command(seed)
+cli.add_command(fleet)
 
 
 def example(name: str) -> Path:

@@ -7,25 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from cipherfleet_broker.leash import leashed
-from cipherfleet_node.config import LOGS_FOLDER
-from cipherfleet_node.daemon import ESTIMATES_FILE, SPANS_FILE
-from cipherfleet_node.errors import (
-    BrokerUnreachable,
-    CipherfleetError,
-    ConfigError,
-    IdentityClash,
-)
+from cipherfleet_node.errors import BrokerUnreachable, ConfigError, IdentityClash
 
-from .tail import Tail
+from .record import FleetFailed, NodeRecord, Standstill
 
 NODE_COMMAND = (sys.executable, "-m", "cipherfleet_node", "run")
-LOG_FILE = "node.log"
 STOP_WITHIN_S = 10.0
 RESTART_AFTER_S = 1.0
 MAX_RESTARTS = 5  # of one node
@@ -35,56 +27,19 @@ FINAL_EXITS = frozenset(
 )
 
 
-class FleetFailed(CipherfleetError):
-    """A fleet that cannot go on; names the node and its last words."""
-
-
 @dataclass
-class NodeProcess:
+class NodeProcess(NodeRecord):
     """One daemon, its folder, and what it has written so far."""
 
-    id: str
-    folder: Path
     command: Sequence[str]  # the folder is appended
     process: subprocess.Popen[bytes] | None = None
-    restarts: int = 0
     restart_at: float | None = None
-    estimates: dict[int, list[float]] = field(default_factory=dict)  # round -> x_{k+1}
-    rounds: list[dict[str, float]] = field(default_factory=list)  # the spans that close rounds
-    finished: bool = False
-
-    def __post_init__(self) -> None:
-        logs = self.folder / LOGS_FOLDER
-        self._estimates, self._spans = Tail(logs / ESTIMATES_FILE), Tail(logs / SPANS_FILE)
-
-    @property
-    def log(self) -> Path:
-        """What the daemon says of itself."""
-        return self.folder / LOGS_FOLDER / LOG_FILE
 
     def start(self) -> None:
         """Start the daemon; it dies with us, however we end."""
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("ab") as log:
             self.process = _spawn(leashed([*self.command, str(self.folder)]), log)
-
-    def read(self) -> None:
-        """Take in what the daemon has written since the last call."""
-        for line in self._estimates.read():
-            self.estimates[int(line["round"])] = line["estimate"]
-        self.rounds += [line for line in self._spans.read() if line.get("phase") == "round"]
-
-    @property
-    def round(self) -> int:
-        """Rounds closed so far: one above the number of the latest."""
-        return max(self.estimates, default=-1) + 1
-
-    def last_words(self) -> str:
-        """The last line of the log."""
-        lines = (
-            self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
-        )
-        return lines[-1] if lines else "nothing"
 
 
 def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -107,8 +62,7 @@ class LocalFleet:
         command: Sequence[str] = NODE_COMMAND,
     ) -> None:
         self.nodes = {name: NodeProcess(name, folder, command) for name, folder in bundles.items()}
-        self._stalled_after_s = stalled_after_s
-        self._progress: tuple[float, int] = (time.monotonic(), -1)
+        self._standstill = Standstill(stalled_after_s)
 
     def __enter__(self) -> Self:
         return self
@@ -142,16 +96,7 @@ class LocalFleet:
             node.read()
             if not node.finished:
                 self._look_after(node)
-        closed = sum(node.round for node in self.nodes.values())
-        now = time.monotonic()
-        if closed != self._progress[1]:
-            self._progress = (now, closed)
-        elif now - self._progress[0] > self._stalled_after_s:
-            slowest = min(self.nodes.values(), key=lambda node: node.round)
-            raise FleetFailed(
-                f"no round was closed for {self._stalled_after_s:g} s; {slowest.id!r} is at round "
-                f"{slowest.round}, its last words: {slowest.last_words()}"
-            )
+        self._standstill.check(self.nodes.values())
         return all(node.finished for node in self.nodes.values())
 
     def wait(self, on_poll: Callable[[], None] = lambda: None, every_s: float = 0.25) -> None:

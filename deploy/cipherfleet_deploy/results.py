@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cipherfleet_node.draws import FloatVector
 from cipherfleet_provisioning.fleet import Fleet
 
-from .local import LocalFleet
+from .record import Recorded
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Trajectory:
     estimates: FloatArray
 
     @classmethod
-    def of(cls, nodes: LocalFleet, dimension: int) -> Trajectory:
+    def of(cls, nodes: Recorded, dimension: int) -> Trajectory:
         """What the nodes of *nodes* have written so far."""
         everyone = list(nodes.nodes.values())
         rounds = max(node.round for node in everyone)
@@ -72,7 +72,7 @@ def _relative(deviations: FloatArray, answer: FloatVector) -> float:
 
 def summarise(
     fleet: Fleet,
-    nodes: LocalFleet,
+    nodes: Recorded,
     trajectory: Trajectory,
     optimum: FloatVector | None,
     wall_s: float,
@@ -114,7 +114,7 @@ def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
     return {"p50": round(float(p50), 2), "p95": round(float(p95), 2)}
 
 
-def _bytes_sent(nodes: LocalFleet) -> float:
+def _bytes_sent(nodes: Recorded) -> float:
     return sum(_total(node.rounds, "bytes_sent") for node in nodes.nodes.values())
 
 
@@ -128,6 +128,6 @@ def _is_restart(before: Mapping[str, float], after: Mapping[str, float]) -> bool
     return any(after[name] < before[name] for name in COUNTERS)
 
 
-def _edge_rounds(fleet: Fleet, nodes: LocalFleet) -> int:
+def _edge_rounds(fleet: Fleet, nodes: Recorded) -> int:
     rounds = sum(len(node.rounds) for node in nodes.nodes.values()) / len(nodes.nodes)
     return round(rounds * len(fleet.graph.edges))

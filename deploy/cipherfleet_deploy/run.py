@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cipherfleet_broker import Security, start_broker
 from cipherfleet_node.config import Broker, Simulation, resolution_of
+from cipherfleet_node.draws import FloatVector
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
 from cipherfleet_provisioning.bundles import check_target, write_bundles
@@ -32,6 +33,7 @@ from cipherfleet_provisioning.insight import centralised_answer, range_of_starts
 
 from .local import LocalFleet
 from .plots import plot_run
+from .record import Recorded
 from .results import Trajectory, disagreement, summarise
 
 CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
@@ -57,7 +59,7 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
     """
     began = time.monotonic()
     fleet = load_fleet(file, options.overrides, endless=False)
-    out = options.out or _default_folder(fleet)
+    out = options.out or default_folder(fleet)
     check_target(out / NODES_FOLDER)
     for line in advice(fleet):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -65,15 +67,29 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
     authority, security = _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
     with start_broker(options.broker, security=security) as broker:
         address = Broker(host=broker.host, port=broker.port, tls=fleet.file.broker.tls)
-        bundles = _provision(fleet, out, address, authority, options, console)
-        with LocalFleet(bundles, _patience(fleet)) as nodes:
+        bundles = provision(fleet, out, address, authority, options.seed, console)
+        with LocalFleet(bundles, patience(fleet)) as nodes:
             nodes.start()
-            with _progress(fleet, nodes, console) as show:
+            with showing_progress(fleet, nodes, console) as show:
                 nodes.wait(show)
+    more = {"out": str(out), "broker": f"{broker.name} {broker.version}"}
+    return conclude(fleet, nodes, optimum, time.monotonic() - began, more)
+
+
+def conclude(
+    fleet: Fleet,
+    nodes: Recorded,
+    optimum: FloatVector | None,
+    wall_s: float,
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    """The figures of a run that has ended, and *more* of it, with the folder `out` among it.
+
+    Written there too, as is a plot.
+    """
     trajectory = Trajectory.of(nodes, fleet.dimension)
-    result = summarise(fleet, nodes, trajectory, optimum, time.monotonic() - began)
-    result["out"] = str(out)
-    result["broker"] = f"{broker.name} {broker.version}"
+    result = summarise(fleet, nodes, trajectory, optimum, wall_s) | more
+    out = Path(result["out"])
     (out / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
     plot_run(trajectory, optimum, _title(result), out / PLOT_FILE)
     return result
@@ -94,7 +110,8 @@ def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, S
     return authority, secure(fleet, authority, folder, now)
 
 
-def _default_folder(fleet: Fleet) -> Path:
+def default_folder(fleet: Fleet) -> Path:
+    """Where a run's results go unless told otherwise."""
     return Path("cipherfleet-out") / f"{fleet.file.fleet}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -158,22 +175,22 @@ def _consensus_advice(fleet: Fleet) -> str:
     )
 
 
-def _patience(fleet: Fleet) -> float:
+def patience(fleet: Fleet) -> float:
     """Seconds without any closed round after which a run has failed."""
     algorithm = fleet.file.algorithm
     return algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s + (algorithm.period_s or 0.0)
 
 
-def _provision(
+def provision(
     fleet: Fleet,
     out: Path,
     broker: Broker,
     authority: Certified | None,
-    options: RunOptions,
+    seed: int | None,
     console: Console,
 ) -> dict[str, Path]:
     """Keys and a folder for every node, under <out>/nodes."""
-    simulation = Simulation(seed=options.seed, trace_estimates=True)
+    simulation = Simulation(seed=seed, trace_estimates=True)
     with Progress(
         TextColumn("keys"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         console=console, transient=True, disable=not console.is_terminal,
@@ -190,7 +207,7 @@ def _provision(
 
 
 @contextmanager
-def _progress(fleet: Fleet, nodes: LocalFleet, console: Console) -> Iterator[Any]:
+def showing_progress(fleet: Fleet, nodes: Recorded, console: Console) -> Iterator[Any]:
     """A bar with the round, the round time and the disagreement; never a state."""
     columns = (
         TextColumn("round {task.completed}/{task.total}"),

@@ -1,0 +1,48 @@
+"""`python -m cipherfleet_broker FOLDER`: the health check of a broker in a container.
+
+One message to itself, over TLS; FOLDER holds ca.pem, health.pem and health.key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.tls import client_context
+
+from .engine import LOOPBACK
+from .health import check_broker
+from .security import TLS_PORT
+
+TIMEOUT_S = 10.0
+
+
+def main(arguments: list[str]) -> int:
+    """Check once; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m cipherfleet_broker", description=__doc__)
+    parser.add_argument("folder", type=Path, help="with ca.pem, health.pem and health.key")
+    parser.add_argument("--port", type=int, default=TLS_PORT, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    try:
+        check(options.folder, options.port)
+    except CipherfleetError as error:
+        print(f"broker: {error}", file=sys.stderr)
+        return error.exit_code
+    print("healthy")
+    return 0
+
+
+def check(folder: Path, port: int) -> None:
+    """Raise BrokerUnreachable, or ConfigError where *folder* lacks what is needed."""
+    files = [folder / name for name in ("ca.pem", "health.pem", "health.key")]
+    try:
+        context = client_context(*files)
+    except OSError as error:  # SSLError is one
+        raise ConfigError(f"{folder}: its certificates cannot be used: {error}") from None
+    check_broker(LOOPBACK, port, TIMEOUT_S, context)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

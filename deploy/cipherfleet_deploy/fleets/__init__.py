@@ -1,0 +1,1 @@
+"""Fleets whose nodes run in containers on this machine."""

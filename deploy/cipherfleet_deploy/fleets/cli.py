@@ -1,0 +1,304 @@
+"""`cipherfleet fleet`: a fleet whose nodes run in containers on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Command = Callable[..., None]
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+IMAGE = click.option("--image", help="the image of all containers, if not this version's own")
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="folder for keys, logs and results"
+)
+
+
+def _size_flags(command: Command) -> Command:
+    flags = [
+        click.option(
+            "--nodes", type=click.IntRange(2), help="how many nodes, spread over the file's"
+        ),
+        click.option("--rounds", type=click.IntRange(1), help="how many rounds"),
+        click.option("--key-bits", type=click.IntRange(256, 8192), help="Paillier key size"),
+        click.option("--seed", type=int, help="repeatable draws: for trials, protects nothing"),
+        click.option(
+            "--profile",
+            metavar="pi-zero-2|pi-4|pi-5|cpu=N,memory=SIZE",
+            help="limits of each node's container: emulation, never a device",
+        ),
+    ]
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+@click.group()
+def fleet() -> None:
+    """Run a fleet in Docker containers on this machine, a node in each.
+
+    \b
+    Example:
+      cipherfleet fleet up examples/intel_lab/fleet.yaml --nodes 20 --rounds 30 --wait
+    """
+
+
+@fleet.command()
+@FILE
+@_size_flags
+@IMAGE
+@OUT
+@click.option("--wait", is_flag=True, help="wait for the last round, report, take it down")
+@click.option(
+    "--backend",
+    type=click.Choice(["docker", "process"]),
+    default="docker",
+    show_default=True,
+    help="process: without containers, as cipherfleet run",
+)
+@JSON
+def up(file: Path, **flags: Any) -> None:
+    """Start the fleet of FILE, each node in a container of its own.
+
+    Every container has the folder of its node and no other, a read-only root file system, no
+    capabilities, and a network that leads nowhere but to the fleet's broker. Exit code 4 where no
+    engine answers.
+
+    \b
+    Example:
+      cipherfleet fleet up examples/average/fleet.yaml --wait --json
+    """
+    # Imported here: --help and mistakes in the command line must not wait for them.
+    from rich.console import Console  # noqa: PLC0415
+
+    from cipherfleet_deploy.run import show_result  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if flags["backend"] == "process":
+        result = _up_as_processes(file, flags, console)
+    else:
+        result = _up_in_containers(file, flags, console)
+    if flags["as_json"]:
+        click.echo(json.dumps(result, allow_nan=False))
+    elif "relative_error" in result:
+        show_result(result, Console())
+        _show_figures(result)
+    else:
+        _show_figures(result)
+        click.echo(f"{result['nodes']} nodes are up: cipherfleet fleet status {file}")
+
+
+def _overrides(flags: dict[str, Any]) -> Any:
+    from cipherfleet_provisioning.fleet import Overrides  # noqa: PLC0415
+
+    return Overrides(flags["nodes"], flags["rounds"], flags["key_bits"])
+
+
+def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
+    from cipherfleet_deploy.run import RunOptions, run_fleet  # noqa: PLC0415
+
+    if flags["profile"] or flags["image"]:
+        raise click.UsageError("--profile and --image are for --backend docker")
+    if not flags["wait"]:
+        raise click.UsageError("--backend process needs --wait: processes end with the command")
+    options = RunOptions(_overrides(flags), seed=flags["seed"], out=flags["out"])
+    return run_fleet(file, options, console)
+
+
+def _up_in_containers(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
+    from .engine import Engine  # noqa: PLC0415
+    from .plan import IMAGE as OURS  # noqa: PLC0415
+    from .profiles import read_profile  # noqa: PLC0415
+    from .run import UpOptions, bring_up, run_to_end  # noqa: PLC0415
+
+    options = UpOptions(
+        _overrides(flags),
+        flags["seed"],
+        flags["out"],
+        flags["image"] or OURS,
+        read_profile(flags["profile"]) if flags["profile"] else None,
+    )
+    with Engine() as engine:
+        return (run_to_end if flags["wait"] else bring_up)(engine, file, options, console)
+
+
+def _show_figures(result: dict[str, Any]) -> None:
+    """What containers have to tell beyond processes."""
+    for name in ("emulated", "start", "memory_mib", "image"):
+        told = result.get(name)
+        if isinstance(told, dict):
+            told = ", ".join(f"{key} {value}" for key, value in told.items() if value is not None)
+        if told:
+            click.echo(f"{name}: {told}")
+
+
+@fleet.command()
+@FILE
+@JSON
+def status(file: Path, as_json: bool) -> None:
+    """Say what each container of the fleet of FILE is doing.
+
+    Exit code 1 if there is none.
+
+    \b
+    Example:
+      cipherfleet fleet status examples/intel_lab/fleet.yaml
+    """
+    from .engine import Engine  # noqa: PLC0415
+    from .run import status as states_of  # noqa: PLC0415
+
+    name = _name_of(file)
+    with Engine() as engine:
+        states = states_of(engine, name)
+    if as_json:
+        click.echo(json.dumps({"fleet": name, "containers": states}))
+    for each in () if as_json else states:
+        memory = "-" if each["memory_mib"] is None else f"{each['memory_mib']:.1f} MiB"
+        number = "-" if each["round"] is None else f"round {each['round']}"
+        click.echo(f"{each['name']:<20} {number:<12} {memory:<12} {each['told']}")
+    if not states:
+        _not_up(name)
+
+
+@fleet.command()
+@FILE
+@click.argument("node", required=False)
+@click.option("--tail", type=click.IntRange(1), default=10, show_default=True, help="lines")
+def logs(file: Path, node: str | None, tail: int) -> None:
+    """Print what the containers of the fleet of FILE have said last, or the one of NODE.
+
+    \b
+    Example:
+      cipherfleet fleet logs examples/intel_lab/fleet.yaml mote01 --tail 50
+    """
+    from .engine import Engine  # noqa: PLC0415
+
+    name = _name_of(file)
+    with Engine() as engine:
+        names = [node] if node else engine.names(name)
+        for each in names:
+            for line in engine.log(name, each, tail).splitlines():
+                click.echo(line if node else f"{each}: {line}")
+    if not names:
+        _not_up(name)
+
+
+@fleet.command("exec", context_settings={"ignore_unknown_options": True})
+@FILE
+@click.argument("node")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND in the container of NODE; ends with its exit code.
+
+    \b
+    Example:
+      cipherfleet fleet exec examples/intel_lab/fleet.yaml mote01 cipherfleet-node show-state .
+    """
+    from .engine import Engine  # noqa: PLC0415
+
+    with Engine() as engine:
+        code, output = engine.run(_name_of(file), node, command)
+    click.echo(output, nl=False)
+    sys.exit(code)
+
+
+@fleet.command()
+@FILE
+@JSON
+def down(file: Path, as_json: bool) -> None:
+    """Stop and remove all containers and the network of the fleet of FILE.
+
+    They are found by their label, so this also cleans up after a command that was killed. Keys,
+    logs and results in the folder of `up` stay.
+
+    \b
+    Example:
+      cipherfleet fleet down examples/intel_lab/fleet.yaml
+    """
+    from .engine import Engine  # noqa: PLC0415
+
+    name = _name_of(file)
+    with Engine() as engine:
+        removed = engine.down(name)
+    if as_json:
+        click.echo(json.dumps({"fleet": name, "removed": removed}))
+    else:
+        click.echo(f"removed {len(removed)} containers and networks of {name}")
+
+
+@fleet.command()
+@FILE
+@_size_flags
+@IMAGE
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="folder for keys and compose.yaml"
+)
+@JSON
+def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
+    """Write compose.yaml and the folders of its containers for the fleet of FILE.
+
+    \b
+    Example:
+      cipherfleet fleet compose examples/average/fleet.yaml --out my-fleet
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
+
+    from .compose import write_compose  # noqa: PLC0415
+    from .plan import IMAGE as OURS  # noqa: PLC0415
+    from .plan import container_user, prepare  # noqa: PLC0415
+    from .profiles import read_profile  # noqa: PLC0415
+
+    profile = read_profile(flags["profile"]) if flags["profile"] else None
+    found = load_fleet(file, _overrides(flags))
+    containers = prepare(found, out, flags["seed"], profile, Console(stderr=True))
+    user = container_user(rootless=False)
+    written = write_compose(found.file.fleet, containers, out, flags["image"] or OURS, user)
+    if as_json:
+        click.echo(json.dumps({"written": str(written), "containers": len(containers)}))
+    else:
+        click.echo(f"wrote {written}: docker compose -f {written} up --detach")
+
+
+@fleet.command()
+@click.option("--tag", help="its name, if not this version's own")
+@click.option("--base", help="the image to begin with, if not the Dockerfile's")
+@click.option("--offline", is_flag=True, help="pull nothing: base and wheels from here")
+@JSON
+def image(tag: str | None, base: str | None, offline: bool, as_json: bool) -> None:
+    """Build the image of nodes and brokers from this source.
+
+    With --offline no registry of images is needed: a base is made of Debian's packages with
+    mmdebstrap, and wheels are downloaded by the pip of this machine.
+
+    \b
+    Example:
+      cipherfleet fleet image --offline
+    """
+    from .engine import Engine  # noqa: PLC0415
+    from .image import ImageOptions, build_image  # noqa: PLC0415
+    from .plan import IMAGE as OURS  # noqa: PLC0415
+
+    options = ImageOptions(tag or OURS, base, offline)
+    with Engine() as engine:
+        made = build_image(engine, options, lambda text: click.echo(text, err=True))
+    click.echo(json.dumps(made) if as_json else f"built {made['image']}, {made['mib']} MiB")
+
+
+def _name_of(file: Path) -> str:
+    from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
+
+    return load_fleet(file).file.fleet
+
+
+def _not_up(name: str) -> None:
+    from cipherfleet_node.errors import CipherfleetError  # noqa: PLC0415
+
+    raise CipherfleetError(f"no container of a fleet {name!r} is there: cipherfleet fleet up FILE")

@@ -1,0 +1,60 @@
+"""How much of this machine a container may use. These are limits, never figures of a device.
+
+A quota of CPU time says nothing of another processor's speed, caches or memory: what is measured
+under one is an emulated figure, and every output says so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cipherfleet_node.errors import ConfigError
+
+MIB = 2**20
+MIN_CPU, MIN_MEMORY = 0.05, 64 * MIB  # below, a node does not even start
+_UNITS = {"": 1, "k": 2**10, "m": MIB, "g": 2**30}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Limits of one container."""
+
+    name: str
+    cpu: float  # of one core of this machine
+    memory: int  # bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}, emulated: {self.cpu:g} CPU and {self.memory // MIB} MiB of this machine"
+        )
+
+
+# The memory is a board's smallest; the CPU time is a rough share of a server's core.
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("pi-zero-2", 0.2, 512 * MIB),
+        Profile("pi-4", 0.5, 1024 * MIB),
+        Profile("pi-5", 1.0, 2048 * MIB),
+    )
+}
+
+
+def read_profile(text: str) -> Profile:
+    """'pi-4' or 'cpu=0.5,memory=256m'. Raises ConfigError."""
+    if text in PROFILES:
+        return PROFILES[text]
+    found = re.fullmatch(r"cpu=(\d+(?:\.\d+)?),memory=(\d+)([kmg]?)", text.strip().lower())
+    if found is None:
+        raise ConfigError(
+            f"the profile is {text!r}, must be one of {', '.join(PROFILES)}, or "
+            "cpu=CORES,memory=SIZE, for example cpu=0.5,memory=256m"
+        )
+    profile = Profile("custom", float(found[1]), int(found[2]) * _UNITS[found[3]])
+    if profile.cpu < MIN_CPU or profile.memory < MIN_MEMORY:
+        raise ConfigError(
+            f"the profile is {text!r}: a node needs {MIN_CPU:g} CPU and {MIN_MEMORY // MIB} MiB "
+            "at least"
+        )
+    return profile

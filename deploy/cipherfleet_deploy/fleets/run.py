@@ -1,0 +1,249 @@
+"""A fleet in containers: brought up, watched to its end, taken down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from cipherfleet_broker.embedded import PACKAGE
+from cipherfleet_deploy.record import FleetFailed, NodeRecord, Standstill
+from cipherfleet_deploy.run import advice, conclude, default_folder, patience, showing_progress
+from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
+from cipherfleet_provisioning.insight import centralised_answer
+
+from .engine import NAME_LABEL, OUT_LABEL, Engine
+from .plan import BROKER_HOST, IMAGE, Container, prepare
+from .profiles import Profile
+
+POLL_S = 0.5
+LISTED_EVERY_S = 2.0  # asking the engine costs more than reading files
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """The flags of `fleet up`."""
+
+    overrides: Overrides = field(default_factory=Overrides)
+    seed: int | None = None
+    out: Path | None = None
+    image: str = IMAGE
+    profile: Profile | None = None
+
+
+@dataclass
+class NodeContainer(NodeRecord):
+    """One node's record, with the engine at hand for its last words."""
+
+    words: Callable[[], str]
+
+    def last_words(self) -> str:
+        """The last line of the container's log."""
+        return self.words().strip() or "nothing"
+
+
+class DockerFleet:
+    """The containers of one fleet, made and started by `start`, removed by `stop`."""
+
+    def __init__(
+        self, engine: Engine, fleet: str, containers: Sequence[Container], stalled_after_s: float
+    ) -> None:
+        self.engine, self.fleet = engine, fleet
+        self._containers = containers
+        self.nodes = {
+            each.name: NodeContainer(each.name, each.folder, self._words_of(each.name))
+            for each in containers
+            if not each.is_broker
+        }
+        self._standstill = Standstill(stalled_after_s)
+        self._listed_at = 0.0
+        self.timing: dict[str, float] = {}
+        self.memory: Mapping[str, float] = {}
+
+    def _words_of(self, name: str) -> Callable[[], str]:
+        return lambda: self.engine.log(self.fleet, name, tail=1)
+
+    def start(self, out: Path, image: str) -> None:
+        """Create all containers, then start them together; takes down what a failure leaves."""
+        began = time.monotonic()
+        self._began = began
+        try:
+            self.engine.create(self.fleet, out, image, self._containers)
+            self.timing["created_s"] = time.monotonic() - began
+            self.engine.start(self.fleet, [BROKER_HOST])
+            self.engine.start(self.fleet, list(self.nodes))
+        except BaseException:
+            self.stop()
+            raise
+        self.timing["started_s"] = time.monotonic() - began
+
+    def stop(self) -> list[str]:
+        """Remove all of the fleet; the names of what there was."""
+        return self.engine.down(self.fleet)
+
+    def poll(self) -> bool:
+        """Read what is new; True once all nodes have finished.
+
+        Raises FleetFailed for a container that has ended badly, or when nothing moves any more.
+        """
+        for node in self.nodes.values():
+            node.read()
+        self._note_start()
+        if time.monotonic() >= self._listed_at:
+            self._listed_at = time.monotonic() + LISTED_EVERY_S
+            self._look_after_all()
+        self._standstill.check(self.nodes.values())
+        return all(node.finished for node in self.nodes.values())
+
+    def _note_start(self) -> None:
+        """Once every node has closed a round: when that was, and what they hold."""
+        if "first_round_s" not in self.timing and all(n.rounds for n in self.nodes.values()):
+            self.timing["first_round_s"] = time.monotonic() - self._began
+            self.memory = self.engine.memory_mib(self.fleet, [BROKER_HOST, *self.nodes])
+
+    def _look_after_all(self) -> None:
+        listed = self.engine.containers(self.fleet)
+        names = {each["Labels"][NAME_LABEL] for each in listed}
+        if gone := sorted(({BROKER_HOST} | set(self.nodes)) - names):
+            raise FleetFailed(f"the container of {gone[0]} is gone: somebody removed it")
+        for each in listed:
+            if each["State"] in ("exited", "dead"):
+                self._ended(each["Labels"][NAME_LABEL])
+
+    def _ended(self, name: str) -> None:
+        node = self.nodes.get(name)
+        if node is not None and node.finished:
+            return
+        told = self.engine.inspect(self.fleet, name)
+        code, killed = told["State"]["ExitCode"], told["State"]["OOMKilled"]
+        if node is None or code != 0:
+            memory = ", out of the memory of its profile" if killed else ""
+            words = self.engine.log(self.fleet, name, tail=1).strip() or "nothing"
+            raise FleetFailed(
+                f"the container of {name} ended with exit code {code}{memory}, its last words: "
+                f"{words}"
+            )
+        node.restarts = int(told["RestartCount"])
+        node.read()
+        node.finished = True
+
+    def wait(self, on_poll: Callable[[], None] = lambda: None) -> None:
+        """Poll until all nodes have finished; *on_poll* is called each time."""
+        while not self.poll():
+            on_poll()
+            time.sleep(POLL_S)
+        on_poll()
+
+    def save_logs(self) -> None:
+        """What the nodes have said, into their folders; as far as there are containers."""
+        for each in self.engine.containers(self.fleet):
+            node = self.nodes.get(each["Labels"][NAME_LABEL])
+            if node is not None:
+                node.log.parent.mkdir(exist_ok=True)
+                node.log.write_text(self.engine.log(self.fleet, node.id))
+
+    def figures(self) -> dict[str, Any]:
+        """What a fleet of containers has to tell beyond a fleet of processes."""
+        nodes = [mib for name, mib in self.memory.items() if name != BROKER_HOST]
+        return {
+            "start": {name: round(seconds, 2) for name, seconds in self.timing.items()},
+            "memory_mib": {
+                "nodes_p50": round(float(np.median(nodes)), 1) if nodes else None,
+                "nodes_max": round(max(nodes), 1) if nodes else None,
+                "broker": round(self.memory.get(BROKER_HOST, 0.0), 1) or None,
+            },
+        }
+
+
+def prepared(
+    engine: Engine, fleet: Fleet, options: UpOptions, console: Console
+) -> tuple[DockerFleet, Path]:
+    """The containers of *fleet*, not yet made, and the folder that holds theirs, which are.
+
+    Raises CipherfleetError, also where a fleet of that name is up already.
+    """
+    name = fleet.file.fleet
+    engine.image_mib(options.image)
+    if engine.containers(name):
+        raise CipherfleetError(
+            f"containers of a fleet {name!r} are there already: cipherfleet fleet down FILE "
+            "removes them"
+        )
+    for line in advice(fleet):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if options.profile is not None:
+        note = f"note: {options.profile}; no figure is a device's"
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    out = options.out or default_folder(fleet)
+    containers = prepare(fleet, out, options.seed, options.profile, console)
+    return DockerFleet(engine, name, containers, patience(fleet)), out
+
+
+def bring_up(engine: Engine, file: Path, options: UpOptions, console: Console) -> dict[str, Any]:
+    """Start the fleet of *file* and leave it running; what was started."""
+    fleet = load_fleet(file, options.overrides)
+    nodes, out = prepared(engine, fleet, options, console)
+    nodes.start(out, options.image)
+    return {
+        "fleet": fleet.file.fleet,
+        "nodes": len(nodes.nodes),
+        "out": str(out),
+        "emulated": _emulated(options.profile),
+        **nodes.figures(),
+    }
+
+
+def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console) -> dict[str, Any]:
+    """As `run_fleet`, in containers: the same figures and some more; nothing is left running."""
+    began = time.monotonic()
+    fleet = load_fleet(file, options.overrides, endless=False)
+    optimum = centralised_answer(fleet)
+    nodes, out = prepared(engine, fleet, options, console)
+    try:
+        nodes.start(out, options.image)
+        with showing_progress(fleet, nodes, console) as show:
+            nodes.wait(show)
+    finally:
+        nodes.save_logs()
+        nodes.stop()
+    image = {"name": options.image, "mib": round(engine.image_mib(options.image), 1)}
+    more = {
+        "out": str(out),
+        "broker": f"{PACKAGE}, in a container",
+        "backend": "docker",
+        "emulated": _emulated(options.profile),
+        "image": image,
+        **nodes.figures(),
+    }
+    return conclude(fleet, nodes, optimum, time.monotonic() - began, more)
+
+
+def _emulated(profile: Profile | None) -> str | None:
+    return None if profile is None else str(profile)
+
+
+def status(engine: Engine, fleet: str) -> list[dict[str, Any]]:
+    """One object for each container of *fleet*; empty if there are none."""
+    listed = engine.containers(fleet)
+    running = [each["Labels"][NAME_LABEL] for each in listed if each["State"] == "running"]
+    memory = engine.memory_mib(fleet, running)
+    return [_state(each, memory) for each in listed]
+
+
+def _state(container: Mapping[str, Any], memory: Mapping[str, float]) -> dict[str, Any]:
+    labels = container["Labels"]
+    name = labels[NAME_LABEL]
+    state: dict[str, Any] = {"name": name, "state": container["State"], "told": container["Status"]}
+    state["memory_mib"] = round(memory[name], 1) if name in memory else None
+    state["round"] = None
+    if name != BROKER_HOST:
+        node = NodeRecord(name, Path(labels[OUT_LABEL]) / "nodes" / name)
+        node.read()
+        state["round"] = node.round
+    return state

@@ -7,7 +7,7 @@ later, also after a crash of the command that made it.
 from __future__ import annotations
 
 import os
-import re
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +26,7 @@ from .plan import STOP_WITHIN_S, Container, container_user, hand_over
 
 LABEL = "org.cipherfleet"
 FLEET_LABEL, NAME_LABEL, OUT_LABEL = f"{LABEL}.fleet", f"{LABEL}.name", f"{LABEL}.out"
+DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 TIMEOUT_S = 120  # an engine that makes a hundred containers on two cores is slow to answer
 THREADS = 8  # measured: one by one takes twice as long, more threads gain nothing
 MAX_RESTARTS = 5
@@ -57,21 +58,32 @@ def told(what: str) -> Iterator[None]:
     except APIError as error:
         raise EngineRefused(f"{what}: the engine says {_words(error)}") from None
     except (DockerException, requests.RequestException) as error:
-        where = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        raise EngineUnreachable(
-            f"{what}: no Docker engine answers at {where} ({_reason(error)}); start it (systemctl "
-            "start docker), join the group docker, set DOCKER_HOST, or say --backend process"
-        ) from None
+        raise _unreachable(what, type(error).__name__) from None
+
+
+def _address() -> str:
+    return os.environ.get("DOCKER_HOST") or DEFAULT_ADDRESS
+
+
+def _unreachable(what: str, reason: str) -> EngineUnreachable:
+    return EngineUnreachable(
+        f"{what}: no Docker engine answers at {_address()} ({reason}); start it (systemctl start "
+        "docker), join the group docker, set DOCKER_HOST, or say --backend process"
+    )
 
 
 def _words(error: APIError) -> str:
     return one_line(str(error.explanation or error))[:300]
 
 
-def _reason(error: Exception) -> str:
-    """The innermost words of libraries that wrap each other's errors."""
-    found = re.findall(r"(?:\(|, )'([^']+)'\)", str(error))
-    return one_line(found[-1] if found else type(error).__name__)
+def _knock() -> None:
+    """Raise EngineUnreachable with the system's reason; the library's own hides it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(TIMEOUT_S)
+        try:
+            sock.connect(_address().removeprefix("unix://"))
+        except OSError as error:
+            raise _unreachable("containers", error.strerror or str(error)) from None
 
 
 class Engine:
@@ -79,12 +91,13 @@ class Engine:
 
     def __init__(self) -> None:
         """Connect. Raises EngineUnreachable; ConfigError for an engine of another machine."""
-        if not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://"):
+        if not _address().startswith("unix://"):
             raise ConfigError(
-                f"DOCKER_HOST is {os.environ['DOCKER_HOST']!r}: only an engine of this machine "
+                f"DOCKER_HOST is {_address()!r}: only an engine of this machine "
                 "sees the nodes' folders; set it to a unix:// address, or unset it"
             )
-        with told("the fleet cannot be reached"):
+        _knock()
+        with told("containers"):
             self.client = docker.from_env(timeout=TIMEOUT_S, max_pool_size=2 * THREADS)
             options = self.client.info().get("SecurityOptions") or []
         self.user = container_user(rootless=any("name=rootless" in each for each in options))

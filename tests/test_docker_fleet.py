@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -25,15 +26,22 @@ from cipherfleet_deploy.fleets.image import context, wanted
 from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container
 from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
 from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
-from cipherfleet_deploy.record import FleetFailed
+from cipherfleet_deploy.record import FleetFailed, NodeRecord
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet import load_fleet
 from docker_engine import built_image, running_engine
+
+Test = TypeVar("Test", bound=Callable[..., None])
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "fleet"]
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FIVE_MINUTES_S = 300
 QUIET = Console(stderr=True, quiet=True)
+
+
+def in_containers(test: Test) -> Test:
+    """Marks a test that needs an engine; the first one may have to make the image."""
+    return pytest.mark.docker(pytest.mark.timeout(900)(test))
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +129,7 @@ def estimates_in(out: Path) -> dict[str, dict[int, list[float]]]:
 # -- in containers ------------------------------------------------------------------------------
 
 
-@pytest.mark.docker
-@pytest.mark.timeout(900)
+@in_containers
 def test_twenty_containers_agree_with_twenty_processes_after_one_command(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
@@ -151,8 +158,7 @@ def test_twenty_containers_agree_with_twenty_processes_after_one_command(
     assert "first round closed" in (boxed / "nodes" / "mote01" / "logs" / "node.log").read_text()
 
 
-@pytest.mark.docker
-@pytest.mark.timeout(900)
+@in_containers
 def test_a_container_sees_its_own_folder_and_nothing_else(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
@@ -205,8 +211,7 @@ def round_of(file: Path, node: str) -> int:
     return int(found["round"])
 
 
-@pytest.mark.docker
-@pytest.mark.timeout(900)
+@in_containers
 def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
@@ -248,8 +253,36 @@ def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
     assert left_of(engine, name) == []
 
 
-@pytest.mark.docker
-@pytest.mark.timeout(900)
+@in_containers
+def test_a_compose_file_runs_the_fleet_to_its_end(image: str, tmp_path: Path) -> None:
+    program = shutil.which("docker-compose", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("NO DOCKER COMPOSE IN THIS ENVIRONMENT, ITS FILE IS NOT TRIED")
+    file = toy_file(tmp_path, 4, 12)
+    out = tmp_path / "out"
+    result_of("compose", file, "--out", out, "--image", image)
+    records = [NodeRecord(n, out / "nodes" / n) for n in ("n1", "n2", "n3", "n4")]
+
+    def are_done() -> bool:
+        for each in records:
+            each.read()
+        return all(len(each.rounds) == 12 for each in records)
+
+    def does(*command: str) -> None:
+        subprocess.run(
+            [program, "-f", out / "compose.yaml", *command], check=True, capture_output=True
+        )
+
+    try:
+        does("up", "--detach")
+        wait_until(are_done)
+    finally:
+        does("down")
+    assert not any(each.estimates for each in records), "a trace that nobody asked for"
+    assert sum(line["silent"] for each in records for line in each.rounds) == 0
+
+
+@in_containers
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_a_command_that_ends_early_leaves_nothing_after_down(
     how: signal.Signals, engine: Engine, image: str, tmp_path: Path
@@ -278,8 +311,7 @@ def test_a_command_that_ends_early_leaves_nothing_after_down(
         engine.down(fleet)
 
 
-@pytest.mark.docker
-@pytest.mark.timeout(900)
+@in_containers
 def test_a_container_that_ends_badly_fails_the_fleet_with_its_last_words(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
@@ -293,8 +325,7 @@ def test_a_container_that_ends_badly_fails_the_fleet_with_its_last_words(
     assert left_of(engine, name) == []
 
 
-@pytest.mark.docker
-@pytest.mark.timeout(900)
+@in_containers
 def test_an_image_that_is_not_there_is_named_with_its_mend(engine: Engine, tmp_path: Path) -> None:
     file = toy_file(tmp_path, 3, 5)
     assert engine.user

@@ -67,7 +67,8 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
     authority, security = _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
     with start_broker(options.broker, security=security) as broker:
         address = Broker(host=broker.host, port=broker.port, tls=fleet.file.broker.tls)
-        bundles = provision(fleet, out, address, authority, options.seed, console)
+        simulation = Simulation(seed=options.seed, trace_estimates=True)
+        bundles = provision(fleet, out, address, authority, simulation, console)
         with LocalFleet(bundles, patience(fleet)) as nodes:
             nodes.start()
             with showing_progress(fleet, nodes, console) as show:
@@ -186,11 +187,10 @@ def provision(
     out: Path,
     broker: Broker,
     authority: Certified | None,
-    seed: int | None,
+    simulation: Simulation,
     console: Console,
 ) -> dict[str, Path]:
     """Keys and a folder for every node, under <out>/nodes."""
-    simulation = Simulation(seed=seed, trace_estimates=True)
     with Progress(
         TextColumn("keys"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         console=console, transient=True, disable=not console.is_terminal,

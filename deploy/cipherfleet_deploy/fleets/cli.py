@@ -249,6 +249,7 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
     """
     from rich.console import Console  # noqa: PLC0415
 
+    from cipherfleet_node.config import Simulation  # noqa: PLC0415
     from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
 
     from .compose import write_compose  # noqa: PLC0415
@@ -258,7 +259,7 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
 
     profile = read_profile(flags["profile"]) if flags["profile"] else None
     found = load_fleet(file, _overrides(flags))
-    containers = prepare(found, out, flags["seed"], profile, Console(stderr=True))
+    containers = prepare(found, out, Simulation(seed=flags["seed"]), profile, Console(stderr=True))
     user = container_user(rootless=False)
     written = write_compose(found.file.fleet, containers, out, flags["image"] or OURS, user)
     if as_json:

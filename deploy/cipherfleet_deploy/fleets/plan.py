@@ -18,7 +18,7 @@ from cipherfleet_broker.embedded import configuration
 from cipherfleet_broker.security import TLS_PORT, Identity, Security
 from cipherfleet_deploy.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, provision
 from cipherfleet_node import __version__
-from cipherfleet_node.config import Broker
+from cipherfleet_node.config import Broker, Simulation
 from cipherfleet_provisioning.bundles import check_target
 from cipherfleet_provisioning.certificates import make_authority, secure, write_authority
 from cipherfleet_provisioning.fleet import Fleet
@@ -80,7 +80,7 @@ def broker_address() -> Broker:
 
 
 def prepare(
-    fleet: Fleet, out: Path, seed: int | None, profile: Profile | None, console: Console
+    fleet: Fleet, out: Path, simulation: Simulation, profile: Profile | None, console: Console
 ) -> tuple[Container, ...]:
     """Make <out>/nodes/ID, <out>/broker and <out>/tls; the containers, that of the broker first.
 
@@ -95,7 +95,7 @@ def prepare(
     authority = make_authority(fleet.file.fleet, now, RUN_DAYS)
     write_authority(tls, authority)
     security = secure(fleet, authority, tls, now, [BROKER_HOST])
-    bundles = provision(fleet, out, broker_address(), authority, seed, console)
+    bundles = provision(fleet, out, broker_address(), authority, simulation, console)
     broker = broker_container(_write_broker(out / BROKER_FOLDER, security))
     return (broker, *(node_container(name, each, profile) for name, each in bundles.items()))
 

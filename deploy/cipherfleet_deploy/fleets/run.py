@@ -14,6 +14,7 @@ from rich.console import Console
 from cipherfleet_broker.embedded import PACKAGE
 from cipherfleet_deploy.record import FleetFailed, NodeRecord, Standstill
 from cipherfleet_deploy.run import advice, conclude, default_folder, patience, showing_progress
+from cipherfleet_node.config import Simulation
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 from cipherfleet_provisioning.insight import centralised_answer
@@ -148,6 +149,13 @@ class DockerFleet:
                 node.log.parent.mkdir(exist_ok=True)
                 node.log.write_text(self.engine.log(self.fleet, node.id))
 
+    def close(self) -> None:
+        """Keep the logs, remove all else."""
+        try:
+            self.save_logs()
+        finally:
+            self.stop()
+
     def figures(self) -> dict[str, Any]:
         """What a fleet of containers has to tell beyond a fleet of processes."""
         nodes = [mib for name, mib in self.memory.items() if name != BROKER_HOST]
@@ -181,7 +189,8 @@ def prepared(
         note = f"note: {options.profile}; no figure is a device's"
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     out = options.out or default_folder(fleet)
-    containers = prepare(fleet, out, options.seed, options.profile, console)
+    simulation = Simulation(seed=options.seed, trace_estimates=True)
+    containers = prepare(fleet, out, simulation, options.profile, console)
     return DockerFleet(engine, name, containers, patience(fleet)), out
 
 
@@ -210,8 +219,7 @@ def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console)
         with showing_progress(fleet, nodes, console) as show:
             nodes.wait(show)
     finally:
-        nodes.save_logs()
-        nodes.stop()
+        nodes.close()
     image = {"name": options.image, "mib": round(engine.image_mib(options.image), 1)}
     more = {
         "out": str(out),

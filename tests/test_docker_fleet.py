@@ -41,7 +41,8 @@ QUIET = Console(stderr=True, quiet=True)
 
 def in_containers(test: Test) -> Test:
     """Marks a test that needs an engine; the first one may have to make the image."""
-    return pytest.mark.docker(pytest.mark.timeout(900)(test))
+    marked: Test = pytest.mark.docker(pytest.mark.timeout(900)(test))
+    return marked
 
 
 @pytest.fixture(scope="module")

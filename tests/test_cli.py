@@ -35,6 +35,7 @@ HELP = [
     ("provision", "update"),
     ("provision", "rotate"),
     ("provision", "revoke"),
+    ("provision", "seed"),
     ("fleet",),
     ("fleet", "up"),
     ("fleet", "status"),

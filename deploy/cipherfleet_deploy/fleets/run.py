@@ -25,6 +25,7 @@ from .profiles import Profile
 
 POLL_S = 0.5
 LISTED_EVERY_S = 2.0  # asking the engine costs more than reading files
+WEIGHED_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ class DockerFleet:
         self._standstill = Standstill(stalled_after_s)
         self._listed_at = 0.0
         self.timing: dict[str, float] = {}
-        self.memory: Mapping[str, float] = {}
+        self._weighed_at = 0.0
+        self.memory: dict[str, float] = {}  # MiB
 
     def _words_of(self, name: str) -> Callable[[], str]:
         return lambda: self.engine.log(self.fleet, name, tail=1)
@@ -99,14 +101,22 @@ class DockerFleet:
         if time.monotonic() >= self._listed_at:
             self._listed_at = time.monotonic() + LISTED_EVERY_S
             self._look_after_all()
+        if time.monotonic() >= self._weighed_at:
+            self._weigh()
         self._standstill.check(self.nodes.values())
         return all(node.finished for node in self.nodes.values())
 
     def _note_start(self) -> None:
-        """Once every node has closed a round: when that was, and what they hold."""
-        if "first_round_s" not in self.timing and all(n.rounds for n in self.nodes.values()):
+        """When every node had closed a round."""
+        if "first_round_s" not in self.timing and all(n.round for n in self.nodes.values()):
             self.timing["first_round_s"] = time.monotonic() - self._began
-            self.memory = self.engine.memory_mib(self.fleet, [BROKER_HOST, *self.nodes])
+
+    def _weigh(self) -> None:
+        """Keep the most that each container was seen to hold."""
+        self._weighed_at = time.monotonic() + WEIGHED_EVERY_S
+        running = [name for name, node in self.nodes.items() if not node.finished]
+        for name, mib in self.engine.memory_mib(self.fleet, [BROKER_HOST, *running]).items():
+            self.memory[name] = max(mib, self.memory.get(name, 0.0))
 
     def _look_after_all(self) -> None:
         listed = self.engine.containers(self.fleet)

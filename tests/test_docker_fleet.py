@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +24,7 @@ from rich.console import Console
 from cipherfleet_broker import __main__ as broker_command
 from cipherfleet_deploy.fleets.compose import compose
 from cipherfleet_deploy.fleets.engine import FLEET_LABEL, Engine, container_name, network_name
-from cipherfleet_deploy.fleets.image import context, wanted
+from cipherfleet_deploy.fleets.image import IN_CONTEXT, context, wanted
 from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container
 from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
 from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
@@ -427,6 +429,19 @@ def test_the_build_context_holds_the_source_and_no_more(tmp_path: Path) -> None:
     assert "examples/intel_lab/fleet.yaml" in names
     assert not [name for name in names if ".git" in name or ".venv" in name or "__pycache" in name]
     assert not [name for name in names if name.startswith("tests")]
+
+
+def test_all_that_our_wheel_is_made_of_comes_into_the_image() -> None:
+    root = EXAMPLES.parent
+    made = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    parts = {*made["wheel"]["packages"], *made["wheel"]["force-include"]}
+    copied = set(re.findall(r"^COPY (\S+) /src", (root / "deploy/Dockerfile").read_text(), re.M))
+    allowed = set(re.findall(r"^!(.+)", (root / ".dockerignore").read_text(), re.M))
+    for part in parts:
+        above = {part, *map(str, Path(part).parents)}
+        assert above & copied, f"deploy/Dockerfile copies no {part}"
+        assert above & allowed, f".dockerignore hides {part}"
+        assert above & set(IN_CONTEXT), f"the context of fleet image lacks {part}"
 
 
 def test_the_image_gets_what_a_device_gets_and_a_broker() -> None:

@@ -27,7 +27,8 @@ DOCKERFILE, WHEELHOUSE = "deploy/Dockerfile", "deploy/wheelhouse"
 IN_CONTEXT = (
     "pyproject.toml", "README.md", "LICENSE", DOCKERFILE, "node/cipherfleet_node",
     "broker/cipherfleet_broker", "provisioning/cipherfleet_provisioning",
-    "deploy/cipherfleet_deploy", "deploy/devices", "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
+    "deploy/cipherfleet_deploy", "deploy/devices",
+    "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
 )  # fmt: skip
 OFFLINE_BASE, SUITE = "cipherfleet-base:bookworm", "bookworm"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"

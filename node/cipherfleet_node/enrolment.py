@@ -63,12 +63,11 @@ def make_claim(
 ) -> Claim:
     """The claim of *keys*; *prove* is the token, or the identity that they replace."""
     public = keys.public
-    n = int(public.paillier.n)
     claim = Claim(
         config.fleet,
         config.node,
         int(time.time()),
-        n.to_bytes((n.bit_length() + 7) // 8, "big"),
+        public.paillier.to_bytes(),
         public.identity.public_bytes_raw(),
         public.seal.public_bytes_raw(),
         request,

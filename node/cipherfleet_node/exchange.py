@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from gmpy2 import mpz
 
@@ -91,22 +91,20 @@ class Exchange(Protocol):
         """The combined coupling term of *answers*, shape (d,), in the round of *draws*."""
 
 
-class Pairwise:
-    """The exchange of ALGORITHM section 4, `pairwise`: every answer can be opened by itself."""
+class Packed:
+    """What both exchanges do alike: the query, and ciphertexts packed for each key."""
 
-    sealed = False
+    half_weights: ClassVar[int]  # how many are applied under encryption
 
     def __init__(
         self, key: PrivateKey, edges: Mapping[str, Edge], dimension: int, blinding: Blinding
     ) -> None:
         self._key, self._edges, self._blinding = key, edges, blinding
-        self._layout = Layout(key.public.bits, dimension)
-        self._layouts = {name: Layout(edge.key.bits, dimension) for name, edge in edges.items()}
-
-    def roster(self, there: Iterable[str]) -> list[str]:
-        """Nobody: whoever answers is welcome."""
-        del there
-        return []
+        self._layout = Layout(key.public.bits, dimension, self.half_weights)
+        self._layouts = {
+            name: Layout(edge.key.bits, dimension, self.half_weights)
+            for name, edge in edges.items()
+        }
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         """Enc(-q) under the node's own key."""
@@ -116,6 +114,22 @@ class Pairwise:
         """The count, the lengths and each ciphertext."""
         key, layout = self._edges[query.sender].key, self._layouts[query.sender]
         read_ciphertexts(key, layout, query.ciphertexts)
+
+    def accept(self, answer: Sequence[bytes]) -> list[mpz]:
+        """The ciphertexts under the node's own key."""
+        return read_ciphertexts(self._key.public, self._layout, answer)
+
+
+class Pairwise(Packed):
+    """The exchange of ALGORITHM section 4, `pairwise`: every answer can be opened by itself."""
+
+    sealed = False
+    half_weights = 2
+
+    def roster(self, there: Iterable[str]) -> list[str]:
+        """Nobody: whoever answers is welcome."""
+        del there
+        return []
 
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """Enc(H q + e) under *neighbour*'s key."""
@@ -143,10 +157,6 @@ class Pairwise:
         key, layout = self._edges[asker].key, self._layouts[asker]
         ciphertexts = read_ciphertexts(key, layout, query.ciphertexts)
         return make_answer(key, layout, ciphertexts, half_weight(draws, asker), prepared)
-
-    def accept(self, answer: Sequence[bytes]) -> list[mpz]:
-        """The ciphertexts under the node's own key."""
-        return read_ciphertexts(self._key.public, self._layout, answer)
 
     def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
         """One decryption for all answers, each under its exponent H_ij M_ij."""

@@ -153,7 +153,7 @@ def own_keys(public: PublicKeys) -> OwnKeys:
     """How a configuration tells a node which keys are its own."""
     return OwnKeys(
         paillier=public.paillier.fingerprint.hex(),
-        identity=base64.b64encode(public.identity.public_bytes_raw()).decode(),
+        identity=identity_to_text(public.identity),
         seal=seal_to_text(public.seal),
     )
 

@@ -37,8 +37,12 @@ class PublicKey:
 
     @property
     def fingerprint(self) -> bytes:
-        """SHA-256 of the modulus as big-endian bytes without leading zeros; 32 bytes."""
-        return hashlib.sha256(int(self.n).to_bytes((self.bits + 7) // 8, "big")).digest()
+        """SHA-256 of `to_bytes`; 32 bytes."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    def to_bytes(self) -> bytes:
+        """The modulus, big-endian, without leading zeros."""
+        return int(self.n).to_bytes((self.bits + 7) // 8, "big")
 
 
 @dataclass(frozen=True, repr=False)

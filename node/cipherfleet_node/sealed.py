@@ -28,16 +28,15 @@ from .exchange import (
     Blinding,
     Edge,
     Opening,
+    Packed,
     dither,
     half_weight,
     make_answer,
-    make_query,
     open_answers,
     prepare_answer,
     read_ciphertexts,
 )
 from .messages import Query
-from .packing import Layout
 from .paillier import PrivateKey
 
 LEAST_ROSTER = 2  # a sum over one neighbour hides nothing
@@ -92,10 +91,11 @@ def mask(secret: bytes, label: bytes, modulus: mpz) -> mpz:
     return mpz(int.from_bytes(expanded, "big")) % modulus
 
 
-class Sealed:
+class Sealed(Packed):
     """The exchange of ALGORITHM section 4, `sealed`: answers open only together."""
 
     sealed = True
+    half_weights = 1
 
     def __init__(
         self,
@@ -105,26 +105,14 @@ class Sealed:
         blinding: Blinding,
         seal: Seal,
     ) -> None:
-        self._key, self._edges, self._blinding, self._seal = key, edges, blinding, seal
-        self._layout = Layout(key.public.bits, dimension, half_weights=1)
-        self._layouts = {
-            name: Layout(edge.key.bits, dimension, half_weights=1) for name, edge in edges.items()
-        }
+        super().__init__(key, edges, dimension, blinding)
+        self._seal = seal
 
     def roster(self, there: Iterable[str]) -> list[str]:
         """All who are *there*, if they are enough to hide each other."""
         names = sorted(there)
         leaf = self._seal.leaves_open and len(self._edges) == 1
         return names if len(names) >= LEAST_ROSTER or leaf else []
-
-    def query(self, quantised: Sequence[int]) -> list[bytes]:
-        """Enc(-q) under the node's own key."""
-        return make_query(self._key.public, self._layout, quantised, self._blinding.own)
-
-    def check(self, query: Query) -> None:
-        """The count, the lengths and each ciphertext."""
-        key, layout = self._edges[query.sender].key, self._layouts[query.sender]
-        read_ciphertexts(key, layout, query.ciphertexts)
 
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """Enc(M (H q + e)) under *neighbour*'s key."""
@@ -153,10 +141,6 @@ class Sealed:
     def asked(self, query: Query) -> bool:
         """Whether *query* wants an answer of this node; RemoteProtocolError for a bad roster."""
         return self._seal.check(query)
-
-    def accept(self, answer: Sequence[bytes]) -> list[mpz]:
-        """The ciphertexts under the node's own key."""
-        return read_ciphertexts(self._key.public, self._layout, answer)
 
     def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
         """H_i times the sum, from one decryption of the product of all answers."""

@@ -45,9 +45,8 @@ class Halves(_Record, frozen=True, kw_only=True):
     @classmethod
     def of(cls, keys: PublicKeys) -> Halves:
         """Those of *keys*."""
-        n = int(keys.paillier.n)
         return cls(
-            paillier=n.to_bytes((n.bit_length() + 7) // 8, "big"),
+            paillier=keys.paillier.to_bytes(),
             identity=keys.identity.public_bytes_raw(),
             seal=keys.seal.public_bytes_raw(),
         )

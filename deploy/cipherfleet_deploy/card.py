@@ -6,7 +6,6 @@ already, those of an imaging program for instance, are kept. Everything is read 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
@@ -24,6 +23,7 @@ import yaml
 from cipherfleet_node.config import LOGS_FOLDER, NODE_FILE, NodeConfig, load_node_config
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
 from cipherfleet_node.store import STATE_FOLDER, sync_folder
+from cipherfleet_provisioning.sets import tar_gz
 
 from .boot_partition import Volume
 from .units import devices_folder
@@ -88,25 +88,12 @@ def pack(folder: Path, node: str) -> bytes:
 
     Its bytes follow from the files alone: a device knows by them what it has already.
     """
-    packed = io.BytesIO()
     left = {STATE_FOLDER, LOGS_FOLDER}
-    with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as squeezed,
-        tarfile.open(fileobj=squeezed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for file in sorted(folder.rglob("*")):
-            inside = file.relative_to(folder)
-            if inside.parts[0] in left or not (file.is_file() or file.is_dir()):
-                continue
-            member = tarfile.TarInfo(f"{node}/{inside}")
-            if file.is_dir():
-                member.type, member.mode = tarfile.DIRTYPE, 0o700
-                tar.addfile(member)
-            else:
-                data = file.read_bytes()
-                member.size, member.mode = len(data), 0o600 | (file.stat().st_mode & 0o100)
-                tar.addfile(member, io.BytesIO(data))
-    return packed.getvalue()
+    return tar_gz(
+        (f"{node}/{file.relative_to(folder)}", file, 0o600 | (file.stat().st_mode & 0o100))
+        for file in sorted(folder.rglob("*"))
+        if file.relative_to(folder).parts[0] not in left and (file.is_file() or file.is_dir())
+    )
 
 
 # -- the seed -----------------------------------------------------------------------------------

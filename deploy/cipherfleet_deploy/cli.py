@@ -17,14 +17,13 @@ import click
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
+from .flags import AS_JSON, SIZES, Command, flagged
 from .fleets.cli import fleet
 from .seed import seed
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 DEMO_NODES = 10
 PROGRAM = "cipherfleet"
-
-Command = Callable[..., None]
 
 
 def main() -> None:
@@ -78,15 +77,22 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _print(
+    told: dict[str, Any], show: Callable[[dict[str, Any], Any], None], *, as_json: bool
+) -> None:
+    """One JSON object, or what *show* makes of it on a console."""
+    if as_json:
+        click.echo(json.dumps(told, allow_nan=False))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    show(told, Console())
+
+
 def run_flags(command: Command) -> Command:
     """The flags that `demo` and `run` share."""
     flags = [
-        click.option(
-            "--nodes", type=click.IntRange(2), help="how many nodes, spread over the file's"
-        ),
-        click.option("--rounds", type=click.IntRange(1), help="how many rounds"),
-        click.option("--key-bits", type=click.IntRange(256, 8192), help="Paillier key size"),
-        click.option("--seed", type=int, help="repeatable draws: for trials, protects nothing"),
+        *SIZES,
         click.option(
             "--broker",
             default="embedded",
@@ -95,11 +101,9 @@ def run_flags(command: Command) -> Command:
             help="which broker to run, or to use",
         ),
         click.option("--out", type=click.Path(path_type=Path), help="folder for logs and results"),
-        click.option("--json", "as_json", is_flag=True, help="print one JSON object"),
+        AS_JSON,
     ]
-    for flag in reversed(flags):
-        command = flag(command)
-    return command
+    return flagged(command, flags)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -151,7 +155,7 @@ def demo(nodes: int | None, **flags: Any) -> None:
     show_default=True,
     help="Paillier key size; below 2048 is unsafe",
 )
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@AS_JSON
 def init(folder: Path, nodes: int, topology: str, key_bits: int, as_json: bool) -> None:
     """Write a fleet.yaml to begin with into DIR; it runs as it is, and says what can be changed.
 
@@ -204,10 +208,7 @@ def _run(
 
     options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
     result = run_fleet(file, options, Console(stderr=True))
-    if as_json:
-        click.echo(json.dumps(result, allow_nan=False))
-    else:
-        show_result(result, Console())
+    _print(result, show_result, as_json=as_json)
 
 
 @cli.command()
@@ -224,7 +225,7 @@ def _run(
     metavar="CARD",
     help="a board's measured card, to predict the round time from",
 )
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@AS_JSON
 def check(
     file: Path, strict: bool, profile: str | None, calibration: Path | None, as_json: bool
 ) -> None:
@@ -241,15 +242,10 @@ def check(
     # Threads of linear algebra wait for each other: on a busy machine ten times as long as one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from rich.console import Console  # noqa: PLC0415
-
     from .check import check_fleet, passes, show  # noqa: PLC0415
 
     told = check_fleet(file, profile, calibration)
-    if as_json:
-        click.echo(json.dumps(told, allow_nan=False))
-    else:
-        show(told, Console())
+    _print(told, show, as_json=as_json)
     if not passes(told, strict=strict):
         sys.exit(EXIT_FAILED)
 
@@ -257,7 +253,7 @@ def check(
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--broker", metavar="HOST:PORT", help="a running broker to try")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@AS_JSON
 def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
     """Look for what this machine lacks, and for what is wrong with FILE (fleet.yaml).
 
@@ -338,15 +334,9 @@ def reach_flags(timeout_s: float, margin_s: float) -> Callable[[Command], Comman
             show_default=True,
             help="seconds that running nodes get before new neighbours hold",
         ),
-        click.option("--json", "as_json", is_flag=True, help="print one JSON object"),
+        AS_JSON,
     ]
-
-    def decorate(command: Command) -> Command:
-        for flag in reversed(flags):
-            command = flag(command)
-        return command
-
-    return decorate
+    return lambda command: flagged(command, flags)
 
 
 keys_flag = click.option(
@@ -366,21 +356,16 @@ from_round_flag = click.option(
 
 
 def _show_provision(told: dict[str, Any], *, as_json: bool) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
     from .provision import show  # noqa: PLC0415
 
-    if as_json:
-        click.echo(json.dumps(told, allow_nan=False))
-    else:
-        show(told, Console())
+    _print(told, show, as_json=as_json)
 
 
 @provision.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @set_argument
 @keys_flag
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@AS_JSON
 def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
     """Make the set of the fleet of FILE in DIR: an archive per node, the broker's files, a ledger.
 
@@ -503,7 +488,7 @@ def rotate(
 @set_argument
 @click.argument("node")
 @click.option("--broker", metavar="HOST:PORT", help="where it is (default: as in the set)")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@AS_JSON
 def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
     """Take NODE out of the fleet at once: its neighbours hear nothing from it any more.
 
@@ -558,7 +543,7 @@ def bench() -> None:
     show_default=True,
     help="least CPU time per contest; three laps are always run",
 )
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@AS_JSON
 def crypto(
     bits: tuple[str, ...],
     dimension: tuple[int, ...],
@@ -584,10 +569,7 @@ def crypto(
     where = machine()
     plan = Plan([int(size) for size in bits], dimension, degree, Effort(seconds))
     told = report(measure(plan, Console(stderr=True)), where)
-    if as_json:
-        click.echo(json.dumps(told, allow_nan=False))
-    else:
-        show(told, Console())
+    _print(told, show, as_json=as_json)
 
 
 provision.add_command(seed)

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from .flags import AS_JSON
+
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -24,7 +26,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="folder of wheels to install from; else the image must hold cipherfleet already",
 )
 @click.option("--replace", is_flag=True, help="this card takes the place of another one")
-@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+@AS_JSON
 def seed(
     node: str,
     home: Path,

@@ -17,7 +17,7 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -171,19 +171,28 @@ def tree_digest(folder: Path) -> str:
 
 def archive(folder: Path) -> bytes:
     """*folder* as a .tar.gz whose bytes follow from its files' names and bytes alone."""
+    files = [folder, *sorted(folder.rglob("*"))]
+    return tar_gz((str(file.relative_to(folder.parent)), file, 0o600) for file in files)
+
+
+def tar_gz(entries: Iterable[tuple[str, Path, int]]) -> bytes:
+    """A .tar.gz of *entries*: the name in it, the file or folder, and a file's mode.
+
+    Its bytes follow from these and the files' bytes alone. Folders have mode 0700.
+    """
     packed = io.BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as squeezed,
         tarfile.open(fileobj=squeezed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        for file in [folder, *sorted(folder.rglob("*"))]:
-            member = tarfile.TarInfo(str(file.relative_to(folder.parent)))
+        for name, file, mode in entries:
+            member = tarfile.TarInfo(name)
             if file.is_dir():
                 member.type, member.mode = tarfile.DIRTYPE, 0o700
                 tar.addfile(member)
             else:
                 data = file.read_bytes()
-                member.size, member.mode = len(data), 0o600
+                member.size, member.mode = len(data), mode
                 tar.addfile(member, io.BytesIO(data))
     return packed.getvalue()
 

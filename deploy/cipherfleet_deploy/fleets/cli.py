@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-Command = Callable[..., None]
+from cipherfleet_deploy.flags import AS_JSON, SIZES, Command, flagged
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
-JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 IMAGE = click.option("--image", help="the image of all containers, if not this version's own")
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="folder for keys, logs and results"
@@ -22,21 +20,14 @@ OUT = click.option(
 
 def _size_flags(command: Command) -> Command:
     flags = [
-        click.option(
-            "--nodes", type=click.IntRange(2), help="how many nodes, spread over the file's"
-        ),
-        click.option("--rounds", type=click.IntRange(1), help="how many rounds"),
-        click.option("--key-bits", type=click.IntRange(256, 8192), help="Paillier key size"),
-        click.option("--seed", type=int, help="repeatable draws: for trials, protects nothing"),
+        *SIZES,
         click.option(
             "--profile",
             metavar="pi-zero-2|pi-4|pi-5|cpu=N,memory=SIZE",
             help="limits of each node's container: emulation, never a device",
         ),
     ]
-    for flag in reversed(flags):
-        command = flag(command)
-    return command
+    return flagged(command, flags)
 
 
 @click.group()
@@ -62,7 +53,7 @@ def fleet() -> None:
     show_default=True,
     help="process: without containers, as cipherfleet run",
 )
-@JSON
+@AS_JSON
 def up(file: Path, **flags: Any) -> None:
     """Start the fleet of FILE, each node in a container of its own.
 
@@ -140,7 +131,7 @@ def _show_figures(result: dict[str, Any]) -> None:
 
 @fleet.command()
 @FILE
-@JSON
+@AS_JSON
 def status(file: Path, as_json: bool) -> None:
     """Say what each container of the fleet of FILE is doing.
 
@@ -210,7 +201,7 @@ def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
 
 @fleet.command()
 @FILE
-@JSON
+@AS_JSON
 def down(file: Path, as_json: bool) -> None:
     """Stop and remove all containers and the network of the fleet of FILE.
 
@@ -239,7 +230,7 @@ def down(file: Path, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="folder for keys and compose.yaml"
 )
-@JSON
+@AS_JSON
 def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
     """Write compose.yaml and the folders of its containers for the fleet of FILE.
 
@@ -272,7 +263,7 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
 @click.option("--tag", help="its name, if not this version's own")
 @click.option("--base", help="the image to begin with, if not the Dockerfile's")
 @click.option("--offline", is_flag=True, help="pull nothing: base and wheels from here")
-@JSON
+@AS_JSON
 def image(tag: str | None, base: str | None, offline: bool, as_json: bool) -> None:
     """Build the image of nodes and brokers from this source.
 

@@ -24,9 +24,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from cipherfleet_deploy import bench_crypto as crypto
-from cipherfleet_deploy.bench import Contest, Effort, machine
-from cipherfleet_deploy.bench_tables import show
+from cipherfleet_hil import exchange_cost as crypto
+from cipherfleet_hil.contest import Contest, Effort, machine
+from cipherfleet_hil.cost_tables import show
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.keys import NodeKeys
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from cipherfleet_deploy import bench_crypto as crypto
-from cipherfleet_deploy.bench import Case, Contest, Effort, Spread, WrongResult, race
+from cipherfleet_hil import exchange_cost as crypto
+from cipherfleet_hil.contest import Case, Contest, Effort, Spread, WrongResult, race
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "exchange.py"
 GATES = {

@@ -8,6 +8,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -17,7 +19,7 @@ import click
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
-from .flags import AS_JSON, SIZES, Command, flagged
+from .flags import AS_JSON, SIZES, Command, flagged, tell
 from .fleets.cli import fleet
 from .seed import seed
 
@@ -77,18 +79,6 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _print(
-    told: dict[str, Any], show: Callable[[dict[str, Any], Any], None], *, as_json: bool
-) -> None:
-    """One JSON object, or what *show* makes of it on a console."""
-    if as_json:
-        click.echo(json.dumps(told, allow_nan=False))
-        return
-    from rich.console import Console  # noqa: PLC0415
-
-    show(told, Console())
-
-
 def run_flags(command: Command) -> Command:
     """The flags that `demo` and `run` share."""
     flags = [
@@ -106,7 +96,36 @@ def run_flags(command: Command) -> Command:
     return flagged(command, flags)
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Commands of this package, and those that the packages above it bring along.
+
+    The harness and the lab import this package, never the other way round: they name their commands
+    as entry points of the group `cipherfleet.commands`.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, sorted."""
+        return sorted({*super().list_commands(ctx), *_brought_along().names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command called *cmd_name*; what is brought along is imported only then."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in _brought_along().names:
+            return own
+        loaded: click.Command = _brought_along()[cmd_name].load()
+        return loaded
+
+
+@cache
+def _brought_along() -> EntryPoints:
+    return entry_points(group="cipherfleet.commands")
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -208,7 +227,7 @@ def _run(
 
     options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
     result = run_fleet(file, options, Console(stderr=True))
-    _print(result, show_result, as_json=as_json)
+    tell(result, show_result, as_json=as_json)
 
 
 @cli.command()
@@ -245,7 +264,7 @@ def check(
     from .check import check_fleet, passes, show  # noqa: PLC0415
 
     told = check_fleet(file, profile, calibration)
-    _print(told, show, as_json=as_json)
+    tell(told, show, as_json=as_json)
     if not passes(told, strict=strict):
         sys.exit(EXIT_FAILED)
 
@@ -358,7 +377,7 @@ from_round_flag = click.option(
 def _show_provision(told: dict[str, Any], *, as_json: bool) -> None:
     from .provision import show  # noqa: PLC0415
 
-    _print(told, show, as_json=as_json)
+    tell(told, show, as_json=as_json)
 
 
 @provision.command()
@@ -499,77 +518,6 @@ def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
     from .provision import Reach, revoke_node  # noqa: PLC0415
 
     _show_provision(revoke_node(home, node, Reach(broker)), as_json=as_json)
-
-
-@cli.group()
-def bench() -> None:
-    """Measure what encryption costs on this machine.
-
-    \b
-    Example:
-      cipherfleet bench crypto
-    """
-
-
-@bench.command()
-@click.option(
-    "--bits",
-    type=click.Choice(["1024", "2048", "3072", "4096"]),
-    multiple=True,
-    default=["2048"],
-    show_default=True,
-    help="Paillier key size; 1024 is unsafe",
-)
-@click.option(
-    "--dimension",
-    type=click.IntRange(1, 4000),
-    multiple=True,
-    default=[1, 8, 32],
-    show_default=True,
-    help="entries of an estimate",
-)
-@click.option(
-    "--degree",
-    type=click.IntRange(1, 63),
-    multiple=True,
-    default=[1, 4],
-    show_default=True,
-    help="neighbours of the asker",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0),
-    default=4.0,
-    show_default=True,
-    help="least CPU time per contest; three laps are always run",
-)
-@AS_JSON
-def crypto(
-    bits: tuple[str, ...],
-    dimension: tuple[int, ...],
-    degree: tuple[int, ...],
-    seconds: float,
-    as_json: bool,
-) -> None:
-    """Time the encrypted exchange against the reference library phe, on this machine.
-
-    Cases take turns in one process and every decrypted result is checked. The figures are this
-    machine's, never a device's. Give an option several times for several sizes.
-
-    \b
-    Example:
-      cipherfleet bench crypto --bits 2048 --bits 3072 --dimension 32
-    """
-    from rich.console import Console  # noqa: PLC0415
-
-    from .bench import Effort, machine  # noqa: PLC0415
-    from .bench_crypto import Plan, measure, report  # noqa: PLC0415
-    from .bench_tables import show  # noqa: PLC0415
-
-    where = machine()
-    plan = Plan([int(size) for size in bits], dimension, degree, Effort(seconds))
-    told = report(measure(plan, Console(stderr=True)), where)
-    _print(told, show, as_json=as_json)
 
 
 provision.add_command(seed)

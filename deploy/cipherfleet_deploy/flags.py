@@ -1,7 +1,8 @@
-"""Options that several commands share."""
+"""What several commands share: options, and how a result is told."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,3 +25,15 @@ def flagged(command: Command, flags: Sequence[Flag]) -> Command:
     for flag in reversed(flags):
         command = flag(command)
     return command
+
+
+def tell(
+    told: dict[str, Any], show: Callable[[dict[str, Any], Any], None], *, as_json: bool
+) -> None:
+    """One JSON object, or what *show* makes of it on a console."""
+    if as_json:
+        click.echo(json.dumps(told, allow_nan=False))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    show(told, Console())

@@ -9,8 +9,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from .bench import KIND
-from .bench_crypto import CIPHERTEXTS, DECRYPTION, EXCHANGE, MESSAGES, PARTS, PHE_JSON
+from .contest import KIND
+from .exchange_cost import CIPHERTEXTS, DECRYPTION, EXCHANGE, MESSAGES, PARTS, PHE_JSON
 
 _SIZES = {"dimension": "d", "degree": "n"}
 _LEGENDS = {

@@ -59,7 +59,7 @@ class Log:
     gradients: Array  # (rounds, n, d): the truth that attacks are scored with, seen by nobody
     # Sent in clear by node i to all its neighbours, as a vector: an eavesdropper reads it.
     broadcast: Array | None = None  # (rounds, n, m)
-    # Sent in clear from i to j alone (obfuscations): (i, j) -> (rounds, m); i, j see it, and whoever taps.
+    # Sent in clear from i to j alone (obfuscations): (i, j) -> (rounds, m).
     between: Mapping[tuple[int, int], Array] = field(default_factory=dict)
     # What asker i finds in the answer of neighbour j after decryption: (i, j) -> (rounds, d).
     opened: Mapping[tuple[int, int], Array] = field(default_factory=dict)

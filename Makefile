@@ -29,6 +29,7 @@ bench: setup
 	$(BIN)/python benchmarks/round.py sealed --gate
 	$(BIN)/python benchmarks/round.py throughput
 	$(BIN)/python benchmarks/round.py growth
+	$(BIN)/python benchmarks/prediction.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
 
 forgeries: setup

@@ -47,6 +47,8 @@ HELP = [
     ("fleet", "image"),
     ("bench",),
     ("bench", "crypto"),
+    ("bench", "calibrate"),
+    ("bench", "study"),
 ]
 FLEET = """\
 config_version: 1

@@ -1,0 +1,125 @@
+"""Predicted against measured: the rounds of fleets that the calibration card was not made from.
+
+A card is measured on this machine before each fleet; the fleet runs here as daemons, and the median
+of its round times stands beside the prediction made from the card. `--gate` fails where one is off
+by more than LIMIT. Rounds that make tables are left out, as they are predicted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from cipherfleet_deploy.record import NodeRecord
+from cipherfleet_deploy.run import NODES_FOLDER, RunOptions, run_fleet
+from cipherfleet_provisioning.calibrate import measure_calibration
+from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.round_time import RoundTime, predict
+
+LIMIT = 0.30
+KEY_BITS = 2048
+SETTLED = 15  # rounds after the tables, before pools and neighbours go in step
+_FLEET = """\
+config_version: 1
+fleet: prediction
+crypto: {{exchange: {case.exchange}, key_bits: {bits}}}
+algorithm: {{rounds: {case.rounds}, answer_timeout_s: 30}}
+objective: {{kind: mean, values: [{values}]}}
+topology: {case.topology}
+nodes:
+  - {{each: {case.nodes}, id: "n{{n:02}}", sensor: {{kind: synthetic, fields: {{{fields}}}}}}}
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fleet to predict."""
+
+    name: str
+    nodes: int
+    dimension: int
+    topology: str
+    exchange: str
+    rounds: int = 200
+
+
+CASES = (
+    Case("ring of 10, d = 4, sealed", 10, 4, "{kind: ring}", "sealed"),
+    Case(
+        "8 nodes of degree 4, d = 32, pairwise", 8, 32,
+        "{kind: random_regular, degree: 4, seed: 1}", "pairwise",
+    ),
+    Case("complete graph of 6, d = 60, sealed", 6, 60, "{kind: complete}", "sealed", 160),
+)  # fmt: skip
+
+
+def main() -> int:
+    """Exit code 1 with `--gate` where a prediction is off by more than LIMIT."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gate", action="store_true", help=f"fail where off by > {LIMIT:.0%}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    flags = parser.parse_args()
+    results = [compare(case) for case in CASES]
+    if flags.json:
+        print(json.dumps({"kind": "host", "limit": LIMIT, "fleets": results}))
+    else:
+        for each in results:
+            print(
+                f"{each['fleet']}: predicted {each['predicted_ms']:.1f} ms, measured "
+                f"{each['measured_ms']:.1f} ms, ratio {each['ratio']:.2f}, load {each['load']:.1f}"
+            )
+    off = [each for each in results if abs(each["ratio"] - 1.0) > LIMIT]
+    return 1 if flags.gate and off else 0
+
+
+def compare(case: Case) -> dict[str, Any]:
+    """Predict *case* from a new card, then run it."""
+    with tempfile.TemporaryDirectory(prefix="cipherfleet-prediction-") as name:
+        folder = Path(name)
+        fleet = _written(case, folder / "fleet.yaml")
+        foretold = predict(fleet, measure_calibration("here", [KEY_BITS]))
+        load = os.getloadavg()[0]
+        options = RunOptions(out=folder / "out")
+        run_fleet(folder / "fleet.yaml", options, Console(stderr=True, quiet=True))
+        measured = _settled_ms(folder / "out", foretold)
+    return {
+        "fleet": case.name,
+        "predicted_ms": foretold.together_ms,
+        "measured_ms": measured,
+        "ratio": foretold.together_ms / measured,
+        "load": load,
+    }
+
+
+def _written(case: Case, file: Path) -> Fleet:
+    fields = [f"f{place}" for place in range(case.dimension)]
+    text = _FLEET.format(
+        case=case,
+        bits=KEY_BITS,
+        values=", ".join(f"{{field: {field}}}" for field in fields),
+        fields=", ".join(f"{field}: {{mean: 1, deviation: 0.1}}" for field in fields),
+    )
+    file.write_text(text)
+    return load_fleet(file)
+
+
+def _settled_ms(out: Path, foretold: RoundTime) -> float:
+    """The median round of all nodes, once their tables are made."""
+    first = foretold.first_rounds + SETTLED
+    nodes = [NodeRecord(folder.name, folder) for folder in (out / NODES_FOLDER).iterdir()]
+    for node in nodes:
+        node.read()
+    return median(line["ms"] for node in nodes for line in node.rounds if line["round"] >= first)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

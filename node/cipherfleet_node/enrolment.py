@@ -22,12 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 
 from . import wire
 from .config import NodeConfig
-from .errors import BrokerUnreachable, ConfigError, WireError
+from .errors import BrokerUnreachable, WireError
 from .health import Heartbeat
 from .keys import (
     KEYS_FOLDER,
@@ -36,6 +35,7 @@ from .keys import (
     identity_from_text,
     read_keys,
     read_private,
+    read_signing_key,
     write_keys,
     write_private,
 )
@@ -106,11 +106,12 @@ def certificate_request(folder: Path, config: NodeConfig, name: str) -> bytes:
     from cryptography.x509.oid import NameOID  # noqa: PLC0415
 
     file = folder / name / TLS_KEY_FILE
-    key = load_pem_private_key(read_private(file), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{file}: is not an Ed25519 key")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, config.node)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, None)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(subject)
+        .sign(read_signing_key(file), None)
+    )
     return request.public_bytes(Encoding.DER)
 
 

@@ -145,7 +145,7 @@ def read_keys(folder: Path, crypto: Crypto, name: str = KEYS_FOLDER) -> NodeKeys
             f"for {crypto.key_bits}: {RENEW}, or set crypto.key_bits in {NODE_FILE} back"
         )
     primes = _read_primes(place / PAILLIER_FILE, document, key)
-    identity, seal = _read_identity(place / IDENTITY_FILE), _read_seal(place / SEAL_FILE)
+    identity, seal = read_signing_key(place / IDENTITY_FILE), _read_seal(place / SEAL_FILE)
     return NodeKeys(key, identity, seal, primes)
 
 
@@ -203,25 +203,26 @@ def _read_primes(
     return p, q
 
 
-def _read_identity(file: Path) -> Ed25519PrivateKey:
-    identity = _read_pem(file)
-    if not isinstance(identity, Ed25519PrivateKey):
-        raise ConfigError(f"{file}: is not an Ed25519 key; {RENEW}")
-    return identity
+def read_signing_key(file: Path, cure: str = RENEW) -> Ed25519PrivateKey:
+    """The Ed25519 key in *file*, PEM; raises ConfigError, which ends with *cure*."""
+    key = _read_pem(file, cure)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"{file}: is not an Ed25519 key; {cure}")
+    return key
 
 
 def _read_seal(file: Path) -> X25519PrivateKey:
-    seal = _read_pem(file)
+    seal = _read_pem(file, RENEW)
     if not isinstance(seal, X25519PrivateKey):
         raise ConfigError(f"{file}: is not an X25519 key; {RENEW}")
     return seal
 
 
-def _read_pem(file: Path) -> object:
+def _read_pem(file: Path, cure: str) -> object:
     try:
         return load_pem_private_key(read_private(file), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(f"{file}: is not an unencrypted PEM private key; {RENEW}") from None
+        raise ConfigError(f"{file}: is not an unencrypted PEM private key; {cure}") from None
 
 
 def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> bytes:

@@ -20,18 +20,18 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cipherfleet_broker.security import HEALTH, Identity, Security, fleet_access
 from cipherfleet_node.config import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import read_private, write_private
+from cipherfleet_node.keys import read_signing_key, write_private
 from cipherfleet_node.messages import OPERATOR
 
 from .fleet import Fleet
 
+RESTORE = "restore it from a copy: only its owner has it"
 AUTHORITY, BROKER = "ca", "broker"  # names of files
 HERE = ("localhost", "127.0.0.1")
 BACKDATED = timedelta(days=1)
@@ -137,13 +137,13 @@ def read_authority(folder: Path) -> Certified:
     file, key_file = folder / CA_FILE, folder / f"{AUTHORITY}.key"
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
-        key = load_pem_private_key(read_private(key_file), password=None)
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {RESTORE}") from None
     except (ValueError, TypeError):
-        raise ConfigError(f"{folder}: {CA_FILE} or {key_file.name} is not in PEM") from None
-    if not isinstance(key, Ed25519PrivateKey) or key.public_key() != certificate.public_key():
-        raise ConfigError(f"{key_file}: is not the Ed25519 key of {CA_FILE}")
+        raise ConfigError(f"{file}: is not in PEM; {RESTORE}") from None
+    key = read_signing_key(key_file, RESTORE)
+    if key.public_key() != certificate.public_key():
+        raise ConfigError(f"{key_file}: is not the Ed25519 key of {CA_FILE}; {RESTORE}")
     return Certified(certificate, key)
 
 

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 
 from cipherfleet_broker.engine import LOOPBACK
@@ -37,6 +36,7 @@ from cipherfleet_node.keys import (
     NodeKeys,
     identity_to_text,
     read_private,
+    read_signing_key,
 )
 from cipherfleet_node.membership import CURRENT as HOLDING
 from cipherfleet_node.membership import MEMBERSHIP_FOLDER
@@ -45,6 +45,7 @@ from cipherfleet_node.messages import OPERATOR, Membership
 from .bundles import Progress, make_keys, node_config, write_bundle
 from .certificates import (
     BROKER,
+    RESTORE,
     Certified,
     certified_key,
     certify_client,
@@ -94,13 +95,7 @@ class Desk:
 def read_desk(place: Path, *, tls: bool) -> Desk:
     """The operator's keys in the set *place*; raises ConfigError."""
     folder = place / OPERATOR_FOLDER
-    file = folder / OPERATOR_FILE
-    try:
-        signer = load_pem_private_key(read_private(file), password=None)
-    except (ValueError, TypeError):
-        raise ConfigError(f"{file}: is not an unencrypted PEM private key") from None
-    if not isinstance(signer, Ed25519PrivateKey):
-        raise ConfigError(f"{file}: is not an Ed25519 key")
+    signer = read_signing_key(folder / OPERATOR_FILE, RESTORE)
     return Desk(signer, read_authority(folder) if tls else None)
 
 

@@ -30,6 +30,7 @@ from cipherfleet_node.messages import (
     DIGEST_BYTES,
     OPERATOR,
     Answer,
+    Health,
     Membership,
     Message,
     Presence,
@@ -118,6 +119,14 @@ class Scene:
         """*message* as its sender itself would sign it: a node that deviates."""
         payload = encode(message, self.fleet.identities[message.sender])
         return Forgery(self.receiver, topic_of(message), payload)
+
+    def health(self) -> Health:
+        """What the sender of the message about to come may tell the operator."""
+        message = self.pending.message
+        told = Health(FLEET, message.sender, 1, "reading", 3, 2000, 0, 0, {}, {}, 4, 8, 0, None)
+        number = self.agent.round_number
+        counts = {"topic": self.chance.randrange(99)}
+        return msgspec.structs.replace(told, epoch=message.epoch, round=number, rejected=counts)
 
     def live_query(self) -> Query | None:
         """The query about to come, if it is the first of a round that the receiver has opened."""
@@ -392,14 +401,16 @@ def another_wire_version(scene: Scene) -> Forgery:
 @broker("kind")
 def an_unknown_kind(scene: Scene) -> Forgery:
     frame = scene.any_frame()
-    kind = scene.chance.choice(["", "health", "Query", "answer\0", "pre" * 30, "querÿ"])
+    kind = scene.chance.choice(["", "Health", "Query", "answer\0", "pre" * 30, "querÿ"])
     return scene.forged(with_part(frame.payload, 1, kind), frame.topic)
 
 
 @broker("malformed")
 def another_kind(scene: Scene) -> Forgery:
     frame = scene.any_frame()
-    kind = scene.chance.choice(sorted({"query", "answer", "presence"} - {frame.message.KIND}))
+    kind = scene.chance.choice(
+        sorted({"query", "answer", "presence", "health"} - {frame.message.KIND})
+    )
     return scene.forged(with_part(frame.payload, 1, kind), frame.topic)
 
 
@@ -539,6 +550,19 @@ def an_answer_to_another_node_on_its_own_topic(scene: Scene) -> Forgery | None:
     """Nobody here subscribed to it; the broker brings it all the same."""
     frame = answer_for_another(scene)
     return scene.brought(frame)
+
+
+@broker("other_receiver")
+def what_a_neighbour_tells_the_operator(scene: Scene) -> Forgery:
+    """Genuine: nodes do not subscribe to it, and count none of it as a sign of life."""
+    return scene.signed(scene.health())
+
+
+@neighbour("range")
+def health_that_cannot_be(scene: Scene) -> Forgery:
+    odd = scene.chance.choice([-1, 2**63, 2**64 - 1])
+    name = scene.chance.choice(["round", "round_us", "missed", "pool", "temperature"])
+    return scene.signed(msgspec.structs.replace(scene.health(), **{name: odd}))
 
 
 def answer_for_another(scene: Scene) -> Frame | None:

@@ -21,12 +21,12 @@ with atheris.instrument_imports(include=["cipherfleet_node"]):
     import msgspec
 
     from cipherfleet_node import topics
-    from cipherfleet_node.messages import Answer, Presence, Query
+    from cipherfleet_node.messages import Answer, Health, Presence, Query
     from fuzz_frames import TARGET, Target, make_block
     from wire_fleet import FLEET
 
 CORPUS = Path("fuzz-corpus")
-KINDS = (Query.KIND, Answer.KIND, Presence.KIND)
+KINDS = (Query.KIND, Answer.KIND, Presence.KIND, Health.KIND)
 INPUTS_PER_TARGET = 2000
 SEALED = 128  # in the first byte
 SEED_BLOCKS = 4  # half of them sealed
@@ -62,6 +62,7 @@ def topics_of(sender: str) -> list[str]:
         topics.query_topic(FLEET, sender),
         topics.answer_topic(FLEET, TARGET, sender),
         topics.presence_topic(FLEET, sender),
+        topics.health_topic(FLEET, sender),
     ]
 
 

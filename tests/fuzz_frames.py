@@ -47,7 +47,7 @@ from cipherfleet_node.agent import (
     TimerFired,
 )
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import Answer, Message, Query
+from cipherfleet_node.messages import Answer, Health, Message, Query
 from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
 from wire_fleet import EXCHANGES, FLEET, NODES, Frame, agent_of, make_fleet
 
@@ -98,7 +98,15 @@ class Target:
         ]
         identities = self._fleet.identities
         waiting = [Frame(TARGET, topic_of(m), encode(m, identities[m.sender]), m) for m in coming]
-        return waiting * 3 + [f for f in self._fleet.log if f.receiver == TARGET][-40:]
+        came = [f for f in self._fleet.log if f.receiver == TARGET][-40:]
+        return waiting * 3 + came + [self.health_of(name) for name in self.neighbours]
+
+    def health_of(self, name: str) -> Frame:
+        """What *name* tells the operator, brought to the node by its broker."""
+        counts = {"signature": 3, "stale_epoch": 1}
+        health = Health(FLEET, name, 1, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, 51)
+        payload = encode(health, self._fleet.identities[name])
+        return Frame(TARGET, topic_of(health), payload, health)
 
     def sign(self, sender: str, kind: str, body: bytes) -> bytes:
         """The envelope of *body* as *sender* would sign it."""
@@ -178,7 +186,7 @@ class Mutator:
                 self.change(frame.message, fields)
             body = msgspec.msgpack.encode(fields)
         if self.chance.random() < 0.02:
-            kind = self.chance.choice(["query", "answer", "presence", "", "x" * 300])
+            kind = self.chance.choice(["query", "answer", "presence", "health", "", "x" * 300])
         if self.chance.random() < 0.7:
             payload = self.target.sign(frame.sender, kind, body)
         else:
@@ -266,6 +274,12 @@ class Mutator:
             case "state":
                 states = ["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
                 fields[index] = self.chance.choice(states)
+            case "phase":
+                fields[index] = self.chance.choice(["starting", "collecting", "finished", "asleep"])
+            case "rejected" | "surplus":
+                fields[index] = self.counts()
+            case "round_us" | "silent" | "missed" | "pool" | "pool_size" | "inline" | "temperature":
+                fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
             case _:  # tags and digests
                 fields[index] = self.chance.randbytes(len(getattr(message, name)))
 
@@ -296,6 +310,14 @@ class Mutator:
         if self.chance.random() < 0.02:
             return [""] * self.chance.choice([4096, 4097, 200_000])
         return self.chance.choice([some, *[fewer, with_target] * 3, *odd])
+
+    def counts(self) -> dict[str, int]:
+        """By reason: few, as many as there may be, and more."""
+        number = self.chance.choice([0, 1, 1, 3, 64, 65, 3000])
+        end = self.chance.choice(["", "", "", "\n", "x" * 40, "\x1b[2J"])
+        letters = "abcdefghij"
+        names = ["".join(letters[int(digit)] for digit in str(n)) + end for n in range(number)]
+        return dict.fromkeys(names, self.chance.choice([0, 1, MAX_COUNTER, -1]))
 
     def ciphertexts(self, message: Query | Answer) -> list[bytes]:
         owner = message.sender if isinstance(message, Query) else message.receiver

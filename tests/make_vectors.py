@@ -17,7 +17,7 @@ from gmpy2 import mpz
 
 from cipherfleet_node import exchange, topics, wire
 from cipherfleet_node.draws import Draws
-from cipherfleet_node.messages import Answer, Message, Presence, Query
+from cipherfleet_node.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.paillier import encrypt, faults_of_modulus, scale
 from cipherfleet_node.sealed import Seal
@@ -313,6 +313,25 @@ def wire_messages() -> dict[str, Message]:
         "sealed query": Query("fleet", "a", 7, 4, 1, ["b", "c"], tag, b"key-tag.", [b"\x01"]),
         "answer": Answer("fleet", "a", 7, "b", 3, 0, bytes(range(32)), [b"\x02" * 4]),
         "presence": Presence("fleet", "a", 7, "ready"),
+        "health": Health(
+            "fleet",
+            "a",
+            7,
+            "collecting",
+            3,
+            250_000,
+            1,
+            4,
+            {"signature": 2, "stale_round": 1},
+            {},
+            5,
+            16,
+            8,
+            47,
+        ),
+        "health of a node that has just begun": Health(
+            "fleet", "a", 7, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, None
+        ),
         "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, [], bytes(8), bytes(8), []),
     }
 
@@ -332,6 +351,7 @@ def wire_vectors() -> Any:
         for name, message in wire_messages().items()
     ]
     query, presence = wire_messages()["query"], wire_messages()["presence"]
+    health = wire_messages()["health"]
     encoded = wire.encode(query, signer)
     envelope = msgspec.msgpack.decode(encoded)
 
@@ -342,7 +362,12 @@ def wire_vectors() -> Any:
     def changed(**fields: Any) -> bytes:
         return wire.encode(msgspec.structs.replace(query, **fields), signer)
 
+    def ill(**fields: Any) -> bytes:
+        return wire.encode(msgspec.structs.replace(health, **fields), signer)
+
     home, presences = topics.query_topic("fleet", "a"), topics.presence_topic("fleet", "a")
+    healths = topics.health_topic("fleet", "a")
+    many = {f"reason_{chr(97 + n // 26)}{chr(97 + n % 26)}": 1 for n in range(MAX_REASONS + 1)}
     answers = topics.answer_topic("fleet", "b", "a")
     moved = encode([1, "presence", encode(presence), envelope[3]])
     asleep = encode(["fleet", "a", 7, "asleep"])
@@ -375,6 +400,25 @@ def wire_vectors() -> Any:
             ("a signature of another kind", presences, moved, "signature"),
             ("no signature", home, encode([*envelope[:3], b""]), "signature"),
             ("an unknown state", presences, signed("presence", asleep), "malformed"),
+            ("health on the presence's topic", presences, wire.encode(health, signer), "topic"),
+            ("health of another signer", healths, wire.encode(health, stranger), "signature"),
+            ("a negative round time", healths, ill(round_us=-1), "range"),
+            ("a round time that is no whole number", healths, ill(round_us=1.5), "malformed"),
+            ("a pool of 64 bits", healths, ill(pool=2**63), "range"),
+            ("a count of 64 bits", healths, ill(rejected={"signature": 2**63}), "range"),
+            ("a negative count", healths, ill(surplus={"late_answer": -1}), "range"),
+            ("colder than cold", healths, ill(temperature=-274), "range"),
+            ("hotter than any processor", healths, ill(temperature=1000), "range"),
+            ("65 reasons", healths, ill(rejected=many), "malformed"),
+            ("a reason of 33 letters", healths, ill(rejected={"a" * 33: 1}), "malformed"),
+            ("a reason of two lines", healths, ill(rejected={"a\n": 1}), "malformed"),
+            (
+                "a reason with a control character",
+                healths,
+                ill(rejected={"\x1b[2J": 1}),
+                "malformed",
+            ),
+            ("an unknown phase", healths, ill(phase="asleep"), "malformed"),
         )
     ]
     return {

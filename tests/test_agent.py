@@ -332,6 +332,18 @@ def test_a_node_all_of_whose_neighbours_are_gone_waits_and_says_so() -> None:
         assert not any(closed.silent for closed in fleet.seats[name].reported)
 
 
+def test_a_node_that_has_waited_says_when_its_rounds_go_on() -> None:
+    fleet = fleet_of(line(3), rounds=None, period_s=1.0)
+    start_all(fleet)
+    fleet.advance(2.5)
+    fleet.kill("n01")
+    fleet.advance(60.0)
+    assert [fleet.presence[name].state for name in ("n00", "n02")] == ["waiting", "waiting"]
+    fleet.start("n01")
+    fleet.advance(70.0)
+    assert [fleet.presence[name].state for name in ("n00", "n02")] == ["ready", "ready"]
+
+
 # -- death and return -----------------------------------------------------------------------------
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cipherfleet_node.agent import Agent
+from cipherfleet_node.messages import Health
 from fuzz_frames import LIMIT_BYTES, Figures, Run, Target, measure, take_one
+from wire_fleet import Frame
 
 FRAMES = 5_000
 
@@ -19,7 +21,7 @@ def test_mutated_frames_raise_nothing_and_take_little_memory() -> None:
     assert max(figures.peaks) < LIMIT_BYTES
     # The mutations must get past the first checks, or they try nothing else.
     assert {"signature", "stale_round", "second_query", "taken in"} <= figures.outcomes.keys()
-    assert {"roster", "stale_attempt"} <= figures.outcomes.keys()
+    assert {"roster", "stale_attempt", "other_receiver"} <= figures.outcomes.keys()
 
 
 def test_an_exception_in_the_agent_would_be_noticed(
@@ -36,9 +38,14 @@ def test_an_exception_in_the_agent_would_be_noticed(
 @pytest.mark.parametrize("seed", [2, 3])  # pairwise, sealed
 def test_a_target_takes_genuine_frames_in(seed: int) -> None:
     target = Target(seed)
-    outcomes = {target.take(frame.topic, frame.payload) for frame in target.templates}
+    theirs: list[Frame] = []
+    health: list[Frame] = []
+    for frame in target.templates:
+        (health if isinstance(frame.message, Health) else theirs).append(frame)
+    outcomes = {target.take(frame.topic, frame.payload) for frame in theirs}
     harmless = {"repeated_answer", "repeated_query", "late_answer", "stale_round"}
     if seed % 2:  # among the genuine ones are attempts that were given up
         harmless.add("stale_attempt")
     assert outcomes <= {"taken in", "round", *harmless}
     assert "taken in" in outcomes
+    assert {target.take(frame.topic, frame.payload) for frame in health} == {"other_receiver"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
@@ -20,10 +19,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.results import FloatArray, Trajectory
-from cipherfleet_node import mqtt
+from cipherfleet_node import mqtt, topics
 from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_node.messages import Health
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.operator_link import read_health
 from hostile_broker import (
     COUNTED,
     LIES,
@@ -65,13 +66,15 @@ nodes:
 
 
 @contextmanager
-def health_of(broker: RunningBroker) -> Iterator[dict[str, dict[str, Any]]]:
+def health_of(broker: RunningBroker) -> Iterator[dict[str, Health]]:
     """The latest figures of every node, heard at the real broker."""
-    latest: dict[str, dict[str, Any]] = {}
+    latest: dict[str, Health] = {}
     ready = threading.Event()
 
     def note(_client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        latest[message.topic.rsplit("/", 1)[-1]] = json.loads(message.payload)
+        health = read_health("trial", message.topic, bytes(message.payload))
+        assert health is not None
+        latest[topics.sender_of(message.topic)] = health
 
     client = paho.Client(CallbackAPIVersion.VERSION2, "onlooker")
     client.on_message = note
@@ -93,7 +96,7 @@ class Ended:
 
     nodes: LocalFleet
     estimates: FloatArray
-    health: dict[str, dict[str, Any]]
+    health: dict[str, Health]
     made: Counter[str]
     asked: dict[Attempt, list[str]]
 
@@ -102,7 +105,7 @@ class Ended:
         return sum(int(line["silent"]) for n in self.nodes.nodes.values() for line in n.rounds)
 
     def counted(self, where: str) -> Counter[str]:
-        return sum((Counter(figures[where]) for figures in self.health.values()), Counter())
+        return sum((Counter(getattr(told, where)) for told in self.health.values()), Counter())
 
     @property
     def logs(self) -> str:

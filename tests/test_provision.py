@@ -34,19 +34,18 @@ from cipherfleet_node.config import load_node_config
 from cipherfleet_node.enrolment import TOKEN_FILE, certificate_request, make_claim, make_own_keys
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
 from cipherfleet_node.keys import NodeKeys, identity_from_text
-from cipherfleet_node.messages import OPERATOR, Membership
-from cipherfleet_node.topics import claim_topic, membership_topic
+from cipherfleet_node.messages import OPERATOR, Health, Membership, Presence
+from cipherfleet_node.topics import claim_topic, health_topic, membership_topic, presence_topic
 from cipherfleet_provisioning.claims import Examined, examine
 from cipherfleet_provisioning.ledger import Ledger, read_ledger, without
 from cipherfleet_provisioning.memberships import (
-    Health,
     awaited,
     due,
     pace_of,
-    read_health,
     safe_round,
 )
 from cipherfleet_provisioning.operation import read_token
+from cipherfleet_provisioning.operator_link import read_health
 from cipherfleet_provisioning.sets import archive, drafted, locked, tree_digest
 
 QUIET = Console(quiet=True)
@@ -531,8 +530,14 @@ def test_the_certificate_is_for_the_devices_own_key(device: Device) -> None:
 # -- from which round on ------------------------------------------------------------------------
 
 
+def health(number: int, round_s: float) -> Health:
+    """What a node in round *number* says of itself."""
+    us = round(1e6 * round_s)
+    return Health("yard", "a", 1, "reading", number, us, 0, 0, {}, {}, 4, 4, 0, None)
+
+
 def test_the_round_lies_beyond_the_highest_heard_by_the_margin() -> None:
-    told = {"a": Health(100, 0.5), "b": Health(103, 0.5)}
+    told = {"a": health(100, 0.5), "b": health(103, 0.5)}
     pace = pace_of(told, None)
     assert pace is not None
     assert (pace.highest, pace.node, pace.round_s) == (103, "b", 0.5)
@@ -542,7 +547,7 @@ def test_the_round_lies_beyond_the_highest_heard_by_the_margin() -> None:
 
 
 def test_one_node_cannot_push_the_round_out_of_reach() -> None:
-    told = {"a": Health(100, 0.5), "b": Health(103, 0.5), "c": Health(10**15, 0.5)}
+    told = {"a": health(100, 0.5), "b": health(103, 0.5), "c": health(10**15, 0.5)}
     pace = pace_of(told, None)
     assert pace is not None
     assert pace.ignored == ("c",)
@@ -551,23 +556,30 @@ def test_one_node_cannot_push_the_round_out_of_reach() -> None:
 
 def test_a_fleet_that_does_not_run_is_told_from_round_0() -> None:
     assert safe_round(None, 10.0) == 0
-    assert safe_round(pace_of({"a": Health(0, 0.0)}, 1.0), 10.0) == 0
+    assert safe_round(pace_of({"a": health(0, 0.0)}, 1.0), 10.0) == 0
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"", b"[]", b"3", b"\xff", b"[" * 100_000, b'{"round": -1, "round_ms": 1}',
-        b'{"round": 1.5, "round_ms": 1}', b'{"round": 1, "round_ms": NaN}', b'{"round": 1}',
-        b'{"round": 99999999999999999999, "round_ms": 1}', b'{"round": 1, "round_ms": "x"}',
-    ],
-)  # fmt: skip
-def test_health_that_is_none_is_ignored(payload: bytes) -> None:
-    assert read_health(payload) is None
+@pytest.mark.parametrize("payload", [b"", b"[]", b"3", b"\xff", b"[" * 100_000, b"\x91" * 100_000])
+def test_bytes_that_are_no_message_are_no_health(payload: bytes) -> None:
+    assert read_health("yard", health_topic("yard", "a"), payload) is None
 
 
-def test_health_is_read() -> None:
-    assert read_health(b'{"round": 7, "round_ms": 250.0, "phase": "reading"}') == Health(7, 0.25)
+@pytest.mark.parametrize("number", [-1, 2**63, 2**64 - 1])
+def test_a_round_out_of_range_is_no_health(number: int, device: Device) -> None:
+    payload = wire.encode(health(number, 0.5), device.keys.identity)
+    assert read_health("yard", health_topic("yard", "a"), payload) is None
+
+
+def test_presence_is_no_health(device: Device) -> None:
+    payload = wire.encode(Presence("yard", "a", 1, "ready"), device.keys.identity)
+    assert read_health("yard", presence_topic("yard", "a"), payload) is None
+
+
+def test_health_is_read(device: Device) -> None:
+    payload = wire.encode(health(7, 0.25), device.keys.identity)
+    assert read_health("yard", health_topic("yard", "a"), payload) == health(7, 0.25)
+    assert read_health("yard", health_topic("yard", "b"), payload) is None
+    assert read_health("barn", health_topic("barn", "a"), payload) is None
 
 
 # -- changes, with a broker ---------------------------------------------------------------------

@@ -32,7 +32,7 @@ from cipherfleet_node.samples import Sample
 from cipherfleet_node.sensors import CsvTable, SensorDevice, open_sensor, read_rows
 from cipherfleet_node.sensors.command import MAX_OUTPUT_BYTES, numbers_in
 from cipherfleet_node.sensors.hwmon import PER_UNIT, HwmonChip
-from cipherfleet_node.sensors.thermal import ThermalZone
+from cipherfleet_node.sensors.thermal import ThermalZone, processor_temperature
 
 INTEL_LAB = Path(__file__).parent.parent / "examples" / "intel_lab" / "intel_lab.csv"
 unhurried = settings(deadline=None, max_examples=50)  # files and a shared machine
@@ -451,6 +451,39 @@ def test_a_zone_whose_driver_fails_is_unavailable(tmp_path: Path) -> None:
     (zone / "temp").mkdir()  # reading it fails, as EIO would
     with pytest.raises(SensorUnavailable, match="temp cannot be read: Is a directory"):
         device.read()
+
+
+REPLAY = CsvSensor(path="readings.csv")
+
+
+def test_the_processors_temperature_is_told_in_whole_degrees(tmp_path: Path) -> None:
+    add_zone(tmp_path, 0, "acpitz", "20000")
+    add_zone(tmp_path, 2, "cpu-thermal", "48612")
+    assert processor_temperature(REPLAY, tmp_path) == 49
+    made_up = SyntheticSensor(fields={"t": SyntheticField(mean=1.0)})
+    assert processor_temperature(made_up, tmp_path) == 49
+    assert (
+        processor_temperature(HwmonSensor(chip="ina", inputs={"curr1_input": "ampere"}), tmp_path)
+        == 49
+    )
+
+
+def test_no_temperature_is_told_where_the_sensor_may_measure_one(tmp_path: Path) -> None:
+    add_zone(tmp_path, 0, "cpu-thermal", "48612")
+    for sensor in (
+        ThermalSensor(zone="cpu-thermal"),
+        ThermalSensor(zone="acpitz"),
+        HwmonSensor(chip="cpu_thermal", inputs={"temp1_input": "celsius"}),
+        CommandSensor(command=["vcgencmd", "measure_temp"]),
+    ):
+        assert processor_temperature(sensor, tmp_path) is None
+
+
+@pytest.mark.parametrize("temp", ["", "hot", "-274000", "40.5", "1000000", "9" * 30])
+def test_a_processor_without_a_good_temperature_has_none(tmp_path: Path, temp: str) -> None:
+    assert processor_temperature(REPLAY, tmp_path) is None
+    add_zone(tmp_path, 0, "x86_pkg_temp", temp)
+    assert processor_temperature(REPLAY, tmp_path) is None
 
 
 def test_a_kernel_that_does_not_answer_costs_the_timeout_and_no_more_than_one_thread(

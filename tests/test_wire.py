@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from cipherfleet_node import topics
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import Answer, Message, Presence, Query
+from cipherfleet_node.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
+from cipherfleet_node.round import Phase
 from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
 from make_vectors import wire_vectors
 
@@ -32,11 +33,27 @@ tags = st.binary(min_size=8, max_size=8)
 digests = st.binary(min_size=32, max_size=32)
 rosters = st.lists(names, max_size=4)
 states = st.sampled_from(["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"])
+phases = st.sampled_from([phase.value for phase in Phase])
+reasons = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=32)
+counts = st.dictionaries(reasons, counters, max_size=3)
+degrees = st.none() | st.integers(-273, 999)
 fleet = st.just(FLEET)
 messages = st.one_of(
     st.builds(Query, fleet, names, counters, counters, counters, rosters, tags, tags, parts),
     st.builds(Answer, fleet, names, counters, names, counters, counters, digests, parts),
     st.builds(Presence, fleet, names, counters, states),
+    st.builds(
+        Health,
+        fleet,
+        names,
+        counters,
+        phases,
+        *[counters] * 4,
+        counts,
+        counts,
+        *[counters] * 3,
+        degrees,
+    ),
 )
 
 
@@ -139,7 +156,7 @@ anything = st.recursive(
 )
 
 
-@given(st.sampled_from(["query", "answer", "presence"]), st.lists(anything, max_size=9))
+@given(st.sampled_from(["query", "answer", "presence", "health"]), st.lists(anything, max_size=14))
 def test_signed_nonsense_is_refused_too(kind: str, fields: list[Any]) -> None:
     """A neighbour may sign what it likes."""
     body = msgspec.msgpack.encode(fields)
@@ -214,6 +231,20 @@ def test_a_node_subscribes_to_exactly_what_concerns_it() -> None:
     for topic in ("cf/v1/f/q/a", "cf/v1/f/state/a", "cf/v1/f/a/me/a", "cf/v1/f/health/a"):
         assert topics.sender_of(topic) == "a"
     assert topics.health_topic("f", "a") == "cf/v1/f/health/a"
+
+
+def test_the_longest_health_is_short() -> None:
+    """A node sends one every five seconds; it is bounded whatever its neighbours do."""
+    many = {f"{n:c}" * 32: MAX_COUNTER for n in range(ord("a"), ord("z") + 1)}
+    many |= {letter * 31: MAX_COUNTER for letter in "abcdefghijklmnopqrstuvwxyz"}
+    most = dict(list((many | {letter * 30: 1 for letter in "abcdefghijkl"}).items())[:MAX_REASONS])
+    assert len(most) == MAX_REASONS
+    base = Health(
+        "f" * 63, "a" * 63, MAX_COUNTER, "collecting", 0, 0, 0, 0, most, most, 0, 0, 0, 99
+    )
+    counters = ("round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
+    health = msgspec.structs.replace(base, **dict.fromkeys(counters, MAX_COUNTER))
+    assert len(encode(health, SIGNER)) < 6000
 
 
 def test_refusals_never_tell_the_content() -> None:

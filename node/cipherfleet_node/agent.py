@@ -533,6 +533,8 @@ class Agent:
         # A broker may bring what was never subscribed to, on the very topic it was meant for.
         if isinstance(message, Answer) and message.receiver != self._setup.node:
             raise RemoteProtocolError("other_receiver", "an answer was meant for another node")
+        if not isinstance(message, Query | Answer | Presence):
+            raise RemoteProtocolError("other_receiver", "a message was meant for the operator")
 
     def _check_epoch(self, sender: str, epoch: int) -> None:
         known = self._state.epochs.get(sender, 0)

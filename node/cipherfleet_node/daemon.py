@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -68,7 +68,7 @@ from .membership import (
     read_membership,
     settle,
 )
-from .messages import OPERATOR, TAG_BYTES, Membership, Message, Presence
+from .messages import OPERATOR, TAG_BYTES, Health, Membership, Message, Presence
 from .mqtt import Arrived, Link, LinkDown, LinkRefused, LinkUp
 from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
@@ -77,6 +77,7 @@ from .quantiser import VALUE_BITS
 from .sampler import Sampled, Sampler
 from .sealed import Seal, Sealed
 from .selfcheck import check_exchanges
+from .sensors.thermal import processor_temperature
 from .spans import Spans
 from .state import STATE_VERSION, State, after_damage
 from .store import Store, read_state
@@ -86,6 +87,7 @@ log = logging.getLogger(__name__)
 
 MAX_EVENTS = 4096  # beyond it messages are dropped; the rounds ask again
 HEALTH_EVERY_S = 5.0
+TIMED_ROUNDS = 9  # whose median is told
 LEAVE_WITHIN_S = 5.0
 IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
 SPOILED_ROUNDS = 3  # in a row, after which the log tells what to look for
@@ -173,7 +175,8 @@ class Daemon:
         self._version = bundle.joined.version if bundle.joined else 0
         self.rejected: Counter[str] = Counter()
         self.surplus: Counter[str] = Counter()
-        self._silent, self._round_ms = 0, 0.0
+        self._silent = self._missed = 0  # neighbours in the latest round, answers in all
+        self._round_s: deque[float] = deque(maxlen=TIMED_ROUNDS)
         self._spoiled = 0  # rounds in a row whose sealed answers did not open together
         self._health_at = self._alive_at = 0.0
         logs = bundle.folder / LOGS_FOLDER
@@ -482,8 +485,9 @@ class Daemon:
     def _close_round(self, closed: RoundClosed) -> None:
         now, pools = time.monotonic(), self._pools.figures()
         self._closed_at = now
-        self._round_ms = 1000.0 * (now - closed.opened)
-        self._silent += len(closed.silent)
+        self._round_s.append(now - closed.opened)
+        self._silent = len(closed.silent)
+        self._missed += self._silent
         self._spans.add(
             "round",
             closed.number,
@@ -533,22 +537,31 @@ class Daemon:
         if now < self._health_at:
             return
         self._health_at = now + HEALTH_EVERY_S
-        config, pools = self._config, self._pools.figures()
-        figures = {
-            "epoch": self._agent.state.epoch,
-            "phase": self._agent.phase.value,
-            "round": self._agent.round_number,
-            "round_ms": round(self._round_ms, 1),
-            "silent": self._silent,
-            "rejected": dict(self.rejected),
-            "surplus": dict(self.surplus),
-            "pool": min(pools.levels.values()),
-            "pools": msgspec.to_builtins(pools),
-        }
-        topic = topics.health_topic(config.fleet, config.node)
-        self._link.publish(topic, json.dumps(figures).encode())
-        self._manager.status(f"{figures['phase']}, round {figures['round']}")
+        health = self._health()
+        self._send(health)
+        self._manager.status(f"{health.phase}, round {health.round}")
         self._spans.flush()
+
+    def _health(self) -> Health:
+        """Nothing in it comes from a reading, the estimate or a key."""
+        config, pools, agent = self._config, self._pools.figures(), self._agent
+        times = sorted(self._round_s)
+        return Health(
+            config.fleet,
+            config.node,
+            agent.state.epoch,
+            agent.phase.value,
+            agent.round_number,
+            round(1e6 * times[len(times) // 2]) if times else 0,
+            self._silent,
+            self._missed,
+            dict(self.rejected),
+            dict(self.surplus),
+            min(pools.levels.values()),
+            config.crypto.pool,
+            sum(pools.inline.values()),
+            processor_temperature(config.sensor),
+        )
 
 
 def _fresh_fingerprint(folder: Path, config: NodeConfig) -> str | None:

@@ -9,15 +9,20 @@ import msgspec
 
 # A node's own account of itself; `lost` is said by the broker on its behalf (the last will).
 PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
+PhaseName = Literal["starting", "reading", "collecting", "finished"]
 
 OPERATOR = "_operator"  # who sends memberships; no node's id begins with such a sign
 DIGEST_BYTES = 32
 TAG_BYTES = 8
 MAX_CIPHERTEXTS = 4096  # of the smallest key there is, in the largest message there is
+DEGREES = range(-273, 1000)  # Celsius, of a processor
+MAX_REASONS = 64  # under which a node counts messages: twice as many as there are
 
 # A longer list is refused before its entries are read: empty ones would fill a mebibyte.
 Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 Names = Annotated[list[str], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
+Reason = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,32}\Z")]
+Counts = Annotated[dict[Reason, int], msgspec.Meta(max_length=MAX_REASONS)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +129,27 @@ class Presence(Message, frozen=True):
     KIND: ClassVar[str] = "presence"
 
     state: PresenceState
+
+
+class Health(Message, frozen=True):
+    """What the sender tells its operator of itself: counts and times, nothing that it measures.
+
+    Nodes are not to hear it.
+    """
+
+    KIND: ClassVar[str] = "health"
+
+    phase: PhaseName
+    round: int
+    round_us: int  # how long its latest rounds took, their median; 0 before the first is closed
+    silent: int  # neighbours without an answer in the latest round
+    missed: int  # answers that did not come, since the start
+    rejected: Counts  # messages refused since the start, by reason
+    surplus: Counts  # messages that came late or twice
+    pool: int  # obfuscators ready, for the key that has the fewest
+    pool_size: int
+    inline: int  # obfuscators made on the spot, since a pool was empty
+    temperature: int | None  # of the processor, whole degrees Celsius; None: not to be told
 
 
 def _eight(number: int) -> bytes:

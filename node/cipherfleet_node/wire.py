@@ -19,18 +19,27 @@ from cryptography.exceptions import InvalidSignature
 from .config import MAX_ID
 from .errors import WireError
 from .messages import (
+    DEGREES,
     DIGEST_BYTES,
     OPERATOR,
     TAG_BYTES,
     Answer,
     Claim,
+    Health,
     Membership,
     Message,
     Presence,
     Query,
 )
 from .packing import MAX_DEGREE
-from .topics import answer_topic, claim_topic, membership_topic, presence_topic, query_topic
+from .topics import (
+    answer_topic,
+    claim_topic,
+    health_topic,
+    membership_topic,
+    presence_topic,
+    query_topic,
+)
 
 WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 256 * 1024  # d = 4,000 at 2048 bits is 64 KiB; brokers are set to the same
@@ -74,7 +83,7 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 _KINDS: Mapping[str, type[Message]] = {
-    kind.KIND: kind for kind in (Query, Answer, Presence, Membership, Claim)
+    kind.KIND: kind for kind in (Query, Answer, Presence, Membership, Claim, Health)
 }
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
@@ -135,6 +144,8 @@ def topic_of(message: Message) -> str:
             return membership_topic(fleet, receiver)
         case Claim(fleet=fleet, sender=sender):
             return claim_topic(fleet, sender)
+        case Health(fleet=fleet, sender=sender):
+            return health_topic(fleet, sender)
         case _:
             raise TypeError(f"{type(message).__name__} has no topic")
 
@@ -143,6 +154,11 @@ def _check_roster(query: Query) -> None:
     roster = query.roster
     if len(roster) > MAX_DEGREE or not all(0 < len(name) <= MAX_ID for name in roster):
         raise WireError("roster", f"the roster of a query of {query.sender!r} is too long")
+
+
+def _check_temperature(health: Health) -> None:
+    if health.temperature is not None and health.temperature not in DEGREES:
+        raise WireError("range", f"a temperature of {health.sender!r} is out of range")
 
 
 def _signed(kind: str, body: bytes) -> bytes:
@@ -169,7 +185,16 @@ def _check_ranges(message: Message) -> None:
             tags += [(message.query, DIGEST_BYTES)]
         case Membership():
             counters.append(message.from_round)
+        case Health():
+            counters += _counters_of(message)
+            _check_temperature(message)
     if not all(0 <= counter <= MAX_COUNTER for counter in counters):
         raise WireError("range", f"a number in a message of {message.sender!r} is out of range")
     if not all(len(tag) == length for tag, length in tags):
         raise WireError("length", f"a tag in a message of {message.sender!r} has a wrong length")
+
+
+def _counters_of(health: Health) -> list[int]:
+    own = [health.round, health.round_us, health.silent, health.missed]
+    pools = [health.pool, health.pool_size, health.inline]
+    return [*own, *pools, *health.rejected.values(), *health.surplus.values()]

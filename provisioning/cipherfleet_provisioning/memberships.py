@@ -7,7 +7,6 @@ already is told together with the neighbours whose lists change with its own, or
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Collection, Mapping
@@ -17,8 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cipherfleet_node import wire
-from cipherfleet_node.messages import OPERATOR, Member, Membership
-from cipherfleet_node.wire import MAX_COUNTER
+from cipherfleet_node.messages import OPERATOR, Health, Member, Membership
 
 from .ledger import Halves, Ledger
 from .topology import Graph
@@ -163,28 +161,6 @@ class Pace:
     ignored: tuple[str, ...] = ()  # whose round is beyond all that rounds can drift apart
 
 
-@dataclass(frozen=True)
-class Health:
-    """What matters here of a node's health message."""
-
-    round: int
-    round_s: float
-
-
-def read_health(payload: bytes) -> Health | None:
-    """None for bytes that are no health message."""
-    try:
-        told = json.loads(payload)
-        number, ms = told["round"], told["round_ms"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    if not isinstance(number, int) or not 0 <= number < MAX_COUNTER:
-        return None
-    if not isinstance(ms, int | float) or not math.isfinite(ms) or ms < 0:
-        return None
-    return Health(number, ms / 1000.0)
-
-
 def pace_of(told: Mapping[str, Health], period_s: float | None) -> Pace | None:
     """The fleet's pace; None if nobody tells.
 
@@ -194,7 +170,7 @@ def pace_of(told: Mapping[str, Health], period_s: float | None) -> Pace | None:
     """
     if not told:
         return None
-    times = [health.round_s for health in told.values() if health.round_s > 0]
+    times = [1e-6 * health.round_us for health in told.values() if health.round_us > 0]
     round_s = max(statistics.median(times) if times else 0.0, period_s or 0.0, FASTEST_ROUND_S)
     middle = statistics.median_low([health.round for health in told.values()])
     limit = middle + 2 * len(told) + HEALTH_EVERY_S / round_s

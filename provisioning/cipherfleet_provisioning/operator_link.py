@@ -7,7 +7,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,33 +15,41 @@ from typing import Any, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from cipherfleet_node import topics
-from cipherfleet_node.errors import BrokerUnreachable, ConfigError
+from cipherfleet_node import topics, wire
+from cipherfleet_node.errors import BrokerUnreachable, ConfigError, WireError
+from cipherfleet_node.messages import Health
 from cipherfleet_node.mqtt import set_no_delay
 from cipherfleet_node.tls import client_context
 
-from .memberships import Health, read_health
-
 CONNECT_S = 10.0
 ACKNOWLEDGE_S = 30.0
+RECONNECT_S = (1, 10)
 MAX_MESSAGES = 100_000  # kept of each kind; a fleet has fewer nodes
 
 
-class OperatorLink:
-    """A context manager; what has arrived so far is in `claims` and `health`."""
+class OperatorSession:
+    """A context manager: connected, and again after a loss; *heard* gets topics and payloads.
 
-    def __init__(self, fleet: str, host: str, port: int, context: ssl.SSLContext | None) -> None:
-        self.claims: dict[str, bytes] = {}  # payload by topic, the latest
-        self.health: dict[str, Health] = {}  # by node, what was said since we came
-        self._fleet, self._where = fleet, (host, port)
+    *heard* is called from another thread, and is not to raise.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        where: tuple[str, int],
+        context: ssl.SSLContext | None,
+        filters: Sequence[str],
+        heard: Callable[[str, bytes], None],
+    ) -> None:
+        self._where, self._filters, self._heard = where, filters, heard
         self._settled = threading.Event()
         self._problem = "it answered no MQTT CONNECT"
-        self._arrivals: queue.SimpleQueue[float] = queue.SimpleQueue()
         name = f"{fleet}-operator-{secrets.token_hex(6)}"
         self._client = client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
         if context is not None:
             client.tls_set_context(context)
         client.connect_timeout = CONNECT_S
+        client.reconnect_delay_set(*RECONNECT_S)
         client.on_socket_open = set_no_delay
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
@@ -67,6 +75,56 @@ class OperatorLink:
         trace: TracebackType | None,
     ) -> None:
         self._leave()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there now."""
+        return self._client.is_connected()
+
+    def _leave(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _unreachable(self, found: str) -> BrokerUnreachable:
+        host, port = self._where
+        return BrokerUnreachable(
+            f"no working broker at {host}:{port}: {found}; is it running, with the configuration "
+            "of this set, and are host and port right (--broker HOST:PORT)?"
+        )
+
+    # -- paho's thread ------------------------------------------------------------------------
+
+    def _connected(self, client: mqtt.Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
+        if reason.is_failure:
+            self._problem = f"it refused the operator ({reason})"
+            self._settled.set()
+            return
+        client.subscribe([(each, 1) for each in self._filters])
+
+    def _subscribed(self, _c: Any, _u: Any, _mid: int, reasons: Any, _p: Any) -> None:
+        refused = any(reason.is_failure for reason in reasons)
+        self._problem = "it refused the operator's subscriptions" if refused else ""
+        self._settled.set()
+
+    def _message(self, _c: Any, _u: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            return
+        # Cut just above the limit it is refused as too long.
+        self._heard(topic, bytes(message.payload[: wire.MAX_MESSAGE_BYTES + 1]))
+
+
+class OperatorLink(OperatorSession):
+    """What has arrived so far is in `claims` and `health`."""
+
+    def __init__(self, fleet: str, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        self.claims: dict[str, bytes] = {}  # payload by topic, the latest
+        self.health: dict[str, Health] = {}  # by node, what was said since we came
+        self._fleet = fleet
+        self._arrivals: queue.SimpleQueue[float] = queue.SimpleQueue()
+        filters = [topics.claim_topic(fleet, "+"), topics.health_topic(fleet, "+")]
+        super().__init__(fleet, (host, port), context, filters, self._take)
 
     def listen(self, quiet_s: float, at_most_s: float) -> None:
         """Take in messages until none has come for *quiet_s*, *at_most_s* in all."""
@@ -100,46 +158,35 @@ class OperatorLink:
             if not info.is_published():
                 raise self._unreachable(f"it acknowledged nothing in {ACKNOWLEDGE_S:g} s")
 
-    def _leave(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def _unreachable(self, found: str) -> BrokerUnreachable:
-        host, port = self._where
-        return BrokerUnreachable(
-            f"no working broker at {host}:{port}: {found}; is it running, with the configuration "
-            "of this set, and are host and port right (--broker HOST:PORT)?"
-        )
-
-    # -- paho's thread ------------------------------------------------------------------------
-
-    def _connected(self, client: mqtt.Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
-        if reason.is_failure:
-            self._problem = f"it refused the operator ({reason})"
-            self._settled.set()
-            return
-        kinds = topics.claim_topic, topics.health_topic
-        client.subscribe([(kind(self._fleet, "+"), 1) for kind in kinds])
-
-    def _subscribed(self, _c: Any, _u: Any, _mid: int, reasons: Any, _p: Any) -> None:
-        refused = any(reason.is_failure for reason in reasons)
-        self._problem = "it refused the operator's subscriptions" if refused else ""
-        self._settled.set()
-
-    def _message(self, _c: Any, _u: Any, message: mqtt.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return
+    def _take(self, topic: str, payload: bytes) -> None:
         node = topics.sender_of(topic)
         if topic == topics.claim_topic(self._fleet, node):
             if topic in self.claims or len(self.claims) < MAX_MESSAGES:
-                self.claims[topic] = bytes(message.payload)
+                self.claims[topic] = payload
                 self._arrivals.put(time.monotonic())
         elif topic == topics.health_topic(self._fleet, node):
-            health = read_health(bytes(message.payload))
+            health = read_health(self._fleet, topic, payload)
             if health is not None and len(self.health) < MAX_MESSAGES:
                 self.health[node] = health
+
+
+class Anybody:
+    """In the place of a key that is not known: every signature will do."""
+
+    def verify(self, signature: bytes, data: bytes, /) -> None:
+        """Raise nothing."""
+
+
+def read_health(fleet: str, topic: str, payload: bytes) -> Health | None:
+    """None for bytes that are no health message; its signature is not looked at.
+
+    While a node changes its identity no single key tells who signed.
+    """
+    try:
+        found = wire.decode(payload, topic, fleet, {topics.sender_of(topic): Anybody()})
+    except WireError:
+        return None
+    return found if isinstance(found, Health) else None
 
 
 def operator_context(folder: Path) -> ssl.SSLContext:

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from cipherfleet_node.config import ThermalSensor
+from cipherfleet_node.config import (
+    CommandSensor,
+    CsvSensor,
+    HwmonSensor,
+    Sensor,
+    SyntheticSensor,
+    ThermalSensor,
+)
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.messages import DEGREES
 from cipherfleet_node.samples import Sample
 
 from .base import check_fields, check_plausible
 from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word
+
+PROCESSOR = ("cpu", "soc", "pkg")  # one of these is in the type of a processor's zone
 
 
 class ThermalZone:
@@ -59,3 +69,31 @@ class ThermalZone:
             raise ConfigError(f"{self._who}: several zones have this type, name one of {numbers}")
         known = ", ".join(f"{number} ({word(path / 'type')})" for number, path in zones.items())
         raise ConfigError(f"{self._who}: there is none, this machine has {known or 'no zones'}")
+
+
+def processor_temperature(sensor: Sensor, sysfs: Path = SYS) -> int | None:
+    """Whole degrees Celsius of the processor, for the operator to know; None where none is told.
+
+    Also where *sensor* may measure a temperature: then it would be a reading, or be close to one.
+    """
+    if _may_measure_heat(sensor):
+        return None
+    for zone in folders(sysfs / "class" / "thermal", "thermal_zone").values():
+        if any(part in word(zone / "type") for part in PROCESSOR):
+            try:
+                degrees = round(whole_number("processor", zone / "temp") / 1000)
+            except SensorUnavailable:
+                continue
+            if degrees in DEGREES:
+                return degrees
+    return None
+
+
+def _may_measure_heat(sensor: Sensor) -> bool:
+    match sensor:
+        case CsvSensor() | SyntheticSensor():
+            return False
+        case HwmonSensor():
+            return any(name.startswith("temp") for name in sensor.inputs)
+        case ThermalSensor() | CommandSensor():
+            return True

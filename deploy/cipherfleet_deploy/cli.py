@@ -304,6 +304,34 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("place", metavar="FILE|DIR", type=click.Path(path_type=Path))
+@click.option("--broker", metavar="HOST:PORT", help="where it is (default: as FILE or DIR says)")
+@click.option("--once", is_flag=True, help="show the fleet once, when every node has told")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="end after so long (default: never, with --once 10)",
+)
+@click.option("--json", "as_json", is_flag=True, help="print a JSON object for every change")
+def watch(place: Path, **flags: Any) -> None:
+    """Show how every node of a running fleet fares: state, round, round time, faults.
+
+    FILE is a fleet.yaml, DIR a provisioned set or the --out folder of run or fleet up. Nodes tell
+    this of themselves; no reading and no estimate is in it. Exit code 4 when no broker answers.
+
+    \b
+    Example:
+      cipherfleet watch cipherfleet-out/intel-lab-20260102-030405
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from .watch import WatchOptions  # noqa: PLC0415
+    from .watch import watch as run_watch  # noqa: PLC0415
+
+    run_watch(place, WatchOptions(**flags), Console())
+
+
+@cli.command()
 def schema() -> None:
     """Print the JSON Schema of fleet.yaml, for editors that check while one types.
 

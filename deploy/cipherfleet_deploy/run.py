@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
         bundles = provision(fleet, out, address, authority, simulation, console)
         with LocalFleet(bundles, patience(fleet)) as nodes:
             nodes.start()
+            console.print(watch_hint(out), markup=False, highlight=False, soft_wrap=True)
             with showing_progress(fleet, nodes, console) as show:
                 nodes.wait(show)
     more = {"out": str(out), "broker": f"{broker.name} {broker.version}"}
@@ -114,6 +116,11 @@ def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, S
 def default_folder(fleet: Fleet) -> Path:
     """Where a run's results go unless told otherwise."""
     return Path("cipherfleet-out") / f"{fleet.file.fleet}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def watch_hint(out: Path) -> str:
+    """How to see the nodes of a fleet that runs, from another terminal."""
+    return f"to watch it: cipherfleet watch {shlex.quote(str(out))}"
 
 
 def advice(fleet: Fleet) -> Iterator[str]:

@@ -25,9 +25,11 @@ EXPIRES_SOON = timedelta(days=30)
 RENEW = "get the folder tls anew from provisioning"
 
 
-def client_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+def client_context(
+    ca: Path, certificate: Path, key: Path, *, kind: type[ssl.SSLContext] = ssl.SSLContext
+) -> ssl.SSLContext:
     """TLS 1.3 or newer; the broker must be certified by *ca*, and for the name we call it by."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and host name
+    context = kind(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and host name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(ca)
     context.load_cert_chain(certificate, key)

@@ -68,7 +68,7 @@ def up(file: Path, **flags: Any) -> None:
     # Imported here: --help and mistakes in the command line must not wait for them.
     from rich.console import Console  # noqa: PLC0415
 
-    from cipherfleet_deploy.run import show_result  # noqa: PLC0415
+    from cipherfleet_deploy.run import show_result, watch_hint  # noqa: PLC0415
 
     console = Console(stderr=True)
     if flags["backend"] == "process":
@@ -83,6 +83,7 @@ def up(file: Path, **flags: Any) -> None:
     else:
         _show_figures(result)
         click.echo(f"{result['nodes']} nodes are up: cipherfleet fleet status {file}")
+        click.echo(watch_hint(Path(result["out"])))
 
 
 def _overrides(flags: dict[str, Any]) -> Any:

@@ -13,7 +13,14 @@ from rich.console import Console
 
 from cipherfleet_broker.embedded import PACKAGE
 from cipherfleet_deploy.record import FleetFailed, NodeRecord, Standstill
-from cipherfleet_deploy.run import advice, conclude, default_folder, patience, showing_progress
+from cipherfleet_deploy.run import (
+    advice,
+    conclude,
+    default_folder,
+    patience,
+    showing_progress,
+    watch_hint,
+)
 from cipherfleet_node.config import Simulation
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
@@ -226,6 +233,7 @@ def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console)
     nodes, out = prepared(engine, fleet, options, console)
     try:
         nodes.start(out, options.image)
+        console.print(watch_hint(out), markup=False, highlight=False, soft_wrap=True)
         with showing_progress(fleet, nodes, console) as show:
             nodes.wait(show)
     finally:

@@ -29,6 +29,7 @@ HELP = [
     ("check",),
     ("doctor",),
     ("run",),
+    ("watch",),
     ("schema",),
     ("provision",),
     ("provision", "bundle"),

@@ -257,6 +257,50 @@ def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
 
 
 @in_containers
+def test_a_fleet_in_containers_is_watched_from_outside_and_its_logs_are_followed(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 4, 100_000, ", period_s: 0.3", kind="complete")
+    name = load_fleet(file).file.fleet
+    with up(file, tmp_path, engine, image):
+
+        def watched() -> dict[str, Any]:
+            command = [*COMMAND[:-1], "watch", str(tmp_path / "out"), "--once", "--seconds", "30"]
+            done = subprocess.run(
+                [*command, "--json"], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            told: dict[str, Any] = json.loads(done.stdout)
+            return told
+
+        told = watched()
+        assert told["summary"]["standing"] == {"ready": 4}
+        assert (told["summary"]["unverified"], told["summary"]["refused"]) == (0, 0)
+        assert all(each["round"] is not None for each in told["nodes"])
+        with subprocess.Popen(
+            [*COMMAND, "logs", str(file), "--follow"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as logs:  # fmt: skip
+            assert logs.stdout is not None
+            assert logs.stderr is not None
+            engine.client.api.kill(container_name(name, "n3"))
+            said = next(text for text in logs.stdout if "no answer of n3" in text)
+            assert said.split(": ")[0] in ("n1", "n2", "n4")
+            logs.send_signal(signal.SIGINT)
+            assert logs.wait(20) == 130
+            assert logs.stderr.read().strip() == "cipherfleet: interrupted"
+        told = watched()
+        assert told["summary"]["standing"] == {"lost": 1, "ready": 3}
+        assert told["nodes"][0]["node"] == "n3"
+    done = subprocess.run(
+        [*COMMAND[:-1], "watch", str(tmp_path / "out"), "--once"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "no container of the broker" in done.stderr
+
+
+@in_containers
 def test_a_compose_file_runs_the_fleet_to_its_end(image: str, tmp_path: Path) -> None:
     program = shutil.which("docker-compose", path=str(Path(sys.executable).parent))
     if program is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
-import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +28,7 @@ from cipherfleet_node.keys import read_keys
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 from cipherfleet_provisioning.insight import centralised_answer, objectives_in_sight
-from wiretap import Wiretap, query_in
+from wiretap import Wiretap, forms_of, query_in
 
 pytestmark = pytest.mark.fleet
 
@@ -219,21 +217,6 @@ def test_the_fleet_resumes_by_itself_when_its_broker_was_killed(tmp_path: Path) 
     assert [node.restarts for node in nodes.nodes.values()] == [0] * 5
     last = Trajectory.of(nodes, 1).last
     assert disagreement(last) < 1e-6
-
-
-def forms_of(value: float) -> list[bytes]:
-    """How a number may stand in a message: decimal, IEEE, and as integers of any resolution."""
-    texts = {repr(value), f"{value:.4f}", f"{value:.3f}"} - {f"{value:.0f}"}
-    forms = [text.encode() for text in texts if len(text) >= 6]
-    for kind in ("d", "f"):
-        forms += [struct.pack(order + kind, value) for order in "<>"]
-    for bits in (16, 20, 24):
-        scaled = round(math.ldexp(value, bits))
-        for entry in (scaled, -scaled):
-            for length in (5, 8):
-                big = entry.to_bytes(length, "big", signed=True)
-                forms += [big, big[::-1]]
-    return forms
 
 
 def test_captured_traffic_holds_no_reading_no_state_and_no_key(tmp_path: Path) -> None:

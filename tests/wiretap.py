@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import struct
 import threading
 from types import TracebackType
 from typing import Self
@@ -77,3 +79,18 @@ class Wiretap:
 def query_in(payload: bytes) -> Query:
     """The query in a message's bytes, signature unchecked."""
     return msgspec.msgpack.decode(_envelope_decoder.decode(payload).body, type=Query)
+
+
+def forms_of(value: float) -> list[bytes]:
+    """How a number may stand in a message: decimal, IEEE, and as integers of any resolution."""
+    texts = {repr(value), f"{value:.4f}", f"{value:.3f}"} - {f"{value:.0f}"}
+    forms = [text.encode() for text in texts if len(text) >= 6]
+    for kind in ("d", "f"):
+        forms += [struct.pack(order + kind, value) for order in "<>"]
+    for bits in (16, 20, 24):
+        scaled = round(math.ldexp(value, bits))
+        for entry in (scaled, -scaled):
+            for length in (5, 8):
+                big = entry.to_bytes(length, "big", signed=True)
+                forms += [big, big[::-1]]
+    return forms

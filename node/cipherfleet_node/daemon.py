@@ -356,6 +356,7 @@ class Daemon:
             case LinkUp():
                 log.info("connected to the broker")
                 self._claim_again()
+                self._health_at = 0.0  # the operator need not wait to see it
                 self._handle(Connected())
             case LinkDown(clash):
                 if clash:

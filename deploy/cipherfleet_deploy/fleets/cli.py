@@ -162,21 +162,27 @@ def status(file: Path, as_json: bool) -> None:
 @FILE
 @click.argument("node", required=False)
 @click.option("--tail", type=click.IntRange(1), default=10, show_default=True, help="lines")
-def logs(file: Path, node: str | None, tail: int) -> None:
+@click.option("--follow", is_flag=True, help="go on as they speak, until all have ended")
+def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
     """Print what the containers of the fleet of FILE have said last, or the one of NODE.
 
     \b
     Example:
-      cipherfleet fleet logs examples/intel_lab/fleet.yaml mote01 --tail 50
+      cipherfleet fleet logs examples/intel_lab/fleet.yaml mote01 --tail 50 --follow
     """
     from .engine import Engine  # noqa: PLC0415
 
     name = _name_of(file)
     with Engine() as engine:
         names = [node] if node else engine.names(name)
-        for each in names:
-            for line in engine.log(name, each, tail).splitlines():
-                click.echo(line if node else f"{each}: {line}")
+        if follow:
+            said = engine.follow(name, names, tail)
+        else:
+            said = (
+                (each, line) for each in names for line in engine.log(name, each, tail).splitlines()
+            )
+        for each, line in said:
+            click.echo(line if node else f"{each}: {line}")
     if not names:
         _not_up(name)
 

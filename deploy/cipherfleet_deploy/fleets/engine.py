@@ -7,7 +7,9 @@ later, also after a crash of the command that made it.
 from __future__ import annotations
 
 import os
+import queue
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ THREADS = 8  # measured: one by one takes twice as long, more threads gain nothi
 MAX_RESTARTS = 5
 MAX_PROCESSES = 128
 LOG_BYTES = "10m"
+MAX_LINES = 10_000  # of logs, before who reads them is waited for
 HEALTH_EVERY_S, HEALTH_WITHIN_S, HEALTH_FROM_S = 30, 20, 120
 _NS = 1_000_000_000
 _MIB = 2**20
@@ -232,6 +235,49 @@ class Engine:
         with told(f"the log of {name}"):
             text = self.client.api.logs(container_name(fleet, name), tail=tail)
         return bytes(text).decode(errors="replace")
+
+    def follow(self, fleet: str, names: Sequence[str], tail: int) -> Iterator[tuple[str, str]]:
+        """Lines of several containers as they are said, each with its container's name.
+
+        Ends when all of them have ended.
+        """
+        said: queue.Queue[tuple[str, str | Exception | None]] = queue.Queue(MAX_LINES)
+        for name in names:
+            threading.Thread(target=self._say, args=(fleet, name, tail, said), daemon=True).start()
+        left = len(names)
+        while left:
+            name, line = said.get()
+            if isinstance(line, Exception):
+                raise line
+            if line is None:
+                left -= 1
+            else:
+                yield name, line
+
+    def _say(
+        self,
+        fleet: str,
+        name: str,
+        tail: int,
+        said: queue.Queue[tuple[str, str | Exception | None]],
+    ) -> None:
+        """Put the lines of one container into *said*, and None or an error at their end."""
+        rest = b""
+        try:
+            with told(f"the log of {name}"):
+                chunks = self.client.api.logs(
+                    container_name(fleet, name), stream=True, follow=True, tail=tail
+                )
+                for chunk in chunks:
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        said.put((name, line.decode(errors="replace")))
+        except CipherfleetError as error:
+            said.put((name, error))
+        else:
+            if rest:
+                said.put((name, rest.decode(errors="replace")))
+            said.put((name, None))
 
     def run(self, fleet: str, name: str, command: Sequence[str]) -> tuple[int, str]:
         """Run *command* in one container: its exit code, and what it printed."""

@@ -26,6 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 
 from cipherfleet_broker import RunningBroker, start_broker
+from cipherfleet_broker.security import WATCHER
 from cipherfleet_deploy import provision
 from cipherfleet_deploy.provision import Consent, Reach
 from cipherfleet_node import wire
@@ -200,9 +201,11 @@ def test_the_brokers_files_hold_the_fleets_rules_for_each_program(tmp_path: Path
     assert not re.search("^acl_file", newer, re.M)
     assert "persistence true" in newer  # what the operator said last is not forgotten
     rules = (broker / "access.txt").read_text()
-    assert re.findall("^user (.*)$", rules, re.M) == [*"abcd", "_health", OPERATOR]
+    assert re.findall("^user (.*)$", rules, re.M) == [*"abcd", "_health", OPERATOR, WATCHER]
     users = json.loads((broker / "nats-server.conf").read_text())["authorization"]["users"]
-    assert [user["user"] for user in users] == [f"CN={n}" for n in (*"abcd", "_health", OPERATOR)]
+    assert [user["user"] for user in users] == [
+        f"CN={n}" for n in (*"abcd", "_health", OPERATOR, WATCHER)
+    ]
 
 
 def test_without_tls_there_are_no_certificates(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from cipherfleet_broker import mosquitto as mosquitto_module
 from cipherfleet_broker.embedded import configuration as embedded_configuration
 from cipherfleet_broker.health import HEALTH_TOPIC
 from cipherfleet_broker.mosquitto import access_rules, secured_configuration
-from cipherfleet_broker.security import HEALTH
+from cipherfleet_broker.security import HEALTH, WATCHER
 from cipherfleet_deploy.run import RunOptions, run_fleet
 from cipherfleet_node.__main__ import main as node_command
 from cipherfleet_node.bundle import read_bundle
@@ -272,6 +272,9 @@ FORGERIES = [  # forger, its topic; the fence after it: whose, its topic; who wo
     ("n1", "a/n3/n1", "n2", "a/n3/n2", "n3"),  # under its own name, but no neighbour of n3
     ("n1", "state/n2", "n2", "state/n2", "n3"),
     ("n1", "health/n2", "n2", "health/n2", OPERATOR),
+    ("n1", "health/n2", "n2", "health/n2", WATCHER),
+    (WATCHER, "state/n1", "n1", "state/n1", "n2"),
+    (WATCHER, "members/n1", OPERATOR, "members/n1", "n1"),
     (OPERATOR, "q/n1", "n1", "q/n1", "n2"),
     (OPERATOR, "state/n1", "n1", "state/n1", "n2"),
     (HEALTH, "health/n1", "n1", "health/n1", OPERATOR),
@@ -326,7 +329,7 @@ EVERYTHING = ("#", f"{F}/#", "+/+/+/+/+", f"{F}/q/+", f"{F}/a/+/+", f"{F}/state/
 
 
 @fleet
-@pytest.mark.parametrize("reader", ["n1", "n2", OPERATOR])
+@pytest.mark.parametrize("reader", ["n1", "n2", OPERATOR, WATCHER])
 def test_nobody_reads_more_than_the_rules_say(ground: Ground, reader: str) -> None:
     nodes = fleet_access("line", {"n1": ["n2"], "n2": ["n1", "n3"], "n3": ["n2", "n4"]})
     spoken = {topic: name for name in ("n1", "n2", "n3") for topic in nodes[name].publish}
@@ -442,6 +445,11 @@ def test_rules_name_every_topic_in_full(tmp_path: Path) -> None:
         "publish": {"allow": ["cf.v1.line.members.*"]},
         "subscribe": {"allow": read},
     }
+    (watcher,) = [user["permissions"] for user in users if user["user"] == f"CN={WATCHER}"]
+    assert watcher == {"publish": {"deny": [">"]}, "subscribe": {"allow": read[:2]}}
+    part = access_rules(security).split(f"user {WATCHER}\n")[1].split("user ")[0]
+    assert part.split("\n")[:2] == [f"topic read {F}/state/+", f"topic read {F}/health/+"]
+    assert "write" not in part
 
 
 def test_unusable_certificates_are_a_configuration_error(tmp_path: Path) -> None:

@@ -508,8 +508,8 @@ def test_a_set_is_watched_in_tls_by_the_operator_alone(tmp_path: Path) -> None:
         told = json.loads(done.stdout)
         assert told["summary"]["standing"] == {"ready": 4}
         assert (told["summary"]["unverified"], told["summary"]["refused"]) == (0, 0)
-        for name in ("client.pem", "client.key"):  # those of a node
-            stem = "node" + name[6:]
+        for name in ("watcher.pem", "watcher.key"):  # those of a node
+            stem = name.replace("watcher", "node")
             shutil.copy(places["n1"] / "tls" / stem, home / "current" / "operator" / name)
         done = ended(home, "--once")
         assert done.returncode == 4

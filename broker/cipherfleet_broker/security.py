@@ -21,6 +21,7 @@ from .health import HEALTH_TOPIC
 
 # No node has these names: an id begins with a letter or a digit.
 HEALTH = "_health"
+WATCHER = "_watcher"  # the operator, who only looks: beside one who changes the fleet
 TLS_PORT = 8883  # the one that is registered for MQTT in TLS
 
 
@@ -69,15 +70,17 @@ def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[st
     """The rules of *fleet*: a node speaks as itself, and hears its neighbours only.
 
     *neighbours* holds the neighbours of every node. The operator sees who is there and how well
-    they are, claims of keys and no ciphertext; it publishes who is whose neighbour.
+    they are, claims of keys and no ciphertext; it publishes who is whose neighbour. The watcher
+    sees the former two and publishes nothing.
     """
     access = {node: _node_access(fleet, node, others) for node, others in neighbours.items()}
     probe = (f"{HEALTH_TOPIC}/#",)
     access[HEALTH] = Access(probe, probe)
-    seen = topics.presence_topic, topics.health_topic, topics.claim_topic
+    seen = topics.presence_topic(fleet, "+"), topics.health_topic(fleet, "+")
     access[OPERATOR] = Access(
-        (topics.membership_topic(fleet, "+"),), tuple(topic(fleet, "+") for topic in seen)
+        (topics.membership_topic(fleet, "+"),), (*seen, topics.claim_topic(fleet, "+"))
     )
+    access[WATCHER] = Access((), seen)
     return access
 
 

@@ -15,11 +15,12 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cipherfleet_broker.running import parse_address
-from cipherfleet_node.config import NODE_FILE, Broker, load_node_config
+from cipherfleet_node.config import CA_FILE, NODE_FILE, Broker, load_node_config
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.keys import NEIGHBOURS_FOLDER, identity_from_text
 from cipherfleet_node.tls import client_context
 from cipherfleet_node.wire import Verifier
+from cipherfleet_provisioning.certificates import WATCHER_STEM
 from cipherfleet_provisioning.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Entry, read_ledger
 from cipherfleet_provisioning.operation import OPERATOR_FOLDER
@@ -80,10 +81,16 @@ def _of_set(home: Path, broker: str | None) -> Watched:
     place = current(home)
     assert place is not None  # it is a link
     ledger = read_ledger(place)
-    context = operator_context(place / OPERATOR_FOLDER) if ledger.broker.tls else None
+    context = _context_of_set(place / OPERATOR_FOLDER) if ledger.broker.tls else None
     verifiers = {name: _verifier(ledger.members[name]) for name in ledger.present}
     where = _address(ledger.broker, broker)
     return Watched(ledger.fleet, where, context, verifiers, home, place)
+
+
+def _context_of_set(folder: Path) -> ssl.SSLContext:
+    if (folder / f"{WATCHER_STEM}.pem").exists():
+        return operator_context(folder, WATCHER_STEM)
+    return operator_context(folder)  # a set from before there were watchers
 
 
 def _verifier(entry: Entry) -> Verifier:
@@ -139,7 +146,7 @@ class _CalledContext(ssl.SSLContext):
 
 
 def _context_of_run(tls: Path, called: str) -> ssl.SSLContext:
-    files = tls / "ca.pem", tls / "operator.pem", tls / "operator.key"
+    files = tls / CA_FILE, tls / f"{WATCHER_STEM}.pem", tls / f"{WATCHER_STEM}.key"
     try:
         context = client_context(*files, kind=_CalledContext)
     except OSError as error:  # SSLError is one

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cipherfleet_broker.security import HEALTH, Identity, Security, fleet_access
+from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
 from cipherfleet_node.config import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys import read_signing_key, write_private
@@ -32,7 +32,7 @@ from cipherfleet_node.messages import OPERATOR
 from .fleet import Fleet
 
 RESTORE = "restore it from a copy: only its owner has it"
-AUTHORITY, BROKER = "ca", "broker"  # names of files
+AUTHORITY, BROKER, WATCHER_STEM = "ca", "broker", "watcher"  # names of files
 HERE = ("localhost", "127.0.0.1")
 BACKDATED = timedelta(days=1)
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 730
@@ -173,6 +173,7 @@ def secure(
             (BROKER, BROKER, issue_broker(authority, hosts, now)),
             (HEALTH, "health", issue_client(authority, HEALTH, now)),
             (OPERATOR, "operator", issue_client(authority, OPERATOR, now)),
+            (WATCHER, WATCHER_STEM, issue_client(authority, WATCHER, now)),
         )
     }
     graph = fleet.graph

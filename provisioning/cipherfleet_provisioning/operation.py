@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cipherfleet_broker.engine import LOOPBACK
 from cipherfleet_broker.installed import installation
-from cipherfleet_broker.security import HEALTH, Identity, Security, fleet_access
+from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
 from cipherfleet_node.config import (
     CA_FILE,
     CERTIFICATE_FILE,
@@ -46,6 +46,7 @@ from .bundles import Progress, make_keys, node_config, write_bundle
 from .certificates import (
     BROKER,
     RESTORE,
+    WATCHER_STEM,
     Certified,
     certified_key,
     certify_client,
@@ -134,6 +135,7 @@ def _make_desk(draft: Draft, fleet: Fleet, now: datetime) -> Desk:
     folder, broker = draft.place / OPERATOR_FOLDER, draft.place / BROKER_FOLDER
     write_authority(folder, authority)
     _write(issue_client(authority, OPERATOR, now), folder, CLIENT)
+    _write(issue_client(authority, WATCHER, now), folder, WATCHER_STEM)
     draft.put(f"{BROKER_FOLDER}/{CA_FILE}", authority.pem)
     _write(issue_broker(authority, [fleet.file.broker.host], now), broker, BROKER)
     _write(issue_client(authority, HEALTH, now), broker, "health")

@@ -189,9 +189,9 @@ def read_health(fleet: str, topic: str, payload: bytes) -> Health | None:
     return found if isinstance(found, Health) else None
 
 
-def operator_context(folder: Path) -> ssl.SSLContext:
+def operator_context(folder: Path, stem: str = "client") -> ssl.SSLContext:
     """What the operator connects with, from its folder in a set; raises ConfigError."""
     try:
-        return client_context(folder / "ca.pem", folder / "client.pem", folder / "client.key")
+        return client_context(folder / "ca.pem", folder / f"{stem}.pem", folder / f"{stem}.key")
     except OSError as error:  # SSLError is one
         raise ConfigError(f"{folder}: the operator's certificate cannot be used: {error}") from None

@@ -123,7 +123,7 @@ class Scene:
     def health(self) -> Health:
         """What the sender of the message about to come may tell the operator."""
         message = self.pending.message
-        told = Health(FLEET, message.sender, 1, "reading", 3, 2000, 0, 0, {}, {}, 4, 8, 0, None)
+        told = Health(FLEET, message.sender, 1, 9, "reading", 3, 2000, 0, 0, {}, {}, 4, 8, 0, None)
         number = self.agent.round_number
         counts = {"topic": self.chance.randrange(99)}
         return msgspec.structs.replace(told, epoch=message.epoch, round=number, rejected=counts)

@@ -104,7 +104,7 @@ class Target:
     def health_of(self, name: str) -> Frame:
         """What *name* tells the operator, brought to the node by its broker."""
         counts = {"signature": 3, "stale_epoch": 1}
-        health = Health(FLEET, name, 1, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, 51)
+        health = Health(FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, 51)
         payload = encode(health, self._fleet.identities[name])
         return Frame(TARGET, topic_of(health), payload, health)
 
@@ -278,7 +278,16 @@ class Mutator:
                 fields[index] = self.chance.choice(["starting", "collecting", "finished", "asleep"])
             case "rejected" | "surplus":
                 fields[index] = self.counts()
-            case "round_us" | "silent" | "missed" | "pool" | "pool_size" | "inline" | "temperature":
+            case (
+                "number"
+                | "round_us"
+                | "silent"
+                | "missed"
+                | "pool"
+                | "pool_size"
+                | "inline"
+                | "temperature"
+            ):
                 fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
             case _:  # tags and digests
                 fields[index] = self.chance.randbytes(len(getattr(message, name)))

@@ -317,6 +317,7 @@ def wire_messages() -> dict[str, Message]:
             "fleet",
             "a",
             7,
+            12,
             "collecting",
             3,
             250_000,
@@ -330,7 +331,7 @@ def wire_messages() -> dict[str, Message]:
             47,
         ),
         "health of a node that has just begun": Health(
-            "fleet", "a", 7, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, None
+            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, None
         ),
         "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, [], bytes(8), bytes(8), []),
     }

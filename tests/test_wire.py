@@ -47,6 +47,7 @@ messages = st.one_of(
         fleet,
         names,
         counters,
+        counters,
         phases,
         *[counters] * 4,
         counts,
@@ -240,9 +241,9 @@ def test_the_longest_health_is_short() -> None:
     most = dict(list((many | {letter * 30: 1 for letter in "abcdefghijkl"}).items())[:MAX_REASONS])
     assert len(most) == MAX_REASONS
     base = Health(
-        "f" * 63, "a" * 63, MAX_COUNTER, "collecting", 0, 0, 0, 0, most, most, 0, 0, 0, 99
+        "f" * 63, "a" * 63, MAX_COUNTER, 0, "collecting", 0, 0, 0, 0, most, most, 0, 0, 0, 99
     )
-    counters = ("round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
+    counters = ("number", "round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
     health = msgspec.structs.replace(base, **dict.fromkeys(counters, MAX_COUNTER))
     assert len(encode(health, SIGNER)) < 6000
 

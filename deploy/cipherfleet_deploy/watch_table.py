@@ -87,19 +87,21 @@ class Board:
     """What was heard of the nodes whose *verifiers* there are; of others nothing is kept."""
 
     def __init__(self, fleet: str, verifiers: Mapping[str, wire.Verifier]) -> None:
-        self._fleet = fleet
+        self._fleet, self._keys = fleet, dict(verifiers)
         self._verifiers: dict[str, wire.Verifier] = dict(verifiers)
         self._seen = {name: _Seen() for name in verifiers}
 
     def know(self, verifiers: Mapping[str, wire.Verifier]) -> None:
         """The fleet has changed. Until a node uses its new key, it signs with the one before."""
         for name in self._seen.keys() - verifiers.keys():
-            del self._seen[name], self._verifiers[name]
+            del self._seen[name], self._verifiers[name], self._keys[name]
         for name, key in verifiers.items():
             self._seen.setdefault(name, _Seen())
-            before = self._verifiers.get(name, key)
-            changed = key != before and not isinstance(before, Anybody)
-            self._verifiers[name] = wire.Either(before, key) if changed else key
+            before = self._keys.get(name, key)
+            if name not in self._keys or key != before:
+                known = key != before and not isinstance(before, Anybody)
+                self._verifiers[name] = wire.Either(before, key) if known else key
+            self._keys[name] = key
 
     def hear(self, topic: str, payload: bytes, now: float) -> None:
         """Take in what came on *topic*; what is not to be believed is only counted."""
@@ -116,10 +118,12 @@ class Board:
         if message.epoch != seen.epoch:
             seen.epoch, seen.presence, seen.health = message.epoch, None, None
         match message:
-            case Presence():
+            case Presence() if message != seen.presence:
                 seen.presence, seen.heard = message, now
-            case Health():
+            case Health() if seen.health is None or message.number > seen.health.number:
                 seen.health, seen.heard = message, now
+            case _:  # what was heard before is no sign of life: brokers may repeat it
+                pass
 
     def rows(self, now: float) -> list[Row]:
         """All nodes, who needs looking after first."""

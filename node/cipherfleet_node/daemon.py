@@ -179,6 +179,7 @@ class Daemon:
         self._round_s: deque[float] = deque(maxlen=TIMED_ROUNDS)
         self._spoiled = 0  # rounds in a row whose sealed answers did not open together
         self._health_at = self._alive_at = 0.0
+        self._told = 0  # how often
         logs = bundle.folder / LOGS_FOLDER
         self._spans = Spans(logs / SPANS_FILE)
         self._heartbeat = Heartbeat(bundle.folder, patience_s(self._config))
@@ -538,6 +539,7 @@ class Daemon:
         if now < self._health_at:
             return
         self._health_at = now + HEALTH_EVERY_S
+        self._told += 1
         health = self._health()
         self._send(health)
         self._manager.status(f"{health.phase}, round {health.round}")
@@ -551,6 +553,7 @@ class Daemon:
             config.fleet,
             config.node,
             agent.state.epoch,
+            self._told,
             agent.phase.value,
             agent.round_number,
             round(1e6 * times[len(times) // 2]) if times else 0,

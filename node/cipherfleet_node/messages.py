@@ -139,6 +139,7 @@ class Health(Message, frozen=True):
 
     KIND: ClassVar[str] = "health"
 
+    number: int  # of what it has told since its start: a repetition is none
     phase: PhaseName
     round: int
     round_us: int  # how long its latest rounds took, their median; 0 before the first is closed

@@ -195,6 +195,6 @@ def _check_ranges(message: Message) -> None:
 
 
 def _counters_of(health: Health) -> list[int]:
-    own = [health.round, health.round_us, health.silent, health.missed]
+    own = [health.number, health.round, health.round_us, health.silent, health.missed]
     pools = [health.pool, health.pool_size, health.inline]
     return [*own, *pools, *health.rejected.values(), *health.surplus.values()]

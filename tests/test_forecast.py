@@ -13,6 +13,7 @@ import pytest
 
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.check import check_fleet
+from cipherfleet_lab.node_draws import NodeDraws
 from cipherfleet_lab.reference import iterate
 from cipherfleet_node import exchange, wire
 from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
@@ -20,7 +21,7 @@ from cipherfleet_node.draws import Draws
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.messages import Answer, Message, Presence, Query
 from cipherfleet_node.objective import make_objective
-from cipherfleet_node.optimiser import draw_stepsizes, mean_stepsize
+from cipherfleet_node.optimiser import draw_stepsizes
 from cipherfleet_node.samples import Sample
 from cipherfleet_provisioning import calibrate
 from cipherfleet_provisioning import forecast as forecasting
@@ -36,7 +37,7 @@ from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.forecast import Forecast, forecast, mixing
 from cipherfleet_provisioning.insight import common_answer, objectives_in_sight
 from cipherfleet_provisioning.round_time import predict, work_of
-from cipherfleet_provisioning.simulation import Array, Generated, gradients_of, simulate
+from cipherfleet_provisioning.simulation import Array, Generated, Links, gradients_of, simulate
 from cipherfleet_provisioning.topology import Graph, Topology, build_graph
 from cipherfleet_provisioning.traffic import traffic
 from memory_fleet import MemoryFleet
@@ -74,50 +75,6 @@ def graph(kind: str, n: int, **more: int) -> Graph:
 # -- the simulation -----------------------------------------------------------------------------
 
 
-class OwnDraws:
-    """The chance of a fleet of real nodes: each from its own seed of the round."""
-
-    def __init__(self, fleet: MemoryFleet, names: list[str], links: list[tuple[str, str]]) -> None:
-        self._fleet, self._names, self._links = fleet, names, links
-
-    def _draws(self, node: int, k: int) -> Draws:
-        return Draws(self._fleet.round_seed(self._names[node], k))
-
-    def _uniform(self, label: str, k: int, shape: tuple[int, int]) -> Array:
-        return np.array([self._draws(i, k).uniform(label, shape[1]) for i in range(shape[0])])
-
-    def start(self, shape: tuple[int, int]) -> Array:
-        return self._uniform("start", 0, shape)
-
-    def rounding(self, k: int, shape: tuple[int, int]) -> Array:
-        return self._uniform("quantise", k, shape)
-
-    def half_weights(self, k: int, links: int) -> Array:
-        assert links == len(self._links)
-        seed = self._fleet.round_seed
-        return np.array([float(exchange.half_weight(Draws(seed(i, k)), j)) for i, j in self._links])
-
-    def node_half_weights(self, k: int, nodes: int) -> Array:
-        return np.array([float(exchange.half_weight(self._draws(i, k), "")) for i in range(nodes)])
-
-    def dither(self, k: int, weights: Array, dimension: int) -> Array:
-        seed = self._fleet.round_seed
-        return np.array(
-            [
-                exchange.dither(Draws(seed(j, k)), i, int(weight), dimension)
-                for (i, j), weight in zip(self._links, weights, strict=True)
-            ],
-            dtype=np.float64,
-        )
-
-    def steps(self, k: int, stepsize: Stepsize, shape: tuple[int, int]) -> Array:
-        drawn = [draw_stepsizes(stepsize, k, shape[1], self._draws(i, k)) for i in range(shape[0])]
-        return np.array(drawn) / mean_stepsize(stepsize, k)
-
-    def gradient(self, k: int, node: int) -> Draws:
-        return self._draws(node, k)
-
-
 @pytest.mark.parametrize("sealed", [False, True], ids=["pairwise", "sealed"])
 @pytest.mark.parametrize(
     ("kind", "shape"),
@@ -150,15 +107,15 @@ def test_the_simulation_equals_the_reference_for_the_same_draws(
         lambda j, i, k, weight: exchange.dither(Draws(fleet.round_seed(j, k)), i, weight, D),
         sealed=sealed,
     )[-1]  # fmt: skip
-    links = sorted({link for a, b in edges for link in ((a, b), (b, a))})
+    graph = Graph(tuple(names), tuple(edges))
     in_order = [objectives[name] for name in names]
     got = simulate(
-        Graph(tuple(names), tuple(edges)),
+        graph,
         np.array([objective.start() for objective in in_order]),
         gradients_of(in_order, OBJECTIVES[kind]),
         algorithm,
         30,
-        OwnDraws(fleet, names, links),
+        NodeDraws(fleet.round_seed, names, Links.of(graph)),
         sealed=sealed,
     )
     np.testing.assert_allclose(got.estimates, expected, rtol=0.0, atol=1e-11)
@@ -180,7 +137,7 @@ def test_generated_half_weights_and_dither_are_those_of_the_exchange() -> None:
     weights = chance.half_weights(0, 20_000)
     own = {exchange.half_weight(Draws(k.to_bytes(32)), "n") for k in range(20_000)}
     assert set(weights.astype(int)) == own
-    e = chance.dither(0, np.full(20_000, 2049.0), 1)
+    e = chance.dither(0, slice(0, 20_000), np.full(20_000, 2049.0), 1)
     assert (e.min(), e.max()) == (-1024.0, 1024.0)
     assert abs(e.mean()) < 5 * 2049 / math.sqrt(12 * 20_000)
 

@@ -65,6 +65,9 @@ class Log:
     opened: Mapping[tuple[int, int], Array] = field(default_factory=dict)
     # What asker i finds in the combination of all answers: (rounds, n, d).
     sums: Array | None = None
+    # What it makes of it, c_i in the estimates' units: (rounds, n, d). All of i's neighbours
+    # together know it as well.
+    couplings: Array | None = None
     # What a key holder or server decrypts: (rounds, d).
     served: Array | None = None
     # Of each system what its adversary knows anyway: mean stepsizes lambda_k, gamma_k, weights.

@@ -8,9 +8,10 @@ rounding of sums: checked by test_the_simulation_equals_the_reference_for_the_sa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import count, islice
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from cipherfleet_node import config
 from cipherfleet_node.config import Algorithm, Stepsize, resolution_of
 from cipherfleet_node.draws import SEED_BYTES, Draws
-from cipherfleet_node.exchange import metropolis
+from cipherfleet_node.exchange import UNIT, metropolis
 from cipherfleet_node.objective import Average, Mean, Objective, Regression
 from cipherfleet_node.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
@@ -27,7 +28,9 @@ from cipherfleet_node.quantiser import START_NOISE
 from .topology import Graph
 
 Array = npt.NDArray[np.float64]
+Places = npt.NDArray[np.intp]
 QUADRATIC = frozenset({"average", "mean", "least_squares", "ridge"})  # their kinds
+BLOCK = 1 << 15  # links that are worked on at a time
 
 
 # -- chance -------------------------------------------------------------------------------------
@@ -48,8 +51,11 @@ class Chance(Protocol):
     def node_half_weights(self, k: int, nodes: int) -> Array:
         """H_i of every node, for the sealed exchange."""
 
-    def dither(self, k: int, weights: Array, dimension: int) -> Array:
-        """e_ji of every link (i, j), shape (links, d), on the *weights* H_ji integers about 0."""
+    def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
+        """e_ji of *links* (i, j), shape (their number, d), on the *weights* H_ji integers about 0.
+
+        Asked for block by block, in order.
+        """
 
     def steps(self, k: int, stepsize: Stepsize, shape: tuple[int, int]) -> Array:
         """The entries of every Lambda_i over their mean."""
@@ -84,9 +90,9 @@ class Generated:
         """As half_weights."""
         return self.half_weights(k, nodes)
 
-    def dither(self, k: int, weights: Array, dimension: int) -> Array:
+    def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
         """Uniform on the weights' integers."""
-        del k
+        del k, links
         column = weights[:, None]
         below = np.floor(self._chance.random((len(weights), dimension)) * column)
         result: Array = below - (column - 1.0) / 2.0
@@ -175,6 +181,17 @@ class Simulated:
     largest: float
 
 
+@dataclass(frozen=True)
+class Round:
+    """One round of all nodes; arrays are (n, d), but for `opened`, which has a row per link."""
+
+    estimates: Array  # after it
+    gradients: Array
+    couplings: Array  # c_i, in the objective's units
+    sums: Array  # what i decrypts: whole numbers, see Links.exchange
+    opened: Array | None  # H_ji (q_j - q_i) + e_ji of every link: whole numbers
+
+
 def simulate(
     graph: Graph,
     starts: Array,
@@ -187,65 +204,125 @@ def simulate(
 ) -> Simulated:
     """Run *rounds* rounds from *starts*, shape (n, d), nodes in the graph's order.
 
-    Every neighbour answers in every round. Estimates that leave the range of numbers end as
-    infinite or NaN, without a warning.
+    Estimates that leave the range of numbers end as infinite or NaN, without a warning.
     """
-    links = Links.of(graph)
-    resolution = resolution_of(algorithm)
-    x = starts + resolution * START_NOISE * (2.0 * chance.start(starts.shape) - 1.0)
+    x = first_estimates(starts, algorithm, chance)
     largest = float(np.abs(x).max())
-    with np.errstate(all="ignore"):
-        for k in range(rounds):
+    running = run(Links.of(graph), x, gradients, algorithm, chance, sealed=sealed)
+    for passed in islice(running, rounds):
+        x = passed.estimates
+        reached = float(np.abs(x).max())
+        if not math.isfinite(reached):
+            return Simulated(x, math.inf)
+        largest = max(largest, reached)
+    return Simulated(x, largest)
+
+
+def first_estimates(starts: Array, algorithm: Algorithm, chance: Chance) -> Array:
+    """*starts*, random at the scale of the resolution, shape (n, d)."""
+    noise = 2.0 * chance.start(starts.shape) - 1.0
+    result: Array = starts + resolution_of(algorithm) * START_NOISE * noise
+    return result
+
+
+def run(
+    links: Links,
+    x: Array,
+    gradients: Gradients,
+    algorithm: Algorithm,
+    chance: Chance,
+    *,
+    sealed: bool,
+    opened: bool = False,
+) -> Iterator[Round]:
+    """Round after round from *x*, without end; each is worked out when it is asked for.
+
+    Every neighbour answers in every round. *opened* keeps every single answer, which takes memory.
+    """
+    resolution = resolution_of(algorithm)
+    for k in count():
+        with np.errstate(all="ignore"):
             quantised = np.floor(x / resolution + chance.rounding(k, x.shape))
-            coupling = resolution * links.coupling(quantised, k, chance, sealed=sealed)
+            answers = np.empty((len(links.askers), x.shape[1])) if opened else None
+            couplings, sums = links.exchange(quantised, k, chance, sealed=sealed, answers=answers)
+            couplings *= resolution
             gradient = gradients.at(x, k, chance)
             steps = mean_stepsize(algorithm.stepsize, k) * chance.steps(
                 k, algorithm.stepsize, x.shape
             )
-            x = x + attenuation_factor(algorithm.attenuation, k) * coupling - steps * gradient
-            reached = float(np.abs(x).max())
-            if not math.isfinite(reached):
-                return Simulated(x, math.inf)
-            largest = max(largest, reached)
-    return Simulated(x, largest)
+            x = x + attenuation_factor(algorithm.attenuation, k) * couplings - steps * gradient
+        yield Round(x, gradient, couplings, sums, answers)
 
 
 @dataclass(frozen=True)
 class Links:
     """The ordered pairs (i, j) of neighbours, sorted: i asks, j answers."""
 
-    askers: npt.NDArray[np.intp]
-    answerers: npt.NDArray[np.intp]
-    back: npt.NDArray[np.intp]  # the place of (j, i)
-    factors: Array  # m_ij
-    first: npt.NDArray[np.intp]  # of every asker's links
+    askers: Places
+    answerers: Places
+    back: Places  # the place of (j, i)
+    metropolis: Array  # M_ij
+    first: Places  # of every asker's links
 
     @classmethod
     def of(cls, graph: Graph) -> Links:
         """The links of *graph*, nodes by their places in it."""
         place = {node: index for index, node in enumerate(graph.ids)}
-        both = [(place[a], place[b]) for a, b in graph.edges]
-        pairs = np.array(sorted([*both, *((b, a) for a, b in both)]), dtype=np.intp)
-        askers, answerers = pairs[:, 0], pairs[:, 1]
-        degrees = np.bincount(askers)
-        factors = [
-            metropolis(int(degrees[a]), int(degrees[b])) / 2.0**METROPOLIS_BITS for a, b in pairs
-        ]
-        back = np.lexsort((askers, answerers))
-        first = np.searchsorted(askers, np.arange(len(graph.ids)))
-        return cls(askers, answerers, back, np.array(factors), first)
+        return cls.between(np.array([(place[a], place[b]) for a, b in graph.edges]), len(place))
 
-    def coupling(self, q: Array, k: int, chance: Chance, *, sealed: bool) -> Array:
-        """c_i of every node, in resolutions; *q* counts resolutions, shape (n, d)."""
-        scale = 2.0**HALF_WEIGHT_BITS
+    @classmethod
+    def between(cls, edges: npt.NDArray[np.integer[Any]], nodes: int) -> Links:
+        """The links of undirected *edges*, shape (m, 2), each once; every node has one at least."""
+        ends = edges.astype(np.intp)
+        order = np.sort(np.concatenate([ends @ (nodes, 1), ends @ (1, nodes)]))
+        askers, answerers = np.divmod(order, nodes)
+        del order
+        degrees = np.bincount(askers, minlength=nodes)
+        # metropolis() of all pairs of degrees that there may be
+        kinds = range(int(degrees.max()) + 1)
+        table = np.array([[float(metropolis(a, b)) for b in kinds] for a in kinds])
+        factors = table[degrees[askers], degrees[answerers]]
+        back = np.lexsort((askers, answerers))
+        first = np.concatenate([[0], np.cumsum(degrees)[:-1]])
+        return cls(askers, answerers, back, factors, first)
+
+    @property
+    def factors(self) -> Array:
+        """m_ij."""
+        return self.metropolis / 2.0**METROPOLIS_BITS
+
+    def exchange(
+        self, q: Array, k: int, chance: Chance, *, sealed: bool, answers: Array | None = None
+    ) -> tuple[Array, Array]:
+        """c_i of every node, in resolutions, and what i decrypts; *q* counts resolutions.
+
+        The latter is sum_j M_ij H_ij answer_ij, or sealed sum_j M_ij answer_ij. All are (n, d).
+        Every answer_ij = H_ji (q_j - q_i) + e_ji is written to *answers*, if given.
+        """
         if sealed:
             own = chance.node_half_weights(k, len(q))
-            asking, answering = own[self.askers], own[self.answerers]
+            answering, exponents = own[self.answerers], self.metropolis
         else:
+            own = np.ones(len(q))
             asking = chance.half_weights(k, len(self.askers))
-            answering = asking[self.back]
-        theirs = answering[:, None] * (q[self.answerers] - q[self.askers])
-        theirs += chance.dither(k, answering, q.shape[1])
-        weighted = (self.factors * asking / scale)[:, None] * theirs / scale
-        result: Array = np.add.reduceat(weighted, self.first, axis=0)
-        return result
+            answering, exponents = asking[self.back], self.metropolis * asking
+        sums = np.empty_like(q)
+        for nodes, links in self._blocks():
+            weights = answering[links]
+            theirs = weights[:, None] * (q[self.answerers[links]] - q[self.askers[links]])
+            theirs += chance.dither(k, links, weights, q.shape[1])
+            if answers is not None:
+                answers[links] = theirs
+            theirs *= exponents[links, None]
+            first = self.first[nodes] - links.start
+            np.add.reduceat(theirs, first, axis=0, out=sums[nodes])
+        return UNIT * own[:, None] * sums, sums
+
+    def _blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Some nodes at a time and their links: what is worked on stays in the cache."""
+        nodes, links = len(self.first), len(self.askers)
+        step = max(1, BLOCK * nodes // links)
+        for start in range(0, nodes, step):
+            stop = min(start + step, nodes)
+            last = links if stop == nodes else int(self.first[stop])
+            yield slice(start, stop), slice(int(self.first[start]), last)

@@ -1,0 +1,153 @@
+"""The cipherfleet exchanges as systems of the lab: the vector engine, and all that is seen of it.
+
+Nothing is encrypted: whoever decrypts finds these very integers. Guards can be taken away one by
+one, to show what each is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+
+from cipherfleet_node.config import Algorithm, resolution_of
+from cipherfleet_node.optimiser import attenuation_factor, mean_stepsize
+from cipherfleet_node.packing import HALF_WEIGHT_BITS
+from cipherfleet_provisioning.simulation import (
+    Chance,
+    Generated,
+    Links,
+    Round,
+    first_estimates,
+    run,
+)
+
+from .systems import Array, Gradient, Log, Problem
+
+# E[h], h uniform on the odd numbers of HALF_WEIGHT_BITS bits over 2^HALF_WEIGHT_BITS.
+MEAN_HALF_WEIGHT = 0.75
+
+
+@dataclass(frozen=True)
+class Cipherfleet:
+    """A System. *algorithm* has the stepsizes, the attenuation and the resolution.
+
+    Guards: random stepsizes are `algorithm.stepsize.spread`, attenuation `algorithm.attenuation`
+    ("none" is off); *dither* hides the half weights, *start_noise* makes the start random at the
+    scale of the resolution, *half_weights* None draws them afresh each round.
+
+    Of the log, `opened` and `sums` are the whole numbers that a node decrypts, counted in
+    resolutions: H_ji (q_j - q_i) + e_ji of each neighbour (pairwise only), and
+    sum_j M_ij H_ij (H_ji (q_j - q_i) + e_ji), sealed without H_ij, which i applies afterwards.
+    """
+
+    exchange: Literal["pairwise", "sealed"] = "sealed"
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    dither: bool = True
+    start_noise: bool = True
+    half_weights: int | None = None  # H for all, odd, of HALF_WEIGHT_BITS bits
+
+    @property
+    def name(self) -> str:
+        """For tables, with the guards that are off."""
+        off = {"dither": self.dither, "start noise": self.start_noise}
+        off["private half weights"] = self.half_weights is None
+        guards = [f"no {guard}" for guard, on in off.items() if not on]
+        return ", ".join([f"cipherfleet {self.exchange}", *guards])
+
+    def run(self, problem: Problem, rounds: int, seed: int) -> Log:
+        """*rounds* rounds from problem.start; the same seed gives the same log."""
+        links = Links.between(np.array(problem.edges), problem.nodes)
+        chance = self._chance(seed)
+        start = first_estimates(problem.start, self.algorithm, chance)
+        gradients = _Drawn(problem.gradients, np.random.default_rng([seed, 1]))
+        passed = list(
+            islice(
+                run(
+                    links,
+                    start,
+                    gradients,
+                    self.algorithm,
+                    chance,
+                    sealed=self.exchange == "sealed",
+                    opened=self.exchange == "pairwise",
+                ),
+                rounds,
+            )
+        )
+        return Log(
+            system=self.name,
+            estimates=np.array([start, *(each.estimates for each in passed)]),
+            gradients=_stacked([each.gradients for each in passed], start),
+            opened=_opened(links, passed),
+            sums=_stacked([each.sums for each in passed], start),
+            couplings=_stacked([each.couplings for each in passed], start),
+            stepsizes=np.array([mean_stepsize(self.algorithm.stepsize, k) for k in range(rounds)]),
+            attenuations=np.array(
+                [attenuation_factor(self.algorithm.attenuation, k) for k in range(rounds)]
+            ),
+            weights=self._mixing(links, problem.nodes),
+            resolution=resolution_of(self.algorithm),
+        )
+
+    def _chance(self, seed: int) -> Chance:
+        return _Unguarded(seed, self)
+
+    def _mixing(self, links: Links, nodes: int) -> Array:
+        """I - L with the mean weights, shape (n, n)."""
+        h = MEAN_HALF_WEIGHT
+        if self.half_weights is not None:
+            h = self.half_weights / 2.0**HALF_WEIGHT_BITS
+        mixing = np.zeros((nodes, nodes))
+        mixing[links.askers, links.answerers] = h * h * links.factors
+        return mixing + np.diag(1.0 - mixing.sum(axis=1))
+
+
+class _Unguarded(Generated):
+    """Generated chance without the guards that a system has off."""
+
+    def __init__(self, seed: int, system: Cipherfleet) -> None:
+        super().__init__(seed)
+        self._system = system
+
+    def start(self, shape: tuple[int, int]) -> Array:
+        drawn = super().start(shape)
+        return drawn if self._system.start_noise else np.full(shape, 0.5)
+
+    def half_weights(self, k: int, links: int) -> Array:
+        drawn, fixed = super().half_weights(k, links), self._system.half_weights
+        return drawn if fixed is None else np.full(links, float(fixed))
+
+    def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
+        drawn = super().dither(k, links, weights, dimension)
+        return drawn if self._system.dither else np.zeros_like(drawn)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The gradients of a problem, node by node, drawn from one generator."""
+
+    of: Sequence[Gradient]
+    chance: np.random.Generator
+
+    def at(self, x: Array, k: int, chance: Chance) -> Array:
+        """A call for each node."""
+        del k, chance
+        return np.array([g(own, self.chance) for g, own in zip(self.of, x, strict=True)])
+
+
+def _stacked(of_rounds: Sequence[Array], like: Array) -> Array:
+    return np.array(of_rounds).reshape(len(of_rounds), *like.shape)
+
+
+def _opened(links: Links, passed: Sequence[Round]) -> dict[tuple[int, int], Array]:
+    """(i, j) -> (rounds, d); nothing if nothing can be opened by itself."""
+    answers = [each.opened for each in passed if each.opened is not None]
+    if not answers:
+        return {}
+    by_link = np.array(answers).swapaxes(0, 1)
+    ends = zip(links.askers.tolist(), links.answerers.tolist(), strict=True)
+    return dict(zip(ends, by_link, strict=True))

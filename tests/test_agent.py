@@ -15,6 +15,7 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_lab.memory_fleet import PARAMETERS, Faults
 from cipherfleet_node import exchange
 from cipherfleet_node.agent import (
     Agent,
@@ -36,7 +37,7 @@ from cipherfleet_node.paillier import encrypt
 from cipherfleet_node.round import Phase
 from cipherfleet_node.samples import Sample
 from cipherfleet_node.sealed import own_weight
-from memory_fleet import Faults, MemoryFleet, toy_key
+from memory_fleet import MemoryFleet, toy_key
 
 Edges = list[tuple[str, str]]
 TIMEOUT = 5.0
@@ -869,7 +870,7 @@ def query_of(fleet: MemoryFleet, name: str, k: int = 3) -> Query:
     saved = fleet.seats[name].saved
     assert saved is not None
     (record,) = [record for record in saved.records if record.number == k]
-    tags = b"toy-fleet-parameters"[:8], fleet.keys[name].public.fingerprint[:8]
+    tags = PARAMETERS, fleet.keys[name].public.fingerprint[:8]
     return Query("toy", name, saved.epoch, k, 0, [], *tags, record.query)
 
 

@@ -14,6 +14,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_lab.memory_fleet import SeededBlinding
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 from cipherfleet_node.exchange import (
@@ -32,7 +33,7 @@ from cipherfleet_node.messages import Query
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.paillier import PrivateKey
 from make_vectors import exchange_vectors
-from memory_fleet import SeededBlinding, toy_key
+from memory_fleet import toy_key
 
 VECTORS = json.loads((Path(__file__).parents[1] / "node/vectors/exchange.json").read_text())
 KEY = toy_key(0)

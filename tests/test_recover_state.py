@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from cipherfleet_lab.memory_fleet import Faults
 from cipherfleet_node import exchange
 from cipherfleet_node.config import Algorithm, Column, Objective
 from cipherfleet_node.draws import FloatVector
 from cipherfleet_node.messages import Answer, Message
 from cipherfleet_node.samples import Sample
-from memory_fleet import Faults, MemoryFleet
+from memory_fleet import MemoryFleet
 from recover_state import View, decrypt, guess_from_sum, opened, recover
 
 D = 9  # two ciphertexts of a toy key

@@ -13,6 +13,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_lab.memory_fleet import SeededBlinding
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.errors import RemoteProtocolError
 from cipherfleet_node.exchange import Edge, dither, metropolis
@@ -21,7 +22,7 @@ from cipherfleet_node.packing import MAX_DEGREE, Layout
 from cipherfleet_node.paillier import PrivateKey
 from cipherfleet_node.sealed import Seal, Sealed, mask, own_weight
 from make_vectors import sealed_vectors
-from memory_fleet import SeededBlinding, toy_key, toy_secret
+from memory_fleet import toy_key, toy_secret
 
 VECTORS = json.loads((Path(__file__).parents[1] / "node/vectors/sealed.json").read_text())
 KEY = toy_key(0)

@@ -54,6 +54,12 @@ class Seal:
     secrets: Mapping[str, bytes]  # shared with each co-neighbour, 32 bytes
     leaves_open: bool = False  # a node of one neighbour is answered without a mask
 
+    def roster(self, there: Iterable[str]) -> list[str]:
+        """All who are *there*, if they are enough to hide each other."""
+        names = sorted(there)
+        leaf = self.leaves_open and len(self.rosters) == 1
+        return names if len(names) >= LEAST_ROSTER or leaf else []
+
     def masks(self, query: Query, modulus: mpz) -> list[mpz]:
         """R_j for each ciphertext of *query*, 0 <= R_j < *modulus*.
 
@@ -110,9 +116,7 @@ class Sealed(Packed):
 
     def roster(self, there: Iterable[str]) -> list[str]:
         """All who are *there*, if they are enough to hide each other."""
-        names = sorted(there)
-        leaf = self._seal.leaves_open and len(self._edges) == 1
-        return names if len(names) >= LEAST_ROSTER or leaf else []
+        return self._seal.roster(there)
 
     def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
         """Enc(M (H q + e)) under *neighbour*'s key."""

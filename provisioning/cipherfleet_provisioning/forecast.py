@@ -26,7 +26,7 @@ from cipherfleet_node.sensors import open_sensor
 from .adviser import MEAN, spectral_gap
 from .calibration import Calibration
 from .fleet import Fleet, Member
-from .insight import common_answer, objectives_in_sight
+from .insight import centralised_answer, common_answer, objectives_in_sight
 from .round_time import RoundTime, predict
 from .simulation import QUADRATIC, Array, Generated, Links, Simulated, gradients_of, simulate
 from .topology import Graph
@@ -103,7 +103,7 @@ class Forecast:
 
 def forecast(fleet: Fleet, card: Calibration | None = None) -> Forecast:
     """What to expect of *fleet*; *card* tells what a round's parts cost on its boards."""
-    objectives, readings = _objectives(fleet)
+    objectives, readings = objectives_to_simulate(fleet)
     simulated, expected = _expected(fleet, objectives, readings) if objectives else (None, None)
     moved = traffic(fleet)
     round_time = predict(fleet, card) if card else None
@@ -138,7 +138,7 @@ def _scaled(moved: Traffic, rounds: float | None) -> dict[str, float] | None:
 # -- readings -----------------------------------------------------------------------------------
 
 
-def _objectives(fleet: Fleet) -> tuple[Sequence[Objective], str]:
+def objectives_to_simulate(fleet: Fleet) -> tuple[Sequence[Objective], str]:
     """Every node's objective with its readings, and what those are; none for live sensors."""
     if fleet.file.objective.minibatch is None:
         recorded = objectives_in_sight(fleet)
@@ -297,7 +297,7 @@ def _expected(
             Generated(SEED),
             sealed=fleet.exchange == "sealed",
         )
-        answer = _answer(objectives)
+        answer = answer_of(fleet, objectives)
         room = 2.0 ** (VALUE_BITS - 1) * resolution_of(file.algorithm)
         return simulated, Expected(
             rounds=rounds,
@@ -321,7 +321,13 @@ def _is_linear(fleet: Fleet) -> bool:
     return section.kind in QUADRATIC and section.minibatch is None
 
 
-def _answer(objectives: Sequence[Objective]) -> Array | None:
+def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
+    """What the nodes of *fleet* with these *objectives* come to, shape (d,); None if out of sight.
+
+    A minibatch would give the answer to a few of the readings: it is left out.
+    """
+    if fleet.file.objective.minibatch is not None:
+        return centralised_answer(fleet)
     if not all(isinstance(objective, Mean | Regression) for objective in objectives):
         return None
     return common_answer(objectives)

@@ -130,12 +130,12 @@ class Linear:
     """H_i x + b_i: full-window gradients of quadratic objectives."""
 
     def __init__(self, hessians: Array, offsets: Array) -> None:
-        self._hessians, self._offsets = hessians, offsets
+        self.hessians, self.offsets = hessians, offsets
 
     def at(self, x: Array, k: int, chance: Chance) -> Array:
         """One product for all nodes."""
         del k, chance
-        result: Array = np.matmul(self._hessians, x[:, :, None])[:, :, 0] + self._offsets
+        result: Array = np.matmul(self.hessians, x[:, :, None])[:, :, 0] + self.offsets
         return result
 
 
@@ -301,15 +301,18 @@ class Links:
         """
         if sealed:
             own = chance.node_half_weights(k, len(q))
-            answering, exponents = own[self.answerers], self.metropolis
+            answering, exponents = np.take(own, self.answerers), self.metropolis
         else:
             own = np.ones(len(q))
             asking = chance.half_weights(k, len(self.askers))
-            answering, exponents = asking[self.back], self.metropolis * asking
+            answering, exponents = np.take(asking, self.back), self.metropolis * asking
         sums = np.empty_like(q)
         for nodes, links in self._blocks():
             weights = answering[links]
-            theirs = weights[:, None] * (q[self.answerers[links]] - q[self.askers[links]])
+            # take: several times as fast as an index, for rows as short as these
+            theirs = np.take(q, self.answerers[links], axis=0)
+            theirs -= np.take(q, self.askers[links], axis=0)
+            theirs *= weights[:, None]
             theirs += chance.dither(k, links, weights, q.shape[1])
             if answers is not None:
                 answers[links] = theirs

@@ -386,8 +386,12 @@ def _small_world(n: int, topology: Topology) -> Iterable[Pair]:
 def _geometric(n: int, topology: Topology) -> Iterable[Pair]:
     """Nodes at random in the unit square, each linked to its nearest *neighbours*."""
     assert topology.neighbours is not None
-    places = _draws(topology).uniform("topology/geometric", 2 * n).reshape(n, 2)
-    return _nearest(places, topology.neighbours)
+    return _nearest(random_places(n, topology), topology.neighbours)
+
+
+def random_places(n: int, topology: Topology) -> FloatVector:
+    """In the unit square, shape (n, 2): those of a geometric *topology*."""
+    return _draws(topology).uniform("topology/geometric", 2 * n).reshape(n, 2)
 
 
 def _nearest(places: FloatVector, neighbours: int) -> Iterator[Pair]:

@@ -1,0 +1,63 @@
+"""The commands that the lab brings to `cipherfleet`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cipherfleet_deploy.flags import AS_JSON, tell
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--engine",
+    type=click.Choice(["core", "vector"]),
+    default="vector",
+    show_default=True,
+    help="the node's own agents one by one, or all nodes as arrays",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="the first of the seeds"
+)
+@click.option(
+    "--seeds", type=click.IntRange(1), default=1, show_default=True, help="how many, each a run"
+)
+@click.option("--rounds", type=click.IntRange(1), help="how many rounds")
+@click.option("--nodes", type=click.IntRange(2), help="how many nodes, also more than the file's")
+@click.option("--degree", type=click.IntRange(2, 63), help="of a random regular graph instead")
+@click.option(
+    "--crypto",
+    type=click.Choice(["on", "off"]),
+    default="off",
+    show_default=True,
+    help="of the core engine: the estimates are the same, bit for bit",
+)
+@AS_JSON
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the figures and a plot")
+def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> None:
+    """Simulate the fleet of FILE in this process: its error and disagreement, round by round.
+
+    Without FILE, a fleet with made-up readings. More nodes than FILE has are given the readings of
+    its nodes in turn, on a larger graph of the same kind. The core engine gives the estimates of
+    `cipherfleet run FILE --seed S`, bit for bit; the vector engine is made for many nodes.
+
+    \b
+    Example:
+      cipherfleet simulate examples/intel_lab/fleet.yaml --seeds 5 --out figures
+      cipherfleet simulate --nodes 1000000
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # many small products, none worth a thread
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from .simulate import Options, show  # noqa: PLC0415
+    from .simulate import simulate as run_simulation  # noqa: PLC0415
+
+    if crypto == "on" and flags["engine"] != "core":
+        raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")
+    options = Options(**flags, encrypted=crypto == "on")
+    tell(run_simulation(file, options, Console(stderr=True)), show, as_json=as_json)

@@ -24,7 +24,7 @@ from cipherfleet_lab.large_graphs import large_graph, random_regular
 from cipherfleet_lab.scenario import made_up, of_fleet, spread
 from cipherfleet_lab.systems import Array, Gradient, Log, Problem
 from cipherfleet_node.config import Algorithm, Broker, Simulation, Stepsize
-from cipherfleet_node.errors import ConfigError, HeadroomExceeded
+from cipherfleet_node.errors import CipherfleetError, ConfigError, HeadroomExceeded
 from cipherfleet_node.exchange import UNIT
 from cipherfleet_provisioning import simulation
 from cipherfleet_provisioning.bundles import write_bundles
@@ -230,6 +230,19 @@ def test_without_encryption_the_estimates_are_the_same_bit_for_bit(
     assert np.array_equal(by_core(fleet, 3), by_core(fleet, 3, encrypted=True))
 
 
+def test_a_fleet_that_never_has_a_reading_stands_still_and_says_so(tmp_path: Path) -> None:
+    file = fleet_file(tmp_path)
+    text = file.read_text()
+    silent = "{kind: synthetic, fields: {a: {mean: 5}, b: {mean: 5}, y: {mean: 5}}, "
+    silent += "limits: {a: [0, 1]}}}"
+    file.write_text(text[: text.index("     sensor:")] + f"     sensor: {silent}\n")
+    fleet = load_fleet(file)
+    with pytest.raises(CipherfleetError, match="nobody closes round 0: the fleet stands still"):
+        by_core(fleet, 1)
+    with pytest.raises(ConfigError, match="has sensors that only running tells of"):
+        of_fleet(fleet)
+
+
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("more", ["", "\n  minibatch: 3"], ids=["whole window", "minibatch"])
 def test_the_vector_engine_equals_the_core_to_the_rounding_of_sums(
@@ -303,7 +316,9 @@ def test_large_graphs_are_those_of_the_topology(section: dict[str, Any]) -> None
 
 def test_graphs_in_pieces_and_named_ones_are_refused() -> None:
     scattered = msgspec.convert({"kind": "geometric", "neighbours": 1, "seed": 4}, Topology)
-    with pytest.raises(ConfigError, match=r"falls into \d+ parts: ask for more, or say --degree"):
+    with pytest.raises(
+        ConfigError, match=r"falls into \d+ parts: ask for more neighbours, or give --degree"
+    ):
         large_graph(scattered, 300)
     for section in ({"kind": "star"}, {"edges": [("a", "b")]}):
         with pytest.raises(ConfigError, match="cannot be spread to 300 nodes: take ring,"):
@@ -385,12 +400,15 @@ def test_fewer_and_more_nodes_than_the_file_has(tmp_path: Path) -> None:
         (["--crypto", "on"], 2, "--crypto on needs --engine core"),
         (["--engine", "core"], 3, "the core engine runs the nodes of a file as they stand"),
         (["--nodes", "7", "--degree", "3"], 3, "cannot have degree 3"),
+        (["fleet.yaml", "--nodes", "9", "--degree", "1"], 2, "--degree"),
+        (["fleet.yaml", "--nodes", "300"], 3, "fleet.yaml: a graph of 300 nodes with 2 neighbours"),
         (["nowhere.yaml"], 3, "nowhere.yaml"),
     ],
 )
 def test_what_cannot_be_simulated_is_told(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
+    fleet_file(tmp_path)
     ended = subprocess.run(
         [sys.executable, "-m", "cipherfleet_deploy.cli", "simulate", *arguments],
         capture_output=True, text=True, cwd=tmp_path, check=False,

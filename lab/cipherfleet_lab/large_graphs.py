@@ -16,7 +16,7 @@ from cipherfleet_provisioning.topology import Topology, random_places
 
 Edges = npt.NDArray[np.int64]
 KINDS = ("ring", "random_regular", "geometric")
-ALTERNATIVE = "or say --degree, for a random regular graph"
+ALTERNATIVE = "or give --degree, for a random regular graph"
 _TRIES = 1000
 
 
@@ -33,7 +33,7 @@ def large_graph(topology: Topology, nodes: int) -> Edges:
             return random_regular(nodes, topology.degree, seed)
         case "geometric" if topology.neighbours is not None and _is_drawn(topology):
             edges = nearest(random_places(nodes, topology), topology.neighbours)
-            return _connected(edges, nodes, f"with {topology.neighbours} neighbours")
+            return _connected(edges, nodes, f"with {topology.neighbours} neighbours each")
     said = "names its nodes" if topology.kind in KINDS else f"is {topology.kind or 'a list'}"
     raise ConfigError(
         f"topology {said}, and cannot be spread to {nodes} nodes: take {', '.join(KINDS)}, "
@@ -129,6 +129,7 @@ def _connected(edges: Edges, nodes: int, kind: str) -> Edges:
     )
     if parts > 1:
         raise ConfigError(
-            f"a graph of {nodes} nodes {kind} falls into {parts} parts: ask for more, {ALTERNATIVE}"
+            f"a graph of {nodes} nodes {kind} falls into {parts} parts: ask for more neighbours, "
+            f"{ALTERNATIVE}"
         )
     return edges

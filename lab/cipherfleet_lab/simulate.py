@@ -52,7 +52,7 @@ def simulate(file: Path | None, options: Options, console: Console) -> dict[str,
     """The object that `--json` prints; raises ConfigError for a file that is no such fleet."""
     began = time.monotonic()
     fleet = None if file is None else _load(file, options)
-    scenario = _scenario(fleet, options)
+    scenario = _scenario(file, fleet, options)
     rounds = options.rounds or scenario.algorithm.rounds or MADE_UP_ROUNDS
     run, how = _engine(fleet, scenario, rounds, options, console)
     seeds = range(options.seed, options.seed + options.seeds)
@@ -95,13 +95,16 @@ def _is_spread(fleet: Fleet, options: Options) -> bool:
     return options.degree is not None or (options.nodes or 0) > len(fleet.members)
 
 
-def _scenario(fleet: Fleet | None, options: Options) -> Scenario:
+def _scenario(file: Path | None, fleet: Fleet | None, options: Options) -> Scenario:
     if fleet is None:
         nodes, degree = options.nodes or MADE_UP_NODES, options.degree or MADE_UP_DEGREE
         return made_up(nodes, degree, MADE_UP_DIMENSION, seed=0)
-    if _is_spread(fleet, options):
-        return spread(fleet, options.nodes or len(fleet.members), options.degree)
-    return of_fleet(fleet)
+    try:
+        if _is_spread(fleet, options):
+            return spread(fleet, options.nodes or len(fleet.members), options.degree)
+        return of_fleet(fleet)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _engine(

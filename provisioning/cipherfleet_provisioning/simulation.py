@@ -7,6 +7,7 @@ rounding of sums: checked by test_the_simulation_equals_the_reference_for_the_sa
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -112,8 +113,7 @@ class Generated:
 
     def gradient(self, k: int, node: int) -> Draws:
         """A seed for every node and round."""
-        label = f"{self._seed} {node} {k}".encode()
-        return Draws(label.ljust(SEED_BYTES, b".")[:SEED_BYTES])
+        return Draws(hashlib.sha256(f"{self._seed} {node} {k}".encode()).digest())
 
 
 # -- gradients ----------------------------------------------------------------------------------

@@ -248,11 +248,11 @@ def test_a_fleet_that_never_has_a_reading_stands_still_and_says_so(tmp_path: Pat
 def test_the_vector_engine_equals_the_core_to_the_rounding_of_sums(
     exchange: Exchange, more: str, tmp_path: Path
 ) -> None:
-    """Of values of order one, 1e-12 is a few thousand units in the last place: 40 rounds' worth."""
+    """Of values of order one, 1e-13 is a few hundred units in the last place: 40 rounds' worth."""
     fleet = load_fleet(fleet_file(tmp_path, exchange, 40, more))
     scenario = of_fleet(fleet)
     arrays = np.array(list(vector(scenario, 40, 3, own_draws=True)))
-    np.testing.assert_allclose(arrays, by_core(fleet, 3), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(arrays, by_core(fleet, 3), rtol=0, atol=1e-13)
     fast = np.array(list(vector(scenario, 40, 3, own_draws=False)))
     assert np.abs(arrays - fast).max() > 1e-6
 
@@ -436,8 +436,12 @@ def test_the_scale_benchmark_up_to_a_hundred_thousand_nodes() -> None:
     costs = told_["costs"]
     assert [cost["edges"] for cost in costs] == [3_000, 30_000, 300_000]
     for cost in costs:
-        assert cost["ns_per_node"] * cost["nodes"] == pytest.approx(1e9 * cost["seconds_per_round"])
-    slope = np.log(costs[2]["seconds_per_round"] / costs[0]["seconds_per_round"]) / np.log(100)
+        assert cost["ns_per_node"] * cost["nodes"] == pytest.approx(
+            1e9 * cost["cpu_seconds_per_round"]
+        )
+    slope = np.log(costs[2]["cpu_seconds_per_round"] / costs[0]["cpu_seconds_per_round"]) / np.log(
+        100
+    )
     assert told_["growth"] == pytest.approx(slope)  # equally spaced: the middle does not count
     # 100,000 nodes: links, weights and draws are 24 MB, Hessians 13 MB, and what they are made of.
     assert costs[2]["peak_memory_mib"] - costs[0]["peak_memory_mib"] < 150

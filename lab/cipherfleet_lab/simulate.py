@@ -34,6 +34,22 @@ Rounds = Iterator[Array]
 Run = Callable[[int], Rounds]  # of a seed
 
 
+@dataclass
+class Stopwatch:
+    """Adds up the time of what runs under it."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of this process: others on the machine do not lengthen it much
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count until the block ends."""
+        began, cpu_began = time.perf_counter(), time.process_time()
+        yield
+        self.seconds += time.perf_counter() - began
+        self.cpu_seconds += time.process_time() - cpu_began
+
+
 @dataclass(frozen=True)
 class Options:
     """What the command line says."""
@@ -56,7 +72,7 @@ def simulate(file: Path | None, options: Options, console: Console) -> dict[str,
     rounds = options.rounds or scenario.algorithm.rounds or MADE_UP_ROUNDS
     run, how = _engine(fleet, scenario, rounds, options, console)
     seeds = range(options.seed, options.seed + options.seeds)
-    measured, seconds = _measured(run, scenario, rounds, seeds, console)
+    measured, taken = _measured(run, scenario, rounds, seeds, console)
     result = {
         "fleet": scenario.name,
         "nodes": scenario.nodes,
@@ -70,7 +86,8 @@ def simulate(file: Path | None, options: Options, console: Console) -> dict[str,
         "optimum": None if scenario.optimum is None else scenario.optimum.tolist(),
         "seeds": list(seeds),
         **{name: _band(values) for name, values in measured.items()},
-        "seconds_per_round": seconds,
+        "seconds_per_round": taken.seconds / (len(seeds) * rounds),
+        "cpu_seconds_per_round": taken.cpu_seconds / (len(seeds) * rounds),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
         "wall_s": time.monotonic() - began,
     }
@@ -138,24 +155,23 @@ def _nothing() -> Iterator[None]:
 
 def _measured(
     run: Run, scenario: Scenario, rounds: int, seeds: Sequence[int], console: Console
-) -> tuple[dict[str, Array], float]:
-    """Relative error and disagreement, each of shape (seeds, rounds), and seconds per round."""
+) -> tuple[dict[str, Array], Stopwatch]:
+    """Relative error and disagreement, each of shape (seeds, rounds), and what all rounds took."""
     figures = {name: np.full((len(seeds), rounds), np.nan) for name in FIGURES}
     columns = (TextColumn("round {task.completed}/{task.total}"), BarColumn(), TimeElapsedColumn())
-    seconds = 0.0
+    taken = Stopwatch()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(seeds) * rounds)
         for row, seed in enumerate(seeds):
             passed = run(seed)
             for k in range(rounds):
-                began = time.perf_counter()
-                estimates = next(passed)
-                seconds += time.perf_counter() - began
+                with taken.running():
+                    estimates = next(passed)
                 if scenario.optimum is not None:
                     figures["relative_error"][row, k] = relative_error(estimates, scenario.optimum)
                 figures["disagreement"][row, k] = disagreement(estimates)
                 progress.advance(task)
-    return figures, seconds / (len(seeds) * rounds)
+    return figures, taken
 
 
 def _band(values: Array) -> dict[str, list[float | None]] | None:

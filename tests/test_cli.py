@@ -30,6 +30,7 @@ HELP = [
     ("doctor",),
     ("run",),
     ("watch",),
+    ("simulate",),
     ("schema",),
     ("provision",),
     ("provision", "bundle"),

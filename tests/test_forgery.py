@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cipherfleet_lab.memory_fleet import PARAMETERS
 from cipherfleet_node.agent import MessageReceived
 from cipherfleet_node.errors import WireError
 from cipherfleet_node.messages import Answer, Message, Presence, Query
@@ -124,7 +125,7 @@ def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
         del agent._prepared[name]
     before = dict(agent._prepared)
     tag, k = midway.keys[name].public.fingerprint[:8], agent.state.records[-1].number
-    parameters, epoch = b"toy-fleet-parameters"[:8], midway.seats[name].epoch
+    parameters, epoch = PARAMETERS, midway.seats[name].epoch
     bad = Query(FLEET, name, epoch, k, 0, [], parameters, tag, [bytes(128)])
     outcome = midway.offer(Forgery("n00", topic_of(bad), encode(bad, identity_of(name))))
     assert outcome.reason == "ciphertext_range"

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cipherfleet_deploy.flags import AS_JSON, tell
+from cipherfleet_node.errors import CipherfleetError
+
+MOST_NODES = 10_000_000
+
+
+@contextmanager
+def lab_libraries() -> Iterator[None]:
+    """Imports of the lab's own libraries, which an operator may have left out."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = str(error.name).partition(".")[0]
+        raise CipherfleetError(
+            f"the lab needs {library}, which is not installed: pip install 'cipherfleet[lab]'"
+        ) from None
 
 
 @click.command()
@@ -27,7 +44,11 @@ from cipherfleet_deploy.flags import AS_JSON, tell
     "--seeds", type=click.IntRange(1), default=1, show_default=True, help="how many, each a run"
 )
 @click.option("--rounds", type=click.IntRange(1), help="how many rounds")
-@click.option("--nodes", type=click.IntRange(2), help="how many nodes, also more than the file's")
+@click.option(
+    "--nodes",
+    type=click.IntRange(2, MOST_NODES),
+    help="how many nodes, also more than the file's; a million take a GiB",
+)
 @click.option("--degree", type=click.IntRange(2, 63), help="of a random regular graph instead")
 @click.option(
     "--crypto",
@@ -54,8 +75,9 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 
     from rich.console import Console  # noqa: PLC0415
 
-    from .simulate import Options, show  # noqa: PLC0415
-    from .simulate import simulate as run_simulation  # noqa: PLC0415
+    with lab_libraries():
+        from .simulate import Options, show  # noqa: PLC0415
+        from .simulate import simulate as run_simulation  # noqa: PLC0415
 
     if crypto == "on" and flags["engine"] != "core":
         raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")

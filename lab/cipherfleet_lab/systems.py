@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Gradient = Callable[[Array, np.random.Generator], Array]
+Gradient = Callable[[Array, np.random.Generator], Array]  # (d,) -> (d,)
+AllGradients = Callable[[Array, np.random.Generator], Array]  # (n, d) -> (n, d)
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Problem:
     objective: Callable[[Array], float]  # F at x of shape (d,)
     optimum: Array | None = None  # (d,), where there is one to compare with
     classes: Sequence[str] = field(default=())  # names of the entries of x, for tables
+    vectorised: AllGradients | None = None  # `gradients` of all nodes at once, the same draws
+    slope: Callable[[Array], Array] | None = None  # the gradient of F at x of shape (d,), exact
 
     @property
     def nodes(self) -> int:
@@ -38,6 +41,12 @@ class Problem:
     def dimension(self) -> int:
         """d."""
         return int(self.start.shape[1])
+
+    def all_gradients(self, x: Array, chance: np.random.Generator) -> Array:
+        """g_i at x_i of every node, shape (n, d); the quick way where there is one."""
+        if self.vectorised is not None:
+            return self.vectorised(x, chance)
+        return np.array([g(own, chance) for g, own in zip(self.gradients, x, strict=True)])
 
     def neighbours(self, node: int) -> list[int]:
         """Of *node*, ascending."""

@@ -84,12 +84,15 @@ class Log:
     attenuations: Array | None = None  # (rounds,)
     weights: Array | None = None  # (n, n), the mean mixing matrix
     resolution: float | None = None  # delta
+    figures: Mapping[str, float] = field(default_factory=dict)  # of this system alone: epsilon, ...
 
 
 class System(Protocol):
     """A way of solving a Problem among neighbours."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """For tables and legends."""
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
         """*rounds* rounds from problem.start; the same seed gives the same log."""

@@ -1,0 +1,78 @@
+"""Stepsizes that every node fits to its own gradients: quick, and not to the optimum.
+
+    x_i <- sum_j w_ij x_j - lambda_k D_i g_i      D_i = 1/(sqrt(v_i) + floor), entry by entry
+    AdaGrad:  v_i <- v_i + g_i^2
+    RMSProp:  v_i <- memory v_i + (1 - memory) g_i^2
+The nodes come to rest where sum_i D_i grad f_i = 0. That is no minimum of F unless all D_i are
+equal: stepsizes may be private and random, but their means must be the same.
+Checked by test_adagrad_settles_where_the_weighted_gradients_cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cipherfleet_lab.mixing import metropolis
+from cipherfleet_lab.systems import Array, Log, Problem
+from cipherfleet_node.config import Stepsize
+
+from .trail import Trail, mean_stepsizes, streams
+
+
+@dataclass(frozen=True)
+class AdaGrad:
+    """Over the root of all squares so far: lambda_k may stay constant, D_i shrinks by itself."""
+
+    stepsize: Stepsize
+    floor: float = 1e-8
+    name: str = "AdaGrad"
+
+    def run(self, problem: Problem, rounds: int, seed: int) -> Log:
+        """*rounds* rounds from problem.start."""
+
+        def remember(squares: Array, gradients: Array) -> Array:
+            return squares + gradients**2
+
+        return _run(self.name, problem, rounds, seed, self.stepsize, self.floor, remember)
+
+
+@dataclass(frozen=True)
+class RmsProp:
+    """Over the root of a fading mean of squares."""
+
+    stepsize: Stepsize
+    memory: float = 0.9
+    floor: float = 1e-2
+    name: str = "RMSProp"
+
+    def run(self, problem: Problem, rounds: int, seed: int) -> Log:
+        """*rounds* rounds from problem.start."""
+
+        def remember(squares: Array, gradients: Array) -> Array:
+            return self.memory * squares + (1.0 - self.memory) * gradients**2
+
+        return _run(self.name, problem, rounds, seed, self.stepsize, self.floor, remember)
+
+
+def _run(
+    name: str,
+    problem: Problem,
+    rounds: int,
+    seed: int,
+    stepsize: Stepsize,
+    floor: float,
+    remember: Callable[[Array, Array], Array],
+) -> Log:
+    chance, _ = streams(seed)
+    mix, steps = metropolis(problem), mean_stepsizes(stepsize, rounds)
+    trail, x = Trail(problem, rounds, problem.dimension), problem.start
+    squares = np.zeros(x.shape)
+    for step in steps:
+        gradients = problem.all_gradients(x, chance)
+        trail.keep(x, gradients, x)
+        squares = remember(squares, gradients)
+        x = mix(x) - step * gradients / (np.sqrt(squares) + floor)
+    return trail.log(name, x, stepsizes=steps, weights=mix.matrix)

@@ -1,0 +1,45 @@
+"""What every baseline keeps of its rounds, and the two streams that it draws from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cipherfleet_lab.systems import Array, Log, Problem
+from cipherfleet_node.config import Stepsize
+from cipherfleet_node.optimiser import mean_stepsize
+
+
+def streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Chance for the gradients, the same in all systems, and for the system's own draws."""
+    return np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+
+
+def mean_stepsizes(stepsize: Stepsize, rounds: int) -> Array:
+    """lambda_k of every round, shape (rounds,)."""
+    return np.array([mean_stepsize(stepsize, k) for k in range(rounds)])
+
+
+class Trail:
+    """Estimates, gradients and messages, round by round."""
+
+    def __init__(self, problem: Problem, rounds: int, sent_width: int = 0) -> None:
+        n, d = problem.start.shape
+        self._estimates = np.empty((rounds + 1, n, d))
+        self._gradients = np.empty((rounds, n, d))
+        self._sent = np.empty((rounds, n, sent_width))
+        self._k = 0
+
+    def keep(self, estimates: Array, gradients: Array, sent: Array | None = None) -> None:
+        """One round: the estimates before it, the gradients there, and what each node sent."""
+        self._estimates[self._k], self._gradients[self._k] = estimates, gradients
+        if sent is not None:
+            self._sent[self._k] = sent
+        self._k += 1
+
+    def log(self, system: str, last: Array, **parts: Any) -> Log:
+        """The log of all rounds kept, *last* being the estimates after them."""
+        self._estimates[self._k] = last
+        sent = self._sent if self._sent.shape[2] else None
+        return Log(system, self._estimates, self._gradients, broadcast=sent, **parts)

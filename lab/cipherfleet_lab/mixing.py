@@ -1,0 +1,66 @@
+"""How plaintext systems mix their neighbours' values: one matrix, dense where that is quicker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .systems import Array, Problem
+
+DENSE_NODES = 300  # up to so many a dense product is the quicker one
+SHOWN_NODES = 2000  # a log holds the matrix of no more than these
+
+Arcs = Iterable[tuple[int, int]]  # (from, to)
+
+
+class Mixing:
+    """x -> W x, for W of shape (n, n) given by its entries."""
+
+    def __init__(
+        self, nodes: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], values: Array
+    ) -> None:
+        from scipy.sparse import csr_matrix  # noqa: PLC0415
+
+        sparse: Any = csr_matrix((values, (rows, columns)), shape=(nodes, nodes))
+        self._matrix: Any = sparse.toarray() if nodes <= DENSE_NODES else sparse
+        self._nodes = nodes
+
+    def __call__(self, x: Array) -> Array:
+        """W x, for x of shape (n, m)."""
+        mixed: Array = self._matrix @ x
+        return mixed
+
+    @property
+    def matrix(self) -> Array | None:
+        """W, or None for so many nodes that it would fill the memory."""
+        if self._nodes > SHOWN_NODES:
+            return None
+        matrix: Array = self._matrix if self._nodes <= DENSE_NODES else self._matrix.toarray()
+        return matrix
+
+
+def metropolis(problem: Problem) -> Mixing:
+    """Symmetric and doubly stochastic: w_ij = 1/(1 + max(deg_i, deg_j)), the rest on i itself."""
+    edges = np.array(problem.edges, dtype=np.intp).reshape(-1, 2)
+    degrees = np.bincount(edges.ravel(), minlength=problem.nodes)
+    ends, others = np.concatenate([edges, edges[:, ::-1]]).T
+    values = 1.0 / (1.0 + np.maximum(degrees[ends], degrees[others]))
+    own = 1.0 - np.bincount(ends, values, problem.nodes)
+    nodes = np.arange(problem.nodes)
+    return Mixing(
+        problem.nodes,
+        np.concatenate([ends, nodes]),
+        np.concatenate([others, nodes]),
+        np.concatenate([values, own]),
+    )
+
+
+def equal_shares(nodes: int, arcs: Arcs) -> Mixing:
+    """Column-stochastic: every node hands equal shares to itself and to those its arcs lead to."""
+    loops = [(node, node) for node in range(nodes)]
+    senders, receivers = np.array([*arcs, *loops], dtype=np.intp).T
+    shares = 1.0 / np.bincount(senders, minlength=nodes)
+    return Mixing(nodes, receivers, senders, shares[senders])

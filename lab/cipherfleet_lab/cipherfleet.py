@@ -25,7 +25,7 @@ from cipherfleet_provisioning.simulation import (
     run,
 )
 
-from .systems import Array, Gradient, Log, Problem
+from .systems import Array, Log, Problem
 
 # E[h], h uniform on the odd numbers of HALF_WEIGHT_BITS bits over 2^HALF_WEIGHT_BITS.
 MEAN_HALF_WEIGHT = 0.75
@@ -63,7 +63,7 @@ class Cipherfleet:
         links = Links.between(np.array(problem.edges), problem.nodes)
         chance = self._chance(seed)
         start = first_estimates(problem.start, self.algorithm, chance)
-        gradients = _Drawn(problem.gradients, np.random.default_rng([seed, 1]))
+        gradients = _Drawn(problem, np.random.default_rng([seed, 1]))
         passed = list(
             islice(
                 run(
@@ -128,15 +128,15 @@ class _Unguarded(Generated):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """The gradients of a problem, node by node, drawn from one generator."""
+    """The gradients of a problem, drawn from one generator."""
 
-    of: Sequence[Gradient]
+    problem: Problem
     chance: np.random.Generator
 
     def at(self, x: Array, k: int, chance: Chance) -> Array:
-        """A call for each node."""
+        """Of all nodes at once."""
         del k, chance
-        return np.array([g(own, self.chance) for g, own in zip(self.of, x, strict=True)])
+        return self.problem.all_gradients(x, self.chance)
 
 
 def _stacked(of_rounds: Sequence[Array], like: Array) -> Array:

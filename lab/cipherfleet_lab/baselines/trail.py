@@ -12,8 +12,8 @@ from cipherfleet_node.optimiser import mean_stepsize
 
 
 def streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:
-    """Chance for the gradients, the same in all systems, and for the system's own draws."""
-    return np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    """For the gradients, the same in every system, Cipherfleet too, and for the own draws."""
+    return np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
 
 
 def mean_stepsizes(stepsize: Stepsize, rounds: int) -> Array:

@@ -51,6 +51,7 @@ HELP = [
     ("bench", "crypto"),
     ("bench", "calibrate"),
     ("bench", "study"),
+    ("figures",),
 ]
 FLEET = """\
 config_version: 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cipherfleet_lab import problems
-from cipherfleet_lab.measures import disagreement, relative_error, stationarity
+from cipherfleet_lab.measures import disagreement, objective, relative_error, stationarity
 from cipherfleet_lab.systems import Array, Log, Problem
 
 EXACT = {
@@ -103,6 +103,8 @@ def test_measures_say_how_far_the_nodes_are() -> None:
     assert relative_error(log, problem) == pytest.approx([0.0, np.sqrt(20.0) / size])
     # 4 nodes at distance 1 from the mean (4/5 of 5), one at distance 4
     assert disagreement(log) == pytest.approx([0.0, 2.0])
+    worth = [problem.objective(x) for x in log.estimates[1]]
+    assert objective(log, problem, [1]) == pytest.approx([sum(worth) / 5])
     assert problem.slope is not None
     pull = np.linalg.norm(problem.slope(problem.optimum + np.array([2.4, 3.2])))
     assert stationarity(log, problem) == pytest.approx([0.0, pull + 2.0], abs=1e-12)

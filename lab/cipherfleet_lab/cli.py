@@ -27,6 +27,8 @@ def lab_libraries() -> Iterator[None]:
             f"the lab needs {library}, which is not installed: pip install 'cipherfleet[lab]'"
         ) from None
 
+from .figures import MODULES
+
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
@@ -83,3 +85,48 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
         raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")
     options = Options(**flags, encrypted=crypto == "on")
     tell(run_simulation(file, options, Console(stderr=True)), show, as_json=as_json)
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="folder of the pages and figures; made if it is not there",
+)
+@click.option(
+    "--only",
+    type=click.Choice([*MODULES]),
+    multiple=True,
+    metavar="NAME",
+    help=f"this one alone; may be given again ({', '.join(MODULES)})",
+)
+@click.option("--quick", is_flag=True, help="few seeds and rounds: a trial, no result")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="the first seed")
+@AS_JSON
+def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: bool) -> None:
+    """Make the lab's figures and tables again, with the numbers behind them.
+
+    Every page says which command makes it; the same seed gives the same files. All of them take
+    some minutes.
+
+    \b
+    Example:
+      cipherfleet figures --out docs/results
+      cipherfleet figures --out trial --only five-nodes --quick
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from .figures.make import make  # noqa: PLC0415
+    from .figures.study import Effort  # noqa: PLC0415
+
+    names = [name for name in MODULES if not only or name in only]
+    with Console(stderr=True).status("") as status:
+        told = make(out, names, Effort(quick, seed), status.update)
+    tell(told, _show_figures, as_json=as_json)
+
+
+def _show_figures(told: dict[str, Any], console: Any) -> None:
+    for name, study in told["figures"].items():
+        console.print(f"[bold]{name}[/]: {study['finding']}")
+    console.print(f"\n{len(told['files'])} files in {told['out']}", highlight=False)

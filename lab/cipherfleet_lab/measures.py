@@ -1,6 +1,8 @@
-"""What figures and tests look at in a log, one number for each round."""
+"""What figures and tests look at in a log: one number for each round."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,9 +32,12 @@ def disagreement(log: Log) -> Array:
     return result
 
 
-def objective(log: Log, problem: Problem) -> Array:
-    """F at the mean over nodes, shape (rounds + 1,)."""
-    return np.array([problem.objective(x) for x in log.estimates.mean(axis=1)])
+def objective(log: Log, problem: Problem, rounds: Sequence[int]) -> Array:
+    """Mean over nodes of F(x_i) before each of *rounds*: what the fleet's own estimates are worth.
+
+    Never below F at the nodes' mean where F is convex.
+    """
+    return np.array([np.mean([problem.objective(x) for x in log.estimates[k]]) for k in rounds])
 
 
 def stationarity(log: Log, problem: Problem) -> Array:

@@ -38,8 +38,9 @@ FIVE_CURVATURES = np.array(
     ]
 )
 FIVE_CENTRES = np.array([[1.0, 2.0], [-1.0, 0.5], [3.0, -1.0], [0.0, -2.0], [2.0, 1.0]])
-FIVE_STEPSIZE = Stepsize(initial=0.2, decay=0.05, exponent=1.0, spread=1.0)
+FIVE_STEPSIZE = Stepsize(initial=0.2, decay=0.1, exponent=1.0, spread=1.0)
 FIVE_NOISE = 0.1  # deviation of every entry of a stochastic gradient
+# Of the 50 motes: as in the table that the project began with.
 LAB_STEPSIZE = Stepsize(initial=0.5, decay=0.05, exponent=1.0, spread=0.0)
 LAB_GRAPH = Topology(kind="geometric", neighbours=6, seed=1)
 

@@ -1,0 +1,91 @@
+"""How figures look: colours that colour-blind readers can tell apart, one size of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cipherfleet_lab.systems import Array
+
+# Okabe and Ito's; every line has a dash pattern of its own as well.
+BLACK, BLUE, RED, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
+PURPLE, ORANGE, SKY, GREY = "#CC79A7", "#E69F00", "#56B4E9", "#777777"
+COLOURS = (BLACK, BLUE, RED, GREEN, PURPLE, ORANGE, SKY, GREY)
+DASHES: tuple[Any, ...] = (
+    "-",
+    "-",
+    (0, (6, 2)),
+    (0, (2, 1)),
+    (0, (6, 2, 1, 2)),
+    (0, (9, 2)),
+    (0, (1, 1)),
+    (0, (4, 1, 1, 1, 1, 1)),
+)
+POINTS = 80  # of a line over rounds
+SETTINGS: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "svg.hashsalt": "cipherfleet",  # the same figure is the same file
+}
+
+
+def shown_rounds(rounds: int) -> npt.NDArray[np.intp]:
+    """Up to POINTS rounds from 1 to *rounds*, evenly spread over a logarithm."""
+    spread = np.unique(np.round(np.geomspace(1, rounds, POINTS)).astype(np.intp))
+    result: npt.NDArray[np.intp] = spread
+    return result
+
+
+def look(place: int) -> dict[str, Any]:
+    """Colour and dashes of the line at *place* in a legend."""
+    return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
+
+
+def line_with_band(axes: Any, x: Any, runs: Array, label: str, place: int) -> None:
+    """The median over *runs*, shape (runs, points), and where eight of ten lie."""
+    axes.plot(x, np.median(runs, axis=0), label=label, zorder=3, **look(place))
+    if len(runs) > 2:
+        low, high = np.quantile(runs, [0.1, 0.9], axis=0)
+        axes.fill_between(x, low, high, color=look(place)["color"], alpha=0.15, linewidth=0)
+
+
+def powers_of_two(axes: Any, exponents: Sequence[int]) -> None:
+    """Ticks 2^e on a logarithmic horizontal axis."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([2.0**e for e in exponents], [f"$2^{{{e}}}$" for e in exponents])
+    axes.minorticks_off()
+
+
+def legend_below(figure: Any, axes: Any, columns: int) -> None:
+    """One legend for all panels, under them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+def svg_of(draw: Any, size: tuple[float, float], command: str) -> bytes:
+    """The figure that *draw* makes, signed with its command; the same bytes for the same numbers."""
+    import matplotlib as mpl  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    with mpl.rc_context(SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.text(0.995, -0.01, command, ha="right", va="top", fontsize=6, color=GREY)
+        file = BytesIO()
+        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    # Paths of glyphs end in blanks, which are no use in a repository.
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    return b"\n".join(lines) + b"\n"

@@ -21,6 +21,7 @@ MODULES: Mapping[str, str] = {
     "attenuation": "attenuation",
     "sensitivity": "sensitivity",
     "key-size": "room",
+    "logistic": "classes",
     "not-convex": "not_convex",
     "differential-privacy": "private_noise",
 }

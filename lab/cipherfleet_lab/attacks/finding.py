@@ -1,0 +1,79 @@
+"""What an attack came to: a number, the same number for a guess without it, and a verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Verdict = Literal["recovered", "partly", "nothing beyond chance"]
+
+RECOVERED_ERROR = 0.1  # of the guess's own error
+NO_BETTER_ERROR = 0.8
+RECOVERED_FRACTION = 0.95
+_DEVIATIONS = 3.0  # of the number of lucky guesses
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One attack on one system.
+
+    error:    root mean square distance from the truth, as a share of the guess's: the guess has 1
+    fraction: of *trials* that gave the truth exactly; *chance* is the guess's own fraction
+    """
+
+    attack: str
+    system: str
+    sought: str  # what the adversary is after
+    saw: str  # what it received
+    knew: str  # what it knows anyway
+    measure: Literal["error", "fraction"]
+    value: float
+    chance: float  # the same measure without the attack
+    guess: str  # what that guess is
+    trials: int
+    note: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the adversary got what it was after, said of one number by fixed limits.
+
+        error:    recovered up to RECOVERED_ERROR, nothing from NO_BETTER_ERROR of chance on
+        fraction: recovered from RECOVERED_FRACTION on, nothing up to three deviations over chance
+        """
+        if self.measure == "error":
+            share = self.value / self.chance
+            if share <= RECOVERED_ERROR:
+                return "recovered"
+            return "partly" if share < NO_BETTER_ERROR else "nothing beyond chance"
+        lucky = self.chance + _DEVIATIONS * math.sqrt(self.chance / self.trials)
+        if self.value <= lucky:
+            return "nothing beyond chance"
+        return "recovered" if self.value >= RECOVERED_FRACTION else "partly"
+
+    @property
+    def number(self) -> str:
+        """The value as a table shows it."""
+        if self.measure == "fraction":
+            return f"{100 * self.value:.0f} % exact"
+        return f"{percent(self.value)} error"
+
+    def told(self) -> dict[str, Any]:
+        """All of it, as JSON holds it."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+def percent(share: float) -> str:
+    """*share* in per cent, with the digits that matter."""
+    if share >= 10:
+        return "over 1000 %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
+def relative_error(found: Array, truth: Array, guess: Array) -> float:
+    """Root mean square distance of *found* from *truth*, over that of *guess*; any one shape."""
+    return float(np.linalg.norm(found - truth) / np.linalg.norm(guess - truth))

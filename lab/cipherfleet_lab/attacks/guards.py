@@ -1,0 +1,41 @@
+"""The exchange's guards, and a round's draws with some of them switched off.
+
+Guards that live in the draws go off there, so that the node's own code runs unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from cipherfleet_node.draws import Draws, FloatVector
+
+Guard = Literal["dither", "rerandomise", "half-weights", "stepsizes", "attenuation", "masks"]
+GUARDS: tuple[Guard, ...] = get_args(Guard)
+
+
+@dataclass(frozen=True, repr=False)
+class GuardedDraws(Draws):
+    """The choices of one node in one round, in the middle of the range where a guard is off."""
+
+    off: Collection[Guard] = ()
+
+    def uniform(self, label: str, count: int) -> FloatVector:
+        """Stepsizes at their mean without theirs."""
+        drawn = super().uniform(label, count)
+        return 0.0 * drawn + 0.5 if label == "stepsize" and "stepsizes" in self.off else drawn
+
+    def below(self, bound: int, label: str, count: int) -> list[int]:
+        """Dither zero, half weights equal without theirs."""
+        kind = label.split("/")[0]
+        if (kind == "dither" and "dither" in self.off) or (
+            kind == "half-weight" and "half-weights" in self.off
+        ):
+            return [(bound - 1) // 2] * count
+        return super().below(bound, label, count)
+
+
+def told(off: Iterable[Guard]) -> str:
+    """A system's name goes on like this when guards are off."""
+    return "".join(f" without {guard}" for guard in GUARDS if guard in off)

@@ -40,7 +40,7 @@ class Cipherfleet:
     scale of the resolution, *half_weights* None draws them afresh each round.
 
     Of the log, `opened` and `sums` are the whole numbers that a node decrypts, counted in
-    resolutions: H_ji (q_j - q_i) + e_ji of each neighbour (pairwise only), and
+    resolutions: H_ji (q_j - q_i) + e_ji of each neighbour (unless masked), and
     sum_j M_ij H_ij (H_ji (q_j - q_i) + e_ji), sealed without H_ij, which i applies afterwards.
     """
 
@@ -49,12 +49,14 @@ class Cipherfleet:
     dither: bool = True
     start_noise: bool = True
     half_weights: int | None = None  # H for all, odd, of HALF_WEIGHT_BITS bits
+    masks: bool = True  # of the sealed exchange: without them its answers open one by one
 
     @property
     def name(self) -> str:
         """For tables, with the guards that are off."""
         off = {"dither": self.dither, "start noise": self.start_noise}
         off["private half weights"] = self.half_weights is None
+        off["masks"] = self.masks
         guards = [f"no {guard}" for guard, on in off.items() if not on]
         return ", ".join([f"cipherfleet {self.exchange}", *guards])
 
@@ -73,7 +75,7 @@ class Cipherfleet:
                     self.algorithm,
                     chance,
                     sealed=self.exchange == "sealed",
-                    opened=self.exchange == "pairwise",
+                    opened=self.exchange == "pairwise" or not self.masks,
                 ),
                 rounds,
             )
@@ -85,6 +87,7 @@ class Cipherfleet:
             opened=_opened(links, passed),
             sums=_stacked([each.sums for each in passed], start),
             couplings=_stacked([each.couplings for each in passed], start),
+            half_weights=_own_weights(links, chance.drawn),
             stepsizes=np.array([mean_stepsize(self.algorithm.stepsize, k) for k in range(rounds)]),
             attenuations=np.array(
                 [attenuation_factor(self.algorithm.attenuation, k) for k in range(rounds)]
@@ -93,7 +96,7 @@ class Cipherfleet:
             resolution=resolution_of(self.algorithm),
         )
 
-    def _chance(self, seed: int) -> Chance:
+    def _chance(self, seed: int) -> _Unguarded:
         return _Unguarded(seed, self)
 
     def _mixing(self, links: Links, nodes: int) -> Array:
@@ -112,6 +115,7 @@ class _Unguarded(Generated):
     def __init__(self, seed: int, system: Cipherfleet) -> None:
         super().__init__(seed)
         self._system = system
+        self.drawn: list[Array] = []  # half weights, round by round
 
     def start(self, shape: tuple[int, int]) -> Array:
         drawn = super().start(shape)
@@ -119,7 +123,8 @@ class _Unguarded(Generated):
 
     def half_weights(self, k: int, links: int) -> Array:
         drawn, fixed = super().half_weights(k, links), self._system.half_weights
-        return drawn if fixed is None else np.full(links, float(fixed))
+        self.drawn.append(drawn if fixed is None else np.full(links, float(fixed)))
+        return self.drawn[-1]
 
     def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
         drawn = super().dither(k, links, weights, dimension)
@@ -141,6 +146,14 @@ class _Drawn:
 
 def _stacked(of_rounds: Sequence[Array], like: Array) -> Array:
     return np.array(of_rounds).reshape(len(of_rounds), *like.shape)
+
+
+def _own_weights(links: Links, drawn: Sequence[Array]) -> dict[tuple[int, int], Array]:
+    """(i, j) -> (rounds,); in a sealed fleet a node has the same towards all its neighbours."""
+    askers = links.askers
+    columns = np.array([row if len(row) == len(askers) else row[askers] for row in drawn])
+    ends = zip(askers.tolist(), links.answerers.tolist(), strict=True)
+    return dict(zip(ends, columns.reshape(len(drawn), len(askers)).T, strict=True))
 
 
 def _opened(links: Links, passed: Sequence[Round]) -> dict[tuple[int, int], Array]:

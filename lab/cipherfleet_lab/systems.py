@@ -77,6 +77,8 @@ class Log:
     # What it makes of it, c_i in the estimates' units: (rounds, n, d). All of i's neighbours
     # together know it as well.
     couplings: Array | None = None
+    # The half weights H that i draws towards j: (i, j) -> (rounds,), of which i knows its own only.
+    half_weights: Mapping[tuple[int, int], Array] = field(default_factory=dict)
     # What a key holder or server decrypts: (rounds, d).
     served: Array | None = None
     # Of each system what its adversary knows anyway: mean stepsizes lambda_k, gamma_k, weights.

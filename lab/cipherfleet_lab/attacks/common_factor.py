@@ -9,11 +9,14 @@ factors of the differences are rarer. Checked by test_the_common_factor_needs_th
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 
-from .edge import HALF_WEIGHTS, NEIGHBOURS, Kind, Seen, ask
+from .edge import HALF_WEIGHTS, Seen, trials_of
 from .finding import Finding
-from .guards import Guard, told
+from .subjects import Case
+
+DIMENSION = 4
+_GUESS = "one of the 1,024 half weights at random"
 
 
 def weight_by_gcd(slots: Sequence[int]) -> int | None:
@@ -23,7 +26,7 @@ def weight_by_gcd(slots: Sequence[int]) -> int | None:
 
 
 def weight_by_remainders(slots: Sequence[int]) -> int:
-    """The half weight to whose multiples all *slots* are nearest, as a share of its half range.
+    """The half weight to whose multiples all *slots* are nearest, as a share of its size.
 
     It bears noise narrower than the half weight, which the common factor does not.
     """
@@ -32,3 +35,35 @@ def weight_by_remainders(slots: Sequence[int]) -> int:
         return max(min(slot % h, -slot % h) for slot in slots) / h
 
     return min(HALF_WEIGHTS, key=distance)
+
+
+def common_factor(case: Case) -> Finding | None:
+    """The neighbour's estimate from the common factor of one answer's slots."""
+    return on_answers(
+        case, "common-factor", "the slots of one answer, or of the sum if it opens only so",
+        "the range of half weights", lambda seen, name: weight_by_gcd(seen.best(name)),
+    )  # fmt: skip
+
+
+def divisor(case: Case) -> Finding | None:
+    """The same by trial of every half weight, which bears a little noise."""
+    return on_answers(
+        case, "divisor", "the slots of one answer, or of the sum if it opens only so",
+        "the range of half weights", lambda seen, name: weight_by_remainders(seen.best(name)),
+    )  # fmt: skip
+
+
+def on_answers(
+    case: Case, attack: str, saw: str, knew: str, find: Callable[[Seen, str], int | None]
+) -> Finding | None:
+    """How often *find* gives the state, over real exchanges; None where there are none to run."""
+    kind = case.subject.kind
+    if kind is None:
+        return None
+    rounds = [f"{case.seed} {trial}" for trial in range(case.trials)]
+    tried = trials_of(find, kind, case.off, rounds, DIMENSION, case.bits)
+    return Finding(
+        attack, case.name, "a neighbour's estimate", saw, f"its own key and estimate, {knew}",
+        "fraction", tried.states, 1 / len(HALF_WEIGHTS), _GUESS, case.trials,
+        f"{case.bits}-bit keys, d = {DIMENSION}; the half weight in {100 * tried.weights:.0f} %",
+    )  # fmt: skip

@@ -77,3 +77,10 @@ def percent(share: float) -> str:
 def relative_error(found: Array, truth: Array, guess: Array) -> float:
     """Root mean square distance of *found* from *truth*, over that of *guess*; any one shape."""
     return float(np.linalg.norm(found - truth) / np.linalg.norm(guess - truth))
+
+
+def error_by_round(found: Array, truth: Array, guess: Array) -> float:
+    """As relative_error, every round (the first axis) counted alike, however much it moved."""
+    axes = tuple(range(1, found.ndim))
+    off, size = ((found - truth) ** 2).sum(axis=axes), ((guess - truth) ** 2).sum(axis=axes)
+    return float(np.sqrt(np.mean(off / size)))

@@ -10,7 +10,10 @@ from gmpy2 import mpz
 
 from cipherfleet_node.paillier import PrivateKey
 
+from .common_factor import on_answers
 from .edge import HALF_WEIGHTS, Seen
+from .finding import Finding
+from .subjects import Case
 
 
 def randomness(key: PrivateKey, ciphertext: mpz) -> mpz:
@@ -32,3 +35,11 @@ def weight_by_randomness(seen: Seen, neighbour: str) -> int | None:
             return candidate
         power = power * square % n
     return None
+
+
+def randomness_of_answers(case: Case) -> Finding | None:
+    """The neighbour's estimate from the randomness of its answer."""
+    return on_answers(
+        case, "randomness", "one answer and the query it belongs to", "both primes of the key",
+        weight_by_randomness,
+    )  # fmt: skip

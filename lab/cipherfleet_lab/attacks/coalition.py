@@ -1,0 +1,211 @@
+"""What nodes that pool what they saw work out of one other node: where it was, what flowed to it.
+
+They use all they know of themselves, estimates and half weights, and the public graph. Where
+something stays unknown they put what they expect: half weights at their mean, estimates at their
+own mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from cipherfleet_node.exchange import metropolis
+from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+
+from ..cipherfleet import MEAN_HALF_WEIGHT  # noqa: TID252
+from ..systems import Array, Log, Problem  # noqa: TID252
+from .wire import Reading, mean_steps
+
+DEVIATION = 0.5 / np.sqrt(12.0)  # of a half weight
+_SINGULAR = 1e-6  # singular values below this share of the largest are rounding
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Of one node, round by round, as far as its observers can tell; shapes (rounds, d)."""
+
+    states: Array
+    flows: Array  # gamma_k c_i
+
+    def reading(self, log: Log) -> Reading:
+        """The steps that are left when the flow is taken off."""
+        steps = (self.states + self.flows)[:-1] - self.states[1:]
+        return Reading(self.states[:, None], steps[:, None], mean_steps(log)[:-1])
+
+
+Look = Callable[[Log, Problem, Collection[int], int], Sight]
+
+
+def link_factor(problem: Problem, i: int, j: int) -> float:
+    """m_ij."""
+    degrees = len(problem.neighbours(i)), len(problem.neighbours(j))
+    return float(metropolis(*degrees)) / 2.0**METROPOLIS_BITS
+
+
+def half_weight_of(log: Log, i: int, j: int) -> Array:
+    """h_ij, shape (rounds,): for i alone to use."""
+    return log.half_weights[i, j] / 2.0**HALF_WEIGHT_BITS
+
+
+def opened_difference(log: Log, asker: int, node: int) -> Array:
+    """h (x_node - x_asker) as *asker* decrypts it, shape (rounds, d)."""
+    assert log.resolution is not None
+    return log.opened[asker, node] * log.resolution / 2.0**HALF_WEIGHT_BITS
+
+
+def unit_of_sums(log: Log) -> float:
+    """What one unit of a sealed sum is worth, in the estimates' units."""
+    assert log.resolution is not None
+    return log.resolution / 2.0 ** (HALF_WEIGHT_BITS + METROPOLIS_BITS)
+
+
+def at_differences(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
+    """Where answers open one by one: the flow over every link into the coalition is known.
+
+    Over a link to a node outside it is guessed, from where both ends are, if that can be told.
+    """
+    states = locate(log, problem, coalition, node)
+    assert states is not None, "a neighbour of the node looks at it"
+    flows = np.zeros_like(states)
+    for near in problem.neighbours(node):
+        factor = link_factor(problem, node, near)
+        if near in coalition:
+            own = half_weight_of(log, near, node)[:, None]
+            flows -= factor * own * opened_difference(log, near, node)
+        else:
+            there = locate(log, problem, coalition, near)
+            if there is not None:
+                flows += factor * MEAN_HALF_WEIGHT**2 * (there - states)
+    return Sight(states, _attenuated(log, flows))
+
+
+def locate(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Array | None:
+    """x of *node*, shape (rounds, d): where the lines cross on which its neighbours see it.
+
+    One neighbour sees the line only, and expects the mean half weight. None if nobody sees it.
+    """
+    near = [other for other in problem.neighbours(node) if other in coalition]
+    if not near:
+        return None
+    own = log.estimates[:-1, near]  # (rounds, neighbours, d)
+    seen = np.stack([opened_difference(log, other, node) for other in near], axis=1)
+    expected: Array = (own + seen / MEAN_HALF_WEIGHT).mean(axis=1)
+    if len(near) == 1 or problem.dimension == 1:
+        return expected
+    size = np.linalg.norm(seen, axis=2, keepdims=True)
+    along = seen / np.maximum(size, np.finfo(np.float64).tiny)
+    across = np.eye(problem.dimension) - along[..., :, None] * along[..., None, :]
+    pull = np.einsum("rjab,rjb->ra", across, own - expected[:, None])
+    crossing = np.linalg.pinv(across.sum(axis=1), rcond=1e-9, hermitian=True)
+    result: Array = expected + np.einsum("rab,rb->ra", crossing, pull)
+    return result
+
+
+def at_sums(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
+    """Where only sums open, in one round: half weights and estimates that explain all sums.
+
+    Unknown of every node m outside are h_m and y_m = h_m (x_m - centre), linear in the sums; of
+    all solutions the one nearest to what is expected, in deviations, is taken.
+    """
+    return _at_sums(log, problem, coalition, node, DEVIATION)
+
+
+def at_mean_sums(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
+    """Where only sums open, as if half weights were their mean: right on average over many rounds.
+
+    There is less to solve for: as many sums as nodes outside are enough.
+    """
+    return _at_sums(log, problem, coalition, node, 0.0)
+
+
+def _at_sums(
+    log: Log, problem: Problem, coalition: Collection[int], node: int, deviation: float
+) -> Sight:
+    centre = log.estimates[:-1, sorted(coalition)].mean(axis=1)
+    outside = [m for m in range(problem.nodes) if m not in coalition]
+    seen = [m for m in outside if set(problem.neighbours(m)) & set(coalition)]
+    system, known, scale = _equations(log, problem, coalition, seen, centre, deviation)
+    solved = np.einsum("ruv,rv->ru", np.linalg.pinv(system, rcond=_SINGULAR), known)
+    shape = len(centre), len(seen), problem.dimension + 1
+    entries = solved.reshape(shape)
+    weights = dict(zip(seen, (MEAN_HALF_WEIGHT + deviation * entries[:, :, -1]).T, strict=True))
+    away = dict(zip(seen, (scale[:, None, None] * entries[:, :, :-1]).swapaxes(0, 1), strict=True))
+    h, y = weights[node][:, None], away[node]
+    flows = np.zeros_like(centre)
+    for near in problem.neighbours(node):
+        if near in coalition:
+            own = half_weight_of(log, near, node)[:, None]
+            term = own * (h * (log.estimates[:-1, near] - centre) - y)
+        elif near in weights:
+            term = h * away[near] - weights[near][:, None] * y
+        else:
+            term = -MEAN_HALF_WEIGHT * y
+        flows += link_factor(problem, node, near) * term
+    return Sight(centre + y / h, _attenuated(log, flows))
+
+
+def _equations(
+    log: Log,
+    problem: Problem,
+    coalition: Collection[int],
+    seen: list[int],
+    centre: Array,
+    deviation: float,
+) -> tuple[Array, Array, Array]:
+    """Rows: entries of every asker's sum; columns: y_m / scale and (h_m - 3/4) / deviation."""
+    assert log.sums is not None
+    rounds, d = centre.shape
+    unit = unit_of_sums(log)
+    askers = [j for j in sorted(coalition) if set(problem.neighbours(j)) & set(seen)]
+    known, rows = [], []
+    for asker in askers:
+        left = log.sums[:, asker] * unit
+        off = centre - log.estimates[:-1, asker]
+        row = np.zeros((rounds, d, len(seen), d + 1))
+        for near in problem.neighbours(asker):
+            factor = link_factor(problem, asker, near)
+            if near in coalition:
+                own = half_weight_of(log, near, asker)[:, None]
+                left = left - factor * own * (log.estimates[:-1, near] - log.estimates[:-1, asker])
+                continue
+            place = seen.index(near)
+            left = left - factor * MEAN_HALF_WEIGHT * off
+            row[:, :, place, :d] = factor * np.eye(d)
+            row[:, :, place, d] = factor * deviation * off
+        known.append(left)
+        rows.append(row.reshape(rounds, d, -1))
+    total = np.concatenate(known, axis=1)
+    scale = np.sqrt((total**2).mean(axis=1)) + np.finfo(np.float64).tiny
+    system = np.concatenate(rows, axis=1)
+    columns = np.tile([*[True] * d, False], len(seen))
+    return np.where(columns, system * scale[:, None, None], system), total, scale
+
+
+def with_obfuscations(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
+    """What was told to the coalition, or by it, is taken off what *node* sent."""
+    assert log.broadcast is not None
+    assert log.weights is not None
+    told = sum(
+        (log.between[near, node] - log.between[node, near])
+        for near in problem.neighbours(node)
+        if near in coalition
+    )
+    states = log.broadcast[:, node] - mean_steps(log)[:, None] * told
+    return Sight(states, (log.weights @ log.broadcast)[:, node] - states)
+
+
+def beside_a_ring(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
+    """On a ring everybody is told the sum: what is left of it is shared among those outside."""
+    assert log.served is not None
+    del node
+    inside = log.estimates[:-1, sorted(coalition)].sum(axis=1)
+    states = (log.served - inside) / (problem.nodes - len(coalition))
+    return Sight(states, log.served / problem.nodes - states)
+
+
+def _attenuated(log: Log, flows: Array) -> Array:
+    assert log.attenuations is not None
+    return log.attenuations[:, None] * flows

@@ -1,0 +1,102 @@
+"""Neighbours of a node that pool what they saw: its gradient, from one round and from many.
+
+x_i(k+1) = x_i(k) + gamma_k c_i - Lambda_i g_i: who knows the flow knows the step, random stepsizes
+and all. Steps add up (telescope) over rounds, their randomness averages away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..systems import Array, Log  # noqa: TID252
+from .finding import Finding, percent, relative_error
+from .subjects import SETTLED, Case
+
+_SAW = "what its neighbours received"
+_KNEW = "their own estimates and half weights, the graph, the mean stepsizes"
+
+
+def one_round(case: Case) -> Finding | None:
+    """All neighbours, from the step of one round."""
+    if not case.subject.descends:
+        return None
+    found, truth = [], []
+    for log in case.logs:
+        for node in range(case.solved.nodes):
+            reading = case.read(log, case.neighbours(node), node, many=False)
+            seen = reading.steps[SETTLED, 0] / reading.scales[SETTLED, None]
+            true = log.gradients[reading.first :, node][SETTLED]
+            found.append(seen[: len(true)])
+            truth.append(true[: len(seen)])
+    told, right = np.concatenate(found), np.concatenate(truth)
+    return Finding(
+        "one-round", case.name, "a node's gradient, round by round", f"all of {_SAW}", _KNEW,
+        "error", relative_error(told, right, np.zeros_like(right)), 1.0, "zero", case.trials,
+    )  # fmt: skip
+
+
+def telescoping(case: Case) -> Finding | None:
+    """All neighbours, over many rounds."""
+    if not case.subject.descends:
+        return None
+    coalitions = [(node, case.neighbours(node)) for node in range(case.solved.nodes)]
+    errors = [coalition_error(case, [one]) for one in coalitions]
+    return Finding(
+        "telescoping", case.name, "a node's gradient, on average over rounds", f"all of {_SAW}",
+        _KNEW, "error", coalition_error(case, coalitions), 1.0, "zero", case.trials,
+        f"between {percent(min(errors))} and {percent(max(errors))} by node",
+    )  # fmt: skip
+
+
+def telescoping_but_one(case: Case) -> Finding | None:
+    """All neighbours but one, over many rounds."""
+    if not case.subject.descends:
+        return None
+    coalitions = list(all_but_one(case))
+    beside = [next_to_a_colluder(case, node, inside) for node, inside in coalitions]
+    note = []
+    for known, words in ((True, "a colluder is"), (False, "no colluder is")):
+        chosen = [one for one, near in zip(coalitions, beside, strict=True) if near == known]
+        if chosen:
+            note.append(f"{percent(coalition_error(case, chosen))} where {words} beside that one")
+    return Finding(
+        "telescoping-but-one", case.name, "a node's gradient, on average over rounds",
+        f"all of {_SAW} but one of them", _KNEW, "error",
+        coalition_error(case, coalitions), 1.0, "zero", case.trials, "; ".join(note),
+    )  # fmt: skip
+
+
+Coalition = tuple[int, Sequence[int]]  # a node, and those who look at it
+
+
+def all_but_one(case: Case) -> Iterator[Coalition]:
+    """Every node with all its neighbours but each one."""
+    for node in range(case.solved.nodes):
+        near = case.neighbours(node)
+        for honest in near:
+            yield node, [other for other in near if other != honest]
+
+
+def next_to_a_colluder(case: Case, node: int, inside: Sequence[int]) -> bool:
+    """Whether the neighbour of *node* that is not *inside* has one of them beside it."""
+    (honest,) = set(case.neighbours(node)) - set(inside)
+    return bool(set(case.neighbours(honest)) & set(inside))
+
+
+def coalition_error(case: Case, coalitions: Sequence[Coalition]) -> float:
+    """Of the gradients that *coalitions* find over the settled rounds of all runs."""
+    pairs = [averaged(case, log, *one) for log in case.logs for one in coalitions]
+    found, truth = (np.array(part) for part in zip(*pairs, strict=True))
+    return relative_error(found, truth, np.zeros_like(truth))
+
+
+def averaged(case: Case, log: Log, node: int, inside: Sequence[int]) -> tuple[Array, Array]:
+    """The mean gradient of *node* over the settled rounds, weighted by stepsizes: found, true."""
+    reading = case.read(log, inside, node, many=True)
+    gradients = log.gradients[reading.first :, node][SETTLED]
+    scales, steps = reading.scales[SETTLED], reading.steps[SETTLED, 0]
+    last = min(len(gradients), len(steps))
+    true: Array = scales[:last] @ gradients[:last] / scales[:last].sum()
+    return steps[:last].sum(axis=0) / scales[:last].sum(), true

@@ -1,0 +1,73 @@
+"""What travels in clear, read as whoever knows the system reads it: estimates and steps.
+
+A step is lambda_k g_i, the part of a node's movement that its readings made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..systems import Array, Log  # noqa: TID252
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an adversary believes of a run; *scales* are the mean stepsizes behind *steps*.
+
+    steps[k] is taken for scales[k] * gradients[first + k] of the log.
+    """
+
+    states: Array  # (rounds, n, d)
+    steps: Array  # (rounds - 1, n, d)
+    scales: Array  # (rounds - 1,)
+    first: int = 0
+
+
+def of_descent(log: Log) -> Reading:
+    """x <- x + gamma (W b - b) - step, where b is sent: descent, ternary, and with noise on b."""
+    assert log.broadcast is not None
+    assert log.weights is not None
+    sent = log.broadcast
+    factors = np.ones(len(sent)) if log.attenuations is None else log.attenuations
+    flows = factors[:, None, None] * (log.weights @ sent - sent)
+    return Reading(sent, (sent + flows)[:-1] - sent[1:], mean_steps(log)[:-1])
+
+
+def of_tracking(log: Log) -> Reading:
+    """t(k+1) - W t(k) = g(k+1) - g(k), and t(0) = g(0): every gradient is sent, in parts."""
+    assert log.broadcast is not None
+    assert log.weights is not None
+    d = log.estimates.shape[2]
+    states, tracker = log.broadcast[:, :, :d], log.broadcast[:, :, d:]
+    changes = tracker[1:] - log.weights @ tracker[:-1]
+    gradients = np.concatenate([tracker[:1], changes]).cumsum(axis=0)
+    scales = mean_steps(log)[:-1]
+    return Reading(states, scales[:, None, None] * gradients[:-1], scales)
+
+
+def of_push_sum(log: Log) -> Reading:
+    """w = sum of the shares that arrive, z = w/y, x = w - step; shares are sent."""
+    assert log.broadcast is not None
+    assert log.weights is not None
+    d = log.estimates.shape[2]
+    shares = np.diag(log.weights)[None, :, None]
+    arrived = (log.weights > 0).astype(np.float64) @ log.broadcast
+    w, y = arrived[:, :, :d], arrived[:, :, d:]
+    x = log.broadcast[:, :, :d] / shares
+    z = np.concatenate([log.estimates[:1], (w / y)[:-1]])  # the start is public
+    return Reading(z, w[:-1] - x[1:], mean_steps(log)[:-1], first=1)
+
+
+def of_ring(log: Log) -> Reading:
+    """The mean comes back in clear: everybody's estimate is near it, and no step is to be seen."""
+    assert log.served is not None
+    n = log.estimates.shape[1]
+    mean = np.repeat(log.served[:, None] / n, n, axis=1)
+    return Reading(mean, np.zeros_like(mean[1:]), mean_steps(log)[:-1])
+
+
+def mean_steps(log: Log) -> Array:
+    """lambda_k, shape (rounds,); ones where nothing is descended."""
+    return np.ones(len(log.gradients)) if log.stepsizes is None else log.stepsizes

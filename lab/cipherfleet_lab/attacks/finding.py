@@ -12,8 +12,10 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Verdict = Literal["recovered", "partly", "nothing beyond chance"]
 
+EXACT = 1e-9  # an error that is the rounding of sums
 RECOVERED_ERROR = 0.1  # of the guess's own error
 NO_BETTER_ERROR = 0.8
+UNEVEN = 0.5  # of the error on average: a node that fares so much worse is told of
 RECOVERED_FRACTION = 0.95
 _DEVIATIONS = 3.0  # of the number of lucky guesses
 
@@ -37,19 +39,21 @@ class Finding:
     guess: str  # what that guess is
     trials: int
     note: str = ""
+    worst_off: float | None = None  # the error of the node that is recovered best
 
     @property
     def verdict(self) -> Verdict:
         """Whether the adversary got what it was after, said of one number by fixed limits.
 
-        error:    recovered up to RECOVERED_ERROR, nothing from NO_BETTER_ERROR of chance on
+        error:    recovered up to RECOVERED_ERROR, nothing from NO_BETTER_ERROR of chance on, unless
+                  there is a node of which more is found
         fraction: recovered from RECOVERED_FRACTION on, nothing up to three deviations over chance
         """
         if self.measure == "error":
-            share = self.value / self.chance
-            if share <= RECOVERED_ERROR:
+            if self.value <= RECOVERED_ERROR * self.chance:
                 return "recovered"
-            return "partly" if share < NO_BETTER_ERROR else "nothing beyond chance"
+            least = self.value if self.worst_off is None else min(self.value, self.worst_off)
+            return "partly" if least < NO_BETTER_ERROR * self.chance else "nothing beyond chance"
         lucky = self.chance + _DEVIATIONS * math.sqrt(self.chance / self.trials)
         if self.value <= lucky:
             return "nothing beyond chance"
@@ -59,8 +63,12 @@ class Finding:
     def number(self) -> str:
         """The value as a table shows it."""
         if self.measure == "fraction":
-            return f"{100 * self.value:.0f} % exact"
-        return f"{percent(self.value)} error"
+            return f"{100 * self.value:.0f} % found"
+        if self.value <= EXACT:
+            return "exact"
+        uneven = self.worst_off is not None and self.worst_off < UNEVEN * self.value
+        best = f", {percent(self.worst_off)}" if uneven and self.worst_off is not None else ""
+        return f"± {percent(self.value)}{best}"
 
     def told(self) -> dict[str, Any]:
         """All of it, as JSON holds it."""
@@ -69,8 +77,10 @@ class Finding:
 
 def percent(share: float) -> str:
     """*share* in per cent, with the digits that matter."""
+    if share < 1e-4:
+        return "< 0.01 %"
     if share >= 10:
-        return "over 1000 %"
+        return "> 1000 %"
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 

@@ -28,6 +28,8 @@ STEPSIZE = Stepsize(initial=0.1, decay=0.02, exponent=1.0, spread=1.0)
 SEVERAL = 2  # samples
 WATCHED = 12  # rounds
 STARTS = 4  # of L-BFGS
+LIMIT = {"maxiter": 300}
+SEVERAL_EACH = 10  # trials of others for one of several samples, which take that long
 _CLOSED = "the model; the features are the gradient over its last entry"
 
 Source = Literal["true", "round", "telescoped"]
@@ -97,7 +99,7 @@ def leakage_of_several(case: Case) -> Finding | None:
     if not case.subject.descends:
         return None
     errors = []
-    for trial in range(max(1, case.trials // 4)):
+    for trial in range(max(1, case.trials // SEVERAL_EACH)):
         readings = samples(case.seed * 1000 + trial, SEVERAL)
         fit = _fit(case, readings)
         log = fit.run(fit.solved, trial)
@@ -139,7 +141,9 @@ def matching(
         return float((off**2).sum() / 2), slope.ravel()
 
     tries = [
-        minimize(mismatch, chance.normal(size=count * width), jac=True, method="L-BFGS-B")
+        minimize(
+            mismatch, chance.normal(size=count * width), jac=True, method="L-BFGS-B", options=LIMIT
+        )
         for _ in range(STARTS)
     ]
     phi, targets = made_of(min(tries, key=lambda done: float(done.fun)).x)

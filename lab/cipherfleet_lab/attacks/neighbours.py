@@ -47,7 +47,9 @@ def triangulation(case: Case) -> Finding | None:
     """Where a neighbour lies, from many rounds in which the estimates move little."""
     if case.subject.kind is None:
         return None
-    pairs = [(f[-STANDING:].mean(axis=0), t[-STANDING:].mean(axis=0)) for f, t in _differences(case)]
+    pairs = [
+        (f[-STANDING:].mean(axis=0), t[-STANDING:].mean(axis=0)) for f, t in _differences(case)
+    ]
     found, truth = (np.array(part) for part in zip(*pairs, strict=True))
     return Finding(
         "triangulation", case.name, "the difference to a neighbour's estimate, on average",

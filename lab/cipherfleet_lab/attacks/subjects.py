@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 
 from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
 
@@ -33,6 +34,11 @@ from .guards import Guard, told
 from .wire import Reading, of_descent, of_push_sum, of_ring, of_tracking
 
 Off = Collection[Guard]
+GRAPHS = {
+    "chord": FIVE_EDGES,
+    "ring": [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)],
+    "complete": list(combinations(range(5), 2)),
+}
 ROUNDS = 300
 SETTLED = slice(100, ROUNDS - 1)  # rounds in which the estimates move little
 TERNARY_BOUND = 8.0

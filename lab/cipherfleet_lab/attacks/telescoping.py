@@ -22,19 +22,26 @@ def one_round(case: Case) -> Finding | None:
     """All neighbours, from the step of one round."""
     if not case.subject.descends:
         return None
-    found, truth = [], []
-    for log in case.logs:
-        for node in range(case.solved.nodes):
-            reading = case.read(log, case.neighbours(node), node, many=False)
-            seen = reading.steps[SETTLED, 0] / reading.scales[SETTLED, None]
-            true = log.gradients[reading.first :, node][SETTLED]
-            found.append(seen[: len(true)])
-            truth.append(true[: len(seen)])
-    told, right = np.concatenate(found), np.concatenate(truth)
+    by_node = [_steps(case, node) for node in range(case.solved.nodes)]
+    errors = [relative_error(found, true, np.zeros_like(true)) for found, true in by_node]
+    told, right = (np.concatenate(part) for part in zip(*by_node, strict=True))
     return Finding(
         "one-round", case.name, "a node's gradient, round by round", f"all of {_SAW}", _KNEW,
         "error", relative_error(told, right, np.zeros_like(right)), 1.0, "zero", case.trials,
+        _between(errors, "node"), min(errors),
     )  # fmt: skip
+
+
+def _steps(case: Case, node: int) -> tuple[Array, Array]:
+    """Of *node* in the settled rounds of all runs, gradients as found and true."""
+    found, truth = [], []
+    for log in case.logs:
+        reading = case.read(log, case.neighbours(node), node, many=False)
+        seen = reading.steps[SETTLED, 0] / reading.scales[SETTLED, None]
+        true = log.gradients[reading.first :, node][SETTLED]
+        found.append(seen[: len(true)])
+        truth.append(true[: len(seen)])
+    return np.concatenate(found), np.concatenate(truth)
 
 
 def telescoping(case: Case) -> Finding | None:
@@ -46,7 +53,7 @@ def telescoping(case: Case) -> Finding | None:
     return Finding(
         "telescoping", case.name, "a node's gradient, on average over rounds", f"all of {_SAW}",
         _KNEW, "error", coalition_error(case, coalitions), 1.0, "zero", case.trials,
-        f"between {percent(min(errors))} and {percent(max(errors))} by node",
+        _between(errors, "node"), min(errors),
     )  # fmt: skip
 
 
@@ -55,6 +62,7 @@ def telescoping_but_one(case: Case) -> Finding | None:
     if not case.subject.descends:
         return None
     coalitions = list(all_but_one(case))
+    errors = [coalition_error(case, [one]) for one in coalitions]
     beside = [next_to_a_colluder(case, node, inside) for node, inside in coalitions]
     note = []
     for known, words in ((True, "a colluder is"), (False, "no colluder is")):
@@ -64,8 +72,13 @@ def telescoping_but_one(case: Case) -> Finding | None:
     return Finding(
         "telescoping-but-one", case.name, "a node's gradient, on average over rounds",
         f"all of {_SAW} but one of them", _KNEW, "error",
-        coalition_error(case, coalitions), 1.0, "zero", case.trials, "; ".join(note),
+        coalition_error(case, coalitions), 1.0, "zero", case.trials,
+        "; ".join([_between(errors, "coalition"), *note]), min(errors),
     )  # fmt: skip
+
+
+def _between(errors: Sequence[float], what: str) -> str:
+    return f"between {percent(min(errors))} and {percent(max(errors))} by {what}"
 
 
 Coalition = tuple[int, Sequence[int]]  # a node, and those who look at it

@@ -1,0 +1,123 @@
+"""All attacks on all systems: who leaks what, as a table and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .catalogue import ATTACKS, Attack
+from .finding import Finding, Verdict
+from .guards import Guard
+from .subjects import SUBJECTS, Case
+
+TRIALS = 20
+QUICK_TRIALS = 3
+# Every system, and the article's exchange without each of its guards.
+ROWS: Sequence[tuple[str, tuple[Guard, ...]]] = (
+    ("pairwise", ()),
+    ("pairwise", ("dither",)),
+    ("pairwise", ("rerandomise",)),
+    ("pairwise", ("half-weights",)),
+    ("pairwise", ("stepsizes",)),
+    ("pairwise", ("attenuation",)),
+    ("sealed", ()),
+    ("sealed", ("masks",)),
+    ("sealed", ("dither", "masks")),
+    *((name, ()) for name in SUBJECTS if name not in ("pairwise", "sealed")),
+)
+# Not leakage-true: the same for every system.
+COLUMNS = [attack for attack in ATTACKS.values() if attack.name != "leakage-true"]
+_COLOURS: Mapping[Verdict, str] = {
+    "recovered": "#e0675c", "partly": "#f2c572", "nothing beyond chance": "#a9d3a4",
+}  # fmt: skip
+_EMPTY = "#eeeeee"
+
+Findings = Mapping[tuple[str, str], Finding]  # by system and attack
+
+
+@dataclass(frozen=True)
+class AttackTable:
+    """*findings* of every system (a row) and attack (a column) that has something to attack."""
+
+    systems: Sequence[str]
+    attacks: Sequence[Attack]
+    findings: Findings
+    trials: int
+    seed: int
+
+    def markdown(self) -> str:
+        """A table of numbers; what was recovered is in bold, what was partly in italics."""
+        names = ["system", *(attack.name for attack in self.attacks)]
+        lines = [names, ["---"] * len(names)]
+        lines += [
+            [system, *(self._cell(system, a) for a in self.attacks)] for system in self.systems
+        ]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+    def told(self) -> dict[str, Any]:
+        """All findings, as JSON holds them."""
+        found = [finding.told() for finding in self.findings.values()]
+        return {"seed": self.seed, "trials": self.trials, "findings": found}
+
+    def _cell(self, system: str, attack: Attack) -> str:
+        finding = self.findings.get((system, attack.name))
+        if finding is None:
+            return "–"
+        mark = {"recovered": "**", "partly": "*", "nothing beyond chance": ""}[finding.verdict]
+        return f"{mark}{finding.number}{mark}"
+
+
+def attack_table(
+    seed: int = 1,
+    trials: int = TRIALS,
+    rows: Iterable[tuple[str, tuple[Guard, ...]]] = ROWS,
+    told: Callable[[str], None] = lambda system: None,
+) -> AttackTable:
+    """Every attack on every one of *rows*, the same for the same seed; *told* of each system."""
+    systems, findings = [], {}
+    for name, off in rows:
+        case = Case(SUBJECTS[name], frozenset(off), trials, seed)
+        told(case.name)
+        systems.append(case.name)
+        findings |= {(case.name, finding.attack): finding for finding in _of(case)}
+    return AttackTable(systems, COLUMNS, findings, trials, seed)
+
+
+def _of(case: Case) -> Iterator[Finding]:
+    for attack in COLUMNS:
+        finding = attack.run(case)
+        if finding is not None:
+            yield finding
+
+
+def plot_table(table: AttackTable, file: Path) -> None:
+    """Who leaks what, a cell for each system and attack, into *file*."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # 0.4 s that --help must not wait for
+    from matplotlib.patches import Patch, Rectangle  # noqa: PLC0415
+
+    columns, rows = len(table.attacks), len(table.systems)
+    figure = Figure(figsize=(3.0 + 0.95 * columns, 2.2 + 0.36 * rows), layout="constrained")
+    axes = figure.subplots()
+    for y, system in enumerate(table.systems):
+        for x, attack in enumerate(table.attacks):
+            finding = table.findings.get((system, attack.name))
+            colour = _EMPTY if finding is None else _COLOURS[finding.verdict]
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", lw=1.5))
+            words = "" if finding is None else finding.number
+            axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7)
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    axes.set_xticks([x + 0.5 for x in range(columns)], [a.name for a in table.attacks], rotation=40)
+    axes.set_yticks([y + 0.5 for y in range(rows)], table.systems)
+    for label in axes.get_xticklabels():
+        label.set_ha("left")
+    axes.tick_params(
+        length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False
+    )
+    for side in axes.spines.values():
+        side.set_visible(False)
+    legend: list[Any] = [Patch(color=colour, label=verdict) for verdict, colour in _COLOURS.items()]
+    legend.append(Patch(color=_EMPTY, label="nothing of the kind to attack"))
+    figure.legend(handles=legend, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(file, dpi=120)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cipherfleet_lab.cipherfleet import MEAN_HALF_WEIGHT
+from cipherfleet_lab.systems import Array, Log, Problem
 from cipherfleet_node.exchange import metropolis
 from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 
-from ..cipherfleet import MEAN_HALF_WEIGHT  # noqa: TID252
-from ..systems import Array, Log, Problem  # noqa: TID252
 from .wire import Reading, mean_steps
 
 DEVIATION = 0.5 / np.sqrt(12.0)  # of a half weight

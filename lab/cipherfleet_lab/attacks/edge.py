@@ -135,7 +135,7 @@ def ask(
     kind: Kind, off: Collection[Guard], dimension: int, trial: str, bits: int = TOY_BITS
 ) -> Seen:
     """One round of an asker with two neighbours; the same *trial*, the same round."""
-    chance = random.Random(trial)  # noqa: S311 - an experiment that can be repeated
+    chance = random.Random(trial)
     keys = {name: labelled_key(name, bits) for name in (ASKER, *NEIGHBOURS)}
     states = {name: _state(chance, dimension) for name in keys}
     draws = {name: GuardedDraws(chance.randbytes(32), off) for name in keys}
@@ -163,7 +163,7 @@ def ask(
 @cache
 def labelled_key(label: str, bits: int) -> PrivateKey:
     """A key that is always the same one for *label*: for trials only."""
-    chance = random.Random(f"cipherfleet lab key {label} {bits}")  # noqa: S311
+    chance = random.Random(f"cipherfleet lab key {label} {bits}")
     half = bits // 2
     while True:
         p, q = (gmpy2.next_prime(mpz(chance.getrandbits(half) | 3 << (half - 2))) for _ in "pq")

@@ -28,7 +28,7 @@ class GuardedDraws(Draws):
 
     def below(self, bound: int, label: str, count: int) -> list[int]:
         """Dither zero, half weights equal without theirs."""
-        kind = label.split("/")[0]
+        kind = label.split("/", maxsplit=1)[0]
         if (kind == "dither" and "dither" in self.off) or (
             kind == "half-weight" and "half-weights" in self.off
         ):

@@ -15,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 
+from cipherfleet_lab.problems import FIVE_EDGES, SQUARED, Loss, Readings, regression
+from cipherfleet_lab.systems import Array, Problem
 from cipherfleet_node.config import Stepsize
 
-from ..problems import FIVE_EDGES, LOGISTIC, SQUARED, Loss, Readings, regression  # noqa: TID252
-from ..systems import Array, Problem  # noqa: TID252
 from .finding import Finding, relative_error
 from .subjects import SETTLED, Case
 from .telescoping import averaged

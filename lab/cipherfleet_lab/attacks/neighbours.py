@@ -10,8 +10,9 @@ from itertools import combinations
 
 import numpy as np
 
-from ..cipherfleet import MEAN_HALF_WEIGHT  # noqa: TID252
-from ..systems import Array, Log, Problem  # noqa: TID252
+from cipherfleet_lab.cipherfleet import MEAN_HALF_WEIGHT
+from cipherfleet_lab.systems import Array, Log, Problem
+
 from .coalition import (
     DEVIATION,
     at_differences,

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 
-from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
-
-from ..baselines import (  # noqa: TID252
+from cipherfleet_lab.baselines import (
     Consensus,
     DifferentialPrivacy,
     Dsgd,
@@ -19,15 +17,17 @@ from ..baselines import (  # noqa: TID252
     PushSum,
     Ternary,
 )
-from ..cipherfleet import Cipherfleet  # noqa: TID252
-from ..problems import (  # noqa: TID252
+from cipherfleet_lab.cipherfleet import Cipherfleet
+from cipherfleet_lab.problems import (
     FIVE_CENTRES,
     FIVE_EDGES,
     FIVE_STEPSIZE,
     averages,
     five_nodes,
 )
-from ..systems import Log, Problem, System  # noqa: TID252
+from cipherfleet_lab.systems import Log, Problem, System
+from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
+
 from . import coalition as seen_by
 from .edge import HALF_WEIGHTS, TOY_BITS, Kind
 from .guards import Guard, told
@@ -81,10 +81,10 @@ def _cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
         exponent=stepsize.exponent,
         spread=0.0 if "stepsizes" in off else 1.0,
     )
-    attenuation = "none" if "attenuation" in off else Attenuation()
+    attenuated = Algorithm(stepsize=steps, attenuation=Attenuation())
     return Cipherfleet(
         kind,
-        Algorithm(stepsize=steps, attenuation=attenuation),
+        Algorithm(stepsize=steps) if "attenuation" in off else attenuated,
         dither="dither" not in off,
         half_weights=HALF_WEIGHTS[len(HALF_WEIGHTS) // 2] if "half-weights" in off else None,
         masks="masks" not in off,
@@ -128,7 +128,7 @@ SUBJECTS: Mapping[str, Subject] = {
             wire=of_ring, looks=(seen_by.beside_a_ring, seen_by.beside_a_ring), everybody=True,
         ),
         Subject(
-            "consensus", "average consensus in clear", lambda _, s: Consensus(), wire=of_descent,
+            "consensus", "average consensus in clear", lambda *_: Consensus(), wire=of_descent,
             descends=False,
         ),
     )

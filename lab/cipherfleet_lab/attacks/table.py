@@ -73,10 +73,11 @@ def attack_table(
     seed: int = 1,
     trials: int = TRIALS,
     rows: Iterable[tuple[str, tuple[Guard, ...]]] = ROWS,
-    told: Callable[[str], None] = lambda system: None,
+    told: Callable[[str], object] = str,
 ) -> AttackTable:
     """Every attack on every one of *rows*, the same for the same seed; *told* of each system."""
-    systems, findings = [], {}
+    systems: list[str] = []
+    findings: dict[tuple[str, str], Finding] = {}
     for name, off in rows:
         case = Case(SUBJECTS[name], frozenset(off), trials, seed)
         told(case.name)
@@ -108,10 +109,10 @@ def plot_table(table: AttackTable, file: Path) -> None:
             words = "" if finding is None else finding.number
             axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7)
     axes.set(xlim=(0, columns), ylim=(rows, 0))
-    axes.set_xticks([x + 0.5 for x in range(columns)], [a.name for a in table.attacks], rotation=40)
+    axes.set_xticks(
+        [x + 0.5 for x in range(columns)], [a.name for a in table.attacks], rotation=40, ha="left"
+    )
     axes.set_yticks([y + 0.5 for y in range(rows)], table.systems)
-    for label in axes.get_xticklabels():
-        label.set_ha("left")
     axes.tick_params(
         length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False
     )

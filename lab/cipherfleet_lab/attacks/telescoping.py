@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..systems import Array, Log  # noqa: TID252
+from cipherfleet_lab.systems import Array, Log
+
 from .finding import Finding, percent, relative_error
 from .subjects import SETTLED, Case
 

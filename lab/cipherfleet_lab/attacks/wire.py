@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..systems import Array, Log  # noqa: TID252
+from cipherfleet_lab.systems import Array, Log
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cipherfleet_lab.attacks.common_factor import (
 from cipherfleet_lab.attacks.eavesdropper import eavesdropper, key_holder, observer
 from cipherfleet_lab.attacks.edge import HALF_WEIGHTS, NEIGHBOURS, ask
 from cipherfleet_lab.attacks.finding import Finding, Verdict, error_by_round, relative_error
-from cipherfleet_lab.attacks.guards import Guard, GuardedDraws
+from cipherfleet_lab.attacks.guards import GuardedDraws
 from cipherfleet_lab.attacks.leakage import (
     apart,
     closed_form,
@@ -31,6 +31,7 @@ from cipherfleet_lab.attacks.leakage import (
     matching,
     samples,
 )
+from cipherfleet_lab.attacks.names import GraphName, Guard
 from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangulation_by_two
 from cipherfleet_lab.attacks.randomness import randomness_of_answers, weight_by_randomness
 from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, Case
@@ -43,7 +44,7 @@ TRIALS = 5
 OPEN: tuple[Guard, ...] = ("masks",)
 
 
-def case(name: str, *off: Guard, trials: int = TRIALS, graph: str = "chord") -> Case:
+def case(name: str, *off: Guard, trials: int = TRIALS, graph: GraphName = "chord") -> Case:
     problem = replace(five_nodes(), edges=GRAPHS[graph])
     return Case(SUBJECTS[name], frozenset(off), trials, problem=problem)
 

@@ -27,6 +27,7 @@ def lab_libraries() -> Iterator[None]:
             f"the lab needs {library}, which is not installed: pip install 'cipherfleet[lab]'"
         ) from None
 
+from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
 from .figures import MODULES
 
 
@@ -130,3 +131,60 @@ def _show_figures(told: dict[str, Any], console: Any) -> None:
     for name, study in told["figures"].items():
         console.print(f"[bold]{name}[/]: {study['finding']}")
     console.print(f"\n{len(told['files'])} files in {told['out']}", highlight=False)
+
+
+@click.command()
+@click.argument("name", type=click.Choice([*ATTACKS, ALL]))
+@click.option("--on", type=click.Choice(SYSTEMS), help="which system; pairwise, or for all every")
+@click.option(
+    "--guard",
+    "guards",
+    type=click.Choice([f"off:{guard}" for guard in GUARDS]),
+    multiple=True,
+    help="switch a guard of the exchange off",
+)
+@click.option(
+    "--graph",
+    type=click.Choice(GRAPHS),
+    default="chord",
+    show_default=True,
+    help="of the five nodes: a ring with a chord, a ring, each next to each",
+)
+@click.option("--trials", type=click.IntRange(1), help="20, or 3 with --quick")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--key-bits",
+    type=click.Choice(["512", "1024", "2048", "3072"]),
+    default="512",
+    show_default=True,
+    help="of the keys whose answers one attack looks at",
+)
+@click.option("--quick", is_flag=True, help="fewer trials")
+@AS_JSON
+@click.option("--out", type=click.Path(path_type=Path), help="with all: folder for the table")
+def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **flags: Any) -> None:
+    """Attack a system of the lab by NAME, or all of them by `all`: what comes of it.
+
+    A number, the same number for a guess without the attack, and a verdict: recovered, partly, or
+    nothing beyond chance. Everybody follows the protocol; adversaries make what they can of what
+    they saw. Nothing of a real fleet is touched.
+
+    \b
+    Example:
+      cipherfleet attack common-factor --on pairwise --guard off:dither
+      cipherfleet attack telescoping --on sealed --graph ring
+      cipherfleet attack all --out attacks
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from rich.console import Console  # noqa: PLC0415
+
+    from .attacks import command  # noqa: PLC0415
+
+    off = [guard.removeprefix("off:") for guard in guards]
+    options = command.Options(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]
+    if name == ALL:
+        told, show = command.attack_all(options, Console(stderr=True)), command.show_all
+    else:
+        told, show = command.attack_one(name, options), command.show_one
+    tell(told, show, as_json=as_json)

@@ -24,7 +24,8 @@ from cipherfleet_node.paillier import PrivateKey, PublicKey
 from cipherfleet_node.quantiser import VALUE_BITS
 from cipherfleet_node.sealed import Seal, Sealed, own_weight
 
-from .guards import Guard, GuardedDraws
+from .guards import GuardedDraws
+from .names import Guard
 
 Kind = Literal["pairwise", "sealed"]
 TOY_BITS = 512  # labelled keys, which anybody can make again: quick, safe for nothing

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from cipherfleet_node.draws import Draws, FloatVector
 
-Guard = Literal["dither", "rerandomise", "half-weights", "stepsizes", "attenuation", "masks"]
-GUARDS: tuple[Guard, ...] = get_args(Guard)
+from .names import GUARDS, Guard
 
 
 @dataclass(frozen=True, repr=False)

@@ -22,6 +22,7 @@ from cipherfleet_lab.problems import (
     FIVE_CENTRES,
     FIVE_EDGES,
     FIVE_STEPSIZE,
+    Edges,
     averages,
     five_nodes,
 )
@@ -30,12 +31,13 @@ from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
 
 from . import coalition as seen_by
 from .edge import HALF_WEIGHTS, TOY_BITS, Kind
-from .guards import Guard, told
+from .guards import told
+from .names import GraphName, Guard
 from .wire import Reading, of_descent, of_push_sum, of_ring, of_tracking
 
 Off = Collection[Guard]
-GRAPHS = {
-    "chord": FIVE_EDGES,
+GRAPHS: Mapping[GraphName, Edges] = {
+    "chord": FIVE_EDGES,  # a ring with one
     "ring": [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)],
     "complete": list(combinations(range(5), 2)),
 }
@@ -158,7 +160,7 @@ class Case:
     @cached_property
     def solved(self) -> Problem:
         """What the system is run on: the problem, or the average of values where none descends."""
-        return self.problem if self.subject.descends else averages(FIVE_CENTRES, FIVE_EDGES)
+        return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
 
     @cached_property
     def logs(self) -> Sequence[Log]:
@@ -166,7 +168,7 @@ class Case:
         return [self.run(self.solved, trial) for trial in range(self.trials)]
 
     def run(self, problem: Problem, trial: int) -> Log:
-        """The run of *trial* on *problem*."""
+        """The run of *trial* on *problem*; trials of one seed share no draws with the next."""
         system = self.subject.build(self.off, self.stepsize)
         return system.run(problem, ROUNDS, self.seed * 1000 + trial)
 

@@ -13,7 +13,7 @@ _KNEW = "the system, the graph, the mean stepsizes"
 
 
 def eavesdropper(case: Case) -> Finding:
-    """Estimates at the end, or where the estimates start at private values, those."""
+    """The last estimates, or the first where nodes start at values of their own."""
     wire = case.subject.wire
     rounds = slice(-HEARD, None) if case.subject.descends else slice(0, 1)
     truth = np.array([log.estimates[:-1][rounds].mean(axis=0) for log in case.logs])
@@ -53,7 +53,7 @@ def observer(case: Case) -> Finding | None:
 
 
 def key_holder(case: Case) -> Finding | None:
-    """The sum of all estimates, where somebody opens it; None where nobody holds such a key."""
+    """The sum of all estimates, where somebody opens it."""
     if any(log.served is None for log in case.logs):
         return None
     found = np.array([log.served for log in case.logs])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -66,9 +66,15 @@ class Finding:
             return f"{100 * self.value:.0f} % found"
         if self.value <= EXACT:
             return "exact"
-        uneven = self.worst_off is not None and self.worst_off < UNEVEN * self.value
-        best = f", {percent(self.worst_off)}" if uneven and self.worst_off is not None else ""
-        return f"± {percent(self.value)}{best}"
+        return f"± {percent(self.value)}" + self._of_worst_off()
+
+    def _of_worst_off(self) -> str:
+        """The second number, where it says what the first does not."""
+        if self.worst_off is None:
+            return ""
+        alone = replace(self, worst_off=None).verdict
+        tells = self.worst_off < UNEVEN * self.value or alone != self.verdict
+        return f", {percent(self.worst_off)}" if tells else ""
 
     def told(self) -> dict[str, Any]:
         """All of it, as JSON holds it."""

@@ -36,4 +36,5 @@ class GuardedDraws(Draws):
 
 def told(off: Iterable[Guard]) -> str:
     """A system's name goes on like this when guards are off."""
-    return "".join(f" without {guard}" for guard in GUARDS if guard in off)
+    names = ", ".join(guard for guard in GUARDS if guard in off)
+    return f" without {names}" if names else ""

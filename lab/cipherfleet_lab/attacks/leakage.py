@@ -9,13 +9,14 @@ test_deep_leakage_from_a_true_gradient_is_exact_for_one_sample.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import permutations
 from typing import Literal
 
 import numpy as np
 
-from cipherfleet_lab.problems import FIVE_EDGES, SQUARED, Loss, Readings, regression
+from cipherfleet_lab.problems import FIVE_EDGES, SQUARED, Edges, Loss, Readings, regression
 from cipherfleet_lab.systems import Array, Problem
 from cipherfleet_node.config import Stepsize
 
@@ -44,10 +45,10 @@ def samples(seed: int, rows: int, loss: Loss = SQUARED) -> Readings:
     return Readings(phi, targets, loss, penalty=0.0 if loss is SQUARED else 0.01)
 
 
-def fitting(readings: Readings) -> Problem:
+def fitting(readings: Readings, edges: Edges = FIVE_EDGES) -> Problem:
     """The problem of fitting *readings* among five nodes."""
     start = np.zeros(readings.phi.shape[::2])
-    return regression("leakage", readings, FIVE_EDGES, start, None)
+    return regression("leakage", readings, edges, start, None)
 
 
 def closed_form(gradient: Array) -> Array:
@@ -59,17 +60,17 @@ def closed_form(gradient: Array) -> Array:
 
 
 def leakage_of_truth(case: Case) -> Finding | None:
-    """From a node's true gradient, which nobody sees: what the attack itself can do."""
+    """The one sample of a node from its true gradient, which nobody sees: the attack's own limit."""
     return _one_sample(case, "leakage-true", "true", "the true gradient of one round")
 
 
 def leakage_of_round(case: Case) -> Finding | None:
-    """From the step of one round, as all neighbours work it out."""
+    """The one sample of a node from its step in one round."""
     return _one_sample(case, "leakage-round", "round", "what all neighbours know of one round")
 
 
 def leakage_of_telescoped(case: Case) -> Finding | None:
-    """From the mean gradient, as all neighbours work it out over many rounds."""
+    """The one sample of a node from its mean gradient over many rounds."""
     return _one_sample(
         case, "leakage-telescoped", "telescoped", "what all neighbours know of all rounds"
     )
@@ -79,9 +80,8 @@ def _one_sample(case: Case, attack: str, source: Source, saw: str) -> Finding | 
     if not case.subject.descends:
         return None
     errors = []
-    for trial in range(case.trials):
-        readings = samples(case.seed * 1000 + trial, 1)
-        for node, found in enumerate(recovered(case, readings, trial, source)):
+    for readings, fit in _fits(case, case.trials, 1):
+        for node, found in enumerate(recovered(fit, source)):
             truth = readings.phi[node, 0, :-1]
             errors.append(relative_error(closed_form(found), truth, np.zeros_like(truth)))
     return Finding(
@@ -92,22 +92,20 @@ def _one_sample(case: Case, attack: str, source: Source, saw: str) -> Finding | 
 
 
 def leakage_of_several(case: Case) -> Finding | None:
-    """Two samples of a node, from its steps in the first rounds, as all neighbours work them out.
+    """Two samples of a node from its steps in the first rounds.
 
     Estimates still move then, so that gradients differ; one gradient would have many explanations.
     """
     if not case.subject.descends:
         return None
     errors = []
-    for trial in range(max(1, case.trials // SEVERAL_EACH)):
-        readings = samples(case.seed * 1000 + trial, SEVERAL)
-        fit = _fit(case, readings)
-        log = fit.run(fit.solved, trial)
+    for readings, fit in _fits(case, max(1, case.trials // SEVERAL_EACH), SEVERAL):
+        log = fit.once(0)
         for node in range(fit.solved.nodes):
             reading = fit.read(log, fit.neighbours(node), node, many=False)
             gradients = reading.steps[:WATCHED, 0] / reading.scales[:WATCHED, None]
             states = reading.states[reading.first :][:WATCHED, 0]
-            found, _ = matching(gradients, states, SEVERAL, seed=trial)
+            found, _ = matching(gradients, states, SEVERAL, seed=fit.seed)
             errors.append(apart(found, readings.phi[node, :, :-1]))
     return Finding(
         "leakage-several", case.name, f"the {SEVERAL} samples of a node, a linear model's",
@@ -156,10 +154,9 @@ def apart(found: Array, truth: Array) -> float:
     return min(relative_error(found[list(o)], truth, np.zeros_like(truth)) for o in orders)
 
 
-def recovered(case: Case, readings: Readings, trial: int, source: Source) -> Array:
-    """Of every node a gradient from *source*, shape (n, d), in a run of the case's system."""
-    fit = _fit(case, readings)
-    log, middle = fit.run(fit.solved, trial), SETTLED.start
+def recovered(fit: Case, source: Source) -> Array:
+    """Of every node a gradient from *source*, shape (n, d), in a run of *fit*."""
+    log, middle = fit.once(0), SETTLED.start
     if source == "true":
         return np.array(log.gradients[middle])
     nodes = range(fit.solved.nodes)
@@ -169,6 +166,14 @@ def recovered(case: Case, readings: Readings, trial: int, source: Source) -> Arr
     return np.array(steps)[:, 0]  # the closed form does not mind the stepsize
 
 
-def _fit(case: Case, readings: Readings) -> Case:
-    """The same system on *readings*."""
-    return replace(case, problem=fitting(readings), stepsize=STEPSIZE)
+def _fits(case: Case, trials: int, rows: int) -> Iterator[tuple[Readings, Case]]:
+    """Made-up readings of *rows* samples for every node, and the same system on them."""
+    for trial in range(trials):
+        number = case.seed * 1000 + trial
+        readings, name = samples(number, rows), f"{rows} samples, {trial}"
+        if name not in case.others:
+            problem = fitting(readings, case.problem.edges)
+            case.others[name] = replace(
+                case, trials=1, seed=number, problem=problem, stepsize=STEPSIZE
+            )
+        yield readings, case.others[name]

@@ -151,6 +151,13 @@ class Case:
     bits: int = TOY_BITS
     problem: Problem = field(default_factory=five_nodes)
     stepsize: Stepsize = FIVE_STEPSIZE
+    _kept: dict[int, Log] = field(init=False, default_factory=dict)
+
+    def once(self, trial: int) -> Log:
+        """The run of *trial* on this case's own problem, kept."""
+        if trial not in self._kept:
+            self._kept[trial] = self.run(self.solved, trial)
+        return self._kept[trial]
 
     @property
     def name(self) -> str:
@@ -162,10 +169,15 @@ class Case:
         """What the system is run on: the problem, or the average of values where none descends."""
         return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
 
-    @cached_property
+    @property
     def logs(self) -> Sequence[Log]:
         """One run for every trial."""
-        return [self.run(self.solved, trial) for trial in range(self.trials)]
+        return [self.once(trial) for trial in range(self.trials)]
+
+    @cached_property
+    def others(self) -> dict[str, Case]:
+        """The same system on other problems, by name: their runs are kept as well."""
+        return {}
 
     def run(self, problem: Problem, trial: int) -> Log:
         """The run of *trial* on *problem*; trials of one seed share no draws with the next."""

@@ -39,8 +39,9 @@ SIGNS = (
     "Italics: partly (an error below 80 %). Plain: nothing beyond chance. A dash: nothing of the "
     "kind to attack."
 )
+# Told apart by colour-blind readers as well.
 _COLOURS: Mapping[Verdict, str] = {
-    "recovered": "#e0675c", "partly": "#f2c572", "nothing beyond chance": "#a9d3a4",
+    "recovered": "#e58f65", "partly": "#f6df9f", "nothing beyond chance": "#a9d5ef",
 }  # fmt: skip
 _EMPTY = "#eeeeee"
 
@@ -111,12 +112,23 @@ def _of(case: Case) -> Iterator[Finding]:
 
 
 def plot_table(table: AttackTable, file: Path) -> None:
-    """Who leaks what, a cell for each system and attack, into *file*."""
+    """Who leaks what, into *file*."""
     from matplotlib.figure import Figure  # noqa: PLC0415  # 0.4 s that --help must not wait for
+
+    figure = Figure(figsize=figure_size(table), layout="constrained")
+    draw_table(figure, table)
+    figure.savefig(file, dpi=120)
+
+
+def figure_size(table: AttackTable) -> tuple[float, float]:
+    """Inches, for cells that hold their numbers."""
+    return 3.0 + 0.95 * len(table.attacks), 2.2 + 0.36 * len(table.systems)
+
+
+def draw_table(figure: Any, table: AttackTable) -> None:
+    """A cell for each system and attack, in the colour of its verdict, on a matplotlib figure."""
     from matplotlib.patches import Patch, Rectangle  # noqa: PLC0415
 
-    columns, rows = len(table.attacks), len(table.systems)
-    figure = Figure(figsize=(3.0 + 0.95 * columns, 2.2 + 0.36 * rows), layout="constrained")
     axes = figure.subplots()
     for y, system in enumerate(table.systems):
         for x, attack in enumerate(table.attacks):
@@ -125,17 +137,18 @@ def plot_table(table: AttackTable, file: Path) -> None:
             axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", lw=1.5))
             words = "" if finding is None else finding.number
             axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7)
-    axes.set(xlim=(0, columns), ylim=(rows, 0))
-    axes.set_xticks(
-        [x + 0.5 for x in range(columns)], [a.name for a in table.attacks], rotation=40, ha="left"
-    )
-    axes.set_yticks([y + 0.5 for y in range(rows)], table.systems)
-    axes.tick_params(
-        length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False
-    )
-    for side in axes.spines.values():
-        side.set_visible(False)
-    legend: list[Any] = [Patch(color=colour, label=verdict) for verdict, colour in _COLOURS.items()]
+    _label(axes, [attack.name for attack in table.attacks], table.systems)
+    legend = [Patch(color=colour, label=verdict) for verdict, colour in _COLOURS.items()]
     legend.append(Patch(color=_EMPTY, label="nothing of the kind to attack"))
     figure.legend(handles=legend, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    figure.savefig(file, dpi=120)
+
+
+def _label(axes: Any, columns: Sequence[str], rows: Sequence[str]) -> None:
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.grid(visible=False)
+    axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=40, ha="left")
+    axes.set_yticks([y + 0.5 for y in range(len(rows))], rows)
+    axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False)
+    axes.tick_params(labelbottom=False)
+    for side in axes.spines.values():
+        side.set_visible(False)

@@ -20,7 +20,7 @@ _KNEW = "their own estimates and half weights, the graph, the mean stepsizes"
 
 
 def one_round(case: Case) -> Finding | None:
-    """All neighbours, from the step of one round."""
+    """A node's gradient from its step in one round."""
     if not case.subject.descends:
         return None
     by_node = [_steps(case, node) for node in range(case.solved.nodes)]
@@ -46,7 +46,7 @@ def _steps(case: Case, node: int) -> tuple[Array, Array]:
 
 
 def telescoping(case: Case) -> Finding | None:
-    """All neighbours, over many rounds."""
+    """A node's gradient from many rounds, over which random stepsizes average away."""
     if not case.subject.descends:
         return None
     coalitions = [(node, case.neighbours(node)) for node in range(case.solved.nodes)]
@@ -59,7 +59,7 @@ def telescoping(case: Case) -> Finding | None:
 
 
 def telescoping_but_one(case: Case) -> Finding | None:
-    """All neighbours but one, over many rounds."""
+    """The same without the help of one neighbour."""
     if not case.subject.descends:
         return None
     coalitions = list(all_but_one(case))

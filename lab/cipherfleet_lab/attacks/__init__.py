@@ -1,0 +1,1 @@
+"""What adversaries make of what they see, attack by attack."""

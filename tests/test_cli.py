@@ -51,7 +51,9 @@ HELP = [
     ("bench", "crypto"),
     ("bench", "calibrate"),
     ("bench", "study"),
+    ("attack",),
     ("figures",),
+    ("simulate",),
 ]
 FLEET = """\
 config_version: 1

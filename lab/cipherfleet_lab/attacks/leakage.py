@@ -60,7 +60,7 @@ def closed_form(gradient: Array) -> Array:
 
 
 def leakage_of_truth(case: Case) -> Finding | None:
-    """The one sample of a node from its true gradient, which nobody sees: the attack's own limit."""
+    """The one sample of a node from its true gradient, which nobody sees."""
     return _one_sample(case, "leakage-true", "true", "the true gradient of one round")
 
 

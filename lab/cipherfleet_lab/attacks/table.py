@@ -58,13 +58,16 @@ class AttackTable:
     trials: int
     seed: int
 
+    def rows(self) -> list[list[str]]:
+        """Cells of Markdown, the head first: numbers, bold and italic by their verdicts."""
+        head = ["system", *(attack.name for attack in self.attacks)]
+        cells = [[name, *(self._cell(name, a) for a in self.attacks)] for name in self.systems]
+        return [head, *cells]
+
     def markdown(self) -> str:
-        """A table of numbers; what was recovered is in bold, what was partly in italics."""
-        names = ["system", *(attack.name for attack in self.attacks)]
-        lines = [names, ["---"] * len(names)]
-        lines += [
-            [system, *(self._cell(system, a) for a in self.attacks)] for system in self.systems
-        ]
+        """The rows as one table."""
+        head, *cells = self.rows()
+        lines = [head, ["---"] * len(head), *cells]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def page(self) -> str:

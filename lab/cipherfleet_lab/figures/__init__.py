@@ -24,6 +24,7 @@ MODULES: Mapping[str, str] = {
     "logistic": "classes",
     "not-convex": "not_convex",
     "differential-privacy": "private_noise",
+    "attacks": "attacks",
 }
 
 

@@ -38,6 +38,8 @@ class Options:
 
 def attack_one(name: str, options: Options) -> dict[str, Any]:
     """What the attack *name* came to; raises UsageError where there is nothing to attack."""
+    if options.out is not None:
+        raise click.UsageError("--out is for `attack all`, which has a table to write")
     case = _case(options)
     finding = ATTACKS[name].run(case)
     if finding is None:

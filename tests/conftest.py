@@ -13,6 +13,8 @@ from memory_fleet import toy_key
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
+# scipy's many small products are not worth threads, which a busy machine makes wait.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 

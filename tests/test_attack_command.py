@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,4 +147,8 @@ def test_the_markdown_has_a_row_for_each_system_and_marks_what_was_recovered(
 def test_the_figure_is_drawn(table: AttackTable, tmp_path: Path) -> None:
     plot_table(table, tmp_path / "attacks.svg")
     drawn = (tmp_path / "attacks.svg").read_text()
-    assert drawn.count("<path") > len(table.findings)
+    words = re.findall(r"<!-- (.*?) -->", drawn)
+    shown = [html.unescape(word) for word in words]
+    for finding in table.findings.values():
+        assert finding.short in shown
+    assert len(shown) > len(table.findings) + len(table.systems) + len(COLUMNS)

@@ -13,6 +13,7 @@ Array = npt.NDArray[np.float64]
 Verdict = Literal["recovered", "partly", "nothing beyond chance"]
 
 EXACT = 1e-9  # an error that is the rounding of sums
+SMALL, LARGE = 1e-4, 10.0  # beyond these the digits say nothing more
 RECOVERED_ERROR = 0.1  # of the guess's own error
 NO_BETTER_ERROR = 0.8
 UNEVEN = 0.5  # of the error on average: a node that fares so much worse is told of
@@ -68,13 +69,24 @@ class Finding:
             return "exact"
         return f"± {percent(self.value)}" + self._of_worst_off()
 
+    @property
+    def short(self) -> str:
+        """The value in per cent, in a few signs; a star where the verdict is the worst off's."""
+        star = "*" if self._alone != self.verdict else ""
+        number = "0 %" if self.value <= EXACT else percent(self.value)
+        return number.replace(" ", "").removesuffix("%") + star
+
     def _of_worst_off(self) -> str:
         """The second number, where it says what the first does not."""
         if self.worst_off is None:
             return ""
-        alone = replace(self, worst_off=None).verdict
-        tells = self.worst_off < UNEVEN * self.value or alone != self.verdict
+        tells = self.worst_off < UNEVEN * self.value or self._alone != self.verdict
         return f", {percent(self.worst_off)}" if tells else ""
+
+    @property
+    def _alone(self) -> Verdict:
+        """The verdict if no node fared worse than others."""
+        return replace(self, worst_off=None).verdict
 
     def told(self) -> dict[str, Any]:
         """All of it, as JSON holds it."""
@@ -83,9 +95,9 @@ class Finding:
 
 def percent(share: float) -> str:
     """*share* in per cent, with the digits that matter."""
-    if share < 1e-4:
+    if share < SMALL:
         return "< 0.01 %"
-    if share >= 10:
+    if share >= LARGE:
         return "> 1000 %"
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 

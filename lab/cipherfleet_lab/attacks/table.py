@@ -34,7 +34,8 @@ ROWS: Sequence[Row] = (
 COLUMNS = [attack for attack in ATTACKS.values() if attack.name != "leakage-true"]
 SIGNS = (
     "± is the error of what was found, as a share of a guess's without the attack; a second number "
-    "is the error of the node that fares worst. Found is how often the truth was met to the last "
+    "is the error of the node that fares worst, and a star in the figure says that the verdict is "
+    "that node's. Found is how often the truth was met to the last "
     "digit; a guess meets it in 0.1 %. Bold: recovered (an error up to 10 %, found in 95 %). "
     "Italics: partly (an error below 80 %). Plain: nothing beyond chance. A dash: nothing of the "
     "kind to attack."
@@ -125,30 +126,43 @@ def plot_table(table: AttackTable, file: Path) -> None:
 
 def figure_size(table: AttackTable) -> tuple[float, float]:
     """Inches, for cells that hold their numbers."""
-    return 3.0 + 0.95 * len(table.attacks), 2.2 + 0.36 * len(table.systems)
+    return 3.5 + 0.55 * len(table.attacks), 2.4 + 0.3 * len(table.systems)
 
 
 def draw_table(figure: Any, table: AttackTable) -> None:
     """A cell for each system and attack, in the colour of its verdict, on a matplotlib figure."""
-    from matplotlib.patches import Patch, Rectangle  # noqa: PLC0415
+    from matplotlib.patches import Patch, PathPatch  # noqa: PLC0415
+    from matplotlib.path import Path as Outline  # noqa: PLC0415
 
     axes = figure.subplots()
+    squares: dict[str, list[Any]] = {}  # of one colour, drawn as one shape: small files
     for y, system in enumerate(table.systems):
         for x, attack in enumerate(table.attacks):
             finding = table.findings.get((system, attack.name))
             colour = _EMPTY if finding is None else _COLOURS[finding.verdict]
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", lw=1.5))
-            words = "" if finding is None else finding.number
-            axes.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7)
-    _label(axes, [attack.name for attack in table.attacks], table.systems)
+            corners = [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1), (x, y)]
+            squares.setdefault(colour, []).append(Outline(corners, closed=True))
+            if finding is not None:
+                axes.text(x + 0.5, y + 0.5, finding.short, ha="center", va="center", fontsize=7)
+    for colour, outlines in squares.items():
+        shape = Outline.make_compound_path(*outlines)
+        axes.add_patch(PathPatch(shape, facecolor=colour, edgecolor="white", lw=1.5))
+    _label(axes, [_heading(table, attack) for attack in table.attacks], table.systems)
     legend = [Patch(color=colour, label=verdict) for verdict, colour in _COLOURS.items()]
     legend.append(Patch(color=_EMPTY, label="nothing of the kind to attack"))
+    axes.set_xlabel("error, or found, in per cent", fontsize=8)
     figure.legend(handles=legend, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+
+
+def _heading(table: AttackTable, attack: Attack) -> str:
+    measures = {f.measure for f in table.findings.values() if f.attack == attack.name}
+    return f"{attack.name} (found)" if measures == {"fraction"} else attack.name
 
 
 def _label(axes: Any, columns: Sequence[str], rows: Sequence[str]) -> None:
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.grid(visible=False)
+    axes.xaxis.set_label_position("bottom")
     axes.set_xticks([x + 0.5 for x in range(len(columns))], columns, rotation=40, ha="left")
     axes.set_yticks([y + 0.5 for y in range(len(rows))], rows)
     axes.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False)

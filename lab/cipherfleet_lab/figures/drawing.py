@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -25,6 +26,7 @@ DASHES: tuple[Any, ...] = (
     (0, (1, 1)),
     (0, (4, 1, 1, 1, 1, 1)),
 )
+FOOTER = 0.16  # inches, for the command
 POINTS = 80  # of a line over rounds
 SETTINGS: Any = {
     "font.size": 9,
@@ -81,11 +83,17 @@ def svg_of(draw: Any, size: tuple[float, float], command: str) -> bytes:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        figure.text(0.995, -0.01, command, ha="right", va="top", fontsize=6, color=GREY)
+        width, height = size
+        figure = Figure(figsize=(width, height + FOOTER), layout="constrained")
+        parts: Any = figure.subfigures(2, 1, height_ratios=(height, FOOTER))
+        draw(parts[0])
+        parts[1].text(0.995, 0.5, command, ha="right", va="center", fontsize=6, color=GREY)
         file = BytesIO()
-        figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
-    # Paths of glyphs end in blanks, which are no use in a repository.
-    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    lines = [_short(line.rstrip()) for line in file.getvalue().splitlines()]
     return b"\n".join(lines) + b"\n"
+
+
+def _short(line: bytes) -> bytes:
+    """Hundredths of a point are enough for a line drawn to a point: half the bytes."""
+    return re.sub(rb"(\.\d\d)\d+", rb"\1", line) if line.startswith(b"L ") else line

@@ -20,8 +20,8 @@ What the lab measures, each page with the command that makes it again, seeds inc
 
     cipherfleet figures --out docs/results
 
-Lines are medians over seeds, bands hold eight runs of ten. Nothing on these pages is encrypted: the
-engine computes with the very integers that ciphertexts would carry, and the tests hold it against
+Lines are medians over seeds, bands hold eight runs of ten. Fleets are simulated here, without keys:
+the engine computes with the very integers that ciphertexts would carry, and tests hold it against
 the encrypted fleet."""
 
 

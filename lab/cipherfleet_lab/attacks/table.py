@@ -27,7 +27,6 @@ ROWS: Sequence[Row] = (
     ("pairwise", ("attenuation",)),
     ("sealed", ()),
     ("sealed", ("masks",)),
-    ("sealed", ("dither", "masks")),
     *((name, ()) for name in SUBJECTS if name not in ("pairwise", "sealed")),
 )
 # Not leakage-true: the same for every system.

@@ -53,7 +53,6 @@ HELP = [
     ("bench", "study"),
     ("attack",),
     ("figures",),
-    ("simulate",),
 ]
 FLEET = """\
 config_version: 1

@@ -67,7 +67,7 @@ def entries(nodes: int) -> dict[str, Entry]:
         "obfuscation": Entry(
             Obfuscation(STEPSIZE, deviation=1.0),
             "estimate + noise that cancels",
-            "all neighbours together: estimate",
+            "all neighbours together: gradient, exactly",
             0,
         ),
         "ternary": Entry(
@@ -79,7 +79,7 @@ def entries(nodes: int) -> dict[str, Entry]:
         "differential privacy": Entry(
             DifferentialPrivacy(STEPSIZE, clip=1.0, multiplier=10.0),
             "estimate + noise that stays",
-            "everybody: epsilon-limited",
+            "everybody: what epsilon allows",
             0,
         ),
         "Paillier ring": Entry(
@@ -141,7 +141,8 @@ def _run(effort: Effort) -> Result:
             "with eps_k = 1/(1 + k^0.81), "
             "privacy by clipping at 1 and noise of ten times the sensitivity (delta = 1e-5), "
             "one-way links from every node to the first, third and seventh after it. The ring's "
-            "keys have 256 bits, for the lab alone."
+            "keys have 256 bits, for the lab alone. What is learnt is measured in "
+            "[Who leaks what](attacks.md)."
         ),
         tables=[
             Table(

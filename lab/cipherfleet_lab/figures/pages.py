@@ -20,9 +20,9 @@ What the lab measures, each page with the command that makes it again, seeds inc
 
     cipherfleet figures --out docs/results
 
-Lines are medians over seeds, bands hold eight runs of ten. Fleets are simulated here, without keys:
-the engine computes with the very integers that ciphertexts would carry, and tests hold it against
-the encrypted fleet."""
+Lines are medians over seeds, bands hold eight runs of ten. Where a page does not speak of keys, the
+fleets are simulated without: the engine computes with the very integers that ciphertexts would
+carry, and tests hold it against the encrypted fleet."""
 
 
 def write_study(folder: Path, study: Study, result: Result, command: str) -> list[Path]:

@@ -79,14 +79,14 @@ def _run(effort: Effort) -> Result:
             f"Sealed exchange without attenuation, geometric graph of 50 nodes, {rounds} rounds, "
             f"medians over {len(seeds)} runs; the fit as on the page on attenuation, spread 1. A "
             f"value has {VALUE_BITS} bits with its sign, so that a resolution delta covers "
-            f"+-2^{VALUE_BITS - 1} delta: finer resolution costs range, not room. 1024 bits are "
+            f"±2^{VALUE_BITS - 1} delta: finer resolution costs range, not room. 1024 bits are "
             f"unsafe. Bytes are of the ciphertexts of a query of {DIMENSION} entries."
         ),
         tables=[
             Table(
                 ["resolution", "range", *errors],
                 [
-                    (f"2^{e}", f"+-2^{VALUE_BITS - 1 + e}", *row)
+                    (f"2^{e}", f"±2^{VALUE_BITS - 1 + e}", *row)
                     for e, *row in zip(exponents, *errors.values(), strict=True)
                 ],
                 f"Error after {rounds} rounds",

@@ -351,6 +351,7 @@ def finding(measure: str, value: float, chance: float, worst_off: float | None =
         (finding("error", 50.0, 1.0), "nothing beyond chance", "± > 1000 %"),
         (finding("fraction", 0.95, 1 / 1024), "recovered", "95 % found"),
         (finding("fraction", 0.5, 1 / 1024), "partly", "50 % found"),
+        (finding("fraction", 0.0, 1 / 1024), "nothing beyond chance", "0 % found"),
         (finding("fraction", 0.01, 1 / 1024), "nothing beyond chance", "1 % found"),
     ],
 )

@@ -13,6 +13,9 @@ import click
 from cipherfleet_deploy.flags import AS_JSON, tell
 from cipherfleet_node.errors import CipherfleetError
 
+from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
+from .figures import MODULES
+
 MOST_NODES = 10_000_000
 
 
@@ -26,9 +29,6 @@ def lab_libraries() -> Iterator[None]:
         raise CipherfleetError(
             f"the lab needs {library}, which is not installed: pip install 'cipherfleet[lab]'"
         ) from None
-
-from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
-from .figures import MODULES
 
 
 @click.command()
@@ -179,7 +179,8 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
 
     from rich.console import Console  # noqa: PLC0415
 
-    from .attacks import command  # noqa: PLC0415
+    with lab_libraries():
+        from .attacks import command  # noqa: PLC0415
 
     off = [guard.removeprefix("off:") for guard in guards]
     options = command.Options(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ class Finding:
 
 def percent(share: float) -> str:
     """*share* in per cent, with the digits that matter."""
-    if share < SMALL:
+    if 0 < share < SMALL:
         return "< 0.01 %"
     if share >= LARGE:
         return "> 1000 %"

@@ -73,7 +73,8 @@ def triangulation_by_two(case: Case) -> Finding | None:
                 truth.append(log.estimates[:-1, node][SETTLED])
                 guess.append(log.estimates[:-1, list(pair)].mean(axis=1)[SETTLED])
     return Finding(
-        "triangulation-two", case.name, "a node's estimate", f"{_saw(case)}, of two neighbours",
+        "triangulation-two", case.name, "a node's estimate",
+        "its answers to both" if _one_by_one(case) else "the sums that both received",
         "their own estimates and half weights", "error",
         error_by_round(*(np.array(part).swapaxes(0, 1) for part in (found, truth, guess))), 1.0,
         "the mean of their own estimates", case.trials,
@@ -105,5 +106,8 @@ def _expected(log: Log, problem: Problem, asker: int, node: int) -> Array:
 
 
 def _saw(case: Case) -> str:
-    one_by_one = case.subject.kind == "pairwise" or "masks" in case.off
-    return "the neighbour's answer" if one_by_one else "the sum over all its neighbours"
+    return "the neighbour's answer" if _one_by_one(case) else "the sum over all its neighbours"
+
+
+def _one_by_one(case: Case) -> bool:
+    return case.subject.kind == "pairwise" or "masks" in case.off

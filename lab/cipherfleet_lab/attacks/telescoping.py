@@ -15,7 +15,7 @@ from cipherfleet_lab.systems import Array, Log
 from .finding import Finding, percent, relative_error
 from .subjects import SETTLED, Case
 
-_SAW = "what its neighbours received"
+_SAW = "what all its neighbours received"
 _KNEW = "their own estimates and half weights, the graph, the mean stepsizes"
 
 
@@ -27,7 +27,7 @@ def one_round(case: Case) -> Finding | None:
     errors = [relative_error(found, true, np.zeros_like(true)) for found, true in by_node]
     told, right = (np.concatenate(part) for part in zip(*by_node, strict=True))
     return Finding(
-        "one-round", case.name, "a node's gradient, round by round", f"all of {_SAW}", _KNEW,
+        "one-round", case.name, "a node's gradient, round by round", _SAW, _KNEW,
         "error", relative_error(told, right, np.zeros_like(right)), 1.0, "zero", case.trials,
         _between(errors, "node"), min(errors),
     )  # fmt: skip
@@ -52,7 +52,7 @@ def telescoping(case: Case) -> Finding | None:
     coalitions = [(node, case.neighbours(node)) for node in range(case.solved.nodes)]
     errors = [coalition_error(case, [one]) for one in coalitions]
     return Finding(
-        "telescoping", case.name, "a node's gradient, on average over rounds", f"all of {_SAW}",
+        "telescoping", case.name, "a node's gradient, on average over rounds", _SAW,
         _KNEW, "error", coalition_error(case, coalitions), 1.0, "zero", case.trials,
         _between(errors, "node"), min(errors),
     )  # fmt: skip
@@ -72,7 +72,7 @@ def telescoping_but_one(case: Case) -> Finding | None:
             note.append(f"{percent(coalition_error(case, chosen))} where {words} beside that one")
     return Finding(
         "telescoping-but-one", case.name, "a node's gradient, on average over rounds",
-        f"all of {_SAW} but one of them", _KNEW, "error",
+        "what all its neighbours but one received", _KNEW, "error",
         coalition_error(case, coalitions), 1.0, "zero", case.trials,
         "; ".join([_between(errors, "coalition"), *note]), min(errors),
     )  # fmt: skip

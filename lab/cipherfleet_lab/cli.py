@@ -179,13 +179,13 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
 
     from rich.console import Console  # noqa: PLC0415
 
-    with lab_libraries():
-        from .attacks import command  # noqa: PLC0415
+    from .attacks import command  # noqa: PLC0415
 
     off = [guard.removeprefix("off:") for guard in guards]
     options = command.Options(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]
-    if name == ALL:
-        told, show = command.attack_all(options, Console(stderr=True)), command.show_all
-    else:
-        told, show = command.attack_one(name, options), command.show_one
+    with lab_libraries():
+        if name == ALL:
+            told, show = command.attack_all(options, Console(stderr=True)), command.show_all
+        else:
+            told, show = command.attack_one(name, options), command.show_one
     tell(told, show, as_json=as_json)

@@ -116,13 +116,15 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
       cipherfleet figures --out docs/results
       cipherfleet figures --out trial --only five-nodes --quick
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
     from rich.console import Console  # noqa: PLC0415
 
     from .figures.make import make  # noqa: PLC0415
     from .figures.study import Effort  # noqa: PLC0415
 
     names = [name for name in MODULES if not only or name in only]
-    with Console(stderr=True).status("") as status:
+    with lab_libraries(), Console(stderr=True).status("") as status:
         told = make(out, names, Effort(quick, seed), status.update)
     tell(told, _show_figures, as_json=as_json)
 

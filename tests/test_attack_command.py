@@ -63,7 +63,7 @@ def test_a_finding_is_told_in_words() -> None:
     [
         (["common-factor", "--on", "dsgd"], "has nothing of the kind"),
         (["observer", "--on", "dsgd", "--guard", "off:dither"], "no guard 'dither'; it has: none"),
-        (["observer", "--on", "pairwise", "--guard", "off:masks"], "it has: dither, rerandomise"),
+        (["wiretap", "--on", "pairwise", "--guard", "off:masks"], "it has: dither, rerandomise"),
         (["guesswork"], "'guesswork' is not one of"),
         (["observer", "--out", "folder"], "--out is for `attack all`"),
     ],
@@ -99,7 +99,7 @@ def test_every_system_is_attacked_by_everything_that_applies(table: AttackTable)
     for guard in GUARDS:
         assert any(guard in off for _, off in ROWS)
     for system in table.systems:
-        assert (system, "eavesdropper") in table.findings
+        assert {(system, "eavesdropper"), (system, "wiretap")} & table.findings.keys()
     for attack in COLUMNS:
         assert any((system, attack.name) in table.findings for system in table.systems)
     assert ("sealed", "key-holder") not in table.findings
@@ -111,7 +111,8 @@ def test_the_table_shows_what_each_guard_is_for(table: AttackTable) -> None:
         return table.findings[system, attack].verdict
 
     recovered, nothing = "recovered", "nothing beyond chance"
-    for guard, attack in (("dither", "common-factor"), ("rerandomise", "randomness")):
+    pairs = [("dither", "common-factor"), ("rerandomise", "randomness"), ("rerandomise", "wiretap")]
+    for guard, attack in pairs:
         assert verdict(f"pairwise without {guard}", attack) == recovered
         assert verdict("pairwise", attack) == nothing
     for guard, attack in (("stepsizes", "one-round"), ("half-weights", "direction")):

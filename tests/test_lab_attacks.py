@@ -36,6 +36,7 @@ from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangu
 from cipherfleet_lab.attacks.randomness import randomness_of_answers, weight_by_randomness
 from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, Case
 from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
+from cipherfleet_lab.attacks.wiretap import wiretap
 from cipherfleet_lab.problems import LOGISTIC, SQUARED, Loss, five_nodes
 from cipherfleet_lab.systems import Log, Problem
 from cipherfleet_node.draws import Draws
@@ -157,13 +158,26 @@ def test_gradients_of_descent_in_clear_are_exact_to_whoever_listens(name: str) -
         assert finding.number == "exact"
 
 
-@pytest.mark.parametrize("name", ["pairwise", "sealed"])
-def test_an_eavesdropper_of_ciphertexts_has_its_guess(name: str) -> None:
-    for attack in (eavesdropper, observer):
-        finding = found(attack(case(name, trials=1)))
-        assert finding.value == finding.chance
-        assert finding.verdict == "nothing beyond chance"
-        assert "ciphertexts" in finding.saw
+def test_without_rerandomising_whoever_listens_reads_the_estimate() -> None:
+    """No key is needed for it: the guard is against the broker as much as against the asker."""
+    without = found(wiretap(case("pairwise", "rerandomise", trials=10)))
+    assert without.value == 1.0
+    assert without.verdict == "recovered"
+    for kept in (case("pairwise", trials=10), case("pairwise", "dither", trials=10)):
+        assert found(wiretap(kept)).value == 0
+        assert found(wiretap(kept)).verdict == "nothing beyond chance"
+    assert found(wiretap(case("sealed", trials=10))).value == 0
+    assert found(wiretap(case("sealed", "rerandomise", trials=10))).value == 0, "masks hide it"
+    assert found(wiretap(case("sealed", "rerandomise", "masks", trials=10))).value == 1.0
+
+
+def test_nothing_that_could_be_read_travels_in_clear_between_encrypted_nodes() -> None:
+    for name in ("pairwise", "sealed"):
+        (log,) = case(name, trials=1).logs
+        assert log.broadcast is None
+        assert log.served is None
+        assert not log.between
+        assert eavesdropper(case(name, trials=1)) is observer(case(name, trials=1)) is None
 
 
 @pytest.mark.parametrize("name", ["ternary", "differential-privacy", "obfuscation"])

@@ -13,6 +13,7 @@ from .neighbours import direction, triangulation, triangulation_by_two
 from .randomness import randomness_of_answers
 from .subjects import Case
 from .telescoping import one_round, telescoping, telescoping_but_one
+from .wiretap import wiretap
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Attack:
 ATTACKS: Mapping[str, Attack] = {
     attack.name: attack
     for attack in (
+        Attack("wiretap", "an eavesdropper", wiretap),
         Attack("eavesdropper", "an eavesdropper", eavesdropper),
         Attack("observer", "an eavesdropper", observer),
         Attack("key-holder", "the key holder", key_holder),

@@ -8,22 +8,21 @@ from .finding import Finding, error_by_round, relative_error
 from .subjects import SETTLED, Case
 
 HEARD = 50  # rounds over which what is heard is averaged
-_NOTHING = "sizes and times of ciphertexts"
+_SAW = "all that is sent"
 _KNEW = "the system, the graph, the mean stepsizes"
 
 
-def eavesdropper(case: Case) -> Finding:
+def eavesdropper(case: Case) -> Finding | None:
     """The last estimates, or the first where nodes start at values of their own."""
     wire = case.subject.wire
+    if wire is None:
+        return None
     rounds = slice(-HEARD, None) if case.subject.descends else slice(0, 1)
     truth = np.array([log.estimates[:-1][rounds].mean(axis=0) for log in case.logs])
-    found = np.zeros_like(truth)
-    if wire is not None:
-        found = np.array([wire(log).states[rounds].mean(axis=0) for log in case.logs])
+    found = np.array([wire(log).states[rounds].mean(axis=0) for log in case.logs])
     return Finding(
         "eavesdropper", case.name,
-        "estimates" if case.subject.descends else "the nodes' own values",
-        _NOTHING if wire is None else "all that is sent", _KNEW, "error",
+        "estimates" if case.subject.descends else "the nodes' own values", _SAW, _KNEW, "error",
         relative_error(found, truth, np.zeros_like(truth)), 1.0, "zero", case.trials,
         f"means over {HEARD} rounds" if case.subject.descends else "",
     )  # fmt: skip
@@ -31,23 +30,18 @@ def eavesdropper(case: Case) -> Finding:
 
 def observer(case: Case) -> Finding | None:
     """Gradients, each from the step of one round."""
-    if not case.subject.descends:
-        return None
     wire, found, truth = case.subject.wire, [], []
+    if wire is None or not case.subject.descends:
+        return None
     for log in case.logs:
-        if wire is None:
-            true = log.gradients[SETTLED]
-            seen = np.zeros_like(true)
-        else:
-            reading = wire(log)
-            seen = reading.steps[SETTLED] / reading.scales[SETTLED, None, None]
-            true = log.gradients[reading.first :][SETTLED]
+        reading = wire(log)
+        seen = reading.steps[SETTLED] / reading.scales[SETTLED, None, None]
+        true = log.gradients[reading.first :][SETTLED]
         found.append(seen[: len(true)])
         truth.append(true[: len(seen)])
     told, right = np.concatenate(found), np.concatenate(truth)
     return Finding(
-        "observer", case.name, "gradients, round by round",
-        _NOTHING if wire is None else "all that is sent", _KNEW, "error",
+        "observer", case.name, "gradients, round by round", _SAW, _KNEW, "error",
         error_by_round(told, right, np.zeros_like(right)), 1.0, "zero", case.trials,
     )  # fmt: skip
 

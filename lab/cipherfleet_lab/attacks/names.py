@@ -11,6 +11,7 @@ GUARDS: tuple[Guard, ...] = get_args(Guard)
 GRAPHS: tuple[GraphName, ...] = get_args(GraphName)  # of the five nodes
 ALL = "all"
 ATTACKS = (
+    "wiretap",
     "eavesdropper",
     "observer",
     "key-holder",

@@ -36,16 +36,16 @@ def _run(effort: Effort) -> Result:
 
 
 def _finding(table: AttackTable) -> str:
-    def error(system: str, attack: str) -> str:
+    def number(system: str, attack: str) -> str:
         return percent(table.findings[system, attack].value)
 
     return (
-        "In one round the article's exchange shows nothing to an eavesdropper and a gradient to "
-        f"{error('pairwise', 'one-round')} to all neighbours together; over 300 rounds they know "
-        f"it to {error('pairwise', 'telescoping')}, without one of them to "
-        f"{error('pairwise', 'telescoping-but-one')}. Sealed, that is "
-        f"{error('sealed', 'telescoping')} and {error('sealed', 'telescoping-but-one')}; in "
-        f"descent in clear {error('dsgd', 'observer')} for anybody, at once."
+        f"Of the article's exchange a listener reads {number('pairwise', 'wiretap')} of the "
+        f"estimates; all neighbours together know a gradient to {number('pairwise', 'one-round')} "
+        f"in one round and to {number('pairwise', 'telescoping')} over 300, without one of them to "
+        f"{number('pairwise', 'telescoping-but-one')}. Sealed, the last two are "
+        f"{number('sealed', 'telescoping')} and {number('sealed', 'telescoping-but-one')}. Of "
+        f"descent in clear anybody knows gradients to {number('dsgd', 'observer')} at once."
     )
 
 

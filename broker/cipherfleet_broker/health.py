@@ -35,6 +35,30 @@ def check_broker(
         probe.client.disconnect()
 
 
+def check_link(
+    source: tuple[str, int],
+    target: tuple[str, int],
+    timeout_s: float = 5.0,
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Send one QoS 1 message from the broker at *source* to that at *target*, of one cluster.
+
+    Raises BrokerUnreachable if it does not arrive in *timeout_s*.
+    """
+    receiver = _Probe(*target, timeout_s, context)
+    sender = _Probe(*source, timeout_s, context)
+    try:
+        receiver.connect()
+        receiver.listen()
+        sender.connect()
+        payload = sender.send(receiver.topic)
+        missing = f"it did not deliver a QoS 1 message from {source[0]}:{source[1]}"
+        receiver.await_arrival(payload, missing)
+    finally:
+        for each in (sender, receiver):
+            each.client.disconnect()
+
+
 class _Probe:
     """One MQTT client, driven by hand in the caller's thread; what came back is in its fields."""
 
@@ -79,6 +103,10 @@ class _Probe:
             )
 
     def send_to_itself(self) -> None:
+        self.listen()
+        self.await_arrival(self.send(self.topic), "it did not deliver a QoS 1 message")
+
+    def listen(self) -> None:
         self.client.subscribe(self.topic, qos=1)
         self._await(lambda: self.subscribed is not None, "it answered no SUBSCRIBE")
         if self.subscribed is not None and self.subscribed.is_failure:
@@ -86,10 +114,15 @@ class _Probe:
                 f"it refused a subscription to {self.topic} ({self.subscribed})",
                 f"its access rules must allow {HEALTH_TOPIC}/#",
             )
+
+    def send(self, topic: str) -> bytes:
         payload = secrets.token_bytes(16)
-        self.client.publish(self.topic, payload, qos=1)
+        self.client.publish(topic, payload, qos=1)
         self._await(lambda: self.acknowledged, "it acknowledged no QoS 1 message")
-        self._await(lambda: payload in self.received, "it did not deliver a QoS 1 message")
+        return payload
+
+    def await_arrival(self, payload: bytes, complaint: str) -> None:
+        self._await(lambda: payload in self.received, complaint)
 
     def _await(self, happened: Callable[[], bool], complaint: str) -> None:
         """Drive the client until *happened*; raises BrokerUnreachable with *complaint*."""

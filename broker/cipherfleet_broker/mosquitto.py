@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from cipherfleet_node import topics
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys import write_private
 
@@ -18,9 +19,11 @@ from .engine import (
     MAX_PACKET_BYTES,
     MAX_QUEUED_BYTES,
     MAX_QUEUED_MESSAGES,
+    ClusterMember,
     Engine,
 )
-from .security import Security
+from .health import HEALTH_TOPIC
+from .security import LINK, Security, link_of
 
 PLUGIN = "mosquitto_acl_file.so"
 PLUGIN_FOLDERS = ("/usr/lib", "/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/local/lib")
@@ -29,10 +32,10 @@ ACCESS_FILE = "access.txt"
 Version = tuple[int, int, int]
 
 
-def mosquitto(security: Security | None = None) -> Engine:
+def mosquitto(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
     """The installed mosquitto; with *security*, TLS and access rules.
 
-    Raises ConfigError if there is none, or none that we know.
+    *member* makes it one of a cluster. Raises ConfigError if there is none, or none that we know.
     """
     binary = find_mosquitto()
     version = mosquitto_version(binary)
@@ -42,9 +45,9 @@ def mosquitto(security: Security | None = None) -> Engine:
         text = configuration(port)
         if security is not None:
             rules = folder / ACCESS_FILE
-            write_private(rules, access_rules(security).encode())
+            write_private(rules, access_rules(security, member).encode())
             plugin = find_plugin() if version >= (2, 1, 0) else None
-            text = secured_configuration(port, security, rules, plugin)
+            text = secured_configuration(port, security, rules, plugin, member)
         file.write_text(text, encoding="utf-8")
         return [str(binary), "-c", str(file)]
 
@@ -94,17 +97,26 @@ allow_anonymous true
 
 
 def secured_configuration(
-    port: int, security: Security, rules: Path, plugin: Path | None = None
+    port: int,
+    security: Security,
+    rules: Path,
+    plugin: Path | None = None,
+    member: ClusterMember | None = None,
 ) -> str:
     """The same with TLS 1.3, a certificate from every client, and the access rules in *rules*.
 
-    Mosquitto 2.1 wants its *plugin* to read them. 2.0 has none, and 3.0 will want it.
+    Mosquitto 2.1 wants its *plugin* to read them. 2.0 has none, and 3.0 will want it. The first
+    *member* of a cluster has bridges to the others.
     """
-    return _secured(port, security, rules, plugin) + _bounds()
+    return _secured(port, security, rules, plugin) + _bounds() + _bridges(security, member)
 
 
 def installed_configuration(
-    port: int, security: Security | None, rules: Path, plugin: Path | None = None
+    port: int,
+    security: Security | None,
+    rules: Path,
+    plugin: Path | None = None,
+    member: ClusterMember | None = None,
 ) -> str:
     """For a mosquitto that runs as a service: what it retains survives its restarts.
 
@@ -115,7 +127,8 @@ def installed_configuration(
     if security is not None:
         head = _secured(port, security, rules, plugin)
     kept = "persistence true\npersistence_location /var/lib/mosquitto/\nautosave_interval 60\n"
-    return f"{head}{kept}log_dest stderr\n{_limits()}"
+    bridges = "" if security is None else _bridges(security, member)
+    return f"{head}{kept}log_dest stderr\n{_limits()}{bridges}"
 
 
 def _secured(port: int, security: Security, rules: Path, plugin: Path | None) -> str:
@@ -137,9 +150,45 @@ allow_anonymous false
 """
 
 
-def access_rules(security: Security) -> str:
-    """The access file, for acl_file and for the plugin. Who is not in it has access to nothing."""
+def _bridges(security: Security, member: ClusterMember | None) -> str:
+    """Bridges from the first member to each other one: a star, so that nothing comes twice."""
+    if member is None or member.own != 0:
+        return ""
+    link = link_of(security)
+    shared = "\n".join(f"topic {topic} both 1" for topic in _shared(member))
+    return "".join(
+        f"""
+connection link{place}
+address {peer.host}:{peer.port}
+{shared}
+bridge_protocol_version mqttv311
+# The other end knows it for a bridge: it sends nothing back, and hands on what is retained.
+try_private true
+# What is lost while the link is down comes again by itself; old queries are of no use.
+cleansession true
+notifications false
+restart_timeout 1 5
+bridge_cafile {security.ca.absolute()}
+bridge_certfile {link.certificate.absolute()}
+bridge_keyfile {link.key.absolute()}
+bridge_tls_version tlsv1.3
+"""
+        for place, peer in enumerate(member.others, 1)
+    )
+
+
+def _shared(member: ClusterMember) -> tuple[str, str]:
+    return f"{topics.ROOT}/{member.fleet}/#", f"{HEALTH_TOPIC}/#"
+
+
+def access_rules(security: Security, member: ClusterMember | None = None) -> str:
+    """The access file, for acl_file and for the plugin. Who is not in it has access to nothing.
+
+    *member*: others of its cluster may hand on all that is the fleet's.
+    """
     lines: list[str] = []
+    if member is not None:
+        lines += [f"user {LINK}", *(f"topic readwrite {topic}" for topic in _shared(member))]
     for name, access in security.access.items():
         lines.append(f"user {name}")
         lines += [f"topic write {topic}" for topic in access.publish]

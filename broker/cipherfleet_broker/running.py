@@ -85,10 +85,18 @@ class RunningBroker:
 
         nats-server keeps retained messages and sessions across it, mosquitto forgets them.
         """
+        self.begin()
+        self.await_health()
+
+    def begin(self) -> None:
+        """The first half of restart(): it has not proven anything yet."""
         process = self._own("restart")
         process.end()
         process.start()
-        _await_health(self, process)
+
+    def await_health(self) -> None:
+        """The second half; raises BrokerUnreachable."""
+        _await_health(self, self._own("check"))
 
     def reload(self, security: Security) -> None:
         """Let other rules hold without an interruption for those whom both let in (SIGHUP).
@@ -148,19 +156,29 @@ def run_engine(
 
     *make* gives the same program under other rules; without it these hold to the end.
     """
-    port = _free_port() if port is None else _checked_port(port)
-    context = security.context() if security else None
-    folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
-    process = Process(engine.configure(folder, port), folder)
-    host = security.host if security else LOOPBACK
-    secured = make if security else None
-    broker = RunningBroker(engine.name, engine.version, host, port, process, context, secured)
+    port = free_port() if port is None else _checked_port(port)
+    broker = made_broker(engine, port, security, make)
     try:
         broker.restart()
     except BaseException:
         broker.stop()
         raise
     return broker
+
+
+def made_broker(
+    engine: Engine,
+    port: int,
+    security: Security | None = None,
+    make: Callable[[Security], Engine] | None = None,
+) -> RunningBroker:
+    """As `run_engine`, configured in its folder and not yet started."""
+    context = security.context() if security else None
+    folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
+    process = Process(engine.configure(folder, port), folder)
+    host = security.host if security else LOOPBACK
+    secured = make if security else None
+    return RunningBroker(engine.name, engine.version, host, port, process, context, secured)
 
 
 def _await_health(broker: RunningBroker, process: Process) -> None:
@@ -209,7 +227,8 @@ def parse_address(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(digits)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody has now, and no client's connection will take. Raises ConfigError."""
     for _ in range(100):
         port = FREE_PORTS[secrets.randbelow(len(FREE_PORTS))]
         if _port_problem(port) is None:

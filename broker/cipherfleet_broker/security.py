@@ -16,13 +16,25 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.messages import OPERATOR
 from cipherfleet_node.tls import client_context
 
-from .engine import LOOPBACK
+from .engine import LOOPBACK, TLS_PORT
 from .health import HEALTH_TOPIC
+
+__all__ = [
+    "HEALTH",
+    "LINK",
+    "TLS_PORT",
+    "WATCHER",
+    "Access",
+    "Identity",
+    "Security",
+    "fleet_access",
+    "link_of",
+]
 
 # No node has these names: an id begins with a letter or a digit.
 HEALTH = "_health"
 WATCHER = "_watcher"  # the operator, who only looks: beside one who changes the fleet
-TLS_PORT = 8883  # the one that is registered for MQTT in TLS
+LINK = "_link"  # a broker, to the other members of its cluster
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class Security:
     health: Identity  # of the health check, a client named HEALTH
     access: Mapping[str, Access]  # by the common name in the client's certificate
     listen: str = LOOPBACK  # the address; 0.0.0.0 for every one of the machine
+    link: Identity | None = None  # of a member of a cluster, to the others, named LINK
 
     @property
     def host(self) -> str:
@@ -64,6 +77,16 @@ class Security:
             raise ConfigError(
                 f"{self.ca}, {self.health.certificate} or its key cannot be used: {error}"
             ) from None
+
+
+def link_of(security: Security | None) -> Identity:
+    """What a member of a cluster shows the others. Raises ConfigError where there is none."""
+    if security is None or security.link is None:
+        raise ConfigError(
+            "the brokers of a cluster know each other by certificates: it needs TLS, and a "
+            "certificate for their links (secure with links=True)"
+        )
+    return security.link
 
 
 def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[str, Access]:

@@ -46,7 +46,7 @@ from cipherfleet_provisioning.sets import NODES, Draft, current, drafted, locked
 
 QUIET_S = 1.0  # claims come retained, all at once: after this they have all come
 RELOAD = (
-    "the broker's rules have changed: copy {place}/broker to the broker and reload it "
+    "the broker's rules have changed: copy {place}/broker to {whom} and reload it "
     "(systemctl reload mosquitto, or nats-server --signal reload)"
 )
 
@@ -389,7 +389,8 @@ def _publish(home: Path, ledger: Ledger, link: OperatorLink, gone: Collection[st
 
 def _reload(home: Path, before: Ledger, after: Ledger) -> Told:
     changed = before.broker.tls and before.linked != after.linked
-    return {"reload": RELOAD.format(place=home / "current") if changed else None}
+    whom = "its broker, HOST/ to each of the cluster," if after.cluster else "the broker"
+    return {"reload": RELOAD.format(place=home / "current", whom=whom) if changed else None}
 
 
 def show(told: Told, console: Console) -> None:

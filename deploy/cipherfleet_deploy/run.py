@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cipherfleet_broker import Security, start_broker
+from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
 from cipherfleet_node.config import Broker, Simulation, resolution_of
 from cipherfleet_node.draws import FloatVector
 from cipherfleet_node.errors import ConfigError
@@ -66,17 +66,37 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     optimum = centralised_answer(fleet)
     authority, security = _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
-    with start_broker(options.broker, security=security) as broker:
-        address = Broker(host=broker.host, port=broker.port, tls=fleet.file.broker.tls)
+    with _started(fleet, options.broker, security) as brokers:
         simulation = Simulation(seed=options.seed, trace_estimates=True)
-        bundles = provision(fleet, out, address, authority, simulation, console)
+        bundles = provision(fleet, out, addresses(fleet, brokers), authority, simulation, console)
         with LocalFleet(bundles, patience(fleet)) as nodes:
             nodes.start()
             console.print(watch_hint(out), markup=False, highlight=False, soft_wrap=True)
             with showing_progress(fleet, nodes, console) as show:
                 nodes.wait(show)
-    more = {"out": str(out), "broker": f"{broker.name} {broker.version}"}
+    count = "" if len(brokers) == 1 else f", a cluster of {len(brokers)}"
+    more = {"out": str(out), "broker": f"{brokers[0].name} {brokers[0].version}{count}"}
     return conclude(fleet, nodes, optimum, time.monotonic() - began, more)
+
+
+@contextmanager
+def _started(
+    fleet: Fleet, choice: str, security: Security | None
+) -> Iterator[Sequence[RunningBroker]]:
+    """The broker of a run, or as many as the cluster of fleet.yaml has."""
+    cluster = fleet.file.broker.cluster
+    if cluster is None or security is None:
+        with start_broker(choice, security=security) as broker:
+            yield [broker]
+    else:
+        with start_cluster(choice, fleet.file.fleet, len(cluster), security) as running:
+            yield running.members
+
+
+def addresses(fleet: Fleet, brokers: Sequence[RunningBroker]) -> dict[str, Broker]:
+    """How each node reaches its own of *brokers*."""
+    told = [Broker(host=each.host, port=each.port, tls=fleet.file.broker.tls) for each in brokers]
+    return {name: told[place] for name, place in fleet.places(len(told)).items()}
 
 
 def conclude(
@@ -110,7 +130,8 @@ def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, S
     folder.mkdir(mode=0o700, parents=True)
     authority = make_authority(fleet.file.fleet, now, RUN_DAYS)
     write_authority(folder, authority)
-    return authority, secure(fleet, authority, folder, now)
+    links = fleet.file.broker.cluster is not None
+    return authority, secure(fleet, authority, folder, now, links=links)
 
 
 def default_folder(fleet: Fleet) -> Path:
@@ -192,7 +213,7 @@ def patience(fleet: Fleet) -> float:
 def provision(
     fleet: Fleet,
     out: Path,
-    broker: Broker,
+    broker: Broker | Mapping[str, Broker],
     authority: Certified | None,
     simulation: Simulation,
     console: Console,

@@ -321,6 +321,7 @@ class Daemon:
             self._handle(overdue)
         if wake is not None and now >= wake:
             self._handle(TimerFired())
+        self._link.tend(now)
         if now >= self._alive_at and self._link.moves(now):
             self._alive_at = now + min(self._manager.watchdog_s or math.inf, BEAT_EVERY_S)
             self._manager.alive()

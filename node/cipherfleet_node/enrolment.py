@@ -178,6 +178,7 @@ class _Claimant:
         manager.status("waiting for the operator to name the neighbours")
         while not stopping.is_set() and not self._done.is_set():
             heartbeat.beat(time.monotonic(), 0, time.monotonic())
+            self._link.tend(time.monotonic())
             if self._link.moves(time.monotonic()):
                 manager.alive()
             self._done.wait(WAIT_S)

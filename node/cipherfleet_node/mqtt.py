@@ -30,6 +30,7 @@ KEEPALIVE_S = 15
 RECONNECT_S = (1, 10)
 MAX_INFLIGHT = 64
 MAX_QUEUED = 512
+ASKED_AGAIN_S = 5.0  # after a refused subscription: a cluster of brokers may be without a majority
 STALLED_S = 30.0  # without an acknowledgement: the network thread or the broker hangs
 # A second client with our identity takes the connection from us, and we from it, for ever.
 CLASH_CONNECTIONS = 6
@@ -107,6 +108,7 @@ class Link:
     ) -> None:
         self._broker, self._topics, self._deliver = broker, list(topics), deliver
         self._pending: set[int] = set()  # message ids of subscriptions not yet acknowledged
+        self._subscribe_at: float | None = None  # again, since the broker refused
         self._connected_at = 0.0
         self._accepted = self._refused = False  # by the broker, since the socket was opened
         self._fault = ""  # what paho last complained of
@@ -151,6 +153,11 @@ class Link:
             return True
         return now - self._unacknowledged[0][0] < STALLED_S
 
+    def tend(self, now: float) -> None:
+        """Ask again for what the broker refused to let us hear, if it is time."""
+        if self._subscribe_at is not None and now >= self._subscribe_at:
+            self._subscribe()
+
     def stop(self, within_s: float) -> None:
         """Wait until the broker has all we sent, then leave politely."""
         deadline = time.monotonic() + within_s
@@ -177,7 +184,7 @@ class Link:
 
     def _connected(
         self,
-        client: paho.Client,
+        _client: paho.Client,
         _userdata: Any,
         _flags: paho.ConnectFlags,
         reason: ReasonCode,
@@ -189,7 +196,11 @@ class Link:
             return
         self._accepted, self._refusals = True, None
         self._connected_at = time.monotonic()
-        result, mid = client.subscribe([(topic, 1) for topic in self._topics])
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        self._subscribe_at = None
+        result, mid = self._client.subscribe([(topic, 1) for topic in self._topics])
         if result == paho.MQTT_ERR_SUCCESS and mid is not None:
             self._pending = {mid}
 
@@ -203,7 +214,9 @@ class Link:
     ) -> None:
         refused = [t for t, r in zip(self._topics, reasons, strict=False) if r.is_failure]
         if refused:
-            log.error("the broker refuses the subscription of %s", ", ".join(refused))
+            told = "the broker refuses the subscription of %s; trying again"
+            log.error(told, ", ".join(refused))
+            self._subscribe_at = time.monotonic() + ASKED_AGAIN_S
         elif mid in self._pending:
             self._pending.clear()
             self._deliver(LinkUp())
@@ -267,7 +280,7 @@ class Link:
                         f"tls/node.pem ({self._fault}); get the folder tls anew from provisioning"
                     )
             return
-        self._accepted = False
+        self._accepted, self._subscribe_at = False, None
         lasted = time.monotonic() - self._connected_at
         short = self._connected_at > 0 and lasted < CLASH_SECONDS
         self._short_connections = self._short_connections + 1 if short else 0

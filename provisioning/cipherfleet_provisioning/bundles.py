@@ -60,25 +60,28 @@ Progress = Callable[[str], None]
 def write_bundles(
     fleet: Fleet,
     target: Path,
-    broker: Broker,
+    broker: Broker | Mapping[str, Broker],
     simulation: Simulation,
     progress: Progress = lambda _name: None,
     authority: Certified | None = None,
 ) -> dict[str, Path]:
     """Make the folder *target* with one folder per node; returns them by node id.
 
-    *progress* is called with each node's id when its keys are made; *authority* certifies the nodes
-    where broker.tls is on. Nobody but the owner can read what is made. Raises ConfigError if
-    *target* exists: keys in use are never overwritten.
+    *broker* is that of all nodes, or of each by its id. *progress* is called with each node's id
+    when its keys are made; *authority* certifies the nodes where broker.tls is on. Nobody but the
+    owner can read what is made. Raises ConfigError if *target* exists: keys in use are never
+    overwritten.
     """
-    if broker.tls and authority is None:
+    brokers = broker
+    if isinstance(brokers, Broker):
+        brokers = dict.fromkeys((member.id for member in fleet.members), brokers)
+    tls = any(each.tls for each in brokers.values())
+    if tls and authority is None:
         raise ConfigError("broker.tls is true: the nodes need certificates, and so an authority")
     check_target(target)
     umask = os.umask(0o077)
     try:
-        _write_at_once(
-            fleet, target, broker, simulation, progress, authority if broker.tls else None
-        )
+        _write_at_once(fleet, target, brokers, simulation, progress, authority if tls else None)
     except OSError as error:
         raise ConfigError(f"{target}: cannot be made: {error.strerror or error}") from None
     finally:
@@ -89,7 +92,7 @@ def write_bundles(
 def _write_at_once(
     fleet: Fleet,
     target: Path,
-    broker: Broker,
+    brokers: Mapping[str, Broker],
     simulation: Simulation,
     progress: Progress,
     authority: Certified | None,
@@ -100,7 +103,7 @@ def _write_at_once(
         keys = make_keys([m.id for m in fleet.members], fleet.file.crypto.key_bits, progress)
         public = {name: pair.public for name, pair in keys.items()}
         for member in fleet.members:
-            config = node_config(fleet, member, public, broker, simulation)
+            config = node_config(fleet, member, public, brokers[member.id], simulation)
             write_bundle(building / member.id, fleet, member, config, keys[member.id], public)
             if authority is not None:
                 write_client(building / member.id, authority, member.id, datetime.now(UTC))

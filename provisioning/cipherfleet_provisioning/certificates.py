@@ -23,7 +23,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
+from cipherfleet_broker.security import (
+    HEALTH,
+    LINK,
+    WATCHER,
+    Identity,
+    Security,
+    fleet_access,
+)
 from cipherfleet_node.config import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys import read_signing_key, write_private
@@ -72,11 +79,16 @@ def issue_broker(
     authority: Certified, hosts: Sequence[str], now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
     """For the broker at *hosts*, names or addresses, and for whoever reaches it on its machine."""
-    names = [_general_name(host) for host in dict.fromkeys((*hosts, *HERE))]
-    return _issued(
-        authority, BROKER, ExtendedKeyUsageOID.SERVER_AUTH, now, days,
-        [x509.SubjectAlternativeName(names)],
-    )  # fmt: skip
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH]
+    return _issued(authority, BROKER, purposes, now, days, [_alternatives(hosts)])
+
+
+def issue_link(
+    authority: Certified, hosts: Sequence[str], now: datetime, days: int = CERTIFICATE_DAYS
+) -> Certified:
+    """For the broker at *hosts* towards the other members of its cluster, whoever calls whom."""
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _issued(authority, LINK, purposes, now, days, [_alternatives(hosts)])
 
 
 def issue_client(
@@ -87,7 +99,7 @@ def issue_client(
     Raises ConfigError for a name that could mean more than itself in an access rule.
     """
     _check_client(name)
-    return _issued(authority, name, ExtendedKeyUsageOID.CLIENT_AUTH, now, days)
+    return _issued(authority, name, [ExtendedKeyUsageOID.CLIENT_AUTH], now, days)
 
 
 def certify_client(
@@ -99,7 +111,7 @@ def certify_client(
 ) -> bytes:
     """A certificate in PEM for *name*, whose private key we never see. Raises ConfigError."""
     _check_client(name)
-    extensions = _leaf_extensions(ExtendedKeyUsageOID.CLIENT_AUTH)
+    extensions = _leaf_extensions([ExtendedKeyUsageOID.CLIENT_AUTH])
     subject = _name({NameOID.COMMON_NAME: name})
     return _signed(subject, key, authority, now, days, extensions).public_bytes(Encoding.PEM)
 
@@ -160,11 +172,18 @@ def write_client(
 
 
 def secure(
-    fleet: Fleet, authority: Certified, folder: Path, now: datetime, hosts: Sequence[str] = ()
+    fleet: Fleet,
+    authority: Certified,
+    folder: Path,
+    now: datetime,
+    hosts: Sequence[str] = (),
+    *,
+    links: bool = False,
 ) -> Security:
     """Certificates for the broker and the operator in *folder*; all that start_broker wants.
 
-    *hosts* are the names and addresses that nodes call the broker by.
+    *hosts* are the names and addresses that nodes call the broker by. *links*: the brokers of a
+    cluster need it, to know each other.
     """
     (folder / CA_FILE).write_bytes(authority.pem)
     identities = {
@@ -176,11 +195,14 @@ def secure(
             (WATCHER, WATCHER_STEM, issue_client(authority, WATCHER, now)),
         )
     }
+    link = None
+    if links:
+        link = issue_link(authority, hosts, now).write(folder / "link.pem", folder / "link.key")
     graph = fleet.graph
     access = fleet_access(
         fleet.file.fleet, {member.id: graph.neighbours(member.id) for member in fleet.members}
     )
-    return Security(folder / CA_FILE, identities[BROKER], identities[HEALTH], access)
+    return Security(folder / CA_FILE, identities[BROKER], identities[HEALTH], access, link=link)
 
 
 # -- X.509 --------------------------------------------------------------------------------------
@@ -196,21 +218,21 @@ def _check_client(name: str) -> None:
 def _issued(
     authority: Certified,
     name: str,
-    purpose: x509.ObjectIdentifier,
+    purposes: Sequence[x509.ObjectIdentifier],
     now: datetime,
     days: int,
     more: Sequence[x509.ExtensionType] = (),
 ) -> Certified:
-    extensions = [*_leaf_extensions(purpose), *more]
+    extensions = [*_leaf_extensions(purposes), *more]
     return _certified(_name({NameOID.COMMON_NAME: name}), authority, now, days, extensions)
 
 
-def _leaf_extensions(purpose: x509.ObjectIdentifier) -> list[x509.ExtensionType]:
+def _leaf_extensions(purposes: Sequence[x509.ObjectIdentifier]) -> list[x509.ExtensionType]:
     # The purpose keeps a node's certificate from passing as the broker's.
     return [
         x509.BasicConstraints(ca=False, path_length=None),
         _usage(signs_certificates=False),
-        x509.ExtendedKeyUsage([purpose]),
+        x509.ExtendedKeyUsage(purposes),
     ]
 
 
@@ -278,6 +300,11 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 def _name(parts: Mapping[x509.ObjectIdentifier, str]) -> x509.Name:
     return x509.Name([x509.NameAttribute(kind, text) for kind, text in parts.items()])
+
+
+def _alternatives(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+    names = dict.fromkeys((*hosts, *HERE))
+    return x509.SubjectAlternativeName([_general_name(host) for host in names])
 
 
 def _general_name(host: str) -> x509.GeneralName:

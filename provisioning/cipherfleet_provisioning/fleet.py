@@ -64,6 +64,25 @@ class NodeEntry(Section, frozen=True):
     sensor: Sensor
     each: Annotated[int, Meta(ge=1, le=MAX_EACH)] | None = None
     owner: str | None = None
+    broker: str | None = None  # of broker.cluster; without, they are shared out in turn
+
+
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,253}$")]
+
+
+class Brokers(Broker, frozen=True):
+    """The broker; with *cluster* the hosts of several that are one to the nodes, and no *host*."""
+
+    cluster: Annotated[list[Host], Meta(min_length=2, max_length=9)] | None = None
+
+    @property
+    def hosts(self) -> list[str]:
+        """All of them."""
+        return self.cluster or [self.host]
+
+    def at(self, place: int) -> Broker:
+        """As a node is told that speaks with that at *place*."""
+        return Broker(host=self.hosts[place], port=self.port, tls=self.tls)
 
 
 class FleetFile(Section, frozen=True):
@@ -75,7 +94,7 @@ class FleetFile(Section, frozen=True):
     objective: Objective
     topology: Topology
     nodes: Annotated[list[NodeEntry], Meta(min_length=1)]
-    broker: Broker = field(default_factory=Broker)
+    broker: Brokers = field(default_factory=Brokers)
     crypto: Crypto = field(default_factory=Crypto)
 
 
@@ -87,6 +106,7 @@ class Member:
     sensor: Sensor
     path: Path_  # of its entry in fleet.yaml
     owner: str | None = None
+    broker: str | None = None  # of those in broker.cluster
 
 
 @dataclass(frozen=True)
@@ -118,6 +138,19 @@ class Fleet:
         """Which exchange runs: what the file says, or what its graph allows."""
         assert self.file.crypto.exchange is not None  # load_fleet has decided it
         return self.file.crypto.exchange
+
+    def places(self, count: int) -> dict[str, int]:
+        """With which of *count* brokers each node speaks: that in its entry, else in turn."""
+        hosts = self.file.broker.hosts
+        return {
+            member.id: (hosts.index(member.broker) if member.broker else turn) % count
+            for turn, member in enumerate(self.members)
+        }
+
+    def brokers(self) -> dict[str, Broker]:
+        """Each node's own, as fleet.yaml says."""
+        told = self.file.broker
+        return {name: told.at(place) for name, place in self.places(len(told.hosts)).items()}
 
     def recorded(self, member: Member) -> list[Sample] | None:
         """All readings of *member*, None where its sensor is a live one."""
@@ -170,10 +203,40 @@ def _check_sections(
     if draft.sound("crypto"):
         draft.note(_check_crypto(document, changed.crypto, overrides))
     if draft.sound("broker"):
-        draft.note(check_broker(document, changed.broker))
+        draft.note(_check_brokers(document, changed.broker))
     draft.note(check_objective(document, changed.objective))
     if draft.sound("objective", "kind"):
         draft.note(_check_kind(document, changed.objective))
+
+
+def _check_brokers(document: Document, brokers: Brokers) -> Iterator[ConfigError]:
+    cluster = brokers.cluster
+    if cluster is None:
+        yield from check_broker(document, brokers)
+        return
+    if not brokers.tls:
+        told = "needs broker.tls: true: brokers of a cluster know each other by their certificates"
+        yield document.key_error(("broker", "cluster"), told)
+    if brokers.host != Broker().host:
+        told = f"is {brokers.host!r}, and broker.cluster names the hosts: leave one of them out"
+        yield document.error(("broker", "host"), told)
+    for place, host in enumerate(cluster):
+        if host in cluster[:place]:
+            told = f"names {host!r} twice: each broker of a cluster is on a host of its own"
+            yield document.error(("broker", "cluster", place), told)
+
+
+def _check_own_broker(
+    document: Document, draft: Draft[FleetFile], entry: NodeEntry, path: Path_
+) -> Iterator[ConfigError]:
+    """A node's broker must be of the cluster."""
+    known = draft.value.broker.cluster
+    if entry.broker is None or not draft.sound("broker") or entry.broker in (known or ()):
+        return
+    told = f"is {entry.broker[:80]!r}, and there is no broker.cluster to name one of"
+    if known:
+        told = f"is {entry.broker[:80]!r}, must be one of broker.cluster: {listed(known)}"
+    yield document.error(path, told + meant(entry.broker, known or ()))
 
 
 def _ids_are_sound(draft: Draft[FleetFile]) -> bool:
@@ -287,6 +350,8 @@ def _members(document: Document, draft: Draft[FleetFile], file: FleetFile) -> tu
         draft.note(check_sensor(document, entry.sensor, (*path, "sensor")))
         if draft.sound(*path, "owner") and draft.sound(*path, "each"):
             draft.note(_check_owner(document, entry, (*path, "owner")))
+        if draft.sound(*path, "broker"):
+            draft.note(_check_own_broker(document, draft, entry, (*path, "broker")))
         if not (draft.sound(*path, "id") and draft.sound(*path, "each")):
             continue
         try:
@@ -309,7 +374,8 @@ def _expanded(document: Document, entry: NodeEntry, path: Path_) -> Iterator[Mem
             name, sensor, owner = _filled(name, n), _filled(sensor, n), _filled(owner, n)
         if not _is_name(name):
             raise _misnamed(document, (*path, "id"), name)
-        yield Member(name, _own_noise(msgspec.convert(sensor, Sensor), name), path, owner)
+        own = _own_noise(msgspec.convert(sensor, Sensor), name)
+        yield Member(name, own, path, owner, entry.broker)
 
 
 def _check_owner(document: Document, entry: NodeEntry, path: Path_) -> Iterator[ConfigError]:

@@ -88,7 +88,8 @@ class Ledger(_Record, frozen=True, kw_only=True):
     leaves: Literal["refuse", "open"]
     key_bits: int
     period_s: float | None
-    broker: Broker
+    broker: Broker  # the first of a cluster
+    cluster: list[str] = []  # the hosts of all its brokers; empty for a single one
     edges: list[tuple[str, str]]
     former: list[tuple[str, str]] = []  # edges of before the latest update: open until the next
     members: dict[str, Entry]
@@ -131,7 +132,11 @@ class Ledger(_Record, frozen=True, kw_only=True):
 def settings_digest(fleet: Fleet) -> str:
     """Over all that a running node takes from its folder only: no membership can change it."""
     file = fleet.file
-    told = [file.fleet, file.algorithm, file.objective, file.crypto, file.broker]
+    brokers = file.broker
+    plain = Broker(host=brokers.host, port=brokers.port, tls=brokers.tls)
+    told = [file.fleet, file.algorithm, file.objective, file.crypto, plain]
+    if brokers.cluster is not None:
+        told.append(brokers.cluster)
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
 
 
@@ -148,7 +153,8 @@ def new_ledger(fleet: Fleet, operator: str, members: Mapping[str, Entry]) -> Led
         leaves=crypto.leaves,
         key_bits=crypto.key_bits,
         period_s=fleet.file.algorithm.period_s,
-        broker=fleet.file.broker,
+        broker=fleet.file.broker.at(0),
+        cluster=fleet.file.broker.cluster or [],
         edges=list(fleet.graph.edges),
         members=dict(members),
     )

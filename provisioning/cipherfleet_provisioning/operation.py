@@ -6,7 +6,7 @@ Every function changes a draft; nothing holds before the draft is committed.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from cipherfleet_broker.engine import LOOPBACK
+from cipherfleet_broker.engine import LOOPBACK, ClusterMember, Peer
 from cipherfleet_broker.installed import installation
 from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
 from cipherfleet_node.config import (
@@ -52,6 +52,7 @@ from .certificates import (
     certify_client,
     issue_broker,
     issue_client,
+    issue_link,
     make_authority,
     read_authority,
     write_authority,
@@ -136,9 +137,14 @@ def _make_desk(draft: Draft, fleet: Fleet, now: datetime) -> Desk:
     write_authority(folder, authority)
     _write(issue_client(authority, OPERATOR, now), folder, CLIENT)
     _write(issue_client(authority, WATCHER, now), folder, WATCHER_STEM)
-    draft.put(f"{BROKER_FOLDER}/{CA_FILE}", authority.pem)
-    _write(issue_broker(authority, [fleet.file.broker.host], now), broker, BROKER)
-    _write(issue_client(authority, HEALTH, now), broker, "health")
+    brokers = fleet.file.broker
+    for host, place in zip(brokers.hosts, _member_folders(brokers.cluster or []), strict=True):
+        put = f"{BROKER_FOLDER}/{place}"
+        draft.put(f"{put}{CA_FILE}", authority.pem)
+        _write(issue_broker(authority, [host], now), broker / place, BROKER)
+        _write(issue_client(authority, HEALTH, now), broker / place, "health")
+        if brokers.cluster is not None:
+            _write(issue_link(authority, [host], now), broker / place, "link")
     return Desk(signer, authority)
 
 
@@ -162,11 +168,12 @@ def _make_bundles(
         keys = make_keys([m.id for m in newcomers], fleet.file.crypto.key_bits, progress)
     public = {name: pair.public for name, pair in keys.items()}
     complete = public if len(public) == len(fleet.members) else None  # else a membership says it
-    entries = {}
+    entries, brokers = {}, fleet.brokers()
     (draft.place / NODES).mkdir(mode=0o700, exist_ok=True)
     for member in newcomers:
         folder = draft.place / NODES / member.id
-        config = node_config(fleet, member, complete, fleet.file.broker, Simulation(), desk.public)
+        broker = brokers[member.id]
+        config = node_config(fleet, member, complete, broker, Simulation(), desk.public)
         write_bundle(folder, fleet, member, config, keys.get(member.id), public)
         if maker == "device":
             token = secrets.token_bytes(TOKEN_BYTES)
@@ -359,7 +366,7 @@ def _settled(draft: Draft, ledger: Ledger) -> Ledger:
     """All that follows from the ledger and the keys."""
     draft.put(LEDGER_FILE, ledger_bytes(ledger))
     put_archives(draft)
-    for name, text in _installation(ledger).items():
+    for name, text in installations(ledger).items():
         draft.put(f"{BROKER_FOLDER}/{name}", text.encode())
     return ledger
 
@@ -367,9 +374,24 @@ def _settled(draft: Draft, ledger: Ledger) -> Ledger:
 # -- the broker ---------------------------------------------------------------------------------
 
 
-def _installation(ledger: Ledger) -> dict[str, str]:
+def _member_folders(cluster: Sequence[str]) -> list[str]:
+    """Where the files of each broker are in broker/: in HOST/ for those of a cluster."""
+    return [f"{host.replace(':', '-')}/" for host in cluster] or [""]
+
+
+def installations(ledger: Ledger) -> dict[str, str]:
+    """Files by name, in broker/: a folder for each member of a cluster."""
     security = security_in(INSTALLED, ledger) if ledger.broker.tls else None
-    return installation(ledger.broker.port, security, INSTALLED)
+    port, peers = (
+        ledger.broker.port,
+        tuple(Peer(host, ledger.broker.port) for host in ledger.cluster),
+    )
+    files = {}
+    for own, folder in enumerate(_member_folders(ledger.cluster)):
+        member = ClusterMember(ledger.fleet, peers, own) if peers else None
+        for name, text in installation(port, security, INSTALLED, member).items():
+            files[f"{folder}{name}"] = text
+    return files
 
 
 def security_in(folder: Path, ledger: Ledger) -> Security:
@@ -383,6 +405,7 @@ def security_in(folder: Path, ledger: Ledger) -> Security:
         identity(BROKER),
         identity("health"),
         fleet_access(ledger.fleet, ledger.linked),
+        link=identity("link") if ledger.cluster else None,
     )
     everywhere = "0.0.0.0"  # noqa: S104  # other machines are to reach it, in TLS
     return replace(security, listen=LOOPBACK if is_loopback(ledger.broker.host) else everywhere)

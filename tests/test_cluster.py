@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import paho.mqtt.client as paho
 import pytest
+from cryptography import x509
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 
@@ -23,6 +24,7 @@ from cipherfleet_broker.embedded import configuration
 from cipherfleet_broker.engine import ClusterMember, Peer
 from cipherfleet_broker.mosquitto import access_rules, find_mosquitto, secured_configuration
 from cipherfleet_deploy.local import LocalFleet
+from cipherfleet_deploy.provision import bundle
 from cipherfleet_deploy.results import Trajectory, disagreement
 from cipherfleet_deploy.run import RunOptions, addresses, run_fleet
 from cipherfleet_node.config import Simulation, load_node_config
@@ -37,6 +39,7 @@ from cipherfleet_provisioning.certificates import (
     secure,
 )
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.ledger import read_ledger
 from test_fleet import average_file, plain_estimates
 
 fleet = pytest.mark.fleet
@@ -381,3 +384,24 @@ def test_nodes_are_shared_out_in_turn_unless_they_name_their_broker(tmp_path: Pa
     assert {(each.host, each.port, each.tls) for each in told.values()} == {
         ("b.example", 8884, True)
     }
+
+
+def test_a_provisioned_set_has_a_folder_for_each_broker(tmp_path: Path) -> None:
+    home = tmp_path / "set"
+    bundle(cluster_file(tmp_path, 5), home, "operator", QUIET)
+    place = home / "current"
+    for own, host in enumerate(("a.example", "b.example")):
+        folder = place / "broker" / host
+        made = json.loads((folder / "nats-server.conf").read_text())
+        assert made["server_name"] == f"broker{own + 1}"
+        assert made["cluster"]["tls"]["key_file"] == "/etc/cipherfleet-broker/link.key"
+        assert ("\nconnection " in (folder / "mosquitto-2.0.conf").read_text()) == (own == 0)
+        for name in ("broker", "link", "health"):
+            client_context(folder / "ca.pem", folder / f"{name}.pem", folder / f"{name}.key")
+        certificate = x509.load_pem_x509_certificate((folder / "link.pem").read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        assert host in names.value.get_values_for_type(x509.DNSName)
+    assert not (place / "broker" / "broker.key").exists()
+    assert load_node_config(place / "nodes" / "n2").broker.host == "b.example"
+    ledger = read_ledger(place)
+    assert (ledger.broker.host, ledger.cluster) == ("a.example", ["a.example", "b.example"])

@@ -155,7 +155,9 @@ def _bridges(security: Security, member: ClusterMember | None) -> str:
     if member is None or member.own != 0:
         return ""
     link = link_of(security)
-    shared = "\n".join(f"topic {topic} both 1" for topic in _shared(member))
+    # A bridge's socket keeps Nagle, and waits 40 ms to send a message behind an acknowledgement. So
+    # it has nothing to acknowledge: what comes in is QoS 0, which a broken link loses in any case.
+    shared = "\n".join(f"topic {topic} out 1\ntopic {topic} in 0" for topic in _shared(member))
     return "".join(
         f"""
 connection link{place}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -25,10 +27,12 @@ from cipherfleet_broker import __main__ as broker_command
 from cipherfleet_deploy.fleets.compose import compose
 from cipherfleet_deploy.fleets.engine import FLEET_LABEL, Engine, container_name, network_name
 from cipherfleet_deploy.fleets.image import IN_CONTEXT, context, wanted
-from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container
+from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container, prepare
 from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
 from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
+from cipherfleet_deploy.fleets.stack import pack, write_stack
 from cipherfleet_deploy.record import FleetFailed, NodeRecord
+from cipherfleet_node.config import Simulation
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet import load_fleet
 from docker_engine import built_image, running_engine
@@ -329,6 +333,91 @@ def test_a_compose_file_runs_the_fleet_to_its_end(image: str, tmp_path: Path) ->
     assert sum(line["silent"] for each in records for line in each.rounds) == 0
 
 
+STACK_LABEL = "com.docker.stack.namespace"
+
+
+@pytest.fixture
+def swarm(engine: Engine) -> Iterator[Engine]:
+    """The engine as the only host of a swarm, which it leaves afterwards."""
+    if shutil.which("docker") is None:
+        pytest.skip("NO docker COMMAND HERE, STACKS ARE NOT TRIED")
+    if engine.client.info()["Swarm"]["LocalNodeState"] != "inactive":
+        pytest.skip("THIS ENGINE IS IN A SWARM ALREADY, STACKS ARE NOT TRIED IN IT")
+    engine.client.swarm.init(advertise_addr="127.0.0.1")
+    try:
+        yield engine
+    finally:
+        engine.client.swarm.leave(force=True)
+
+
+def docker(*arguments: object) -> None:
+    done = subprocess.run(
+        ["docker", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def tasks_of(engine: Engine, stack: str) -> list[dict[str, Any]]:
+    tasks: list[dict[str, Any]] = engine.client.api.tasks(
+        {"label": f"{STACK_LABEL}={stack}", "desired-state": "shutdown"}
+    )
+    return tasks
+
+
+def estimates_of(engine: Engine, container: str) -> list[dict[str, Any]]:
+    """What a node that has ended left in its volume."""
+    chunks, _ = engine.client.api.get_archive(container, "/node/logs/estimates.jsonl")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+        file = tar.extractfile(tar.getmembers()[0])
+        assert file is not None
+        return [json.loads(line) for line in file]
+
+
+@in_containers
+def test_a_stack_on_a_swarm_runs_the_fleet_on_clustered_brokers_to_its_end(
+    swarm: Engine, image: str, tmp_path: Path
+) -> None:
+    rounds = 30
+    fleet = load_fleet(toy_file(tmp_path, 4, rounds, kind="complete"))
+    out, name = tmp_path / "out", f"cf{os.getpid()}"
+    simulation, client = Simulation(trace_estimates=True), swarm.client
+    made = write_stack(prepare(fleet, out, simulation, read_profile("pi-5"), QUIET, 2), out, image)
+    of_it = {"label": f"{STACK_LABEL}={name}"}
+    try:
+        docker("stack", "deploy", "--resolve-image", "never", "--compose-file", made, name)
+        done: dict[str, dict[str, Any]] = {}
+
+        def are_complete() -> bool:
+            for task in tasks_of(swarm, name):
+                assert task["Status"]["State"] not in ("failed", "rejected"), task["Status"]
+                if task["Status"]["State"] == "complete":
+                    done[task["ServiceID"]] = task
+            return len(done) == 4
+
+        wait_until(are_complete)
+        for task in done.values():
+            spec = task["Spec"]["ContainerSpec"]
+            assert len(spec["Secrets"]) == 1
+            assert spec["ReadOnly"] is True
+            assert spec["CapabilityDrop"] == ["ALL"]
+            assert task["Spec"]["Resources"]["Limits"]["Pids"] == 128
+            lines = estimates_of(swarm, task["Status"]["ContainerStatus"]["ContainerID"])
+            assert lines[-1]["round"] == rounds - 1
+            assert lines[-1]["estimate"] == pytest.approx([21.25], abs=1e-4)
+        (network,) = client.networks.list(filters=of_it)
+        told = client.networks.get(network.id).attrs
+        assert told["Internal"] is True
+        assert told["Options"]["encrypted"] == "true"
+    finally:
+        docker("stack", "rm", name)
+        wait_until(lambda: not client.api.containers(all=True, filters=of_it))
+        for volume in client.volumes.list(filters=of_it):  # the states: they are for the next time
+            volume.remove()
+    wait_until(lambda: not client.networks.list(filters=of_it))
+    for kind in (client.services, client.secrets, client.configs, client.volumes):
+        assert kind.list(filters=of_it) == []
+
+
 @in_containers
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_a_command_that_ends_early_leaves_nothing_after_down(
@@ -448,6 +537,47 @@ def test_a_compose_file_mounts_each_folder_into_its_own_container_only(tmp_path:
     assert config["broker"] == {"host": BROKER_HOST, "port": 8883, "tls": True}
 
 
+def test_a_stack_gives_each_service_its_own_folder_and_the_cluster_its_names(
+    tmp_path: Path,
+) -> None:
+    file, out = toy_file(tmp_path, 4, 5), tmp_path / "out"
+    flags = ("--brokers", 3, "--profile", "pi-zero-2", "--host", "east", "--host", "west")
+    assert result_of("stack", file, "--out", out, *flags)["services"] == 7
+    made = yaml.safe_load((out / "stack.yaml").read_text())
+    services = made["services"]
+    assert set(services) == {f"broker{n}" for n in (1, 2, 3)} | {f"node-n{n}" for n in range(1, 5)}
+    assert made["networks"]["fleet"]["driver_opts"] == {"encrypted": "true"}
+    for name, service in services.items():
+        (secret,) = service["secrets"]
+        keep = secret["source"]
+        assert service["volumes"][0] == f"{keep}:{'/broker' if 'broker' in name else '/node'}"
+        packed = out / made["secrets"][keep]["file"]
+        assert packed.stat().st_mode & 0o777 == 0o600
+        with tarfile.open(packed) as tar:
+            inside = tar.getnames()
+            assert {member.uname for member in tar} == {""}
+        assert inside[-1] == ("nats-server.conf" if "broker" in name else "node.yaml")
+        assert not {"operator.key", "ca.key"} & set(inside)
+        if name == "node-n1":
+            assert [each for each in inside if "n1" in each] == []
+            assert {"keys/paillier.json", "tls/node.key", "neighbours/n2.json"} <= set(inside)
+    hosts = [each["deploy"]["placement"]["constraints"] for each in services.values()]
+    assert hosts[:2] == [["node.hostname == east"], ["node.hostname == west"]]
+    assert services["node-n2"]["deploy"]["resources"]["limits"]["memory"] == "512M"
+    spoken = {
+        yaml.safe_load((out / "nodes" / f"n{n}" / "node.yaml").read_text())["broker"]["host"]
+        for n in range(1, 5)
+    }
+    assert spoken == {"broker1.fleet", "broker2.fleet", "broker3.fleet"}
+
+
+def test_a_folder_that_is_too_large_for_a_secret_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "n1").mkdir()
+    (tmp_path / "n1" / "readings.csv").write_bytes(os.urandom(600 * 1024))
+    with pytest.raises(ConfigError, match="600 KiB packed, a secret of Docker Swarm holds 500"):
+        pack(node_container("n1", tmp_path / "n1", None))
+
+
 def test_compose_and_engine_know_the_same_containers(tmp_path: Path) -> None:
     containers = [
         broker_container(tmp_path / "broker"),
@@ -462,9 +592,6 @@ def test_compose_and_engine_know_the_same_containers(tmp_path: Path) -> None:
 
 
 def test_the_build_context_holds_the_source_and_no_more(tmp_path: Path) -> None:
-    import io
-    import tarfile
-
     (tmp_path / "some.whl").write_bytes(b"")
     with tarfile.open(fileobj=io.BytesIO(context(tmp_path))) as tar:
         names = tar.getnames()

@@ -1,6 +1,7 @@
 """`python -m cipherfleet_broker FOLDER`: the health check of a broker in a container.
 
-One message to itself, over TLS; FOLDER holds ca.pem, health.pem and health.key.
+One message to itself, over TLS; FOLDER holds ca.pem, health.pem and health.key. A member of a
+cluster cannot pass that without the others: --alone asks for its certificate only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.tls import client_context
 
 from .engine import LOOPBACK
-from .health import check_broker
+from .health import check_broker, check_listening
 from .security import TLS_PORT
 
 TIMEOUT_S = 10.0
@@ -24,9 +25,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m cipherfleet_broker", description=__doc__)
     parser.add_argument("folder", type=Path, help="with ca.pem, health.pem and health.key")
     parser.add_argument("--port", type=int, default=TLS_PORT, help="default: %(default)s")
+    parser.add_argument("--alone", action="store_true", help="whether it listens, and no more")
     options = parser.parse_args(arguments)
     try:
-        check(options.folder, options.port)
+        check(options.folder, options.port, alone=options.alone)
     except CipherfleetError as error:
         print(f"broker: {error}", file=sys.stderr)
         return error.exit_code
@@ -34,14 +36,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def check(folder: Path, port: int) -> None:
+def check(folder: Path, port: int, *, alone: bool = False) -> None:
     """Raise BrokerUnreachable, or ConfigError where *folder* lacks what is needed."""
     files = [folder / name for name in ("ca.pem", "health.pem", "health.key")]
     try:
         context = client_context(*files)
     except OSError as error:  # SSLError is one
         raise ConfigError(f"{folder}: its certificates cannot be used: {error}") from None
-    check_broker(LOOPBACK, port, TIMEOUT_S, context)
+    (check_listening if alone else check_broker)(LOOPBACK, port, TIMEOUT_S, context)
 
 
 if __name__ == "__main__":

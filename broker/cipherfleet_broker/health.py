@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -33,6 +34,20 @@ def check_broker(
         probe.send_to_itself()
     finally:
         probe.client.disconnect()
+
+
+def check_listening(host: str, port: int, timeout_s: float, context: ssl.SSLContext) -> None:
+    """Raise BrokerUnreachable if nobody at *host*:*port* has a certificate that we trust."""
+    try:
+        with (
+            socket.create_connection((host, port), timeout_s) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            pass
+    except OSError as error:  # SSLError is one
+        raise BrokerUnreachable(
+            f"no broker at {host}:{port}: {error.strerror or error}; is it running?"
+        ) from None
 
 
 def check_link(

@@ -267,6 +267,56 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
 
 
 @fleet.command()
+@FILE
+@_size_flags
+@IMAGE
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="folder for keys and stack.yaml"
+)
+@click.option(
+    "--brokers",
+    type=click.IntRange(1, 9),
+    help="members of a cluster of brokers; as many as broker.cluster has, else 1",
+)
+@click.option("--host", "hosts", multiple=True, help="a host that services go to, in turn")
+@AS_JSON
+def stack(
+    file: Path, out: Path, brokers: int | None, hosts: tuple[str, ...], as_json: bool, **flags: Any
+) -> None:
+    """Write stack.yaml and its secrets for the fleet of FILE, for the hosts of a Docker Swarm.
+
+    A volume stays on its host: without --host a node that Swarm moves begins without its state.
+
+    \b
+    Example:
+      cipherfleet fleet stack examples/average/fleet.yaml --out my-fleet --brokers 3
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from cipherfleet_node.config import Simulation  # noqa: PLC0415
+    from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
+
+    from .plan import IMAGE as OURS  # noqa: PLC0415
+    from .plan import prepare  # noqa: PLC0415
+    from .profiles import read_profile  # noqa: PLC0415
+    from .stack import write_stack  # noqa: PLC0415
+
+    profile = read_profile(flags["profile"]) if flags["profile"] else None
+    found, told = load_fleet(file, _overrides(flags)), Console(stderr=True)
+    count = brokers or len(found.file.broker.hosts)
+    if count % 2 == 0:
+        note = f"note: {count} brokers are no safer than {count - 1}: more than half must be there"
+        told.print(note, markup=False, highlight=False, soft_wrap=True)
+    containers = prepare(found, out, Simulation(seed=flags["seed"]), profile, told, count)
+    written = write_stack(containers, out, flags["image"] or OURS, hosts)
+    if as_json:
+        click.echo(json.dumps({"written": str(written), "services": len(containers)}))
+    else:
+        name = f"cipherfleet-{found.file.fleet.lower()}"
+        click.echo(f"wrote {written}: docker stack deploy --compose-file {written} {name}")
+
+
+@fleet.command()
 @click.option("--tag", help="its name, if not this version's own")
 @click.option("--base", help="the image to begin with, if not the Dockerfile's")
 @click.option("--offline", is_flag=True, help="pull nothing: base and wheels from here")

@@ -1,4 +1,4 @@
-"""From a checked fleet to folders and a list of containers: what `up` and `compose` both use.
+"""From a checked fleet to folders and a list of containers: for `up`, `compose` and `stack`.
 
 Every container sees its own folder and no other. Nodes in containers are other hosts to the broker,
 so they always speak TLS with it, and its certificate names it as they call it.
@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cipherfleet_broker.embedded import configuration
+from cipherfleet_broker.engine import ClusterMember, Peer
 from cipherfleet_broker.security import TLS_PORT, Identity, Security
 from cipherfleet_deploy.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, provision
 from cipherfleet_node import __version__
@@ -27,9 +28,8 @@ from .profiles import Profile
 
 IMAGE = f"cipherfleet:{__version__}"
 IMAGE_USER = 10001  # as in deploy/Dockerfile
-# A node's id has no dot, so no node is called this.
+# A node's id has no dot, so no node is called this; those of a cluster are broker1.fleet, ...
 BROKER_HOST = "broker.fleet"
-BROKER_FOLDER = "broker"
 NODE_PLACE, BROKER_PLACE = "/node", "/broker"
 STOP_WITHIN_S = 10
 
@@ -38,7 +38,7 @@ STOP_WITHIN_S = 10
 class Container:
     """One container of a fleet."""
 
-    name: str  # a node's id, or BROKER_HOST
+    name: str  # a node's id, or a broker's host
     folder: Path  # on this machine
     place: str  # of the folder inside
     command: tuple[str, ...]
@@ -47,8 +47,8 @@ class Container:
 
     @property
     def is_broker(self) -> bool:
-        """Whether it is the fleet's broker."""
-        return self.name == BROKER_HOST
+        """Whether it is a broker of the fleet."""
+        return "." in self.name
 
 
 def node_container(name: str, folder: Path, profile: Profile | None) -> Container:
@@ -63,45 +63,66 @@ def node_container(name: str, folder: Path, profile: Profile | None) -> Containe
     )
 
 
-def broker_container(folder: Path) -> Container:
-    """The container of the broker; no profile, since it is no device."""
+def broker_container(folder: Path, host: str = BROKER_HOST) -> Container:
+    """The container of the broker at *host*; no profile, since it is no device."""
+    # A member of a cluster is not to blame, and not to be started again, where others are missing.
+    alone = () if host == BROKER_HOST else ("--alone",)
     return Container(
-        BROKER_HOST,
+        host,
         folder,
         BROKER_PLACE,
         ("nats-server", "--config", f"{BROKER_PLACE}/nats-server.conf"),
-        ("python", "-m", "cipherfleet_broker", BROKER_PLACE),
+        ("python", "-m", "cipherfleet_broker", BROKER_PLACE, *alone),
     )
 
 
-def broker_address() -> Broker:
-    """How the nodes reach the broker."""
-    return Broker(host=BROKER_HOST, port=TLS_PORT, tls=True)
+def broker_hosts(count: int) -> tuple[str, ...]:
+    """What the brokers are called by the nodes and each other."""
+    name, domain = BROKER_HOST.split(".")
+    if count == 1:
+        return (BROKER_HOST,)
+    return tuple(f"{name}{number}.{domain}" for number in range(1, count + 1))
 
 
 def prepare(
-    fleet: Fleet, out: Path, simulation: Simulation, profile: Profile | None, console: Console
+    fleet: Fleet,
+    out: Path,
+    simulation: Simulation,
+    profile: Profile | None,
+    console: Console,
+    brokers: int = 1,
 ) -> tuple[Container, ...]:
-    """Make <out>/nodes/ID, <out>/broker and <out>/tls; the containers, that of the broker first.
+    """Make <out>/nodes/ID, <out>/broker and <out>/tls; the containers, those of brokers first.
+
+    Several *brokers* are a cluster, in <out>/broker1 and so on.
 
     The last, with the authority's and the operator's keys, is for no container. Raises ConfigError
     if one of them exists.
     """
-    tls = out / TLS_FOLDER
-    for folder in (out / NODES_FOLDER, out / BROKER_FOLDER, tls):
+    tls, hosts = out / TLS_FOLDER, broker_hosts(brokers)
+    places = {host: out / host.partition(".")[0] for host in hosts}
+    for folder in (out / NODES_FOLDER, tls, *places.values()):
         check_target(folder)
     tls.mkdir(mode=0o700, parents=True)
     now = datetime.now(UTC)
     authority = make_authority(fleet.file.fleet, now, RUN_DAYS)
     write_authority(tls, authority)
-    security = secure(fleet, authority, tls, now, [BROKER_HOST])
-    bundles = provision(fleet, out, broker_address(), authority, simulation, console)
-    broker = broker_container(_write_broker(out / BROKER_FOLDER, security))
-    return (broker, *(node_container(name, each, profile) for name, each in bundles.items()))
+    security = secure(fleet, authority, tls, now, hosts, links=brokers > 1)
+    told = [Broker(host=host, port=TLS_PORT, tls=True) for host in hosts]
+    addresses = {name: told[place] for name, place in fleet.places(brokers).items()}
+    bundles = provision(fleet, out, addresses, authority, simulation, console)
+    peers = tuple(Peer(host) for host in hosts)
+    for own, folder in enumerate(places.values()):
+        member = ClusterMember(fleet.file.fleet, peers, own) if brokers > 1 else None
+        _write_broker(folder, security, member)
+    return (
+        *(broker_container(folder, host) for host, folder in places.items()),
+        *(node_container(name, each, profile) for name, each in bundles.items()),
+    )
 
 
-def _write_broker(folder: Path, security: Security) -> Path:
-    """The folder of the broker: its own keys and those of its health check."""
+def _write_broker(folder: Path, security: Security, member: ClusterMember | None) -> None:
+    """The folder of a broker: its own keys and those of its health check."""
     folder.mkdir(mode=0o700)
     place = Path(BROKER_PLACE)
 
@@ -117,10 +138,11 @@ def _write_broker(folder: Path, security: Security) -> Path:
         ca=move(security.ca),
         broker=moved(security.broker),
         health=moved(security.health),
+        link=moved(security.link) if security.link else None,
         listen="0.0.0.0",  # noqa: S104  # of a container on a network of its own
     )
-    (folder / "nats-server.conf").write_text(configuration(place, TLS_PORT, inside))
-    return folder
+    text = configuration(place, TLS_PORT, inside, member=member)
+    (folder / "nats-server.conf").write_text(text)
 
 
 def hand_over(folder: Path, user: str) -> None:

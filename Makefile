@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench forgeries device fuzz schema
+.PHONY: setup check test hil bench forgeries device boards fuzz schema
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -38,6 +38,9 @@ forgeries: setup
 
 device: setup
 	$(BIN)/python tests/device_root.py
+
+boards: setup
+	$(BIN)/python tests/emulated_arm64.py
 
 fuzz: setup
 	$(BIN)/pip install -q -e '.[fuzz]'

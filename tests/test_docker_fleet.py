@@ -24,9 +24,10 @@ import yaml
 from rich.console import Console
 
 from cipherfleet_broker import __main__ as broker_command
+from cipherfleet_deploy.fleets import image as image_module
 from cipherfleet_deploy.fleets.compose import compose
 from cipherfleet_deploy.fleets.engine import FLEET_LABEL, Engine, container_name, network_name
-from cipherfleet_deploy.fleets.image import IN_CONTEXT, context, wanted
+from cipherfleet_deploy.fleets.image import IN_CONTEXT, check_emulator, context, wanted
 from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container, prepare
 from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
 from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
@@ -613,6 +614,18 @@ def test_all_that_our_wheel_is_made_of_comes_into_the_image() -> None:
         assert above & copied, f"deploy/Dockerfile copies no {part}"
         assert above & allowed, f".dockerignore hides {part}"
         assert above & set(IN_CONTEXT), f"the context of fleet image lacks {part}"
+
+
+def test_another_machines_image_needs_an_emulator_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "EMULATORS", tmp_path)
+    check_emulator("amd64", None)
+    check_emulator("arm64", "arm64")
+    with pytest.raises(ConfigError, match="has no emulator of arm64: apt-get install"):
+        check_emulator("amd64", "arm64")
+    (tmp_path / "qemu-aarch64").touch()
+    check_emulator("amd64", "arm64")
 
 
 def test_the_image_gets_what_a_device_gets_and_a_broker() -> None:

@@ -515,7 +515,8 @@ def _outsiders(fleet: Fleet) -> Iterator[Observer]:
     many = "every estimate, by factoring a key" if weak else "who is present when"
     on_the_way = "sizes, timing" if fleet.file.broker.tls else "sizes, timing, the graph"
     yield Observer("eavesdropper", 1, on_the_way, many, never)
-    yield Observer("broker", 1, "sizes, timing, the graph, presence", many, never)
+    count = len(fleet.file.broker.hosts)
+    yield Observer("broker", count, "sizes, timing, the graph, presence", many, never)
 
 
 def _neighbours_pairwise(sight: Sight) -> Iterator[Observer]:

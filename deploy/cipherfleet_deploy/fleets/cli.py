@@ -320,8 +320,15 @@ def stack(
 @click.option("--tag", help="its name, if not this version's own")
 @click.option("--base", help="the image to begin with, if not the Dockerfile's")
 @click.option("--offline", is_flag=True, help="pull nothing: base and wheels from here")
+@click.option(
+    "--platform",
+    type=click.Choice(["linux/amd64", "linux/arm64"]),
+    help="of boards: linux/arm64; its name ends in -arm64, and an emulator is needed here",
+)
 @AS_JSON
-def image(tag: str | None, base: str | None, offline: bool, as_json: bool) -> None:
+def image(
+    tag: str | None, base: str | None, offline: bool, platform: str | None, as_json: bool
+) -> None:
     """Build the image of nodes and brokers from this source.
 
     With --offline no registry of images is needed: a base is made of Debian's packages with
@@ -335,7 +342,8 @@ def image(tag: str | None, base: str | None, offline: bool, as_json: bool) -> No
     from .image import ImageOptions, build_image  # noqa: PLC0415
     from .plan import IMAGE as OURS  # noqa: PLC0415
 
-    options = ImageOptions(tag or OURS, base, offline)
+    machine = platform and platform.partition("/")[2]
+    options = ImageOptions(tag or OURS, base, offline, machine)
     with Engine() as engine:
         made = build_image(engine, options, lambda text: click.echo(text, err=True))
     click.echo(json.dumps(made) if as_json else f"built {made['image']}, {made['mib']} MiB")

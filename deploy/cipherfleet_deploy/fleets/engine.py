@@ -161,7 +161,7 @@ class Engine:
             }
         with told(f"the container of {container.name}"):
             self.client.containers.create(
-                image,
+                container.image or image,
                 list(container.command),
                 name=container_name(fleet, container.name),
                 labels=labels | {NAME_LABEL: container.name},

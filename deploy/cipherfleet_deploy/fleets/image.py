@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
@@ -32,6 +32,7 @@ IN_CONTEXT = (
 )  # fmt: skip
 OFFLINE_BASE, SUITE = "cipherfleet-base:bookworm", "bookworm"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
+EMULATORS = Path("/proc/sys/fs/binfmt_misc")
 OFFLINE_PIP = "--no-index --find-links=/wheels"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 MANYLINUX = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
@@ -46,6 +47,17 @@ class ImageOptions:
     tag: str = IMAGE
     base: str | None = None  # None: the Dockerfile's own, or offline one made here
     offline: bool = False
+    machine: str | None = None  # a key of MACHINES; None: that of the engine
+
+    @property
+    def platform(self) -> str | None:
+        """As Docker calls it."""
+        return None if self.machine is None else f"linux/{self.machine}"
+
+    @property
+    def name(self) -> str:
+        """Another machine's image is another one."""
+        return self.tag if self.machine is None else f"{self.tag}-{self.machine}"
 
 
 def build_image(engine: Engine, options: ImageOptions, tell: Tell) -> dict[str, Any]:
@@ -55,24 +67,46 @@ def build_image(engine: Engine, options: ImageOptions, tell: Tell) -> dict[str, 
             f"{SOURCE / DOCKERFILE}: is not there; an image is built from the project's source "
             "(pip install -e), not from an installed wheel"
         )
+    with told("the engine's machine"):
+        check_emulator(engine.client.version()["Arch"], options.machine)
     arguments = {} if options.base is None else {"BASE_IMAGE": options.base}
     with tempfile.TemporaryDirectory() as wheels:
         if options.offline:
-            base = options.base or make_base(engine, tell)
+            base = options.base or make_base(engine, tell, options.machine)
             arguments = {"BASE_IMAGE": base, "PIP_ARGS": OFFLINE_PIP}
-            download_wheels(engine, base, Path(wheels), tell)
+            download_wheels(engine, base, Path(wheels), tell, options)
         tell("building")
-        _build(engine, context(Path(wheels)), options.tag, arguments)
-    return {"image": options.tag, "mib": round(engine.image_mib(options.tag), 1), **arguments}
+        packed = io.BytesIO(context(Path(wheels)))
+        _build(engine, packed, DOCKERFILE, options.name, options.platform, arguments)
+    size = round(engine.image_mib(options.name), 1)
+    return {"image": options.name, "mib": size, "platform": options.platform, **arguments}
 
 
-def _build(engine: Engine, context: bytes, tag: str, arguments: Mapping[str, str]) -> None:
+def check_emulator(here: str, machine: str | None) -> None:
+    """Raise ConfigError if programs of *machine* do not run on one that is *here*."""
+    if machine in (None, here) or (EMULATORS / f"qemu-{MACHINES[machine]}").exists():
+        return
+    raise ConfigError(
+        f"this machine is {here} and has no emulator of {machine}: apt-get install "
+        "binfmt-support qemu-user-static arch-test"
+    )
+
+
+def _build(
+    engine: Engine,
+    context: IO[bytes],
+    dockerfile: str,
+    tag: str,
+    platform: str | None,
+    arguments: Mapping[str, str],
+) -> None:
     with told("the image"):
         steps = engine.client.api.build(
-            fileobj=io.BytesIO(context),
+            fileobj=context,
             custom_context=True,
-            dockerfile=DOCKERFILE,
+            dockerfile=dockerfile,
             tag=tag,
+            platform=platform,
             buildargs=dict(arguments),
             rm=True,
             forcerm=True,
@@ -108,34 +142,58 @@ def _plain(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return file
 
 
-def make_base(engine: Engine, tell: Tell) -> str:
+def make_base(engine: Engine, tell: Tell, machine: str | None = None) -> str:
     """A base image of Debian's packages, where no registry can be reached; made once."""
+    base = OFFLINE_BASE if machine is None else f"{OFFLINE_BASE}-{machine}"
     with told("the base image"):
-        if engine.client.images.list(OFFLINE_BASE):
-            return OFFLINE_BASE
+        if engine.client.images.list(base):
+            return base
     program = shutil.which("mmdebstrap")
     if program is None:
         raise ConfigError(
             "an offline base is made with mmdebstrap, which is missing: apt-get install "
             "mmdebstrap, or name a base that the engine has with --base"
         )
-    tell(f"making {OFFLINE_BASE} of Debian's packages")
+    tell(f"making {base} of Debian's packages")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "base.tar"
-        packages = f"--include={BASE_PACKAGES}"
-        _run([program, "--quiet", "--variant=minbase", packages, SUITE, str(file)])
-        with told("the base image"):
-            name, tag = OFFLINE_BASE.split(":")
-            engine.client.api.import_image_from_file(str(file), repository=name, tag=tag)
-    return OFFLINE_BASE
+        options = ["--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}"]
+        if machine is not None:
+            options.append(f"--architecture={machine}")
+        _run([program, *options, SUITE, str(file)])
+        if machine is None:
+            with told("the base image"):
+                name, tag = base.split(":")
+                engine.client.api.import_image_from_file(str(file), repository=name, tag=tag)
+        else:
+            _build_base(engine, file, base, machine)
+    return base
 
 
-def download_wheels(engine: Engine, base: str, folder: Path, tell: Tell) -> None:
+def _build_base(engine: Engine, file: Path, base: str, machine: str) -> None:
+    """An import would be labelled with the engine's own machine; a build of nothing is not."""
+    lines = f"FROM scratch\nADD {file.name} /\n".encode()
+    with tempfile.TemporaryFile() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            head = tarfile.TarInfo("Dockerfile")
+            head.size = len(lines)
+            tar.addfile(head, io.BytesIO(lines))
+            tar.add(file, file.name)
+        packed.seek(0)
+        _build(engine, packed, "Dockerfile", base, f"linux/{machine}", {})
+
+
+def download_wheels(
+    engine: Engine, base: str, folder: Path, tell: Tell, options: ImageOptions
+) -> None:
     """Into *folder* every wheel that the image needs, for the Python of *base*."""
     question = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     with told(f"the Python of {base}"):
-        version = engine.client.containers.run(base, question, remove=True).decode().strip()
-        machine = engine.client.version()["Arch"]
+        version = engine.client.containers.run(
+            base, question, remove=True, platform=options.platform
+        )
+        version = version.decode().strip()
+        machine = options.machine or engine.client.version()["Arch"]
     tell(f"downloading wheels for Python {version}")
     platforms = [f"--platform={each}_{MACHINES.get(machine, machine)}" for each in MANYLINUX]
     python = [f"--python-version={version}", "--implementation=cp"]

@@ -44,6 +44,7 @@ class Container:
     command: tuple[str, ...]
     health: tuple[str, ...]
     profile: Profile | None = None
+    image: str | None = None  # None: that of the fleet
 
     @property
     def is_broker(self) -> bool:

@@ -23,6 +23,7 @@ from cipherfleet_broker import RunningBroker, RunningCluster, Security, check_li
 from cipherfleet_broker.embedded import configuration
 from cipherfleet_broker.engine import ClusterMember, Peer
 from cipherfleet_broker.mosquitto import access_rules, find_mosquitto, secured_configuration
+from cipherfleet_deploy.doctor import named_brokers
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.provision import bundle
 from cipherfleet_deploy.results import Trajectory, disagreement
@@ -405,3 +406,11 @@ def test_a_provisioned_set_has_a_folder_for_each_broker(tmp_path: Path) -> None:
     assert load_node_config(place / "nodes" / "n2").broker.host == "b.example"
     ledger = read_ledger(place)
     assert (ledger.broker.host, ledger.cluster) == ("a.example", ["a.example", "b.example"])
+
+
+def test_doctor_looks_at_every_broker_of_a_cluster(tmp_path: Path) -> None:
+    named = named_brokers(cluster_file(tmp_path, 5), None)
+    assert [(each.host, each.port, each.tls) for each in named] == [
+        ("a.example", 1883, True),
+        ("b.example", 1883, True),
+    ]

@@ -857,7 +857,7 @@ def test_a_fleet_file_says_where_its_broker_is_and_that_it_speaks_tls(
     address = f"{{host: 127.0.0.1, port: {site.broker.port}, tls: true}}"
     file = tmp_path / "fleet.yaml"
     file.write_text(TEXT.replace("{tls: true}", address))
-    broker = operator.named_broker(file, None)
+    (broker,) = operator.named_brokers(file, None)
     assert broker == Broker(port=site.broker.port, tls=True)
     found = list(operator.check_broker_of(broker, NOW))
     assert levels(found) == {"broker": "ok", "tls": "ok", "mqtt": "skip"}

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cipherfleet_node.config import Broker
 from cipherfleet_node.document import read_document
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
 from cipherfleet_node.finding import Finding, failed, look
+from cipherfleet_provisioning.fleet import Brokers
 
 from .check import check_fleet
 
@@ -37,7 +39,7 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
 
     Raises ConfigError for an address that is none.
     """
-    here, named = Path(), named_broker(file, broker)
+    here, named = Path(), named_brokers(file, broker)
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "python": _check_python,
         "packages": lambda: check_packages(wanted_packages()),
@@ -54,7 +56,9 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
     yield from look("embedded", START_S, _check_embedded)
     if file is not None:
         yield from look(FLEET, FLEET_S, lambda: _check_file(file))
-    yield from look("broker", CHECK_S, lambda: check_broker_of(named, now))
+    whom: list[Broker | None] = [*named] or [None]
+    for each in whom:
+        yield from look("broker", CHECK_S, partial(check_broker_of, each, now))
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
@@ -164,21 +168,22 @@ def _check_file(file: Path) -> Iterator[Finding]:
         yield Finding("warn", "check", f"{levels['warn']} warnings", f"cipherfleet check {file}")
 
 
-def named_broker(file: Path | None, address: str | None) -> Broker | None:
-    """The broker at *address*, else the one that *file* names; *file* also says whether in TLS.
+def named_brokers(file: Path | None, address: str | None) -> list[Broker]:
+    """The broker at *address*, else all that *file* names; *file* also says whether in TLS.
 
     Raises ConfigError for an address that is none.
     """
     section = _broker_section(file) if file is not None else {}
     if address is not None:
         host, port = parse_address(address)
-        return Broker(host=host, port=port, tls=section.get("tls") is True)
-    if not section.keys() & {"host", "port"}:
-        return None
+        return [Broker(host=host, port=port, tls=section.get("tls") is True)]
+    if not section.keys() & {"host", "port", "cluster"}:
+        return []
     try:
-        return msgspec.convert(section, Broker)
+        brokers = msgspec.convert(section, Brokers)
+        return [brokers.at(place) for place in range(len(brokers.hosts))]
     except msgspec.ValidationError:
-        return None  # the fleet file's own finding says so
+        return []  # the fleet file's own finding says so
 
 
 def _broker_section(file: Path) -> dict[str, Any]:

@@ -237,6 +237,7 @@ nodes:
 broker: {{host: 127.0.0.1, port: 1883}}
 #broker: {{host: 127.0.0.1, port: 8883, tls: true}}
 #broker: {{host: broker.example.org, port: 8883, tls: true}}
+#broker: {{port: 8883, tls: true, cluster: [a.example.org, b.example.org, c.example.org]}}
 """  # noqa: E501 - a setting that is off is one line, so that a single # turns it on
 
 

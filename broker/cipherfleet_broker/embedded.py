@@ -117,14 +117,10 @@ def _cluster(member: ClusterMember, security: Security | None) -> dict[str, Any]
     return {
         "name": member.fleet,
         "listen": f"{security.listen}:{own.link_port}",
-        "routes": [f"tls://{_bracketed(peer.host)}:{peer.link_port}" for peer in member.others],
+        "routes": [f"tls://{peer.host}:{peer.link_port}" for peer in member.others],
         "tls": _tls(security, link),
         "authorization": {"user": f"CN={LINK}"},
     }
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _tls(security: Security, own: Identity) -> dict[str, Any]:

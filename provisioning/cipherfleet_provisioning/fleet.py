@@ -67,7 +67,7 @@ class NodeEntry(Section, frozen=True):
     broker: str | None = None  # of broker.cluster; without, they are shared out in turn
 
 
-Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,253}$")]
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]
 
 
 class Brokers(Broker, frozen=True):

@@ -376,7 +376,7 @@ def _settled(draft: Draft, ledger: Ledger) -> Ledger:
 
 def _member_folders(cluster: Sequence[str]) -> list[str]:
     """Where the files of each broker are in broker/: in HOST/ for those of a cluster."""
-    return [f"{host.replace(':', '-')}/" for host in cluster] or [""]
+    return [f"{host}/" for host in cluster] or [""]
 
 
 def installations(ledger: Ledger) -> dict[str, str]:

@@ -181,7 +181,7 @@ class Watched:
         self.nodes.poll()
         return min(node.round for node in self.nodes.nodes.values())
 
-    def goes_on(self, within_s: float = 60.0) -> None:
+    def goes_on(self, within_s: float = 180.0) -> None:
         """Wait for ten more rounds of all nodes, the last three without a silent neighbour."""
         goal = max(node.round for node in self.nodes.nodes.values()) + 10
 
@@ -201,7 +201,7 @@ def watched(
     bundles = write_bundles(
         found, folder / "nodes", brokers, Simulation(trace_estimates=True), authority=authority
     )
-    with LocalFleet(bundles, stalled_after_s=60.0) as nodes:
+    with LocalFleet(bundles, stalled_after_s=180.0) as nodes:
         nodes.start()
         watched = Watched(nodes)
         watched.goes_on()

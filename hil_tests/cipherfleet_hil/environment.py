@@ -143,8 +143,7 @@ def environment(own: Iterable[int] = (), machine: Machine | None = None) -> Envi
         cpu=named.get("model name") or named.get("Model") or platform.processor() or "unknown",
         architecture=platform.machine(),
         cores=os.cpu_count() or 1,
-        virtual="hypervisor" in named.get("flags", "").split()
-        or bool(_VIRTUAL.search(board or "")),
+        virtual="hypervisor" in named.get("flags", "").split() or _names_no_machine(board),
         kernel=word(machine.proc / "sys" / "kernel" / "osrelease"),
         governor=_governor(machine),
         clock=_clock(machine),

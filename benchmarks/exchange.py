@@ -26,7 +26,7 @@ from rich.table import Table
 
 from cipherfleet_hil import exchange_cost as crypto
 from cipherfleet_hil.contest import Contest, Effort, machine
-from cipherfleet_hil.cost_tables import show
+from cipherfleet_hil.cost_tables import bar, show
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.keys import NodeKeys
 
@@ -40,7 +40,7 @@ def main() -> int:
     wanted = [RIVALS[name] for name in options.rivals]
     rivals = [rival for rival in wanted if rival.is_installed]
     plan = _plan(options)
-    contests = crypto.measure(plan, console, lambda keys: _libraries(rivals, keys, console))
+    contests = crypto.measure(plan, bar(console), lambda keys: _libraries(rivals, keys, console))
     told = crypto.report(contests, where, *(rival.package for rival in rivals))
     told["not_installed"] = {r.name: r.how_to_install for r in wanted if not r.is_installed}
     verdicts = judge(contests, plan.key_bits, dict(options.require)) if options.gate else []

@@ -72,12 +72,12 @@ def crypto(
     from rich.console import Console  # noqa: PLC0415
 
     from .contest import Effort, machine  # noqa: PLC0415
-    from .cost_tables import show  # noqa: PLC0415
+    from .cost_tables import bar, show  # noqa: PLC0415
     from .exchange_cost import Plan, measure, report  # noqa: PLC0415
 
     where = machine()
     plan = Plan([int(size) for size in bits], dimension, degree, Effort(seconds))
-    told = report(measure(plan, Console(stderr=True)), where)
+    told = report(measure(plan, bar(Console(stderr=True))), where)
     tell(told, show, as_json=as_json)
 
 

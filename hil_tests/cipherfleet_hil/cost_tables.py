@@ -7,19 +7,28 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from .contest import KIND
-from .exchange_cost import CIPHERTEXTS, DECRYPTION, EXCHANGE, MESSAGES, PARTS, PHE_JSON
+from .exchange_cost import CIPHERTEXTS, DECRYPTION, EXCHANGE, MESSAGES, PARTS, PHE_JSON, Follow
 
 _SIZES = {"dimension": "d", "degree": "n"}
 _LEGENDS = {
     EXCHANGE: "one asker, n neighbours. online: pools full, answers prepared\n"
     "all: everything timed, with obfuscators for the own key, for a neighbour's",
-    PARTS: "prepare, answer: of all n neighbours; decrypt: within open\n"
-    "envelope: one message signed and checked",
+    PARTS: "prepare, answer: of all n neighbours; decrypt: within open\nsign, verify: one message",
     DECRYPTION: "n decryptions against one of the combination",
 }
+
+
+def bar(console: Console) -> Follow:
+    """A bar of the contests, on a terminal.
+
+    It is drawn between the contests only: a thread that draws would count as ours.
+    """
+    hidden = not console.is_terminal
+    return lambda jobs: track(jobs, "contests", console=console, disable=hidden, auto_refresh=False)
 
 
 def show(told: Mapping[str, Any], console: Console) -> None:

@@ -20,8 +20,6 @@ from typing import Any, Protocol
 import phe
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
-from rich.console import Console
-from rich.progress import track
 
 from cipherfleet_node import exchange, wire
 from cipherfleet_node.comb import ROWS
@@ -286,7 +284,8 @@ def _sum(terms: Iterable[Sequence[int]]) -> list[int]:
 # -- cases ---------------------------------------------------------------------------------------
 
 
-def _online(shop: Workshop, scene: Scene) -> Case:
+def online_case(shop: Workshop, scene: Scene) -> Case:
+    """Our exchange as neighbours wait for it."""
     pool = FilledPool(shop.own[OWN_TABLE])
     packed, prepared = Packed(scene, pool), dict[str, list[mpz]]()
     ciphertexts = Layout(shop.bits, scene.dimension).ciphertexts
@@ -303,7 +302,8 @@ def all_inside(own: str, towards: str) -> str:
     return f"all: {own}, {towards}"
 
 
-def _all(shop: Workshop, scene: Scene, own: str, towards: str) -> Case:
+def all_case(shop: Workshop, scene: Scene, own: str, towards: str) -> Case:
+    """Our exchange with everything inside, obfuscators from the sources *own* and *towards*."""
     packed = Packed(scene, OnTheSpot((shop.own[own], shop.towards[towards])))
     return Case(
         all_inside(own, towards),
@@ -312,7 +312,8 @@ def _all(shop: Workshop, scene: Scene, own: str, towards: str) -> Case:
     )
 
 
-def _naive(library: Library, scene: Scene) -> Case:
+def naive_case(library: Library, scene: Scene) -> Case:
+    """The exchange as *library*'s documents suggest it: each number by itself."""
     negated = [-entry for entry in scene.asked]
     towards = [(scene.theirs[name], scene.weight(name)) for name in scene.neighbours]
 
@@ -333,10 +334,10 @@ def exchanges(
 ) -> Contest:
     """Our exchange against the naive ones."""
     scene = Scene(shop.keys, dimension, degree)
-    ours = [_online(shop, scene)]
-    ours += [_all(shop, scene, own, towards) for own in shop.own for towards in shop.towards]
+    ours = [online_case(shop, scene)]
+    ours += [all_case(shop, scene, own, towards) for own in shop.own for towards in shop.towards]
     reference = Phe(shop.keys)
-    naive = [_naive(library, scene) for library in (reference, *rivals)]
+    naive = [naive_case(library, scene) for library in (reference, *rivals)]
     ms, checked = race([naive[0], *ours, *naive[1:]], effort)
     pairs = [(PHE, case.name) for case in ours] + [(rival.name, ONLINE) for rival in rivals]
     return Contest(
@@ -368,9 +369,15 @@ def _messages(ciphertexts: list[bytes], identity: Ed25519PrivateKey) -> tuple[by
 
 def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contest:
     """Where the time of our own exchange goes."""
-    scene = Scene(shop.keys, dimension, degree)
-    pool = FilledPool(shop.own[OWN_TABLE])
-    count = Layout(shop.bits, dimension).ciphertexts
+    cases = part_cases(shop, Scene(shop.keys, dimension, degree))
+    ms, checked = race(cases, effort)
+    return Contest(PARTS, shop.bits, ms, checked, (), dimension, degree)
+
+
+def part_cases(shop: Workshop, scene: Scene) -> list[Case]:
+    """The steps of our own exchange, each with what the step before it leaves."""
+    pool, degree = FilledPool(shop.own[OWN_TABLE]), len(scene.neighbours)
+    count = Layout(shop.bits, scene.dimension).ciphertexts
     packed = Packed(scene, pool)
     pool.fill(count * (1 + degree))
     prepared, query = packed.prepare(), packed.query()
@@ -378,19 +385,15 @@ def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contes
     accepted = packed.accept(answers)
     exponents = [scene.exponent(name) for name in accepted]
     columns = list(zip(*accepted.values(), strict=True))
-    key, identity = shop.keys.paillier, shop.keys.identity
-    verifiers, topic = {_ASKER: identity.public_key()}, query_topic(_FLEET, _ASKER)
+    key = shop.keys.paillier
 
     def decrypt() -> list[mpz]:
         return [key.decrypt_combined(column, exponents) for column in columns]
 
-    def envelope() -> Any:
-        return wire.decode(wire.encode(message_of(query), identity), topic, _FLEET, verifiers)
-
     def opens(made: Mapping[str, Sequence[mpz]]) -> bool:
         return packed.open(made) == scene.expected
 
-    cases = [
+    return [
         Case("query", packed.query, lambda q: len(q) == count, lambda: pool.fill(count)),
         Case(
             "prepare",
@@ -406,10 +409,28 @@ def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contes
         Case("accept", lambda: packed.accept(answers), opens),
         Case("open", lambda: packed.open(accepted), _equals(scene.expected)),
         Case("decrypt", decrypt, _equals(decrypt())),
-        Case("envelope", envelope, lambda told: told.ciphertexts == query),
+        *_envelope_cases(shop.keys.identity, query),
     ]
-    ms, checked = race(cases, effort)
-    return Contest(PARTS, shop.bits, ms, checked, (), dimension, degree)
+
+
+def _envelope_cases(identity: Ed25519PrivateKey, query: Sequence[bytes]) -> list[Case]:
+    verifiers, topic = {_ASKER: identity.public_key()}, query_topic(_FLEET, _ASKER)
+
+    def verify(envelope: bytes) -> Any:
+        return wire.decode(envelope, topic, _FLEET, verifiers)
+
+    def is_right(told: Any) -> bool:
+        return bool(told.ciphertexts == query)
+
+    signed = wire.encode(message_of(query), identity)
+    return [
+        Case(
+            "sign",
+            lambda: wire.encode(message_of(query), identity),
+            lambda made: is_right(verify(made)),
+        ),
+        Case("verify", lambda: verify(signed), is_right),
+    ]
 
 
 def own_encryptions(shop: Workshop, rivals: Sequence[Library], effort: Effort) -> Contest:
@@ -486,6 +507,10 @@ EVERY_CONTEST: Sequence[Callable[..., Contest]] = (
 )
 
 
+Job = tuple[int, Callable[..., Contest], tuple[int, ...]]
+Follow = Callable[[Sequence[Job]], Iterable[Job]]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to measure."""
@@ -497,7 +522,7 @@ class Plan:
     contests: Sequence[Callable[..., Contest]] = EVERY_CONTEST
 
     @property
-    def jobs(self) -> list[tuple[int, Callable[..., Contest], tuple[int, ...]]]:
+    def jobs(self) -> list[Job]:
         """Key size, contest, and the contest's own numbers."""
         return [
             (bits, contest, numbers)
@@ -515,16 +540,13 @@ class Plan:
 
 
 def measure(
-    plan: Plan, console: Console, make_rivals: MakeLibraries = lambda _keys: ()
+    plan: Plan, follow: Follow = iter, make_rivals: MakeLibraries = lambda _keys: ()
 ) -> list[Contest]:
-    """Run *plan*; a bar on *console* if that is a terminal. Raises WrongResult."""
+    """Run *plan*; *follow* sees its jobs as they are begun. Raises WrongResult."""
     contests: list[Contest] = []
     shop: Workshop | None = None
     rivals: Sequence[Library] = ()
-    hidden = not console.is_terminal
-    # Drawn between the contests only: a thread that draws would count as ours.
-    jobs = track(plan.jobs, "contests", console=console, disable=hidden, auto_refresh=False)
-    for bits, contest, numbers in jobs:
+    for bits, contest, numbers in follow(plan.jobs):
         if shop is None or shop.bits != bits:
             shop = Workshop(bits)
             rivals = make_rivals(shop.keys)

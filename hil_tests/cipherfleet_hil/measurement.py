@@ -49,7 +49,7 @@ LEAST_SAMPLES = {
 }
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True):
     """A mapping of the document; later versions may add keys, which are not looked at."""
 
 
@@ -152,6 +152,7 @@ class Told(Part, frozen=True):
     figures: list[Figure]
     nodes: list[NodeFigures] = []
     predicted: dict[str, float] = {}  # seconds, by the name of a figure
+    effort: dict[str, Any] = {}  # how long, how often: unlike settings, it may differ
 
 
 class Measurement(Part, frozen=True):
@@ -197,6 +198,7 @@ def measurement(
     benchmarks: list[Benchmark],
     nodes: Iterable[NodeFigures] = (),
     predicted: Mapping[str, float] | None = None,
+    effort: Mapping[str, Any] | None = None,
 ) -> Measurement:
     """The document, dated now."""
     told = Told(
@@ -207,6 +209,7 @@ def measurement(
         command=command,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=dict(settings),
+        effort=dict(effort or {}),
         targets=targets,
         verdict=verdict,
         figures=figures(benchmarks),

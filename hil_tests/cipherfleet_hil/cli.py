@@ -3,82 +3,303 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from cipherfleet_deploy.flags import AS_JSON, tell
+from cipherfleet_deploy.flags import AS_JSON, Command, flagged, tell
+from cipherfleet_node.errors import CipherfleetError
+
+if TYPE_CHECKING:
+    from .crypto_bench import Plan
+    from .measurement import Measurement
+
+
+class NotValid(CipherfleetError):
+    """A measurement whose figures do not mean what they say; it was written all the same."""
+
+    exit_code: ClassVar[int] = 5
 
 
 @click.group()
 def bench() -> None:
-    """Measure what encryption costs on this machine.
+    """Measure what encryption costs, and say when a measurement is worth nothing.
 
     \b
     Example:
-      cipherfleet bench crypto
+      cipherfleet bench crypto --out before.json
+      cipherfleet bench compare before.json after.json --fail-above 5%
+      cipherfleet bench report before.json after.json --out report.html
     """
 
 
+# -- crypto --------------------------------------------------------------------------------------
+
+
+def size_flags(command: Command) -> Command:
+    """The flags of what is measured."""
+    flags: list[Callable[[Any], Any]] = [
+        click.option(
+            "--bits",
+            type=click.Choice(["1024", "2048", "3072", "4096"]),
+            multiple=True,
+            default=["2048"],
+            show_default=True,
+            help="Paillier key size; 1024 is unsafe",
+        ),
+        click.option(
+            "--dimension",
+            type=click.IntRange(1, 4000),
+            multiple=True,
+            default=[1, 8, 32],
+            show_default=True,
+            help="entries of an estimate",
+        ),
+        click.option(
+            "--degree",
+            type=click.IntRange(1, 63),
+            multiple=True,
+            default=[1, 4],
+            show_default=True,
+            help="neighbours of the asker",
+        ),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(0),
+            help="least time per process and key size (14), or CPU time per contest (4)",
+        ),
+    ]
+    return flagged(command, flags)
+
+
 @bench.command()
+@size_flags
 @click.option(
-    "--bits",
-    type=click.Choice(["1024", "2048", "3072", "4096"]),
+    "--processes", type=click.IntRange(1), default=5, show_default=True, help="one after another"
+)
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "cpu"]),
+    default="wall",
+    show_default=True,
+    help="what is read: latency, or the process's CPU time",
+)
+@click.option(
+    "--percentile",
+    type=click.Choice(["50", "90", "95", "99"]),
     multiple=True,
-    default=["2048"],
+    default=["50"],
     show_default=True,
-    help="Paillier key size; 1024 is unsafe",
+    help="must be there: not valid where samples are too few",
 )
-@click.option(
-    "--dimension",
-    type=click.IntRange(1, 4000),
-    multiple=True,
-    default=[1, 8, 32],
-    show_default=True,
-    help="entries of an estimate",
-)
-@click.option(
-    "--degree",
-    type=click.IntRange(1, 63),
-    multiple=True,
-    default=[1, 4],
-    show_default=True,
-    help="neighbours of the asker",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0),
-    default=4.0,
-    show_default=True,
-    help="least CPU time per contest; three laps are always run",
-)
+@click.option("--case", multiple=True, help="only this case, by its name in the table")
+@click.option("--quick", is_flag=True, help="one short lap in two processes: a trial, never valid")
+@click.option("--ratios", is_flag=True, help="instead, contests with phe in one process: ratios")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write the document")
 @AS_JSON
 def crypto(
     bits: tuple[str, ...],
     dimension: tuple[int, ...],
     degree: tuple[int, ...],
-    seconds: float,
+    seconds: float | None,
+    processes: int,
+    clock: str,
+    percentile: tuple[str, ...],
+    case: tuple[str, ...],
+    quick: bool,
+    ratios: bool,
+    out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time the encrypted exchange against the reference library phe, on this machine.
+    """Time keys, pools, the exchange and its parts, and the naive exchange with phe beside it.
 
-    Cases take turns in one process and every decrypted result is checked. The figures are this
-    machine's, never a device's. Give an option several times for several sizes.
+    Independent processes run one after another; in each all cases take turns, after a warm-up, and
+    every decrypted result is checked. Raw samples, the state of the machine before and after, and
+    the verdict stand in the document that --json prints and --out writes (`bench schema`; pyperf
+    reads it too). Exit code 5: the figures are not valid, the reasons are told. Give an option
+    several times for several sizes.
 
     \b
     Example:
-      cipherfleet bench crypto --bits 2048 --bits 3072 --dimension 32
+      cipherfleet bench crypto --bits 2048 --bits 3072 --dimension 32 --out here.json
     """
+    from .contest import Effort  # noqa: PLC0415
+    from .crypto_bench import Plan  # noqa: PLC0415
+
+    sizes = [int(size) for size in bits]
+    if ratios:
+        _contests(sizes, dimension, degree, Effort(4.0 if seconds is None else seconds), as_json)
+        return
+    plan = Plan(
+        sizes,
+        dimension[:1] if quick else dimension,
+        degree[:1] if quick else degree,
+        2 if quick else processes,
+        Effort(0.0 if quick else 14.0 if seconds is None else seconds, 1),
+        "cpu" if clock == "cpu" else "wall",
+        [f"p{number}" for number in percentile],
+        case,
+    )
+    _measured(_measure(plan), out, as_json=as_json)
+
+
+def _measure(plan: Plan) -> Measurement:
+    from .crypto_bench import here, measure_crypto  # noqa: PLC0415
+    from .measurement_tables import bar  # noqa: PLC0415
+
+    return measure_crypto(plan, here(), _command_line(), bar())
+
+
+def _command_line() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _measured(document: Measurement, out: Path | None, *, as_json: bool) -> None:
+    """Write, tell, and end with 5 where it is not valid."""
+    from .measurement import to_text, write_measurement  # noqa: PLC0415
+    from .measurement_tables import show  # noqa: PLC0415
+
+    if out is not None:
+        write_measurement(out, document)
+    if as_json:
+        click.echo(to_text(document), nl=False)
+    else:
+        show(document)
+    refuse_invalid(document)
+
+
+def refuse_invalid(document: Measurement) -> None:
+    """Raise NotValid, with the reasons, where the document says so."""
+    verdict = document.cipherfleet.verdict
+    if not verdict.valid:
+        raise NotValid(f"NOT VALID: {'; '.join(verdict.reasons)}")
+
+
+def _contests(
+    sizes: list[int],
+    dimension: tuple[int, ...],
+    degree: tuple[int, ...],
+    effort: Any,
+    as_json: bool,
+) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    from .contest import Effort, machine  # noqa: PLC0415
+    from .contest import machine  # noqa: PLC0415
     from .cost_tables import bar, show  # noqa: PLC0415
     from .exchange_cost import Plan, measure, report  # noqa: PLC0415
 
     where = machine()
-    plan = Plan([int(size) for size in bits], dimension, degree, Effort(seconds))
+    plan = Plan(sizes, dimension, degree, effort)
     told = report(measure(plan, bar(Console(stderr=True))), where)
     tell(told, show, as_json=as_json)
+
+
+# -- documents -----------------------------------------------------------------------------------
+
+
+@bench.command()
+def schema() -> None:
+    """Print the JSON Schema (2020-12) of measurements.
+
+    \b
+    Example:
+      cipherfleet bench schema > measurement.schema.json
+    """
+    from .measurement import schema_text  # noqa: PLC0415
+
+    click.echo(schema_text(), nl=False)
+
+
+class Percent(click.ParamType[float]):
+    """'5%' or '0.05'."""
+
+    name = "percent"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The fraction."""
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < 100:
+            self.fail(f"{text!r} is no share of time: 5% or 0.05", param, ctx)
+        return number
+
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@bench.command()
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@click.option(
+    "--fail-above",
+    type=Percent(),
+    default="5%",
+    show_default=True,
+    help="exit code 1 where B is slower by more than this, significantly",
+)
+@click.option("--allow-not-valid", is_flag=True, help="judge measurements that are not valid, too")
+@AS_JSON
+def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json: bool) -> None:
+    """Say whether B is slower than A: the ratio of medians, with what chance may make of it.
+
+    Processes are drawn anew, then samples within each (a hierarchical bootstrap); the intervals of
+    all benchmarks together hold with 95 %. Measurements of different kinds or settings are not
+    compared. Exit codes: 1, slower by more than the limit and not by chance; 5, A or B not valid.
+
+    \b
+    Example:
+      cipherfleet bench compare before.json after.json --fail-above 5%
+    """
+    from .compare import compare as compared  # noqa: PLC0415
+    from .measurement import read_measurement  # noqa: PLC0415
+    from .measurement_tables import show_comparison  # noqa: PLC0415
+
+    told = compared(read_measurement(a), read_measurement(b), fail_above)
+    tell(told.to_json(), show_comparison, as_json=as_json)
+    if told.doubts and not allow_not_valid:
+        raise NotValid("A or B is not valid, so nothing follows (--allow-not-valid judges it)")
+    if told.failed:
+        sys.exit(1)
+
+
+@bench.command()
+@click.argument("files", type=FILE, nargs=-1, required=True)
+@click.option(
+    "--out", type=FILE, default="report.html", show_default=True, help="the page; a .md beside it"
+)
+@AS_JSON
+def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Write one HTML page of measurements, with charts, and a summary in Markdown beside it.
+
+    The page needs nothing but itself: it can be sent by mail and opened anywhere.
+
+    \b
+    Example:
+      cipherfleet bench report host.json pi-4.json --out report.html
+    """
+    from .measurement import read_measurement  # noqa: PLC0415
+    from .report import write_report  # noqa: PLC0415
+
+    documents = [(file.name, read_measurement(file)) for file in files]
+    summary = write_report(documents, out)
+    told = {
+        "report": str(out),
+        "summary": str(summary),
+        "valid": {name: each.cipherfleet.verdict.valid for name, each in documents},
+    }
+    tell(told, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
+
+
+# -- cards and studies ----------------------------------------------------------------------------
 
 
 @bench.command()

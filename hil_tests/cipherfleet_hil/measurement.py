@@ -170,11 +170,15 @@ class Measurement(Part, frozen=True):
 def figure(name: str, labels: Labels, samples: list[float], unit: str = SECOND) -> Figure:
     """The percentiles of *samples* that there are enough of."""
     found = {
-        key: float(np.percentile(samples, int(key[1:]))) if len(samples) >= least else None
+        key: _percentile(samples, key) if len(samples) >= least else None
         for key, least in LEAST_SAMPLES.items()
     }
     needs = {key: LEAST_SAMPLES[key] for key, value in found.items() if value is None}
     return Figure(name=name, labels=labels, n=len(samples), unit=unit, needs=needs, **found)
+
+
+def _percentile(samples: list[float], key: str) -> float:
+    return float(f"{np.percentile(samples, int(key[1:])):.7g}")
 
 
 def figures(benchmarks: Iterable[Benchmark]) -> list[Figure]:

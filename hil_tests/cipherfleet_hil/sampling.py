@@ -65,7 +65,7 @@ class Sampler:
         self.wall_ns += time.perf_counter_ns() - wall
         if not case.is_right(result):
             raise WrongResult(f"{case.name}: the result differs from the plain answer")
-        return max(elapsed, 1) / 1e9
+        return round(max(elapsed, 1) / 1e9, 9)
 
 
 def _nothing() -> None:

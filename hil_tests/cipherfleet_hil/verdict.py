@@ -19,6 +19,7 @@ WAITED = 0.05  # of the time of runs, for a CPU: what is timed computes without 
 CLOCK_MOVED = 0.05
 SWAPPED_PAGES = 25
 SPREAD = 0.10  # of the processes' medians: see `spread`
+SPREAD_S = 10e-6  # less than that is nothing beside a round, whatever it is a part of
 HOT_C = 80.0  # where boards begin to slow down
 _FIXED_GOVERNORS = {"performance", "userspace", "powersave"}
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -191,6 +192,11 @@ def spread(benchmark: Benchmark) -> float:
     return _MAD_TO_SIGMA * median(abs(each - middle) for each in medians) / middle
 
 
+def _is_wide(benchmark: Benchmark) -> bool:
+    width = spread(benchmark)
+    return width > SPREAD and width * median(benchmark.samples) > SPREAD_S
+
+
 def doubtful_samples(
     benchmarks: Sequence[Benchmark],
     percentiles: Collection[str] = (),
@@ -201,8 +207,7 @@ def doubtful_samples(
     processes = min(len(benchmark.runs) for benchmark in benchmarks)
     if processes < least_processes:
         yield f"only {processes} processes, at least {least_processes} are needed"
-    wide = {b.name: spread(b) for b in benchmarks if b.name not in random}
-    wide = {name: width for name, width in wide.items() if width > SPREAD}
+    wide = {b.name: spread(b) for b in benchmarks if b.name not in random and _is_wide(b)}
     if wide:
         worst = max(wide, key=lambda name: wide[name])
         yield (

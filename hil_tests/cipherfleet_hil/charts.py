@@ -11,22 +11,26 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+import numpy.typing as npt
 
-WIDTH = 640
+WIDTH = 760
 COLOURS = 8
 _CHARACTER = 6.6  # a generous width of one, at 12 px
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-_TAIL = 0.99  # a histogram shows the samples up to this quantile, and counts those beyond
+_FAR = 3.0  # times the interquartile range beyond the quartiles: only counted, not drawn (Tukey)
 
 Point = tuple[float, float]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name and its points, by ascending x."""
+    """A line: its name, its points by ascending x, and the number of its colour."""
 
     name: str
     points: Sequence[Point]
+    colour: int
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def _nice_step(span: float, most: int) -> float:
     """The smallest 1, 2 or 5 times a power of ten that divides *span* into at most *most*."""
     least = span / most
     power = math.pow(10, math.floor(math.log10(least)))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9))
+    return power * next(step for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9))
 
 
 def _ticks(low: float, high: float, most: int = 5) -> list[float]:
@@ -118,25 +122,27 @@ def _apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def histogram(samples: Sequence[float], label: str, width: float = 300) -> str:
-    """How often which time was seen, with the median; the slowest hundredth is only counted."""
-    values = np.sort(np.asarray(samples))
-    cut = float(values[math.ceil(_TAIL * len(values)) - 1])
-    shown = values[values <= cut]
+    """How often which time was seen, with the median; what is far out is only counted."""
+    values = np.sort(np.asarray(samples, dtype=float))
+    shown = _near(values)
     counts, edges = np.histogram(shown, bins=_bins(shown))
-    left, right, top, bottom, height = 34.0, width - 12, 8.0, 112.0, 142.0
-    low, high = float(edges[0]), float(edges[-1])
+    left, right, top, bottom, height = 34.0, width - 12, 8.0, 112.0, 146.0
+    low, high, most = float(edges[0]), float(edges[-1]), int(max(counts))
 
     def x(value: float) -> float:
         return left + (right - left) * (value - low) / (high - low)
 
     def y(count: float) -> float:
-        return bottom - (bottom - top) * count / max(counts)
+        return bottom - (bottom - top) * count / most
 
-    ticks = [tick for tick in _ticks(low, high, 3) if low <= tick <= high]
+    ticks = [tick for tick in _ticks(low, high, 4) if low <= tick <= high]
     middle = float(np.median(values))
+    told = f"{len(values)} samples"
+    if len(shown) < len(values):
+        told += f", {len(values) - len(shown)} of them beyond, up to {time_text(float(values[-1]))}"
     parts = [
-        *(_line(left, y(t), right, y(t), "grid") for t in _whole_ticks(int(max(counts)))),
-        *(_text(left - 5, y(t) + 4, f"{t}", "end") for t in _whole_ticks(int(max(counts)))),
+        *(_line(left, y(t), right, y(t), "grid") for t in _whole_ticks(most)),
+        *(_text(left - 5, y(t) + 4, f"{t}", "end") for t in _whole_ticks(most)),
         *(
             _box(x(a) + 0.5, y(c), x(b) - x(a) - 1, bottom - y(c), "fill0", f"{c} samples")
             for c, a, b in zip(counts.tolist(), edges, edges[1:], strict=False)
@@ -144,16 +150,21 @@ def histogram(samples: Sequence[float], label: str, width: float = 300) -> str:
         ),
         _line(left, bottom, right, bottom, "axis"),
         _line(x(middle), top, x(middle), bottom, "mark"),
-        *_time_axis([(x(tick), tick) for tick in ticks], bottom + 16, left, right),
+        *_time_axis([(x(tick), tick) for tick in ticks], bottom + 15, left, right),
+        _text(left, height - 3, told, "start", "soft"),
     ]
-    beyond = len(values) - len(shown)
-    if beyond:
-        told = f"{beyond} more, up to {time_text(float(values[-1]))}"
-        parts.append(_text(right, height - 2, told, "end", "soft"))
     return _svg(height, parts, label, width)
 
 
-def _bins(shown: np.ndarray[tuple[int], np.dtype[np.float64]]) -> int | Sequence[float]:
+def _near(values: Floats) -> Floats:
+    """Those of sorted *values* that are not far out."""
+    quarter, three = np.percentile(values, [25, 75])
+    reach = max(_FAR * float(three - quarter), 0.01 * float(three))
+    near: Floats = values[(values >= quarter - reach) & (values <= three + reach)]
+    return near
+
+
+def _bins(shown: Floats) -> int | Sequence[float]:
     """Freedman and Diaconis' number of bins, 5 to 30; one for samples that are all alike."""
     low, high = float(shown[0]), float(shown[-1])
     if high <= low:
@@ -209,11 +220,11 @@ def lines(series: Sequence[Series], x_label: str, label: str) -> str:
     parts += [_text(x(value), bottom + 17, f"{value:g}", "middle") for value in xs]
     parts.append(_text((left + right) / 2, bottom + 36, x_label, "middle", "soft"))
     ends = _apart([y(each.points[-1][1]) for each in series], 15, top, bottom)
-    for place, (each, end) in enumerate(zip(series, ends, strict=True)):
-        colour = place % COLOURS
+    for each, end in zip(series, ends, strict=True):
+        colour = each.colour % COLOURS
         points = [(x(a), y(b)) for a, b in each.points]
         way = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        parts.append(f'<polyline class="stroke{colour}" points="{way}"/>')
+        parts.append(f'<polyline class="stroke{colour}{" dashed" * each.dashed}" points="{way}"/>')
         parts += [
             f'<circle class="fill{colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>'
             f"{escape(each.name)}: {time_text(value)} at {size:g}</title></circle>"

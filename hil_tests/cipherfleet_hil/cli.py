@@ -176,7 +176,7 @@ def refuse_invalid(document: Measurement) -> None:
     """Raise NotValid, with the reasons, where the document says so."""
     verdict = document.cipherfleet.verdict
     if not verdict.valid:
-        raise NotValid(f"NOT VALID: {'; '.join(verdict.reasons)}")
+        raise NotValid(f"the measurement is not valid: {'; '.join(verdict.reasons)}")
 
 
 def _contests(

@@ -130,11 +130,12 @@ def measure_crypto(plan: Plan, place: Place, command: str, follow: Follow = iter
 
 def _document(plan: Plan, target: Target, benchmarks: list[Benchmark], command: str) -> Measurement:
     state = target.environment.before
+    sizes = ", ".join(map(str, plan.key_bits))
     random = {each.name for each in benchmarks if each.labels["case"] in RANDOM}
     return measurement(
         what="crypto",
         kind=target.kind,
-        title=f"the encrypted exchange on {state.board or state.cpu}",
+        title=f"the encrypted exchange at {sizes} bits on {state.board or state.cpu}",
         command=command,
         settings=plan.settings,
         targets=[target],

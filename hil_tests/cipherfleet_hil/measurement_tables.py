@@ -13,12 +13,13 @@ from rich.table import Table
 
 from cipherfleet_node.config import SAFE_KEY_BITS
 
-from .crypto_cases import SAYS
-from .exchange_cost import PHE
+from .crypto_cases import ALL, SAYS
+from .exchange_cost import ONLINE, PHE
 from .measurement import LEAST_SAMPLES, Figure, Measurement, Verdict
 
 T = TypeVar("T")
 PERCENTILES = tuple(LEAST_SAMPLES)
+Naive = Mapping[tuple[str, str, str], float | None]
 
 
 def bar() -> Callable[[Sequence[T]], Iterable[T]]:
@@ -70,15 +71,17 @@ def _table(figures: Sequence[Figure]) -> Table:
     table.add_column("case", no_wrap=True)
     for heading in ("key", "d", "n", "samples", *PERCENTILES, f"{PHE} /"):
         table.add_column(heading, justify="right", no_wrap=True)
-    naive = {_sizes(each): each.p50 for each in figures if each.labels.get("case") == PHE}
+    naive = naive_medians(figures)
     last = None
-    for each in sorted(figures, key=_order):
+    for each in sorted(figures, key=order_of):
         case = str(each.labels.get("case", each.name))
-        if last is not None and case != last:
-            table.add_section()
         told = [ms(getattr(each, key)) for key in PERCENTILES]
         table.add_row(
-            "" if case == last else case, *_sizes(each), str(each.n), *told, _ratio(each, naive)
+            "" if case == last else case,
+            *_sizes(each),
+            str(each.n),
+            *told,
+            ratio_to_naive(each, naive),
         )
         last = case
     table.caption = "samples of all processes; n neighbours; " + ", ".join(
@@ -87,10 +90,11 @@ def _table(figures: Sequence[Figure]) -> Table:
     return table
 
 
-def _order(each: Figure) -> tuple[int, str]:
+def order_of(each: Figure) -> int:
+    """For sorting: cases in the order of a round, others after them."""
     cases = [*SAYS]
     case = str(each.labels.get("case", each.name))
-    return (cases.index(case), "") if case in cases else (len(cases), case)
+    return cases.index(case) if case in cases else len(cases)
 
 
 def _sizes(each: Figure) -> tuple[str, str, str]:
@@ -100,10 +104,15 @@ def _sizes(each: Figure) -> tuple[str, str, str]:
     return f"{bits or ''}{unsafe}", d, n
 
 
-def _ratio(each: Figure, naive: dict[tuple[str, str, str], float | None]) -> str:
+def naive_medians(figures: Iterable[Figure]) -> Naive:
+    """The medians of the naive exchange, by its sizes."""
+    return {_sizes(each): each.p50 for each in figures if each.labels.get("case") == PHE}
+
+
+def ratio_to_naive(each: Figure, naive: Naive) -> str:
     """How many times longer the naive exchange takes, for cases that are whole exchanges."""
     reference = naive.get(_sizes(each))
-    if each.labels.get("case") not in ("online", "all inside") or not (reference and each.p50):
+    if each.labels.get("case") not in (ONLINE, ALL) or not (reference and each.p50):
         return ""
     return f"{reference / each.p50:.3g}x"
 

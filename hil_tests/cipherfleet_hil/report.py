@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import ConfigError
 
 from .charts import Series, Stack, beside, histogram, lines, stacks, time_text
+from .crypto_cases import SAYS
 from .environment import Environment
-from .measurement import LEAST_SAMPLES, Figure, Labels, Measurement, Target
+from .exchange_cost import PHE
+from .measurement import LEAST_SAMPLES, Benchmark, Figure, Labels, Measurement, Target
+from .measurement_tables import naive_medians, order_of, ratio_to_naive
 
 SIZES = {
     "key_bits": "bits of the key",
@@ -53,7 +55,7 @@ def page(documents: Sequence[tuple[str, Measurement]]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE_FILE.read_text()}</style></head><body>"
-        f"<h1>{escape(title)}</h1>{_contents(documents)}{body}{_legend()}</body></html>\n"
+        f"<h1>{escape(title)}</h1>{_contents(documents)}{_together(documents)}{body}{_legend()}</body></html>\n"
     )
 
 
@@ -61,7 +63,7 @@ def _contents(documents: Sequence[tuple[str, Measurement]]) -> str:
     """A row for each document, with its verdict."""
     rows = [
         f'<tr><td class="words"><a href="#m{place}">{escape(_title(each))}</a></td>'
-        f'<td class="words">{escape(name)}</td><td>{escape(each.cipherfleet.measured_at)}</td>'
+        f'<td class="words">{escape(name)}</td><td>{_date(each)}</td>'
         f"<td{_bad(each)}>{_word(each)}</td></tr>"
         for place, (name, each) in enumerate(documents)
     ]
@@ -73,6 +75,10 @@ def _contents(documents: Sequence[tuple[str, Measurement]]) -> str:
 
 def _word(document: Measurement) -> str:
     return "VALID" if document.cipherfleet.verdict.valid else "NOT VALID"
+
+
+def _date(document: Measurement) -> str:
+    return escape(document.cipherfleet.measured_at.replace("T", " ").replace("+00:00", " UTC"))
 
 
 def _bad(document: Measurement) -> str:
@@ -88,7 +94,7 @@ def _section(name: str, document: Measurement, place: int) -> str:
     told = document.cipherfleet
     parts = [
         f'<section id="m{place}"><h2>{escape(_title(document))}</h2>',
-        f'<p class="soft">{escape(told.measured_at)}, {escape(name)}<br>'
+        f'<p class="soft">{_date(document)}, {escape(name)}<br>'
         f"<code>{escape(told.command)}</code></p>",
         _verdict(document),
         *_charts(document),
@@ -102,7 +108,7 @@ def _section(name: str, document: Measurement, place: int) -> str:
 def _verdict(document: Measurement) -> str:
     verdict = document.cipherfleet.verdict
     reasons = [f"<li>{escape(reason)}</li>" for reason in verdict.reasons]
-    notes = [f'<li class="soft">{escape(note)}</li>' for note in verdict.notes]
+    notes = [f'<li class="soft">note: {escape(note)}</li>' for note in verdict.notes]
     bad = "" if verdict.valid else " bad"
     told = f"<ul>{''.join([*reasons, *notes])}</ul>" if reasons or notes else ""
     return f'<div class="verdict{bad}"><strong>{_word(document)}</strong>{told}</div>'
@@ -119,15 +125,43 @@ def _charts(document: Measurement) -> Iterator[str]:
     told = document.cipherfleet
     if told.nodes:
         yield from _phases(document)
-    for key, words in SIZES.items():
-        yield from _against(document, key, words)
+    for key in SIZES:
+        yield from _against(told.kind, told.figures, key)
     yield from _predictions(document)
     yield from _histograms(document)
 
 
-def _against(document: Measurement, key: str, words: str) -> Iterator[str]:
+def _together(documents: Sequence[tuple[str, Measurement]]) -> str:
+    """Charts over sizes that were measured one by one: one machine, different benchmarks."""
+    families: dict[tuple[str, ...], list[Measurement]] = {}
+    for _, each in documents:
+        families.setdefault(_family(each), []).append(each)
+    return "".join(_over_sizes(family) for family in families.values() if len(family) > 1)
+
+
+def _family(document: Measurement) -> tuple[str, ...]:
+    told = document.cipherfleet
+    states = (target.environment.before for target in told.targets)
+    return (told.kind, told.what, *sorted({state.board or state.cpu for state in states}))
+
+
+def _over_sizes(family: Sequence[Measurement]) -> str:
+    figures = [each for document in family for each in document.cipherfleet.figures]
+    if len({each.name for each in figures}) < len(figures):
+        return ""  # the same measured twice: which of them would be the point?
+    told = family[0].cipherfleet
+    charts = "".join(chart for key in SIZES for chart in _against(told.kind, figures, key))
+    if not charts:
+        return ""
+    valid = all(each.cipherfleet.verdict.valid for each in family)
+    doubt = "" if valid else '<div class="verdict bad"><strong>NOT VALID, in part</strong></div>'
+    title = f"{told.kind}: {told.what}, {len(family)} measurements together"
+    return f"<section><h2>{escape(title)}</h2>{doubt}{charts}</section>"
+
+
+def _against(kind: str, figures: Sequence[Figure], key: str) -> Iterator[str]:
     """Medians against the size *key*, the other sizes at their largest."""
-    measured = [each for each in document.cipherfleet.figures if each.p50 and key in each.labels]
+    measured = [each for each in figures if each.p50 and key in each.labels]
     others = [other for other in SIZES if other != key]
     fixed = {other: _largest(measured, other) for other in others}
     chosen = [
@@ -137,11 +171,14 @@ def _against(document: Measurement, key: str, words: str) -> Iterator[str]:
     ]
     series = [each for each in _series(chosen, key) if len(each.points) > 1]
     if series:
-        at = ", ".join(f"{other} {value}" for other, value in fixed.items() if value is not None)
-        caption = f"{document.cipherfleet.kind}: median against {words}" + (
-            f" (at {at})" * bool(at)
-        )
-        yield _figure(caption, lines(series, words, caption))
+        at = ", ".join(_at(other, value) for other, value in fixed.items() if value is not None)
+        caption = f"{kind}: median against {SIZES[key]}" + f" ({at})" * bool(at)
+        yield _figure(caption, lines(series, SIZES[key], caption))
+
+
+def _at(key: str, value: float) -> str:
+    texts = {"key_bits": f"{value:g} bits", "dimension": f"d={value:g}", "degree": f"n={value:g}"}
+    return texts[key]
 
 
 def _largest(figures: Sequence[Figure], key: str) -> float | None:
@@ -152,28 +189,35 @@ def _series(figures: Sequence[Figure], key: str) -> list[Series]:
     """A line for all figures that are alike but for *key*, slowest first."""
     found: dict[str, list[tuple[float, float]]] = {}
     for each in figures:
-        rest = {name: label for name, label in each.labels.items() if name not in SIZES}
         assert each.p50 is not None
-        name = " ".join(str(label) for label in rest.values()) or each.name
-        found.setdefault(name, []).append((float(each.labels[key]), each.p50))
-    made = [Series(name, sorted(points)) for name, points in found.items()]
+        found.setdefault(_case(each.labels), []).append((float(each.labels[key]), each.p50))
+    cases = [*SAYS]
+    made = [
+        Series(name, sorted(points), cases.index(name) if name in cases else place, name == PHE)
+        for place, (name, points) in enumerate(found.items())
+    ]
     return sorted(made, key=lambda each: -each.points[-1][1])
+
+
+def _case(labels: Labels) -> str:
+    """All labels but the sizes, as words."""
+    return " ".join(str(label) for name, label in labels.items() if name not in SIZES)
 
 
 def _histograms(document: Measurement) -> Iterator[str]:
     """The samples of each case at its largest sizes."""
-    largest: dict[Any, Any] = {}
+    largest: dict[str, Benchmark] = {}
     for each in document.benchmarks:
-        rest = tuple((key, label) for key, label in each.labels.items() if key not in SIZES)
-        best = largest.get(rest or each.name)
+        case = _case(each.labels) or each.name
+        best = largest.get(case)
         if best is None or _size(each.labels) >= _size(best.labels):
-            largest[rest or each.name] = each
+            largest[case] = each
     shown = list(largest.values())[:MOST_HISTOGRAMS]
     kind = document.cipherfleet.kind
     yield f"<h3>{kind}: how the samples are spread (line: median)</h3>"
     charts = [
         _figure(
-            f"{kind}: {each.name} ({len(each.samples)} samples)",
+            f"{kind}: {each.name}",
             histogram(each.samples, f"samples of {each.name}"),
         )
         for each in shown
@@ -221,17 +265,19 @@ def _predictions(document: Measurement) -> Iterator[str]:
 
 
 def _figures(document: Measurement) -> str:
-    kind = document.cipherfleet.kind
+    told = document.cipherfleet
+    naive = naive_medians(told.figures)
     heads = "".join(f"<th>{key}</th>" for key in ("samples", *LEAST_SAMPLES))
     rows = [
         f"<tr><td>{escape(each.name)}{_unsafe(each)}</td><td>{each.n}</td>"
         + "".join(f"<td>{_cell(each, key)}</td>" for key in LEAST_SAMPLES)
-        + "</tr>"
-        for each in document.cipherfleet.figures
+        + f"<td>{ratio_to_naive(each, naive)}</td></tr>"
+        for each in sorted(told.figures, key=order_of)
     ]
+    last = f"<th>{PHE} /</th>" if naive else "<th></th>"
     return (
-        f"<h3>{kind}: figures</h3>"
-        f'<div class="wide"><table><tr><th>benchmark</th>{heads}</tr>{"".join(rows)}</table></div>'
+        f'<h3>{told.kind}: figures</h3><div class="wide"><table>'
+        f"<tr><th>benchmark</th>{heads}{last}</tr>{''.join(rows)}</table></div>"
     )
 
 
@@ -252,28 +298,35 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _machine(document: Measurement, target: Target) -> str:
-    states = (target.environment.before, target.environment.after)
+    before, after = _state(target.environment.before), _state(target.environment.after)
     same = '<span class="soft">the same</span>'
+    told = [name for name in before if before[name] is not None or after[name] is not None]
     rows = [
-        f'<tr><td>{escape(name)}</td><td class="words">{escape(before)}</td>'
-        f'<td class="words">{same if after == before else escape(after)}</td></tr>'
-        for (name, before), (_, after) in zip(*map(_state, states), strict=True)
+        f'<tr><td>{escape(name)}</td><td class="words">{escape(before[name] or "not told")}</td>'
+        f'<td class="words">{_after(before[name], after[name]) or same}</td></tr>'
+        for name in told
     ]
     head = '<tr><th></th><th class="words">before</th><th class="words">after</th></tr>'
+    silent = ", ".join(name for name in before if name not in told)
+    missing = f'<p class="soft">It does not tell: {escape(silent)}.</p>' if silent else ""
     return (
         f"<h3>{document.cipherfleet.kind}: the machine {escape(target.name)} ({target.kind})</h3>"
-        f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+        f'<div class="wide"><table class="state">{head}{"".join(rows)}</table></div>{missing}'
     )
 
 
-def _state(state: Environment) -> list[tuple[str, str]]:
-    """What people want to know of a machine."""
+def _after(before: str | None, after: str | None) -> str:
+    return "" if after == before else escape(after or "not told")
+
+
+def _state(state: Environment) -> dict[str, str | None]:
+    """What people want to know of a machine; None where it does not tell."""
     clock, memory, quota = state.clock, state.memory, state.quota
     free, total, swap = (
         f"{kib / 1024:,.0f}"
         for kib in (memory.available_kib, memory.total_kib, memory.swap_used_kib)
     )
-    told = {
+    return {
         "board": state.board,
         "processor": f"{state.cpu}, {state.cores} cores, {state.architecture}",
         "virtual": "yes" if state.virtual else "no",
@@ -293,7 +346,6 @@ def _state(state: Environment) -> list[tuple[str, str]]:
         "versions": ", ".join(f"{name} {version}" for name, version in state.versions.items()),
         "revision": state.revision,
     }
-    return [(name, text or "not told") for name, text in told.items()]
 
 
 def _scaled(value: float | None, size: float, unit: str) -> str | None:

@@ -25,12 +25,11 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name, its points by ascending x, and the number of its colour."""
+    """A line: its name, its points by ascending x, and its number, which decides its look."""
 
     name: str
     points: Sequence[Point]
-    colour: int
-    dashed: bool = False
+    number: int
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def histogram(samples: Sequence[float], label: str, width: float = 300) -> str:
     middle = float(np.median(values))
     told = f"{len(values)} samples"
     if len(shown) < len(values):
-        told += f", {len(values) - len(shown)} of them beyond, up to {time_text(float(values[-1]))}"
+        told += f", {len(values) - len(shown)} beyond (to {time_text(float(values[-1]))})"
     parts = [
         *(_line(left, y(t), right, y(t), "grid") for t in _whole_ticks(most)),
         *(_text(left - 5, y(t) + 4, f"{t}", "end") for t in _whole_ticks(most)),
@@ -151,7 +150,7 @@ def histogram(samples: Sequence[float], label: str, width: float = 300) -> str:
         _line(left, bottom, right, bottom, "axis"),
         _line(x(middle), top, x(middle), bottom, "mark"),
         *_time_axis([(x(tick), tick) for tick in ticks], bottom + 15, left, right),
-        _text(left, height - 3, told, "start", "soft"),
+        _text(left - 20, height - 3, told, "start", "soft"),
     ]
     return _svg(height, parts, label, width)
 
@@ -221,10 +220,10 @@ def lines(series: Sequence[Series], x_label: str, label: str) -> str:
     parts.append(_text((left + right) / 2, bottom + 36, x_label, "middle", "soft"))
     ends = _apart([y(each.points[-1][1]) for each in series], 15, top, bottom)
     for each, end in zip(series, ends, strict=True):
-        colour = each.colour % COLOURS
+        colour, dashed = each.number % COLOURS, " dashed" * (each.number // COLOURS % 2)
         points = [(x(a), y(b)) for a, b in each.points]
         way = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-        parts.append(f'<polyline class="stroke{colour}{" dashed" * each.dashed}" points="{way}"/>')
+        parts.append(f'<polyline class="stroke{colour}{dashed}" points="{way}"/>')
         parts += [
             f'<circle class="fill{colour}" cx="{a:.1f}" cy="{b:.1f}" r="3.5"><title>'
             f"{escape(each.name)}: {time_text(value)} at {size:g}</title></circle>"

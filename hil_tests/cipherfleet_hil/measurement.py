@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 
 from cipherfleet_node.document import parse_document
-from cipherfleet_node.errors import ConfigError, Mark
+from cipherfleet_node.errors import ConfigError, Mark, refuse
 
 from .environment import Environment
 
@@ -271,7 +271,10 @@ def _decoded(data: bytes, file: Path) -> Measurement:
 
 def _tell_misfits(text: str, file: Path) -> None:
     """Raise ConfigError with the place of all that does not fit: JSON is YAML too, if slower."""
-    parse_document(text, file).convert(Measurement)
+    try:
+        parse_document(text, file).convert(Measurement)
+    except ConfigError as error:
+        refuse(ConfigError(f"{each}; {_REPEAT}", each.mark, each.path) for each in error.findings)
 
 
 def _broken(data: bytes, file: Path) -> ConfigError:

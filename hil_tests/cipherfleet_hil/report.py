@@ -149,13 +149,14 @@ def _over_sizes(family: Sequence[Measurement]) -> str:
     figures = [each for document in family for each in document.cipherfleet.figures]
     if len({each.name for each in figures}) < len(figures):
         return ""  # the same measured twice: which of them would be the point?
-    told = family[0].cipherfleet
-    charts = "".join(chart for key in SIZES for chart in _against(told.kind, figures, key))
+    kind, what = family[0].cipherfleet.kind, family[0].cipherfleet.what
+    charts = "".join(chart for key in SIZES for chart in _against(kind, figures, key))
     if not charts:
         return ""
-    valid = all(each.cipherfleet.verdict.valid for each in family)
-    doubt = "" if valid else '<div class="verdict bad"><strong>NOT VALID, in part</strong></div>'
-    title = f"{told.kind}: {told.what}, {len(family)} measurements together"
+    doubtful = sum(not each.cipherfleet.verdict.valid for each in family)
+    told = f"NOT VALID: {doubtful} of these {len(family)}"
+    doubt = f'<div class="verdict bad"><strong>{told}</strong></div>' if doubtful else ""
+    title = f"{kind}: {what}, {len(family)} measurements together"
     return f"<section><h2>{escape(title)}</h2>{doubt}{charts}</section>"
 
 
@@ -193,7 +194,7 @@ def _series(figures: Sequence[Figure], key: str) -> list[Series]:
         found.setdefault(_case(each.labels), []).append((float(each.labels[key]), each.p50))
     cases = [*SAYS]
     made = [
-        Series(name, sorted(points), cases.index(name) if name in cases else place, name == PHE)
+        Series(name, sorted(points), cases.index(name) if name in cases else place)
         for place, (name, points) in enumerate(found.items())
     ]
     return sorted(made, key=lambda each: -each.points[-1][1])

@@ -140,7 +140,7 @@ def rounds(nodes: int = 3, target: Target | None = None) -> Measurement:
         made,
         target or machine("emulated"),
         what="rounds",
-        title="3 nodes on a ring",
+        title=f"{nodes} nodes on a ring",
         nodes=[NodeFigures(name=f"node{n}", target="pi", phases=phases()) for n in range(nodes)],
         predicted={"round, n=2": 15e-3, "decrypt, n=4": 4e-3},
     )

@@ -84,9 +84,8 @@ def _table(figures: Sequence[Figure]) -> Table:
             ratio_to_naive(each, naive),
         )
         last = case
-    table.caption = "samples of all processes; n neighbours; " + ", ".join(
-        f"{key} from {LEAST_SAMPLES[key]} samples on" for key in PERCENTILES
-    )
+    least = ", ".join(f"{key} {count}" for key, count in LEAST_SAMPLES.items())
+    table.caption = f"samples of all processes; n neighbours; least samples: {least}"
     return table
 
 

@@ -76,7 +76,7 @@ def test_the_table_says_where_it_comes_from_and_that_a_key_is_unsafe() -> None:
     assert done.returncode == 5
     for words in (
         "figures: of ", "keys of 1024 bits are UNSAFE", "NOT VALID", "phe /",
-        "because only 2 processes", "least samples: p50 5, p90 29, p95 59, p99 299",
+        "because only 2 processes", "needs: p50 5, p90 29, p95 59, p99 299\n",
     ):  # fmt: skip
         assert words in done.stdout
     assert "keygen" not in done.stdout

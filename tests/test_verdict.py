@@ -168,7 +168,9 @@ def test_a_percentile_that_was_asked_for_needs_its_samples() -> None:
     made = benchmarks()  # 100 samples each
     assert judge([machine()], made, ["p50", "p95"]).valid
     (reason,) = judge([machine()], made, ["p99"]).reasons
-    assert reason.startswith("p99 was asked for and needs 299 samples; 3 benchmarks have fewer")
+    assert reason.startswith(
+        "p99 was asked for and needs 299 samples; 3 of 3 benchmarks have fewer"
+    )
 
 
 def test_a_percentile_without_enough_samples_is_not_told() -> None:

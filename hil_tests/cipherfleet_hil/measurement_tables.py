@@ -39,6 +39,9 @@ def show(document: Measurement, console: Console | None = None) -> None:
     for bits in sorted(bits for bits in _key_sizes(told.figures) if bits < SAFE_KEY_BITS):
         console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
     console.print(_table(told.figures))
+    least = ", ".join(f"{key} {count}" for key, count in LEAST_SAMPLES.items())
+    legend = f"n neighbours; samples that a percentile needs: {least}"
+    console.print(legend, style="dim", highlight=False)
     for line in verdict_lines(told.verdict):
         console.print(line, highlight=False)
 
@@ -84,8 +87,6 @@ def _table(figures: Sequence[Figure]) -> Table:
             ratio_to_naive(each, naive),
         )
         last = case
-    least = ", ".join(f"{key} {count}" for key, count in LEAST_SAMPLES.items())
-    table.caption = f"samples of all processes; n neighbours; least samples: {least}"
     return table
 
 

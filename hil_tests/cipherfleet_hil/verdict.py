@@ -219,6 +219,7 @@ def doubtful_samples(
         if few:
             least = min(few, key=lambda b: len(b.samples))
             yield (
-                f"{key} was asked for and needs {LEAST_SAMPLES[key]} samples; {len(few)} "
-                f"benchmarks have fewer, {least.name!r} only {len(least.samples)}: measure longer"
+                f"{key} was asked for and needs {LEAST_SAMPLES[key]} samples; {len(few)} of "
+                f"{len(benchmarks)} benchmarks have fewer, {least.name!r} only "
+                f"{len(least.samples)}: measure longer"
             )

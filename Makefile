@@ -49,3 +49,4 @@ fuzz: setup
 
 schema: setup
 	$(BIN)/python -m cipherfleet_provisioning.schema
+	$(BIN)/python -m cipherfleet_hil.measurement

@@ -97,6 +97,8 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
     assert "cipherfleet_deploy/devices/cipherfleet-node.service" in names
     assert "cipherfleet_deploy/devices/install.sh" in names
     assert "cipherfleet_provisioning/fleet.schema.json" in names
+    assert "cipherfleet_hil/measurement.schema.json" in names
+    assert "cipherfleet_hil/report.css" in names
 
 
 def test_the_device_imports_nothing_of_the_workstation() -> None:

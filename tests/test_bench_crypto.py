@@ -91,6 +91,14 @@ def test_what_cannot_be_measured_is_exit_code_2(arguments: tuple[object, ...]) -
     assert (done.returncode, done.stdout) == (2, "")
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    done = bench("--out", tmp_path / "no" / "out.json")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"{tmp_path / 'no'} is no folder that we may write to" in done.stderr
+
+
 # -- processes -----------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from cipherfleet_hil.measurement import (
     write_measurement,
 )
 from cipherfleet_node.errors import ConfigError
-from measured import BOARD, benchmarks, document, machine, samples
+from measured import BOARD, benchmarks, document, machine, rounds, samples
 
 LIMIT = 0.05
 SLOWED = Path(__file__).parent / "slowed_work.py"
@@ -155,6 +155,7 @@ def test_what_is_not_comparable_is_refused_with_all_that_differs() -> None:
     with pytest.raises(ConfigError, match=r"kind is device in A.*measure both alike"):
         compare(a, b, LIMIT)
     assert list(what_differs(a, document(benchmarks(9)))) == []
+    assert list(what_differs(a, rounds())) == ["A is of crypto, B of rounds"]
 
 
 def test_another_version_or_board_is_what_one_compares_and_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from cipherfleet_deploy.flags import AS_JSON, Command, flagged, tell
-from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.errors import CipherfleetError, ConfigError
 
 if TYPE_CHECKING:
     from .crypto_bench import Plan
@@ -144,7 +145,15 @@ def crypto(
         [f"p{number}" for number in percentile],
         case,
     )
+    check_writable(out)
     _measured(_measure(plan), out, as_json=as_json)
+
+
+def check_writable(out: Path | None) -> None:
+    """Raise ConfigError now, not when the measuring is done."""
+    folder = Path() if out is None else out.parent
+    if out is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ConfigError(f"{out}: cannot be written: {folder} is no folder that we may write to")
 
 
 def _measure(plan: Plan) -> Measurement:

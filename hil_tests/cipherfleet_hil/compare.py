@@ -127,9 +127,11 @@ def _ratio(name: str, shift: float, half_width: float) -> Ratio:
 def what_differs(a: Measurement, b: Measurement) -> Iterator[str]:
     """All that keeps *a* and *b* from being compared."""
     first, second = a.cipherfleet, b.cipherfleet
-    for name in ("what", "kind"):
-        if getattr(first, name) != getattr(second, name):
-            yield f"{name} is {getattr(first, name)} in A, {getattr(second, name)} in B"
+    if first.what != second.what:
+        yield f"A is of {first.what}, B of {second.what}"
+        return
+    if first.kind != second.kind:
+        yield f"kind is {first.kind} in A, {second.kind} in B"
     for key in sorted(first.settings.keys() | second.settings.keys()):
         ours, theirs = first.settings.get(key), second.settings.get(key)
         if ours != theirs:

@@ -136,7 +136,7 @@ def show_comparison(told: Mapping[str, Any], console: Console) -> None:
         console.print(f"  [dim]differs: {escape(note)}", highlight=False)
     for reason in told["reasons"]:
         console.print(f"  [bold red]NOT VALID[/] {escape(reason)}", highlight=False)
-    limit = f"{told['fail_above']:.3g}"
+    limit = f"{100 * told['fail_above']:.3g} %"
     console.print(
         f"[red]slower by more than {limit}"
         if told["failed"]

@@ -21,7 +21,7 @@ SWAPPED_PAGES = 25
 SPREAD = 0.10  # of the processes' medians: see `spread`
 SPREAD_S = 10e-6  # less than that is nothing beside a round, whatever it is a part of
 HOT_C = 80.0  # where boards begin to slow down
-_FIXED_GOVERNORS = {"performance", "userspace", "powersave"}
+_FIXED_GOVERNORS = {"performance", "userspace"}
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 # vcgencmd get_throttled: now; 16 bits higher the same since the start of the machine.
 _BITS = {0: "under-voltage", 1: "a capped clock", 2: "throttled", 3: "the soft heat limit"}

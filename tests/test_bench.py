@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from cipherfleet_hil import exchange_cost as crypto
-from cipherfleet_hil.contest import Case, Contest, Effort, Spread, WrongResult, race
+from cipherfleet_hil.contest import Case, Contest, Effort, Spread, WrongResult
+from cipherfleet_hil.sampling import race
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "exchange.py"
 GATES = {

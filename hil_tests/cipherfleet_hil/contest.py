@@ -1,4 +1,4 @@
-"""Measuring: cases in turn within one process, each result checked, ratios of the same lap.
+"""Contests: cases that take turns in one process, and the ratios of their times in the same lap.
 
 Machines are noisy and grow warm: a ratio between two times of one lap stands where the times
 themselves drift, so ratios are what is reported and held against limits. Times are the process's
@@ -10,22 +10,18 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
-import gmpy2
 import numpy as np
 
-from cipherfleet_node import __version__
 from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import CipherfleetError
 
+from . import environment
+
 KIND = "host"  # figures of this machine, never of a device that it might stand for
-_LAP_MS = 30.0  # a short case is repeated for this long within a lap
-_MAX_REPEATS = 25
 
 
 class WrongResult(CipherfleetError):
@@ -117,58 +113,13 @@ class Contest:
         }
 
 
-def race(cases: Sequence[Case], effort: Effort) -> tuple[dict[str, list[float]], int]:
-    """Times in ms by case, one per lap: A, B, A, B, ...; and how many results were checked.
-
-    Raises WrongResult.
-    """
-    clock = _Clock()
-    laps: list[list[float]] = []
-    began = time.process_time()
-    while not effort.is_spent(len(laps), time.process_time() - began):
-        laps.append([clock.lap(case) for case in cases])
-    by_case = zip(*laps, strict=True)
-    return {case.name: list(times) for case, times in zip(cases, by_case, strict=True)}, clock.runs
-
-
-class _Clock:
-    """Times cases, and counts the results it checked."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def lap(self, case: Case) -> float:
-        """The median time of *case*, ms.
-
-        A long case runs once. The first run of a short one warms the caches and does not count.
-        """
-        first = self.time(case)
-        if first >= _LAP_MS:
-            return first
-        times = [self.time(case)]
-        while sum(times) < _LAP_MS and len(times) < _MAX_REPEATS:
-            times.append(self.time(case))
-        return float(np.median(times))
-
-    def time(self, case: Case) -> float:
-        """One run, ms."""
-        case.fill()
-        began = time.process_time_ns()
-        result = case.run()
-        elapsed = time.process_time_ns() - began
-        if not case.is_right(result):
-            raise WrongResult(f"{case.name}: the result differs from the plain answer")
-        self.runs += 1
-        return elapsed / 1e6
-
-
 # -- where it was measured -----------------------------------------------------------------------
 
 
 def machine() -> dict[str, Any]:
     """What the figures belong to."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": environment.cpu_model(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
@@ -176,24 +127,10 @@ def machine() -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Ours, Python's, the number libraries', and those of *packages*."""
-    return {
-        "cipherfleet": __version__,
-        "python": platform.python_version(),
-        "gmpy2": gmpy2.version(),
-        "gmp": gmpy2.mp_version(),
-        **{package: importlib.metadata.version(package) for package in ("numpy", *packages)},
+    """Ours, the number libraries', and those of *packages*."""
+    return environment.versions() | {
+        package: importlib.metadata.version(package) for package in packages
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    told = dict(line.partition(":")[::2] for line in lines)
-    named = {key.strip(): value.strip() for key, value in told.items()}
-    return named.get("model name") or named.get("Model") or platform.processor() or "unknown"
 
 
 def _times(times: Sequence[float]) -> dict[str, float]:

@@ -140,7 +140,7 @@ def environment(own: Iterable[int] = (), machine: Machine | None = None) -> Envi
         uptime_s=float(word(machine.proc / "uptime").split()[0]),
         board=board,
         is_board=is_board,
-        cpu=named.get("model name") or named.get("Model") or platform.processor() or "unknown",
+        cpu=cpu_model(machine),
         architecture=platform.machine(),
         cores=os.cpu_count() or 1,
         virtual="hypervisor" in named.get("flags", "").split() or _names_no_machine(board),
@@ -178,12 +178,21 @@ def _board(machine: Machine) -> tuple[str | None, bool]:
     return " ".join(filter(None, words)) or None, False
 
 
+def cpu_model(machine: Machine | None = None) -> str:
+    """What the processor calls itself, or on boards the board."""
+    named = _cpuinfo(machine or Machine())
+    return named.get("model name") or named.get("Model") or platform.processor() or "unknown"
+
+
 def _names_no_machine(board: str | None) -> bool:
     return bool(_VIRTUAL_BOARD.search(board or ""))
 
 
 def _cpuinfo(machine: Machine) -> dict[str, str]:
-    lines = (machine.proc / "cpuinfo").read_text().splitlines()
+    try:
+        lines = (machine.proc / "cpuinfo").read_text().splitlines()
+    except OSError:
+        return {}
     pairs = (line.partition(":")[::2] for line in lines)
     return {key.strip(): value.strip() for key, value in pairs}
 

@@ -1,4 +1,4 @@
-"""Samples of cases that take turns, from one process: what a worker does."""
+"""Samples of cases that take turns within one process, each result checked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from statistics import median
 from typing import Literal
 
 from .contest import Case, Effort, WrongResult
@@ -33,6 +34,7 @@ class Sampler:
     """Runs cases, checks every result, and adds up how long it had a CPU."""
 
     clock: ClockName = "wall"
+    runs: int = 0
     wall_ns: int = 0
     cpu_ns: int = 0
 
@@ -57,6 +59,7 @@ class Sampler:
 
     def _run(self, case: Case) -> float:
         case.fill()
+        self.runs += 1
         read = CLOCKS[self.clock]
         wall, cpu, began = time.perf_counter_ns(), time.process_time_ns(), read()
         result = case.run()
@@ -66,6 +69,27 @@ class Sampler:
         if not case.is_right(result):
             raise WrongResult(f"{case.name}: the result differs from the plain answer")
         return round(max(elapsed, 1) / 1e9, 9)
+
+
+def race(cases: Sequence[Case], effort: Effort) -> tuple[dict[str, list[float]], int]:
+    """Times in ms by case, one per lap: A, B, A, B, ...; and how many results were checked.
+
+    They are CPU times, and so is the effort. Raises WrongResult.
+    """
+    sampler = Sampler("cpu")
+    laps: list[list[float]] = []
+    began = time.process_time()
+    while not effort.is_spent(len(laps), time.process_time() - began):
+        laps.append([_lap_ms(sampler, case) for case in cases])
+    by_case = zip(*laps, strict=True)
+    times = {case.name: list(told) for case, told in zip(cases, by_case, strict=True)}
+    return times, sampler.runs
+
+
+def _lap_ms(sampler: Sampler, case: Case) -> float:
+    taken = Taken()
+    sampler.turn(case, taken, is_first=False)
+    return 1e3 * median(taken.values)
 
 
 def _nothing() -> None:

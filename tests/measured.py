@@ -136,11 +136,15 @@ def rounds(nodes: int = 3, target: Target | None = None) -> Measurement:
             for phase, middle in middles.items()
         }
 
+    counts = {"rounds": 20.0, "network_share": 0.1234, "bytes_sent_per_round": 2646.0}
     return document(
         made,
         target or machine("emulated"),
         what="rounds",
         title=f"{nodes} nodes on a ring",
-        nodes=[NodeFigures(name=f"node{n}", target="pi", phases=phases()) for n in range(nodes)],
+        nodes=[
+            NodeFigures(name=f"node{n}", target="pi", phases=phases(), counts=counts)
+            for n in range(nodes)
+        ],
         predicted={"round, n=2": 15e-3, "decrypt, n=4": 4e-3},
     )

@@ -14,9 +14,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cipherfleet_hil.charts import Series, Stack, beside, histogram, lines, stacks, time_text
-from cipherfleet_hil.measurement import Measurement, benchmark, write_measurement
+from cipherfleet_hil.measurement import Measurement, benchmark, figure, write_measurement
 from cipherfleet_hil.report import markdown, page, write_report
 from cipherfleet_node.errors import ConfigError
 from measured import document, machine, rounds, samples
@@ -118,7 +119,7 @@ def test_every_figure_is_seen_and_has_a_size(told: dict[str, Any]) -> None:
         "device: median against bits of the key (d=8, n=4)",
         "device: median against d, entries of an estimate (1024 bits, n=4)",
         "device: median against n, neighbours (1024 bits, d=8)",
-        "emulated: phases of a round, median of each",
+        "emulated: phases of a round, median of each (which need not add up)",
         "emulated: predicted and measured (measured over predicted, at the right)",
         "device: online, 2048 bits, d=8, n=4",
     ):
@@ -187,6 +188,41 @@ def luminance(colour: str) -> float:
 def contrast(a: str, b: str) -> float:
     light, dark = sorted((luminance(a), luminance(b)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_fleets_of_several_sizes_are_charted_together_unless_they_differ_otherwise() -> None:
+    def fleet(seed: int, **settings: Any) -> tuple[str, Measurement]:
+        made = [benchmark("round, pi", {"target": "pi"}, samples(Random(seed), 1e-2 * seed))]
+        sizes = {"key_bits": 2048, "nodes": 4, "edges": 4, "exchange": "sealed"}
+        return "any.json", document(made, what="rounds", settings={**sizes, **settings})
+
+    def titles(*documents: tuple[str, Measurement]) -> list[str]:
+        return re.findall("<figcaption>(.*? median against .*?)</figcaption>", page(documents))
+
+    assert titles(fleet(1), fleet(2, key_bits=3072)) == [
+        "device: median against bits of the key (n=2)"
+    ]
+    assert titles(fleet(1), fleet(2, edges=6)) == [
+        "device: median against n, neighbours (2048 bits)"
+    ]
+    assert titles(fleet(1), fleet(2, key_bits=3072, exchange="pairwise")) == []
+    assert titles(fleet(1), fleet(2)) == []
+
+
+def test_more_phases_than_colours_are_added_up() -> None:
+    made = rounds(2)
+    node = made.cipherfleet.nodes[0]
+    short = {f"p{n}": figure(f"p{n}", {}, [1e-5 * (n + 1)] * 9) for n in range(9)}
+    crowded = replace(node, phases={**node.phases, **short})
+    told = replace(made.cipherfleet, nodes=[crowded, *made.cipherfleet.nodes[1:]])
+    text = page([("any.json", replace(made, cipherfleet=told))])
+    parts = re.findall(r"<title>node0, (.*?): (.*?)</title>", text)
+    assert [name for name, _ in parts] == [
+        "wait", "decrypt", "answer", "encrypt", "p8", "p7", "p6", "6 others",
+    ]  # fmt: skip
+    assert parts[-1][1] == "210 µs"
+    assert ">p6<" in text
+    assert ">p5<" not in text
 
 
 # -- nothing from outside ------------------------------------------------------------------------

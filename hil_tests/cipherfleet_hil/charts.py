@@ -241,7 +241,7 @@ def lines(series: Sequence[Series], x_label: str, label: str) -> str:
 
 def stacks(bars: Sequence[Stack], label: str) -> str:
     """Bars made of parts, one below the other, on one axis from zero."""
-    names = list(dict.fromkeys(name for bar in bars for name, _ in bar.parts))
+    names = list(dict.fromkeys(name for bar in bars for name, _ in bar.parts))  # in every bar so
     colour = {name: place % COLOURS for place, name in enumerate(names)}
     key, top = _legend(names)
     left = max(40.0, _width_of(bar.name for bar in bars) + 14)
@@ -255,7 +255,7 @@ def stacks(bars: Sequence[Stack], label: str) -> str:
     for place, bar in enumerate(bars):
         y, at = top + step * place, left
         parts.append(_text(left - 8, y + 16, bar.name, "end"))
-        for name, value in bar.parts:
+        for name, value in sorted(bar.parts, key=lambda part: names.index(part[0])):
             tip = f"{bar.name}, {name}: {time_text(value)}"
             parts.append(_box(at, y + 4, scale * value, step - 8, f"fill{colour[name]}", tip))
             at += scale * value

@@ -5,14 +5,17 @@ The kind of a measurement stands in every title, and what is not valid is said b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import ConfigError
 
-from .charts import Series, Stack, beside, histogram, lines, stacks, time_text
+from .charts import COLOURS, Series, Stack, beside, histogram, lines, stacks, time_text
 from .crypto_cases import SAYS
 from .environment import Environment
 from .exchange_cost import PHE
@@ -24,6 +27,7 @@ SIZES = {
     "dimension": "d, entries of an estimate",
     "degree": "n, neighbours",
 }
+_SIZED = {*SIZES, "dimensions", "degrees", "cases", "nodes", "edges"}
 MOST_HISTOGRAMS, MOST_BARS = 18, 40
 _WHOLE = "round"  # the phase that holds all others
 _STYLE_FILE = Path(__file__).parent / "report.css"
@@ -99,6 +103,7 @@ def _section(name: str, document: Measurement, place: int) -> str:
         _verdict(document),
         *_charts(document),
         _figures(document),
+        _nodes(document),
         *(_machine(document, target) for target in told.targets),
         "</section>",
     ]
@@ -140,14 +145,21 @@ def _together(documents: Sequence[tuple[str, Measurement]]) -> str:
 
 
 def _family(document: Measurement) -> tuple[str, ...]:
+    """What must be alike: the machine, and all settings that are no sizes."""
     told = document.cipherfleet
     states = (target.environment.before for target in told.targets)
-    return (told.kind, told.what, *sorted({state.board or state.cpu for state in states}))
+    settings = [f"{name}={value}" for name, value in told.settings.items() if name not in _SIZED]
+    return (
+        told.kind,
+        told.what,
+        *sorted({state.board or state.cpu for state in states}),
+        *settings,
+    )
 
 
 def _over_sizes(family: Sequence[Measurement]) -> str:
-    figures = [each for document in family for each in document.cipherfleet.figures]
-    if len({each.name for each in figures}) < len(figures):
+    figures = [each for document in family for each in _with_sizes(document)]
+    if len({(_case(each), *_size(each.labels)) for each in figures}) < len(figures):
         return ""  # the same measured twice: which of them would be the point?
     kind, what = family[0].cipherfleet.kind, family[0].cipherfleet.what
     charts = "".join(chart for key in SIZES for chart in _against(kind, figures, key))
@@ -158,6 +170,15 @@ def _over_sizes(family: Sequence[Measurement]) -> str:
     doubt = f'<div class="verdict bad"><strong>{told}</strong></div>' if doubtful else ""
     title = f"{kind}: {what}, {len(family)} measurements together"
     return f"<section><h2>{escape(title)}</h2>{doubt}{charts}</section>"
+
+
+def _with_sizes(document: Measurement) -> list[Figure]:
+    """The figures, labelled with the sizes of a fleet where they have none of their own."""
+    settings = document.cipherfleet.settings
+    sizes: Labels = {key: settings[key] for key in SIZES if isinstance(settings.get(key), int)}
+    if settings.get("nodes") and settings.get("edges"):
+        sizes.setdefault("degree", round(2 * settings["edges"] / settings["nodes"], 2))
+    return [replace(each, labels={**sizes, **each.labels}) for each in document.cipherfleet.figures]
 
 
 def _against(kind: str, figures: Sequence[Figure], key: str) -> Iterator[str]:
@@ -191,7 +212,7 @@ def _series(figures: Sequence[Figure], key: str) -> list[Series]:
     found: dict[str, list[tuple[float, float]]] = {}
     for each in figures:
         assert each.p50 is not None
-        found.setdefault(_case(each.labels), []).append((float(each.labels[key]), each.p50))
+        found.setdefault(_case(each), []).append((float(each.labels[key]), each.p50))
     cases = [*SAYS]
     made = [
         Series(name, sorted(points), cases.index(name) if name in cases else place)
@@ -200,16 +221,16 @@ def _series(figures: Sequence[Figure], key: str) -> list[Series]:
     return sorted(made, key=lambda each: -each.points[-1][1])
 
 
-def _case(labels: Labels) -> str:
-    """All labels but the sizes, as words."""
-    return " ".join(str(label) for name, label in labels.items() if name not in SIZES)
+def _case(each: Figure | Benchmark) -> str:
+    """What it is a figure of, at whatever size."""
+    return str(each.labels.get("case") or each.labels.get("phase") or each.name)
 
 
 def _histograms(document: Measurement) -> Iterator[str]:
     """The samples of each case at its largest sizes."""
     largest: dict[str, Benchmark] = {}
     for each in document.benchmarks:
-        case = _case(each.labels) or each.name
+        case = _case(each)
         best = largest.get(case)
         if best is None or _size(each.labels) >= _size(best.labels):
             largest[case] = each
@@ -234,19 +255,35 @@ def _size(labels: Labels) -> list[float]:
 
 def _phases(document: Measurement) -> Iterator[str]:
     bars = [
-        Stack(
-            node.name,
-            [(name, each.p50) for name, each in node.phases.items() if name != _WHOLE and each.p50],
-        )
+        Stack(node.name, [(name, each.p50) for name, each in node.phases.items() if each.p50])
         for node in document.cipherfleet.nodes
     ]
-    bars = [bar for bar in bars if bar.parts]
+    bars = [Stack(bar.name, [part for part in bar.parts if part[0] != _WHOLE]) for bar in bars]
+    bars = _few_phases([bar for bar in bars if bar.parts])
     if not bars:
         return
     slowest = sorted(bars, key=lambda bar: -sum(value for _, value in bar.parts))[:MOST_BARS]
     some = f", the slowest {MOST_BARS} of {len(bars)} nodes" if len(bars) > MOST_BARS else ""
-    caption = f"{document.cipherfleet.kind}: phases of a round, median of each{some}"
+    kind = document.cipherfleet.kind
+    caption = f"{kind}: phases of a round, median of each (which need not add up){some}"
     yield _figure(caption, stacks([bar for bar in bars if bar in slowest], caption))
+
+
+def _few_phases(bars: Sequence[Stack]) -> list[Stack]:
+    """As many phases as there are colours: the shortest are added up."""
+    totals: Counter[str] = Counter()
+    for bar in bars:
+        totals.update(dict(bar.parts))
+    if len(totals) <= COLOURS:
+        return list(bars)
+    kept = [name for name, _ in totals.most_common(COLOURS - 1)]
+    rest = f"{len(totals) - len(kept)} others"
+    return [Stack(bar.name, _merged(dict(bar.parts), kept, rest)) for bar in bars]
+
+
+def _merged(parts: Mapping[str, float], kept: Sequence[str], rest: str) -> list[tuple[str, float]]:
+    other = sum(value for name, value in parts.items() if name not in kept)
+    return [*((name, parts[name]) for name in kept if name in parts), (rest, other)]
 
 
 def _predictions(document: Measurement) -> Iterator[str]:
@@ -296,6 +333,32 @@ def _cell(each: Figure, key: str) -> str:
 
 def _amount(value: float, unit: str) -> str:
     return time_text(value) if unit == "second" else f"{value:,.4g} {unit}"
+
+
+def _nodes(document: Measurement) -> str:
+    """What was counted at each node."""
+    told = document.cipherfleet
+    names = list(dict.fromkeys(name for node in told.nodes for name in node.counts))
+    if not names:
+        return ""
+    heads = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    rows = [
+        f"<tr><td>{escape(node.name)}</td>"
+        + "".join(f"<td>{_count(node.counts.get(name))}</td>" for name in names)
+        + "</tr>"
+        for node in told.nodes
+    ]
+    return (
+        f"<h3>{told.kind}: counted at each node</h3>"
+        f'<div class="wide"><table class="counts"><tr><th>node</th>{heads}</tr>{"".join(rows)}'
+        "</table></div>"
+    )
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.3g}"
 
 
 def _machine(document: Measurement, target: Target) -> str:

@@ -223,23 +223,15 @@ def schema() -> None:
     click.echo(schema_text(), nl=False)
 
 
-class Percent(click.ParamType[float]):
-    """'5%' or '0.05'."""
-
-    name = "percent"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The fraction."""
-        text = str(value).strip()
-        try:
-            number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            number = -1.0
-        if not 0 <= number < 100:
-            self.fail(f"{text!r} is no share of time: 5% or 0.05", param, ctx)
-        return number
+def _share(_context: click.Context, _option: click.Parameter, text: str) -> float:
+    """The fraction in '5%' or '0.05'."""
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 100:
+        raise click.BadParameter(f"{text!r} is no share of time: 5% or 0.05")
+    return number
 
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -250,9 +242,10 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("b", type=FILE)
 @click.option(
     "--fail-above",
-    type=Percent(),
+    callback=_share,
     default="5%",
     show_default=True,
+    metavar="SHARE",
     help="exit code 1 where B is slower by more than this, significantly",
 )
 @click.option("--allow-not-valid", is_flag=True, help="judge measurements that are not valid, too")

@@ -63,7 +63,9 @@ def _crypto(options: argparse.Namespace) -> Samples:
     sampler = Sampler(options.clock)
     effort = Effort(options.seconds, options.laps)
     taken = sample([each.case for each in sized], effort, sampler, Random(), read_clock)  # noqa: S311
-    metadata: Labels = {"cpu_share": round(sampler.cpu_share, 4)}
+    metadata: Labels = {}
+    if options.clock == "wall":  # CPU time has no pauses
+        metadata["cpu_share"] = round(sampler.cpu_share, 4)
     if clocks:
         metadata |= {"clock_hz_least": min(clocks), "clock_hz_most": max(clocks)}
     return Samples(

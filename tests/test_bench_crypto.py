@@ -84,7 +84,14 @@ def test_the_table_says_where_it_comes_from_and_that_a_key_is_unsafe() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--bits", "512"), ("--percentile", "97"), ("--clock", "sun"), ("--processes", 0)]
+    "arguments",
+    [
+        ("--bits", "512"),
+        ("--percentile", "97"),
+        ("--clock", "sun"),
+        ("--processes", 0),
+        ("--case", "keys"),
+    ],
 )
 def test_what_cannot_be_measured_is_exit_code_2(arguments: tuple[object, ...]) -> None:
     done = bench(*arguments)
@@ -97,6 +104,13 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
     done = bench("--out", tmp_path / "no" / "out.json")
     assert (done.returncode, done.stdout) == (3, "")
     assert f"{tmp_path / 'no'} is no folder that we may write to" in done.stderr
+
+
+def test_a_size_given_twice_is_measured_once(tmp_path: Path) -> None:
+    out, twice = tmp_path / "out.json", ("--bits", 1024, "--bits", 1024, "--degree", 2)
+    assert bench(*twice, *QUICK, "--case", "sign", "--out", out).returncode == 5
+    (sign,) = read_measurement(out).benchmarks
+    assert len(sign.runs) == 2
 
 
 # -- processes -----------------------------------------------------------------------------------

@@ -131,7 +131,8 @@ def crypto(
     from .contest import Effort  # noqa: PLC0415
     from .crypto_bench import Plan  # noqa: PLC0415
 
-    sizes = [int(size) for size in bits]
+    sizes = [int(size) for size in dict.fromkeys(bits)]
+    dimension, degree = tuple(dict.fromkeys(dimension)), tuple(dict.fromkeys(degree))
     if ratios:
         _contests(sizes, dimension, degree, Effort(4.0 if seconds is None else seconds), as_json)
         return
@@ -145,8 +146,20 @@ def crypto(
         [f"p{number}" for number in percentile],
         case,
     )
+    _check_cases(case)
     check_writable(out)
     _measured(_measure(plan), out, as_json=as_json)
+
+
+def _check_cases(names: tuple[str, ...]) -> None:
+    from cipherfleet_node.fitting import meant  # noqa: PLC0415
+
+    from .crypto_cases import SAYS  # noqa: PLC0415
+
+    for name in names:
+        if name not in SAYS:
+            told = f"--case {name!r} is none, there are {', '.join(SAYS)}"
+            raise click.UsageError(told + meant(name, [*SAYS]))
 
 
 def check_writable(out: Path | None) -> None:

@@ -140,9 +140,19 @@ def _groundless(told: dict[str, Any]) -> None:
     told["cipherfleet"]["verdict"]["valid"] = False
 
 
+def _odd_size(told: dict[str, Any]) -> None:
+    told["benchmarks"][0]["metadata"]["degree"] = "four"
+
+
+def _no_size(told: dict[str, Any]) -> None:
+    told["cipherfleet"]["figures"][1]["labels"]["key_bits"] = 0
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
+        (_odd_size, "degree of 'online, d=8' is 'four', must be a number more than 0"),
+        (_no_size, "key_bits of 'phe, d=8' is 0, must be a number more than 0"),
         (_other_figure, "cipherfleet.figures: those of 'phe, d=8' are not those of its samples"),
         (_no_figure, "cipherfleet.figures: has none for the benchmark 'phe, d=32'"),
         (_twice, "benchmarks: 'online, d=8' stands there 2 times, each name must be there once"),

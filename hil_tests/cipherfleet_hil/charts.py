@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 WIDTH = 760
 COLOURS = 8
-_CHARACTER = 6.6  # a generous width of one, at 12 px
+_CHARACTER = 7.2  # a generous width of one, at 12 px
+_LONGEST = 40  # of a name in a chart; its tip has all of it
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _FAR = 3.0  # times the interquartile range beyond the quartiles: only counted, not drawn (Tukey)
 
@@ -75,6 +76,10 @@ def _box(x: float, y: float, width: float, height: float, kind: str, tip: str) -
         f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" '
         f'height="{height:.1f}"><title>{escape(tip)}</title></rect>'
     )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _width_of(texts: Iterable[str]) -> float:
@@ -201,7 +206,7 @@ def lines(series: Sequence[Series], x_label: str, label: str) -> str:
     xs = sorted({x for each in series for x, _ in each.points})
     ys = [y for each in series for _, y in each.points]
     powers = _powers(min(ys), max(ys))
-    names = _width_of(each.name for each in series)
+    names = _width_of(_short(each.name) for each in series)
     left, right, top = 58.0, WIDTH - names - 18, 12.0
     bottom = top + max(210.0, 17.0 * len(series))
 
@@ -232,7 +237,7 @@ def lines(series: Sequence[Series], x_label: str, label: str) -> str:
         parts.append(
             _line(points[-1][0] + 5, points[-1][1], right + 8, end, f"lead stroke{colour}")
         )
-        parts.append(_text(right + 12, end + 4, each.name, "start", f"name{colour}"))
+        parts.append(_text(right + 12, end + 4, _short(each.name), "start", f"name{colour}"))
     return _svg(bottom + 44, parts, label)
 
 
@@ -244,7 +249,7 @@ def stacks(bars: Sequence[Stack], label: str) -> str:
     names = list(dict.fromkeys(name for bar in bars for name, _ in bar.parts))  # in every bar so
     colour = {name: place % COLOURS for place, name in enumerate(names)}
     key, top = _legend(names)
-    left = max(40.0, _width_of(bar.name for bar in bars) + 14)
+    left = max(40.0, _width_of(_short(bar.name) for bar in bars) + 14)
     right, step = WIDTH - 80.0, 24.0
     longest = max(sum(value for _, value in bar.parts) for bar in bars)
     bottom = top + step * len(bars)
@@ -254,7 +259,7 @@ def stacks(bars: Sequence[Stack], label: str) -> str:
     parts += _time_axis([(left + scale * t, t) for t in ticks], bottom + 16, left, right)
     for place, bar in enumerate(bars):
         y, at = top + step * place, left
-        parts.append(_text(left - 8, y + 16, bar.name, "end"))
+        parts.append(_text(left - 8, y + 16, _short(bar.name), "end"))
         for name, value in sorted(bar.parts, key=lambda part: names.index(part[0])):
             tip = f"{bar.name}, {name}: {time_text(value)}"
             parts.append(_box(at, y + 4, scale * value, step - 8, f"fill{colour[name]}", tip))
@@ -286,7 +291,7 @@ def beside(rows: Sequence[tuple[str, float, float]], label: str) -> str:
     """Predicted and measured times, a row for each name, on one logarithmic axis."""
     powers = _powers(min(min(pair) for _, *pair in rows), max(max(pair) for _, *pair in rows))
     key, top = _legend(["predicted", "measured"])
-    left = max(40.0, _width_of(name for name, _, _ in rows) + 14)
+    left = max(40.0, _width_of(_short(name) for name, _, _ in rows) + 14)
     right, step = WIDTH - 70.0, 24.0
     bottom = top + step * len(rows)
 
@@ -298,7 +303,7 @@ def beside(rows: Sequence[tuple[str, float, float]], label: str) -> str:
     parts += _time_axis([(x(power), power) for power in powers], bottom + 16, left, right)
     for place, (name, predicted, measured) in enumerate(rows):
         y = top + step * (place + 0.5)
-        parts.append(_text(left - 8, y + 4, name, "end"))
+        parts.append(_text(left - 8, y + 4, _short(name), "end"))
         parts.append(_line(x(predicted), y, x(measured), y, "axis"))
         for colour, (what, value) in enumerate((("predicted", predicted), ("measured", measured))):
             tip = f"{name}, {what}: {time_text(value)}"

@@ -34,12 +34,16 @@ _REPEAT = "measure again: cipherfleet bench"
 What = Literal["crypto", "rounds"]
 Kind = Literal["device", "emulated", "host"]
 Word = Annotated[str, Meta(min_length=1)]
+Percentile = Annotated[float, Meta(ge=0)] | None
 Seconds = Annotated[float, Meta(gt=0, description="a time in seconds, more than 0")]
-Labels = dict[str, str | int | float]
+SIZES = ("key_bits", "dimension", "degree")  # the labels that are numbers
+_SIZED = {name: {"type": "number", "exclusiveMinimum": 0} for name in SIZES}
 _NAMED = {
     "required": ["name", "unit"],
-    "properties": {"name": {"type": "string", "minLength": 1}, "unit": {"const": SECOND}},
+    "properties": {"name": {"type": "string", "minLength": 1}, "unit": {"const": SECOND}, **_SIZED},
 }
+Labels = dict[str, str | int | float]
+SizedLabels = Annotated[Labels, Meta(extra_json_schema={"properties": _SIZED})]
 
 # With 95 % confidence the largest of so many samples lies beyond the percentile (1 - p^n >= 0.95);
 # with fewer, a percentile says less than the maximum does, and none is told.
@@ -118,12 +122,12 @@ class Figure(Part, frozen=True):
     """Percentiles of samples; None where they are too few, and then `needs` says how many do."""
 
     name: Word
-    labels: Labels
+    labels: SizedLabels
     n: Annotated[int, Meta(ge=1)]
-    p50: float | None
-    p90: float | None
-    p95: float | None
-    p99: float | None
+    p50: Percentile
+    p90: Percentile
+    p95: Percentile
+    p99: Percentile
     unit: Word = SECOND
     needs: dict[str, int] = {}
 
@@ -151,7 +155,7 @@ class Told(Part, frozen=True):
     verdict: Verdict
     figures: list[Figure]
     nodes: list[NodeFigures] = []
-    predicted: dict[str, float] = {}  # seconds, by the name of a figure
+    predicted: dict[str, Seconds] = {}  # seconds, by the name of a figure
     effort: dict[str, Any] = {}  # how long, how often: unlike settings, it may differ
 
 
@@ -295,6 +299,8 @@ def _faults(document: Measurement) -> Iterator[str]:
         if not each.metadata.get("name") or each.metadata.get("unit") != SECOND:
             yield f"benchmarks[{place}].metadata must have a name, and the unit {SECOND!r}"
             return
+    labelled: list[Benchmark | Figure] = [*document.benchmarks, *document.cipherfleet.figures]
+    yield from (told for sized in labelled for told in _odd_sizes(sized))
     names = Counter(each.name for each in document.benchmarks)
     for name, times in names.items():
         if times > 1:
@@ -307,6 +313,13 @@ def _faults(document: Measurement) -> Iterator[str]:
             yield f"cipherfleet.figures: those of {computed.name!r} are not those of its samples"
     if document.cipherfleet.verdict.valid == bool(document.cipherfleet.verdict.reasons):
         yield "cipherfleet.verdict: must be valid without a reason, or not valid with one"
+
+
+def _odd_sizes(each: Benchmark | Figure) -> Iterator[str]:
+    for name in SIZES:
+        size = each.labels.get(name, 1)
+        if isinstance(size, str) or size <= 0:
+            yield f"{name} of {each.name!r} is {size!r}, must be a number more than 0"
 
 
 def _agree(computed: Figure, told: Figure) -> bool:

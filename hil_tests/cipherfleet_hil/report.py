@@ -175,9 +175,10 @@ def _over_sizes(family: Sequence[Measurement]) -> str:
 def _with_sizes(document: Measurement) -> list[Figure]:
     """The figures, labelled with the sizes of a fleet where they have none of their own."""
     settings = document.cipherfleet.settings
-    sizes: Labels = {key: settings[key] for key in SIZES if isinstance(settings.get(key), int)}
-    if settings.get("nodes") and settings.get("edges"):
-        sizes.setdefault("degree", round(2 * settings["edges"] / settings["nodes"], 2))
+    told = {name: value for name, value in settings.items() if isinstance(value, int) and value > 0}
+    sizes: Labels = {key: told[key] for key in SIZES if key in told}
+    if {"nodes", "edges"} <= told.keys():
+        sizes.setdefault("degree", round(2 * told["edges"] / told["nodes"], 2))
     return [replace(each, labels={**sizes, **each.labels}) for each in document.cipherfleet.figures]
 
 

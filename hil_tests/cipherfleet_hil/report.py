@@ -13,6 +13,7 @@ from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import ConfigError
 
 from .charts import time_text
+from .crypto_cases import SAYS
 from .environment import Environment
 from .exchange_cost import PHE
 from .measurement import LEAST_SAMPLES, Figure, Measurement, Target
@@ -125,7 +126,17 @@ def _figures(document: Measurement) -> str:
     return (
         f'<h3>{told.kind}: figures</h3><div class="wide"><table>'
         f"<tr><th>benchmark</th>{heads}{last}</tr>{''.join(rows)}</table></div>"
+        f"{_cases(told.figures)}"
     )
+
+
+def _cases(figures: Sequence[Figure]) -> str:
+    """What the words of the cases mean."""
+    cases = {str(each.labels.get("case")) for each in figures}
+    told = [
+        f"<b>{escape(case)}</b>: {escape(says)}" for case, says in SAYS.items() if case in cases
+    ]
+    return f'<p class="soft">{"; ".join(told)}.</p>' if told else ""
 
 
 def _unsafe(each: Figure) -> str:

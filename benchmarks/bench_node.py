@@ -18,7 +18,7 @@ from gmpy2 import mpz
 from cipherfleet_node.bundle import read_bundle
 from cipherfleet_node.daemon import Daemon
 from cipherfleet_node.draws import Draws
-from cipherfleet_node.exchange import Exchange, dither, half_weight, metropolis
+from cipherfleet_node.exchange import Exchange, Timed, dither, half_weight, metropolis, untimed
 from cipherfleet_node.messages import Query
 
 
@@ -64,8 +64,11 @@ class Plain:
         """The answer's numbers."""
         return [mpz(value) for value in _integers(answer[0])]
 
-    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
+    def open(
+        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+    ) -> list[int]:
         """The weighted sum."""
+        del timed
         terms = []
         for name, values in answers.items():
             exponent = half_weight(draws, name) * self._factors[name]

@@ -41,7 +41,7 @@ from cipherfleet_provisioning.insight import centralised_answer
 HERE = Path(__file__).parent
 PLAIN = (sys.executable, str(HERE / "bench_node.py"), "--plain")
 FILLED = (sys.executable, str(HERE / "bench_node.py"), "--fill-first")
-CRYPTO_PHASES = frozenset({"encrypt", "prepare", "answer", "decrypt"})
+CRYPTO_PHASES = frozenset({"encrypt", "prepare", "answer", "combine", "decrypt"})
 STALLED_AFTER_S = 120.0
 RATIO_GATE = 4.0  # p50 of an encrypted round over that of a plain one
 SEALED_GATE = 1.3  # p50 of a sealed round over that of a pairwise one

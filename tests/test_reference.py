@@ -214,8 +214,10 @@ class Coupling:
         self.by_key: dict[bytes, list[list[int]]] = defaultdict(list)
         real = exchange.open_answers
 
-        def note(key: Any, layout: Layout, answers: Mapping[str, exchange.Opening]) -> list[int]:
-            opened = real(key, layout, answers)
+        def note(
+            key: Any, layout: Layout, answers: Mapping[str, exchange.Opening], **more: Any
+        ) -> list[int]:
+            opened = real(key, layout, answers, **more)
             self.by_key[key.public.fingerprint].append(opened)
             return opened
 

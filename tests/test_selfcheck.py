@@ -46,9 +46,9 @@ def test_broken_arithmetic_is_refused_at_start(
 
 
 def test_a_wrong_decryption_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = PrivateKey.decrypt_combined
+    real = PrivateKey.decrypt_halves
     monkeypatch.setattr(
-        PrivateKey, "decrypt_combined", lambda self, c, e: (real(self, c, e) + 1) % self.public.n
+        PrivateKey, "decrypt_halves", lambda self, c: (real(self, c) + 1) % self.public.n
     )
     with pytest.raises(ConfigError, match="own key"):
         check_exchanges(OWN, NEIGHBOURS)

@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cipherfleet_node import spans
-from cipherfleet_node.spans import Spans
+from cipherfleet_node.mqtt import Sent
+from cipherfleet_node.spans import Spans, resident_mib
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -89,3 +91,81 @@ def test_the_file_is_bounded_and_the_one_before_is_kept(
     numbers = [line["round"] for line in lines(older) + lines(file)]
     assert numbers == list(range(500 - len(numbers), 500)), "no line is lost in between"
     assert made._file == file
+
+
+# -- what the daemon's thread did, each moment once ------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_each_moment_counts_for_the_innermost_phase_only(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    made = Spans(tmp_path / "spans.jsonl")
+    made.restart(clock[0])
+    with made.during("agent"):
+        clock[0] += 1.0
+        with made.span("save", 0):
+            clock[0] += 2.0
+        clock[0] += 4.0
+    clock[0] += 8.0  # in no phase: nobody's
+    with made.during("wait"):
+        clock[0] += 16.0
+    assert made.phases_ms(clock[0]) == {"agent": 5000.0, "save": 2000.0, "wait": 16000.0}
+
+
+def test_a_phase_that_outlasts_a_round_is_divided_between_two(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    made = Spans(tmp_path / "spans.jsonl")
+    made.restart(clock[0])
+    with made.during("agent"):
+        clock[0] += 1.0
+        assert made.phases_ms(clock[0]) == {"agent": 1000.0}
+        clock[0] += 2.0
+    assert made.phases_ms(clock[0]) == {"agent": 2000.0}
+
+
+def test_what_was_before_a_round_is_none_of_it(tmp_path: Path, clock: list[float]) -> None:
+    made = Spans(tmp_path / "spans.jsonl")
+    with made.during("wait"):
+        clock[0] += 9.0
+    made.restart(clock[0])
+    assert made.phases_ms(clock[0]) == {}
+
+
+def test_waiting_for_the_broker_is_told_apart_from_waiting_for_neighbours(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    made, sent = Spans(tmp_path / "spans.jsonl"), Sent(at=101.0, acknowledged=103.0)
+    with made.during("wait"):
+        clock[0] += 10.0
+        made.move("wait", "acknowledge", sent.unacknowledged_s(100.0, clock[0]))
+    assert made.phases_ms(clock[0]) == {"wait": 8000.0, "acknowledge": 2000.0}
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "within", "expected"),
+    [
+        (None, (2.0, 5.0), 3.0),
+        (4.0, (2.0, 5.0), 2.0),
+        (1.5, (2.0, 5.0), 0.0),
+        (9.0, (2.0, 5.0), 3.0),
+        (9.0, (0.0, 5.0), 4.0),  # not sent before 1.0
+    ],
+)
+def test_how_long_a_message_was_unacknowledged(
+    acknowledged: float | None, within: tuple[float, float], expected: float
+) -> None:
+    assert Sent(1.0, acknowledged).unacknowledged_s(*within) == expected
+
+
+def test_resident_memory_is_that_of_this_process() -> None:
+    told = resident_mib()
+    assert told is not None
+    assert told == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.2)

@@ -197,6 +197,7 @@ class Agent:
         self._connected = False
         self._announced: PresenceState | None = None
         self._reading_awaited = False
+        self._opened = 0.0  # when the open round was opened, by its first attempt
         self._not_before = 0.0  # when the next round may open, for fleets with a period
         self._deadline = 0.0  # of starting, or of lingering
         self._boundary: int | None = None  # the round that others are to be opened with
@@ -373,6 +374,7 @@ class Agent:
         yield Save(self._state)
         if jumped:
             yield Save(self._state)  # both generations must know of the jump
+        self._opened = now
         if setup.algorithm.period_s is not None:
             self._not_before = now + setup.algorithm.period_s
         self._begin_collecting(record, now)
@@ -387,6 +389,7 @@ class Agent:
         record = self._state.open_record
         assert record is not None
         self._phase = next_phase(self._phase, Trigger.REPEAT)
+        self._opened = now
         self._begin_collecting(record, now)
         yield Publish(self._query(record))
         yield from self._take_reading()
@@ -680,7 +683,8 @@ class Agent:
         if sender in self._round.answered:
             yield Surplus(sender, "repeated_answer")
             return
-        self._answers[sender] = self._setup.exchange.accept(answer.ciphertexts)
+        with self._setup.trace.span("accept", answer.round):
+            self._answers[sender] = self._setup.exchange.accept(answer.ciphertexts)
         self._round.receive(sender)
         yield from self._close_if_complete(now)
 
@@ -696,8 +700,7 @@ class Agent:
         record = self._state.open_record
         assert record is not None
         draws, estimate = Draws(record.seed), np.array(self._state.estimate)
-        with setup.trace.span("decrypt", k):
-            combined, heard = self._open_answers(draws)
+        combined, heard = self._open_answers(draws, k)
         liars = sorted(self._answers.keys() - heard)
         for liar in liars:
             yield Rejected(liar, "out_of_range")
@@ -712,18 +715,22 @@ class Agent:
         self._round = None
         silent = tuple(sorted(setup.neighbours.keys() - heard))
         spoiled = tuple(liars) if setup.exchange.sealed else ()
-        yield RoundClosed(k, current.opened, silent, estimate, spoiled)
+        yield RoundClosed(k, self._opened, silent, estimate, spoiled)
         yield from self._proceed(now)
 
-    def _open_answers(self, draws: Draws) -> tuple[list[int], set[str]]:
+    def _open_answers(self, draws: Draws, k: int) -> tuple[list[int], set[str]]:
         """The combined coupling term, and those whose answers are in it.
 
         Of sealed answers that are out of range nobody can tell whose fault it is: none is.
         """
         if not self._answers:
             return [], set()
+
+        def timed(phase: str) -> AbstractContextManager[None]:
+            return self._setup.trace.span(phase, k)
+
         try:
-            return self._setup.exchange.open(self._answers, draws), set(self._answers)
+            return self._setup.exchange.open(self._answers, draws, timed), set(self._answers)
         except RemoteProtocolError:
             if self._setup.exchange.sealed:
                 return [], set()

@@ -68,20 +68,22 @@ from .membership import (
     read_membership,
     settle,
 )
-from .messages import OPERATOR, TAG_BYTES, Health, Membership, Message, Presence
-from .mqtt import Arrived, Link, LinkDown, LinkRefused, LinkUp
+from .messages import OPERATOR, TAG_BYTES, Health, Membership, Message, Presence, Query
+from .mqtt import Arrived, Link, LinkDown, LinkRefused, LinkUp, Sent
 from .obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from .paillier import PublicKey
 from .quantiser import VALUE_BITS
+from .round import Phase
 from .sampler import Sampled, Sampler
 from .sealed import Seal, Sealed
 from .selfcheck import check_exchanges
 from .sensors.thermal import processor_temperature
-from .spans import Spans
+from .spans import Spans, resident_mib
 from .state import STATE_VERSION, State, after_damage
 from .store import Store, read_state
 from .systemd import ServiceManager
+from .trips import Trips
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +184,8 @@ class Daemon:
         self._told = 0  # how often
         logs = bundle.folder / LOGS_FOLDER
         self._spans = Spans(logs / SPANS_FILE)
+        self._trips = Trips(self._spans)
+        self._asked: Sent | None = None  # the latest query
         self._heartbeat = Heartbeat(bundle.folder, patience_s(self._config))
         self._closed_at = self._began
         self._manager = manager or ServiceManager()
@@ -315,12 +319,30 @@ class Daemon:
         now = time.monotonic()
         nap = IDLE_S if wake is None else min(max(wake - now, 0.0), IDLE_S)
         with suppress(queue.Empty):
-            self._dispatch(self._events.get(timeout=nap))
+            self._dispatch(self._await_event(now, nap))
         now = time.monotonic()
         if (overdue := self._sampler.overdue(now)) is not None:
             self._handle(overdue)
         if wake is not None and now >= wake:
             self._handle(TimerFired())
+        with self._spans.during("tend"):
+            self._tend(now)
+
+    def _await_event(self, now: float, nap: float) -> object:
+        """The next event; raises queue.Empty after *nap*.
+
+        Until the broker has the query there is nothing that others could do.
+        """
+        with self._spans.during("wait"):
+            try:
+                return self._events.get(timeout=nap)
+            finally:
+                if self._asked is not None:
+                    waited = self._asked.unacknowledged_s(now, time.monotonic())
+                    self._spans.move("wait", "acknowledge", waited)
+
+    def _tend(self, now: float) -> None:
+        """Tell systemd, the health check and the operator that this node lives."""
         self._link.tend(now)
         if now >= self._alive_at and self._link.moves(now):
             self._alive_at = now + min(self._manager.watchdog_s or math.inf, BEAT_EVERY_S)
@@ -379,7 +401,8 @@ class Daemon:
     def _receive(self, arrived: Arrived) -> None:
         fleet = self._config.fleet
         try:
-            message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
+            with self._spans.during("receive"):
+                message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
         except WireError as error:
             # A hostile broker writes into topics what it likes: only known names reach the log.
             sender = topics.sender_of(arrived.topic)
@@ -388,6 +411,7 @@ class Daemon:
         if isinstance(message, Membership):
             self._take_membership(message, arrived.payload)
         else:
+            self._trips.arrived(message, arrived.at)
             self._handle(MessageReceived(message, arrived.retained))
 
     # -- other neighbours -----------------------------------------------------------------------
@@ -453,8 +477,12 @@ class Daemon:
         self._link.publish(wire.topic_of(claim), payload, retain=True)
 
     def _handle(self, event: Event) -> None:
-        for effect in self._agent.handle(event, time.monotonic()):
-            self._carry_out(effect)
+        now = time.monotonic()
+        if self._agent.phase is not Phase.COLLECTING:
+            self._spans.restart(now)  # a round may open now: what was before is none of it
+        with self._spans.during("agent"):
+            for effect in self._agent.handle(event, now):
+                self._carry_out(effect)
 
     # -- effects out ----------------------------------------------------------------------------
 
@@ -483,27 +511,39 @@ class Daemon:
 
     def _send(self, message: Message) -> None:
         payload = wire.encode(message, self._bundle.keys.identity)
-        self._link.publish(wire.topic_of(message), payload, retain=isinstance(message, Presence))
+        before, retain = time.monotonic(), isinstance(message, Presence)
+        sent = self._link.publish(wire.topic_of(message), payload, retain=retain)
+        if sent is not None:
+            self._trips.sent(message, before, time.monotonic())
+            if isinstance(message, Query):
+                self._asked = sent
 
     def _close_round(self, closed: RoundClosed) -> None:
         now, pools = time.monotonic(), self._pools.figures()
-        self._closed_at = now
-        self._round_s.append(now - closed.opened)
+        # It may have been opened by the very event that closed the one before.
+        opened, self._closed_at = max(closed.opened, self._closed_at), now
+        self._round_s.append(now - opened)
         self._silent = len(closed.silent)
         self._missed += self._silent
         self._spans.add(
             "round",
             closed.number,
-            closed.opened,
+            opened,
             now,
+            phases=self._spans.phases_ms(now),
             silent=len(closed.silent),
             rejected=sum(self.rejected.values()),
             inline=sum(pools.inline.values()),
+            pool=min(pools.levels.values()),
+            acknowledged_ms=self._asked.acknowledged_ms if self._asked else None,
             bytes_sent=self._link.bytes_sent,
+            bytes_received=self._link.bytes_received,
             cpu_s=round(time.process_time(), 4),
             pool_cpu_s=round(pools.cpu_s, 4),
+            rss_mib=resident_mib(),
         )
-        self._spans.flush()
+        with self._spans.during("tend"):
+            self._spans.flush()
         if closed.number == 0:
             log.info("first round closed %.2f s after the start", now - self._began)
         self._spoiled = self._spoiled + 1 if closed.spoiled else 0

@@ -12,6 +12,7 @@ Source: ALGORITHM section 4.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -28,6 +29,12 @@ from .quantiser import VALUE_BITS
 UNIT = 2.0 ** -(2 * HALF_WEIGHT_BITS + METROPOLIS_BITS)
 
 TakeObfuscator = Callable[[], mpz]
+Timed = Callable[[str], AbstractContextManager[None]]  # takes the time of a phase
+
+
+def untimed(_phase: str) -> AbstractContextManager[None]:
+    """Nobody wants to know how long it takes."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +94,9 @@ class Exchange(Protocol):
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
         """The checked ciphertexts of an answer; raises RemoteProtocolError for a bad one."""
 
-    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
+    def open(
+        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+    ) -> list[int]:
         """The combined coupling term of *answers*, shape (d,), in the round of *draws*."""
 
 
@@ -158,13 +167,15 @@ class Pairwise(Packed):
         ciphertexts = read_ciphertexts(key, layout, query.ciphertexts)
         return make_answer(key, layout, ciphertexts, half_weight(draws, asker), prepared)
 
-    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
+    def open(
+        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+    ) -> list[int]:
         """One decryption for all answers, each under its exponent H_ij M_ij."""
         openings = {
             name: Opening(half_weight(draws, name) * self._edges[name].metropolis, ciphertexts)
             for name, ciphertexts in answers.items()
         }
-        return open_answers(self._key, self._layout, openings)
+        return open_answers(self._key, self._layout, openings, timed=timed)
 
 
 def metropolis(degree: int, other_degree: int) -> int:
@@ -248,7 +259,11 @@ def read_ciphertexts(key: PublicKey, layout: Layout, data: Sequence[bytes]) -> l
 
 
 def open_answers(
-    key: PrivateKey, layout: Layout, answers: Mapping[str, Opening], reach: int | None = None
+    key: PrivateKey,
+    layout: Layout,
+    answers: Mapping[str, Opening],
+    reach: int | None = None,
+    timed: Timed = untimed,
 ) -> list[int]:
     """The sum of all *answers*, each times its exponent, shape (d,).
 
@@ -257,10 +272,11 @@ def open_answers(
     """
     openings = list(answers.values())
     exponents = [opening.exponent for opening in openings]
-    plaintexts = [
-        key.decrypt_combined(column, exponents)
-        for column in zip(*(opening.ciphertexts for opening in openings), strict=True)
-    ]
+    columns = zip(*(opening.ciphertexts for opening in openings), strict=True)
+    with timed("combine"):
+        combined = [key.combine(column, exponents) for column in columns]
+    with timed("decrypt"):
+        plaintexts = [key.decrypt_halves(halves) for halves in combined]
     reach = sum(exponents) if reach is None else reach
     bound = reach << (HALF_WEIGHT_BITS + VALUE_BITS)
     return layout.unpack(plaintexts, key.public.n, bound)

@@ -46,6 +46,7 @@ class Arrived:
     topic: str
     payload: bytes
     retained: bool
+    at: float  # monotonic seconds
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,26 @@ class LinkRefused:
     """No TLS with the broker since the start, several times in a row; *reason* tells the mend."""
 
     reason: str
+
+
+@dataclass
+class Sent:
+    """A message on its way to the broker. Monotonic seconds."""
+
+    at: float
+    acknowledged: float | None = None
+
+    @property
+    def acknowledged_ms(self) -> float | None:
+        """How long the broker took, None while it has not acknowledged it."""
+        if self.acknowledged is None:
+            return None
+        return round(1000.0 * (self.acknowledged - self.at), 4)
+
+    def unacknowledged_s(self, began: float, ended: float) -> float:
+        """How long between *began* and *ended* the broker had not acknowledged it."""
+        until = ended if self.acknowledged is None else min(ended, self.acknowledged)
+        return max(0.0, until - max(began, self.at))
 
 
 LinkEvent = Arrived | LinkUp | LinkDown | LinkRefused
@@ -114,7 +135,8 @@ class Link:
         self._fault = ""  # what paho last complained of
         self._short_connections = 0
         self._refusals: int | None = 0  # of certificates, in a row; None once we were let in
-        self._unacknowledged: deque[tuple[float, paho.MQTTMessageInfo]] = deque()
+        self._unacknowledged: deque[tuple[Sent, paho.MQTTMessageInfo]] = deque()
+        self._sent: dict[int, Sent] = {}  # the same by message id, for paho's thread
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
         if context is not None:
             client.tls_set_context(context)
@@ -129,29 +151,34 @@ class Link:
         client.on_connect_fail = self._connect_failed
         client.on_subscribe = self._subscribed
         client.on_message = self._message
+        client.on_publish = self._published
         client.on_disconnect = self._disconnected
         self._client = client
-        self.bytes_sent = 0
+        self.bytes_sent = self.bytes_received = 0
 
     def start(self) -> None:
         """Begin to connect, and keep at it until stopped."""
         self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_S)
         self._client.loop_start()
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Send at QoS 1 if connected; the caller's protocol repeats what gets lost."""
-        if self._client.is_connected():
-            info = self._client.publish(topic, payload, qos=1, retain=retain)
-            self._unacknowledged.append((time.monotonic(), info))
-            self.bytes_sent += len(payload)
-            self._forget_acknowledged()
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Sent | None:
+        """Send at QoS 1 if connected, else None; the caller's protocol repeats what gets lost."""
+        if not self._client.is_connected():
+            return None
+        sent = Sent(time.monotonic())
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        self._sent[info.mid] = sent
+        self._unacknowledged.append((sent, info))
+        self.bytes_sent += len(payload)
+        self._forget_acknowledged()
+        return sent
 
     def moves(self, now: float) -> bool:
         """Whether the network thread lives: the broker acknowledges what we send, or is away."""
         self._forget_acknowledged()
         if not self._unacknowledged or not self._client.is_connected():
             return True
-        return now - self._unacknowledged[0][0] < STALLED_S
+        return now - self._unacknowledged[0][0].at < STALLED_S
 
     def tend(self, now: float) -> None:
         """Ask again for what the broker refused to let us hear, if it is time."""
@@ -170,10 +197,13 @@ class Link:
     def _forget_acknowledged(self) -> None:
         """Drop what is acknowledged, and what paho has given up, from the front."""
         while self._unacknowledged:
-            info = self._unacknowledged[0][1]
+            sent, info = self._unacknowledged[0]
             if info.rc == paho.MQTT_ERR_SUCCESS and not info.is_published():
                 return
             self._unacknowledged.popleft()
+            self._sent.pop(info.mid, None)
+            if sent.acknowledged is None:  # before we knew its number, or never
+                sent.acknowledged = time.monotonic()
 
     # -- paho's thread: an exception here would end it silently, so there is little that can raise
 
@@ -228,7 +258,20 @@ class Link:
             topic = ""  # no topic of ours: whoever decodes the payload refuses it
         # Cut just above the limit it is refused as too long, and does not fill the queue.
         payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
-        self._deliver(Arrived(topic, payload, message.retain))
+        self.bytes_received += len(payload)
+        self._deliver(Arrived(topic, payload, message.retain, time.monotonic()))
+
+    def _published(
+        self,
+        _client: paho.Client,
+        _userdata: Any,
+        mid: int,
+        _reason: ReasonCode,
+        _properties: Properties,
+    ) -> None:
+        sent = self._sent.get(mid)
+        if sent is not None and sent.acknowledged is None:
+            sent.acknowledged = time.monotonic()
 
     def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
         # paho calls this while it handles the error, and does not pass it on.

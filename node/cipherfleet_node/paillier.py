@@ -15,6 +15,8 @@ from gmpy2 import mpz, powmod, powmod_sec
 
 from .errors import RemoteProtocolError
 
+Halves = tuple[mpz, mpz]  # a ciphertext mod p^2 and mod q^2, for the key's owner only
+
 _SMALL_FACTOR_LIMIT = 1 << 16
 _SMALL_PRIMES = gmpy2.primorial(_SMALL_FACTOR_LIMIT)
 
@@ -100,20 +102,23 @@ class PrivateKey:
         return self.decrypt_combined([ciphertext], [1])
 
     def decrypt_combined(self, ciphertexts: Sequence[mpz], exponents: Sequence[int]) -> mpz:
-        """The plaintext of prod c_j^e_j, one decryption whatever the number of ciphertexts.
+        """The plaintext of prod c_j^e_j, one decryption whatever the number of ciphertexts."""
+        return self.decrypt_halves(self.combine(ciphertexts, exponents))
 
-        The product is taken in the two half-size rings mod p^2 and q^2, where it is cheapest.
-        """
-        m_p = self._half(ciphertexts, exponents, self.p, self._p_squared, self._h_p)
-        m_q = self._half(ciphertexts, exponents, self.q, self._q_squared, self._h_q)
+    def combine(self, ciphertexts: Sequence[mpz], exponents: Sequence[int]) -> Halves:
+        """prod c_j^e_j, in the two half-size rings mod p^2 and q^2, where it is cheapest."""
+        return (
+            _product(ciphertexts, exponents, self._p_squared),
+            _product(ciphertexts, exponents, self._q_squared),
+        )
+
+    def decrypt_halves(self, halves: Halves) -> mpz:
+        """The plaintext of a ciphertext that `combine` gave."""
+        m_p = self._half(halves[0], self.p, self._p_squared, self._h_p)
+        m_q = self._half(halves[1], self.q, self._q_squared, self._h_q)
         return m_p + self.p * ((m_q - m_p) * self._p_inverse % self.q)
 
-    def _half(
-        self, ciphertexts: Sequence[mpz], exponents: Sequence[int], prime: mpz, square: mpz, h: mpz
-    ) -> mpz:
-        product = mpz(1)
-        for ciphertext, exponent in zip(ciphertexts, exponents, strict=True):
-            product = product * powmod(ciphertext % square, exponent, square) % square
+    def _half(self, product: mpz, prime: mpz, square: mpz, h: mpz) -> mpz:
         return _l_function(self._private_power(product, prime - 1, square), prime) * h % prime
 
     def _private_power(self, base: mpz, exponent: mpz, modulus: mpz) -> mpz:
@@ -161,6 +166,13 @@ def faults_of_modulus(n: int, bits: int) -> Iterable[str]:
         yield "is prime"
     if gmpy2.is_power(modulus):
         yield "is a perfect power"
+
+
+def _product(ciphertexts: Sequence[mpz], exponents: Sequence[int], modulus: mpz) -> mpz:
+    product = mpz(1)
+    for ciphertext, exponent in zip(ciphertexts, exponents, strict=True):
+        product = product * powmod(ciphertext % modulus, exponent, modulus) % modulus
+    return product
 
 
 def _l_function(x: mpz, prime: mpz) -> mpz:

@@ -29,12 +29,14 @@ from .exchange import (
     Edge,
     Opening,
     Packed,
+    Timed,
     dither,
     half_weight,
     make_answer,
     open_answers,
     prepare_answer,
     read_ciphertexts,
+    untimed,
 )
 from .messages import Query
 from .paillier import PrivateKey
@@ -146,12 +148,15 @@ class Sealed(Packed):
         """Whether *query* wants an answer of this node; RemoteProtocolError for a bad roster."""
         return self._seal.check(query)
 
-    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
+    def open(
+        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+    ) -> list[int]:
         """H_i times the sum, from one decryption of the product of all answers."""
         openings = {name: Opening(1, ciphertexts) for name, ciphertexts in answers.items()}
         reach = sum(self._edges[name].metropolis for name in answers)
         weight = own_weight(draws)
-        return [weight * v for v in open_answers(self._key, self._layout, openings, reach)]
+        opened = open_answers(self._key, self._layout, openings, reach, timed)
+        return [weight * v for v in opened]
 
 
 def own_weight(draws: Draws) -> int:

@@ -1,12 +1,14 @@
 """How long each phase of a round took, as JSON lines. One monotonic clock, no private value.
 
 A line is {"round": k, "phase": "decrypt", "at": seconds, "ms": duration, "cpu_ms": of this thread};
-the line that closes a round has phase "round" and its counts.
+the line that closes a round has phase "round", its counts, and `phases`: what the daemon's thread
+did from the opening to the closing, in ms, each moment in one phase only, the innermost.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 FLUSH_EVERY_S = 1.0  # an SD card is written at most this often
+_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Spans:
@@ -28,18 +31,32 @@ class Spans:
         self._file = file
         self._lines: list[dict[str, Any]] = []
         self._encoder = msgspec.json.Encoder()
-        self._flushed = time.monotonic()
+        self._flushed = self._charged_until = time.monotonic()
+        self._open: list[str] = []  # the phases that last, the innermost one last
+        self._spent: dict[str, float] = {}  # seconds by phase since `restart`, each moment once
         file.parent.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def span(self, phase: str, round_number: int) -> Iterator[None]:
-        """Take the time of the enclosed block."""
+        """Take the time of the enclosed block, and note it as a line."""
         began, cpu = time.monotonic(), time.thread_time()
         try:
-            yield
+            with self.during(phase):
+                yield
         finally:
             cpu_ms = round(1000.0 * (time.thread_time() - cpu), 4)
             self.add(phase, round_number, began, time.monotonic(), cpu_ms=cpu_ms)
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Count the enclosed block, but for the phases within it, as *phase* of the open round."""
+        self._charge(time.monotonic())
+        self._open.append(phase)
+        try:
+            yield
+        finally:
+            self._charge(time.monotonic())
+            self._open.pop()
 
     def add(self, phase: str, round_number: int, began: float, ended: float, **counts: Any) -> None:
         """Note that *phase* lasted from *began* to *ended*, monotonic seconds."""
@@ -50,6 +67,33 @@ class Spans:
             "ms": round(1000.0 * (ended - began), 4),
         }
         self._lines.append(line | counts)
+
+    # -- what the daemon's thread did ------------------------------------------------------------
+
+    def restart(self, now: float) -> None:
+        """Forget what was counted: it belongs to no round."""
+        self._charge(now)
+        self._spent = {}
+
+    def move(self, phase: str, other: str, seconds: float) -> None:
+        """Count *seconds* of *phase* as *other*."""
+        if seconds > 0.0:
+            self._spent[phase] = self._spent.get(phase, 0.0) - seconds
+            self._spent[other] = self._spent.get(other, 0.0) + seconds
+
+    def phases_ms(self, now: float) -> dict[str, float]:
+        """What was counted since the last call or restart."""
+        self._charge(now)
+        spent, self._spent = self._spent, {}
+        return {phase: round(1000.0 * seconds, 4) for phase, seconds in spent.items()}
+
+    def _charge(self, now: float) -> None:
+        if self._open:
+            phase = self._open[-1]
+            self._spent[phase] = self._spent.get(phase, 0.0) + now - self._charged_until
+        self._charged_until = now
+
+    # -- the file --------------------------------------------------------------------------------
 
     def flush(self, *, now: bool = False) -> None:
         """Write what was collected, at most every FLUSH_EVERY_S unless *now*."""
@@ -67,3 +111,12 @@ class Spans:
             self._file.replace(self._file.with_suffix(".1.jsonl"))
         with self._file.open("ab") as stream:
             stream.write(data)
+
+
+def resident_mib() -> float | None:
+    """What this process holds of the machine's memory now; None where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return None
+    return round(int(pages) * _PAGE_MIB, 2)

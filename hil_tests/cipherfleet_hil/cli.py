@@ -15,6 +15,8 @@ import click
 from cipherfleet_deploy.flags import AS_JSON, Command, flagged, tell
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 
+from .rounds_cli import BENCH, rounds
+
 if TYPE_CHECKING:
     from .crypto_bench import Plan
     from .measurement import Measurement
@@ -97,6 +99,8 @@ def size_flags(command: Command) -> Command:
     show_default=True,
     help="must be there: not valid where samples are too few",
 )
+@BENCH
+@click.option("--target", metavar="NAME", help="the machine of the bench; without it, the first")
 @click.option("--case", multiple=True, help="only this case, by its name in the table")
 @click.option("--quick", is_flag=True, help="one short lap in two processes: a trial, never valid")
 @click.option("--ratios", is_flag=True, help="instead, contests with phe in one process: ratios")
@@ -110,6 +114,8 @@ def crypto(
     processes: int,
     clock: str,
     percentile: tuple[str, ...],
+    bench_file: Path | None,
+    target: str | None,
     case: tuple[str, ...],
     quick: bool,
     ratios: bool,
@@ -148,7 +154,7 @@ def crypto(
     )
     _check_cases(case)
     check_writable(out)
-    _measured(_measure(plan), out, as_json=as_json)
+    _measured(_measure(plan, bench_file, target), out, as_json=as_json)
 
 
 def _check_cases(names: tuple[str, ...]) -> None:
@@ -169,11 +175,16 @@ def check_writable(out: Path | None) -> None:
         raise ConfigError(f"{out}: cannot be written: {folder} is no folder that we may write to")
 
 
-def _measure(plan: Plan) -> Measurement:
-    from .crypto_bench import here, measure_crypto  # noqa: PLC0415
+def _measure(plan: Plan, bench_file: Path | None, target: str | None) -> Measurement:
+    from .bench import bench_of  # noqa: PLC0415
+    from .crypto_bench import here, measure_crypto, place_of  # noqa: PLC0415
     from .measurement_tables import bar  # noqa: PLC0415
 
-    return measure_crypto(plan, here(), _command_line(), bar())
+    if bench_file is None and target is None:
+        return measure_crypto(plan, here(), _command_line(), bar())
+    machines = bench_of(bench_file)
+    with machines.target(target or machines.targets[0].name) as held:
+        return measure_crypto(plan, place_of(held), _command_line(), bar())
 
 
 def _command_line() -> str:
@@ -218,6 +229,9 @@ def _contests(
     plan = Plan(sizes, dimension, degree, effort)
     told = report(measure(plan, bar(Console(stderr=True))), where)
     tell(told, show, as_json=as_json)
+
+
+bench.add_command(rounds)
 
 
 # -- documents -----------------------------------------------------------------------------------

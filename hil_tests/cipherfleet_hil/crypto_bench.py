@@ -28,8 +28,11 @@ from .measurement import (
     measurement,
 )
 from .sampling import ClockName
+from .targets import KeptTarget
 from .verdict import LEAST_PROCESSES, judge
 from .worker import Samples
+
+WORKER_WITHIN_S = 3600.0  # 4096 bits on the slowest board
 
 Worker = Callable[[Sequence[str]], str]  # arguments of the worker to what it prints
 Follow = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
@@ -93,6 +96,15 @@ def here() -> Place:
     """The machine that this runs on: a device if its firmware names a board, else a host."""
     kind: Kind = "device" if environment().is_board else "host"
     return Place("local", kind, run_worker, lambda: environment([os.getpid()]))
+
+
+def place_of(target: KeptTarget) -> Place:
+    """A machine of a bench, which is held meanwhile."""
+
+    def worker(words: Sequence[str]) -> str:
+        return target.run(target.module("cipherfleet_hil.worker", *words), WORKER_WITHIN_S)
+
+    return Place(target.name, target.kind, worker, target.environment)
 
 
 def run_worker(words: Sequence[str]) -> str:

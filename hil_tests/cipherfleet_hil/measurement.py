@@ -137,7 +137,8 @@ class NodeFigures(Part, frozen=True):
 
     name: Word
     target: Word  # the machine that it ran on
-    phases: dict[str, Figure] = {}  # by phase of the round, "round" for the whole
+    phases: dict[str, Figure] = {}  # by phase, which add up to "round", the whole
+    beside: dict[str, Figure] = {}  # what lasts at the same time: sample, trip, network, ...
     counts: dict[str, float] = {}  # silent, rejected, bytes_sent, ...
 
 

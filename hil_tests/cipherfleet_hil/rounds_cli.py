@@ -1,0 +1,83 @@
+"""`cipherfleet bench rounds`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from cipherfleet_deploy.flags import AS_JSON
+
+BENCH = click.option(
+    "--bench",
+    "bench_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML file of the machines to measure on; without it, this one",
+)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@BENCH
+@click.option(
+    "--rounds",
+    type=click.IntRange(2),
+    default=100,
+    show_default=True,
+    help="how many are measured; p95 needs 59, p99 needs 299",
+)
+@click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="before them")
+@click.option("--nodes", type=click.IntRange(2), help="how many; 3 of the example without FILE")
+@click.option("--out", type=click.Path(path_type=Path), help="folder for rounds.json and spans")
+@AS_JSON
+def rounds(
+    file: Path | None,
+    bench_file: Path | None,
+    rounds: int,
+    warm_up: int,
+    nodes: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure rounds of the fleet of FILE, its nodes spread over the machines of a bench.
+
+    The broker runs here. Each node's phases, taken on its own clock, add up to its rounds. What
+    broker and network took is the round trip less the time that the neighbour reports of itself.
+    Exit code 5: the figures are not valid, the reasons are told.
+
+    \b
+    Example:
+      cipherfleet bench rounds my-fleet/fleet.yaml --bench bench.yaml --rounds 300 --out measured
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from cipherfleet_deploy.cli import example  # noqa: PLC0415
+
+    from .bench import bench_of  # noqa: PLC0415
+    from .cli import refuse_invalid  # noqa: PLC0415
+    from .measurement import to_text, write_measurement  # noqa: PLC0415
+    from .rounds import RoundsPlan, measure_rounds  # noqa: PLC0415
+    from .rounds_table import show_rounds  # noqa: PLC0415
+
+    bench = bench_of(bench_file)
+    if file is None:
+        file = example("intel_lab") / "fleet.yaml"
+        nodes = nodes or max(3, len(bench.targets))
+    console = Console(stderr=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    document = measure_rounds(
+        RoundsPlan(file, bench, rounds, nodes, warm_up),
+        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+        out,
+    )
+    if out is not None:
+        write_measurement(out / "rounds.json", document)
+    if as_json:
+        click.echo(to_text(document), nl=False)
+    else:
+        show_rounds(document)
+    refuse_invalid(document)

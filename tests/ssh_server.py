@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -64,11 +65,9 @@ def running_sshd() -> Iterator[SshServer]:
     user = f"cfb{os.getpid()}"
     try:
         server = _settled(folder, world, user)
-        process = subprocess.Popen(
-            [sshd, "-D", "-e", "-f", folder / "config"],
-            stderr=(folder / "log").open("wb"),
-            start_new_session=True,
-        )
+        with (folder / "log").open("wb") as log:
+            command = [sshd, "-D", "-e", "-f", folder / "config"]
+            process = subprocess.Popen(command, stderr=log, start_new_session=True)
         try:
             _await_port(server.port, process, folder / "log")
             yield server
@@ -154,7 +153,8 @@ class Wire:
         self._ends: list[socket.socket] = []
         self.is_cut = False
         self.connections = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
 
     def cut(self) -> None:
         """End all connections; new ones end at once, until `mend`."""
@@ -173,6 +173,8 @@ class Wire:
         self.cut()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for thread in self._threads:
+            thread.join()
 
     def _accept(self) -> None:
         while True:
@@ -184,16 +186,19 @@ class Wire:
                 near.close()
                 continue
             self.connections += 1
-            far = socket.create_connection((LOOPBACK, self._target))
-            self._ends += [near, far]
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+            thread = threading.Thread(target=self._carry, args=(near,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    @staticmethod
-    def _pump(one: socket.socket, other: socket.socket) -> None:
-        with suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-        for end in (one, other):
+    def _carry(self, near: socket.socket) -> None:
+        with near, socket.create_connection((LOOPBACK, self._target)) as far:
+            others = {near: far, far: near}
+            self._ends += [near, far]
+            if self.is_cut:
+                return
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                while True:
+                    for end in select.select(others, [], [])[0]:
+                        if not (data := end.recv(65536)):
+                            return
+                        others[end].sendall(data)

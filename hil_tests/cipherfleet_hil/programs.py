@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 from cipherfleet_deploy.fleets.image import MANYLINUX
 from cipherfleet_node.errors import CipherfleetError, one_line
 
-from .targets import Machine
+from .targets import Machine, packed
 
 OURS = ("cipherfleet_node", "cipherfleet_hil")  # what the worker imports
 LEAST_PYTHON = (3, 11)
@@ -42,9 +44,19 @@ def check_machine(name: str, machine: Machine) -> None:
         )
 
 
-def gather(machine: Machine, folder: Path) -> None:
-    """Fill *folder* with all that *machine* needs. Raises NoPrograms."""
-    _unpack(machine, folder)
+@cache
+def gathered(python: tuple[int, ...], architecture: str) -> bytes:
+    """All that such a machine needs, as a tar file; made once, boards are often alike.
+
+    *python* is a version, as (3, 11). Raises NoPrograms.
+    """
+    with tempfile.TemporaryDirectory(prefix="cipherfleet-programs-") as folder:
+        _gather(python, architecture, Path(folder))
+        return packed(Path(folder))
+
+
+def _gather(python: tuple[int, ...], architecture: str, folder: Path) -> None:
+    _unpack(".".join(map(str, python)), architecture, folder)
     for package in OURS:
         found = find_spec(package)
         assert found is not None
@@ -53,10 +65,9 @@ def gather(machine: Machine, folder: Path) -> None:
         shutil.copytree(found.submodule_search_locations[0], folder / package, ignore=ignore)
 
 
-def _unpack(machine: Machine, folder: Path) -> None:
+def _unpack(version: str, architecture: str, folder: Path) -> None:
     """The wheels of what a device needs, unpacked by the pip of this machine."""
-    version = ".".join(map(str, machine.python[:2]))
-    platforms = [f"--platform={each}_{machine.architecture}" for each in MANYLINUX]
+    platforms = [f"--platform={each}_{architecture}" for each in MANYLINUX]
     command = [
         *(sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"),
         *("--only-binary=:all:", "--no-compile", "--implementation=cp"),
@@ -68,7 +79,7 @@ def _unpack(machine: Machine, folder: Path) -> None:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise NoPrograms(
-            f"no packages for Python {version} on {machine.architecture}: pip says "
+            f"no packages for Python {version} on {architecture}: pip says "
             f"{one_line(lines[-1])[:300] if lines else 'nothing'}; install cipherfleet there, and "
             "name its Python in the bench file (python: PATH)"
         )

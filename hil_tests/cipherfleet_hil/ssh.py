@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cipherfleet_node.errors import ConfigError
 
-from .programs import check_machine, gather
+from .programs import check_machine, gathered
 from .targets import (
     LEASE_S,
     SITE,
@@ -191,9 +191,6 @@ class SshTarget(KeptTarget):
         if not self._copies:
             return
         check_machine(self.name, self.machine)
-        with tempfile.TemporaryDirectory() as folder:
-            site = Path(folder) / SITE
-            gather(self.machine, site)
-            self.put(site, SITE)
+        self._unpack(gathered(self.machine.python[:2], self.machine.architecture), SITE)
         self.environ["PYTHONPATH"] = f"{self.folder}/{SITE}"
         self.environ["PYTHONNOUSERSITE"] = "1"

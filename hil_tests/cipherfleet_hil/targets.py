@@ -35,12 +35,14 @@ from .measurement import Kind
 LEASE_S = 90.0  # the target is free again so long after we were last heard
 RENEWALS = 4  # in the time of a lease
 RECONNECT_WITHIN_S = 60.0
+RETRY_AFTER_S = 0.2
 CALL_TIMEOUT_S = 120.0
 WAIT_S = 15.0  # how long one question for the end of work stays on the target
 SITE = "site"  # the folder of what was copied
 # A quota or a board of one core is not told of by the system: threads would wait for each other.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 KEEPER_SOURCE = Path(keeper.__file__).read_text()
+_NO_KEEPER = "can't open file"  # Python's words where there is no program
 _BOOT = "import json, sys; exec(compile(json.loads(sys.argv[2])['source'], 'keeper.py', 'exec'))"
 
 
@@ -282,7 +284,10 @@ class KeptTarget:
 
     def put(self, local: Path, remote: str) -> None:
         """Copy the folder *local* to *remote*, beneath the lease's folder."""
-        self._ask("put", packed(local), name=remote)
+        self._unpack(packed(local), remote)
+
+    def _unpack(self, data: bytes, remote: str) -> None:
+        self._ask("put", data, name=remote)
 
     def get(self, remote: str, local: Path) -> None:
         """Copy the file *remote* to *local*."""
@@ -306,11 +311,14 @@ class KeptTarget:
     def _ask(self, command: str, stdin: bytes = b"", **told: Any) -> dict[str, Any]:
         answer = self._repeated([*self._keeper, command], {"nonce": self._nonce, **told}, stdin)
         if answer.get("lost"):
-            raise TargetUnreachable(
-                f"{self.name}: the lease has ended, and with it the work there: the target was out "
-                f"of reach for {self._lease_s:g} s, or was started anew"
-            )
+            raise self._lost()
         return answer
+
+    def _lost(self) -> TargetUnreachable:
+        return TargetUnreachable(
+            f"{self.name}: the lease has ended, and with it the work there: the target was out of "
+            f"reach for {self._lease_s:g} s, or was started anew"
+        )
 
     def _repeated(
         self, argv: Sequence[str], told: Mapping[str, Any], stdin: bytes = b""
@@ -337,7 +345,11 @@ class KeptTarget:
                         f"{self.name}: the connection was lost and did not come back: {dropped}; "
                         "the target cleans up by itself when the lease ends"
                     ) from None
-            time.sleep(0.5)
+            except TargetFailed as failed:
+                if _NO_KEEPER in str(failed):  # it has gone with its folder
+                    raise self._lost() from None
+                raise
+            time.sleep(RETRY_AFTER_S)
 
 
 def holder() -> str:

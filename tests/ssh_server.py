@@ -66,7 +66,7 @@ def running_sshd() -> Iterator[SshServer]:
     try:
         server = _settled(folder, world, user)
         with (folder / "log").open("wb") as log:
-            command = [sshd, "-D", "-e", "-f", folder / "config"]
+            command = [sshd, "-D", "-e", "-f", str(folder / "config")]
             process = subprocess.Popen(command, stderr=log, start_new_session=True)
         try:
             _await_port(server.port, process, folder / "log")

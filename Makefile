@@ -21,7 +21,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 hil: setup
-	$(BIN)/python -m pytest hil_tests
+	$(BIN)/python -m pytest hil_tests $(if $(BENCH),--bench $(BENCH))
 
 bench: setup
 	$(BIN)/python benchmarks/exchange.py --gate

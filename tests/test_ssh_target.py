@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import psutil
 import pytest
 
 from cipherfleet_deploy.cli import example
-from cipherfleet_hil.bench import Bench, BrokerSpec, SshSpec
+from cipherfleet_hil.bench import Bench
 from cipherfleet_hil.contest import Effort
 from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
-from cipherfleet_hil.rounds import MOST_UNACCOUNTED, RoundsPlan, measure_rounds
+from cipherfleet_hil.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
 from cipherfleet_hil.ssh import SshTarget
-from cipherfleet_hil.targets import TargetHeld, TargetUnreachable
+from cipherfleet_hil.targets import KeptTarget, TargetHeld, TargetUnreachable
+from cipherfleet_provisioning.fleet import load_fleet
 from ssh_server import SshServer, Wire, running_sshd
 
 PYTHON = "/usr/bin/python3"  # for tests of the lease alone: it has nothing of ours
@@ -48,10 +48,6 @@ def nothing_left(server: SshServer, within_s: float = 20.0) -> list[str]:
     return left
 
 
-def nobody(_text: str) -> None:
-    pass
-
-
 # -- measuring -----------------------------------------------------------------------------------
 
 
@@ -59,51 +55,52 @@ def nobody(_text: str) -> None:
 def test_a_board_with_nothing_on_it_is_measured_and_left_as_it_was(
     server: SshServer, wire: Wire
 ) -> None:
-    """Copied, crypto, rounds; the connection is cut in the midst of both; nothing stays."""
+    """Programs are copied; the connection is cut in the midst of rounds; nothing stays."""
     assert server.left_behind() == []
-    address = server.address(wire.port)
-    with SshTarget("pi", address) as target:
+    with SshTarget("pi", server.address(wire.port)) as target:
         assert target.kind == "host", "no board's firmware names it"
         assert target.machine.user != os.geteuid()
-        job = target.start(["/bin/sh", "-c", "sleep 2; echo done"])
-        wire.cut()
-        with suppress(TargetUnreachable):
-            subprocess.run(["sleep", "1"], check=True)
-        wire.mend()
-        while not target.wait([job], 5.0).ended:
-            pass
-        assert target.read(f"jobs/{job}/out") == b"done\n"
-        plan = Plan((1024,), (1,), (1,), processes=1, effort=Effort(0.0, 1))
-        measured = measure_crypto(plan, place_of(target), "test")
-        assert {each.metadata["target"] for b in measured.benchmarks for each in b.runs} == {"pi"}
-        before = measured.cipherfleet.targets[0].environment.before
-        assert before.versions["python"].startswith("3.")
+        measure_some_crypto(target)
+
+        def cut_when_running(text: str) -> None:
+            if "to be measured" in text:
+                wire.cut()
+                wire.mend()
+
+        measure_some_rounds(target, cut_when_running)
+        assert wire.connections >= 2, "it was lost, and made anew"
         assert server.left_behind() != []
     assert nothing_left(server) == []
 
-    spec = SshSpec(
-        name="pi",
-        host=address.host,
-        port=address.port,
-        user=address.user,
-        identity=str(address.identity),
-        known_hosts=str(address.known_hosts),
-    )
-    bench = Bench((spec,), BrokerSpec(), Path("/"))
-    file = example("intel_lab") / "fleet.yaml"
 
-    def cut_when_running(text: str) -> None:
-        if "to be measured" in text:
-            wire.cut()
-            wire.mend()
+def measure_some_crypto(target: KeptTarget) -> None:
+    plan = Plan((1024,), (1,), (1,), processes=1, effort=Effort(0.0, 1))
+    measured = measure_crypto(plan, place_of(target), "test")
+    assert {each.metadata["target"] for b in measured.benchmarks for each in b.runs} == {"pi"}
+    before = measured.cipherfleet.targets[0].environment.before
+    assert before.versions["python"] == ".".join(map(str, target.machine.python))
 
-    told = measure_rounds(RoundsPlan(file, bench, 12, 3, 3), "test", cut_when_running).cipherfleet
-    assert wire.connections >= 3, "it was lost, and made anew"
+
+def measure_some_rounds(target: KeptTarget, tell: Callable[[str], None]) -> None:
+    plan = RoundsPlan(example("intel_lab") / "fleet.yaml", Bench(), 12, 3, 3)
+    fleet = load_fleet(plan.file, plan.overrides, endless=False)
+    told = document(plan, fleet, run_fleet(fleet, plan, [target], tell), "test").cipherfleet
     assert [node.target for node in told.nodes] == ["pi"] * 3
     for node in told.nodes:
         assert node.counts["rounds"] == 12
         assert abs(node.counts["unaccounted"]) < MOST_UNACCOUNTED
         assert node.beside["network"].n > 0
+
+
+def test_work_goes_on_while_the_connection_is_away(server: SshServer, wire: Wire) -> None:
+    with SshTarget("pi", server.address(wire.port), PYTHON) as target:
+        job = target.start(["/bin/sh", "-c", "sleep 1; echo done"])
+        wire.cut()
+        time.sleep(1.5)  # it ends meanwhile
+        wire.mend()
+        assert target.wait([job], 30.0).codes == {job: 0}
+        assert target.read(f"jobs/{job}/out") == b"done\n"
+        assert wire.connections == 2
     assert nothing_left(server) == []
 
 

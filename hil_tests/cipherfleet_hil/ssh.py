@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,12 +94,13 @@ class SshLink:
         self._name, self._address, self._program = name, address, program
         self._folder: Path | None = None  # of the socket, whose path must be short
         self._master: subprocess.Popen[bytes] | None = None
+        self._connecting = threading.Lock()  # the lease is renewed in a thread of its own
 
     def open(self) -> None:
         """Connect. Raises TargetUnreachable, with ssh's words and the mend."""
         self._folder = Path(tempfile.mkdtemp(prefix="cfb-"))
         try:
-            self._connect()
+            self._connected()
         except Dropped as dropped:
             self.close()
             words = str(dropped)
@@ -110,18 +112,17 @@ class SshLink:
 
     def call(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
         """Run *argv* there, through the connection that is open, or a new one."""
-        if self._master is None or self._master.poll() is not None:
-            self._connect()
+        master = self._connected()
         command = self._command("-oControlMaster=no", self._address.host, shlex.join(argv))
         try:
             done = subprocess.run(
                 command, input=stdin, capture_output=True, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired:
-            self._disconnect()
+            self._disconnect(master)
             raise Dropped(f"no answer within {timeout_s:g} s") from None
         if done.returncode == CONNECTION_LOST:
-            self._disconnect()
+            self._disconnect(master)
             raise Dropped(last_line(done.stderr))
         if done.returncode != 0:
             raise TargetFailed(
@@ -132,7 +133,7 @@ class SshLink:
 
     def close(self) -> None:
         """Disconnect; harmless when repeated."""
-        self._disconnect()
+        self._disconnect(self._master)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -147,12 +148,20 @@ class SshLink:
     def _command(self, *more: str) -> list[str]:
         return [self._program, *self._address.options(), f"-S{self._socket}", *more]
 
-    def _connect(self) -> None:
+    def _connected(self) -> subprocess.Popen[bytes]:
+        """What holds the connection, made anew where it was lost. Raises Dropped."""
+        with self._connecting:
+            if self._master is None or self._master.poll() is not None:
+                self._master = self._connect()
+            return self._master
+
+    def _connect(self) -> subprocess.Popen[bytes]:
         """Raises Dropped where that fails."""
-        assert self._folder is not None
+        if self._folder is None:
+            raise Dropped("the connection was closed")
         self._socket.unlink(missing_ok=True)
         with (self._folder / "err").open("wb") as words:
-            self._master = subprocess.Popen(
+            master = subprocess.Popen(
                 self._command("-oControlMaster=yes", "-N", self._address.host),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -161,21 +170,27 @@ class SshLink:
             )
         deadline = time.monotonic() + 2 * CONNECT_WITHIN_S
         while not self._socket.exists():
-            if self._master.poll() is not None or time.monotonic() > deadline:
-                self._disconnect()
+            if master.poll() is not None or time.monotonic() > deadline:
+                _end(master)
                 raise Dropped(last_line((self._folder / "err").read_bytes()))
             time.sleep(0.02)
+        return master
 
-    def _disconnect(self) -> None:
-        if self._master is None:
-            return
-        self._master.terminate()
-        try:
-            self._master.wait(5)
-        except subprocess.TimeoutExpired:
-            self._master.kill()
-            self._master.wait()
-        self._master = None
+    def _disconnect(self, master: subprocess.Popen[bytes] | None) -> None:
+        """End *master*, unless another has taken its place already."""
+        with self._connecting:
+            if master is not None and master is self._master:
+                _end(master)
+                self._master = None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class SshTarget(KeptTarget):

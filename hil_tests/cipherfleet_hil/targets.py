@@ -35,6 +35,7 @@ from .measurement import Kind
 LEASE_S = 90.0  # the target is free again so long after we were last heard
 RENEWALS = 4  # in the time of a lease
 RECONNECT_WITHIN_S = 60.0
+LEAVE_WITHIN_S = 5.0  # the same, at the end
 RETRY_AFTER_S = 0.2
 CALL_TIMEOUT_S = 120.0
 WAIT_S = 15.0  # how long one question for the end of work stays on the target
@@ -333,14 +334,21 @@ class KeptTarget:
                 f"{one_line(text)[:200]!r}; does its login shell print a greeting?"
             ) from None
 
+    @property
+    def _patience_s(self) -> float:
+        """How long a lost link is tried; what is left behind ends by itself with the lease."""
+        if self._ending.is_set():
+            return min(LEAVE_WITHIN_S, self._lease_s)
+        return min(RECONNECT_WITHIN_S, self._lease_s)
+
     def _raw(self, argv: Sequence[str], stdin: bytes = b"") -> bytes:
-        """What *argv* prints; repeated while the link is down, for RECONNECT_WITHIN_S at most."""
-        deadline = time.monotonic() + min(RECONNECT_WITHIN_S, self._lease_s)
+        """What *argv* prints; repeated while the link is down, for a while."""
+        began = time.monotonic()
         while True:
             try:
                 return self._link.call(argv, stdin, CALL_TIMEOUT_S)
             except Dropped as dropped:
-                if time.monotonic() > deadline:
+                if time.monotonic() - began > self._patience_s:
                     raise TargetUnreachable(
                         f"{self.name}: the connection was lost and did not come back: {dropped}; "
                         "the target cleans up by itself when the lease ends"

@@ -1,13 +1,16 @@
-"""What all tests share: hypothesis profiles and toy keys."""
+"""What all tests share: hypothesis profiles, toy keys, one container engine and its image."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from cipherfleet_deploy.fleets.engine import Engine
 from cipherfleet_node.paillier import PrivateKey
+from docker_engine import built_image, running_engine
 from memory_fleet import toy_key
 
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
@@ -28,3 +31,16 @@ def key() -> PrivateKey:
 def other_key() -> PrivateKey:
     """Another toy key."""
     return toy_key(1)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A container engine; tests that want it skip where none can be had."""
+    with running_engine() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine) -> str:
+    """The image of this very source."""
+    return built_image(engine)

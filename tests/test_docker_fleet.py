@@ -36,7 +36,6 @@ from cipherfleet_deploy.record import FleetFailed, NodeRecord
 from cipherfleet_node.config import Simulation
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet import load_fleet
-from docker_engine import built_image, running_engine
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -50,17 +49,6 @@ def in_containers(test: Test) -> Test:
     """Marks a test that needs an engine; the first one may have to make the image."""
     marked: Test = pytest.mark.docker(pytest.mark.timeout(900)(test))
     return marked
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with running_engine() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def image(engine: Engine) -> str:
-    return built_image(engine)
 
 
 def toy_file(folder: Path, nodes: int, rounds: int, more: str = "", kind: str = "ring") -> Path:

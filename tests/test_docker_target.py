@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -21,7 +21,6 @@ from cipherfleet_hil.exchange_cost import PHE
 from cipherfleet_hil.measurement import read_measurement, write_measurement
 from cipherfleet_hil.rounds import RoundsPlan, measure_rounds
 from cipherfleet_hil.targets import KeptTarget
-from docker_engine import built_image, running_engine
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -36,17 +35,6 @@ def in_containers(test: Test) -> Test:
     """Marks a test that needs an engine; the first one may have to make the image."""
     marked: Test = pytest.mark.docker(pytest.mark.timeout(900)(test))
     return marked
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with running_engine() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def image(engine: Engine) -> str:
-    return built_image(engine)
 
 
 def left(engine: Engine) -> list[Any]:

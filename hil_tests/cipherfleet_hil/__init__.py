@@ -1,1 +1,1 @@
-"""Latency of real rounds, read from the spans that nodes write."""
+"""Measuring what encryption costs: on this machine, on boards, in containers."""

@@ -84,39 +84,6 @@ class Link(Protocol):
         """Disconnect."""
 
 
-class Target(Protocol):
-    """What measures: entered, it is ours alone; left, nothing of ours is on it any more."""
-
-    name: str
-
-    @property
-    def kind(self) -> Kind:
-        """A device, an emulated one, or a host."""
-
-    def __enter__(self) -> Self:
-        """Take the lease. Raises TargetHeld and TargetUnreachable."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release it, and remove everything."""
-
-    def run(self, argv: Sequence[str], timeout_s: float) -> str:
-        """What *argv* prints, once it has ended. Raises TargetFailed."""
-
-    def start(self, argv: Sequence[str]) -> str:
-        """Start *argv*; the name of the job."""
-
-    def put(self, local: Path, remote: str) -> None:
-        """Copy the folder *local* to *remote*, beneath the lease's folder."""
-
-    def get(self, remote: str, local: Path) -> None:
-        """Copy the file *remote* to *local*."""
-
-
 @dataclass(frozen=True)
 class Machine:
     """What a target says of itself, as far as programs depend on it."""
@@ -144,7 +111,11 @@ class Waited:
 
 
 class KeptTarget:
-    """A target behind any link."""
+    """A target behind any link.
+
+    Entered, it is ours alone; left, nothing of ours is on it any more. Raises TargetHeld and
+    TargetUnreachable when it is entered.
+    """
 
     def __init__(
         self, name: str, link: Link, *, emulated: bool = False, lease_s: float = LEASE_S

@@ -168,6 +168,14 @@ def test_a_folder_that_is_not_ours_is_never_removed(place: Path, tmp_path: Path)
         assert other.is_dir()
 
 
+def test_work_goes_where_there_is_room_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert keeper.work_place() is None
+    monkeypatch.delenv("TMPDIR")
+    assert keeper.work_place() == "/var/tmp"
+
+
 class Broken(LocalLink):
     """A link that breaks after every command that it carries: its answer never comes back."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from cipherfleet_deploy.cli import example
+from cipherfleet_hil import keeper
 from cipherfleet_hil.bench import Bench
 from cipherfleet_hil.contest import Effort
 from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
@@ -111,6 +113,26 @@ def test_a_second_holder_is_refused_over_ssh(server: SshServer) -> None:
     words = rf"held by .*process {os.getpid()} until"
     with SshTarget("pi", server.address(), PYTHON), pytest.raises(TargetHeld, match=words):
         SshTarget("pi", server.address(), PYTHON).__enter__()
+    assert nothing_left(server) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (60.0, r"held by root@there until \d\d:\d\d:\d\d UTC"),
+        (-1.0, r"root@there left .*remove it"),
+    ],
+)
+def test_a_lease_of_another_user_is_respected_and_told(
+    server: SshServer, seconds: float, words: str
+) -> None:
+    file = server.tmp / keeper.LEASE_FILE
+    lease = {"holder": "root@there", "nonce": "n", "until": keeper.clock() + seconds}
+    lease |= {"boot": keeper.boot_id(), "folder": "/nowhere", "pid": 0}
+    file.write_text(json.dumps(lease))  # of root, who alone may write it
+    with pytest.raises(TargetHeld, match=words):
+        SshTarget("pi", server.address(), PYTHON).__enter__()
+    file.unlink()
     assert nothing_left(server) == []
 
 

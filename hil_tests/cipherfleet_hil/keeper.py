@@ -162,7 +162,7 @@ def work_place() -> str | None:
 
 def held_by(lease: Lease) -> Any:
     """Who has the lease, for how long, and until when by the target's clock."""
-    left = lease["until"] - clock()
+    left = lease["until"] - clock() if lease["boot"] == boot_id() else 0.0
     until = time.strftime("%H:%M:%S", time.gmtime(time.time() + left))
     return {"holder": lease["holder"], "seconds": round(left, 1), "until": until}
 
@@ -172,8 +172,8 @@ def held_by_another_user() -> Any:
     with contextlib.suppress(OSError), lease_file().open() as stream:
         lease = read_lease(stream)
         if lease is not None:
-            return held_by(lease)
-    return {"holder": "another user", "seconds": 0.0, "until": "unknown"}
+            return {**held_by(lease), "file": str(lease_file())}
+    return {"holder": "another user", "seconds": 0.0, "until": "", "file": str(lease_file())}
 
 
 def machine() -> Any:

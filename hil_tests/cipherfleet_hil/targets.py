@@ -162,11 +162,7 @@ class KeptTarget:
         }
         told = self._repeated([self._link.python, "-I", "-S", "-c", _BOOT, "take"], wanted)
         if (held := told.get("held")) is not None:
-            raise TargetHeld(
-                f"target {self.name!r} is held by {held['holder']} until {held['until']} UTC by "
-                f"its clock, {held['seconds']:.0f} s from now, or longer if they go on: wait for "
-                "them, or ask them"
-            )
+            raise TargetHeld(f"target {self.name!r} is held by {_told_of(held)}")
         self.folder, self.keeper_pid = told["taken"]["folder"], told["pid"]
         self._machine = msgspec.convert(told["machine"], Machine)
 
@@ -329,6 +325,16 @@ class KeptTarget:
                     raise self._lost() from None
                 raise
             time.sleep(RETRY_AFTER_S)
+
+
+def _told_of(held: Mapping[str, Any]) -> str:
+    """Who holds a target, and what to do about it."""
+    if held["seconds"] <= 0:  # its keeper was killed, and its file is not ours to remove
+        return f"nobody any more, but {held['holder']} left {held['file']}: remove it as they"
+    return (
+        f"{held['holder']} until {held['until']} UTC by its clock, {held['seconds']:.0f} s from "
+        "now, or longer if they go on: wait for them, or ask them"
+    )
 
 
 def holder() -> str:

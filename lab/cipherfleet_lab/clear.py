@@ -13,7 +13,7 @@ from gmpy2 import mpz
 
 from cipherfleet_node.draws import Draws
 from cipherfleet_node.errors import RemoteProtocolError
-from cipherfleet_node.exchange import dither, half_weight
+from cipherfleet_node.exchange import Timed, dither, half_weight, untimed
 from cipherfleet_node.messages import Query
 from cipherfleet_node.sealed import Seal, own_weight
 
@@ -68,8 +68,11 @@ class Clear:
             raise RemoteProtocolError("ciphertext_length", f"an entry has not {ENTRY_BYTES} bytes")
         return [mpz(int.from_bytes(entry, "big", signed=True)) for entry in answer]
 
-    def open(self, answers: Mapping[str, Sequence[mpz]], draws: Draws) -> list[int]:
+    def open(
+        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+    ) -> list[int]:
         """The sum of all answers, under H_ij M_ij, sealed under H_i."""
+        del timed
         if self.seal:
             exponents = dict.fromkeys(answers, own_weight(draws))
         else:

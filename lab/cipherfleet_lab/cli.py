@@ -152,7 +152,7 @@ def _show_figures(told: dict[str, Any], console: Any) -> None:
     show_default=True,
     help="of the five nodes: a ring with a chord, a ring, each next to each",
 )
-@click.option("--trials", type=click.IntRange(1), help="20, or 3 with --quick")
+@click.option("--trials", type=click.IntRange(1, 1000), help="20, or 3 with --quick")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option(
     "--key-bits",

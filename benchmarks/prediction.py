@@ -21,13 +21,13 @@ from rich.console import Console
 
 from cipherfleet_deploy.record import NodeRecord
 from cipherfleet_deploy.run import NODES_FOLDER, RunOptions, run_fleet
+from cipherfleet_hil.prediction import SETTLING
 from cipherfleet_provisioning.calibrate import measure_calibration
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.round_time import RoundTime, predict
 
 LIMIT = 0.30
 KEY_BITS = 2048
-SETTLED = 15  # rounds after the tables, before pools and neighbours go in step
 _FLEET = """\
 config_version: 1
 fleet: prediction
@@ -114,7 +114,7 @@ def _written(case: Case, file: Path) -> Fleet:
 
 def _settled_ms(out: Path, foretold: RoundTime) -> float:
     """The median round of all nodes, once their tables are made."""
-    first = foretold.first_rounds + SETTLED
+    first = foretold.first_rounds + SETTLING
     nodes = [NodeRecord(folder.name, folder) for folder in (out / NODES_FOLDER).iterdir()]
     for node in nodes:
         node.read()

@@ -92,6 +92,7 @@ FORECAST = exactly(
                 apart_ms=NUMBER,
                 together_ms=NUMBER,
                 cpu_ms=NUMBER,
+                cpu_share=NUMBER,
                 ahead_ms=NUMBER,
                 pools_keep_up={"type": "boolean"},
                 first_rounds=COUNT,

@@ -462,6 +462,14 @@ def test_all_nodes_on_one_machine_share_its_cores(tmp_path: Path) -> None:
     assert few.together_ms >= 20 * few.cpu_ms / PROFILES["host"].cores
 
 
+def test_the_share_of_a_core_is_what_a_round_computes_of_what_it_lasts(tmp_path: Path) -> None:
+    busy = predict(fleet_of(tmp_path, FLEET), PROFILES["pi-4"])
+    assert busy.cpu_share == pytest.approx(busy.cpu_ms / busy.apart_ms)
+    paced = FLEET.replace("rounds: 40", "rounds: 40, period_s: 60")
+    calm = predict(fleet_of(tmp_path, paced), PROFILES["pi-4"])
+    assert calm.cpu_share == pytest.approx(busy.cpu_ms / 60_000.0)
+
+
 def test_the_slowest_neighbour_is_waited_for(tmp_path: Path) -> None:
     """In a star everybody waits for the hub, which has 29 neighbours where a line's node has 2."""
     star = fleet_of(tmp_path, FLEET.replace("ring", "star").replace("each: 5", "each: 30"))

@@ -110,7 +110,8 @@ def _round_time(told: Told | None) -> str:
     behind = "" if told["pools_keep_up"] else "; obfuscators set the pace"
     return (
         f"{how}, {told['board']}: {_ms(told['apart_ms'])} with a board for every node, "
-        f"{_ms(told['together_ms'])} with all on one{first}; {_ms(told['cpu_ms'])} of CPU per node"
+        f"{_ms(told['together_ms'])} with all on one{first}; {_ms(told['cpu_ms'])} of CPU per node "
+        f"(with a board each {told['cpu_share']:.0%} of a core)"
         f"{behind} ({told['source']})"
     )
 

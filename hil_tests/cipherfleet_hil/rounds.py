@@ -20,6 +20,7 @@ from cipherfleet_deploy.run import RUN_DAYS, patience
 from cipherfleet_node.config import LOGS_FOLDER, Broker, Simulation
 from cipherfleet_node.daemon import SPANS_FILE
 from cipherfleet_provisioning.bundles import write_bundles
+from cipherfleet_provisioning.calibration import Calibration
 from cipherfleet_provisioning.certificates import Certified, make_authority, secure
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 
@@ -39,6 +40,7 @@ from .measurement import (
     measurement,
 )
 from .nodes import Ran
+from .prediction import foretold
 from .round_figures import (
     NETWORK,
     ROUND,
@@ -68,6 +70,7 @@ class RoundsPlan:
     rounds: int
     nodes: int | None = None
     warm_up: int = WARM_UP
+    card: Calibration | None = None  # of the targets' board
 
     @property
     def overrides(self) -> Overrides:
@@ -89,14 +92,16 @@ def measure_rounds(
     """Run the fleet, and say what its rounds were made of. Raises CipherfleetError."""
     plan.bench.check_reach()
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
+    specs = plan.bench.targets[: len(fleet.members)]
+    predicted = foretold(fleet, plan.card, [spec.name for spec in specs]) if plan.card else {}
     with ExitStack() as stack:
         targets = []
-        for spec in plan.bench.targets[: len(fleet.members)]:
+        for spec in specs:
             tell(f"target {spec.name}: taking it")
             targets.append(stack.enter_context(plan.bench.make(spec)))
         tell(f"{len(fleet.members)} nodes on {', '.join(target.name for target in targets)}")
         came = run_fleet(fleet, plan, targets, tell, out)
-    return document(plan, fleet, came, command)
+    return document(plan, fleet, came, command, predicted)
 
 
 # -- the fleet -----------------------------------------------------------------------------------
@@ -269,7 +274,13 @@ def _with_own(state: Environment, own_s: float) -> Environment:
     return msgspec.structs.replace(state, cpu_time=cpu)
 
 
-def document(plan: RoundsPlan, fleet: Fleet, came: Came, command: str) -> Measurement:
+def document(
+    plan: RoundsPlan,
+    fleet: Fleet,
+    came: Came,
+    command: str,
+    predicted: Mapping[str, float] | None = None,
+) -> Measurement:
     """All that is told of the run."""
     figures = [node_figures(node, came.nodes) for node in came.nodes.values()]
     benchmarks = list(_benchmarks(came))
@@ -294,6 +305,7 @@ def document(plan: RoundsPlan, fleet: Fleet, came: Came, command: str) -> Measur
         verdict=verdict(came.targets, benchmarks, figures),
         benchmarks=benchmarks,
         nodes=figures,
+        predicted=predicted,
         effort={"rounds": plan.rounds, "warm_up": plan.warm_up},
     )
 

@@ -28,7 +28,17 @@ BENCH = click.option(
     show_default=True,
     help="how many are measured; p95 needs 59, p99 needs 299",
 )
-@click.option("--warm-up", type=click.IntRange(0), default=5, show_default=True, help="before them")
+@click.option(
+    "--warm-up",
+    type=click.IntRange(0),
+    help="rounds before them: 5, with --calibration as many as make the tables",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="CARD",
+    help="the targets' card (bench calibrate): what it predicts stands beside what is measured",
+)
 @click.option("--nodes", type=click.IntRange(2), help="how many; 3 of the example without FILE")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for rounds.json and spans")
 @AS_JSON
@@ -36,7 +46,8 @@ def rounds(
     file: Path | None,
     bench_file: Path | None,
     rounds: int,
-    warm_up: int,
+    warm_up: int | None,
+    calibration: Path | None,
     nodes: int | None,
     out: Path | None,
     as_json: bool,
@@ -54,11 +65,14 @@ def rounds(
     from rich.console import Console  # noqa: PLC0415
 
     from cipherfleet_deploy.cli import example  # noqa: PLC0415
+    from cipherfleet_provisioning.calibration import read_calibration  # noqa: PLC0415
+    from cipherfleet_provisioning.fleet import Overrides, load_fleet  # noqa: PLC0415
 
     from .bench import bench_of  # noqa: PLC0415
     from .cli import refuse_invalid  # noqa: PLC0415
     from .measurement import to_text, write_measurement  # noqa: PLC0415
-    from .rounds import RoundsPlan, measure_rounds  # noqa: PLC0415
+    from .prediction import settled_after  # noqa: PLC0415
+    from .rounds import WARM_UP, RoundsPlan, measure_rounds  # noqa: PLC0415
     from .rounds_table import show_rounds  # noqa: PLC0415
 
     bench = bench_of(bench_file)
@@ -68,8 +82,12 @@ def rounds(
     console = Console(stderr=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+    card = read_calibration(calibration) if calibration else None
+    if warm_up is None:
+        fleet = load_fleet(file, Overrides(nodes), endless=False)
+        warm_up = settled_after(fleet, card) if card else WARM_UP
     document = measure_rounds(
-        RoundsPlan(file, bench, rounds, nodes, warm_up),
+        RoundsPlan(file, bench, rounds, nodes, warm_up, card),
         shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         out,

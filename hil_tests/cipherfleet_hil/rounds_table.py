@@ -21,6 +21,12 @@ def show_rounds(document: Measurement, console: Console | None = None) -> None:
         state = target.environment.before
         where = f"{target.name}: {target.kind}, {state.board or state.cpu}, {state.cores} cores"
         console.print(escape(where), highlight=False)
+    measured = {figure.name: figure.p50 for figure in told.figures}
+    for name, seconds in told.predicted.items():
+        console.print(
+            f"{escape(name)}: predicted {ms(seconds)} ms, measured {ms(measured[name])} ms (p50)",
+            highlight=False,
+        )
     console.print(_phases(told.nodes))
     console.print(_costs(told.nodes))
     for line in verdict_lines(told.verdict):

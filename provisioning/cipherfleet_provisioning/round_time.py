@@ -56,6 +56,7 @@ class RoundTime:
     apart_ms: float
     together_ms: float
     cpu_ms: float  # per node, mean
+    cpu_share: float  # of one core, every node on a board of its own
     ahead_ms: float  # of cpu_ms: obfuscators
     pools_keep_up: bool  # apart: no round waits for an obfuscator
     first_rounds: int  # whose obfuscators for neighbours are full powers, to make tables of
@@ -93,6 +94,7 @@ def predict(fleet: Fleet, card: Calibration) -> RoundTime:
     first_apart, first_together, _ = _rounds(fleet, card, tables=False)
     crypto, of_nodes = fleet.file.crypto, [works[fleet.graph.degree(n)] for n in fleet.graph.ids]
     slowest = works[max(works)]
+    cpu_ms = sum(work.cpu for work in of_nodes) / len(of_nodes)
     tables = crypto.rerandomise == "full"
     return RoundTime(
         board=card.board,
@@ -100,7 +102,8 @@ def predict(fleet: Fleet, card: Calibration) -> RoundTime:
         source=card.source,
         apart_ms=apart,
         together_ms=together,
-        cpu_ms=sum(work.cpu for work in of_nodes) / len(of_nodes),
+        cpu_ms=cpu_ms,
+        cpu_share=cpu_ms / apart,
         ahead_ms=sum(work.ahead for work in of_nodes) / len(of_nodes),
         pools_keep_up=slowest.ahead
         <= slowest.threads * max(_waiting(slowest, card), _period_ms(fleet)),

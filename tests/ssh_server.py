@@ -44,8 +44,11 @@ class SshServer:
         everywhere = ["find", "/tmp", "/var/tmp", "/dev/shm", "-xdev", "-user", self.user]
         outside = _lines([*everywhere, "-not", "-path", f"{self.home.parent}/*"])
         own = {str(self.home), str(self.tmp)}
-        processes = _lines(["ps", "-u", self.user, "-o", "args="])
-        ours = [args for args in processes if not args.startswith(("sshd:", "[sshd]"))]
+        listed = [
+            line.split(maxsplit=1) for line in _lines(["ps", "-u", self.user, "-o", "s=,args="])
+        ]
+        processes = [args for state, args in listed if state != "Z"]  # a zombie has ended
+        ours = [args for args in processes if not args.startswith("sshd:")]
         return sorted({*files, *outside} - own) + ours
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,10 @@ import jsonschema
 import pyperf
 import pytest
 
+from cipherfleet_deploy.cli import example
+from cipherfleet_hil.bench import Bench, BrokerSpec
 from cipherfleet_hil.measurement import SCHEMA_FILE, read_measurement
+from cipherfleet_hil.rounds import RoundsPlan, measure_rounds
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "bench", "rounds"]
 
@@ -44,6 +48,28 @@ def test_rounds_are_measured_and_written_down(tmp_path: Path) -> None:
         lines = (out / f"{node.name}.jsonl").read_text().splitlines()
         assert {json.loads(line)["round"] for line in lines} >= set(range(10)), "the warm-up, too"
     assert list((tmp_path / "tmp").iterdir()) == [], "nothing is left behind"
+
+
+def own_address() -> str:
+    """Of this machine, as others would reach it; nothing is sent to find it out."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("NO ADDRESS BUT LOOPBACK: A BROKER FOR BOARDS WAS NOT TESTED")
+        return str(sock.getsockname()[0])
+
+
+@pytest.mark.fleet
+def test_a_broker_that_boards_reach_speaks_tls_with_certificates_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    bench = Bench(broker=BrokerSpec(address=own_address()))
+    plan = RoundsPlan(example("intel_lab") / "fleet.yaml", bench, 4, 3, 1)
+    told = measure_rounds(plan, "test", lambda _text: None).cipherfleet
+    assert told.settings["tls"] is True
+    assert [node.counts["rounds"] for node in told.nodes] == [4.0] * 3
 
 
 @pytest.mark.parametrize("flags", [("--rounds", "1"), ("--nodes", "1"), ("--warm-up", "-1")])

@@ -22,7 +22,7 @@ from cipherfleet_hil.contest import Effort
 from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
 from cipherfleet_hil.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
 from cipherfleet_hil.ssh import SshTarget
-from cipherfleet_hil.targets import KeptTarget, TargetHeld, TargetUnreachable
+from cipherfleet_hil.targets import KeptTarget, LocalLink, TargetHeld, TargetUnreachable
 from cipherfleet_provisioning.fleet import load_fleet
 from ssh_server import SshServer, Wire, running_sshd
 
@@ -55,9 +55,10 @@ def nothing_left(server: SshServer, within_s: float = 20.0) -> list[str]:
 
 @pytest.mark.fleet
 def test_a_board_with_nothing_on_it_is_measured_and_left_as_it_was(
-    server: SshServer, wire: Wire
+    server: SshServer, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Programs are copied; the connection is cut in the midst of rounds; nothing stays."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # of this machine, which takes part as well
     assert server.left_behind() == []
     with SshTarget("pi", server.address(wire.port)) as target:
         assert target.kind == "host", "no board's firmware names it"
@@ -84,10 +85,13 @@ def measure_some_crypto(target: KeptTarget) -> None:
 
 
 def measure_some_rounds(target: KeptTarget, tell: Callable[[str], None]) -> None:
+    """Of a fleet between *target* and this machine, which are two machines to each other."""
     plan = RoundsPlan(example("intel_lab") / "fleet.yaml", Bench(), 12, 3, 3)
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
-    told = document(plan, fleet, run_fleet(fleet, plan, [target], tell), "test").cipherfleet
-    assert [node.target for node in told.nodes] == ["pi"] * 3
+    with KeptTarget("here", LocalLink()) as here:
+        came = run_fleet(fleet, plan, [target, here], tell)
+    told = document(plan, fleet, came, "test").cipherfleet
+    assert sorted(node.target for node in told.nodes) == ["here", "pi", "pi"]
     for node in told.nodes:
         assert node.counts["rounds"] == 12
         assert abs(node.counts["unaccounted"]) < MOST_UNACCOUNTED

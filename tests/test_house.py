@@ -99,6 +99,7 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
     assert "cipherfleet_provisioning/fleet.schema.json" in names
     assert "cipherfleet_hil/measurement.schema.json" in names
     assert "cipherfleet_hil/report.css" in names
+    assert "cipherfleet_hil/page.mplstyle" in names
 
 
 def test_the_device_imports_nothing_of_the_workstation() -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from html import unescape
 from pathlib import Path
 from random import Random
@@ -34,8 +35,11 @@ const seen = [...document.querySelectorAll("figure")].map(f => ({
   box: box(f.querySelector("svg")),
   shown: getComputedStyle(f).visibility,
   texts: [...f.querySelectorAll("svg text")].map(t => [t.textContent, ...box(t)]),
-  shapes: [...f.querySelectorAll("svg rect, svg circle, svg polyline")].map(box),
-  fills: [...f.querySelectorAll("svg rect, svg circle")].map(e => getComputedStyle(e).fill),
+  shapes: [...f.querySelectorAll("svg g:has(> title) path")].map(box),
+  colours: [...f.querySelectorAll("svg g:has(> title) path, svg text")].map(e => {
+    const look = getComputedStyle(e);
+    return look.fill === "none" ? look.stroke : look.fill;
+  }),
 }));
 const bad = document.querySelector(".verdict.bad strong");
 const told = {seen, width: innerWidth, wide: document.documentElement.scrollWidth,
@@ -104,10 +108,16 @@ def many() -> list[tuple[str, Measurement]]:
     return list(zip(names, made, strict=True))
 
 
+@cache
+def whole() -> str:
+    """The page of all these."""
+    return page(many())
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a browser makes of the page."""
-    return probed(page(many()), tmp_path_factory.mktemp("browser"))
+    return probed(whole(), tmp_path_factory.mktemp("browser"))
 
 
 def probed(text: str, folder: Path, *arguments: str) -> dict[str, Any]:
@@ -128,7 +138,7 @@ def probed(text: str, folder: Path, *arguments: str) -> dict[str, Any]:
 
 def test_every_figure_is_seen_and_has_a_size(told: dict[str, Any]) -> None:
     captions = [each["caption"] for each in told["seen"]]
-    assert len(captions) == len(re.findall("<figure", page(many())))
+    assert len(captions) == len(re.findall("<figure", whole()))
     for words in (
         "device: median against bits of the key (d=8, n=4)",
         "device: median against d, entries of an estimate (1024 bits, n=4)",
@@ -168,18 +178,18 @@ def test_not_valid_is_said_big_with_its_reasons(told: dict[str, Any]) -> None:
     words, size = told["bad"]
     assert words.startswith("NOT VALID")
     assert size >= 30
-    text = unescape(page(many()))
+    text = unescape(whole())
     assert "pi: under-voltage while it was measured (vcgencmd get_throttled: 0x50005)" in text
     assert text.index("under-voltage") < text.index("device: figures", text.index("NOT VALID</s"))
 
 
 def test_what_the_cases_are_is_told_once_each_where_there_are_any() -> None:
-    assert page(many()).count("<b>decrypt</b>: combine n answers, and decrypt") == 1
+    assert whole().count("<b>decrypt</b>: combine n answers, and decrypt") == 1
     assert "<b>decrypt</b>" not in page([("rounds.json", rounds())])
 
 
 def test_the_kind_stands_in_every_title() -> None:
-    text = page(many())
+    text = whole()
     titles = re.findall(r"<(h[123]|figcaption)>(.*?)</\1>", text)
     assert len(titles) > 25
     for _, title in titles:
@@ -189,12 +199,12 @@ def test_the_kind_stands_in_every_title() -> None:
 
 
 def test_it_can_be_read_in_the_dark_too(told: dict[str, Any], tmp_path: Path) -> None:
-    dark = probed(page(many()), tmp_path, "--blink-settings=preferredColorScheme=0")
+    dark = probed(whole(), tmp_path, "--blink-settings=preferredColorScheme=0")
     for each in (told, dark):
         assert contrast(each["ink"], each["page"]) > 10
-        fills = {fill for figure in each["seen"] for fill in figure["fills"]}
-        assert len(fills) >= 6
-        assert all(contrast(fill, each["page"]) > 4 for fill in fills)
+        colours = {colour for figure in each["seen"] for colour in figure["colours"]}
+        assert len(colours) >= 8
+        assert all(contrast(colour, each["page"]) > 4 for colour in colours)
     assert luminance(dark["page"]) < 0.05
     assert luminance(told["page"]) > 0.9
 
@@ -258,7 +268,7 @@ LEAK = "http://127.0.0.1:9/leak.png"  # where nobody listens
     ids=["the page", "an image put in", "the same without our policy"],
 )
 def test_nothing_is_fetched(hostile: bool, lawless: bool, asked: list[str], tmp_path: Path) -> None:
-    text = page(many())
+    text = whole()
     if hostile:
         text = text.replace("</body>", f'<img src="{LEAK}"></body>')
     if lawless:
@@ -286,9 +296,10 @@ def asked_for(net_log: Path) -> Iterator[str]:
 
 
 def test_the_page_names_no_place_outside_and_lets_nothing_in() -> None:
-    text = page(many())
+    text = whole()
     assert re.findall(r"https?:", text) == []
     assert re.findall(r'(?:href|src)="(?!#)', text) == []
+    assert re.findall(r' id="(.*?)"', text) == ["m0", "m1", "m2", "m3"]
     assert re.findall(r"@import|url\(|<script|<link|<img|<iframe|javascript:", text) == []
     assert "default-src 'none'; style-src 'unsafe-inline'" in text
     assert "&lt;at&gt; 2048 bits" in text
@@ -330,6 +341,12 @@ def test_charts_of_one_point_or_bar_are_charts() -> None:
     ):
         assert "nan" not in chart
         assert chart.startswith("<svg")
+
+
+def test_names_are_shown_as_they_are() -> None:
+    chart = lines([Series("_暗号 $x_1$ <&>", [(1.0, 1e-3), (2.0, 1e-3)], 0)], "x", "any")
+    assert ">_暗号 $x_1$ &lt;&amp;&gt;</text>" in chart
+    assert chart == lines([Series("_暗号 $x_1$ <&>", [(1.0, 1e-3), (2.0, 1e-3)], 0)], "x", "any")
 
 
 def test_the_summary_has_the_verdicts_and_all_figures(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from html import escape
 
 from msgspec.structs import replace
 
-from .charts import COLOURS, Series, Stack, beside, histogram, lines, stacks
+from .charts import Series, Stack, beside, histogram, lines, stacks
 from .crypto_cases import SAYS
+from .inline_svg import COLOURS
 from .measurement import Benchmark, Figure, Labels, Measurement
 
 SIZES = {

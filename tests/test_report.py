@@ -170,6 +170,26 @@ def test_no_label_is_cut_off_or_lies_on_another(told: dict[str, Any]) -> None:
                 assert apart, (each["caption"], text, other)
 
 
+def test_nor_is_one_where_there_is_much_or_little_to_show(tmp_path: Path) -> None:
+    names = [f"{LONG if n % 5 == 0 else 'case'} {n}" for n in range(20)]
+    sizes = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    charts = [
+        histogram([1e-3], "one"),
+        histogram([2e-3 + 1e-9 * n for n in range(100)], "near"),
+        histogram([*[2e3 + n for n in range(9999)], 1e5], "long"),
+        lines([Series(x, [(d, 1e-6 * d) for d in sizes], n) for n, x in enumerate(names)], "d", ""),
+        lines([Series("a", [(1024, 1e-9), (2048, 1e4)], 0)], "bits", "far"),
+        stacks([Stack(x, [(f"phase {n}", 1e-3) for n in range(8)]) for x in names], "many"),
+        stacks([Stack("a", [("p", 1e-3)]), Stack("b", [("q", 700.0)])], "two"),
+        beside([(x, 1e-3, 1e-3 * n) for n, x in enumerate(names, 1)], "many"),
+        beside([("a", 1e-3, 1e-3)], "one"),
+    ]
+    drawn = "".join(f"<figure><figcaption></figcaption>{chart}</figure>" for chart in charts)
+    told = probed(f"{whole().partition('<body>')[0]}<body>{drawn}</body></html>", tmp_path)
+    assert len(told["seen"]) == len(charts)
+    test_no_label_is_cut_off_or_lies_on_another(told)
+
+
 def test_the_page_is_as_wide_as_the_window(told: dict[str, Any]) -> None:
     assert told["wide"] <= told["width"]
 

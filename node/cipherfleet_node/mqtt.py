@@ -1,6 +1,7 @@
 """The link to the broker: paho in its own thread, plain byte messages in a bounded queue.
 
-MQTT 3.1.1, QoS 1, clean sessions: what the broker loses the rounds send again by themselves.
+MQTT 3.1.1, clean sessions: what the broker loses the rounds send again by themselves. We send at
+QoS 1, to know when the broker has it, and hear at QoS 0 (see DECISIONS.md).
 """
 
 from __future__ import annotations
@@ -230,7 +231,7 @@ class Link:
 
     def _subscribe(self) -> None:
         self._subscribe_at = None
-        result, mid = self._client.subscribe([(topic, 1) for topic in self._topics])
+        result, mid = self._client.subscribe([(topic, 0) for topic in self._topics])
         if result == paho.MQTT_ERR_SUCCESS and mid is not None:
             self._pending = {mid}
 

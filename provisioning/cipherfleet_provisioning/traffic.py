@@ -62,9 +62,9 @@ def traffic(fleet: Fleet) -> Traffic:
     def carry(size: _Size, sender: str, receivers: Sequence[str]) -> None:
         nonlocal overhead
         sizes.append(size.payload)
-        for node in (sender, *receivers):
-            totals[node] += size.packet + ACKNOWLEDGEMENT
-            overhead += size.packet + ACKNOWLEDGEMENT - size.payload
+        for node, moved in ((sender, size.sent), *((each, size.received) for each in receivers)):
+            totals[node] += moved
+            overhead += moved - size.payload
 
     for node in graph.ids:
         neighbours = graph.neighbours(node)
@@ -97,14 +97,19 @@ def layout_of(fleet: Fleet) -> Layout:
 @dataclass(frozen=True)
 class _Size:
     payload: int
-    packet: int  # PUBLISH at QoS 1: the same with header, length, topic and packet id
+    sent: int  # PUBLISH at QoS 1: with header, length, topic, packet id; and the acknowledgement
+    received: int  # at QoS 0
 
 
 def _size(message: Message) -> _Size:
     payload = len(wire.encode(message, _Blank()))
-    rest = 2 + len(wire.topic_of(message).encode()) + 2 + payload
-    # The length has seven bits in a byte.
-    return _Size(payload, 1 + -(-rest.bit_length() // 7) + rest)
+    received = 2 + len(wire.topic_of(message).encode()) + payload
+    return _Size(payload, _packet(received + 2) + ACKNOWLEDGEMENT, _packet(received))
+
+
+def _packet(rest: int) -> int:
+    """With its header and its length, which has seven bits in a byte."""
+    return 1 + -(-rest.bit_length() // 7) + rest
 
 
 def _query(fleet: str, node: str, roster: tuple[int, ...], k: int, layout: Layout) -> _Size:

@@ -33,7 +33,8 @@ def test_rounds_are_counted_to_where_the_error_stays_below() -> None:
 
 def test_every_case_of_the_grid_is_a_valid_fleet_with_an_answer(tmp_path: Path) -> None:
     cases = Grid().cases()
-    assert len(set(cases)) == 2 * 3 * 3 * 3
+    assert len(set(cases)) == (3 + 1) * 3 * 3
+    assert {case.key_bits for case in cases if case.objective == "mean"} == {2048}
     for place, case in enumerate(cases[:: len(cases) // 9]):
         folder = tmp_path / str(place)
         folder.mkdir()
@@ -46,7 +47,8 @@ def test_the_page_holds_every_case_and_the_command(tmp_path: Path) -> None:
     cases = Grid(rounds=3).cases()
     written = write_study([outcome([0.5, 0.05, 0.005], c) for c in cases], WHERE, "cmd", tmp_path)
     page = (tmp_path / "README.md").read_text()
-    assert page.count("\n| average ") == page.count("\n| mean ") == len(cases) // 2
+    assert (page.count("\n| average "), page.count("\n| mean ")) == (27, 9)
+    assert page.count(" (unsafe) ") == 9
     assert "`cmd`" in page
     assert all(path.stat().st_size > 1000 for path in written)
     assert set(re.findall(r"\(([\w-]+\.svg)\)", page)) == {p.name for p in written[2:]}

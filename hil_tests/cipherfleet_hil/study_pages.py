@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from cipherfleet_node.config import SAFE_KEY_BITS
+
 from .study import ACCURACIES, DEGREE, NODES, READINGS, SEED, Outcome
 
 DATA_FILE, PAGE_FILE = "study.json", "README.md"
@@ -75,7 +77,7 @@ def _row(outcome: Outcome) -> list[str]:
     case = outcome.case
     return [
         case.objective,
-        str(case.key_bits),
+        f"{case.key_bits}" + " (unsafe)" * (case.key_bits < SAFE_KEY_BITS),
         f"2^-{case.resolution_bits}",
         str(case.dimension),
         str(outcome.ciphertexts),
@@ -111,10 +113,13 @@ def _draw(
 def _error_by_resolution(figure: Any, outcomes: Sequence[Outcome]) -> None:
     """A panel for each objective; the smallest key, the smallest dimension."""
     objectives = _values(outcomes, "objective")
-    bits, dimension = _values(outcomes, "key_bits")[0], _values(outcomes, "dimension")[0]
+    dimension = _values(outcomes, "dimension")[0]
     panels = figure.subplots(1, len(objectives), squeeze=False)[0]
     for axes, objective in zip(panels, objectives, strict=True):
-        chosen = _where(outcomes, objective=objective, key_bits=bits, dimension=dimension)
+        of_it = _where(outcomes, objective=objective)
+        bits = next((b for b in _values(of_it, "key_bits") if b >= SAFE_KEY_BITS), None)
+        bits = bits or _values(of_it, "key_bits")[0]
+        chosen = _where(of_it, key_bits=bits, dimension=dimension)
         for place, outcome in enumerate(chosen):
             rounds = np.arange(1, len(outcome.error) + 1)
             label = f"resolution 2^-{outcome.case.resolution_bits}"

@@ -54,7 +54,7 @@ of a device. `average` is average consensus; `mean` minimises the sum of squares
 {SEED}), the same in all lines of a dimension.
 
 The first rounds make the tables from which later ones draw their obfuscators (64 rounds at one
-ciphertext per vector): the rounds of a longer run are shorter, `cipherfleet check` says by how much.
+ciphertext per vector): a longer run's rounds are shorter, `cipherfleet check` says by how much.
 
 Made by `{command}`; all figures of all rounds are in [{DATA_FILE}]({DATA_FILE}).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,23 @@ class DockerFleet:
             self.engine.create(self.fleet, out, image, self._containers)
             self.timing["created_s"] = time.monotonic() - began
             self.engine.start(self.fleet, [BROKER_HOST])
-            self.engine.start(self.fleet, list(self.nodes))
+            self._start_nodes()
         except BaseException:
             self.stop()
             raise
         self.timing["started_s"] = time.monotonic() - began
+
+    def _start_nodes(self) -> None:
+        """Start all nodes, and look at those that run while the engine starts the rest.
+
+        A busy engine takes so long for the last that a short run is over by then.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(self.engine.start, self.fleet, list(self.nodes))
+            while wait([starting], WEIGHED_EVERY_S).not_done:
+                self._read()
+                self._weigh()
+            starting.result()
 
     def stop(self) -> list[str]:
         """Remove all of the fleet; the names of what there was."""
@@ -102,9 +115,7 @@ class DockerFleet:
 
         Raises FleetFailed for a container that has ended badly, or when nothing moves any more.
         """
-        for node in self.nodes.values():
-            node.read()
-        self._note_start()
+        self._read()
         if time.monotonic() >= self._listed_at:
             self._listed_at = time.monotonic() + LISTED_EVERY_S
             self._look_after_all()
@@ -113,8 +124,10 @@ class DockerFleet:
         self._standstill.check(self.nodes.values())
         return all(node.finished for node in self.nodes.values())
 
-    def _note_start(self) -> None:
-        """When every node had closed a round."""
+    def _read(self) -> None:
+        """What the nodes have written, and when every one of them had closed a round."""
+        for node in self.nodes.values():
+            node.read()
         if "first_round_s" not in self.timing and all(n.round for n in self.nodes.values()):
             self.timing["first_round_s"] = time.monotonic() - self._began
 

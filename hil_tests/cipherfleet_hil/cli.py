@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import click
 from cipherfleet_deploy.flags import AS_JSON, Command, flagged, tell
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 
-from .rounds_cli import BENCH, rounds
+from .rounds_cli import BENCH, command_line, rounds
 
 if TYPE_CHECKING:
     from .crypto_bench import Plan
@@ -181,14 +180,10 @@ def _measure(plan: Plan, bench_file: Path | None, target: str | None) -> Measure
     from .measurement_tables import bar  # noqa: PLC0415
 
     if bench_file is None and target is None:
-        return measure_crypto(plan, here(), _command_line(), bar())
+        return measure_crypto(plan, here(), command_line(), bar())
     machines = bench_of(bench_file)
     with machines.target(target or machines.targets[0].name) as held:
-        return measure_crypto(plan, place_of(held), _command_line(), bar())
-
-
-def _command_line() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        return measure_crypto(plan, place_of(held), command_line(), bar())
 
 
 def _measured(document: Measurement, out: Path | None, *, as_json: bool) -> None:
@@ -407,7 +402,7 @@ def study(out: Path, bits: tuple[str, ...], quick: bool, as_json: bool) -> None:
     from .study import QUICK, Grid, run_study  # noqa: PLC0415
     from .study_pages import to_json, write_study  # noqa: PLC0415
 
-    where, command = machine(), shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    where, command = machine(), command_line()
     grid = QUICK if quick else Grid()
     if bits:
         grid = replace(grid, key_bits=sorted(map(int, bits)))

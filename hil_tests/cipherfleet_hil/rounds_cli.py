@@ -18,6 +18,11 @@ BENCH = click.option(
 )
 
 
+def command_line() -> str:
+    """What was typed, for documents that say how they were made."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @BENCH
@@ -88,7 +93,7 @@ def rounds(
         warm_up = settled_after(fleet, card) if card else WARM_UP
     document = measure_rounds(
         RoundsPlan(file, bench, rounds, nodes, warm_up, card),
-        shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command_line(),
         lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         out,
     )

@@ -160,6 +160,12 @@ def test_deep_nesting_is_refused_before_the_parser_overruns_its_stack(
     assert "is nested too deeply, at most 32 levels" in complaint(text)
 
 
+@pytest.mark.parametrize("inside", ['"{}"', "'{}'", "1 # {}"])
+def test_brackets_that_open_no_level_are_not_counted(inside: str) -> None:
+    text = f"a: {inside.format('[' * 100)}\nb: [1"
+    assert "is not valid YAML" in complaint(text)
+
+
 def test_nesting_within_the_limit_is_read() -> None:
     levels = MAX_DEPTH - 1
     found = data("x: " + "[" * levels + "]" * levels)["x"]

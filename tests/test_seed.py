@@ -300,6 +300,7 @@ def test_host_names_have_no_underscores(home: Path) -> None:
     [
         ("#!/bin/sh\nreboot: now\n", "does not begin with #cloud-config"),
         ("#cloud-config\na: 1\n  b: 2\n", r"user-data:3:\d+: is no YAML"),
+        ("#cloud-config\na: " + "[" * 5_000, "user-data.*: is no YAML"),
         ("#cloud-config\n- a\n", "not a mapping"),
         ("#cloud-config\nruncmd: ls\n", "runcmd is not a list"),
     ],

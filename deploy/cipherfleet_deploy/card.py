@@ -195,7 +195,7 @@ def host_name(config: NodeConfig) -> str:
 def _mapping(where: str, text: bytes) -> dict[str, Any]:
     try:
         told = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{where}{place}: is no YAML; mend it, or give another file") from None

@@ -21,6 +21,10 @@ from .fitting import MAX_MISFITS, PEM, Path_, dotted, fit, found_at, touch
 MAX_DEPTH = 32  # the C loader recurses, and overruns its stack at some ten thousand levels
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # 1,000 nodes written out one by one need about 300 KB
 
+_BRACKET = re.compile(  # after all that may hold one without opening a level
+    r"""(?<![^\s\[{,:])(?:"(?:\\.|[^"\\])*"|'[^']*'|\#.*)|[\[\]{}]"""
+)
+
 T = TypeVar("T")
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -157,6 +161,7 @@ def parse_document(text: str, file: Path) -> Document:
         loader = _Loader(text)
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
+        _check_brackets(text, error, file)
         mark = _fault_mark(error, file)
         context = f" ({error.context})" if error.context else ""
         raise ConfigError(f"{mark}: is not valid YAML: {error.problem}{context}", mark) from None
@@ -197,9 +202,28 @@ def _check_events(text: str, file: Path) -> None:
         elif isinstance(event, yaml.AliasEvent) and len(aliases) < MAX_MISFITS:
             aliases.append(complaint(mark, (), "is an alias, write out what it stands for"))
         if depth > MAX_DEPTH:
-            told = f"{mark}: is nested too deeply, at most {MAX_DEPTH} levels"
-            raise ConfigError(told, mark)
+            raise _too_deep(mark)
     refuse(aliases)
+
+
+def _check_brackets(text: str, error: yaml.MarkedYAMLError, file: Path) -> None:
+    """Raise ConfigError if the parser gave up among brackets that are nested too deeply.
+
+    The parser reads up to 1,024 characters ahead of its events. Newer releases refuse deep nesting
+    there, in their own words; this count does not depend on the release.
+    """
+    end = error.problem_mark.index if error.problem_mark else len(text)
+    open_ = 0
+    for found in _BRACKET.finditer(text, 0, end):
+        open_ += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if open_ > MAX_DEPTH:
+            before = text[: found.start()]
+            line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+            raise _too_deep(Mark(str(file), line, column))
+
+
+def _too_deep(mark: Mark) -> ConfigError:
+    return ConfigError(f"{mark}: is nested too deeply, at most {MAX_DEPTH} levels", mark)
 
 
 _CORE = "tag:yaml.org,2002:"

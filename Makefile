@@ -2,14 +2,18 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench forgeries device boards fuzz schema
+.PHONY: setup check test hil bench forgeries device boards fuzz schema lock latest
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
-$(BIN)/pytest: pyproject.toml
+$(BIN)/pytest: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q --require-hashes -r locked/dev.txt
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+lock:
+	$(PYTHON) tests/lock_dependencies.py
 
 check: setup
 	$(BIN)/ruff check .
@@ -43,7 +47,7 @@ boards: setup
 	$(BIN)/python tests/emulated_arm64.py
 
 fuzz: setup
-	$(BIN)/pip install -q -e '.[fuzz]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python tests/fuzz_frames.py
 	$(BIN)/python tests/fuzz_atheris.py -max_total_time=$(FUZZ_SECONDS)
 

@@ -35,9 +35,10 @@ ANSWER = 30.0
 
 def fill_wheelhouse(place: Path) -> Path:
     """The wheels of cipherfleet, of all that a device needs for it, and of pip."""
-    pip = [sys.executable, "-m", "pip"]
-    subprocess.run([*pip, "wheel", "-q", "-w", place, ROOT], check=True, capture_output=True)
-    subprocess.run([*pip, "download", "-q", "-d", place, "pip"], check=True, capture_output=True)
+    locked = ("--only-binary=:all:", "--require-hashes", "-r", ROOT / "locked/device.txt")
+    for command in (("wheel", "--no-deps", "-w", place, ROOT), ("download", "-d", place, *locked)):
+        pip = [sys.executable, "-m", "pip", "-q", *command]
+        subprocess.run(pip, check=True, capture_output=True)
     return place
 
 

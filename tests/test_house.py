@@ -60,7 +60,7 @@ def test_every_test_that_a_docstring_or_a_promise_names_exists() -> None:
         for f in (ROOT / room).rglob("*.py")
     ] + [ROOT / "SECURITY.md"]
     named = {name for f in sources for name in re.findall(r"\b(test_\w+[a-z])\b", f.read_text())}
-    tests = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     missing = {
         name for name in named if f"def {name}(" not in tests and f"def {name}[" not in tests
     }

@@ -15,7 +15,7 @@ from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
-from cipherfleet_deploy.fleets.image import MANYLINUX
+from cipherfleet_deploy.fleets.image import MANYLINUX, SOURCE
 from cipherfleet_node.errors import CipherfleetError, one_line
 
 from .targets import Machine, packed
@@ -86,5 +86,9 @@ def _unpack(version: str, architecture: str, folder: Path) -> None:
 
 
 def _wanted() -> list[str]:
-    """What the base install takes in."""
-    return [each for each in requires("cipherfleet") or () if not re.search(r";.*extra", each)]
+    """What the base install takes in; from a source tree in the versions that it names."""
+    constraints = SOURCE / "constraints.txt"
+    locked = ["-c", str(constraints)] if constraints.is_file() else []
+    return locked + [
+        each for each in requires("cipherfleet") or () if not re.search(r";.*extra", each)
+    ]

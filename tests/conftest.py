@@ -18,7 +18,24 @@ settings.register_profile("here", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
 # scipy's many small products are not worth threads, which a busy machine makes wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+FLEETS = "fleets"
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests for pytest-xdist: real fleets run one after another, all else by file.
+
+    A real fleet uses every core, so two at once only make each other late. They come first,
+    because theirs is the longest group.
+    """
+    for item in items:
+        group = FLEETS if _starts_a_fleet(item) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not _starts_a_fleet(item))
+
+
+def _starts_a_fleet(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("fleet", "docker"))
 
 
 @pytest.fixture(scope="session")

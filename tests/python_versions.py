@@ -63,9 +63,9 @@ def find_interpreters(named: list[Path]) -> dict[str, Path]:
         candidates += sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
     interpreters: dict[str, Path] = {}
     for candidate in candidates:
-        version = version_of(candidate)
-        if version in VERSIONS:
-            interpreters.setdefault(version, candidate)
+        reported = version_of(candidate)
+        if reported in VERSIONS:
+            interpreters.setdefault(reported, candidate)
     return interpreters
 
 
@@ -89,7 +89,7 @@ def run_version(version: str, interpreter: Path | None, arguments: list[str]) ->
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cipherfleet-python-", dir="/var/tmp") as folder:
         python = Path(folder) / "venv/bin/python"
-        steps = (
+        steps: tuple[list[str | Path], ...] = (
             [interpreter, "-m", "venv", python.parent.parent],
             [python, "-m", "pip", "install", "-q", "-c", "constraints.txt", "-e", ".[dev]"],
             [python, "-m", "pytest", *(arguments or FAST)],

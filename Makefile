@@ -15,6 +15,9 @@ $(BIN)/pytest: pyproject.toml constraints.txt
 lock:
 	$(PYTHON) tests/lock_dependencies.py
 
+latest:
+	$(PYTHON) tests/latest_releases.py $(TESTS)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

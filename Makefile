@@ -18,6 +18,9 @@ pythons: setup
 lock:
 	$(PYTHON) tests/lock_dependencies.py
 
+latest:
+	$(PYTHON) tests/latest_releases.py $(TESTS)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

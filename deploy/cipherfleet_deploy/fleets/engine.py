@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import EndpointConfig, Healthcheck, LogConfig, Mount
+from docker.types import Healthcheck, LogConfig, Mount
 
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
@@ -167,7 +167,7 @@ class Engine:
                 labels=labels | {NAME_LABEL: container.name},
                 network=network,
                 networking_config={
-                    network: EndpointConfig(self.client.api._version, aliases=[container.name])
+                    network: self.client.api.create_endpoint_config(aliases=[container.name])
                 },
                 mounts=[Mount(container.place, str(container.folder.absolute()), type="bind")],
                 working_dir=container.place,

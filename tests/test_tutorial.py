@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tolerances import assert_same_text
+
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
 LONG = ("figures", "attack all")  # they know --quick
@@ -51,7 +53,7 @@ def test_the_tutorials_commands_run_and_print_what_it_shows(tmp_path: Path) -> N
         )
         assert done.returncode == 0, f"{each.command}: {done.stderr}"
         if each.output:
-            assert done.stdout == each.output, each.command
+            assert_same_text(done.stdout, each.output)
     for file in (
         "five/fleet.yaml",
         "simulated/simulation.png",

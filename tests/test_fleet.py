@@ -79,12 +79,12 @@ def running(
         Broker(host=broker.host, port=port or broker.port),
         Simulation(seed=seed, trace_estimates=True),
     )
-    with LocalFleet(bundles, stalled_after_s=60.0) as nodes:
+    with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
         nodes.start()
         yield fleet, nodes
 
 
-def wait_until(condition: Callable[[], bool], nodes: LocalFleet, within_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], nodes: LocalFleet, within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

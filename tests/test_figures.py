@@ -45,6 +45,7 @@ def quick(out: Path, *names: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("nodes", PRINTED_BOUNDS)
 def test_rounding_errors_stay_below_the_articles_bound(nodes: int) -> None:
+    """Fixed seed: deterministic."""
     bound = quantisation_bound(nodes, 1, 0.01)
     measured = measured_rounding(nodes, 0.01, 20_000, seed=1)
     assert measured == pytest.approx(nodes * (nodes - 1) * 0.01**2 / 4, rel=0.03)

@@ -266,7 +266,10 @@ def test_readings_that_come_with_the_rounds_change_what_the_core_finds(tmp_path:
 
 
 def test_fast_draws_and_the_nodes_own_come_equally_close(tmp_path: Path) -> None:
-    """The mean error over 40 seeds; the deviations say how far apart two such means may lie."""
+    """The mean error over 40 seeds; the deviations say how far apart two such means may lie.
+
+    Fixed seeds: deterministic.
+    """
     scenario = of_fleet(load_fleet(fleet_file(tmp_path, rounds=20)))
     assert scenario.optimum is not None
     errors = [

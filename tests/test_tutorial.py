@@ -9,8 +9,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tolerances import assert_same_text
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
@@ -44,7 +42,6 @@ def test_the_tutorial_goes_from_a_fleet_by_its_figures_to_the_table_of_attacks()
     assert TUTORIAL.read_text().count("$ cipherfleet ") == len(verbs) > 10
 
 
-@pytest.mark.timeout(300)
 def test_the_tutorials_commands_run_and_print_what_it_shows(tmp_path: Path) -> None:
     for each in shown():
         words = shlex.split(each.command) + ["--quick"] * each.is_long

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench forgeries device boards fuzz schema lock latest pythons
+.PHONY: setup check test hil bench kernels slowed forgeries device boards fuzz schema lock latest pythons
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -40,8 +40,15 @@ bench: setup
 	$(BIN)/python benchmarks/round.py throughput
 	$(BIN)/python benchmarks/round.py growth
 	$(BIN)/python benchmarks/prediction.py --gate
+	$(BIN)/python benchmarks/idle.py --gate
 	$(BIN)/python benchmarks/simulation_scale.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
+
+kernels: setup
+	$(BIN)/python tests/kernels.py
+
+slowed: setup
+	$(BIN)/python tests/slowed_work.py
 
 forgeries: setup
 	$(BIN)/python tests/forgeries.py --count 10000

@@ -120,6 +120,7 @@ class Averaging:
 
 
 def test_half_weights_are_those_that_the_exchange_draws() -> None:
+    """Fixed seeds: deterministic."""
     weights = np.array(
         [half_weight(Draws(bytes([i] * 32)), f"n{j}") for i in range(64) for j in range(64)]
     )
@@ -134,6 +135,7 @@ def test_half_weights_are_those_that_the_exchange_draws() -> None:
 
 @both
 def test_mean_square_contraction_is_that_of_drawn_weights(sealed: bool) -> None:
+    """Fixed seed: deterministic."""
     for graph in some_graphs():
         run = Averaging(graph, 3, sealed)
         n = len(graph.ids)
@@ -248,6 +250,7 @@ def test_the_predicted_rounds_suffice_with_quantisation(kind: str, sealed: bool)
 @both
 @pytest.mark.parametrize("kind", sorted(TOPOLOGIES))
 def test_one_round_adds_the_round_noise(kind: str, sealed: bool) -> None:
+    """Fixed seed: deterministic."""
     # At 1/2 rounding goes up as often as down, which is where its variance is greatest.
     graph = graph_of(kind, 5)
     run = Averaging(graph, 8, sealed)

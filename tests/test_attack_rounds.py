@@ -63,7 +63,10 @@ def telescoped(algorithm: Algorithm, rounds: int) -> Array:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(("spread", "rounds"), [(1.0, 1), (1.0, 12), (0.4, 5)])
 def test_averaging_is_as_good_as_its_formula(law: Law, spread: float, rounds: int) -> None:
-    """With the real stepsizes and the real quantiser at a fine resolution."""
+    """With the real stepsizes and the real quantiser at a fine resolution.
+
+    Fixed seeds: deterministic.
+    """
     algorithm = Algorithm(
         rounds=rounds,
         resolution=2.0**-24,
@@ -124,6 +127,7 @@ BEST: dict[Law, Callable[[Array, float], Array]] = {
 def test_the_sharpest_attack_is_as_good_as_its_formula(
     law: Law, rounds: int, spread: float
 ) -> None:
+    """Fixed seeds: deterministic."""
     stepsize = Stepsize(initial=1.0, decay=0.0, spread=spread, law=law)
     seen = np.array([draw_stepsizes(stepsize, 0, TRIALS, seeded(k)) for k in range(rounds)])
     error = root_mean_square(BEST[law](seen, spread) - 1)

@@ -87,7 +87,8 @@ def test_without_dither_a_common_factor_gives_the_neighbours_state_away() -> Non
     for trial in range(TRIALS):
         asked, own, _, _, answer = exchange(trial, with_dither=False, rerandomised=True)
         found += common_factor_attack(asked, answer) == own
-    # Eight random differences have a common factor of their own once in 250 times (1/zeta(8)).
+    # Eight random differences have a common factor of their own once in 250 times (1/zeta(8));
+    # the seeds are fixed: deterministic.
     assert found >= TRIALS - 2
 
 
@@ -418,7 +419,8 @@ def test_independent_bases_put_the_half_weight_nowhere_in_particular(
 ) -> None:
     """Modulo the common factor every half weight leaves another ratio of logs, uniform on all.
 
-    Thirty rounds' ratios under the true half weight are then about thirty different ones.
+    Thirty rounds' ratios under the true half weight are then about thirty different ones: that
+    three of them repeat others happens once in 10^7 runs.
     """
     owner = common_factor_owner()
     make = source(owner.public).make
@@ -517,5 +519,6 @@ def test_an_owner_of_more_primes_than_bases_reads_the_half_weight() -> None:
 
 
 def test_an_owner_of_many_primes_reads_nothing_from_uniform_blinding() -> None:
+    """A candidate needs matrices of defective rank modulo all of TORSION: once in 10^9 runs."""
     _, found = torsion_attack(Uniform(owner_of_many_primes().public))
     assert found == []

@@ -262,7 +262,7 @@ def cipherfleet(
 
 def as_process(*arguments: object, program: str = "cipherfleet_deploy.cli") -> Ended:
     command = [sys.executable, "-m", program, *map(str, arguments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return Ended(ended.returncode, ended.stdout, ended.stderr.splitlines())
 
 

@@ -165,7 +165,7 @@ def written(folder: Path, text: str) -> Path:
 def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def toy_fleet(folder: Path, rounds: int = 4) -> Path:
 def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, timeout=90, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_the_help_of_every_command_has_an_example(command: tuple[str, ...]) -> N
 )
 def test_help_and_mistakes_wait_for_no_heavy_import(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
     assert "click" in imported
     assert not imported & {"numpy", "matplotlib", "rich", "gmpy2", "yaml", "paho"}
@@ -192,7 +192,7 @@ def running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.P
         env=os.environ | {"TMPDIR": str(folder)},  # a killed run cannot remove its broker's folder
     )
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         files = [folder / "out" / "nodes" / f"0{n}" / "logs" / "estimates.jsonl" for n in (1, 2, 3)]
         while not all(file.exists() and file.stat().st_size for file in files):
             assert process.poll() is None, process.communicate()
@@ -221,9 +221,9 @@ def test_an_interrupted_run_is_exit_code_130_and_leaves_no_process(
             os.killpg(process.pid, how)  # as a terminal does: everybody in the foreground
         else:
             process.send_signal(how)
-        out, err = process.communicate(timeout=40)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 130
-        assert left_of(below, 0.5) == []
+        assert left_of(below, 10.0) == []
     assert out == ""
     assert err.rstrip().splitlines()[-1] == "cipherfleet: interrupted"
     assert "Traceback" not in err
@@ -238,4 +238,4 @@ def test_a_killed_run_leaves_no_node_and_no_broker(tmp_path: Path) -> None:
     with running(tmp_path) as (process, below):
         process.kill()
         process.wait()
-        assert left_of(below, 8.0) == []
+        assert left_of(below, 60.0) == []

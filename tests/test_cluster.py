@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -133,7 +134,7 @@ class Client:
         self.paho.connect(*self._address)
         self.paho.loop_start()
         self.paho.subscribe([(topic, 1) for topic in topics])
-        assert self.ready.wait(10)
+        assert self.ready.wait(60)
 
     def send(self, topic: str, payload: bytes, retain: bool = False) -> None:
         self.paho.publish(topic, payload, qos=1, retain=retain)
@@ -143,7 +144,7 @@ class Client:
         self.paho.loop_stop()
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 15.0) -> None:
+def eventually(holds: Callable[[], bool], within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, "waited too long"
@@ -210,7 +211,7 @@ def watched(
         assert disagreement(Trajectory.of(nodes, 1).last) < 1e-2
 
 
-ENDLESS = 100_000, ", period_s: 0.1, answer_timeout_s: 1"
+ENDLESS = 100_000, ", period_s: 0.1, answer_timeout_s: 3"
 
 
 @fleet
@@ -294,24 +295,23 @@ def test_nobody_but_a_broker_opens_a_route(ground: Ground) -> None:
         return  # bridges of mosquitto are clients like others: access_rules says what they may
     host, port = json.loads(file.read_text())["cluster"]["listen"].split(":")
 
-    def words(certificate: Path, key: Path) -> str:
-        """What the log says to a route of somebody with this certificate."""
+    def refusal(certificate: Path, key: Path) -> bytes:
+        """What a route with this certificate is answered: it belongs to no cluster, at best."""
         context = client_context(tls / "ca.pem", certificate, key)
-        before = (folder / "broker.log").read_text()
-        plain = socket.create_connection((host, int(port)), 5)
+        heard = b""
+        plain = socket.create_connection((host, int(port)), 60)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") as line:
-            line.settimeout(2)
             line.sendall(b'CONNECT {"verbose":false,"name":"x"}\r\nPING\r\n')
-            with suppress(OSError):  # SSLError and a timeout are some
-                while line.recv(4096):
-                    pass
-        return (folder / "broker.log").read_text()[len(before) :]
+            with suppress(ssl.SSLError, ConnectionError):
+                while more := line.recv(4096):
+                    heard += more
+        return heard.partition(b"-ERR ")[2]
 
     node = issue_client(ground.authority, "n1", datetime.now(UTC))
     own = node.write(ground.folder / "n1.pem", ground.folder / "n1.key")
-    assert "Authentication Failure" in words(own.certificate, own.key)
-    link = words(tls / "link.pem", tls / "link.key")
-    assert "Authentication Failure" not in link, "the guard refuses brokers, too"
+    assert b"Authorization Violation" in refusal(own.certificate, own.key)
+    link = refusal(tls / "link.pem", tls / "link.key")
+    assert b"cluster name" in link, "the guard refuses brokers, too"
 
 
 @fleet
@@ -319,7 +319,7 @@ def test_a_link_that_is_down_is_told(ground: Ground) -> None:
     """The last of those that share brokers."""
     one, other = [(each.host, each.port) for each in ground.cluster.members]
     files = [ground.folder / "tls" / name for name in ("ca.pem", "health.pem", "health.key")]
-    check_link(one, other, 5.0, client_context(*files))
+    check_link(one, other, 60.0, client_context(*files))
     ground.cluster.members[1].kill()
     with pytest.raises(BrokerUnreachable, match="no working broker at"):
         check_link(one, other, 2.0, client_context(*files))

@@ -143,7 +143,7 @@ def test_the_device_tells_all_mistakes_a_line_each(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-m", "cipherfleet_node", "check-config", tmp_path],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 3
     lines = done.stderr.splitlines()

@@ -100,10 +100,10 @@ def test_a_check_that_hangs_is_left_at_its_deadline_with_what_it_found() -> None
         yield Finding("ok", "card", "one half")
         held.wait(60)
 
-    first, late = look("card", 0.2, work)
+    first, late = look("card", 1.0, work)
     held.set()
     assert (first.level, late.level) == ("ok", "fail")
-    assert "no result within 0.2 s" in late.text
+    assert "no result within 1 s" in late.text
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def rounds_of(nodes: LocalFleet) -> int:
     return len(nodes.nodes["n2"].rounds)
 
 
-def until(happened: Callable[[], bool], within_s: float = 30.0) -> None:
+def until(happened: Callable[[], bool], within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < deadline, "waited too long"
@@ -614,10 +614,10 @@ def test_a_visit_on_plain_tcp_ends_nobodys_connection() -> None:
         link = Link("line-n1-0123456789abcdef", broker, [topic], (topic, b"lost"), events.put)
         link.start()
         try:
-            assert events.get(timeout=10) == LinkUp()
+            assert events.get(timeout=60) == LinkUp()
             found = list(check_session(broker, None, "line", "n1", {}))
             link.publish(topic, b"still here")
-            arrived = events.get(timeout=10)
+            arrived = events.get(timeout=60)
         finally:
             link.stop(2)
     assert levels(found) | {"presence": "-"} == {
@@ -671,14 +671,14 @@ def test_a_broker_that_lacks_rules_or_has_too_many_is_told(tmp_path: Path) -> No
 # -- the sensor ---------------------------------------------------------------------------------
 
 
-def with_program(node: Path, script: str, more: str = "") -> None:
+def with_program(node: Path, script: str, more: str = "", timeout_s: float = 60.0) -> None:
     """The node's sensor is the program *script*."""
     program = node / "sensor.sh"
     program.write_text("#!/bin/sh\n" + script)
     program.chmod(0o755)
     head, _, rest = (node / "node.yaml").read_text().partition("sensor:\n")
     after = rest[next(i for i, c in enumerate(rest) if c not in " \n" and rest[i - 1] == "\n") :]
-    section = f"sensor: {{kind: command, command: [./sensor.sh], timeout_s: 0.5{more}}}\n"
+    section = f"sensor: {{kind: command, command: [./sensor.sh], timeout_s: {timeout_s:g}{more}}}\n"
     (node / "node.yaml").write_text(head + section + after)
 
 
@@ -701,9 +701,10 @@ def test_one_reading_is_taken_and_never_shown(
     home: Site, node: Path, script: str, more: str, level: str, told: str
 ) -> None:
     at_port(node, home.broker.port, free_port())  # quicker
-    with_program(node, script, more)
+    # Only the program that sleeps shall be given up: the others may be slow on a busy machine.
+    with_program(node, script, more, 0.5 if "sleep" in script else 60.0)
     done = subprocess.run(
-        [*NODE, "doctor", node, "--json"], capture_output=True, text=True, check=False, timeout=60
+        [*NODE, "doctor", node, "--json"], capture_output=True, text=True, check=False, timeout=120
     )
     object_ = json.loads(done.stdout)
     (found,) = (each for each in object_["findings"] if each["subject"] == "sensor")
@@ -721,7 +722,7 @@ def test_one_reading_is_taken_and_never_shown(
 @pytest.mark.parametrize("command", ["doctor", "health"])
 def test_the_help_of_the_devices_commands_has_an_example(command: str) -> None:
     done = subprocess.run(
-        [*NODE, command, "--help"], capture_output=True, text=True, check=True, timeout=60
+        [*NODE, command, "--help"], capture_output=True, text=True, check=True, timeout=120
     )
     assert f"example: cipherfleet-node {command} node/" in done.stdout
 
@@ -799,7 +800,7 @@ def test_whether_a_daemon_holds_a_folder_is_seen_without_its_lock(tmp_path: Path
 def told_by(*arguments: object) -> tuple[int, dict[str, str], str]:
     done = subprocess.run(
         [*OPERATOR, "doctor", *map(str, arguments), "--json"],
-        capture_output=True, text=True, check=False, timeout=90,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     if not done.stdout:

@@ -121,7 +121,7 @@ def states(folders: Mapping[str, Path]) -> dict[str, State]:
     return {n: state for n, f in folders.items() if (state := read_state(f)) is not None}
 
 
-def wait_for(condition: Any, within_s: float = 30.0) -> None:
+def wait_for(condition: Any, within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -169,7 +169,7 @@ def devices(
         for process in running.values():
             process.terminate()
         for process in running.values():
-            process.wait(20)
+            process.wait(60)
 
 
 def agree(folders: Mapping[str, Path], value: float, beyond: int) -> bool:
@@ -205,7 +205,7 @@ def test_devices_enrol_and_change_neighbours_and_keys_while_rounds_go_on(tmp_pat
             # The fourth joins at a round that all of them come to.
             at = max(state.round for state in states(three).values()) + 20
             operator.tell(3, at, NODES)
-            wait_for(lambda: agree(folders, 11.5, at + 20), 60)
+            wait_for(lambda: agree(folders, 11.5, at + 20))
             found = states(folders)
             assert min(record.number for record in found["d"].records) >= at
 
@@ -216,12 +216,12 @@ def test_devices_enrol_and_change_neighbours_and_keys_while_rounds_go_on(tmp_pat
             before.verify(operator.claims["b"].proof, operator.claims["b"].proven)
             at = max(state.round for state in states(folders).values()) + 15
             operator.tell(5, at, NODES)
-            wait_for(lambda: agree(folders, 11.5, at + 15), 60)
+            wait_for(lambda: agree(folders, 11.5, at + 15))
             assert all(process.poll() is None for process in running.values())
             # Three daemons in one process so far; none of them has said that the service ends.
             assert "STOPPING=1" not in manager.heard()
             wait_for(lambda: "WATCHDOG=1" in manager.heard())
-        assert "STOPPING=1" in manager.heard()
+        wait_for(lambda: "STOPPING=1" in manager.heard())
         manager.close()
         operator.close()
     for name in NODES:

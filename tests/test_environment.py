@@ -189,7 +189,7 @@ def test_this_machine_tells_its_state_through_the_worker_and_counts_up() -> None
         "--own",
         str(os.getpid()),
     ]
-    printed = subprocess.run(code, capture_output=True, text=True, check=True, timeout=60).stdout
+    printed = subprocess.run(code, capture_output=True, text=True, check=True, timeout=120).stdout
     told = msgspec.json.decode(printed, type=Environment)
     assert told.cpu == first.cpu
     assert {"cipherfleet", "python", "gmpy2", "gmp", "numpy", "phe", "paho-mqtt", "openssl"} <= set(

@@ -109,7 +109,8 @@ def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
     noise = dither(Draws(bytes(32)), "a", 11, 11_000)
     counts = [noise.count(e) for e in range(-5, 6)]
     assert sum(counts) == 11_000
-    assert sum((count - 1000) ** 2 / 1000 for count in counts) < 29.6  # once in a thousand seeds
+    # Exceeded once in a thousand seeds; ours is fixed.
+    assert sum((count - 1000) ** 2 / 1000 for count in counts) < 29.6
 
 
 def asked_by(name: str, ciphertexts: list[bytes]) -> Query:

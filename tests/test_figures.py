@@ -30,6 +30,7 @@ from cipherfleet_lab.figures.runs import ARTICLES, NONE, at_the_end, fleet
 from cipherfleet_lab.figures.study import Effort
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.errors import ConfigError
+from tolerances import assert_same_text
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "figures"]
@@ -44,6 +45,7 @@ def quick(out: Path, *names: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("nodes", PRINTED_BOUNDS)
 def test_rounding_errors_stay_below_the_articles_bound(nodes: int) -> None:
+    """Fixed seed: deterministic."""
     bound = quantisation_bound(nodes, 1, 0.01)
     measured = measured_rounding(nodes, 0.01, 20_000, seed=1)
     assert measured == pytest.approx(nodes * (nodes - 1) * 0.01**2 / 4, rel=0.03)
@@ -149,7 +151,7 @@ def test_the_results_in_the_repository_are_complete_and_no_trials(tmp_path: Path
 
 def test_the_page_in_the_repository_is_the_one_its_command_makes(tmp_path: Path) -> None:
     make(tmp_path, ["articles"], Effort(), lambda _: None)
-    assert (tmp_path / "articles.md").read_text() == (RESULTS / "articles.md").read_text()
+    assert_same_text((tmp_path / "articles.md").read_text(), (RESULTS / "articles.md").read_text())
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

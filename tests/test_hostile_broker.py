@@ -128,7 +128,7 @@ def run_under(
             Broker(host=broker.host, port=hostile.port),
             Simulation(seed=11, trace_estimates=True),
         )
-        with LocalFleet(bundles, stalled_after_s=60.0) as nodes:
+        with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
             nodes.start()
             nodes.wait(every_s=0.1)
         last = Trajectory.of(nodes, 1).last

@@ -224,7 +224,7 @@ def counted(call):
 os.fsync, os.link = counted(os.fsync), counted(os.link)
 write_template(Path({str(tmp_path / "lab")!r}), Plan())
 """
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], timeout=120, check=False)
     assert done.returncode == (-signal.SIGKILL if step <= 6 else 0)
     whole = template("lab", Plan())
     found = {p.name: p.read_text() for p in (tmp_path / "lab").iterdir() if p.is_file()}

@@ -107,7 +107,7 @@ def started_by_its_unit(root: Path, run: Path) -> Iterator[Callable[[], str]]:
             yield lambda: manager.recv(4096).decode()
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.mark.fleet

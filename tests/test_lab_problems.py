@@ -73,6 +73,7 @@ def test_the_quick_way_draws_what_the_nodes_draw_one_by_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_stochastic_gradients_are_unbiased(name: str) -> None:
+    """Within five standard errors. Fixed seeds: deterministic."""
     problem, exact = DRAWN[name], EXACT[name]
     x = np.full(problem.dimension, 0.3)
     drawn = np.array([gradients(problem, x, seed) for seed in range(2000)])

@@ -43,7 +43,7 @@ def processes_of(target: KeptTarget) -> list[int]:
     return keeper.processes_of(target._nonce)
 
 
-def wait_until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -114,8 +114,8 @@ def test_an_abandoned_lease_ends_by_itself_with_all_that_was_there(place: Path) 
 
 
 def test_a_lease_that_is_renewed_does_not_end() -> None:
-    with local(lease_s=1.0) as target:
-        time.sleep(2.5)
+    with local(lease_s=3.0) as target:  # renewed every second; a busy machine may miss one
+        time.sleep(4.5)
         assert target.run(["/bin/echo", "still"], 30.0) == "still\n"
 
 

@@ -104,7 +104,7 @@ class Garden:
         assert state.estimate is not None
         return state.estimate[0]
 
-    def wait(self, happened: Callable[[], bool], what: str, within_s: float = 30.0) -> None:
+    def wait(self, happened: Callable[[], bool], what: str, within_s: float = 120.0) -> None:
         ends = time.monotonic() + within_s
         while not happened():
             for name, device in self.devices.items():
@@ -118,7 +118,7 @@ class Garden:
             f"\n{name}, round {self.round(name)}: {self.log(name)[-1500:]}" for name in self.devices
         )
 
-    def settle(self, names: str, after: int, within_s: float = 30.0) -> None:
+    def settle(self, names: str, after: int, within_s: float = 120.0) -> None:
         """Wait until all have come well beyond the round *after*, and agree on their mean."""
         self.wait(
             lambda: all(self.round(n) > after + 12 for n in names), f"round {after} + 12", within_s
@@ -150,7 +150,7 @@ def garden(tmp_path: Path) -> Iterator[Garden]:
             device.process.terminate()
         for device in garden.devices.values():
             assert device.process is not None
-            device.process.wait(15)
+            device.process.wait(60)
 
 
 AUTO = Consent(auto=True)
@@ -170,7 +170,10 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     for name in "abcde":
         garden.start(name)
     garden.wait(lambda: all("claiming" in garden.log(n) for n in "abcde"), "five claims")
-    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=2.5))
+    for _ in range(20):  # e is waited for in vain, the others may come late
+        told = provision.enroll(garden.home, AUTO, Reach(timeout_s=2.5))
+        if told["enrolled"] == list("abcd"):
+            break
     assert told["refused"] == {"e": "wrong token"}
     assert told["enrolled"] == list("abcd")
     assert told["told"] == []  # everybody shares a neighbour with e
@@ -181,7 +184,7 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     garden.stop("e")
     (garden.place / "e" / TOKEN_FILE).write_bytes(right)
     garden.start("e")
-    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=15))
+    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=120))
     assert (told["pending"], told["refused"], told["awaited"]) == ([], {}, [])
     assert garden.ledger.from_round == 0
     garden.settle("abcde", 0)
@@ -196,7 +199,7 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     garden.broker.reload(garden.security)
     garden.install("f")
     garden.start("f")
-    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=15, margin_s=0))
+    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
     assert (told["pending"], told["awaited"]) == ([], [])
     joined = garden.ledger.from_round
     assert joined > 12
@@ -208,8 +211,8 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
 
     # -- new keys for one, new certificates for it and for another
     before = garden.ledger
-    rotated = max(garden.round(name) for name in "abcdef") + 40
-    told = provision.rotate(garden.home, "c", "keys", rotated, Reach(timeout_s=15))
+    rotated = max(garden.round(name) for name in "abcdef") + 100
+    told = provision.rotate(garden.home, "c", "keys", rotated, Reach(timeout_s=120))
     assert told["from_round"] == rotated
     assert told["fingerprint"] != before.members["c"].fingerprint
     assert set(told["told"]) == set("abcdef")

@@ -147,7 +147,10 @@ def test_objectives_are_convex(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("normalise_by", [None, 30])
 def test_minibatch_gradients_are_unbiased(kind: str, normalise_by: int | None) -> None:
-    """The mean of 3,000 minibatch gradients, within five deviations of the full one."""
+    """The mean of 3,000 minibatch gradients, within five deviations of the full one.
+
+    Fixed seeds: deterministic.
+    """
     samples = readings()
     full = make_objective(section(kind, normalise_by=normalise_by))
     batch = make_objective(section(kind, normalise_by=normalise_by, minibatch=3))

@@ -17,10 +17,13 @@ from cipherfleet_node.objective import make_objective
 from cipherfleet_node.packing import Layout
 from cipherfleet_node.samples import Sample
 from memory_fleet import MemoryFleet
+from tolerances import assert_same_trajectories
 
 Edges = list[tuple[str, str]]
 RESOLUTION = 2.0**-24
 D = 20  # three ciphertexts of a toy key
+ROWS = 8
+OPERATIONS = ROWS + D + 4 + 10  # of a round: readings, entries, neighbours, update
 
 
 def graph(kind: str, n: int) -> Edges:
@@ -66,7 +69,7 @@ OBJECTIVES = {
 }
 
 
-def readings(edges: Edges, rows: int = 8) -> dict[str, list[Sample]]:
+def readings(edges: Edges, rows: int = ROWS) -> dict[str, list[Sample]]:
     chance = np.random.default_rng(7)
     made: dict[str, list[Sample]] = {}
     for place, name in enumerate(names_of(edges)):
@@ -154,13 +157,13 @@ def test_the_encrypted_fleet_equals_the_plain_reference(
 ) -> None:
     """With the protocol's own dither nothing is left but the rounding of floating-point sums.
 
-    The fleet counts in integers and scales once, the reference adds real numbers: a few units in
-    the last place a round, of values of order ten, hence 1e-11. One resolution is 6e-8.
+    The fleet counts in integers and scales once, the reference adds real numbers: some 10^-12 after
+    all rounds. One resolution is 6e-8.
     """
     edges = graph(shape, 5)
     fleet, got = encrypted(edges, kind, settings, sealed=sealed)
     expected = plain(fleet, edges, kind, settings, protocol_dither(fleet))
-    np.testing.assert_allclose(got, expected, rtol=0.0, atol=1e-11)
+    assert_same_trajectories(got, expected, RESOLUTION, operations=OPERATIONS)
 
 
 @pytest.mark.parametrize(

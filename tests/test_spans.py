@@ -29,7 +29,7 @@ def test_a_span_takes_the_time_of_its_block(tmp_path: Path) -> None:
     assert set(line) == {"round", "phase", "at", "ms", "cpu_ms"}
     assert (line["round"], line["phase"]) == (3, "decrypt")
     assert before <= line["at"] + 1e-6
-    assert 20.0 <= line["ms"] < 2000.0
+    assert 20.0 <= line["ms"] < 60_000.0
     assert 0.0 <= line["cpu_ms"] < 20.0, "asleep, a thread uses no processor"
 
 

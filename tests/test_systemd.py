@@ -26,7 +26,7 @@ def manager(
         else:
             listening.bind(str(tmp_path / "notify"))
             monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        listening.settimeout(5.0)
+        listening.settimeout(60.0)
         yield listening
 
 

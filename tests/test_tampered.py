@@ -409,7 +409,7 @@ def check(yard: Yard, told: str, where: str, mend: str) -> None:
 
 def start(folder: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "cipherfleet_node", "run", str(folder)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -476,12 +476,12 @@ def served(folder: Path, rounds: str) -> Iterator[tuple[Yard, LocalFleet]]:
     with start_broker("embedded", security=security) as broker:
         address = Broker(host=broker.host, port=broker.port, tls=True)
         yard = yard_in(folder, rounds, address, authority)
-        with LocalFleet(yard.bundles, stalled_after_s=30.0) as nodes:
+        with LocalFleet(yard.bundles, stalled_after_s=120.0) as nodes:
             yield yard, nodes
 
 
 def until(condition: Callable[[], bool], nodes: Iterable[NodeProcess]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
@@ -506,7 +506,7 @@ def advance(nodes: Collection[NodeProcess], rounds: int = 5) -> None:
 def stop(node: NodeProcess) -> None:
     assert node.process is not None
     node.process.terminate()
-    assert node.process.wait(10) == 0
+    assert node.process.wait(60) == 0
 
 
 @contextmanager
@@ -567,7 +567,7 @@ def seal_of_another(folder: Path, yard: Yard) -> None:
 def checked(folder: Path) -> dict[str, Any]:
     """What check-config tells of *folder*."""
     words = [sys.executable, "-m", "cipherfleet_node", "check-config", "--json", str(folder)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     told: dict[str, Any] = json.loads(ended.stdout)
     return told
 

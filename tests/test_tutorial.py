@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tolerances import assert_same_text
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
@@ -42,7 +42,6 @@ def test_the_tutorial_goes_from_a_fleet_by_its_figures_to_the_table_of_attacks()
     assert TUTORIAL.read_text().count("$ cipherfleet ") == len(verbs) > 10
 
 
-@pytest.mark.timeout(300)
 def test_the_tutorials_commands_run_and_print_what_it_shows(tmp_path: Path) -> None:
     for each in shown():
         words = shlex.split(each.command) + ["--quick"] * each.is_long
@@ -51,7 +50,7 @@ def test_the_tutorials_commands_run_and_print_what_it_shows(tmp_path: Path) -> N
         )
         assert done.returncode == 0, f"{each.command}: {done.stderr}"
         if each.output:
-            assert done.stdout == each.output, each.command
+            assert_same_text(done.stdout, each.output)
     for file in (
         "five/fleet.yaml",
         "simulated/simulation.png",

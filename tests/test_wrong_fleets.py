@@ -251,7 +251,7 @@ def test_the_real_command_tells_it_at_once(mistake: Mistake, folder: Path) -> No
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "cipherfleet_deploy.cli", "run", folder / "fleet.yaml"],
-        capture_output=True, text=True, timeout=60, check=False, cwd=folder,
+        capture_output=True, text=True, timeout=120, check=False, cwd=folder,
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 3
@@ -266,7 +266,7 @@ def test_the_real_command_tells_it_at_once(mistake: Mistake, folder: Path) -> No
 def test_the_schema_is_printed() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cipherfleet_deploy.cli", "schema"],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert done.stdout == schema_text()
 

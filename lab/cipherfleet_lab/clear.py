@@ -1,7 +1,7 @@
 """Both exchanges without encryption: the same integers as in ciphertexts, readable by everybody.
 
-For simulations, which save the powers. Estimates are those of the encrypted exchanges, bit for bit:
-checked by test_without_encryption_the_estimates_are_the_same_bit_for_bit.
+For simulations, which save the powers. Estimates are those of the encrypted exchanges, bit for bit
+on the same machine: checked by test_without_encryption_the_estimates_are_the_same_bit_for_bit.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def lab_libraries() -> Iterator[None]:
     type=click.Choice(["on", "off"]),
     default="off",
     show_default=True,
-    help="of the core engine: the estimates are the same, bit for bit",
+    help="of the core engine: on one machine the estimates are the same, bit for bit",
 )
 @AS_JSON
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the figures and a plot")
@@ -67,7 +67,8 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 
     Without FILE, a fleet with made-up readings. More nodes than FILE has are given the readings of
     its nodes in turn, on a larger graph of the same kind. The core engine gives the estimates of
-    `cipherfleet run FILE --seed S`, bit for bit; the vector engine is made for many nodes.
+    `cipherfleet run FILE --seed S`, on the same machine bit for bit; the vector engine is made for
+    many nodes.
 
     \b
     Example:

@@ -1,7 +1,8 @@
 """The two engines: the node's own agents in one process, and all nodes as arrays.
 
 Both yield the estimates after every round, shape (n, d), nodes in the fleet's order. With the draws
-of the nodes they agree to the rounding of sums; the first agrees with the daemons bit for bit.
+of the nodes they agree to the rounding of sums; the first agrees with the daemons on the same
+machine bit for bit.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def core(
 ) -> Iterator[Array]:
     """The node's own agents over links in memory; without *keys* nothing is encrypted.
 
-    Estimates are those of `cipherfleet run` with this seed, bit for bit.
+    Estimates are those of `cipherfleet run` with this seed, bit for bit on the same machine.
     """
     file = fleet.file
     reads = {member.id: _reads(fleet, member, rounds) for member in fleet.members}

@@ -48,11 +48,12 @@ MOST_NODES = 10_000_000
 @AS_JSON
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the figures and a plot")
 def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> None:
-    """Simulate the fleet of FILE in this process: its error and disagreement, round by round.
+    """Simulate the fleet of FILE.
 
-    Without FILE, a fleet with made-up readings. More nodes than FILE has are given the readings of
-    its nodes in turn, on a larger graph of the same kind. The core engine gives the estimates of
-    `cipherfleet run FILE --seed S`, bit for bit; the vector engine is made for many nodes.
+    Its error and disagreement, round by round, in this process. Without FILE, a fleet with made-up
+    readings. More nodes than FILE has are given the readings of its nodes in turn, on a larger
+    graph of the same kind. The core engine gives the estimates of `cipherfleet run FILE --seed S`,
+    bit for bit; the vector engine is made for many nodes.
 
     \b
     Example:
@@ -90,10 +91,10 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="the first seed")
 @AS_JSON
 def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: bool) -> None:
-    """Make the lab's figures and tables again, with the numbers behind them.
+    """Make the lab's figures and tables.
 
-    Every page says which command makes it; the same seed gives the same files. All of them take
-    some minutes.
+    The numbers behind them are printed with --json. Every page says which command makes it; the
+    same seed gives the same files. All of them take some minutes.
 
     \b
     Example:
@@ -149,11 +150,12 @@ def _show_figures(told: dict[str, Any], console: Any) -> None:
 @AS_JSON
 @click.option("--out", type=click.Path(path_type=Path), help="with all: folder for the table")
 def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **flags: Any) -> None:
-    """Attack a system of the lab by NAME, or all of them by `all`: what comes of it.
+    """Attack a system of the lab.
 
-    A number, the same number for a guess without the attack, and a verdict: recovered, partly, or
-    nothing beyond chance. Everybody follows the protocol; adversaries make what they can of what
-    they saw. Nothing of a real fleet is touched.
+    NAME is one attack, or `all` for all of them on every system. The result is a number, the same
+    number for a guess without the attack, and a verdict: recovered, partly, or nothing beyond
+    chance. Everybody follows the protocol; adversaries make what they can of what they saw. Nothing
+    of a real fleet is touched.
 
     \b
     Example:

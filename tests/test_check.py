@@ -257,6 +257,9 @@ def test_profiles_and_cards_are_taken_one_at_a_time(tmp_path: Path) -> None:
     file = written(tmp_path, FLEET)
     unknown = ended(file, "--profile", "pi-6")
     assert (unknown.returncode, unknown.stdout) == (2, "")
+    twice = ended(file, "--profile", "pi-zero-2", "--profile", "pi-4")
+    assert (twice.returncode, twice.stdout) == (2, "")
+    assert "--profile is given 2 times, give it once" in twice.stderr
     lost = ended(file, "--calibration", tmp_path / "lost.json")
     assert (lost.returncode, lost.stdout) == (3, "")
     assert lost.stderr == (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -92,6 +94,22 @@ def test_help_and_mistakes_wait_for_no_heavy_import(arguments: list[str]) -> Non
     assert not imported & {"numpy", "matplotlib", "rich", "gmpy2", "yaml", "paho"}
 
 
+@pytest.mark.parametrize(
+    "words", sorted(words_of(cli.cli)), ids=lambda words: " ".join(words) or "cipherfleet"
+)
+def test_the_first_sentence_of_every_help_is_never_cut(words: tuple[str, ...]) -> None:
+    command: click.Command = cli.cli
+    for word in words:
+        assert isinstance(command, click.Group)
+        below = command.get_command(click.Context(command), word)
+        assert below is not None
+        command = below
+    sentence = (command.help or "").split("\n\n")[0]
+    assert len(sentence) <= 45
+    assert sentence.endswith(".")
+    assert not command.get_short_help_str(45).endswith("...")
+
+
 def test_the_command_alone_shows_its_help() -> None:
     told = ended()
     assert told.returncode == 0
@@ -108,6 +126,48 @@ def test_a_command_line_that_cannot_be_understood_is_exit_code_2(arguments: list
     assert told.returncode == 2
     assert told.stdout == ""
     assert re.fullmatch(r"cipherfleet: .*; see cipherfleet.* --help\n", told.stderr)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("atack", "attack"), ("benhc", "bench"), ("simulat", "simulate"), ("wacth", "watch")],
+)
+def test_a_misspelt_command_is_answered_with_the_nearest_of_all(typed: str, meant: str) -> None:
+    told = ended(typed)
+    assert told.returncode == 2
+    expected = f"no such command {typed!r}, did you mean {meant!r}; see cipherfleet --help\n"
+    assert told.stderr == f"cipherfleet: {expected}"
+
+
+def test_what_compose_suggests_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    told = ended("fleet", "compose", toy_fleet(tmp_path), "--out", "my out", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    suggested = shlex.split(told.stdout.partition(": ")[2])
+    assert suggested == [*["docker", "compose", "-f"], "my out/compose.yaml", "up", "--detach"]
+
+
+def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
+    from rich.console import Console
+
+    from cipherfleet_deploy.run import show_result
+
+    def shown(result: dict[str, Any]) -> str:
+        console = Console(file=io.StringIO(), width=80)
+        show_result(result, console)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    numbers = ("relative_error", "disagreement", "silent", "rejected", "restarts", "wall_s")
+    result: dict[str, Any] = dict.fromkeys(numbers, 0.5) | {
+        "fleet": "toy", "nodes": 3, "edges": 3, "rounds": 4, "key_bits": 2048, "exchange": "sealed",
+        "estimate": [1.25] * 500, "optimum": None, "round_ms": {"p50": 1.0, "p95": 2.0},
+        "bytes_per_edge_round": 100.0, "out": "my out",
+    }  # fmt: skip
+    text = shown(result)
+    assert text.count("1.25") == 20
+    assert "480 more entries: my out/result.json\n" in text
+    assert "silent: answers that did not come in time" in text
+    assert "more entries" not in shown(result | {"estimate": [1.25] * 20})
 
 
 def test_the_examples_are_found_beside_the_source() -> None:
@@ -159,6 +219,9 @@ def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> Non
     assert sorted(p.name for p in out.iterdir()) == ["nodes", "plot.png", "result.json"]
     assert json.loads((out / "result.json").read_text()) == result
     assert sorted(p.name for p in (out / "nodes").iterdir()) == ["01", "02", "03"]
+    log = (out / "nodes" / "01" / "logs" / "node.log").read_text()
+    assert "simulation.trace_estimates is on: the estimate of every round is written to" in log
+    assert "SIMULATION SETTINGS ARE ON" not in log  # no randomness is repeatable
     assert "Traceback" not in told.stderr
     # What is kept is refused the next time, and not touched.
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("*")}

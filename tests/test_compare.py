@@ -202,7 +202,20 @@ def test_what_is_not_valid_proves_nothing(tmp_path: Path) -> None:
     assert told.returncode == 5
     assert "under-voltage" in told.stdout
     assert told.stderr.startswith("cipherfleet: A or B is not valid")
-    assert cipherfleet("compare", a, b, "--allow-not-valid").returncode == 1
+    assert "slower by more than" not in told.stdout
+    told = cipherfleet("compare", a, b, "--allow-not-valid")
+    assert told.returncode == 1
+    assert "slower by more than 5 %" in told.stdout
+
+
+def test_a_reason_against_both_measurements_is_given_once(tmp_path: Path) -> None:
+    (a,) = files(tmp_path, a=document(target=machine(throttled=0x50005)))
+    told = cipherfleet("compare", a, a)
+    assert told.returncode == 5
+    text = " ".join(told.stdout.split())
+    assert text.count("under-voltage") == 1
+    assert "NOT VALID A and B: " in text
+    assert "not slower" not in text
 
 
 def test_what_cannot_be_compared_is_exit_code_3_and_no_share_2(tmp_path: Path) -> None:

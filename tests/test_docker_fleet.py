@@ -25,8 +25,15 @@ from rich.console import Console
 
 from cipherfleet_broker import __main__ as broker_command
 from cipherfleet_deploy.fleets import image as image_module
+from cipherfleet_deploy.fleets.cli import check_node
 from cipherfleet_deploy.fleets.compose import compose
-from cipherfleet_deploy.fleets.engine import FLEET_LABEL, Engine, container_name, network_name
+from cipherfleet_deploy.fleets.engine import (
+    FLEET_LABEL,
+    IMAGE_LABEL,
+    Engine,
+    container_name,
+    network_name,
+)
 from cipherfleet_deploy.fleets.image import IN_CONTEXT, LOCKED, check_emulator, context
 from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container, prepare
 from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
@@ -34,7 +41,7 @@ from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
 from cipherfleet_deploy.fleets.stack import pack, write_stack
 from cipherfleet_deploy.record import FleetFailed, NodeRecord
 from cipherfleet_node.config import Simulation
-from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_provisioning.fleet import load_fleet
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -460,7 +467,42 @@ def test_an_image_that_is_not_there_is_named_with_its_mend(engine: Engine, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@in_containers
+def test_an_image_of_ours_that_lost_its_name_is_removed_and_no_other(engine: Engine) -> None:
+    ours, foreign = "cipherfleet-superseded:test", "foreign-superseded:test"
+
+    def build(tag: str, label: str, number: int) -> str:
+        """An image without files; returns its id."""
+        text = f"FROM scratch\nLABEL {label} number={number}\nCMD ['x']\n"
+        made, _ = engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag)
+        return str(made.id)
+
+    mine = [build(ours, IMAGE_LABEL, number) for number in (1, 2)]
+    others = [build(foreign, "of=somebody", number) for number in (1, 2)]
+    try:
+        engine.remove_superseded_images()
+        left = {each.id for each in engine.client.images.list(all=True)}
+        assert left & {*mine, *others} == {mine[1], *others}
+    finally:
+        for name in (ours, foreign, others[0]):
+            engine.client.images.remove(name)
+
+
 # -- without an engine --------------------------------------------------------------------------
+
+
+def test_a_node_that_is_no_container_is_answered_with_those_that_are() -> None:
+    check_node(["broker", "room1"], "room1", "rooms")
+    with pytest.raises(
+        CipherfleetError,
+        match="no container of the fleet 'rooms' is called 'romm1', there are broker, room1, "
+        r"did you mean 'room1'\?",
+    ):
+        check_node(["broker", "room1"], "romm1", "rooms")
+    with pytest.raises(CipherfleetError, match=r"n0, .*n19, and 5 more$"):
+        check_node([f"n{i}" for i in range(25)], "x", "rooms")
+    with pytest.raises(CipherfleetError, match="no container of a fleet 'rooms' is there"):
+        check_node([], "room1", "rooms")
 
 
 @pytest.mark.parametrize("command", ["up", "status", "logs", "down", "exec"])

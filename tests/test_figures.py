@@ -107,9 +107,10 @@ def test_every_study_makes_its_page_and_figure(tmp_path: Path) -> None:
     assert list(told["figures"]) == list(MODULES)
     assert len(told["files"]) == 2 * len(MODULES) + 1
     index = (tmp_path / "README.md").read_text()
+    assert f"\n    cipherfleet figures --out {tmp_path}\n" in index
     for name in MODULES:
         page = (tmp_path / f"{name}.md").read_text()
-        assert f"`cipherfleet figures --out docs/results --only {name} --quick`" in page
+        assert f"`cipherfleet figures --out {tmp_path} --only {name} --quick`" in page
         assert not re.search(r"\b(nan|inf)\b", page)
         assert told["figures"][name]["finding"] in page
         assert told["figures"][name]["finding"] in index
@@ -120,16 +121,21 @@ def test_every_study_makes_its_page_and_figure(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_makes_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        quick(tmp_path / folder, "five-nodes")
-    make(tmp_path / "three", ["five-nodes"], Effort(quick=True, seed=5), lambda _: None)
-    for file in ("five-nodes.svg", "five-nodes.md"):
-        one, two, three = (
-            (tmp_path / folder / file).read_bytes() for folder in ("one", "two", "three")
-        )
-        assert one == two
-        assert one != three
-    assert "--seed 5`" in (tmp_path / "three" / "five-nodes.md").read_text()
+    def files(seed: int) -> list[bytes]:
+        make(tmp_path, ["five-nodes"], Effort(quick=True, seed=seed), lambda _: None)
+        return [(tmp_path / f"five-nodes.{kind}").read_bytes() for kind in ("svg", "md")]
+
+    one, two, other = files(1), files(1), files(5)
+    assert one == two
+    assert all(a != b for a, b in zip(one, other, strict=True))
+    assert "--seed 5`" in other[1].decode()
+
+
+def test_the_command_of_a_page_names_the_folder_of_the_page_quoted(tmp_path: Path) -> None:
+    out = tmp_path / "my figures"
+    quick(out, "articles")
+    stamp = f"cipherfleet figures --out '{out}' --only articles --quick"
+    assert f"Made by `{stamp}`." in (out / "articles.md").read_text()
 
 
 def test_the_collecting_page_keeps_what_was_made_before(tmp_path: Path) -> None:
@@ -145,13 +151,18 @@ def test_the_results_in_the_repository_are_complete_and_no_trials(tmp_path: Path
         assert page.endswith(f"Made by `cipherfleet figures --out docs/results --only {name}`.\n")
         assert (RESULTS / f"{name}.svg").is_file()
         (tmp_path / f"{name}.md").write_text(page)
-    index = write_index(tmp_path, [study_of(name) for name in MODULES])
+    command = "cipherfleet figures --out docs/results"
+    index = write_index(tmp_path, [study_of(name) for name in MODULES], command)
     assert index.read_text() == (RESULTS / "README.md").read_text()
 
 
-def test_the_page_in_the_repository_is_the_one_its_command_makes(tmp_path: Path) -> None:
-    make(tmp_path, ["articles"], Effort(), lambda _: None)
-    assert_same_text((tmp_path / "articles.md").read_text(), (RESULTS / "articles.md").read_text())
+def test_the_page_in_the_repository_is_the_one_its_command_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("docs/results")
+    make(out, ["articles"], Effort(), lambda _: None)
+    assert_same_text((out / "articles.md").read_text(), (RESULTS / "articles.md").read_text())
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

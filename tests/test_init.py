@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.schema import SCHEMA_FILE
 from cipherfleet_provisioning.template import Plan, template, write_template
 from cipherfleet_provisioning.topology import KEYS_OF_KIND
+from ssh_server import free_port
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
 OFF = re.compile(r"^( *)#(\w+): ", re.MULTILINE)
@@ -268,6 +270,42 @@ def test_the_help_names_every_kind() -> None:
     (topology,) = (o for o in cli.cli.commands["init"].params if o.name == "topology")
     help_text = getattr(topology, "help", "")
     assert set(re.findall(r"\w+", help_text)) - {"or"} == set(ALL_KINDS)
+
+
+def test_what_init_suggests_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    told = cipherfleet("init", "my fleet", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    suggested = shlex.split(told.stdout.splitlines()[-1].removeprefix("try it: "))
+    assert suggested == ["cipherfleet", "run", "my fleet/fleet.yaml", "--rounds", "3"]
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_folder_without_a_name_is_refused(name: str, tmp_path: Path) -> None:
+    told = cipherfleet("init", name, cwd=tmp_path)
+    assert told.returncode == 2
+    assert "DIR is empty: name a folder, or . for this one" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fleet
+def test_the_doctor_finds_no_fault_in_a_fleet_that_was_just_made(tmp_path: Path) -> None:
+    cipherfleet("init", "lab", cwd=tmp_path)
+    file = tmp_path / "lab" / "fleet.yaml"  # on 1883 somebody's broker may answer
+    text = file.read_text().replace("port: 1883", f"port: {free_port()}")
+    file.write_text(text)
+    told = cipherfleet("doctor", "lab/fleet.yaml", "--json", cwd=tmp_path)
+    findings = json.loads(told.stdout)["findings"]
+    fleets = [each for each in findings if each["subject"] in ("broker", "check", "fleet file")]
+    assert [each for each in fleets if each["level"] == "fail"] == []
+    (broker,) = (each for each in fleets if each["subject"] == "broker")
+    assert broker["level"] == "skip"
+    assert "`run` starts its own" in broker["text"]
+
+
+def test_the_template_says_that_every_node_counts_alike() -> None:
+    comments = " ".join(text_of_template().replace("#", "").split())
+    assert "Every node counts alike, however many readings it has" in comments
+    assert "mean of all readings" not in comments
 
 
 def test_json_names_the_files(tmp_path: Path) -> None:

@@ -31,19 +31,37 @@ FEATURES = "[{constant: 1}, {field: a}, {field: b}]"
 PHI: Rows = np.column_stack([np.ones(len(ROWS)), ROWS[:, :2]])
 
 
+TEXT = """\
+config_version: 1
+fleet: lab
+algorithm: {{rounds: 1}}
+topology: {{kind: ring}}
+objective: {{{objective}}}
+nodes:
+  - {{each: {nodes}, id: "m{{n}}", sensor: {{kind: csv, path: r.csv, where: {{node: "{{n}}"}}}}}}
+"""
+
+
 def fleet_of(folder: Path, objective: str, rows: Rows = ROWS, nodes: int = NODES) -> Fleet:
     with (folder / "r.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["node", "a", "b", "y", "cls"])
         writer.writerows([i % nodes + 1, *map(repr, map(float, row))] for i, row in enumerate(rows))
     file = folder / "fleet.yaml"
-    file.write_text(
-        "config_version: 1\nfleet: lab\nalgorithm: {rounds: 1}\ntopology: {kind: ring}\n"
-        f"objective: {{{objective}}}\nnodes:\n"
-        f'  - {{each: {nodes}, id: "m{{n}}", '
-        'sensor: {kind: csv, path: r.csv, where: {node: "{n}"}}}\n'
-    )
+    file.write_text(TEXT.format(objective=objective, nodes=nodes))
     return load_fleet(file)
+
+
+def test_every_node_counts_alike_unless_normalise_by_makes_every_reading_do_so(
+    tmp_path: Path,
+) -> None:
+    """1, 99 and 10 readings of 0, 1 and 2: the mean of means is 1, of all readings 119/110."""
+    rows = [("1", 0.0)] + [("2", 1.0)] * 99 + [("3", 2.0)] * 10
+    (tmp_path / "r.csv").write_text("node,a\n" + "".join(f"{n},{a}\n" for n, a in rows))
+    for more, answer in (("", 1.0), (", normalise_by: 37", 119 / 110)):
+        objective = f"kind: mean, values: [{{field: a}}]{more}"
+        (tmp_path / "fleet.yaml").write_text(TEXT.format(objective=objective, nodes=3))
+        assert answer_of(load_fleet(tmp_path / "fleet.yaml")) == pytest.approx([answer])
 
 
 def answer_of(fleet: Fleet) -> Rows:

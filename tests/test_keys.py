@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from cipherfleet_node.keys import (
     generate_keys,
     read_keys,
     read_neighbour,
+    read_private,
     seal_from_text,
     seal_to_text,
     shared_secret,
@@ -162,6 +164,16 @@ def test_writing_over_an_open_file_does_not_keep_its_mode(tmp_path: Path) -> Non
     write_private(file, b"new")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert file.read_bytes() == b"new"
+
+
+def test_the_command_for_an_open_key_is_quoted_for_a_shell(tmp_path: Path) -> None:
+    file = tmp_path / "my keys"
+    file.write_bytes(b"secret")
+    file.chmod(0o644)
+    with pytest.raises(ConfigError) as caught:
+        read_private(file)
+    command = shlex.split(str(caught.value).rpartition(": ")[2])
+    assert command == ["chmod", "600", str(file)]
 
 
 @pytest.mark.parametrize("name", ["paillier.json", "identity.pem"])

@@ -13,11 +13,13 @@ from cipherfleet_node.config import (
     CommandSensor,
     CsvSensor,
     NodeConfig,
+    Simulation,
     SyntheticSensor,
     is_loopback,
     load_node_config,
     resolution_of,
 )
+from cipherfleet_node.daemon import simulation_warnings
 from cipherfleet_node.errors import ConfigError
 
 GOOD = """\
@@ -263,3 +265,12 @@ def test_attenuation_is_a_mapping_or_none(tmp_path: Path) -> None:
 )
 def test_only_loopback_addresses_stay_on_this_machine(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+def test_each_simulation_setting_that_is_on_is_named_with_what_it_does() -> None:
+    assert list(simulation_warnings(Simulation())) == []
+    (traced,) = simulation_warnings(Simulation(trace_estimates=True))
+    assert "simulation.trace_estimates is on" in traced
+    assert "logs/estimates.jsonl, for the plot" in traced
+    seeded, _ = simulation_warnings(Simulation(seed=1, trace_estimates=True))
+    assert "simulation.seed makes every random number repeatable" in seeded

@@ -413,5 +413,13 @@ def test_a_page_that_would_be_its_own_summary_or_cannot_be_written_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"one that ends in \.html"):
         write_report(many(), tmp_path / "report.md")
-    with pytest.raises(ConfigError, match="cannot be written: No such file"):
-        write_report(many(), tmp_path / "no" / "report.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/report\.html: cannot be written: "):
+        write_report(many(), tmp_path / "file" / "report.html")
+
+
+def test_the_folder_of_a_page_is_made(tmp_path: Path) -> None:
+    made = many()
+    summary = write_report(made, tmp_path / "new" / "one" / "report.html")
+    assert (tmp_path / "new" / "one" / "report.html").read_text() == page(made)
+    assert summary.is_file()

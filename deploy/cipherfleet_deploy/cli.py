@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -41,9 +42,11 @@ def main() -> None:
         _fail("interrupted", EXIT_INTERRUPTED)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "cipherfleet"
-        _fail(f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code)
+        _fail(f"{error.format_message().rstrip('.?')}; see {command} --help", error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
+    except ModuleNotFoundError:
+        raise  # __main__ says what to install
     except Exception as error:  # what nobody foresaw: its text may hold a reading, its place not
         if sys.flags.dev_mode:
             raise
@@ -107,6 +110,16 @@ class Commands(click.Group):
         """All names, sorted."""
         return sorted({*super().list_commands(ctx), *_brought_along().names})
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that *args* begin with; a name that is none is answered with a near one."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from cipherfleet_node.fitting import meant  # noqa: PLC0415
+
+            ctx.fail(f"no such command {args[0]!r}{meant(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command called *cmd_name*; what is brought along is imported only then."""
         own = super().get_command(ctx, cmd_name)
@@ -129,7 +142,9 @@ def _brought_along() -> EntryPoints:
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Sensor fleets that agree on one answer while only ciphertexts travel.
+    """Run sensor fleets that agree on one answer.
+
+    Only ciphertexts travel between the nodes.
 
     \b
     Example:
@@ -142,7 +157,7 @@ def cli(context: click.Context) -> None:
 @cli.command()
 @run_flags
 def demo(nodes: int | None, **flags: Any) -> None:
-    """Fit real sensor readings over a fleet of encrypted daemons on this machine.
+    """Fit real sensor readings on this machine.
 
     Ten motes of the Intel lab data, real daemons, a real broker; ends with the fleet's answer
     beside the one of a solver that sees all readings.
@@ -155,7 +170,7 @@ def demo(nodes: int | None, **flags: Any) -> None:
 
 
 @cli.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR")
 @click.option(
     "--nodes", type=click.IntRange(2, 10_000), default=9, show_default=True, help="how many nodes"
 )
@@ -175,10 +190,10 @@ def demo(nodes: int | None, **flags: Any) -> None:
     help="Paillier key size; below 2048 is unsafe",
 )
 @AS_JSON
-def init(folder: Path, nodes: int, topology: str, key_bits: int, as_json: bool) -> None:
-    """Write a fleet.yaml to begin with into DIR; it runs as it is, and says what can be changed.
+def init(folder: str, nodes: int, topology: str, key_bits: int, as_json: bool) -> None:
+    """Write a fleet.yaml to begin with into DIR.
 
-    Nothing is overwritten.
+    It runs as it is; its comments say what can be changed. Nothing is overwritten.
 
     \b
     Example:
@@ -186,25 +201,41 @@ def init(folder: Path, nodes: int, topology: str, key_bits: int, as_json: bool) 
     """
     from cipherfleet_provisioning.template import Plan, write_template  # noqa: PLC0415
 
-    written = [str(file) for file in write_template(folder, Plan(nodes, topology, key_bits))]
+    if not folder.strip():
+        raise click.UsageError("DIR is empty: name a folder, or . for this one")
+    plan = Plan(nodes, topology, key_bits)
+    written = [str(file) for file in write_template(Path(folder), plan)]
     if as_json:
         click.echo(json.dumps({"written": written}))
     else:
         click.echo("".join(f"wrote {file}\n" for file in written), nl=False)
-        click.echo(f"try it: cipherfleet run {written[-1]} --rounds 3")
+        click.echo(f"try it: cipherfleet run {shlex.quote(written[-1])} --rounds 3")
 
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @run_flags
 def run(file: Path, **flags: Any) -> None:
-    """Run the fleet of FILE (fleet.yaml) on this machine, one daemon per node.
+    """Run the fleet of FILE on this machine.
+
+    FILE is a fleet.yaml. Every node is a daemon of its own. In the table of results, `silent`
+    counts the answers that did not come in time, `rejected` the messages that nodes refused, and
+    `restarts` the daemons that ended early and were started again.
 
     \b
     Example:
       cipherfleet run examples/average/fleet.yaml --json
     """
     _run(file, **flags)
+
+
+def _given_once(
+    _context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> str | None:
+    """The value of an option; a second one is refused, where click would drop the first."""
+    if len(given) > 1:
+        raise click.BadParameter(f"{option.opts[0]} is given {len(given)} times, give it once")
+    return given[0] if given else None
 
 
 def _run(
@@ -236,6 +267,8 @@ def _run(
 @click.option(
     "--profile",
     type=click.Choice(["pi-zero-2", "pi-4", "pi-5", "host"]),
+    multiple=True,
+    callback=_given_once,
     help="boards to estimate the round time for; an estimate, never a measurement",
 )
 @click.option(
@@ -248,11 +281,11 @@ def _run(
 def check(
     file: Path, strict: bool, profile: str | None, calibration: Path | None, as_json: bool
 ) -> None:
-    """Say who would learn what in the fleet of FILE, and what is to be expected of it.
+    """Say who would learn what in a fleet.
 
-    Whether its schedule can converge, headroom, traffic, mixing, the error at the end, the time of
-    a round. Nothing is sent or written. Exit code 1 when a finding fails, 3 when FILE is no valid
-    fleet.
+    Also what to expect of the fleet of FILE: whether its schedule can converge, headroom, traffic,
+    mixing, the error at the end, the time of a round. Nothing is sent or written. Exit code 1 when
+    a finding fails, 3 when FILE is no valid fleet.
 
     \b
     Example:
@@ -274,11 +307,11 @@ def check(
 @click.option("--broker", metavar="HOST:PORT", help="a running broker to try")
 @AS_JSON
 def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
-    """Look for what this machine lacks, and for what is wrong with FILE (fleet.yaml).
+    """Find faults of this machine and of FILE.
 
-    One line for each thing: ok, warn, fail or skip, what was found, and the mend. Exit code 1 when
-    something fails, 3 when FILE is no valid fleet, 4 when only the broker is unreachable. On a
-    device: cipherfleet-node doctor.
+    FILE is a fleet.yaml. One line for each thing: ok, warn, fail or skip, what was found, and the
+    mend. Exit code 1 when something fails, 3 when FILE is no valid fleet, 4 when only the broker is
+    unreachable. On a device: cipherfleet-node doctor.
 
     \b
     Example:
@@ -314,10 +347,11 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="print a JSON object for every change")
 def watch(place: Path, **flags: Any) -> None:
-    """Show how every node of a running fleet fares: state, round, round time, faults.
+    """Show the state of every running node.
 
-    FILE is a fleet.yaml, DIR a provisioned set or the --out folder of run or fleet up. Nodes tell
-    this of themselves; no reading and no estimate is in it. Exit code 4 when no broker answers.
+    Also its round, round time and faults. FILE is a fleet.yaml, DIR a provisioned set or the --out
+    folder of run or fleet up. Nodes report it themselves; no reading and no estimate is in it.
+    Exit code 4 when no broker answers.
 
     \b
     Example:
@@ -333,11 +367,12 @@ def watch(place: Path, **flags: Any) -> None:
 
 @cli.command()
 def schema() -> None:
-    """Print the JSON Schema of fleet.yaml, for editors that check while one types.
+    """Print the JSON Schema of fleet.yaml.
 
-    An editor finds it by the first line of the file, as in examples/average/fleet.yaml:
-    `# yaml-language-server: $schema=PATH`. What depends on several values at once (a graph that is
-    not connected, readings that are not there) only `cipherfleet run` finds.
+    It is for editors that check while one types. An editor finds it by the first line of the file,
+    as in examples/average/fleet.yaml: `# yaml-language-server: $schema=PATH`. What depends on
+    several values at once (a graph that is not connected, readings that are not there) only
+    `cipherfleet run` finds.
 
     \b
     Example:
@@ -350,7 +385,7 @@ def schema() -> None:
 
 @cli.group()
 def provision() -> None:
-    """Prepare a fleet for its devices, let them join, and change it while it runs.
+    """Prepare and change a fleet of devices.
 
     A set of files in DIR is replaced as a whole or not at all; DIR/current is the present one.
 
@@ -414,9 +449,10 @@ def _show_provision(told: dict[str, Any], *, as_json: bool) -> None:
 @keys_flag
 @AS_JSON
 def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
-    """Make the set of the fleet of FILE in DIR: an archive per node, the broker's files, a ledger.
+    """Write the set of the fleet of FILE to DIR.
 
-    Keys that exist are kept; run twice it changes nothing.
+    It holds an archive per node, the broker's files and a ledger. Keys that exist are kept; run
+    twice it changes nothing.
 
     \b
     Example:
@@ -443,10 +479,11 @@ def enroll(
     margin_s: float,
     as_json: bool,
 ) -> None:
-    """Look at the claims of devices, believe those you approve of, and name their neighbours.
+    """Approve the claims of new devices.
 
-    Without --auto and --approve it asks, on a terminal; compare the fingerprint with the one in the
-    device's log. Exit code 1 when a claim is refused, or one to be approved was not made.
+    An approved device gets its neighbours. Without --auto and --approve it asks, on a terminal;
+    compare the fingerprint with the one in the device's log. Exit code 1 when a claim is refused,
+    or one to be approved was not made.
 
     \b
     Example:
@@ -482,10 +519,10 @@ def update(
     margin_s: float,
     as_json: bool,
 ) -> None:
-    """Tell a running fleet that FILE has changed: nodes added or removed, other edges.
+    """Tell a running fleet that FILE has changed.
 
-    Every node concerned gets its new neighbours, to hold from one round on. The broker's rules are
-    to be reloaded before.
+    Nodes may be added or removed, edges may change. Every node concerned gets its new neighbours,
+    which take effect at one round. Reload the broker's rules before.
 
     \b
     Example:
@@ -518,7 +555,9 @@ def rotate(
     margin_s: float,
     as_json: bool,
 ) -> None:
-    """Give NODE new keys, made on the device, or a new certificate for the key that it has.
+    """Give NODE new keys or a new certificate.
+
+    The device makes its new keys itself. A new certificate is for the key that it has.
 
     \b
     Example:
@@ -537,7 +576,9 @@ def rotate(
 @click.option("--broker", metavar="HOST:PORT", help="where it is (default: as in the set)")
 @AS_JSON
 def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
-    """Take NODE out of the fleet at once: its neighbours hear nothing from it any more.
+    """Take NODE out of the fleet at once.
+
+    Its neighbours accept nothing from it any more.
 
     \b
     Example:

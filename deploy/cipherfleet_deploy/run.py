@@ -39,6 +39,11 @@ from .results import Trajectory, disagreement, summarise
 
 CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
 RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
+ENTRIES_SHOWN = 20  # of the answer, on a terminal
+LEGEND = (
+    "silent: answers that did not come in time; rejected: messages that nodes refused; "
+    "restarts: daemons that were started again; a dash: not defined"
+)
 NODES_FOLDER, TLS_FOLDER = "nodes", "tls"
 RUN_DAYS = 90  # of a run's own certificates
 
@@ -278,7 +283,8 @@ def _shown(value: object) -> str:
 
 def show_result(result: dict[str, Any], console: Console) -> None:
     """The table that people read."""
-    table = Table(title=_title(result), show_header=False)
+    console.print(_title(result), markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
     for name in (
         "rounds",
         "relative_error",
@@ -295,12 +301,17 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     )
     table.add_row("bytes_per_edge_round", f"{result['bytes_per_edge_round']:.0f}")
     console.print(table)
+    console.print(LEGEND, style="dim", highlight=False)
     answer = Table(title="the common answer")
     for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
         answer.add_column(heading, justify="right")
     optimum = result["optimum"] or [None] * len(result["estimate"])
-    for place, (estimate, best) in enumerate(zip(result["estimate"], optimum, strict=True)):
+    pairs = list(zip(result["estimate"], optimum, strict=True))
+    for place, (estimate, best) in enumerate(pairs[:ENTRIES_SHOWN]):
         answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
     console.print(answer)
+    if len(pairs) > ENTRIES_SHOWN:
+        rest = f"{len(pairs) - ENTRIES_SHOWN} more entries: {Path(result['out']) / RESULT_FILE}"
+        console.print(rest, markup=False, highlight=False, soft_wrap=True)
     where = f"plot, logs and figures: {result['out']}"
     console.print(where, markup=False, highlight=False, soft_wrap=True)

@@ -35,11 +35,11 @@ def seed(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Write NODE of the provisioned set DIR onto a card, as a cloud-init seed.
+    """Write NODE of the set DIR onto a card.
 
-    Into the boot partition of Raspberry Pi OS or Ubuntu, in an image or mounted. Settings that are
-    on the card already stay. Everything is read back. One identity belongs to one card: a second
-    one is refused with exit code 6 unless --replace is said.
+    It becomes a cloud-init seed in the boot partition of Raspberry Pi OS or Ubuntu, in an image or
+    mounted. Settings that are on the card already stay. Everything is read back. One identity
+    belongs to one card: a second one is refused with exit code 6 unless --replace is said.
 
     \b
     Example:

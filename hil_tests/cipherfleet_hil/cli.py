@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,7 +31,9 @@ class NotValid(CipherfleetError):
 
 @click.group()
 def bench() -> None:
-    """Measure what encryption costs, and say when a measurement is worth nothing.
+    """Measure what encryption costs.
+
+    A measurement that means nothing is marked as not valid, with the reasons.
 
     \b
     Example:
@@ -121,13 +125,13 @@ def crypto(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time keys, pools, the exchange and its parts, and the naive exchange with phe beside it.
+    """Time keys, pools and the exchange.
 
-    Independent processes run one after another; in each all cases take turns, after a warm-up, and
-    every decrypted result is checked. Raw samples, the state of the machine before and after, and
-    the verdict stand in the document that --json prints and --out writes (`bench schema`; pyperf
-    reads it too). Exit code 5: the figures are not valid, the reasons are told. Give an option
-    several times for several sizes.
+    Also the parts of the exchange, and the naive exchange with phe. Independent processes run one
+    after another; in each all cases take turns, after a warm-up, and every decrypted result is
+    checked. Raw samples, the state of the machine before and after, and the verdict stand in the
+    document that --json prints and --out writes (`bench schema`; pyperf reads it too). Exit code 5:
+    the figures are not valid, with the reasons. Give an option several times for several sizes.
 
     \b
     Example:
@@ -234,7 +238,7 @@ bench.add_command(rounds)
 
 @bench.command()
 def schema() -> None:
-    """Print the JSON Schema (2020-12) of measurements.
+    """Print the JSON Schema of measurements.
 
     \b
     Example:
@@ -273,11 +277,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--allow-not-valid", is_flag=True, help="judge measurements that are not valid, too")
 @AS_JSON
 def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json: bool) -> None:
-    """Say whether B is slower than A: the ratio of medians, with what chance may make of it.
+    """Say whether measurement B is slower than A.
 
-    Processes are drawn anew, then samples within each (a hierarchical bootstrap); the intervals of
-    all benchmarks together hold with 95 %. Measurements of different kinds or settings are not
-    compared. Exit codes: 1, slower by more than the limit and not by chance; 5, A or B not valid.
+    The result is the ratio of medians, with its interval. Processes are sampled with replacement,
+    then samples within each (a hierarchical bootstrap); the intervals of all benchmarks together
+    hold with 95 %. Measurements of different kinds or settings are not compared. Exit codes: 1,
+    slower by more than the limit, significantly; 5, A or B is not valid and nothing is concluded.
 
     \b
     Example:
@@ -288,7 +293,8 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
     from .measurement_tables import show_comparison  # noqa: PLC0415
 
     told = compared(read_measurement(a), read_measurement(b), fail_above)
-    tell(told.to_json(), show_comparison, as_json=as_json)
+    show = partial(show_comparison, judges_invalid=allow_not_valid)
+    tell(told.to_json(), show, as_json=as_json)
     if told.doubts and not allow_not_valid:
         raise NotValid("A or B is not valid, so nothing follows (--allow-not-valid judges it)")
     if told.failed:
@@ -302,9 +308,10 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
 )
 @AS_JSON
 def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Write one HTML page of measurements, with charts, and a summary in Markdown beside it.
+    """Write one HTML page of measurements.
 
-    The page needs nothing but itself: it can be sent by mail and opened anywhere.
+    A summary in Markdown is written beside it. The page needs nothing but itself: it can be sent by
+    mail and opened anywhere.
 
     \b
     Example:
@@ -345,10 +352,11 @@ def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
 )
 @AS_JSON
 def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool) -> None:
-    """Measure what the parts of a round cost on this machine, and write a small card.
+    """Write the calibration card of this machine.
 
-    `cipherfleet check --calibration CARD` predicts from it how long the rounds of any fleet take
-    on such machines. About half a minute; exit code 5 where a measurement does not come to its end.
+    It says what the parts of a round cost here. `cipherfleet check --calibration CARD` predicts
+    from it how long the rounds of any fleet take on such machines. About half a minute; exit code 5
+    where a measurement does not come to its end.
 
     \b
     Example:
@@ -366,7 +374,7 @@ def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool
     if as_json:
         click.echo(json.dumps({"card": str(out), **to_builtins(card)}))
     else:
-        click.echo(f"wrote {out}: cipherfleet check FILE --calibration {out}")
+        click.echo(f"wrote {out}: cipherfleet check FILE --calibration {shlex.quote(str(out))}")
 
 
 @bench.command()
@@ -386,9 +394,10 @@ def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool
 @click.option("--quick", is_flag=True, help="two small fleets with unsafe keys, for a first look")
 @AS_JSON
 def study(out: Path, bits: tuple[str, ...], quick: bool, as_json: bool) -> None:
-    """Run fleets over key size, resolution and dimension, and show what each costs and reaches.
+    """Run fleets of many settings and compare.
 
-    Real fleets, encrypted, on this machine, one after the other: six minutes or so.
+    The settings are key size, resolution and dimension; the results are cost and error. Real
+    fleets, encrypted, on this machine, one after the other: six minutes or so.
 
     \b
     Example:

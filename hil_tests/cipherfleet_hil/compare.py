@@ -108,12 +108,15 @@ def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
         ],
         _ratio("overall", float(np.mean(shifts)), _student(LEVEL, freedom) * overall_error),
         list(_notes(a, b)),
-        [
-            f"{name}: {reason}"
-            for name, each in (("A", a), ("B", b))
-            for reason in each.cipherfleet.verdict.reasons
-        ],
+        list(_doubts(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)),
     )
+
+
+def _doubts(of_a: Sequence[str], of_b: Sequence[str]) -> Iterator[str]:
+    """Each reason once, with the measurements that it speaks against."""
+    for reason in dict.fromkeys([*of_a, *of_b]):
+        names = [name for name, reasons in (("A", of_a), ("B", of_b)) if reason in reasons]
+        yield f"{' and '.join(names)}: {reason}"
 
 
 def _ratio(name: str, shift: float, half_width: float) -> Ratio:

@@ -120,8 +120,13 @@ def ratio_to_naive(each: Figure, naive: Naive) -> str:
 # -- comparisons ---------------------------------------------------------------------------------
 
 
-def show_comparison(told: Mapping[str, Any], console: Console) -> None:
-    """Ratios with their intervals, those that fail first."""
+def show_comparison(
+    told: Mapping[str, Any], console: Console, *, judges_invalid: bool = False
+) -> None:
+    """Ratios with their intervals, those that fail first, and a conclusion where one may be drawn.
+
+    *judges_invalid* draws one from measurements that are not valid, too.
+    """
     table = Table(title=f"{told['kind']}: B over A", box=SIMPLE, pad_edge=False)
     table.add_column("benchmark")
     for heading in ("ratio", "interval"):
@@ -136,6 +141,8 @@ def show_comparison(told: Mapping[str, Any], console: Console) -> None:
         console.print(f"  [dim]differs: {escape(note)}", highlight=False)
     for reason in told["reasons"]:
         console.print(f"  [bold red]NOT VALID[/] {escape(reason)}", highlight=False)
+    if not (told["valid"] or judges_invalid):
+        return
     limit = f"{100 * told['fail_above']:.3g} %"
     console.print(
         f"[red]slower by more than {limit}"

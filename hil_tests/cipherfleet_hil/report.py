@@ -32,6 +32,7 @@ def write_report(documents: Sequence[tuple[str, Measurement]], file: Path) -> Pa
             f"{file}: is the name of the summary, give the page one that ends in .html"
         )
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page(documents), encoding="utf-8")
         summary.write_text(markdown(documents), encoding="utf-8")
     except OSError as error:

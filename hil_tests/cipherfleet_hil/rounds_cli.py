@@ -57,11 +57,12 @@ def rounds(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure rounds of the fleet of FILE, its nodes spread over the machines of a bench.
+    """Measure rounds of the fleet of FILE.
 
-    The broker runs here. Each node's phases, taken on its own clock, add up to its rounds. What
-    broker and network took is the round trip less the time that the neighbour reports of itself.
-    Exit code 5: the figures are not valid, the reasons are told.
+    Its nodes are spread over the machines of a bench. The broker runs here. Each node's phases,
+    taken on its own clock, add up to its rounds. What broker and network took is the round trip
+    less the time that the neighbour reports of itself. Exit code 5: the figures are not valid,
+    with the reasons.
 
     \b
     Example:

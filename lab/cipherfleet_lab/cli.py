@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cipherfleet_deploy.flags import AS_JSON, tell
-from cipherfleet_node.errors import CipherfleetError
 
 from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
 from .figures import MODULES
 
 MOST_NODES = 10_000_000
-
-
-@contextmanager
-def lab_libraries() -> Iterator[None]:
-    """Imports of the lab's own libraries, which an operator may have left out."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        library = str(error.name).partition(".")[0]
-        raise CipherfleetError(
-            f"the lab needs {library}, which is not installed: pip install 'cipherfleet[lab]'"
-        ) from None
 
 
 @click.command()
@@ -63,12 +48,12 @@ def lab_libraries() -> Iterator[None]:
 @AS_JSON
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the figures and a plot")
 def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> None:
-    """Simulate the fleet of FILE in this process: its error and disagreement, round by round.
+    """Simulate the fleet of FILE.
 
-    Without FILE, a fleet with made-up readings. More nodes than FILE has are given the readings of
-    its nodes in turn, on a larger graph of the same kind. The core engine gives the estimates of
-    `cipherfleet run FILE --seed S`, on the same machine bit for bit; the vector engine is made for
-    many nodes.
+    Its error and disagreement, round by round, in this process. Without FILE, a fleet with made-up
+    readings. More nodes than FILE has are given the readings of its nodes in turn, on a larger
+    graph of the same kind. The core engine gives the estimates of `cipherfleet run FILE --seed S`,
+    on the same machine bit for bit; the vector engine is made for many nodes.
 
     \b
     Example:
@@ -79,9 +64,8 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 
     from rich.console import Console  # noqa: PLC0415
 
-    with lab_libraries():
-        from .simulate import Options, show  # noqa: PLC0415
-        from .simulate import simulate as run_simulation  # noqa: PLC0415
+    from .simulate import Options, show  # noqa: PLC0415
+    from .simulate import simulate as run_simulation  # noqa: PLC0415
 
     if crypto == "on" and flags["engine"] != "core":
         raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")
@@ -107,10 +91,10 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="the first seed")
 @AS_JSON
 def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: bool) -> None:
-    """Make the lab's figures and tables again, with the numbers behind them.
+    """Make the lab's figures and tables.
 
-    Every page says which command makes it; the same seed gives the same files. All of them take
-    some minutes.
+    The numbers behind them are printed with --json. Every page says which command makes it; the
+    same seed gives the same files. All of them take some minutes.
 
     \b
     Example:
@@ -125,7 +109,7 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
     from .figures.study import Effort  # noqa: PLC0415
 
     names = [name for name in MODULES if not only or name in only]
-    with lab_libraries(), Console(stderr=True).status("") as status:
+    with Console(stderr=True).status("") as status:
         told = make(out, names, Effort(quick, seed), status.update)
     tell(told, _show_figures, as_json=as_json)
 
@@ -166,11 +150,12 @@ def _show_figures(told: dict[str, Any], console: Any) -> None:
 @AS_JSON
 @click.option("--out", type=click.Path(path_type=Path), help="with all: folder for the table")
 def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **flags: Any) -> None:
-    """Attack a system of the lab by NAME, or all of them by `all`: what comes of it.
+    """Attack a system of the lab.
 
-    A number, the same number for a guess without the attack, and a verdict: recovered, partly, or
-    nothing beyond chance. Everybody follows the protocol; adversaries make what they can of what
-    they saw. Nothing of a real fleet is touched.
+    NAME is one attack, or `all` for all of them on every system. The result is a number, the same
+    number for a guess without the attack, and a verdict: recovered, partly, or nothing beyond
+    chance. Everybody follows the protocol; adversaries make what they can of what they saw. Nothing
+    of a real fleet is touched.
 
     \b
     Example:
@@ -186,9 +171,8 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
 
     off = [guard.removeprefix("off:") for guard in guards]
     options = command.Options(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]
-    with lab_libraries():
-        if name == ALL:
-            told, show = command.attack_all(options, Console(stderr=True)), command.show_all
-        else:
-            told, show = command.attack_one(name, options), command.show_one
+    if name == ALL:
+        told, show = command.attack_all(options, Console(stderr=True)), command.show_all
+    else:
+        told, show = command.attack_one(name, options), command.show_one
     tell(told, show, as_json=as_json)

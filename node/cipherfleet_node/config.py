@@ -160,7 +160,8 @@ class Objective(Section, frozen=True):
     threshold: Positive = 1.0  # huber: residuals above it count linearly
     window: Count = 4096  # readings kept; the oldest go first
     minibatch: Count | None = None  # None: the whole window in every gradient
-    normalise_by: Count | None = None  # None: the mean over the node's own readings
+    normalise_by: Count | None = None  # None: the mean over the node's own readings, so that every
+    # node counts alike. One number for all nodes: every reading counts alike.
 
 
 class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
@@ -245,7 +246,7 @@ class OwnKeys(Section, frozen=True):
 
 
 class Simulation(Section, frozen=True):
-    """Only for emulated fleets with data that may be seen; every log says that it is on."""
+    """Only for emulated fleets with data that may be seen; every log says what is on and why."""
 
     seed: int | None = None  # draws become reproducible: nothing is hidden any more
     trace_estimates: bool = False  # the estimate of every round goes to estimates.jsonl

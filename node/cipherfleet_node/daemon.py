@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from .config import (
     LOGS_FOLDER,
     Algorithm,
     NodeConfig,
+    Simulation,
     load_node_config,
     resolution_of,
 )
@@ -141,6 +142,20 @@ def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
     if seed is None:
         return lambda _round: os.urandom(SEED_BYTES)
     return lambda k: simulated_seed(seed, config.fleet, config.node, k)
+
+
+def simulation_warnings(simulation: Simulation) -> Iterator[str]:
+    """Which settings of *simulation* are on, what each does, and what it is for: a line each."""
+    if simulation.seed is not None:
+        yield (
+            "SIMULATION SETTINGS ARE ON: simulation.seed makes every random number repeatable, so "
+            "this node protects nothing; it is for trials"
+        )
+    if simulation.trace_estimates:
+        yield (
+            "simulation.trace_estimates is on: the estimate of every round is written to "
+            f"logs/{ESTIMATES_FILE}, for the plot of the run; keep that file to yourself"
+        )
 
 
 def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:
@@ -297,9 +312,8 @@ class Daemon:
     def run(self) -> None:
         """Run to the end; raises what an operator has to know."""
         release_interpreter_during_powers()
-        simulation = self._config.simulation
-        if simulation.seed is not None or simulation.trace_estimates:
-            log.warning("SIMULATION SETTINGS ARE ON: this node protects nothing")
+        for warning in simulation_warnings(self._config.simulation):
+            log.warning(warning)
         if self._config.crypto.allow_weak_keys:
             log.warning("WEAK KEYS ARE ALLOWED: this node protects nothing")
         self._pools.start()

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -317,7 +318,8 @@ def read_private(file: Path) -> bytes:
         mode = stat.S_IMODE(file.stat().st_mode)
         if mode & 0o077:
             raise ConfigError(
-                f"{file}: has mode {mode:04o}, must be readable by its owner only: chmod 600 {file}"
+                f"{file}: has mode {mode:04o}, must be readable by its owner only: "
+                f"chmod 600 {shlex.quote(str(file))}"
             )
         return file.read_bytes()
     except OSError as error:

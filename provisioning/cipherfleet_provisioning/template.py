@@ -180,9 +180,12 @@ config_version: 1
 fleet: "{name}"
 
 # What all nodes compute together. Every node keeps its readings; offset and scale bring them to
-# order one. mean: the mean of all readings. average: the mean of the nodes' first readings.
-# least_squares, ridge, logistic, huber: a fit of target by features, over the readings of all.
+# order one. Every node counts alike, however many readings it has. mean: the mean of the nodes'
+# means. average: the same, of the readings that nodes have at their start. least_squares, ridge,
+# logistic, huber: a fit of target by features that makes the mean of the nodes' mean losses least.
+# With normalise_by: N, about the readings of one node, every reading counts alike (not average).
 objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}]}}
+#objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], normalise_by: 100}}
 #objective: {{kind: average, values: [{{field: temperature_c}}]}}
 #objective: {{kind: least_squares, target: {{field: humidity_pct, offset: 40, scale: 10}}, features: [{{constant: 1}}, {{field: temperature_c, offset: 20, scale: 5}}]}}
 

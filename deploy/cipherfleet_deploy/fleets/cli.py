@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 
 from cipherfleet_deploy.flags import AS_JSON, SIZES, Command, flagged
 
+NAMES_SHOWN = 20
 FILE = click.argument("file", type=click.Path(path_type=Path))
 IMAGE = click.option("--image", help="the image of all containers, if not this version's own")
 OUT = click.option(
@@ -32,7 +34,9 @@ def _size_flags(command: Command) -> Command:
 
 @click.group()
 def fleet() -> None:
-    """Run a fleet in Docker containers on this machine, a node in each.
+    """Run a fleet in Docker containers.
+
+    They run on this machine, a node in each.
 
     \b
     Example:
@@ -55,7 +59,7 @@ def fleet() -> None:
 )
 @AS_JSON
 def up(file: Path, **flags: Any) -> None:
-    """Start the fleet of FILE, each node in a container of its own.
+    """Start each node of FILE in a container.
 
     Every container has the folder of its node and no other, a read-only root file system, no
     capabilities, and a network that leads nowhere but to the fleet's broker. Exit code 4 where no
@@ -82,7 +86,8 @@ def up(file: Path, **flags: Any) -> None:
         _show_figures(result)
     else:
         _show_figures(result)
-        click.echo(f"{result['nodes']} nodes are up: cipherfleet fleet status {file}")
+        status_of = shlex.join(["cipherfleet", "fleet", "status", str(file)])
+        click.echo(f"{result['nodes']} nodes are up: {status_of}")
         click.echo(watch_hint(Path(result["out"])))
 
 
@@ -134,7 +139,7 @@ def _show_figures(result: dict[str, Any]) -> None:
 @FILE
 @AS_JSON
 def status(file: Path, as_json: bool) -> None:
-    """Say what each container of the fleet of FILE is doing.
+    """Say what each container is doing.
 
     Exit code 1 if there is none.
 
@@ -164,7 +169,9 @@ def status(file: Path, as_json: bool) -> None:
 @click.option("--tail", type=click.IntRange(1), default=10, show_default=True, help="lines")
 @click.option("--follow", is_flag=True, help="go on as they speak, until all have ended")
 def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
-    """Print what the containers of the fleet of FILE have said last, or the one of NODE.
+    """Print the last lines of the containers.
+
+    All containers of the fleet of FILE, or the one of NODE.
 
     \b
     Example:
@@ -174,7 +181,10 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
 
     name = _name_of(file)
     with Engine() as engine:
-        names = [node] if node else engine.names(name)
+        names = engine.names(name)
+        if node:
+            check_node(names, node, name)
+            names = [node]
         if follow:
             said = engine.follow(name, names, tail)
         else:
@@ -192,7 +202,9 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
 @click.argument("node")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
-    """Run COMMAND in the container of NODE; ends with its exit code.
+    """Run COMMAND in the container of NODE.
+
+    Ends with the exit code of COMMAND.
 
     \b
     Example:
@@ -201,7 +213,9 @@ def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
     from .engine import Engine  # noqa: PLC0415
 
     with Engine() as engine:
-        code, output = engine.run(_name_of(file), node, command)
+        name = _name_of(file)
+        check_node(engine.names(name), node, name)
+        code, output = engine.run(name, node, command)
     click.echo(output, nl=False)
     sys.exit(code)
 
@@ -210,10 +224,10 @@ def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
 @FILE
 @AS_JSON
 def down(file: Path, as_json: bool) -> None:
-    """Stop and remove all containers and the network of the fleet of FILE.
+    """Stop and remove the containers of a fleet.
 
-    They are found by their label, so this also cleans up after a command that was killed. Keys,
-    logs and results in the folder of `up` stay.
+    Its network, too. They are found by their label, so this also cleans up after a command that was
+    killed. Keys, logs and results in the folder of `up` stay.
 
     \b
     Example:
@@ -239,7 +253,9 @@ def down(file: Path, as_json: bool) -> None:
 )
 @AS_JSON
 def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
-    """Write compose.yaml and the folders of its containers for the fleet of FILE.
+    """Write compose.yaml for the fleet of FILE.
+
+    The folders of its containers are written beside it.
 
     \b
     Example:
@@ -263,7 +279,8 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps({"written": str(written), "containers": len(containers)}))
     else:
-        click.echo(f"wrote {written}: docker compose -f {written} up --detach")
+        up_command = shlex.join(["docker", "compose", "-f", str(written), "up", "--detach"])
+        click.echo(f"wrote {written}: {up_command}")
 
 
 @fleet.command()
@@ -283,9 +300,10 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
 def stack(
     file: Path, out: Path, brokers: int | None, hosts: tuple[str, ...], as_json: bool, **flags: Any
 ) -> None:
-    """Write stack.yaml and its secrets for the fleet of FILE, for the hosts of a Docker Swarm.
+    """Write stack.yaml for a Docker Swarm.
 
-    A volume stays on its host: without --host a node that Swarm moves begins without its state.
+    The secrets of the fleet of FILE are written beside it. A volume stays on its host: without
+    --host a node that Swarm moves begins without its state.
 
     \b
     Example:
@@ -313,7 +331,8 @@ def stack(
         click.echo(json.dumps({"written": str(written), "services": len(containers)}))
     else:
         name = f"cipherfleet-{found.file.fleet.lower()}"
-        click.echo(f"wrote {written}: docker stack deploy --compose-file {written} {name}")
+        deploy = ["docker", "stack", "deploy", "--compose-file", str(written), name]
+        click.echo(f"wrote {written}: {shlex.join(deploy)}")
 
 
 @fleet.command()
@@ -329,10 +348,10 @@ def stack(
 def image(
     tag: str | None, base: str | None, offline: bool, platform: str | None, as_json: bool
 ) -> None:
-    """Build the image of nodes and brokers from this source.
+    """Build the image of nodes and brokers.
 
-    With --offline no registry of images is needed: a base is made of Debian's packages with
-    mmdebstrap, and wheels are downloaded by the pip of this machine.
+    It is built from this source. With --offline no registry of images is needed: a base is made of
+    Debian's packages with mmdebstrap, and wheels are downloaded by the pip of this machine.
 
     \b
     Example:
@@ -353,6 +372,21 @@ def _name_of(file: Path) -> str:
     from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
 
     return load_fleet(file).file.fleet
+
+
+def check_node(names: list[str], node: str, fleet_name: str) -> None:
+    """Raise CipherfleetError if no container is called *node*, with the *names* that there are."""
+    from cipherfleet_node.errors import CipherfleetError  # noqa: PLC0415
+    from cipherfleet_node.fitting import meant  # noqa: PLC0415
+
+    if not names:
+        _not_up(fleet_name)
+    if node not in names:
+        more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        raise CipherfleetError(
+            f"no container of the fleet {fleet_name!r} is called {node!r}, there are "
+            f"{', '.join(names[:NAMES_SHOWN])}{more}{meant(node, names)}"
+        )
 
 
 def _not_up(name: str) -> None:

@@ -28,6 +28,7 @@ from .plan import STOP_WITHIN_S, Container, container_user, hand_over
 
 LABEL = "org.cipherfleet"
 FLEET_LABEL, NAME_LABEL, OUT_LABEL = f"{LABEL}.fleet", f"{LABEL}.name", f"{LABEL}.out"
+IMAGE_LABEL = "org.opencontainers.image.title=cipherfleet"  # as in deploy/Dockerfile
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 TIMEOUT_S = 120  # an engine that makes a hundred containers on two cores is slow to answer
 THREADS = 8  # measured: one by one takes twice as long, more threads gain nothing
@@ -128,6 +129,11 @@ class Engine:
                     "where no registry can be reached with --offline"
                 ) from None
             raise refusal from None
+
+    def remove_superseded_images(self) -> None:
+        """Remove images of ours that have lost their name to a newer one and that none uses."""
+        with told("superseded images"):
+            self.client.images.prune({"dangling": True, "label": IMAGE_LABEL})
 
     def _has_no(self, image: str) -> bool:
         try:

@@ -78,6 +78,7 @@ def build_image(engine: Engine, options: ImageOptions, tell: Tell) -> dict[str, 
         tell("building")
         packed = io.BytesIO(context(Path(wheels)))
         _build(engine, packed, DOCKERFILE, options.name, options.platform, arguments)
+    engine.remove_superseded_images()
     size = round(engine.image_mib(options.name), 1)
     return {"image": options.name, "mib": size, "platform": options.platform, **arguments}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ def make(out: Path, names: Sequence[str], effort: Effort, progress: Progress) ->
             progress(name)
             study = study_of(name)
             result = study.run(effort)
-            told["files"] += write_study(out, study, result, _command(name, effort))
+            told["files"] += write_study(out, study, result, _command(out, name, effort))
             told["figures"][name] = {"finding": result.finding, **_plain(result.numbers)}
-        told["files"].append(write_index(out, [study_of(name) for name in MODULES]))
+        told["files"].append(write_index(out, [study_of(name) for name in MODULES], _into(out)))
     except OSError as error:
         raise ConfigError(
             f"{error.filename or out}: cannot be written ({error.strerror}); give --out a folder "
@@ -43,11 +44,15 @@ def make(out: Path, names: Sequence[str], effort: Effort, progress: Progress) ->
     return told
 
 
-def _command(name: str, effort: Effort) -> str:
-    """What makes one page again; its folder is the reader's."""
+def _into(out: Path) -> str:
+    return f"cipherfleet figures --out {shlex.quote(str(out))}"
+
+
+def _command(out: Path, name: str, effort: Effort) -> str:
+    """What makes one page again."""
     options = [f"--only {name}", *(["--quick"] if effort.quick else [])]
     options += [f"--seed {effort.seed}"] if effort.seed != Effort().seed else []
-    return f"cipherfleet figures --out docs/results {' '.join(options)}"
+    return f"{_into(out)} {' '.join(options)}"
 
 
 def _plain(value: Any) -> Any:

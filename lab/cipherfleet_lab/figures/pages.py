@@ -18,7 +18,7 @@ HEAD = """# Results
 
 What the lab measures, each page with the command that makes it again, seeds included:
 
-    cipherfleet figures --out docs/results
+    {command}
 
 Lines are medians over seeds, bands hold eight runs of ten. Where a page does not speak of keys, the
 fleets are simulated without: the engine computes with the very integers that ciphertexts would
@@ -35,9 +35,9 @@ def write_study(folder: Path, study: Study, result: Result, command: str) -> lis
     return [figure, page]
 
 
-def write_index(folder: Path, studies: Sequence[Study]) -> Path:
-    """README.md over the pages that are there, made in this run or before."""
-    parts = [HEAD]
+def write_index(folder: Path, studies: Sequence[Study], command: str) -> Path:
+    """README.md over the pages that are there, made in this run or before by *command*."""
+    parts = [HEAD.format(command=command)]
     for study in studies:
         page = folder / f"{study.name}.md"
         if page.exists():

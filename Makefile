@@ -55,6 +55,8 @@ forgeries: setup
 
 device: setup
 	$(BIN)/python tests/device_root.py
+	$(BIN)/python tests/device_root.py --tls operator
+	$(BIN)/python tests/device_root.py --tls device
 
 boards: setup
 	$(BIN)/python tests/emulated_arm64.py

@@ -3,7 +3,8 @@
 `python tests/device_root.py` makes a clean Debian (mmdebstrap) with no pip and no network wheels,
 seeds a card, runs the card's script in it, and boots it (systemd-nspawn): the real unit under the
 real systemd joins a fleet of this machine, is started again when it hangs, is updated, and a
-version that does not start is taken back by itself.
+version that does not start is taken back by itself. `--tls` does it with TLS, as devices beyond one
+machine must.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from pathlib import Path
 
 from cipherfleet_broker import start_broker
 from cipherfleet_node.store import read_state
-from device_card import NODE, fill_wheelhouse, has_joined, make_bundles, make_card, others_running
+from cipherfleet_provisioning.ledger import Maker
+from device_card import (
+    NODE,
+    fill_wheelhouse,
+    has_joined,
+    make_card,
+    others_running,
+    plain_site,
+    secured_site,
+)
 
 NSPAWN = ["systemd-nspawn", "-q", "--register=no", "--keep-unit", "-D"]
 UNIT = "cipherfleet-node"
@@ -32,32 +42,38 @@ def main() -> int:
     """Run it all; the exit code says how it went."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     options.add_argument("--root", type=Path, help="a tar archive of a clean Debian to use instead")
+    options.add_argument(
+        "--tls", choices=["operator", "device"], help="with TLS; the choice says who makes the keys"
+    )
     given = options.parse_args()
     needed = ["systemd-nspawn", "nsenter", *(["mmdebstrap"] if given.root is None else [])]
     missing = [tool for tool in needed if shutil.which(tool) is None]
     if missing:
         sys.exit(f"needs {', '.join(missing)}: apt-get install mmdebstrap systemd-container")
     with tempfile.TemporaryDirectory(prefix="cipherfleet-device-") as folder:
-        show(Path(folder), given.root)
+        show(Path(folder), given.root, given.tls)
     return 0
 
 
-def show(folder: Path, archive: Path | None) -> None:
+def show(folder: Path, archive: Path | None, maker: Maker | None) -> None:
     """One device's life in *folder*."""
     root = folder / "root"
     step("a clean Debian")
     make_root(root, archive or folder / "root.tar")
     step("wheels")
     wheels = fill_wheelhouse(folder / "wheels")
-    with start_broker("embedded") as broker:
-        bundles = make_bundles(folder, broker.port)
+    site = secured_site(folder, maker) if maker else plain_site(folder)
+    with start_broker("embedded", site.port, site.security):
         step("the card's script, before systemd runs")
-        make_card(root / "boot/firmware", folder / "nodes", wheels)
+        make_card(root / "boot/firmware", site.nodes, wheels)
         run([*NSPAWN, str(root), "sh", "/boot/firmware/cipherfleet/first-boot.sh"])
         shorten_the_watchdog(root)
         state = root / "var/lib/cipherfleet" / NODE
-        with others_running(bundles), booted(root) as device:
+        with others_running(site.bundles), booted(root) as device:
             step("booted")
+            if maker == "device":
+                site.enrol()
+                step("enrolled")
             wait_for(lambda: has_joined(state, 5), "the node joins")
             words = service(device, "User", "NRestarts", "ActiveState", "MemoryCurrent")
             step(f"joined: {words}")

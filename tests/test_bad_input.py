@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -641,6 +642,35 @@ def test_the_real_node_command_keeps_to_one_line(bundle: Path) -> None:
     ended = as_process("run", bundle, program="cipherfleet_node")
     assert "has mode 0604" in complaint(ended, program="cipherfleet-node")
     assert not (bundle / "state").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "check-config", "show-state", "doctor", "health"])
+def test_the_folder_of_another_user_is_told_in_one_line(bundle: Path, command: str) -> None:
+    """As a user without rights to the folder sees it: root gives up what sets it above modes."""
+    as_others: list[str] = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root reads every folder: apt-get install util-linux")
+        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    words = [sys.executable, "-m", "cipherfleet_node", command, str(bundle)]
+    bundle.chmod(0)
+    try:
+        done = subprocess.run([*as_others, *words], capture_output=True, text=True, check=False)
+    finally:
+        bundle.chmod(0o700)
+    assert "Traceback" not in done.stderr
+    if command == "doctor":
+        assert done.returncode == 3
+        assert f"fail  node.yaml     {bundle}/node.yaml: cannot be read: Permission" in done.stdout
+        assert "mend: run it as the user who owns the folder" in done.stdout
+    elif command == "health":
+        assert done.returncode != 0
+    else:
+        assert done.returncode == 3
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"cipherfleet-node: {bundle}/")
+        assert "Permission denied" in line
+        assert line.endswith("; run it as the user who owns the folder, or as root")
 
 
 def test_no_complaint_shows_a_private_key(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

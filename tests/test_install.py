@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import stat
@@ -21,11 +20,15 @@ from cipherfleet_deploy.units import devices_folder
 from device_card import (
     ANSWER,
     NODE,
+    Site,
     fill_wheelhouse,
     has_joined,
-    make_bundles,
     make_card,
     others_running,
+    plain_site,
+    run_script,
+    secured_site,
+    service_of,
     spoil,
 )
 
@@ -38,19 +41,6 @@ def test_shellcheck_has_nothing_to_say(script: Path) -> None:
         pytest.skip("THE SCRIPTS WERE NOT CHECKED: apt-get install shellcheck")
     done = subprocess.run(["shellcheck", script], capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == ""
-
-
-def script(
-    name: str | Path, *arguments: str | Path, root: Path
-) -> subprocess.CompletedProcess[str]:
-    place = name if isinstance(name, Path) else devices_folder() / name
-    return subprocess.run(
-        ["sh", place, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "DESTDIR": str(root)},
-    )
 
 
 @pytest.mark.parametrize(
@@ -69,9 +59,31 @@ def test_mistakes_are_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, complaint: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = script("install.sh", *arguments, root=tmp_path / "root")
+    done = run_script("install.sh", *arguments, root=tmp_path / "root")
     assert done.returncode == code
     assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+TOOLS = ("sh", "cat", "dirname", "id", "readlink", "sed", "tar", "sha256sum", "cut", "mkdir", "rm")
+
+
+def test_a_machine_without_systemd_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    for tool in TOOLS:
+        found = shutil.which(tool)
+        assert found is not None
+        (tmp_path / tool).symlink_to(found)
+    # No --wheels and --bundle that exist: the old order of checks must not install here either.
+    done = subprocess.run(
+        ["sh", devices_folder() / "install.sh", "--wheels", "nowhere", "--bundle", "nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert "this machine has no systemd" in done.stderr
+    assert "cipherfleet-node run FOLDER" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -82,26 +94,14 @@ def files_in(folder: Path) -> dict[str, bytes]:
 @contextmanager
 def started_by_its_unit(root: Path, run: Path) -> Iterator[Callable[[], str]]:
     """What systemd would do with the unit, under the prefix; gives what the service says next."""
-    unit = (root / "etc/systemd/system/cipherfleet-node.service").read_text().splitlines()
-    told = [line.partition("=")[2] for line in unit if line.startswith("ExecStart=")]
-    program, *arguments = told[0].split()
-    credentials = run / "credentials"
-    credentials.mkdir(parents=True)
-    for line in unit:
-        if line.startswith("LoadCredential="):
-            name, _, file = line.partition("=")[2].partition(":")
-            shutil.copy(f"{root}{file}", credentials / name)
+    service = service_of(root, run / "credentials")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(run / "notify"))
         manager.settimeout(60)
         process = subprocess.Popen(
-            [f"{root}{program}", arguments[0], f"{root}{arguments[1]}"],
+            service.command,
             cwd="/",
-            env={
-                "PATH": "/usr/bin:/bin",
-                "CREDENTIALS_DIRECTORY": str(credentials),
-                "NOTIFY_SOCKET": str(run / "notify"),
-            },
+            env={**service.environment, "NOTIFY_SOCKET": str(run / "notify")},
         )
         try:
             yield lambda: manager.recv(4096).decode()
@@ -110,24 +110,37 @@ def started_by_its_unit(root: Path, run: Path) -> Iterator[Callable[[], str]]:
             process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill_wheelhouse(tmp_path_factory.mktemp("wheels"))
+
+
 @pytest.mark.fleet
-def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "make_site", [plain_site, lambda folder: secured_site(folder, "operator")], ids=["plain", "TLS"]
+)
+def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
+    tmp_path: Path, wheels: Path, make_site: Callable[[Path], Site]
+) -> None:
     root = tmp_path / "root"
     opt, state = root / "opt/cipherfleet", root / "var/lib/cipherfleet" / NODE
-    wheels = fill_wheelhouse(tmp_path / "wheels")
-    with start_broker("embedded") as broker:
-        bundles = make_bundles(tmp_path, broker.port)
+    site = make_site(tmp_path)
+    bundles = site.bundles
+    with start_broker("embedded", site.port, site.security):
         card = make_card(tmp_path / "card", tmp_path / "nodes", wheels)
 
         # The first boot installs, and takes the keys off the card.
-        done = script(card / "cipherfleet/first-boot.sh", root=root)
+        done = run_script(card / "cipherfleet/first-boot.sh", root=root)
         assert done.returncode == 0, done.stdout + done.stderr
         assert (card / "cipherfleet/first-boot.log").read_text().endswith("done\n")
         assert not (card / "cipherfleet/bundle.tar.gz").exists()
         assert not (state / "keys").exists()
-        kept = root / "etc/cipherfleet" / NODE / "paillier.json"
-        assert kept.read_bytes() == (bundles[NODE] / "keys/paillier.json").read_bytes()
-        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        kept = root / "etc/cipherfleet" / NODE
+        given = ["keys/paillier.json", *(["tls/node.key"] if site.security else [])]
+        for secret in (bundles[NODE] / name for name in given):
+            assert (kept / secret.name).read_bytes() == secret.read_bytes()
+            assert stat.S_IMODE((kept / secret.name).stat().st_mode) == 0o600
+        assert not list(state.rglob("*.key"))
 
         with others_running(bundles), started_by_its_unit(root, tmp_path / "run") as says:
             assert says() == "READY=1"
@@ -139,7 +152,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(tmp_path: Pat
     # Whoever may read the keys can look at the node from outside the service.
     looked = subprocess.run(
         [opt / "current/bin/cipherfleet-node", "check-config", state],
-        env={"CREDENTIALS_DIRECTORY": str(kept.parent)},
+        env={"CREDENTIALS_DIRECTORY": str(kept)},
         capture_output=True,
         text=True,
         check=False,
@@ -150,9 +163,9 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(tmp_path: Pat
     here = files_in(root / "etc") | files_in(root / "var")
     version = (opt / "current").readlink()
     write_seed(find_source(NODE, tmp_path / "nodes"), open_folder(card), Extras(wheels))
-    assert script(card / "cipherfleet/first-boot.sh", root=root).returncode == 0
+    assert run_script(card / "cipherfleet/first-boot.sh", root=root).returncode == 0
 
-    failed = script(opt / "update.sh", spoil(wheels, tmp_path / "spoilt"), root=root)
+    failed = run_script(opt / "update.sh", spoil(wheels, tmp_path / "spoilt"), root=root)
     assert failed.returncode != 0
     assert "do not fit this machine" in failed.stderr
     assert [place.name for place in (opt / "versions").iterdir()] == [version.name]
@@ -160,10 +173,10 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(tmp_path: Pat
     other = opt / "versions" / "0.0.9-before"
     shutil.copytree(opt / version, other, symlinks=True)
     (opt / "previous").symlink_to("versions/0.0.9-before")
-    assert script(opt / "update.sh", "--rollback", root=root).returncode == 0
+    assert run_script(opt / "update.sh", "--rollback", root=root).returncode == 0
     assert (opt / "current").readlink() == Path("versions/0.0.9-before")
     assert (opt / "previous").readlink() == version
-    updated = script(opt / "update.sh", wheels, root=root)
+    updated = run_script(opt / "update.sh", wheels, root=root)
     assert updated.returncode == 0, updated.stderr
     assert (opt / "current").readlink() == version
     assert files_in(root / "etc") | files_in(root / "var") == here
@@ -172,15 +185,15 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(tmp_path: Pat
     (bundles["barn"] / "log").unlink()
     barn = tmp_path / "barn.tar.gz"
     barn.write_bytes(find_source("barn", tmp_path / "nodes").archive)
-    refused = script("install.sh", "--bundle", barn, root=root)
+    refused = run_script("install.sh", "--bundle", barn, root=root)
     assert refused.returncode == 6
     assert f"this device is {NODE}, the bundle is of barn" in refused.stderr
     (bundles[NODE] / "neighbours" / "new.json").write_text("{}")
     newer = tmp_path / "newer.tar.gz"
     newer.write_bytes(find_source(NODE, tmp_path / "nodes").archive)
-    assert script("install.sh", "--bundle", newer, root=root).returncode == 1
+    assert run_script("install.sh", "--bundle", newer, root=root).returncode == 1
     assert files_in(root / "etc") | files_in(root / "var") == here
-    assert script("install.sh", "--bundle", newer, "--replace", root=root).returncode == 0
+    assert run_script("install.sh", "--bundle", newer, "--replace", root=root).returncode == 0
     assert (state / "neighbours" / "new.json").exists()
     assert (state / "state" / "current").read_bytes() == here[str(state / "state" / "current")]
 
@@ -200,7 +213,7 @@ def test_a_card_that_lost_a_bit_installs_nothing(tmp_path: Path) -> None:
     data = bytearray(bundle.read_bytes())
     data[100] ^= 1
     bundle.write_bytes(data)
-    done = script(card / "cipherfleet/first-boot.sh", root=tmp_path / "root")
+    done = run_script(card / "cipherfleet/first-boot.sh", root=tmp_path / "root")
     assert done.returncode == 1
     log = (card / "cipherfleet/first-boot.log").read_text()
     assert "the card does not hold what was written" in log

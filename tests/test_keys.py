@@ -224,9 +224,19 @@ def test_generated_keys_have_the_asked_size_and_are_never_the_same() -> None:
 def test_a_missing_key_file_is_told_by_name(folder: Path) -> None:
     (folder / "keys" / "paillier.json").unlink()
     assert complaint(folder).endswith(
-        "paillier.json: cannot be read: No such file or directory; get the bundle anew from "
-        "provisioning"
+        "paillier.json: cannot be read: No such file or directory; set CREDENTIALS_DIRECTORY "
+        "(on an installed device: /etc/cipherfleet/NODE), or get the bundle anew from provisioning"
     )
+
+
+def test_a_key_file_that_is_no_credential_either_is_named_with_both_places(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "keys" / "seal.pem").unlink()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "given"))
+    line = complaint(folder)
+    assert "keys/seal.pem: cannot be read: No such file or directory, nor is it in CRED" in line
+    assert line.endswith(f"which is {tmp_path}/given; get the bundle anew from provisioning")
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,18 @@ def test_a_new_certificate_takes_over_with_the_key_it_is_for(folder: Path) -> No
     ]
 
 
+def test_a_key_left_by_an_interrupted_change_does_not_come_with_another_certificate(
+    folder: Path,
+) -> None:
+    for place in ("tls", "tls.next"):
+        (folder / place).mkdir()
+    (folder / "tls/ca.pem").write_bytes(b"authority")
+    write_private(folder / "tls.next/node.key", b"left behind")
+    keep(folder, signed(membership_of(certificate=b"new")))
+    promote(folder, config_of())
+    assert sorted(file.name for file in (folder / "tls").iterdir()) == ["ca.pem", "node.pem"]
+
+
 def test_a_new_certificate_may_be_for_a_key_that_the_service_was_given(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +246,7 @@ def test_a_new_certificate_may_be_for_a_key_that_the_service_was_given(
     keep(folder, signed(membership_of(certificate=b"new")))
     promote(folder, config_of())
     assert (folder / "tls/node.pem").read_bytes() == b"new"
-    assert (folder / "tls/node.key").read_bytes() == b"given"
+    assert not (folder / "tls/node.key").exists()  # a credential is not copied onto the disk
 
 
 class PowerCut(Exception):

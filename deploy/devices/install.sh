@@ -189,6 +189,16 @@ scripts() {
         'from cipherfleet_deploy.units import devices_folder; print(devices_folder())'
 }
 
+# Before anything is changed.
+check_machine() {
+    for name in systemctl systemd-sysusers systemd-tmpfiles; do
+        command -v "$name" >/dev/null ||
+            fail "this machine has no systemd ($name is not found), nothing was changed; install \
+it, or unpack the bundle and let your service manager start: cipherfleet-node run FOLDER"
+    done
+    [ "$(id -u)" = 0 ] || fail "must run as root: sudo $0"
+}
+
 install_service() {
     scripts=$(scripts)
     for name in install.sh update.sh; do
@@ -259,9 +269,7 @@ main() {
         esac
         shift
     done
-    if [ -z "$DESTDIR" ] && [ "$(id -u)" != 0 ]; then
-        fail "must run as root: sudo $0"
-    fi
+    if [ -z "$DESTDIR" ]; then check_machine; fi
     if [ "$rollback" = yes ]; then roll_back; fi
     if [ -n "$wheels" ]; then install_version "$wheels"; fi
     if [ -n "$bundle" ]; then install_bundle "$bundle"; fi

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import pwd
 import resource
 import signal
 import sys
@@ -15,12 +16,17 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from . import __version__
-from .config import NODE_FILE, SAFE_KEY_BITS, load_node_config
-from .errors import CipherfleetError, ConfigError
+from .config import NODE_FILE, SAFE_KEY_BITS, NodeConfig, load_node_config
+from .errors import AS_OWNER, CipherfleetError, ConfigError, one_line
+
+if TYPE_CHECKING:
+    from .keys import NodeKeys
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_NOT_ENROLLED = 7  # of check-config: all is in order, and the operator has not named neighbours
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,8 +44,28 @@ def main(arguments: list[str] | None = None) -> int:
     except CipherfleetError as error:
         print(f"cipherfleet-node: {error}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        print(f"cipherfleet-node: {_refused(error, options.folder)}", file=sys.stderr)
+        return ConfigError.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _refused(error: PermissionError, folder: Path) -> str:
+    """The line for a folder of another user."""
+    place = one_line(str(error.filename or folder))
+    try:
+        owner = f"{folder} belongs to {_user(folder.stat().st_uid)}"
+    except OSError:
+        owner = "the folder belongs to another user"
+    return f"{place}: {error.strerror}: {owner}, this runs as {_user(os.geteuid())}; {AS_OWNER}"
+
+
+def _user(number: int) -> str:
+    try:
+        return repr(pwd.getpwuid(number).pw_name)
+    except KeyError:
+        return f"user {number}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     keygen.add_argument("--bits", type=int, help="key size (default: as configured, else 2048)")
     keygen.add_argument("--replace", action="store_true", help="replace keys that exist")
     check = add("check-config", "Check a node folder without running it.", "check-config node/")
+    check.epilog = f"{check.epilog}; exit codes: 0 it can run, 3 invalid, 7 valid, not enrolled yet"
     check.add_argument("--json", action="store_true", help="print one JSON object")
     show = add("show-state", "Show what the node has saved.", "show-state node/ --estimate --json")
     show.add_argument("--json", action="store_true", help="print one JSON object")
@@ -124,25 +151,42 @@ def _keygen(options: argparse.Namespace) -> int:
 
 def _check_config(options: argparse.Namespace) -> int:
     from .bundle import read_bundle  # noqa: PLC0415
-    from .keys import seal_to_text  # noqa: PLC0415
+    from .enrolment import check_unenrolled, needs_enrolment  # noqa: PLC0415
     from .selfcheck import check_exchanges  # noqa: PLC0415
 
-    bundle = read_bundle(options.folder)
+    folder, config = options.folder, load_node_config(options.folder)
+    if needs_enrolment(folder, config):
+        keys = check_unenrolled(folder, config)
+        _print(_summary(config, keys), as_json=options.json)
+        print(
+            f"cipherfleet-node: {folder}: is in order, and not enrolled yet; run the node, and let "
+            "the operator enrol it: cipherfleet provision enroll SET",
+            file=sys.stderr,
+        )
+        return EXIT_NOT_ENROLLED
+    bundle = read_bundle(folder)
     check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
-    config = bundle.config
-    summary = {
+    _print(_summary(bundle.config, bundle.keys), as_json=options.json)
+    return EXIT_OK
+
+
+def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
+    """What check-config prints; without *keys* the node has made none yet."""
+    from .keys import seal_to_text  # noqa: PLC0415
+    from .objective import make_objective  # noqa: PLC0415
+
+    return {
         "fleet": config.fleet,
         "node": config.node,
-        "neighbours": sorted(bundle.neighbours),
+        "enrolled": bool(config.neighbours),
+        "neighbours": sorted(neighbour.id for neighbour in config.neighbours),
         "key_bits": config.crypto.key_bits,
-        "dimension": bundle.objective.dimension,
-        "fingerprint": bundle.keys.public.fingerprint,
-        "seal": seal_to_text(bundle.keys.public.seal),
+        "dimension": make_objective(config.objective).dimension,
+        "fingerprint": keys.public.fingerprint if keys else None,
+        "seal": seal_to_text(keys.public.seal) if keys else None,
         "seals": config.seals,
         "allow_weak_keys": config.crypto.allow_weak_keys,
     }
-    _print(summary, as_json=options.json)
-    return EXIT_OK
 
 
 def _show_state(options: argparse.Namespace) -> int:

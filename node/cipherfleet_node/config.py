@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, field
 
 from .document import Document, read_document
-from .errors import ConfigError
+from .errors import ConfigError, remedy_for
 from .fitting import Path_
 
 CONFIG_VERSION = 1
@@ -281,7 +281,10 @@ def load_node_config(folder: Path) -> NodeConfig:
     try:
         document = read_document(folder / NODE_FILE)
     except ConfigError as error:
-        raise ConfigError(f"{error}; mend it, or get the bundle anew from provisioning") from None
+        found = error.__context__  # what the system said of the file, if it was not read at all
+        remedy = "mend it, or get the bundle anew from provisioning"
+        remedy = remedy_for(found, remedy) if isinstance(found, OSError) else remedy
+        raise ConfigError(f"{error}; {remedy}") from None
     draft = document.draft(NodeConfig)
     config = draft.value
     draft.note(check_algorithm(document, config.algorithm))

@@ -6,6 +6,7 @@ daemon of the same folder: it takes neither its lock nor its place at the broker
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -84,7 +85,7 @@ def exit_code(findings: Iterable[Finding]) -> int:
 
 def _machine(folder: Path, now: datetime) -> Iterator[Finding]:
     state = folder / STATE_FOLDER
-    place = state if state.is_dir() else folder
+    place = state if os.access(state, os.X_OK) else folder
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "clock": lambda: doctor_machine.check_clock(now),
         "chance": doctor_machine.check_chance,

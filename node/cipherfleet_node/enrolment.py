@@ -30,6 +30,7 @@ from .errors import BrokerUnreachable, WireError
 from .health import Heartbeat
 from .keys import (
     KEYS_FOLDER,
+    PAILLIER_FILE,
     NodeKeys,
     generate_keys,
     identity_from_text,
@@ -42,6 +43,8 @@ from .keys import (
 from .membership import CURRENT, TLS_KEY_FILE, check_membership, due, keep, promote, read_membership
 from .messages import OPERATOR, Claim, Membership
 from .mqtt import Arrived, Link, LinkRefused, LinkUp
+from .objective import make_objective
+from .sensors import open_sensor
 from .store import sync_folder
 from .systemd import ServiceManager
 from .topics import claim_topic, membership_topic
@@ -83,7 +86,7 @@ def make_own_keys(folder: Path, config: NodeConfig, name: str) -> NodeKeys:
     With TLS, one for the connection too. The folder appears as a whole or not at all.
     """
     place = folder / name
-    if (place / "paillier.json").exists():
+    if (place / PAILLIER_FILE).exists():
         return read_keys(folder, config.crypto, name)
     making = f"{name}.making"
     keys = generate_keys(config.crypto.key_bits)
@@ -115,6 +118,22 @@ def certificate_request(folder: Path, config: NodeConfig, name: str) -> bytes:
     return request.public_bytes(Encoding.DER)
 
 
+def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
+    """The keys that a node has made before its enrolment, None before its first start.
+
+    Raises ConfigError for what would keep it from enrolling: token, certificate or sensor.
+    """
+    read_private(folder / TOKEN_FILE)
+    has_keys = (folder / KEYS_FOLDER / PAILLIER_FILE).exists()
+    keys = read_keys(folder, config.crypto) if has_keys else None
+    if config.broker.tls:
+        from .tls import read_context  # noqa: PLC0415  # X.509 takes memory
+
+        read_context(folder, config.node, datetime.now(UTC))
+    open_sensor(config.sensor, folder, make_objective(config.objective).fields).close()
+    return keys
+
+
 def needs_enrolment(folder: Path, config: NodeConfig) -> bool:
     """Whether the node has neighbours neither from its settings nor from its operator yet."""
     if config.neighbours or config.operator is None:
@@ -130,7 +149,7 @@ def enrol(
     The wait may take days, so the service counts as started, and as alive.
     """
     if due(folder, config, 2**63):
-        promote(folder, config)
+        _take_over(folder, config)
         return True
     token = read_private(folder / TOKEN_FILE)
     keys = make_own_keys(folder, config, KEYS_FOLDER)
@@ -140,10 +159,14 @@ def enrol(
     _Claimant(folder, config, keys, claim).run(stopping, manager)
     if not due(folder, config, 2**63):
         return False
+    _take_over(folder, config)
+    return True
+
+
+def _take_over(folder: Path, config: NodeConfig) -> None:
     promote(folder, config)
     (folder / TOKEN_FILE).unlink(missing_ok=True)  # it has served
     log.info("enrolled: the operator has named the neighbours")
-    return True
 
 
 class _Claimant:

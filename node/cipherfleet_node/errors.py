@@ -71,6 +71,14 @@ def refuse(findings: Iterable[ConfigError]) -> None:
         raise ConfigErrors(tuple(found))
 
 
+AS_OWNER = "run it as the user who owns the folder, or as root"
+
+
+def remedy_for(error: OSError, otherwise: str) -> str:
+    """The remedy for a file that cannot be read; *otherwise* if permission is not the reason."""
+    return AS_OWNER if isinstance(error, PermissionError) else otherwise
+
+
 def one_line(text: str) -> str:
     """*text* with its control characters written as escapes: a file may be called anything."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

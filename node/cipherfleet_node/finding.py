@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from .errors import CipherfleetError
+from .errors import CipherfleetError, remedy_for
 
 Level = Literal["ok", "warn", "fail", "skip"]
 
@@ -53,7 +53,8 @@ def look(subject: str, within_s: float, work: Callable[[], Iterable[Finding]]) -
         except CipherfleetError as error:
             found.put(failed(subject, error))
         except OSError as error:
-            found.put(Finding("fail", subject, f"{error.filename or 'system'}: {error.strerror}"))
+            text, remedy = f"{error.filename or 'system'}: {error.strerror}", remedy_for(error, "")
+            found.put(Finding("fail", subject, text, remedy))
         except Exception as error:
             found.put(Finding("fail", subject, f"{type(error).__name__} while it was looked at"))
         finally:

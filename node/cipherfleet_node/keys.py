@@ -7,6 +7,7 @@ credentials instead. neighbours/<id>.json holds what a neighbour makes public.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from gmpy2 import is_prime, mpz
 
 from .config import NODE_FILE, Crypto, OwnKeys
-from .errors import ConfigError, LocalProtocolError
+from .errors import ConfigError, LocalProtocolError, remedy_for
 from .paillier import PrivateKey, PublicKey, faults_of_modulus
 from .primes import FactoredPrime, draw_factored_prime
 
@@ -40,6 +41,8 @@ PAILLIER_FILE = "paillier.json"
 IDENTITY_FILE = "identity.pem"
 SEAL_FILE = "seal.pem"
 RENEW = "get the bundle anew from provisioning"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # systemd names the service's credentials so
+INSTALLED = "/etc/cipherfleet/NODE"  # where install.sh keeps what becomes credentials
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,8 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
     try:
         document = _read_json(file, file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {RENEW}") from None
+        remedy = remedy_for(error, RENEW)
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
     paillier = document.get("paillier")
     n = _text_to_number(file, paillier if isinstance(paillier, dict) else {}, "n")
     faults = list(faults_of_modulus(int(n), bits))
@@ -304,26 +308,50 @@ def _public_document(key: PublicKey) -> dict[str, Any]:
     return {"kty": "DAJ", "alg": "PAI-GN1", "key_ops": ["encrypt"], "n": _number_to_text(key.n)}
 
 
+def find_private(file: Path) -> Path:
+    """Where the private *file* is: itself, or the service's credential of the same name.
+
+    systemd's credentials are read once, when the service starts. So a file comes first: it holds a
+    key that the node has made since, or has been given. Raises ConfigError if neither is there, or
+    if this user may not look.
+    """
+    credentials = os.environ.get(CREDENTIALS_VARIABLE)
+    try:
+        if file.exists():
+            return file
+        if credentials and (Path(credentials) / file.name).is_file():
+            return Path(credentials) / file.name
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    where, remedy = "", f"set {CREDENTIALS_VARIABLE} (on an installed device: {INSTALLED}), or "
+    if credentials:
+        where, remedy = f", nor is it in {CREDENTIALS_VARIABLE}, which is {credentials}", ""
+    missing = os.strerror(errno.ENOENT)
+    raise ConfigError(f"{file}: cannot be read: {missing}{where}; {remedy}{RENEW}")
+
+
 def read_private(file: Path) -> bytes:
     """The bytes of a private file; raises ConfigError if it is missing or open to others.
 
-    A credential of the same name that systemd hands to the service stands in for a file that is not
-    there: it is in memory for this service alone, under access rules that the mode bits do not
-    show. A file comes first: it holds a key that the node has made since, or has been given.
+    A credential that stands in for it (see `find_private`) is in memory for this service alone,
+    under access rules that the mode bits do not show.
     """
-    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / file.name
+    place = find_private(file)
     try:
-        if not file.exists() and credential.is_file():
-            return credential.read_bytes()
-        mode = stat.S_IMODE(file.stat().st_mode)
-        if mode & 0o077:
+        mode = stat.S_IMODE(place.stat().st_mode)
+        if place == file and mode & 0o077:
             raise ConfigError(
                 f"{file}: has mode {mode:04o}, must be readable by its owner only: "
                 f"chmod 600 {shlex.quote(str(file))}"
             )
-        return file.read_bytes()
+        return place.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {RENEW}") from None
+        raise _unreadable(place, error) from None
+
+
+def _unreadable(file: Path, error: OSError) -> ConfigError:
+    remedy = remedy_for(error, RENEW)
+    return ConfigError(f"{error.filename or file}: cannot be read: {error.strerror}; {remedy}")
 
 
 def _read_json(file: Path, data: bytes) -> dict[str, Any]:

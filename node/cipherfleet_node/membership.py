@@ -8,7 +8,6 @@ membership/current. Current takes the place of the neighbours in node.yaml. Vers
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from .config import (
     Neighbour,
     NodeConfig,
 )
-from .errors import ConfigError, WireError
+from .errors import ConfigError, WireError, remedy_for
 from .keys import (
     KEYS_FOLDER,
     PublicKeys,
@@ -127,7 +126,8 @@ def read_membership(folder: Path, config: NodeConfig, name: str = CURRENT) -> Jo
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        remedy = remedy_for(error, ANEW)
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
     if config.operator is None:
         raise ConfigError(f"{file}: {config.node!r} pins no operator's key, and so takes no word")
     operator = {OPERATOR: identity_from_text(config.operator)}
@@ -181,16 +181,20 @@ def _fingerprint(folder: Path, config: NodeConfig, keys: str) -> str:
 
 
 def _prepare_tls(folder: Path, certificate: bytes) -> None:
-    """tls.next: the authority as it is, the new certificate, and the key it is for."""
+    """tls.next: the authority as it is, the new certificate, and the key it is for.
+
+    That is keys/tls.key, for which the node requested a certificate when it made the keys beside
+    it. A node that has made no keys keeps the key that it was given: the file in tls/, or else the
+    service's credential, which is not copied.
+    """
     current, fresh = folder / TLS_FOLDER, folder / f"{TLS_FOLDER}.next"
-    fresh.mkdir(mode=0o700, exist_ok=True)
+    _remove(fresh)
+    fresh.mkdir(mode=0o700)
     own = folder / KEYS_FOLDER / TLS_KEY_FILE
     key = own if own.exists() else current / KEY_FILE
-    files: Mapping[str, bytes] = {
-        CA_FILE: (current / CA_FILE).read_bytes(),
-        CERTIFICATE_FILE: certificate,
-        KEY_FILE: read_private(key),
-    }
+    files = {CA_FILE: (current / CA_FILE).read_bytes(), CERTIFICATE_FILE: certificate}
+    if key.exists():
+        files[KEY_FILE] = read_private(key)
     for name, data in files.items():
         write_synced(fresh / name, data)
     sync_folder(fresh)

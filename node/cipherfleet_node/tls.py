@@ -1,6 +1,8 @@
 """The node's certificate: read, checked before anything connects, made into an SSL context.
 
-tls/ca.pem is the fleet's authority, tls/node.pem says who this node is, tls/node.key is private.
+tls/ca.pem is the fleet's authority, tls/node.pem says who this node is, tls/node.key is private and
+may be a credential of the service instead. OpenSSL reads the key by its path, wherever it is: no
+copy is made.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from .config import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
-from .errors import ConfigError
-from .keys import read_private
+from .errors import ConfigError, remedy_for
+from .keys import find_private, read_private
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,11 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
     *now* has a time zone. A broker tells nothing but 'no', so every reason is looked for here.
     """
     place = folder / TLS_FOLDER
-    ca_file, file, key_file = (place / name for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE))
+    ca_file, file = place / CA_FILE, place / CERTIFICATE_FILE
     ca, certificate = _read_certificate(ca_file), _read_certificate(file)
+    key_file = find_private(place / KEY_FILE)
     try:
-        key = load_pem_private_key(read_private(key_file), password=None)
+        key = load_pem_private_key(read_private(place / KEY_FILE), password=None)
     except (ValueError, TypeError):
         raise ConfigError(f"{key_file}: is not an unencrypted PEM private key; {RENEW}") from None
     if key.public_key() != certificate.public_key():
@@ -69,6 +72,10 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
         return client_context(ca_file, file, key_file)
     except ssl.SSLError as error:
         raise ConfigError(f"{file}: OpenSSL refuses it: {error.reason}; {RENEW}") from None
+    except OSError as error:  # OpenSSL does not say which file
+        files = f"{ca_file}, {file} or {key_file}"
+        remedy = remedy_for(error, RENEW)
+        raise ConfigError(f"{files}: cannot be read: {error.strerror}; {remedy}") from None
 
 
 def days_left(file: Path, now: datetime) -> int:
@@ -80,9 +87,8 @@ def _read_certificate(file: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
-        raise ConfigError(
-            f"{file}: cannot be read: {error.strerror}; broker.tls needs it, {RENEW}"
-        ) from None
+        remedy = remedy_for(error, f"broker.tls needs it, {RENEW}")
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
     except ValueError:
         raise ConfigError(f"{file}: is not a certificate in PEM; {RENEW}") from None
 

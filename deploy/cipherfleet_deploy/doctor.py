@@ -22,6 +22,7 @@ from cipherfleet_node.config import Broker
 from cipherfleet_node.document import read_document
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
 from cipherfleet_node.finding import Finding, failed, look
+from cipherfleet_node.installation import install_command
 from cipherfleet_provisioning.fleet import Brokers
 
 from .check import check_fleet
@@ -30,7 +31,6 @@ CHECK_S = 15.0
 START_S = 30.0  # an embedded broker on a busy machine
 FLEET_S = 300.0  # the privacy check of 10,000 nodes
 DOCKER_S = 5
-INSTALL = "pip install 'cipherfleet[operator]'"
 FLEET = "fleet file"
 
 
@@ -91,7 +91,7 @@ def check_packages(names: Iterable[str]) -> Iterator[Finding]:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        yield Finding("fail", "packages", f"missing: {', '.join(missing)}", INSTALL)
+        yield Finding("fail", "packages", f"missing: {', '.join(missing)}", install_command())
     else:
         yield Finding("ok", "packages", ", ".join(found))
 
@@ -113,7 +113,7 @@ def _check_embedded() -> Iterator[Finding]:
             text = f"{broker.name} {broker.version} starts and carries a message"
             yield Finding("ok", "embedded", text)
     except CipherfleetError as error:
-        yield failed("embedded", error, INSTALL)
+        yield failed("embedded", error, install_command())
 
 
 def _check_mosquitto() -> Iterator[Finding]:
@@ -132,7 +132,7 @@ def check_docker() -> Iterator[Finding]:
     try:
         import docker  # noqa: PLC0415
     except ImportError:
-        yield Finding("skip", "docker", "no package docker", INSTALL)
+        yield Finding("skip", "docker", "no package docker", install_command())
         return
     client = None
     try:

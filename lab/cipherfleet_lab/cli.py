@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cipherfleet_deploy.flags import AS_JSON, tell
-from cipherfleet_node.errors import CipherfleetError
 
 from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
 from .figures import MODULES
 
 MOST_NODES = 10_000_000
-
-
-@contextmanager
-def lab_libraries() -> Iterator[None]:
-    """Imports of the lab's own libraries, which an operator may have left out."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        library = str(error.name).partition(".")[0]
-        raise CipherfleetError(
-            f"the lab needs {library}, which is not installed: pip install 'cipherfleet[lab]'"
-        ) from None
 
 
 @click.command()
@@ -78,9 +63,8 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 
     from rich.console import Console  # noqa: PLC0415
 
-    with lab_libraries():
-        from .simulate import Options, show  # noqa: PLC0415
-        from .simulate import simulate as run_simulation  # noqa: PLC0415
+    from .simulate import Options, show  # noqa: PLC0415
+    from .simulate import simulate as run_simulation  # noqa: PLC0415
 
     if crypto == "on" and flags["engine"] != "core":
         raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")
@@ -124,7 +108,7 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
     from .figures.study import Effort  # noqa: PLC0415
 
     names = [name for name in MODULES if not only or name in only]
-    with lab_libraries(), Console(stderr=True).status("") as status:
+    with Console(stderr=True).status("") as status:
         told = make(out, names, Effort(quick, seed), status.update)
     tell(told, _show_figures, as_json=as_json)
 
@@ -185,9 +169,8 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
 
     off = [guard.removeprefix("off:") for guard in guards]
     options = command.Options(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]
-    with lab_libraries():
-        if name == ALL:
-            told, show = command.attack_all(options, Console(stderr=True)), command.show_all
-        else:
-            told, show = command.attack_one(name, options), command.show_one
+    if name == ALL:
+        told, show = command.attack_all(options, Console(stderr=True)), command.show_all
+    else:
+        told, show = command.attack_one(name, options), command.show_one
     tell(told, show, as_json=as_json)

@@ -417,7 +417,8 @@ def test_a_folder_of_an_earlier_run_is_refused_and_stays_as_it_is(
     kept = tmp_path / "out" / "nodes" / "a"
     kept.mkdir(parents=True)
     line = complaint(cipherfleet("run", written(tmp_path), "--out", tmp_path / "out"))
-    assert "out/nodes: exists already; name another folder or remove it" in line
+    assert "out: holds keys and logs of a run without a result.json: it was killed" in line
+    assert line.endswith(f"or remove this one: rm -r {tmp_path}/out")
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["nodes", "a"]
 
 

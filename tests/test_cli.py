@@ -37,7 +37,7 @@ nodes:
 KEYS_OF_THE_RESULT = {
     "nodes", "edges", "rounds", "key_bits", "exchange", "dimension", "estimate", "optimum",
     "relative_error", "disagreement", "round_ms", "bytes_per_edge_round", "silent", "rejected",
-    "wall_s",
+    "wall_s", "movement", "settled", "rounds_to", "ended", "reason",
 }  # fmt: skip
 
 
@@ -185,12 +185,8 @@ def test_a_fault_of_ours_is_one_line_without_its_text(
 
     monkeypatch.setattr(run, "run_fleet", fail)
     monkeypatch.setattr(sys, "argv", ["cipherfleet", "run", str(tmp_path)])
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
     assert exit_.value.code == 1
     err = capsys.readouterr().err
     assert re.fullmatch(r"cipherfleet: a fault of ours, ZeroDivisionError at test_cli.py:.*\n", err)
@@ -211,7 +207,12 @@ def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> Non
     assert (result["key_bits"], result["dimension"]) == (512, 1)
     assert result["optimum"] == [21.0]
     assert result["estimate"] == pytest.approx([21.0], abs=1e-5)
-    assert 0 < result["relative_error"] < 0.04
+    assert 0 < result["relative_error"] < 0.01
+    assert result["settled"] is True
+    assert result["rounds_to"].keys() == {"1e-2", "1e-3", "1e-4", "1e-6"}
+    assert 1 <= result["rounds_to"]["1e-2"] <= 4
+    assert (result["ended"], result["reason"]) == ("complete", None)
+    assert "not settled" not in told.stderr
     assert result["bytes_per_edge_round"] > 100
     assert (result["silent"], result["rejected"], result["restarts"]) == (0, 0, 0)
     assert 0 < result["round_ms"]["p50"] <= result["round_ms"]["p95"]
@@ -227,17 +228,26 @@ def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> Non
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     again = ended("run", tmp_path / "fleet.yaml", "--out", out, cwd=tmp_path)
     assert again.returncode == 3
-    assert "exists already" in again.stderr
+    assert again.stderr == (
+        f"cipherfleet: {out}: holds an earlier run and its result.json; name another folder with "
+        f"--out, or remove this one: rm -r {out}\n"
+    )
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == kept
 
 
 @pytest.mark.fleet
 def test_a_run_without_json_is_for_people(tmp_path: Path) -> None:
-    told = ended("run", toy_fleet(tmp_path), "--nodes", 2, "--rounds", 2, cwd=tmp_path)
+    told = ended("run", toy_fleet(tmp_path), "--nodes", 2, "--rounds", 1, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert "2 nodes, 1 edges" in " ".join(told.stdout.split())
     assert "centralised answer" in told.stdout
     assert "WEAK KEYS" in told.stderr
+    # Phases are told where there is no terminal, and what has not settled is called so.
+    for line in ("starting the broker", "keys: 0 of 2", "starting 2 nodes", "round 0/1"):
+        assert f"\n{line}\n" in told.stderr
+    assert "\nwarn: not settled after 1 rounds: relative error " in told.stderr
+    assert "NOT SETTLED after 1 rounds" in " ".join(told.stdout.split())
+    assert "the common answer" not in told.stdout
     (run,) = (tmp_path / "cipherfleet-out").iterdir()
     assert run.name.startswith("toy-")
 
@@ -290,6 +300,13 @@ def test_an_interrupted_run_is_exit_code_130_and_leaves_no_process(
     assert out == ""
     assert err.rstrip().splitlines()[-1] == "cipherfleet: interrupted"
     assert "Traceback" not in err
+    # What came of it until then is there.
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["ended"], result["reason"]) == ("interrupted", None)
+    assert 1 <= result["rounds"] < 100_000
+    assert result["estimate"][0] == pytest.approx(21.0, abs=1.5)
+    assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000
+    assert f"what came of it until then: {tmp_path / 'out'}\n" in err
     for node in ("01", "02", "03"):
         assert (
             "Traceback" not in (tmp_path / "out" / "nodes" / node / "logs" / "node.log").read_text()
@@ -302,3 +319,48 @@ def test_a_killed_run_leaves_no_node_and_no_broker(tmp_path: Path) -> None:
         process.kill()
         process.wait()
         assert left_of(below, 60.0) == []
+    # What it left is not taken for something else, and not touched.
+    out = tmp_path / "out"
+    again = ended("run", tmp_path / "fleet.yaml", "--out", out, cwd=tmp_path)
+    assert again.returncode == 3
+    wanted = r".*/out: holds keys and logs of a run without a result\.json: it was killed after "
+    assert re.match(
+        rf"cipherfleet: {wanted}[1-9]\d* rounds, or still goes on; .*rm -r", again.stderr
+    )
+    assert sorted(path.name for path in out.iterdir()) == ["nodes"]
+
+
+@pytest.mark.fleet
+def test_a_node_that_fails_for_good_ends_the_run_with_its_figures(tmp_path: Path) -> None:
+    with running(tmp_path) as (process, below):
+        nodes = tmp_path / "out" / "nodes"
+        (nodes / "02" / "readings.csv").unlink()
+        (victim,) = [each for each in below if each.cmdline()[-1] == str(nodes / "02")]
+        victim.kill()  # started again, it has nothing to read
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert left_of(below, 60.0) == []
+    assert out == ""
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["ended"] == "failed"
+    assert "node '02' ended with exit code 3" in result["reason"]
+    assert err.rstrip().splitlines()[-1] == f"cipherfleet: {result['reason']}"
+    assert result["rounds"] >= 1
+    assert (tmp_path / "out" / "plot.png").is_file()
+
+
+@pytest.mark.fleet
+def test_a_run_that_is_interrupted_before_it_began_leaves_no_folder(tmp_path: Path) -> None:
+    """SIGTERM while keys are made, which this many take minutes for."""
+    file, out = toy_fleet(tmp_path), tmp_path / "out"
+    file.write_text(file.read_text().replace("key_bits: 512", "key_bits: 4096"))
+    command = [*COMMAND, "run", str(file), "--out", str(out)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        while process.stderr.readline() != "keys: 0 of 3\n":
+            assert process.poll() is None
+        process.terminate()
+        assert process.stderr.read().strip() == "cipherfleet: interrupted"
+    assert process.returncode == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fleet.yaml", "t.csv"]

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_deploy.results import Trajectory, disagreement, relative_error, summarise
+from cipherfleet_deploy.results import (
+    Trajectory,
+    disagreement,
+    movement,
+    relative_error,
+    rounds_to,
+    summarise,
+)
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 
 AVERAGE = Path(__file__).parent.parent / "examples" / "average" / "fleet.yaml"
@@ -138,3 +146,72 @@ def test_without_an_optimum_there_is_no_error_to_tell(fleet: Fleet, nodes: Local
     assert result["optimum"] is None
     assert result["relative_error"] is None
     assert result["disagreement"] == 0.0
+
+
+# -- settled ------------------------------------------------------------------------------------
+
+
+def result_of(
+    fleet: Fleet, nodes: LocalFleet, estimates: list[list[float]], optimum: float | None
+) -> dict[str, Any]:
+    """What is told of *estimates*, a list for each node."""
+    for node, own in zip(nodes.nodes.values(), estimates, strict=False):
+        node.estimates = {k: [x] for k, x in enumerate(own)}
+    answer = None if optimum is None else np.array([optimum])
+    return summarise(fleet, nodes, Trajectory.of(nodes, 1), answer, 1.0)
+
+
+def test_a_run_has_settled_when_its_answer_is_right_to_two_digits(
+    fleet: Fleet, nodes: LocalFleet
+) -> None:
+    near = result_of(fleet, nodes, [[20.1], [20.1], [20.1]], 20.0)
+    assert (near["settled"], near["relative_error"]) == (True, pytest.approx(0.005))
+    assert result_of(fleet, nodes, [[20.3], [20.3], [20.3]], 20.0)["settled"] is False
+    assert result_of(fleet, nodes, [[19.0], [20.0], [21.0]], 20.0)["settled"] is False
+
+
+def test_who_has_no_estimate_has_not_settled(fleet: Fleet, nodes: LocalFleet) -> None:
+    result = result_of(fleet, nodes, [[20.0], [20.0]], 20.0)
+    assert (result["settled"], result["relative_error"]) == (False, 0.0)
+
+
+def test_without_an_answer_to_compare_to_nodes_must_agree_and_stand_still(
+    fleet: Fleet, nodes: LocalFleet
+) -> None:
+    still = [9.0, 20.0, 20.1, 20.1]
+    assert result_of(fleet, nodes, [still] * 3, None)["settled"] is True
+    apart = [[9.0, 20.0, 20.0, 20.0], still, [9.0, 21.0, 21.0, 21.0]]
+    assert result_of(fleet, nodes, apart, None)["settled"] is False
+    # Its last steps are short, as those of every long run: from half of the rounds on it went 2 %.
+    creeping = [20.0 + 0.1 * math.log2(k) * 5.8 for k in range(1, 65)]
+    result = result_of(fleet, nodes, [creeping] * 3, None)
+    assert abs(creeping[-1] - creeping[-2]) / creeping[-1] < 0.001
+    assert result["movement"] == pytest.approx(0.58 / creeping[-1])
+    assert (result["settled"], result["disagreement"]) == (False, 0.0)
+
+
+def test_a_single_round_has_no_first_half(fleet: Fleet, nodes: LocalFleet) -> None:
+    result = result_of(fleet, nodes, [[20.0]] * 3, None)
+    assert (result["movement"], result["settled"]) == (None, False)
+
+
+def test_an_error_that_falls_like_one_over_k_is_no_greater_than_the_movement() -> None:
+    for rounds in (10, 1000):
+        estimates = np.array([1.0 - 0.3 / k for k in range(1, rounds + 1)])[:, None, None]
+        error = 0.3 / rounds
+        assert movement(Trajectory(estimates)) >= error
+
+
+def test_rounds_are_counted_up_to_the_one_from_which_the_error_stays_below() -> None:
+    errors = [0.5, 0.005, 0.02, 0.009, 0.0009, 0.0002]
+    estimates = np.array([1.0 + error for error in errors])[:, None, None]
+    found = rounds_to(Trajectory(estimates), np.array([1.0]))
+    assert found == {"1e-2": 4, "1e-3": 5, "1e-4": None, "1e-6": None}
+    nowhere = dict.fromkeys(("1e-2", "1e-3", "1e-4", "1e-6"))
+    assert rounds_to(Trajectory(estimates), None) == nowhere
+    assert rounds_to(Trajectory(estimates), np.zeros(1)) == nowhere
+
+
+def test_a_node_that_is_late_counts_with_the_estimate_that_it_has() -> None:
+    estimates = np.array([[1.0, math.nan], [1.0, 1.5], [1.0, math.nan], [1.0, 1.0]])[:, :, None]
+    assert rounds_to(Trajectory(estimates), np.array([1.0]))["1e-6"] == 4

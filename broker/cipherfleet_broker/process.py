@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from .interrupts import defer_interrupts
 from .leash import leashed
 
 STOP_TIMEOUT_S = 5.0  # both engines end within 0.1 s of SIGTERM; then SIGKILL
@@ -23,6 +25,8 @@ class Process:
         self.folder = folder
         self._log = folder / LOG_NAME
         self._popen: subprocess.Popen[bytes] | None = None
+        # Also where an interrupt keeps our owner from ever learning of us.
+        self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         # The leash is tied to the thread that forks. This one lives as long as we do, so a caller's
         # short-lived worker thread may start a broker without taking it along when it ends.
         self._spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-spawner")
@@ -39,7 +43,8 @@ class Process:
 
     def start(self) -> None:
         """Start the command; it has not proven anything yet when this returns."""
-        self._popen = self._spawner.submit(self._spawn).result()
+        with defer_interrupts():
+            self._popen = self._spawner.submit(self._spawn).result()
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Send *how* if it runs, and wait until it is gone; SIGKILL follows where SIGTERM fails."""
@@ -59,9 +64,10 @@ class Process:
 
     def close(self) -> None:
         """End the process and the thread that holds its leash, and remove the folder."""
-        self.end()
-        self._spawner.shutdown()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with defer_interrupts():
+            self.end()
+            self._spawner.shutdown()
+            self._remove()
 
     def last_words(self) -> str:
         """The last line of the log, shortened: the reason, where a broker stopped by itself."""

@@ -18,6 +18,7 @@ from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from .embedded import embedded
 from .engine import LOOPBACK, Engine
 from .health import check_broker
+from .interrupts import defer_interrupts
 from .mosquitto import mosquitto
 from .process import Process
 from .security import Security
@@ -174,8 +175,9 @@ def made_broker(
 ) -> RunningBroker:
     """As `run_engine`, configured in its folder and not yet started."""
     context = security.context() if security else None
-    folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
-    process = Process(engine.configure(folder, port), folder)
+    with defer_interrupts():
+        folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
+        process = Process(engine.configure(folder, port), folder)
     host = security.host if security else LOOPBACK
     secured = make if security else None
     return RunningBroker(engine.name, engine.version, host, port, process, context, secured)

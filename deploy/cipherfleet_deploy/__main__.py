@@ -1,26 +1,42 @@
-"""The program `cipherfleet`: one line where a library of the command line is not installed.
+"""The program `cipherfleet`: one line where it is interrupted or a library is not installed.
 
 The base installation is what a device carries: it has this program, but neither click nor rich.
+Signals are listened to before anything else is imported.
 """
 
 from __future__ import annotations
 
 import sys
 
+from .interrupts import EXIT_INTERRUPTED, ignore, is_interrupted, listen
+
 EXIT_USAGE = 2
 
 
 def main() -> None:
     """Run the command line. It imports most libraries late, so their absence may show late."""
+    listen()
     try:
         from .cli import main as run_command_line  # noqa: PLC0415
 
         run_command_line()
-    except ModuleNotFoundError as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or (
+            is_interrupted() and not isinstance(error, SystemExit)
+        ):
+            _end("interrupted", EXIT_INTERRUPTED)
+        if not isinstance(error, ModuleNotFoundError):
+            raise
         from cipherfleet_node.installation import missing_library  # noqa: PLC0415
 
-        print(f"cipherfleet: {missing_library(str(error.name))}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        _end(missing_library(str(error.name)), EXIT_USAGE)
+    finally:
+        ignore()
+
+
+def _end(text: str, code: int) -> None:
+    print(f"cipherfleet: {text}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

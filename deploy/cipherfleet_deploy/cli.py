@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -22,16 +20,16 @@ from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
 from .flags import AS_JSON, SIZES, Command, flagged, tell
 from .fleets.cli import fleet
+from .interrupts import EXIT_INTERRUPTED, is_interrupted
 from .seed import seed
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
 DEMO_NODES = 10
 PROGRAM = "cipherfleet"
 
 
 def main() -> None:
     """Run the command line; every failure is one line, every mistake one, and an exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         cli.main(prog_name=PROGRAM, standalone_mode=False)
     except ConfigError as error:
@@ -46,7 +44,7 @@ def main() -> None:
     except OSError as error:  # a full disk, a folder that may not be written
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
     except ModuleNotFoundError:
-        raise  # __main__ says what to install
+        raise  # __main__ says what to install, or that it was interrupted
     except Exception as error:  # what nobody foresaw: its text may hold a reading, its place not
         if sys.flags.dev_mode:
             raise
@@ -59,6 +57,8 @@ def main() -> None:
 
 
 def _fail(text: str, code: int) -> NoReturn:
+    if is_interrupted():  # whatever came of it
+        text, code = "interrupted", EXIT_INTERRUPTED
     _tell(f"{PROGRAM}: {text}")
     sys.exit(code)
 
@@ -75,11 +75,6 @@ def _fail_at(error: ConfigError) -> NoReturn:
 def _tell(text: str) -> None:
     """One line, whatever a file is called or holds: control characters are written as escapes."""
     click.echo(one_line(text), err=True)
-
-
-def _terminated(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends a run as Ctrl-C does: the fleet is stopped on the way out."""
-    raise KeyboardInterrupt
 
 
 def run_flags(command: Command) -> Command:
@@ -601,4 +596,6 @@ def example(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    from cipherfleet_deploy.__main__ import main as program
+
+    program()

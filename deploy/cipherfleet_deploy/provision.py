@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from cipherfleet_broker.running import parse_address
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
@@ -43,6 +42,8 @@ from cipherfleet_provisioning.operation import (
 )
 from cipherfleet_provisioning.operator_link import OperatorLink, operator_context
 from cipherfleet_provisioning.sets import NODES, Draft, current, drafted, locked
+
+from .progress import counting, print_line
 
 QUIET_S = 1.0  # claims come retained, all at once: after this they have all come
 RELOAD = (
@@ -83,16 +84,9 @@ def bundle(file: Path, home: Path, maker: Maker, console: Console) -> Told:
 
 @contextmanager
 def _progress(maker: Maker, total: int, console: Console) -> Iterator[Callable[[str], None]]:
-    columns = (
-        TextColumn("keys" if maker == "operator" else "bundles"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda _name: bar.advance(task)
+    what = "keys" if maker == "operator" else "bundles"
+    with counting(what, total, console) as advance:
+        yield lambda _name: advance()
 
 
 def _summary(home: Path, ledger: Ledger) -> Told:
@@ -397,7 +391,7 @@ def show(told: Told, console: Console) -> None:
     """What people read."""
 
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, text)
 
     for claim in told.get("claims", ()):
         state = claim["trouble"] or ("enrolled" if claim["enrolled"] else "waits for approval")

@@ -1,9 +1,17 @@
-"""What came of a run: one object of figures, and the estimates of every round."""
+"""What came of a run: one object of figures, and the estimates of every round.
+
+A run has *settled* when the estimates of all nodes are right to two digits. Where the centralised
+answer is known, the relative error after the last round is below SETTLED. Where it is not, both the
+disagreement between nodes and the movement are: how far their mean went in the second half of the
+rounds, relative to where it ended. Half of the rounds, since a schedule whose stepsizes fall like
+1/k leaves an error that falls like 1/k, too: between half and all of the rounds it loses as much as
+is left. Movement over a fixed number of last rounds would be small in every long run.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,6 +26,8 @@ from .record import Recorded
 
 FloatArray = npt.NDArray[np.float64]
 
+SETTLED = 1e-2  # relative error: two digits
+ACCURACIES = ("1e-2", "1e-3", "1e-4", "1e-6")  # of which `rounds_to` speaks
 COUNTERS = ("bytes_sent", "rejected", "inline", "cpu_s")  # of a round's span; 0 at a node's start
 
 
@@ -39,12 +49,20 @@ class Trajectory:
         return cls(estimates)
 
     @property
-    def last(self) -> FloatArray:
-        """Every node's own latest estimate, shape (nodes, d); NaN where a node has none."""
+    def latest(self) -> Iterator[FloatArray]:
+        """After each round every node's own latest estimate, (nodes, d); NaN where it has none."""
         latest: FloatArray = np.full(self.estimates.shape[1:], np.nan)
         for of_round in self.estimates:
             latest = np.where(np.isnan(of_round), latest, of_round)
-        return latest
+            yield latest
+
+    @property
+    def last(self) -> FloatArray:
+        """The same after the last round; of shape (nodes, d) also where there was none."""
+        last: FloatArray = np.full(self.estimates.shape[1:], np.nan)
+        for estimates in self.latest:
+            last = estimates
+        return last
 
 
 def relative_error(estimates: FloatArray, optimum: FloatVector) -> float:
@@ -64,6 +82,34 @@ def disagreement(estimates: FloatArray) -> float:
     return _relative(estimates - mean, mean)
 
 
+def movement(trajectory: Trajectory) -> float:
+    """How far the mean over nodes went in the second half of the rounds, over its last length.
+
+    NaN where a node has no estimate after the first half, or the mean is 0.
+    """
+    half = Trajectory(trajectory.estimates[: len(trajectory.estimates) // 2])
+    mean = trajectory.last.mean(axis=0)
+    return _relative(half.last.mean(axis=0) - mean, mean)
+
+
+def rounds_to(trajectory: Trajectory, optimum: FloatVector | None) -> dict[str, int | None]:
+    """For each of ACCURACIES, after how many rounds the relative error stays below it.
+
+    None where it is not below it after the last round, and where there is no answer to compare to.
+    """
+    errors = []
+    if optimum is not None:
+        errors = [relative_error(estimates, optimum) for estimates in trajectory.latest]
+    return {name: stays_below(errors, float(name)) for name in ACCURACIES}
+
+
+def stays_below(errors: Sequence[float], level: float) -> int | None:
+    """How many *errors* there are up to the first from which all are below *level*."""
+    above = [k for k, error in enumerate(errors, 1) if not error < level]  # NaN is not below
+    first = above[-1] + 1 if above else 1
+    return first if first <= len(errors) else None
+
+
 def _relative(deviations: FloatArray, answer: FloatVector) -> float:
     distance = math.sqrt(float(np.mean(np.sum(deviations**2, axis=-1))))
     size = float(np.linalg.norm(answer))
@@ -81,6 +127,9 @@ def summarise(
     file, last = fleet.file, trajectory.last
     closed = [line for node in nodes.nodes.values() for line in node.rounds]
     known = last[~np.isnan(last).any(axis=1)]
+    error = None if optimum is None else _defined(relative_error(known, optimum))
+    apart, moved = _defined(disagreement(known)), _defined(movement(trajectory))
+    judged = (apart, moved) if error is None else (error,)
     return {
         "fleet": file.fleet,
         "nodes": len(fleet.members),
@@ -91,8 +140,11 @@ def summarise(
         "dimension": last.shape[1],
         "estimate": known.mean(axis=0).tolist(),
         "optimum": None if optimum is None else optimum.tolist(),
-        "relative_error": None if optimum is None else _defined(relative_error(known, optimum)),
-        "disagreement": _defined(disagreement(known)),
+        "relative_error": error,
+        "disagreement": apart,
+        "movement": moved,
+        "settled": len(known) == len(last) and all(e is not None and e < SETTLED for e in judged),
+        "rounds_to": rounds_to(trajectory, optimum),
         "round_ms": _percentiles([line["ms"] for line in closed]),
         "bytes_per_edge_round": round(_bytes_sent(nodes) / max(1, _edge_rounds(fleet, nodes)), 1),
         "silent": int(sum(line["silent"] for line in closed)),

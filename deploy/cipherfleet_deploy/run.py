@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,9 +20,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
+from cipherfleet_broker.interrupts import defer_interrupts
 from cipherfleet_node.config import Broker, Simulation, resolution_of
-from cipherfleet_node.draws import FloatVector
-from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
 from cipherfleet_provisioning.bundles import check_target, write_bundles
 from cipherfleet_provisioning.certificates import (
@@ -34,8 +36,9 @@ from cipherfleet_provisioning.insight import centralised_answer, range_of_starts
 
 from .local import LocalFleet
 from .plots import plot_run
-from .record import Recorded
-from .results import Trajectory, disagreement, summarise
+from .progress import Lines, counting, print_line
+from .record import NodeRecord, Recorded
+from .results import SETTLED, Trajectory, disagreement, summarise
 
 CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
 RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
@@ -45,6 +48,7 @@ LEGEND = (
     "restarts: daemons that were started again; a dash: not defined"
 )
 NODES_FOLDER, TLS_FOLDER = "nodes", "tls"
+MADE_FOLDERS = (NODES_FOLDER, TLS_FOLDER, "broker")
 RUN_DAYS = 90  # of a run's own certificates
 
 
@@ -58,30 +62,101 @@ class RunOptions:
     out: Path | None = None
 
 
+@dataclass
+class Report:
+    """What the figures of a run are made of, as far as it has come; they go to the folder *out*.
+
+    Nothing of a run is there before.
+    """
+
+    fleet: Fleet
+    out: Path
+    console: Console
+    nodes: Recorded | None = None  # from their start on
+    more: dict[str, Any] = field(default_factory=dict)  # of the result
+
+    def __post_init__(self) -> None:
+        """Look at readings, where they can be seen. Raises ConfigError where *out* is in use."""
+        self.began = time.monotonic()
+        check_out(self.out)
+        places = (self.out, *(self.out / name for name in MADE_FOLDERS))
+        self._new = [place for place in places if not os.path.lexists(place)]
+        self.optimum = centralised_answer(self.fleet)
+
+    @contextmanager
+    def whatever_happens(self) -> Iterator[None]:
+        """Report also where the block is interrupted or fails, as far as rounds were closed."""
+        try:
+            yield
+        except (KeyboardInterrupt, CipherfleetError, OSError) as error:
+            self._end_early(error)
+            raise
+
+    @defer_interrupts()
+    def conclude(self, ended: str = "complete", reason: str | None = None) -> dict[str, Any]:
+        """The figures, also written to *out*, as is a plot; Ctrl-C waits for them."""
+        assert self.nodes is not None
+        Lines(self.console).begin("writing figures and plot")
+        trajectory = Trajectory.of(self.nodes, self.fleet.dimension)
+        wall_s = time.monotonic() - self.began
+        result = summarise(self.fleet, self.nodes, trajectory, self.optimum, wall_s)
+        result |= {"ended": ended, "reason": reason, "out": str(self.out), **self.more}
+        (self.out / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
+        plot_run(trajectory, self.optimum, _title(result), self.out / PLOT_FILE)
+        if not result["settled"]:
+            print_line(self.console, f"warn: {unsettled(result)}")
+        return result
+
+    def _end_early(self, error: KeyboardInterrupt | CipherfleetError | OSError) -> None:
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        for node in self.nodes.nodes.values() if self.nodes else ():
+            node.read()
+        if self.nodes is not None and any(node.round for node in self.nodes.nodes.values()):
+            try:
+                if is_interrupt:
+                    self.conclude("interrupted")
+                else:
+                    self.conclude("failed", str(error))
+            except OSError as problem:  # the disk is full, which may be why it failed
+                print_line(self.console, f"warn: {self.out}: no figures: {problem.strerror}")
+            else:
+                print_line(self.console, f"what came of it until then: {self.out}")
+        elif is_interrupt or self.nodes is None:
+            for place in self._new:
+                shutil.rmtree(place, ignore_errors=True)
+
+
 def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, Any]:
     """Run the fleet of *file* to its end; the figures, also written to <out>/result.json.
 
-    *console* shows progress and advice (standard error). Raises CipherfleetError.
+    *console* shows progress and advice (standard error). Interrupted or failed, it leaves the
+    figures of the rounds that were closed. Raises CipherfleetError.
     """
-    began = time.monotonic()
     fleet = load_fleet(file, options.overrides, endless=False)
-    out = options.out or default_folder(fleet)
-    check_target(out / NODES_FOLDER)
+    out, lines = options.out or default_folder(fleet), Lines(console)
+    report = Report(fleet, out, console)
     for line in advice(fleet):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    optimum = centralised_answer(fleet)
-    authority, security = _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
-    with _started(fleet, options.broker, security) as brokers:
-        simulation = Simulation(seed=options.seed, trace_estimates=True)
-        bundles = provision(fleet, out, addresses(fleet, brokers), authority, simulation, console)
-        with LocalFleet(bundles, patience(fleet)) as nodes:
-            nodes.start()
-            console.print(watch_hint(out), markup=False, highlight=False, soft_wrap=True)
-            with showing_progress(fleet, nodes, console) as show:
-                nodes.wait(show)
-    count = "" if len(brokers) == 1 else f", a cluster of {len(brokers)}"
-    more = {"out": str(out), "broker": f"{brokers[0].name} {brokers[0].version}{count}"}
-    return conclude(fleet, nodes, optimum, time.monotonic() - began, more)
+        print_line(console, line)
+    with report.whatever_happens():
+        authority, security = (
+            _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
+        )
+        lines.begin("starting the broker")
+        with _started(fleet, options.broker, security) as brokers:
+            count = "" if len(brokers) == 1 else f", a cluster of {len(brokers)}"
+            report.more = {"broker": f"{brokers[0].name} {brokers[0].version}{count}"}
+            simulation = Simulation(seed=options.seed, trace_estimates=True)
+            bundles = provision(
+                fleet, out, addresses(fleet, brokers), authority, simulation, console
+            )
+            with LocalFleet(bundles, patience(fleet)) as nodes:
+                lines.begin(f"starting {len(bundles)} nodes")
+                report.nodes = nodes
+                nodes.start()
+                print_line(console, watch_hint(out))
+                with showing_progress(fleet, nodes, console) as show:
+                    nodes.wait(show)
+    return report.conclude()
 
 
 @contextmanager
@@ -104,25 +179,6 @@ def addresses(fleet: Fleet, brokers: Sequence[RunningBroker]) -> dict[str, Broke
     return {name: told[place] for name, place in fleet.places(len(told)).items()}
 
 
-def conclude(
-    fleet: Fleet,
-    nodes: Recorded,
-    optimum: FloatVector | None,
-    wall_s: float,
-    more: dict[str, Any],
-) -> dict[str, Any]:
-    """The figures of a run that has ended, and *more* of it, with the folder `out` among it.
-
-    Written there too, as is a plot.
-    """
-    trajectory = Trajectory.of(nodes, fleet.dimension)
-    result = summarise(fleet, nodes, trajectory, optimum, wall_s) | more
-    out = Path(result["out"])
-    (out / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
-    plot_run(trajectory, optimum, _title(result), out / PLOT_FILE)
-    return result
-
-
 def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, Security]:
     """An authority for this run alone, and what the broker needs of it, in <out>/tls."""
     if ":" in options.broker:
@@ -142,6 +198,28 @@ def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, S
 def default_folder(fleet: Fleet) -> Path:
     """Where a run's results go unless told otherwise."""
     return Path("cipherfleet-out") / f"{fleet.file.fleet}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_out(out: Path) -> None:
+    """Raise ConfigError where the folder *out* holds an earlier run, or cannot be made."""
+    nodes = out / NODES_FOLDER
+    if not nodes.is_dir() or nodes.is_symlink():
+        check_target(nodes)
+        return
+    remedy = f"name another folder with --out, or remove this one: rm -r {shlex.quote(str(out))}"
+    if (out / RESULT_FILE).exists():
+        raise ConfigError(f"{out}: holds an earlier run and its {RESULT_FILE}; {remedy}")
+    closed = max((_rounds_closed(folder) for folder in nodes.iterdir()), default=0)
+    raise ConfigError(
+        f"{out}: holds keys and logs of a run without a {RESULT_FILE}: it was killed after "
+        f"{closed} rounds, or still goes on; it cannot be resumed; {remedy}"
+    )
+
+
+def _rounds_closed(folder: Path) -> int:
+    node = NodeRecord(folder.name, folder)
+    node.read()
+    return node.round
 
 
 def watch_hint(out: Path) -> str:
@@ -224,48 +302,71 @@ def provision(
     console: Console,
 ) -> dict[str, Path]:
     """Keys and a folder for every node, under <out>/nodes."""
-    with Progress(
-        TextColumn("keys"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        console=console, transient=True, disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("keys", total=len(fleet.members))
+    with counting("keys", len(fleet.members), console) as advance:
         return write_bundles(
             fleet,
             out / NODES_FOLDER,
             broker,
             simulation,
-            lambda _name: progress.advance(task),
+            lambda _name: advance(),
             authority,
         )
 
 
 @contextmanager
-def showing_progress(fleet: Fleet, nodes: Recorded, console: Console) -> Iterator[Any]:
-    """A bar with the round, the round time and the disagreement; never a state."""
+def showing_progress(
+    fleet: Fleet, nodes: Recorded, console: Console
+) -> Iterator[Callable[[], None]]:
+    """A bar, or lines, with the round, the round time and the disagreement; never a state."""
     columns = (
         TextColumn("round {task.completed}/{task.total}"),
         BarColumn(),
         TextColumn("{task.fields[ms]} ms/round  disagreement {task.fields[apart]}"),
         TimeElapsedColumn(),
     )
+    total, lines = fleet.file.algorithm.rounds, Lines(console)
+    lines.begin(f"round 0/{total}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=fleet.file.algorithm.rounds, ms="-", apart="-")
+        task = progress.add_task("", total=total, ms="-", apart="-")
+
+        def describe() -> str:
+            slowest = min(node.round for node in nodes.nodes.values())
+            ms, apart = _ms_and_disagreement(nodes, slowest)
+            progress.update(task, completed=slowest, ms=ms, apart=apart)
+            return f"round {slowest}/{total}  {ms} ms/round  disagreement {apart}"
 
         def show() -> None:
-            slowest = min(node.round for node in nodes.nodes.values())
-            if slowest == 0 or not console.is_terminal:
-                return
-            latest = [line["ms"] for node in nodes.nodes.values() for line in node.rounds[-1:]]
-            common = [node.estimates.get(slowest - 1) for node in nodes.nodes.values()]
-            known = np.array([estimate for estimate in common if estimate is not None])
-            progress.update(
-                task,
-                completed=slowest,
-                ms=f"{np.median(latest):.0f}" if latest else "-",
-                apart=f"{disagreement(known):.2g}" if len(known) else "-",
-            )
+            if console.is_terminal:
+                describe()
+            else:
+                lines.go_on(describe)
 
         yield show
+
+
+def _ms_and_disagreement(nodes: Recorded, slowest: int) -> tuple[str, str]:
+    """Of the latest rounds, and after the latest one that all have closed; "-" before there is."""
+    if slowest == 0:
+        return "-", "-"
+    latest = [line["ms"] for node in nodes.nodes.values() for line in node.rounds[-1:]]
+    common = [node.estimates.get(slowest - 1) for node in nodes.nodes.values()]
+    known = np.array([estimate for estimate in common if estimate is not None])
+    return (
+        f"{np.median(latest):.0f}" if latest else "-",
+        f"{disagreement(known):.2g}" if len(known) else "-",
+    )
+
+
+def unsettled(result: Mapping[str, Any]) -> str:
+    """That the estimates of *result* are no answer yet, and what to do about it."""
+    names = ("relative_error",) if result["relative_error"] is not None else (
+        "disagreement", "movement",
+    )  # fmt: skip
+    figures = ", ".join(f"{name.replace('_', ' ')} {_shown(result[name])}" for name in names)
+    return (
+        f"not settled after {result['rounds']} rounds: {figures}, must be below {SETTLED:g}; run "
+        "more rounds (cipherfleet check FILE simulates how many) or choose other stepsizes"
+    )
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -285,6 +386,7 @@ def show_result(result: dict[str, Any], console: Console) -> None:
     """The table that people read."""
     console.print(_title(result), markup=False, highlight=False, soft_wrap=True)
     table = Table(show_header=False)
+    table.add_row("settled", "yes" if result["settled"] else "NO")
     for name in (
         "rounds",
         "relative_error",
@@ -300,9 +402,14 @@ def show_result(result: dict[str, Any], console: Console) -> None:
         "round_ms p50 / p95", f"{result['round_ms']['p50']} / {result['round_ms']['p95']}"
     )
     table.add_row("bytes_per_edge_round", f"{result['bytes_per_edge_round']:.0f}")
+    reached = {name: count for name, count in result["rounds_to"].items() if count is not None}
+    if reached:
+        told = ", ".join(f"{name} after {count}" for name, count in reached.items())
+        table.add_row("relative_error stays below", told)
     console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
-    answer = Table(title="the common answer")
+    after = f"NOT SETTLED after {result['rounds']} rounds"
+    answer = Table(title="the common answer" if result["settled"] else after)
     for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
         answer.add_column(heading, justify="right")
     optimum = result["optimum"] or [None] * len(result["estimate"])

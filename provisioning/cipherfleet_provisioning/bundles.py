@@ -5,16 +5,15 @@ Nothing of another node's secrets is in it. All folders appear at once or not at
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import re
+import selectors
 import shutil
-import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from cipherfleet_broker.leash import PR_SET_PDEATHSIG
+from cipherfleet_broker.interrupts import defer_interrupts
+from cipherfleet_broker.leash import leashed
 from cipherfleet_node.config import (
     NODE_FILE,
     Broker,
@@ -38,21 +38,18 @@ from cipherfleet_node.keys import (
     NodeKeys,
     PublicKeys,
     assemble_keys,
-    generate_keys,
     own_keys,
     seal_to_text,
     write_keys,
     write_public,
 )
-from cipherfleet_node.primes import FactoredPrime
 
 from .certificates import Certified, write_client
 from .fleet import Fleet, Member
+from .prime_worker import Primes, read_primes
 
 READINGS_FILE = "readings.csv"
-
-# Forking this process would copy the locks of its threads.
-SPAWN = multiprocessing.get_context("spawn")
+PRIME_WORKER = (sys.executable, "-P", "-m", "cipherfleet_provisioning.prime_worker")
 
 Progress = Callable[[str], None]
 
@@ -98,8 +95,7 @@ def _write_at_once(
     authority: Certified | None,
 ) -> None:
     """Build beside the first folder that has to be made, and move there when all is done."""
-    building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=_anchor(target)))
-    try:
+    with _building(target) as building:
         keys = make_keys([m.id for m in fleet.members], fleet.file.crypto.key_bits, progress)
         public = {name: pair.public for name, pair in keys.items()}
         for member in fleet.members:
@@ -109,8 +105,19 @@ def _write_at_once(
                 write_client(building / member.id, authority, member.id, datetime.now(UTC))
         target.parent.mkdir(parents=True, exist_ok=True)
         building.rename(target)
+
+
+@contextmanager
+def _building(target: Path) -> Iterator[Path]:
+    """A folder beside *target*, which is removed with all that is in it if the block fails."""
+    made: list[Path] = []
+    try:
+        with defer_interrupts():
+            made.append(Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=_anchor(target))))
+        yield made[0]
     except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
@@ -131,29 +138,46 @@ def _anchor(target: Path) -> Path:
 def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, NodeKeys]:
     """Fresh keys for every name, made on all cores."""
     keys: dict[str, NodeKeys] = {}
-    workers = min(len(names), len(os.sched_getaffinity(0)))
-    try:
-        with ProcessPoolExecutor(workers, SPAWN, _follow_parent) as pool:
-            for name, (p, q) in zip(names, pool.map(_primes, [bits] * len(names)), strict=True):
-                keys[name] = assemble_keys(p, q)
-                progress(name)
-    except BrokenProcessPool:
-        raise CipherfleetError("a process that made keys was killed; run it again") from None
+    with _prime_workers(min(len(names), len(os.sched_getaffinity(0))), bits) as workers:
+        for name, (p, q) in zip(names, _primes_of(workers), strict=False):  # they never end
+            keys[name] = assemble_keys(p, q)
+            progress(name)
     return keys
 
 
-def _follow_parent() -> None:
-    """End with the parent however it ends; Ctrl-C is for the parent alone, which then ends us."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+@contextmanager
+def _prime_workers(count: int, bits: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that make primes; they end with the block, and at the latest with us."""
+    workers: list[subprocess.Popen[bytes]] = []
+    command = leashed([*PRIME_WORKER, str(bits)])
+    try:
+        for _ in range(count):
+            with defer_interrupts():
+                # A session of its own: Ctrl-C is for us. No buffer: `select` sees what is unread.
+                worker = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+                )
+                workers.append(worker)
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.communicate()
 
 
-def _primes(bits: int) -> tuple[FactoredPrime, FactoredPrime]:
-    """The part of a node's keys that takes time, as values that travel between processes."""
-    keys = generate_keys(bits)
-    assert keys.primes is not None
-    return keys.primes
+def _primes_of(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Primes]:
+    """What *workers* make, as they make it. Raises CipherfleetError when one has ended."""
+    with selectors.DefaultSelector() as ready:
+        for worker in workers:
+            assert worker.stdout is not None
+            ready.register(worker.stdout, selectors.EVENT_READ, worker.stdout.readline)
+        while True:
+            for key, _ in ready.select():
+                line = key.data()
+                if not line.endswith(b"\n"):
+                    raise CipherfleetError("a process that made keys was killed; run it again")
+                yield read_primes(line)
 
 
 def node_config(

@@ -22,6 +22,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Healthcheck, LogConfig, Mount
 
+from cipherfleet_broker.interrupts import defer_interrupts
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
 from .plan import STOP_WITHIN_S, Container, container_user, hand_over
@@ -144,17 +145,25 @@ class Engine:
 
     # -- one fleet ------------------------------------------------------------------------------
 
-    def create(self, fleet: str, out: Path, image: str, containers: Sequence[Container]) -> None:
-        """The network of *fleet* and its containers, not yet started."""
+    def create(
+        self,
+        fleet: str,
+        out: Path,
+        image: str,
+        containers: Sequence[Container],
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The network of *fleet* and its containers, not yet started; *advance* counts them."""
         labels = {FLEET_LABEL: fleet, OUT_LABEL: str(out.absolute())}
-        with told(f"the network of {fleet}"):
+        # Once asked for, it comes: an interrupt before the engine's answer would not find it.
+        with told(f"the network of {fleet}"), defer_interrupts():
             # Internal: nothing inside reaches anything else, nothing else reaches inside.
             self.client.networks.create(
                 network_name(fleet), labels=labels, internal=True, check_duplicate=True
             )
         for each in containers:
             hand_over(each.folder, self.user)
-        together(lambda each: self._create(fleet, image, each, labels), containers)
+        together(lambda each: self._create(fleet, image, each, labels), containers, advance)
 
     def _create(self, fleet: str, image: str, container: Container, labels: dict[str, str]) -> None:
         profile, network = container.profile, network_name(fleet)
@@ -196,14 +205,16 @@ class Engine:
                 **limits,
             )
 
-    def start(self, fleet: str, names: Sequence[str]) -> None:
-        """Start the containers called *names*, together."""
+    def start(
+        self, fleet: str, names: Sequence[str], advance: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the containers called *names*, together; *advance* counts them."""
 
         def start(name: str) -> None:
             with told(f"the start of {name}"):
                 self.client.api.start(container_name(fleet, name))
 
-        together(start, names)
+        together(start, names, advance)
 
     def containers(self, fleet: str) -> list[dict[str, Any]]:
         """What the engine tells of each container of *fleet*: Names, State, Status, Labels, ..."""
@@ -331,11 +342,19 @@ def container_name(fleet: str, name: str) -> str:
     return f"cipherfleet.{fleet}.{name}"
 
 
-def together(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """*function* of each, in several threads; when this returns or raises none is still running."""
-    pool = ThreadPoolExecutor(THREADS)
+def together(
+    function: Callable[[T], R], items: Iterable[T], advance: Callable[[], None] = lambda: None
+) -> list[R]:
+    """*function* of each, in several threads; when this returns or raises none is still running.
+
+    *advance* is called for each that is done, in their order.
+    """
+    pool, results = ThreadPoolExecutor(THREADS), []
     try:
-        return [future.result() for future in [pool.submit(function, item) for item in items]]
+        for future in [pool.submit(function, item) for item in items]:
+            results.append(future.result())
+            advance()
+        return results
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -11,15 +11,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cipherfleet_deploy.progress import EVERY_S
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
 from .engine import Engine, told
-from .plan import IMAGE
+from .plan import IMAGE, STOP_WITHIN_S
 
 SOURCE = Path(__file__).parents[3]
 DOCKERFILE, WHEELHOUSE = "deploy/Dockerfile", "deploy/wheelhouse"
@@ -35,6 +38,7 @@ BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 EMULATORS = Path("/proc/sys/fs/binfmt_misc")
 OFFLINE_PIP = "--no-index --find-links=/wheels"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+STEP_LENGTH = 100
 MANYLINUX = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
 
 Tell = Callable[[str], None]
@@ -77,7 +81,7 @@ def build_image(engine: Engine, options: ImageOptions, tell: Tell) -> dict[str, 
             download_wheels(engine, base, Path(wheels), tell, options)
         tell("building")
         packed = io.BytesIO(context(Path(wheels)))
-        _build(engine, packed, DOCKERFILE, options.name, options.platform, arguments)
+        _build(engine, packed, DOCKERFILE, options.name, options.platform, arguments, tell)
     engine.remove_superseded_images()
     size = round(engine.image_mib(options.name), 1)
     return {"image": options.name, "mib": size, "platform": options.platform, **arguments}
@@ -100,6 +104,7 @@ def _build(
     tag: str,
     platform: str | None,
     arguments: Mapping[str, str],
+    tell: Tell,
 ) -> None:
     with told("the image"):
         steps = engine.client.api.build(
@@ -115,6 +120,8 @@ def _build(
         )
         said = ""
         for step in steps:
+            if step.get("stream", "").startswith("Step "):  # Step 3/12 : COPY ...
+                tell(one_line(step["stream"].strip())[:STEP_LENGTH])
             if "error" in step:
                 raise CipherfleetError(
                     f"the image cannot be built: {one_line(step['error'])[:300]}; "
@@ -161,17 +168,17 @@ def make_base(engine: Engine, tell: Tell, machine: str | None = None) -> str:
         options = ["--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}"]
         if machine is not None:
             options.append(f"--architecture={machine}")
-        _run([program, *options, SUITE, str(file)])
+        _run([program, *options, SUITE, str(file)], f"making {base}", tell)
         if machine is None:
             with told("the base image"):
                 name, tag = base.split(":")
                 engine.client.api.import_image_from_file(str(file), repository=name, tag=tag)
         else:
-            _build_base(engine, file, base, machine)
+            _build_base(engine, file, base, machine, tell)
     return base
 
 
-def _build_base(engine: Engine, file: Path, base: str, machine: str) -> None:
+def _build_base(engine: Engine, file: Path, base: str, machine: str, tell: Tell) -> None:
     """An import would be labelled with the engine's own machine; a build of nothing is not."""
     lines = f"FROM scratch\nADD {file.name} /\n".encode()
     with tempfile.TemporaryFile() as packed:
@@ -181,7 +188,7 @@ def _build_base(engine: Engine, file: Path, base: str, machine: str) -> None:
             tar.addfile(head, io.BytesIO(lines))
             tar.add(file, file.name)
         packed.seek(0)
-        _build(engine, packed, "Dockerfile", base, f"linux/{machine}", {})
+        _build(engine, packed, "Dockerfile", base, f"linux/{machine}", {}, tell)
 
 
 def download_wheels(
@@ -200,12 +207,33 @@ def download_wheels(
     python = [f"--python-version={version}", "--implementation=cp"]
     command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:"]
     locked = [f"--requirement={SOURCE / each}" for each in LOCKED]
-    _run([*command, *python, *platforms, f"--dest={folder}", "--require-hashes", *locked])
+    words = [*command, *python, *platforms, f"--dest={folder}", "--require-hashes", *locked]
+    _run(words, "downloading wheels", tell)
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+def _run(command: list[str], what: str, tell: Tell) -> None:
+    """Run *command* to its end, and say every while that it still runs."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, err = _awaited(process, what, tell)
+        except BaseException:  # it gets Ctrl-C from the terminal, too; SIGTERM only from us
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_WITHIN_S)
+            process.kill()
+            raise
+    if process.returncode != 0:
+        lines = [line for line in (err or out).splitlines() if line.strip()]
         words = one_line(lines[-1])[:300] if lines else "nothing"
         raise CipherfleetError(f"{' '.join(command[:4])} failed, its last words: {words}")
+
+
+def _awaited(process: subprocess.Popen[str], what: str, tell: Tell) -> tuple[str, str]:
+    began = time.monotonic()
+    while True:
+        try:
+            return process.communicate(timeout=EVERY_S)
+        except subprocess.TimeoutExpired:
+            tell(f"{what}: {time.monotonic() - began:.0f} s")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 from rich.console import Console
 
 from cipherfleet_broker.embedded import PACKAGE
+from cipherfleet_broker.interrupts import defer_interrupts
+from cipherfleet_deploy.progress import Lines, counting, print_line
 from cipherfleet_deploy.record import FleetFailed, NodeRecord, Standstill
 from cipherfleet_deploy.run import (
+    Report,
     advice,
-    conclude,
     default_folder,
     patience,
     showing_progress,
@@ -25,7 +28,6 @@ from cipherfleet_deploy.run import (
 from cipherfleet_node.config import Simulation
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
-from cipherfleet_provisioning.insight import centralised_answer
 
 from .engine import NAME_LABEL, OUT_LABEL, Engine
 from .plan import BROKER_HOST, IMAGE, Container, prepare
@@ -62,9 +64,15 @@ class DockerFleet:
     """The containers of one fleet, made and started by `start`, removed by `stop`."""
 
     def __init__(
-        self, engine: Engine, fleet: str, containers: Sequence[Container], stalled_after_s: float
+        self,
+        engine: Engine,
+        fleet: str,
+        containers: Sequence[Container],
+        stalled_after_s: float,
+        console: Console | None = None,
     ) -> None:
         self.engine, self.fleet = engine, fleet
+        self._console = console or Console(quiet=True)
         self._containers = containers
         self.nodes = {
             each.name: NodeContainer(each.name, each.folder, self._words_of(each.name))
@@ -85,7 +93,8 @@ class DockerFleet:
         began = time.monotonic()
         self._began = began
         try:
-            self.engine.create(self.fleet, out, image, self._containers)
+            with counting("containers made", len(self._containers), self._console) as advance:
+                self.engine.create(self.fleet, out, image, self._containers, advance)
             self.timing["created_s"] = time.monotonic() - began
             self.engine.start(self.fleet, [BROKER_HOST])
             self._start_nodes()
@@ -97,17 +106,30 @@ class DockerFleet:
     def _start_nodes(self) -> None:
         """Start all nodes, and look at those that run while the engine starts the rest.
 
-        A busy engine takes so long for the last that a short run is over by then.
+        A busy engine takes so long for the last that a short run is over by then. They are started
+        from this thread: interrupted, it does not wait for those whose turn has not come.
         """
-        with ThreadPoolExecutor(1) as pool:
-            starting = pool.submit(self.engine.start, self.fleet, list(self.nodes))
-            while wait([starting], WEIGHED_EVERY_S).not_done:
+        started = threading.Event()
+
+        def look() -> None:
+            while not started.wait(WEIGHED_EVERY_S):
                 self._read()
                 self._weigh()
-            starting.result()
 
+        with (
+            counting("containers started", len(self.nodes), self._console) as advance,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            looking = pool.submit(look)
+            try:
+                self.engine.start(self.fleet, list(self.nodes), advance)
+            finally:
+                started.set()
+            looking.result()
+
+    @defer_interrupts()
     def stop(self) -> list[str]:
-        """Remove all of the fleet; the names of what there was."""
+        """Remove all of the fleet; the names of what there was. Ctrl-C waits for it."""
         return self.engine.down(self.fleet)
 
     def poll(self) -> bool:
@@ -179,6 +201,7 @@ class DockerFleet:
                 node.log.parent.mkdir(exist_ok=True)
                 node.log.write_text(self.engine.log(self.fleet, node.id))
 
+    @defer_interrupts()
     def close(self) -> None:
         """Keep the logs, remove all else."""
         try:
@@ -214,21 +237,23 @@ def prepared(
             "removes them"
         )
     for line in advice(fleet):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
     if options.profile is not None:
-        note = f"note: {options.profile}; no figure is a device's"
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"note: {options.profile}; no figure is a device's")
     out = options.out or default_folder(fleet)
     simulation = Simulation(seed=options.seed, trace_estimates=True)
     containers = prepare(fleet, out, simulation, options.profile, console)
-    return DockerFleet(engine, name, containers, patience(fleet)), out
+    return DockerFleet(engine, name, containers, patience(fleet), console), out
 
 
 def bring_up(engine: Engine, file: Path, options: UpOptions, console: Console) -> dict[str, Any]:
     """Start the fleet of *file* and leave it running; what was started."""
     fleet = load_fleet(file, options.overrides)
-    nodes, out = prepared(engine, fleet, options, console)
-    nodes.start(out, options.image)
+    report = Report(fleet, options.out or default_folder(fleet), console)
+    with report.whatever_happens():
+        nodes, out = prepared(engine, fleet, replace(options, out=report.out), console)
+        report.nodes = nodes
+        nodes.start(out, options.image)
     return {
         "fleet": fleet.file.fleet,
         "nodes": len(nodes.nodes),
@@ -240,27 +265,28 @@ def bring_up(engine: Engine, file: Path, options: UpOptions, console: Console) -
 
 def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console) -> dict[str, Any]:
     """As `run_fleet`, in containers: the same figures and some more; nothing is left running."""
-    began = time.monotonic()
     fleet = load_fleet(file, options.overrides, endless=False)
-    optimum = centralised_answer(fleet)
-    nodes, out = prepared(engine, fleet, options, console)
-    try:
-        nodes.start(out, options.image)
-        console.print(watch_hint(out), markup=False, highlight=False, soft_wrap=True)
-        with showing_progress(fleet, nodes, console) as show:
-            nodes.wait(show)
-    finally:
-        nodes.close()
-    image = {"name": options.image, "mib": round(engine.image_mib(options.image), 1)}
-    more = {
-        "out": str(out),
+    report = Report(fleet, options.out or default_folder(fleet), console)
+    report.more = {
         "broker": f"{PACKAGE}, in a container",
         "backend": "docker",
         "emulated": _emulated(options.profile),
-        "image": image,
-        **nodes.figures(),
     }
-    return conclude(fleet, nodes, optimum, time.monotonic() - began, more)
+    with report.whatever_happens():
+        nodes, out = prepared(engine, fleet, replace(options, out=report.out), console)
+        size = round(engine.image_mib(options.image), 1)
+        report.more["image"] = {"name": options.image, "mib": size}
+        report.nodes = nodes
+        try:
+            nodes.start(out, options.image)
+            print_line(console, watch_hint(out))
+            with showing_progress(fleet, nodes, console) as show:
+                nodes.wait(show)
+        finally:
+            Lines(console).begin("taking the containers down")
+            nodes.close()
+            report.more |= nodes.figures()
+    return report.conclude()
 
 
 def _emulated(profile: Profile | None) -> str | None:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import resource
 import shlex
 import signal
 import subprocess
@@ -72,15 +71,12 @@ def words_of(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tu
     "command", sorted(words_of(cli.cli)), ids=lambda words: " ".join(words) or "cipherfleet"
 )
 def test_the_help_of_every_command_has_an_example(command: tuple[str, ...]) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     told = ended(*command, "--help")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert told.returncode == 0
     assert told.stderr == ""
     example = re.search(r"Example:\n +(cipherfleet .*)\n", told.stdout)
     assert example is not None
     assert example[1].startswith(" ".join(["cipherfleet", *command]))
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.7
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench forgeries device boards fuzz schema
+.PHONY: setup check test hil bench forgeries interrupts device boards fuzz schema
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -35,6 +35,9 @@ bench: setup
 
 forgeries: setup
 	$(BIN)/python tests/forgeries.py --count 10000
+
+interrupts: setup
+	$(BIN)/python tests/interrupts.py
 
 device: setup
 	$(BIN)/python tests/device_root.py

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries device boards fuzz schema lock latest pythons
+.PHONY: setup check test hil bench kernels slowed forgeries interrupts device boards fuzz schema lock latest pythons
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -52,6 +52,9 @@ slowed: setup
 
 forgeries: setup
 	$(BIN)/python tests/forgeries.py --count 10000
+
+interrupts: setup
+	$(BIN)/python tests/interrupts.py
 
 device: setup
 	$(BIN)/python tests/device_root.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -288,6 +289,62 @@ def test_the_advice_of_a_run_is_among_the_findings(tmp_path: Path) -> None:
     assert "sum lambda^2 is infinite" in finding["text"]
     (rounds,) = of(check_fleet(EXAMPLES / "average" / "fleet.yaml"), "schedule")
     assert rounds["text"].startswith("82 rounds bring every node")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "level", "text"),
+    [
+        (1, "warn", "after 1 round the simulated relative error is 0."),
+        (4, "note", "after 4 rounds the simulated relative error is 0.0"),
+        (40, "ok", "after 40 rounds the simulated relative error is "),
+    ],
+)
+def test_an_answer_that_will_be_far_off_is_a_finding_with_its_remedy(
+    rounds: int, level: str, text: str, tmp_path: Path
+) -> None:
+    file = written(tmp_path, FLEET.replace("rounds: 40", f"rounds: {rounds}"))
+    told = check_fleet(file)
+    (finding,) = of(told, "accuracy")
+    assert finding["level"] == level
+    assert finding["text"].startswith(text)
+    assert passes(told, strict=True) is (level != "warn")
+    if level == "ok":
+        assert finding["mend"] == ""
+        return
+    needed = re.fullmatch(
+        r"set algorithm\.rounds to (\d+) or more: the simulation settles there", finding["mend"]
+    )
+    assert needed is not None
+    file.write_text(FLEET.replace("rounds: 40", f"rounds: {needed[1]}"))
+    (finding,) = of(check_fleet(file), "accuracy")
+    assert finding["level"] == "ok"
+    file.write_text(FLEET.replace("rounds: 40", f"rounds: {int(needed[1]) - 1}"))
+    (finding,) = of(check_fleet(file), "accuracy")
+    assert finding["level"] == "note"
+
+
+def test_a_run_that_no_number_of_rounds_settles_is_told_what_else_to_change(
+    tmp_path: Path,
+) -> None:
+    short = FLEET.replace("initial: 0.5", "initial: 0.001, decay: 1")
+    (finding,) = of(check_fleet(written(tmp_path, short)), "accuracy")
+    assert finding["level"] == "warn"
+    assert finding["mend"].startswith("5000 rounds do not settle it in the simulation either")
+
+
+def test_a_run_that_leaves_its_range_is_a_warning(tmp_path: Path) -> None:
+    wild = FLEET.replace("initial: 0.5", "initial: 50, decay: 0").replace("mean: 1", "mean: 0.001")
+    (finding,) = of(check_fleet(written(tmp_path, wild)), "accuracy")
+    assert finding["level"] == "warn"
+    assert "leaves its range" in finding["text"]
+
+
+def test_what_was_simulated_in_part_or_not_at_all_is_not_judged(tmp_path: Path) -> None:
+    for text in (
+        FLEET.replace("rounds: 40", "rounds: 1000000"),
+        FLEET.replace("rounds: 40", "period_s: 60"),
+    ):
+        assert of(check_fleet(written(tmp_path, text)), "accuracy") == []
 
 
 def test_a_spread_of_zero_is_told_once(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cipherfleet_broker.interrupts import defer_interrupts
+from interrupts import FLEET, Moment, press, until
 
 # Programs that send themselves signals: the moment is exact.
 HEAD = "import signal, sys\nfrom cipherfleet_deploy.interrupts import *\n"
@@ -128,3 +130,59 @@ def test_a_deferred_interrupt_comes_at_the_end_of_the_block(number: signal.Signa
         assert signal.getsignal(number) is interrupt
     finally:
         signal.signal(number, before)
+
+
+# -- the commands themselves; tests/interrupts.py has more moments ---------------------------------
+
+
+def child_of(name: str) -> Moment:
+    """As soon as a process of this name runs below the command."""
+
+    def wait(process: subprocess.Popen[str]) -> None:
+        parent = psutil.Process(process.pid)
+        until(lambda: any(name in " ".join(words_of(each)) for each in below(parent)), process)
+
+    return wait
+
+
+def below(parent: psutil.Process) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = parent.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        words: list[str] = process.cmdline()
+    except psutil.Error:  # it has ended
+        return []
+    return words
+
+
+def at_once(_process: subprocess.Popen[str]) -> None:
+    """The command has just begun, and imports the rest."""
+
+
+@pytest.mark.fleet
+@pytest.mark.parametrize(
+    ("words", "moment"),
+    [
+        (["run", "fleet.yaml"], at_once),
+        (["run", "fleet.yaml"], child_of("nats-server")),
+        (["run", "fleet.yaml"], child_of("prime_worker")),
+        (["run", "fleet.yaml"], child_of("cipherfleet_node")),
+        (["demo"], child_of("prime_worker")),
+        (["bench", "crypto"], child_of("cipherfleet_hil.worker")),
+    ],
+    ids=["run: import", "run: broker", "run: keys", "run: nodes", "demo: keys", "bench: worker"],
+)
+def test_ctrl_c_twice_leaves_nothing_but_one_line(
+    words: list[str], moment: Moment, tmp_path: Path
+) -> None:
+    (tmp_path / "fleet.yaml").write_text(FLEET.format(token="", rounds=1_000_000))
+    assert press(words, tmp_path, moment, again=True).faults == []
+    assert not (tmp_path / "cipherfleet-out").exists() or not any(
+        (tmp_path / "cipherfleet-out").iterdir()
+    )

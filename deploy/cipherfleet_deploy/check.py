@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from rich.text import Text
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.calibration import PROFILES, Calibration, read_calibration
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.forecast import forecast
+from cipherfleet_provisioning.forecast import Expected, forecast, rounds_needed
 from cipherfleet_provisioning.privacy import LEVELS, Finding, check_privacy
 
 from .check_forecast import forecast_table
+from .results import SETTLED, plural
 from .run import schedule_advice
 
 NODES_SHOWN = 5
+FAR_OFF = 0.1  # relative error: not one digit of the answer is right
 _STYLES = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
 _HEADINGS = ("observer", "each round", "over many rounds", "never")
 
@@ -37,14 +39,16 @@ def check_fleet(
     fleet = load_fleet(file)
     exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
-    findings = sorted([*privacy.findings, *_advice(fleet)], key=lambda f: LEVELS.index(f.level))
+    foreseen = forecast(fleet, card)
+    found = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, foreseen.expected)]
+    findings = sorted(found, key=lambda finding: LEVELS.index(finding.level))
     return {
         "fleet": fleet.file.fleet,
         "nodes": len(fleet.members),
         "edges": len(fleet.graph.edges),
         "exchange": exchange,
         "findings": [asdict(finding) for finding in findings],
-        "forecast": forecast(fleet, card).to_json(),
+        "forecast": foreseen.to_json(),
         "who_learns_what": [asdict(row) for row in privacy.who_learns_what],
     }
 
@@ -71,6 +75,38 @@ def _advice(fleet: Fleet) -> list[Finding]:
         for level, _, text in lines
         if not text.startswith("stepsize.spread")
     ]
+
+
+def _accuracy(fleet: Fleet, expected: Expected | None) -> Iterator[Finding]:
+    """What is to be said of the error after the last round, if all rounds could be simulated."""
+    if expected is None:
+        return
+    if not expected.stays_in_range:
+        text = "in the simulated run an estimate leaves its range, and the fleet would stop"
+        yield Finding("warn", "accuracy", (), text, "choose a smaller algorithm.stepsize.initial")
+        return
+    known = expected.relative_error is not None
+    error = expected.relative_error if known else expected.disagreement
+    if error is None or expected.rounds != expected.of:
+        return
+    what = "relative error" if known else "disagreement"
+    text = f"after {plural(expected.rounds, 'round')} the simulated {what} is {error:.2g}"
+    if error < SETTLED:
+        yield Finding("ok", "accuracy", (), f"{text}, below {SETTLED:g}")
+        return
+    remedy = _remedy(fleet) if known else "more rounds, or other stepsizes"
+    level = _level("warn" if error >= FAR_OFF else "note")
+    yield Finding(level, "accuracy", (), f"{text}: it will not have settled ({SETTLED:g})", remedy)
+
+
+def _remedy(fleet: Fleet) -> str:
+    needed, simulated = rounds_needed(fleet, SETTLED)
+    if needed is not None:
+        return f"set algorithm.rounds to {needed} or more: the simulation settles there"
+    return (
+        f"{simulated} rounds do not settle it in the simulation either: choose longer steps that "
+        "decay less (algorithm.stepsize)"
+    )
 
 
 def _level(word: str) -> Any:

@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from .results import plural
+
 Told = Mapping[str, Any]
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -35,7 +37,7 @@ def _lines(told: Told) -> Iterator[tuple[str, str]]:
 
 
 def _slots(room: Told) -> str:
-    ciphertexts = _plural(room["ciphertexts"], "ciphertext")
+    ciphertexts = plural(room["ciphertexts"], "ciphertext")
     return f"{room['slots']} of {room['slot_bits']} bits in a plaintext, {ciphertexts} per vector"
 
 
@@ -81,7 +83,7 @@ def _over_time(told: Told) -> Iterator[tuple[str, str]]:
 def _error(expected: Told | None) -> str:
     if expected is None:
         return "no readings are at hand to simulate with"
-    what = f"after {_plural(expected['rounds'], 'round')}"
+    what = f"after {plural(expected['rounds'], 'round')}"
     if expected["of"] != expected["rounds"]:
         whole = "no end" if expected["of"] is None else f"{expected['of']:,}"
         what += f" (shortened: the fleet runs {whole})"
@@ -104,7 +106,7 @@ def _round_time(told: Told | None) -> str:
     first = ""
     if told["first_rounds"] and told["first_apart_ms"] > 1.05 * told["apart_ms"]:
         first = (
-            f"; the first {_plural(told['first_rounds'], 'round')}, which make the tables, "
+            f"; the first {plural(told['first_rounds'], 'round')}, which make the tables, "
             f"{_ms(told['first_apart_ms'])} and {_ms(told['first_together_ms'])}"
         )
     behind = "" if told["pools_keep_up"] else "; obfuscators set the pace"
@@ -114,10 +116,6 @@ def _round_time(told: Told | None) -> str:
         f"(with a board each {told['cpu_share']:.0%} of a core)"
         f"{behind} ({told['source']})"
     )
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _ms(figure: float) -> str:

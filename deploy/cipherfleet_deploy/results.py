@@ -155,6 +155,11 @@ def summarise(
     }
 
 
+def plural(count: int, word: str) -> str:
+    """*count* and *word*, in the plural where there are several."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def _defined(figure: float) -> float | None:
     return figure if math.isfinite(figure) else None
 

@@ -38,7 +38,7 @@ from .local import LocalFleet
 from .plots import plot_run
 from .progress import Lines, counting, print_line
 from .record import NodeRecord, Recorded
-from .results import SETTLED, Trajectory, disagreement, summarise
+from .results import SETTLED, Trajectory, disagreement, plural, summarise
 
 CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
 RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
@@ -212,7 +212,7 @@ def check_out(out: Path) -> None:
     closed = max((_rounds_closed(folder) for folder in nodes.iterdir()), default=0)
     raise ConfigError(
         f"{out}: holds keys and logs of a run without a {RESULT_FILE}: it was killed after "
-        f"{closed} rounds, or still goes on; it cannot be resumed; {remedy}"
+        f"{plural(closed, 'round')}, or still goes on; it cannot be resumed; {remedy}"
     )
 
 
@@ -364,8 +364,9 @@ def unsettled(result: Mapping[str, Any]) -> str:
     )  # fmt: skip
     figures = ", ".join(f"{name.replace('_', ' ')} {_shown(result[name])}" for name in names)
     return (
-        f"not settled after {result['rounds']} rounds: {figures}, must be below {SETTLED:g}; run "
-        "more rounds (cipherfleet check FILE simulates how many) or choose other stepsizes"
+        f"not settled after {plural(result['rounds'], 'round')}: {figures}, must be below "
+        f"{SETTLED:g}; run more rounds (cipherfleet check FILE simulates how many) or choose other "
+        "stepsizes"
     )
 
 
@@ -408,7 +409,7 @@ def show_result(result: dict[str, Any], console: Console) -> None:
         table.add_row("relative_error stays below", told)
     console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
-    after = f"NOT SETTLED after {result['rounds']} rounds"
+    after = f"NOT SETTLED after {plural(result['rounds'], 'round')}"
     answer = Table(title="the common answer" if result["settled"] else after)
     for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
         answer.add_column(heading, justify="right")

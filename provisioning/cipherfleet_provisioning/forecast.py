@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -28,7 +29,17 @@ from .calibration import Calibration
 from .fleet import Fleet, Member
 from .insight import centralised_answer, common_answer, objectives_in_sight
 from .round_time import RoundTime, predict
-from .simulation import QUADRATIC, Array, Generated, Links, Simulated, gradients_of, simulate
+from .simulation import (
+    QUADRATIC,
+    Array,
+    Generated,
+    Links,
+    Simulated,
+    first_estimates,
+    gradients_of,
+    run,
+    simulate,
+)
 from .topology import Graph
 from .traffic import Traffic, layout_of, traffic
 
@@ -285,7 +296,7 @@ def _expected(
     """Simulate as many rounds as a few seconds allow, with all readings there from the first."""
     file = fleet.file
     gradients = gradients_of(objectives, file.objective)
-    rounds = _affordable(fleet)
+    rounds = _affordable(fleet, min(file.algorithm.rounds or ENDLESS_ROUNDS, MOST_ROUNDS))
     with np.errstate(all="ignore"):
         starts = np.array([objective.start() for objective in objectives])
         simulated = simulate(
@@ -309,8 +320,39 @@ def _expected(
         )
 
 
-def _affordable(fleet: Fleet) -> int:
-    wanted = min(fleet.file.algorithm.rounds or ENDLESS_ROUNDS, MOST_ROUNDS)
+def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
+    """After how many rounds the simulated relative error is below *accuracy*, and how many ran.
+
+    It stays below for a tenth more rounds. None where that does not happen within as many rounds as
+    a few seconds allow. The fleet must have an Expected whose relative_error is known: the
+    simulated run is the same, prolonged.
+    """
+    objectives, _ = objectives_to_simulate(fleet)
+    answer = answer_of(fleet, objectives)
+    assert answer is not None
+    algorithm, random = fleet.file.algorithm, Generated(SEED)
+    starts = np.array([objective.start() for objective in objectives])
+    running = run(
+        Links.of(fleet.graph),
+        first_estimates(starts, algorithm, random),
+        gradients_of(objectives, fleet.file.objective),
+        algorithm,
+        random,
+        sealed=fleet.exchange == "sealed",
+    )
+    first, most = None, _affordable(fleet, MOST_ROUNDS)
+    for k, passed in enumerate(islice(running, most), 1):
+        error = _relative(passed.estimates, answer)
+        if error is None or error >= accuracy:
+            first = None
+        elif first is None:
+            first = k
+        if first is not None and k >= 1.1 * first:
+            return first, k
+    return None, most
+
+
+def _affordable(fleet: Fleet, wanted: int) -> int:
     entries = 2 * len(fleet.graph.edges) * fleet.dimension
     calls = 1 if _is_linear(fleet) else len(fleet.members)
     return max(1, min(wanted, MOST_ENTRIES // entries, MOST_GRADIENTS // calls))

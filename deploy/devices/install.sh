@@ -90,7 +90,8 @@ make_environment() {
     "$making/bin/python" "$pip" --isolated install --quiet --no-index --find-links "$wheels" \
         --disable-pip-version-check --root-user-action ignore --no-warn-script-location "$wheel" ||
         fail "the wheels in $wheels do not fit this machine ($(uname -m), $("$PYTHON" -V)); \
-download those that do with: pip download --only-binary :all: --platform ... --python-version ..."
+download those that do with: pip download --require-hashes -r locked/device.txt --only-binary :all: \
+--platform ... --python-version ..."
     "$making/bin/cipherfleet-node" --version >/dev/null ||
         fail "the version in $wheels does not start; nothing was changed"
     sync -f "$making"

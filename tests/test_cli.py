@@ -157,7 +157,7 @@ def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
     result: dict[str, Any] = dict.fromkeys(numbers, 0.5) | {
         "fleet": "toy", "nodes": 3, "edges": 3, "rounds": 4, "key_bits": 2048, "exchange": "sealed",
         "estimate": [1.25] * 500, "optimum": None, "round_ms": {"p50": 1.0, "p95": 2.0},
-        "bytes_per_edge_round": 100.0, "out": "my out",
+        "bytes_per_edge_round": 100.0, "out": "my out", "settled": True, "rounds_to": {},
     }  # fmt: skip
     text = shown(result)
     assert text.count("1.25") == 20

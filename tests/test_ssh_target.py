@@ -42,7 +42,7 @@ def wire(server: SshServer) -> Iterator[Wire]:
     made.close()
 
 
-def nothing_left(server: SshServer, within_s: float = 20.0) -> list[str]:
+def nothing_left(server: SshServer, within_s: float = 120.0) -> list[str]:
     """What is left behind, at the latest after a while: processes take a moment to be gone."""
     deadline = time.monotonic() + within_s
     while (left := server.left_behind()) and time.monotonic() < deadline:

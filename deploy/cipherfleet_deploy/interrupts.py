@@ -13,7 +13,6 @@ from __future__ import annotations
 import signal
 import sys
 from types import FrameType
-from typing import Any
 
 EXIT_INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -62,7 +61,7 @@ def _is_handled(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _raise_later(unraisable: Any) -> None:
+def _raise_later(unraisable: sys.UnraisableHookArgs) -> None:
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER_S)
     else:

@@ -28,7 +28,7 @@ from cipherfleet_hil import exchange_cost as crypto
 from cipherfleet_hil.contest import Contest, Effort, machine
 from cipherfleet_hil.cost_tables import bar, show
 from cipherfleet_node.errors import CipherfleetError
-from cipherfleet_node.keys import NodeKeys
+from cipherfleet_node.keys.key_files import NodeKeys
 
 EXIT_FELL = 1
 

@@ -18,7 +18,7 @@ import psutil
 
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import load_fleet
 

@@ -32,7 +32,7 @@ from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local import NODE_COMMAND, LocalFleet
 from cipherfleet_deploy.results import Trajectory, relative_error
 from cipherfleet_deploy.tail import Tail
-from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import Certified, make_authority, secure
 from cipherfleet_provisioning.fleet import load_fleet

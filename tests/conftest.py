@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cipherfleet_deploy.fleets.engine import Engine
-from cipherfleet_node.paillier import PrivateKey
+from cipherfleet_node.core.paillier import PrivateKey
 from docker_engine import built_image, running_engine
 from memory_fleet import toy_key
 

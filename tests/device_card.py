@@ -21,9 +21,9 @@ from cipherfleet_deploy.boot_partition import open_folder
 from cipherfleet_deploy.card import Extras, find_source, write_seed
 from cipherfleet_deploy.provision import Consent, Reach
 from cipherfleet_deploy.units import devices_folder
-from cipherfleet_node.config import Broker, Simulation
 from cipherfleet_node.errors import StateCorrupt
-from cipherfleet_node.store import read_state
+from cipherfleet_node.runtime.store import read_state
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Maker, read_ledger

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cipherfleet_broker import start_broker
-from cipherfleet_node.store import read_state
+from cipherfleet_node.runtime.store import read_state
 from cipherfleet_provisioning.ledger import Maker
 from device_card import (
     NODE,

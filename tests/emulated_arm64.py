@@ -23,7 +23,7 @@ from cipherfleet_deploy.fleets.image import ImageOptions, build_image
 from cipherfleet_deploy.fleets.plan import prepare
 from cipherfleet_deploy.fleets.run import DockerFleet
 from cipherfleet_deploy.record import NodeRecord
-from cipherfleet_node.config import Simulation
+from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from docker_engine import IMAGE, running_engine
 

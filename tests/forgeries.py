@@ -24,9 +24,9 @@ import gmpy2
 import msgspec
 from gmpy2 import mpz
 
-from cipherfleet_node import paillier, topics
-from cipherfleet_node.agent import Agent
-from cipherfleet_node.messages import (
+from cipherfleet_node.core import paillier, topics
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.messages import (
     DIGEST_BYTES,
     OPERATOR,
     Answer,
@@ -36,9 +36,9 @@ from cipherfleet_node.messages import (
     Presence,
     Query,
 )
-from cipherfleet_node.packing import MAX_DEGREE
-from cipherfleet_node.round import Phase
-from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, encode, topic_of
+from cipherfleet_node.core.packing import MAX_DEGREE
+from cipherfleet_node.core.round import Phase
+from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, encode, topic_of
 from memory_fleet import toy_key
 from wire_fleet import (
     EXCHANGES,

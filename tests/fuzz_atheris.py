@@ -20,8 +20,8 @@ import atheris
 with atheris.instrument_imports(include=["cipherfleet_node"]):
     import msgspec
 
-    from cipherfleet_node import topics
-    from cipherfleet_node.messages import Answer, Health, Presence, Query
+    from cipherfleet_node.core import topics
+    from cipherfleet_node.core.messages import Answer, Health, Presence, Query
     from fuzz_frames import TARGET, Target, make_block
     from wire_fleet import FLEET
 

@@ -32,8 +32,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from cipherfleet_node import topics
-from cipherfleet_node.agent import (
+from cipherfleet_node.core import topics
+from cipherfleet_node.core.events import (
     Event,
     MessageReceived,
     Publish,
@@ -46,9 +46,9 @@ from cipherfleet_node.agent import (
     TakeReading,
     TimerFired,
 )
+from cipherfleet_node.core.messages import Answer, Health, Message, Query
+from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import Answer, Health, Message, Query
-from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
 from wire_fleet import EXCHANGES, FLEET, NODES, Frame, agent_of, make_fleet
 
 BLOCK = 500  # frames into one node before the next one is set up

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from cipherfleet_node import topics
-from cipherfleet_node.messages import Answer, Message, Presence, Query
-from cipherfleet_node.wire import _body_decoders, _envelope_decoder
+from cipherfleet_node.core import topics
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.wire import _body_decoders, _envelope_decoder
 from wiretap import CHUNK, Wiretap
 
 PUBLISH = 3  # the packet type, MQTT 3.1.1 section 3.3

@@ -15,12 +15,12 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
-from cipherfleet_node import exchange, topics, wire
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
-from cipherfleet_node.packing import Layout
-from cipherfleet_node.paillier import encrypt, faults_of_modulus, scale
-from cipherfleet_node.sealed import Seal
+from cipherfleet_node.core import exchange, topics, wire
+from cipherfleet_node.core.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sealed import Seal
 from memory_fleet import toy_key, toy_secret
 
 FOLDER = Path(__file__).parents[1] / "node" / "vectors"

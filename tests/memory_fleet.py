@@ -11,7 +11,7 @@ from gmpy2 import mpz
 
 from cipherfleet_lab import memory_fleet
 from cipherfleet_lab.memory_fleet import shared_secret
-from cipherfleet_node.paillier import PrivateKey
+from cipherfleet_node.core.paillier import PrivateKey
 
 FLEET = "toy"
 TOY_KEY_BITS = 512  # eight slots: fast enough for thousands of rounds

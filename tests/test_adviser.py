@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.exchange import half_weight
-from cipherfleet_node.quantiser import START_NOISE
+from cipherfleet_node.core.exchange import half_weight
+from cipherfleet_node.core.quantiser import START_NOISE
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from cipherfleet_provisioning.adviser import (
     HIGHEST,
     LOWEST,

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_lab.memory_fleet import PARAMETERS, Faults
-from cipherfleet_node import exchange
-from cipherfleet_node.agent import (
-    Agent,
+from cipherfleet_node.core import exchange
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.events import (
     Effect,
     MessageReceived,
     Publish,
@@ -28,15 +28,15 @@ from cipherfleet_node.agent import (
     Save,
     Surplus,
 )
-from cipherfleet_node.config import Algorithm, Column, Objective
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.paillier import encrypt
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.round import Phase
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.core.sealed import own_weight
 from cipherfleet_node.errors import HeadroomExceeded, LocalProtocolError
-from cipherfleet_node.messages import Answer, Message, Presence, Query
-from cipherfleet_node.packing import Layout
-from cipherfleet_node.paillier import encrypt
-from cipherfleet_node.round import Phase
-from cipherfleet_node.samples import Sample
-from cipherfleet_node.sealed import own_weight
+from cipherfleet_node.settings.sections import Algorithm, Column, Objective
 from memory_fleet import MemoryFleet, toy_key
 
 Edges = list[tuple[str, str]]

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.config import Algorithm, Stepsize
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.exchange import UNIT, dither, half_weight, metropolis
-from cipherfleet_node.optimiser import draw_stepsizes, mean_stepsize
-from cipherfleet_node.quantiser import quantise
+from cipherfleet_node.core.exchange import UNIT, dither, half_weight, metropolis
+from cipherfleet_node.core.optimiser import draw_stepsizes, mean_stepsize
+from cipherfleet_node.core.quantiser import quantise
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
 from cipherfleet_provisioning.attack_rounds import (
     HALF_WEIGHT_SPREAD,
     Law,

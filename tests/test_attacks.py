@@ -18,9 +18,7 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.comb import ROWS
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.exchange import (
+from cipherfleet_node.core.exchange import (
     dither,
     half_weight,
     make_answer,
@@ -28,9 +26,11 @@ from cipherfleet_node.exchange import (
     prepare_answer,
     read_ciphertexts,
 )
-from cipherfleet_node.obfuscators import Full, Uniform
-from cipherfleet_node.packing import Layout
-from cipherfleet_node.paillier import PublicKey, faults_of_modulus
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.paillier import PublicKey, faults_of_modulus
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.keys.fixed_base import ROWS
+from cipherfleet_node.keys.obfuscators import Full, Uniform
 from memory_fleet import toy_key
 
 ASKER = toy_key(0)

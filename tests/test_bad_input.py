@@ -20,9 +20,9 @@ import yaml
 
 from cipherfleet_deploy import cli
 from cipherfleet_node import __main__ as node_command
-from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.packing import MAX_DEGREE
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import load_fleet
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from gmpy2 import mpz
 
-from cipherfleet_node.blinding import OWN, Pools
-from cipherfleet_node.obfuscators import OwnByCrt, Uniform
-from cipherfleet_node.paillier import PublicKey
+from cipherfleet_node.core.paillier import PublicKey
+from cipherfleet_node.keys.obfuscators import OwnByCrt, Uniform
+from cipherfleet_node.runtime.obfuscator_pools import OWN, Pools
 from memory_fleet import toy_key
 
 OTHER = toy_key(1)

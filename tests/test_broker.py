@@ -29,7 +29,7 @@ from cipherfleet_broker.engine import MAX_PACKET_BYTES, Engine
 from cipherfleet_broker.mosquitto import find_mosquitto, mosquitto_version
 from cipherfleet_broker.running import run_engine
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
-from cipherfleet_node.mqtt import set_no_delay
+from cipherfleet_node.runtime.mqtt import set_no_delay
 
 ENGINES = ("embedded", "mosquitto")
 fleet = pytest.mark.fleet

@@ -17,11 +17,12 @@ import msgspec
 import psutil
 import pytest
 
-from cipherfleet_node.bundle import read_bundle
-from cipherfleet_node.config import Broker, Crypto, Simulation, SyntheticSensor, load_node_config
 from cipherfleet_node.errors import CipherfleetError, ConfigError
-from cipherfleet_node.keys import NodeKeys, read_keys, write_keys
-from cipherfleet_node.selfcheck import check_exchanges
+from cipherfleet_node.keys.key_files import NodeKeys, read_keys, write_keys
+from cipherfleet_node.runtime.bundle import read_bundle
+from cipherfleet_node.runtime.self_test import check_exchanges
+from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import Broker, Crypto, Simulation, SyntheticSensor
 from cipherfleet_provisioning import bundles as bundles_module
 from cipherfleet_provisioning.bundles import make_keys, node_config, write_bundles
 from cipherfleet_provisioning.fleet import Fleet, load_fleet

@@ -29,10 +29,11 @@ from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.provision import bundle
 from cipherfleet_deploy.results import Trajectory, disagreement
 from cipherfleet_deploy.run import RunOptions, addresses, run_fleet
-from cipherfleet_node.config import Simulation, load_node_config
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
-from cipherfleet_node.mqtt import set_no_delay
-from cipherfleet_node.tls import client_context
+from cipherfleet_node.keys.tls import client_context
+from cipherfleet_node.runtime.mqtt import set_no_delay
+from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import (
     Certified,

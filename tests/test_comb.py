@@ -7,7 +7,7 @@ from gmpy2 import mpz, powmod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.comb import ROWS, Comb, FixedBase, group_for, table_bytes
+from cipherfleet_node.keys.fixed_base import ROWS, Comb, FixedBase, group_for, table_bytes
 
 MODULUS = mpz(2) ** 521 - 1
 FIXED = {group: FixedBase(mpz(3), 300, MODULUS, group) for group in (1, 2, 4, 8)}

@@ -40,8 +40,8 @@ from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
 from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
 from cipherfleet_deploy.fleets.stack import pack, write_stack
 from cipherfleet_deploy.record import FleetFailed, NodeRecord
-from cipherfleet_node.config import Simulation
 from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet import load_fleet
 
 Test = TypeVar("Test", bound=Callable[..., None])

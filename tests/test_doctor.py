@@ -27,9 +27,19 @@ from cipherfleet_broker import Access, start_broker
 from cipherfleet_broker.mosquitto import find_mosquitto
 from cipherfleet_deploy import doctor as operator
 from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_node import doctor, doctor_broker, doctor_machine, wire
-from cipherfleet_node.config import Broker, Crypto, Simulation, load_node_config
-from cipherfleet_node.doctor_broker import (
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import OPERATOR as OPERATOR_NAME
+from cipherfleet_node.core.messages import Member, Membership, Presence
+from cipherfleet_node.doctor import (
+    broker as doctor_broker,
+)
+from cipherfleet_node.doctor import (
+    folder as doctor,
+)
+from cipherfleet_node.doctor import (
+    machine as doctor_machine,
+)
+from cipherfleet_node.doctor.broker import (
     check_port,
     check_session,
     check_speaks_mqtt,
@@ -37,14 +47,21 @@ from cipherfleet_node.doctor_broker import (
     trust_only,
 )
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.finding import Finding, failed, look
-from cipherfleet_node.health import BEAT_EVERY_S, STALE_S, Beat, Heartbeat, complaint, read_beat
-from cipherfleet_node.keys import identity_to_text, read_keys, read_neighbour
-from cipherfleet_node.membership import keep, promote
-from cipherfleet_node.messages import OPERATOR as OPERATOR_NAME
-from cipherfleet_node.messages import Member, Membership, Presence
-from cipherfleet_node.mqtt import Arrived, Link, LinkUp
-from cipherfleet_node.store import Store, is_running
+from cipherfleet_node.findings import Finding, failed, look
+from cipherfleet_node.keys.key_files import identity_to_text, read_keys, read_neighbour
+from cipherfleet_node.runtime.heartbeat import (
+    BEAT_EVERY_S,
+    STALE_S,
+    Beat,
+    Heartbeat,
+    complaint,
+    read_beat,
+)
+from cipherfleet_node.runtime.membership import keep, promote
+from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
+from cipherfleet_node.runtime.store import Store, is_running
+from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import Broker, Crypto, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import (
     Certified,
@@ -182,7 +199,7 @@ def test_a_folder_that_cannot_be_written_fails() -> None:
 
 def test_a_read_only_file_system_fails() -> None:
     code = (
-        "from pathlib import Path; from cipherfleet_node.doctor_machine import check_disk;"
+        "from pathlib import Path; from cipherfleet_node.doctor.machine import check_disk;"
         "print(*check_disk(Path('/mnt')))"
     )
     script = 'mount -t tmpfs -o ro none /mnt && exec "$0" -c "$1"'

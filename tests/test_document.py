@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from cipherfleet_node.document import (
+from cipherfleet_node.errors import ConfigError, Mark
+from cipherfleet_node.settings.type_errors import dotted, fit
+from cipherfleet_node.settings.yaml_document import (
     MAX_DEPTH,
     MAX_DOCUMENT_BYTES,
     parse_document,
     read_document,
 )
-from cipherfleet_node.errors import ConfigError, Mark
-from cipherfleet_node.fitting import dotted, fit
 
 FILE = Path("some.yaml")
 

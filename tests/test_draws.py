@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.draws import SEED_BYTES, Draws
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
 from make_vectors import draws_vectors
 
 SEED = bytes(range(32))

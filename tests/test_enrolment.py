@@ -23,13 +23,13 @@ from gmpy2 import mpz
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_node import topics, wire
-from cipherfleet_node.enrolment import token_proof
-from cipherfleet_node.keys import PublicKeys, identity_to_text, write_private
-from cipherfleet_node.messages import OPERATOR, Claim, Member, Membership
-from cipherfleet_node.paillier import PublicKey
-from cipherfleet_node.state import State
-from cipherfleet_node.store import read_state
+from cipherfleet_node.core import topics, wire
+from cipherfleet_node.core.messages import OPERATOR, Claim, Member, Membership
+from cipherfleet_node.core.paillier import PublicKey
+from cipherfleet_node.core.state import State
+from cipherfleet_node.keys.key_files import PublicKeys, identity_to_text, write_private
+from cipherfleet_node.runtime.enrolment import token_proof
+from cipherfleet_node.runtime.store import read_state
 
 pytestmark = pytest.mark.fleet
 

@@ -15,9 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_lab.memory_fleet import SeededBlinding
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
-from cipherfleet_node.exchange import (
+from cipherfleet_node.core.exchange import (
     Edge,
     Opening,
     Pairwise,
@@ -29,9 +27,11 @@ from cipherfleet_node.exchange import (
     prepare_answer,
     read_ciphertexts,
 )
-from cipherfleet_node.messages import Query
-from cipherfleet_node.packing import Layout
-from cipherfleet_node.paillier import PrivateKey
+from cipherfleet_node.core.messages import Query
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 from make_vectors import exchange_vectors
 from memory_fleet import toy_key
 

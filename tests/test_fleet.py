@@ -22,9 +22,9 @@ from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.results import FloatArray, Trajectory, disagreement, relative_error
 from cipherfleet_deploy.run import RunOptions, run_fleet
 from cipherfleet_lab.reference import iterate
-from cipherfleet_node.config import Broker, Simulation, resolution_of
-from cipherfleet_node.draws import simulated_seed
-from cipherfleet_node.keys import read_keys
+from cipherfleet_node.core.randomness import simulated_seed
+from cipherfleet_node.keys.key_files import read_keys
+from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 from cipherfleet_provisioning.insight import centralised_answer, objectives_in_sight

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_node.config import CommandSensor, CsvSensor, Sensor, SyntheticSensor
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import CommandSensor, CsvSensor, Sensor, SyntheticSensor
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

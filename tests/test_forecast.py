@@ -16,14 +16,14 @@ from cipherfleet_broker import start_broker
 from cipherfleet_deploy.check import check_fleet
 from cipherfleet_lab.node_draws import NodeDraws
 from cipherfleet_lab.reference import iterate
-from cipherfleet_node import exchange, wire
-from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.core import exchange, wire
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.optimiser import draw_stepsizes
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.messages import Answer, Message, Presence, Query
-from cipherfleet_node.objective import make_objective
-from cipherfleet_node.optimiser import draw_stepsizes
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from cipherfleet_provisioning import calibrate
 from cipherfleet_provisioning import forecast as forecasting
 from cipherfleet_provisioning.adviser import spectral_gap

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from cipherfleet_lab.memory_fleet import PARAMETERS
-from cipherfleet_node.agent import MessageReceived
+from cipherfleet_node.core.events import MessageReceived
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.wire import decode, encode, topic_of
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import Answer, Message, Presence, Query
-from cipherfleet_node.wire import decode, encode, topic_of
 from forgeries import KINDS, Kind, bombard, cases, lie_under_other_keys, nonsense
 from wire_fleet import (
     EXCHANGES,

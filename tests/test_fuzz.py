@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cipherfleet_node.agent import Agent
-from cipherfleet_node.messages import Health
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.messages import Health
 from fuzz_frames import LIMIT_BYTES, Figures, Run, Target, measure, take_one
 from wire_fleet import Frame
 

@@ -19,9 +19,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.results import FloatArray, Trajectory
-from cipherfleet_node import mqtt, topics
-from cipherfleet_node.config import Broker, Simulation
-from cipherfleet_node.messages import Health
+from cipherfleet_node.core import topics
+from cipherfleet_node.core.messages import Health
+from cipherfleet_node.runtime import mqtt
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import load_fleet
 from cipherfleet_provisioning.operator_link import read_health

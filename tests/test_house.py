@@ -69,7 +69,7 @@ def test_every_test_that_a_docstring_or_a_promise_names_exists() -> None:
 
 
 def test_the_state_table_of_the_protocol_is_the_one_that_runs() -> None:
-    from cipherfleet_node.round import TRANSITIONS
+    from cipherfleet_node.core.round import TRANSITIONS
 
     text = (ROOT / "node" / "PROTOCOL.md").read_text()
     rows = [
@@ -104,7 +104,7 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
 
 def test_the_device_imports_nothing_of_the_workstation() -> None:
     code = (
-        "import sys, cipherfleet_node.daemon, cipherfleet_node.__main__;"
+        "import sys, cipherfleet_node.runtime.daemon, cipherfleet_node.__main__;"
         "heavy = {'phe', 'click', 'rich', 'docker', 'matplotlib', 'networkx', 'scipy', 'pydantic'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

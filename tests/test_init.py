@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 
 from cipherfleet_deploy import cli
-from cipherfleet_node.document import read_document
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning import template as module
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.schema import SCHEMA_FILE

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cipherfleet_node.draws import SEED_BYTES, Draws
-from cipherfleet_node.objective import Mean, Regression
+from cipherfleet_node.core.objective import Mean, Regression
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.insight import (
     centralised_answer,

@@ -15,7 +15,7 @@ from cryptography.x509 import load_pem_x509_certificate
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy import provision
 from cipherfleet_deploy.provision import Reach
-from cipherfleet_node.keys import read_signing_key
+from cipherfleet_node.keys.key_files import read_signing_key
 from cipherfleet_provisioning.ledger import Maker
 from device_card import NODE, OTHERS, InstalledDevice, Site, has_joined, secured_site
 

@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from gmpy2 import mpz
 
-from cipherfleet_node.config import Crypto
+from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import (
+from cipherfleet_node.keys.key_files import (
     NodeKeys,
     PublicKeys,
     generate_keys,
@@ -40,7 +40,7 @@ from cipherfleet_node.keys import (
     write_private,
     write_public,
 )
-from cipherfleet_node.paillier import PublicKey
+from cipherfleet_node.settings.sections import Crypto
 from memory_fleet import toy_key
 
 CRYPTO = Crypto(key_bits=512, allow_weak_keys=True)

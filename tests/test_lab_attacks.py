@@ -39,7 +39,7 @@ from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescop
 from cipherfleet_lab.attacks.wiretap import wiretap
 from cipherfleet_lab.problems import LOGISTIC, SQUARED, Loss, five_nodes
 from cipherfleet_lab.systems import Log, Problem
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.core.randomness import Draws
 
 TRIALS = 5
 OPEN: tuple[Guard, ...] = ("masks",)

@@ -27,7 +27,7 @@ from cipherfleet_lab.baselines.ternary import ternary
 from cipherfleet_lab.measures import mean_squared_error, relative_error, stationarity
 from cipherfleet_lab.mixing import equal_shares, metropolis
 from cipherfleet_lab.systems import Array, Log, Problem, System
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 
 EXACT = problems.five_nodes(noise=0.0)
 OPTIMUM = np.asarray(EXACT.optimum)

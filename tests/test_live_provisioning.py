@@ -19,10 +19,10 @@ from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy import provision
 from cipherfleet_deploy.local import NODE_COMMAND, NodeProcess
 from cipherfleet_deploy.provision import Consent, Reach
-from cipherfleet_node.config import load_node_config
-from cipherfleet_node.enrolment import TOKEN_FILE
-from cipherfleet_node.membership import read_membership
-from cipherfleet_node.store import read_state
+from cipherfleet_node.runtime.enrolment import TOKEN_FILE
+from cipherfleet_node.runtime.membership import read_membership
+from cipherfleet_node.runtime.store import read_state
+from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_provisioning.ledger import Ledger, read_ledger
 from cipherfleet_provisioning.operation import BROKER_FOLDER, security_in
 

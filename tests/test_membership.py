@@ -15,21 +15,19 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node import membership, wire
-from cipherfleet_node.agent import MembershipPending, Publish, Save, Switch
-from cipherfleet_node.config import (
-    Algorithm,
-    Broker,
-    Column,
-    Crypto,
-    NodeConfig,
-    Objective,
-    SyntheticField,
-    SyntheticSensor,
-)
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.events import MembershipPending, Publish, Save, Switch
+from cipherfleet_node.core.messages import OPERATOR, Answer, Member, Membership, Query
 from cipherfleet_node.errors import ConfigError, WireError
-from cipherfleet_node.keys import NodeKeys, identity_to_text, read_keys, write_keys, write_private
-from cipherfleet_node.membership import (
+from cipherfleet_node.keys.key_files import (
+    NodeKeys,
+    identity_to_text,
+    read_keys,
+    write_keys,
+    write_private,
+)
+from cipherfleet_node.runtime import membership
+from cipherfleet_node.runtime.membership import (
     CURRENT,
     NEXT,
     check_membership,
@@ -39,8 +37,17 @@ from cipherfleet_node.membership import (
     read_membership,
     settle,
 )
-from cipherfleet_node.messages import OPERATOR, Answer, Member, Membership, Query
-from cipherfleet_node.store import write_synced
+from cipherfleet_node.runtime.store import write_synced
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Broker,
+    Column,
+    Crypto,
+    NodeConfig,
+    Objective,
+    SyntheticField,
+    SyntheticSensor,
+)
 from memory_fleet import MemoryFleet, toy_key
 from test_agent import agent_of, complete, fleet_of, ring, start_all
 

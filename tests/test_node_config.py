@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_node.config import (
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.runtime.daemon import simulation_warnings
+from cipherfleet_node.settings.node_yaml import is_loopback, load_node_config
+from cipherfleet_node.settings.sections import (
     Algorithm,
     Attenuation,
     Broker,
@@ -15,12 +18,8 @@ from cipherfleet_node.config import (
     NodeConfig,
     Simulation,
     SyntheticSensor,
-    is_loopback,
-    load_node_config,
     resolution_of,
 )
-from cipherfleet_node.daemon import simulation_warnings
-from cipherfleet_node.errors import ConfigError
 
 GOOD = """\
 config_version: 1

@@ -17,12 +17,12 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
-from cipherfleet_node import obfuscators
-from cipherfleet_node.blinding import OWN, Pools
-from cipherfleet_node.comb import ROWS, Comb, table_bytes
-from cipherfleet_node.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from cipherfleet_node.paillier import PrivateKey
-from cipherfleet_node.primes import draw_factored_prime
+from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.keys import obfuscators
+from cipherfleet_node.keys.fixed_base import ROWS, Comb, table_bytes
+from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
+from cipherfleet_node.keys.primes import draw_factored_prime
+from cipherfleet_node.runtime.obfuscator_pools import OWN, Pools
 
 GROUPS = (1, 2, 4, 8)
 ENOUGH = 1 << 24  # bytes

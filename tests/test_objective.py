@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cipherfleet_node.config import Column, Feature, Objective
-from cipherfleet_node.draws import Draws, FloatVector
-from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.objective import (
+from cipherfleet_node.core.objective import (
     HuberLoss,
     LogisticLoss,
     Mean,
@@ -22,7 +19,10 @@ from cipherfleet_node.objective import (
     feature_values,
     make_objective,
 )
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.core.randomness import Draws, FloatVector
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import Column, Feature, Objective
 
 NO_DRAWS = Draws(bytes(32))
 FEATURES = [

@@ -10,9 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.optimiser import attenuation_factor, descend, draw_stepsizes, mean_stepsize
+from cipherfleet_node.core.optimiser import (
+    attenuation_factor,
+    descend,
+    draw_stepsizes,
+    mean_stepsize,
+)
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 Law = Literal["uniform", "normal", "log-normal"]
 LAWS: list[Law] = ["uniform", "normal", "log-normal"]

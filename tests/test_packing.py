@@ -10,8 +10,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
-from cipherfleet_node.exchange import (
+from cipherfleet_node.core.exchange import (
     UNIT,
     Opening,
     make_answer,
@@ -21,9 +20,10 @@ from cipherfleet_node.exchange import (
     prepare_answer,
     read_ciphertexts,
 )
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS, Layout
-from cipherfleet_node.paillier import PrivateKey
-from cipherfleet_node.quantiser import VALUE_BITS
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, MAX_DEGREE, METROPOLIS_BITS, Layout
+from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 from make_vectors import packing_vectors
 
 VECTORS = Path(__file__).parents[1] / "node" / "vectors" / "packing.json"

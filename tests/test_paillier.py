@@ -13,9 +13,8 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node import paillier
-from cipherfleet_node.errors import RemoteProtocolError
-from cipherfleet_node.paillier import (
+from cipherfleet_node.core import paillier
+from cipherfleet_node.core.paillier import (
     PrivateKey,
     PublicKey,
     check_ciphertexts,
@@ -23,6 +22,7 @@ from cipherfleet_node.paillier import (
     faults_of_modulus,
     scale,
 )
+from cipherfleet_node.errors import RemoteProtocolError
 from make_vectors import paillier_vectors
 from memory_fleet import toy_key
 

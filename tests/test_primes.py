@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from gmpy2 import mpz
 
-from cipherfleet_node.config import Crypto
+from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import NodeKeys, generate_keys, read_keys, write_keys
-from cipherfleet_node.obfuscators import OwnByTables
-from cipherfleet_node.paillier import PrivateKey
-from cipherfleet_node.primes import COFACTOR_BITS, FactoredPrime, draw_factored_prime
+from cipherfleet_node.keys.key_files import NodeKeys, generate_keys, read_keys, write_keys
+from cipherfleet_node.keys.obfuscators import OwnByTables
+from cipherfleet_node.keys.primes import COFACTOR_BITS, FactoredPrime, draw_factored_prime
+from cipherfleet_node.settings.sections import Crypto
 
 BITS = 256
 CRYPTO = Crypto(key_bits=2 * BITS, allow_weak_keys=True)

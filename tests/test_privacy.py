@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.config import ExchangeName
+from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.exchange import metropolis
+from cipherfleet_node.settings.sections import ExchangeName
 from cipherfleet_provisioning import sealed_sums
 from cipherfleet_provisioning.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.privacy import (

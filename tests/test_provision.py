@@ -29,14 +29,24 @@ from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_broker.security import WATCHER
 from cipherfleet_deploy import provision
 from cipherfleet_deploy.provision import Consent, Reach
-from cipherfleet_node import wire
-from cipherfleet_node.bundle import read_bundle
-from cipherfleet_node.config import load_node_config
-from cipherfleet_node.enrolment import TOKEN_FILE, certificate_request, make_claim, make_own_keys
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import OPERATOR, Health, Membership, Presence
+from cipherfleet_node.core.topics import (
+    claim_topic,
+    health_topic,
+    membership_topic,
+    presence_topic,
+)
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_node.keys import NodeKeys, identity_from_text
-from cipherfleet_node.messages import OPERATOR, Health, Membership, Presence
-from cipherfleet_node.topics import claim_topic, health_topic, membership_topic, presence_topic
+from cipherfleet_node.keys.key_files import NodeKeys, identity_from_text
+from cipherfleet_node.runtime.bundle import read_bundle
+from cipherfleet_node.runtime.enrolment import (
+    TOKEN_FILE,
+    certificate_request,
+    make_claim,
+    make_own_keys,
+)
+from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_provisioning.claims import Examined, examine
 from cipherfleet_provisioning.ledger import Ledger, read_ledger, without
 from cipherfleet_provisioning.memberships import (
@@ -440,7 +450,7 @@ def test_what_is_wrong_with_a_claim_is_said(device: Device) -> None:
     proven_again = msgspec.structs.replace
 
     def with_proof(**changes: Any) -> Any:
-        from cipherfleet_node.enrolment import token_proof
+        from cipherfleet_node.runtime.enrolment import token_proof
 
         changed = proven_again(claim, **changes)
         return proven_again(changed, proof=token_proof(device.token, changed))

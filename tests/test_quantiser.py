@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.errors import HeadroomExceeded
-from cipherfleet_node.quantiser import (
+from cipherfleet_node.core.quantiser import (
     START_NOISE,
     VALUE_BITS,
     dequantise,
     quantise,
     randomise_start,
 )
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.errors import HeadroomExceeded
 
 SEEDS = st.binary(min_size=32, max_size=32)
 RESOLUTION = 2.0**-24

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from cipherfleet_lab.memory_fleet import Faults
-from cipherfleet_node import exchange
-from cipherfleet_node.config import Algorithm, Column, Objective
-from cipherfleet_node.draws import FloatVector
-from cipherfleet_node.messages import Answer, Message
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.core import exchange
+from cipherfleet_node.core.messages import Answer, Message
+from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.settings.sections import Algorithm, Column, Objective
 from memory_fleet import MemoryFleet
 from recover_state import View, decrypt, guess_from_sum, opened, recover
 
@@ -128,7 +128,7 @@ def test_without_masks_a_sealed_answer_would_show_its_sender(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The guard of the test above: masks off, dither off, and the script finds the states."""
-    from cipherfleet_node import sealed as module
+    from cipherfleet_node.core import sealed as module
 
     monkeypatch.setattr(module, "mask", lambda _secret, _label, _modulus: 0)
     monkeypatch.setattr(module, "dither", lambda *args: [0] * args[-1])

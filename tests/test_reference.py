@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 
 from cipherfleet_lab.reference import Array, Dither, iterate, stepsizes
-from cipherfleet_node import exchange
-from cipherfleet_node.config import Algorithm, Attenuation, Column, Feature, Objective, Stepsize
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.objective import make_objective
-from cipherfleet_node.packing import Layout
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.core import exchange
+from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Attenuation,
+    Column,
+    Feature,
+    Objective,
+    Stepsize,
+)
 from memory_fleet import MemoryFleet
 from tolerances import assert_same_trajectories
 

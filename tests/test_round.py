@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cipherfleet_node.core.round import (
+    TRANSITIONS,
+    Phase,
+    Round,
+    Trigger,
+    jump_target,
+    next_phase,
+)
 from cipherfleet_node.errors import LocalProtocolError
-from cipherfleet_node.round import TRANSITIONS, Phase, Round, Trigger, jump_target, next_phase
 
 
 @pytest.mark.parametrize(("phase", "trigger"), list(itertools.product(Phase, Trigger)))

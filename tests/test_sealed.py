@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_lab.memory_fleet import SeededBlinding
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.core.exchange import Edge, dither, metropolis
+from cipherfleet_node.core.messages import Query
+from cipherfleet_node.core.packing import MAX_DEGREE, Layout
+from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sealed import Seal, Sealed, mask, own_weight
 from cipherfleet_node.errors import RemoteProtocolError
-from cipherfleet_node.exchange import Edge, dither, metropolis
-from cipherfleet_node.messages import Query
-from cipherfleet_node.packing import MAX_DEGREE, Layout
-from cipherfleet_node.paillier import PrivateKey
-from cipherfleet_node.sealed import Seal, Sealed, mask, own_weight
 from make_vectors import sealed_vectors
 from memory_fleet import toy_key, toy_secret
 

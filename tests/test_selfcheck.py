@@ -9,10 +9,10 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
-from cipherfleet_node import exchange, paillier
+from cipherfleet_node.core import exchange, paillier
+from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.paillier import PrivateKey, PublicKey
-from cipherfleet_node.selfcheck import check_exchanges
+from cipherfleet_node.runtime.self_test import check_exchanges
 from memory_fleet import toy_key
 
 OWN = toy_key(0)

@@ -19,7 +19,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node.config import (
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.sensors import CsvTable, SensorDevice, open_sensor, read_rows
+from cipherfleet_node.sensors.command import MAX_OUTPUT_BYTES, numbers_in
+from cipherfleet_node.sensors.hwmon import PER_UNIT, HwmonChip
+from cipherfleet_node.sensors.thermal import ThermalZone, processor_temperature
+from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
     HwmonSensor,
@@ -27,12 +33,6 @@ from cipherfleet_node.config import (
     SyntheticSensor,
     ThermalSensor,
 )
-from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.samples import Sample
-from cipherfleet_node.sensors import CsvTable, SensorDevice, open_sensor, read_rows
-from cipherfleet_node.sensors.command import MAX_OUTPUT_BYTES, numbers_in
-from cipherfleet_node.sensors.hwmon import PER_UNIT, HwmonChip
-from cipherfleet_node.sensors.thermal import ThermalZone, processor_temperature
 
 INTEL_LAB = Path(__file__).parent.parent / "examples" / "intel_lab" / "intel_lab.csv"
 unhurried = settings(deadline=None, max_examples=50)  # files and a shared machine

@@ -23,9 +23,15 @@ from cipherfleet_lab.engines import core, keys_of, vector
 from cipherfleet_lab.large_graphs import large_graph, random_regular
 from cipherfleet_lab.scenario import made_up, of_fleet, spread
 from cipherfleet_lab.systems import Array, Gradient, Log, Problem
-from cipherfleet_node.config import Algorithm, Broker, Simulation, Stepsize, resolution_of
+from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.errors import CipherfleetError, ConfigError, HeadroomExceeded
-from cipherfleet_node.exchange import UNIT
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Broker,
+    Simulation,
+    Stepsize,
+    resolution_of,
+)
 from cipherfleet_provisioning import simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import Fleet, load_fleet

@@ -10,9 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
-from cipherfleet_node import spans
-from cipherfleet_node.mqtt import Sent
-from cipherfleet_node.spans import Spans, resident_mib
+from cipherfleet_node.runtime import spans
+from cipherfleet_node.runtime.mqtt import Sent
+from cipherfleet_node.runtime.spans import Spans, resident_mib
 
 
 def lines(file: Path) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from cipherfleet_node import store as store_module
+from cipherfleet_node.core.state import STATE_VERSION, RoundRecord, State
 from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
-from cipherfleet_node.state import STATE_VERSION, RoundRecord, State
-from cipherfleet_node.store import Store, read_state
+from cipherfleet_node.runtime import store as store_module
+from cipherfleet_node.runtime.store import Store, read_state
 
 
 def state(k: int) -> State:

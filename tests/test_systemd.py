@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_node.systemd import ServiceManager
+from cipherfleet_node.runtime.systemd import ServiceManager
 
 
 @pytest.fixture(params=["in a folder", "abstract"])

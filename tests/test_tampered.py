@@ -24,12 +24,18 @@ import pytest
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.local import LocalFleet, NodeProcess
 from cipherfleet_node import __main__ as node_command
-from cipherfleet_node.config import Broker, NodeConfig, Simulation, checksum_of
-from cipherfleet_node.document import read_document
+from cipherfleet_node.core.state import STATE_VERSION, State
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import read_keys, read_neighbour, seal_to_text, write_public
-from cipherfleet_node.state import STATE_VERSION, State
-from cipherfleet_node.store import Store
+from cipherfleet_node.keys.key_files import (
+    read_keys,
+    read_neighbour,
+    seal_to_text,
+    write_public,
+)
+from cipherfleet_node.runtime.store import Store
+from cipherfleet_node.settings.node_yaml import checksum_of
+from cipherfleet_node.settings.sections import Broker, NodeConfig, Simulation
+from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import (
     Certified,

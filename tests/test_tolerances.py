@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cipherfleet_lab.reference import iterate
-from cipherfleet_node.config import Algorithm, Stepsize
-from cipherfleet_node.draws import Draws, FloatVector, simulated_seed
+from cipherfleet_node.core.randomness import Draws, FloatVector, simulated_seed
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
 from tolerances import assert_same_text, assert_same_trajectories, rounding_of_sums
 
 RESOLUTION = 2.0**-24

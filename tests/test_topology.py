@@ -11,10 +11,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cipherfleet_node.config import Section
-from cipherfleet_node.document import parse_document
+from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.packing import MAX_DEGREE
+from cipherfleet_node.settings.sections import Section
+from cipherfleet_node.settings.yaml_document import parse_document
 from cipherfleet_provisioning import topology as module
 from cipherfleet_provisioning.topology import (
     KEYS_OF_KIND,

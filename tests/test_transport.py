@@ -39,13 +39,20 @@ from cipherfleet_broker.mosquitto import access_rules, secured_configuration
 from cipherfleet_broker.security import HEALTH, WATCHER
 from cipherfleet_deploy.run import RunOptions, run_fleet
 from cipherfleet_node.__main__ import main as node_command
-from cipherfleet_node.bundle import read_bundle
-from cipherfleet_node.config import Broker, Simulation
-from cipherfleet_node.daemon import client_id
+from cipherfleet_node.core.messages import OPERATOR
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
-from cipherfleet_node.messages import OPERATOR
-from cipherfleet_node.mqtt import Arrived, Link, LinkEvent, LinkRefused, LinkUp, set_no_delay
-from cipherfleet_node.tls import client_context
+from cipherfleet_node.keys.tls import client_context
+from cipherfleet_node.runtime.assembly import client_id
+from cipherfleet_node.runtime.bundle import read_bundle
+from cipherfleet_node.runtime.mqtt import (
+    Arrived,
+    Link,
+    LinkEvent,
+    LinkRefused,
+    LinkUp,
+    set_no_delay,
+)
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning import certificates
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import (

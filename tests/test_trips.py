@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cipherfleet_node.messages import TAG_BYTES, Answer, Query
-from cipherfleet_node.spans import Spans
-from cipherfleet_node.trips import MAX_AWAITED, Trips
+from cipherfleet_node.core.messages import TAG_BYTES, Answer, Query
+from cipherfleet_node.runtime.round_trips import MAX_AWAITED, Trips
+from cipherfleet_node.runtime.spans import Spans
 
 TAG = bytes(TAG_BYTES)
 

@@ -19,8 +19,9 @@ from cipherfleet_deploy.units import (
     main,
     unit_of,
 )
-from cipherfleet_node.config import NodeConfig, load_node_config
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import NodeConfig
 
 MOST_EXPOSED = 20  # tenths; 96 is a plain service, 0 one that can do nothing
 SENSORS = {

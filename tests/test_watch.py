@@ -46,10 +46,10 @@ from cipherfleet_deploy.watch_table import (
     summary,
     table,
 )
-from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_node.core.messages import Health, Message, Presence, PresenceState
+from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.messages import Health, Message, Presence, PresenceState
-from cipherfleet_node.wire import MAX_COUNTER, encode, topic_of
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet import load_fleet
 from cipherfleet_provisioning.ledger import read_ledger

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node import topics
+from cipherfleet_node.core import topics
+from cipherfleet_node.core.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
+from cipherfleet_node.core.round import Phase
+from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
-from cipherfleet_node.round import Phase
-from cipherfleet_node.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
 from make_vectors import wire_vectors
 
 VECTORS = json.loads((Path(__file__).parents[1] / "node/vectors/wire.json").read_text())

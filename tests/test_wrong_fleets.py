@@ -20,10 +20,10 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node.config import OBJECTIVE_KINDS
-from cipherfleet_node.document import parse_document, read_document
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import fit, nearest
+from cipherfleet_node.settings.sections import OBJECTIVE_KINDS
+from cipherfleet_node.settings.type_errors import fit, nearest
+from cipherfleet_node.settings.yaml_document import parse_document, read_document
 from cipherfleet_provisioning.fleet import FleetFile, load_fleet
 from cipherfleet_provisioning.schema import SCHEMA_FILE, fleet_schema, schema_text
 from cipherfleet_provisioning.topology import KEYS_OF_KIND

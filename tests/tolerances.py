@@ -13,7 +13,7 @@ import re
 
 import numpy as np
 
-from cipherfleet_node.draws import FloatVector
+from cipherfleet_node.core.randomness import FloatVector
 
 UNIT_ROUNDOFF = 2.0**-53  # the largest relative error of one operation
 # A printed figure: decimals, an exponent or a percentage. A count is a word like others.

@@ -14,13 +14,14 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
-from cipherfleet_node import paillier
-from cipherfleet_node.agent import Agent, Event, MessageReceived, Publish, Rejected, Surplus
-from cipherfleet_node.config import Algorithm, Column, Objective
+from cipherfleet_node.core import paillier
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.events import Event, MessageReceived, Publish, Rejected, Surplus
+from cipherfleet_node.core.messages import Answer, Message
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.core.wire import Verifier, decode, encode, topic_of
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import Answer, Message
-from cipherfleet_node.samples import Sample
-from cipherfleet_node.wire import Verifier, decode, encode, topic_of
+from cipherfleet_node.settings.sections import Algorithm, Column, Objective
 from memory_fleet import MemoryFleet
 
 FLEET = "toy"  # the name that MemoryFleet gives

@@ -12,8 +12,8 @@ from typing import Self
 
 import msgspec
 
-from cipherfleet_node.messages import Query
-from cipherfleet_node.wire import _envelope_decoder
+from cipherfleet_node.core.messages import Query
+from cipherfleet_node.core.wire import _envelope_decoder
 
 CHUNK = 65536
 

@@ -8,9 +8,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cipherfleet_node import topics
+from cipherfleet_node.core import topics
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import write_private
+from cipherfleet_node.keys.key_files import write_private
 
 from .engine import (
     LOOPBACK,

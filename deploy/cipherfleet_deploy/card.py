@@ -20,9 +20,10 @@ from typing import Any
 
 import yaml
 
-from cipherfleet_node.config import LOGS_FOLDER, NODE_FILE, NodeConfig, load_node_config
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
-from cipherfleet_node.store import STATE_FOLDER, sync_folder
+from cipherfleet_node.runtime.store import STATE_FOLDER, sync_folder
+from cipherfleet_node.settings.node_yaml import LOGS_FOLDER, NODE_FILE, load_node_config
+from cipherfleet_node.settings.sections import NodeConfig
 from cipherfleet_provisioning.sets import tar_gz
 
 from .boot_partition import Volume

@@ -110,7 +110,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that *args* begin with; a name that is none is answered with a near one."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from cipherfleet_node.fitting import meant  # noqa: PLC0415
+            from cipherfleet_node.settings.type_errors import meant  # noqa: PLC0415
 
             ctx.fail(f"no such command {args[0]!r}{meant(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)

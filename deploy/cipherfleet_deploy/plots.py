@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cipherfleet_node.draws import FloatVector
+from cipherfleet_node.core.randomness import FloatVector
 
 from .results import FloatArray, Trajectory
 

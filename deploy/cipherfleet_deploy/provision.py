@@ -14,8 +14,8 @@ import msgspec
 from rich.console import Console
 
 from cipherfleet_broker.running import parse_address
+from cipherfleet_node.core.messages import Membership
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_node.messages import Membership
 from cipherfleet_provisioning.claims import Examined, examine
 from cipherfleet_provisioning.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Ledger, Maker, read_ledger

@@ -11,9 +11,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from cipherfleet_node.config import LOGS_FOLDER
-from cipherfleet_node.daemon import ESTIMATES_FILE, SPANS_FILE
 from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.runtime.daemon import ESTIMATES_FILE, SPANS_FILE
+from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 
 from .tail import Tail
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.draws import FloatVector
+from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_provisioning.fleet import Fleet
 
 from .record import Recorded

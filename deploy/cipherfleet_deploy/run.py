@@ -21,8 +21,8 @@ from rich.table import Table
 
 from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_node.config import Broker, Simulation, resolution_of
 from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
 from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
 from cipherfleet_provisioning.bundles import check_target, write_bundles
 from cipherfleet_provisioning.certificates import (

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from cipherfleet_node.config import (
+from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
     HwmonSensor,
@@ -22,9 +24,7 @@ from cipherfleet_node.config import (
     Sensor,
     SyntheticSensor,
     ThermalSensor,
-    load_node_config,
 )
-from cipherfleet_node.errors import CipherfleetError
 
 UNIT_FILE = "cipherfleet-node.service"
 PROGRAM = Path("/opt/cipherfleet/current/bin/cipherfleet-node")

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from cipherfleet_node import topics
+from cipherfleet_node.core import topics
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.operator_link import OperatorSession
 

@@ -15,11 +15,12 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cipherfleet_broker.running import parse_address
-from cipherfleet_node.config import CA_FILE, NODE_FILE, Broker, load_node_config
+from cipherfleet_node.core.wire import Verifier
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
-from cipherfleet_node.keys import NEIGHBOURS_FOLDER, identity_from_text
-from cipherfleet_node.tls import client_context
-from cipherfleet_node.wire import Verifier
+from cipherfleet_node.keys.key_files import NEIGHBOURS_FOLDER, identity_from_text
+from cipherfleet_node.keys.tls import client_context
+from cipherfleet_node.settings.node_yaml import CA_FILE, NODE_FILE, load_node_config
+from cipherfleet_node.settings.sections import Broker
 from cipherfleet_provisioning.certificates import WATCHER_STEM
 from cipherfleet_provisioning.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Entry, read_ledger

@@ -15,9 +15,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cipherfleet_node import topics, wire
+from cipherfleet_node.core import topics, wire
+from cipherfleet_node.core.messages import Health, Presence
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import Health, Presence
 from cipherfleet_provisioning.operator_link import Anybody
 
 STALE_S = 15.0  # three words on its health that did not come

@@ -14,10 +14,10 @@ from msgspec import Meta
 
 from cipherfleet_deploy.fleets.plan import IMAGE
 from cipherfleet_deploy.fleets.profiles import read_profile
-from cipherfleet_node.config import Section
-from cipherfleet_node.document import Document, read_document
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import meant
+from cipherfleet_node.settings.sections import Section
+from cipherfleet_node.settings.type_errors import meant
+from cipherfleet_node.settings.yaml_document import Document, read_document
 
 from .docker_target import DockerTarget
 from .ssh import Address, SshTarget

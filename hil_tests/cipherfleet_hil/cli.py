@@ -161,7 +161,7 @@ def crypto(
 
 
 def _check_cases(names: tuple[str, ...]) -> None:
-    from cipherfleet_node.fitting import meant  # noqa: PLC0415
+    from cipherfleet_node.settings.type_errors import meant  # noqa: PLC0415
 
     from .crypto_cases import SAYS  # noqa: PLC0415
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 from . import environment
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from gmpy2 import mpz
 
-from cipherfleet_node.keys import NodeKeys, generate_keys
-from cipherfleet_node.paillier import encrypt
+from cipherfleet_node.core.paillier import encrypt
+from cipherfleet_node.keys.key_files import NodeKeys, generate_keys
 
 from .contest import Case
 from .exchange_cost import (

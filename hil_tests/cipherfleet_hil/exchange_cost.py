@@ -21,18 +21,18 @@ import phe
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
-from cipherfleet_node import exchange, wire
-from cipherfleet_node.comb import ROWS
-from cipherfleet_node.config import Crypto
-from cipherfleet_node.draws import SEED_BYTES, Draws
-from cipherfleet_node.exchange import Blinding, Edge, Pairwise
-from cipherfleet_node.keys import NodeKeys, generate_keys
-from cipherfleet_node.messages import TAG_BYTES, Answer, Query
-from cipherfleet_node.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from cipherfleet_node.packing import Layout
-from cipherfleet_node.paillier import encrypt
-from cipherfleet_node.quantiser import VALUE_BITS
-from cipherfleet_node.topics import query_topic
+from cipherfleet_node.core import exchange, wire
+from cipherfleet_node.core.exchange import Blinding, Edge, Pairwise
+from cipherfleet_node.core.messages import TAG_BYTES, Answer, Query
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.paillier import encrypt
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.topics import query_topic
+from cipherfleet_node.keys.fixed_base import ROWS
+from cipherfleet_node.keys.key_files import NodeKeys, generate_keys
+from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
+from cipherfleet_node.settings.sections import Crypto
 
 from .contest import KIND, Case, Contest, Effort, versions
 from .sampling import race

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from cipherfleet_node.document import parse_document
 from cipherfleet_node.errors import ConfigError, Mark, refuse
+from cipherfleet_node.settings.yaml_document import parse_document
 
 from .environment import Environment
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from cipherfleet_node.config import SAFE_KEY_BITS
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 from .crypto_cases import ALL, SAYS
 from .exchange_cost import ONLINE, PHE

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from cipherfleet_node.config import LOGS_FOLDER
-from cipherfleet_node.daemon import SPANS_FILE
 from cipherfleet_node.errors import CipherfleetError, one_line
+from cipherfleet_node.runtime.daemon import SPANS_FILE
+from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 
 from .environment import environment
 from .measurement import Part, States

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 from .charts import time_text
 from .crypto_cases import SAYS

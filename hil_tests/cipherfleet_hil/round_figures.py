@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from cipherfleet_node.trips import SERVICE, TRIP
+from cipherfleet_node.runtime.round_trips import SERVICE, TRIP
 
 from .measurement import Figure, Labels, NodeFigures, figure
 

@@ -17,8 +17,9 @@ import msgspec
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.record import FleetFailed
 from cipherfleet_deploy.run import RUN_DAYS, patience
-from cipherfleet_node.config import LOGS_FOLDER, Broker, Simulation
-from cipherfleet_node.daemon import SPANS_FILE
+from cipherfleet_node.runtime.daemon import SPANS_FILE
+from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.calibration import Calibration
 from cipherfleet_provisioning.certificates import Certified, make_authority, secure

@@ -21,7 +21,7 @@ from rich.progress import track
 from cipherfleet_deploy.record import NodeRecord
 from cipherfleet_deploy.results import Trajectory, relative_error
 from cipherfleet_deploy.run import NODES_FOLDER, RunOptions, run_fleet
-from cipherfleet_node.config import SAFE_KEY_BITS
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 from cipherfleet_provisioning.fleet import load_fleet
 from cipherfleet_provisioning.traffic import layout_of
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cipherfleet_node.config import SAFE_KEY_BITS
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 from .study import ACCURACIES, DEGREE, NODES, READINGS, SEED, Outcome
 

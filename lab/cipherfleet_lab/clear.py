@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from gmpy2 import mpz
 
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.core.exchange import Timed, dither, half_weight, untimed
+from cipherfleet_node.core.messages import Query
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sealed import Seal, own_weight
 from cipherfleet_node.errors import RemoteProtocolError
-from cipherfleet_node.exchange import Timed, dither, half_weight, untimed
-from cipherfleet_node.messages import Query
-from cipherfleet_node.sealed import Seal, own_weight
 
 ENTRY_BYTES = 9  # of an integer below 2^63, signed
 

@@ -13,19 +13,19 @@ from itertools import islice
 import numpy as np
 
 from cipherfleet_deploy.run import patience
-from cipherfleet_node.config import CsvSensor, SyntheticSensor, resolution_of
-from cipherfleet_node.draws import simulated_seed
+from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.core.randomness import simulated_seed
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import (
     CipherfleetError,
     ConfigError,
     HeadroomExceeded,
     SensorUnavailable,
 )
-from cipherfleet_node.objective import make_objective
-from cipherfleet_node.paillier import PrivateKey
-from cipherfleet_node.quantiser import VALUE_BITS
-from cipherfleet_node.samples import Sample
 from cipherfleet_node.sensors import open_sensor
+from cipherfleet_node.settings.sections import CsvSensor, SyntheticSensor, resolution_of
 from cipherfleet_provisioning.bundles import make_keys
 from cipherfleet_provisioning.fleet import Fleet, Member
 from cipherfleet_provisioning.simulation import Array, Chance, Generated, first_estimates, run

@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 from gmpy2 import mpz
 
-from cipherfleet_node import exchange
-from cipherfleet_node.agent import (
-    Agent,
+from cipherfleet_node.core import exchange
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.events import (
     Connected,
     Disconnected,
     Event,
@@ -39,15 +39,15 @@ from cipherfleet_node.agent import (
     TakeReading,
     TimerFired,
 )
-from cipherfleet_node.config import Algorithm
-from cipherfleet_node.config import Objective as ObjectiveSection
-from cipherfleet_node.draws import FloatVector, simulated_seed
-from cipherfleet_node.messages import Answer, Message, Presence, Query
-from cipherfleet_node.objective import make_objective
-from cipherfleet_node.paillier import PrivateKey
-from cipherfleet_node.samples import Sample
-from cipherfleet_node.sealed import Seal, Sealed
-from cipherfleet_node.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.core.randomness import FloatVector, simulated_seed
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.core.sealed import Seal, Sealed
+from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.settings.sections import Algorithm
+from cipherfleet_node.settings.sections import Objective as ObjectiveSection
 
 from .clear import Clear
 

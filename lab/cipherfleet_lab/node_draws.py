@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cipherfleet_node import exchange
-from cipherfleet_node.config import Stepsize
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.optimiser import draw_stepsizes, mean_stepsize
-from cipherfleet_node.sealed import own_weight
+from cipherfleet_node.core import exchange
+from cipherfleet_node.core.optimiser import draw_stepsizes, mean_stepsize
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sealed import own_weight
+from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.simulation import Array, Links
 
 Seeds = Callable[[str, int], bytes]  # of a node's round

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cipherfleet_deploy.cli import example
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology import Topology, build_graph
 
 from .systems import Array, Gradient, Problem

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cipherfleet_node.config import Algorithm, Stepsize
+from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.objective import Objective
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
 from cipherfleet_provisioning.fleet import Fleet
 from cipherfleet_provisioning.forecast import answer_of, objectives_to_simulate
 from cipherfleet_provisioning.simulation import (

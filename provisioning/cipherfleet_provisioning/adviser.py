@@ -17,11 +17,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.config import Algorithm, Attenuation, resolution_of
+from cipherfleet_node.core.exchange import metropolis
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.exchange import metropolis
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
-from cipherfleet_node.quantiser import START_NOISE
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, resolution_of
 
 from .topology import Graph
 

@@ -20,8 +20,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from cipherfleet_node.config import Algorithm, resolution_of
-from cipherfleet_node.optimiser import mean_stepsize
+from cipherfleet_node.core.optimiser import mean_stepsize
+from cipherfleet_node.settings.sections import Algorithm, resolution_of
 
 Law = Literal["uniform", "normal", "log-normal"]
 

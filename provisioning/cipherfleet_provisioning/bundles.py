@@ -23,17 +23,8 @@ import yaml
 
 from cipherfleet_broker.interrupts import defer_interrupts
 from cipherfleet_broker.leash import leashed
-from cipherfleet_node.config import (
-    NODE_FILE,
-    Broker,
-    CsvSensor,
-    Neighbour,
-    NodeConfig,
-    Simulation,
-    checksum_of,
-)
 from cipherfleet_node.errors import CipherfleetError, ConfigError
-from cipherfleet_node.keys import (
+from cipherfleet_node.keys.key_files import (
     NEIGHBOURS_FOLDER,
     NodeKeys,
     PublicKeys,
@@ -42,6 +33,14 @@ from cipherfleet_node.keys import (
     seal_to_text,
     write_keys,
     write_public,
+)
+from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of
+from cipherfleet_node.settings.sections import (
+    Broker,
+    CsvSensor,
+    Neighbour,
+    NodeConfig,
+    Simulation,
 )
 
 from .certificates import Certified, write_client

@@ -27,19 +27,20 @@ from gmpy2 import mpz, powmod
 
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_broker.leash import leashed
-from cipherfleet_node import wire
-from cipherfleet_node.comb import ROWS
-from cipherfleet_node.config import LOGS_FOLDER, Broker, Crypto, Simulation
-from cipherfleet_node.daemon import SPANS_FILE
-from cipherfleet_node.draws import SEED_BYTES
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message
+from cipherfleet_node.core.randomness import SEED_BYTES
+from cipherfleet_node.core.state import HISTORY_ROUNDS, STATE_VERSION, RoundRecord, State
+from cipherfleet_node.core.topics import answer_topic
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError
-from cipherfleet_node.keys import generate_keys
-from cipherfleet_node.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message
-from cipherfleet_node.mqtt import Arrived, Link, LinkUp
-from cipherfleet_node.obfuscators import Full, OwnByTables
-from cipherfleet_node.state import HISTORY_ROUNDS, STATE_VERSION, RoundRecord, State
-from cipherfleet_node.store import Store
-from cipherfleet_node.topics import answer_topic
+from cipherfleet_node.keys.fixed_base import ROWS
+from cipherfleet_node.keys.key_files import generate_keys
+from cipherfleet_node.keys.obfuscators import Full, OwnByTables
+from cipherfleet_node.runtime.daemon import SPANS_FILE
+from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
+from cipherfleet_node.runtime.store import Store
+from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
+from cipherfleet_node.settings.sections import Broker, Crypto, Simulation
 
 from .bundles import write_bundles
 from .calibration import CARD_VERSION, Calibration, Powers

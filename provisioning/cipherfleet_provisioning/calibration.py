@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from cipherfleet_node.config import Section
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import Section
 
 CARD_VERSION = 1
 Cost = Annotated[float, Meta(ge=0, le=1e6)]  # milliseconds

@@ -14,7 +14,24 @@ import msgspec
 import numpy as np
 from msgspec import Meta, field
 
-from cipherfleet_node.config import (
+from cipherfleet_node.core.objective import Objective as MadeObjective
+from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.sensors import CsvTable
+from cipherfleet_node.sensors.base import check_fields, listed
+from cipherfleet_node.settings.node_yaml import (
+    check_algorithm,
+    check_broker,
+    check_crypto,
+    check_objective,
+    check_parts,
+    check_sensor,
+    fields_named,
+)
+from cipherfleet_node.settings.sections import (
     CONFIG_VERSION,
     Algorithm,
     Broker,
@@ -28,25 +45,10 @@ from cipherfleet_node.config import (
     Sensor,
     SyntheticSensor,
     ThermalSensor,
-    check_algorithm,
-    check_broker,
-    check_crypto,
-    check_objective,
-    check_parts,
-    check_sensor,
-    fields_named,
     resolution_of,
 )
-from cipherfleet_node.document import Document, Draft, read_document
-from cipherfleet_node.draws import SEED_BYTES, Draws
-from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import MAX_MISFITS, Path_, meant
-from cipherfleet_node.objective import Objective as MadeObjective
-from cipherfleet_node.objective import make_objective
-from cipherfleet_node.quantiser import VALUE_BITS
-from cipherfleet_node.samples import Sample
-from cipherfleet_node.sensors import CsvTable
-from cipherfleet_node.sensors.base import check_fields, listed
+from cipherfleet_node.settings.type_errors import MAX_MISFITS, Path_, meant
+from cipherfleet_node.settings.yaml_document import Document, Draft, read_document
 
 from .topology import Graph, Topology, TopologyError, build_graph, near, section_faults
 

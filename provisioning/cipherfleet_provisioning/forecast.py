@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from cipherfleet_node.config import SyntheticSensor, resolution_of
-from cipherfleet_node.draws import SEED_BYTES, Draws
+from cipherfleet_node.core.objective import Mean, Objective, Regression, make_objective
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.objective import Mean, Objective, Regression, make_objective
-from cipherfleet_node.quantiser import VALUE_BITS
-from cipherfleet_node.samples import Sample
 from cipherfleet_node.sensors import open_sensor
+from cipherfleet_node.settings.sections import SyntheticSensor, resolution_of
 
 from .adviser import MEAN, spectral_gap
 from .calibration import Calibration

@@ -12,8 +12,8 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from cipherfleet_node.draws import SEED_BYTES, Draws, FloatVector
-from cipherfleet_node.objective import Average, Mean, Objective, Regression, make_objective
+from cipherfleet_node.core.objective import Average, Mean, Objective, Regression, make_objective
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws, FloatVector
 
 from .fleet import Fleet
 

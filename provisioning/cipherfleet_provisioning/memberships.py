@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cipherfleet_node import wire
-from cipherfleet_node.messages import OPERATOR, Health, Member, Membership
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import OPERATOR, Health, Member, Membership
 
 from .ledger import Halves, Ledger
 from .topology import Graph

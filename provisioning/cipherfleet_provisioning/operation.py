@@ -22,25 +22,25 @@ from cryptography.hazmat.primitives.serialization import (
 from cipherfleet_broker.engine import LOOPBACK, ClusterMember, Peer
 from cipherfleet_broker.installed import installation
 from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
-from cipherfleet_node.config import (
-    CA_FILE,
-    CERTIFICATE_FILE,
-    TLS_FOLDER,
-    Simulation,
-    is_loopback,
-)
-from cipherfleet_node.enrolment import TOKEN_BYTES, TOKEN_FILE
+from cipherfleet_node.core.messages import OPERATOR, Membership
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import (
+from cipherfleet_node.keys.key_files import (
     KEYS_FOLDER,
     NodeKeys,
     identity_to_text,
     read_private,
     read_signing_key,
 )
-from cipherfleet_node.membership import CURRENT as HOLDING
-from cipherfleet_node.membership import MEMBERSHIP_FOLDER
-from cipherfleet_node.messages import OPERATOR, Membership
+from cipherfleet_node.runtime.enrolment import TOKEN_BYTES, TOKEN_FILE
+from cipherfleet_node.runtime.membership import CURRENT as HOLDING
+from cipherfleet_node.runtime.membership import MEMBERSHIP_FOLDER
+from cipherfleet_node.settings.node_yaml import (
+    CA_FILE,
+    CERTIFICATE_FILE,
+    TLS_FOLDER,
+    is_loopback,
+)
+from cipherfleet_node.settings.sections import Simulation
 
 from .bundles import Progress, make_keys, node_config, write_bundle
 from .certificates import (

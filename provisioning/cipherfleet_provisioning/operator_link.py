@@ -15,11 +15,11 @@ from typing import Any, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from cipherfleet_node import topics, wire
+from cipherfleet_node.core import topics, wire
+from cipherfleet_node.core.messages import Health
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError, WireError
-from cipherfleet_node.messages import Health
-from cipherfleet_node.mqtt import set_no_delay
-from cipherfleet_node.tls import client_context
+from cipherfleet_node.keys.tls import client_context
+from cipherfleet_node.runtime.mqtt import set_no_delay
 
 CONNECT_S = 10.0
 ACKNOWLEDGE_S = 30.0

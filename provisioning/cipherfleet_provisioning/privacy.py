@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from cipherfleet_node.config import (
+from cipherfleet_node.settings.node_yaml import is_loopback
+from cipherfleet_node.settings.sections import (
     SAFE_KEY_BITS,
     CsvSensor,
     ExchangeName,
-    is_loopback,
     resolution_of,
 )
 

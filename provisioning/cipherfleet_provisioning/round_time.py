@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from cipherfleet_node.comb import ROWS
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.keys.fixed_base import ROWS
 
 from .calibration import Calibration
 from .fleet import Fleet

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.exchange import metropolis
-from cipherfleet_node.packing import METROPOLIS_BITS
+from cipherfleet_node.core.exchange import metropolis
+from cipherfleet_node.core.packing import METROPOLIS_BITS
 
 from .topology import Graph
 

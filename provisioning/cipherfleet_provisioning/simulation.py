@@ -17,14 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node import config
-from cipherfleet_node.config import Algorithm, Stepsize, resolution_of
-from cipherfleet_node.draws import SEED_BYTES, Draws
-from cipherfleet_node.exchange import UNIT, metropolis
-from cipherfleet_node.objective import Average, Mean, Objective, Regression
-from cipherfleet_node.optimiser import attenuation_factor, mean_stepsize
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
-from cipherfleet_node.quantiser import START_NOISE
+from cipherfleet_node.core.exchange import UNIT, metropolis
+from cipherfleet_node.core.objective import Average, Mean, Objective, Regression
+from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.core.quantiser import START_NOISE
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.settings import sections
+from cipherfleet_node.settings.sections import Algorithm, Stepsize, resolution_of
 
 from .topology import Graph
 
@@ -155,7 +155,7 @@ class OneByOne:
         )
 
 
-def gradients_of(objectives: Sequence[Objective], section: config.Objective) -> Gradients:
+def gradients_of(objectives: Sequence[Objective], section: sections.Objective) -> Gradients:
     """The quickest way to the gradients of *objectives*, which *section* describes."""
     if section.kind not in QUADRATIC or section.minibatch is not None:
         return OneByOne(objectives)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from cipherfleet_node.config import SAFE_KEY_BITS
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import meant
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
+from cipherfleet_node.settings.type_errors import meant
 
 from .schema import SCHEMA_FILE, schema_text
 from .topology import KEYS_OF_KIND, Topology, TopologyError, build_graph

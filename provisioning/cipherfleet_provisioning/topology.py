@@ -19,12 +19,12 @@ from typing import Annotated
 import numpy as np
 from msgspec import Meta
 
-from cipherfleet_node.config import Count, Section
-from cipherfleet_node.draws import Draws, FloatVector
+from cipherfleet_node.core.packing import MAX_DEGREE
+from cipherfleet_node.core.randomness import Draws, FloatVector
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import dotted, meant, nearest
-from cipherfleet_node.packing import MAX_DEGREE
 from cipherfleet_node.sensors import CsvTable
+from cipherfleet_node.settings.sections import Count, Section
+from cipherfleet_node.settings.type_errors import dotted, meant, nearest
 
 from .graph_file import FileEdge, read_graph_file
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cipherfleet_node import wire
-from cipherfleet_node.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Query
-from cipherfleet_node.packing import Layout
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Query
+from cipherfleet_node.core.packing import Layout
 
 from .fleet import Fleet
 

@@ -263,7 +263,7 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
     """
     from rich.console import Console  # noqa: PLC0415
 
-    from cipherfleet_node.config import Simulation  # noqa: PLC0415
+    from cipherfleet_node.settings.sections import Simulation  # noqa: PLC0415
     from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
 
     from .compose import write_compose  # noqa: PLC0415
@@ -311,7 +311,7 @@ def stack(
     """
     from rich.console import Console  # noqa: PLC0415
 
-    from cipherfleet_node.config import Simulation  # noqa: PLC0415
+    from cipherfleet_node.settings.sections import Simulation  # noqa: PLC0415
     from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
 
     from .plan import IMAGE as OURS  # noqa: PLC0415
@@ -377,7 +377,7 @@ def _name_of(file: Path) -> str:
 def check_node(names: list[str], node: str, fleet_name: str) -> None:
     """Raise CipherfleetError if no container is called *node*, with the *names* that there are."""
     from cipherfleet_node.errors import CipherfleetError  # noqa: PLC0415
-    from cipherfleet_node.fitting import meant  # noqa: PLC0415
+    from cipherfleet_node.settings.type_errors import meant  # noqa: PLC0415
 
     if not names:
         _not_up(fleet_name)

@@ -19,7 +19,7 @@ from cipherfleet_broker.engine import ClusterMember, Peer
 from cipherfleet_broker.security import TLS_PORT, Identity, Security
 from cipherfleet_deploy.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, provision
 from cipherfleet_node import __version__
-from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import check_target
 from cipherfleet_provisioning.certificates import make_authority, secure, write_authority
 from cipherfleet_provisioning.fleet import Fleet

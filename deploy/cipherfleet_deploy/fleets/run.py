@@ -25,8 +25,8 @@ from cipherfleet_deploy.run import (
     showing_progress,
     watch_hint,
 )
-from cipherfleet_node.config import Simulation
 from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
 
 from .engine import NAME_LABEL, OUT_LABEL, Engine

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from cipherfleet_node.config import NODE_FILE
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.node_yaml import NODE_FILE
 
 from .engine import (
     HEALTH_EVERY_S,

@@ -14,8 +14,8 @@ import numpy as np
 
 from cipherfleet_lab.cipherfleet import MEAN_HALF_WEIGHT
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.exchange import metropolis
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.core.exchange import metropolis
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 
 from .wire import Reading, mean_steps
 

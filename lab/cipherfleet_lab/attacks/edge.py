@@ -15,14 +15,14 @@ from typing import Literal
 import gmpy2
 from gmpy2 import mpz
 
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.core.exchange import Edge, Pairwise, half_weight, metropolis
+from cipherfleet_node.core.messages import Query
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, Layout
+from cipherfleet_node.core.paillier import PrivateKey, PublicKey
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sealed import Seal, Sealed, own_weight
 from cipherfleet_node.errors import RemoteProtocolError
-from cipherfleet_node.exchange import Edge, Pairwise, half_weight, metropolis
-from cipherfleet_node.messages import Query
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, Layout
-from cipherfleet_node.paillier import PrivateKey, PublicKey
-from cipherfleet_node.quantiser import VALUE_BITS
-from cipherfleet_node.sealed import Seal, Sealed, own_weight
 
 from .guards import GuardedDraws
 from .names import Guard

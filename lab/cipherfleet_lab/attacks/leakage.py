@@ -18,7 +18,7 @@ import numpy as np
 
 from cipherfleet_lab.problems import FIVE_EDGES, SQUARED, Edges, Loss, Readings, regression
 from cipherfleet_lab.systems import Array, Problem
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 
 from .finding import Finding, relative_error
 from .subjects import SETTLED, Case

@@ -27,7 +27,7 @@ from cipherfleet_lab.problems import (
     five_nodes,
 )
 from cipherfleet_lab.systems import Log, Problem, System
-from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 from . import coalition as seen_by
 from .edge import HALF_WEIGHTS, TOY_BITS, Kind

@@ -23,7 +23,7 @@ from cipherfleet_lab.baselines import (
 )
 from cipherfleet_lab.measures import disagreement, relative_error
 from cipherfleet_lab.systems import Array, Problem, System
-from cipherfleet_node.config import Attenuation, Stepsize
+from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .drawing import line_with_band, shown_rounds
 from .runs import ARTICLES, NONE, fleet

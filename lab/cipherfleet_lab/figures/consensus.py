@@ -11,7 +11,7 @@ from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import Consensus
 from cipherfleet_lab.measures import mean_squared_error
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology import Topology
 
 from .drawing import look

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cipherfleet_lab.baselines import Dsgd, GradientTracking
 from cipherfleet_lab.systems import Array, Problem, System
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 
 from .drawing import legend_below, line_with_band, shown_rounds
 from .runs import ARTICLES, NONE, Measure, fleet, over_rounds

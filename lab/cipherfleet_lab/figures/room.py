@@ -10,9 +10,9 @@ import numpy as np
 from cipherfleet_lab import problems
 from cipherfleet_lab.measures import mean_squared_error, relative_error
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.config import Stepsize
-from cipherfleet_node.packing import Layout
-from cipherfleet_node.quantiser import VALUE_BITS
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.settings.sections import Stepsize
 
 from .attenuation import lab_stepsize
 from .drawing import look, powers_of_two

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cipherfleet_lab.cipherfleet import Cipherfleet
 from cipherfleet_lab.systems import Array, Log, Problem, System
-from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 Schedule = Attenuation | Literal["none"]
 Measure = Callable[[Log, Problem], Array]  # -> (rounds + 1,)

@@ -25,8 +25,8 @@ from cipherfleet_broker import RunningBroker, check_broker, start_broker
 from cipherfleet_broker import embedded as embedded_module
 from cipherfleet_broker import mosquitto as mosquitto_module
 from cipherfleet_broker.embedded import REDELIVER_AFTER_S
-from cipherfleet_broker.engine import MAX_PACKET_BYTES, Engine
 from cipherfleet_broker.mosquitto import find_mosquitto, mosquitto_version
+from cipherfleet_broker.program import MAX_PACKET_BYTES, Engine
 from cipherfleet_broker.running import run_engine
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.runtime.mqtt import set_no_delay

@@ -22,8 +22,8 @@ from rich.console import Console
 
 from cipherfleet_broker import RunningBroker, RunningCluster, Security, check_link, start_cluster
 from cipherfleet_broker.embedded import configuration
-from cipherfleet_broker.engine import ClusterMember, Peer
 from cipherfleet_broker.mosquitto import access_rules, find_mosquitto, secured_configuration
+from cipherfleet_broker.program import ClusterMember, Peer
 from cipherfleet_deploy.doctor import named_brokers
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.provision import bundle

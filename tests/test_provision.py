@@ -227,8 +227,8 @@ def test_without_tls_there_are_no_certificates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("secured", [True, False])
 def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bool) -> None:
     from cipherfleet_broker import check_broker
-    from cipherfleet_broker.engine import Engine
     from cipherfleet_broker.mosquitto import find_mosquitto
+    from cipherfleet_broker.program import Engine
     from cipherfleet_broker.running import run_engine
     from cipherfleet_provisioning.operation import security_in
 

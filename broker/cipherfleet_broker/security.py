@@ -16,8 +16,8 @@ from cipherfleet_node.core.messages import OPERATOR
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.tls import client_context
 
-from .engine import LOOPBACK, TLS_PORT
 from .health import HEALTH_TOPIC
+from .program import LOOPBACK, TLS_PORT
 
 __all__ = [
     "HEALTH",

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from cipherfleet_broker.leash import leashed
+from cipherfleet_broker.die_with_parent import leashed
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError, IdentityClash
 
 from .record import FleetFailed, NodeRecord, Standstill

@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 import yaml
 
+from cipherfleet_broker.die_with_parent import leashed
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_broker.leash import leashed
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys.key_files import (
     NEIGHBOURS_FOLDER,

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz, powmod
 
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_broker.leash import leashed
+from cipherfleet_broker.die_with_parent import leashed
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message
 from cipherfleet_node.core.randomness import SEED_BYTES

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from cipherfleet_broker.engine import LOOPBACK, ClusterMember, Peer
-from cipherfleet_broker.installed import installation
+from cipherfleet_broker.program import LOOPBACK, ClusterMember, Peer
 from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
+from cipherfleet_broker.service_files import installation
 from cipherfleet_node.core.messages import OPERATOR, Membership
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cipherfleet_broker.embedded import configuration
-from cipherfleet_broker.engine import ClusterMember, Peer
+from cipherfleet_broker.program import ClusterMember, Peer
 from cipherfleet_broker.security import TLS_PORT, Identity, Security
 from cipherfleet_deploy.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, provision
 from cipherfleet_node import __version__

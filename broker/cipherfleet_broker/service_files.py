@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from .embedded import configuration as nats_configuration
-from .engine import ClusterMember
-from .mosquitto import ACCESS_FILE, PLUGIN, PLUGIN_FOLDERS, access_rules, installed_configuration
+from .mosquitto import (
+    ACCESS_FILE,
+    PLUGIN,
+    PLUGIN_FOLDERS,
+    access_rules,
+    installed_configuration,
+)
+from .program import ClusterMember
 from .security import Security
 
 STORE = Path("/var/lib/cipherfleet-broker")  # of nats-server

@@ -70,5 +70,5 @@ fuzz: setup
 	$(BIN)/python tests/fuzz_atheris.py -max_total_time=$(FUZZ_SECONDS)
 
 schema: setup
-	$(BIN)/python -m cipherfleet_provisioning.schema
+	$(BIN)/python -m cipherfleet_provisioning.fleet.schema
 	$(BIN)/python -m cipherfleet_hil.measurement

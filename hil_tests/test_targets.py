@@ -13,7 +13,7 @@ from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
 from cipherfleet_hil.measurement import read_measurement, write_measurement
 from cipherfleet_hil.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
 from cipherfleet_hil.targets import KeptTarget, TargetFailed, TargetHeld
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 ROUNDS, WARM_UP = 12, 3
 

@@ -25,9 +25,9 @@ from cipherfleet_node.errors import StateCorrupt
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Maker, read_ledger
-from cipherfleet_provisioning.operation import BROKER_FOLDER, security_in
+from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 
 ROOT = Path(__file__).parent.parent
 NODE, OTHERS = "attic", ("barn", "cellar")

@@ -24,7 +24,7 @@ from cipherfleet_deploy.fleets.plan import prepare
 from cipherfleet_deploy.fleets.run import DockerFleet
 from cipherfleet_deploy.record import NodeRecord
 from cipherfleet_node.settings.sections import Simulation
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from docker_engine import IMAGE, running_engine
 
 READINGS = (20.5, 21.0, 21.5, 22.0)

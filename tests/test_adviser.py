@@ -10,11 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_node.core.exchange import half_weight
-from cipherfleet_node.core.quantiser import START_NOISE
-from cipherfleet_node.core.randomness import Draws
-from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
-from cipherfleet_provisioning.adviser import (
+from cipherfleet_analysis.convergence import (
     HIGHEST,
     LOWEST,
     MEAN,
@@ -32,7 +28,13 @@ from cipherfleet_provisioning.adviser import (
     spectral_gap,
     worst_contraction,
 )
-from cipherfleet_provisioning.topology import Graph, Topology, TopologyError, build_graph
+from cipherfleet_node.core.exchange import half_weight
+from cipherfleet_node.core.quantiser import START_NOISE
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.section import Topology, TopologyError
 
 Matrix = npt.NDArray[np.float64]
 

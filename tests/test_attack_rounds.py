@@ -12,12 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.core.exchange import UNIT, dither, half_weight, metropolis
-from cipherfleet_node.core.optimiser import draw_stepsizes, mean_stepsize
-from cipherfleet_node.core.quantiser import quantise
-from cipherfleet_node.core.randomness import Draws
-from cipherfleet_node.settings.sections import Algorithm, Stepsize
-from cipherfleet_provisioning.attack_rounds import (
+from cipherfleet_analysis.privacy.averaging import (
     HALF_WEIGHT_SPREAD,
     Law,
     averaging_error,
@@ -26,6 +21,11 @@ from cipherfleet_provisioning.attack_rounds import (
     rounds_to_pin_state,
     sharpest_error,
 )
+from cipherfleet_node.core.exchange import UNIT, dither, half_weight, metropolis
+from cipherfleet_node.core.optimiser import draw_stepsizes, mean_stepsize
+from cipherfleet_node.core.quantiser import quantise
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
 
 Array = npt.NDArray[np.float64]
 LAWS: list[Law] = ["uniform", "normal", "log-normal"]

@@ -24,7 +24,7 @@ from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 GOOD = """\
 config_version: 1

@@ -25,7 +25,7 @@ from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import Broker, Crypto, Simulation, SyntheticSensor
 from cipherfleet_provisioning import bundles as bundles_module
 from cipherfleet_provisioning.bundles import make_keys, node_config, write_bundles
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 BROKER = Broker(port=18830)
 TOY = Crypto(key_bits=512, allow_weak_keys=True)

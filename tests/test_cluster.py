@@ -41,7 +41,7 @@ from cipherfleet_provisioning.certificates import (
     make_authority,
     secure,
 )
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
 from test_fleet import average_file, plain_estimates
 

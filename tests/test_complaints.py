@@ -13,7 +13,7 @@ from cipherfleet_deploy.complaints import complaints
 from cipherfleet_node.errors import ConfigError, ConfigErrors, Mark, refuse
 from cipherfleet_node.settings.type_errors import may_be_secret
 from cipherfleet_node.settings.yaml_document import read_document
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 FOLDER = Path(__file__).parent / "wrong_fleets"
 RIGHT = (FOLDER / "fleet.yaml").read_text()

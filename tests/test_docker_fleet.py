@@ -42,7 +42,7 @@ from cipherfleet_deploy.fleets.stack import pack, write_stack
 from cipherfleet_deploy.record import FleetFailed, NodeRecord
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.settings.sections import Simulation
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 Test = TypeVar("Test", bound=Callable[..., None])
 

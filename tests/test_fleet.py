@@ -17,6 +17,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 
+from cipherfleet_analysis.centralised import centralised_answer, objectives_in_sight
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local import LocalFleet
 from cipherfleet_deploy.results import FloatArray, Trajectory, disagreement, relative_error
@@ -26,8 +27,8 @@ from cipherfleet_node.core.randomness import simulated_seed
 from cipherfleet_node.keys.key_files import read_keys
 from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
-from cipherfleet_provisioning.insight import centralised_answer, objectives_in_sight
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from wiretap import Wiretap, forms_of, query_in
 
 pytestmark = pytest.mark.fleet

@@ -8,7 +8,8 @@ import pytest
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import CommandSensor, CsvSensor, Sensor, SyntheticSensor
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HEAD = """\

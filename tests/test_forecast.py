@@ -12,6 +12,27 @@ import msgspec
 import numpy as np
 import pytest
 
+from cipherfleet_analysis import forecast as forecasting
+from cipherfleet_analysis.centralised import common_answer, objectives_in_sight
+from cipherfleet_analysis.convergence import spectral_gap
+from cipherfleet_analysis.cost.board_card import (
+    PROFILES,
+    Calibration,
+    read_calibration,
+    write_calibration,
+)
+from cipherfleet_analysis.cost.round_time import predict, work_of
+from cipherfleet_analysis.cost.traffic import traffic
+from cipherfleet_analysis.forecast import Forecast, forecast, mixing
+from cipherfleet_analysis.simulation import (
+    Array,
+    Generated,
+    Links,
+    first_estimates,
+    gradients_of,
+    run,
+    simulate,
+)
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.check import check_fleet
 from cipherfleet_lab.node_draws import NodeDraws
@@ -25,30 +46,11 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from cipherfleet_provisioning import calibrate
-from cipherfleet_provisioning import forecast as forecasting
-from cipherfleet_provisioning.adviser import spectral_gap
 from cipherfleet_provisioning.calibrate import measure_powers
-from cipherfleet_provisioning.calibration import (
-    PROFILES,
-    Calibration,
-    read_calibration,
-    write_calibration,
-)
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.forecast import Forecast, forecast, mixing
-from cipherfleet_provisioning.insight import common_answer, objectives_in_sight
-from cipherfleet_provisioning.round_time import predict, work_of
-from cipherfleet_provisioning.simulation import (
-    Array,
-    Generated,
-    Links,
-    first_estimates,
-    gradients_of,
-    run,
-    simulate,
-)
-from cipherfleet_provisioning.topology import Graph, Topology, build_graph
-from cipherfleet_provisioning.traffic import traffic
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.section import Topology
 from memory_fleet import MemoryFleet
 from test_reference import OBJECTIVES, OPERATIONS, D, readings
 from test_reference import graph as edges_of

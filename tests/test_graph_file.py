@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning import graph_file
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
-from cipherfleet_provisioning.graph_file import GraphFile, read_graph_file
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.topology import graph_file
+from cipherfleet_provisioning.topology.graph_file import GraphFile, read_graph_file
 
 FLEET = """\
 config_version: 1

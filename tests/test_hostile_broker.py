@@ -24,8 +24,8 @@ from cipherfleet_node.core.messages import Health
 from cipherfleet_node.runtime import mqtt
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet import load_fleet
-from cipherfleet_provisioning.operator_link import read_health
+from cipherfleet_provisioning.fleet.fleet import load_fleet
+from cipherfleet_provisioning.operator_session import read_health
 from hostile_broker import (
     COUNTED,
     LIES,

@@ -17,11 +17,11 @@ import pytest
 from cipherfleet_deploy import cli
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.yaml_document import read_document
-from cipherfleet_provisioning import template as module
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.schema import SCHEMA_FILE
-from cipherfleet_provisioning.template import Plan, template, write_template
-from cipherfleet_provisioning.topology import KEYS_OF_KIND
+from cipherfleet_provisioning.fleet import template as module
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.fleet.schema import SCHEMA_FILE
+from cipherfleet_provisioning.fleet.template import Plan, template, write_template
+from cipherfleet_provisioning.topology.section import KEYS_OF_KIND
 from ssh_server import free_port
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
@@ -213,7 +213,7 @@ def test_a_killed_init_leaves_no_half_written_file(step: int, tmp_path: Path) ->
     code = f"""
 import os, signal
 from pathlib import Path
-from cipherfleet_provisioning.template import Plan, write_template
+from cipherfleet_provisioning.fleet.template import Plan, write_template
 calls = 0
 def counted(call):
     def dying(*arguments):

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cipherfleet_node.core.objective import Mean, Regression
-from cipherfleet_node.core.randomness import SEED_BYTES, Draws
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.insight import (
+from cipherfleet_analysis.centralised import (
     centralised_answer,
     objectives_in_sight,
     range_of_starts,
     steepest,
 )
+from cipherfleet_node.core.objective import Mean, Regression
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NODES = 4

@@ -24,7 +24,7 @@ from cipherfleet_node.runtime.membership import read_membership
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_provisioning.ledger import Ledger, read_ledger
-from cipherfleet_provisioning.operation import BROKER_FOLDER, security_in
+from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 
 pytestmark = pytest.mark.fleet
 

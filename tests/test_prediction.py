@@ -9,13 +9,14 @@ from subprocess import run
 
 import pytest
 
+from cipherfleet_analysis.cost.board_card import PROFILES, write_calibration
+from cipherfleet_analysis.cost.round_time import predict
 from cipherfleet_deploy.cli import example
 from cipherfleet_hil.measurement import read_measurement
 from cipherfleet_hil.prediction import SETTLING, foretold, settled_after
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning.calibration import PROFILES, write_calibration
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
-from cipherfleet_provisioning.round_time import predict
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 BENCH = [sys.executable, "-m", "cipherfleet_deploy.cli", "bench"]
 LAB = example("intel_lab") / "fleet.yaml"

@@ -14,20 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cipherfleet_analysis.privacy import linear_disclosure as sealed_sums
+from cipherfleet_analysis.privacy.audit import LEVELS, Finding, Privacy, check_privacy
+from cipherfleet_analysis.privacy.disclosure import Disclosure
+from cipherfleet_analysis.privacy.linear_disclosure import determined
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import ExchangeName
-from cipherfleet_provisioning import sealed_sums
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.privacy import (
-    LEVELS,
-    Finding,
-    Privacy,
-    Sight,
-    check_privacy,
-)
-from cipherfleet_provisioning.sealed_sums import determined
-from cipherfleet_provisioning.topology import Graph, Topology, TopologyError, build_graph
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.section import Topology, TopologyError
 
 Vector = npt.NDArray[np.float64]
 
@@ -241,14 +238,14 @@ graphs = st.builds(
 
 def random_sight(
     shape: tuple[int, float, int], exchange: ExchangeName, fleet: Fleet
-) -> Sight | None:
+) -> Disclosure | None:
     n, p, seed = shape
     topology = Topology(kind="erdos_renyi", probability=p, seed=seed)
     try:
         graph = build_graph(topology, [f"n{i}" for i in range(n)])
     except TopologyError:
         return None
-    return Sight(replace(fleet, graph=graph), exchange)
+    return Disclosure(replace(fleet, graph=graph), exchange)
 
 
 @pytest.fixture(scope="module")
@@ -264,15 +261,15 @@ def test_a_larger_coalition_never_sees_fewer_differences_of_the_rest(
     joining: int,
     exchange: ExchangeName,
 ) -> None:
-    sight = random_sight(shape, exchange, some_fleet)
-    if sight is None:
+    disclosure = random_sight(shape, exchange, some_fleet)
+    if disclosure is None:
         return
-    small = {node for node in sight.graph.ids if int(node[1:]) in chosen}
-    large = small | {node for node in sight.graph.ids if int(node[1:]) == joining}
-    fewer, more = sight.seen_alone(small), sight.seen_alone(large)
-    for node in set(sight.graph.ids) - large:
+    small = {node for node in disclosure.graph.ids if int(node[1:]) in chosen}
+    large = small | {node for node in disclosure.graph.ids if int(node[1:]) == joining}
+    fewer, more = disclosure.seen_alone(small), disclosure.seen_alone(large)
+    for node in set(disclosure.graph.ids) - large:
         assert fewer[node] <= more[node]
-        assert more[node] <= sight.graph.degree(node)
+        assert more[node] <= disclosure.graph.degree(node)
     assert not set(more) & large
 
 
@@ -293,26 +290,26 @@ def test_sealed_never_shows_more_than_pairwise(
 def test_the_only_lone_nodes_that_see_a_flow_are_those_beside_leaves(
     some_fleet: Fleet, shape: tuple[int, float, int]
 ) -> None:
-    sight = random_sight(shape, "pairwise", some_fleet)
-    if sight is None:
+    disclosure = random_sight(shape, "pairwise", some_fleet)
+    if disclosure is None:
         return
-    for node in sight.graph.ids:
-        leaves = {n for n in sight.graph.neighbours(node) if sight.graph.degree(n) == 1}
-        assert sight.learnt({node})["flow"] == leaves
+    for node in disclosure.graph.ids:
+        leaves = {n for n in disclosure.graph.neighbours(node) if disclosure.graph.degree(n) == 1}
+        assert disclosure.learnt({node})["flow"] == leaves
 
 
 class Unknowns:
     """One round's equations of a coalition; a node's estimate is theirs if it has one solution."""
 
-    def __init__(self, sight: Sight, coalition: Collection[str], seed: int) -> None:
+    def __init__(self, disclosure: Disclosure, coalition: Collection[str], seed: int) -> None:
         chance = np.random.default_rng(seed)
-        self.sight, self.coalition = sight, coalition
-        self.x = {node: chance.normal(size=2) for node in sight.graph.ids}
+        self.disclosure, self.coalition = disclosure, coalition
+        self.x = {node: chance.normal(size=2) for node in disclosure.graph.ids}
         self.chance = chance
 
     def solved(self, node: str) -> bool:
         """Whether the equations have *node*'s true estimate as their only one."""
-        system, right, place = getattr(self, f"_{self.sight.exchange}")(node)
+        system, right, place = getattr(self, f"_{self.disclosure.exchange}")(node)
         found = np.linalg.lstsq(system, right, rcond=None)[0]
         assert np.allclose(system @ found, right), "the true values fulfil them"
         free = np.linalg.svd(system)[2][np.linalg.matrix_rank(system) :]
@@ -324,7 +321,7 @@ class Unknowns:
 
     def _pairwise(self, node: str) -> tuple[Vector, Vector, list[int]]:
         """x_i - D_j / h_ij = x_j: unknown are x_i and the half weights' inverses."""
-        near = [n for n in self.sight.graph.neighbours(node) if n in self.coalition]
+        near = [n for n in self.disclosure.graph.neighbours(node) if n in self.coalition]
         system = np.zeros((2 * len(near), 2 + len(near)))
         for row, j in enumerate(near):
             system[2 * row : 2 * row + 2, :2] = np.eye(2)
@@ -334,7 +331,7 @@ class Unknowns:
 
     def _sealed(self, node: str) -> tuple[Vector, Vector, list[int]]:
         """sum_m M_jm (h_m x_m - h_m x_j) = S_j: unknown are h_m x_m and h_m outside."""
-        graph = self.sight.graph
+        graph = self.disclosure.graph
         h = {n: self.chance.uniform(0.5, 1) for n in graph.ids}
         outside = [n for n in graph.ids if n not in self.coalition]
         inside = [n for n in graph.ids if n in self.coalition]
@@ -366,13 +363,14 @@ def test_an_estimate_that_is_said_to_be_known_can_be_worked_out(
     exchange: ExchangeName,
 ) -> None:
     """From one round, for every graph and coalition; and no other estimate can."""
-    sight = random_sight(shape, exchange, some_fleet)
-    if sight is None:
+    disclosure = random_sight(shape, exchange, some_fleet)
+    if disclosure is None:
         return
-    coalition = {node for node in sight.graph.ids if int(node[1:]) in chosen}
-    unknowns, known = Unknowns(sight, coalition, seed), sight.learnt(coalition)["estimate"]
-    for node in set(sight.graph.ids) - coalition:
-        if any(near in coalition for near in sight.graph.neighbours(node)):
+    coalition = {node for node in disclosure.graph.ids if int(node[1:]) in chosen}
+    unknowns = Unknowns(disclosure, coalition, seed)
+    known = disclosure.learnt(coalition)["estimate"]
+    for node in set(disclosure.graph.ids) - coalition:
+        if any(near in coalition for near in disclosure.graph.neighbours(node)):
             assert unknowns.solved(node) == (node in known)
 
 
@@ -404,16 +402,16 @@ def test_equations_too_large_are_answered_in_part(
 ) -> None:
     fewer = 0
     for seed in range(99):
-        sight = random_sight((9, 0.5, seed), "sealed", some_fleet)
-        if sight is None:
+        disclosure = random_sight((9, 0.5, seed), "sealed", some_fleet)
+        if disclosure is None:
             continue
-        coalition = sight.graph.ids[:6]
+        coalition = disclosure.graph.ids[:6]
         with monkeypatch.context() as small:
             small.setattr(sealed_sums, "MOST_UNKNOWNS", 5)
-            part = determined(sight.graph, coalition, 2)
-        whole = determined(sight.graph, coalition, 2)
+            part = determined(disclosure.graph, coalition, 2)
+        whole = determined(disclosure.graph, coalition, 2)
         assert part <= whole
-        alone = sight.seen_alone(coalition)
+        alone = disclosure.seen_alone(coalition)
         assert {node for node, count in alone.items() if count > 1} <= part
         fewer += part < whole
     assert fewer > 5

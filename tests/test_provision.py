@@ -55,8 +55,8 @@ from cipherfleet_provisioning.memberships import (
     pace_of,
     safe_round,
 )
-from cipherfleet_provisioning.operation import read_token
-from cipherfleet_provisioning.operator_link import read_health
+from cipherfleet_provisioning.operations import read_token
+from cipherfleet_provisioning.operator_session import read_health
 from cipherfleet_provisioning.sets import archive, drafted, locked, tree_digest
 
 QUIET = Console(quiet=True)
@@ -230,7 +230,7 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
     from cipherfleet_broker.mosquitto import find_mosquitto
     from cipherfleet_broker.program import Engine
     from cipherfleet_broker.running import run_engine
-    from cipherfleet_provisioning.operation import security_in
+    from cipherfleet_provisioning.operations import security_in
 
     try:
         binary = find_mosquitto()
@@ -307,8 +307,8 @@ KILLED_EVERYWHERE = """
 import os, shutil, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from cipherfleet_provisioning.fleet import load_fleet
-from cipherfleet_provisioning.operation import tell, update_set
+from cipherfleet_provisioning.fleet.fleet import load_fleet
+from cipherfleet_provisioning.operations import tell, update_set
 from cipherfleet_provisioning.memberships import due
 from cipherfleet_provisioning.sets import drafted, locked, tree_digest
 
@@ -487,7 +487,7 @@ def test_a_request_for_anothers_certificate_is_refused(device: Device) -> None:
 
 def test_claims_of_strangers_copies_and_of_the_enrolled_are_refused(device: Device) -> None:
     from cipherfleet_provisioning.claims import believe
-    from cipherfleet_provisioning.operation import read_desk
+    from cipherfleet_provisioning.operations import read_desk
 
     claim = device.claim()
     desk = read_desk(device.home / "current", tls=True)
@@ -526,7 +526,7 @@ def test_the_certificate_is_for_the_devices_own_key(device: Device) -> None:
     from datetime import UTC, datetime
 
     from cipherfleet_provisioning.claims import believe
-    from cipherfleet_provisioning.operation import read_desk
+    from cipherfleet_provisioning.operations import read_desk
 
     desk = read_desk(device.home / "current", tls=True)
     assert desk.authority is not None

@@ -19,7 +19,8 @@ from cipherfleet_deploy.results import (
     rounds_to,
     summarise,
 )
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 AVERAGE = Path(__file__).parent.parent / "examples" / "average" / "fleet.yaml"
 

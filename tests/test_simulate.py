@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cipherfleet_analysis import simulation
+from cipherfleet_analysis.simulation import Generated
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.cli import cli
 from cipherfleet_deploy.local import LocalFleet
@@ -32,11 +34,10 @@ from cipherfleet_node.settings.sections import (
     Stepsize,
     resolution_of,
 )
-from cipherfleet_provisioning import simulation
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.simulation import Generated
-from cipherfleet_provisioning.topology import Topology, build_graph
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.section import Topology
 from tolerances import UNIT_ROUNDOFF, assert_same_trajectories
 
 SCALE = Path(__file__).parent.parent / "benchmarks" / "simulation_scale.py"

@@ -23,7 +23,7 @@ from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
 from cipherfleet_hil.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
 from cipherfleet_hil.ssh import SshTarget
 from cipherfleet_hil.targets import KeptTarget, LocalLink, TargetHeld, TargetUnreachable
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 from ssh_server import SshServer, Wire, running_sshd
 
 PYTHON = "/usr/bin/python3"  # for tests of the lease alone: it has nothing of ours

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_hil.cli import bench
 from cipherfleet_hil.study import ACCURACIES, QUICK, Case, Grid, Outcome, write_fleet
 from cipherfleet_hil.study_pages import write_study
-from cipherfleet_provisioning.fleet import load_fleet
-from cipherfleet_provisioning.insight import centralised_answer
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 CASE = Case("average", 2048, 24, 4)
 WHERE = {"cpu": "some", "cores": 2, "load_before": 0.1}

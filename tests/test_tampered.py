@@ -43,7 +43,7 @@ from cipherfleet_provisioning.certificates import (
     make_authority,
     secure,
 )
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 pytestmark = pytest.mark.fleet
 

@@ -15,14 +15,11 @@ from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Section
 from cipherfleet_node.settings.yaml_document import parse_document
-from cipherfleet_provisioning import topology as module
-from cipherfleet_provisioning.topology import (
-    KEYS_OF_KIND,
-    Graph,
-    Topology,
-    TopologyError,
-    build_graph,
-)
+from cipherfleet_provisioning.topology import generators
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.generators import nearest_pairs
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.section import KEYS_OF_KIND, Topology, TopologyError
 
 # ring, line, star and so on exist for every number of nodes; the torus does not
 PLAIN_KINDS = ["ring", "line", "star", "grid", "complete"]
@@ -331,7 +328,7 @@ def test_given_positions_link_the_nearest_and_the_earlier_of_equally_near(
         others = [j for j in range(count) if j != i]
         others.sort(key=lambda j: ((x - places[j][0]) ** 2 + (y - places[j][1]) ** 2, j))
         expected |= {(min(i, j), max(i, j)) for j in others[:neighbours]}
-    found = {(min(pair), max(pair)) for pair in module._nearest(np.array(places), neighbours)}
+    found = {(min(pair), max(pair)) for pair in nearest_pairs(np.array(places), neighbours)}
     assert found == expected
 
 
@@ -474,7 +471,7 @@ def test_impossible_small_worlds_are_refused(count: int, neighbours: int, wordin
 
 
 def test_a_small_world_that_is_never_connected_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TRIES", 3)
+    monkeypatch.setattr(generators, "TRIES", 3)
     text = "{kind: small_world, probability: 1, neighbours: 2, seed: 2}"
     assert "was in pieces 3 times; ask for more neighbours" in refusal(text, 3000).message
 

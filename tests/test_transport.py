@@ -64,7 +64,7 @@ from cipherfleet_provisioning.certificates import (
     secure,
     write_authority,
 )
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 fleet = pytest.mark.fleet
 # paho leaves the socket of a failed handshake to the garbage collector.

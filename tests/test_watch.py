@@ -51,10 +51,10 @@ from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
-from cipherfleet_provisioning.operation import BROKER_FOLDER, security_in
-from cipherfleet_provisioning.operator_link import Anybody
+from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
+from cipherfleet_provisioning.operator_session import Anybody
 from wiretap import forms_of
 
 FLEET = "yard"

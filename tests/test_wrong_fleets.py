@@ -24,9 +24,10 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import OBJECTIVE_KINDS
 from cipherfleet_node.settings.type_errors import fit, nearest
 from cipherfleet_node.settings.yaml_document import parse_document, read_document
-from cipherfleet_provisioning.fleet import FleetFile, load_fleet
-from cipherfleet_provisioning.schema import SCHEMA_FILE, fleet_schema, schema_text
-from cipherfleet_provisioning.topology import KEYS_OF_KIND
+from cipherfleet_provisioning.fleet.file import FleetFile
+from cipherfleet_provisioning.fleet.fleet import load_fleet
+from cipherfleet_provisioning.fleet.schema import SCHEMA_FILE, fleet_schema, schema_text
+from cipherfleet_provisioning.topology.section import KEYS_OF_KIND
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "wrong_fleets"
@@ -271,7 +272,7 @@ def test_the_schema_is_printed() -> None:
 
 
 def test_the_committed_schema_is_current() -> None:
-    hint = "run: .venv/bin/python -m cipherfleet_provisioning.schema"
+    hint = "run: .venv/bin/python -m cipherfleet_provisioning.fleet.schema"
     assert SCHEMA_FILE.read_text() == schema_text(), hint
     jsonschema.Draft202012Validator.check_schema(fleet_schema())
 

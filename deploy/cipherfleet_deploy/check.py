@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cipherfleet_analysis.cost.board_card import PROFILES, Calibration, read_calibration
+from cipherfleet_analysis.forecast import Expected, forecast, rounds_needed
+from cipherfleet_analysis.privacy.audit import LEVELS, Finding, check_privacy
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning.calibration import PROFILES, Calibration, read_calibration
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.forecast import Expected, forecast, rounds_needed
-from cipherfleet_provisioning.privacy import LEVELS, Finding, check_privacy
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from .check_forecast import forecast_table
 from .results import SETTLED, plural

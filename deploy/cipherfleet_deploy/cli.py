@@ -65,7 +65,7 @@ def _fail(text: str, code: int) -> NoReturn:
 
 def _fail_at(error: ConfigError) -> NoReturn:
     """Every mistake in the operator's files, each with the line that it stands on."""
-    from .complaints import complaints  # noqa: PLC0415
+    from .complaints import complaints
 
     for line in complaints(error, PROGRAM):
         _tell(line)
@@ -110,7 +110,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that *args* begin with; a name that is none is answered with a near one."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from cipherfleet_node.settings.type_errors import meant  # noqa: PLC0415
+            from cipherfleet_node.settings.type_errors import meant
 
             ctx.fail(f"no such command {args[0]!r}{meant(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
@@ -194,7 +194,7 @@ def init(folder: str, nodes: int, topology: str, key_bits: int, as_json: bool) -
     Example:
       cipherfleet init my-fleet --nodes 12 --topology geometric
     """
-    from cipherfleet_provisioning.template import Plan, write_template  # noqa: PLC0415
+    from cipherfleet_provisioning.fleet.template import Plan, write_template
 
     if not folder.strip():
         raise click.UsageError("DIR is empty: name a folder, or . for this one")
@@ -245,11 +245,11 @@ def _run(
     as_json: bool,
 ) -> None:
     # Imported here: --help and mistakes in the command line must not wait for them.
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from cipherfleet_provisioning.fleet import Overrides  # noqa: PLC0415
+    from cipherfleet_provisioning.fleet.file import Overrides
 
-    from .run import RunOptions, run_fleet, show_result  # noqa: PLC0415
+    from .run import RunOptions, run_fleet, show_result
 
     options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
     result = run_fleet(file, options, Console(stderr=True))
@@ -289,7 +289,7 @@ def check(
     # Threads of linear algebra wait for each other: on a busy machine ten times as long as one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from .check import check_fleet, passes, show  # noqa: PLC0415
+    from .check import check_fleet, passes, show
 
     told = check_fleet(file, profile, calibration)
     tell(told, show, as_json=as_json)
@@ -314,10 +314,10 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in check
 
-    from dataclasses import asdict  # noqa: PLC0415
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from dataclasses import asdict
+    from datetime import UTC, datetime
 
-    from .doctor import examine, exit_code  # noqa: PLC0415
+    from .doctor import examine, exit_code
 
     findings = []
     for finding in examine(file, broker, datetime.now(UTC)):
@@ -352,10 +352,10 @@ def watch(place: Path, **flags: Any) -> None:
     Example:
       cipherfleet watch cipherfleet-out/intel-lab-20260102-030405
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .watch import WatchOptions  # noqa: PLC0415
-    from .watch import watch as run_watch  # noqa: PLC0415
+    from .watch import WatchOptions
+    from .watch import watch as run_watch
 
     run_watch(place, WatchOptions(**flags), Console())
 
@@ -373,7 +373,7 @@ def schema() -> None:
     Example:
       cipherfleet schema > fleet.schema.json
     """
-    from cipherfleet_provisioning.schema import schema_text  # noqa: PLC0415
+    from cipherfleet_provisioning.fleet.schema import schema_text
 
     click.echo(schema_text(), nl=False)
 
@@ -433,7 +433,7 @@ from_round_flag = click.option(
 
 
 def _show_provision(told: dict[str, Any], *, as_json: bool) -> None:
-    from .provision import show  # noqa: PLC0415
+    from .provision import show
 
     tell(told, show, as_json=as_json)
 
@@ -453,9 +453,9 @@ def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
     Example:
       cipherfleet provision bundle fleet.yaml my-set --keys operator
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .provision import bundle as make  # noqa: PLC0415
+    from .provision import bundle as make
 
     _show_provision(make(file, home, maker, Console(stderr=True)), as_json=as_json)
 
@@ -484,8 +484,8 @@ def enroll(
     Example:
       cipherfleet provision enroll my-set --approve n1 --approve n2
     """
-    from .provision import Consent, Reach  # noqa: PLC0415
-    from .provision import enroll as run_enroll  # noqa: PLC0415
+    from .provision import Consent, Reach
+    from .provision import enroll as run_enroll
 
     def ask(examined: Any) -> bool:
         return click.confirm(f"{examined.node} with fingerprint {examined.fingerprint}?", err=True)
@@ -523,10 +523,10 @@ def update(
     Example:
       cipherfleet provision update fleet.yaml my-set --from-round 5000
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .provision import Reach  # noqa: PLC0415
-    from .provision import update as run_update  # noqa: PLC0415
+    from .provision import Reach
+    from .provision import update as run_update
 
     reach = Reach(broker, margin_s, timeout_s)
     told = run_update(file, home, maker, from_round, reach, Console(stderr=True))
@@ -558,8 +558,8 @@ def rotate(
     Example:
       cipherfleet provision rotate my-set n7 --certificate
     """
-    from .provision import Reach  # noqa: PLC0415
-    from .provision import rotate as run_rotate  # noqa: PLC0415
+    from .provision import Reach
+    from .provision import rotate as run_rotate
 
     told = run_rotate(home, node, what, from_round, Reach(broker, margin_s, timeout_s))
     _show_provision(told, as_json=as_json)
@@ -579,7 +579,7 @@ def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
     Example:
       cipherfleet provision revoke my-set n7
     """
-    from .provision import Reach, revoke_node  # noqa: PLC0415
+    from .provision import Reach, revoke_node
 
     _show_provision(revoke_node(home, node, Reach(broker)), as_json=as_json)
 

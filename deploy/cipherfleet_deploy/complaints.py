@@ -31,7 +31,7 @@ def complaints(error: ConfigError, program: str) -> Iterator[str]:
 
 def _showable(file: Path) -> str:
     """The text of *file*; nothing of a file that holds what looks like a secret."""
-    from cipherfleet_node.settings.type_errors import PEM, may_be_secret  # noqa: PLC0415 - mistakes alone need it
+    from cipherfleet_node.settings.type_errors import PEM, may_be_secret
 
     try:
         with file.open(encoding="utf-8-sig") as opened:

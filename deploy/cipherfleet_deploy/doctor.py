@@ -26,7 +26,7 @@ from cipherfleet_node.installation import install_command
 from cipherfleet_node.settings.node_yaml import is_loopback
 from cipherfleet_node.settings.sections import Broker
 from cipherfleet_node.settings.yaml_document import read_document
-from cipherfleet_provisioning.fleet import Brokers
+from cipherfleet_provisioning.fleet.file import Brokers
 
 from .check import check_fleet
 
@@ -136,7 +136,7 @@ def _check_mosquitto() -> Iterator[Finding]:
 def check_docker() -> Iterator[Finding]:
     """Whether the engine that the environment names is there."""
     try:
-        import docker  # noqa: PLC0415
+        import docker
     except ImportError:
         yield Finding("skip", "docker", "no package docker", install_command())
         return

@@ -34,6 +34,6 @@ def tell(
     if as_json:
         click.echo(json.dumps(told, allow_nan=False))
         return
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
     show(told, Console())

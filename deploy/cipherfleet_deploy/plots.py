@@ -16,7 +16,7 @@ SHOWN_ENTRIES = 8  # of the estimate: more lines than that say nothing
 
 def plot_run(trajectory: Trajectory, optimum: FloatVector | None, title: str, file: Path) -> None:
     """Estimates against rounds, and their error against the centralised answer, into *file*."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # 0.4 s that --help must not wait for
+    from matplotlib.figure import Figure  # 0.4 s that --help must not wait for
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)

@@ -17,7 +17,7 @@ from cipherfleet_broker.running import parse_address
 from cipherfleet_node.core.messages import Membership
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
 from cipherfleet_provisioning.claims import Examined, examine
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Ledger, Maker, read_ledger
 from cipherfleet_provisioning.memberships import (
     HEALTH_EVERY_S,
@@ -28,7 +28,7 @@ from cipherfleet_provisioning.memberships import (
     pace_of,
     safe_round,
 )
-from cipherfleet_provisioning.operation import (
+from cipherfleet_provisioning.operations import (
     OPERATOR_FOLDER,
     SAID,
     accept,
@@ -40,7 +40,7 @@ from cipherfleet_provisioning.operation import (
     tell,
     update_set,
 )
-from cipherfleet_provisioning.operator_link import OperatorLink, operator_context
+from cipherfleet_provisioning.operator_session import OperatorLink, operator_context
 from cipherfleet_provisioning.sets import NODES, Draft, current, drafted, locked
 
 from .progress import counting, print_line

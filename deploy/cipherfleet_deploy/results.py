@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cipherfleet_node.core.randomness import FloatVector
-from cipherfleet_provisioning.fleet import Fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .record import Recorded
 

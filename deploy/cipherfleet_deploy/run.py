@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cipherfleet_analysis.centralised import centralised_answer, range_of_starts, steepest
+from cipherfleet_analysis.convergence import AccuracyError, rounds_to_consensus, schedule_notes
 from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
 from cipherfleet_broker.interrupts import defer_interrupts
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
-from cipherfleet_provisioning.adviser import AccuracyError, rounds_to_consensus, schedule_notes
 from cipherfleet_provisioning.bundles import check_target, write_bundles
 from cipherfleet_provisioning.certificates import (
     Certified,
@@ -31,8 +32,8 @@ from cipherfleet_provisioning.certificates import (
     secure,
     write_authority,
 )
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
-from cipherfleet_provisioning.insight import centralised_answer, range_of_starts, steepest
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from .local import LocalFleet
 from .plots import plot_run

@@ -48,8 +48,8 @@ def seed(
     if (image is None) == (boot is None):
         raise click.UsageError("say where to write: --image FILE or --boot FOLDER")
     # Imported here: --help and mistakes in the command line must not wait for them.
-    from .boot_partition import open_folder, open_image  # noqa: PLC0415
-    from .card import Extras, find_source, hardware_serial, write_seed  # noqa: PLC0415
+    from .boot_partition import open_folder, open_image
+    from .card import Extras, find_source, hardware_serial, write_seed
 
     source = find_source(node, home)
     if image is not None:

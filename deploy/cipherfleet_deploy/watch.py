@@ -16,7 +16,7 @@ from rich.live import Live
 
 from cipherfleet_node.core import topics
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning.operator_link import OperatorSession
+from cipherfleet_provisioning.operator_session import OperatorSession
 
 from .watch_place import Watched, find_fleet
 from .watch_table import Board, Row, headline, line, summary, table

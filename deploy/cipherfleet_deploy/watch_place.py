@@ -22,10 +22,10 @@ from cipherfleet_node.keys.tls import client_context
 from cipherfleet_node.settings.node_yaml import CA_FILE, NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import Broker
 from cipherfleet_provisioning.certificates import WATCHER_STEM
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Entry, read_ledger
-from cipherfleet_provisioning.operation import OPERATOR_FOLDER
-from cipherfleet_provisioning.operator_link import Anybody, operator_context
+from cipherfleet_provisioning.operations import OPERATOR_FOLDER
+from cipherfleet_provisioning.operator_session import Anybody, operator_context
 from cipherfleet_provisioning.sets import CURRENT, current
 
 from .fleets.plan import BROKER_HOST
@@ -165,7 +165,7 @@ def container_address(fleet: str) -> str:
 
     Raises BrokerUnreachable where no such container runs.
     """
-    from .fleets.engine import NAME_LABEL, Engine  # noqa: PLC0415  # only here is Docker needed
+    from .fleets.engine import NAME_LABEL, Engine  # only here is Docker needed
 
     with Engine() as engine:
         for each in engine.containers(fleet):

@@ -18,7 +18,7 @@ from rich.text import Text
 from cipherfleet_node.core import topics, wire
 from cipherfleet_node.core.messages import Health, Presence
 from cipherfleet_node.errors import WireError
-from cipherfleet_provisioning.operator_link import Anybody
+from cipherfleet_provisioning.operator_session import Anybody
 
 STALE_S = 15.0  # three words on its health that did not come
 ABSENT = "absent"  # nothing was heard of it

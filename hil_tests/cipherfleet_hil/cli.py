@@ -137,8 +137,8 @@ def crypto(
     Example:
       cipherfleet bench crypto --bits 2048 --bits 3072 --dimension 32 --out here.json
     """
-    from .contest import Effort  # noqa: PLC0415
-    from .crypto_bench import Plan  # noqa: PLC0415
+    from .contest import Effort
+    from .crypto_bench import Plan
 
     sizes = [int(size) for size in dict.fromkeys(bits)]
     dimension, degree = tuple(dict.fromkeys(dimension)), tuple(dict.fromkeys(degree))
@@ -161,9 +161,9 @@ def crypto(
 
 
 def _check_cases(names: tuple[str, ...]) -> None:
-    from cipherfleet_node.settings.type_errors import meant  # noqa: PLC0415
+    from cipherfleet_node.settings.type_errors import meant
 
-    from .crypto_cases import SAYS  # noqa: PLC0415
+    from .crypto_cases import SAYS
 
     for name in names:
         if name not in SAYS:
@@ -179,9 +179,9 @@ def check_writable(out: Path | None) -> None:
 
 
 def _measure(plan: Plan, bench_file: Path | None, target: str | None) -> Measurement:
-    from .bench import bench_of  # noqa: PLC0415
-    from .crypto_bench import here, measure_crypto, place_of  # noqa: PLC0415
-    from .measurement_tables import bar  # noqa: PLC0415
+    from .bench import bench_of
+    from .crypto_bench import here, measure_crypto, place_of
+    from .measurement_tables import bar
 
     if bench_file is None and target is None:
         return measure_crypto(plan, here(), command_line(), bar())
@@ -192,8 +192,8 @@ def _measure(plan: Plan, bench_file: Path | None, target: str | None) -> Measure
 
 def _measured(document: Measurement, out: Path | None, *, as_json: bool) -> None:
     """Write, tell, and end with 5 where it is not valid."""
-    from .measurement import to_text, write_measurement  # noqa: PLC0415
-    from .measurement_tables import show  # noqa: PLC0415
+    from .measurement import to_text, write_measurement
+    from .measurement_tables import show
 
     if out is not None:
         write_measurement(out, document)
@@ -218,11 +218,11 @@ def _contests(
     effort: Any,
     as_json: bool,
 ) -> None:
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .contest import machine  # noqa: PLC0415
-    from .cost_tables import bar, show  # noqa: PLC0415
-    from .exchange_cost import Plan, measure, report  # noqa: PLC0415
+    from .contest import machine
+    from .cost_tables import bar, show
+    from .exchange_cost import Plan, measure, report
 
     where = machine()
     plan = Plan(sizes, dimension, degree, effort)
@@ -244,7 +244,7 @@ def schema() -> None:
     Example:
       cipherfleet bench schema > measurement.schema.json
     """
-    from .measurement import schema_text  # noqa: PLC0415
+    from .measurement import schema_text
 
     click.echo(schema_text(), nl=False)
 
@@ -288,9 +288,9 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
     Example:
       cipherfleet bench compare before.json after.json --fail-above 5%
     """
-    from .compare import compare as compared  # noqa: PLC0415
-    from .measurement import read_measurement  # noqa: PLC0415
-    from .measurement_tables import show_comparison  # noqa: PLC0415
+    from .compare import compare as compared
+    from .measurement import read_measurement
+    from .measurement_tables import show_comparison
 
     told = compared(read_measurement(a), read_measurement(b), fail_above)
     show = partial(show_comparison, judges_invalid=allow_not_valid)
@@ -317,8 +317,8 @@ def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
     Example:
       cipherfleet bench report host.json pi-4.json --out report.html
     """
-    from .measurement import read_measurement  # noqa: PLC0415
-    from .report import write_report  # noqa: PLC0415
+    from .measurement import read_measurement
+    from .report import write_report
 
     documents = [(file.name, read_measurement(file)) for file in files]
     summary = write_report(documents, out)
@@ -362,12 +362,12 @@ def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool
     Example:
       cipherfleet bench calibrate --board "Raspberry Pi 4" --out pi4.json
     """
-    from msgspec import to_builtins  # noqa: PLC0415
+    from msgspec import to_builtins
 
-    from cipherfleet_provisioning.calibrate import measure_calibration  # noqa: PLC0415
-    from cipherfleet_provisioning.calibration import write_calibration  # noqa: PLC0415
+    from cipherfleet_analysis.cost.board_card import write_calibration
+    from cipherfleet_provisioning.calibrate import measure_calibration
 
-    from .contest import machine  # noqa: PLC0415
+    from .contest import machine
 
     card = measure_calibration(board or machine()["cpu"], sorted(bits))
     write_calibration(out, card)
@@ -403,13 +403,13 @@ def study(out: Path, bits: tuple[str, ...], quick: bool, as_json: bool) -> None:
     Example:
       cipherfleet bench study --out docs/study
     """
-    from dataclasses import replace  # noqa: PLC0415
+    from dataclasses import replace
 
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .contest import machine  # noqa: PLC0415
-    from .study import QUICK, Grid, run_study  # noqa: PLC0415
-    from .study_pages import to_json, write_study  # noqa: PLC0415
+    from .contest import machine
+    from .study import QUICK, Grid, run_study
+    from .study_pages import to_json, write_study
 
     where, command = machine(), command_line()
     grid = QUICK if quick else Grid()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cipherfleet_analysis.cost.board_card import Calibration
+from cipherfleet_analysis.cost.round_time import predict
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning.calibration import Calibration
-from cipherfleet_provisioning.fleet import Fleet
-from cipherfleet_provisioning.round_time import predict
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .round_figures import ROUND
 

@@ -24,9 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _bench(config: pytest.Config) -> Bench:
-    from cipherfleet_node.errors import ConfigError  # noqa: PLC0415
+    from cipherfleet_node.errors import ConfigError
 
-    from .bench import bench_of  # noqa: PLC0415
+    from .bench import bench_of
 
     try:
         return bench_of(config.getoption("--bench"))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from cipherfleet_analysis.cost.board_card import Calibration
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.record import FleetFailed
 from cipherfleet_deploy.run import RUN_DAYS, patience
@@ -21,9 +22,9 @@ from cipherfleet_node.runtime.daemon import SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.calibration import Calibration
 from cipherfleet_provisioning.certificates import Certified, make_authority, secure
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from . import keeper
 from .bench import Bench, is_here

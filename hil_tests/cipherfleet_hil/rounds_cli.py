@@ -68,18 +68,19 @@ def rounds(
     Example:
       cipherfleet bench rounds my-fleet/fleet.yaml --bench bench.yaml --rounds 300 --out measured
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from cipherfleet_deploy.cli import example  # noqa: PLC0415
-    from cipherfleet_provisioning.calibration import read_calibration  # noqa: PLC0415
-    from cipherfleet_provisioning.fleet import Overrides, load_fleet  # noqa: PLC0415
+    from cipherfleet_analysis.cost.board_card import read_calibration
+    from cipherfleet_deploy.cli import example
+    from cipherfleet_provisioning.fleet.file import Overrides
+    from cipherfleet_provisioning.fleet.fleet import load_fleet
 
-    from .bench import bench_of  # noqa: PLC0415
-    from .cli import refuse_invalid  # noqa: PLC0415
-    from .measurement import to_text, write_measurement  # noqa: PLC0415
-    from .prediction import settled_after  # noqa: PLC0415
-    from .rounds import WARM_UP, RoundsPlan, measure_rounds  # noqa: PLC0415
-    from .rounds_table import show_rounds  # noqa: PLC0415
+    from .bench import bench_of
+    from .cli import refuse_invalid
+    from .measurement import to_text, write_measurement
+    from .prediction import settled_after
+    from .rounds import WARM_UP, RoundsPlan, measure_rounds
+    from .rounds_table import show_rounds
 
     bench = bench_of(bench_file)
     if file is None:

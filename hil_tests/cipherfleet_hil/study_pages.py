@@ -102,8 +102,8 @@ def _reached(outcome: Outcome, accuracy: float) -> str:
 def _draw(
     file: Path, draw: Callable[[Any, Sequence[Outcome]], None], of: Sequence[Outcome]
 ) -> Path:
-    import matplotlib as mpl  # noqa: PLC0415  # 0.4 s that --help must not wait for
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    import matplotlib as mpl  # 0.4 s that --help must not wait for
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     draw(figure, of)

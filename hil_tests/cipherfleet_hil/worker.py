@@ -51,7 +51,7 @@ def _environment(options: argparse.Namespace) -> Any:
 
 
 def _crypto(options: argparse.Namespace) -> Samples:
-    from .crypto_cases import sized_cases  # noqa: PLC0415  # `environment` needs none of it
+    from .crypto_cases import sized_cases  # `environment` needs none of it
 
     sized = sized_cases(options.bits, options.dimension, options.degree, options.case)
     clocks: list[int] = []

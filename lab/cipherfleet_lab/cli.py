@@ -62,10 +62,10 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # many small products, none worth a thread
 
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .simulate import Options, show  # noqa: PLC0415
-    from .simulate import simulate as run_simulation  # noqa: PLC0415
+    from .simulate import Options, show
+    from .simulate import simulate as run_simulation
 
     if crypto == "on" and flags["engine"] != "core":
         raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")
@@ -103,10 +103,10 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .figures.make import make  # noqa: PLC0415
-    from .figures.study import Effort  # noqa: PLC0415
+    from .figures.make import make
+    from .figures.study import Effort
 
     names = [name for name in MODULES if not only or name in only]
     with Console(stderr=True).status("") as status:
@@ -165,9 +165,9 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .attacks import command  # noqa: PLC0415
+    from .attacks import command
 
     off = [guard.removeprefix("off:") for guard in guards]
     options = command.Options(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from itertools import islice
 
 import numpy as np
 
+from cipherfleet_analysis.simulation import Array, Chance, Generated, first_estimates, run
 from cipherfleet_deploy.run import patience
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.paillier import PrivateKey
@@ -27,8 +28,8 @@ from cipherfleet_node.errors import (
 from cipherfleet_node.sensors import open_sensor
 from cipherfleet_node.settings.sections import CsvSensor, SyntheticSensor, resolution_of
 from cipherfleet_provisioning.bundles import make_keys
-from cipherfleet_provisioning.fleet import Fleet, Member
-from cipherfleet_provisioning.simulation import Array, Chance, Generated, first_estimates, run
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.fleet.members import Member
 
 from .memory_fleet import MemoryFleet
 from .node_draws import NodeDraws

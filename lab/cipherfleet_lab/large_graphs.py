@@ -12,7 +12,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning.topology import Topology, random_places
+from cipherfleet_provisioning.topology.generators import random_places
+from cipherfleet_provisioning.topology.section import Topology
 
 Edges = npt.NDArray[np.int64]
 KINDS = ("ring", "random_regular", "geometric")

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from cipherfleet_analysis.simulation import Array, Links
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.optimiser import draw_stepsizes, mean_stepsize
 from cipherfleet_node.core.randomness import Draws
 from cipherfleet_node.core.sealed import own_weight
 from cipherfleet_node.settings.sections import Stepsize
-from cipherfleet_provisioning.simulation import Array, Links
 
 Seeds = Callable[[str, int], bytes]  # of a node's round
 

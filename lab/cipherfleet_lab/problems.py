@@ -15,7 +15,8 @@ import numpy as np
 
 from cipherfleet_deploy.cli import example
 from cipherfleet_node.settings.sections import Stepsize
-from cipherfleet_provisioning.topology import Topology, build_graph
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.section import Topology
 
 from .systems import Array, Gradient, Problem
 

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cipherfleet_node.core.objective import Objective
-from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.settings.sections import Algorithm, Stepsize
-from cipherfleet_provisioning.fleet import Fleet
-from cipherfleet_provisioning.forecast import answer_of, objectives_to_simulate
-from cipherfleet_provisioning.simulation import (
+from cipherfleet_analysis.forecast import answer_of, objectives_to_simulate
+from cipherfleet_analysis.simulation import (
     Array,
     Gradients,
     Linear,
@@ -21,6 +17,10 @@ from cipherfleet_provisioning.simulation import (
     Places,
     gradients_of,
 )
+from cipherfleet_node.core.objective import Objective
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .large_graphs import large_graph, random_regular
 

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cipherfleet_analysis.simulation import Array
 from cipherfleet_deploy.results import disagreement, relative_error
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
-from cipherfleet_provisioning.simulation import Array
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from . import engines
 from .scenario import Scenario, made_up, of_fleet, spread
@@ -236,7 +237,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
 
 
 def _plot(result: dict[str, Any], file: Path) -> None:
-    from matplotlib.figure import Figure  # noqa: PLC0415  # 0.4 s that --help must not wait for
+    from matplotlib.figure import Figure  # 0.4 s that --help must not wait for
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()

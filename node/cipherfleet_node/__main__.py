@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import run_node  # noqa: PLC0415  # the other commands start faster
+    from cipherfleet_node.runtime.daemon import run_node  # the other commands start faster
 
     _keep_to_ourselves()
     stopping, signalled = threading.Event(), 0
@@ -132,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _keygen(options: argparse.Namespace) -> int:
-    from cipherfleet_node.keys.key_files import KEYS_FOLDER, generate_keys, write_keys  # noqa: PLC0415
+    from cipherfleet_node.keys.key_files import KEYS_FOLDER, generate_keys, write_keys
 
     file = options.folder / NODE_FILE
     bits = options.bits or (
@@ -152,9 +152,9 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.bundle import read_bundle  # noqa: PLC0415
-    from cipherfleet_node.runtime.enrolment import check_unenrolled, needs_enrolment  # noqa: PLC0415
-    from cipherfleet_node.runtime.self_test import check_exchanges  # noqa: PLC0415
+    from cipherfleet_node.runtime.bundle import read_bundle
+    from cipherfleet_node.runtime.enrolment import check_unenrolled, needs_enrolment
+    from cipherfleet_node.runtime.self_test import check_exchanges
 
     folder, config = options.folder, load_node_config(options.folder)
     if needs_enrolment(folder, config):
@@ -174,8 +174,8 @@ def _check_config(options: argparse.Namespace) -> int:
 
 def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
     """What check-config prints; without *keys* the node has made none yet."""
-    from cipherfleet_node.core.objective import make_objective  # noqa: PLC0415
-    from cipherfleet_node.keys.key_files import seal_to_text  # noqa: PLC0415
+    from cipherfleet_node.core.objective import make_objective
+    from cipherfleet_node.keys.key_files import seal_to_text
 
     return {
         "fleet": config.fleet,
@@ -192,7 +192,7 @@ def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
 
 
 def _show_state(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import node_summary  # noqa: PLC0415
+    from cipherfleet_node.runtime.daemon import node_summary
 
     load_node_config(options.folder)
     summary = node_summary(options.folder, with_estimate=options.estimate)
@@ -201,7 +201,7 @@ def _show_state(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from cipherfleet_node.doctor.folder import examine, exit_code  # noqa: PLC0415
+    from cipherfleet_node.doctor.folder import examine, exit_code
 
     _keep_to_ourselves()
     findings = []
@@ -216,7 +216,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.heartbeat import complaint, read_beat  # noqa: PLC0415
+    from cipherfleet_node.runtime.heartbeat import complaint, read_beat
 
     problem = complaint(read_beat(options.folder), time.monotonic())
     print(f"{problem}; ask cipherfleet-node doctor" if problem else "healthy")

@@ -42,9 +42,10 @@ from cipherfleet_node.settings.sections import (
     NodeConfig,
     Simulation,
 )
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.fleet.members import Member
 
 from .certificates import Certified, write_client
-from .fleet import Fleet, Member
 from .prime_worker import Primes, read_primes
 
 READINGS_FILE = "readings.csv"

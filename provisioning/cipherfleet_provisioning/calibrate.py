@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz, powmod
 
+from cipherfleet_analysis.cost.board_card import CARD_VERSION, Calibration, Powers
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_broker.die_with_parent import leashed
 from cipherfleet_node.core import wire
@@ -41,10 +42,9 @@ from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.runtime.store import Store
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import Broker, Crypto, Simulation
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 from .bundles import write_bundles
-from .calibration import CARD_VERSION, Calibration, Powers
-from .fleet import load_fleet
 
 
 class CalibrationFailed(CipherfleetError):

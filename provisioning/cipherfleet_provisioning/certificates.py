@@ -35,8 +35,7 @@ from cipherfleet_node.core.messages import OPERATOR
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import read_signing_key, write_private
 from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
-
-from .fleet import Fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 RESTORE = "restore it from a copy: only its owner has it"
 AUTHORITY, BROKER, WATCHER_STEM = "ca", "broker", "watcher"  # names of files

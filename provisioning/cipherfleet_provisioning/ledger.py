@@ -20,9 +20,10 @@ from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import PublicKeys
 from cipherfleet_node.settings.sections import Broker, Crypto, ExchangeName
-
-from .fleet import Fleet
-from .topology import Graph, Topology, TopologyError, build_graph
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.section import Topology, TopologyError
 
 LEDGER_FILE = "ledger.json"
 LEDGER_VERSION = 1

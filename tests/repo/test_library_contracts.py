@@ -47,7 +47,8 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.runtime.mqtt import read_for
 from cipherfleet_node.settings.type_errors import fit
 from cipherfleet_node.settings.yaml_document import parse_document
-from cipherfleet_provisioning.topology import Topology, build_graph
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.section import Topology
 
 P = ParamSpec("P")
 R = TypeVar("R")

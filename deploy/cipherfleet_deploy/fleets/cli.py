@@ -70,9 +70,9 @@ def up(file: Path, **flags: Any) -> None:
       cipherfleet fleet up examples/average/fleet.yaml --wait --json
     """
     # Imported here: --help and mistakes in the command line must not wait for them.
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from cipherfleet_deploy.run import show_result, watch_hint  # noqa: PLC0415
+    from cipherfleet_deploy.run import show_result, watch_hint
 
     console = Console(stderr=True)
     if flags["backend"] == "process":
@@ -92,13 +92,13 @@ def up(file: Path, **flags: Any) -> None:
 
 
 def _overrides(flags: dict[str, Any]) -> Any:
-    from cipherfleet_provisioning.fleet import Overrides  # noqa: PLC0415
+    from cipherfleet_provisioning.fleet.file import Overrides
 
     return Overrides(flags["nodes"], flags["rounds"], flags["key_bits"])
 
 
 def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
-    from cipherfleet_deploy.run import RunOptions, run_fleet  # noqa: PLC0415
+    from cipherfleet_deploy.run import RunOptions, run_fleet
 
     if flags["profile"] or flags["image"]:
         raise click.UsageError("--profile and --image are for --backend docker")
@@ -109,10 +109,10 @@ def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> dict[st
 
 
 def _up_in_containers(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
-    from .engine import Engine  # noqa: PLC0415
-    from .plan import IMAGE as OURS  # noqa: PLC0415
-    from .profiles import read_profile  # noqa: PLC0415
-    from .run import UpOptions, bring_up, run_to_end  # noqa: PLC0415
+    from .engine import Engine
+    from .plan import IMAGE as OURS
+    from .profiles import read_profile
+    from .run import UpOptions, bring_up, run_to_end
 
     options = UpOptions(
         _overrides(flags),
@@ -147,8 +147,8 @@ def status(file: Path, as_json: bool) -> None:
     Example:
       cipherfleet fleet status examples/intel_lab/fleet.yaml
     """
-    from .engine import Engine  # noqa: PLC0415
-    from .run import status as states_of  # noqa: PLC0415
+    from .engine import Engine
+    from .run import status as states_of
 
     name = _name_of(file)
     with Engine() as engine:
@@ -177,7 +177,7 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
     Example:
       cipherfleet fleet logs examples/intel_lab/fleet.yaml mote01 --tail 50 --follow
     """
-    from .engine import Engine  # noqa: PLC0415
+    from .engine import Engine
 
     name = _name_of(file)
     with Engine() as engine:
@@ -210,7 +210,7 @@ def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
     Example:
       cipherfleet fleet exec examples/intel_lab/fleet.yaml mote01 cipherfleet-node show-state .
     """
-    from .engine import Engine  # noqa: PLC0415
+    from .engine import Engine
 
     with Engine() as engine:
         name = _name_of(file)
@@ -233,7 +233,7 @@ def down(file: Path, as_json: bool) -> None:
     Example:
       cipherfleet fleet down examples/intel_lab/fleet.yaml
     """
-    from .engine import Engine  # noqa: PLC0415
+    from .engine import Engine
 
     name = _name_of(file)
     with Engine() as engine:
@@ -261,15 +261,15 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
     Example:
       cipherfleet fleet compose examples/average/fleet.yaml --out my-fleet
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from cipherfleet_node.settings.sections import Simulation  # noqa: PLC0415
-    from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
+    from cipherfleet_node.settings.sections import Simulation
+    from cipherfleet_provisioning.fleet.fleet import load_fleet
 
-    from .compose import write_compose  # noqa: PLC0415
-    from .plan import IMAGE as OURS  # noqa: PLC0415
-    from .plan import container_user, prepare  # noqa: PLC0415
-    from .profiles import read_profile  # noqa: PLC0415
+    from .compose import write_compose
+    from .plan import IMAGE as OURS
+    from .plan import container_user, prepare
+    from .profiles import read_profile
 
     profile = read_profile(flags["profile"]) if flags["profile"] else None
     found = load_fleet(file, _overrides(flags))
@@ -309,15 +309,15 @@ def stack(
     Example:
       cipherfleet fleet stack examples/average/fleet.yaml --out my-fleet --brokers 3
     """
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from cipherfleet_node.settings.sections import Simulation  # noqa: PLC0415
-    from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
+    from cipherfleet_node.settings.sections import Simulation
+    from cipherfleet_provisioning.fleet.fleet import load_fleet
 
-    from .plan import IMAGE as OURS  # noqa: PLC0415
-    from .plan import prepare  # noqa: PLC0415
-    from .profiles import read_profile  # noqa: PLC0415
-    from .stack import write_stack  # noqa: PLC0415
+    from .plan import IMAGE as OURS
+    from .plan import prepare
+    from .profiles import read_profile
+    from .stack import write_stack
 
     profile = read_profile(flags["profile"]) if flags["profile"] else None
     found, told = load_fleet(file, _overrides(flags)), Console(stderr=True)
@@ -357,9 +357,9 @@ def image(
     Example:
       cipherfleet fleet image --offline
     """
-    from .engine import Engine  # noqa: PLC0415
-    from .image import ImageOptions, build_image  # noqa: PLC0415
-    from .plan import IMAGE as OURS  # noqa: PLC0415
+    from .engine import Engine
+    from .image import ImageOptions, build_image
+    from .plan import IMAGE as OURS
 
     machine = platform and platform.partition("/")[2]
     options = ImageOptions(tag or OURS, base, offline, machine)
@@ -369,15 +369,15 @@ def image(
 
 
 def _name_of(file: Path) -> str:
-    from cipherfleet_provisioning.fleet import load_fleet  # noqa: PLC0415
+    from cipherfleet_provisioning.fleet.fleet import load_fleet
 
     return load_fleet(file).file.fleet
 
 
 def check_node(names: list[str], node: str, fleet_name: str) -> None:
     """Raise CipherfleetError if no container is called *node*, with the *names* that there are."""
-    from cipherfleet_node.errors import CipherfleetError  # noqa: PLC0415
-    from cipherfleet_node.settings.type_errors import meant  # noqa: PLC0415
+    from cipherfleet_node.errors import CipherfleetError
+    from cipherfleet_node.settings.type_errors import meant
 
     if not names:
         _not_up(fleet_name)
@@ -390,6 +390,6 @@ def check_node(names: list[str], node: str, fleet_name: str) -> None:
 
 
 def _not_up(name: str) -> None:
-    from cipherfleet_node.errors import CipherfleetError  # noqa: PLC0415
+    from cipherfleet_node.errors import CipherfleetError
 
     raise CipherfleetError(f"no container of a fleet {name!r} is there: cipherfleet fleet up FILE")

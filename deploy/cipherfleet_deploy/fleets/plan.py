@@ -22,7 +22,7 @@ from cipherfleet_node import __version__
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import check_target
 from cipherfleet_provisioning.certificates import make_authority, secure, write_authority
-from cipherfleet_provisioning.fleet import Fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .profiles import Profile
 

@@ -27,7 +27,8 @@ from cipherfleet_deploy.run import (
 )
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.settings.sections import Simulation
-from cipherfleet_provisioning.fleet import Fleet, Overrides, load_fleet
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from .engine import NAME_LABEL, OUT_LABEL, Engine
 from .plan import BROKER_HOST, IMAGE, Container, prepare

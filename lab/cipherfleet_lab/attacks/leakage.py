@@ -119,7 +119,7 @@ def matching(
     gradients: Array, estimates: Array, count: int, seed: int, loss: Loss = SQUARED
 ) -> tuple[Array, Array]:
     """Features, shape (count, f), and targets that explain *gradients* at *estimates*, (K, d)."""
-    from scipy.optimize import minimize  # noqa: PLC0415 - slow to import
+    from scipy.optimize import minimize
 
     chance, width = np.random.default_rng(seed), gradients.shape[1]
 

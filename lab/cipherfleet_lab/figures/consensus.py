@@ -12,7 +12,7 @@ from cipherfleet_lab.baselines import Consensus
 from cipherfleet_lab.measures import mean_squared_error
 from cipherfleet_lab.systems import Array, Log, Problem
 from cipherfleet_node.settings.sections import Stepsize
-from cipherfleet_provisioning.topology import Topology
+from cipherfleet_provisioning.topology.section import Topology
 
 from .drawing import look
 from .runs import FINE, fleet

@@ -99,7 +99,7 @@ def assemble_keys(p: FactoredPrime, q: FactoredPrime) -> NodeKeys:
 
 def _phe_agrees(key: PrivateKey) -> bool:
     """Whether the reference library reads with *key* what it wrote, and we read it too."""
-    import phe  # noqa: PLC0415  # 3 MiB that a running node never needs
+    import phe  # 3 MiB that a running node never needs
 
     public = phe.PaillierPublicKey(int(key.public.n))
     private = phe.PaillierPrivateKey(public, int(key.p), int(key.q))

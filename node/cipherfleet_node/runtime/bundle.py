@@ -56,7 +56,9 @@ def read_bundle(folder: Path) -> Bundle:
     keys = read_keys(folder, config.crypto)
     context = None
     if config.broker.tls:
-        from cipherfleet_node.keys.tls import read_context  # noqa: PLC0415  # X.509 takes memory that plain TCP spares
+        from cipherfleet_node.keys.tls import (
+            read_context,  # X.509 takes memory that plain TCP spares
+        )
 
         context = read_context(folder, config.node, datetime.now(UTC))
     joined = read_membership(folder, config)

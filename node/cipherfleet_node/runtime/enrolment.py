@@ -114,8 +114,8 @@ def certificate_request(folder: Path, config: NodeConfig, name: str) -> bytes:
     """A request for a certificate of the key in *folder*/*name*; empty without TLS."""
     if not config.broker.tls:
         return b""
-    from cryptography import x509  # noqa: PLC0415  # takes memory that plain TCP spares
-    from cryptography.x509.oid import NameOID  # noqa: PLC0415
+    from cryptography import x509  # takes memory that plain TCP spares
+    from cryptography.x509.oid import NameOID
 
     file = folder / name / TLS_KEY_FILE
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, config.node)])
@@ -136,7 +136,7 @@ def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
     has_keys = (folder / KEYS_FOLDER / PAILLIER_FILE).exists()
     keys = read_keys(folder, config.crypto) if has_keys else None
     if config.broker.tls:
-        from cipherfleet_node.keys.tls import read_context  # noqa: PLC0415  # X.509 takes memory
+        from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
         read_context(folder, config.node, datetime.now(UTC))
     open_sensor(config.sensor, folder, make_objective(config.objective).fields).close()
@@ -191,7 +191,7 @@ class _Claimant:
         self._operator = {OPERATOR: identity_from_text(config.operator)}
         context = None
         if config.broker.tls:
-            from cipherfleet_node.keys.tls import read_context  # noqa: PLC0415  # X.509 takes memory
+            from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
             context = read_context(folder, config.node, datetime.now(UTC))
         self._link = Link(

@@ -103,7 +103,7 @@ def meant(word: object, known: Iterable[str]) -> str:
 
 def nearest(word: object, known: Iterable[str]) -> str | None:
     """The known word that is closest to *word*, None where none is close."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only mistakes need it
+    from difflib import get_close_matches
 
     plain = {_plain(each): each for each in known}
     given = _plain(str(word)[:_WORD_SHOWN])

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.packing import METROPOLIS_BITS
-
-from .topology import Graph
+from cipherfleet_provisioning.topology.graph import Graph
 
 MOST_UNKNOWNS = 1200  # in equations that hang together: half a second on two cores
 _ZERO = 1e-7  # of a unit vector's entry

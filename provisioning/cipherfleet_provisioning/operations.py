@@ -41,6 +41,8 @@ from cipherfleet_node.settings.node_yaml import (
     is_loopback,
 )
 from cipherfleet_node.settings.sections import Simulation
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.fleet.members import Member
 
 from .bundles import Progress, make_keys, node_config, write_bundle
 from .certificates import (
@@ -59,7 +61,6 @@ from .certificates import (
     write_client,
 )
 from .claims import Examined, believe
-from .fleet import Fleet, Member
 from .ledger import (
     LEDGER_FILE,
     Entry,

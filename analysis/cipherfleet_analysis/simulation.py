@@ -25,8 +25,7 @@ from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.core.randomness import SEED_BYTES, Draws
 from cipherfleet_node.settings import sections
 from cipherfleet_node.settings.sections import Algorithm, Stepsize, resolution_of
-
-from .topology import Graph
+from cipherfleet_provisioning.topology.graph import Graph
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .fleet import FleetFile
+from .file import FleetFile
 
 SCHEMA_FILE = Path(__file__).parent / "fleet.schema.json"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -29,7 +29,7 @@ def schema_text() -> str:
 
 
 def write_schema() -> None:
-    """Bring the committed file up to date: `python -m cipherfleet_provisioning.schema`."""
+    """Bring the committed file up to date: `python -m cipherfleet_provisioning.fleet.schema`."""
     SCHEMA_FILE.write_text(schema_text())
 
 

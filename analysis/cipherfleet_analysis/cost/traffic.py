@@ -13,8 +13,7 @@ from functools import lru_cache
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Query
 from cipherfleet_node.core.packing import Layout
-
-from .fleet import Fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 ACKNOWLEDGEMENT = 4  # PUBACK: header, length, packet id
 ENDLESS_ROUNDS = 100_000  # whose numbers' size stands for those of an endless fleet

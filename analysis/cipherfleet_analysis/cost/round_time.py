@@ -20,9 +20,9 @@ from statistics import median
 
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.keys.fixed_base import ROWS
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
-from .calibration import Calibration
-from .fleet import Fleet
+from .board_card import Calibration
 from .traffic import layout_of
 
 # Products of a small power for each bit of its exponent: a square, and a window's share.

@@ -16,6 +16,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from cipherfleet_analysis.cost.board_card import Calibration
+from cipherfleet_analysis.cost.round_time import RoundTime, predict
+from cipherfleet_analysis.cost.traffic import Traffic, layout_of, traffic
 from cipherfleet_node.core.objective import Mean, Objective, Regression, make_objective
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import SEED_BYTES, Draws
@@ -23,12 +26,12 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.sensors import open_sensor
 from cipherfleet_node.settings.sections import SyntheticSensor, resolution_of
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.fleet.members import Member
+from cipherfleet_provisioning.topology.graph import Graph
 
-from .adviser import MEAN, spectral_gap
-from .calibration import Calibration
-from .fleet import Fleet, Member
-from .insight import centralised_answer, common_answer, objectives_in_sight
-from .round_time import RoundTime, predict
+from .centralised import centralised_answer, common_answer, objectives_in_sight
+from .convergence import MEAN, spectral_gap
 from .simulation import (
     QUADRATIC,
     Array,
@@ -40,8 +43,6 @@ from .simulation import (
     run,
     simulate,
 )
-from .topology import Graph
-from .traffic import Traffic, layout_of, traffic
 
 DENSE_NODES = 1200  # up to so many, all eigenvalues and all distances are computed
 LANCZOS_STEPS = 60

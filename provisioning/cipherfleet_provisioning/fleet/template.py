@@ -16,9 +16,10 @@ import msgspec
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 from cipherfleet_node.settings.type_errors import meant
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.section import KEYS_OF_KIND, Topology, TopologyError
 
 from .schema import SCHEMA_FILE, schema_text
-from .topology import KEYS_OF_KIND, Topology, TopologyError, build_graph
 
 FLEET_FILE, IGNORE_FILE, EDGES_FILE = "fleet.yaml", ".gitignore", "network.txt"
 SEEDS = range(1, 21)  # tried in turn, until a random graph hangs together

@@ -22,8 +22,7 @@ from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, resolution_of
-
-from .topology import Graph
+from cipherfleet_provisioning.topology.graph import Graph
 
 Matrix = npt.NDArray[np.float64]
 

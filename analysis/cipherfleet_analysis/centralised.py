@@ -14,8 +14,7 @@ import numpy as np
 
 from cipherfleet_node.core.objective import Average, Mean, Objective, Regression, make_objective
 from cipherfleet_node.core.randomness import SEED_BYTES, Draws, FloatVector
-
-from .fleet import Fleet
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 GRADIENT_TOLERANCE = 1e-12
 MAX_STEPS = 200

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from cipherfleet_broker import start_broker
-from cipherfleet_deploy.local import LocalFleet
+from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet

@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 
 from cipherfleet_analysis.cost.round_time import RoundTime, predict
-from cipherfleet_deploy.record import NodeRecord
-from cipherfleet_deploy.run import NODES_FOLDER, RunOptions, run_fleet
+from cipherfleet_deploy.local.record import NodeRecord
+from cipherfleet_deploy.local.run import NODES_FOLDER, RunOptions, run_fleet
 from cipherfleet_hil.prediction import SETTLING
 from cipherfleet_provisioning.calibrate import measure_calibration
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.cli import example
+from cipherfleet_deploy.cli.main import example
 from cipherfleet_hil.bench import Bench, Spec
 from cipherfleet_hil.contest import Effort
 from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of

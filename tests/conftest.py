@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cipherfleet_deploy.fleets.engine import Engine
+from cipherfleet_deploy.containers.engine import Engine
 from cipherfleet_node.core.paillier import PrivateKey
 from docker_engine import built_image, running_engine
 from memory_fleet import toy_key

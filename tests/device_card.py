@@ -16,11 +16,11 @@ from pathlib import Path
 from rich.console import Console
 
 from cipherfleet_broker import Security
-from cipherfleet_deploy import provision
-from cipherfleet_deploy.boot_partition import open_folder
-from cipherfleet_deploy.card import Extras, find_source, write_seed
-from cipherfleet_deploy.provision import Consent, Reach
-from cipherfleet_deploy.units import devices_folder
+from cipherfleet_deploy import provision_session as provision
+from cipherfleet_deploy.cards.boot_partition import open_folder
+from cipherfleet_deploy.cards.card import Extras, find_source, write_seed
+from cipherfleet_deploy.cards.systemd_unit import devices_folder
+from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.errors import StateCorrupt
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.sections import Broker, Simulation

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.fleets.engine import Engine, EngineUnreachable, told
-from cipherfleet_deploy.fleets.image import ImageOptions, build_image, make_base
+from cipherfleet_deploy.containers.engine import Engine, EngineUnreachable, told
+from cipherfleet_deploy.containers.image import ImageOptions, build_image, make_base
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 
 IMAGE = "cipherfleet:tested"

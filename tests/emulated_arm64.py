@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cipherfleet_deploy.fleets.engine import Engine
-from cipherfleet_deploy.fleets.image import ImageOptions, build_image
-from cipherfleet_deploy.fleets.plan import prepare
-from cipherfleet_deploy.fleets.run import DockerFleet
-from cipherfleet_deploy.record import NodeRecord
+from cipherfleet_deploy.containers.engine import Engine
+from cipherfleet_deploy.containers.image import ImageOptions, build_image
+from cipherfleet_deploy.containers.plan import prepare
+from cipherfleet_deploy.containers.run import DockerFleet
+from cipherfleet_deploy.local.record import NodeRecord
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from docker_engine import IMAGE, running_engine

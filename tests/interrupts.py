@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cipherfleet_deploy.fleets.engine import FLEET_LABEL, Engine
+from cipherfleet_deploy.containers.engine import FLEET_LABEL, Engine
 from docker_engine import built_image, running_engine
 
 COMMAND = (sys.executable, "-m", "cipherfleet_deploy")

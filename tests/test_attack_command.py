@@ -21,7 +21,7 @@ from cipherfleet_lab.attacks.table import COLUMNS, ROWS, AttackTable, attack_tab
 
 
 def ended(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cipherfleet_deploy.cli", "attack", *map(str, arguments)]
+    command = [sys.executable, "-m", "cipherfleet_deploy", "attack", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 

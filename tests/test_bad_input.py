@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cipherfleet_deploy import cli
+from cipherfleet_deploy.cli import main as cli
 from cipherfleet_node import __main__ as node_command
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.errors import ConfigError
@@ -261,7 +261,7 @@ def cipherfleet(
     signal.signal(signal.SIGTERM, handler)
 
 
-def as_process(*arguments: object, program: str = "cipherfleet_deploy.cli") -> Ended:
+def as_process(*arguments: object, program: str = "cipherfleet_deploy") -> Ended:
     command = [sys.executable, "-m", program, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return Ended(ended.returncode, ended.stdout, ended.stderr.splitlines())

@@ -32,7 +32,7 @@ def ended(*command: object) -> subprocess.CompletedProcess[str]:
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     sizes = ("--bits", 1024, "--dimension", 2, "--degree", 1, "--degree", 2, "--seconds", 0)
-    return ended("-m", "cipherfleet_deploy.cli", "bench", "crypto", "--ratios", *sizes, *arguments)
+    return ended("-m", "cipherfleet_deploy", "bench", "crypto", "--ratios", *sizes, *arguments)
 
 
 def gate(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     words = [
         sys.executable,
         "-m",
-        "cipherfleet_deploy.cli",
+        "cipherfleet_deploy",
         "bench",
         "crypto",
         *map(str, arguments),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.fleets.plan import IMAGE
+from cipherfleet_deploy.containers.plan import IMAGE
 from cipherfleet_hil.bench import DockerSpec, LocalSpec, SshSpec, bench_of, is_here, read_bench
 from cipherfleet_node.errors import ConfigError
 
@@ -127,7 +127,7 @@ def test_a_mistake_in_the_file_is_exit_code_3(file: Path, command: tuple[str, ..
     words = [
         sys.executable,
         "-m",
-        "cipherfleet_deploy.cli",
+        "cipherfleet_deploy",
         "bench",
         *command,
         "--bench",

@@ -13,12 +13,12 @@ import jsonschema
 import pyperf
 import pytest
 
-from cipherfleet_deploy.cli import example
+from cipherfleet_deploy.cli.main import example
 from cipherfleet_hil.bench import Bench, BrokerSpec
 from cipherfleet_hil.measurement import SCHEMA_FILE, read_measurement
 from cipherfleet_hil.rounds import RoundsPlan, measure_rounds
 
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "bench", "rounds"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "bench", "rounds"]
 
 
 @pytest.mark.fleet

@@ -14,9 +14,9 @@ import jsonschema
 import pytest
 from rich.console import Console
 
-from cipherfleet_deploy.check import check_fleet, passes, show
+from cipherfleet_deploy.check.check import check_fleet, passes, show
 
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "check"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "check"]
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FLEET = """\
 config_version: 1

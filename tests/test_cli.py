@@ -20,9 +20,9 @@ import click
 import psutil
 import pytest
 
-from cipherfleet_deploy import cli
+from cipherfleet_deploy.cli import main as cli
 
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
 FLEET = """\
 config_version: 1
 fleet: toy
@@ -145,7 +145,7 @@ def test_what_compose_suggests_is_quoted_for_a_shell(tmp_path: Path) -> None:
 def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
     from rich.console import Console
 
-    from cipherfleet_deploy.run import show_result
+    from cipherfleet_deploy.local.run import show_result
 
     def shown(result: dict[str, Any]) -> str:
         console = Console(file=io.StringIO(), width=80)
@@ -174,7 +174,7 @@ def test_the_examples_are_found_beside_the_source() -> None:
 def test_a_fault_of_ours_is_one_line_without_its_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from cipherfleet_deploy import run
+    from cipherfleet_deploy.local import run
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("the reading 21.5")

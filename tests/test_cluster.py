@@ -25,10 +25,10 @@ from cipherfleet_broker.embedded import configuration
 from cipherfleet_broker.mosquitto import access_rules, find_mosquitto, secured_configuration
 from cipherfleet_broker.program import ClusterMember, Peer
 from cipherfleet_deploy.doctor import named_brokers
-from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_deploy.provision import bundle
-from cipherfleet_deploy.results import Trajectory, disagreement
-from cipherfleet_deploy.run import RunOptions, addresses, run_fleet
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_deploy.local.results import Trajectory, disagreement
+from cipherfleet_deploy.local.run import RunOptions, addresses, run_fleet
+from cipherfleet_deploy.provision_session import bundle
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.keys.tls import client_context
 from cipherfleet_node.runtime.mqtt import set_no_delay

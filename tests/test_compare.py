@@ -29,7 +29,7 @@ SLOWED = Path(__file__).parent / "slowed_work.py"
 
 
 def cipherfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "cipherfleet_deploy.cli", "bench", *map(str, arguments)]
+    words = [sys.executable, "-m", "cipherfleet_deploy", "bench", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 

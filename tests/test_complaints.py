@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.complaints import complaints
+from cipherfleet_deploy.cli.error_excerpts import complaints
 from cipherfleet_node.errors import ConfigError, ConfigErrors, Mark, refuse
 from cipherfleet_node.settings.type_errors import may_be_secret
 from cipherfleet_node.settings.yaml_document import read_document

@@ -24,29 +24,34 @@ import yaml
 from rich.console import Console
 
 from cipherfleet_broker import __main__ as broker_command
-from cipherfleet_deploy.fleets import image as image_module
-from cipherfleet_deploy.fleets.cli import check_node
-from cipherfleet_deploy.fleets.compose import compose
-from cipherfleet_deploy.fleets.engine import (
+from cipherfleet_deploy.cli.fleet import check_node
+from cipherfleet_deploy.containers import image as image_module
+from cipherfleet_deploy.containers.compose import compose
+from cipherfleet_deploy.containers.engine import (
     FLEET_LABEL,
     IMAGE_LABEL,
     Engine,
     container_name,
     network_name,
 )
-from cipherfleet_deploy.fleets.image import IN_CONTEXT, LOCKED, check_emulator, context
-from cipherfleet_deploy.fleets.plan import BROKER_HOST, broker_container, node_container, prepare
-from cipherfleet_deploy.fleets.profiles import PROFILES, read_profile
-from cipherfleet_deploy.fleets.run import DockerFleet, UpOptions, prepared
-from cipherfleet_deploy.fleets.stack import pack, write_stack
-from cipherfleet_deploy.record import FleetFailed, NodeRecord
+from cipherfleet_deploy.containers.image import IN_CONTEXT, LOCKED, check_emulator, context
+from cipherfleet_deploy.containers.limits import PROFILES, read_profile
+from cipherfleet_deploy.containers.plan import (
+    BROKER_HOST,
+    broker_container,
+    node_container,
+    prepare,
+)
+from cipherfleet_deploy.containers.run import DockerFleet, UpOptions, prepared
+from cipherfleet_deploy.containers.swarm_stack import pack, write_stack
+from cipherfleet_deploy.local.record import FleetFailed, NodeRecord
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "fleet"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "fleet"]
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FIVE_MINUTES_S = 300
 QUIET = Console(stderr=True, quiet=True)

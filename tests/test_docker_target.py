@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from cipherfleet_deploy.cli import example
-from cipherfleet_deploy.fleets.engine import FLEET_LABEL, Engine
-from cipherfleet_deploy.fleets.profiles import read_profile
+from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.containers.engine import FLEET_LABEL, Engine
+from cipherfleet_deploy.containers.limits import read_profile
 from cipherfleet_hil.bench import Bench, BrokerSpec, DockerSpec
 from cipherfleet_hil.contest import Effort
 from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of

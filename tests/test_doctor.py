@@ -26,7 +26,7 @@ import pytest
 from cipherfleet_broker import Access, start_broker
 from cipherfleet_broker.mosquitto import find_mosquitto
 from cipherfleet_deploy import doctor as operator
-from cipherfleet_deploy.local import LocalFleet
+from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR as OPERATOR_NAME
 from cipherfleet_node.core.messages import Member, Membership, Presence
@@ -82,7 +82,7 @@ ENDLESS = TEXT.replace("rounds: 12", "rounds: 1000000")
 BOSS_TEXT = identity_to_text(BOSS.public_key())
 CANARY = 271828.1875  # a reading
 NODE = [sys.executable, "-m", "cipherfleet_node"]
-OPERATOR = [sys.executable, "-m", "cipherfleet_deploy.cli"]
+OPERATOR = [sys.executable, "-m", "cipherfleet_deploy"]
 
 
 def levels(findings: Sequence[Finding]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from cipherfleet_node.errors import ConfigError
 from tolerances import assert_same_text
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "figures"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "figures"]
 
 
 def quick(out: Path, *names: str) -> dict[str, Any]:

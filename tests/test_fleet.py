@@ -19,9 +19,14 @@ from rich.console import Console
 
 from cipherfleet_analysis.centralised import centralised_answer, objectives_in_sight
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_deploy.results import FloatArray, Trajectory, disagreement, relative_error
-from cipherfleet_deploy.run import RunOptions, run_fleet
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_deploy.local.results import (
+    FloatArray,
+    Trajectory,
+    disagreement,
+    relative_error,
+)
+from cipherfleet_deploy.local.run import RunOptions, run_fleet
 from cipherfleet_lab.reference import iterate
 from cipherfleet_node.core.randomness import simulated_seed
 from cipherfleet_node.keys.key_files import read_keys

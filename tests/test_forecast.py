@@ -34,7 +34,7 @@ from cipherfleet_analysis.simulation import (
     simulate,
 )
 from cipherfleet_broker import start_broker
-from cipherfleet_deploy.check import check_fleet
+from cipherfleet_deploy.check.check import check_fleet
 from cipherfleet_lab.node_draws import NodeDraws
 from cipherfleet_lab.reference import iterate
 from cipherfleet_node.core import exchange, wire

@@ -17,8 +17,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_deploy.results import FloatArray, Trajectory
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_deploy.local.results import FloatArray, Trajectory
 from cipherfleet_node.core import topics
 from cipherfleet_node.core.messages import Health
 from cipherfleet_node.runtime import mqtt

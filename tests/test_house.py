@@ -96,7 +96,7 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
     assert "cipherfleet_deploy/examples/intel_lab/fleet.yaml" in names
     assert "cipherfleet_deploy/devices/cipherfleet-node.service" in names
     assert "cipherfleet_deploy/devices/install.sh" in names
-    assert "cipherfleet_provisioning/fleet.schema.json" in names
+    assert "cipherfleet_provisioning/fleet/fleet.schema.json" in names
     assert "cipherfleet_hil/measurement.schema.json" in names
     assert "cipherfleet_hil/report.css" in names
     assert "cipherfleet_hil/page.mplstyle" in names

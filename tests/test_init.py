@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from cipherfleet_deploy import cli
+from cipherfleet_deploy.cli import main as cli
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.fleet import template as module
@@ -24,7 +24,7 @@ from cipherfleet_provisioning.fleet.template import Plan, template, write_templa
 from cipherfleet_provisioning.topology.section import KEYS_OF_KIND
 from ssh_server import free_port
 
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
 OFF = re.compile(r"^( *)#(\w+): ", re.MULTILINE)
 ALL_KINDS = list(KEYS_OF_KIND)
 SIZES = {kind: [2, 3, 4, 5, 6, 9, 10, 16, 30, 64] for kind in ALL_KINDS} | {

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from cipherfleet_broker import start_broker
-from cipherfleet_deploy.boot_partition import open_folder
-from cipherfleet_deploy.card import Extras, find_source, write_seed
-from cipherfleet_deploy.units import devices_folder
+from cipherfleet_deploy.cards.boot_partition import open_folder
+from cipherfleet_deploy.cards.card import Extras, find_source, write_seed
+from cipherfleet_deploy.cards.systemd_unit import devices_folder
 from device_card import (
     ANSWER,
     NODE,

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 
 from cipherfleet_broker import start_broker
-from cipherfleet_deploy import provision
-from cipherfleet_deploy.provision import Reach
+from cipherfleet_deploy import provision_session as provision
+from cipherfleet_deploy.provision_session import Reach
 from cipherfleet_node.keys.key_files import read_signing_key
 from cipherfleet_provisioning.ledger import Maker
 from device_card import NODE, OTHERS, InstalledDevice, Site, has_joined, secured_site

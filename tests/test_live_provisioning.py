@@ -16,9 +16,9 @@ import pytest
 from rich.console import Console
 
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_deploy import provision
-from cipherfleet_deploy.local import NODE_COMMAND, NodeProcess
-from cipherfleet_deploy.provision import Consent, Reach
+from cipherfleet_deploy import provision_session as provision
+from cipherfleet_deploy.local.processes import NODE_COMMAND, NodeProcess
+from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.runtime.enrolment import TOKEN_FILE
 from cipherfleet_node.runtime.membership import read_membership
 from cipherfleet_node.runtime.store import read_state

@@ -29,7 +29,7 @@ DOCUMENTS = {"crypto": document, "rounds": rounds}
 
 
 def cipherfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "cipherfleet_deploy.cli", *map(str, arguments)]
+    words = [sys.executable, "-m", "cipherfleet_deploy", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cipherfleet_deploy.plots import SHOWN_ENTRIES, plot_run
-from cipherfleet_deploy.results import FloatArray, Trajectory
+from cipherfleet_deploy.local.plots import SHOWN_ENTRIES, plot_run
+from cipherfleet_deploy.local.results import FloatArray, Trajectory
 
 
 def approach(rounds: int, nodes: int, dimension: int) -> tuple[FloatArray, FloatArray]:
@@ -66,7 +66,7 @@ def test_a_picture_is_made_of_gaps_zeros_and_agreement(
 def test_the_lines_are_the_estimates_the_errors_and_the_optimum() -> None:
     from matplotlib.figure import Figure
 
-    from cipherfleet_deploy.plots import _plot_error, _plot_estimates
+    from cipherfleet_deploy.local.plots import _plot_error, _plot_estimates
 
     estimates, optimum = approach(30, 5, 2)
     above, below = Figure().subplots(2, 1)
@@ -92,7 +92,7 @@ def test_the_lines_are_the_estimates_the_errors_and_the_optimum() -> None:
 def test_of_many_entries_the_first_are_shown_and_the_picture_says_so() -> None:
     from matplotlib.figure import Figure
 
-    from cipherfleet_deploy.plots import _plot_estimates
+    from cipherfleet_deploy.local.plots import _plot_estimates
 
     axes = Figure().subplots()
     _plot_estimates(axes, approach(4, 2, 40)[0], None)

@@ -11,14 +11,14 @@ import pytest
 
 from cipherfleet_analysis.cost.board_card import PROFILES, write_calibration
 from cipherfleet_analysis.cost.round_time import predict
-from cipherfleet_deploy.cli import example
+from cipherfleet_deploy.cli.main import example
 from cipherfleet_hil.measurement import read_measurement
 from cipherfleet_hil.prediction import SETTLING, foretold, settled_after
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
-BENCH = [sys.executable, "-m", "cipherfleet_deploy.cli", "bench"]
+BENCH = [sys.executable, "-m", "cipherfleet_deploy", "bench"]
 LAB = example("intel_lab") / "fleet.yaml"
 
 

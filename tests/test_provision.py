@@ -27,8 +27,8 @@ from rich.console import Console
 
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_broker.security import WATCHER
-from cipherfleet_deploy import provision
-from cipherfleet_deploy.provision import Consent, Reach
+from cipherfleet_deploy import provision_session as provision
+from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Health, Membership, Presence
 from cipherfleet_node.core.topics import (
@@ -793,7 +793,7 @@ def test_rotating_a_node_that_is_away_says_so(home: Path) -> None:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy.cli", "provision", *map(str, arguments)],
+        [sys.executable, "-m", "cipherfleet_deploy", "provision", *map(str, arguments)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 

@@ -391,7 +391,7 @@ def test_the_command_writes_both_and_tells_what_is_not_valid(tmp_path: Path) -> 
     out = tmp_path / "out.html"
     words = ["bench", "report", *(tmp_path / name for name, _ in made), "--out", out, "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy.cli", *map(str, words)],
+        [sys.executable, "-m", "cipherfleet_deploy", *map(str, words)],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

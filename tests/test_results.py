@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_deploy.results import (
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_deploy.local.results import (
     Trajectory,
     disagreement,
     movement,

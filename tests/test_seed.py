@@ -17,8 +17,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from cipherfleet_deploy.boot_partition import open_folder, open_image
-from cipherfleet_deploy.card import (
+from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
+from cipherfleet_deploy.cards.card import (
     FIRST_BOOT,
     Extras,
     Source,
@@ -29,7 +29,7 @@ from cipherfleet_deploy.card import (
     seed_files,
     write_seed,
 )
-from cipherfleet_deploy.cli import cli
+from cipherfleet_deploy.cli.main import cli
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
 
 TOOLS = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "sfdisk": "fdisk"}
@@ -439,7 +439,7 @@ def test_an_interrupted_command_can_be_given_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cipherfleet_deploy.card._record", interrupted)
+        patched.setattr("cipherfleet_deploy.cards.card._record", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bind(source, card, "", replace=False)
     marked = json.loads(card.read("cipherfleet/card.json") or b"")["card"]

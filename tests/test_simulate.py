@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from cipherfleet_analysis import simulation
 from cipherfleet_analysis.simulation import Generated
 from cipherfleet_broker import start_broker
-from cipherfleet_deploy.cli import cli
-from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_deploy.results import Trajectory, relative_error
+from cipherfleet_deploy.cli.main import cli
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_deploy.local.results import Trajectory, relative_error
 from cipherfleet_lab.cipherfleet import Cipherfleet
 from cipherfleet_lab.engines import core, keys_of, vector
 from cipherfleet_lab.large_graphs import large_graph, random_regular
@@ -422,7 +422,7 @@ def test_what_cannot_be_simulated_is_told(
 ) -> None:
     fleet_file(tmp_path)
     ended = subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy.cli", "simulate", *arguments],
+        [sys.executable, "-m", "cipherfleet_deploy", "simulate", *arguments],
         capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip
     assert ended.returncode == code, ended.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cipherfleet_deploy.cli import example
+from cipherfleet_deploy.cli.main import example
 from cipherfleet_hil import keeper
 from cipherfleet_hil.bench import Bench
 from cipherfleet_hil.contest import Effort

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_deploy.tail import Tail
+from cipherfleet_deploy.local.json_lines import JsonLinesReader
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def append(file: Path, data: bytes) -> None:
 
 
 def test_a_file_that_is_not_there_yet_has_no_lines(file: Path) -> None:
-    tail = Tail(file)
+    tail = JsonLinesReader(file)
     assert tail.read() == []
     append(file, b'{"a": 1}\n')
     assert tail.read() == [{"a": 1}]
 
 
 def test_every_line_comes_once(file: Path) -> None:
-    tail = Tail(file)
+    tail = JsonLinesReader(file)
     append(file, b'{"a": 1}\n{"a": 2}\n')
     assert tail.read() == [{"a": 1}, {"a": 2}]
     assert tail.read() == []
@@ -40,7 +40,7 @@ def test_every_line_comes_once(file: Path) -> None:
 
 
 def test_a_line_without_its_end_waits_for_it(file: Path) -> None:
-    tail = Tail(file)
+    tail = JsonLinesReader(file)
     append(file, b'{"a": 1}\n{"a"')
     assert tail.read() == [{"a": 1}]
     append(file, b": 2}")
@@ -56,11 +56,11 @@ def test_a_line_without_its_end_waits_for_it(file: Path) -> None:
 )
 def test_a_line_that_is_no_object_is_skipped(garbage: bytes, file: Path) -> None:
     append(file, garbage + b'\n{"a": 1}\n')
-    assert Tail(file).read() == [{"a": 1}]
+    assert JsonLinesReader(file).read() == [{"a": 1}]
 
 
 def test_a_file_cut_short_is_read_from_its_beginning(file: Path) -> None:
-    tail = Tail(file)
+    tail = JsonLinesReader(file)
     append(file, b'{"a": 1}\n{"a": 2}\n')
     tail.read()
     file.write_bytes(b'{"b": 1}\n')
@@ -68,7 +68,7 @@ def test_a_file_cut_short_is_read_from_its_beginning(file: Path) -> None:
 
 
 def test_a_file_put_in_its_place_is_read_from_its_beginning_even_if_longer(file: Path) -> None:
-    tail = Tail(file)
+    tail = JsonLinesReader(file)
     append(file, b'{"a": 1}\n')
     tail.read()
     file.rename(file.with_suffix(".old"))
@@ -78,7 +78,7 @@ def test_a_file_put_in_its_place_is_read_from_its_beginning_even_if_longer(file:
 
 def test_a_separator_that_is_no_newline_ends_no_line(file: Path) -> None:
     append(file, '{"a": "one\u2028two"}\r\n'.encode())
-    assert Tail(file).read() == [{"a": "one\u2028two"}]
+    assert JsonLinesReader(file).read() == [{"a": "one\u2028two"}]
 
 
 @given(
@@ -90,7 +90,7 @@ def test_however_the_writes_are_cut_all_lines_come_in_order(
 ) -> None:
     file = tmp_path_factory.mktemp("tail") / "lines.jsonl"
     data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-    tail, seen = Tail(file), []
+    tail, seen = JsonLinesReader(file), []
     for cut in [*cuts, len(data)]:
         append(file, data[:cut])
         data = data[cut:]

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from cipherfleet_broker import start_broker
-from cipherfleet_deploy.local import LocalFleet, NodeProcess
+from cipherfleet_deploy.local.processes import LocalFleet, NodeProcess
 from cipherfleet_node import __main__ as node_command
 from cipherfleet_node.core.state import STATE_VERSION, State
 from cipherfleet_node.errors import ConfigError

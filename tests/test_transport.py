@@ -37,7 +37,7 @@ from cipherfleet_broker.embedded import configuration as embedded_configuration
 from cipherfleet_broker.health import HEALTH_TOPIC
 from cipherfleet_broker.mosquitto import access_rules, secured_configuration
 from cipherfleet_broker.security import HEALTH, WATCHER
-from cipherfleet_deploy.run import RunOptions, run_fleet
+from cipherfleet_deploy.local.run import RunOptions, run_fleet
 from cipherfleet_node.__main__ import main as node_command
 from cipherfleet_node.core.messages import OPERATOR
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError

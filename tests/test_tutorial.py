@@ -12,7 +12,7 @@ from pathlib import Path
 from tolerances import assert_same_text
 
 TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
 LONG = ("figures", "attack all")  # they know --quick
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.units import (
+from cipherfleet_deploy.cards.systemd_unit import (
     CREDENTIAL_FILES,
     UNIT_FILE,
     Place,

@@ -29,11 +29,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_deploy import provision
-from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_deploy.watch import Changes, View
-from cipherfleet_deploy.watch_place import find_fleet
-from cipherfleet_deploy.watch_table import (
+from cipherfleet_deploy import provision_session as provision
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_deploy.watch.sources import find_fleet
+from cipherfleet_deploy.watch.table import (
     ABSENT,
     COLUMNS,
     STALE_S,
@@ -46,6 +45,7 @@ from cipherfleet_deploy.watch_table import (
     summary,
     table,
 )
+from cipherfleet_deploy.watch.watch import Changes, View
 from cipherfleet_node.core.messages import Health, Message, Presence, PresenceState
 from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
 from cipherfleet_node.errors import ConfigError
@@ -62,7 +62,7 @@ NODES = ("n1", "n2", "n10")
 KEYS = {name: Ed25519PrivateKey.from_private_bytes(name.ljust(32).encode()) for name in NODES}
 STRANGER = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
 PUBLIC = {name: key.public_key() for name, key in KEYS.items()}
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy.cli", "watch"]
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "watch"]
 
 
 # -- the table ----------------------------------------------------------------------------------
@@ -543,7 +543,15 @@ def free_port() -> int:
 @pytest.mark.fleet
 def test_a_run_in_tls_says_how_it_is_watched(tmp_path: Path) -> None:
     file = yard(tmp_path, tls=True)
-    run = [sys.executable, "-m", "cipherfleet_deploy.cli", "run", str(file), "--rounds", "100000"]
+    run = [
+        sys.executable,
+        "-m",
+        "cipherfleet_deploy",
+        "run",
+        str(file),
+        "--rounds",
+        "100000",
+    ]
     out = tmp_path / "a folder"
     with subprocess.Popen([*run, "--out", str(out)], stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -249,7 +249,7 @@ SAMPLE = MISTAKES[:: len(MISTAKES) // 10]
 def test_the_real_command_names_the_place_in_one_line(mistake: Mistake, folder: Path) -> None:
     (folder / "fleet.yaml").write_text(mistake.text)
     done = subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy.cli", "run", folder / "fleet.yaml"],
+        [sys.executable, "-m", "cipherfleet_deploy", "run", folder / "fleet.yaml"],
         capture_output=True, text=True, timeout=120, check=False, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 3
@@ -262,7 +262,7 @@ def test_the_real_command_names_the_place_in_one_line(mistake: Mistake, folder: 
 
 def test_the_schema_is_printed() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy.cli", "schema"],
+        [sys.executable, "-m", "cipherfleet_deploy", "schema"],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert done.stdout == schema_text()

@@ -17,7 +17,7 @@ def main() -> None:
     """Run the command line. It imports most libraries late, so their absence may show late."""
     listen()
     try:
-        from .cli import main as run_command_line
+        from cipherfleet_deploy.cli.main import main as run_command_line
 
         run_command_line()
     except BaseException as error:

@@ -18,6 +18,7 @@ import msgspec
 from cipherfleet_broker import check_broker, start_broker
 from cipherfleet_broker.mosquitto import find_mosquitto, mosquitto_version
 from cipherfleet_broker.running import parse_address
+from cipherfleet_deploy.check.check import check_fleet
 from cipherfleet_node.doctor import broker as doctor_broker
 from cipherfleet_node.doctor import machine as doctor_machine
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
@@ -27,8 +28,6 @@ from cipherfleet_node.settings.node_yaml import is_loopback
 from cipherfleet_node.settings.sections import Broker
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.fleet.file import Brokers
-
-from .check import check_fleet
 
 CHECK_S = 15.0
 START_S = 30.0  # an embedded broker on a busy machine

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from cipherfleet_deploy.fleets.plan import IMAGE
-from cipherfleet_deploy.fleets.profiles import read_profile
+from cipherfleet_deploy.containers.limits import read_profile
+from cipherfleet_deploy.containers.plan import IMAGE
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Section
 from cipherfleet_node.settings.type_errors import meant

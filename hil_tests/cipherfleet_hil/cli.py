@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from cipherfleet_deploy.flags import AS_JSON, Command, flagged, tell
+from cipherfleet_deploy.cli.options import AS_JSON, Command, flagged, tell
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 
 from .rounds_cli import BENCH, command_line, rounds

@@ -17,7 +17,7 @@ from typing import Any
 from docker.errors import DockerException, NotFound
 from docker.types import Mount
 
-from cipherfleet_deploy.fleets.engine import (
+from cipherfleet_deploy.containers.engine import (
     FLEET_LABEL,
     MAX_PROCESSES,
     NAME_LABEL,
@@ -25,8 +25,8 @@ from cipherfleet_deploy.fleets.engine import (
     Engine,
     told,
 )
-from cipherfleet_deploy.fleets.plan import IMAGE, hand_over
-from cipherfleet_deploy.fleets.profiles import Profile
+from cipherfleet_deploy.containers.limits import Profile
+from cipherfleet_deploy.containers.plan import IMAGE, hand_over
 
 from .keeper import LEASE_FILE
 from .targets import LEASE_S, KeptTarget, TargetFailed, TargetUnreachable, last_line

@@ -15,7 +15,7 @@ from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
-from cipherfleet_deploy.fleets.image import MANYLINUX, SOURCE
+from cipherfleet_deploy.containers.image import MANYLINUX, SOURCE
 from cipherfleet_node.errors import CipherfleetError, one_line
 
 from .targets import Machine, packed

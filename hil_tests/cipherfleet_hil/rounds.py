@@ -16,8 +16,8 @@ import msgspec
 
 from cipherfleet_analysis.cost.board_card import Calibration
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_deploy.record import FleetFailed
-from cipherfleet_deploy.run import RUN_DAYS, patience
+from cipherfleet_deploy.local.record import FleetFailed
+from cipherfleet_deploy.local.run import RUN_DAYS, patience
 from cipherfleet_node.runtime.daemon import SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import Broker, Simulation

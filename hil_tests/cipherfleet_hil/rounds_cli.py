@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cipherfleet_deploy.flags import AS_JSON
+from cipherfleet_deploy.cli.options import AS_JSON
 
 BENCH = click.option(
     "--bench",
@@ -71,7 +71,7 @@ def rounds(
     from rich.console import Console
 
     from cipherfleet_analysis.cost.board_card import read_calibration
-    from cipherfleet_deploy.cli import example
+    from cipherfleet_deploy.cli.main import example
     from cipherfleet_provisioning.fleet.file import Overrides
     from cipherfleet_provisioning.fleet.fleet import load_fleet
 

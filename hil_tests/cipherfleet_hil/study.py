@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.progress import track
 
 from cipherfleet_analysis.cost.traffic import layout_of
-from cipherfleet_deploy.record import NodeRecord
-from cipherfleet_deploy.results import Trajectory, relative_error
-from cipherfleet_deploy.run import NODES_FOLDER, RunOptions, run_fleet
+from cipherfleet_deploy.local.record import NodeRecord
+from cipherfleet_deploy.local.results import Trajectory, relative_error
+from cipherfleet_deploy.local.run import NODES_FOLDER, RunOptions, run_fleet
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cipherfleet_deploy.flags import AS_JSON, tell
+from cipherfleet_deploy.cli.options import AS_JSON, tell
 
 from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
 from .figures import MODULES

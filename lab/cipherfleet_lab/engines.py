@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 
 from cipherfleet_analysis.simulation import Array, Chance, Generated, first_estimates, run
-from cipherfleet_deploy.run import patience
+from cipherfleet_deploy.local.run import patience
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.quantiser import VALUE_BITS

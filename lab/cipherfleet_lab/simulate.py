@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cipherfleet_analysis.simulation import Array
-from cipherfleet_deploy.results import disagreement, relative_error
+from cipherfleet_deploy.local.results import disagreement, relative_error
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet

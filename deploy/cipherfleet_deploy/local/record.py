@@ -15,7 +15,7 @@ from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.runtime.daemon import ESTIMATES_FILE, SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 
-from .tail import Tail
+from .json_lines import JsonLinesReader
 
 LOG_FILE = "node.log"
 
@@ -38,7 +38,10 @@ class NodeRecord:
 
     def __post_init__(self) -> None:
         logs = self.folder / LOGS_FOLDER
-        self._estimates, self._spans = Tail(logs / ESTIMATES_FILE), Tail(logs / SPANS_FILE)
+        self._estimates, self._spans = (
+            JsonLinesReader(logs / ESTIMATES_FILE),
+            JsonLinesReader(logs / SPANS_FILE),
+        )
 
     @property
     def log(self) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from .results import plural
+from cipherfleet_deploy.local.results import plural
 
 Told = Mapping[str, Any]
 _UNITS = ("B", "kB", "MB", "GB", "TB")

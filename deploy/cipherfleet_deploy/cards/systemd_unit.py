@@ -1,7 +1,7 @@
 """The systemd unit of a node, generated from its settings: what its sensor needs, and no more.
 
-On a device: `python -m cipherfleet_deploy.units FOLDER` prints the unit of the node in FOLDER. It
-imports what a device carries, and nothing of the operator's.
+On a device, `python -m cipherfleet_deploy.cards.systemd_unit FOLDER` prints the unit of the node in
+FOLDER. It imports what a device carries, and nothing of the operator's.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def groups_of(devices: Sequence[str]) -> list[str]:
 
 def devices_folder() -> Path:
     """The folder of scripts and templates: inside an installed wheel, or beside the source."""
-    here = Path(__file__).parent
-    installed = here / "devices"
-    return installed if installed.is_dir() else here.parent / "devices"
+    package = Path(__file__).parents[1]
+    installed = package / "devices"
+    return installed if installed.is_dir() else package.parent / "devices"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
@@ -15,15 +14,15 @@ from typing import Any, NoReturn
 
 import click
 
+from cipherfleet_deploy.cli.provision import provision  # moved
+from cipherfleet_deploy.interrupts import EXIT_INTERRUPTED, is_interrupted
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
-from .flags import AS_JSON, SIZES, Command, flagged, tell
-from .fleets.cli import fleet
-from .interrupts import EXIT_INTERRUPTED, is_interrupted
+from .fleet import fleet
+from .options import AS_JSON, EXIT_FAILED, SIZES, Command, flagged, tell
 from .seed import seed
 
-EXIT_FAILED = 1
 DEMO_NODES = 10
 PROGRAM = "cipherfleet"
 
@@ -65,7 +64,7 @@ def _fail(text: str, code: int) -> NoReturn:
 
 def _fail_at(error: ConfigError) -> NoReturn:
     """Every mistake in the operator's files, each with the line that it stands on."""
-    from .complaints import complaints
+    from .error_excerpts import complaints
 
     for line in complaints(error, PROGRAM):
         _tell(line)
@@ -247,9 +246,8 @@ def _run(
     # Imported here: --help and mistakes in the command line must not wait for them.
     from rich.console import Console
 
+    from cipherfleet_deploy.local.run import RunOptions, run_fleet, show_result
     from cipherfleet_provisioning.fleet.file import Overrides
-
-    from .run import RunOptions, run_fleet, show_result
 
     options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
     result = run_fleet(file, options, Console(stderr=True))
@@ -289,7 +287,7 @@ def check(
     # Threads of linear algebra wait for each other: on a busy machine ten times as long as one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from .check import check_fleet, passes, show
+    from cipherfleet_deploy.check.check import check_fleet, passes, show
 
     told = check_fleet(file, profile, calibration)
     tell(told, show, as_json=as_json)
@@ -317,7 +315,7 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
     from dataclasses import asdict
     from datetime import UTC, datetime
 
-    from .doctor import examine, exit_code
+    from cipherfleet_deploy.doctor import examine, exit_code
 
     findings = []
     for finding in examine(file, broker, datetime.now(UTC)):
@@ -354,8 +352,8 @@ def watch(place: Path, **flags: Any) -> None:
     """
     from rich.console import Console
 
-    from .watch import WatchOptions
-    from .watch import watch as run_watch
+    from cipherfleet_deploy.watch.watch import WatchOptions
+    from cipherfleet_deploy.watch.watch import watch as run_watch
 
     run_watch(place, WatchOptions(**flags), Console())
 
@@ -378,224 +376,13 @@ def schema() -> None:
     click.echo(schema_text(), nl=False)
 
 
-@cli.group()
-def provision() -> None:
-    """Prepare and change a fleet of devices.
-
-    A set of files in DIR is replaced as a whole or not at all; DIR/current is the present one.
-
-    \b
-    Example:
-      cipherfleet provision bundle fleet.yaml my-set
-      cipherfleet provision enroll my-set --auto
-    """
-
-
-def reach_flags(timeout_s: float, margin_s: float) -> Callable[[Command], Command]:
-    """The flags of the commands that talk to running nodes."""
-    flags = [
-        click.option("--broker", metavar="HOST:PORT", help="where it is (default: as in the set)"),
-        click.option(
-            "--timeout",
-            "timeout_s",
-            type=click.FloatRange(0),
-            default=timeout_s,
-            show_default=True,
-            help="seconds to wait for claims",
-        ),
-        click.option(
-            "--margin",
-            "margin_s",
-            type=click.FloatRange(0),
-            default=margin_s,
-            show_default=True,
-            help="seconds that running nodes get before new neighbours hold",
-        ),
-        AS_JSON,
-    ]
-    return lambda command: flagged(command, flags)
-
-
-keys_flag = click.option(
-    "--keys",
-    "maker",
-    type=click.Choice(["device", "operator"]),
-    default="device",
-    show_default=True,
-    help="who makes the nodes' private keys; an operator who has them can read every reading",
-)
-set_argument = click.argument("home", metavar="DIR", type=click.Path(path_type=Path))
-from_round_flag = click.option(
-    "--from-round",
-    type=click.IntRange(0),
-    help="the round from which it holds (default: the highest heard of, and a margin)",
-)
-
-
-def _show_provision(told: dict[str, Any], *, as_json: bool) -> None:
-    from .provision import show
-
-    tell(told, show, as_json=as_json)
-
-
-@provision.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@set_argument
-@keys_flag
-@AS_JSON
-def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
-    """Write the set of the fleet of FILE to DIR.
-
-    It holds an archive per node, the broker's files and a ledger. Keys that exist are kept; run
-    twice it changes nothing.
-
-    \b
-    Example:
-      cipherfleet provision bundle fleet.yaml my-set --keys operator
-    """
-    from rich.console import Console
-
-    from .provision import bundle as make
-
-    _show_provision(make(file, home, maker, Console(stderr=True)), as_json=as_json)
-
-
-@provision.command()
-@set_argument
-@click.option("--auto", is_flag=True, help="believe every sound claim with the right token")
-@click.option("--approve", "approved", metavar="ID", multiple=True, help="believe this node's")
-@reach_flags(10.0, 10.0)
-def enroll(
-    home: Path,
-    auto: bool,
-    approved: tuple[str, ...],
-    broker: str | None,
-    timeout_s: float,
-    margin_s: float,
-    as_json: bool,
-) -> None:
-    """Approve the claims of new devices.
-
-    An approved device gets its neighbours. Without --auto and --approve it asks, on a terminal;
-    compare the fingerprint with the one in the device's log. Exit code 1 when a claim is refused,
-    or one to be approved was not made.
-
-    \b
-    Example:
-      cipherfleet provision enroll my-set --approve n1 --approve n2
-    """
-    from .provision import Consent, Reach
-    from .provision import enroll as run_enroll
-
-    def ask(examined: Any) -> bool:
-        return click.confirm(f"{examined.node} with fingerprint {examined.fingerprint}?", err=True)
-
-    asking = ask if sys.stdin.isatty() and not (auto or approved) else None
-    consent = Consent(auto, approved, asking)
-    told = run_enroll(home, consent, Reach(broker, margin_s, timeout_s))
-    _show_provision(told, as_json=as_json)
-    if told["refused"] or told["not_seen"]:
-        sys.exit(EXIT_FAILED)
-
-
-@provision.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@set_argument
-@keys_flag
-@from_round_flag
-@reach_flags(10.0, 30.0)
-def update(
-    file: Path,
-    home: Path,
-    maker: Any,
-    from_round: int | None,
-    broker: str | None,
-    timeout_s: float,
-    margin_s: float,
-    as_json: bool,
-) -> None:
-    """Tell a running fleet that FILE has changed.
-
-    Nodes may be added or removed, edges may change. Every node concerned gets its new neighbours,
-    which take effect at one round. Reload the broker's rules before.
-
-    \b
-    Example:
-      cipherfleet provision update fleet.yaml my-set --from-round 5000
-    """
-    from rich.console import Console
-
-    from .provision import Reach
-    from .provision import update as run_update
-
-    reach = Reach(broker, margin_s, timeout_s)
-    told = run_update(file, home, maker, from_round, reach, Console(stderr=True))
-    _show_provision(told, as_json=as_json)
-
-
-@provision.command()
-@set_argument
-@click.argument("node")
-@click.option("--keys", "what", flag_value="keys", default=True, help="new keys (the default)")
-@click.option("--certificate", "what", flag_value="certificate", help="a new certificate")
-@from_round_flag
-@reach_flags(60.0, 10.0)
-def rotate(
-    home: Path,
-    node: str,
-    what: str,
-    from_round: int | None,
-    broker: str | None,
-    timeout_s: float,
-    margin_s: float,
-    as_json: bool,
-) -> None:
-    """Give NODE new keys or a new certificate.
-
-    The device makes its new keys itself. A new certificate is for the key that it has.
-
-    \b
-    Example:
-      cipherfleet provision rotate my-set n7 --certificate
-    """
-    from .provision import Reach
-    from .provision import rotate as run_rotate
-
-    told = run_rotate(home, node, what, from_round, Reach(broker, margin_s, timeout_s))
-    _show_provision(told, as_json=as_json)
-
-
-@provision.command()
-@set_argument
-@click.argument("node")
-@click.option("--broker", metavar="HOST:PORT", help="where it is (default: as in the set)")
-@AS_JSON
-def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
-    """Take NODE out of the fleet at once.
-
-    Its neighbours accept nothing from it any more.
-
-    \b
-    Example:
-      cipherfleet provision revoke my-set n7
-    """
-    from .provision import Reach, revoke_node
-
-    _show_provision(revoke_node(home, node, Reach(broker)), as_json=as_json)
-
-
 provision.add_command(seed)
 cli.add_command(fleet)
+cli.add_command(provision)
 
 
 def example(name: str) -> Path:
     """The folder of an example: inside an installed wheel, or beside the source."""
-    here = Path(__file__).parent
-    installed = here / "examples" / name
-    return installed if installed.is_dir() else here.parent.parent / "examples" / name
-
-
-if __name__ == "__main__":
-    from cipherfleet_deploy.__main__ import main as program
-
-    program()
+    package = Path(__file__).parents[1]
+    installed = package / "examples" / name
+    return installed if installed.is_dir() else package.parents[1] / "examples" / name

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cipherfleet_analysis.advice import schedule_advice
 from cipherfleet_analysis.cost.board_card import PROFILES, Calibration, read_calibration
 from cipherfleet_analysis.forecast import Expected, forecast, rounds_needed
 from cipherfleet_analysis.privacy.audit import LEVELS, Finding, check_privacy
+from cipherfleet_deploy.local.results import SETTLED, plural
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
-from .check_forecast import forecast_table
-from .results import SETTLED, plural
-from .run import schedule_advice
+from .forecast_table import forecast_table
 
 NODES_SHOWN = 5
 FAR_OFF = 0.1  # relative error: not one digit of the answer is right

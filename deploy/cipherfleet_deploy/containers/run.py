@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from cipherfleet_analysis.advice import advice
 from cipherfleet_broker.embedded import PACKAGE
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_deploy.progress import Lines, counting, print_line
-from cipherfleet_deploy.record import FleetFailed, NodeRecord, Standstill
-from cipherfleet_deploy.run import (
+from cipherfleet_deploy.local.record import FleetFailed, NodeRecord, Standstill
+from cipherfleet_deploy.local.run import (
     Report,
-    advice,
     default_folder,
     patience,
     showing_progress,
     watch_hint,
 )
+from cipherfleet_deploy.progress import Lines, counting, print_line
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from .engine import NAME_LABEL, OUT_LABEL, Engine
+from .limits import Profile
 from .plan import BROKER_HOST, IMAGE, Container, prepare
-from .profiles import Profile
 
 POLL_S = 0.5
 LISTED_EVERY_S = 2.0  # asking the engine costs more than reading files

@@ -37,3 +37,6 @@ def tell(
     from rich.console import Console
 
     show(told, Console())
+
+
+EXIT_FAILED = 1

@@ -19,12 +19,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cipherfleet_analysis.centralised import centralised_answer, range_of_starts, steepest
-from cipherfleet_analysis.convergence import AccuracyError, rounds_to_consensus, schedule_notes
+from cipherfleet_analysis.advice import advice  # moved
+from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
 from cipherfleet_broker.interrupts import defer_interrupts
+from cipherfleet_deploy.progress import Lines, counting, print_line
 from cipherfleet_node.errors import CipherfleetError, ConfigError
-from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import check_target, write_bundles
 from cipherfleet_provisioning.certificates import (
     Certified,
@@ -35,13 +36,11 @@ from cipherfleet_provisioning.certificates import (
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
-from .local import LocalFleet
 from .plots import plot_run
-from .progress import Lines, counting, print_line
+from .processes import LocalFleet
 from .record import NodeRecord, Recorded
 from .results import SETTLED, Trajectory, disagreement, plural, summarise
 
-CONSENSUS_ACCURACY = 1e-4  # of the range of the readings; what `average` fleets are advised for
 RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
 ENTRIES_SHOWN = 20  # of the answer, on a terminal
 LEGEND = (
@@ -226,66 +225,6 @@ def _rounds_closed(folder: Path) -> int:
 def watch_hint(out: Path) -> str:
     """How to see the nodes of a fleet that runs, from another terminal."""
     return f"to watch it: cipherfleet watch {shlex.quote(str(out))}"
-
-
-def advice(fleet: Fleet) -> Iterator[str]:
-    """What is worth knowing before a run, a line each."""
-    file = fleet.file
-    if file.crypto.allow_weak_keys:
-        yield f"warn: WEAK KEYS ({file.crypto.key_bits} bits): this fleet protects nothing"
-    if fleet.exchange == "pairwise":
-        leaf = next((name for name in fleet.graph.ids if fleet.graph.degree(name) == 1), None)
-        why = f", since {leaf!r} has one neighbour only" if leaf else ""
-        yield (
-            f"note: the exchange is pairwise{why}: neighbours learn the direction of every "
-            "difference (cipherfleet check says what else)"
-        )
-    yield from schedule_advice(fleet)
-
-
-def schedule_advice(fleet: Fleet) -> Iterator[str]:
-    """What is worth knowing of rounds, stepsizes and noise, a line each, its level first."""
-    file = fleet.file
-    if file.objective.kind == "average":
-        yield _consensus_advice(fleet)
-        return
-    for note in schedule_notes(file.algorithm):
-        if note.level != "ok":
-            yield f"{note.level}: {note.text}"
-    yield from _stepsize_warning(fleet)
-
-
-def _stepsize_warning(fleet: Fleet) -> Iterator[str]:
-    """A line where the longest step exceeds 2/L for the node of the greatest curvature L."""
-    found, stepsize = steepest(fleet), fleet.file.algorithm.stepsize
-    longest = stepsize.initial * (1.0 + stepsize.spread)
-    if found is not None and longest * found[1] > 2.0:
-        node, curvature = found
-        yield (
-            f"warn: steps of up to {longest:.2g} are too long for node {node!r}, whose objective "
-            f"has curvature {curvature:.3g}: it may swing widely or diverge; "
-            f"algorithm.stepsize.initial of {2.0 / curvature / (1.0 + stepsize.spread):.2g} or "
-            "less is safe"
-        )
-
-
-def _consensus_advice(fleet: Fleet) -> str:
-    """How many rounds the graph needs for the readings to be averaged."""
-    file, starts = fleet.file, range_of_starts(fleet)
-    try:
-        predicted = rounds_to_consensus(
-            fleet.graph,
-            CONSENSUS_ACCURACY,
-            starts,
-            resolution_of(file.algorithm),
-            sealed=fleet.exchange == "sealed",
-        )
-    except AccuracyError as error:
-        return f"warn: {error}"
-    return (
-        f"note: {predicted.rounds} rounds bring every node within {CONSENSUS_ACCURACY:g} of the "
-        f"mean, relative to the range of the readings (configured: {file.algorithm.rounds})"
-    )
 
 
 def patience(fleet: Fleet) -> float:

@@ -27,8 +27,8 @@ from .engine import (
     MAX_PROCESSES,
     MAX_RESTARTS,
 )
+from .limits import MIB
 from .plan import IMAGE_USER, STOP_WITHIN_S, Container
-from .profiles import MIB
 
 STACK_FILE, BUNDLES_FOLDER = "stack.yaml", "bundles"
 VERSION = "3.9"  # of the file: the first that limits processes

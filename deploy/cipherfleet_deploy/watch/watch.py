@@ -18,8 +18,8 @@ from cipherfleet_node.core import topics
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.operator_session import OperatorSession
 
-from .watch_place import Watched, find_fleet
-from .watch_table import Board, Row, headline, line, summary, table
+from .sources import Watched, find_fleet
+from .table import Board, Row, headline, line, summary, table
 
 EVERY_S = 1.0
 ONCE_S = 10.0  # two words on health of every node

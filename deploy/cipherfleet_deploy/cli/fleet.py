@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from cipherfleet_deploy.flags import AS_JSON, SIZES, Command, flagged
+from .options import AS_JSON, SIZES, Command, flagged
 
 NAMES_SHOWN = 20
 FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -72,7 +72,7 @@ def up(file: Path, **flags: Any) -> None:
     # Imported here: --help and mistakes in the command line must not wait for them.
     from rich.console import Console
 
-    from cipherfleet_deploy.run import show_result, watch_hint
+    from cipherfleet_deploy.local.run import show_result, watch_hint
 
     console = Console(stderr=True)
     if flags["backend"] == "process":
@@ -98,7 +98,7 @@ def _overrides(flags: dict[str, Any]) -> Any:
 
 
 def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
-    from cipherfleet_deploy.run import RunOptions, run_fleet
+    from cipherfleet_deploy.local.run import RunOptions, run_fleet
 
     if flags["profile"] or flags["image"]:
         raise click.UsageError("--profile and --image are for --backend docker")
@@ -109,10 +109,10 @@ def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> dict[st
 
 
 def _up_in_containers(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
-    from .engine import Engine
-    from .plan import IMAGE as OURS
-    from .profiles import read_profile
-    from .run import UpOptions, bring_up, run_to_end
+    from cipherfleet_deploy.containers.engine import Engine
+    from cipherfleet_deploy.containers.limits import read_profile
+    from cipherfleet_deploy.containers.plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.run import UpOptions, bring_up, run_to_end
 
     options = UpOptions(
         _overrides(flags),
@@ -147,8 +147,8 @@ def status(file: Path, as_json: bool) -> None:
     Example:
       cipherfleet fleet status examples/intel_lab/fleet.yaml
     """
-    from .engine import Engine
-    from .run import status as states_of
+    from cipherfleet_deploy.containers.engine import Engine
+    from cipherfleet_deploy.containers.run import status as states_of
 
     name = _name_of(file)
     with Engine() as engine:
@@ -177,7 +177,7 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
     Example:
       cipherfleet fleet logs examples/intel_lab/fleet.yaml mote01 --tail 50 --follow
     """
-    from .engine import Engine
+    from cipherfleet_deploy.containers.engine import Engine
 
     name = _name_of(file)
     with Engine() as engine:
@@ -210,7 +210,7 @@ def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
     Example:
       cipherfleet fleet exec examples/intel_lab/fleet.yaml mote01 cipherfleet-node show-state .
     """
-    from .engine import Engine
+    from cipherfleet_deploy.containers.engine import Engine
 
     with Engine() as engine:
         name = _name_of(file)
@@ -233,7 +233,7 @@ def down(file: Path, as_json: bool) -> None:
     Example:
       cipherfleet fleet down examples/intel_lab/fleet.yaml
     """
-    from .engine import Engine
+    from cipherfleet_deploy.containers.engine import Engine
 
     name = _name_of(file)
     with Engine() as engine:
@@ -263,13 +263,12 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
     """
     from rich.console import Console
 
+    from cipherfleet_deploy.containers.compose import write_compose
+    from cipherfleet_deploy.containers.limits import read_profile
+    from cipherfleet_deploy.containers.plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.plan import container_user, prepare
     from cipherfleet_node.settings.sections import Simulation
     from cipherfleet_provisioning.fleet.fleet import load_fleet
-
-    from .compose import write_compose
-    from .plan import IMAGE as OURS
-    from .plan import container_user, prepare
-    from .profiles import read_profile
 
     profile = read_profile(flags["profile"]) if flags["profile"] else None
     found = load_fleet(file, _overrides(flags))
@@ -311,13 +310,12 @@ def stack(
     """
     from rich.console import Console
 
+    from cipherfleet_deploy.containers.limits import read_profile
+    from cipherfleet_deploy.containers.plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.plan import prepare
+    from cipherfleet_deploy.containers.swarm_stack import write_stack
     from cipherfleet_node.settings.sections import Simulation
     from cipherfleet_provisioning.fleet.fleet import load_fleet
-
-    from .plan import IMAGE as OURS
-    from .plan import prepare
-    from .profiles import read_profile
-    from .stack import write_stack
 
     profile = read_profile(flags["profile"]) if flags["profile"] else None
     found, told = load_fleet(file, _overrides(flags)), Console(stderr=True)
@@ -357,9 +355,9 @@ def image(
     Example:
       cipherfleet fleet image --offline
     """
-    from .engine import Engine
-    from .image import ImageOptions, build_image
-    from .plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.engine import Engine
+    from cipherfleet_deploy.containers.image import ImageOptions, build_image
+    from cipherfleet_deploy.containers.plan import IMAGE as OURS
 
     machine = platform and platform.partition("/")[2]
     options = ImageOptions(tag or OURS, base, offline, machine)

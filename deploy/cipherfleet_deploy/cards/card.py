@@ -27,7 +27,7 @@ from cipherfleet_node.settings.sections import NodeConfig
 from cipherfleet_provisioning.sets import tar_gz
 
 from .boot_partition import Volume
-from .units import devices_folder
+from .systemd_unit import devices_folder
 
 FOLDER = "cipherfleet"  # on the boot partition
 CARD_FILE = f"{FOLDER}/card.json"

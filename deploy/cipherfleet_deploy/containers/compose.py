@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from .engine import HEALTH_EVERY_S, HEALTH_FROM_S, HEALTH_WITHIN_S, MAX_PROCESSES, MAX_RESTARTS
+from .limits import MIB
 from .plan import BROKER_HOST, STOP_WITHIN_S, Container, hand_over
-from .profiles import MIB
 
 COMPOSE_FILE = "compose.yaml"
 NETWORK = "fleet"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .flags import AS_JSON
+from .options import AS_JSON
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -48,8 +48,8 @@ def seed(
     if (image is None) == (boot is None):
         raise click.UsageError("say where to write: --image FILE or --boot FOLDER")
     # Imported here: --help and mistakes in the command line must not wait for them.
-    from .boot_partition import open_folder, open_image
-    from .card import Extras, find_source, hardware_serial, write_seed
+    from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
+    from cipherfleet_deploy.cards.card import Extras, find_source, hardware_serial, write_seed
 
     source = find_source(node, home)
     if image is not None:

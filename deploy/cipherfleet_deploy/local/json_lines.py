@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Tail:
+class JsonLinesReader:
     """Gives each whole line once; begins anew when the file was replaced or cut short."""
 
     def __init__(self, file: Path) -> None:

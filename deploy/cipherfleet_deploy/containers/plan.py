@@ -17,14 +17,14 @@ from rich.console import Console
 from cipherfleet_broker.embedded import configuration
 from cipherfleet_broker.program import ClusterMember, Peer
 from cipherfleet_broker.security import TLS_PORT, Identity, Security
-from cipherfleet_deploy.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, provision
+from cipherfleet_deploy.local.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, provision
 from cipherfleet_node import __version__
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import check_target
 from cipherfleet_provisioning.certificates import make_authority, secure, write_authority
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
-from .profiles import Profile
+from .limits import Profile
 
 IMAGE = f"cipherfleet:{__version__}"
 IMAGE_USER = 10001  # as in deploy/Dockerfile

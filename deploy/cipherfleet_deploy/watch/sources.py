@@ -15,6 +15,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cipherfleet_broker.running import parse_address
+from cipherfleet_deploy.containers.plan import BROKER_HOST
+from cipherfleet_deploy.local.run import NODES_FOLDER, TLS_FOLDER
 from cipherfleet_node.core.wire import Verifier
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.keys.key_files import NEIGHBOURS_FOLDER, identity_from_text
@@ -27,9 +29,6 @@ from cipherfleet_provisioning.ledger import Entry, read_ledger
 from cipherfleet_provisioning.operations import OPERATOR_FOLDER
 from cipherfleet_provisioning.operator_session import Anybody, operator_context
 from cipherfleet_provisioning.sets import CURRENT, current
-
-from .fleets.plan import BROKER_HOST
-from .run import NODES_FOLDER, TLS_FOLDER
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,10 @@ def container_address(fleet: str) -> str:
 
     Raises BrokerUnreachable where no such container runs.
     """
-    from .fleets.engine import NAME_LABEL, Engine  # only here is Docker needed
+    from cipherfleet_deploy.containers.engine import (  # only here is Docker needed
+        NAME_LABEL,
+        Engine,
+    )
 
     with Engine() as engine:
         for each in engine.containers(fleet):

@@ -71,4 +71,4 @@ fuzz: setup
 
 schema: setup
 	$(BIN)/python -m cipherfleet_provisioning.fleet.schema
-	$(BIN)/python -m cipherfleet_hil.measurement
+	$(BIN)/python -m cipherfleet_hil.measurement.document

@@ -253,7 +253,9 @@ def run(
         optimum = centralised_answer(fleet)
         assert optimum is not None
         error = relative_error(Trajectory.of(nodes, fleet.dimension).last, optimum)
-        spans = [JsonLinesReader(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()]
+        spans = [
+            JsonLinesReader(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()
+        ]
         return Ran(spans, error)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from cipherfleet_hil.environment import Clock, Cpu, Environment, Memory, Quota
-from cipherfleet_hil.measurement import (
+from cipherfleet_hil.measurement.document import (
     Benchmark,
     Figure,
     Kind,
@@ -23,7 +22,8 @@ from cipherfleet_hil.measurement import (
     figure,
     measurement,
 )
-from cipherfleet_hil.verdict import judge
+from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
+from cipherfleet_hil.measurement.validity import judge
 
 # A board at rest, its clock held.
 BOARD = Environment(

@@ -20,10 +20,10 @@ from typing import NoReturn
 
 from gmpy2 import mpz, powmod
 
-from cipherfleet_hil.compare import compare
-from cipherfleet_hil.contest import Case, Effort
-from cipherfleet_hil.measurement import Measurement, Run, benchmark
-from cipherfleet_hil.sampling import Sampler, sample
+from cipherfleet_hil.measurement.compare import compare
+from cipherfleet_hil.measurement.document import Measurement, Run, benchmark
+from cipherfleet_hil.measuring.interleaved import Case, Effort
+from cipherfleet_hil.measuring.sampling import Sampler, sample
 from measured import document
 
 LIMIT = 0.05

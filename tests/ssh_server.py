@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_hil.ssh import Address
+from cipherfleet_hil.targets.ssh import Address
 
 READY_WITHIN_S = 10.0
 LOOPBACK = "127.0.0.1"

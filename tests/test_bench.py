@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from cipherfleet_hil import exchange_cost as crypto
-from cipherfleet_hil.contest import Case, Contest, Effort, Spread, WrongResult
-from cipherfleet_hil.sampling import race
+from cipherfleet_hil.measuring import exchange_scene as crypto
+from cipherfleet_hil.measuring.interleaved import Case, Contest, Effort, Spread, WrongResult
+from cipherfleet_hil.measuring.sampling import race
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "exchange.py"
 GATES = {

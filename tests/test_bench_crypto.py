@@ -14,13 +14,19 @@ from random import Random
 import jsonschema
 import pytest
 
-from cipherfleet_hil import crypto_bench
-from cipherfleet_hil.contest import Case, Effort, WrongResult
-from cipherfleet_hil.crypto_bench import MeasuringFailed, Place, Plan, measure_crypto, run_worker
-from cipherfleet_hil.crypto_cases import SAYS, sized_cases
-from cipherfleet_hil.environment import environment
-from cipherfleet_hil.measurement import SCHEMA_FILE, read_measurement
-from cipherfleet_hil.sampling import Sampler, Taken, sample
+from cipherfleet_hil.measurement.document import SCHEMA_FILE, read_measurement
+from cipherfleet_hil.measurement.environment import environment
+from cipherfleet_hil.measuring import crypto as crypto_bench
+from cipherfleet_hil.measuring.cases import SAYS, sized_cases
+from cipherfleet_hil.measuring.crypto import (
+    MeasuringFailed,
+    Place,
+    Plan,
+    measure_crypto,
+    run_worker,
+)
+from cipherfleet_hil.measuring.interleaved import Case, Effort, WrongResult
+from cipherfleet_hil.measuring.sampling import Sampler, Taken, sample
 from cipherfleet_node.errors import CipherfleetError
 
 QUICK = ("--quick", "--bits", 1024, "--dimension", 2, "--degree", 2)

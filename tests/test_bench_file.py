@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from cipherfleet_deploy.containers.plan import IMAGE
-from cipherfleet_hil.bench import DockerSpec, LocalSpec, SshSpec, bench_of, is_here, read_bench
+from cipherfleet_hil.targets.bench_file import (
+    DockerSpec,
+    LocalSpec,
+    SshSpec,
+    bench_of,
+    is_here,
+    read_bench,
+)
 from cipherfleet_node.errors import ConfigError
 
 WHOLE = """\

@@ -14,9 +14,9 @@ import pyperf
 import pytest
 
 from cipherfleet_deploy.cli.main import example
-from cipherfleet_hil.bench import Bench, BrokerSpec
-from cipherfleet_hil.measurement import SCHEMA_FILE, read_measurement
-from cipherfleet_hil.rounds import RoundsPlan, measure_rounds
+from cipherfleet_hil.measurement.document import SCHEMA_FILE, read_measurement
+from cipherfleet_hil.measuring.rounds import RoundsPlan, measure_rounds
+from cipherfleet_hil.targets.bench_file import Bench, BrokerSpec
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "bench", "rounds"]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from cipherfleet_hil.compare import _student, compare, what_differs
-from cipherfleet_hil.measurement import (
+from cipherfleet_hil.measurement.compare import _student, compare, what_differs
+from cipherfleet_hil.measurement.document import (
     Benchmark,
     Measurement,
     benchmark,

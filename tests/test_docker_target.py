@@ -13,14 +13,14 @@ import pytest
 from cipherfleet_deploy.cli.main import example
 from cipherfleet_deploy.containers.engine import FLEET_LABEL, Engine
 from cipherfleet_deploy.containers.limits import read_profile
-from cipherfleet_hil.bench import Bench, BrokerSpec, DockerSpec
-from cipherfleet_hil.contest import Effort
-from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
-from cipherfleet_hil.docker_target import DockerTarget
-from cipherfleet_hil.exchange_cost import PHE
-from cipherfleet_hil.measurement import read_measurement, write_measurement
-from cipherfleet_hil.rounds import RoundsPlan, measure_rounds
-from cipherfleet_hil.targets import KeptTarget
+from cipherfleet_hil.measurement.document import read_measurement, write_measurement
+from cipherfleet_hil.measuring.crypto import Plan, measure_crypto, place_of
+from cipherfleet_hil.measuring.exchange_scene import PHE
+from cipherfleet_hil.measuring.interleaved import Effort
+from cipherfleet_hil.measuring.rounds import RoundsPlan, measure_rounds
+from cipherfleet_hil.targets.bench_file import Bench, BrokerSpec, DockerSpec
+from cipherfleet_hil.targets.docker import DockerTarget
+from cipherfleet_hil.targets.target import KeptTarget
 
 Test = TypeVar("Test", bound=Callable[..., None])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cipherfleet_hil.environment import (
+from cipherfleet_hil.measurement.environment import (
     Clock,
     Environment,
     Machine,
@@ -184,7 +184,7 @@ def test_this_machine_tells_its_state_through_the_worker_and_counts_up() -> None
     code = [
         sys.executable,
         "-m",
-        "cipherfleet_hil.worker",
+        "cipherfleet_hil.measuring.worker",
         "environment",
         "--own",
         str(os.getpid()),
@@ -204,7 +204,7 @@ def test_the_worker_needs_nothing_but_what_a_device_has() -> None:
         "heavy = ('click', 'rich', 'docker', 'jsonschema', 'matplotlib', 'networkx', 'scipy',"
         " 'pyperf', 'cipherfleet_deploy', 'cipherfleet_provisioning', 'cipherfleet_broker');"
         "sys.modules.update(dict.fromkeys(heavy));"  # to import one of them now fails
-        "import cipherfleet_hil.worker, cipherfleet_hil.crypto_cases"
+        "import cipherfleet_hil.measuring.worker, cipherfleet_hil.measuring.cases"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

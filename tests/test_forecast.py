@@ -35,6 +35,8 @@ from cipherfleet_analysis.simulation import (
 )
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.check.check import check_fleet
+from cipherfleet_hil.measuring import calibrate
+from cipherfleet_hil.measuring.calibrate import measure_powers
 from cipherfleet_lab.node_draws import NodeDraws
 from cipherfleet_lab.reference import iterate
 from cipherfleet_node.core import exchange, wire
@@ -45,8 +47,6 @@ from cipherfleet_node.core.randomness import Draws
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
-from cipherfleet_provisioning import calibrate
-from cipherfleet_provisioning.calibrate import measure_powers
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph

@@ -97,9 +97,9 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
     assert "cipherfleet_deploy/devices/cipherfleet-node.service" in names
     assert "cipherfleet_deploy/devices/install.sh" in names
     assert "cipherfleet_provisioning/fleet/fleet.schema.json" in names
-    assert "cipherfleet_hil/measurement.schema.json" in names
-    assert "cipherfleet_hil/report.css" in names
-    assert "cipherfleet_hil/page.mplstyle" in names
+    assert "cipherfleet_hil/measurement/document.schema.json" in names
+    assert "cipherfleet_hil/report/report.css" in names
+    assert "cipherfleet_hil/report/page.mplstyle" in names
 
 
 def test_the_device_imports_nothing_of_the_workstation() -> None:

@@ -174,7 +174,7 @@ def at_once(_process: subprocess.Popen[str]) -> None:
         (["run", "fleet.yaml"], child_of("prime_worker")),
         (["run", "fleet.yaml"], child_of("cipherfleet_node")),
         (["demo"], child_of("prime_worker")),
-        (["bench", "crypto"], child_of("cipherfleet_hil.worker")),
+        (["bench", "crypto"], child_of("cipherfleet_hil.measuring.worker")),
     ],
     ids=["run: import", "run: broker", "run: keys", "run: nodes", "demo: keys", "bench: worker"],
 )

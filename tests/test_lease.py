@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from cipherfleet_hil import keeper, targets
-from cipherfleet_hil.targets import (
+from cipherfleet_hil.targets import lease_agent as keeper
+from cipherfleet_hil.targets import target as targets
+from cipherfleet_hil.targets.target import (
     Dropped,
     KeptTarget,
     LocalLink,

@@ -14,7 +14,7 @@ import numpy as np
 import pyperf
 import pytest
 
-from cipherfleet_hil.measurement import (
+from cipherfleet_hil.measurement.document import (
     SCHEMA_FILE,
     Measurement,
     read_measurement,

@@ -12,8 +12,8 @@ import pytest
 from cipherfleet_analysis.cost.board_card import PROFILES, write_calibration
 from cipherfleet_analysis.cost.round_time import predict
 from cipherfleet_deploy.cli.main import example
-from cipherfleet_hil.measurement import read_measurement
-from cipherfleet_hil.prediction import SETTLING, foretold, settled_after
+from cipherfleet_hil.measurement.document import read_measurement
+from cipherfleet_hil.measuring.prediction import SETTLING, foretold, settled_after
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet

@@ -17,9 +17,22 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cipherfleet_hil.charts import Series, Stack, beside, histogram, lines, stacks, time_text
-from cipherfleet_hil.measurement import Measurement, benchmark, figure, write_measurement
-from cipherfleet_hil.report import markdown, page, write_report
+from cipherfleet_hil.measurement.document import (
+    Measurement,
+    benchmark,
+    figure,
+    write_measurement,
+)
+from cipherfleet_hil.report.charts import (
+    Series,
+    Stack,
+    beside,
+    histogram,
+    lines,
+    stacks,
+    time_text,
+)
+from cipherfleet_hil.report.html import markdown, page, write_report
 from cipherfleet_node.errors import ConfigError
 from measured import document, machine, rounds, samples
 

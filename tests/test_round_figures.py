@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cipherfleet_hil.round_figures import (
+from cipherfleet_hil.measurement.round_figures import (
     NodeSpans,
     after_warm_up,
     counts,

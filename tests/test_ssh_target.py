@@ -16,13 +16,13 @@ import psutil
 import pytest
 
 from cipherfleet_deploy.cli.main import example
-from cipherfleet_hil import keeper
-from cipherfleet_hil.bench import Bench
-from cipherfleet_hil.contest import Effort
-from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
-from cipherfleet_hil.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
-from cipherfleet_hil.ssh import SshTarget
-from cipherfleet_hil.targets import KeptTarget, LocalLink, TargetHeld, TargetUnreachable
+from cipherfleet_hil.measuring.crypto import Plan, measure_crypto, place_of
+from cipherfleet_hil.measuring.interleaved import Effort
+from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.targets import lease_agent as keeper
+from cipherfleet_hil.targets.bench_file import Bench
+from cipherfleet_hil.targets.ssh import SshTarget
+from cipherfleet_hil.targets.target import KeptTarget, LocalLink, TargetHeld, TargetUnreachable
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from ssh_server import SshServer, Wire, running_sshd
 
@@ -149,7 +149,7 @@ def test_a_harness_that_is_killed_leaves_nothing_once_its_lease_ends(
         f"""\
 import time
 from pathlib import Path
-from cipherfleet_hil.ssh import Address, SshTarget
+from cipherfleet_hil.targets.ssh import Address, SshTarget
 address = Address({address.host!r}, {address.port}, {address.user!r},
                   Path({str(address.identity)!r}), Path({str(address.known_hosts)!r}))
 with SshTarget("pi", address, {PYTHON!r}, lease_s=2.0) as target:

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from cipherfleet_analysis.centralised import centralised_answer
-from cipherfleet_hil.cli import bench
-from cipherfleet_hil.study import ACCURACIES, QUICK, Case, Grid, Outcome, write_fleet
-from cipherfleet_hil.study_pages import write_study
+from cipherfleet_hil.cli.main import bench
+from cipherfleet_hil.measuring.study import ACCURACIES, QUICK, Case, Grid, Outcome, write_fleet
+from cipherfleet_hil.report.study_pages import write_study
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 CASE = Case("average", 2048, 24, 4)

@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cipherfleet_hil.environment import Clock, Cpu, Environment, Memory, Quota
-from cipherfleet_hil.measurement import LEAST_SAMPLES, Benchmark, Run, benchmark, figure
-from cipherfleet_hil.verdict import judge, spread
+from cipherfleet_hil.measurement.document import (
+    LEAST_SAMPLES,
+    Benchmark,
+    Run,
+    benchmark,
+    figure,
+)
+from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
+from cipherfleet_hil.measurement.validity import judge, spread
 from measured import BOARD, LATER, benchmarks, machine, samples
 
 

@@ -41,8 +41,8 @@ from msgspec import Meta
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_deploy.doctor import wanted_packages
-from cipherfleet_hil import programs
-from cipherfleet_hil.inline_svg import COLOURS, blank, inline, page_look, tip
+from cipherfleet_hil.report.inline_svg import COLOURS, blank, inline, page_look, tip
+from cipherfleet_hil.targets import payload as programs
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.runtime.mqtt import read_for
 from cipherfleet_node.settings.type_errors import fit

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import gmpy2
 from gmpy2 import mpz
 
-from cipherfleet_lab import memory_fleet
-from cipherfleet_lab.memory_fleet import shared_secret
+from cipherfleet_lab.simulation import memory_fleet
+from cipherfleet_lab.simulation.memory_fleet import shared_secret
 from cipherfleet_node.core.paillier import PrivateKey
 
 FLEET = "toy"

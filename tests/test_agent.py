@@ -15,7 +15,7 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_lab.memory_fleet import PARAMETERS, Faults
+from cipherfleet_lab.simulation.memory_fleet import PARAMETERS, Faults
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (

@@ -14,7 +14,7 @@ import pytest
 
 from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import Dsgd
-from cipherfleet_lab.figures import MODULES, study_of
+from cipherfleet_lab.figures import STUDIES, study_of
 from cipherfleet_lab.figures.articles import (
     PRINTED_BOUNDS,
     PRINTED_NORMS,
@@ -23,10 +23,10 @@ from cipherfleet_lab.figures.articles import (
     spectral_norm,
 )
 from cipherfleet_lab.figures.attenuation import GRAPHS, lab_stepsize, table_row
-from cipherfleet_lab.figures.five import STEPSIZE, courses
+from cipherfleet_lab.figures.five_nodes import STEPSIZE, courses
 from cipherfleet_lab.figures.make import make
 from cipherfleet_lab.figures.pages import write_index
-from cipherfleet_lab.figures.runs import ARTICLES, NONE, at_the_end, fleet
+from cipherfleet_lab.figures.seeds import ARTICLES, NONE, at_the_end, fleet
 from cipherfleet_lab.figures.study import Effort
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.errors import ConfigError
@@ -37,7 +37,7 @@ COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "figures"]
 
 
 def quick(out: Path, *names: str) -> dict[str, Any]:
-    return make(out, names or tuple(MODULES), Effort(quick=True), lambda _: None)
+    return make(out, names or tuple(STUDIES), Effort(quick=True), lambda _: None)
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -104,11 +104,11 @@ def test_attenuation_pays_at_a_coarse_resolution_and_only_there() -> None:
 def test_every_study_makes_its_page_and_figure(tmp_path: Path) -> None:
     told = quick(tmp_path)
     json.dumps(told, allow_nan=False)
-    assert list(told["figures"]) == list(MODULES)
-    assert len(told["files"]) == 2 * len(MODULES) + 1
+    assert list(told["figures"]) == list(STUDIES)
+    assert len(told["files"]) == 2 * len(STUDIES) + 1
     index = (tmp_path / "README.md").read_text()
     assert f"\n    cipherfleet figures --out {tmp_path}\n" in index
-    for name in MODULES:
+    for name in STUDIES:
         page = (tmp_path / f"{name}.md").read_text()
         assert f"`cipherfleet figures --out {tmp_path} --only {name} --quick`" in page
         assert not re.search(r"\b(nan|inf)\b", page)
@@ -146,13 +146,13 @@ def test_the_collecting_page_keeps_what_was_made_before(tmp_path: Path) -> None:
 
 
 def test_the_results_in_the_repository_are_complete_and_no_trials(tmp_path: Path) -> None:
-    for name in MODULES:
+    for name in STUDIES:
         page = (RESULTS / f"{name}.md").read_text()
         assert page.endswith(f"Made by `cipherfleet figures --out docs/results --only {name}`.\n")
         assert (RESULTS / f"{name}.svg").is_file()
         (tmp_path / f"{name}.md").write_text(page)
     command = "cipherfleet figures --out docs/results"
-    index = write_index(tmp_path, [study_of(name) for name in MODULES], command)
+    index = write_index(tmp_path, [study_of(name) for name in STUDIES], command)
     assert index.read_text() == (RESULTS / "README.md").read_text()
 
 

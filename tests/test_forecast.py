@@ -37,8 +37,8 @@ from cipherfleet_broker import start_broker
 from cipherfleet_deploy.check.check import check_fleet
 from cipherfleet_hil.measuring import calibrate
 from cipherfleet_hil.measuring.calibrate import measure_powers
-from cipherfleet_lab.node_draws import NodeDraws
 from cipherfleet_lab.reference import iterate
+from cipherfleet_lab.simulation.node_draws import NodeDraws
 from cipherfleet_node.core import exchange, wire
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.objective import make_objective

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_lab.memory_fleet import PARAMETERS
+from cipherfleet_lab.simulation.memory_fleet import PARAMETERS
 from cipherfleet_node.core.events import MessageReceived
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.wire import decode, encode, topic_of

@@ -18,8 +18,6 @@ from cipherfleet_lab.attacks.common_factor import (
     weight_by_remainders,
 )
 from cipherfleet_lab.attacks.eavesdropper import eavesdropper, key_holder, observer
-from cipherfleet_lab.attacks.edge import HALF_WEIGHTS, NEIGHBOURS, ask
-from cipherfleet_lab.attacks.finding import Finding, Verdict, error_by_round, relative_error
 from cipherfleet_lab.attacks.guards import GuardedDraws
 from cipherfleet_lab.attacks.leakage import (
     apart,
@@ -33,7 +31,9 @@ from cipherfleet_lab.attacks.leakage import (
 )
 from cipherfleet_lab.attacks.names import GraphName, Guard
 from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangulation_by_two
+from cipherfleet_lab.attacks.one_exchange import HALF_WEIGHTS, NEIGHBOURS, ask
 from cipherfleet_lab.attacks.randomness import randomness_of_answers, weight_by_randomness
+from cipherfleet_lab.attacks.result import Finding, Verdict, error_by_round, relative_error
 from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, Case
 from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
 from cipherfleet_lab.attacks.wiretap import wiretap

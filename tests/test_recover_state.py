@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cipherfleet_lab.memory_fleet import Faults
+from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.messages import Answer, Message
 from cipherfleet_node.core.randomness import FloatVector

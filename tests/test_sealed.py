@@ -13,7 +13,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_lab.memory_fleet import SeededBlinding
+from cipherfleet_lab.simulation.memory_fleet import SeededBlinding
 from cipherfleet_node.core.exchange import Edge, dither, metropolis
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.packing import MAX_DEGREE, Layout

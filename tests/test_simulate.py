@@ -21,9 +21,9 @@ from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import Trajectory, relative_error
 from cipherfleet_lab.cipherfleet import Cipherfleet
-from cipherfleet_lab.engines import core, keys_of, vector
-from cipherfleet_lab.large_graphs import large_graph, random_regular
-from cipherfleet_lab.scenario import made_up, of_fleet, spread
+from cipherfleet_lab.simulation.engines import core, keys_of, vector
+from cipherfleet_lab.simulation.large_graphs import large_graph, random_regular
+from cipherfleet_lab.simulation.scenario import made_up, of_fleet, spread
 from cipherfleet_lab.systems import Array, Gradient, Log, Problem
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.errors import CipherfleetError, ConfigError, HeadroomExceeded

@@ -11,7 +11,7 @@ import click
 from cipherfleet_deploy.cli.options import AS_JSON, tell
 
 from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
-from .figures import MODULES
+from .figures import STUDIES
 
 MOST_NODES = 10_000_000
 
@@ -64,8 +64,8 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 
     from rich.console import Console
 
-    from .simulate import Options, show
-    from .simulate import simulate as run_simulation
+    from cipherfleet_lab.simulation.simulate import Options, show
+    from cipherfleet_lab.simulation.simulate import simulate as run_simulation
 
     if crypto == "on" and flags["engine"] != "core":
         raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")
@@ -82,10 +82,10 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 )
 @click.option(
     "--only",
-    type=click.Choice([*MODULES]),
+    type=click.Choice([*STUDIES]),
     multiple=True,
     metavar="NAME",
-    help=f"this one alone; may be given again ({', '.join(MODULES)})",
+    help=f"this one alone; may be given again ({', '.join(STUDIES)})",
 )
 @click.option("--quick", is_flag=True, help="few seeds and rounds: a trial, no result")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="the first seed")
@@ -108,7 +108,7 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
     from .figures.make import make
     from .figures.study import Effort
 
-    names = [name for name in MODULES if not only or name in only]
+    names = [name for name in STUDIES if not only or name in only]
     with Console(stderr=True).status("") as status:
         told = make(out, names, Effort(quick, seed), status.update)
     tell(told, _show_figures, as_json=as_json)

@@ -20,7 +20,7 @@ from cipherfleet_lab.problems import FIVE_EDGES, SQUARED, Edges, Loss, Readings,
 from cipherfleet_lab.systems import Array, Problem
 from cipherfleet_node.settings.sections import Stepsize
 
-from .finding import Finding, relative_error
+from .result import Finding, relative_error
 from .subjects import SETTLED, Case
 from .telescoping import averaged
 

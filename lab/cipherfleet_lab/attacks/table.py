@@ -10,8 +10,8 @@ from typing import Any
 from cipherfleet_lab.problems import FIVE_EDGES, Edges, five_nodes
 
 from .catalogue import ATTACKS, Attack
-from .finding import Finding, Verdict
 from .names import Guard
+from .result import Finding, Verdict
 from .subjects import SUBJECTS, Case
 
 TRIALS = 20

@@ -19,8 +19,8 @@ from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.errors import RemoteProtocolError
 
 from .common_factor import DIMENSION
-from .edge import HALF_WEIGHTS, NEIGHBOURS, ask
-from .finding import Finding
+from .one_exchange import HALF_WEIGHTS, NEIGHBOURS, ask
+from .result import Finding
 from .subjects import Case
 
 

@@ -16,7 +16,7 @@ from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.section import Topology
 
 from .drawing import line_with_band, look, powers_of_two, shown_rounds
-from .runs import ARTICLES, FINE, NONE, Schedule, at_the_end, fleet, over_rounds
+from .seeds import ARTICLES, FINE, NONE, Schedule, at_the_end, fleet, over_rounds
 from .study import Effort, Result, Study, Table
 
 ROUNDS, SEEDS = 1000, 10

@@ -15,7 +15,7 @@ from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.section import Topology
 
 from .drawing import look
-from .runs import FINE, fleet
+from .seeds import FINE, fleet
 from .study import Effort, Result, Study, Table
 
 NODES, ROUNDS, SEEDS = 50, 1500, 5

@@ -10,7 +10,7 @@ from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .drawing import look
-from .runs import ARTICLES, NONE, Schedule, at_the_end, fleet
+from .seeds import ARTICLES, NONE, Schedule, at_the_end, fleet
 from .study import Effort, Result, Study, Table
 
 ROUNDS, SEEDS = 1000, 5

@@ -12,7 +12,7 @@ from cipherfleet_lab.measures import relative_error
 
 from .attenuation import lab_stepsize
 from .drawing import look
-from .runs import at_the_end, fleet
+from .seeds import at_the_end, fleet
 from .study import Effort, Result, Study, Table
 
 ROUNDS = (100, 300, 1000)

@@ -16,7 +16,7 @@ from cipherfleet_node.settings.sections import Stepsize
 
 from .attenuation import lab_stepsize
 from .drawing import look, powers_of_two
-from .runs import at_the_end, fleet
+from .seeds import at_the_end, fleet
 from .study import Effort, Result, Study, Table
 
 ROUNDS, SEEDS = 1000, 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cipherfleet_lab import problems
 from cipherfleet_lab.measures import relative_error
 
-from .exact_and_drawn import MINIBATCH, SIZE, STEPSIZE, compare
+from .gradient_panels import MINIBATCH, SIZE, STEPSIZE, compare
 from .study import Effort, Result, Study, Table
 
 

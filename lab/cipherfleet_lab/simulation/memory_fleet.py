@@ -49,7 +49,7 @@ from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
 from cipherfleet_node.settings.sections import Algorithm
 from cipherfleet_node.settings.sections import Objective as ObjectiveSection
 
-from .clear import Clear
+from .plaintext_exchange import Clear
 
 START_OF_TAG = 8  # bytes of a key's fingerprint
 PARAMETERS = b"the same"  # that all nodes agree on

@@ -14,7 +14,7 @@ from cipherfleet_lab.systems import Array, Problem, System
 from cipherfleet_node.settings.sections import Stepsize
 
 from .drawing import legend_below, line_with_band, shown_rounds
-from .runs import ARTICLES, NONE, Measure, fleet, over_rounds
+from .seeds import ARTICLES, NONE, Measure, fleet, over_rounds
 from .study import Effort
 
 ROUNDS, SEEDS, MINIBATCH = 2000, 10, 5

@@ -26,7 +26,7 @@ from cipherfleet_lab.systems import Array, Problem, System
 from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .drawing import line_with_band, shown_rounds
-from .runs import ARTICLES, NONE, fleet
+from .seeds import ARTICLES, NONE, fleet
 from .study import Effort, Result, Study, Table
 
 ROUNDS, SEEDS, SLOW_SEEDS = 1000, 10, 2

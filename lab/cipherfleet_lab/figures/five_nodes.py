@@ -14,7 +14,7 @@ from cipherfleet_lab.measures import mean_squared_error, objective
 from cipherfleet_lab.systems import Array, Problem, System
 
 from .drawing import legend_below, line_with_band, shown_rounds
-from .runs import ARTICLES, NONE, fleet
+from .seeds import ARTICLES, NONE, fleet
 from .study import Effort, Result, Study, Table
 
 ROUNDS, SEEDS = 1000, 20

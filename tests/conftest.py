@@ -22,15 +22,17 @@ FLEETS = "fleets"
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Group the tests for pytest-xdist: real fleets run one after another, all else by file.
 
-    A real fleet uses every core, so two at once only make each other late. They come first,
-    because theirs is the longest group.
+    A real fleet uses every core, so two at once only make each other late.
     """
-    for item in items:
-        group = FLEETS if _starts_a_fleet(item) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    group = FLEETS if _starts_a_fleet(item) else item.path.name
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the fleets first, because theirs is the longest group."""
     items.sort(key=lambda item: not _starts_a_fleet(item))
 
 

@@ -157,7 +157,7 @@ def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
     result: dict[str, Any] = dict.fromkeys(numbers, 0.5) | {
         "fleet": "toy", "nodes": 3, "edges": 3, "rounds": 4, "key_bits": 2048, "exchange": "sealed",
         "estimate": [1.25] * 500, "optimum": None, "round_ms": {"p50": 1.0, "p95": 2.0},
-        "bytes_per_edge_round": 100.0, "out": "my out",
+        "bytes_per_edge_round": 100.0, "out": "my out", "settled": True, "rounds_to": {},
     }  # fmt: skip
     text = shown(result)
     assert text.count("1.25") == 20
@@ -233,7 +233,9 @@ def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> Non
 
 @pytest.mark.fleet
 def test_a_run_without_json_is_for_people(tmp_path: Path) -> None:
-    told = ended("run", toy_fleet(tmp_path), "--nodes", 2, "--rounds", 1, cwd=tmp_path)
+    file = toy_fleet(tmp_path)
+    (tmp_path / "t.csv").write_text("room,t\n1,20\n2,90\n3,22\n")
+    told = ended("run", file, "--nodes", 2, "--rounds", 1, "--seed", 1, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert "2 nodes, 1 edges" in " ".join(told.stdout.split())
     assert "centralised answer" in told.stdout

@@ -306,7 +306,7 @@ config_version: 1
 fleet: yard
 broker: {{port: {port}, tls: {tls}}}
 crypto: {{key_bits: 512, allow_weak_keys: true}}
-algorithm: {{rounds: 1000000, period_s: 0.2, answer_timeout_s: 2}}
+algorithm: {{rounds: 1000000, period_s: 0.2, answer_timeout_s: 10}}
 objective: {{kind: average, values: [{{field: t}}]}}
 topology: {{kind: complete}}
 nodes:
@@ -520,7 +520,7 @@ def test_a_set_is_watched_in_tls_by_the_operator_alone(tmp_path: Path) -> None:
         LocalFleet(places, stalled_after_s=120.0) as nodes,
     ):
         nodes.start()
-        done = ended(home, "--once", "--seconds", 20, "--json")
+        done = ended(home, "--once", "--seconds", 100, "--json")
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)
         assert told["summary"]["standing"] == {"ready": 4}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import queue
 import re
 import socket
@@ -255,8 +256,15 @@ def refusing_server(folder: Path) -> Iterator[tuple[int, ssl.SSLContext]]:
 
         def serve() -> None:
             accepted, _ = listening.accept()
-            with accepted, pytest.raises(ssl.SSLError):
-                server.wrap_socket(accepted, server_side=True)
+            with server.wrap_socket(
+                accepted, server_side=True, do_handshake_on_connect=False
+            ) as wrapped:
+                with pytest.raises(ssl.SSLError):
+                    wrapped.do_handshake()
+                # Read all: closing with unread bytes resets the connection, and the alert is lost.
+                wrapped.shutdown(socket.SHUT_WR)
+                while os.read(wrapped.fileno(), 4096):
+                    pass
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -343,3 +351,21 @@ def test_the_metadata_names_the_extra_of_each_requirement() -> None:
     assert not operator & {"pytest", "scipy"}
     assert "gmpy2" in device
     assert not re.search("click|pytest|scipy", device)
+
+
+# -- pytest-xdist 3.6 to 3.8 with pytest 8.2 to 9.1 ------------------------------------------------
+
+
+def test_tests_of_one_group_run_in_one_process(tmp_path: Path) -> None:
+    """pytest 9.2 keeps a test's id elsewhere, so that xdist 3.8 cannot add the group to it."""
+    (tmp_path / "test_group.py").write_text(
+        "import os, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(8))\n"
+        "def test_it(number, request):\n"
+        "    (request.config.rootpath / f'{os.getpid()}.pid').touch()\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "."]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert len(list(tmp_path.glob("*.pid"))) == 1

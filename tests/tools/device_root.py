@@ -2,9 +2,9 @@
 
 `python -m tests.tools.device_root` makes a clean Debian (mmdebstrap) with no pip and no network
 wheels, seeds a card, runs the card's script in it, and boots it (systemd-nspawn): the real
-unit under the real systemd joins a fleet of this machine, is started again when it hangs, is updated, and a
-version that does not start is taken back by itself. `--tls` does it with TLS, as devices beyond one
-machine must.
+unit under the real systemd joins a fleet of this machine, is started again when it hangs, is
+updated, and a version that does not start is taken back by itself. With
+`--tls` the devices speak TLS.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PROJECT, CONSTRAINTS, LOCKED = ROOT / "pyproject.toml", ROOT / "constraints.txt", ROOT / "locked"
-OLDEST_PYTHON = "3.11"
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28")
 BACKEND = ("hatchling", "editables")  # editables: hatchling asks for it in an editable install
 LISTS = {  # file in locked/: what it is for
     "build": "the build backend, where our own wheel is built without isolation",
@@ -78,12 +79,27 @@ class Resolver:
         (place / "locked.txt").write_text(preferred)
         command = [
             *(str(place / "uv/bin/uv"), "pip", "compile", "--quiet", "--no-config"),
-            *("--universal", "--fork-strategy", "fewest", "--python-version", OLDEST_PYTHON),
+            *("--universal", "--fork-strategy", "fewest", "--python-version", PYTHONS[0]),
             *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"),
             *("--constraints", "limits.txt", "--output-file", "locked.txt", "wanted.in", *flags),
         ]
         subprocess.run(command, check=True, capture_output=True, text=True, cwd=place)
         return (place / "locked.txt").read_text()
+
+    def check_wheels(self, requirements: Sequence[str], constraints: str) -> None:
+        """Raise CalledProcessError unless each Python and platform has a wheel of every version."""
+        place = self._folder
+        (place / "wanted.in").write_text("\n".join(requirements))
+        (place / "limits.txt").write_text(constraints)
+        for python in PYTHONS:
+            for platform in PLATFORMS:
+                print(f"wheels for Python {python} on {platform}", file=sys.stderr, flush=True)
+                command = [
+                    *(str(place / "uv/bin/uv"), "pip", "compile", "--quiet", "--no-config"),
+                    *("--only-binary", ":all:", "--constraints", "limits.txt", "wanted.in"),
+                    *("--python-version", python, "--python-platform", platform),
+                ]
+                subprocess.run(command, check=True, capture_output=True, text=True, cwd=place)
 
 
 def locked_texts(resolver: Resolver, preferred: str) -> dict[Path, str]:
@@ -98,6 +114,7 @@ def locked_texts(resolver: Resolver, preferred: str) -> dict[Path, str]:
     }
     every = [*with_extras(project, project["optional-dependencies"]), *BACKEND, "pip"]
     versions = resolver.resolved(every, preferred)
+    resolver.check_wheels([*with_extras(project, ["dev"]), *BACKEND, "pip"], versions)
     lists = {
         name: resolver.resolved(requirements, "", versions, "--generate-hashes")
         for name, requirements in wanted.items()

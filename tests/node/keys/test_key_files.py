@@ -288,6 +288,7 @@ def test_a_key_of_another_size_than_the_fleets_is_refused(folder: Path) -> None:
             "not an Ed25519 key",
         ),
     ],
+    ids=["rubbish", "encrypted", "X25519"],
 )
 def test_an_identity_that_is_none_is_refused(folder: Path, pem: bytes, words: str) -> None:
     write_private(folder / "keys" / "identity.pem", pem)

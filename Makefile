@@ -13,13 +13,13 @@ $(BIN)/pytest: pyproject.toml constraints.txt
 	touch $@
 
 pythons: setup
-	$(BIN)/python tests/python_versions.py
+	$(BIN)/python -m tests.tools.python_versions
 
 lock:
-	$(PYTHON) tests/lock_dependencies.py
+	$(PYTHON) tests/tools/lock_dependencies.py
 
 latest:
-	$(PYTHON) tests/latest_releases.py $(TESTS)
+	$(PYTHON) tests/tools/latest_releases.py $(TESTS)
 
 check: setup
 	$(BIN)/ruff check .
@@ -45,30 +45,30 @@ bench: setup
 	$(BIN)/python benchmarks/average_sweep.py
 
 kernels: setup
-	$(BIN)/python tests/kernels.py
+	$(BIN)/python -m tests.tools.kernels
 
 slowed: setup
-	$(BIN)/python tests/slowed_work.py
+	$(BIN)/python -m tests.tools.slowed_work
 
 forgeries: setup
-	$(BIN)/python tests/forgeries.py --count 10000
+	$(BIN)/python -m tests.tools.forgeries --count 10000
 
 interrupts: setup
-	$(BIN)/python tests/interrupts.py
+	$(BIN)/python -m tests.tools.interrupts
 
 device: setup
-	$(BIN)/python tests/device_root.py
-	$(BIN)/python tests/device_root.py --tls operator
-	$(BIN)/python tests/device_root.py --tls device
+	$(BIN)/python -m tests.tools.device_root
+	$(BIN)/python -m tests.tools.device_root --tls operator
+	$(BIN)/python -m tests.tools.device_root --tls device
 
 boards: setup
-	$(BIN)/python tests/emulated_arm64.py
+	$(BIN)/python -m tests.tools.emulated_arm64
 
 fuzz: setup
 	$(BIN)/pip install -q -c constraints.txt -e '.[fuzz]'
-	$(BIN)/python tests/fuzz_frames.py
-	$(BIN)/python tests/fuzz_atheris.py -max_total_time=$(FUZZ_SECONDS)
+	$(BIN)/python -m tests.tools.fuzz_frames
+	$(BIN)/python -m tests.tools.fuzz_atheris -max_total_time=$(FUZZ_SECONDS)
 
 schema: setup
-	$(BIN)/python -m cipherfleet_provisioning.schema
-	$(BIN)/python -m cipherfleet_hil.measurement
+	$(BIN)/python -m cipherfleet_provisioning.fleet.schema
+	$(BIN)/python -m cipherfleet_hil.measurement.document

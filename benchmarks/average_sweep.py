@@ -19,12 +19,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from cipherfleet_deploy.run import CONSENSUS_ACCURACY, RunOptions, run_fleet
-from cipherfleet_node.config import resolution_of
+from cipherfleet_analysis.advice import CONSENSUS_ACCURACY
+from cipherfleet_analysis.centralised import range_of_starts
+from cipherfleet_analysis.convergence import rounds_to_consensus
+from cipherfleet_deploy.local.run import RunOptions, run_fleet
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_provisioning.adviser import rounds_to_consensus
-from cipherfleet_provisioning.fleet import Overrides, load_fleet
-from cipherfleet_provisioning.insight import range_of_starts
+from cipherfleet_node.settings.sections import resolution_of
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 KINDS = {
     "ring": "{kind: ring}",

@@ -15,11 +15,18 @@ from pathlib import Path
 
 from gmpy2 import mpz
 
-from cipherfleet_node.bundle import read_bundle
-from cipherfleet_node.daemon import Daemon
-from cipherfleet_node.draws import Draws
-from cipherfleet_node.exchange import Exchange, Timed, dither, half_weight, metropolis, untimed
-from cipherfleet_node.messages import Query
+from cipherfleet_node.core.exchange import (
+    Exchange,
+    Timed,
+    dither,
+    half_weight,
+    metropolis,
+    untimed,
+)
+from cipherfleet_node.core.messages import Query
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.runtime.bundle import read_bundle
+from cipherfleet_node.runtime.daemon import Daemon
 
 
 class Plain:

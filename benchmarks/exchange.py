@@ -24,11 +24,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from cipherfleet_hil import exchange_cost as crypto
-from cipherfleet_hil.contest import Contest, Effort, machine
-from cipherfleet_hil.cost_tables import bar, show
+from cipherfleet_hil.measuring import exchange_scene as crypto
+from cipherfleet_hil.measuring.interleaved import Contest, Effort, machine
+from cipherfleet_hil.report.ratio_tables import bar, show
 from cipherfleet_node.errors import CipherfleetError
-from cipherfleet_node.keys import NodeKeys
+from cipherfleet_node.keys.key_files import NodeKeys
 
 EXIT_FELL = 1
 

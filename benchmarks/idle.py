@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 
 from cipherfleet_broker import start_broker
-from cipherfleet_deploy.local import LocalFleet
-from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 FILL_S, REST_S = 3.0, 5.0  # the pools fill, and then nothing happens
 LIMITS = {"start_s": 3.0, "cpu_share": 0.01, "memory_mib": 60.0}

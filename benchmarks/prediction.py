@@ -19,12 +19,12 @@ from typing import Any
 
 from rich.console import Console
 
-from cipherfleet_deploy.record import NodeRecord
-from cipherfleet_deploy.run import NODES_FOLDER, RunOptions, run_fleet
-from cipherfleet_hil.prediction import SETTLING
-from cipherfleet_provisioning.calibrate import measure_calibration
-from cipherfleet_provisioning.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.round_time import RoundTime, predict
+from cipherfleet_analysis.cost.round_time import RoundTime, predict
+from cipherfleet_deploy.local.record import NodeRecord
+from cipherfleet_deploy.local.run import NODES_FOLDER, RunOptions, run_fleet
+from cipherfleet_hil.measuring.calibrate import measure_calibration
+from cipherfleet_hil.measuring.prediction import SETTLING
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 LIMIT = 0.30
 KEY_BITS = 2048

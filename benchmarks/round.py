@@ -28,15 +28,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_deploy.local import NODE_COMMAND, LocalFleet
-from cipherfleet_deploy.results import Trajectory, relative_error
-from cipherfleet_deploy.tail import Tail
-from cipherfleet_node.config import Broker, Simulation
+from cipherfleet_deploy.local.json_lines import JsonLinesReader
+from cipherfleet_deploy.local.processes import NODE_COMMAND, LocalFleet
+from cipherfleet_deploy.local.results import Trajectory, relative_error
+from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import Certified, make_authority, secure
-from cipherfleet_provisioning.fleet import load_fleet
-from cipherfleet_provisioning.insight import centralised_answer
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 HERE = Path(__file__).parent
 PLAIN = (sys.executable, str(HERE / "bench_node.py"), "--plain")
@@ -253,7 +253,9 @@ def run(
         optimum = centralised_answer(fleet)
         assert optimum is not None
         error = relative_error(Trajectory.of(nodes, fleet.dimension).last, optimum)
-        spans = [Tail(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()]
+        spans = [
+            JsonLinesReader(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()
+        ]
         return Ran(spans, error)
 
 

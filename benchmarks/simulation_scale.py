@@ -49,7 +49,7 @@ def measure(sizes: Sequence[int], rounds: int, turns: int) -> list[dict[str, Any
 
 def simulated(nodes: int, rounds: int) -> dict[str, Any]:
     """The result of one simulation, in a process of its own."""
-    command = [sys.executable, "-m", "cipherfleet_deploy.cli", "simulate", "--json"]
+    command = [sys.executable, "-m", "cipherfleet_deploy", "simulate", "--json"]
     flags = ["--nodes", str(nodes), "--rounds", str(rounds)]
     done = subprocess.run([*command, *flags], capture_output=True, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.cli import example
-from cipherfleet_hil.bench import Bench, Spec
-from cipherfleet_hil.contest import Effort
-from cipherfleet_hil.crypto_bench import Plan, measure_crypto, place_of
-from cipherfleet_hil.measurement import read_measurement, write_measurement
-from cipherfleet_hil.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
-from cipherfleet_hil.targets import KeptTarget, TargetFailed, TargetHeld
-from cipherfleet_provisioning.fleet import load_fleet
+from cipherfleet_deploy.cli.main import example
+from cipherfleet_hil.measurement.document import read_measurement, write_measurement
+from cipherfleet_hil.measuring.crypto import Plan, measure_crypto, place_of
+from cipherfleet_hil.measuring.interleaved import Effort
+from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.targets.bench_file import Bench, Spec
+from cipherfleet_hil.targets.target import KeptTarget, TargetFailed, TargetHeld
+from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 ROUNDS, WARM_UP = 12, 3
 

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from cipherfleet_node.errors import CipherfleetError, ConfigError
-from cipherfleet_node.tls import client_context
+from cipherfleet_node.keys.tls import client_context
 
-from .engine import LOOPBACK
 from .health import check_broker, check_listening
+from .program import LOOPBACK
 from .security import TLS_PORT
 
 TIMEOUT_S = 10.0

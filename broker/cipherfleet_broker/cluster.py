@@ -12,9 +12,9 @@ from typing import Self
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 
 from .embedded import embedded
-from .engine import LOOPBACK, ClusterMember, Peer
 from .health import check_link
 from .mosquitto import mosquitto
+from .program import LOOPBACK, ClusterMember, Peer
 from .running import RunningBroker, free_port, made_broker
 from .security import Security
 

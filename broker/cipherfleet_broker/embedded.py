@@ -15,7 +15,7 @@ from typing import Any
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.installation import install_command
 
-from .engine import (
+from .program import (
     LOOPBACK,
     MAX_CONNECTIONS,
     MAX_INFLIGHT_MESSAGES,

@@ -13,7 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from cipherfleet_node.errors import BrokerUnreachable
-from cipherfleet_node.mqtt import read_for, set_no_delay
+from cipherfleet_node.runtime.mqtt import read_for, set_no_delay
 
 # No fleet can be called _health: its name starts with a letter or a digit.
 HEALTH_TOPIC = "cf/v1/_health"

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cipherfleet_node import topics
+from cipherfleet_node.core import topics
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import write_private
+from cipherfleet_node.keys.key_files import write_private
 
-from .engine import (
+from .health import HEALTH_TOPIC
+from .program import (
     LOOPBACK,
     MAX_CONNECTIONS,
     MAX_INFLIGHT_MESSAGES,
@@ -22,7 +23,6 @@ from .engine import (
     ClusterMember,
     Engine,
 )
-from .health import HEALTH_TOPIC
 from .security import LINK, Security, link_of
 
 PLUGIN = "mosquitto_acl_file.so"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from .die_with_parent import leashed
 from .interrupts import defer_interrupts
-from .leash import leashed
 
 STOP_TIMEOUT_S = 5.0  # both engines end within 0.1 s of SIGTERM; then SIGKILL
 LOG_NAME = "broker.log"

@@ -16,11 +16,11 @@ from typing import Self
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 
 from .embedded import embedded
-from .engine import LOOPBACK, Engine
 from .health import check_broker
 from .interrupts import defer_interrupts
 from .mosquitto import mosquitto
 from .process import Process
+from .program import LOOPBACK, Engine
 from .security import Security
 
 START_TIMEOUT_S = 15.0  # measured: 0.03 s; the rest is for a busy machine

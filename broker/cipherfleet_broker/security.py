@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from cipherfleet_node import topics
+from cipherfleet_node.core import topics
+from cipherfleet_node.core.messages import OPERATOR
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.messages import OPERATOR
-from cipherfleet_node.tls import client_context
+from cipherfleet_node.keys.tls import client_context
 
-from .engine import LOOPBACK, TLS_PORT
 from .health import HEALTH_TOPIC
+from .program import LOOPBACK, TLS_PORT
 
 __all__ = [
     "HEALTH",

@@ -17,7 +17,7 @@ def main() -> None:
     """Run the command line. It imports most libraries late, so their absence may show late."""
     listen()
     try:
-        from .cli import main as run_command_line  # noqa: PLC0415
+        from cipherfleet_deploy.cli.main import main as run_command_line
 
         run_command_line()
     except BaseException as error:
@@ -27,7 +27,7 @@ def main() -> None:
             _end("interrupted", EXIT_INTERRUPTED)
         if not isinstance(error, ModuleNotFoundError):
             raise
-        from cipherfleet_node.installation import missing_library  # noqa: PLC0415
+        from cipherfleet_node.installation import missing_library
 
         _end(missing_library(str(error.name)), EXIT_USAGE)
     finally:

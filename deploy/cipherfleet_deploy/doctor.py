@@ -18,15 +18,16 @@ import msgspec
 from cipherfleet_broker import check_broker, start_broker
 from cipherfleet_broker.mosquitto import find_mosquitto, mosquitto_version
 from cipherfleet_broker.running import parse_address
-from cipherfleet_node import doctor_broker, doctor_machine
-from cipherfleet_node.config import Broker, is_loopback
-from cipherfleet_node.document import read_document
+from cipherfleet_deploy.check.check import check_fleet
+from cipherfleet_node.doctor import broker as doctor_broker
+from cipherfleet_node.doctor import machine as doctor_machine
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_node.finding import Finding, failed, look
+from cipherfleet_node.findings import Finding, failed, look
 from cipherfleet_node.installation import install_command
-from cipherfleet_provisioning.fleet import Brokers
-
-from .check import check_fleet
+from cipherfleet_node.settings.node_yaml import is_loopback
+from cipherfleet_node.settings.sections import Broker
+from cipherfleet_node.settings.yaml_document import read_document
+from cipherfleet_provisioning.fleet.file import Brokers
 
 CHECK_S = 15.0
 START_S = 30.0  # an embedded broker on a busy machine
@@ -134,7 +135,7 @@ def _check_mosquitto() -> Iterator[Finding]:
 def check_docker() -> Iterator[Finding]:
     """Whether the engine that the environment names is there."""
     try:
-        import docker  # noqa: PLC0415
+        import docker
     except ImportError:
         yield Finding("skip", "docker", "no package docker", install_command())
         return

@@ -179,7 +179,7 @@ unpack() {
 }
 
 unit_of() {
-    "$opt/current/bin/python" -m cipherfleet_deploy.units "$1" "$DESTDIR/"
+    "$opt/current/bin/python" -m cipherfleet_deploy.cards.systemd_unit "$1" "$DESTDIR/"
 }
 
 # -- the service ----------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ unit_of() {
 # The version to run brings these scripts along: $opt/update.sh is always its own.
 scripts() {
     "$opt/current/bin/python" -c \
-        'from cipherfleet_deploy.units import devices_folder; print(devices_folder())'
+        'from cipherfleet_deploy.cards.systemd_unit import devices_folder; print(devices_folder())'
 }
 
 # Before anything is changed.

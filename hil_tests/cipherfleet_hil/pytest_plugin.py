@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # pytest loads this first of all
-    from .bench import Bench, Spec
-    from .targets import KeptTarget
+    from cipherfleet_hil.targets.bench_file import Bench, Spec
+    from cipherfleet_hil.targets.target import KeptTarget
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,9 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _bench(config: pytest.Config) -> Bench:
-    from cipherfleet_node.errors import ConfigError  # noqa: PLC0415
-
-    from .bench import bench_of  # noqa: PLC0415
+    from cipherfleet_hil.targets.bench_file import bench_of
+    from cipherfleet_node.errors import ConfigError
 
     try:
         return bench_of(config.getoption("--bench"))

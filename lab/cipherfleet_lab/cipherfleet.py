@@ -13,10 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from cipherfleet_node.config import Algorithm, resolution_of
-from cipherfleet_node.optimiser import attenuation_factor, mean_stepsize
-from cipherfleet_node.packing import HALF_WEIGHT_BITS
-from cipherfleet_provisioning.simulation import (
+from cipherfleet_analysis.simulation import (
     Chance,
     Generated,
     Links,
@@ -24,6 +21,9 @@ from cipherfleet_provisioning.simulation import (
     first_estimates,
     run,
 )
+from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
+from cipherfleet_node.settings.sections import Algorithm, resolution_of
 
 from .systems import Array, Log, Problem
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from cipherfleet_deploy.flags import AS_JSON, tell
+from cipherfleet_deploy.cli.options import AS_JSON, tell
 
 from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
-from .figures import MODULES
+from .figures import STUDIES
 
 MOST_NODES = 10_000_000
 
@@ -62,10 +62,10 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # many small products, none worth a thread
 
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .simulate import Options, show  # noqa: PLC0415
-    from .simulate import simulate as run_simulation  # noqa: PLC0415
+    from cipherfleet_lab.simulation.simulate import Options, show
+    from cipherfleet_lab.simulation.simulate import simulate as run_simulation
 
     if crypto == "on" and flags["engine"] != "core":
         raise click.UsageError("--crypto on needs --engine core: arrays are not encrypted")
@@ -82,10 +82,10 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
 )
 @click.option(
     "--only",
-    type=click.Choice([*MODULES]),
+    type=click.Choice([*STUDIES]),
     multiple=True,
     metavar="NAME",
-    help=f"this one alone; may be given again ({', '.join(MODULES)})",
+    help=f"this one alone; may be given again ({', '.join(STUDIES)})",
 )
 @click.option("--quick", is_flag=True, help="few seeds and rounds: a trial, no result")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="the first seed")
@@ -103,12 +103,12 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .figures.make import make  # noqa: PLC0415
-    from .figures.study import Effort  # noqa: PLC0415
+    from .figures.make import make
+    from .figures.study import Effort
 
-    names = [name for name in MODULES if not only or name in only]
+    names = [name for name in STUDIES if not only or name in only]
     with Console(stderr=True).status("") as status:
         told = make(out, names, Effort(quick, seed), status.update)
     tell(told, _show_figures, as_json=as_json)
@@ -165,9 +165,9 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from .attacks import command  # noqa: PLC0415
+    from .attacks import command
 
     off = [guard.removeprefix("off:") for guard in guards]
     options = command.Options(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]

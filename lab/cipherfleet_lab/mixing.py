@@ -22,7 +22,7 @@ class Mixing:
     def __init__(
         self, nodes: int, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], values: Array
     ) -> None:
-        from scipy.sparse import csr_matrix  # noqa: PLC0415
+        from scipy.sparse import csr_matrix
 
         sparse: Any = csr_matrix((values, (rows, columns)), shape=(nodes, nodes))
         self._matrix: Any = sparse.toarray() if nodes <= DENSE_NODES else sparse

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cipherfleet_deploy.cli import example
-from cipherfleet_node.config import Stepsize
-from cipherfleet_provisioning.topology import Topology, build_graph
+from cipherfleet_deploy.cli.main import example
+from cipherfleet_node.settings.sections import Stepsize
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.section import Topology
 
 from .systems import Array, Gradient, Problem
 

@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.config import Algorithm, Stepsize
-from cipherfleet_node.draws import Draws
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
 
 Array = npt.NDArray[np.float64]
 Seeds = Callable[[str, int], bytes]

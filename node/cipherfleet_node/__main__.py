@@ -18,12 +18,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS, NodeConfig
+
 from . import __version__
-from .config import NODE_FILE, SAFE_KEY_BITS, NodeConfig, load_node_config
 from .errors import AS_OWNER, CipherfleetError, ConfigError, one_line
 
 if TYPE_CHECKING:
-    from .keys import NodeKeys
+    from cipherfleet_node.keys.key_files import NodeKeys
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 EXIT_NOT_ENROLLED = 7  # of check-config: all is in order, and the operator has not named neighbours
@@ -113,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .daemon import run_node  # noqa: PLC0415  # the other commands start faster
+    from cipherfleet_node.runtime.daemon import run_node  # the other commands start faster
 
     _keep_to_ourselves()
     stopping, signalled = threading.Event(), 0
@@ -130,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _keygen(options: argparse.Namespace) -> int:
-    from .keys import KEYS_FOLDER, generate_keys, write_keys  # noqa: PLC0415
+    from cipherfleet_node.keys.key_files import KEYS_FOLDER, generate_keys, write_keys
 
     file = options.folder / NODE_FILE
     bits = options.bits or (
@@ -150,9 +152,9 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from .bundle import read_bundle  # noqa: PLC0415
-    from .enrolment import check_unenrolled, needs_enrolment  # noqa: PLC0415
-    from .selfcheck import check_exchanges  # noqa: PLC0415
+    from cipherfleet_node.runtime.bundle import read_bundle
+    from cipherfleet_node.runtime.enrolment import check_unenrolled, needs_enrolment
+    from cipherfleet_node.runtime.self_test import check_exchanges
 
     folder, config = options.folder, load_node_config(options.folder)
     if needs_enrolment(folder, config):
@@ -172,8 +174,8 @@ def _check_config(options: argparse.Namespace) -> int:
 
 def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
     """What check-config prints; without *keys* the node has made none yet."""
-    from .keys import seal_to_text  # noqa: PLC0415
-    from .objective import make_objective  # noqa: PLC0415
+    from cipherfleet_node.core.objective import make_objective
+    from cipherfleet_node.keys.key_files import seal_to_text
 
     return {
         "fleet": config.fleet,
@@ -190,7 +192,7 @@ def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
 
 
 def _show_state(options: argparse.Namespace) -> int:
-    from .daemon import node_summary  # noqa: PLC0415
+    from cipherfleet_node.runtime.daemon import node_summary
 
     load_node_config(options.folder)
     summary = node_summary(options.folder, with_estimate=options.estimate)
@@ -199,7 +201,7 @@ def _show_state(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from .doctor import examine, exit_code  # noqa: PLC0415
+    from cipherfleet_node.doctor.folder import examine, exit_code
 
     _keep_to_ourselves()
     findings = []
@@ -214,7 +216,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    from .health import complaint, read_beat  # noqa: PLC0415
+    from cipherfleet_node.runtime.heartbeat import complaint, read_beat
 
     problem = complaint(read_beat(options.folder), time.monotonic())
     print(f"{problem}; ask cipherfleet-node doctor" if problem else "healthy")

@@ -21,19 +21,10 @@ from typing import Any
 import msgspec
 import yaml
 
+from cipherfleet_broker.die_with_parent import leashed
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_broker.leash import leashed
-from cipherfleet_node.config import (
-    NODE_FILE,
-    Broker,
-    CsvSensor,
-    Neighbour,
-    NodeConfig,
-    Simulation,
-    checksum_of,
-)
 from cipherfleet_node.errors import CipherfleetError, ConfigError
-from cipherfleet_node.keys import (
+from cipherfleet_node.keys.key_files import (
     NEIGHBOURS_FOLDER,
     NodeKeys,
     PublicKeys,
@@ -43,9 +34,18 @@ from cipherfleet_node.keys import (
     write_keys,
     write_public,
 )
+from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of
+from cipherfleet_node.settings.sections import (
+    Broker,
+    CsvSensor,
+    Neighbour,
+    NodeConfig,
+    Simulation,
+)
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.fleet.members import Member
 
 from .certificates import Certified, write_client
-from .fleet import Fleet, Member
 from .prime_worker import Primes, read_primes
 
 READINGS_FILE = "readings.csv"

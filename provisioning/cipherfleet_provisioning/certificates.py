@@ -31,12 +31,11 @@ from cipherfleet_broker.security import (
     Security,
     fleet_access,
 )
-from cipherfleet_node.config import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
+from cipherfleet_node.core.messages import OPERATOR
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import read_signing_key, write_private
-from cipherfleet_node.messages import OPERATOR
-
-from .fleet import Fleet
+from cipherfleet_node.keys.key_files import read_signing_key, write_private
+from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
+from cipherfleet_provisioning.fleet.fleet import Fleet
 
 RESTORE = "restore it from a copy: only its owner has it"
 AUTHORITY, BROKER, WATCHER_STEM = "ca", "broker", "watcher"  # names of files

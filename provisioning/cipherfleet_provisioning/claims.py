@@ -10,11 +10,11 @@ import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from cipherfleet_node import topics, wire
-from cipherfleet_node.enrolment import token_proof
+from cipherfleet_node.core import topics, wire
+from cipherfleet_node.core.messages import Claim
+from cipherfleet_node.core.paillier import faults_of_modulus
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.messages import Claim
-from cipherfleet_node.paillier import faults_of_modulus
+from cipherfleet_node.runtime.enrolment import token_proof
 
 from .certificates import Certified, certify_client, requested_key
 from .ledger import Entry, Halves, Ledger

@@ -16,13 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from gmpy2 import mpz
 from msgspec import Meta
 
-from cipherfleet_node.config import Broker, Crypto, ExchangeName
+from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys import PublicKeys
-from cipherfleet_node.paillier import PublicKey
-
-from .fleet import Fleet
-from .topology import Graph, Topology, TopologyError, build_graph
+from cipherfleet_node.keys.key_files import PublicKeys
+from cipherfleet_node.settings.sections import Broker, Crypto, ExchangeName
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.section import Topology, TopologyError
 
 LEDGER_FILE = "ledger.json"
 LEDGER_VERSION = 1

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cipherfleet_node import wire
-from cipherfleet_node.messages import OPERATOR, Health, Member, Membership
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import OPERATOR, Health, Member, Membership
+from cipherfleet_provisioning.topology.graph import Graph
 
 from .ledger import Halves, Ledger
-from .topology import Graph
 
 FASTEST_ROUND_S = 0.02
 HEALTH_EVERY_S = 5.0  # how old a node's word on its round may be

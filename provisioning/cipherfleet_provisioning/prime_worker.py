@@ -7,8 +7,8 @@ import sys
 import msgspec
 from gmpy2 import mpz
 
-from cipherfleet_node.keys import generate_keys
-from cipherfleet_node.primes import FactoredPrime
+from cipherfleet_node.keys.key_files import generate_keys
+from cipherfleet_node.keys.primes import FactoredPrime
 
 Primes = tuple[FactoredPrime, FactoredPrime]
 

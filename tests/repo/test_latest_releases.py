@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from latest_releases import Report, blame, failed_in, lines_of
-from lock_dependencies import Change
+from tests.tools.latest_releases import Report, blame, failed_in, lines_of
+from tests.tools.lock_dependencies import Change
 
 YAML, MSGSPEC = Change("pyyaml", "6.0.3", "6.0.4"), Change("msgspec", "0.21", "0.22")
 

@@ -42,13 +42,14 @@ from msgspec import Meta
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_deploy.doctor import wanted_packages
-from cipherfleet_hil import programs
-from cipherfleet_hil.inline_svg import COLOURS, blank, inline, page_look, tip
-from cipherfleet_node.document import parse_document
+from cipherfleet_hil.report.inline_svg import COLOURS, blank, inline, page_look, tip
+from cipherfleet_hil.targets import payload as programs
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import fit
-from cipherfleet_node.mqtt import read_for
-from cipherfleet_provisioning.topology import Topology, build_graph
+from cipherfleet_node.runtime.mqtt import read_for
+from cipherfleet_node.settings.type_errors import fit
+from cipherfleet_node.settings.yaml_document import parse_document
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.section import Topology
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -106,7 +107,7 @@ def test_yaml_without_its_c_library_gives_the_same_data_places_and_refusals() ->
 import sys
 sys.modules["yaml._yaml"] = None
 from pathlib import Path
-from cipherfleet_node.document import _Loader, parse_document
+from cipherfleet_node.settings.yaml_document import _Loader, parse_document
 from cipherfleet_node.errors import ConfigError
 import yaml
 assert issubclass(_Loader, yaml.SafeLoader), _Loader.__mro__

@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from lock_dependencies import (
+from tests.tools.lock_dependencies import (
     CONSTRAINTS,
     LISTS,
     LOCKED,

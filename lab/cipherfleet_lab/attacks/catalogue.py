@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from .common_factor import common_factor, divisor
 from .eavesdropper import eavesdropper, key_holder, observer
-from .finding import Finding
 from .leakage import leakage_of_round, leakage_of_several, leakage_of_telescoped, leakage_of_truth
 from .neighbours import direction, triangulation, triangulation_by_two
 from .randomness import randomness_of_answers
+from .result import Finding
 from .subjects import Case
 from .telescoping import one_round, telescoping, telescoping_but_one
 from .wiretap import wiretap

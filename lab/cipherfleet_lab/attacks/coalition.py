@@ -14,10 +14,10 @@ import numpy as np
 
 from cipherfleet_lab.cipherfleet import MEAN_HALF_WEIGHT
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.exchange import metropolis
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.core.exchange import metropolis
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 
-from .wire import Reading, mean_steps
+from .transcripts import Reading, mean_steps
 
 DEVIATION = 0.5 / np.sqrt(12.0)  # of a half weight
 _SINGULAR = 1e-6  # singular values below this share of the largest are rounding

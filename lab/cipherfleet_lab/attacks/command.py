@@ -14,8 +14,8 @@ from rich.progress import track
 from cipherfleet_lab.problems import five_nodes
 
 from .catalogue import ATTACKS
-from .finding import Finding, percent
 from .names import GraphName, Guard
+from .result import Finding, percent
 from .subjects import GRAPHS, SUBJECTS, Case
 from .table import QUICK_TRIALS, ROWS, TRIALS, AttackTable, Row, attack_table, plot_table
 

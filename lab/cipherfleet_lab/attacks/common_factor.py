@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from .edge import HALF_WEIGHTS, Seen, trials_of
-from .finding import Finding
+from .one_exchange import HALF_WEIGHTS, Seen, trials_of
+from .result import Finding
 from .subjects import Case
 
 DIMENSION = 4

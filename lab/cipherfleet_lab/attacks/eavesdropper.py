@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .finding import Finding, error_by_round, relative_error
+from .result import Finding, error_by_round, relative_error
 from .subjects import SETTLED, Case
 
 HEARD = 50  # rounds over which what is heard is averaged

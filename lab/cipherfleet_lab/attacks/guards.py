@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from cipherfleet_node.draws import Draws, FloatVector
+from cipherfleet_node.core.randomness import Draws, FloatVector
 
 from .names import GUARDS, Guard
 

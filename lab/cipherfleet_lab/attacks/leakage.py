@@ -18,9 +18,9 @@ import numpy as np
 
 from cipherfleet_lab.problems import FIVE_EDGES, SQUARED, Edges, Loss, Readings, regression
 from cipherfleet_lab.systems import Array, Problem
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 
-from .finding import Finding, relative_error
+from .result import Finding, relative_error
 from .subjects import SETTLED, Case
 from .telescoping import averaged
 
@@ -119,7 +119,7 @@ def matching(
     gradients: Array, estimates: Array, count: int, seed: int, loss: Loss = SQUARED
 ) -> tuple[Array, Array]:
     """Features, shape (count, f), and targets that explain *gradients* at *estimates*, (K, d)."""
-    from scipy.optimize import minimize  # noqa: PLC0415 - slow to import
+    from scipy.optimize import minimize
 
     chance, width = np.random.default_rng(seed), gradients.shape[1]
 

@@ -21,7 +21,7 @@ from .coalition import (
     opened_difference,
     unit_of_sums,
 )
-from .finding import Finding, error_by_round, relative_error
+from .result import Finding, error_by_round, relative_error
 from .subjects import SETTLED, Case
 
 STANDING = 50  # rounds of many

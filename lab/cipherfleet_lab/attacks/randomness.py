@@ -8,11 +8,11 @@ from __future__ import annotations
 import gmpy2
 from gmpy2 import mpz
 
-from cipherfleet_node.paillier import PrivateKey
+from cipherfleet_node.core.paillier import PrivateKey
 
 from .common_factor import on_answers
-from .edge import HALF_WEIGHTS, Seen
-from .finding import Finding
+from .one_exchange import HALF_WEIGHTS, Seen
+from .result import Finding
 from .subjects import Case
 
 

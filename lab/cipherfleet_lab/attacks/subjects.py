@@ -27,13 +27,13 @@ from cipherfleet_lab.problems import (
     five_nodes,
 )
 from cipherfleet_lab.systems import Log, Problem, System
-from cipherfleet_node.config import Algorithm, Attenuation, Stepsize
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 from . import coalition as seen_by
-from .edge import HALF_WEIGHTS, TOY_BITS, Kind
 from .guards import told
 from .names import GraphName, Guard
-from .wire import Reading, of_descent, of_push_sum, of_ring, of_tracking
+from .one_exchange import HALF_WEIGHTS, TOY_BITS, Kind
+from .transcripts import Reading, of_descent, of_push_sum, of_ring, of_tracking
 
 Off = Collection[Guard]
 GRAPHS: Mapping[GraphName, Edges] = {

@@ -10,8 +10,8 @@ from typing import Any
 from cipherfleet_lab.problems import FIVE_EDGES, Edges, five_nodes
 
 from .catalogue import ATTACKS, Attack
-from .finding import Finding, Verdict
 from .names import Guard
+from .result import Finding, Verdict
 from .subjects import SUBJECTS, Case
 
 TRIALS = 20
@@ -116,7 +116,7 @@ def _of(case: Case) -> Iterator[Finding]:
 
 def plot_table(table: AttackTable, file: Path) -> None:
     """Who leaks what, into *file*."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  # 0.4 s that --help must not wait for
+    from matplotlib.figure import Figure  # 0.4 s that --help must not wait for
 
     figure = Figure(figsize=figure_size(table), layout="constrained")
     draw_table(figure, table)
@@ -130,8 +130,8 @@ def figure_size(table: AttackTable) -> tuple[float, float]:
 
 def draw_table(figure: Any, table: AttackTable) -> None:
     """A cell for each system and attack, in the colour of its verdict, on a matplotlib figure."""
-    from matplotlib.patches import Patch, PathPatch  # noqa: PLC0415
-    from matplotlib.path import Path as Outline  # noqa: PLC0415
+    from matplotlib.patches import Patch, PathPatch
+    from matplotlib.path import Path as Outline
 
     axes = figure.subplots()
     squares: dict[str, list[Any]] = {}  # of one colour, drawn as one shape: small files

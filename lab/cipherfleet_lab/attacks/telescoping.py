@@ -12,7 +12,7 @@ import numpy as np
 
 from cipherfleet_lab.systems import Array, Log
 
-from .finding import Finding, percent, relative_error
+from .result import Finding, percent, relative_error
 from .subjects import SETTLED, Case
 
 _SAW = "what all its neighbours received"

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 import gmpy2
 from gmpy2 import mpz
 
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, Layout
+from cipherfleet_node.core.paillier import PublicKey
+from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.errors import RemoteProtocolError
-from cipherfleet_node.packing import HALF_WEIGHT_BITS, Layout
-from cipherfleet_node.paillier import PublicKey
-from cipherfleet_node.quantiser import VALUE_BITS
 
 from .common_factor import DIMENSION
-from .edge import HALF_WEIGHTS, NEIGHBOURS, ask
-from .finding import Finding
+from .one_exchange import HALF_WEIGHTS, NEIGHBOURS, ask
+from .result import Finding
 from .subjects import Case
 
 

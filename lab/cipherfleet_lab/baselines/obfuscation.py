@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cipherfleet_lab.mixing import metropolis
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 
 from .trail import Trail, mean_stepsizes, streams
 

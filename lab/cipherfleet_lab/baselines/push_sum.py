@@ -16,7 +16,7 @@ import numpy as np
 
 from cipherfleet_lab.mixing import equal_shares
 from cipherfleet_lab.systems import Log, Problem
-from cipherfleet_node.config import Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 
 from .trail import Trail, mean_stepsizes, streams
 

@@ -17,8 +17,8 @@ import numpy as np
 from gmpy2 import mpz, powmod
 
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.config import Stepsize
-from cipherfleet_node.paillier import PrivateKey, PublicKey, encrypt
+from cipherfleet_node.core.paillier import PrivateKey, PublicKey, encrypt
+from cipherfleet_node.settings.sections import Stepsize
 
 from .trail import Trail, mean_stepsizes, streams
 

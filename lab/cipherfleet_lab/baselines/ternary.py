@@ -13,8 +13,8 @@ import numpy as np
 
 from cipherfleet_lab.mixing import metropolis
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.config import Attenuation, Stepsize
-from cipherfleet_node.optimiser import attenuation_factor
+from cipherfleet_node.core.optimiser import attenuation_factor
+from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .trail import Trail, mean_stepsizes, streams
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.config import Stepsize
-from cipherfleet_node.optimiser import mean_stepsize
+from cipherfleet_node.core.optimiser import mean_stepsize
+from cipherfleet_node.settings.sections import Stepsize
 
 
 def streams(seed: int) -> tuple[np.random.Generator, np.random.Generator]:

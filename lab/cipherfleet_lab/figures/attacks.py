@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cipherfleet_lab.attacks.finding import percent
+from cipherfleet_lab.attacks.result import percent
 from cipherfleet_lab.attacks.table import (
     QUICK_TRIALS,
     SIGNS,

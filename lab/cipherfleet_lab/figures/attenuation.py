@@ -12,11 +12,11 @@ from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import GradientTracking
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_lab.systems import Array, System
-from cipherfleet_node.config import Stepsize
-from cipherfleet_provisioning.topology import Topology
+from cipherfleet_node.settings.sections import Stepsize
+from cipherfleet_provisioning.topology.section import Topology
 
 from .drawing import line_with_band, look, powers_of_two, shown_rounds
-from .runs import ARTICLES, FINE, NONE, Schedule, at_the_end, fleet, over_rounds
+from .seeds import ARTICLES, FINE, NONE, Schedule, at_the_end, fleet, over_rounds
 from .study import Effort, Result, Study, Table
 
 ROUNDS, SEEDS = 1000, 10

@@ -11,11 +11,11 @@ from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import Consensus
 from cipherfleet_lab.measures import mean_squared_error
 from cipherfleet_lab.systems import Array, Log, Problem
-from cipherfleet_node.config import Stepsize
-from cipherfleet_provisioning.topology import Topology
+from cipherfleet_node.settings.sections import Stepsize
+from cipherfleet_provisioning.topology.section import Topology
 
 from .drawing import look
-from .runs import FINE, fleet
+from .seeds import FINE, fleet
 from .study import Effort, Result, Study, Table
 
 NODES, ROUNDS, SEEDS = 50, 1500, 5

@@ -79,8 +79,8 @@ def legend_below(figure: Any, axes: Any, columns: int) -> None:
 
 def svg_of(draw: Any, size: tuple[float, float], command: str) -> bytes:
     """The figure of *draw*, signed with its command; the same bytes for the same numbers."""
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     with mpl.rc_context(SETTINGS):
         width, height = size

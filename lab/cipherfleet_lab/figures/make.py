@@ -12,7 +12,7 @@ import numpy as np
 
 from cipherfleet_node.errors import ConfigError
 
-from . import MODULES, study_of
+from . import STUDIES, study_of
 from .pages import write_index, write_study
 from .study import Effort
 
@@ -34,7 +34,7 @@ def make(out: Path, names: Sequence[str], effort: Effort, progress: Progress) ->
             result = study.run(effort)
             told["files"] += write_study(out, study, result, _command(out, name, effort))
             told["figures"][name] = {"finding": result.finding, **_plain(result.numbers)}
-        told["files"].append(write_index(out, [study_of(name) for name in MODULES], _into(out)))
+        told["files"].append(write_index(out, [study_of(name) for name in STUDIES], _into(out)))
     except OSError as error:
         raise ConfigError(
             f"{error.filename or out}: cannot be written ({error.strerror}); give --out a folder "

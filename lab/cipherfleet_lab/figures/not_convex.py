@@ -5,7 +5,7 @@ from __future__ import annotations
 from cipherfleet_lab import problems
 from cipherfleet_lab.measures import stationarity
 
-from .exact_and_drawn import ATTENUATED, MINIBATCH, SIZE, STEPSIZE, compare
+from .gradient_panels import ATTENUATED, MINIBATCH, SIZE, STEPSIZE, compare
 from .study import Effort, Result, Study, Table
 
 LEAST_SHOWN = 1e-6  # of what goes on to the rounding of sums

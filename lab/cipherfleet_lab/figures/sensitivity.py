@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from cipherfleet_lab import problems
 from cipherfleet_lab.measures import relative_error
-from cipherfleet_node.config import Attenuation, Stepsize
+from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .drawing import look
-from .runs import ARTICLES, NONE, Schedule, at_the_end, fleet
+from .seeds import ARTICLES, NONE, Schedule, at_the_end, fleet
 from .study import Effort, Result, Study, Table
 
 ROUNDS, SEEDS = 1000, 5

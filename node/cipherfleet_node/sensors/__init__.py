@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import assert_never
 
-from cipherfleet_node.config import (
+from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
     HwmonSensor,

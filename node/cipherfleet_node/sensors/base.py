@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.samples import Sample
 
 Limits = Mapping[str, tuple[float, float]]  # field -> lowest and highest plausible value
 

@@ -14,9 +14,9 @@ from typing import IO
 
 import msgspec
 
-from cipherfleet_node.config import CommandSensor
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.settings.sections import CommandSensor
 
 from .base import check_plausible, listed
 

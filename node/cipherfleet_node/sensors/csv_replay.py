@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from cipherfleet_node.config import CsvSensor
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.settings.sections import CsvSensor
 
 from .csv_table import CsvTable
 

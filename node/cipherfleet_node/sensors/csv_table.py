@@ -12,9 +12,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.fitting import may_be_secret
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.settings.type_errors import may_be_secret
 
 from .base import Limits, check_fields, listed, outside, within
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from cipherfleet_node.config import HwmonSensor
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.settings.sections import HwmonSensor
 
 from .base import check_fields, check_plausible, listed
 from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from random import Random
 
-from cipherfleet_node.config import SyntheticSensor
-from cipherfleet_node.samples import Sample
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.settings.sections import SyntheticSensor
 
 from .base import check_fields, check_plausible
 

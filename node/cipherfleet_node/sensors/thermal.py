@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from cipherfleet_node.config import (
+from cipherfleet_node.core.messages import DEGREES
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
     HwmonSensor,
@@ -13,9 +16,6 @@ from cipherfleet_node.config import (
     SyntheticSensor,
     ThermalSensor,
 )
-from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.messages import DEGREES
-from cipherfleet_node.samples import Sample
 
 from .base import check_fields, check_plausible
 from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word

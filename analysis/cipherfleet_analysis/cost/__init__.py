@@ -1,0 +1,1 @@
+"""What a fleet costs: bytes and time per round."""

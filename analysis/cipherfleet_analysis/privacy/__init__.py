@@ -1,0 +1,1 @@
+"""Privacy audit of a fleet: who learns what, with findings."""

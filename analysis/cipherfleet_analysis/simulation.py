@@ -1,0 +1,330 @@
+"""The plain iteration over arrays: where a fleet would be after its rounds, in a second or two.
+
+Nothing is encrypted. Same mathematics as the fleet's (ALGORITHM section 2), dither included; all
+nodes of a round at once. With the fleet's own draws it gives the fleet's own estimates, to the
+rounding of sums: checked by test_the_simulation_equals_the_reference_for_the_same_draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cipherfleet_node.core.exchange import UNIT, metropolis
+from cipherfleet_node.core.objective import Average, Mean, Objective, Regression
+from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.core.quantiser import START_NOISE
+from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.settings import sections
+from cipherfleet_node.settings.sections import Algorithm, Stepsize, resolution_of
+from cipherfleet_provisioning.topology.graph import Graph
+
+Array = npt.NDArray[np.float64]
+Places = npt.NDArray[np.intp]
+QUADRATIC = frozenset({"average", "mean", "least_squares", "ridge"})  # their kinds
+BLOCK = 1 << 15  # links that are worked on at a time
+
+
+# -- chance -------------------------------------------------------------------------------------
+
+
+class Chance(Protocol):
+    """All random choices of all nodes; *shape* is (n, d), links are ordered pairs (i, j)."""
+
+    def start(self, shape: tuple[int, int]) -> Array:
+        """Uniform on [0, 1)."""
+
+    def rounding(self, k: int, shape: tuple[int, int]) -> Array:
+        """Uniform on [0, 1)."""
+
+    def half_weights(self, k: int, links: int) -> Array:
+        """H_ij of every link, odd numbers of HALF_WEIGHT_BITS bits."""
+
+    def node_half_weights(self, k: int, nodes: int) -> Array:
+        """H_i of every node, for the sealed exchange."""
+
+    def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
+        """e_ji of *links* (i, j), shape (their number, d), on the *weights* H_ji integers about 0.
+
+        Asked for block by block, in order.
+        """
+
+    def steps(self, k: int, stepsize: Stepsize, shape: tuple[int, int]) -> Array:
+        """The entries of every Lambda_i over their mean."""
+
+    def gradient(self, k: int, node: int) -> Draws:
+        """What a stochastic gradient of *node* is drawn from."""
+
+
+class Generated:
+    """Chance from one seed, drawn for all nodes at once."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._chance = seed, np.random.default_rng(seed)
+
+    def start(self, shape: tuple[int, int]) -> Array:
+        """Uniform."""
+        return self._chance.random(shape)
+
+    def rounding(self, k: int, shape: tuple[int, int]) -> Array:
+        """Uniform."""
+        del k
+        return self._chance.random(shape)
+
+    def half_weights(self, k: int, links: int) -> Array:
+        """Odd, of exactly HALF_WEIGHT_BITS bits."""
+        del k
+        choices = self._chance.integers(1 << (HALF_WEIGHT_BITS - 2), size=links)
+        weights: Array = np.asarray(choices, np.float64) * 2.0 + ((1 << (HALF_WEIGHT_BITS - 1)) + 1)
+        return weights
+
+    def node_half_weights(self, k: int, nodes: int) -> Array:
+        """As half_weights."""
+        return self.half_weights(k, nodes)
+
+    def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
+        """Uniform on the weights' integers."""
+        del k, links
+        column = weights[:, None]
+        below = np.floor(self._chance.random((len(weights), dimension)) * column)
+        result: Array = below - (column - 1.0) / 2.0
+        return result
+
+    def steps(self, k: int, stepsize: Stepsize, shape: tuple[int, int]) -> Array:
+        """The law's factors, of mean one."""
+        del k
+        deviation = stepsize.spread / math.sqrt(3.0)
+        if stepsize.law == "uniform":
+            return 1.0 + stepsize.spread * (2.0 * self._chance.random(shape) - 1.0)
+        if stepsize.law == "normal":
+            return 1.0 + deviation * self._chance.standard_normal(shape)
+        sigma = math.sqrt(math.log1p(deviation**2))
+        factors: Array = np.exp(sigma * self._chance.standard_normal(shape) - sigma**2 / 2.0)
+        return factors
+
+    def gradient(self, k: int, node: int) -> Draws:
+        """A seed for every node and round."""
+        return Draws(hashlib.sha256(f"{self._seed} {node} {k}".encode()).digest())
+
+
+# -- gradients ----------------------------------------------------------------------------------
+
+
+class Gradients(Protocol):
+    """The gradients of all nodes at once."""
+
+    def at(self, x: Array, k: int, chance: Chance) -> Array:
+        """g_i(x_i) of every node, shape (n, d)."""
+
+
+class Linear:
+    """H_i x + b_i: full-window gradients of quadratic objectives."""
+
+    def __init__(self, hessians: Array, offsets: Array) -> None:
+        self.hessians, self.offsets = hessians, offsets
+
+    def at(self, x: Array, k: int, chance: Chance) -> Array:
+        """One product for all nodes."""
+        del k, chance
+        result: Array = np.matmul(self.hessians, x[:, :, None])[:, :, 0] + self.offsets
+        return result
+
+
+class OneByOne:
+    """Whatever the objectives say, node by node."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self._objectives = objectives
+
+    def at(self, x: Array, k: int, chance: Chance) -> Array:
+        """A call for each node."""
+        return np.array(
+            [
+                objective.gradient(own, chance.gradient(k, node))
+                for node, (objective, own) in enumerate(zip(self._objectives, x, strict=True))
+            ]
+        )
+
+
+def gradients_of(objectives: Sequence[Objective], section: sections.Objective) -> Gradients:
+    """The quickest way to the gradients of *objectives*, which *section* describes."""
+    if section.kind not in QUADRATIC or section.minibatch is not None:
+        return OneByOne(objectives)
+    zero, nothing = np.zeros(objectives[0].dimension), Draws(bytes(SEED_BYTES))
+    offsets = np.array([objective.gradient(zero, nothing) for objective in objectives])
+    return Linear(np.array([_hessian(objective, zero) for objective in objectives]), offsets)
+
+
+def _hessian(objective: Objective, x: Array) -> Array:
+    if isinstance(objective, Mean | Regression) and not isinstance(objective, Average):
+        return objective.hessian(x)
+    return np.zeros((x.size, x.size))  # of an average: nothing pulls
+
+
+# -- rounds -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """The estimates after the last round, shape (n, d), and the largest entry ever reached."""
+
+    estimates: Array
+    largest: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of all nodes; arrays are (n, d), but for `opened`, which has a row per link."""
+
+    estimates: Array  # after it
+    gradients: Array
+    couplings: Array  # c_i, in the objective's units
+    sums: Array  # what i decrypts: whole numbers, see Links.exchange
+    opened: Array | None  # H_ji (q_j - q_i) + e_ji of every link: whole numbers
+
+
+def simulate(
+    graph: Graph,
+    starts: Array,
+    gradients: Gradients,
+    algorithm: Algorithm,
+    rounds: int,
+    chance: Chance,
+    *,
+    sealed: bool,
+) -> Simulated:
+    """Run *rounds* rounds from *starts*, shape (n, d), nodes in the graph's order.
+
+    Estimates that leave the range of numbers end as infinite or NaN, without a warning.
+    """
+    x = first_estimates(starts, algorithm, chance)
+    largest = float(np.abs(x).max())
+    running = run(Links.of(graph), x, gradients, algorithm, chance, sealed=sealed)
+    for passed in islice(running, rounds):
+        x = passed.estimates
+        reached = float(np.abs(x).max())
+        if not math.isfinite(reached):
+            return Simulated(x, math.inf)
+        largest = max(largest, reached)
+    return Simulated(x, largest)
+
+
+def first_estimates(starts: Array, algorithm: Algorithm, chance: Chance) -> Array:
+    """*starts*, random at the scale of the resolution, shape (n, d)."""
+    noise = 2.0 * chance.start(starts.shape) - 1.0
+    result: Array = starts + resolution_of(algorithm) * START_NOISE * noise
+    return result
+
+
+def run(
+    links: Links,
+    x: Array,
+    gradients: Gradients,
+    algorithm: Algorithm,
+    chance: Chance,
+    *,
+    sealed: bool,
+    opened: bool = False,
+) -> Iterator[Round]:
+    """Round after round from *x*, without end; each is worked out when it is asked for.
+
+    Every neighbour answers in every round. *opened* keeps every single answer, which takes memory.
+    """
+    resolution = resolution_of(algorithm)
+    for k in count():
+        with np.errstate(all="ignore"):
+            quantised = np.floor(x / resolution + chance.rounding(k, x.shape))
+            answers = np.empty((len(links.askers), x.shape[1])) if opened else None
+            couplings, sums = links.exchange(quantised, k, chance, sealed=sealed, answers=answers)
+            couplings *= resolution
+            gradient = gradients.at(x, k, chance)
+            steps = mean_stepsize(algorithm.stepsize, k) * chance.steps(
+                k, algorithm.stepsize, x.shape
+            )
+            x = x + attenuation_factor(algorithm.attenuation, k) * couplings - steps * gradient
+        yield Round(x, gradient, couplings, sums, answers)
+
+
+@dataclass(frozen=True)
+class Links:
+    """The ordered pairs (i, j) of neighbours, sorted: i asks, j answers."""
+
+    askers: Places
+    answerers: Places
+    back: Places  # the place of (j, i)
+    metropolis: Array  # M_ij
+    first: Places  # of every asker's links
+
+    @classmethod
+    def of(cls, graph: Graph) -> Links:
+        """The links of *graph*, nodes by their places in it."""
+        place = {node: index for index, node in enumerate(graph.ids)}
+        return cls.between(np.array([(place[a], place[b]) for a, b in graph.edges]), len(place))
+
+    @classmethod
+    def between(cls, edges: npt.NDArray[np.integer[Any]], nodes: int) -> Links:
+        """The links of undirected *edges*, shape (m, 2), each once; every node has one at least."""
+        ends = edges.astype(np.intp)
+        order = np.sort(np.concatenate([ends @ (nodes, 1), ends @ (1, nodes)]))
+        askers, answerers = np.divmod(order, nodes)
+        del order
+        degrees = np.bincount(askers, minlength=nodes)
+        # metropolis() of all pairs of degrees that there may be
+        kinds = range(int(degrees.max()) + 1)
+        table = np.array([[float(metropolis(a, b)) for b in kinds] for a in kinds])
+        factors = table[degrees[askers], degrees[answerers]]
+        back = np.lexsort((askers, answerers))
+        first = np.concatenate([[0], np.cumsum(degrees)[:-1]])
+        return cls(askers, answerers, back, factors, first)
+
+    @property
+    def factors(self) -> Array:
+        """m_ij."""
+        return self.metropolis / 2.0**METROPOLIS_BITS
+
+    def exchange(
+        self, q: Array, k: int, chance: Chance, *, sealed: bool, answers: Array | None = None
+    ) -> tuple[Array, Array]:
+        """c_i of every node, in resolutions, and what i decrypts; *q* counts resolutions.
+
+        The latter is sum_j M_ij H_ij answer_ij, or sealed sum_j M_ij answer_ij. All are (n, d).
+        Every answer_ij = H_ji (q_j - q_i) + e_ji is written to *answers*, if given.
+        """
+        if sealed:
+            own = chance.node_half_weights(k, len(q))
+            answering, exponents = np.take(own, self.answerers), self.metropolis
+        else:
+            own = np.ones(len(q))
+            asking = chance.half_weights(k, len(self.askers))
+            answering, exponents = np.take(asking, self.back), self.metropolis * asking
+        sums = np.empty_like(q)
+        for nodes, links in self._blocks():
+            weights = answering[links]
+            # take: several times as fast as an index, for rows as short as these
+            theirs = np.take(q, self.answerers[links], axis=0)
+            theirs -= np.take(q, self.askers[links], axis=0)
+            theirs *= weights[:, None]
+            theirs += chance.dither(k, links, weights, q.shape[1])
+            if answers is not None:
+                answers[links] = theirs
+            theirs *= exponents[links, None]
+            first = self.first[nodes] - links.start
+            np.add.reduceat(theirs, first, axis=0, out=sums[nodes])
+        return UNIT * own[:, None] * sums, sums
+
+    def _blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Some nodes at a time and their links: what is worked on stays in the cache."""
+        nodes, links = len(self.first), len(self.askers)
+        step = max(1, BLOCK * nodes // links)
+        for start in range(0, nodes, step):
+            stop = min(start + step, nodes)
+            last = links if stop == nodes else int(self.first[stop])
+            yield slice(start, stop), slice(int(self.first[start]), last)

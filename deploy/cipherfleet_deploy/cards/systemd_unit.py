@@ -1,0 +1,126 @@
+"""The systemd unit of a node, generated from its settings: what its sensor needs, and no more.
+
+On a device, `python -m cipherfleet_deploy.cards.systemd_unit FOLDER` prints the unit of the node in
+FOLDER. It imports what a device carries, and nothing of the operator's.
+"""
+
+from __future__ import annotations
+
+import grp
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import (
+    CommandSensor,
+    CsvSensor,
+    HwmonSensor,
+    NodeConfig,
+    Sensor,
+    SyntheticSensor,
+    ThermalSensor,
+)
+
+UNIT_FILE = "cipherfleet-node.service"
+PROGRAM = Path("/opt/cipherfleet/current/bin/cipherfleet-node")
+STATES = Path("/var/lib/cipherfleet")
+CREDENTIALS = Path("/etc/cipherfleet")
+# What an operator made and a node never changes in place: systemd hands it over. The token and keys
+# made on the device are the node's own, and stay in its folder.
+CREDENTIAL_FILES = ("paillier.json", "identity.pem", "seal.pem", "node.key")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things lie on the device."""
+
+    program: Path = PROGRAM
+    states: Path = STATES
+    credentials: Path = CREDENTIALS
+
+
+def unit_of(
+    config: NodeConfig,
+    credentials: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    place: Place | None = None,
+) -> str:
+    """The unit of the node of *config*.
+
+    *credentials* are those of CREDENTIAL_FILES that lie in /etc/cipherfleet/<node>, *groups* those
+    that may open the sensor's devices.
+    """
+    place = place or Place()
+    devices = devices_of(config.sensor)
+    lines = {
+        "NODE": config.node,
+        "FLEET": config.fleet,
+        "PROGRAM": str(place.program),
+        "FOLDER": str(place.states / config.node),
+        "CREDENTIALS": "\n".join(
+            f"LoadCredential={name}:{place.credentials / config.node / name}"
+            for name in credentials
+        ),
+        "DEVICES": "\n".join(_device_lines(devices, groups)),
+    }
+    template = (devices_folder() / UNIT_FILE).read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda found: lines[found[1]], template)
+
+
+def devices_of(sensor: Sensor) -> list[str]:
+    """The device nodes that *sensor* opens. A sensor on a bus names its own here."""
+    match sensor:
+        case CsvSensor() | SyntheticSensor():
+            return []
+        case ThermalSensor() | HwmonSensor():
+            return []  # they read /sys
+        case CommandSensor():
+            return sensor.devices
+        case _:
+            assert_never(sensor)
+
+
+def _device_lines(devices: Sequence[str], groups: Sequence[str]) -> list[str]:
+    if not devices:
+        # Only without devices: it would hide them, and users of its own have no groups.
+        return ["DevicePolicy=closed", "PrivateDevices=yes", "PrivateUsers=yes"]
+    lines = ["DevicePolicy=closed", *(f"DeviceAllow={device} rw" for device in devices)]
+    if groups:
+        lines.append(f"SupplementaryGroups={' '.join(groups)}")
+    return lines
+
+
+def groups_of(devices: Sequence[str]) -> list[str]:
+    """The groups of *devices* on this machine; a device that is not plugged in has none yet."""
+    found = {Path(device).stat().st_gid for device in devices if Path(device).exists()}
+    return sorted(grp.getgrgid(number).gr_name for number in found - {0})
+
+
+def devices_folder() -> Path:
+    """The folder of scripts and templates: inside an installed wheel, or beside the source."""
+    package = Path(__file__).parents[1]
+    installed = package / "devices"
+    return installed if installed.is_dir() else package.parent / "devices"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the unit of the node in a folder; a prefix may stand before /etc, for trials."""
+    folder, root = arguments[0], Path(arguments[1] if arguments[1:] else "/")
+    try:
+        config = load_node_config(Path(folder))
+    except CipherfleetError as error:
+        sys.stderr.write(f"cipherfleet: {error}\n")
+        return error.exit_code
+    kept = root / CREDENTIALS.relative_to("/") / config.node
+    given = [name for name in CREDENTIAL_FILES if (kept / name).is_file()]
+    sys.stdout.write(unit_of(config, given, groups_of(devices_of(config.sensor))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

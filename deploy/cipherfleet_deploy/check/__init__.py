@@ -1,0 +1,1 @@
+"""`cipherfleet check`: findings and forecast of a fleet, before it runs."""

@@ -1,0 +1,1 @@
+"""The command line `cipherfleet`: commands, options, error texts."""

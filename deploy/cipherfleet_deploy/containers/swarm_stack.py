@@ -1,0 +1,182 @@
+"""The same containers as a stack for Docker Swarm: services on several hosts, one network.
+
+No host has the folders of another, so each container brings its own: packed, as a secret that Swarm
+hands to it alone, and unpacked into a volume at its first start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.node_yaml import NODE_FILE
+
+from .engine import (
+    HEALTH_EVERY_S,
+    HEALTH_FROM_S,
+    HEALTH_WITHIN_S,
+    LOG_BYTES,
+    MAX_PROCESSES,
+    MAX_RESTARTS,
+)
+from .limits import MIB
+from .plan import IMAGE_USER, STOP_WITHIN_S, Container
+
+STACK_FILE, BUNDLES_FOLDER = "stack.yaml", "bundles"
+VERSION = "3.9"  # of the file: the first that limits processes
+NETWORK, SECRET = "fleet", "bundle"
+SECRET_BYTES = 500 * 1024  # Swarm takes no larger one
+# Swarm gives a service its name in the network when it is healthy for the first time.
+BROKER_HEALTH_EVERY_S = 5
+
+
+@dataclass(frozen=True)
+class Service:
+    """One container, and its folder packed."""
+
+    container: Container
+    bundle: bytes
+    host: str | None = None  # where it must run; None: wherever Swarm puts it
+
+    @property
+    def name(self) -> str:
+        """As Swarm calls it, behind the stack's own name: letters, digits, '-' and '_'."""
+        name = self.container.name
+        return name.partition(".")[0] if self.container.is_broker else f"node-{name}"
+
+    @property
+    def keep(self) -> str:
+        """Of its secret and its volume: other keys are another secret and begin with no state."""
+        return f"{self.name}-{hashlib.sha256(self.bundle).hexdigest()[:8]}"
+
+
+def pack(container: Container) -> bytes:
+    """The container's folder as .tar.gz, its settings last. Raises ConfigError if it is too large.
+
+    Who finds the settings finds all the rest.
+    """
+    last = NODE_FILE if not container.is_broker else "nats-server.conf"
+    files = sorted(container.folder.rglob("*"), key=lambda file: (file.name == last, file))
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=9) as tar:
+        for file in files:
+            tar.add(file, str(file.relative_to(container.folder)), False, filter=_plain)
+    if made.tell() > SECRET_BYTES:
+        raise ConfigError(
+            f"{container.folder}: has {made.tell() / 1024:.0f} KiB packed, a secret of Docker "
+            f"Swarm holds {SECRET_BYTES // 1024}: give its sensor fewer recorded readings"
+        )
+    return made.getvalue()
+
+
+def _plain(file: tarfile.TarInfo) -> tarfile.TarInfo:
+    file.uid = file.gid = 0
+    file.uname = file.gname = ""
+    return file
+
+
+def stack(services: Sequence[Service], image: str) -> dict[str, Any]:
+    """The content of a stack file beside the folder of bundles."""
+    return {
+        "version": VERSION,
+        "services": {each.name: _service(each, image) for each in services},
+        "networks": {
+            NETWORK: {
+                "driver": "overlay",
+                "internal": True,
+                "driver_opts": {"encrypted": "true"},
+            }
+        },
+        "volumes": {each.keep: {} for each in services},
+        "secrets": {each.keep: {"file": f"./{_bundle_file(each)}"} for each in services},
+    }
+
+
+def _bundle_file(service: Service) -> Path:
+    return Path(BUNDLES_FOLDER) / f"{service.keep}.tar.gz"
+
+
+def _service(service: Service, image: str) -> dict[str, Any]:
+    container = service.container
+    own = {"uid": str(IMAGE_USER), "gid": str(IMAGE_USER), "mode": 0o400}
+    limits: dict[str, Any] = {"pids": MAX_PROCESSES}
+    if container.profile is not None:
+        limits["cpus"] = str(container.profile.cpu)
+        limits["memory"] = f"{container.profile.memory // MIB}M"
+    return {
+        "image": image,
+        "command": ["sh", "-c", _unpack_and_run(container)],
+        "working_dir": container.place,
+        "user": f"{IMAGE_USER}:{IMAGE_USER}",
+        "init": True,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "stop_grace_period": f"{STOP_WITHIN_S}s",
+        "secrets": [{"source": service.keep, "target": SECRET, **own}],
+        "volumes": [
+            f"{service.keep}:{container.place}",
+            {"type": "tmpfs", "target": "/tmp", "tmpfs": {"size": 16 * MIB}},  # noqa: S108
+        ],
+        "networks": {NETWORK: {"aliases": [container.name]}},
+        "healthcheck": {
+            "test": ["CMD", *container.health],
+            "interval": f"{BROKER_HEALTH_EVERY_S if container.is_broker else HEALTH_EVERY_S}s",
+            "timeout": f"{HEALTH_WITHIN_S}s",
+            "start_period": f"{HEALTH_FROM_S}s",
+            "retries": 3,
+        },
+        "logging": {"driver": "json-file", "options": {"max-size": LOG_BYTES, "max-file": "1"}},
+        "deploy": {
+            # One task each: a virtual address before it would only need the kernel's IPVS.
+            "endpoint_mode": "dnsrr",
+            "placement": _placement(service),
+            "restart_policy": {
+                "condition": "on-failure",
+                "delay": "2s",
+                "max_attempts": MAX_RESTARTS,
+                "window": "60s",
+            },
+            "resources": {"limits": limits},
+        },
+    }
+
+
+def _placement(service: Service) -> dict[str, Any]:
+    if service.host is not None:
+        return {"constraints": [f"node.hostname == {service.host}"]}
+    return {"preferences": [{"spread": "node.id"}]}
+
+
+def _unpack_and_run(container: Container) -> str:
+    """A shell's line: what is in the volume already holds, since a node changes its keys there."""
+    last = NODE_FILE if not container.is_broker else "nats-server.conf"
+    place = container.place
+    unpack = f"test -e {place}/{last} || tar -xzf /run/secrets/{SECRET} -C {place}"
+    return f"{{ {unpack}; }} && exec {' '.join(container.command)}"
+
+
+def write_stack(
+    containers: Sequence[Container], root: Path, image: str, hosts: Sequence[str] = ()
+) -> Path:
+    """Write <root>/stack.yaml and its bundles; the services go to *hosts* in turn, if named."""
+    services = [
+        Service(each, pack(each), hosts[turn % len(hosts)] if hosts else None)
+        for turn, each in enumerate(containers)
+    ]
+    (root / BUNDLES_FOLDER).mkdir(mode=0o700)
+    for each in services:
+        file = root / _bundle_file(each)
+        file.touch(mode=0o600)
+        file.write_bytes(each.bundle)
+    made = root / STACK_FILE
+    head = "# docker stack deploy; bundles/ beside this file holds private keys\n"
+    made.write_text(head + yaml.safe_dump(stack(services, image), sort_keys=False))
+    return made

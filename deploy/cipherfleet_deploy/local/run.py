@@ -1,0 +1,365 @@
+"""One run of a fleet on this machine, from fleet.yaml to the table of results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cipherfleet_analysis.advice import advice  # moved
+from cipherfleet_analysis.centralised import centralised_answer
+from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
+from cipherfleet_broker.interrupts import defer_interrupts
+from cipherfleet_deploy.progress import Lines, counting, print_line
+from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.settings.sections import Broker, Simulation
+from cipherfleet_provisioning.bundles import check_target, write_bundles
+from cipherfleet_provisioning.certificates import (
+    Certified,
+    make_authority,
+    secure,
+    write_authority,
+)
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+
+from .plots import plot_run
+from .processes import LocalFleet
+from .record import NodeRecord, Recorded
+from .results import SETTLED, Trajectory, disagreement, plural, summarise
+
+RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
+ENTRIES_SHOWN = 20  # of the answer, on a terminal
+LEGEND = (
+    "silent: answers that did not come in time; rejected: messages that nodes refused; "
+    "restarts: daemons that were started again; a dash: not defined"
+)
+NODES_FOLDER, TLS_FOLDER = "nodes", "tls"
+MADE_FOLDERS = (NODES_FOLDER, TLS_FOLDER, "broker")
+RUN_DAYS = 90  # of a run's own certificates
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The flags of `demo` and `run`."""
+
+    overrides: Overrides = field(default_factory=Overrides)
+    broker: str = "embedded"
+    seed: int | None = None
+    out: Path | None = None
+
+
+@dataclass
+class Report:
+    """What the figures of a run are made of, as far as it has come; they go to the folder *out*.
+
+    Nothing of a run is there before.
+    """
+
+    fleet: Fleet
+    out: Path
+    console: Console
+    nodes: Recorded | None = None  # from their start on
+    more: dict[str, Any] = field(default_factory=dict)  # of the result
+
+    def __post_init__(self) -> None:
+        """Look at readings, where they can be seen. Raises ConfigError where *out* is in use."""
+        self.began = time.monotonic()
+        check_out(self.out)
+        places = (self.out, *(self.out / name for name in MADE_FOLDERS))
+        self._new = [place for place in places if not os.path.lexists(place)]
+        self.optimum = centralised_answer(self.fleet)
+
+    @contextmanager
+    def whatever_happens(self) -> Iterator[None]:
+        """Report also where the block is interrupted or fails, as far as rounds were closed."""
+        try:
+            yield
+        except (KeyboardInterrupt, CipherfleetError, OSError) as error:
+            self._end_early(error)
+            raise
+
+    @defer_interrupts()
+    def conclude(self, ended: str = "complete", reason: str | None = None) -> dict[str, Any]:
+        """The figures, also written to *out*, as is a plot; Ctrl-C waits for them."""
+        assert self.nodes is not None
+        Lines(self.console).begin("writing figures and plot")
+        trajectory = Trajectory.of(self.nodes, self.fleet.dimension)
+        wall_s = time.monotonic() - self.began
+        result = summarise(self.fleet, self.nodes, trajectory, self.optimum, wall_s)
+        result |= {"ended": ended, "reason": reason, "out": str(self.out), **self.more}
+        (self.out / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
+        plot_run(trajectory, self.optimum, _title(result), self.out / PLOT_FILE)
+        if not result["settled"]:
+            print_line(self.console, f"warn: {unsettled(result)}")
+        return result
+
+    def _end_early(self, error: KeyboardInterrupt | CipherfleetError | OSError) -> None:
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        for node in self.nodes.nodes.values() if self.nodes else ():
+            node.read()
+        if self.nodes is not None and any(node.round for node in self.nodes.nodes.values()):
+            try:
+                if is_interrupt:
+                    self.conclude("interrupted")
+                else:
+                    self.conclude("failed", str(error))
+            except OSError as problem:  # the disk is full, which may be why it failed
+                print_line(self.console, f"warn: {self.out}: no figures: {problem.strerror}")
+            else:
+                print_line(self.console, f"what came of it until then: {self.out}")
+        elif is_interrupt or self.nodes is None:
+            for place in self._new:
+                shutil.rmtree(place, ignore_errors=True)
+
+
+def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, Any]:
+    """Run the fleet of *file* to its end; the figures, also written to <out>/result.json.
+
+    *console* shows progress and advice (standard error). Interrupted or failed, it leaves the
+    figures of the rounds that were closed. Raises CipherfleetError.
+    """
+    fleet = load_fleet(file, options.overrides, endless=False)
+    out, lines = options.out or default_folder(fleet), Lines(console)
+    report = Report(fleet, out, console)
+    for line in advice(fleet):
+        print_line(console, line)
+    with report.whatever_happens():
+        authority, security = (
+            _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
+        )
+        lines.begin("starting the broker")
+        with _started(fleet, options.broker, security) as brokers:
+            count = "" if len(brokers) == 1 else f", a cluster of {len(brokers)}"
+            report.more = {"broker": f"{brokers[0].name} {brokers[0].version}{count}"}
+            simulation = Simulation(seed=options.seed, trace_estimates=True)
+            bundles = provision(
+                fleet, out, addresses(fleet, brokers), authority, simulation, console
+            )
+            with LocalFleet(bundles, patience(fleet)) as nodes:
+                lines.begin(f"starting {len(bundles)} nodes")
+                report.nodes = nodes
+                nodes.start()
+                print_line(console, watch_hint(out))
+                with showing_progress(fleet, nodes, console) as show:
+                    nodes.wait(show)
+    return report.conclude()
+
+
+@contextmanager
+def _started(
+    fleet: Fleet, choice: str, security: Security | None
+) -> Iterator[Sequence[RunningBroker]]:
+    """The broker of a run, or as many as the cluster of fleet.yaml has."""
+    cluster = fleet.file.broker.cluster
+    if cluster is None or security is None:
+        with start_broker(choice, security=security) as broker:
+            yield [broker]
+    else:
+        with start_cluster(choice, fleet.file.fleet, len(cluster), security) as running:
+            yield running.members
+
+
+def addresses(fleet: Fleet, brokers: Sequence[RunningBroker]) -> dict[str, Broker]:
+    """How each node reaches its own of *brokers*."""
+    told = [Broker(host=each.host, port=each.port, tls=fleet.file.broker.tls) for each in brokers]
+    return {name: told[place] for name, place in fleet.places(len(told)).items()}
+
+
+def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, Security]:
+    """An authority for this run alone, and what the broker needs of it, in <out>/tls."""
+    if ":" in options.broker:
+        raise ConfigError(
+            f"broker.tls is true and the broker {options.broker} is not ours to certify: leave "
+            "--broker out, or choose embedded or mosquitto"
+        )
+    folder, now = out / TLS_FOLDER, datetime.now(UTC)
+    check_target(folder)
+    folder.mkdir(mode=0o700, parents=True)
+    authority = make_authority(fleet.file.fleet, now, RUN_DAYS)
+    write_authority(folder, authority)
+    links = fleet.file.broker.cluster is not None
+    return authority, secure(fleet, authority, folder, now, links=links)
+
+
+def default_folder(fleet: Fleet) -> Path:
+    """Where a run's results go unless told otherwise."""
+    return Path("cipherfleet-out") / f"{fleet.file.fleet}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_out(out: Path) -> None:
+    """Raise ConfigError where the folder *out* holds an earlier run, or cannot be made."""
+    nodes = out / NODES_FOLDER
+    if not nodes.is_dir() or nodes.is_symlink():
+        check_target(nodes)
+        return
+    remedy = f"name another folder with --out, or remove this one: rm -r {shlex.quote(str(out))}"
+    if (out / RESULT_FILE).exists():
+        raise ConfigError(f"{out}: holds an earlier run and its {RESULT_FILE}; {remedy}")
+    closed = max((_rounds_closed(folder) for folder in nodes.iterdir()), default=0)
+    raise ConfigError(
+        f"{out}: holds keys and logs of a run without a {RESULT_FILE}: it was killed after "
+        f"{plural(closed, 'round')}, or still goes on; it cannot be resumed; {remedy}"
+    )
+
+
+def _rounds_closed(folder: Path) -> int:
+    node = NodeRecord(folder.name, folder)
+    node.read()
+    return node.round
+
+
+def watch_hint(out: Path) -> str:
+    """How to see the nodes of a fleet that runs, from another terminal."""
+    return f"to watch it: cipherfleet watch {shlex.quote(str(out))}"
+
+
+def patience(fleet: Fleet) -> float:
+    """Seconds without any closed round after which a run has failed."""
+    algorithm = fleet.file.algorithm
+    return algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s + (algorithm.period_s or 0.0)
+
+
+def provision(
+    fleet: Fleet,
+    out: Path,
+    broker: Broker | Mapping[str, Broker],
+    authority: Certified | None,
+    simulation: Simulation,
+    console: Console,
+) -> dict[str, Path]:
+    """Keys and a folder for every node, under <out>/nodes."""
+    with counting("keys", len(fleet.members), console) as advance:
+        return write_bundles(
+            fleet,
+            out / NODES_FOLDER,
+            broker,
+            simulation,
+            lambda _name: advance(),
+            authority,
+        )
+
+
+@contextmanager
+def showing_progress(
+    fleet: Fleet, nodes: Recorded, console: Console
+) -> Iterator[Callable[[], None]]:
+    """A bar, or lines, with the round, the round time and the disagreement; never a state."""
+    columns = (
+        TextColumn("round {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.fields[ms]} ms/round  disagreement {task.fields[apart]}"),
+        TimeElapsedColumn(),
+    )
+    total, lines = fleet.file.algorithm.rounds, Lines(console)
+    lines.begin(f"round 0/{total}")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, ms="-", apart="-")
+
+        def describe() -> str:
+            slowest = min(node.round for node in nodes.nodes.values())
+            ms, apart = _ms_and_disagreement(nodes, slowest)
+            progress.update(task, completed=slowest, ms=ms, apart=apart)
+            return f"round {slowest}/{total}  {ms} ms/round  disagreement {apart}"
+
+        def show() -> None:
+            if console.is_terminal:
+                describe()
+            else:
+                lines.go_on(describe)
+
+        yield show
+
+
+def _ms_and_disagreement(nodes: Recorded, slowest: int) -> tuple[str, str]:
+    """Of the latest rounds, and after the latest one that all have closed; "-" before there is."""
+    if slowest == 0:
+        return "-", "-"
+    latest = [line["ms"] for node in nodes.nodes.values() for line in node.rounds[-1:]]
+    common = [node.estimates.get(slowest - 1) for node in nodes.nodes.values()]
+    known = np.array([estimate for estimate in common if estimate is not None])
+    return (
+        f"{np.median(latest):.0f}" if latest else "-",
+        f"{disagreement(known):.2g}" if len(known) else "-",
+    )
+
+
+def unsettled(result: Mapping[str, Any]) -> str:
+    """That the estimates of *result* are no answer yet, and what to do about it."""
+    names = ("relative_error",) if result["relative_error"] is not None else (
+        "disagreement", "movement",
+    )  # fmt: skip
+    figures = ", ".join(f"{name.replace('_', ' ')} {_shown(result[name])}" for name in names)
+    return (
+        f"not settled after {plural(result['rounds'], 'round')}: {figures}, must be below "
+        f"{SETTLED:g}; run more rounds (cipherfleet check FILE simulates how many) or choose other "
+        "stepsizes"
+    )
+
+
+def _title(result: dict[str, Any]) -> str:
+    return (
+        f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
+        f"{result['key_bits']}-bit keys, {result['exchange']}"
+    )
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def show_result(result: dict[str, Any], console: Console) -> None:
+    """The table that people read."""
+    console.print(_title(result), markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
+    table.add_row("settled", "yes" if result["settled"] else "NO")
+    for name in (
+        "rounds",
+        "relative_error",
+        "disagreement",
+        "silent",
+        "rejected",
+        "restarts",
+        "wall_s",
+    ):
+        value = result[name]
+        table.add_row(name, _shown(value))
+    table.add_row(
+        "round_ms p50 / p95", f"{result['round_ms']['p50']} / {result['round_ms']['p95']}"
+    )
+    table.add_row("bytes_per_edge_round", f"{result['bytes_per_edge_round']:.0f}")
+    reached = {name: count for name, count in result["rounds_to"].items() if count is not None}
+    if reached:
+        told = ", ".join(f"{name} after {count}" for name, count in reached.items())
+        table.add_row("relative_error stays below", told)
+    console.print(table)
+    console.print(LEGEND, style="dim", highlight=False)
+    after = f"NOT SETTLED after {plural(result['rounds'], 'round')}"
+    answer = Table(title="the common answer" if result["settled"] else after)
+    for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
+        answer.add_column(heading, justify="right")
+    optimum = result["optimum"] or [None] * len(result["estimate"])
+    pairs = list(zip(result["estimate"], optimum, strict=True))
+    for place, (estimate, best) in enumerate(pairs[:ENTRIES_SHOWN]):
+        answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
+    console.print(answer)
+    if len(pairs) > ENTRIES_SHOWN:
+        rest = f"{len(pairs) - ENTRIES_SHOWN} more entries: {Path(result['out']) / RESULT_FILE}"
+        console.print(rest, markup=False, highlight=False, soft_wrap=True)
+    where = f"plot, logs and figures: {result['out']}"
+    console.print(where, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""`cipherfleet watch`: the live state of a fleet, from signed health messages."""

@@ -1,0 +1,1 @@
+"""`cipherfleet bench`: its commands and options."""

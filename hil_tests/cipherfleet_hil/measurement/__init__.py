@@ -1,0 +1,1 @@
+"""The document of a measurement: its schema, the machine's state, validity, comparison."""

@@ -1,0 +1,1 @@
+"""What is measured and how: crypto cases, rounds, calibration, parameter studies."""

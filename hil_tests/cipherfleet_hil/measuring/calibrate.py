@@ -1,0 +1,307 @@
+"""Measure this machine's calibration card: the node's own functions, and two small fleets.
+
+CPU times are taken where something computes, so that a busy machine changes them little; only
+disk and network are timed by the wall clock. Real daemons, of 2 and of 6 neighbours each and with
+keys so small that they cost next to nothing, tell what a round and what a neighbour costs besides.
+About half a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gmpy2 import mpz, powmod
+
+from cipherfleet_analysis.cost.board_card import CARD_VERSION, Calibration, Powers
+from cipherfleet_broker import RunningBroker, start_broker
+from cipherfleet_broker.die_with_parent import leashed
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message
+from cipherfleet_node.core.randomness import SEED_BYTES
+from cipherfleet_node.core.state import HISTORY_ROUNDS, STATE_VERSION, RoundRecord, State
+from cipherfleet_node.core.topics import answer_topic
+from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError
+from cipherfleet_node.keys.fixed_base import ROWS
+from cipherfleet_node.keys.key_files import generate_keys
+from cipherfleet_node.keys.obfuscators import Full, OwnByTables
+from cipherfleet_node.runtime.daemon import SPANS_FILE
+from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
+from cipherfleet_node.runtime.store import Store
+from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
+from cipherfleet_node.settings.sections import Broker, Crypto, Simulation
+from cipherfleet_provisioning.bundles import write_bundles
+from cipherfleet_provisioning.fleet.fleet import load_fleet
+
+
+class CalibrationFailed(CipherfleetError):
+    """What was run to be measured did not come to its end."""
+
+    exit_code: ClassVar[int] = 5
+
+
+KEY_SIZES = (2048, 3072)
+PAUSE_S = 0.01  # before what a node does after waiting: caches are cold then, and threads asleep
+TINY_BITS = 512  # of the small fleets' keys: a full power takes 0.1 ms
+SMALL_FLEETS = (3, 7)  # nodes, everybody everybody's neighbour
+ROUNDS, WARM_UP = 90, 25
+_PATIENCE_S = 20.0
+_LEAVE_S = 5.0
+_SMALL_FLEET_S = 120.0
+_FLEET = "calibration"
+_FLEET_FILE = """\
+config_version: 1
+fleet: calibration
+crypto: {{exchange: sealed, key_bits: {bits}, allow_weak_keys: true, table_kib: 1024}}
+algorithm: {{rounds: {rounds}, answer_timeout_s: 20}}
+objective: {{kind: mean, values: [{{field: t}}]}}
+topology: {{kind: complete}}
+nodes: [{{each: {nodes}, id: "n{{n}}", sensor: {{kind: synthetic, fields: {{t: {{mean: 1}}}}}}}}]
+"""
+
+
+def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibration:
+    """The card of this machine, under the name *board*; starts an embedded broker for a while.
+
+    Raises BrokerUnreachable if that cannot be or brings no messages, CalibrationFailed.
+    """
+    powers = {str(bits): measure_powers(bits) for bits in sizes}
+    save_ms = _saving(max(sizes))
+    with start_broker("embedded") as broker:
+        round_trip = _round_trip(broker)
+        few, many = (_run_small(broker, nodes) for nodes in SMALL_FLEETS)
+    neighbour = max(0.0, (many.node_ms - few.node_ms) / (SMALL_FLEETS[1] - SMALL_FLEETS[0]))
+    return Calibration(
+        version=CARD_VERSION,
+        kind="measured",
+        board=board,
+        source=f"measured on this machine with {os.cpu_count()} cores",
+        cores=os.cpu_count() or 1,
+        powers=powers,
+        round_ms=_rounded(max(0.0, few.node_ms - (SMALL_FLEETS[0] - 1) * neighbour)),
+        neighbour_ms=_rounded(neighbour),
+        broker_ms=_rounded((few.broker_ms + many.broker_ms) / 2),
+        shared_use=_rounded(min(1.0, many.use)),
+        save_ms=_rounded(save_ms),
+        round_trip_ms=_rounded(round_trip),
+    )
+
+
+def measure_powers(bits: int) -> Powers:
+    """Paillier's operations under a new key of *bits* bits; most of it goes into making tables."""
+    keys = generate_keys(bits)
+    key, generators, limit = keys.paillier, keys.generators, Crypto().table_kib * 1024
+    assert generators is not None
+    public, own = key.public, OwnByTables(key, generators, limit)
+    full = Full(public, limit)
+    for _ in range(ROWS):  # its first ones are uniform, and become its table
+        full.make()
+    base = mpz(secrets.randbelow(int(public.n_squared)))
+
+    def products() -> None:
+        number = base
+        for _ in range(100):
+            number = number * base % public.n_squared
+
+    return Powers(
+        powmod_ms=_rounded(_cpu_ms(lambda: powmod(base, public.n, public.n_squared), 9)),
+        table_ms=_rounded(_cpu_ms(full.make, 25)),
+        own_ms=_rounded(_cpu_ms(own.make, 25)),
+        decrypt_ms=_rounded(_cpu_ms(lambda: key.decrypt(base), 15)),
+        product_ms=_rounded(_cpu_ms(products, 9) / 100),
+    )
+
+
+def _cpu_ms(run: Callable[[], object], times: int) -> float:
+    """The median CPU time of *run* in this thread, ms; the first time does not count."""
+    run()
+    return median(_timed(run, time.thread_time_ns) for _ in range(times))
+
+
+def _after_pauses(run: Callable[[], object], clock: Callable[[], int]) -> float:
+    """The median time of *run*, ms, each time after a pause; the first does not count."""
+    times = []
+    for _ in range(26):
+        time.sleep(PAUSE_S)
+        times.append(_timed(run, clock))
+    return median(times[1:])
+
+
+def _timed(run: Callable[[], object], clock: Callable[[], int]) -> float:
+    began = clock()
+    run()
+    return (clock() - began) / 1e6
+
+
+def _rounded(figure: float) -> float:
+    return float(f"{figure:.4g}")
+
+
+# -- disk ---------------------------------------------------------------------------------------
+
+
+def _saving(bits: int) -> float:
+    """Wall time of saving the state of a node, ms; on the disk of temporary files."""
+    record = RoundRecord(0, [1 << 20] * 4, bytes(SEED_BYTES), [bytes(bits // 4)])
+    state = State(
+        STATE_VERSION, _FLEET, "node", bytes(TAG_BYTES), 1, 1, [0.5] * 4,
+        [record] * HISTORY_ROUNDS, {}, continuous=True,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        try:
+            return _after_pauses(lambda: store.save(state), time.monotonic_ns)
+        finally:
+            store.close()
+
+
+# -- messages -----------------------------------------------------------------------------------
+
+
+class _Post:
+    """A client of the broker as a node is one: signs what it sends, checks what it gets."""
+
+    def __init__(self, broker: RunningBroker, name: str, key: Ed25519PrivateKey) -> None:
+        self._key, self._verifiers = key, {"sender": key.public_key()}
+        self._events: queue.Queue[Any] = queue.Queue()
+        topics = [answer_topic(_FLEET, name, "sender")]
+        address = Broker(host=broker.host, port=broker.port)
+        chosen = f"{_FLEET}-{name}-{secrets.token_hex(4)}"
+        self._link = Link(chosen, address, topics, None, self._events.put)
+        self._link.start()
+        self._await(LinkUp)
+
+    def send(self, message: Message) -> None:
+        """Sign and publish."""
+        self._link.publish(wire.topic_of(message), wire.encode(message, self._key))
+
+    def receive(self) -> None:
+        """Wait for a message, and check it."""
+        arrived = self._await(Arrived)
+        wire.decode(arrived.payload, arrived.topic, _FLEET, self._verifiers)
+
+    def close(self) -> None:
+        """Leave."""
+        self._link.stop(_LEAVE_S)
+
+    def _await(self, kind: type) -> Any:
+        try:
+            event = self._events.get(timeout=_PATIENCE_S)
+        except queue.Empty:
+            raise BrokerUnreachable(
+                f"the broker brought nothing within {_PATIENCE_S:g} s"
+            ) from None
+        return event if isinstance(event, kind) else self._await(kind)
+
+
+def _round_trip(broker: RunningBroker) -> float:
+    """Wall ms: a message there, and one back; the lower quartile of many."""
+    key = Ed25519PrivateKey.generate()
+    here, there = _Post(broker, "receiver0", key), _Post(broker, "receiver1", key)
+
+    def trip() -> None:
+        here.send(_answer(1))
+        there.receive()
+        there.send(_answer(0))
+        here.receive()
+
+    try:
+        trip()
+        times = sorted(_timed(trip, time.monotonic_ns) for _ in range(60))
+    finally:
+        here.close()
+        there.close()
+    return times[len(times) // 4]
+
+
+def _answer(receiver: int) -> Answer:
+    return Answer(
+        _FLEET, "sender", int(time.time()), f"receiver{receiver}", 1, 0, bytes(DIGEST_BYTES),
+        [bytes(KEY_SIZES[0] // 4)],
+    )  # fmt: skip
+
+
+# -- small fleets -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Small:
+    """CPU ms of a small fleet, and which part of the cores' time that was while it ran.
+
+    The cores wait where nodes wait for each other, and do whatever else runs on the machine.
+    """
+
+    node_ms: float  # of a node in a round, without the threads that fill pools
+    broker_ms: float  # for a message delivered
+    use: float
+
+
+def _run_small(broker: RunningBroker, nodes: int) -> _Small:
+    """Run *nodes* real daemons to their end; raises CalibrationFailed if they do not get there."""
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "fleet.yaml"
+        file.write_text(_FLEET_FILE.format(bits=TINY_BITS, rounds=ROUNDS, nodes=nodes))
+        address = Broker(host=broker.host, port=broker.port)
+        bundles = write_bundles(load_fleet(file), Path(name) / "nodes", address, Simulation())
+        before = _cpu_of(broker)
+        _await_end([_spawn(folder) for folder in bundles.values()])
+        delivered = 2 * nodes * (nodes - 1)  # in a round
+        broker_ms = (_cpu_of(broker) - before) / (delivered * ROUNDS)
+        pace = [_pace(folder) for folder in bundles.values()]
+        all_ms, node_ms, wall_ms = (median(column) for column in zip(*pace, strict=True))
+        spent = nodes * all_ms + delivered * broker_ms
+        return _Small(node_ms, broker_ms, spent / wall_ms / (os.cpu_count() or 1))
+
+
+def _spawn(folder: Path) -> subprocess.Popen[bytes]:
+    """A daemon that dies with us, however we end."""
+    command = leashed([sys.executable, "-m", "cipherfleet_node", "run", str(folder)])
+    with (folder / "node.log").open("wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _await_end(daemons: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _SMALL_FLEET_S
+    try:
+        for daemon in daemons:
+            if daemon.wait(max(0.0, deadline - time.monotonic())) != 0:
+                raise CalibrationFailed("a daemon of a small fleet failed; try it again")
+    except subprocess.TimeoutExpired:
+        raise CalibrationFailed(
+            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s; try again "
+            "when less else is running"
+        ) from None
+    finally:
+        for daemon in daemons:
+            daemon.kill()
+            daemon.wait()
+
+
+def _pace(folder: Path) -> tuple[float, float, float]:
+    """A node's ms of a round after the first ones: CPU, CPU without the pools' threads, wall."""
+    lines = (folder / LOGS_FOLDER / SPANS_FILE).read_text().splitlines()
+    spans = [json.loads(line) for line in lines]
+    rounds = [span for span in spans if span["phase"] == "round" and span["round"] >= WARM_UP]
+    first, last = rounds[0], rounds[-1]
+    spent, pools = (1000.0 * (last[name] - first[name]) for name in ("cpu_s", "pool_cpu_s"))
+    count = last["round"] - first["round"]
+    wall = median(span["ms"] for span in rounds)
+    return spent / count, (spent - pools) / count, wall
+
+
+def _cpu_of(broker: RunningBroker) -> float:
+    """CPU time that the broker's threads have taken, ms; Linux's scheduler counts nanoseconds."""
+    threads = Path(f"/proc/{broker.pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6

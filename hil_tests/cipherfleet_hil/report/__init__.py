@@ -1,0 +1,1 @@
+"""Measurements for readers: tables, charts, one HTML page."""

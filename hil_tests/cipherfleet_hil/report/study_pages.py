@@ -1,0 +1,192 @@
+"""The study as people read it: a table, three figures, and the command that made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cipherfleet_hil.measuring.study import ACCURACIES, DEGREE, NODES, READINGS, SEED, Outcome
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
+
+DATA_FILE, PAGE_FILE = "study.json", "README.md"
+_LINES = ("-", "--", ":", "-.")
+
+
+def write_study(
+    outcomes: Sequence[Outcome], machine: Mapping[str, Any], command: str, folder: Path
+) -> list[Path]:
+    """README.md, study.json and the figures, into *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data, page = folder / DATA_FILE, folder / PAGE_FILE
+    data.write_text(json.dumps(to_json(outcomes, machine, command), indent=1) + "\n")
+    drawn = [_draw(folder / name, draw, outcomes) for name, draw in _FIGURES.items()]
+    page.write_text(_page(outcomes, machine, command, drawn))
+    return [page, data, *drawn]
+
+
+def to_json(
+    outcomes: Sequence[Outcome], machine: Mapping[str, Any], command: str
+) -> dict[str, Any]:
+    """What `--json` prints."""
+    told = [outcome.to_json() for outcome in outcomes]
+    return {"kind": "host", "command": command, "machine": dict(machine), "outcomes": told}
+
+
+# -- the page -----------------------------------------------------------------------------------
+
+
+def _page(
+    outcomes: Sequence[Outcome], machine: Mapping[str, Any], command: str, drawn: Iterable[Path]
+) -> str:
+    where = f"{machine['cpu']}, {machine['cores']} cores, load before {machine['load_before']}"
+    figures = "\n\n".join(f"![{path.stem.replace('-', ' ')}]({path.name})" for path in drawn)
+    return f"""# Key size x resolution x dimension x convergence (kind: host)
+
+Every line is a real fleet of {NODES} encrypted daemons of {DEGREE} neighbours each, sealed, that
+share one machine and a broker on it: {where}. Times are those of the whole fleet there, never those
+of a device. `average` is average consensus; `mean` minimises the sum of squares with stepsizes
+0.5 / (1 + 0.2 k), spread 0.5. No attenuation. Each node holds {READINGS} made-up readings (seed
+{SEED}), the same in all lines of a dimension.
+
+The first rounds make the tables from which later ones draw their obfuscators (64 rounds at one
+ciphertext per vector): a longer run's rounds are shorter, `cipherfleet check` says by how much.
+
+Made by `{command}`; all figures of all rounds are in [{DATA_FILE}]({DATA_FILE}).
+
+{figures}
+
+Error is relative to the centralised answer, root mean square over nodes. "rounds (s) to": after
+which it stays there, and the wall clock until then; "-": not within this run.
+
+{_table(outcomes)}
+"""
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    heads = [
+        "objective", "key bits", "resolution", "d", "ciphertexts", "round, ms", "bytes / edge",
+        "error at the end", *(f"rounds (s) to {accuracy:g}" for accuracy in ACCURACIES),
+    ]  # fmt: skip
+    rows = [heads, ["---"] * len(heads), *map(_row, outcomes)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(outcome: Outcome) -> list[str]:
+    case = outcome.case
+    return [
+        case.objective,
+        f"{case.key_bits}" + " (unsafe)" * (case.key_bits < SAFE_KEY_BITS),
+        f"2^-{case.resolution_bits}",
+        str(case.dimension),
+        str(outcome.ciphertexts),
+        f"{outcome.round_ms:.0f}",
+        f"{outcome.bytes_per_edge_round:,.0f}",
+        f"{outcome.error[-1]:.2g}",
+        *(_reached(outcome, accuracy) for accuracy in ACCURACIES),
+    ]
+
+
+def _reached(outcome: Outcome, accuracy: float) -> str:
+    rounds, seconds = outcome.rounds_to(accuracy), outcome.seconds_to(accuracy)
+    return "-" if rounds is None else f"{rounds} ({seconds:.1f})"
+
+
+# -- the figures --------------------------------------------------------------------------------
+
+
+def _draw(
+    file: Path, draw: Callable[[Any, Sequence[Outcome]], None], of: Sequence[Outcome]
+) -> Path:
+    import matplotlib as mpl  # 0.4 s that --help must not wait for
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    draw(figure, of)
+    # The same outcomes give the same file.
+    with mpl.rc_context({"svg.hashsalt": file.name, "svg.fonttype": "path"}):
+        figure.savefig(file, metadata={"Date": None})
+    return file
+
+
+def _error_by_resolution(figure: Any, outcomes: Sequence[Outcome]) -> None:
+    """A panel for each objective; the smallest key, the smallest dimension."""
+    objectives = _values(outcomes, "objective")
+    dimension = _values(outcomes, "dimension")[0]
+    panels = figure.subplots(1, len(objectives), squeeze=False)[0]
+    for axes, objective in zip(panels, objectives, strict=True):
+        of_it = _where(outcomes, objective=objective)
+        bits = next((b for b in _values(of_it, "key_bits") if b >= SAFE_KEY_BITS), None)
+        bits = bits or _values(of_it, "key_bits")[0]
+        chosen = _where(of_it, key_bits=bits, dimension=dimension)
+        for place, outcome in enumerate(chosen):
+            rounds = np.arange(1, len(outcome.error) + 1)
+            label = f"resolution 2^-{outcome.case.resolution_bits}"
+            axes.plot(rounds, outcome.error, _LINES[place % 4], color=f"C{place}", label=label)
+        _finish(axes, f"{objective}, d = {dimension}, {bits} bits", "round", "relative error")
+
+
+def _error_by_time(figure: Any, outcomes: Sequence[Outcome]) -> None:
+    """A panel for each dimension; the finest resolution, the first objective."""
+    dimensions, finest = _values(outcomes, "dimension"), _values(outcomes, "resolution_bits")[-1]
+    objective = _values(outcomes, "objective")[0]
+    panels = figure.subplots(1, len(dimensions), squeeze=False, sharey=True)[0]
+    for axes, dimension in zip(panels, dimensions, strict=True):
+        chosen = _where(outcomes, objective=objective, dimension=dimension, resolution_bits=finest)
+        for place, outcome in enumerate(chosen):
+            label = f"{outcome.case.key_bits} bits"
+            axes.plot(
+                outcome.seconds, outcome.error, _LINES[place % 4], color=f"C{place}", label=label
+            )
+        title = f"{objective}, d = {dimension}, 2^-{finest}"
+        _finish(axes, title, "seconds, wall clock", "relative error")
+
+
+def _round_time(figure: Any, outcomes: Sequence[Outcome]) -> None:
+    """Median round time against dimension, a line for each key size; the finest resolution."""
+    axes, finest = figure.subplots(), _values(outcomes, "resolution_bits")[-1]
+    objective = _values(outcomes, "objective")[0]
+    for place, bits in enumerate(_values(outcomes, "key_bits")):
+        chosen = _where(outcomes, objective=objective, key_bits=bits, resolution_bits=finest)
+        d = [outcome.case.dimension for outcome in chosen]
+        ms = [outcome.round_ms for outcome in chosen]
+        axes.plot(d, ms, "o" + _LINES[place % 4], color=f"C{place}", label=f"{bits} bits")
+        for outcome in chosen:
+            axes.annotate(
+                f"{outcome.ciphertexts}", (outcome.case.dimension, outcome.round_ms),
+                textcoords="offset points", xytext=(0, 6), fontsize="small", ha="center",
+            )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    title = "time of a round on this machine; numbers: ciphertexts per vector"
+    _finish(axes, title, "dimension d", "round, ms (median)")
+
+
+def _finish(axes: Any, title: str, across: str, up: str) -> None:
+    axes.set_yscale("log")
+    axes.set_title(f"{title} (host)", fontsize="medium")
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _values(outcomes: Iterable[Outcome], axis: str) -> list[Any]:
+    return sorted({getattr(outcome.case, axis) for outcome in outcomes})
+
+
+def _where(outcomes: Iterable[Outcome], **wanted: object) -> list[Outcome]:
+    return [
+        outcome
+        for outcome in outcomes
+        if all(getattr(outcome.case, axis) == value for axis, value in wanted.items())
+    ]
+
+
+_FIGURES: Mapping[str, Callable[[Any, Sequence[Outcome]], None]] = {
+    "error-by-resolution.svg": _error_by_resolution,
+    "error-by-time.svg": _error_by_time,
+    "round-time.svg": _round_time,
+}

@@ -1,0 +1,158 @@
+"""Measurements as people read them on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from cipherfleet_hil.measurement.document import LEAST_SAMPLES, Figure, Measurement, Verdict
+from cipherfleet_hil.measuring.cases import ALL, SAYS
+from cipherfleet_hil.measuring.exchange_scene import ONLINE, PHE
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
+
+T = TypeVar("T")
+PERCENTILES = tuple(LEAST_SAMPLES)
+Naive = Mapping[tuple[str, str, str], float | None]
+
+
+def bar() -> Callable[[Sequence[T]], Iterable[T]]:
+    """A bar of the processes, on a terminal; drawn between them only, never while one is timed."""
+    console = Console(stderr=True)
+    return lambda jobs: track(
+        jobs, "processes", console=console, disable=not console.is_terminal, auto_refresh=False
+    )
+
+
+def show(document: Measurement, console: Console | None = None) -> None:
+    """Title, verdict and figures."""
+    console = console or Console()
+    told = document.cipherfleet
+    console.print(f"[bold]{told.kind}: {escape(told.title)}[/], {told.measured_at}")
+    console.print(f"{told.kind} figures: of {_where(document)}", highlight=False)
+    for bits in sorted(bits for bits in _key_sizes(told.figures) if bits < SAFE_KEY_BITS):
+        console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
+    console.print(_table(told.figures))
+    least = ", ".join(f"{key} {count}" for key, count in LEAST_SAMPLES.items())
+    legend = f"n neighbours; samples that a percentile needs: {least}"
+    console.print(legend, style="dim", highlight=False)
+    for line in verdict_lines(told.verdict):
+        console.print(line, highlight=False)
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """The verdict, its reasons and notes."""
+    yield "[bold green]VALID" if verdict.valid else "[bold red]NOT VALID"
+    yield from (f"  [red]because[/] {escape(reason)}" for reason in verdict.reasons)
+    yield from (f"  [dim]note: {escape(note)}" for note in verdict.notes)
+
+
+def ms(seconds: float | None) -> str:
+    """Milliseconds in three digits, or a dash."""
+    if seconds is None:
+        return "-"
+    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
+
+def _where(document: Measurement) -> str:
+    states = [target.environment.before for target in document.cipherfleet.targets]
+    return "; ".join(f"{each.board or each.cpu}, {each.cores} cores" for each in states)
+
+
+def _key_sizes(figures: Iterable[Figure]) -> set[int]:
+    return {int(each.labels["key_bits"]) for each in figures if "key_bits" in each.labels}
+
+
+def _table(figures: Sequence[Figure]) -> Table:
+    table = Table(title="milliseconds", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("case", no_wrap=True)
+    for heading in ("key", "d", "n", "samples", *PERCENTILES, f"{PHE} /"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    naive = naive_medians(figures)
+    last = None
+    for each in sorted(figures, key=order_of):
+        case = str(each.labels.get("case", each.name))
+        told = [ms(getattr(each, key)) for key in PERCENTILES]
+        table.add_row(
+            "" if case == last else case,
+            *_sizes(each),
+            str(each.n),
+            *told,
+            ratio_to_naive(each, naive),
+        )
+        last = case
+    return table
+
+
+def order_of(each: Figure) -> int:
+    """For sorting: cases in the order of a round, others after them."""
+    cases = [*SAYS]
+    case = str(each.labels.get("case", each.name))
+    return cases.index(case) if case in cases else len(cases)
+
+
+def _sizes(each: Figure) -> tuple[str, str, str]:
+    bits = each.labels.get("key_bits")
+    unsafe = "!" if isinstance(bits, int) and bits < SAFE_KEY_BITS else ""
+    d, n = (str(each.labels.get(key, "")) for key in ("dimension", "degree"))
+    return f"{bits or ''}{unsafe}", d, n
+
+
+def naive_medians(figures: Iterable[Figure]) -> Naive:
+    """The medians of the naive exchange, by its sizes."""
+    return {_sizes(each): each.p50 for each in figures if each.labels.get("case") == PHE}
+
+
+def ratio_to_naive(each: Figure, naive: Naive) -> str:
+    """How many times longer the naive exchange takes, for cases that are whole exchanges."""
+    reference = naive.get(_sizes(each))
+    if each.labels.get("case") not in (ONLINE, ALL) or not (reference and each.p50):
+        return ""
+    return f"{reference / each.p50:.3g}x"
+
+
+# -- comparisons ---------------------------------------------------------------------------------
+
+
+def show_comparison(
+    told: Mapping[str, Any], console: Console, *, judges_invalid: bool = False
+) -> None:
+    """Ratios with their intervals, those that fail first, and a conclusion where one may be drawn.
+
+    *judges_invalid* draws one from measurements that are not valid, too.
+    """
+    table = Table(title=f"{told['kind']}: B over A", box=SIMPLE, pad_edge=False)
+    table.add_column("benchmark")
+    for heading in ("ratio", "interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    rows = sorted(told["benchmarks"], key=lambda each: -each["ratio"] * each["significant"])
+    for each in (told["overall"], *rows):
+        interval = f"{each['low']:.3f} to {min(each['high'], 999):.3f}"
+        table.add_row(each["name"], f"{each['ratio']:.3f}", interval, _says(each))
+    console.print(table)
+    for note in told["notes"]:
+        console.print(f"  [dim]differs: {escape(note)}", highlight=False)
+    for reason in told["reasons"]:
+        console.print(f"  [bold red]NOT VALID[/] {escape(reason)}", highlight=False)
+    if not (told["valid"] or judges_invalid):
+        return
+    limit = f"{100 * told['fail_above']:.3g} %"
+    console.print(
+        f"[red]slower by more than {limit}"
+        if told["failed"]
+        else f"not slower by more than {limit}"
+    )
+
+
+def _says(each: Mapping[str, Any]) -> str:
+    if not each["significant"]:
+        return "[dim]not significant"
+    if each["fails"]:
+        return "[bold red]slower"
+    return "slower, within the limit" if each["ratio"] > 1 else "[green]faster"

@@ -1,0 +1,75 @@
+"""What two studies share: matched systems, with exact gradients beside drawn ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cipherfleet_lab.baselines import Dsgd, GradientTracking
+from cipherfleet_lab.systems import Array, Problem, System
+from cipherfleet_node.settings.sections import Stepsize
+
+from .drawing import legend_below, line_with_band, shown_rounds
+from .seeds import ARTICLES, NONE, Measure, fleet, over_rounds
+from .study import Effort
+
+ROUNDS, SEEDS, MINIBATCH = 2000, 10, 5
+ATTENUATED = "sealed, the articles' attenuation"
+STEPSIZE = Stepsize(initial=1.0, decay=0.02, spread=1.0)
+SIZE = (7.2, 3.8)
+
+
+def systems() -> dict[str, System]:
+    """Matched mean stepsizes; gradient tracking has its own."""
+    return {
+        "DSGD": Dsgd(STEPSIZE),
+        "sealed, no attenuation": fleet(STEPSIZE, NONE),
+        ATTENUATED: fleet(STEPSIZE, ARTICLES),
+        "gradient tracking": GradientTracking(0.2),
+    }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Both kinds of gradients, by name; of each the systems' runs, shape (seeds, rounds)."""
+
+    rounds: npt.NDArray[np.intp]
+    seeds: Sequence[int]
+    runs: Mapping[str, Mapping[str, Array]]
+
+    @property
+    def last(self) -> dict[str, dict[str, float]]:
+        """The medians over seeds after the last round."""
+        return {
+            kind: {name: float(np.median(runs[:, -1])) for name, runs in lines.items()}
+            for kind, lines in self.runs.items()
+        }
+
+    def draw(self, figure: Any, measured: str, least: float) -> None:
+        """A panel for each kind; *measured* is on the axis, which begins at *least*."""
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axes, (kind, lines) in zip(panels, self.runs.items(), strict=True):
+            for place, (name, runs) in enumerate(lines.items()):
+                line_with_band(axes, self.rounds, runs, name, place)
+            axes.set(xscale="log", yscale="log", xlabel="round", title=kind[0].upper() + kind[1:])
+        panels[0].set_ylim(bottom=least)
+        panels[0].set_ylabel(measured)
+        legend_below(figure, panels[0], 2)
+
+
+def compare(effort: Effort, exact: Problem, drawn: Problem, measure: Measure) -> Compared:
+    """*measure* of all systems on the problem with *exact* gradients, and with *drawn* ones."""
+    rounds, seeds = shown_rounds(effort.rounds(ROUNDS)), effort.seeds(SEEDS)
+    kinds = {"exact gradients": exact, f"{MINIBATCH} of 20 readings": drawn}
+    runs = {
+        kind: {
+            name: over_rounds(system, problem, rounds, seeds, measure)
+            for name, system in systems().items()
+        }
+        for kind, problem in kinds.items()
+    }
+    return Compared(rounds, seeds, runs)

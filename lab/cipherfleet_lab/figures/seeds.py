@@ -1,0 +1,52 @@
+"""Many seeds of one system, and the settings that several studies share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cipherfleet_lab.cipherfleet import Cipherfleet
+from cipherfleet_lab.systems import Array, Log, Problem, System
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
+
+Schedule = Attenuation | Literal["none"]
+Measure = Callable[[Log, Problem], Array]  # -> (rounds + 1,)
+
+ARTICLES = Attenuation(scale=0.1, exponent=0.81)  # gamma_k = 1/(1 + 0.1 k^0.81)
+NONE: Literal["none"] = "none"
+FINE = 2.0**-24  # the resolution that a 2048-bit key pays for
+
+
+def fleet(
+    stepsize: Stepsize,
+    attenuation: Schedule = NONE,
+    resolution: float = FINE,
+    exchange: Literal["pairwise", "sealed"] = "sealed",
+) -> Cipherfleet:
+    """The encrypted algorithm, with all its guards."""
+    algorithm = Algorithm(stepsize=stepsize, attenuation=attenuation, resolution=resolution)
+    return Cipherfleet(exchange, algorithm)
+
+
+def over_rounds(
+    system: System,
+    problem: Problem,
+    rounds: npt.NDArray[np.intp],
+    seeds: Iterable[int],
+    measure: Measure,
+) -> Array:
+    """*measure* after each of *rounds*, ascending, for every seed: shape (seeds, rounds)."""
+    last = int(rounds[-1])
+    return np.array([measure(system.run(problem, last, seed), problem)[rounds] for seed in seeds])
+
+
+def at_the_end(
+    system: System, problem: Problem, rounds: int, seeds: Iterable[int], measure: Measure
+) -> float:
+    """The median over seeds of *measure* after *rounds* rounds; infinite where a run diverged."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = over_rounds(system, problem, np.array([rounds]), seeds, measure)
+    return float(np.median(np.nan_to_num(found, nan=np.inf, posinf=np.inf)))

@@ -1,0 +1,1 @@
+"""Simulation of whole fleets in one process."""

@@ -1,0 +1,377 @@
+"""A whole fleet in one process: the real agents over in-memory links with faults, on virtual time.
+
+What happens is a function of the seed alone: nothing here is secret, and what is encrypted can be
+opened by whoever knows the seed. Whether anything is encrypted at all does not change an estimate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from gmpy2 import mpz
+
+from cipherfleet_node.core import exchange
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.events import (
+    Connected,
+    Disconnected,
+    Event,
+    MessageReceived,
+    Publish,
+    ReadingTaken,
+    Rejected,
+    RoundClosed,
+    Save,
+    Setup,
+    Started,
+    Stop,
+    Surplus,
+    Switch,
+    TakeReading,
+    TimerFired,
+)
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.core.randomness import FloatVector, simulated_seed
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.core.sealed import Seal, Sealed
+from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.settings.sections import Algorithm
+from cipherfleet_node.settings.sections import Objective as ObjectiveSection
+
+from .plaintext_exchange import Clear
+
+START_OF_TAG = 8  # bytes of a key's fingerprint
+PARAMETERS = b"the same"  # that all nodes agree on
+
+
+def shared_secret(fleet: str, a: str, b: str) -> bytes:
+    """What *a* and *b* share in *fleet*; the same both ways, and secret to nobody."""
+    return hashlib.sha256(f"{fleet} secret {sorted((a, b))}".encode()).digest()
+
+
+class SeededBlinding:
+    """Obfuscators from a seeded generator: right in form, secret to nobody."""
+
+    def __init__(self, own: PrivateKey, edges: Mapping[str, exchange.Edge], seed: str) -> None:
+        self._own, self._edges, self._chance = own, edges, random.Random(seed)
+        self.taken: Counter[str] = Counter()
+
+    def own(self) -> mpz:
+        """One for the node's own key."""
+        self.taken["own"] += 1
+        s_p, s_q = (
+            mpz(self._chance.randrange(1, int(prime))) for prime in (self._own.p, self._own.q)
+        )
+        return self._own.obfuscator(s_p, s_q)
+
+    def towards(self, neighbour: str) -> mpz:
+        """One for *neighbour*'s key."""
+        self.taken[neighbour] += 1
+        key = self._edges[neighbour].key
+        return pow(mpz(self._chance.randrange(1, int(key.n))), key.n, key.n_squared)
+
+
+class NoTrace:
+    """Takes no time."""
+
+    def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
+        """A context in which nothing is measured."""
+        del phase, round_number
+        return nullcontext()
+
+
+@dataclass
+class Faults:
+    """What the links do to messages; probabilities per delivery."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay_s: tuple[float, float] = (0.001, 0.01)
+
+
+@dataclass
+class Seat:
+    """A node's place in the fleet: what survives when its agent dies."""
+
+    samples: Sequence[Sample]  # of the first reading after a start
+    later: Iterator[Sequence[Sample]] = field(default_factory=lambda: iter(()))  # of those to come
+    saved: State | None = None
+    previous: State | None = None  # the generation before
+    agent: Agent | None = None
+    blinding: SeededBlinding | None = None
+    unread: Sequence[Sample] = ()
+    reported: list[RoundClosed] = field(default_factory=list)
+    closed_at: list[float] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    surplus: Counter[str] = field(default_factory=Counter)
+    stopped: bool = False
+    switched: bool = False
+    connected: bool = True
+    epoch: int = 0
+    effects_left: int | None = None  # of the next event's effects, before the process dies
+
+
+@dataclass
+class MemoryFleet:
+    """Agents on a graph; `run` goes on until all have stopped.
+
+    *samples* are each node's first reading, *later* what it reads before each of the next rounds.
+    Without *keys* nothing is encrypted; the estimates are the same.
+    """
+
+    edges: Iterable[tuple[str, str]]
+    samples: Mapping[str, Sequence[Sample]]
+    objective: ObjectiveSection
+    algorithm: Algorithm
+    faults: Faults = field(default_factory=Faults)
+    seed: int = 0
+    resolution: float = 2.0**-24
+    tap: Callable[[str, str, Message], Message | None] | None = None  # sender, receiver, message
+    sealed: bool = False
+    leaves_open: bool = False
+    first_rounds: Mapping[str, int] = field(default_factory=dict)  # of newcomers
+    later: Mapping[str, Sequence[Sequence[Sample]]] = field(default_factory=dict)
+    keys: Mapping[str, PrivateKey] = field(default_factory=dict)
+    name: str = "memory"
+
+    def __post_init__(self) -> None:
+        self.neighbours: dict[str, list[str]] = defaultdict(list)
+        for a, b in self.edges:
+            self.neighbours[a].append(b)
+            self.neighbours[b].append(a)
+        names = sorted(self.neighbours)
+        self.seats = {
+            name: Seat(self.samples[name], iter(self.later.get(name, ()))) for name in names
+        }
+        self.now = 0.0
+        self.presence: dict[str, Presence] = {}
+        self.queries: dict[tuple[str, int], set[bytes]] = defaultdict(set)
+        self.rosters: dict[tuple[str, int, int], set[str]] = defaultdict(set)  # by attempt
+        self._heap: list[tuple[float, int, str, int, Event]] = []
+        self._order = itertools.count()
+        self._chance = random.Random(f"links {self.seed}")
+
+    # -- running --------------------------------------------------------------------------------
+
+    def run(self, until_s: float = 10_000.0, events: int = 2_000_000) -> None:
+        """Start everybody and go on until all have stopped; fails when time or patience ends."""
+        for name in self.seats:
+            self.start(name)
+        self.advance(until_s, events)
+        waiting = [name for name, seat in self.seats.items() if not seat.stopped]
+        assert not waiting, f"still running at {self.now:.1f} s: {waiting}"
+
+    def advance(self, until_s: float, events: int = 2_000_000) -> None:
+        """Carry out what is due up to *until_s*."""
+        for _ in range(events):
+            if all(seat.stopped for seat in self.seats.values()):
+                return
+            if not self._heap or self._heap[0][0] > until_s:
+                self.now = max(self.now, until_s)
+                return
+            self.now, _, name, epoch, event = heapq.heappop(self._heap)
+            seat = self.seats[name]
+            if seat.agent is not None and epoch == seat.epoch:
+                self._deliver(name, event)
+        raise AssertionError("the fleet is busy without end")
+
+    def start(self, name: str) -> None:
+        """A fresh process for *name*, with what it had saved."""
+        seat = self.seats[name]
+        seat.epoch += 1
+        seat.effects_left = None
+        seat.unread = seat.samples
+        first = self.first_rounds.get(name, 0)
+        saved = seat.saved or State(
+            STATE_VERSION, self.name, name, b"", 0, first, None, [], {}, continuous=False
+        )
+        seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
+        objective = make_objective(self.objective)
+        seat.agent = Agent(
+            Setup(
+                self.name,
+                name,
+                self._tag(name),
+                {other: self._tag(other) for other in self.neighbours[name]},
+                self._exchange(name, objective.dimension),
+                self.algorithm,
+                self.resolution,
+                objective,
+                PARAMETERS,
+                lambda k: self.round_seed(name, k),
+                NoTrace(),
+                self.first_rounds.get(name, 0),
+            ),
+            seat.saved,
+        )
+        self._deliver(name, Started())
+        self.connect(name)
+
+    def _tag(self, name: str) -> bytes:
+        key = self.keys.get(name)
+        fingerprint = key.public.fingerprint if key else hashlib.sha256(name.encode()).digest()
+        return fingerprint[:START_OF_TAG]
+
+    def _exchange(self, name: str, dimension: int) -> exchange.Exchange:
+        factors = {
+            other: exchange.metropolis(len(self.neighbours[name]), len(self.neighbours[other]))
+            for other in self.neighbours[name]
+        }
+        seal = self._seal(name) if self.sealed else None
+        if not self.keys:
+            return Clear(factors, seal)
+        key, seat = self.keys[name], self.seats[name]
+        edges = {other: exchange.Edge(self.keys[other].public, m) for other, m in factors.items()}
+        seat.blinding = SeededBlinding(key, edges, f"blinding {self.seed} {name} {seat.epoch}")
+        if seal is None:
+            return exchange.Pairwise(key, edges, dimension, seat.blinding)
+        return Sealed(key, edges, dimension, seat.blinding, seal)
+
+    def _seal(self, name: str) -> Seal:
+        rosters = {other: frozenset(self.neighbours[other]) for other in self.neighbours[name]}
+        near = frozenset().union(*rosters.values()) - {name}
+        secrets = {other: shared_secret(self.name, name, other) for other in near}
+        return Seal(self.name, name, rosters, secrets, self.leaves_open)
+
+    def kill(self, name: str, *, last_will: bool = True) -> None:
+        """SIGKILL: the process is gone, the broker speaks its last will (unless it is gone too)."""
+        seat = self.seats[name]
+        seat.agent = None
+        if last_will:
+            self._publish(name, Presence(self.name, name, seat.epoch, "lost"))
+
+    def kill_within(self, name: str, effects: int) -> None:
+        """SIGKILL once *effects* more effects are carried out: also between a save and a send."""
+        self.seats[name].effects_left = effects
+
+    def lose_state(self, name: str) -> None:
+        """The dead node's disk is replaced; only the clock keeps its epochs rising."""
+        assert self.seats[name].agent is None
+        self.seats[name].saved = self.seats[name].previous = None
+
+    def damage_state(self, name: str) -> None:
+        """The dead node's latest generation does not pass its checksum."""
+        seat = self.seats[name]
+        assert seat.agent is None
+        seat.saved = after_damage(seat.previous) if seat.previous is not None else None
+
+    def cut(self, name: str) -> None:
+        """The node loses its broker and knows it; its neighbours do not."""
+        self._deliver(name, Disconnected())
+        self.seats[name].connected = False
+
+    def connect(self, name: str) -> None:
+        """The node reaches its broker (again), which hands out what it retains."""
+        self.seats[name].connected = True
+        self._deliver(name, Connected())
+        for other in self.neighbours[name]:
+            if other in self.presence:
+                self._post(other, name, self.presence[other], retained=True)
+
+    def round_seed(self, name: str, k: int) -> bytes:
+        """As the daemons of a fleet of this name have it with this seed."""
+        return simulated_seed(self.seed, self.name, name, k)
+
+    # -- what came of it ------------------------------------------------------------------------
+
+    def estimates(self) -> FloatVector:
+        """Shape (n, d), nodes in the order of their names."""
+        return np.array([seat.saved.estimate for seat in self.seats.values() if seat.saved])
+
+    def silent(self) -> int:
+        """How many answers rounds were closed without."""
+        return sum(len(r.silent) for seat in self.seats.values() for r in seat.reported)
+
+    def rejected(self) -> Counter[str]:
+        """How many messages were dropped, by reason."""
+        return sum((seat.rejected for seat in self.seats.values()), Counter())
+
+    # -- links ----------------------------------------------------------------------------------
+
+    def _deliver(self, name: str, event: Event) -> None:
+        seat = self.seats[name]
+        agent = seat.agent
+        if agent is None or seat.stopped:
+            return
+        timer = agent.timer()
+        if isinstance(event, TimerFired) and (timer is None or timer > self.now):
+            return  # a timer that was moved since
+        if isinstance(event, MessageReceived) and not seat.connected:
+            return
+        for effect in agent.handle(event, self.now):
+            if seat.effects_left is not None:
+                if seat.effects_left == 0:
+                    self.kill(name)
+                    return
+                seat.effects_left -= 1
+            match effect:
+                case Save(state):
+                    # Through bytes, as on a disk: nothing that is not saved survives.
+                    seat.previous = seat.saved
+                    seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
+                case Publish(message):
+                    self._publish(name, message)
+                case TakeReading():
+                    fresh, seat.unread = seat.unread, next(seat.later, ())
+                    self._push(self.now, name, ReadingTaken(fresh))
+                case RoundClosed():
+                    seat.reported.append(effect)
+                    seat.closed_at.append(self.now)
+                case Rejected(_, reason):
+                    seat.rejected[reason] += 1
+                case Surplus(_, reason):
+                    seat.surplus[reason] += 1
+                case Stop() | Switch():
+                    seat.stopped, seat.switched = True, isinstance(effect, Switch)
+        timer = agent.timer()
+        if timer is not None and not seat.stopped:
+            self._push(max(timer, self.now), name, TimerFired())
+
+    def _publish(self, sender: str, message: Message) -> None:
+        if not self.seats[sender].connected:
+            return
+        match message:
+            case Answer(receiver=receiver):
+                self._post(sender, receiver, message)
+            case Query():
+                self.queries[sender, message.round].add(b"".join(message.ciphertexts))
+                self.rosters[sender, message.round, message.attempt].add(" ".join(message.roster))
+                for receiver in self.neighbours[sender]:
+                    self._post(sender, receiver, message)
+            case Presence():
+                self.presence[sender] = message
+                for receiver in self.neighbours[sender]:
+                    self._post(sender, receiver, message)
+
+    def _post(
+        self, sender: str, receiver: str, message: Message, *, retained: bool = False
+    ) -> None:
+        if self.tap is not None:
+            tapped = self.tap(sender, receiver, message)
+            if tapped is None:
+                return
+            message = tapped
+        faulty = not isinstance(message, Presence)  # the broker keeps and repeats those
+        if faulty and self._chance.random() < self.faults.drop:
+            return
+        copies = 2 if faulty and self._chance.random() < self.faults.duplicate else 1
+        for _ in range(copies):
+            delay = self._chance.uniform(*self.faults.delay_s)
+            if isinstance(message, Presence) and message.state == "lost":
+                delay = self.faults.delay_s[1]  # a broker hands out the will after all the rest
+            self._push(self.now + delay, receiver, MessageReceived(message, retained))
+
+    def _push(self, at: float, name: str, event: Event) -> None:
+        epoch = self.seats[name].epoch
+        heapq.heappush(self._heap, (at, next(self._order), name, epoch, event))

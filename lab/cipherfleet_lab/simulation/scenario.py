@@ -1,0 +1,134 @@
+"""What is simulated: a fleet file as arrays, the same spread over more nodes, or a made-up one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cipherfleet_analysis.forecast import answer_of, objectives_to_simulate
+from cipherfleet_analysis.simulation import (
+    Array,
+    Gradients,
+    Linear,
+    Links,
+    OneByOne,
+    Places,
+    gradients_of,
+)
+from cipherfleet_node.core.objective import Objective
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
+from cipherfleet_provisioning.fleet.fleet import Fleet
+
+from .large_graphs import large_graph, random_regular
+
+MADE_UP_ROWS = 4  # readings of every node
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """All that the vector engine needs."""
+
+    name: str
+    links: Links
+    starts: Array  # (n, d)
+    gradients: Gradients
+    algorithm: Algorithm
+    sealed: bool
+    optimum: Array | None  # (d,), where it is known
+    readings: str  # what they are, for people
+    names: Sequence[str] = ()  # of nodes that exist, whose own draws can be repeated
+
+    @property
+    def nodes(self) -> int:
+        """n."""
+        return len(self.starts)
+
+    @property
+    def edges(self) -> int:
+        """Undirected ones."""
+        return len(self.links.askers) // 2
+
+
+def of_fleet(fleet: Fleet) -> Scenario:
+    """The fleet of a file as it stands, all readings there from the first round."""
+    objectives, readings = _objectives(fleet)
+    return Scenario(
+        fleet.file.fleet,
+        Links.of(fleet.graph),
+        np.array([objective.start() for objective in objectives]),
+        gradients_of(objectives, fleet.file.objective),
+        fleet.file.algorithm,
+        fleet.exchange == "sealed",
+        answer_of(fleet, objectives),
+        readings,
+        [member.id for member in fleet.members],
+    )
+
+
+def spread(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
+    """*nodes* nodes: number i has the readings of the file's node i mod n.
+
+    On a graph of the kind that the file has, or a random regular one of *degree*.
+    """
+    objectives, readings = _objectives(fleet)
+    topology = fleet.file.topology
+    edges = (
+        large_graph(topology, nodes)
+        if degree is None
+        else random_regular(nodes, degree, topology.seed or 0)
+    )
+    own = len(objectives)
+    place = np.arange(nodes) % own
+    starts = np.array([objective.start() for objective in objectives])[place]
+    # Where not all are taken equally often the file's answer is not the optimum.
+    optimum = answer_of(fleet, objectives) if nodes % own == 0 else None
+    return Scenario(
+        fleet.file.fleet,
+        Links.between(edges, nodes),
+        starts,
+        _given_to(place, objectives, gradients_of(objectives, fleet.file.objective)),
+        fleet.file.algorithm,
+        fleet.exchange == "sealed",
+        optimum,
+        f"{readings} ones of {own} nodes, each set given to {nodes / own:.6g} nodes",
+    )
+
+
+def made_up(nodes: int, degree: int, dimension: int, seed: int) -> Scenario:
+    """Least squares on made-up readings, a random regular graph, sealed."""
+    chance = np.random.default_rng([seed, nodes])
+    phi = chance.uniform(-1.0, 1.0, (nodes, MADE_UP_ROWS, dimension))
+    theta = np.arange(1.0, dimension + 1.0)
+    y = phi @ theta + 0.1 * chance.standard_normal((nodes, MADE_UP_ROWS))
+    hessians = np.matmul(phi.swapaxes(1, 2), phi) / MADE_UP_ROWS
+    offsets = -np.einsum("nrd,nr->nd", phi, y) / MADE_UP_ROWS
+    return Scenario(
+        "made up",
+        Links.between(random_regular(nodes, degree, seed), nodes),
+        np.zeros((nodes, dimension)),
+        Linear(hessians, offsets),
+        Algorithm(rounds=10, stepsize=Stepsize(initial=0.3, decay=0.01), attenuation="none"),
+        True,
+        np.linalg.solve(hessians.mean(axis=0), -offsets.mean(axis=0)),
+        f"made up, {MADE_UP_ROWS} of every node",
+    )
+
+
+def _objectives(fleet: Fleet) -> tuple[Sequence[Objective], str]:
+    objectives, readings = objectives_to_simulate(fleet)
+    if not objectives:
+        raise ConfigError(
+            f"{fleet.file.fleet!r} has sensors that only running tells of, or whose readings its "
+            "objective refuses: simulate a fleet with csv or synthetic sensors"
+        )
+    return objectives, readings
+
+
+def _given_to(place: Places, objectives: Sequence[Objective], gradients: Gradients) -> Gradients:
+    """The *gradients* of the *objectives*, node i with the one at place[i]."""
+    if isinstance(gradients, Linear):
+        return Linear(gradients.hessians[place], gradients.offsets[place])
+    return OneByOne([objectives[index] for index in place])

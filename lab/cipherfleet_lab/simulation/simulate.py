@@ -1,0 +1,263 @@
+"""`cipherfleet simulate`: a fleet's error and disagreement round by round, over several seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cipherfleet_analysis.simulation import Array
+from cipherfleet_deploy.local.results import disagreement, relative_error
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+
+from . import engines
+from .scenario import Scenario, made_up, of_fleet, spread
+
+MADE_UP_NODES, MADE_UP_DEGREE, MADE_UP_DIMENSION, MADE_UP_ROUNDS = 1000, 6, 4, 10
+RESULT_FILE, PLOT_FILE = "simulation.json", "simulation.png"
+SHOWN_ROUNDS = 10
+FIGURES = {"relative_error": "relative error", "disagreement": "disagreement"}
+
+Rounds = Iterator[Array]
+Run = Callable[[int], Rounds]  # of a seed
+
+
+@dataclass
+class Stopwatch:
+    """Adds up the time of what runs under it."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of this process: others on the machine do not lengthen it much
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count until the block ends."""
+        began, cpu_began = time.perf_counter(), time.process_time()
+        yield
+        self.seconds += time.perf_counter() - began
+        self.cpu_seconds += time.process_time() - cpu_began
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    engine: Literal["core", "vector"] = "vector"
+    seed: int = 1
+    seeds: int = 1
+    rounds: int | None = None
+    nodes: int | None = None
+    degree: int | None = None
+    encrypted: bool = False
+    out: Path | None = None
+
+
+def simulate(file: Path | None, options: Options, console: Console) -> dict[str, Any]:
+    """The object that `--json` prints; raises ConfigError for a file that is no such fleet."""
+    began = time.monotonic()
+    fleet = None if file is None else _load(file, options)
+    scenario = _scenario(file, fleet, options)
+    rounds = options.rounds or scenario.algorithm.rounds or MADE_UP_ROUNDS
+    run, how = _engine(fleet, scenario, rounds, options, console)
+    seeds = range(options.seed, options.seed + options.seeds)
+    measured, taken = _measured(run, scenario, rounds, seeds, console)
+    result = {
+        "fleet": scenario.name,
+        "nodes": scenario.nodes,
+        "edges": scenario.edges,
+        "rounds": rounds,
+        "dimension": scenario.starts.shape[1],
+        "exchange": "sealed" if scenario.sealed else "pairwise",
+        "engine": options.engine,
+        **how,
+        "readings": scenario.readings,
+        "optimum": None if scenario.optimum is None else scenario.optimum.tolist(),
+        "seeds": list(seeds),
+        **{name: _band(values) for name, values in measured.items()},
+        "seconds_per_round": taken.seconds / (len(seeds) * rounds),
+        "cpu_seconds_per_round": taken.cpu_seconds / (len(seeds) * rounds),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        "wall_s": time.monotonic() - began,
+    }
+    if options.out is not None:
+        _write(result, options.out)
+        result["out"] = str(options.out)
+    return result
+
+
+# -- what is run --------------------------------------------------------------------------------
+
+
+def _load(file: Path, options: Options) -> Fleet:
+    fleet = load_fleet(file, Overrides(rounds=options.rounds), endless=False)
+    if options.nodes is None or _is_spread(fleet, options):
+        return fleet
+    return load_fleet(file, Overrides(options.nodes, options.rounds), endless=False)
+
+
+def _is_spread(fleet: Fleet, options: Options) -> bool:
+    """Whether nodes are wanted that the file has not, or a graph that it does not describe."""
+    return options.degree is not None or (options.nodes or 0) > len(fleet.members)
+
+
+def _scenario(file: Path | None, fleet: Fleet | None, options: Options) -> Scenario:
+    if fleet is None:
+        nodes, degree = options.nodes or MADE_UP_NODES, options.degree or MADE_UP_DEGREE
+        return made_up(nodes, degree, MADE_UP_DIMENSION, seed=0)
+    try:
+        if _is_spread(fleet, options):
+            return spread(fleet, options.nodes or len(fleet.members), options.degree)
+        return of_fleet(fleet)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _engine(
+    fleet: Fleet | None, scenario: Scenario, rounds: int, options: Options, console: Console
+) -> tuple[Run, dict[str, Any]]:
+    """What runs a seed, and what to say of it."""
+    if options.engine == "vector":
+        own = engines.repeats_draws(scenario, rounds)
+        how = {"encrypted": False, "draws": "the nodes' own" if own else "fast"}
+        return lambda seed: engines.vector(scenario, rounds, seed, own_draws=own), how
+    if fleet is None or not scenario.names:
+        raise ConfigError(
+            "the core engine runs the nodes of a file as they stand: give FILE, no --degree, and "
+            "no more --nodes than it has, or take --engine vector"
+        )
+    keys = None
+    if options.encrypted:
+        with console.status("keys") if console.is_terminal else _nothing():
+            keys = engines.keys_of(fleet, lambda _name: None)
+    how = {"encrypted": options.encrypted, "draws": "the nodes' own"}
+    return lambda seed: engines.core(fleet, rounds, seed, keys), how
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+# -- figures ------------------------------------------------------------------------------------
+
+
+def _measured(
+    run: Run, scenario: Scenario, rounds: int, seeds: Sequence[int], console: Console
+) -> tuple[dict[str, Array], Stopwatch]:
+    """Relative error and disagreement, each of shape (seeds, rounds), and what all rounds took."""
+    figures = {name: np.full((len(seeds), rounds), np.nan) for name in FIGURES}
+    columns = (TextColumn("round {task.completed}/{task.total}"), BarColumn(), TimeElapsedColumn())
+    taken = Stopwatch()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(seeds) * rounds)
+        for row, seed in enumerate(seeds):
+            passed = run(seed)
+            for k in range(rounds):
+                with taken.running():
+                    estimates = next(passed)
+                if scenario.optimum is not None:
+                    figures["relative_error"][row, k] = relative_error(estimates, scenario.optimum)
+                figures["disagreement"][row, k] = disagreement(estimates)
+                progress.advance(task)
+    return figures, taken
+
+
+def _band(values: Array) -> dict[str, list[float | None]] | None:
+    """By round: the mean over seeds, the least and the greatest; None where nothing is known."""
+    if np.isnan(values).all():
+        return None
+    bands = {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
+    return {name: [_defined(entry) for entry in band] for name, band in bands.items()}
+
+
+def _defined(figure: float) -> float | None:
+    return float(figure) if math.isfinite(figure) else None
+
+
+# -- for people ---------------------------------------------------------------------------------
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The table that people read."""
+    secret = "encrypted" if result["encrypted"] else "in clear"
+    table = Table(
+        title=f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
+        f"{result['exchange']}, {result['engine']} engine, {secret}"
+    )
+    table.add_column("round", justify="right")
+    for heading in FIGURES.values():
+        table.add_column(heading)
+    for k in _shown_rounds(result["rounds"]):
+        table.add_row(str(k + 1), *(_cell(result, name, k) for name in FIGURES))
+    console.print(table)
+    seeds = result["seeds"]
+    over = f"seeds {seeds[0]} to {seeds[-1]}: mean [least, greatest]" if seeds[1:] else "one seed"
+    cost = f"{result['seconds_per_round']:.3g} s per round"
+    lines = [
+        f"{over}; draws: {result['draws']}; readings: {result['readings']}",
+        f"{cost}, {result['peak_memory_mib']:.0f} MiB at most",
+    ]
+    if "out" in result:
+        lines.append(f"plot and figures: {result['out']}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown_rounds(rounds: int) -> list[int]:
+    """The first, the last, and some between, ever farther apart."""
+    return sorted({round(k) - 1 for k in np.geomspace(1, rounds, min(rounds, SHOWN_ROUNDS))})
+
+
+def _cell(result: dict[str, Any], name: str, k: int) -> str:
+    band = result[name]
+    if band is None or band["mean"][k] is None:
+        return "-"
+    if len(result["seeds"]) == 1:
+        return f"{band['mean'][k]:.3g}"
+    return f"{band['mean'][k]:.3g} [{band['low'][k]:.3g}, {band['high'][k]:.3g}]"
+
+
+def _write(result: dict[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / RESULT_FILE).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    _plot(result, out / PLOT_FILE)
+
+
+def _plot(result: dict[str, Any], file: Path) -> None:
+    from matplotlib.figure import Figure  # 0.4 s that --help must not wait for
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    rounds = np.arange(1, result["rounds"] + 1)
+    for place, (name, label) in enumerate(FIGURES.items()):
+        if result[name] is None:
+            continue
+        # A logarithm shows no zero: nodes that agree to the last bit leave a gap.
+        mean, low, high = (
+            np.array([entry or np.nan for entry in result[name][part]], dtype=np.float64)
+            for part in ("mean", "low", "high")
+        )
+        axes.plot(rounds, mean, ".-", color=f"C{place}", label=label)
+        axes.fill_between(rounds, low, high, color=f"C{place}", alpha=0.25)
+    axes.set_yscale("log")
+    axes.set_xlabel("round")
+    seeds = len(result["seeds"])
+    band = f"; mean and range over {seeds} seeds" if seeds > 1 else ""
+    axes.set_title(f"root mean square over nodes{band}", fontsize="medium", loc="left")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(loc="best", fontsize="small")
+    figure.suptitle(f"{result['fleet']}: {result['nodes']} nodes, {result['exchange']}")
+    figure.savefig(file, dpi=120)

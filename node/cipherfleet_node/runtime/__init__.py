@@ -1,0 +1,1 @@
+"""The daemon around the core: MQTT, files, sensors' threads, systemd, membership, enrolment."""

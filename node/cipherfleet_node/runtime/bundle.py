@@ -1,0 +1,116 @@
+"""A node's folder as a whole, read and checked: settings, keys, neighbours, sensor, certificate."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cipherfleet_node.core.objective import Objective, make_objective
+from cipherfleet_node.core.packing import MAX_DEGREE
+from cipherfleet_node.core.paillier import PublicKey
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.keys.key_files import (
+    NodeKeys,
+    PublicKeys,
+    check_own_keys,
+    read_keys,
+    read_neighbour,
+    seal_from_text,
+    seal_to_text,
+    shared_secret,
+)
+from cipherfleet_node.sensors import open_sensor
+from cipherfleet_node.sensors.base import SensorDevice
+from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
+from cipherfleet_node.settings.sections import NodeConfig
+
+from .membership import Joined, read_membership
+
+
+@dataclass(frozen=True, repr=False)
+class Bundle:
+    """A node folder, read and checked: nothing in it can fail later."""
+
+    folder: Path
+    config: NodeConfig
+    keys: NodeKeys
+    neighbours: dict[str, PublicKeys]
+    objective: Objective
+    sensor: SensorDevice
+    secrets: Mapping[str, bytes]  # shared with those who share a neighbour, for sealing
+    joined: Joined | None  # the operator's word on the neighbours, if it has come
+    tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
+
+    @property
+    def neighbours_paillier(self) -> dict[str, PublicKey]:
+        """The neighbours' moduli."""
+        return {name: keys.paillier for name, keys in self.neighbours.items()}
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """All that *folder* tells a node; raises ConfigError."""
+    config = load_node_config(folder)
+    keys = read_keys(folder, config.crypto)
+    context = None
+    if config.broker.tls:
+        from cipherfleet_node.keys.tls import (
+            read_context,  # X.509 takes memory that plain TCP spares
+        )
+
+        context = read_context(folder, config.node, datetime.now(UTC))
+    joined = read_membership(folder, config)
+    if joined is not None:
+        config, neighbours = joined.configured(config), joined.neighbours
+        if joined.message.fingerprint != keys.public.fingerprint:
+            raise ConfigError(
+                f"{folder}: the operator's membership is for keys with fingerprint "
+                f"{joined.message.fingerprint[:16]}..., those in keys have "
+                f"{keys.public.fingerprint[:16]}...; enrol this node anew"
+            )
+    else:
+        neighbours = {
+            n.id: read_neighbour(folder, n.id, n.fingerprint, config.crypto.key_bits)
+            for n in config.neighbours
+        }
+        _check_pins(folder, config, keys, neighbours)
+    if not neighbours:
+        raise ConfigError(f"{folder}: has no neighbours yet: run the node, so that it enrols")
+    if len(neighbours) > MAX_DEGREE:
+        raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
+    objective = make_objective(config.objective)
+    sensor = open_sensor(config.sensor, folder, objective.fields)
+    secrets = _shared_secrets(folder, config, keys)
+    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, joined, context)
+
+
+def _check_pins(
+    folder: Path, config: NodeConfig, keys: NodeKeys, neighbours: Mapping[str, PublicKeys]
+) -> None:
+    """Raise ConfigError where the settings and the key files do not tell the same."""
+    if config.keys is not None:
+        check_own_keys(folder, keys, config.keys)
+    for name, seal in config.seals.items():
+        if name in neighbours and seal != seal_to_text(neighbours[name].seal):
+            raise ConfigError(
+                f"{folder / NODE_FILE}: seals.{name} is not the seal in {name}.json among the "
+                "neighbours; get the bundle anew from provisioning"
+            )
+
+
+def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[str, bytes]:
+    if config.crypto.exchange != "sealed":
+        return {}
+    secrets = {}
+    for name in sorted(config.co_neighbours):
+        try:
+            other = seal_from_text(config.seals[name])
+            secrets[name] = shared_secret(keys.seal, other, config.fleet)
+        except ValueError:
+            raise ConfigError(
+                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64; get "
+                "the bundle anew from provisioning"
+            ) from None
+    return secrets

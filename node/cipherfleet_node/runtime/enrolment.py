@@ -1,0 +1,245 @@
+"""How a device joins with keys that it made itself: a claim, and the operator's word on it.
+
+The bundle of such a device holds a one-time token and no other secret. At its first start it makes
+its keys, publishes a claim with their public halves, proven by the token without showing it, and
+waits until the operator names its neighbours. Keys made later are proven by the identity that they
+replace.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.messages import OPERATOR, Claim, Membership
+from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.topics import claim_topic, membership_topic
+from cipherfleet_node.errors import BrokerUnreachable, WireError
+from cipherfleet_node.keys.key_files import (
+    KEYS_FOLDER,
+    PAILLIER_FILE,
+    NodeKeys,
+    generate_keys,
+    identity_from_text,
+    read_keys,
+    read_private,
+    read_signing_key,
+    write_keys,
+    write_private,
+)
+from cipherfleet_node.sensors import open_sensor
+from cipherfleet_node.settings.sections import NodeConfig
+
+from .heartbeat import Heartbeat
+from .membership import (
+    CURRENT,
+    TLS_KEY_FILE,
+    check_membership,
+    due,
+    keep,
+    promote,
+    read_membership,
+)
+from .mqtt import Arrived, Link, LinkRefused, LinkUp
+from .store import sync_folder
+from .systemd import ServiceManager
+
+log = logging.getLogger(__name__)
+
+TOKEN_FILE = "token"  # noqa: S105  # the name of a file
+TOKEN_BYTES = 32
+WAIT_S = 0.5
+
+
+def token_proof(token: bytes, claim: Claim) -> bytes:
+    """What shows that the sender of *claim* has the token: HMAC-SHA-256, so no broker learns it."""
+    return hmac.digest(token, claim.proven, "sha256")
+
+
+def make_claim(
+    config: NodeConfig, keys: NodeKeys, request: bytes, prove: bytes | Ed25519PrivateKey
+) -> Claim:
+    """The claim of *keys*; *prove* is the token, or the identity that they replace."""
+    public = keys.public
+    claim = Claim(
+        config.fleet,
+        config.node,
+        int(time.time()),
+        public.paillier.to_bytes(),
+        public.identity.public_bytes_raw(),
+        public.seal.public_bytes_raw(),
+        request,
+        b"",
+    )
+    proof = token_proof(prove, claim) if isinstance(prove, bytes) else prove.sign(claim.proven)
+    return msgspec.structs.replace(claim, proof=proof)
+
+
+def make_own_keys(folder: Path, config: NodeConfig, name: str) -> NodeKeys:
+    """Fresh keys in *folder*/*name*, those of the last try if it had come so far.
+
+    With TLS, one for the connection too. The folder appears as a whole or not at all.
+    """
+    place = folder / name
+    if (place / PAILLIER_FILE).exists():
+        return read_keys(folder, config.crypto, name)
+    making = f"{name}.making"
+    keys = generate_keys(config.crypto.key_bits)
+    write_keys(folder, keys, making)
+    if config.broker.tls:
+        form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        write_private(
+            folder / making / TLS_KEY_FILE, Ed25519PrivateKey.generate().private_bytes(*form)
+        )
+    (folder / making).rename(place)
+    sync_folder(folder)
+    return keys
+
+
+def certificate_request(folder: Path, config: NodeConfig, name: str) -> bytes:
+    """A request for a certificate of the key in *folder*/*name*; empty without TLS."""
+    if not config.broker.tls:
+        return b""
+    from cryptography import x509  # takes memory that plain TCP spares
+    from cryptography.x509.oid import NameOID
+
+    file = folder / name / TLS_KEY_FILE
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, config.node)])
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(subject)
+        .sign(read_signing_key(file), None)
+    )
+    return request.public_bytes(Encoding.DER)
+
+
+def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
+    """The keys that a node has made before its enrolment, None before its first start.
+
+    Raises ConfigError for what would keep it from enrolling: token, certificate or sensor.
+    """
+    read_private(folder / TOKEN_FILE)
+    has_keys = (folder / KEYS_FOLDER / PAILLIER_FILE).exists()
+    keys = read_keys(folder, config.crypto) if has_keys else None
+    if config.broker.tls:
+        from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
+
+        read_context(folder, config.node, datetime.now(UTC))
+    open_sensor(config.sensor, folder, make_objective(config.objective).fields).close()
+    return keys
+
+
+def needs_enrolment(folder: Path, config: NodeConfig) -> bool:
+    """Whether the node has neighbours neither from its settings nor from its operator yet."""
+    if config.neighbours or config.operator is None:
+        return False
+    return read_membership(folder, config, CURRENT) is None
+
+
+def enrol(
+    folder: Path, config: NodeConfig, stopping: threading.Event, manager: ServiceManager
+) -> bool:
+    """Claim fresh keys and wait for the operator's word; False if stopped before it came.
+
+    The wait may take days, so the service counts as started, and as alive.
+    """
+    if due(folder, config, 2**63):
+        _take_over(folder, config)
+        return True
+    token = read_private(folder / TOKEN_FILE)
+    keys = make_own_keys(folder, config, KEYS_FOLDER)
+    request = certificate_request(folder, config, KEYS_FOLDER)
+    claim = make_claim(config, keys, request, token)
+    log.info("claiming keys with fingerprint %s", keys.public.fingerprint)
+    _Claimant(folder, config, keys, claim).run(stopping, manager)
+    if not due(folder, config, 2**63):
+        return False
+    _take_over(folder, config)
+    return True
+
+
+def _take_over(folder: Path, config: NodeConfig) -> None:
+    promote(folder, config)
+    (folder / TOKEN_FILE).unlink(missing_ok=True)  # it has served
+    log.info("enrolled: the operator has named the neighbours")
+
+
+class _Claimant:
+    """Publishes a claim, retained, and waits for the membership that follows from it."""
+
+    def __init__(self, folder: Path, config: NodeConfig, keys: NodeKeys, claim: Claim) -> None:
+        self._folder, self._config, self._keys = folder, config, keys
+        self._done = threading.Event()
+        self._refused: str | None = None  # why the broker is not to be had
+        self._payload = wire.encode(claim, keys.identity)
+        self._topic = claim_topic(config.fleet, config.node)
+        assert config.operator is not None
+        self._operator = {OPERATOR: identity_from_text(config.operator)}
+        context = None
+        if config.broker.tls:
+            from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
+
+            context = read_context(folder, config.node, datetime.now(UTC))
+        self._link = Link(
+            f"{config.fleet}-{config.node}-claim",
+            config.broker,
+            [membership_topic(config.fleet, config.node)],
+            None,
+            self._handle,
+            context,
+        )
+
+    def run(self, stopping: threading.Event, manager: ServiceManager) -> None:
+        heartbeat = Heartbeat(self._folder, math.inf)  # operators take their time
+        self._link.start()
+        manager.ready()
+        manager.status("waiting for the operator to name the neighbours")
+        while not stopping.is_set() and not self._done.is_set():
+            heartbeat.beat(time.monotonic(), 0, time.monotonic())
+            self._link.tend(time.monotonic())
+            if self._link.moves(time.monotonic()):
+                manager.alive()
+            self._done.wait(WAIT_S)
+        self._link.stop(1.0)
+        heartbeat.stop()
+        if self._refused is not None:
+            raise BrokerUnreachable(self._refused)
+
+    def _handle(self, event: object) -> None:
+        match event:
+            case LinkUp():
+                self._link.publish(self._topic, self._payload, retain=True)
+            case Arrived():
+                self._take(event)
+            case LinkRefused(reason):
+                self._refused = reason
+                self._done.set()
+
+    def _take(self, arrived: Arrived) -> None:
+        config = self._config
+        try:
+            message = wire.decode(arrived.payload, arrived.topic, config.fleet, self._operator)
+            assert isinstance(message, Membership)
+            check_membership(message, config)
+        except WireError as error:
+            log.warning("dropped a membership: %s: %s", error.reason, error)
+            return
+        if message.fingerprint != self._keys.public.fingerprint:
+            log.warning("dropped a membership: it is for other keys than those of this node")
+            return
+        keep(self._folder, arrived.payload)
+        self._done.set()

@@ -1,0 +1,80 @@
+"""Known-answer exchanges at start: this machine's arithmetic on this very node's keys.
+
+A wrong build of the number library, or a bad memory cell, would otherwise send garbage that
+decrypts to a plausible estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from gmpy2 import mpz
+
+from cipherfleet_node.core import exchange
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.paillier import PrivateKey, PublicKey
+from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.errors import ConfigError, RemoteProtocolError
+
+Key = TypeVar("Key", PrivateKey, PublicKey)
+
+_ASKED = [1 - (1 << (VALUE_BITS - 1)), -1, 0, 12345]  # q of the asker
+_OWN = [(1 << (VALUE_BITS - 1)) - 1, 1, 0, -54321]  # q of the answerer: the widest difference first
+_WEIGHT = 0xD75  # an odd half weight
+_DITHER = [-(_WEIGHT - 1) // 2, (_WEIGHT - 1) // 2, 0, 7]
+_EXPECTED = [
+    _WEIGHT * (own - asked) + e for own, asked, e in zip(_OWN, _ASKED, _DITHER, strict=True)
+]
+_ROOTS = (mpz(0xC1F4E3), mpz(0x5EED))  # known blinding roots r; real exchanges draw them
+
+
+def check_exchanges(own: PrivateKey, neighbours: Mapping[str, PublicKey]) -> None:
+    """Run a known exchange on the own key and on every neighbour's; ConfigError where one fails."""
+    if not _passes(_own_key_works, own):
+        raise ConfigError(
+            "the known-answer exchange fails on this node's own key: the key file or this "
+            "machine's gmpy2 is broken; run `cipherfleet-node keygen` or reinstall gmpy2"
+        )
+    for name, key in neighbours.items():
+        if not _passes(_neighbours_key_works, key):
+            raise ConfigError(
+                f"the known-answer exchange fails on the key of {name!r}: this machine's gmpy2 "
+                "is broken; reinstall it"
+            )
+
+
+def _passes(check: Callable[[Key], bool], key: Key) -> bool:
+    try:
+        return check(key)
+    except RemoteProtocolError:
+        return False  # not even in range
+
+
+def _own_key_works(key: PrivateKey) -> bool:
+    layout = Layout(key.public.bits, len(_ASKED))
+    answers = exchange.read_ciphertexts(key.public, layout, _answer_under(key.public, layout))
+    opened = exchange.open_answers(key, layout, {"self": exchange.Opening(1, answers)})
+    roots = [key.obfuscator(root % key.p, root % key.q) for root in _ROOTS]
+    blinded_zero = all(key.decrypt(obfuscator) == 0 for obfuscator in roots)
+    return opened == _EXPECTED and blinded_zero
+
+
+def _neighbours_key_works(key: PublicKey) -> bool:
+    """Without the private key: the answer must be (1 + n m) (r_1^H r_2)^n, worked out by Python."""
+    layout = Layout(key.bits, len(_ASKED))
+    n, n_squared = int(key.n), int(key.n_squared)
+    root = pow(int(_ROOTS[0]), _WEIGHT, n) * int(_ROOTS[1]) % n
+    blinded = pow(root, n, n_squared)
+    expected = [
+        (1 + n * (int(plaintext) % n)) * blinded % n_squared for plaintext in layout.pack(_EXPECTED)
+    ]
+    return [int.from_bytes(item, "big") for item in _answer_under(key, layout)] == expected
+
+
+def _answer_under(key: PublicKey, layout: Layout) -> list[bytes]:
+    obfuscators = [pow(root, key.n, key.n_squared) for root in _ROOTS]
+    query = exchange.make_query(key, layout, _ASKED, lambda: obfuscators[0])
+    read = exchange.read_ciphertexts(key, layout, query)
+    prepared = exchange.prepare_answer(key, layout, _OWN, _WEIGHT, _DITHER, lambda: obfuscators[1])
+    return exchange.make_answer(key, layout, read, _WEIGHT, prepared)

@@ -1,0 +1,164 @@
+"""A node's state on a disk that may lose power at any moment.
+
+Temporary file, fsync, rename, fsync of the folder; the generation before is kept under another
+name, and a checksum tells whether a file is whole. One small write per round.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
+
+STATE_FOLDER = "state"
+_MAGIC = b"cipherfleet state 1\n"
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(State)
+
+
+class Store:
+    """The state files of one node folder, held by one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take hold of *folder*/state.
+
+        Raises IdentityClash while another process holds it, ConfigError if it cannot be written.
+        """
+        self._folder = folder / STATE_FOLDER
+        self.current = self._folder / "current"
+        self.previous = self._folder / "previous"
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"{self._folder}: cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise IdentityClash(
+                f"{folder}: another daemon runs from this folder; stop it"
+            ) from None
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._lock)
+
+    def save(self, state: State) -> None:
+        """Make *state* durable; when this returns it survives a loss of power.
+
+        Raises StateNotSaved: then nothing that depends on *state* may be sent.
+        """
+        try:
+            self._save(state)
+        except OSError as error:
+            raise StateNotSaved(
+                f"{self._folder}: the state cannot be written: {error.strerror}; make room, or "
+                "replace the card, and start the node again"
+            ) from None
+
+    def _save(self, state: State) -> None:
+        payload = _encoder.encode(state)
+        fresh = self._folder / "fresh"
+        write_synced(fresh, _MAGIC + hashlib.sha256(payload).digest() + payload)
+        if self._is_whole():
+            linked = self._folder / "linked"
+            linked.unlink(missing_ok=True)
+            linked.hardlink_to(self.current)
+            linked.replace(self.previous)
+        fresh.replace(self.current)
+        sync_folder(self._folder)
+
+    def _is_whole(self) -> bool:
+        """Whether the current generation is worth more than the one before it."""
+        try:
+            _read(self.current)
+        except StateCorrupt:
+            return False
+        return True
+
+    def load(self) -> State | None:
+        """The latest whole state, None if none was ever saved.
+
+        When the current generation is damaged the previous one is given as not continuous: the
+        agent then never repeats a round number. Raises StateCorrupt if both are damaged.
+        """
+        return read_state(self._folder.parent)
+
+
+def is_running(folder: Path, locks: Path = Path("/proc/locks")) -> bool | None:
+    """Whether a daemon holds *folder*, without touching its lock; None if the kernel hides it.
+
+    By inode number alone: some file systems show another device number there.
+    """
+    try:
+        inode = (folder / STATE_FOLDER / "lock").stat().st_ino
+    except OSError:
+        return False
+    try:
+        held = re.findall(r"FLOCK +ADVISORY +WRITE +\S+ +\S+:(\d+) ", locks.read_text())
+    except OSError:
+        return None
+    return str(inode) in held
+
+
+def read_state(folder: Path) -> State | None:
+    """As Store.load, without holding the folder."""
+    current, previous = (folder / STATE_FOLDER / name for name in ("current", "previous"))
+    if not current.exists() and not previous.exists():
+        return None
+    try:
+        return _read(current)
+    except StateCorrupt:
+        try:
+            return after_damage(_read(previous))
+        except StateCorrupt:
+            raise StateCorrupt(
+                f"{current.parent}: both generations of the state are damaged; remove the folder "
+                "to start this node from its readings (it will join the round of its neighbours)"
+            ) from None
+
+
+def _read(file: Path) -> State:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise StateCorrupt(f"{file}: cannot be read: {error.strerror}") from None
+    payload = data[len(_MAGIC) + 32 :]
+    if (
+        data[: len(_MAGIC)] != _MAGIC
+        or data[len(_MAGIC) :][:32] != hashlib.sha256(payload).digest()
+    ):
+        raise StateCorrupt(f"{file}: is damaged (checksum)")
+    try:
+        state = _decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise StateCorrupt(f"{file}: is whole but not a state of this version") from None
+    if state.version != STATE_VERSION:
+        raise StateCorrupt(f"{file}: has version {state.version}, this is {STATE_VERSION}")
+    return state
+
+
+def write_synced(file: Path, data: bytes) -> None:
+    """Write *data* to *file*, for its owner only, and onto the disk."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in *folder* onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,286 @@
+"""The sections of node.yaml and fleet.yaml as types. Reads no file."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+CONFIG_VERSION = 1
+
+
+SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
+
+
+MAX_ID = 63
+
+
+NodeId = Annotated[
+    str,
+    Meta(
+        # $ alone lets a last newline pass
+        pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_ID - 1}}}$(?!\n)",
+        description="1 to 63 letters, digits, - and _, the first a letter or digit",
+    ),
+]
+
+
+DeviceNode = Annotated[
+    str,
+    Meta(
+        # nothing that a unit file would expand
+        pattern=r"^/dev(/[A-Za-z0-9_-][A-Za-z0-9_.,:+-]*)+$(?!\n)",
+        description="the path of a device node, for example /dev/i2c-1",
+    ),
+]
+
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+_RESOLUTION = "a positive number, for example 2^-24 or 1e-6"
+
+
+Resolution = (
+    Annotated[str, Meta(pattern=r"^2 *\^ *-? *[0-9]{1,3}$", description=_RESOLUTION)]
+    | Annotated[float, Meta(gt=0, le=1e6, description=_RESOLUTION)]
+)
+
+
+OBJECTIVE_KINDS = ("average", "mean", "least_squares", "ridge", "logistic", "huber")
+
+
+ObjectiveKind = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({'|'.join(OBJECTIVE_KINDS)}|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*)$(?!\n)",
+        description=f"one of {', '.join(OBJECTIVE_KINDS)} or module:Class",
+        examples=[*OBJECTIVE_KINDS],
+    ),
+]
+
+
+NonNegative = Annotated[float, Meta(ge=0)]
+
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+ExchangeName = Literal["sealed", "pairwise"]
+
+
+FieldName = Annotated[str, Meta(min_length=1)]
+
+
+class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A mapping in a configuration file; unknown keys are errors."""
+
+
+class Stepsize(Section, frozen=True):
+    """lambda_k = initial / (1 + decay k^exponent); entries drawn within +-spread of it."""
+
+    initial: Positive = 0.3
+    decay: NonNegative = 0.01
+    exponent: NonNegative = 1.0
+    spread: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    law: Literal["uniform", "normal", "log-normal"] = "uniform"
+
+
+class Attenuation(Section, frozen=True):
+    """gamma_k = 1 / (1 + scale k^exponent)."""
+
+    scale: NonNegative = 0.1
+    exponent: NonNegative = 0.81
+
+
+class Algorithm(Section, frozen=True):
+    """What all nodes of a fleet must agree on, round by round."""
+
+    rounds: Count | None = None  # None: an endless fleet, which then needs period_s
+    period_s: Positive | None = None  # seconds from one round's opening to the next
+    resolution: Resolution = "2^-24"
+    stepsize: Stepsize = field(default_factory=Stepsize)
+    attenuation: Attenuation | Literal["none"] = "none"
+    answer_timeout_s: Positive = 5.0
+    start_timeout_s: Positive = 60.0  # how long the first round waits for every neighbour
+
+
+class Crypto(Section, frozen=True):
+    """Key size and the exchange that runs on it."""
+
+    key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
+    exchange: ExchangeName | None = None  # None in fleet.yaml: by its graph
+    leaves: Literal["refuse", "open"] = "refuse"  # nodes of one neighbour in a sealed fleet
+    rerandomise: Literal["full", "uniform"] = "full"
+    pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key
+    pool_threads: Annotated[int, Meta(ge=0, le=16)] = 1
+    table_kib: Annotated[int, Meta(ge=64, le=65536)] = 2560  # memory for the tables of one key
+    constant_time: bool = False  # private exponents take the same time; costs about 40 %
+    allow_weak_keys: bool = False
+
+
+class Broker(Section, frozen=True):
+    """Where the MQTT broker listens, and whether it speaks TLS and wants our certificate."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    tls: bool = False
+
+
+class Column(Section, frozen=True):
+    """A named field of a reading, brought to order one: (value - offset) / scale."""
+
+    field: FieldName
+    offset: float = 0.0
+    scale: float = 1.0
+
+
+class Feature(Section, frozen=True):
+    """One entry (or, with daily, 2*harmonics entries) of the regressor phi.
+
+    Exactly one of constant, field and daily is given.
+    """
+
+    constant: float | None = None
+    field: FieldName | None = None
+    offset: float = 0.0
+    scale: float = 1.0
+    daily: FieldName | None = None  # field in hours: sin and cos of 2 pi h value / 24
+    harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
+
+
+class Objective(Section, frozen=True):
+    """The private objective f_i, made of this node's readings."""
+
+    kind: ObjectiveKind
+    values: list[Column] | None = None  # average, mean
+    target: Column | None = None  # least_squares, ridge, logistic, huber
+    features: list[Feature] | None = None
+    penalty: NonNegative = 0.0  # ridge, logistic, huber: + penalty/2 |x|^2
+    threshold: Positive = 1.0  # huber: residuals above it count linearly
+    window: Count = 4096  # readings kept; the oldest go first
+    minibatch: Count | None = None  # None: the whole window in every gradient
+    normalise_by: Count | None = None  # None: the mean over the node's own readings, so that every
+
+
+class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
+    """Replay of a CSV file with a header line; only rows that match *where* are this node's."""
+
+    path: str
+    where: dict[str, str | int | float] = {}
+    rows_per_round: Count | None = None  # None: the whole file before the first round
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class SyntheticSensor(Section, frozen=True, tag_field="kind", tag="synthetic"):
+    """Made-up readings for trials: each field normal with the given mean and deviation."""
+
+    fields: dict[str, SyntheticField]
+    seed: int = 0
+    rows_per_round: Count = 1
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class SyntheticField(Section, frozen=True):
+    """A made-up quantity."""
+
+    mean: float
+    deviation: NonNegative = 0.0
+
+
+class ThermalSensor(Section, frozen=True, tag_field="kind", tag="thermal"):
+    """A Linux thermal zone, by its type (`x86_pkg_temp`, `cpu-thermal`) or its number."""
+
+    zone: str | int
+    field: str = "temperature_c"
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class HwmonSensor(Section, frozen=True, tag_field="kind", tag="hwmon"):
+    """A Linux hwmon chip, by its name; inputs such as {temp1_input: temperature_c}."""
+
+    chip: str
+    inputs: dict[str, str]
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+class CommandSensor(Section, frozen=True, tag_field="kind", tag="command"):
+    """A program that prints one JSON object of numbers per run, for example {"lux": 310}."""
+
+    command: list[str]
+    devices: list[DeviceNode] = []  # that it opens: the service's sandbox hides all others
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSensor
+
+
+class Neighbour(Section, frozen=True):
+    """A node that shares an edge with this one; its public keys lie in neighbours/<id>.json."""
+
+    id: NodeId
+    neighbours: Annotated[list[NodeId], Meta(min_length=1)]  # its own, this node among them
+    fingerprint: str  # of its public keys, pinned by provisioning
+
+    @property
+    def degree(self) -> int:
+        """How many neighbours it has itself, for the Metropolis factor."""
+        return len(self.neighbours)
+
+
+class OwnKeys(Section, frozen=True):
+    """What this node's own keys must be, by their public halves."""
+
+    paillier: str  # fingerprint of the modulus
+    identity: str  # in base64, as is the seal
+    seal: str
+
+
+class Simulation(Section, frozen=True):
+    """Only for emulated fleets with data that may be seen; every log says what is on and why."""
+
+    seed: int | None = None  # draws become reproducible: nothing is hidden any more
+    trace_estimates: bool = False  # the estimate of every round goes to estimates.jsonl
+
+
+class NodeConfig(Section, frozen=True):
+    """node.yaml: all that one node knows of its fleet."""
+
+    config_version: Annotated[int, Meta(ge=CONFIG_VERSION, le=CONFIG_VERSION)]
+    fleet: NodeId
+    node: NodeId
+    algorithm: Algorithm
+    objective: Objective
+    sensor: Sensor
+    neighbours: list[Neighbour] = []  # none only where the operator is to name them
+    operator: str | None = None  # Ed25519, base64: whose word on neighbours the node takes
+    broker: Broker = field(default_factory=Broker)
+    crypto: Crypto = field(default_factory=Crypto)
+    simulation: Simulation = field(default_factory=Simulation)
+    seals: dict[NodeId, str] = {}  # X25519 keys of all with whom it shares a neighbour, in base64
+    keys: OwnKeys | None = None  # None: keys made on the device
+    checksum: str | None = None  # over what provisioning knows of others; see `checksum_of`
+
+    @property
+    def co_neighbours(self) -> set[str]:
+        """All with whom this node shares a neighbour."""
+        return {name for n in self.neighbours for name in n.neighbours} - {self.node}
+
+
+def resolution_of(algorithm: Algorithm) -> float:
+    """The resolution delta as a number: '2^-24' and 1e-6 are both allowed."""
+    value = algorithm.resolution
+    if isinstance(value, str):
+        power = re.fullmatch(r"2\^(-?\d{1,3})", value.replace(" ", ""))
+        if power is None:
+            raise ValueError(value)
+        return math.ldexp(1.0, int(power[1]))
+    return float(value)

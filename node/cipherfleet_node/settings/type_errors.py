@@ -1,0 +1,393 @@
+"""Plain data against a type: every value that does not fit, in an operator's words.
+
+msgspec stops at the first mistake. `fit` mends that one in a copy, tries the copy again, and so
+finds the others without a second validator: the types say all that is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+MAX_MISFITS = 50  # beyond them a file is another file
+_WORD_SHOWN = 60
+_SECRET = re.compile(  # in a key's name; allow_weak_keys and key_bits are none
+    r"passw|passphrase|secret|token|private|credential|authori[sz]ation|(?<!weak_)keys?$",
+    re.IGNORECASE,
+)
+PEM = "-----BEGIN"
+_OF_KEY = re.compile(r"(Expected `str`.*) - at `key` in `(\$[^`]*)`", re.DOTALL)  # msgspec's words
+
+Path_ = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A mistake at *path*; *spoilt* are the places of which nothing can be said any more."""
+
+    path: Path_
+    message: str
+    spoilt: tuple[Path_, ...]
+    at_key: bool = False  # the key itself is at fault
+
+
+def fit(data: Any, kind: Any) -> tuple[Any, list[Misfit]]:
+    """*data* as *kind*, and what did not fit: there the value holds stand-ins, fit for no use.
+
+    The value is None where mending does not help.
+    """
+    info = inspect.type_info(kind)
+    found: list[Misfit] = []
+    for _ in range(2 * MAX_MISFITS):
+        try:
+            return msgspec.convert(data, kind, strict=True), found
+        except msgspec.ValidationError as error:
+            misfit, data = _mended(str(error), data, kind, info)
+        if not any(touch(misfit.path, place) for known in found for place in known.spoilt):
+            found.append(misfit)
+        if len(found) == MAX_MISFITS:
+            break
+    return None, found
+
+
+def touch(one: Path_, other: Path_) -> bool:
+    """Whether one of two places lies at or beneath the other."""
+    shared = min(len(one), len(other))
+    return one[:shared] == other[:shared]
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """('nodes', 3, 'id') -> 'nodes[3].id'."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+            continue
+        word = step if len(step) <= _WORD_SHOWN else step[: _WORD_SHOWN - 3] + "..."
+        text += f".{word}" if text else word
+    return text
+
+
+def found_at(data: Any, path: Sequence[str | int]) -> str:
+    """What stands at *path*, shortened, and hidden where it may be a secret."""
+    try:
+        value = _at(data, path)
+    except (KeyError, IndexError, TypeError):
+        return "nothing"
+    if any(may_be_secret(str(step)) for step in path) or PEM in str(value):
+        return "a value (not shown)"
+    if isinstance(value, dict | list):
+        empty = "a " if value else "an empty "
+        return empty + ("mapping" if isinstance(value, dict) else "list")
+    if value is None:
+        return "nothing"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def may_be_secret(name: str) -> bool:
+    """Whether a key's *name*, or a PEM heading, says that what follows is nobody's business."""
+    return _SECRET.search(name) is not None or PEM in name
+
+
+def meant(word: object, known: Iterable[str]) -> str:
+    """The words for the *known* word that is close to *word*: did you mean it? Else nothing."""
+    close = nearest(word, known)
+    return f", did you mean {close!r}?" if close is not None else ""
+
+
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """The known word that is closest to *word*, None where none is close."""
+    from difflib import get_close_matches
+
+    plain = {_plain(each): each for each in known}
+    given = _plain(str(word)[:_WORD_SHOWN])
+    swapped = [each for each in plain if sorted(each) == sorted(given)]  # di: too short to be close
+    close = get_close_matches(given, plain, n=1) or swapped
+    return plain[close[0]] if close else None
+
+
+def _plain(word: str) -> str:
+    """Answer-Timeout and answerTimeout are as good as answer_timeout."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[- ]", "_", word).lower()
+
+
+# -- one mistake, and a copy of the data without it ---------------------------------------------
+
+
+def _mended(text: str, data: Any, kind: Any, info: inspect.Type) -> tuple[Misfit, Any]:
+    message, path = _split_path(text)
+    path = _located(path, text, data, kind)
+    if _OF_KEY.fullmatch(text):
+        return _without_key(message, data, path, info)
+    unknown = re.search(r"unknown field `(.*)`", message, re.DOTALL)
+    if unknown:
+        return _without(data, path, unknown[1], info)
+    missing = re.search(r"missing required field `(.*)`", message)
+    if missing:
+        path = (*path, missing[1])
+        misfit = Misfit(path, "is missing and has no default" + _allowed(info, path, data), (path,))
+    else:
+        told = f"is {found_at(data, path)}, must be {_wanted(message, path, data, info)}"
+        misfit = Misfit(path, told, (path,))
+    if _is_tag(info, path, data):  # which of several mappings is meant is not known
+        path = path[:-1]
+        misfit = Misfit(misfit.path, misfit.message, (path,))
+    return misfit, _stood_in(data, path, info)
+
+
+def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[Misfit, Any]:
+    """An unknown *key*: gone, or under the name that was meant if that one was free."""
+    here = dict(_at(data, path))
+    value = here.pop(key)
+    known = [field.encode_name for each in _structs_at(info, path, data) for field in each.fields]
+    close = nearest(key, known)
+    told, spoilt = "is not a known key", [(*path, key)]
+    homes = [f"{dotted(home)}.{key}" for home in _homes(info, key) if home != path]
+    if close is not None:
+        told += f", did you mean {close!r}?"
+        spoilt.append((*path, close))
+        here.setdefault(close, value)
+    elif homes:
+        told += f", did you mean {' or '.join(map(repr, homes))}?"
+    else:
+        told += f", known here are {', '.join(sorted(set(known)))}"
+    return Misfit((*path, key), told, tuple(spoilt), at_key=True), _replaced(data, path, here)
+
+
+def _without_key(message: str, data: Any, path: Path_, info: inspect.Type) -> tuple[Misfit, Any]:
+    """A key that its mapping does not allow, gone."""
+    home, key = path[:-1], path[-1]
+    types = [
+        each.key_type for each in _types_at(info, home, data) if isinstance(each, inspect.DictType)
+    ]
+    words = next((told["description"] for told in map(_told, types) if "description" in told), None)
+    wanted = words or _plain_words(message.removeprefix("Expected ").replace("`", ""))
+    misfit = Misfit(path, f"is not allowed as a key, must be {wanted}", (path,), at_key=True)
+    here = {other: value for other, value in _at(data, home).items() if other != key}
+    return misfit, _replaced(data, home, here)
+
+
+def _stood_in(data: Any, path: Path_, info: inspect.Type) -> Any:
+    """*data* with a stand-in at *path*, or without it where it has a default."""
+    parent = _at(data, path[:-1]) if path else None
+    if isinstance(parent, dict) and _may_go(info, path, data):
+        return _replaced(data, path[:-1], {k: v for k, v in parent.items() if k != path[-1]})
+    return _replaced(data, path, next(map(_stand_in, _types_at(info, path, data)), None))
+
+
+def _may_go(info: inspect.Type, path: Path_, data: Any) -> bool:
+    """Whether the mapping that holds *path* does without it."""
+    structs = list(_structs_at(info, path[:-1], data))
+    return all(not f.required for s in structs for f in s.fields if f.encode_name == path[-1])
+
+
+def _stand_in(kind: inspect.Type) -> Any:
+    """Some value of *kind*."""
+    made: Any = None
+    match kind:
+        case inspect.Metadata(type=inner, extra_json_schema=told):
+            made = told["examples"][0] if told and "examples" in told else _stand_in(inner)
+        case inspect.UnionType(types=types):
+            made = _stand_in(types[0])
+        case inspect.LiteralType(values=values):
+            made = values[0]
+        case inspect.StructType(fields=fields, tag_field=tag_field, tag=tag):
+            made = {f.encode_name: _stand_in(f.type) for f in fields if f.required}
+            made |= {tag_field: tag} if tag_field else {}
+        case inspect.ListType(item_type=item, min_length=length):
+            made = [_stand_in(item)] * (length or 0)
+        case inspect.TupleType(item_types=items):
+            made = [_stand_in(item) for item in items]
+        case inspect.DictType():
+            made = {}
+        case inspect.StrType():
+            made = "x"
+        case inspect.BoolType():
+            made = False
+        case inspect.IntType(ge=least) | inspect.FloatType(ge=least):
+            made = least if least is not None else 1
+    return made
+
+
+# -- what msgspec says --------------------------------------------------------------------------
+
+
+def _split_path(text: str) -> tuple[str, Path_]:
+    """msgspec's 'message - at `$.a[0].b`' -> (message, ('a', 0, 'b'))."""
+    message, where = text, ""
+    of_key = _OF_KEY.fullmatch(text)
+    if of_key:
+        return of_key[1], (*_steps(of_key[2]), "...")
+    found = re.fullmatch(r"(.*?) - at `(\$[^`]*)`", text, re.DOTALL)
+    if found and not re.search("unknown field `.*(?<!`)$", found[1], re.DOTALL):  # part of the key
+        message, where = found[1], found[2]
+    return message, _steps(where)
+
+
+def _steps(where: str) -> Path_:
+    """msgspec's '$.a[0].b' -> ('a', 0, 'b')."""
+    steps: list[str | int] = []
+    for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", where):
+        steps.append(name or (int(index) if index != "..." else index))
+    return tuple(steps)
+
+
+def _located(path: Path_, text: str, data: Any, kind: Any) -> Path_:
+    """*path* with the keys that msgspec calls "...": those that fail alike when alone."""
+    for place, step in enumerate(path):
+        if step != "...":
+            continue
+        here = path[:place]
+        for key, value in _at(data, here).items():
+            try:
+                msgspec.convert(_replaced(data, here, {key: value}), kind, strict=True)
+            except msgspec.ValidationError as error:
+                if str(error) == text:
+                    path = (*here, key, *path[place + 1 :])
+                    break
+    return path
+
+
+def _wanted(message: str, path: Path_, data: Any, info: inspect.Type) -> str:
+    """What may stand at *path*: the words of the type itself, its choices, or msgspec's."""
+    types = list(_types_at(info, path, data))
+    told = [_told(each) for each in types]
+    choices = _choices(types)
+    if choices and re.match("Invalid|Expected `.*str", message):
+        mapping = any(isinstance(each, inspect.StructType | inspect.DictType) for each in types)
+        text = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+        return text + " or a mapping" * mapping + meant(_at(data, path), choices)
+    words = next((each["description"] for each in told if "description" in each), None)
+    if words and ", got " not in message:
+        examples = [word for each in told for word in each.get("examples", ())]
+        return str(words) + meant(_at(data, path), examples)
+    if message == "Number out of range":
+        return "a number that fits 64 bits"
+    text = re.sub(r", got `.*`$", "", message.removeprefix("Expected "), flags=re.DOTALL)
+    text = _plain_words(text.replace("`", ""))
+    return re.sub(r"(number)( [<>]=? \S+)?\b", rf"\1{_bounds(types)}", text, count=1)
+
+
+def _bounds(types: Iterable[inspect.Type]) -> str:
+    """' >= 1, <= 65535': all bounds of the number among *types*."""
+    for each in types:
+        if isinstance(each, inspect.IntType | inspect.FloatType):
+            signs = ((">", each.gt), (">=", each.ge), ("<", each.lt), ("<=", each.le))
+            told = ", ".join(f"{sign} {limit}" for sign, limit in signs if limit is not None)
+            return f" {told}" if told else ""
+    return ""
+
+
+def _allowed(info: inspect.Type, path: Path_, data: Any) -> str:
+    choices = _choices(list(_types_at(info, path, data)))
+    return f", must be one of {', '.join(choices)}" if choices else ""
+
+
+def _plain_words(text: str) -> str:
+    """msgspec's type words in an operator's language."""
+    for word, plain in (
+        ("int | float", "a number"),
+        ("float", "a number"),
+        ("int", "a whole number"),
+        ("str", "a text"),
+        ("bool", "true or false"),
+        ("array", "a list"),
+        ("object", "a mapping"),
+        ("null", "nothing"),
+    ):
+        text = re.sub(rf"\b{re.escape(word)}\b", plain, text)
+    return text.replace(" | ", " or ")
+
+
+# -- what the types say -------------------------------------------------------------------------
+
+
+def _types_at(kind: inspect.Type, path: Path_, data: Any) -> Iterator[inspect.Type]:
+    """All types that a value at *path* of *data* may have, unions taken apart."""
+    if isinstance(kind, inspect.UnionType):
+        for each in _possible(kind.types, data):
+            yield from _types_at(each, path, data)
+    elif isinstance(kind, inspect.Metadata):
+        if not path:
+            yield kind
+        yield from _types_at(kind.type, path, data)
+    elif not path:
+        yield kind
+    elif isinstance(kind, inspect.StructType):
+        for field in kind.fields:
+            if field.encode_name == path[0]:
+                yield from _types_at(field.type, path[1:], _child(data, path[0]))
+        if kind.tag_field == path[0] and kind.tag is not None:
+            yield inspect.LiteralType((str(kind.tag),))
+    elif isinstance(kind, inspect.DictType):
+        yield from _types_at(kind.value_type, path[1:], _child(data, path[0]))
+    elif isinstance(kind, inspect.ListType):
+        yield from _types_at(kind.item_type, path[1:], _child(data, path[0]))
+    elif isinstance(kind, inspect.TupleType) and isinstance(path[0], int):
+        for item in kind.item_types[path[0] : path[0] + 1]:
+            yield from _types_at(item, path[1:], _child(data, path[0]))
+
+
+def _possible(types: Iterable[inspect.Type], data: Any) -> list[inspect.Type]:
+    """Of a union of tagged mappings the one whose tag *data* has, if it has a known one."""
+    structs = [each for each in types if isinstance(each, inspect.StructType)]
+    chosen = [s for s in structs if s.tag_field and s.tag == _child(data, s.tag_field)]
+    return [*chosen] or [*types]
+
+
+def _structs_at(info: inspect.Type, path: Path_, data: Any) -> Iterator[inspect.StructType]:
+    return (each for each in _types_at(info, path, data) if isinstance(each, inspect.StructType))
+
+
+def _is_tag(info: inspect.Type, path: Path_, data: Any) -> bool:
+    return bool(path) and any(
+        struct.tag_field == path[-1] for struct in _structs_at(info, path[:-1], data)
+    )
+
+
+def _homes(kind: inspect.Type, key: str, path: Path_ = ()) -> Iterator[Path_]:
+    """The sections, as far as they hang on keys alone, that do know *key*."""
+    for struct in _structs_at(kind, (), None):
+        if any(field.encode_name == key for field in struct.fields) and path:
+            yield path
+        for field in struct.fields:
+            yield from _homes(field.type, key, (*path, field.encode_name))
+
+
+def _choices(types: Iterable[inspect.Type]) -> list[str]:
+    """The fixed words among *types*."""
+    words = [v for each in types if isinstance(each, inspect.LiteralType) for v in each.values]
+    return [str(word) for word in words]
+
+
+def _told(kind: inspect.Type) -> dict[str, Any]:
+    """What a type says of itself to people and editors."""
+    return (kind.extra_json_schema or {}) if isinstance(kind, inspect.Metadata) else {}
+
+
+def _child(data: Any, step: str | int) -> Any:
+    try:
+        return data[step]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _at(data: Any, path: Sequence[str | int]) -> Any:
+    for step in path:
+        data = data[step]
+    return data
+
+
+def _replaced(data: Any, path: Path_, value: Any) -> Any:
+    """*data* with *value* at *path*, without touching the original."""
+    if not path:
+        return value
+    copy = data.copy()
+    copy[path[0]] = _replaced(data[path[0]], path[1:], value) if path[1:] else value
+    return copy

@@ -1,0 +1,1 @@
+"""fleet.yaml: its types, its checks, and the fleet that it describes."""

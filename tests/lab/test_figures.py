@@ -1,0 +1,193 @@
+"""What the figures claim, in short runs, and the pages that one command makes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cipherfleet_lab import problems
+from cipherfleet_lab.baselines import Dsgd
+from cipherfleet_lab.figures import STUDIES, study_of
+from cipherfleet_lab.figures.articles import (
+    PRINTED_BOUNDS,
+    PRINTED_NORMS,
+    measured_rounding,
+    quantisation_bound,
+    spectral_norm,
+)
+from cipherfleet_lab.figures.attenuation import GRAPHS, lab_stepsize, table_row
+from cipherfleet_lab.figures.five_nodes import STEPSIZE, courses
+from cipherfleet_lab.figures.make import make
+from cipherfleet_lab.figures.pages import write_index
+from cipherfleet_lab.figures.seeds import ARTICLES, NONE, at_the_end, fleet
+from cipherfleet_lab.figures.study import Effort
+from cipherfleet_lab.measures import relative_error
+from cipherfleet_node.errors import ConfigError
+from tests.support.paths import ROOT
+from tests.support.tolerances import assert_same_text
+
+RESULTS = ROOT / "docs" / "results"
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "figures"]
+
+
+def quick(out: Path, *names: str) -> dict[str, Any]:
+    return make(out, names or tuple(STUDIES), Effort(quick=True), lambda _: None)
+
+
+# -- claims -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nodes", PRINTED_BOUNDS)
+def test_rounding_errors_stay_below_the_articles_bound(nodes: int) -> None:
+    """Fixed seed: deterministic."""
+    bound = quantisation_bound(nodes, 1, 0.01)
+    measured = measured_rounding(nodes, 0.01, 20_000, seed=1)
+    assert measured == pytest.approx(nodes * (nodes - 1) * 0.01**2 / 4, rel=0.03)
+    assert measured < 1.03 * bound
+    printed = PRINTED_BOUNDS[nodes]
+    assert (printed == pytest.approx(bound, rel=0.005)) == (nodes != 10)
+
+
+def test_the_bound_that_lost_a_digit_is_0_00405() -> None:
+    assert quantisation_bound(10, 1, 0.01) == pytest.approx(4.05e-3)
+
+
+@pytest.mark.parametrize("k", PRINTED_NORMS)
+def test_a_ring_has_the_articles_spectral_norms(k: int) -> None:
+    assert spectral_norm(k) == pytest.approx(1 - 0.5 / (k + 1), abs=1e-12)
+    assert spectral_norm(k) == pytest.approx(PRINTED_NORMS[k], abs=0.0006)
+
+
+@pytest.mark.parametrize("attenuation", [NONE, ARTICLES], ids=["none", "articles"])
+def test_five_encrypted_nodes_end_within_five_per_cent_of_plain_descent(attenuation: Any) -> None:
+    problem, last, seeds = problems.five_nodes(), np.array([1000]), range(20)
+    plain, _ = courses(Dsgd(STEPSIZE), problem, last, seeds)
+    sealed, squared = courses(fleet(STEPSIZE, attenuation), problem, last, seeds)
+    assert sealed.shape == (20, 1)
+    assert np.abs(sealed / plain - 1).max() < (0.05 if attenuation is ARTICLES else 0.001)
+    # What is left is the disagreement that attenuation slows down, and it is there.
+    assert (np.median(squared) > 0.05) == (attenuation is ARTICLES)
+
+
+@pytest.mark.parametrize("graph", [GRAPHS[0], GRAPHS[3]], ids=["seed 1", "seed 4"])
+def test_the_lab_fleet_errs_as_when_the_project_began(graph: Any) -> None:
+    _, errors = table_row(graph, 1000, range(1, 2))
+    attenuated, plain, tracking = errors[:3], errors[3:5], errors[5]
+    for error in attenuated:
+        assert 0.073 / 2 < error < 0.073 * 2
+    for error in plain:
+        assert 0.008 / 2 < error < 0.008 * 2
+    assert max(attenuated) / min(attenuated) < 1.05  # the spread costs next to nothing
+    assert tracking < 1e-3
+
+
+def test_attenuation_pays_at_a_coarse_resolution_and_only_there() -> None:
+    problem = problems.intel_lab()
+
+    def error(attenuation: Any, resolution: float) -> float:
+        way = fleet(lab_stepsize(1.0), attenuation, resolution)
+        return at_the_end(way, problem, 1000, range(2), relative_error)
+
+    assert error(NONE, 2.0**-24) < 0.3 * error(ARTICLES, 2.0**-24)
+    assert error(NONE, 2.0**-1) > 2 * error(ARTICLES, 2.0**-1)
+
+
+# -- pages --------------------------------------------------------------------------------------
+
+
+def test_every_study_makes_its_page_and_figure(tmp_path: Path) -> None:
+    told = quick(tmp_path)
+    json.dumps(told, allow_nan=False)
+    assert list(told["figures"]) == list(STUDIES)
+    assert len(told["files"]) == 2 * len(STUDIES) + 1
+    index = (tmp_path / "README.md").read_text()
+    assert f"\n    cipherfleet figures --out {tmp_path}\n" in index
+    for name in STUDIES:
+        page = (tmp_path / f"{name}.md").read_text()
+        assert f"`cipherfleet figures --out {tmp_path} --only {name} --quick`" in page
+        assert not re.search(r"\b(nan|inf)\b", page)
+        assert told["figures"][name]["finding"] in page
+        assert told["figures"][name]["finding"] in index
+        figure = (tmp_path / f"{name}.svg").read_text()
+        assert figure.startswith("<?xml")
+        assert len(figure) < 150_000
+        assert ("Bodik" in page) == study_of(name).shows_readings
+
+
+def test_the_same_seed_makes_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
+    def files(seed: int) -> list[bytes]:
+        make(tmp_path, ["five-nodes"], Effort(quick=True, seed=seed), lambda _: None)
+        return [(tmp_path / f"five-nodes.{kind}").read_bytes() for kind in ("svg", "md")]
+
+    one, two, other = files(1), files(1), files(5)
+    assert one == two
+    assert all(a != b for a, b in zip(one, other, strict=True))
+    assert "--seed 5`" in other[1].decode()
+
+
+def test_the_command_of_a_page_names_the_folder_of_the_page_quoted(tmp_path: Path) -> None:
+    out = tmp_path / "my figures"
+    quick(out, "articles")
+    stamp = f"cipherfleet figures --out '{out}' --only articles --quick"
+    assert f"Made by `{stamp}`." in (out / "articles.md").read_text()
+
+
+def test_the_collecting_page_keeps_what_was_made_before(tmp_path: Path) -> None:
+    quick(tmp_path, "key-size")
+    quick(tmp_path, "articles")
+    titles = re.findall(r"^## (.*)$", (tmp_path / "README.md").read_text(), re.M)
+    assert titles == [study_of("articles").title, study_of("key-size").title]
+
+
+def test_the_results_in_the_repository_are_complete_and_no_trials(tmp_path: Path) -> None:
+    for name in STUDIES:
+        page = (RESULTS / f"{name}.md").read_text()
+        assert page.endswith(f"Made by `cipherfleet figures --out docs/results --only {name}`.\n")
+        assert (RESULTS / f"{name}.svg").is_file()
+        (tmp_path / f"{name}.md").write_text(page)
+    command = "cipherfleet figures --out docs/results"
+    index = write_index(tmp_path, [study_of(name) for name in STUDIES], command)
+    assert index.read_text() == (RESULTS / "README.md").read_text()
+
+
+def test_the_page_in_the_repository_is_the_one_its_command_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("docs/results")
+    make(out, ["articles"], Effort(), lambda _: None)
+    assert_same_text((out / "articles.md").read_text(), (RESULTS / "articles.md").read_text())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ConfigError, match=r"taken: cannot be written .* give --out a folder"):
+        quick(tmp_path / "taken", "articles")
+
+
+def test_the_command_tells_findings_or_one_json_object(tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path), "--quick", "--only", "articles"]
+    spoken, told = (
+        subprocess.run([*COMMAND, *arguments, *more], capture_output=True, text=True, check=False)
+        for more in ([], ["--json"])
+    )
+    assert (spoken.returncode, spoken.stderr) == (0, "")
+    assert spoken.stdout.startswith("articles: The quantisation bound")
+    report = json.loads(told.stdout)
+    assert report["figures"]["articles"]["misprinted"] == [10]
+    assert all(Path(file).is_file() for file in report["files"])
+
+
+def test_an_unknown_figure_is_a_mistake_of_usage() -> None:
+    done = subprocess.run(
+        [*COMMAND, "--out", "x", "--only", "wonder"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "'wonder' is not one of 'articles'" in done.stderr

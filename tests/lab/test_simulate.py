@@ -1,0 +1,461 @@
+"""The lab's simulator: the adapter of the cipherfleet exchanges, both engines, the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cipherfleet_analysis import simulation
+from cipherfleet_analysis.simulation import Generated
+from cipherfleet_broker import start_broker
+from cipherfleet_deploy.cli.main import cli
+from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_deploy.local.results import Trajectory, relative_error
+from cipherfleet_lab.cipherfleet import Cipherfleet
+from cipherfleet_lab.simulation.engines import core, keys_of, vector
+from cipherfleet_lab.simulation.large_graphs import large_graph, random_regular
+from cipherfleet_lab.simulation.scenario import made_up, of_fleet, spread
+from cipherfleet_lab.systems import Array, Gradient, Log, Problem
+from cipherfleet_node.core.exchange import UNIT
+from cipherfleet_node.errors import CipherfleetError, ConfigError, HeadroomExceeded
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Broker,
+    Simulation,
+    Stepsize,
+    resolution_of,
+)
+from cipherfleet_provisioning.bundles import write_bundles
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from cipherfleet_provisioning.topology.build import build_graph
+from cipherfleet_provisioning.topology.section import Topology
+from tests.support.paths import ROOT
+from tests.support.tolerances import UNIT_ROUNDOFF, assert_same_trajectories
+
+SCALE = ROOT / "benchmarks" / "simulation_scale.py"
+RING = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)]
+Exchange = Literal["pairwise", "sealed"]
+EXCHANGES: list[Exchange] = ["pairwise", "sealed"]
+STEADY = Algorithm(stepsize=Stepsize(initial=0.3, decay=0.2, spread=0.0), attenuation="none")
+
+
+def quadratic(noise: float = 0.0) -> Problem:
+    """f_i = |x - y_i|^2 / 2 on a ring of five; the optimum is the mean of the y_i."""
+    targets = np.random.default_rng(5).normal(size=(5, 3))
+
+    def gradient(target: Array) -> Gradient:
+        return lambda x, chance: x - target + noise * chance.standard_normal(3)
+
+    return Problem(
+        "five quadratics",
+        RING,
+        [gradient(target) for target in targets],
+        np.full((5, 3), 3.0),
+        lambda x: float(((x - targets) ** 2).sum(axis=1).mean() / 2),
+        targets.mean(axis=0),
+    )
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_the_cipherfleet_system_comes_to_the_optimum(exchange: Exchange) -> None:
+    problem = quadratic()
+    log = Cipherfleet(exchange, STEADY).run(problem, 400, seed=1)
+    assert log.estimates.shape == (401, 5, 3)
+    start, end = (np.abs(log.estimates[k] - problem.optimum).max() for k in (0, -1))
+    assert end < 0.01 * start
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_log_tells_what_made_every_step(exchange: Exchange) -> None:
+    """Without spread, x_{k+1} - x_k = gamma_k c_k - lambda_k g_k."""
+    log = Cipherfleet(exchange, STEADY).run(quadratic(noise=0.1), 20, seed=2)
+    assert log.couplings is not None
+    assert log.stepsizes is not None
+    assert log.attenuations is not None
+    step = log.attenuations[:, None, None] * log.couplings
+    step = step - log.stepsizes[:, None, None] * log.gradients
+    np.testing.assert_allclose(np.diff(log.estimates, axis=0), step, rtol=0, atol=1e-14)
+    assert np.abs(log.couplings).max() > 0.01
+
+
+def test_only_the_pairwise_exchange_opens_single_answers() -> None:
+    pairwise, sealed = (Cipherfleet(name, STEADY).run(quadratic(), 3, 1) for name in EXCHANGES)
+    assert sorted(pairwise.opened) == sorted([*RING, *((b, a) for a, b in RING)])
+    assert {answers.shape for answers in pairwise.opened.values()} == {(3, 3)}
+    assert not sealed.opened
+    for log in (pairwise, sealed):
+        assert log.sums is not None
+        assert np.array_equal(log.sums, np.round(log.sums))
+    assert all(np.array_equal(a, np.round(a)) for a in pairwise.opened.values())
+
+
+def unguarded(exchange: Exchange) -> Log:
+    system = Cipherfleet(exchange, STEADY, dither=False, half_weights=4095)
+    return system.run(quadratic(), 10, seed=3)
+
+
+def test_without_guards_an_answer_is_a_multiple_of_the_difference() -> None:
+    log = unguarded("pairwise")
+    for i, j in RING:
+        assert np.array_equal(log.opened[i, j], -log.opened[j, i])
+        assert not np.any(log.opened[i, j] % 4095)
+    assert log.resolution is not None
+    plain = log.estimates[:-1] / log.resolution
+    for i, j in RING:  # q is less than one resolution off
+        assert np.abs(log.opened[i, j] / 4095 - (plain[:, j] - plain[:, i])).max() < 2
+
+
+def test_a_sum_is_the_weighted_sum_of_the_answers() -> None:
+    """M = 21 on a ring; the pairwise sum holds the asker's own half weight, the sealed does not."""
+    pairwise, sealed = unguarded("pairwise"), unguarded("sealed")
+    assert pairwise.sums is not None
+    assert sealed.sums is not None
+    expected = 21 * (pairwise.opened[0, 1] + pairwise.opened[0, 4])
+    np.testing.assert_allclose(pairwise.sums[:, 0] / 4095, expected, rtol=4 * UNIT_ROUNDOFF)
+    for log, factor in ((pairwise, 1), (sealed, 4095)):
+        assert log.resolution is not None
+        assert log.sums is not None
+        assert log.couplings is not None
+        c = UNIT * factor * log.resolution * log.sums
+        np.testing.assert_allclose(log.couplings, c, rtol=1e-15)
+        assert np.abs(c.sum(axis=1)).max() < 1e-15
+    assert pairwise.weights is not None
+    np.testing.assert_allclose(pairwise.weights.sum(axis=1), 1.0)
+    assert pairwise.weights[0, 1] == pytest.approx((4095 / 4096) ** 2 * 21 / 64)
+
+
+def test_dither_leaves_no_common_factor() -> None:
+    """What the guard is for: without it the answers of a round are multiples of H."""
+    with_dither, without = (
+        Cipherfleet("pairwise", STEADY, dither=dither).run(quadratic(), 50, seed=4)
+        for dither in (True, False)
+    )
+    shared = [
+        float(np.mean([np.gcd.reduce(row) > 2048 for row in log.opened[0, 1].astype(np.int64)]))
+        for log in (with_dither, without)
+    ]
+    assert shared[0] == 0.0
+    assert shared[1] == 1.0
+
+
+def test_a_seed_gives_the_same_log_and_another_does_not() -> None:
+    system = Cipherfleet("sealed", replace_spread(0.5))
+    first, again, other = (system.run(quadratic(noise=0.1), 5, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.estimates, again.estimates)
+    assert not np.array_equal(first.estimates, other.estimates)
+
+
+def replace_spread(spread: float) -> Algorithm:
+    return Algorithm(stepsize=Stepsize(initial=0.3, decay=0.2, spread=spread))
+
+
+def test_the_name_of_a_system_tells_its_guards() -> None:
+    system = Cipherfleet("pairwise")
+    assert system.name == "cipherfleet pairwise"
+    assert replace(system, dither=False).name == "cipherfleet pairwise, no dither"
+
+
+# -- the engines --------------------------------------------------------------------------------
+
+
+FLEET = """\
+config_version: 1
+fleet: trial
+crypto: {{key_bits: 512, allow_weak_keys: true, exchange: {exchange}}}
+algorithm:
+  rounds: {rounds}
+  stepsize: {{initial: 0.2, decay: 0.1, spread: 0.8}}
+  attenuation: {{scale: 0.1, exponent: 0.81}}
+objective:
+  kind: least_squares
+  target: {{field: y}}
+  features: [{{constant: 1}}, {{field: a}}, {{field: b}}]{more}
+topology: {{kind: geometric, neighbours: 2, seed: 3}}
+nodes:
+  - {{each: 6, id: "n{{n}}",
+     sensor: {{kind: csv, path: readings.csv, where: {{room: "{{n}}"}}{rows}}}}}
+"""
+
+
+def fleet_file(
+    folder: Path, exchange: Exchange = "sealed", rounds: int = 12, more: str = "", rows: str = ""
+) -> Path:
+    chance = np.random.default_rng(8)
+    lines = ["room,a,b,y"]
+    for room in range(1, 7):
+        for _ in range(12):
+            a, b = chance.normal(0.1 * room), chance.normal()
+            lines.append(f"{room},{a:.6f},{b:.6f},{1 + 2 * a - b + 0.1 * chance.normal():.6f}")
+    (folder / "readings.csv").write_text("\n".join(lines) + "\n")
+    file = folder / "fleet.yaml"
+    file.write_text(FLEET.format(exchange=exchange, rounds=rounds, more=more, rows=rows))
+    return file
+
+
+def by_core(fleet: Fleet, seed: int, *, encrypted: bool = False) -> Array:
+    """All estimates, shape (rounds, n, d)."""
+    assert fleet.file.algorithm.rounds is not None
+    keys = keys_of(fleet, lambda _name: None) if encrypted else None
+    return np.array(list(core(fleet, fleet.file.algorithm.rounds, seed, keys)))
+
+
+@pytest.mark.fleet
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_the_core_engine_gives_the_daemons_estimates_bit_for_bit(
+    exchange: Exchange, tmp_path: Path
+) -> None:
+    fleet = load_fleet(fleet_file(tmp_path, exchange))
+    with start_broker("embedded") as broker:
+        bundles = write_bundles(
+            fleet,
+            tmp_path / "nodes",
+            Broker(host=broker.host, port=broker.port),
+            Simulation(seed=7, trace_estimates=True),
+        )
+        with LocalFleet(bundles, stalled_after_s=60.0) as nodes:
+            nodes.start()
+            nodes.wait()
+        daemons = Trajectory.of(nodes, fleet.dimension).estimates
+    assert daemons.shape == (12, 6, 3)
+    assert np.array_equal(by_core(fleet, 7), daemons)
+    assert not np.array_equal(by_core(fleet, 8), daemons)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("rows", ["", ", rows_per_round: 1"], ids=["recorded", "streamed"])
+def test_without_encryption_the_estimates_are_the_same_bit_for_bit(
+    exchange: Exchange, rows: str, tmp_path: Path
+) -> None:
+    fleet = load_fleet(fleet_file(tmp_path, exchange, 8, "\n  minibatch: 3", rows))
+    assert np.array_equal(by_core(fleet, 3), by_core(fleet, 3, encrypted=True))
+
+
+def test_a_fleet_that_never_has_a_reading_stands_still_and_says_so(tmp_path: Path) -> None:
+    file = fleet_file(tmp_path)
+    text = file.read_text()
+    silent = "{kind: synthetic, fields: {a: {mean: 5}, b: {mean: 5}, y: {mean: 5}}, "
+    silent += "limits: {a: [0, 1]}}}"
+    file.write_text(text[: text.index("     sensor:")] + f"     sensor: {silent}\n")
+    fleet = load_fleet(file)
+    with pytest.raises(CipherfleetError, match="nobody closes round 0: the fleet stands still"):
+        by_core(fleet, 1)
+    with pytest.raises(ConfigError, match="has sensors that only running tells of"):
+        of_fleet(fleet)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("more", ["", "\n  minibatch: 3"], ids=["whole window", "minibatch"])
+def test_the_vector_engine_equals_the_core_to_the_rounding_of_sums(
+    exchange: Exchange, more: str, tmp_path: Path
+) -> None:
+    """The core multiplies by readings, the arrays by Hessians; both add in their own order."""
+    fleet = load_fleet(fleet_file(tmp_path, exchange, 40, more))
+    scenario = of_fleet(fleet)
+    arrays = np.array(list(vector(scenario, 40, 3, own_draws=True)))
+    agents = by_core(fleet, 3)
+    assert_same_trajectories(arrays, agents, resolution_of(scenario.algorithm), operations=30)
+    fast = np.array(list(vector(scenario, 40, 3, own_draws=False)))
+    assert np.abs(arrays - fast).max() > 1e-6
+
+
+def test_readings_that_come_with_the_rounds_change_what_the_core_finds(tmp_path: Path) -> None:
+    whole = by_core(load_fleet(fleet_file(tmp_path)), 3)
+    streamed = by_core(load_fleet(fleet_file(tmp_path, rows=", rows_per_round: 1")), 3)
+    assert not np.array_equal(whole, streamed)
+
+
+def test_fast_draws_and_the_nodes_own_come_equally_close(tmp_path: Path) -> None:
+    """The mean error over 40 seeds; the deviations say how far apart two such means may lie.
+
+    Fixed seeds: deterministic.
+    """
+    scenario = of_fleet(load_fleet(fleet_file(tmp_path, rounds=20)))
+    assert scenario.optimum is not None
+    errors = [
+        [
+            relative_error(list(vector(scenario, 20, seed, own_draws=own))[-1], scenario.optimum)
+            for seed in range(40)
+        ]
+        for own in (True, False)
+    ]
+    spread_of_means = np.sqrt(sum(np.var(each) / 40 for each in errors))
+    assert abs(np.mean(errors[0]) - np.mean(errors[1])) < 5 * spread_of_means
+
+
+def test_a_fleet_that_diverges_is_refused_with_its_round(tmp_path: Path) -> None:
+    file = fleet_file(tmp_path, rounds=60)
+    file.write_text(file.read_text().replace("initial: 0.2, decay: 0.1", "initial: 30, decay: 0"))
+    with pytest.raises(HeadroomExceeded, match=r"leaves the range of .* in round"):
+        list(vector(of_fleet(load_fleet(file)), 60, 1, own_draws=False))
+
+
+# -- many nodes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "degree"), [(4, 3), (8, 6), (9, 4), (20, 9), (1000, 3), (20_000, 6)]
+)
+def test_random_regular_graphs_are_regular_and_simple(nodes: int, degree: int) -> None:
+    edges = random_regular(nodes, degree, seed=1)
+    assert np.array_equal(np.bincount(edges.ravel()), np.full(nodes, degree))
+    assert np.all(edges[:, 0] < edges[:, 1])
+    assert len(np.unique(edges, axis=0)) == len(edges) == nodes * degree // 2
+    if nodes > 4:
+        assert not np.array_equal(edges, random_regular(nodes, degree, seed=2))
+
+
+@pytest.mark.parametrize(("nodes", "degree"), [(7, 3), (5, 5), (10, 1)])
+def test_regular_graphs_that_there_are_not_are_refused(nodes: int, degree: int) -> None:
+    with pytest.raises(ConfigError, match="cannot have degree"):
+        random_regular(nodes, degree, seed=1)
+
+
+@pytest.mark.parametrize("section", [{"kind": "ring"}, {"kind": "geometric", "neighbours": 6}])
+def test_large_graphs_are_those_of_the_topology(section: dict[str, Any]) -> None:
+    topology = msgspec.convert({**section, "seed": 4} if len(section) > 1 else section, Topology)
+    graph = build_graph(topology, [str(place) for place in range(300)])
+    edges = large_graph(topology, 300)
+    assert {(int(a), int(b)) for a, b in graph.edges} == {(int(a), int(b)) for a, b in edges}
+
+
+def test_graphs_in_pieces_and_named_ones_are_refused() -> None:
+    scattered = msgspec.convert({"kind": "geometric", "neighbours": 1, "seed": 4}, Topology)
+    with pytest.raises(
+        ConfigError, match=r"falls into \d+ parts: ask for more neighbours, or give --degree"
+    ):
+        large_graph(scattered, 300)
+    for section in ({"kind": "star"}, {"edges": [("a", "b")]}):
+        with pytest.raises(ConfigError, match="cannot be spread to 300 nodes: take ring,"):
+            large_graph(msgspec.convert(section, Topology), 300)
+
+
+def test_a_fleet_is_spread_over_more_nodes_with_the_same_answer(tmp_path: Path) -> None:
+    fleet = load_fleet(fleet_file(tmp_path))
+    large, own = spread(fleet, 600, degree=6), of_fleet(fleet)
+    assert large.optimum is not None
+    assert own.optimum is not None
+    np.testing.assert_allclose(large.optimum, own.optimum, rtol=1e-12)
+    gradient = large.gradients.at(np.tile(large.optimum, (600, 1)), 0, Generated(1))
+    np.testing.assert_allclose(gradient.mean(axis=0), 0.0, atol=1e-12)
+    assert spread(fleet, 601 + 1, degree=6).optimum is None
+
+
+def test_a_made_up_fleet_comes_to_its_optimum() -> None:
+    scenario = made_up(500, 6, 4, seed=1)
+    assert scenario.optimum is not None
+    last = list(vector(scenario, 300, 1, own_draws=False))[-1]
+    assert relative_error(last, scenario.optimum) < 0.05
+
+
+def test_blocks_do_not_change_the_coupling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers are drawn in the same order, whatever is worked on at a time."""
+    scenario = made_up(300, 6, 2, seed=1)
+    whole = list(vector(scenario, 3, 1, own_draws=False))[-1]
+    monkeypatch.setattr(simulation, "BLOCK", 50)
+    np.testing.assert_array_equal(list(vector(scenario, 3, 1, own_draws=False))[-1], whole)
+
+
+# -- the command --------------------------------------------------------------------------------
+
+
+def told(*arguments: object) -> dict[str, Any]:
+    result = CliRunner().invoke(cli, ["simulate", *map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def test_both_engines_tell_the_same_of_a_file(tmp_path: Path) -> None:
+    file = fleet_file(tmp_path)
+    arrays = told(file, "--seeds", 2)
+    agents = told(file, "--seeds", 2, "--engine", "core")
+    assert (arrays["engine"], agents["engine"]) == ("vector", "core")
+    assert arrays["draws"] == agents["draws"] == "the nodes' own"
+    for figure in ("relative_error", "disagreement"):
+        for part in ("mean", "low", "high"):
+            assert len(arrays[figure][part]) == 12
+            assert agents[figure][part] == pytest.approx(arrays[figure][part], abs=1e-11)
+    band = arrays["relative_error"]
+    assert band["low"][-1] < band["mean"][-1] < band["high"][-1]
+
+
+def test_figures_and_plot_are_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        cli, ["simulate", str(fleet_file(tmp_path)), "--seeds", "2", "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "sealed, vector engine, in clear" in result.output
+    assert "mean [least, greatest]" in result.output
+    assert (out / "simulation.png").stat().st_size > 10_000
+    assert json.loads((out / "simulation.json").read_text())["seeds"] == [1, 2]
+
+
+def test_fewer_and_more_nodes_than_the_file_has(tmp_path: Path) -> None:
+    file = fleet_file(tmp_path)
+    assert told(file, "--nodes", 4)["nodes"] == 4
+    more = told(file, "--nodes", 60, "--degree", 4)
+    assert (more["nodes"], more["edges"], more["draws"]) == (60, 120, "fast")
+    assert more["readings"] == "recorded ones of 6 nodes, each set given to 10 nodes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--crypto", "on"], 2, "--crypto on needs --engine core"),
+        (["--engine", "core"], 3, "the core engine runs the nodes of a file as they stand"),
+        (["--nodes", "7", "--degree", "3"], 3, "cannot have degree 3"),
+        (["fleet.yaml", "--nodes", "9", "--degree", "1"], 2, "--degree"),
+        (["fleet.yaml", "--nodes", "300"], 3, "fleet.yaml: a graph of 300 nodes with 2 neighbours"),
+        (["nowhere.yaml"], 3, "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told(
+    arguments: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    fleet_file(tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-m", "cipherfleet_deploy", "simulate", *arguments],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert ended.returncode == code, ended.stderr
+    assert message in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_core_engine_encrypts_if_told_to(tmp_path: Path) -> None:
+    flags = ("--rounds", 3, "--engine", "core")
+    file = fleet_file(tmp_path)
+    secret, clear = told(file, *flags, "--crypto", "on"), told(file, *flags)
+    assert (secret["encrypted"], clear["encrypted"]) == (True, False)
+    assert secret["relative_error"] == clear["relative_error"]
+
+
+def test_the_scale_benchmark_up_to_a_hundred_thousand_nodes() -> None:
+    """Its memory and its arithmetic; times are for its --gate, not for a busy machine."""
+    sizes = ("--nodes", "1000", "10000", "100000", "--rounds", "2", "--turns", "1", "--json")
+    ended = subprocess.run(
+        [sys.executable, SCALE, *sizes], capture_output=True, text=True, check=True
+    )
+    told_ = json.loads(ended.stdout)
+    costs = told_["costs"]
+    assert [cost["edges"] for cost in costs] == [3_000, 30_000, 300_000]
+    for cost in costs:
+        assert cost["ns_per_node"] * cost["nodes"] == pytest.approx(
+            1e9 * cost["cpu_seconds_per_round"]
+        )
+    slope = np.log(costs[2]["cpu_seconds_per_round"] / costs[0]["cpu_seconds_per_round"]) / np.log(
+        100
+    )
+    assert told_["growth"] == pytest.approx(slope)  # equally spaced: the middle does not count
+    # 100,000 nodes: links, weights and draws are 24 MB, Hessians 13 MB, and what they are made of.
+    assert costs[2]["peak_memory_mib"] - costs[0]["peak_memory_mib"] < 150

@@ -1,0 +1,154 @@
+"""Everything that arrives at a node is refused unless it is what it should be, and counted so.
+
+The same with 10,000 forgeries of each class: python tests/tools/forgeries.py --count 10000
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cipherfleet_lab.simulation.memory_fleet import PARAMETERS
+from cipherfleet_node.core.events import MessageReceived
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.wire import decode, encode, topic_of
+from cipherfleet_node.errors import WireError
+from tests.support.paths import ROOT
+from tests.support.wire_fleet import (
+    EXCHANGES,
+    FLEET,
+    NODES,
+    ExchangeName,
+    Forgery,
+    WireFleet,
+    agent_of,
+    identity_of,
+    make_fleet,
+    undisturbed,
+)
+from tests.tools.forgeries import KINDS, Kind, bombard, cases, lie_under_other_keys, nonsense
+
+COUNT = 24  # of each class, in each exchange
+NODE = ROOT / "node" / "cipherfleet_node"
+RAISING = ("wire", "agent", "exchange", "sealed", "packing", "paillier")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "kind"), cases(), ids=[f"{exchange}-{kind.name}" for exchange, kind in cases()]
+)
+def test_no_forgery_is_accepted_and_each_is_counted_under_its_reason(
+    exchange: ExchangeName, kind: Kind
+) -> None:
+    tally = bombard(kind, COUNT, exchange)
+    assert tally.count == COUNT
+    assert tally.accepted == 0
+    assert set(tally.reasons) <= kind.reasons
+    assert tally.changed == 0, "the fleet came to another result"
+    assert tally.powers == 0, "a modular power was taken for a forgery"
+    assert tally.verified <= kind.most_verified
+
+
+def test_the_classes_cover_every_reason_there_is() -> None:
+    covered = {reason for kind in KINDS.values() for reason in kind.reasons} | {"out_of_range"}
+    sources = "".join((NODE / f"{name}.py").read_text() for name in RAISING)
+    told = re.findall(r'(?:ProtocolError|WireError|Surplus)\(\s*(?:sender, )?"(\w+)"', sources)
+    assert covered == {*told, "late_answer", "early_answer"}
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_ciphertext_under_another_key_is_left_out_and_counted(exchange: ExchangeName) -> None:
+    lies = lie_under_other_keys(12, exchange)
+    assert lies.told == 6 * len(NODES)
+    assert lies.counted == lies.expected >= lies.told
+    assert not lies.others
+    assert not lies.changed
+
+
+def test_without_signatures_forgeries_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard is what keeps them out, and this harness would see it fail."""
+    monkeypatch.setattr("wire_fleet.RecordingVerifier.verify", lambda *_: None)
+    tally = bombard(KINDS["a bit of a ciphertext flipped"], 40, "pairwise")
+    assert tally.accepted > 0
+    assert tally.miscounted > 0
+
+
+def test_the_result_is_a_strict_measure() -> None:
+    """Bit-equal estimates would show a single answer that was left out."""
+    fleet = make_fleet(0)
+
+    def lie_once(sender: str, receiver: str, message: Message) -> Message:
+        if isinstance(message, Answer) and (sender, receiver, message.round) == ("n01", "n00", 5):
+            return nonsense(fleet, message)
+        return message
+
+    fleet.tap = lie_once
+    fleet.run()
+    assert fleet.rejected() == {"out_of_range": 1}
+    assert fleet.estimates().tobytes() != undisturbed(0).estimates
+
+
+# -- single attacks -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def midway() -> WireFleet:
+    """A fleet in the midst of its rounds."""
+    fleet = make_fleet(0)
+    for name in fleet.seats:
+        fleet.start(name)
+    while min(agent_of(fleet, name).round_number for name in NODES) < 5:
+        fleet.advance(fleet.now + 0.001)
+    return fleet
+
+
+def test_a_message_of_an_earlier_start_is_no_sign_of_life(midway: WireFleet) -> None:
+    """A broker that replays it must not make a newcomer believe its neighbours have spoken."""
+    agent = agent_of(midway, "n00")
+    list(agent.handle(MessageReceived(Presence(FLEET, "n01", 9, "ready")), midway.now))
+    agent._neighbours.reconnected()
+    stale = Presence(FLEET, "n01", 1, "ready")
+    list(agent.handle(MessageReceived(stale), midway.now))
+    assert not agent._neighbours._live
+    list(agent.handle(MessageReceived(Presence(FLEET, "n01", 9, "ready")), midway.now))
+    assert agent._neighbours._live == {"n01"}
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
+    midway: WireFleet, prepared: bool
+) -> None:
+    """Else one bad query would cost its receiver a modular power of full length."""
+    agent = agent_of(midway, "n00")
+    name = next(iter(agent._prepared))
+    if not prepared:
+        del agent._prepared[name]
+    before = dict(agent._prepared)
+    tag, k = midway.keys[name].public.fingerprint[:8], agent.state.records[-1].number
+    parameters, epoch = PARAMETERS, midway.seats[name].epoch
+    bad = Query(FLEET, name, epoch, k, 0, [], parameters, tag, [bytes(128)])
+    outcome = midway.offer(Forgery("n00", topic_of(bad), encode(bad, identity_of(name))))
+    assert outcome.reason == "ciphertext_range"
+    assert outcome.powers == 0
+    assert agent._prepared == before
+
+
+@pytest.mark.parametrize(
+    ("roster", "ciphertexts"), [([], [b""] * 120_000), ([""] * 240_000, [])], ids=["bytes", "names"]
+)
+def test_a_list_without_number_is_refused_before_its_entries_are_read(
+    roster: list[str], ciphertexts: list[bytes]
+) -> None:
+    import tracemalloc
+
+    query = Query(FLEET, "n00", 1, 1, 0, roster, bytes(8), bytes(8), ciphertexts)
+    payload = encode(query, identity_of("n00"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError) as refused:
+            decode(payload, topic_of(query), FLEET, {})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert refused.value.reason == "malformed"
+    assert peak < 2 * len(payload)

@@ -1,0 +1,52 @@
+"""A short run of the fuzzer: python tests/tools/fuzz_frames.py runs the long one, times "
+"included."""
+
+from __future__ import annotations
+
+import pytest
+
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.messages import Health
+from tests.support.wire_fleet import Frame
+from tests.tools.fuzz_frames import LIMIT_BYTES, Figures, Run, Target, measure, take_one
+
+FRAMES = 5_000
+
+
+def test_mutated_frames_raise_nothing_and_take_little_memory() -> None:
+    figures = Figures()
+    *_, done = measure(iter(range(1000)), FRAMES, figures)
+    assert done == figures.outcomes.total() == FRAMES
+    assert figures.failures == 0
+    assert len(figures.peaks) > FRAMES // 20
+    assert max(figures.peaks) < LIMIT_BYTES
+    # The mutations must get past the first checks, or they try nothing else.
+    assert {"signature", "stale_round", "second_query", "taken in"} <= figures.outcomes.keys()
+    assert {"roster", "stale_attempt", "other_receiver"} <= figures.outcomes.keys()
+
+
+def test_an_exception_in_the_agent_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, run = Target(1), Run()
+    monkeypatch.setattr(Agent, "_check_epoch", None)
+    frame = target.templates[0]
+    take_one(target, frame.topic, frame.payload, run, memory=False)
+    assert run.outcomes == ["EXCEPTION"]
+    assert "TypeError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", [2, 3])  # pairwise, sealed
+def test_a_target_takes_genuine_frames_in(seed: int) -> None:
+    target = Target(seed)
+    theirs: list[Frame] = []
+    health: list[Frame] = []
+    for frame in target.templates:
+        (health if isinstance(frame.message, Health) else theirs).append(frame)
+    outcomes = {target.take(frame.topic, frame.payload) for frame in theirs}
+    harmless = {"repeated_answer", "repeated_query", "late_answer", "stale_round"}
+    if seed % 2:  # among the genuine ones are attempts that were given up
+        harmless.add("stale_attempt")
+    assert outcomes <= {"taken in", "round", *harmless}
+    assert "taken in" in outcomes
+    assert {target.take(frame.topic, frame.payload) for frame in health} == {"other_receiver"}

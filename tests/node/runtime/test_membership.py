@@ -1,0 +1,473 @@
+"""The operator's word on a node's neighbours: what is taken, kept and let hold."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.events import MembershipPending, Publish, Save, Switch
+from cipherfleet_node.core.messages import OPERATOR, Answer, Member, Membership, Query
+from cipherfleet_node.errors import ConfigError, WireError
+from cipherfleet_node.keys.key_files import (
+    NodeKeys,
+    identity_to_text,
+    read_keys,
+    write_keys,
+    write_private,
+)
+from cipherfleet_node.runtime import membership
+from cipherfleet_node.runtime.membership import (
+    CURRENT,
+    NEXT,
+    check_membership,
+    due,
+    keep,
+    promote,
+    read_membership,
+    settle,
+)
+from cipherfleet_node.runtime.store import write_synced
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Broker,
+    Column,
+    Crypto,
+    NodeConfig,
+    Objective,
+    SyntheticField,
+    SyntheticSensor,
+)
+from tests.node.core.test_agent import agent_of, complete, fleet_of, ring, start_all
+from tests.support.memory_fleet import MemoryFleet, toy_key
+
+BOSS = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
+BITS = 512
+
+
+def keys_of(index: int) -> NodeKeys:
+    mark = bytes([index + 1]) * 32
+    return NodeKeys(
+        toy_key(index),
+        Ed25519PrivateKey.from_private_bytes(mark),
+        X25519PrivateKey.from_private_bytes(mark),
+    )
+
+
+def config_of(**changes: Any) -> NodeConfig:
+    config = NodeConfig(
+        config_version=1,
+        fleet="f",
+        node="me",
+        algorithm=Algorithm(rounds=3),
+        objective=Objective(kind="average", values=[Column(field="t")]),
+        sensor=SyntheticSensor(fields={"t": SyntheticField(mean=1.0)}),
+        operator=identity_to_text(BOSS.public_key()),
+        broker=Broker(),
+        crypto=Crypto(key_bits=BITS, exchange="sealed", allow_weak_keys=True),
+    )
+    return msgspec.structs.replace(config, **changes)
+
+
+def member_of(index: int, name: str, neighbours: list[str]) -> Member:
+    public = keys_of(index).public
+    n = int(public.paillier.n).to_bytes(BITS // 8, "big")
+    identity, seal = public.identity.public_bytes_raw(), public.seal.public_bytes_raw()
+    return Member(name, neighbours, n, identity, seal)
+
+
+def membership_of(version: int = 1, **changes: Any) -> Membership:
+    """A triangle: me, a and b."""
+    members = [member_of(1, "a", ["me", "b"]), member_of(2, "b", ["a", "me"])]
+    seals = [(m.id, m.seal) for m in members]
+    own = keys_of(0).public.fingerprint
+    made = Membership("f", OPERATOR, version, "me", 5, own, members, seals, b"", rekey=False)
+    return msgspec.structs.replace(made, **changes)
+
+
+def signed(message: Membership, signer: Ed25519PrivateKey = BOSS) -> bytes:
+    return wire.encode(message, signer)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_keys(tmp_path, keys_of(0))
+    return tmp_path
+
+
+# -- what is taken --------------------------------------------------------------------------------
+
+
+def test_a_membership_takes_the_place_of_the_neighbours(folder: Path) -> None:
+    config = config_of()
+    keep(folder, signed(membership_of()))
+    joined = read_membership(folder, config, NEXT)
+    assert joined is not None
+    changed = joined.configured(config)
+    assert [n.id for n in changed.neighbours] == ["a", "b"]
+    assert [n.degree for n in changed.neighbours] == [2, 2]
+    assert changed.co_neighbours == {"a", "b"} == set(changed.seals)
+    assert joined.neighbours["a"].fingerprint == keys_of(1).public.fingerprint
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "a neighbour twice": {"members": [member_of(1, "a", ["me"])] * 2},
+    "itself": {"members": [member_of(1, "me", ["a"])]},
+    "who is no neighbour": {"members": [member_of(1, "a", ["b"])]},
+    "an empty name": {"members": [member_of(1, "", ["me"])]},
+    "a name too long": {"members": [member_of(1, "a" * 64, ["me"])]},
+    "a seal missing": {"seals": []},
+    "a seal cut": {"seals": [("a", b"1"), ("b", b"2")]},
+    "an even modulus": {
+        "members": [msgspec.structs.replace(member_of(1, "a", ["me"]), paillier=b"\2" * 64)]
+    },
+    "a modulus of another size": {
+        "members": [msgspec.structs.replace(member_of(1, "a", ["me"]), paillier=b"\3" * 32)]
+    },
+    "an identity cut": {
+        "members": [msgspec.structs.replace(member_of(1, "a", ["me"]), identity=b"\3")]
+    },
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_faulty_membership_is_refused(fault: str) -> None:
+    with pytest.raises(WireError) as refused:
+        check_membership(membership_of(**BAD[fault]), config_of())
+    assert refused.value.reason == "membership"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:80] + bytes([data[80] ^ 1]) + data[81:],
+        lambda _: signed(membership_of(), Ed25519PrivateKey.generate()),
+        lambda _: signed(membership_of(receiver="another")),
+        lambda _: signed(membership_of(fleet="another")),
+        lambda _: b"",
+    ],
+)
+def test_a_file_that_was_tampered_with_is_named_with_its_mend(
+    folder: Path, spoil: Callable[[bytes], bytes]
+) -> None:
+    place = folder / "membership"
+    place.mkdir()
+    (place / CURRENT).write_bytes(spoil(signed(membership_of())))
+    with pytest.raises(ConfigError, match="not what the operator signed") as refused:
+        read_membership(folder, config_of())
+    assert str(place / CURRENT) in str(refused.value)
+    assert "get the bundle anew" in str(refused.value)
+
+
+def test_without_a_pinned_operator_no_word_is_taken(folder: Path) -> None:
+    keep(folder, signed(membership_of()))
+    with pytest.raises(ConfigError, match="pins no operator"):
+        read_membership(folder, config_of(operator=None), NEXT)
+
+
+def test_only_the_operator_sends_memberships_and_it_sends_nothing_else() -> None:
+    verifiers = {OPERATOR: BOSS.public_key(), "a": BOSS.public_key()}
+    forged = membership_of(sender="a")
+    query = Query("f", OPERATOR, 1, 1, 0, [], bytes(8), bytes(8), [])
+    for message in (forged, query):
+        with pytest.raises(WireError) as refused:
+            wire.decode(wire.encode(message, BOSS), wire.topic_of(message), "f", verifiers)
+        assert refused.value.reason == "role"
+
+
+# -- letting it hold ------------------------------------------------------------------------------
+
+
+def test_a_membership_is_due_from_its_round_on(folder: Path) -> None:
+    assert not due(folder, config_of(), 2**62)
+    keep(folder, signed(membership_of(from_round=5)))
+    assert not due(folder, config_of(), 4)
+    assert due(folder, config_of(), 5)
+    assert due(folder, config_of(), 6)
+
+
+def test_new_keys_take_over_with_the_membership_that_names_them(folder: Path) -> None:
+    fresh = keys_of(7)
+    write_keys(folder, fresh, "keys.next")
+    keep(folder, signed(membership_of()))
+    promote(folder, config_of())  # still for the present keys
+    assert read_keys(folder, config_of().crypto).paillier.p == keys_of(0).paillier.p
+    keep(folder, signed(membership_of(2, fingerprint=fresh.public.fingerprint)))
+    promote(folder, config_of())
+    assert read_keys(folder, config_of().crypto).paillier.p == fresh.paillier.p
+    assert not (folder / "keys.next").exists()
+    assert not (folder / "keys.old").exists()
+
+
+def test_a_new_certificate_takes_over_with_the_key_it_is_for(folder: Path) -> None:
+    tls = folder / "tls"
+    tls.mkdir()
+    for name in ("ca.pem", "node.pem", "node.key"):
+        write_private(tls / name, b"old " + name.encode())
+    keep(folder, signed(membership_of(certificate=b"new")))
+    promote(folder, config_of())
+    assert (tls / "node.pem").read_bytes() == b"new"
+    assert (tls / "node.key").read_bytes() == b"old node.key"
+    write_private(folder / "keys/tls.key", b"own")
+    keep(folder, signed(membership_of(2, certificate=b"newer")))
+    promote(folder, config_of())
+    assert [(tls / n).read_bytes() for n in ("ca.pem", "node.pem", "node.key")] == [
+        b"old ca.pem",
+        b"newer",
+        b"own",
+    ]
+
+
+def test_a_key_left_by_an_interrupted_change_does_not_come_with_another_certificate(
+    folder: Path,
+) -> None:
+    for place in ("tls", "tls.next"):
+        (folder / place).mkdir()
+    (folder / "tls/ca.pem").write_bytes(b"authority")
+    write_private(folder / "tls.next/node.key", b"left behind")
+    keep(folder, signed(membership_of(certificate=b"new")))
+    promote(folder, config_of())
+    assert sorted(file.name for file in (folder / "tls").iterdir()) == ["ca.pem", "node.pem"]
+
+
+def test_a_new_certificate_may_be_for_a_key_that_the_service_was_given(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tls").mkdir()
+    (folder / "tls/ca.pem").write_bytes(b"authority")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "node.key").write_bytes(b"given")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    keep(folder, signed(membership_of(certificate=b"new")))
+    promote(folder, config_of())
+    assert (folder / "tls/node.pem").read_bytes() == b"new"
+    assert not (folder / "tls/node.key").exists()  # a credential is not copied onto the disk
+
+
+class PowerCut(Exception):
+    pass
+
+
+@contextmanager
+def cut_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Power fails before the *moment*-th change of a name or a file."""
+    calls = 0
+
+    def counting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            if calls == moment:
+                raise PowerCut
+            calls += 1
+            return real(*args, **kwargs)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for name in ("rename", "replace", "unlink", "rmdir"):
+            patched.setattr(Path, name, counting(getattr(Path, name)))
+        patched.setattr(membership, "write_synced", counting(write_synced))
+        yield
+
+
+@pytest.mark.parametrize("moment", range(24))
+def test_a_loss_of_power_at_any_step_leaves_the_old_or_the_new(
+    folder: Path, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh, config = keys_of(7), config_of()
+    (folder / "tls").mkdir()
+    for name in ("ca.pem", "node.pem", "node.key"):
+        write_private(folder / "tls" / name, b"old")
+    first = signed(membership_of(1))
+    keep(folder, first)
+    promote(folder, config)
+    write_keys(folder, fresh, "keys.next")
+    second = membership_of(2, fingerprint=fresh.public.fingerprint, certificate=b"new")
+    cut = False
+    try:
+        with cut_at(moment, monkeypatch):
+            keep(folder, signed(second))
+            promote(folder, config)
+    except PowerCut:
+        cut = True
+    settle(folder)  # the next start
+    if due(folder, config, 10):
+        promote(folder, config)
+    joined = read_membership(folder, config)
+    assert joined is not None
+    keys = read_keys(folder, config.crypto)
+    assert keys.public.fingerprint == joined.message.fingerprint
+    assert (folder / "tls/node.pem").read_bytes() == (b"new" if joined.version == 2 else b"old")
+    assert all((folder / "tls" / name).exists() for name in ("ca.pem", "node.pem", "node.key"))
+    assert cut or joined.version == 2
+    if not cut:
+        assert moment > 8, "the steps were not interrupted at all"
+
+
+# -- in the agent ---------------------------------------------------------------------------------
+
+
+def effects_of(fleet: MemoryFleet, name: str, from_round: int) -> list[object]:
+    return list(agent_of(fleet, name).handle(MembershipPending(from_round), fleet.now))
+
+
+def test_rounds_go_on_until_the_one_that_others_are_for() -> None:
+    fleet = fleet_of(ring(4), rounds=12, sealed=True)
+    start_all(fleet)
+    fleet.advance(0.02)
+    for name in fleet.seats:
+        assert effects_of(fleet, name, 6) == []
+    fleet.advance(200.0)
+    for seat in fleet.seats.values():
+        assert [r.number for r in seat.reported] == list(range(6))
+        assert seat.switched
+
+
+def test_a_membership_for_at_once_waits_for_the_open_round() -> None:
+    fleet = fleet_of(ring(4), rounds=12, sealed=True)
+    start_all(fleet)
+    fleet.advance(0.02)
+    number = agent_of(fleet, "n00").round_number
+    effects = effects_of(fleet, "n00", 0)
+    assert not any(isinstance(e, Switch) for e in effects)
+    fleet.advance(0.5)
+    seat = fleet.seats["n00"]
+    assert seat.switched
+    assert seat.reported[-1].number == number
+
+
+def test_a_revoked_neighbour_is_done_without_in_the_open_round() -> None:
+    """It is asked no more, and the round closes with those who are left."""
+    fleet = fleet_of(complete(5), rounds=12, sealed=True)
+    fleet.tap = lambda _s, _r, m: None if isinstance(m, Answer) and m.round == 3 else m
+    start_all(fleet)
+    fleet.advance(0.5)
+    agent = agent_of(fleet, "n00")
+    assert agent.round_number == 3
+    effects = list(agent.handle(MembershipPending(0, frozenset({"n04"})), fleet.now))
+    (asked,) = [e.message for e in effects if isinstance(e, Publish)]
+    assert isinstance(asked, Query)
+    assert (asked.attempt, asked.roster) == (1, ["n01", "n02", "n03"])
+
+
+def test_a_node_that_waits_for_nobody_switches_at_once() -> None:
+    """Its neighbours are gone: only the operator can give it others."""
+    fleet = fleet_of(ring(3), rounds=12, sealed=True)
+    start_all(fleet)
+    fleet.advance(0.02)
+    fleet.kill("n01")
+    fleet.kill("n02")
+    fleet.advance(30.0)
+    effects = effects_of(fleet, "n00", 0)
+    assert [type(e) for e in effects] == [Save, Switch]
+
+
+def test_a_switch_is_saved_before_it_is_made() -> None:
+    fleet = fleet_of(ring(4), rounds=12)
+    start_all(fleet)
+    fleet.advance(0.02)
+    effects_of(fleet, "n00", 3)
+    fleet.advance(10.0)
+    saved = fleet.seats["n00"].saved
+    assert saved is not None
+    assert saved.round == 3
+    assert fleet.seats["n00"].switched
+
+
+def test_a_roster_that_names_a_removed_node_is_asked_again_without_it() -> None:
+    """A node restarted in the midst of a round whose neighbours are fewer now."""
+    fleet = fleet_of(complete(5), rounds=8, sealed=True)
+    start_all(fleet)
+    fleet.advance(0.02)
+    for name in ("n00", "n01", "n02", "n03"):
+        fleet.kill(name)
+    fleet.kill("n04")
+    for names in fleet.neighbours.values():
+        if "n04" in names:
+            names.remove("n04")
+    fleet.neighbours["n04"] = []
+    fleet.seats["n04"].stopped = True
+    for name in ("n00", "n01", "n02", "n03"):
+        fleet.start(name)
+    fleet.advance(2_000.0)
+    for name in ("n00", "n01", "n02", "n03"):
+        assert fleet.seats[name].stopped
+        assert fleet.seats[name].reported[-1].number == 7
+
+
+def test_a_newcomer_waits_for_the_round_from_which_it_is_a_neighbour() -> None:
+    fleet = fleet_of(ring(4), rounds=12, period_s=0.1)
+    fleet.first_rounds = {"n00": 6}
+    start_all(fleet)
+    fleet.advance(200.0)
+    (first, *_rest) = [r.number for r in fleet.seats["n00"].reported]
+    assert first == 6
+
+
+def test_what_membership_files_hold_is_for_their_owner_only(folder: Path) -> None:
+    keep(folder, signed(membership_of()))
+    assert (folder / "membership").stat().st_mode & 0o077 == 0
+    assert (folder / "membership" / NEXT).stat().st_mode & 0o077 == 0
+    shutil.rmtree(folder / "membership")
+    assert read_membership(folder, config_of()) is None
+
+
+# -- whatever may be signed -----------------------------------------------------------------------
+
+members = st.builds(
+    Member,
+    st.sampled_from(["a", "b", "me", "", "x" * 70, "\0", "ä"]),
+    st.lists(st.sampled_from(["me", "a", "b", "", "z" * 64]), max_size=4),
+    st.one_of(st.binary(max_size=80), st.just(member_of(1, "a", []).paillier)),
+    st.one_of(st.binary(max_size=40), st.just(member_of(1, "a", []).identity)),
+    st.one_of(st.binary(max_size=40), st.just(member_of(1, "a", []).seal)),
+)
+memberships = st.builds(
+    Membership,
+    st.just("f"),
+    st.just(OPERATOR),
+    st.integers(0, 2**63 - 1),
+    st.just("me"),
+    st.integers(0, 2**63 - 1),
+    st.text(max_size=70),
+    st.lists(members, max_size=4),
+    st.lists(st.tuples(st.text(max_size=4), st.binary(max_size=33)), max_size=4),
+    st.binary(max_size=40),
+    st.booleans(),
+)
+
+
+@settings(max_examples=400)
+@given(memberships)
+def test_whatever_the_operator_signs_is_taken_or_refused(message: Membership) -> None:
+    """Never an exception of another kind, and what is taken can be configured and kept."""
+    data = signed(message)
+    decoded = wire.decode(data, wire.topic_of(message), "f", {OPERATOR: BOSS.public_key()})
+    assert decoded == message
+    with suppress(WireError):
+        joined = check_membership(message, config_of())
+        assert {n.id for n in joined.configured(config_of()).neighbours} == set(joined.neighbours)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_mutated_memberships_raise_nothing_but_wire_errors(data: st.DataObject) -> None:
+    encoded = bytearray(signed(membership_of()))
+    for _ in range(data.draw(st.integers(1, 4))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
+    topic = wire.topic_of(membership_of())
+    assume(bytes(encoded) != signed(membership_of()))
+    with pytest.raises(WireError):
+        wire.decode(bytes(encoded), topic, "f", {OPERATOR: BOSS.public_key()})

@@ -1,0 +1,329 @@
+"""A state that survives a loss of power at any moment."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cipherfleet_node.core.state import STATE_VERSION, RoundRecord, State
+from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
+from cipherfleet_node.runtime import store as store_module
+from cipherfleet_node.runtime.store import Store, read_state
+
+
+def state(k: int) -> State:
+    records = [RoundRecord(k, [k, -k], bytes([k] * 32), [bytes([k]) * 64])]
+    return State(STATE_VERSION, "f", "n", b"tag", 3, k, [0.5 * k], records, {"m": 1}, True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Any:
+    made = Store(tmp_path)
+    yield made
+    made.close()
+
+
+def test_nothing_saved_is_no_state(store: Store) -> None:
+    assert store.load() is None
+
+
+def test_the_latest_state_is_loaded_and_the_one_before_is_kept(store: Store) -> None:
+    for k in range(4):
+        store.save(state(k))
+        assert store.load() == state(k)
+    store.current.unlink()
+    fallen_back = store.load()
+    assert fallen_back is not None
+    assert fallen_back.records == state(2).records
+
+
+def test_a_new_process_finds_the_state(tmp_path: Path) -> None:
+    first = Store(tmp_path)
+    first.save(state(7))
+    first.close()
+    second = Store(tmp_path)
+    assert second.load() == state(7)
+    assert read_state(tmp_path) == state(7)
+    second.close()
+
+
+def test_state_files_are_for_their_owner_only(store: Store, tmp_path: Path) -> None:
+    store.save(state(1))
+    store.save(state(2))
+    folder = tmp_path / "state"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for file in folder.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
+
+
+def test_state_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        made = Store(tmp_path)
+        made.save(state(1))
+        made.save(state(2))
+        made.close()
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "state").iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file.name
+
+
+def test_a_second_daemon_on_the_folder_is_an_identity_clash(store: Store, tmp_path: Path) -> None:
+    store.save(state(1))
+    with pytest.raises(IdentityClash, match="another daemon runs from this folder") as refused:
+        Store(tmp_path)
+    assert str(tmp_path) in str(refused.value)
+    assert store.load() == state(1)
+
+
+def test_the_folder_is_free_again_after_closing(tmp_path: Path) -> None:
+    for _ in range(2):
+        Store(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the folder should be")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Store(tmp_path)
+
+
+# -- losing power ---------------------------------------------------------------------------------
+
+
+class PowerLossError(Exception):
+    """The moment everything stops."""
+
+
+STEPS: list[tuple[Any, str]] = [
+    (os, "open"),
+    (os, "fsync"),
+    (Path, "unlink"),
+    (Path, "hardlink_to"),
+    (Path, "replace"),
+    (store_module, "sync_folder"),
+]
+
+
+def fail_at(patch: pytest.MonkeyPatch, moment: int, *, after: bool) -> Callable[[], int]:
+    """Power fails before (or just after) the moment-th system call of the next save."""
+    calls = 0
+    for owner, name in STEPS:
+        real = getattr(owner, name)
+
+        def step(*args: Any, _real: Any = real, **keywords: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            mine = calls
+            if mine == moment and not after:
+                raise PowerLossError
+            result = _real(*args, **keywords)
+            if mine == moment:
+                raise PowerLossError
+            return result
+
+        patch.setattr(owner, name, step)
+    return lambda: calls
+
+
+@pytest.mark.parametrize("saved_before", [0, 1, 2, 5])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_at_every_step_of_saving_leaves_a_whole_state(
+    tmp_path: Path, saved_before: int, after: bool
+) -> None:
+    survived = 0
+    for moment in range(1, 40):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        first = Store(folder)
+        for k in range(saved_before):
+            first.save(state(k))
+        with pytest.MonkeyPatch.context() as patch:
+            calls = fail_at(patch, moment, after=after)
+            try:
+                first.save(state(9))
+            except PowerLossError:
+                survived += 1
+            else:
+                assert calls() < moment
+                break
+        first.close()
+        second = Store(folder)
+        found = second.load()
+        whole = [state(9)] if saved_before == 0 else [state(9), state(saved_before - 1)]
+        assert found in whole or (found is None and saved_before == 0)
+        second.save(state(10))
+        assert second.load() == state(10)
+        second.close()
+    assert survived >= 5, "the save was never interrupted"
+
+
+def test_a_crash_after_damage_keeps_the_generation_that_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damaged file must not push the whole one out before the new one is in place."""
+    for moment in range(1, 40):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        first = Store(folder)
+        first.save(state(1))
+        first.save(state(2))
+        first.current.write_bytes(b"rubbish")
+        with monkeypatch.context() as patch:
+            fail_at(patch, moment, after=False)
+            try:
+                first.save(state(4))
+            except PowerLossError:
+                pass
+            else:
+                assert moment > 4
+                return
+        first.close()
+        found = read_state(folder)
+        assert found is not None
+        assert found.round in (3, 4)
+    raise AssertionError("the save never came to its end")
+
+
+def test_a_full_disk_keeps_the_state_that_is_there(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(state(1))
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StateNotSaved, match="No space left on device; make room"):
+            store.save(state(2))
+    assert store.load() == state(1)
+    store.save(state(3))
+    assert store.load() == state(3)
+
+
+def test_every_save_is_synced_before_it_is_renamed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        real_sync(descriptor)
+
+    def replace(file: Path, target: Path) -> Path:
+        order.append(f"rename {file.name}")
+        return real_replace(file, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    store.save(state(1))
+    store.save(state(2))
+    assert order[:3] == ["file", "rename fresh", "folder"]
+    assert order[3] == "file"
+    assert order[-2:] == ["rename fresh", "folder"]
+
+
+# -- damage ---------------------------------------------------------------------------------------
+
+
+def flips(size: int) -> list[int]:
+    """Every byte of the head and of the checksum, and some of the rest."""
+    return [*range(60), *range(60, size, 7), size - 1]
+
+
+def test_a_flipped_bit_anywhere_is_noticed_and_the_generation_before_is_used(
+    store: Store,
+) -> None:
+    store.save(state(1))
+    store.save(state(2))
+    whole = store.current.read_bytes()
+    for place in flips(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        store.current.write_bytes(bytes(damaged))
+        found = store.load()
+        assert found is not None
+        assert not found.continuous
+        assert found.records == state(1).records
+        assert found.round == 3, "round 2 may have been sent: its number is not used again"
+
+
+@pytest.mark.parametrize("length", [0, 1, 19, 20, 40, 52, 60, -1])
+def test_a_cut_file_is_noticed(store: Store, length: int) -> None:
+    store.save(state(1))
+    store.save(state(2))
+    store.current.write_bytes(store.current.read_bytes()[:length])
+    found = store.load()
+    assert found is not None
+    assert not found.continuous
+
+
+def test_both_generations_damaged_says_how_to_recover(store: Store, tmp_path: Path) -> None:
+    store.save(state(1))
+    store.save(state(2))
+    for file in (store.current, store.previous):
+        file.write_bytes(b"rubbish")
+    with pytest.raises(StateCorrupt, match="remove the folder to start this node") as refused:
+        store.load()
+    assert str(tmp_path / "state") in str(refused.value)
+    shutil.rmtree(tmp_path / "state")
+    store.close()
+    fresh = Store(tmp_path)
+    assert fresh.load() is None
+    fresh._lock = os.dup(fresh._lock)  # the fixture closes the first one
+
+
+def test_the_first_generation_damaged_with_none_before_is_corrupt(store: Store) -> None:
+    store.save(state(1))
+    store.current.write_bytes(b"rubbish")
+    with pytest.raises(StateCorrupt):
+        store.load()
+
+
+def write(store: Store, payload: bytes) -> None:
+    import hashlib
+
+    magic = b"cipherfleet state 1\n"
+    store.current.write_bytes(magic + hashlib.sha256(payload).digest() + payload)
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (b"", "not a state of this version"),
+        (b"\x80", "not a state of this version"),
+        (b"\xa1\xff", "not a state of this version"),
+        (
+            msgspec.msgpack.encode(msgspec.structs.replace(state(1), version=99)),
+            f"version 99, this is {STATE_VERSION}",
+        ),
+        (
+            msgspec.msgpack.encode(msgspec.to_builtins(state(1)) | {"more": 1}),
+            "not a state of this version",
+        ),
+    ],
+)
+def test_a_whole_file_of_another_version_is_no_state(
+    store: Store, payload: bytes, words: str
+) -> None:
+    write(store, payload)
+    with pytest.raises(StateCorrupt, match=words):
+        store_module._read(store.current)
+
+
+def test_what_is_told_of_a_damaged_state_is_not_its_content(store: Store) -> None:
+    store.save(state(1))
+    store.current.write_bytes(store.current.read_bytes()[:-1])
+    with pytest.raises(StateCorrupt) as refused:
+        store.load()
+    assert "0.5" not in str(refused.value)

@@ -1,0 +1,275 @@
+"""node.yaml: what is allowed, and what each mistake is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.runtime.daemon import simulation_warnings
+from cipherfleet_node.settings.node_yaml import is_loopback, load_node_config
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Attenuation,
+    Broker,
+    CommandSensor,
+    CsvSensor,
+    NodeConfig,
+    Simulation,
+    SyntheticSensor,
+    resolution_of,
+)
+
+GOOD = """\
+config_version: 1
+fleet: lab
+node: n-1
+algorithm: {rounds: 5}
+objective: {kind: average, values: [{field: t}]}
+sensor: {kind: synthetic, fields: {t: {mean: 1.0}}}
+neighbours:
+  - {id: n-2, neighbours: [n-1, n-4], fingerprint: abc}
+  - {id: n-3, neighbours: [n-1], fingerprint: def}
+crypto: {exchange: pairwise}
+"""
+
+
+def load(folder: Path, old: str = "", new: str = "") -> NodeConfig:
+    assert old in GOOD
+    (folder / "node.yaml").write_text(GOOD.replace(old, new, 1))
+    return load_node_config(folder)
+
+
+def complaint(folder: Path, old: str, new: str) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load(folder, old, new)
+    text = str(refused.value)
+    assert text.startswith(f"{folder}/node.yaml:")
+    assert refused.value.exit_code == 3
+    return text.removeprefix(f"{folder}/node.yaml:")
+
+
+def test_a_small_configuration_is_completed_by_defaults(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    assert config.broker == Broker(host="127.0.0.1", port=1883)
+    assert config.crypto.key_bits == 2048
+    assert not config.crypto.allow_weak_keys
+    assert config.simulation.seed is None
+    assert [n.id for n in config.neighbours] == ["n-2", "n-3"]
+    assert resolution_of(config.algorithm) == 2.0**-24
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"node.yaml: cannot be read: No such file"):
+        load_node_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("fleet: lab\n", "", "1:1: fleet is missing and has no default"),
+        ("fleet: lab", "fleet: a/b", "2:8: fleet is 'a/b', must be 1 to 63 letters, digits, - and"),
+        ("fleet: lab", "fleet: lab#+", "2:8: fleet is 'lab#+', must be 1 to 63 letters"),
+        ("fleet: lab", 'fleet: "lab\\n"', r"2:8: fleet is 'lab\n', must be 1 to 63 letters"),
+        ("node: n-1", "node: -n", "3:7: node is '-n', must be 1 to 63 letters"),
+        ("node: n-1", "node: " + "n" * 64, "must be 1 to 63 letters"),
+        ("node: n-1", "node: 17", "3:7: node is 17, must be a text"),
+        ("node: n-1", "nod: n-1", "3:1: nod is not a known key, did you mean 'node'?"),
+        (
+            "rounds: 5",
+            "round: 5",
+            "4:13: algorithm.round is not a known key, did you mean 'rounds'?",
+        ),
+        ("rounds: 5", "rounds: 0", "4:21: algorithm.rounds is 0, must be a whole number >= 1"),
+        ("rounds: 5", "answer_timeout_s: 1", "4:1: algorithm needs rounds (how many), or period_s"),
+        ("rounds: 5", "rounds: 5, answer_timeout_s: 0", "is 0, must be a number > 0"),
+        ("rounds: 5", "rounds: 5, answer_timeout_s: 1e999", "value that is not allowed"),
+        ("rounds: 5", "rounds: 5, resolution: 2^24000", "is '2^24000', must be a positive number"),
+        ("rounds: 5", "rounds: 5, resolution: 2^999", "is '2^999', must be a positive number"),
+        ("rounds: 5", "rounds: 5, resolution: -1", "is -1, must be a positive number, for example"),
+        ("rounds: 5", "rounds: 5, resolution: 0", "is 0, must be a positive number, for example"),
+        ("rounds: 5", "rounds: 5, resolution: fine", "is 'fine', must be a positive number"),
+        ("rounds: 5", "rounds: 5, stepsize: {law: exact}", "one of log-normal, normal, uniform"),
+        ("rounds: 5", "rounds: 5, attenuation: weak", "is 'weak', must be none or a mapping"),
+        (
+            "kind: synthetic",
+            "kind: cvs",
+            "6:16: sensor.kind is 'cvs', must be one of csv, synthetic",
+        ),
+        ("mean: 1.0", "mean: one", "6:46: sensor.fields.t.mean is 'one', must be a number"),
+        (
+            "mean: 1.0",
+            "maen: 1.0",
+            "6:40: sensor.fields.t.maen is not a known key, did you mean 'me",
+        ),
+        ("1.0}}}", "1.0}}, limits: {t: [3, 3]}}", "sensor.limits.t is [3.0, 3.0], must be [lowest"),
+        (
+            "kind: average",
+            "kind: averge",
+            "5:19: objective.kind is 'averge', must be one of average",
+        ),
+        ("kind: average", "kind: ridge", "objective.target is needed for kind ridge"),
+        (", values: [{field: t}]", "", "5:1: objective.values is needed for kind average"),
+        (", values: [{field: t}]", ", values: []", "objective.values is needed for kind average"),
+        (
+            "field: t",
+            "field: t, scale: 0",
+            "objective.values[0].scale is 0, must be another number",
+        ),
+        (
+            "[{field: t}]",
+            "[{field: t}], target: {field: t}",
+            "target does not belong to kind average",
+        ),
+        (
+            "[n-1, n-4]",
+            "[]",
+            "8:15: neighbours[0].neighbours is an empty list, must be a list of length >= 1",
+        ),
+        ("id: n-3", "id: n-2", "9:10: neighbours[1].id is 'n-2', which is named already"),
+        ("id: n-3", "id: n-1", "9:10: neighbours[1].id is 'n-1', which is named already"),
+        (
+            "exchange: pairwise",
+            "exchange: pairwise, key_bits: 1024",
+            "key_bits is 1024, which is a weak key",
+        ),
+        (
+            "exchange: pairwise",
+            "exchange: pairwise, key_bits: 2050",
+            "is 2050, must be a multiple of 16",
+        ),
+        (
+            "exchange: pairwise",
+            "exchange: pairwise, rerandomise: none",
+            "crypto.rerandomise is 'none', must",
+        ),
+        (
+            "fleet: lab",
+            "fleet: lab\nbroker: {host: 10.0.0.1}",
+            "plain TCP is allowed on the loopback",
+        ),
+        ("fleet: lab", "fleet: lab\nbroker: {port: 0}", "3:16: broker.port is 0, must be a whole"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_and_what_is_allowed(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    assert expected in complaint(tmp_path, old, new)
+
+
+FEATURES = "kind: average, values: [{field: t}]"
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ("[{}]", "features[0] must have exactly one of constant, field and daily"),
+        ("[{constant: 1, field: t}]", "features[0] must have exactly one of constant"),
+        ("[{constant: 1}, {field: t, harmonics: 2}]", "features[1].harmonics belongs to daily"),
+        ("[{field: t, scale: 0}]", "features[0].scale is 0, must be another number"),
+        ("[]", "objective.features is needed for kind ridge"),
+    ],
+)
+def test_a_wrong_feature_is_told_by_its_place(tmp_path: Path, features: str, words: str) -> None:
+    new = f"kind: ridge, target: {{field: t}}, features: {features}"
+    assert words in complaint(tmp_path, FEATURES, new)
+
+
+def test_no_neighbours_are_no_fleet(tmp_path: Path) -> None:
+    start = GOOD.index("neighbours:")
+    text = complaint(tmp_path, GOOD[start:], "neighbours: []\ncrypto: {exchange: pairwise}\n")
+    assert text.startswith("7:1: neighbours names nobody: list the neighbours, or give operator")
+
+
+def test_weak_keys_need_to_be_asked_for(tmp_path: Path) -> None:
+    weak = "exchange: pairwise, key_bits: 512, allow_weak_keys: true"
+    assert load(tmp_path, "exchange: pairwise", weak).crypto.key_bits == 512
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("[n-1, n-4]", "[n-4]", "8:15: neighbours[0].neighbours lacks 'n-1', this node itself"),
+        ("{exchange: pairwise}", "{}", "crypto.exchange is needed: sealed or pairwise"),
+        ("pairwise", "sealed", "seals lacks 'n-4', with whom this node shares a neighbour"),
+    ],
+)
+def test_what_a_sealed_exchange_needs_is_asked_for(
+    tmp_path: Path, old: str, new: str, text: str
+) -> None:
+    assert text in complaint(tmp_path, old, new)
+
+
+def test_what_is_wrong_with_neighbours_and_seals_is_told_together(tmp_path: Path) -> None:
+    seals = 'seals: {n-4: "", n 5: ""}\n'
+    text = GOOD.replace("[n-1, n-4]", "[n-4, n-6, n-7]").replace("pairwise", "sealed") + seals
+    (tmp_path / "node.yaml").write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_node_config(tmp_path)
+    assert [finding.path for finding in refused.value.findings] == [
+        ("neighbours", 0, "neighbours"), ("seals", "n 5"),
+    ]  # fmt: skip
+    (tmp_path / "node.yaml").write_text(
+        text.replace(', n 5: ""', "").replace("[n-4,", "[n-1, n-4,")
+    )
+    with pytest.raises(ConfigError, match="seals lacks 'n-6' and 1 more, with whom"):
+        load_node_config(tmp_path)
+
+
+def test_words_that_other_parsers_take_for_values_are_words(tmp_path: Path) -> None:
+    assert load(tmp_path, "fleet: lab", "fleet: no").fleet == "no"
+    assert load(tmp_path, "fleet: lab", "fleet: 2024-01-01").fleet == "2024-01-01"
+    where = "kind: csv, path: x, where: {a: 010, b: no, c: 1e-3, d: 2024-01-01}}\n#"
+    sensor = load(tmp_path, "kind: synthetic,", where).sensor
+    assert isinstance(sensor, CsvSensor)
+    assert sensor.where == {"a": 10, "b": "no", "c": 0.001, "d": "2024-01-01"}
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [("2^-24", 2.0**-24), ("2 ^ -3", 0.125), ("2^4", 16.0), (1e-6, 1e-6), (1, 1.0)],
+)
+def test_resolutions_are_powers_of_two_or_numbers(given: str | float, value: float) -> None:
+    assert resolution_of(Algorithm(rounds=1, resolution=given)) == value
+
+
+def test_sensors_are_told_apart_by_their_kind(tmp_path: Path) -> None:
+    assert isinstance(load(tmp_path).sensor, SyntheticSensor)
+    command = "kind: command, command: [a, b]}\n#"
+    assert isinstance(load(tmp_path, "kind: synthetic,", command).sensor, CommandSensor)
+    empty = complaint(tmp_path, "kind: synthetic,", "kind: command, command: []}\n#")
+    assert "sensor.command is empty, must be [program, argument, ...]" in empty
+
+
+def test_attenuation_is_a_mapping_or_none(tmp_path: Path) -> None:
+    none = load(tmp_path, "rounds: 5", "rounds: 5, attenuation: none")
+    assert none.algorithm.attenuation == "none"
+    some = load(tmp_path, "rounds: 5", "rounds: 5, attenuation: {scale: 0.2}")
+    assert some.algorithm.attenuation == Attenuation(scale=0.2, exponent=0.81)
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.10", True),
+        ("::1", True),
+        ("localhost", True),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
+def test_only_loopback_addresses_stay_on_this_machine(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_each_simulation_setting_that_is_on_is_named_with_what_it_does() -> None:
+    assert list(simulation_warnings(Simulation())) == []
+    (traced,) = simulation_warnings(Simulation(trace_estimates=True))
+    assert "simulation.trace_estimates is on" in traced
+    assert "logs/estimates.jsonl, for the plot" in traced
+    seeded, _ = simulation_warnings(Simulation(seed=1, trace_estimates=True))
+    assert "simulation.seed makes every random number repeatable" in seeded

@@ -1,0 +1,178 @@
+"""fleet.yaml: what a good one means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import CommandSensor, CsvSensor, Sensor, SyntheticSensor
+from cipherfleet_provisioning.fleet.file import Overrides
+from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from tests.support.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
+HEAD = """\
+config_version: 1
+fleet: lab
+algorithm: {rounds: 4}
+objective: {kind: average, values: [{field: t}]}
+topology: {kind: ring}
+nodes:
+"""
+MADE_UP = "sensor: {kind: synthetic, fields: {t: {mean: 1, deviation: 1}}}"
+RECORDED = 'sensor: {kind: csv, path: data/t.csv, where: {room: "{n}"}}'
+
+
+def fleet_of(
+    folder: Path, nodes: str, head: str = HEAD, overrides: Overrides | None = None
+) -> Fleet:
+    (folder / "data").mkdir(exist_ok=True)
+    rows = "".join(f"{n},{20 + n / 10}\n" for n in range(1, 12))
+    (folder / "data" / "t.csv").write_text("room,t\n" + rows)
+    file = folder / "fleet.yaml"
+    file.write_text(head + nodes)
+    return load_fleet(file, overrides)
+
+
+def ids_of(fleet: Fleet) -> list[str]:
+    return [member.id for member in fleet.members]
+
+
+def recorded_by(fleet: Fleet) -> list[list[float]]:
+    return [[s.values["t"] for s in fleet.recorded(m) or []] for m in fleet.members]
+
+
+@pytest.mark.parametrize(("name", "nodes"), [("intel_lab", 50), ("average", 6)])
+def test_the_examples_are_good_fleets(name: str, nodes: int) -> None:
+    fleet = load_fleet(EXAMPLES / name / "fleet.yaml")
+    assert len(fleet.members) == nodes
+    assert len(fleet.graph.ids) == nodes
+    assert all(fleet.recorded(member) for member in fleet.members)
+
+
+def test_each_makes_a_row_of_nodes_with_leading_zeros_where_asked(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, f'  - {{each: 11, id: "m{{n:03}}-{{n}}", {RECORDED}}}')
+    assert ids_of(fleet)[:2] == ["m001-1", "m002-2"]
+    assert ids_of(fleet)[-1] == "m011-11"
+    assert recorded_by(fleet)[10] == [21.1]
+
+
+def test_a_row_and_single_nodes_stand_side_by_side(tmp_path: Path) -> None:
+    fleet = fleet_of(
+        tmp_path, f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}\n  - {{id: b, {MADE_UP}}}'
+    )
+    assert ids_of(fleet) == ["a1", "a2", "b"]
+    assert fleet.recorded(fleet.members[2]) is None
+
+
+def test_recorded_files_lie_beside_the_fleet_file_not_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert recorded_by(fleet_of(tmp_path, f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}')) == [
+        [20.1], [20.2],
+    ]  # fmt: skip
+
+
+def test_braces_of_a_command_are_its_own_business(tmp_path: Path) -> None:
+    command = """sensor: {kind: command, command: [awk, "{print $1}", "sensor{n}.txt"]}"""
+    fleet = fleet_of(tmp_path, f'  - {{each: 2, id: "a{{n}}", {command}}}')
+    sensor = fleet.members[1].sensor
+    assert isinstance(sensor, CommandSensor)
+    assert sensor.command == ["awk", "{print $1}", "sensor2.txt"]
+
+
+def test_a_pattern_reaches_no_attribute_of_anything(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gives the id 'a\{n.__class__\}'"):
+        fleet_of(tmp_path, f'  - {{each: 2, id: "a{{n.__class__}}", {MADE_UP}}}')
+
+
+@pytest.mark.parametrize(
+    ("count", "chosen"),
+    [
+        (2, ["a1", "a11"]),
+        (3, ["a1", "a6", "a11"]),
+        (5, ["a1", "a3", "a6", "a9", "a11"]),
+        (11, [f"a{n}" for n in range(1, 12)]),
+    ],
+)
+def test_fewer_nodes_are_spread_from_the_first_to_the_last(
+    count: int, chosen: list[str], tmp_path: Path
+) -> None:
+    nodes = f'  - {{each: 11, id: "a{{n}}", {RECORDED}}}'
+    fleet = fleet_of(tmp_path, nodes, overrides=Overrides(nodes=count))
+    assert ids_of(fleet) == chosen
+    assert list(fleet.graph.ids) == chosen
+
+
+def test_fewer_nodes_keep_their_positions_and_the_others_are_no_strangers(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text(
+        "id,x,y\n" + "".join(f"a{n},{n * n},0\n" for n in range(1, 12))
+    )
+    topology = "{kind: geometric, neighbours: 1, positions_file: map.csv}"
+    head = HEAD.replace("{kind: ring}", topology)
+    fleet = fleet_of(
+        tmp_path, f'  - {{each: 11, id: "a{{n}}", {RECORDED}}}', head, Overrides(nodes=3)
+    )
+    assert fleet.graph.edges == (("a1", "a6"), ("a6", "a11"))
+
+
+def test_the_command_line_changes_rounds_and_key_size_of_the_file(tmp_path: Path) -> None:
+    nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
+    fleet = fleet_of(tmp_path, nodes, overrides=Overrides(rounds=7, key_bits=3072))
+    assert (fleet.file.algorithm.rounds, fleet.file.crypto.key_bits) == (7, 3072)
+    unchanged = fleet_of(tmp_path, nodes)
+    assert (unchanged.file.algorithm.rounds, unchanged.file.crypto.key_bits) == (4, 2048)
+
+
+def test_rounds_of_the_command_line_make_up_for_a_file_without_any(tmp_path: Path) -> None:
+    head = HEAD.replace("{rounds: 4}", "{resolution: 2^-20}")
+    nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
+    with pytest.raises(ConfigError, match="needs rounds"):
+        fleet_of(tmp_path, nodes, head)
+    assert fleet_of(tmp_path, nodes, head, Overrides(rounds=3)).file.algorithm.rounds == 3
+
+
+def test_made_up_sensors_of_one_row_have_seeds_of_their_own(tmp_path: Path) -> None:
+    def seeds(nodes: str) -> list[int]:
+        return [seed_of(m.sensor) for m in fleet_of(tmp_path, nodes).members]
+
+    row = f'  - {{each: 9, id: "a{{n}}", {MADE_UP}}}'
+    assert len(set(seeds(row))) == 9
+    assert seeds(row) == seeds(row)
+    assert seeds(row) != seeds(row.replace("synthetic,", "synthetic, seed: 1,"))
+
+
+def seed_of(sensor: Sensor) -> int:
+    assert isinstance(sensor, SyntheticSensor)
+    return sensor.seed
+
+
+def test_one_recorded_file_is_read_once_for_all_its_nodes(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, f'  - {{each: 11, id: "a{{n}}", {RECORDED}}}')
+    assert list(fleet.tables) == [tmp_path / "data" / "t.csv"]
+    assert isinstance(fleet.members[0].sensor, CsvSensor)
+
+
+def test_a_start_that_the_resolution_cannot_hold_is_refused_without_showing_it(
+    tmp_path: Path,
+) -> None:
+    nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
+    fine = HEAD.replace("{rounds: 4}", "{rounds: 4, resolution: 2^-27}")  # +-16 in real units
+    with pytest.raises(ConfigError, match=r"range of \+-16 of algorithm.resolution") as caught:
+        fleet_of(tmp_path, nodes, fine)
+    assert "20.1" not in str(caught.value)
+    fleet_of(tmp_path, nodes, fine.replace("field: t", "field: t, offset: 20"))
+    fleet_of(tmp_path, nodes, fine.replace("2^-27", "2^-26"))
+
+
+def test_a_live_sensor_must_have_what_the_objective_needs(tmp_path: Path) -> None:
+    nodes = f'  - {{each: 2, id: "a{{n}}", {MADE_UP.replace("t:", "u:")}}}'
+    with pytest.raises(ConfigError, match=r"4:\d+: objective.values\[0\].field is 't', which no"):
+        fleet_of(tmp_path, nodes)
+    nodes += f"\n  - {{id: b, {MADE_UP}}}"
+    with pytest.raises(ConfigError, match=r"7:\d+: nodes\[0\].sensor of .*needs 't', .* has 'u'"):
+        fleet_of(tmp_path, nodes)

@@ -1,0 +1,256 @@
+"""A fleet of real devices that enrols, and changes while its rounds go on."""
+
+from __future__ import annotations
+
+import io
+import signal
+import socket
+import statistics
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cipherfleet_broker import RunningBroker, start_broker
+from cipherfleet_deploy import provision_session as provision
+from cipherfleet_deploy.local.processes import NODE_COMMAND, NodeProcess
+from cipherfleet_deploy.provision_session import Consent, Reach
+from cipherfleet_node.runtime.enrolment import TOKEN_FILE
+from cipherfleet_node.runtime.membership import read_membership
+from cipherfleet_node.runtime.store import read_state
+from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_provisioning.ledger import Ledger, read_ledger
+from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
+
+pytestmark = pytest.mark.fleet
+
+VALUES = {"a": 10.0, "b": 12.0, "c": 15.0, "d": 19.0, "e": 24.0, "f": 29.0}
+RING = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("a", "e"), ("a", "c"), ("a", "d")]
+WIDER = [*RING, ("e", "f"), ("b", "f"), ("c", "e")]
+QUIET = Console(quiet=True)
+TEXT = """\
+config_version: 1
+fleet: garden
+broker: {{tls: true, port: {port}}}
+crypto: {{key_bits: 512, allow_weak_keys: true}}
+algorithm: {{period_s: 0.05, answer_timeout_s: 3, stepsize: {{initial: 0.1, decay: 0, spread: 0}}}}
+objective: {{kind: mean, values: [{{field: t}}]}}
+topology: {{edges: {edges}}}
+nodes:
+"""
+NODE = "  - {{id: {id}, sensor: {{kind: synthetic, fields: {{t: {{mean: {mean}}}}}}}}}\n"
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Garden:
+    """A set, a broker with its rules, and devices that hold what the archives hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.file, self.home, self.place = folder / "fleet.yaml", folder / "set", folder / "devices"
+        self.devices: dict[str, NodeProcess] = {}
+        self.broker: RunningBroker
+
+    def describe(self, names: str, edges: list[tuple[str, str]]) -> None:
+        shown = [list(edge) for edge in edges]
+        nodes = "".join(NODE.format(id=name, mean=VALUES[name]) for name in names)
+        self.file.write_text(TEXT.format(port=self.port, edges=shown) + nodes)
+
+    @property
+    def ledger(self) -> Ledger:
+        return read_ledger(self.home / "current")
+
+    @property
+    def security(self) -> Any:
+        return security_in(self.home / "current" / BROKER_FOLDER, self.ledger)
+
+    def install(self, name: str) -> Path:
+        """Unpack the archive of *name* on its device."""
+        data = (self.home / "current" / "archives" / f"{name}.tar.gz").read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            tar.extractall(self.place, filter="data")
+        return self.place / name
+
+    def start(self, name: str) -> None:
+        self.devices[name] = device = NodeProcess(name, self.place / name, NODE_COMMAND)
+        device.start()
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        process = self.devices[name].process
+        assert process is not None
+        process.send_signal(how)
+        process.wait(10)
+
+    def log(self, name: str) -> str:
+        return self.devices[name].log.read_text()
+
+    def round(self, name: str) -> int:
+        state = read_state(self.place / name)
+        return state.round if state else -1
+
+    def estimate(self, name: str) -> float:
+        state = read_state(self.place / name)
+        assert state is not None
+        assert state.estimate is not None
+        return state.estimate[0]
+
+    def wait(self, happened: Callable[[], bool], what: str, within_s: float = 120.0) -> None:
+        ends = time.monotonic() + within_s
+        while not happened():
+            for name, device in self.devices.items():
+                assert device.process is not None
+                assert device.process.poll() is None, f"{name} ended: {self.log(name)}"
+            assert time.monotonic() < ends, f"{what} did not happen{self.account()}"
+            time.sleep(0.05)
+
+    def account(self) -> str:
+        return "".join(
+            f"\n{name}, round {self.round(name)}: {self.log(name)[-1500:]}" for name in self.devices
+        )
+
+    def settle(self, names: str, after: int, within_s: float = 120.0) -> None:
+        """Wait until all have come well beyond the round *after*, and agree on their mean."""
+        self.wait(
+            lambda: all(self.round(n) > after + 12 for n in names), f"round {after} + 12", within_s
+        )
+        wanted = statistics.fmean(VALUES[name] for name in names)
+
+        def agreed() -> bool:
+            found = [self.estimate(name) for name in names]
+            mean_is_right = abs(statistics.fmean(found) - wanted) < 0.2
+            # A constant stepsize leaves the nodes a little apart, each towards its own value.
+            values = [VALUES[name] for name in names]
+            apart = (max(found) - min(found)) / (max(values) - min(values))
+            return mean_is_right and apart < 0.5
+
+        self.wait(agreed, f"the mean {wanted}", within_s)
+        print([round(self.estimate(name), 2) for name in names], "mean", wanted)  # noqa: T201
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Iterator[Garden]:
+    garden = Garden(tmp_path)
+    garden.describe("abcde", RING)
+    provision.bundle(garden.file, garden.home, "device", QUIET)
+    with start_broker("embedded", garden.port, garden.security) as broker:
+        garden.broker = broker
+        yield garden
+        for device in garden.devices.values():
+            assert device.process is not None
+            device.process.terminate()
+        for device in garden.devices.values():
+            assert device.process is not None
+            device.process.wait(60)
+
+
+AUTO = Consent(auto=True)
+
+
+def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
+    began = time.monotonic()
+
+    def step(text: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {text}")  # noqa: T201  # shown by pytest -s
+
+    # -- five devices, one with a wrong token
+    for name in "abcde":
+        garden.install(name)
+    right = (garden.place / "e" / TOKEN_FILE).read_bytes()
+    (garden.place / "e" / TOKEN_FILE).write_bytes(bytes(32))
+    for name in "abcde":
+        garden.start(name)
+    garden.wait(lambda: all("claiming" in garden.log(n) for n in "abcde"), "five claims")
+    for _ in range(20):  # e is waited for in vain, the others may come late
+        told = provision.enroll(garden.home, AUTO, Reach(timeout_s=2.5))
+        if told["enrolled"] == list("abcd"):
+            break
+    assert told["refused"] == {"e": "wrong token"}
+    assert told["enrolled"] == list("abcd")
+    assert told["told"] == []  # everybody shares a neighbour with e
+    assert told["awaited"] == list("abcde")
+    step("four enrolled, one refused")
+
+    # -- its token is mended: the fleet is complete and begins
+    garden.stop("e")
+    (garden.place / "e" / TOKEN_FILE).write_bytes(right)
+    garden.start("e")
+    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=120))
+    assert (told["pending"], told["refused"], told["awaited"]) == ([], {}, [])
+    assert garden.ledger.from_round == 0
+    garden.settle("abcde", 0)
+    assert not (garden.place / "e" / TOKEN_FILE).exists()
+    step("five run and agree")
+
+    # -- a sixth joins while they go on
+    garden.describe("abcdef", WIDER)
+    told = provision.update(garden.file, garden.home, "device", None, Reach(margin_s=0), QUIET)
+    assert (told["added"], told["pending"], told["told"]) == (["f"], ["f"], [])
+    assert "reload" in told["reload"]
+    garden.broker.reload(garden.security)
+    garden.install("f")
+    garden.start("f")
+    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
+    assert (told["pending"], told["awaited"]) == ([], [])
+    joined = garden.ledger.from_round
+    assert joined > 12
+    step(f"the sixth is enrolled, from round {joined}")
+    garden.settle("abcdef", joined)
+    step("six run and agree")
+    for name in "abcdef":
+        assert sum(word in garden.log(name) for word in ("ERROR", "Traceback")) == 0
+
+    # -- new keys for one, new certificates for it and for another
+    before = garden.ledger
+    rotated = max(garden.round(name) for name in "abcdef") + 100
+    told = provision.rotate(garden.home, "c", "keys", rotated, Reach(timeout_s=120))
+    assert told["from_round"] == rotated
+    assert told["fingerprint"] != before.members["c"].fingerprint
+    assert set(told["told"]) == set("abcdef")
+    step(f"new keys from round {rotated}")
+    old = (garden.place / "b" / "tls" / "node.pem").read_bytes()
+    told = provision.rotate(garden.home, "b", "certificate", None, Reach())
+    assert told["told"] == ["b"]
+    garden.settle("abcdef", rotated)
+    assert (garden.place / "b" / "tls" / "node.pem").read_bytes() != old
+    config = load_node_config(garden.place / "a")
+    joined_a = read_membership(garden.place / "a", config)
+    assert joined_a is not None
+    fingerprint = garden.ledger.members["c"].fingerprint
+    assert joined_a.neighbours["c"].fingerprint == fingerprint
+    assert not (garden.place / "c" / "keys.next").exists()
+    step("they agree on")
+
+    # -- one is revoked; its daemon goes on, and nobody listens
+    seen = {name: garden.log(name).count("stranger") for name in "abce"}
+    at = max(garden.round(name) for name in "abcef")
+    told = provision.revoke_node(garden.home, "d", Reach())
+    assert set(told["told"]) == set("abcef")
+    garden.wait(
+        lambda: all(_without(garden, name, "d") for name in "abce"), "a membership without d"
+    )
+    taken = max(garden.round(name) for name in "abcef")
+    step(f"revoked in round {at}, left out by all in round {taken}")
+    garden.wait(
+        lambda: all(garden.log(n).count("stranger") > seen[n] for n in "ace"),
+        "the neighbours' refusal of what d sends",
+    )
+    garden.settle("abcef", taken)
+    garden.broker.reload(garden.security)
+    garden.wait(lambda: "the broker refuses this node" in garden.log("d"), "d kept out")
+    step("five run and agree without it")
+
+
+def _without(garden: Garden, name: str, other: str) -> bool:
+    config = load_node_config(garden.place / name)
+    membership = read_membership(garden.place / name, config)
+    return membership is not None and other not in membership.neighbours

@@ -1,0 +1,113 @@
+"""The checks that hold for the house as a whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+BIN = Path(sys.executable).parent
+DOCUMENTS = sorted(
+    file
+    for file in ROOT.rglob("*.md")
+    if not {".venv", ".git", ".pytest_cache", "cipherfleet-out"} & set(file.parts)
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"]],
+    ids=["ruff check", "ruff format", "mypy", "import contracts"],
+)
+def test_the_checks_pass(command: list[str]) -> None:
+    done = subprocess.run(
+        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def commands_of_readme() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", text, re.S)
+        for line in block.split("\n")
+        if line
+    ]
+
+
+def test_the_gate_runs_the_readmes_test_command() -> None:
+    demo, test = commands_of_readme()
+    assert demo.endswith("cipherfleet demo")
+    assert test in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document}: {target} does not exist"
+
+
+def test_every_test_that_a_docstring_or_a_promise_names_exists() -> None:
+    sources = [
+        f
+        for room in ("node", "broker", "provisioning", "deploy", "lab")
+        for f in (ROOT / room).rglob("*.py")
+    ] + [ROOT / "SECURITY.md"]
+    named = {name for f in sources for name in re.findall(r"\b(test_\w+[a-z])\b", f.read_text())}
+    tests = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    missing = {
+        name for name in named if f"def {name}(" not in tests and f"def {name}[" not in tests
+    }
+    assert len(named) > 5
+    assert not missing
+
+
+def test_the_state_table_of_the_protocol_is_the_one_that_runs() -> None:
+    from cipherfleet_node.core.round import TRANSITIONS
+
+    text = (ROOT / "node" / "PROTOCOL.md").read_text()
+    rows = [
+        f"| {phase.value} | {trigger.value} | {after.value} |"
+        for (phase, trigger), after in TRANSITIONS.items()
+    ]
+    table = re.findall(r"^\| (?:starting|reading|collecting|finished) \|.*$", text, re.M)
+    assert table == rows
+
+
+def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
+    import zipfile
+
+    subprocess.run(
+        [BIN / "python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("cipherfleet-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package in ("node", "broker", "provisioning", "deploy", "lab", "hil"):
+        assert f"cipherfleet_{package}/__init__.py" in names
+    assert "cipherfleet_deploy/examples/intel_lab/intel_lab.csv" in names
+    assert "cipherfleet_deploy/examples/intel_lab/fleet.yaml" in names
+    assert "cipherfleet_deploy/devices/cipherfleet-node.service" in names
+    assert "cipherfleet_deploy/devices/install.sh" in names
+    assert "cipherfleet_provisioning/fleet/fleet.schema.json" in names
+    assert "cipherfleet_hil/measurement/document.schema.json" in names
+    assert "cipherfleet_hil/report/report.css" in names
+    assert "cipherfleet_hil/report/page.mplstyle" in names
+
+
+def test_the_device_imports_nothing_of_the_workstation() -> None:
+    code = (
+        "import sys, cipherfleet_node.runtime.daemon, cipherfleet_node.__main__;"
+        "heavy = {'phe', 'click', 'rich', 'docker', 'matplotlib', 'networkx', 'scipy', 'pydantic'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,63 @@
+"""The tutorial's commands run, and what it shows of attacks is what they print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.paths import ROOT
+from tests.support.tolerances import assert_same_text
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
+LONG = ("figures", "attack all")  # they know --quick
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A command of a console block, and what stands below it."""
+
+    command: str
+    output: str
+
+    @property
+    def is_long(self) -> bool:
+        return self.command.startswith(LONG)
+
+
+def shown() -> list[Shown]:
+    blocks = re.findall(r"```console\n(.*?)```", TUTORIAL.read_text(), re.S)
+    parts = [part.partition("\n") for block in blocks for part in re.split(r"(?m)^\$ ", block)[1:]]
+    return [Shown(first.removeprefix("cipherfleet "), rest) for first, _, rest in parts]
+
+
+def test_the_tutorial_goes_from_a_fleet_by_its_figures_to_the_table_of_attacks() -> None:
+    verbs = [each.command.split()[0] for each in shown()]
+    assert verbs[:5] == ["init", "check", "simulate", "simulate", "figures"]
+    assert set(verbs[5:]) == {"attack"}
+    assert shown()[-1].command.startswith("attack all")
+    assert TUTORIAL.read_text().count("$ cipherfleet ") == len(verbs) > 10
+
+
+def test_the_tutorials_commands_run_and_print_what_it_shows(tmp_path: Path) -> None:
+    for each in shown():
+        words = shlex.split(each.command) + ["--quick"] * each.is_long
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{each.command}: {done.stderr}"
+        if each.output:
+            assert_same_text(done.stdout, each.output)
+    for file in (
+        "five/fleet.yaml",
+        "simulated/simulation.png",
+        "results/five-nodes.md",
+        "attacks/attacks.md",
+        "attacks/attacks.png",
+    ):
+        assert (tmp_path / file).is_file(), file
+        assert file in TUTORIAL.read_text() or file == "five/fleet.yaml"

@@ -1,0 +1,511 @@
+"""Mutated frames, signed and unsigned, into a node that is in the midst of its rounds.
+
+    python tests/tools/fuzz_frames.py --frames 1000000
+
+Genuine messages of all kinds are changed in their fields, their bytes and their place, many are
+signed again by their sender's own key, and all go through wire.decode into an agent, whose messages
+are encoded and whose state is serialised as by the daemon. Exit code 1 if an exception escapes, or
+a frame takes 1 ms of processor time or 1 MiB of memory.
+
+Time is the thread's own processor time. A block with a frame above the limit is run twice more from
+its beginning, and the least time of each frame counts: other processes on the machine cost cache.
+Frames that close or open a round cost a round's work, once a round whoever sends them: they are
+told apart. Memory is measured by tracemalloc in a second run of every tenth pair of blocks, one of
+each exchange (Python's own allocations; the growth of the whole process is printed beside it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import resource
+import sys
+import time
+import traceback
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from cipherfleet_node.core import topics
+from cipherfleet_node.core.events import (
+    Event,
+    MessageReceived,
+    Publish,
+    ReadingTaken,
+    Rejected,
+    RoundClosed,
+    Save,
+    Stop,
+    Surplus,
+    TakeReading,
+    TimerFired,
+)
+from cipherfleet_node.core.messages import Answer, Health, Message, Query
+from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
+from cipherfleet_node.errors import WireError
+from tests.support.wire_fleet import EXCHANGES, FLEET, NODES, Frame, agent_of, make_fleet
+
+BLOCK = 500  # frames into one node before the next one is set up
+MEMORY_EVERY = 10  # pairs of blocks, one of each exchange
+PROGRESS_EVERY = 40  # blocks
+LIMIT_MS = 1.0
+LIMIT_BYTES = 1024 * 1024
+TICK_EVERY = 40  # frames between two looks at the clock
+TARGET = "n00"
+
+Raw = tuple[str, bytes]  # topic, payload
+
+
+class Target:
+    """A node of a real fleet, stopped at a moment that *seed* decides, that takes any bytes.
+
+    The fleets of even seeds are pairwise, those of odd seeds sealed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        chance = random.Random(f"target {seed}")
+        fleet = make_fleet(seed, rounds=40, exchange=EXCHANGES[seed % 2])
+        for name in fleet.seats:
+            fleet.start(name)
+        until = chance.randint(1, 8)
+        while agent_of(fleet, TARGET).round_number < until:
+            fleet.advance(fleet.now + chance.uniform(0.0005, 0.002))
+        self._fleet, self._agent, self._now = fleet, agent_of(fleet, TARGET), fleet.now
+        self._verifiers = {
+            name: fleet.identities[name].public_key() for name in fleet.neighbours[TARGET]
+        }
+        self._signer = fleet.identities[TARGET]
+        self.stopped = False
+
+    @property
+    def neighbours(self) -> list[str]:
+        """Whose messages the node takes."""
+        return self._fleet.neighbours[TARGET]
+
+    @property
+    def templates(self) -> list[Frame]:
+        """What the node got lately, and what is on its way to it."""
+        coming = [
+            event.message
+            for _, _, name, _, event in self._fleet._heap
+            if name == TARGET and isinstance(event, MessageReceived)
+        ]
+        identities = self._fleet.identities
+        waiting = [Frame(TARGET, topic_of(m), encode(m, identities[m.sender]), m) for m in coming]
+        came = [f for f in self._fleet.log if f.receiver == TARGET][-40:]
+        return waiting * 3 + came + [self.health_of(name) for name in self.neighbours]
+
+    def health_of(self, name: str) -> Frame:
+        """What *name* tells the operator, brought to the node by its broker."""
+        counts = {"signature": 3, "stale_epoch": 1}
+        health = Health(FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, 51)
+        payload = encode(health, self._fleet.identities[name])
+        return Frame(TARGET, topic_of(health), payload, health)
+
+    def sign(self, sender: str, kind: str, body: bytes) -> bytes:
+        """The envelope of *body* as *sender* would sign it."""
+        signature = self._fleet.identities[sender].sign(
+            b"cipherfleet/v1/" + kind.encode() + b"\0" + body
+        )
+        return msgspec.msgpack.encode([1, kind, body, signature])
+
+    def take(self, topic: str, payload: bytes) -> str:
+        """What became of the bytes: a reason, "taken in", or "round" if a round was closed."""
+        try:
+            message = decode(payload, topic, FLEET, self._verifiers)
+        except WireError as error:
+            return error.reason
+        return self._handle(MessageReceived(message))
+
+    def tick(self) -> None:
+        """Let some time pass, with all that is due then."""
+        self._now += 0.05
+        timer = self._agent.timer()
+        if timer is not None and timer <= self._now:
+            self._handle(TimerFired())
+
+    def rest(self) -> None:
+        """What the daemon does between two messages: the reading that was asked for."""
+        if self._agent._reading_awaited:
+            self._handle(ReadingTaken(()))
+
+    def _handle(self, event: Event) -> str:
+        outcome = "taken in"
+        for effect in self._agent.handle(event, self._now):
+            match effect:
+                case Publish(message):
+                    encode(message, self._signer)
+                case Save(state):
+                    msgspec.msgpack.encode(state)
+                    outcome = "round"
+                case RoundClosed():
+                    outcome = "round"
+                case Rejected(_, reason) | Surplus(_, reason):
+                    outcome = reason if outcome != "round" else outcome
+                case TakeReading():
+                    pass
+                case Stop():
+                    self.stopped = True
+        return outcome
+
+
+# -- mutations ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Mutator:
+    """Makes frames of genuine ones, by chance alone."""
+
+    target: Target
+    chance: random.Random
+    templates: list[Frame] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.templates = self.target.templates
+
+    def frame(self) -> Raw:
+        """One frame; about half are signed by the sender of the genuine one."""
+        frame = self.chance.choice(self.templates)
+        roll = self.chance.random()
+        if roll < 0.05:
+            return self.topic(frame), self.chance.randbytes(self.chance.randrange(300))
+        if roll < 0.25:
+            return self.topic(frame), self.bytes_of(frame.payload)
+        kind, body = frame.message.KIND, msgspec.msgpack.encode(frame.message)
+        if roll < 0.40:
+            body = self.bytes_of(body)
+        else:
+            fields = msgspec.msgpack.decode(body)
+            for _ in range(self.chance.choice([1, 1, 1, 2, 4])):
+                self.change(frame.message, fields)
+            body = msgspec.msgpack.encode(fields)
+        if self.chance.random() < 0.02:
+            kind = self.chance.choice(["query", "answer", "presence", "health", "", "x" * 300])
+        if self.chance.random() < 0.7:
+            payload = self.target.sign(frame.sender, kind, body)
+        else:
+            payload = msgspec.msgpack.encode([1, kind, body, self.chance.randbytes(64)])
+        return self.topic(frame), payload
+
+    def topic(self, frame: Frame) -> str:
+        if self.chance.random() < 0.95:
+            return frame.topic
+        other = self.chance.choice(NODES)
+        return self.chance.choice(
+            [
+                "",
+                topics.query_topic(FLEET, other),
+                topics.answer_topic(FLEET, other, frame.sender),
+                topics.presence_topic(FLEET, other),
+                frame.topic + "\0\n\x1b[31m",
+                "\U0010ffff" * 1000,
+            ]
+        )
+
+    def bytes_of(self, data: bytes) -> bytes:
+        changed = bytearray(data)
+        for _ in range(self.chance.choice([1, 1, 2, 8])):
+            place = self.chance.randrange(len(changed) + 1)
+            match self.chance.randrange(8):
+                case 0:
+                    del changed[place:]
+                case 1:
+                    del changed[place : place + self.chance.randint(1, 8)]
+                case 2:
+                    changed[place:place] = self.chance.randbytes(self.chance.randint(1, 8))
+                case 3:
+                    changed[place:place] = changed[: self.chance.randrange(200)]
+                case 4:
+                    other = self.chance.choice(self.templates).payload
+                    changed[place:] = other[self.chance.randrange(len(other)) :]
+                case 5:  # a header that announces a lot
+                    header = self.chance.choice([b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"])
+                    changed[place : place + 5] = header + self.chance.randbytes(4)
+                case 6 if place < len(changed):
+                    changed[place] = self.chance.choice([0, 0x7F, 0x80, 0xC0, 0xC1, 0xFF, 0x91])
+                case _ if place < len(changed):
+                    changed[place] ^= 1 << self.chance.randrange(8)
+        if self.chance.random() < 0.002:
+            changed += bytes(MAX_MESSAGE_BYTES)
+        return bytes(changed)
+
+    def change(self, message: Message, fields: list[Any]) -> None:
+        """Change one of *message*'s fields, or their number."""
+        index = self.chance.randrange(min(len(fields), len(message.__struct_fields__)))
+        name = message.__struct_fields__[index]
+        roll = self.chance.random()
+        if self.chance.random() < 0.85:
+            self.change_within_bounds(message, fields)
+        elif roll < 0.04:
+            fields[index] = self.anything()
+        elif roll < 0.06:
+            fields.insert(index, self.anything())
+        elif isinstance(message, Query | Answer) and (name == "ciphertexts" or roll < 0.3):
+            fields[message.__struct_fields__.index("ciphertexts")] = self.ciphertexts(message)
+        else:
+            fields[index] = self.like(fields[index])
+
+    def change_within_bounds(self, message: Message, fields: list[Any]) -> None:
+        """A change that passes the checks of the wire, so that the agent's own are reached."""
+        names = [n for n in message.__struct_fields__ if n not in ("fleet", "sender", "receiver")]
+        name = self.chance.choice(names)
+        index = message.__struct_fields__.index(name)
+        match name:
+            case "epoch":  # seldom: after a greater one all genuine messages are stale
+                fields[index] = self.chance.choice([0, 1] * 30 + [2, 3, MAX_COUNTER])
+            case "attempt":
+                fields[index] = self.chance.choice([0, 0, 1, 1, 1, 2, 3, 2**32, MAX_COUNTER])
+            case "roster":
+                assert isinstance(message, Query)
+                fields[index] = self.roster(message.roster)
+            case "round":
+                now = self.target._agent.round_number
+                near = [now + step for step in range(-8, 9)]
+                fields[index] = max(0, self.chance.choice([*near, 2**32, MAX_COUNTER]))
+            case "ciphertexts":
+                assert isinstance(message, Query | Answer)
+                fields[index] = self.ciphertexts(message)
+            case "state":
+                states = ["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
+                fields[index] = self.chance.choice(states)
+            case "phase":
+                fields[index] = self.chance.choice(["starting", "collecting", "finished", "asleep"])
+            case "rejected" | "surplus":
+                fields[index] = self.counts()
+            case (
+                "number"
+                | "round_us"
+                | "silent"
+                | "missed"
+                | "pool"
+                | "pool_size"
+                | "inline"
+                | "temperature"
+            ):
+                fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
+            case _:  # tags and digests
+                fields[index] = self.chance.randbytes(len(getattr(message, name)))
+
+    def like(self, value: Any) -> Any:
+        """Another value of the same type."""
+        match value:
+            case int():
+                edges = [0, 1, MAX_COUNTER - 1, MAX_COUNTER, MAX_COUNTER + 1, -1, 2**63, 2**64 - 1]
+                steps = [value - 1, value - 1, value - 2, value + 1, value - 5]
+                chosen = self.chance.choice([*edges, *steps, 2**64 - 1, -(2**63)])
+                return max(-(2**63), min(chosen, 2**64 - 1))
+            case str():
+                odd = ["", "\0", "toy/q/#", "n01\n", "é" * 40, "x" * 10_000, "lost", "finished"]
+                return self.chance.choice([*NODES, *odd])
+            case bytes():
+                return self.chance.randbytes(self.chance.choice([0, 7, 8, 8, 8, 9, 16, 16, 1000]))
+            case list():
+                return value * self.chance.choice([0, 2, 30])
+            case _:
+                return value
+
+    def roster(self, genuine: list[str]) -> list[str]:
+        """Often one that could be: in order, and of neighbours only."""
+        some = sorted(self.chance.sample(NODES, self.chance.randint(0, len(NODES))))
+        fewer = sorted(self.chance.sample(genuine, self.chance.randint(0, len(genuine))))
+        with_target = sorted({*fewer, TARGET})
+        odd = [some[::-1], [TARGET] * 2, ["n99"], [""], ["a\0b"], ["n" * 64], ["n00"] * 64]
+        if self.chance.random() < 0.02:
+            return [""] * self.chance.choice([4096, 4097, 200_000])
+        return self.chance.choice([some, *[fewer, with_target] * 3, *odd])
+
+    def counts(self) -> dict[str, int]:
+        """By reason: few, as many as there may be, and more."""
+        number = self.chance.choice([0, 1, 1, 3, 64, 65, 3000])
+        end = self.chance.choice(["", "", "", "\n", "x" * 40, "\x1b[2J"])
+        letters = "abcdefghij"
+        names = ["".join(letters[int(digit)] for digit in str(n)) + end for n in range(number)]
+        return dict.fromkeys(names, self.chance.choice([0, 1, MAX_COUNTER, -1]))
+
+    def ciphertexts(self, message: Query | Answer) -> list[bytes]:
+        owner = message.sender if isinstance(message, Query) else message.receiver
+        key = self.target._fleet.keys[owner]
+        n, n2 = int(key.public.n), int(key.public.n_squared)
+        numbers = [0, 1, n - 1, n, n + 1, n2 - 1, n2, n2 + 1, int(key.p), 2**1024 - 1]
+        numbers += [self.chance.randrange(n2), self.chance.randrange(n) * int(key.q)]
+        one = self.chance.choice(numbers).to_bytes(128, "big")
+        many = self.chance.choice([0, 1, 1, 1, 1, 1, 2, 4096, 4097, 20_000])
+        if many > 2:
+            return [self.chance.choice([b"", b"\0", one[:12]])] * many
+        length = self.chance.choice([128] * 20 + [0, 127, 129, 60_000, 250_000])
+        return [one[:length].rjust(length, b"\1")] * many
+
+    def anything(self) -> Any:
+        deep: Any = []
+        for _ in range(self.chance.choice([1, 20, 900])):
+            deep = [deep]
+        plain: list[Any] = [None, True, 1.5, float("nan"), -(2**63), 2**64 - 1, "", b"", {}]
+        odd: list[Any] = [deep, {"a": [1]}, {1: 2}, [[]] * 500, "\U0010ffff", bytes(100_000)]
+        return self.chance.choice(plain + odd)
+
+
+# -- blocks ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Figures:
+    """What was measured of all frames."""
+
+    ms: list[float] = field(default_factory=list)  # of frames that closed no round
+    rounds_ms: list[float] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)  # bytes, of the frames of some blocks
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
+    repeated: int = 0  # blocks that were run again, to tell a slow frame from a busy machine
+
+    @property
+    def good(self) -> bool:
+        """No exception, every frame below both limits."""
+        slow = max(self.ms, default=0.0) >= LIMIT_MS
+        return not (self.failures or slow or max(self.peaks, default=0) >= LIMIT_BYTES)
+
+
+@dataclass
+class Run:
+    """One run of a block: what became of each frame, its time, its peak."""
+
+    outcomes: list[str] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)
+    peaks: list[int] = field(default_factory=list)
+
+
+def make_block(seed: int, size: int = BLOCK) -> list[Raw]:
+    """The frames of block *seed*."""
+    mutator = Mutator(Target(seed), random.Random(f"frames {seed}"))
+    return [mutator.frame() for _ in range(size)]
+
+
+def run_block(seed: int, frames: Sequence[Raw], *, memory: bool = False) -> Run:
+    """All *frames* into a fresh target."""
+    run, target = Run(), Target(seed)
+    gc.collect()
+    gc.freeze()
+    if memory:
+        tracemalloc.start()
+    try:
+        for index, (topic, payload) in enumerate(frames):
+            if target.stopped:
+                target = Target(seed)
+            take_one(target, topic, payload, run, memory=memory)
+            between(target, index, run)
+    finally:
+        tracemalloc.stop()
+        gc.unfreeze()
+    return run
+
+
+def take_one(target: Target, topic: str, payload: bytes, run: Run, *, memory: bool) -> None:
+    if memory:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+    began = time.thread_time_ns()
+    try:
+        outcome = target.take(topic, payload)
+    except Exception:
+        outcome = "EXCEPTION"
+        report(topic, payload)
+    run.ms.append((time.thread_time_ns() - began) / 1e6)
+    run.outcomes.append(outcome)
+    if memory:
+        run.peaks.append(tracemalloc.get_traced_memory()[1] - before)
+
+
+def between(target: Target, index: int, run: Run) -> None:
+    """Time and readings: what earlier frames have left behind must not fail then."""
+    try:
+        target.rest()
+        if index % TICK_EVERY == 0:
+            target.tick()
+    except Exception:
+        run.outcomes[-1] = "EXCEPTION"
+        report("(between two frames)", b"")
+
+
+def report(topic: str, payload: bytes) -> None:
+    traceback.print_exc()
+    print(f"topic {topic[:200]!r}, {len(payload)} bytes: {payload[:300].hex()}", file=sys.stderr)
+
+
+def measure(blocks: Iterator[int], frames: int, figures: Figures) -> Iterator[int]:
+    """Run blocks until *frames* are done; yields how many are."""
+    done = 0
+    while done < frames:
+        seed = next(blocks)
+        block = make_block(seed, min(BLOCK, frames - done))
+        run = run_block(seed, block)
+        plain = [o not in ("round", "EXCEPTION") for o in run.outcomes]
+        for _ in range(2):
+            if max((ms for ms, p in zip(run.ms, plain, strict=True) if p), default=0.0) < LIMIT_MS:
+                break
+            figures.repeated += 1
+            again = run_block(seed, block)
+            run.ms = [min(pair) for pair in zip(run.ms, again.ms, strict=True)]
+        if seed // 2 % MEMORY_EVERY == 0:
+            traced = run_block(seed, block, memory=True)
+            figures.peaks += [
+                peak
+                for peak, outcome in zip(traced.peaks, traced.outcomes, strict=True)
+                if outcome != "round"
+            ]
+        if "EXCEPTION" in run.outcomes:
+            print(f"block {seed} failed: --first {seed} --frames {BLOCK} repeats it", flush=True)
+        figures.failures += run.outcomes.count("EXCEPTION")
+        figures.outcomes.update(run.outcomes)
+        figures.ms += [ms for ms, p in zip(run.ms, plain, strict=True) if p]
+        figures.rounds_ms += [
+            ms for ms, o in zip(run.ms, run.outcomes, strict=True) if o == "round"
+        ]
+        done += len(block)
+        yield done
+
+
+def percentiles(values: Sequence[float]) -> str:
+    """The usual ones, and the greatest."""
+    if not values:
+        return "none"
+    at = np.percentile(values, [50, 95, 99, 99.9])
+    return (
+        " ".join(f"p{p} {v:.3f}" for p, v in zip((50, 95, 99, 99.9), at, strict=True))
+        + f" max {max(values):.3f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--frames", type=int, default=1_000_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first block")
+    options = parser.parse_args(arguments)
+    figures, began = Figures(), time.monotonic()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    blocks = iter(range(options.first, sys.maxsize))
+    for done in measure(blocks, options.frames, figures):
+        if done % (PROGRESS_EVERY * BLOCK) == 0 or done == options.frames:
+            print(
+                f"{done:9,} frames, {figures.failures} exceptions, max {max(figures.ms):.3f} ms, "
+                f"{time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+    print("outcomes: " + ", ".join(f"{o} {n:,}" for o, n in figures.outcomes.most_common()))
+    print(f"processor time, ms: {percentiles(figures.ms)} ({figures.repeated} blocks run again)")
+    print(f"that closed or opened a round, ms: {percentiles(figures.rounds_ms)}")
+    kib = [peak / 1024 for peak in figures.peaks]
+    print(f"peak allocation, KiB: {percentiles(kib)} (of {len(kib):,} frames)")
+    print(f"the process grew by {grown / 1024:.1f} MiB")
+    print("good" if figures.good else "NOT GOOD")
+    return 0 if figures.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,449 @@
+"""Makes node/vectors/*.json: language-neutral, expected failures included.
+
+Run as `python -m tests.tools.make_vectors`. Numbers are decimal texts, bytes are hexadecimal. Keys
+are toys of 512 bits, identities are derived from fixed seeds: nothing here protects anything.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gmpy2
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gmpy2 import mpz
+
+from cipherfleet_node.core import exchange, topics, wire
+from cipherfleet_node.core.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
+from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.sealed import Seal
+from tests.support.memory_fleet import toy_key, toy_secret
+
+FOLDER = Path(__file__).parents[2] / "node" / "vectors"
+HALF = 1 << 62
+BITS = 512
+SEED = bytes(range(32))
+
+
+def texts(numbers: Any) -> list[str]:
+    return [str(number) for number in numbers]
+
+
+def hexes(items: Any) -> list[str]:
+    return [item.hex() for item in items]
+
+
+# -- draws ----------------------------------------------------------------------------------------
+
+
+def draws_vectors() -> Any:
+    draws = Draws(SEED)
+    return {
+        "about": "uniform = top 53 bits of each big-endian 64-bit word / 2^53, below = big-endian "
+        "128-bit words modulo the bound, words from SHAKE256(seed || label)",
+        "seed": SEED.hex(),
+        "uniform": [
+            {"label": label, "times_2_53": texts(int(u * 2**53) for u in draws.uniform(label, 4))}
+            for label in ("quantise", "stepsize", "start")
+        ],
+        "below": [
+            {"label": label, "bound": bound, "values": draws.below(bound, label, 4)}
+            for label, bound in (("half-weight/b", 1024), ("dice", 7))
+        ],
+        "half_weight": [
+            {"neighbour": name, "value": exchange.half_weight(draws, name)}
+            for name in ("a", "b", "node-01")
+        ],
+        "dither": [
+            {
+                "neighbour": name,
+                "half_weight": weight,
+                "values": exchange.dither(draws, name, weight, 6),
+            }
+            for name, weight in (("b", 2345), ("node-01", 4095))
+        ],
+    }
+
+
+# -- packing --------------------------------------------------------------------------------------
+
+
+def packing_vectors() -> Any:
+    modulus = toy_key(0).public.n
+    pack: list[dict[str, Any]] = []
+    for name, values in (
+        ("one entry", [5]),
+        ("negative entries borrow from the slot above", [-1, 1, -1]),
+        ("extremes of a slot", [HALF - 1, -HALF, HALF - 1, -HALF]),
+        ("zeros", [0] * 8),
+        ("nine entries need two plaintexts", list(range(-4, 5))),
+    ):
+        packed = Layout(BITS, len(values)).pack(values)
+        pack.append(
+            {
+                "name": name,
+                "key_bits": BITS,
+                "values": texts(values),
+                "plaintexts": texts(packed),
+            }
+        )
+    for name, values in (
+        ("one above the slot", [0, HALF]),
+        ("one below the slot", [-HALF - 1, 0]),
+    ):
+        pack.append({"name": name, "key_bits": BITS, "values": texts(values), "fails": "headroom"})
+    unpack: list[dict[str, Any]] = []
+    slots: list[int] | None
+    for name, dimension, plaintext, bound, slots in (
+        ("extremes", 2, (HALF - 1) - (HALF << 63), HALF, [HALF - 1, -HALF]),
+        ("zero", 3, 0, 0, [0, 0, 0]),
+        ("minus one in every slot", 3, -1 - (1 << 63) - (1 << 126), 1, [-1, -1, -1]),
+        ("a slot beyond its bound", 2, 6 + (1 << 63), 5, None),
+        ("above the last slot", 2, 1 << 126, HALF, None),
+        ("below the last slot", 2, -1 << 126, HALF, None),
+        ("half the modulus", 8, int(modulus) // 2, HALF, None),
+    ):
+        case = {
+            "name": name,
+            "key_bits": BITS,
+            "dimension": dimension,
+            "modulus": str(modulus),
+            "plaintexts": texts([plaintext % int(modulus)]),
+            "bound": str(bound),
+        }
+        result = {"fails": "out_of_range"} if slots is None else {"values": texts(slots)}
+        unpack.append(case | result)
+    return {
+        "about": "plaintext = sum_l v_l 2^(63 l), signed; -2^62 <= v_l < 2^62; slots = "
+        "floor((key_bits - 2) / 63)",
+        "pack": pack,
+        "unpack": unpack,
+    }
+
+
+# -- paillier -------------------------------------------------------------------------------------
+
+
+def paillier_vectors() -> Any:
+    key = toy_key(0)
+    public, n = key.public, key.public.n
+    encrypted = []
+    for name, m, root in (
+        ("zero", 0, 2),
+        ("one with root one", 1, 1),
+        ("minus one", -1, 3),
+        ("largest", n - 1, n - 2),
+    ):
+        c = encrypt(public, mpz(m), gmpy2.powmod(root, n, public.n_squared))
+        encrypted.append(
+            {"name": name, "plaintext": str(m), "root": str(root), "ciphertext": str(c)}
+        )
+    scaled = []
+    for name, factor, shift, root in (
+        ("half weight and shift", 2345, 1 << 63, 7),
+        ("negative shift", 4095, -17, 11),
+    ):
+        c = mpz(encrypted[2]["ciphertext"])
+        power = scale(public, c, factor)
+        blinded = encrypt(public, mpz(shift), gmpy2.powmod(root, n, public.n_squared))
+        result = power * blinded % public.n_squared
+        case = {"name": name, "ciphertext": str(c), "factor": str(factor), "shift": str(shift)}
+        scaled.append(case | {"root": str(root), "scaled": str(power), "result": str(result)})
+    n2 = public.n_squared
+    checks: list[dict[str, Any]] = [
+        {"name": name, "ciphertexts": texts(values)}
+        for name, values in (("one", [1]), ("largest", [n2 - 1]), ("both", [1, n2 - 1]))
+    ]
+    for name, values, reason in (
+        ("zero", [0], "ciphertext_range"),
+        ("negative", [-5], "ciphertext_range"),
+        ("n squared", [n2], "ciphertext_range"),
+        ("n squared + 7", [n2 + 7], "ciphertext_range"),
+        ("n", [n], "ciphertext_not_unit"),
+        ("p", [key.p], "ciphertext_not_unit"),
+        ("multiple of p", [12345 * key.p], "ciphertext_not_unit"),
+        ("power of q", [key.q**3], "ciphertext_not_unit"),
+        ("out of range after a good one", [1, n2], "ciphertext_range"),
+        ("out of range before a good one", [0, 1], "ciphertext_range"),
+        ("no unit among good ones", [1, key.p, n2 - 1], "ciphertext_not_unit"),
+        ("a multiple of n only together", [key.p, key.q], "ciphertext_not_unit"),
+    ):
+        checks.append({"name": name, "ciphertexts": texts(values), "fails": reason})
+    prime, root = gmpy2.next_prime(mpz(3) << 510), gmpy2.next_prime(mpz(3) << 254)
+    moduli = [
+        {
+            "name": name,
+            "n": str(value),
+            "bits": bits,
+            "faults": list(faults_of_modulus(int(value), bits)),
+        }
+        for name, value, bits in (
+            ("sound", n, 512),
+            ("shorter than the fleet's", n, 2048),
+            ("prime", prime, 512),
+            ("square", root**2, 512),
+            ("even", n + 1, 512),
+            ("small factor", n * 65521, gmpy2.bit_length(n * 65521)),
+        )
+    ]
+    return {
+        "about": "c = (1 + n m) r^n mod n^2 with g = n + 1; scaled = c^factor, result = scaled "
+        "(1 + n shift) r^n; a ciphertext is a unit in 1 .. n^2-1",
+        "key": {"p": str(key.p), "q": str(key.q)},
+        "encrypt": encrypted,
+        "scale_and_shift": scaled,
+        "check_ciphertexts": checks,
+        "modulus": moduli,
+    }
+
+
+# -- exchange -------------------------------------------------------------------------------------
+
+
+def exchange_vectors() -> Any:
+    key, layout = toy_key(0), Layout(BITS, 9)
+    public = key.public
+    asked = [0, 1, -1, 2**31 - 1, 1 - 2**31, 12345, -54321, 7, 99]
+    roots = iter(range(2, 100))
+    take = lambda: gmpy2.powmod(next(roots), public.n, public.n_squared)  # noqa: E731
+    query = exchange.make_query(public, layout, asked, take)
+    read = exchange.read_ciphertexts(public, layout, query)
+    digest = Query("f", "i", 1, 3, 0, [], bytes(8), bytes(8), query).digest
+    answers, openings = [], {}
+    for name, m, own_weight, sign in (("j", 21, 2049, 1), ("k", 16, 4095, -1)):
+        own = [sign * entry for entry in reversed(asked)]
+        draws = Draws(name.encode() * 32)
+        weight = exchange.half_weight(draws, "i")
+        noise = exchange.dither(draws, "i", weight, 9)
+        prepared = exchange.prepare_answer(public, layout, own, weight, noise, take)
+        ciphertexts = exchange.make_answer(public, layout, read, weight, prepared)
+        openings[name] = exchange.Opening(
+            own_weight * m, exchange.read_ciphertexts(public, layout, ciphertexts)
+        )
+        answers.append(
+            {
+                "sender": name,
+                "seed": draws.seed.hex(),
+                "own": own,
+                "half_weight": weight,
+                "dither": noise,
+                "metropolis": m,
+                "askers_half_weight": own_weight,
+                "ciphertexts": hexes(ciphertexts),
+            }
+        )
+    size = layout.ciphertext_bytes
+    good, beyond, multiple = (
+        c.to_bytes(size, "big") for c in (read[0], public.n_squared + 7, 12345 * key.p)
+    )
+    refusals = [
+        {"name": name, "ciphertexts": hexes(items), "fails": reason}
+        for name, items, reason in (
+            ("too few", [good], "ciphertext_count"),
+            ("too many", [good] * 3, "ciphertext_count"),
+            ("none", [], "ciphertext_count"),
+            ("a byte short", [good, good[1:]], "ciphertext_length"),
+            ("a byte long", [good, b"\0" + good], "ciphertext_length"),
+            ("empty", [good, b""], "ciphertext_length"),
+            ("zero", [good, bytes(size)], "ciphertext_range"),
+            ("all ones", [b"\xff" * size, good], "ciphertext_range"),
+            ("n squared", [public.n_squared.to_bytes(size, "big"), good], "ciphertext_range"),
+            ("n squared + 7", [beyond, good], "ciphertext_range"),
+            ("n", [public.n.to_bytes(size, "big"), good], "ciphertext_not_unit"),
+            ("multiple of p", [multiple, good], "ciphertext_not_unit"),
+        )
+    ]
+    return {
+        "about": "query: -asked under the asker's key with roots 2, 3; answers: H (own - asked) + "
+        "e with roots 4 ..; combined = sum H_ij M_ij (H_ji (own - asked) + e)",
+        "key": {"p": str(key.p), "q": str(key.q)},
+        "asked": asked,
+        "query": hexes(query),
+        "round": 3,
+        "digest": digest.hex(),
+        "answers": answers,
+        "combined": texts(exchange.open_answers(key, layout, openings)),
+        "refused": refusals,
+    }
+
+
+# -- sealed ---------------------------------------------------------------------------------------
+
+
+def sealed_vectors() -> Any:
+    roster, modulus = ["a", "b", "c"], toy_key(0).public.n
+    ciphertexts = [b"\x01" * 8, b"\x02" * 8]
+    query = Query("f", "i", 1, 3, 0, roster, b"", b"", ciphertexts)
+    masks = []
+    for name in roster:
+        secrets = {other: toy_secret(name, other) for other in roster if other != name}
+        seal = Seal("f", name, {"i": frozenset(roster)}, secrets)
+        masks.append({"sender": name, "values": texts(seal.masks(query, modulus))})
+    return {
+        "about": 'F = SHAKE256(secret || "cipherfleet/v1/mask" NUL fleet NUL asker NUL index NUL '
+        "digest), as many bytes as hold the modulus and 128 bits, big-endian, modulo the modulus; "
+        "R_j = sum of F over the roster's members above j, less those below",
+        "fleet": "f",
+        "asker": "i",
+        "round": 3,
+        "attempt": 0,
+        "roster": roster,
+        "ciphertexts": hexes(ciphertexts),
+        "digest": query.digest.hex(),
+        "modulus": str(modulus),
+        "secrets": [
+            {"between": [a, b], "secret": toy_secret(a, b).hex()}
+            for a, b in (("a", "b"), ("a", "c"), ("b", "c"))
+        ],
+        "masks": masks,
+    }
+
+
+# -- wire -----------------------------------------------------------------------------------------
+
+
+def wire_messages() -> dict[str, Message]:
+    tag = b"paramete"
+    return {
+        "query": Query("fleet", "a", 7, 3, 0, [], tag, b"key-tag.", [b"\x01" * 4, b"\xff" * 4]),
+        "sealed query": Query("fleet", "a", 7, 4, 1, ["b", "c"], tag, b"key-tag.", [b"\x01"]),
+        "answer": Answer("fleet", "a", 7, "b", 3, 0, bytes(range(32)), [b"\x02" * 4]),
+        "presence": Presence("fleet", "a", 7, "ready"),
+        "health": Health(
+            "fleet",
+            "a",
+            7,
+            12,
+            "collecting",
+            3,
+            250_000,
+            1,
+            4,
+            {"signature": 2, "stale_round": 1},
+            {},
+            5,
+            16,
+            8,
+            47,
+        ),
+        "health of a node that has just begun": Health(
+            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, None
+        ),
+        "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, [], bytes(8), bytes(8), []),
+    }
+
+
+def wire_vectors() -> Any:
+    encode = msgspec.msgpack.encode
+    signer = Ed25519PrivateKey.from_private_bytes(b"a" * 32)
+    stranger = Ed25519PrivateKey.from_private_bytes(b"x" * 32)
+    good = [
+        {
+            "name": name,
+            "topic": wire.topic_of(message),
+            "kind": message.KIND,
+            "fields": msgspec.json.decode(msgspec.json.encode(message)),
+            "bytes": wire.encode(message, signer).hex(),
+        }
+        for name, message in wire_messages().items()
+    ]
+    query, presence = wire_messages()["query"], wire_messages()["presence"]
+    health = wire_messages()["health"]
+    encoded = wire.encode(query, signer)
+    envelope = msgspec.msgpack.decode(encoded)
+
+    def signed(kind: str, body: bytes, version: int = 1) -> bytes:
+        signature = signer.sign(b"cipherfleet/v1/" + kind.encode() + b"\0" + body)
+        return encode([version, kind, body, signature])
+
+    def changed(**fields: Any) -> bytes:
+        return wire.encode(msgspec.structs.replace(query, **fields), signer)
+
+    def ill(**fields: Any) -> bytes:
+        return wire.encode(msgspec.structs.replace(health, **fields), signer)
+
+    home, presences = topics.query_topic("fleet", "a"), topics.presence_topic("fleet", "a")
+    healths = topics.health_topic("fleet", "a")
+    many = {f"reason_{chr(97 + n // 26)}{chr(97 + n % 26)}": 1 for n in range(MAX_REASONS + 1)}
+    answers = topics.answer_topic("fleet", "b", "a")
+    moved = encode([1, "presence", encode(presence), envelope[3]])
+    asleep = encode(["fleet", "a", 7, "asleep"])
+    fields = msgspec.msgpack.decode(envelope[2])
+    bad = [
+        {"name": name, "topic": topic, "bytes": data.hex(), "fails": reason}
+        for name, topic, data, reason in (
+            ("empty", home, b"", "malformed"),
+            ("cut", home, encoded[:-1], "malformed"),
+            ("trailing byte", home, encoded + b"\0", "malformed"),
+            ("a map", home, b"\x80", "malformed"),
+            ("an envelope too long", home, encode([*envelope, 0]), "malformed"),
+            ("a field too many", home, signed("query", encode([*fields, 0])), "malformed"),
+            ("a field too few", home, signed("query", encode(fields[:-1])), "malformed"),
+            ("a text that is not UTF-8", home, b"\x94\x01\xa1\xff\xc4\x00\xc4\x00", "malformed"),
+            ("version 2", home, signed("query", envelope[2], 2), "version"),
+            ("unknown kind", home, signed("quest", envelope[2]), "kind"),
+            ("another fleet", home, changed(fleet="other"), "fleet"),
+            ("unknown sender", home, changed(sender="c"), "unknown_sender"),
+            ("another topic", topics.query_topic("fleet", "b"), encoded, "topic"),
+            ("a query on the answers' topic", answers, encoded, "topic"),
+            ("a negative round", home, changed(round=-1), "range"),
+            ("a round of 64 bits", home, changed(round=2**63), "range"),
+            ("an epoch of 64 bits", home, changed(epoch=2**64 - 1), "range"),
+            ("a roster of 64", home, changed(roster=["b"] * 64), "roster"),
+            ("a name of 64 letters in a roster", home, changed(roster=["b" * 64]), "roster"),
+            ("an empty name in a roster", home, changed(roster=[""]), "roster"),
+            ("a short tag", home, changed(key=b"short"), "length"),
+            ("another signer", home, wire.encode(query, stranger), "signature"),
+            ("a signature of another kind", presences, moved, "signature"),
+            ("no signature", home, encode([*envelope[:3], b""]), "signature"),
+            ("an unknown state", presences, signed("presence", asleep), "malformed"),
+            ("health on the presence's topic", presences, wire.encode(health, signer), "topic"),
+            ("health of another signer", healths, wire.encode(health, stranger), "signature"),
+            ("a negative round time", healths, ill(round_us=-1), "range"),
+            ("a round time that is no whole number", healths, ill(round_us=1.5), "malformed"),
+            ("a pool of 64 bits", healths, ill(pool=2**63), "range"),
+            ("a count of 64 bits", healths, ill(rejected={"signature": 2**63}), "range"),
+            ("a negative count", healths, ill(surplus={"late_answer": -1}), "range"),
+            ("colder than cold", healths, ill(temperature=-274), "range"),
+            ("hotter than any processor", healths, ill(temperature=1000), "range"),
+            ("65 reasons", healths, ill(rejected=many), "malformed"),
+            ("a reason of 33 letters", healths, ill(rejected={"a" * 33: 1}), "malformed"),
+            ("a reason of two lines", healths, ill(rejected={"a\n": 1}), "malformed"),
+            (
+                "a reason with a control character",
+                healths,
+                ill(rejected={"\x1b[2J": 1}),
+                "malformed",
+            ),
+            ("an unknown phase", healths, ill(phase="asleep"), "malformed"),
+        )
+    ]
+    return {
+        "about": "envelope = [1, kind, body, signature], MessagePack; signature = Ed25519 over "
+        '"cipherfleet/v1/" kind NUL body; JSON shows bytes of fields as base64',
+        "identity_seed": (b"a" * 32).hex(),
+        "fleet": "fleet",
+        "senders": ["a", "b"],
+        "decode": good,
+        "refused": bad,
+    }
+
+
+ALL = {
+    "draws": draws_vectors,
+    "packing": packing_vectors,
+    "paillier": paillier_vectors,
+    "exchange": exchange_vectors,
+    "sealed": sealed_vectors,
+    "wire": wire_vectors,
+}
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for file_name, make in ALL.items():
+        text = json.dumps(make(), indent=1) + "\n"
+        (FOLDER / f"{file_name}.json").write_text(text)

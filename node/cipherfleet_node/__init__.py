@@ -1,3 +1,3 @@
-"""The daemon of one node: everything that runs on a device. See node/README.md for the map."""
+"""Everything that runs on the device of one node. node/README.md describes the modules."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`cipherfleet-node`: the command of the device."""
+"""The command `cipherfleet-node`, which runs and checks a node on its device."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from cipherfleet_node.keys.key_files import NodeKeys
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
-EXIT_NOT_ENROLLED = 7  # of check-config: all is in order, and the operator has not named neighbours
+EXIT_NOT_ENROLLED = 7  # of check-config: valid, but the operator has not named the neighbours yet
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; the exit code says how it went."""
+    """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
@@ -47,20 +47,21 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cipherfleet-node: {error}", file=sys.stderr)
         return error.exit_code
     except PermissionError as error:
-        print(f"cipherfleet-node: {_refused(error, options.folder)}", file=sys.stderr)
+        print(f"cipherfleet-node: {_no_permission(error, options.folder)}", file=sys.stderr)
         return ConfigError.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
 
-def _refused(error: PermissionError, folder: Path) -> str:
-    """The line for a folder of another user."""
+def _no_permission(error: PermissionError, folder: Path) -> str:
+    """Return the error text for a folder that belongs to another user."""
     place = one_line(str(error.filename or folder))
     try:
         owner = f"{folder} belongs to {_user(folder.stat().st_uid)}"
     except OSError:
         owner = "the folder belongs to another user"
-    return f"{place}: {error.strerror}: {owner}, this runs as {_user(os.geteuid())}; {AS_OWNER}"
+    runner = _user(os.geteuid())
+    return f"{place}: {error.strerror}: {owner}, this command runs as {runner}; {AS_OWNER}"
 
 
 def _user(number: int) -> str:
@@ -73,7 +74,7 @@ def _user(number: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cipherfleet-node",
-        description="One node of a fleet that computes on ciphertexts only.",
+        description="Run and check one node of a fleet that optimises on encrypted estimates.",
         epilog="example: cipherfleet-node run /etc/cipherfleet",
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -95,29 +96,31 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=globals()[f"_{name.replace('-', '_')}"])
         return command
 
-    add("run", "Run the node until its rounds are done or it is told to stop.", "run node/")
-    keygen = add("keygen", "Make this node's keys, on this device.", "keygen node/ --bits 3072")
-    keygen.add_argument("--bits", type=int, help="key size (default: as configured, else 2048)")
-    keygen.add_argument("--replace", action="store_true", help="replace keys that exist")
+    add("run", "Run the node until its last round or a signal.", "run node/")
+    keygen = add("keygen", "Generate this node's keys.", "keygen node/ --bits 3072")
+    keygen.add_argument(
+        "--bits", type=int, help="key size in bits (default: crypto.key_bits, else 2048)"
+    )
+    keygen.add_argument("--replace", action="store_true", help="replace existing keys")
     check = add("check-config", "Check a node folder without running it.", "check-config node/")
-    check.epilog = f"{check.epilog}; exit codes: 0 it can run, 3 invalid, 7 valid, not enrolled yet"
+    check.epilog = f"{check.epilog}; exit codes: 0 ready to run, 3 invalid, 7 valid, not enrolled"
     check.add_argument("--json", action="store_true", help="print one JSON object")
-    show = add("show-state", "Show what the node has saved.", "show-state node/ --estimate --json")
+    show = add("show-state", "Show the saved state.", "show-state node/ --estimate --json")
     show.add_argument("--json", action="store_true", help="print one JSON object")
     show.add_argument(
-        "--estimate", action="store_true", help="show the estimate too: it is private"
+        "--estimate", action="store_true", help="show the estimate as well; it is private"
     )
-    doctor = add("doctor", "Look for what keeps this node from working.", "doctor node/ --json")
+    doctor = add("doctor", "Diagnose this node and its machine.", "doctor node/ --json")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     here = Path()
-    add("health", "Exit with 0 if the daemon made progress lately.", "health node/", here)
+    add("health", "Exit with 0 if the daemon is healthy.", "health node/", here)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     from cipherfleet_node.runtime.daemon import run_node  # the other commands start faster
 
-    _keep_to_ourselves()
+    _protect_process()
     stopping, signalled = threading.Event(), 0
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -144,7 +147,7 @@ def _keygen(options: argparse.Namespace) -> int:
         )
     place = options.folder / KEYS_FOLDER
     if place.exists() and any(place.iterdir()) and not options.replace:
-        raise ConfigError(f"{place}: holds keys already; say --replace to make new ones")
+        raise ConfigError(f"{place}: has keys already; use --replace to generate new ones")
     keys = generate_keys(bits)
     write_keys(options.folder, keys)
     print(keys.public.fingerprint)
@@ -161,7 +164,7 @@ def _check_config(options: argparse.Namespace) -> int:
         keys = check_unenrolled(folder, config)
         _print(_summary(config, keys), as_json=options.json)
         print(
-            f"cipherfleet-node: {folder}: is in order, and not enrolled yet; run the node, and let "
+            f"cipherfleet-node: {folder}: is valid, but not enrolled yet; run the node, and let "
             "the operator enrol it: cipherfleet provision enroll SET",
             file=sys.stderr,
         )
@@ -173,7 +176,7 @@ def _check_config(options: argparse.Namespace) -> int:
 
 
 def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
-    """What check-config prints; without *keys* the node has made none yet."""
+    """Return the output of check-config; *keys* is None if the node has generated none yet."""
     from cipherfleet_node.core.objective import make_objective
     from cipherfleet_node.keys.key_files import seal_to_text
 
@@ -203,7 +206,7 @@ def _show_state(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from cipherfleet_node.doctor.folder import examine, exit_code
 
-    _keep_to_ourselves()
+    _protect_process()
     findings = []
     for finding in examine(options.folder, datetime.now(UTC)):
         findings.append(finding)
@@ -219,7 +222,7 @@ def _health(options: argparse.Namespace) -> int:
     from cipherfleet_node.runtime.heartbeat import complaint, read_beat
 
     problem = complaint(read_beat(options.folder), time.monotonic())
-    print(f"{problem}; ask cipherfleet-node doctor" if problem else "healthy")
+    print(f"{problem}; run cipherfleet-node doctor" if problem else "healthy")
     return EXIT_FAILED if problem else EXIT_OK
 
 
@@ -231,8 +234,8 @@ def _print(summary: dict[str, object], *, as_json: bool) -> None:
             print(f"{name}: {value}")
 
 
-def _keep_to_ourselves() -> None:
-    """No core file, which would hold keys and readings; nothing written is for other users."""
+def _protect_process() -> None:
+    """Prevent core files, which would contain keys, and make new files private to this user."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
 

@@ -1,4 +1,4 @@
-"""Every error the project raises, each told apart by whose mend it is, with its exit code."""
+"""The exceptions of the project. Each class says who can fix the problem, and its exit code."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import ClassVar
 
 
 class CipherfleetError(Exception):
-    """Base of all errors; its text is one line fit for an operator, never a secret."""
+    """The base of all our errors. Its text is one line for the operator and contains no secret."""
 
     exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """A place in a file, counted from 1 as editors do."""
+    """A place in a file. Lines and columns count from 1, as in editors."""
 
     file: str
     line: int
@@ -26,9 +26,10 @@ class Mark:
 
 
 class ConfigError(CipherfleetError):
-    """The operator's to mend: names the file, the place, what was found and what is allowed.
+    """An error that the operator can fix. It names file, place, the value and what is allowed.
 
-    *mark* is the place and *path* leads to the value, where the mistake stands in a document.
+    If the error is in a document, *mark* is its place and *path* leads to the value. The text may
+    end with a remedy after its last "; " (see `findings.finding_from_error`).
     """
 
     exit_code = 3
@@ -41,12 +42,12 @@ class ConfigError(CipherfleetError):
 
     @property
     def findings(self) -> tuple[ConfigError, ...]:
-        """The mistakes, each told by itself."""
+        """The single errors: here only this one."""
         return (self,)
 
 
 class ConfigErrors(ConfigError):
-    """Several mistakes found at once; its own text is the first of them and how many follow."""
+    """Several errors found at once. The text is the first error and the number of the others."""
 
     def __init__(self, findings: tuple[ConfigError, ...]) -> None:
         super().__init__(f"{findings[0]} (and {len(findings) - 1} more)", findings[0].mark)
@@ -54,14 +55,14 @@ class ConfigErrors(ConfigError):
 
     @property
     def findings(self) -> tuple[ConfigError, ...]:
-        """The mistakes, in the order of their places."""
+        """The single errors, in the order of their places."""
         return self._findings
 
 
 def refuse(findings: Iterable[ConfigError]) -> None:
-    """Raise what was found, in the order of its places: nothing, one ConfigError or ConfigErrors.
+    """Raise a ConfigError for one finding and ConfigErrors for several; return if there is none.
 
-    What has no place in a file comes last.
+    The errors are sorted by their places. Those without a place come last.
     """
     nowhere = Mark("\U0010ffff", 0, 0)
     found = sorted(findings, key=lambda finding: finding.mark or nowhere)
@@ -72,24 +73,25 @@ def refuse(findings: Iterable[ConfigError]) -> None:
 
 
 AS_OWNER = "run it as the user who owns the folder, or as root"
+REISSUE_BUNDLE = "get the bundle again from provisioning"
 
 
 def remedy_for(error: OSError, otherwise: str) -> str:
-    """The remedy for a file that cannot be read; *otherwise* if permission is not the reason."""
+    """Return the remedy for an unreadable file: *otherwise* unless permission is missing."""
     return AS_OWNER if isinstance(error, PermissionError) else otherwise
 
 
 def one_line(text: str) -> str:
-    """*text* with its control characters written as escapes: a file may be called anything."""
+    """Return *text* with control characters as escapes: a file name may contain any character."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class LocalProtocolError(CipherfleetError):
-    """Our own bug: an event that the present phase does not allow. Never caught."""
+    """A bug of ours, for example an event that the phase does not allow. Never caught."""
 
 
 class RemoteProtocolError(CipherfleetError):
-    """A neighbour's fault: the message is dropped and counted under *reason*, never fatal."""
+    """An invalid message of a neighbour: dropped and counted under *reason*, never fatal."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -97,34 +99,34 @@ class RemoteProtocolError(CipherfleetError):
 
 
 class WireError(RemoteProtocolError):
-    """Bytes that do not parse: version, length or range."""
+    """A received message with an invalid format, length, range, sender, topic or signature."""
 
 
 class HeadroomExceeded(CipherfleetError):
-    """A value would leave its slot: stop before encrypting."""
+    """A value would leave its slot; raised before anything is encrypted."""
 
 
 class SensorUnavailable(CipherfleetError):
-    """No usable reading this time; the daemon tries again at the next round."""
+    """The sensor has no usable reading now; the daemon tries again in the next round."""
 
 
 class StateCorrupt(CipherfleetError):
-    """A state file fails its checksum; the previous generation is used, the text says how."""
+    """A state file is damaged. If both generations are, the text says how to recover."""
 
     exit_code = 3
 
 
 class StateNotSaved(CipherfleetError):
-    """The disk does not take the state: stop before sending anything of it."""
+    """The state cannot be written; raised before a message that depends on it is sent."""
 
 
 class BrokerUnreachable(CipherfleetError):
-    """No broker answers at the configured address."""
+    """The broker at the configured address cannot be used."""
 
     exit_code = 4
 
 
 class IdentityClash(CipherfleetError):
-    """Another client keeps taking our identity at the broker: a cloned card, most likely."""
+    """Another process or device uses the identity of this node, for example from a copied card."""
 
     exit_code = 6

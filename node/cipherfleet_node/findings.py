@@ -1,4 +1,4 @@
-"""What a look at one thing found: for the doctors of the device and of the operator."""
+"""Results of diagnostic checks, for `cipherfleet-node doctor` and `cipherfleet doctor`."""
 
 from __future__ import annotations
 
@@ -16,33 +16,35 @@ Level = Literal["ok", "warn", "fail", "skip"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; *mend* may be empty. No reading, key or estimate is in it."""
+    """The result of one check. It contains no reading, key or estimate; *remedy* may be empty."""
 
     level: Level
-    subject: str  # a short name, the same at every visit
+    subject: str  # a short name that is the same in every run
     text: str
-    mend: str = ""
+    remedy: str = ""
 
     def __str__(self) -> str:
-        """One line, whatever a file is called: control characters are written as escapes."""
+        """Return one line, in which control characters are written as escapes."""
         line = f"{self.level:4}  {self.subject:12}  {self.text}"
-        line += f"; mend: {self.mend}" if self.mend else ""
+        line += f"; remedy: {self.remedy}" if self.remedy else ""
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def failed(subject: str, error: CipherfleetError, mend: str = "") -> Finding:
-    """*error* as a finding: what follows its last semicolon is the mend, else *mend*."""
-    text, semicolon, told = str(error).rpartition("; ")
-    if not semicolon:
-        text, told = told, mend
-    return Finding("fail", subject, text, told)
+def finding_from_error(subject: str, error: CipherfleetError, remedy: str = "") -> Finding:
+    """Return *error* as a finding: the text after its last "; " is the remedy, else *remedy*."""
+    text, separator, last = str(error).rpartition("; ")
+    if not separator:
+        return Finding("fail", subject, last, remedy)
+    return Finding("fail", subject, text, last)
 
 
-def look(subject: str, within_s: float, work: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of *work* as they come, and a failure if it is not done *within_s*.
+def run_check(
+    subject: str, within_s: float, work: Callable[[], Iterable[Finding]]
+) -> Iterator[Finding]:
+    """Yield the findings of *work* as they come, and a failure if it takes longer than *within_s*.
 
-    The work is left behind in its thread then: a dead disk or bus cannot be interrupted. An error
-    that nobody foresaw is told without its text, which may hold a reading.
+    In that case the work continues in its thread, because a call to a dead disk or bus cannot be
+    interrupted. An unexpected exception is reported without its text, which may contain a reading.
     """
     found: queue.SimpleQueue[Finding | None] = queue.SimpleQueue()
 
@@ -51,16 +53,16 @@ def look(subject: str, within_s: float, work: Callable[[], Iterable[Finding]]) -
             for finding in work():
                 found.put(finding)
         except CipherfleetError as error:
-            found.put(failed(subject, error))
+            found.put(finding_from_error(subject, error))
         except OSError as error:
             text, remedy = f"{error.filename or 'system'}: {error.strerror}", remedy_for(error, "")
             found.put(Finding("fail", subject, text, remedy))
         except Exception as error:
-            found.put(Finding("fail", subject, f"{type(error).__name__} while it was looked at"))
+            found.put(Finding("fail", subject, f"the check raised {type(error).__name__}"))
         finally:
             found.put(None)
 
-    threading.Thread(target=run, name=f"look at {subject}", daemon=True).start()
+    threading.Thread(target=run, name=f"check {subject}", daemon=True).start()
     deadline = time.monotonic() + within_s
     while True:
         try:

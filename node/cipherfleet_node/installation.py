@@ -1,6 +1,6 @@
-"""What to install where a library of an extra is missing.
+"""The command that installs a missing optional library.
 
-No package index holds cipherfleet. The remedy therefore names the folder or the wheel that this
+cipherfleet is on no package index. The command therefore names the folder or the wheel that this
 installation came from, which the installer has recorded (PEP 610).
 """
 
@@ -14,31 +14,31 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 NAME = "cipherfleet"
-EXTRAS = ("operator", "lab", "dev")  # each holds the ones before it
+EXTRAS = ("operator", "lab", "dev")  # each contains the ones before it
 _OF_EXTRA = re.compile(r"""([A-Za-z0-9._-]+).*extra == ["'](\w+)["']""")
 
 
 def missing_library(library: str) -> str:
-    """A sentence: this command needs *library* (an import), and the command that installs it."""
+    """Return an error text: the command needs *library* (an import), and how to install it."""
     wanted = library.partition(".")[0]
     remedy = install_command(extra_of(wanted, _requirements()))
     return f"this command needs {wanted}, which is not installed; install it with: {remedy}"
 
 
 def install_command(extra: str = "operator") -> str:
-    """The command that adds *extra* to this installation; without one, that repeats it."""
+    """Return the command that adds *extra* to this installation, or repeats it if *extra* is ""."""
     return pip_command(_origin(), extra)
 
 
 def extra_of(library: str, requirements: list[str]) -> str:
-    """The smallest extra whose *requirements* name *library*; empty where none does."""
+    """Return the smallest extra whose *requirements* name *library*, or "" if none does."""
     found = [match for line in requirements if (match := _OF_EXTRA.match(line))]
     extras = {match[2] for match in found if match[1].lower() == library.lower()}
     return next((extra for extra in EXTRAS if extra in extras), "")
 
 
 def pip_command(origin: dict[str, Any], extra: str) -> str:
-    """The command for *origin*, which is the content of direct_url.json; it may be empty."""
+    """Return the command for *origin*, the content of direct_url.json, which may be empty."""
     suffix = f"[{extra}]" if extra else ""
     url = urlsplit(origin.get("url", ""))
     if url.scheme != "file":

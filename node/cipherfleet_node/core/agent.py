@@ -1,7 +1,69 @@
-"""One participant of the algorithm, without I/O: events in, effects out.
+"""The protocol of one node as a state machine without I/O. Events go in, effects come out.
 
-The shell hands in events with the monotonic time and carries out each effect before it takes the
-next one from the iterator: that is how "save, then send" is kept.
+Everything that changes the phase of a node is in this file. `round.py` holds the table of the
+phases and the bookkeeping of one round, `neighbours.py` what is known of each neighbour, and
+`exchange.py` and `sealed.py` the ciphertexts.
+
+**Events and effects.** The caller passes an event and the monotonic time to `Agent.handle`, which
+is a generator of effects. The caller carries out each effect before it takes the next one. The code
+after `yield Save(...)` therefore runs only when the state is on the disk, and no message can leave
+before the state that it belongs to is durable ("save, then send").
+
+**Rounds.** A node runs rounds 0, 1, 2, ... There is no common clock: a query and an answer belong
+together when they carry the same round number. To open round k, the node quantises its estimate,
+encrypts it, saves the round and publishes one query for all its neighbours. Each neighbour answers
+with its part of the coupling term. When every awaited answer is in, the node decrypts their
+combination once, computes the next estimate and closes the round. A node answers queries of the
+latest HISTORY_ROUNDS rounds that it has opened. It holds the latest query of each neighbour for a
+later round until it opens that round.
+
+**Attempts and rosters.** In the sealed exchange the answers to a query open only all together. The
+query names its roster: the neighbours whose answers are to be combined. If a member of the roster
+departs or lets its deadline pass, the node starts another attempt: it publishes the same
+ciphertexts with a higher attempt number and a roster without that member. Answers to the earlier
+attempt are never opened, because together with the answers to the later one they would show the
+term of a single neighbour. If fewer than LEAST_ROSTER neighbours are left, the roster is empty and
+the round is idle: the node asks no neighbour and keeps its estimate. An idle round closes when a
+neighbour has gone beyond it, or when a neighbour that is in the same round lets its deadline pass.
+In the pairwise exchange the roster is empty and each answer can be opened alone.
+
+**One answer for each neighbour and round.** The half weight and the dither of a round are fixed,
+since they come from its saved seed. A neighbour that got answers to two different queries of one
+round could compute the half weight, and from it this node's estimate. So only the first query of a
+round is answered. The same query again gets the same answer, byte for byte. Another query of that
+round is refused. There is one exception: a later attempt with the same ciphertexts and a smaller
+roster. The masks of its answer are bound to the digest of its query (see `sealed.py`), so answers
+to different attempts do not open together. The list of answered queries is in memory only: a
+restart empties it.
+
+**Deadlines.** The node awaits an answer for `answer_timeout_s`, and twice as long from a neighbour
+last seen in the round before, since that neighbour may be waiting out a deadline of its own. It
+repeats its query RESENDS_PER_TIMEOUT times per timeout. Without a connection to the broker no
+deadline passes; after a reconnection the deadlines begin again and the query is sent again. A
+round closes when no answer is awaited any more and at least one neighbour has answered.
+
+**Liveness.** A neighbour is *present* if its answers are to be awaited. It becomes *silent* when
+its deadline passes, and it *departs* when its presence message says so or the broker publishes its
+last will. Neither is awaited until it is heard again, so a silent neighbour costs one deadline and
+not one per round. The node reports its own condition in its presence: `ready` when it connects and
+when it opens a round, `alert` while the sensor has not given enough readings for a gradient,
+`waiting` while its round is open and no answer is awaited, and `finished` after its last round.
+
+**Falling behind.** A node jumps ahead when its present neighbours are two or more rounds ahead (see
+`jump_target`). It goes on by one round when no answer is awaited, none has come, and a neighbour
+that has spoken on this connection is ahead. Such a neighbour has skipped the round.
+
+**Restarts.** The saved record of a round holds its quantised estimate, seed and query. A restarted
+node repeats the open round byte for byte. If only the generation before is readable, the node does
+not know what it sent last. It then goes on with a round number that it cannot have used, because
+two different estimates under one round number would show the half weights (see `state.py`).
+
+**The end.** A finished node answers its neighbours until all have finished or departed. It stays at
+most LINGER_TIMEOUTS answer timeouts after the latest query that it answered, or the latest presence
+message of a neighbour.
+
+**Other neighbours.** `MembershipPending` says from which round on the operator has changed the
+neighbours. The node does not open that round: it saves its state and asks for a restart (`Switch`).
 """
 
 from __future__ import annotations
@@ -14,7 +76,7 @@ import msgspec
 import numpy as np
 from gmpy2 import mpz
 
-from cipherfleet_node.core.events import (  # moved
+from cipherfleet_node.core.events import (
     Connected,
     Disconnected,
     Effect,
@@ -38,66 +100,61 @@ from cipherfleet_node.errors import RemoteProtocolError
 
 from .exchange import UNIT
 from .messages import Answer, Message, Presence, PresenceState, Query
-from .neighbours import UNSEEN, Neighbourhood
+from .neighbours import UNSEEN, NeighbourTable
 from .optimiser import descend
 from .quantiser import dequantise, quantise, randomise_start
-from .randomness import Draws, FloatVector
+from .randomness import FloatVector, RoundRandomness
 from .round import Phase, Round, Trigger, jump_target, next_phase
 from .sample import Sample
 from .state import HISTORY_ROUNDS, RoundRecord, State
 
 RESENDS_PER_TIMEOUT = 2
-LINGER_TIMEOUTS = 3.0  # how many answer timeouts a finished node stays for the others
-
-
-# -- what the agent is made of ------------------------------------------------------------------
-
-
-# -- events -------------------------------------------------------------------------------------
-
-
-# -- effects ------------------------------------------------------------------------------------
+LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
 
 
 class Agent:
-    """Runs the rounds of one node. `handle` takes events, `timer` tells when to come back."""
+    """Run the rounds of one node.
+
+    `handle` takes an event and returns effects. `timer` is the time at which the caller must pass
+    in `TimerFired`. The agent has no clock and no source of randomness of its own.
+    """
 
     def __init__(self, setup: Setup, state: State) -> None:
         self._setup, self._state = setup, state
         self._phase = Phase.STARTING
         self._round: Round | None = None
-        self._answers: dict[str, Sequence[mpz]] = {}  # to the open round's query, checked
-        self._prepared: dict[str, list[mpz]] = {}  # for the open round, each used once
-        self._neighbours = Neighbourhood(setup.neighbours)
-        self._held: dict[str, Query] = {}  # queries for rounds to come, the latest of each
+        self._answers: dict[str, Sequence[mpz]] = {}  # checked answers to the open round's query
+        self._prepared: dict[str, list[mpz]] = {}  # by neighbour, for the open round; used once
+        self._neighbours = NeighbourTable(setup.neighbours)
+        self._held: dict[str, Query] = {}  # by sender, its latest query for a later round
         self._sent: dict[tuple[str, int], tuple[Query, Answer]] = {}  # by asker and round
         self._connected = False
         self._announced: PresenceState | None = None
         self._reading_awaited = False
-        self._opened = 0.0  # when the open round was opened, by its first attempt
-        self._not_before = 0.0  # when the next round may open, for fleets with a period
-        self._deadline = 0.0  # of starting, or of lingering
-        self._boundary: int | None = None  # the round that others are to be opened with
+        self._opened = 0.0  # monotonic time of the open round's first attempt
+        self._not_before = 0.0  # the next round must not open before, for fleets with a period
+        self._deadline = 0.0  # while starting: end of the wait; when finished: time to stop
+        self._boundary: int | None = None  # the first round of the pending membership
 
-    # -- what the shell sees --------------------------------------------------------------------
+    # -- observed by the caller -----------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
-        """Where the node stands."""
+        """The phase that the node is in."""
         return self._phase
 
     @property
     def round_number(self) -> int:
-        """The round being run, or next to open."""
+        """The number of the open round, or of the next one if none is open."""
         return self._state.round
 
     @property
     def state(self) -> State:
-        """What would be saved now. Private."""
+        """The state as `Save` would write it now. Private as a whole."""
         return self._state
 
     def timer(self) -> float | None:
-        """Monotonic time at which TimerFired is wanted, or None."""
+        """Return the monotonic time at which `TimerFired` must be passed in, or None."""
         if self._phase is Phase.FINISHED:
             return self._deadline
         if self._phase is Phase.STARTING:
@@ -110,7 +167,10 @@ class Agent:
         return self._round.next_time() if self._round else None
 
     def handle(self, event: Event, now: float) -> Iterator[Effect]:
-        """Take in one event; the effects must be carried out in order and to the last."""
+        """Process one event at monotonic time *now*.
+
+        The caller must take every effect, in order, and carry it out before it takes the next one.
+        """
         match event:
             case Started():
                 yield from self._start(now)
@@ -126,12 +186,12 @@ class Agent:
             case ReadingTaken(samples):
                 yield from self._read(samples, now)
             case TimerFired():
-                yield from self._tick(now)
+                yield from self._on_timer(now)
             case MembershipPending(from_round, revoked):
                 self._boundary = from_round
                 for name in revoked:
-                    yield from self._lose(name, now)
-                yield from self._switch_if_idle()
+                    yield from self._drop_neighbour(name, now)
+                yield from self._restart_if_idle()
             case _:
                 assert_never(event)
 
@@ -144,13 +204,13 @@ class Agent:
 
     def _connect(self, now: float) -> Iterator[Effect]:
         self._connected = True
-        self._neighbours.reconnected()
+        self._neighbours.begin_connection()
         self._announced = None
         yield from self._announce("finished" if self._phase is Phase.FINISHED else "ready")
         if self._phase is Phase.COLLECTING and self._state.open_record:
             self._begin_collecting(self._state.open_record, now)
             yield Publish(self._query(self._state.open_record))
-            yield from self._narrow(now)
+            yield from self._reask_without_silent(now)
         yield from self._proceed(now)
 
     def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
@@ -174,7 +234,7 @@ class Agent:
     # -- moving on ------------------------------------------------------------------------------
 
     def _proceed(self, now: float) -> Iterator[Effect]:
-        """Open the next round if everything for it is there."""
+        """Open the next round, or finish, unless something that it needs is still missing."""
         if self._phase not in (Phase.STARTING, Phase.READING) or not self._connected:
             return
         if self._reading_awaited or now < self._not_before:
@@ -182,65 +242,65 @@ class Agent:
         if not self._setup.objective.ready:
             yield from self._take_reading()
             return
-        if self._rounds_done():
+        if self._has_run_all_rounds():
             yield from self._finish(now)
         elif self._phase is Phase.STARTING and not self._may_start(now):
             return
-        elif self._phase is Phase.STARTING and self._repeatable():
+        elif self._phase is Phase.STARTING and self._can_repeat():
             yield from self._repeat(now)
         else:
             yield from self._open(now)
 
     @property
-    def _at_boundary(self) -> bool:
+    def _is_at_boundary(self) -> bool:
         return self._boundary is not None and self._state.round >= self._boundary
 
-    def _switch_if_idle(self) -> Iterator[Effect]:
-        """Between rounds, or in one that nobody answers, there is nothing to finish first."""
-        idle = self._phase in (Phase.STARTING, Phase.READING) or (
+    def _restart_if_idle(self) -> Iterator[Effect]:
+        """Restart at once between rounds, or in a round in which no answer is awaited."""
+        is_idle = self._phase in (Phase.STARTING, Phase.READING) or (
             self._round is not None and not self._round.deadlines
         )
-        if self._at_boundary and idle:
+        if self._is_at_boundary and is_idle:
             yield Save(self._state)
             yield Switch()
 
     def _may_start(self, now: float) -> bool:
         first = self._setup.first_round
-        if first and not self._state.records and self._neighbours.farthest < first:
-            # Before somebody has come to that round this node is nobody's neighbour.
-            return self._neighbours.farthest == UNSEEN and now >= self._deadline
-        if self._repeatable() or now >= self._deadline:
+        if first and not self._state.records and self._neighbours.latest_round < first:
+            # The neighbours do not know this node before they come to its first round.
+            return self._neighbours.latest_round == UNSEEN and now >= self._deadline
+        if self._can_repeat() or now >= self._deadline:
             return True
-        # Without a memory of its own a node must know first in which round the others are.
-        heard = bool(self._state.records) or self._neighbours.all_live
-        return heard and self._neighbours.all_there
+        # A node without saved rounds must first learn in which round its neighbours are.
+        knows_rounds = bool(self._state.records) or self._neighbours.are_present_live
+        return knows_rounds and self._neighbours.are_all_present
 
-    def _repeatable(self) -> bool:
+    def _can_repeat(self) -> bool:
         return self._state.continuous and self._state.open_record is not None
 
-    def _rounds_done(self) -> bool:
+    def _has_run_all_rounds(self) -> bool:
         rounds = self._setup.algorithm.rounds
         return rounds is not None and self._state.round >= rounds
 
     def _open(self, now: float) -> Iterator[Effect]:
-        """Quantise, encrypt, save, send; then answer those who were early."""
-        jumped = self._jump_if_behind()
-        if self._rounds_done():
+        """Quantise, encrypt, save and send; then answer the held queries of this round."""
+        has_jumped = self._jump_if_behind()
+        if self._has_run_all_rounds():
             yield from self._finish(now)
             return
-        if self._at_boundary:
+        if self._is_at_boundary:
             yield Save(self._state)
             yield Switch()
             return
         setup, k = self._setup, self._state.round
-        draws = Draws(setup.new_seed(k))
-        estimate = self._estimate(draws)
+        randomness = RoundRandomness(setup.new_seed(k))
+        estimate = self._estimate(randomness)
         with setup.trace.span("quantise", k):
-            quantised = quantise(estimate, setup.resolution, draws)
+            quantised = quantise(estimate, setup.resolution, randomness)
         with setup.trace.span("encrypt", k):
             query = setup.exchange.query(quantised)
         roster = setup.exchange.roster(n for n in self._neighbours.present if self._remembers(n, k))
-        record = RoundRecord(k, quantised, draws.seed, query, 0, roster)
+        record = RoundRecord(k, quantised, randomness.seed, query, 0, roster)
         self._update(
             estimate=estimate.tolist(),
             records=[*self._state.records, record][-HISTORY_ROUNDS:],
@@ -249,8 +309,8 @@ class Agent:
         self._forget_old_answers()
         self._phase = next_phase(self._phase, Trigger.OPEN)
         yield Save(self._state)
-        if jumped:
-            yield Save(self._state)  # both generations must know of the jump
+        if has_jumped:
+            yield Save(self._state)  # a second time, so that both generations have the new number
         self._opened = now
         if setup.algorithm.period_s is not None:
             self._not_before = now + setup.algorithm.period_s
@@ -259,10 +319,10 @@ class Agent:
         yield from self._announce("ready")
         yield from self._take_reading()
         yield from self._answer_held(now)
-        self._prepare(record, draws)
+        self._prepare(record, randomness)
 
     def _repeat(self, now: float) -> Iterator[Effect]:
-        """Send the query of the round that was open when the node stopped, byte for byte."""
+        """Send again, byte for byte, the query of the round that was open at the last stop."""
         record = self._state.open_record
         assert record is not None
         self._phase = next_phase(self._phase, Trigger.REPEAT)
@@ -271,40 +331,40 @@ class Agent:
         yield Publish(self._query(record))
         yield from self._take_reading()
         yield from self._answer_held(now)
-        yield from self._narrow(now)
-        yield from self._leave_if_behind(now)
+        yield from self._reask_without_silent(now)
+        yield from self._abandon_if_behind(now)
 
-    def _prepare(self, record: RoundRecord, draws: Draws) -> None:
-        """While the others work, make all of the answers that does not need their queries."""
+    def _prepare(self, record: RoundRecord, randomness: RoundRandomness) -> None:
+        """Compute the parts of the answers that do not need the queries, before these come."""
         unanswered = (n for n in self._neighbours.present if (n, record.number) not in self._sent)
         with self._setup.trace.span("prepare", record.number):
             for neighbour in unanswered:
                 self._prepared[neighbour] = self._setup.exchange.prepare(
-                    neighbour, record.quantised, draws
+                    neighbour, record.quantised, randomness
                 )
 
-    def _estimate(self, draws: Draws) -> FloatVector:
+    def _estimate(self, randomness: RoundRandomness) -> FloatVector:
         if self._state.estimate is None:
             start = self._setup.objective.start()
-            return randomise_start(start, self._setup.resolution, draws)
+            return randomise_start(start, self._setup.resolution, randomness)
         return np.array(self._state.estimate)
 
     def _jump_if_behind(self) -> bool:
-        target = jump_target(self._state.round, self._neighbours.rounds())
+        target = jump_target(self._state.round, self._neighbours.present_rounds())
         if target is None:
             return False
-        # A node that has lost its memory may have sent anything up to one round ahead of them.
+        # A node whose latest state is lost may have sent queries up to one round ahead of them.
         self._update(round=target if self._state.continuous else target + 2)
         return True
 
-    def _leave_if_behind(self, now: float) -> Iterator[Effect]:
+    def _abandon_if_behind(self, now: float) -> Iterator[Effect]:
         if self._phase is not Phase.COLLECTING:
             return
-        if jump_target(self._state.round, self._neighbours.rounds()) is not None:
-            yield from self._leave(now)
+        if jump_target(self._state.round, self._neighbours.present_rounds()) is not None:
+            yield from self._abandon_round(now)
 
-    def _leave(self, now: float) -> Iterator[Effect]:
-        """Give up the open round for a later one."""
+    def _abandon_round(self, now: float) -> Iterator[Effect]:
+        """Leave the open round without a result, and open a later one."""
         self._phase = next_phase(self._phase, Trigger.JUMP)
         self._round = None
         self._reading_awaited = False
@@ -324,46 +384,47 @@ class Agent:
             self._answers = {}
         for neighbour in record.roster or sorted(self._neighbours.present):
             self._expect(neighbour, now)
-        self._follow()
+        self._close_idle_round()
 
     def _expect(self, neighbour: str, now: float) -> None:
-        """Wait for *neighbour*, unless it is not asked or has forgotten this round."""
+        """Await an answer of *neighbour*, unless it is not asked or no longer has this round."""
         current, record = self._round, self._state.open_record
         if current is None or record is None:
             return
-        asked = neighbour in record.roster or not record.roster
-        known = neighbour in self._neighbours.names  # a saved roster may be of an earlier graph
-        if not (known and asked and self._remembers(neighbour, current.number)):
+        is_asked = neighbour in record.roster or not record.roster
+        is_known = neighbour in self._neighbours.names  # a saved roster may be of an earlier graph
+        if not (is_known and is_asked and self._remembers(neighbour, current.number)):
             return
         theirs = self._neighbours.round_of(neighbour)
-        # Seen in the round before, it may be waiting out a deadline of its own: it gets two.
-        deadlines = 2 if theirs == current.number - 1 else 1
-        current.expect(neighbour, now + deadlines * self._setup.algorithm.answer_timeout_s)
+        # A neighbour last seen one round behind may be waiting out a deadline of its own.
+        timeouts = 2 if theirs == current.number - 1 else 1
+        current.expect(neighbour, now + timeouts * self._setup.algorithm.answer_timeout_s)
 
     def _remembers(self, neighbour: str, round_number: int) -> bool:
-        """Whether *neighbour* is not so far ahead that it has forgotten *round_number*."""
+        """True unless *neighbour* is so far ahead that it no longer has *round_number*."""
         return self._neighbours.round_of(neighbour) < round_number + HISTORY_ROUNDS
 
     @property
-    def _holding(self) -> bool:
-        """Whether the open round asks nobody, since too few are there for a sealed exchange.
+    def _is_idle(self) -> bool:
+        """True if the open round of a sealed exchange has an empty roster: too few are present.
 
-        The estimate is held. The round closes when anybody has gone beyond it, so that nobody is
-        held up, or at a deadline, so that rounds are not run through idly.
+        The estimate stays as it is. The round closes when a neighbour has gone beyond it, so that
+        this node does not delay others. Otherwise it closes at a deadline: without one, the node
+        would go through its rounds at once and compute nothing.
         """
         record = self._state.open_record
         return self._setup.exchange.sealed and record is not None and not record.roster
 
-    def _follow(self) -> None:
-        """Let a round that asks nobody close when somebody has gone beyond it."""
+    def _close_idle_round(self) -> None:
+        """Make an idle round complete if a neighbour has gone beyond it."""
         current = self._round
-        if current and self._holding:
+        if current and self._is_idle:
             for neighbour in self._neighbours.beyond(current.number):
                 current.receive(neighbour)
                 current.deadlines.clear()
 
-    def _narrow(self, now: float) -> Iterator[Effect]:
-        """Sealed answers open only together: without one of the roster, ask the others again."""
+    def _reask_without_silent(self, now: float) -> Iterator[Effect]:
+        """Start another attempt without the members of the roster that are not awaited any more."""
         current, record = self._round, self._state.open_record
         if current is None or record is None:
             return
@@ -398,19 +459,19 @@ class Agent:
         self._check_receiver(message)
         self._check_epoch(sender, message.epoch)
         if live:
-            self._neighbours.spoke(sender)
+            self._neighbours.mark_live(sender)
         match message:
             case Query():
-                yield from self._hear(sender, now)
+                yield from self._mark_alive(sender, now)
                 yield from self._receive_query(message, now)
             case Answer():
-                yield from self._hear(sender, now)
+                yield from self._mark_alive(sender, now)
                 yield from self._receive_answer(message, now)
             case Presence():
                 yield from self._receive_presence(message, now)
 
     def _check_receiver(self, message: Message) -> None:
-        # A broker may bring what was never subscribed to, on the very topic it was meant for.
+        # A broker may deliver messages of topics that this node has not subscribed to.
         if isinstance(message, Answer) and message.receiver != self._setup.node:
             raise RemoteProtocolError("other_receiver", "an answer was meant for another node")
         if not isinstance(message, Query | Answer | Presence):
@@ -421,18 +482,18 @@ class Agent:
         if epoch < known:
             raise RemoteProtocolError("stale_epoch", f"{sender!r} sent from an earlier start")
         if epoch > known:
-            self._neighbours.started_anew(sender)
+            self._neighbours.begin_epoch(sender)
             self._held.pop(sender, None)
             self._update(epochs={**self._state.epochs, sender: epoch})
 
-    def _hear(self, sender: str, now: float) -> Iterator[Effect]:
-        """Signs of life bring a neighbour back among those waited for, and are returned."""
-        if not self._neighbours.hear(sender):
+    def _mark_alive(self, sender: str, now: float) -> Iterator[Effect]:
+        """Mark *sender* as present; if it was not, show it in which round this node is."""
+        if not self._neighbours.mark_present(sender):
             return
         if self._round is not None and sender not in self._round.answered:
             self._expect(sender, now)
         if self._state.records:
-            yield Publish(self._query(self._state.records[-1]))  # tells it where we are
+            yield Publish(self._query(self._state.records[-1]))  # carries our round number
         else:
             self._announced = None
             yield from self._announce("ready")
@@ -440,22 +501,22 @@ class Agent:
     def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
-            yield from self._lose(sender, now)
+            yield from self._drop_neighbour(sender, now)
             yield from self._stop_if_served(now)
         elif message.state != "init":
             self._neighbours.arrive(sender, finished=message.state == "finished")
-            yield from self._hear(sender, now)
-            self._follow()
+            yield from self._mark_alive(sender, now)
+            self._close_idle_round()
             yield from self._close_if_complete(now)
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
 
-    def _lose(self, name: str, now: float) -> Iterator[Effect]:
-        """*name* is gone: the open round does without it."""
+    def _drop_neighbour(self, name: str, now: float) -> Iterator[Effect]:
+        """Mark *name* as departed, and go on with the open round without it."""
         self._neighbours.depart(name)
         if self._round:
-            self._round.excuse(name)
-        yield from self._narrow(now)
+            self._round.stop_waiting_for(name)
+        yield from self._reask_without_silent(now)
         yield from self._close_if_complete(now)
 
     # -- queries and answers --------------------------------------------------------------------
@@ -465,25 +526,25 @@ class Agent:
         if query.parameters != setup.parameters:
             raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
         if query.key != setup.neighbours[sender]:
-            raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not its pinned")
-        setup.exchange.asked(query)  # a roster that is out of order is not held either
-        self._neighbours.claim(sender, query.round)
-        self._follow()
+            raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
+        setup.exchange.asked(query)  # raises for an invalid roster, also of a later round
+        self._neighbours.record_round(sender, query.round)
+        self._close_idle_round()
         opened = self._state.records[-1].number if self._state.records else -1
         if query.round > opened or self._phase is Phase.STARTING:
-            self._hold(query)
+            self._hold_query(query)
             if self._round and not self._remembers(sender, self._round.number):
-                self._round.excuse(sender)
-                yield from self._narrow(now)
-            yield from self._leave_if_behind(now)
+                self._round.stop_waiting_for(sender)
+                yield from self._reask_without_silent(now)
+            yield from self._abandon_if_behind(now)
             yield from self._close_if_complete(now)
             yield from self._proceed(now)
         else:
             yield from self._answer(query, now)
             yield from self._close_if_complete(now)
 
-    def _hold(self, query: Query) -> None:
-        """Keep *query* for its round, unless a later one of its sender is kept already."""
+    def _hold_query(self, query: Query) -> None:
+        """Keep *query* for its round, unless a later query of its sender is already kept."""
         held = self._held.get(query.sender)
         if held is None or (query.round, query.attempt) >= (held.round, held.attempt):
             self._held[query.sender] = query
@@ -501,32 +562,32 @@ class Agent:
         sender, k = query.sender, query.round
         record = next((r for r in self._state.records if r.number == k), None)
         if record is None:
-            raise RemoteProtocolError("stale_round", f"{sender!r} asked for a round long closed")
+            raise RemoteProtocolError("stale_round", f"{sender!r} asks for a round not kept here")
         if not self._setup.exchange.asked(query):
             return
         before, answer = self._sent.get((sender, k), (None, None))
         if before and query.attempt < before.attempt:
-            raise RemoteProtocolError("stale_attempt", f"{sender!r} was answered a later attempt")
+            raise RemoteProtocolError("stale_attempt", f"{sender!r} repeats an earlier attempt")
         if before and query.digest != before.digest and not _narrows(query, before):
-            # Two queries of one round would show the half weight: only the first is answered.
+            # Answers to two queries of one round would show the half weight.
             raise RemoteProtocolError("second_query", f"{sender!r} changed its query of round {k}")
         if answer is None or query.digest != answer.query:
             with self._setup.trace.span("answer", k):
                 answer = self._make_answer(query, record)
             self._sent[sender, k] = query, answer
         else:
-            yield Surplus(sender, "repeated_query")  # the answer may have been lost
+            yield Surplus(sender, "repeated_query")  # the first answer may have been lost
         yield Publish(answer)
         yield from self._stop_if_served(now)
 
     def _make_answer(self, query: Query, record: RoundRecord) -> Answer:
-        setup, asker, draws = self._setup, query.sender, Draws(record.seed)
+        setup, asker, randomness = self._setup, query.sender, RoundRandomness(record.seed)
         ready = self._prepared if record.number == self._state.records[-1].number else {}
         if asker not in ready:
-            setup.exchange.check(query)  # before any power is taken for it
-        prepared = ready.get(asker) or setup.exchange.prepare(asker, record.quantised, draws)
-        ciphertexts = setup.exchange.answer(query, draws, prepared)
-        ready.pop(asker, None)  # only now: what is no query must not use it up
+            setup.exchange.check(query)  # before any modular exponentiation is spent on it
+        prepared = ready.get(asker) or setup.exchange.prepare(asker, record.quantised, randomness)
+        ciphertexts = setup.exchange.answer(query, randomness, prepared)
+        ready.pop(asker, None)  # not before: an invalid query must not use it up
         return Answer(
             setup.fleet,
             setup.node,
@@ -546,15 +607,16 @@ class Agent:
     def _receive_answer(self, answer: Answer, now: float) -> Iterator[Effect]:
         sender, record = answer.sender, self._state.open_record
         if self._round is None or record is None or answer.round != self._round.number:
-            early = answer.round >= self._state.round
-            yield Surplus(sender, "early_answer" if early else "late_answer")
+            is_early = answer.round >= self._state.round
+            yield Surplus(sender, "early_answer" if is_early else "late_answer")
             return
         if answer.attempt < record.attempt:
-            # To a roster that was given up: with the answers to another it would tell.
+            # Its roster was given up. With the answers to the smaller roster it would show the
+            # term of a single neighbour.
             yield Surplus(sender, "late_answer")
             return
         if self._setup.exchange.sealed and sender not in record.roster:
-            raise RemoteProtocolError("not_asked", f"{sender!r} is not of the roster it answers")
+            raise RemoteProtocolError("not_asked", f"{sender!r} is not in the roster it answers")
         if answer.attempt != record.attempt or answer.query != self._query(record).digest:
             raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
         if sender in self._round.answered:
@@ -572,33 +634,34 @@ class Agent:
             yield from self._close(self._round, now)
 
     def _close(self, current: Round, now: float) -> Iterator[Effect]:
-        """Open the answers, take the step of the algorithm, go on to the next round."""
+        """Open the answers, compute the next estimate and go on to the next round."""
         setup, k = self._setup, current.number
         record = self._state.open_record
         assert record is not None
-        draws, estimate = Draws(record.seed), np.array(self._state.estimate)
-        combined, heard = self._open_answers(draws, k)
-        liars = sorted(self._answers.keys() - heard)
-        for liar in liars:
-            yield Rejected(liar, "out_of_range")
-        if heard:  # alone a node would leave the others for its own optimum: it stays
+        randomness, estimate = RoundRandomness(record.seed), np.array(self._state.estimate)
+        combined, opened = self._open_answers(randomness, k)
+        out_of_range = sorted(self._answers.keys() - opened)
+        for name in out_of_range:
+            yield Rejected(name, "out_of_range")
+        if opened:  # without a coupling term the node would move to its own optimum
             coupling = dequantise(combined, setup.resolution * UNIT)
             with setup.trace.span("gradient", k):
-                gradient = setup.objective.gradient(estimate, draws)
+                gradient = setup.objective.gradient(estimate, randomness)
             with setup.trace.span("update", k):
-                estimate = descend(estimate, coupling, gradient, k, setup.algorithm, draws)
+                estimate = descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
         self._update(estimate=estimate.tolist(), round=k + 1)
         self._phase = next_phase(self._phase, Trigger.CLOSE)
         self._round = None
-        silent = tuple(sorted(setup.neighbours.keys() - heard))
-        spoiled = tuple(liars) if setup.exchange.sealed else ()
+        silent = tuple(sorted(setup.neighbours.keys() - opened))
+        spoiled = tuple(out_of_range) if setup.exchange.sealed else ()
         yield RoundClosed(k, self._opened, silent, estimate, spoiled)
         yield from self._proceed(now)
 
-    def _open_answers(self, draws: Draws, k: int) -> tuple[list[int], set[str]]:
-        """The combined coupling term, and those whose answers are in it.
+    def _open_answers(self, randomness: RoundRandomness, k: int) -> tuple[list[int], set[str]]:
+        """Return the combined coupling term and the neighbours whose answers are in it.
 
-        Of sealed answers that are out of range nobody can tell whose fault it is: none is.
+        If pairwise answers are out of range together, each is opened alone and the faulty ones are
+        left out. Sealed answers do not open alone, so the faulty one is unknown and none is used.
         """
         if not self._answers:
             return [], set()
@@ -607,68 +670,69 @@ class Agent:
             return self._setup.trace.span(phase, k)
 
         try:
-            return self._setup.exchange.open(self._answers, draws, timed), set(self._answers)
+            return self._setup.exchange.open(self._answers, randomness, timed), set(self._answers)
         except RemoteProtocolError:
             if self._setup.exchange.sealed:
                 return [], set()
-            honest = {n: a for n, a in self._answers.items() if self._in_range(n, a, draws)}
-            return self._setup.exchange.open(honest, draws) if honest else [], set(honest)
+            valid = {n: a for n, a in self._answers.items() if self._is_in_range(n, a, randomness)}
+            return self._setup.exchange.open(valid, randomness) if valid else [], set(valid)
 
-    def _in_range(self, name: str, answer: Sequence[mpz], draws: Draws) -> bool:
+    def _is_in_range(self, name: str, answer: Sequence[mpz], randomness: RoundRandomness) -> bool:
         try:
-            self._setup.exchange.open({name: answer}, draws)
+            self._setup.exchange.open({name: answer}, randomness)
         except RemoteProtocolError:
             return False
         return True
 
     # -- time -----------------------------------------------------------------------------------
 
-    def _tick(self, now: float) -> Iterator[Effect]:
+    def _on_timer(self, now: float) -> Iterator[Effect]:
         if self._phase is Phase.FINISHED:
             if now >= self._deadline:
                 yield Stop()
         elif self._phase is Phase.COLLECTING:
-            yield from self._tick_collecting(now)
+            yield from self._on_timer_collecting(now)
         else:
             yield from self._proceed(now)
             if self._phase is Phase.STARTING and now >= self._deadline:
-                # No reading or no broker yet: look again later, however long it takes.
+                # There is no reading or no broker yet. Try again later, without a limit.
                 self._deadline = now + self._setup.algorithm.answer_timeout_s
 
-    def _tick_collecting(self, now: float) -> Iterator[Effect]:
+    def _on_timer_collecting(self, now: float) -> Iterator[Effect]:
         if self._round is None or not self._connected:
             return
         current = self._round
         for neighbour in current.overdue(now):
-            # It is waited for again as soon as it is heard: a silent neighbour costs one deadline.
-            current.excuse(neighbour)
+            # It is awaited again as soon as it is heard: a silent neighbour costs one deadline.
+            current.stop_waiting_for(neighbour)
             theirs = self._neighbours.round_of(neighbour)
-            if self._holding and theirs == current.number:
-                current.receive(neighbour)  # it is there, and as stuck as this node
+            if self._is_idle and theirs == current.number:
+                current.receive(neighbour)  # it is in the same round, and idle as well
             elif theirs <= current.number:
                 self._neighbours.fall_silent(neighbour)
-        yield from self._narrow(now)
-        current = self._round  # another one if fewer are asked now
+        yield from self._reask_without_silent(now)
+        current = self._round  # a new object if another attempt has begun
         if current.complete:
             yield from self._close(current, now)
-        elif self._left_alone(current, now):
+        elif self._is_left_alone(current, now):
             yield from self._finish(now)
-        elif not current.deadlines and self._neighbours.anyone_beyond(current.number):
-            # Who is ahead has skipped this round, as after damage to its state. One at a time:
-            # the generation before then still knows how far this node was.
+        elif not current.deadlines and self._neighbours.is_live_neighbour_beyond(current.number):
+            # That neighbour has skipped this round, for example after damage to its state. The
+            # node advances by one round at a time: the generation of its state before the latest
+            # is then at most one round behind it.
             self._update(round=current.number + 1)
-            yield from self._leave(now)
+            yield from self._abandon_round(now)
         elif now >= current.resend_at:
             if not current.deadlines:
                 yield from self._announce("waiting")
-            current.resent(now)
+            current.note_resend(now)
             yield Publish(self._query(self._state.records[-1]))
 
-    def _left_alone(self, current: Round, now: float) -> bool:
-        """Whether every neighbour has finished, and is not staying for us either."""
-        stayed_s = LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
-        alone = self._neighbours.all_finished and not current.deadlines
-        return alone and now >= current.opened + stayed_s
+    def _is_left_alone(self, current: Round, now: float) -> bool:
+        """True if every neighbour has finished and none stays any longer to answer this node."""
+        linger_s = LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
+        is_alone = self._neighbours.have_all_finished and not current.deadlines
+        return is_alone and now >= current.opened + linger_s
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -682,24 +746,24 @@ class Agent:
         yield from self._stop_if_served(now)
 
     def _stop_if_served(self, now: float) -> Iterator[Effect]:
-        """A finished node goes when every neighbour has finished as well, or has departed.
+        """Stop a finished node if every neighbour has finished or departed; else stay longer.
 
-        Having answered is not enough: a broker may deliver the farewell before the answer.
+        It is not enough to have answered every neighbour: a broker may deliver the presence
+        `disconnected` before the answer.
         """
         if self._phase is not Phase.FINISHED:
             return
-        if self._neighbours.all_done:
+        if self._neighbours.have_all_left:
             yield Stop()
         else:
             self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
-
-    # -- small things ---------------------------------------------------------------------------
 
     def _update(self, **changes: object) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)
 
 
 def _narrows(query: Query, before: Query) -> bool:
-    """Whether *query* is a later attempt that asks what *before* asked, of fewer."""
-    same, fewer = query.ciphertexts == before.ciphertexts, set(query.roster) < set(before.roster)
-    return query.attempt > before.attempt and same and fewer
+    """True if *query* is a later attempt with the ciphertexts of *before* and a smaller roster."""
+    is_same = query.ciphertexts == before.ciphertexts
+    is_smaller = set(query.roster) < set(before.roster)
+    return query.attempt > before.attempt and is_same and is_smaller

@@ -1,4 +1,4 @@
-"""What goes into an agent and what comes out: its setup, its events and its effects."""
+"""The interface of the agent: its setup, the events that go in and the effects that come out."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from .state import State
 
 
 class Trace(Protocol):
-    """Takes the time of the phases of a round."""
+    """Measures the duration of the phases of a round."""
 
     def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
-        """A context that lasts as long as *phase*."""
+        """Return a context manager; *phase* lasts from its entry to its exit."""
 
 
 @dataclass(frozen=True, repr=False)
 class Setup:
-    """Everything an agent is given once."""
+    """The fixed settings and the collaborators of an agent."""
 
     fleet: str
     node: str
-    key_tag: bytes  # begins the fingerprint of the node's key, TAG_BYTES
-    neighbours: Mapping[str, bytes]  # their key tags
+    key_tag: bytes  # the first TAG_BYTES of the fingerprint of the node's Paillier key
+    neighbours: Mapping[str, bytes]  # the key tag of each neighbour
     exchange: Exchange
     algorithm: Algorithm
     resolution: float
     objective: Objective
-    parameters: bytes  # digest of what all nodes must agree on
-    new_seed: Callable[[int], bytes]  # of a round's draws, given the round's number
+    parameters: bytes  # digest of the settings that must be equal on all nodes
+    new_seed: Callable[[int], bytes]  # the seed of a round's random choices, by round number
     trace: Trace
-    first_round: int = 0  # a newcomer begins when a neighbour has come to it
+    first_round: int = 0  # a newcomer begins when one of its neighbours has come to this round
 
 
 @dataclass(frozen=True)
 class Started:
-    """The daemon runs; the saved state is in the agent."""
+    """The daemon runs, and the agent has the saved state."""
 
 
 @dataclass(frozen=True)
 class Connected:
-    """The broker is there and every subscription is acknowledged."""
+    """The broker has accepted the connection and acknowledged every subscription."""
 
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The broker is gone; deadlines stand still until it is back."""
+    """The connection to the broker is lost. Deadlines begin again with the next connection."""
 
 
 @dataclass(frozen=True, repr=False)
 class MessageReceived:
-    """A message whose signature has been checked; *retained* if the broker had kept it."""
+    """A message whose signature has been checked; *retained* if the broker had retained it."""
 
     message: Message
     retained: bool = False
@@ -67,19 +67,22 @@ class MessageReceived:
 
 @dataclass(frozen=True, repr=False)
 class ReadingTaken:
-    """The sensor's new samples; empty when it has none, as after a failure or a replay's end."""
+    """The new samples of the sensor; none after a failure or at the end of a replay."""
 
     samples: Sequence[Sample]
 
 
 @dataclass(frozen=True)
 class TimerFired:
-    """The time that Agent.timer() named has come."""
+    """The time that `Agent.timer` returned has come."""
 
 
 @dataclass(frozen=True)
 class MembershipPending:
-    """Other neighbours are to be had from *from_round* on; *revoked* are neighbours no more."""
+    """The operator has changed the neighbours; the change takes effect at round *from_round*.
+
+    The *revoked* neighbours are dropped at once.
+    """
 
     from_round: int
     revoked: frozenset[str] = frozenset()
@@ -98,37 +101,37 @@ Event = (
 
 @dataclass(frozen=True, repr=False)
 class Save:
-    """Make *state* durable before the next effect."""
+    """Write *state* durably before the next effect is taken."""
 
     state: State
 
 
 @dataclass(frozen=True, repr=False)
 class Publish:
-    """Send *message* on its topic."""
+    """Publish *message* on its topic."""
 
     message: Message
 
 
 @dataclass(frozen=True)
 class TakeReading:
-    """Read the sensor and answer with ReadingTaken."""
+    """Read the sensor, then pass in a ReadingTaken event."""
 
 
 @dataclass(frozen=True, repr=False)
 class RoundClosed:
-    """A round is over. The estimate x_{k+1} is for the node's own use only."""
+    """A round is closed. The estimate x_{k+1} is private to this node."""
 
     number: int
-    opened: float
-    silent: tuple[str, ...]
+    opened: float  # monotonic seconds
+    silent: tuple[str, ...]  # neighbours whose answers are not in the coupling term
     estimate: FloatVector
-    spoiled: tuple[str, ...] = ()  # whose sealed answers did not open together
+    spoiled: tuple[str, ...] = ()  # neighbours whose sealed answers were out of range together
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A message of *sender* was dropped; counted under *reason*."""
+    """A message of *sender* was refused; it is counted under *reason*."""
 
     sender: str
     reason: str
@@ -136,9 +139,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Surplus:
-    """A message of *sender* that changes nothing: any network brings some late or twice.
+    """A late or repeated message of *sender*. It is counted under *reason* and has no effect.
 
-    Nobody is to blame; it is counted under *reason* all the same.
+    Any network delivers some messages late or twice, so this is no fault of the sender.
     """
 
     sender: str
@@ -147,12 +150,12 @@ class Surplus:
 
 @dataclass(frozen=True)
 class Switch:
-    """The next round is not to be opened with these neighbours any more: start anew with others."""
+    """The next round is the first with other neighbours: restart with the pending membership."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Nothing is left to do."""
+    """The node has finished, and its neighbours do not need it any more: end the daemon."""
 
 
 Effect = Switch | Save | Publish | TakeReading | RoundClosed | Rejected | Surplus | Stop

@@ -1,12 +1,31 @@
-"""The encrypted exchange: what every kind of it has in common, and the pairwise one.
+"""The encrypted exchange: the interface and the code of both kinds, and the pairwise kind.
+
+In every round a node i must learn its coupling term sum_j a_ij (q_j - q_i), where q are quantised
+estimates. It must not learn q_j, and its neighbours must not learn q_i. The pairwise exchange:
 
     query    i -> all:  Enc_i(-q_i)
     answer   j -> i:    Enc_i(H_ji (q_j - q_i) + e_ji), re-randomised
     opening  i:         sum_j H_ij M_ij (H_ji (q_j - q_i) + e_ji), one decryption
 
-H_ij, H_ji are the private half weights (odd, HALF_WEIGHT_BITS bits), M_ij the public Metropolis
-integer, e_ji the dither. The coupling weight is a_ij = H_ij H_ji M_ij * UNIT, the same both ways.
-Source: ALGORITHM section 4.
+* Enc_i is encryption under the Paillier key of i. Only i can decrypt, and what it decrypts it must
+  not be able to take apart.
+* H_ij and H_ji are the half weights: private, odd integers of HALF_WEIGHT_BITS bits, chosen at
+  random for each round by i and by j. Neither end knows the coupling weight of their edge,
+  a_ij = H_ij H_ji M_ij * UNIT, which is the same in both directions.
+* M_ij is the public Metropolis integer of the edge. It keeps the sum of all weights of a node below
+  one, whatever the half weights are.
+* e_ji is the dither: uniform on H_ji consecutive integers. Without it every slot of an answer would
+  be a multiple of H_ji. With it every odd half weight of the right length explains an answer.
+* Re-randomised means that the answerer multiplies by an obfuscator r^n. Without it the key's owner
+  could extract the randomness of the answer and compute H_ji.
+
+An answer has two factors: one from the query, and one that is known before the query comes
+(`prepare`). A prepared factor holds an obfuscator and is used for one answer only.
+
+Half weights and dither come from the seed of the round, so a repeated answer has the same
+plaintext. An answerer gives an answer to one query of a round only; `agent.py` explains why.
+
+Source: docs/explanation/cryptography.md#pairwise-exchange.
 """
 
 from __future__ import annotations
@@ -24,87 +43,101 @@ from .messages import Query
 from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS, Layout
 from .paillier import PrivateKey, PublicKey, check_ciphertexts, encrypt, scale
 from .quantiser import VALUE_BITS
-from .randomness import Draws
+from .randomness import RoundRandomness
 
-# What one unit of an opened slot weighs, in resolutions: h = H / 2^12, m = M / 2^6.
+# One unit of an opened slot, in resolutions: the weights count h = H / 2^12 and m = M / 2^6.
 UNIT = 2.0 ** -(2 * HALF_WEIGHT_BITS + METROPOLIS_BITS)
 
 TakeObfuscator = Callable[[], mpz]
-Timed = Callable[[str], AbstractContextManager[None]]  # takes the time of a phase
+Timed = Callable[[str], AbstractContextManager[None]]  # measures the duration of a named phase
 
 
 def untimed(_phase: str) -> AbstractContextManager[None]:
-    """Nobody wants to know how long it takes."""
+    """Measure nothing: the default for *timed*."""
     return nullcontext()
 
 
 @dataclass(frozen=True, repr=False)
 class Opening:
-    """One answer as its receiver holds it: whose, under which exponent H_ij M_ij it counts."""
+    """The ciphertexts of one answer, and the exponent H_ij M_ij that they are raised to."""
 
     exponent: int
     ciphertexts: Sequence[mpz]
 
 
 class Blinding(Protocol):
-    """Obfuscators r^n mod n^2, each handed out once."""
+    """A supply of obfuscators r^n mod n^2. Each is returned once."""
 
     def own(self) -> mpz:
-        """One for the node's own key."""
+        """Return an obfuscator for the node's own key."""
 
     def towards(self, neighbour: str) -> mpz:
-        """One for *neighbour*'s key."""
+        """Return an obfuscator for the key of *neighbour*."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """What is public of a neighbour: its key, and M_ij."""
+    """The public values of an edge: the neighbour's key, and the Metropolis integer M_ij."""
 
     key: PublicKey
     metropolis: int
 
 
 class Exchange(Protocol):
-    """How a node learns its coupling term; `open` gives units of UNIT resolutions."""
+    """The operations of a node in an exchange, as asker and as answerer."""
 
     @property
     def sealed(self) -> bool:
-        """Whether answers open only together: a query then names the roster of those asked."""
+        """True if answers open only together; a query then names the roster of those asked."""
 
     def roster(self, there: Iterable[str]) -> list[str]:
-        """Whom to ask of the neighbours *there*, if answers open only together; in order.
+        """Return the neighbours to ask among those *there* (present), sorted, if sealed.
 
-        Nobody if they would be too few.
+        Empty if they are too few to hide each other, and in the pairwise exchange.
         """
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
-        """What is asked of all neighbours in a round."""
+        """Return the ciphertexts of a query for all neighbours."""
 
     def check(self, query: Query) -> None:
-        """Raise RemoteProtocolError unless *query* can be answered; takes no power."""
+        """Raise RemoteProtocolError for invalid ciphertexts, without a modular exponentiation."""
 
-    def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
-        """What can be worked out of an answer before the query comes; used for one answer."""
+    def prepare(
+        self, neighbour: str, quantised: Sequence[int], randomness: RoundRandomness
+    ) -> list[mpz]:
+        """Return the factor of an answer that does not depend on the query; for one answer."""
 
     def asked(self, query: Query) -> bool:
-        """Whether *query* wants this node's answer; raises RemoteProtocolError for a bad roster."""
+        """True if *query* asks this node; raises RemoteProtocolError for an invalid roster."""
 
-    def answer(self, query: Query, draws: Draws, prepared: Sequence[mpz]) -> list[bytes]:
-        """The answer to *query*; raises RemoteProtocolError for a bad one."""
+    def answer(
+        self, query: Query, randomness: RoundRandomness, prepared: Sequence[mpz]
+    ) -> list[bytes]:
+        """Return the ciphertexts of the answer to *query*.
+
+        Raises RemoteProtocolError if the ciphertexts of *query* are invalid.
+        """
 
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
-        """The checked ciphertexts of an answer; raises RemoteProtocolError for a bad one."""
+        """Return the ciphertexts of an answer; raises RemoteProtocolError for invalid ones."""
 
     def open(
-        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+        self,
+        answers: Mapping[str, Sequence[mpz]],
+        randomness: RoundRandomness,
+        timed: Timed = untimed,
     ) -> list[int]:
-        """The combined coupling term of *answers*, shape (d,), in the round of *draws*."""
+        """Return the combined coupling term of *answers*, shape (d,), in units of UNIT resolutions.
+
+        *randomness* is that of the round. Raises RemoteProtocolError("out_of_range") if the
+        plaintext cannot come from valid answers.
+        """
 
 
 class Packed:
-    """What both exchanges do alike: the query, and ciphertexts packed for each key."""
+    """The common part of both exchanges: the query, and the packed ciphertexts of each key."""
 
-    half_weights: ClassVar[int]  # how many are applied under encryption
+    half_weights: ClassVar[int]  # the number of half weights applied under encryption
 
     def __init__(
         self, key: PrivateKey, edges: Mapping[str, Edge], dimension: int, blinding: Blinding
@@ -117,35 +150,40 @@ class Packed:
         }
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
-        """Enc(-q) under the node's own key."""
+        """Return Enc(-q) under the node's own key."""
         return make_query(self._key.public, self._layout, quantised, self._blinding.own)
 
     def check(self, query: Query) -> None:
-        """The count, the lengths and each ciphertext."""
+        """Check the number and the lengths of the ciphertexts, and that each is a unit mod n^2."""
         key, layout = self._edges[query.sender].key, self._layouts[query.sender]
         read_ciphertexts(key, layout, query.ciphertexts)
 
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
-        """The ciphertexts under the node's own key."""
+        """Return the ciphertexts of an answer under the node's own key."""
         return read_ciphertexts(self._key.public, self._layout, answer)
 
 
 class Pairwise(Packed):
-    """The exchange of ALGORITHM section 4, `pairwise`: every answer can be opened by itself."""
+    """The pairwise exchange: every answer can be opened by itself.
+
+    Source: docs/explanation/cryptography.md#pairwise-exchange.
+    """
 
     sealed = False
     half_weights = 2
 
     def roster(self, there: Iterable[str]) -> list[str]:
-        """Nobody: whoever answers is welcome."""
+        """Return an empty roster: the query is for every neighbour."""
         del there
         return []
 
-    def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
-        """Enc(H q + e) under *neighbour*'s key."""
+    def prepare(
+        self, neighbour: str, quantised: Sequence[int], randomness: RoundRandomness
+    ) -> list[mpz]:
+        """Return Enc(H q + e) under the key of *neighbour*."""
         layout = self._layouts[neighbour]
-        weight = half_weight(draws, neighbour)
-        noise = dither(draws, neighbour, weight, layout.dimension)
+        weight = half_weight(randomness, neighbour)
+        noise = dither(randomness, neighbour, weight, layout.dimension)
         return prepare_answer(
             self._edges[neighbour].key,
             layout,
@@ -156,56 +194,70 @@ class Pairwise(Packed):
         )
 
     def asked(self, query: Query) -> bool:
-        """Always: a pairwise query names nobody."""
+        """Return True; raises RemoteProtocolError if a pairwise query names a roster."""
         if query.roster:
-            raise RemoteProtocolError("roster", f"{query.sender!r} names a roster: not pairwise")
+            raise RemoteProtocolError(
+                "roster", f"{query.sender!r} names a roster, which a pairwise query has not"
+            )
         return True
 
-    def answer(self, query: Query, draws: Draws, prepared: Sequence[mpz]) -> list[bytes]:
-        """The query, raised to the half weight, times what was prepared."""
+    def answer(
+        self, query: Query, randomness: RoundRandomness, prepared: Sequence[mpz]
+    ) -> list[bytes]:
+        """Return the query raised to the half weight, times *prepared*."""
         asker = query.sender
         key, layout = self._edges[asker].key, self._layouts[asker]
         ciphertexts = read_ciphertexts(key, layout, query.ciphertexts)
-        return make_answer(key, layout, ciphertexts, half_weight(draws, asker), prepared)
+        return make_answer(key, layout, ciphertexts, half_weight(randomness, asker), prepared)
 
     def open(
-        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+        self,
+        answers: Mapping[str, Sequence[mpz]],
+        randomness: RoundRandomness,
+        timed: Timed = untimed,
     ) -> list[int]:
-        """One decryption for all answers, each under its exponent H_ij M_ij."""
+        """Open all answers, each raised to its exponent H_ij M_ij, with one decryption."""
         openings = {
-            name: Opening(half_weight(draws, name) * self._edges[name].metropolis, ciphertexts)
+            name: Opening(half_weight(randomness, name) * self._edges[name].metropolis, ciphertexts)
             for name, ciphertexts in answers.items()
         }
         return open_answers(self._key, self._layout, openings, timed=timed)
 
 
 def metropolis(degree: int, other_degree: int) -> int:
-    """floor(2^6 / (1 + max degree)): rounding down keeps the sum over neighbours below 2^6."""
+    """Return M_ij = floor(2^6 / (1 + max degree)).
+
+    Rounding down keeps the sum over the neighbours of a node below 2^6.
+    """
     return (1 << METROPOLIS_BITS) // (1 + max(degree, other_degree))
 
 
-def half_weight(draws: Draws, neighbour: str) -> int:
-    """H towards *neighbour*, uniform on the odd numbers of exactly HALF_WEIGHT_BITS bits.
+def half_weight(randomness: RoundRandomness, neighbour: str) -> int:
+    """Return H towards *neighbour*, uniform on the odd numbers of exactly HALF_WEIGHT_BITS bits.
 
-    Odd, so that dither hides it; of fixed length, so that the time of a power does not tell it.
+    It is odd so that the dither hides it. Its length is fixed so that the duration of a modular
+    exponentiation does not depend on it.
     """
-    (choice,) = draws.below(1 << (HALF_WEIGHT_BITS - 2), f"half-weight/{neighbour}", 1)
+    (choice,) = randomness.integers_below(
+        1 << (HALF_WEIGHT_BITS - 2), f"half-weight/{neighbour}", 1
+    )
     return (1 << (HALF_WEIGHT_BITS - 1)) + 2 * choice + 1
 
 
-def dither(draws: Draws, neighbour: str, weight: int, count: int) -> list[int]:
-    """*count* numbers uniform on the *weight* integers -(H-1)/2 .. (H-1)/2.
+def dither(randomness: RoundRandomness, neighbour: str, weight: int, count: int) -> list[int]:
+    """Return *count* numbers, uniform on the H integers -(H-1)/2 .. (H-1)/2, with H = *weight*.
 
-    Source: ALGORITHM section 4; checked by test_every_odd_half_weight_explains_an_answer.
+    Source: docs/explanation/cryptography.md#dither;
+    checked by test_every_odd_half_weight_explains_an_answer.
     """
-    chosen = draws.below(weight, f"dither/{neighbour}", count)
+    chosen = randomness.integers_below(weight, f"dither/{neighbour}", count)
     return [entry - (weight - 1) // 2 for entry in chosen]
 
 
 def make_query(
     key: PublicKey, layout: Layout, quantised: Sequence[int], take: TakeObfuscator
 ) -> list[bytes]:
-    """The ciphertexts of -q under one's own *key*."""
+    """Return the ciphertexts of -q under the asker's own *key*."""
     plaintexts = layout.pack([-entry for entry in quantised])
     return [_to_bytes(encrypt(key, plaintext, take()), layout) for plaintext in plaintexts]
 
@@ -218,10 +270,10 @@ def prepare_answer(
     noise: Sequence[int],
     take: TakeObfuscator,
 ) -> list[mpz]:
-    """Blinded encryptions of H own + e under the asker's key: all of an answer but the query.
+    """Return encryptions of H own + e under the asker's key *theirs*, with fresh obfuscators.
 
-    *noise* is the dither e, shape (d,). Without the obfuscators the key's owner would extract the
-    randomness of the answer and find H: they are not optional.
+    *weight* is H and *noise* is the dither e, shape (d,). Without an obfuscator the key's owner
+    could extract the randomness of the answer and compute H.
     """
     shifts = layout.pack([weight * entry + e for entry, e in zip(own, noise, strict=True)])
     return [encrypt(theirs, shift, take()) for shift in shifts]
@@ -234,25 +286,26 @@ def make_answer(
     weight: int,
     prepared: Sequence[mpz],
 ) -> list[bytes]:
-    """The ciphertexts of H (own - asked) + e under the asker's key.
+    """Return the ciphertexts of H (q_j - q_i) + e under the key of the asker i.
 
-    *query* has been checked by read_ciphertexts; *prepared* is used once, for this query only.
+    *query* are ciphertexts that `read_ciphertexts` has checked. *prepared* comes from
+    `prepare_answer` and must be used for this answer only.
     """
     return [
-        _to_bytes(scale(theirs, c, weight) * bracket % theirs.n_squared, layout)
-        for c, bracket in zip(query, prepared, strict=True)
+        _to_bytes(scale(theirs, c, weight) * factor % theirs.n_squared, layout)
+        for c, factor in zip(query, prepared, strict=True)
     ]
 
 
 def read_ciphertexts(key: PublicKey, layout: Layout, data: Sequence[bytes]) -> list[mpz]:
-    """The ciphertexts under *key* in *data*, each checked; raises RemoteProtocolError."""
+    """Return the ciphertexts under *key* in *data*; raises RemoteProtocolError for invalid ones."""
     if len(data) != layout.ciphertexts:
         raise RemoteProtocolError(
             "ciphertext_count", f"{len(data)} ciphertexts came, expected {layout.ciphertexts}"
         )
     if any(len(item) != layout.ciphertext_bytes for item in data):
         raise RemoteProtocolError(
-            "ciphertext_length", f"a ciphertext has not the {layout.ciphertext_bytes} bytes it must"
+            "ciphertext_length", f"a ciphertext must have {layout.ciphertext_bytes} bytes"
         )
     ciphertexts = [mpz(int.from_bytes(item, "big")) for item in data]
     check_ciphertexts(key, ciphertexts)
@@ -266,10 +319,10 @@ def open_answers(
     reach: int | None = None,
     timed: Timed = untimed,
 ) -> list[int]:
-    """The sum of all *answers*, each times its exponent, shape (d,).
+    """Return the sum of all *answers*, each times its exponent, shape (d,).
 
-    *reach* bounds it: |sum| <= reach 2^44, by default the sum of the exponents. Raises
-    RemoteProtocolError("out_of_range") when a slot exceeds what the protocol can produce.
+    The bound is |sum| <= reach 2^44; *reach* is by default the sum of the exponents. Raises
+    RemoteProtocolError("out_of_range") if a slot exceeds the bound, which valid answers never do.
     """
     openings = list(answers.values())
     exponents = [opening.exponent for opening in openings]
@@ -277,7 +330,7 @@ def open_answers(
     with timed("combine"):
         combined = [key.combine(column, exponents) for column in columns]
     with timed("decrypt"):
-        plaintexts = [key.decrypt_halves(halves) for halves in combined]
+        plaintexts = [key.decrypt_residues(residues) for residues in combined]
     reach = sum(exponents) if reach is None else reach
     bound = reach << (HALF_WEIGHT_BITS + VALUE_BITS)
     return layout.unpack(plaintexts, key.public.n, bound)

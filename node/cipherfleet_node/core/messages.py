@@ -1,4 +1,4 @@
-"""What nodes say to each other. Immutable values; bytes are wire's business."""
+"""The messages of nodes and operator, as immutable values. `wire.py` converts them to bytes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-# A node's own account of itself; `lost` is said by the broker on its behalf (the last will).
+# A node publishes its presence itself. Only `lost` is its last will, which the broker publishes.
 PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
 PhaseName = Literal["starting", "reading", "collecting", "finished"]
 
-OPERATOR = "_operator"  # who sends memberships; no node's id begins with such a sign
+OPERATOR = "_operator"  # the sender of memberships; the id of a node cannot begin with "_"
 DIGEST_BYTES = 32
 TAG_BYTES = 8
-MAX_CIPHERTEXTS = 4096  # of the smallest key there is, in the largest message there is
-DEGREES = range(-273, 1000)  # Celsius, of a processor
-MAX_REASONS = 64  # under which a node counts messages: twice as many as there are
+MAX_CIPHERTEXTS = 4096  # of the smallest key in the longest message
+DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius
+MAX_REASONS = 64  # different reasons in a count of messages; twice as many as exist
 
-# A longer list is refused before its entries are read: empty ones would fill a mebibyte.
+# A longer list is refused before its entries are read: a message of empty entries would otherwise
+# fill a mebibyte.
 Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 Names = Annotated[list[str], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 Reason = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,32}\Z")]
@@ -26,7 +27,7 @@ Counts = Annotated[dict[Reason, int], msgspec.Meta(max_length=MAX_REASONS)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """What every message says: which fleet, from whom, and at which start of the sender."""
+    """The fields that all messages have."""
 
     KIND: ClassVar[str] = ""
 
@@ -36,26 +37,28 @@ class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
 
 
 class Query(Message, frozen=True):
-    """The sender's negated, quantised estimate of *round* under its own key.
+    """The sender's negated, quantised estimate of *round*, encrypted under its own key.
 
-    One message for all neighbours: the half weights are applied by those who answer. In the sealed
-    exchange only those of the roster answer, and attempts differ in nothing but their rosters.
+    One message serves all neighbours, because the answerers apply the half weights. In the sealed
+    exchange only the members of the roster answer. The attempts of a round have equal ciphertexts
+    and different rosters.
     """
 
     KIND: ClassVar[str] = "query"
 
     round: int
     attempt: int
-    roster: Names  # whose answers open together, in order; empty in the pairwise exchange
-    parameters: bytes  # digest of what all nodes must agree on, TAG_BYTES
-    key: bytes  # first TAG_BYTES of the fingerprint of the sender's Paillier key
+    roster: Names  # sorted; the neighbours whose answers open together; empty if pairwise
+    parameters: bytes  # TAG_BYTES of the digest of the settings that all nodes share
+    key: bytes  # the first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: Ciphertexts
 
     @property
     def digest(self) -> bytes:
-        """What an answer refers to: the very ciphertexts and roster of one attempt of a round.
+        """The SHA-256 of one attempt of a round: round, attempt, roster and ciphertexts.
 
-        Every number and length is hashed as well, so that no other lists give the same bytes.
+        An answer names its query by this digest. Every number and length is hashed as well, so that
+        no other lists give the same input.
         """
         hashed = hashlib.sha256(b"cipherfleet/v1/query-digest\0")
         hashed.update(_eight(self.round) + _eight(self.attempt))
@@ -67,64 +70,64 @@ class Query(Message, frozen=True):
 
 
 class Answer(Message, frozen=True):
-    """The sender's contribution to the coupling term of *receiver*, under the receiver's key."""
+    """The sender's part of the coupling term of *receiver*, encrypted under the receiver's key."""
 
     KIND: ClassVar[str] = "answer"
 
     receiver: str
     round: int
     attempt: int
-    query: bytes  # digest of the query answered
+    query: bytes  # digest of the query that is answered
     ciphertexts: Ciphertexts
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A neighbour as the operator names it: who its own neighbours are, and its public keys."""
+    """A neighbour in a membership: its id, the ids of its own neighbours, and its public keys."""
 
     id: str
     neighbours: list[str]
-    paillier: bytes  # n, big endian
-    identity: bytes  # Ed25519
-    seal: bytes  # X25519
+    paillier: bytes  # the modulus n, big endian
+    identity: bytes  # Ed25519 public key
+    seal: bytes  # X25519 public key
 
 
 class Membership(Message, frozen=True):
-    """The operator's word on whom the receiver exchanges with, from a round on.
+    """The neighbours of the receiver, as the operator sets them; takes effect at *from_round*.
 
-    Its epoch is the version of the list: a node goes forward only.
+    Its epoch is the version of the list. A node never goes back to a lower version.
     """
 
     KIND: ClassVar[str] = "membership"
 
     receiver: str
     from_round: int
-    fingerprint: str  # of the receiver's own keys from then on
-    members: list[Member]  # its neighbours
-    seals: list[tuple[str, bytes]]  # X25519 keys of all with whom it shares a neighbour
-    certificate: bytes  # the receiver's, in PEM; empty: as it is
-    rekey: bool  # the receiver is to make new keys, and to claim them
+    fingerprint: str  # of the receiver's own keys from that round on
+    members: list[Member]  # the neighbours of the receiver
+    seals: list[tuple[str, bytes]]  # ids and X25519 keys of the receiver's co-neighbours
+    certificate: bytes  # a new certificate of the receiver, in PEM; empty: no change
+    rekey: bool  # the receiver must generate new keys and claim them
 
 
 class Claim(Message, frozen=True):
-    """The public halves of the keys that the sender has made, signed with the new identity."""
+    """The public keys that the sender has generated, signed with the new identity."""
 
     KIND: ClassVar[str] = "claim"
 
     paillier: bytes
     identity: bytes
     seal: bytes
-    request: bytes  # for a certificate, PKCS 10 in DER; empty: none is wanted
-    proof: bytes  # of the sender, over `proven`: see enrolment
+    request: bytes  # certificate request, PKCS 10 in DER; empty: no certificate is needed
+    proof: bytes  # over `proven`: by the token, or by the identity that is replaced
 
     @property
     def proven(self) -> bytes:
-        """What the proof is over: every field but itself."""
-        told = (self.fleet, self.sender, self.paillier, self.identity, self.seal, self.request)
-        return b"cipherfleet/v1/claim\0" + msgspec.msgpack.encode(told)
+        """The bytes that the proof covers: all fields except the epoch and the proof."""
+        fields = (self.fleet, self.sender, self.paillier, self.identity, self.seal, self.request)
+        return b"cipherfleet/v1/claim\0" + msgspec.msgpack.encode(fields)
 
 
 class Presence(Message, frozen=True):
-    """How the sender fares; retained by the broker."""
+    """The condition of the sender; the broker retains it."""
 
     KIND: ClassVar[str] = "presence"
 
@@ -132,25 +135,25 @@ class Presence(Message, frozen=True):
 
 
 class Health(Message, frozen=True):
-    """What the sender tells its operator of itself: counts and times, nothing that it measures.
+    """The sender's report to the operator: counts and durations, nothing computed from readings.
 
-    Nodes are not to hear it.
+    Nodes refuse it.
     """
 
     KIND: ClassVar[str] = "health"
 
-    number: int  # of what it has told since its start: a repetition is none
+    number: int  # rises by one with each report since the start, so that repetitions show
     phase: PhaseName
     round: int
-    round_us: int  # how long its latest rounds took, their median; 0 before the first is closed
+    round_us: int  # median duration of the latest rounds; 0 before the first is closed
     silent: int  # neighbours without an answer in the latest round
     missed: int  # answers that did not come, since the start
     rejected: Counts  # messages refused since the start, by reason
-    surplus: Counts  # messages that came late or twice
-    pool: int  # obfuscators ready, for the key that has the fewest
+    surplus: Counts  # messages that came late or twice since the start, by reason
+    pool: int  # obfuscators ready, in the pool that has the fewest
     pool_size: int
-    inline: int  # obfuscators made on the spot, since a pool was empty
-    temperature: int | None  # of the processor, whole degrees Celsius; None: not to be told
+    inline: int  # obfuscators made on demand, because a pool was empty
+    temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
 
 
 def _eight(number: int) -> bytes:

@@ -1,43 +1,56 @@
-"""How a node's neighbours fare, as far as it can tell: who is there, and in which round."""
+"""The liveness of each neighbour and its latest round, as far as this node knows.
+
+The table distinguishes five properties of a neighbour. They are facts or reports, not phases:
+
+* *present*: its answers are awaited. A message of its own makes it present. Its passed deadline
+  (`fall_silent`), its departure or its restart ends this.
+* *departed*: its presence is `disconnected`, or the broker has published its last will (`lost`).
+  Queries and answers do not revoke this, since the broker may deliver them late. Another presence
+  message or a new epoch does.
+* *finished*: its presence has said that it has run all its rounds. This is never revoked.
+* *live*: it has sent a message on the current connection that was not a retained one.
+* its *round*: the highest round of its queries in its present epoch, or UNSEEN. The neighbour
+  itself claims it; `round.jump_target` limits what one false claim can do.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-UNSEEN = -1  # the claim of a neighbour that was not heard in its present epoch
+UNSEEN = -1  # the round of a neighbour that has sent no query in its present epoch
 
 
-class Neighbourhood:
-    """The neighbours' names, and what their messages and the broker have told of them."""
+class NeighbourTable:
+    """The state of every neighbour; the properties are explained at the head of this module."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
-        self.present: set[str] = set()  # waited for
-        self._departed: set[str] = set()  # gone by their own or the broker's account
-        self._finished: set[str] = set()  # have run all their rounds
-        self._live: set[str] = set()  # heard themselves, not through what the broker retains
-        self._claims = dict.fromkeys(self.names, UNSEEN)  # the latest round each has opened
+        self.present: set[str] = set()
+        self._departed: set[str] = set()
+        self._finished: set[str] = set()
+        self._live: set[str] = set()
+        self._claims = dict.fromkeys(self.names, UNSEEN)
 
-    # -- news -----------------------------------------------------------------------------------
+    # -- recording ------------------------------------------------------------------------------
 
-    def reconnected(self) -> None:
-        """The node has a new connection: what it hears from now on is live."""
+    def begin_connection(self) -> None:
+        """Forget who was live: this node has a new connection to the broker."""
         self._live.clear()
 
-    def spoke(self, name: str) -> None:
-        """A message came from *name* itself."""
+    def mark_live(self, name: str) -> None:
+        """Record that a message of *name* came that the broker had not retained."""
         self._live.add(name)
 
-    def started_anew(self, name: str) -> None:
-        """*name* has begun a new epoch: what it was before says nothing."""
+    def begin_epoch(self, name: str) -> None:
+        """Forget round, presence and departure of *name*: it has restarted."""
         self._claims[name] = UNSEEN
         self.present.discard(name)
         self._departed.discard(name)
 
-    def hear(self, name: str) -> bool:
-        """A sign of life; True if it brings *name* back.
+    def mark_present(self, name: str) -> bool:
+        """Record a message of *name*; True if it was neither present nor departed before.
 
-        What a departed neighbour had sent before is none: it may have been overtaken on the way.
+        A departed neighbour stays departed: the broker may deliver its earlier messages late.
         """
         if name in self.present or name in self._departed:
             return False
@@ -45,63 +58,63 @@ class Neighbourhood:
         return True
 
     def depart(self, name: str) -> None:
-        """*name* is gone until it says otherwise, or starts anew."""
+        """Record that *name* has departed, until a later presence message or a restart."""
         self._departed.add(name)
         self.present.discard(name)
 
     def arrive(self, name: str, *, finished: bool) -> None:
-        """*name* says that it is there."""
+        """Record a presence message of *name* that says it is connected."""
         self._departed.discard(name)
         if finished:
             self._finished.add(name)
 
     def fall_silent(self, name: str) -> None:
-        """*name* has let a deadline pass: not waited for until it is heard again."""
+        """Record that *name* let its deadline pass: it is not awaited until it is heard again."""
         self.present.discard(name)
 
-    def claim(self, name: str, round_number: int) -> None:
-        """*name* has opened *round_number*."""
+    def record_round(self, name: str, round_number: int) -> None:
+        """Record that *name* has opened *round_number*."""
         self._claims[name] = max(self._claims[name], round_number)
 
-    # -- what follows ---------------------------------------------------------------------------
+    # -- queries --------------------------------------------------------------------------------
 
     def round_of(self, name: str) -> int:
-        """The latest round that *name* is known to have opened, or UNSEEN."""
+        """Return the latest round that *name* is known to have opened, or UNSEEN."""
         return self._claims[name]
 
     def beyond(self, round_number: int) -> set[str]:
-        """Those who are past *round_number*: present in a later one, or finished."""
+        """Return the neighbours that are present in a round after *round_number*, or finished."""
         return self._finished | {n for n in self.present if self._claims[n] > round_number}
 
-    def rounds(self) -> list[int]:
-        """The rounds that the present neighbours are in."""
+    def present_rounds(self) -> list[int]:
+        """Return the latest round of each present neighbour."""
         return [self._claims[name] for name in self.present]
 
     @property
-    def farthest(self) -> int:
-        """The latest round that anybody is known to have opened, or UNSEEN."""
+    def latest_round(self) -> int:
+        """The latest round that any neighbour is known to have opened, or UNSEEN."""
         return max(self._claims.values(), default=UNSEEN)
 
-    def anyone_beyond(self, round_number: int) -> bool:
-        """Whether a neighbour that has spoken since the node connected is past *round_number*."""
+    def is_live_neighbour_beyond(self, round_number: int) -> bool:
+        """True if a live neighbour has opened a round after *round_number*."""
         return any(self._claims[name] > round_number for name in self._live)
 
     @property
-    def all_there(self) -> bool:
-        """Whether every neighbour is present, or has finished."""
+    def are_all_present(self) -> bool:
+        """True if every neighbour is present or has finished."""
         return self.present | self._finished >= self.names
 
     @property
-    def all_live(self) -> bool:
-        """Whether every present neighbour has spoken since the node connected."""
+    def are_present_live(self) -> bool:
+        """True if every present neighbour is live."""
         return self.present <= self._live
 
     @property
-    def all_finished(self) -> bool:
-        """Whether every neighbour has run all its rounds."""
+    def have_all_finished(self) -> bool:
+        """True if every neighbour has run all its rounds."""
         return self._finished >= self.names
 
     @property
-    def all_done(self) -> bool:
-        """Whether every neighbour has finished or departed: nobody will ask any more."""
+    def have_all_left(self) -> bool:
+        """True if every neighbour has finished or departed, so that no query will come."""
         return self._finished | self._departed >= self.names

@@ -1,6 +1,6 @@
-"""The private objectives: a node's readings, seen only through gradients at its own estimate.
+"""The private objective of a node: it takes in readings and returns gradients.
 
-Physical units end here: readings are brought to order one by offset and scale.
+Physical units end in this module: *offset* and *scale* of a column bring its values to order one.
 """
 
 from __future__ import annotations
@@ -17,37 +17,41 @@ import numpy.typing as npt
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings import sections
 
-from .randomness import Draws, FloatVector
+from .randomness import FloatVector, RoundRandomness
 from .sample import Sample
 
 FloatMatrix = npt.NDArray[np.float64]
 
 
 class Objective(Protocol):
-    """f_i: R^d -> R. A class of one's own needs these and is named module:Class.
+    """The interface of an objective f_i: R^d -> R.
 
-    It is constructed with the objective section of the configuration.
+    A user's own class implements it, and `objective.kind: module:Class` names it. It is constructed
+    with the objective section of the configuration as its only argument.
     """
 
     dimension: int
-    fields: frozenset[str]  # of a reading, that it uses
+    fields: frozenset[str]  # the fields of a reading that it uses
 
     @property
     def ready(self) -> bool:
-        """Whether enough readings are there for a gradient."""
+        """True if there are enough readings for a gradient."""
 
     def absorb(self, samples: Sequence[Sample]) -> None:
-        """Take in new readings; the oldest beyond the window go."""
+        """Add new readings, and drop the oldest ones beyond the window."""
 
     def start(self) -> FloatVector:
-        """The first estimate, shape (d,)."""
+        """Return the first estimate, shape (d,)."""
 
-    def gradient(self, x: FloatVector, draws: Draws) -> FloatVector:
-        """A stochastic gradient at *x*, shape (d,), unbiased over *draws*."""
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
+        """Return a stochastic gradient at *x*, shape (d,), unbiased over *randomness*."""
 
 
 def make_objective(section: sections.Objective) -> Objective:
-    """The objective that *section* describes (checked by config.check_objective)."""
+    """Return the objective that *section* describes; `node_yaml.check_objective` has checked it.
+
+    Raises ConfigError if it is the user's own class and cannot be imported or constructed.
+    """
     match section.kind:
         case "average":
             return Average(section)
@@ -67,7 +71,7 @@ def _import_objective(name: str, section: sections.Objective) -> Objective:
     module, _, attribute = name.partition(":")
     try:
         made = getattr(importlib.import_module(module), attribute)(section)
-    except Exception as error:  # somebody else's code: whatever it raises, the operator is told
+    except Exception as error:  # the user's own code may raise anything; show it to the operator
         raise ConfigError(
             f"objective.kind {name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from None
@@ -75,14 +79,14 @@ def _import_objective(name: str, section: sections.Objective) -> Objective:
 
 
 class Window:
-    """The latest readings as rows of numbers."""
+    """The latest readings, one row of numbers for each."""
 
     def __init__(self, width: int, length: int) -> None:
         self.rows: FloatMatrix = np.empty((0, width))
         self._length = length
 
     def extend(self, rows: Sequence[Sequence[float]]) -> None:
-        """Append *rows*, forget the oldest beyond the window's length."""
+        """Append *rows*, and drop the oldest ones beyond the window's length."""
         if rows:
             self.rows = np.vstack([self.rows, np.asarray(rows, float)])[-self._length :]
 
@@ -91,7 +95,7 @@ class Window:
 
 
 class Mean:
-    """f(x) = 1/2 mean |x - y|^2 over the readings y: the fleet agrees on the mean of the nodes'."""
+    """f(x) = 1/2 mean |x - y|^2 over the readings y: the fleet finds the mean over the nodes."""
 
     def __init__(self, section: sections.Objective) -> None:
         self._columns = section.values or []
@@ -102,108 +106,111 @@ class Mean:
 
     @property
     def ready(self) -> bool:
-        """Whether a reading has come."""
+        """True as soon as there is one reading."""
         return len(self._window) > 0
 
     def absorb(self, samples: Sequence[Sample]) -> None:
-        """Take in new readings."""
+        """Add new readings, and drop the oldest ones beyond the window."""
         self._window.extend([[_scaled(s, c) for c in self._columns] for s in samples])
 
     def start(self) -> FloatVector:
-        """Zero: the readings enter by the gradient."""
+        """Return zero: the readings enter through the gradient."""
         return np.zeros(self.dimension)
 
-    def gradient(self, x: FloatVector, draws: Draws) -> FloatVector:
-        """mean(x - y) over the window or a minibatch of it."""
-        rows = _minibatch(self._window.rows, self._section, draws)
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
+        """Return mean(x - y) over the window, or over a minibatch of it."""
+        rows = _minibatch(self._window.rows, self._section, randomness)
         return _normalised((x - rows).sum(axis=0), len(rows), len(self._window), self._section)
 
     def hessian(self, x: FloatVector) -> FloatMatrix:
-        """The second derivative, shape (d, d)."""
+        """Return the second derivative, shape (d, d), which is the same at every *x*."""
         del x
         full = len(self._window)
         return np.eye(self.dimension) * (full / (self._section.normalise_by or full))
 
 
 class Average(Mean):
-    """f = 0, and the estimate starts at the node's own value: plain average consensus."""
+    """Average consensus: f = 0, and the first estimate is the node's own value."""
 
     def start(self) -> FloatVector:
-        """The node's own value: the mean of its readings."""
+        """Return the mean of the node's readings."""
         own: FloatVector = self._window.rows.mean(axis=0)
         return own
 
-    def gradient(self, x: FloatVector, draws: Draws) -> FloatVector:
-        """Nothing pulls but the neighbours."""
-        del draws
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
+        """Return zero: only the coupling term moves the estimate."""
+        del randomness
         return np.zeros_like(x)
 
 
 class Loss(Protocol):
-    """A convex loss of a prediction z against a target y, entry by entry."""
+    """A convex loss l of a prediction z and a target y, entry by entry."""
 
     def slope(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """dl/dz."""
+        """Return the first derivative dl/dz of each entry."""
 
     def curvature(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """d2l/dz2."""
+        """Return the second derivative d2l/dz2 of each entry."""
 
     def check(self, y: float) -> None:
-        """Raise ConfigError for a target that the loss does not know."""
+        """Raise ConfigError for a target that the loss does not allow."""
 
 
 class SquaredLoss:
-    """l = (z - y)^2 / 2."""
+    """The squared loss l = (z - y)^2 / 2."""
 
     def slope(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """The residual."""
+        """Return the residual z - y."""
         return z - y
 
     def curvature(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """One."""
+        """Return one for each entry."""
         del y
         return np.ones_like(z)
 
     def check(self, y: float) -> None:
-        """Any number is a target."""
+        """Accept every number as a target."""
 
 
 class LogisticLoss:
-    """l = log(1 + e^z) - y z, for y in {0, 1}."""
+    """The logistic loss l = log(1 + e^z) - y z, for targets y in {0, 1}."""
 
     def slope(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """sigmoid(z) - y."""
+        """Return sigmoid(z) - y for each entry."""
         return 0.5 * (1.0 + np.tanh(0.5 * z)) - y
 
     def curvature(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """sigmoid(z) (1 - sigmoid(z))."""
+        """Return sigmoid(z) (1 - sigmoid(z)) for each entry."""
         del y
         probability = 0.5 * (1.0 + np.tanh(0.5 * z))
         return probability * (1.0 - probability)
 
     def check(self, y: float) -> None:
-        """Only 0 and 1 are classes."""
+        """Raise ConfigError for a target other than 0 and 1."""
         if y not in (0.0, 1.0):
             raise ConfigError("objective.target must be 0 or 1 in every reading for kind logistic")
 
 
 @dataclass(frozen=True)
 class HuberLoss:
-    """(z - y)^2 / 2 up to *threshold*, linear beyond: outliers pull with a bounded force."""
+    """The Huber loss: (z - y)^2 / 2 up to *threshold*, linear beyond.
+
+    An outlier therefore has a bounded influence on the gradient.
+    """
 
     threshold: float
 
     def slope(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """The residual, clipped."""
+        """Return the residual z - y, clipped to +-threshold."""
         clipped: FloatVector = np.clip(z - y, -self.threshold, self.threshold)
         return clipped
 
     def curvature(self, z: FloatVector, y: FloatVector) -> FloatVector:
-        """One inside, zero outside."""
+        """Return one where the residual is within the threshold, and zero elsewhere."""
         return (np.abs(z - y) <= self.threshold).astype(np.float64)
 
     def check(self, y: float) -> None:
-        """Any number is a target."""
+        """Accept every number as a target."""
 
 
 class Regression:
@@ -221,30 +228,30 @@ class Regression:
 
     @property
     def ready(self) -> bool:
-        """Whether a reading has come."""
+        """True as soon as there is one reading."""
         return len(self._window) > 0
 
     def absorb(self, samples: Sequence[Sample]) -> None:
-        """Take in new readings; raises ConfigError for a target that the loss refuses."""
+        """Add new readings; raises ConfigError for a target that the loss does not allow."""
         rows = [self._row(sample) for sample in samples]
         for row in rows:
             self._loss.check(row[-1])
         self._window.extend(rows)
 
     def start(self) -> FloatVector:
-        """Zero, the same for all."""
+        """Return zero, which is the same on all nodes."""
         return np.zeros(self.dimension)
 
-    def gradient(self, x: FloatVector, draws: Draws) -> FloatVector:
-        """Phi' slope(Phi x, y) / N + penalty x over the window or a minibatch of it."""
-        rows = _minibatch(self._window.rows, self._section, draws)
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
+        """Return Phi' slope(Phi x, y) / N + penalty x over the window, or a minibatch of it."""
+        rows = _minibatch(self._window.rows, self._section, randomness)
         phi, y = rows[:, :-1], rows[:, -1]
         total: FloatVector = phi.T @ self._loss.slope(phi @ x, y)
         scaled = _normalised(total, len(rows), len(self._window), self._section)
         return scaled + self._section.penalty * x
 
     def hessian(self, x: FloatVector) -> FloatMatrix:
-        """The second derivative at *x*, shape (d, d), for solvers that may see the readings."""
+        """Return the second derivative at *x*, shape (d, d), for solvers that may see readings."""
         phi, y = self._window.rows[:, :-1], self._window.rows[:, -1]
         curved: FloatMatrix = (phi.T * self._loss.curvature(phi @ x, y)) @ phi
         count = self._section.normalise_by or len(phi)
@@ -257,12 +264,12 @@ class Regression:
 
 
 def feature_width(feature: sections.Feature) -> int:
-    """How many entries of the regressor *feature* makes."""
+    """Return the number of entries of the regressor that *feature* makes."""
     return 2 * (feature.harmonics or 1) if feature.daily is not None else 1
 
 
 def feature_values(feature: sections.Feature, sample: Sample) -> list[float]:
-    """The entries of the regressor that *feature* makes of *sample*."""
+    """Return the entries of the regressor that *feature* makes from *sample*."""
     if feature.constant is not None:
         return [feature.constant]
     if feature.daily is not None:
@@ -277,16 +284,18 @@ def _scaled(sample: Sample, column: sections.Column) -> float:
     return (sample.values[column.field] - column.offset) / column.scale
 
 
-def _minibatch(rows: FloatMatrix, section: sections.Objective, draws: Draws) -> FloatMatrix:
+def _minibatch(
+    rows: FloatMatrix, section: sections.Objective, randomness: RoundRandomness
+) -> FloatMatrix:
     size = section.minibatch
     if size is None or size >= len(rows):
         return rows
-    chosen: FloatMatrix = rows[np.argsort(draws.uniform("minibatch", len(rows)))[:size]]
+    chosen: FloatMatrix = rows[np.argsort(randomness.uniform("minibatch", len(rows)))[:size]]
     return chosen
 
 
 def _normalised(
     total: FloatVector, batch: int, window: int, section: sections.Objective
 ) -> FloatVector:
-    """A sum over *batch* of *window* rows as the mean, or over normalise_by rows."""
+    """Scale a sum over *batch* of *window* rows to their mean, or to normalise_by rows."""
     return total / batch * (window / (section.normalise_by or window))

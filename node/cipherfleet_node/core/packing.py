@@ -1,4 +1,4 @@
-"""Many small signed integers in one Paillier plaintext, each in a slot of its own."""
+"""Packing: many small signed integers in one Paillier plaintext, each in a slot of its own."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 
 from .quantiser import VALUE_BITS
 
-# With these a slot has 63 bits, or 51 in the sealed exchange: 32 or 40 entries in one 2048-bit
-# plaintext, 48 or 60 in one of 3072 bits.
+# With these values a slot has 63 bits in the pairwise exchange and 51 in the sealed one. A
+# plaintext then has 32 or 40 slots at 2048 bits, and 48 or 60 at 3072 bits.
 HALF_WEIGHT_BITS = 12  # a half weight H is odd and has exactly this many bits
-METROPOLIS_BITS = 6  # the Metropolis factor counts 1/64ths
+METROPOLIS_BITS = 6  # the Metropolis integer counts 1/64ths
 MAX_DEGREE = (1 << METROPOLIS_BITS) - 1
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a vector of *dimension* entries lies in the plaintexts of a *key_bits* key.
+    """The slots of a vector of *dimension* entries in the plaintexts of a key of *key_bits* bits.
 
-    Slot width: sign + |difference of two values| + the half weights applied under encryption (both
-    ends' in the pairwise exchange, the answerer's in the sealed one) + the Metropolis factors of
-    all neighbours, which sum to less than one (so the degree needs no bits of its own).
-    Source: ALGORITHM section 5; checked by test_the_largest_combination_fits_its_slot.
+    A slot has bits for the sign, for the difference of two values, for the half weights that are
+    applied under encryption (those of both ends in the pairwise exchange, that of the answerer in
+    the sealed one), and for the Metropolis integers. The Metropolis factors of all neighbours sum
+    to less than one, so the degree of the node needs no further bits. Source:
+    docs/explanation/cryptography.md#packing; checked by test_the_largest_combination_fits_its_slot.
     """
 
     key_bits: int
@@ -36,34 +37,35 @@ class Layout:
 
     @property
     def slot_bits(self) -> int:
-        """Bits of one slot."""
+        """The width of one slot in bits."""
         return 1 + VALUE_BITS + self.half_weights * HALF_WEIGHT_BITS + METROPOLIS_BITS
 
     @property
     def slots(self) -> int:
-        """Slots of one plaintext."""
+        """The number of slots in one plaintext."""
         return (self.key_bits - 2) // self.slot_bits
 
     @property
     def ciphertexts(self) -> int:
-        """Ciphertexts of one vector."""
+        """The number of ciphertexts of one vector."""
         return -(-self.dimension // self.slots)
 
     @property
     def ciphertext_bytes(self) -> int:
-        """Bytes of one ciphertext on the wire."""
+        """The length in bytes of one ciphertext on the wire."""
         return self.key_bits // 4
 
     @cached_property
     def counts(self) -> list[int]:
-        """Entries in each plaintext: all slots, and the rest in the last one."""
+        """The number of entries in each plaintext. All are full except the last one."""
         full, rest = divmod(self.dimension, self.slots)
         return [self.slots] * full + ([rest] if rest else [])
 
     def pack(self, values: Sequence[int]) -> list[mpz]:
-        """Signed plaintexts sum_l v_l 2^(slot_bits l): linear, so sums of packs are packs of sums.
+        """Return the signed plaintexts sum_l v_l 2^(slot_bits l) of the entries v.
 
-        Raises HeadroomExceeded for an entry that its slot cannot hold.
+        Packing is linear: the sum of two packed vectors is the packed sum. Raises HeadroomExceeded
+        for an entry that its slot cannot hold.
         """
         if len(values) != self.dimension:
             raise ValueError(f"{len(values)} entries for dimension {self.dimension}")
@@ -77,10 +79,10 @@ class Layout:
         ]
 
     def unpack(self, plaintexts: Sequence[mpz], modulus: mpz, bound: int) -> list[int]:
-        """The entries of *plaintexts* in 0 .. modulus-1, each of which must hold |v| <= bound.
+        """Return the entries of *plaintexts*, which are numbers in 0 .. modulus-1.
 
-        Raises RemoteProtocolError when a slot, or what lies above the last one, is out of range:
-        the sum under the ciphertext was not made by the protocol.
+        Each entry v must satisfy |v| <= *bound*, and the bits above the last slot must be empty.
+        Raises RemoteProtocolError("out_of_range") otherwise: valid messages never give such a sum.
         """
         values: list[int] = []
         for plaintext, (_, count) in zip(plaintexts, self._cuts, strict=True):
@@ -96,16 +98,16 @@ class Layout:
     def _slots_of(self, shifted: mpz, count: int) -> Iterable[int]:
         half = 1 << (self.slot_bits - 1)
         slots = gmpy2.unpack(shifted, self.slot_bits) if shifted else []
-        slots += [0] * (count - len(slots))  # unpack drops leading zeros
+        slots += [0] * (count - len(slots))  # gmpy2.unpack omits leading zeros
         return [int(slot) - half for slot in slots]
 
     @cached_property
     def _cuts(self) -> list[tuple[int, int]]:
-        """First entry and number of entries of each plaintext."""
+        """The index of the first entry and the number of entries of each plaintext."""
         return [(index * self.slots, count) for index, count in enumerate(self.counts)]
 
     @cached_property
     def _offsets(self) -> dict[int, mpz]:
-        """What makes every slot of a plaintext positive, by the number of its entries."""
+        """By number of entries, the number that makes every slot positive when added."""
         half = 1 << (self.slot_bits - 1)
         return {count: gmpy2.pack([half] * count, self.slot_bits) for count in set(self.counts)}

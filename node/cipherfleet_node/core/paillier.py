@@ -1,6 +1,6 @@
-"""Paillier's cryptosystem, raw, over gmpy2: no encodings, no hidden re-randomisation.
+"""Paillier's cryptosystem over gmpy2, without encodings and without implicit re-randomisation.
 
-g = n + 1, so (1 + n)^m = 1 + n m mod n^2. Obfuscators r^n mod n^2 come in as arguments.
+The generator is g = n + 1, so (1 + n)^m = 1 + n m mod n^2. Obfuscators r^n mod n^2 are arguments.
 Source: Paillier, EUROCRYPT 1999; checked against phe by test_phe_decrypts_ours_and_we_decrypt_phes.
 """
 
@@ -15,7 +15,7 @@ from gmpy2 import mpz, powmod, powmod_sec
 
 from cipherfleet_node.errors import RemoteProtocolError
 
-Halves = tuple[mpz, mpz]  # a ciphertext mod p^2 and mod q^2, for the key's owner only
+Residues = tuple[mpz, mpz]  # a ciphertext mod p^2 and mod q^2; only the key's owner computes them
 
 _SMALL_FACTOR_LIMIT = 1 << 16
 _SMALL_PRIMES = gmpy2.primorial(_SMALL_FACTOR_LIMIT)
@@ -23,7 +23,7 @@ _SMALL_PRIMES = gmpy2.primorial(_SMALL_FACTOR_LIMIT)
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A modulus n of exactly *bits* bits."""
+    """A Paillier modulus n of exactly *bits* bits."""
 
     n: mpz
     bits: int = field(init=False)
@@ -39,21 +39,21 @@ class PublicKey:
 
     @property
     def fingerprint(self) -> bytes:
-        """SHA-256 of `to_bytes`; 32 bytes."""
+        """The SHA-256 of `to_bytes`, 32 bytes."""
         return hashlib.sha256(self.to_bytes()).digest()
 
     def to_bytes(self) -> bytes:
-        """The modulus, big-endian, without leading zeros."""
+        """Return the modulus, big-endian, without leading zeros."""
         return int(self.n).to_bytes((self.bits + 7) // 8, "big")
 
 
 @dataclass(frozen=True, repr=False)
 class PrivateKey:
-    """The two primes of a key, with what decryption needs worked out once."""
+    """The two primes of a key, and the values that decryption needs, computed once."""
 
     p: mpz
     q: mpz
-    constant_time: bool = False  # the private exponents' powers take the same time always
+    constant_time: bool = False  # use exponentiation whose duration does not depend on the exponent
 
     def __post_init__(self) -> None:
         p, q = mpz(self.p), mpz(self.q)
@@ -84,38 +84,40 @@ class PrivateKey:
         return f"<PrivateKey of {self.public!r}>"
 
     def obfuscator(self, s_p: mpz, s_q: mpz) -> mpz:
-        """r^n mod n^2 for the key's owner, uniform when s_p, s_q are uniform on 1..p-1, 1..q-1.
+        """Return an obfuscator r^n mod n^2, at the lower cost that the key's owner has.
 
-        s^p mod p^2 runs through the p-th residues mod p^2, of which r^n mod p^2 is one; likewise q.
-        Source: CRYPTO decision 3; checked by test_the_owners_obfuscator_is_an_nth_residue.
+        It is uniform if *s_p* is uniform on 1..p-1 and *s_q* on 1..q-1: s^p mod p^2 runs through
+        the p-th residues mod p^2, of which r^n mod p^2 is one, and the same holds for q. Source:
+        docs/explanation/cryptography.md#own-key-obfuscators; checked by
+        test_the_owners_obfuscator_is_an_nth_residue.
         """
         x_p = self._private_power(s_p, self.p, self._p_squared)
         x_q = self._private_power(s_q, self.q, self._q_squared)
         return self.join(x_p, x_q)
 
     def join(self, x_p: mpz, x_q: mpz) -> mpz:
-        """The number mod n^2 that is x_p mod p^2 and x_q mod q^2 (Chinese remainders)."""
+        """Return the number mod n^2 that is x_p mod p^2 and x_q mod q^2 (Chinese remainders)."""
         return x_p + self._p_squared * ((x_q - x_p) * self._p_squared_inverse % self._q_squared)
 
     def decrypt(self, ciphertext: mpz) -> mpz:
-        """The plaintext in 0 .. n-1."""
+        """Return the plaintext, in 0 .. n-1."""
         return self.decrypt_combined([ciphertext], [1])
 
     def decrypt_combined(self, ciphertexts: Sequence[mpz], exponents: Sequence[int]) -> mpz:
-        """The plaintext of prod c_j^e_j, one decryption whatever the number of ciphertexts."""
-        return self.decrypt_halves(self.combine(ciphertexts, exponents))
+        """Return the plaintext of prod c_j^e_j, with one decryption for all ciphertexts."""
+        return self.decrypt_residues(self.combine(ciphertexts, exponents))
 
-    def combine(self, ciphertexts: Sequence[mpz], exponents: Sequence[int]) -> Halves:
-        """prod c_j^e_j, in the two half-size rings mod p^2 and q^2, where it is cheapest."""
+    def combine(self, ciphertexts: Sequence[mpz], exponents: Sequence[int]) -> Residues:
+        """Return prod c_j^e_j mod p^2 and mod q^2: two products of half the size cost less."""
         return (
             _product(ciphertexts, exponents, self._p_squared),
             _product(ciphertexts, exponents, self._q_squared),
         )
 
-    def decrypt_halves(self, halves: Halves) -> mpz:
-        """The plaintext of a ciphertext that `combine` gave."""
-        m_p = self._half(halves[0], self.p, self._p_squared, self._h_p)
-        m_q = self._half(halves[1], self.q, self._q_squared, self._h_q)
+    def decrypt_residues(self, residues: Residues) -> mpz:
+        """Return the plaintext of a ciphertext that `combine` has returned."""
+        m_p = self._half(residues[0], self.p, self._p_squared, self._h_p)
+        m_q = self._half(residues[1], self.q, self._q_squared, self._h_q)
         return m_p + self.p * ((m_q - m_p) * self._p_inverse % self.q)
 
     def _half(self, product: mpz, prime: mpz, square: mpz, h: mpz) -> mpz:
@@ -127,19 +129,22 @@ class PrivateKey:
 
 
 def encrypt(key: PublicKey, plaintext: mpz, obfuscator: mpz) -> mpz:
-    """(1 + n m) r^n mod n^2, for a signed or reduced *plaintext* m."""
+    """Return (1 + n m) r^n mod n^2, for a signed or reduced *plaintext* m and *obfuscator* r^n."""
     return (1 + key.n * (plaintext % key.n)) * obfuscator % key.n_squared
 
 
 def scale(key: PublicKey, c: mpz, factor: int) -> mpz:
-    """A ciphertext of factor * m, where *c* is one of m. Not blinded: never to be sent as it is."""
+    """Return a ciphertext of factor * m, where *c* is a ciphertext of m.
+
+    It is not re-randomised: it must not be sent before it is multiplied by an obfuscator.
+    """
     return powmod(c, factor, key.n_squared)
 
 
 def check_ciphertexts(key: PublicKey, ciphertexts: Sequence[mpz]) -> None:
     """Raise RemoteProtocolError unless each is a unit mod n^2 in 1 .. n^2-1.
 
-    One greatest common divisor serves all: the product is a unit exactly if every factor is.
+    One greatest common divisor is enough: the product is a unit exactly if every factor is one.
     """
     product = mpz(1)
     for ciphertext in ciphertexts:
@@ -151,9 +156,9 @@ def check_ciphertexts(key: PublicKey, ciphertexts: Sequence[mpz]) -> None:
 
 
 def faults_of_modulus(n: int, bits: int) -> Iterable[str]:
-    """What is wrong with *n* as somebody's Paillier modulus of *bits* bits; nothing if it is fine.
+    """Yield every visible fault of *n* as a Paillier modulus of *bits* bits.
 
-    That n has exactly two large prime factors cannot be told without them.
+    Without the factors it cannot be checked that n has exactly two large prime factors.
     """
     modulus = mpz(n)
     if gmpy2.bit_length(modulus) != bits:

@@ -1,9 +1,10 @@
-"""All of a round's random choices, expanded from one secret seed.
+"""The random choices of a round, expanded from one secret seed.
 
-A round draws 32 bytes from the operating system once and saves them before anything is sent;
-rounding, half weights, dither, stepsizes and minibatches are read from that seed under distinct
-labels. A node that crashes therefore repeats its round exactly, never another one under the
-same number. Blinding factors are not taken from here: they must never be repeatable.
+A node takes the 32 bytes of a round's seed from the operating system and saves them before it sends
+a message of the round. Rounding, half weights, dither, stepsizes and minibatches are all expanded
+from this seed, each under its own label. After a crash the node therefore repeats the round exactly
+and never sends other values under the same round number. Obfuscators do not come from this seed:
+they must never be repeatable.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _INTEGER_BYTES = 16  # taken modulo the bound: the bias of a 16-bit bound is bel
 
 
 @dataclass(frozen=True, repr=False)
-class Draws:
-    """The choices of one node in one round."""
+class RoundRandomness:
+    """The random choices of one node in one round, each under its own label."""
 
     seed: bytes
 
@@ -30,18 +31,18 @@ class Draws:
             raise ValueError(f"a round's seed has {SEED_BYTES} bytes, not {len(self.seed)}")
 
     def uniform(self, label: str, count: int) -> FloatVector:
-        """*count* independent numbers, uniform on [0, 1), multiples of 2^-53."""
+        """Return *count* independent numbers, uniform on [0, 1), multiples of 2^-53."""
         words = np.frombuffer(self._bytes(label, 8 * count), dtype=">u8")
         return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def normal(self, label: str, count: int) -> FloatVector:
-        """*count* independent standard normal numbers (Box and Muller's transform)."""
+        """Return *count* independent standard normal numbers (Box and Muller's transform)."""
         radius = np.sqrt(-2.0 * np.log1p(-self.uniform(label + "/radius", count)))
         result: FloatVector = radius * np.cos(2.0 * np.pi * self.uniform(label + "/angle", count))
         return result
 
-    def below(self, bound: int, label: str, count: int) -> list[int]:
-        """*count* independent whole numbers, uniform on 0 .. bound-1."""
+    def integers_below(self, bound: int, label: str, count: int) -> list[int]:
+        """Return *count* independent whole numbers, uniform on 0 .. bound-1."""
         data = self._bytes(label, _INTEGER_BYTES * count)
         return [
             int.from_bytes(data[i : i + _INTEGER_BYTES], "big") % bound
@@ -49,11 +50,11 @@ class Draws:
         ]
 
     def _bytes(self, label: str, length: int) -> bytes:
-        # The seed has a fixed length, so seed and label cannot be cut differently.
+        # The seed has a fixed length, so no other pair of seed and label gives the same input.
         return hashlib.shake_256(self.seed + label.encode()).digest(length)
 
 
 def simulated_seed(seed: int, fleet: str, node: str, round_number: int) -> bytes:
-    """The seed of a round that everybody can repeat: for simulations, which protect nothing."""
+    """Return a repeatable seed of a round, for simulations. It is public and protects nothing."""
     label = f"cipherfleet simulation {seed} {fleet} {node} {round_number}"
     return hashlib.sha256(label.encode()).digest()

@@ -1,6 +1,22 @@
-"""The rounds of a node as a table, and who is waited for until when.
+"""The phases of a node as a table, and the deadlines of one round.
 
-No key and no plaintext is held here: only names, numbers and deadlines.
+A node is always in one of four phases. `TRANSITIONS` lists every allowed change of phase with its
+trigger; any other change is a bug of ours and raises LocalProtocolError. `agent.py` decides when a
+trigger occurs.
+
+    STARTING -> COLLECTING      the first round is opened, or the open round is repeated
+    COLLECTING -> READING       the round is closed, or abandoned for a later one
+    READING -> COLLECTING       the next round is opened
+    COLLECTING -> COLLECTING    another attempt of the round is sent, to a smaller roster
+    any other -> FINISHED       the last round is closed
+
+A `Round` exists only while the node is COLLECTING. It has one deadline for each neighbour whose
+answer is awaited. A neighbour leaves the list of deadlines when it has answered (`receive`), or
+when its answer is not awaited any more (`stop_waiting_for`). The round is complete when the list is
+empty and at least one neighbour has answered. It is not complete without any answer: then the node
+goes on waiting, since an estimate without a coupling term would move to the node's own optimum.
+
+This module holds names, numbers and deadlines only. It has no key and no plaintext.
 """
 
 from __future__ import annotations
@@ -13,16 +29,16 @@ from cipherfleet_node.errors import LocalProtocolError
 
 
 class Phase(Enum):
-    """Where a node stands."""
+    """The phases of a node."""
 
     STARTING = "starting"  # waits for its first reading and its neighbours
-    READING = "reading"  # between rounds: waits for its reading, or for its period
-    COLLECTING = "collecting"  # its query is out, answers come in
-    FINISHED = "finished"  # all rounds done; still answers those who are not
+    READING = "reading"  # between two rounds: waits for a reading, or for its period to end
+    COLLECTING = "collecting"  # a round is open: the query is sent, answers are awaited
+    FINISHED = "finished"  # has run all its rounds; still answers its neighbours
 
 
 class Trigger(Enum):
-    """What moves a node from phase to phase."""
+    """The reasons for a change of phase; the texts are those of node/PROTOCOL.md."""
 
     OPEN = "a round is opened"
     REPEAT = "a round found open in the saved state is sent again"
@@ -32,7 +48,7 @@ class Trigger(Enum):
     FINISH = "the last round is closed, or every neighbour has finished without us"
 
 
-# The state table of PROTOCOL.md is generated from this.
+# The state table of node/PROTOCOL.md#rounds is the same as this one; a test compares them.
 TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
     (Phase.STARTING, Trigger.OPEN): Phase.COLLECTING,
     (Phase.STARTING, Trigger.REPEAT): Phase.COLLECTING,
@@ -47,7 +63,7 @@ TRANSITIONS: dict[tuple[Phase, Trigger], Phase] = {
 
 
 def next_phase(phase: Phase, trigger: Trigger) -> Phase:
-    """Where *trigger* leads from *phase*; LocalProtocolError if the table does not allow it."""
+    """Return the phase after *trigger*; raises LocalProtocolError if the table has none."""
     try:
         return TRANSITIONS[phase, trigger]
     except KeyError:
@@ -56,13 +72,13 @@ def next_phase(phase: Phase, trigger: Trigger) -> Phase:
 
 @dataclass
 class Round:
-    """One round that collects answers. Times are monotonic seconds."""
+    """One attempt of an open round that collects answers. Times are monotonic seconds."""
 
     number: int
-    opened: float
+    opened: float  # when this attempt began, or when the connection came back
     resend_every: float
     attempt: int = 0
-    deadlines: dict[str, float] = field(default_factory=dict)  # of those waited for
+    deadlines: dict[str, float] = field(default_factory=dict)  # by awaited neighbour
     answered: set[str] = field(default_factory=set)
     resend_at: float = 0.0
 
@@ -70,16 +86,16 @@ class Round:
         self.resend_at = self.opened + self.resend_every
 
     def expect(self, neighbour: str, until: float) -> None:
-        """Wait for *neighbour*; the time first given to it stands."""
+        """Await *neighbour* until a deadline; a deadline that it already has is not changed."""
         if neighbour not in self.answered:
             self.deadlines.setdefault(neighbour, until)
 
-    def excuse(self, neighbour: str) -> None:
-        """Wait for *neighbour* no longer: it is gone, or far ahead."""
+    def stop_waiting_for(self, neighbour: str) -> None:
+        """Await *neighbour* no longer: it has departed, is overdue, or is too far ahead."""
         self.deadlines.pop(neighbour, None)
 
     def receive(self, neighbour: str) -> bool:
-        """Note an answer of *neighbour*; False if it is a repetition."""
+        """Record an answer of *neighbour*; False if it has answered before."""
         if neighbour in self.answered:
             return False
         self.answered.add(neighbour)
@@ -87,28 +103,29 @@ class Round:
         return True
 
     def overdue(self, now: float) -> list[str]:
-        """Who has let its deadline pass."""
+        """Return the neighbours whose deadlines have passed at *now*."""
         return [name for name, until in self.deadlines.items() if until <= now]
 
     @property
     def complete(self) -> bool:
-        """Whether nobody is waited for any more and somebody has answered."""
+        """True if no answer is awaited any more and at least one neighbour has answered."""
         return not self.deadlines and bool(self.answered)
 
     def next_time(self) -> float:
-        """When to look again."""
+        """Return the time of the next deadline or repetition of the query."""
         return min([self.resend_at, *self.deadlines.values()])
 
-    def resent(self, now: float) -> None:
-        """The query went out again."""
+    def note_resend(self, now: float) -> None:
+        """Record that the query was sent again at *now*."""
         self.resend_at = now + self.resend_every
 
 
 def jump_target(current: int, claims: Iterable[int]) -> int | None:
-    """The round to jump to when neighbours' *claims* (the rounds they are in) are two ahead.
+    """Return the round to jump to, or None if the neighbours are less than two rounds ahead.
 
-    With several neighbours the second highest counts, so that no single one drags a node further
-    than another bears out. Checked by test_one_claim_alone_does_not_drag_a_node.
+    *claims* are the latest rounds of the present neighbours, as they claim them themselves. The
+    second highest claim counts, so that one false claim alone cannot move a node. With a single
+    neighbour its claim counts. Checked by test_one_claim_alone_does_not_drag_a_node.
     """
     ordered = sorted(claims, reverse=True)
     if not ordered:

@@ -1,4 +1,4 @@
-"""One measurement as the objective receives it; values only, so the core may import it."""
+"""One measurement, as a sensor returns it and an objective receives it. Values only, no I/O."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-# A device of ours answers SensorUnavailable rather than an implausible sample; the other words
-# are for whoever keeps a sample while it ages. Only good ones may reach the objective.
+# Our sensors raise SensorUnavailable instead of returning an implausible sample. The other values
+# are for code that keeps samples while they age. Only good samples may reach an objective.
 Quality = Literal["good", "stale", "implausible"]
 
 
 @dataclass(frozen=True, repr=False)
 class Sample:
-    """What a sensor measured at one moment: private, hence left out of the repr.
+    """The values that a sensor measured at one moment. They are private and not in the repr.
 
-    values by field name, in each field's own unit; age_s is the time since the measurement.
+    *values* maps a field's name to its value, in the field's own unit. *age_s* is the time since
+    the measurement.
     """
 
     values: Mapping[str, float]

@@ -1,16 +1,31 @@
-"""The sealed exchange: a node learns the weighted sum over its neighbours, nothing of one alone.
+"""The sealed exchange: a node learns the weighted sum over its neighbours, not the single terms.
 
-    query    i -> all:  Enc_i(-q_i), the roster S of those asked
+    query    i -> all:  Enc_i(-q_i), and the roster S of the neighbours asked
     answer   j -> i:    Enc_i(M_ij (H_j (q_j - q_i) + e_ji) + R_j), re-randomised
     opening  i:         H_i times the sum of all answers, one decryption
 
-H_i is one half weight per node and round, applied in the clear, so that slots are narrower than in
-the pairwise exchange; M_ij is applied by the answerer, for only plain sums let the masks cancel:
+H_i is the half weight of node i: one per node and round. The asker applies its own half weight to
+the decrypted sum, so a slot needs room for one half weight only. The answerer applies the
+Metropolis integer M_ij, because the masks R_j cancel only in a plain sum:
 
     R_j = sum_{m in S, m > j} F(s_jm) - sum_{m in S, m < j} F(s_jm)  mod n_i
 
-F is a pseudo-random function to Z_n, keyed by the secret s_jm that the co-neighbours j and m share.
-Over a whole roster the masks cancel, any part of them is uniform. Source: ALGORITHM section 4;
+Two neighbours j and m of the same asker are co-neighbours. They share the 32-byte secret s_jm,
+which the asker does not know. F is a pseudo-random function to Z_n that is keyed by this secret.
+Each F(s_jm) is added by one of the two and subtracted by the other. So the masks of a whole roster
+sum to zero, and the masks of any part of it are uniform: an answer that is opened without all
+others shows nothing.
+
+The input of F contains the digest of the query, that is its round, its attempt, its roster and its
+ciphertexts. Co-neighbours that have received different queries therefore use different masks, and
+their answers do not open. This prevents an asker from sending different queries or rosters to
+different neighbours, and from combining answers to different attempts of a round.
+
+A roster has at least LEAST_ROSTER members, because a sum over one neighbour hides nothing. The
+setting `crypto.leaves: open` permits one exception: a node with a single neighbour asks it alone
+and without a mask.
+
+Source: docs/explanation/cryptography.md#sealed-exchange;
 checked by test_masks_cancel_over_any_roster and test_any_part_of_the_masks_is_uniform.
 """
 
@@ -40,35 +55,31 @@ from .exchange import (
 )
 from .messages import Query
 from .paillier import PrivateKey
-from .randomness import Draws
+from .randomness import RoundRandomness
 
 LEAST_ROSTER = 2  # a sum over one neighbour hides nothing
-_SPARE_BITS = 128  # beyond the modulus: the bias of a mask is below 2^-128
-_OF_THE_NODE = ""  # the label of a half weight that serves all neighbours
+_SPARE_BITS = 128  # more bits than the modulus has: the bias of a mask is below 2^-128
+_OF_THE_NODE = ""  # the label of the half weight that is the same for all neighbours
 
 
 @dataclass(frozen=True, repr=False)
 class Seal:
-    """What a node needs to mask its answers. Private because of the secrets."""
+    """The masks and the rules for rosters of one node. Private because of the secrets."""
 
     fleet: str
     node: str
     rosters: Mapping[str, frozenset[str]]  # the neighbours of each neighbour
     secrets: Mapping[str, bytes]  # shared with each co-neighbour, 32 bytes
-    leaves_open: bool = False  # a node of one neighbour is answered without a mask
+    leaves_open: bool = False  # a node with one neighbour is answered without a mask
 
     def roster(self, there: Iterable[str]) -> list[str]:
-        """All who are *there*, if they are enough to hide each other."""
+        """Return all neighbours that are *there*, sorted; empty if they are too few."""
         names = sorted(there)
-        leaf = self.leaves_open and len(self.rosters) == 1
-        return names if len(names) >= LEAST_ROSTER or leaf else []
+        is_open_leaf = self.leaves_open and len(self.rosters) == 1
+        return names if len(names) >= LEAST_ROSTER or is_open_leaf else []
 
     def masks(self, query: Query, modulus: mpz) -> list[mpz]:
-        """R_j for each ciphertext of *query*, 0 <= R_j < *modulus*.
-
-        Bound to the digest of the query: who shows its neighbours different queries, or the same
-        with different rosters, gets answers whose masks do not cancel.
-        """
+        """Return R_j for each ciphertext of *query*, 0 <= R_j < *modulus*."""
         digest, totals = query.digest, [mpz(0)] * len(query.ciphertexts)
         for other in query.roster:
             if other != self.node:
@@ -79,29 +90,35 @@ class Seal:
         return [total % modulus for total in totals]
 
     def check(self, query: Query) -> bool:
-        """Whether this node is asked; raises RemoteProtocolError("roster") for a roster to refuse.
+        """True if *query* asks this node; raises RemoteProtocolError("roster") if invalid.
 
-        A roster is in order, of the asker's own neighbours, and of two at least.
+        A valid roster is sorted, names neighbours of the asker only, and has at least LEAST_ROSTER
+        members or none.
         """
         asker, roster = query.sender, query.roster
         known = self.rosters[asker]
         if roster != sorted(set(roster) & known):
-            raise RemoteProtocolError("roster", f"{asker!r} names a roster not of its neighbours")
-        leaf = self.leaves_open and len(known) == 1
-        if 0 < len(roster) < LEAST_ROSTER and not leaf:
-            raise RemoteProtocolError("roster", f"{asker!r} names a roster of one")
+            raise RemoteProtocolError(
+                "roster", f"the roster of {asker!r} must be a sorted list of its neighbours"
+            )
+        is_open_leaf = self.leaves_open and len(known) == 1
+        if 0 < len(roster) < LEAST_ROSTER and not is_open_leaf:
+            raise RemoteProtocolError("roster", f"the roster of {asker!r} has one member only")
         return self.node in roster
 
 
 def mask(secret: bytes, label: bytes, modulus: mpz) -> mpz:
-    """F: uniform on 0 .. *modulus*-1 to whoever lacks the 32-byte *secret*."""
+    """Return F(secret, label): without the 32-byte *secret* it looks uniform on 0 .. modulus-1."""
     wide = modulus.bit_length() + _SPARE_BITS
     expanded = hashlib.shake_256(secret + b"cipherfleet/v1/mask\0" + label).digest(-(-wide // 8))
     return mpz(int.from_bytes(expanded, "big")) % modulus
 
 
 class Sealed(Packed):
-    """The exchange of ALGORITHM section 4, `sealed`: answers open only together."""
+    """The sealed exchange: answers open only together.
+
+    Source: docs/explanation/cryptography.md#sealed-exchange.
+    """
 
     sealed = True
     half_weights = 1
@@ -118,13 +135,19 @@ class Sealed(Packed):
         self._seal = seal
 
     def roster(self, there: Iterable[str]) -> list[str]:
-        """All who are *there*, if they are enough to hide each other."""
+        """Return all neighbours that are *there*, sorted; empty if they are too few."""
         return self._seal.roster(there)
 
-    def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
-        """Enc(M (H q + e)) under *neighbour*'s key."""
-        edge, layout, weight = self._edges[neighbour], self._layouts[neighbour], own_weight(draws)
-        noise = dither(draws, neighbour, weight, layout.dimension)
+    def prepare(
+        self, neighbour: str, quantised: Sequence[int], randomness: RoundRandomness
+    ) -> list[mpz]:
+        """Return Enc(M (H q + e)) under the key of *neighbour*."""
+        edge, layout, weight = (
+            self._edges[neighbour],
+            self._layouts[neighbour],
+            own_weight(randomness),
+        )
+        noise = dither(randomness, neighbour, weight, layout.dimension)
         return prepare_answer(
             edge.key,
             layout,
@@ -134,32 +157,39 @@ class Sealed(Packed):
             lambda: self._blinding.towards(neighbour),
         )
 
-    def answer(self, query: Query, draws: Draws, prepared: Sequence[mpz]) -> list[bytes]:
-        """The query, raised to M H, times what was prepared, times the mask."""
+    def answer(
+        self, query: Query, randomness: RoundRandomness, prepared: Sequence[mpz]
+    ) -> list[bytes]:
+        """Return the query raised to M H, times *prepared*, times the encrypted mask."""
         edge, layout = self._edges[query.sender], self._layouts[query.sender]
         key = edge.key
         ciphertexts = read_ciphertexts(key, layout, query.ciphertexts)
         masked = [
-            bracket * (1 + key.n * mask) % key.n_squared
-            for bracket, mask in zip(prepared, self._seal.masks(query, key.n), strict=True)
+            factor * (1 + key.n * mask) % key.n_squared
+            for factor, mask in zip(prepared, self._seal.masks(query, key.n), strict=True)
         ]
-        return make_answer(key, layout, ciphertexts, edge.metropolis * own_weight(draws), masked)
+        return make_answer(
+            key, layout, ciphertexts, edge.metropolis * own_weight(randomness), masked
+        )
 
     def asked(self, query: Query) -> bool:
-        """Whether *query* wants an answer of this node; RemoteProtocolError for a bad roster."""
+        """True if *query* asks this node; raises RemoteProtocolError for an invalid roster."""
         return self._seal.check(query)
 
     def open(
-        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+        self,
+        answers: Mapping[str, Sequence[mpz]],
+        randomness: RoundRandomness,
+        timed: Timed = untimed,
     ) -> list[int]:
-        """H_i times the sum, from one decryption of the product of all answers."""
+        """Return H_i times the sum, from one decryption of the product of all answers."""
         openings = {name: Opening(1, ciphertexts) for name, ciphertexts in answers.items()}
         reach = sum(self._edges[name].metropolis for name in answers)
-        weight = own_weight(draws)
+        weight = own_weight(randomness)
         opened = open_answers(self._key, self._layout, openings, reach, timed)
         return [weight * v for v in opened]
 
 
-def own_weight(draws: Draws) -> int:
-    """H_i: the node's one half weight of a round."""
-    return half_weight(draws, _OF_THE_NODE)
+def own_weight(randomness: RoundRandomness) -> int:
+    """Return H_i, the only half weight of the node in the round of *randomness*."""
+    return half_weight(randomness, _OF_THE_NODE)

@@ -1,4 +1,4 @@
-"""The MQTT topics of a fleet. Source: ARCHITECTURE section 4."""
+"""The MQTT topics of a fleet. Source: node/PROTOCOL.md#1-topics-and-access."""
 
 from __future__ import annotations
 
@@ -6,39 +6,40 @@ ROOT = "cf/v1"
 
 
 def query_topic(fleet: str, sender: str) -> str:
-    """Where *sender* publishes its queries, once for all neighbours."""
+    """Return the topic of the queries of *sender*, one message for all neighbours."""
     return f"{ROOT}/{fleet}/q/{sender}"
 
 
 def answer_topic(fleet: str, receiver: str, sender: str) -> str:
-    """Where *sender* publishes what it answers to *receiver*."""
+    """Return the topic of the answers of *sender* to *receiver*."""
     return f"{ROOT}/{fleet}/a/{receiver}/{sender}"
 
 
 def presence_topic(fleet: str, sender: str) -> str:
-    """Where *sender*'s presence is retained."""
+    """Return the topic of the presence of *sender*, a retained message."""
     return f"{ROOT}/{fleet}/state/{sender}"
 
 
 def health_topic(fleet: str, sender: str) -> str:
-    """Where *sender* publishes figures about itself, none of them private."""
+    """Return the topic of the health of *sender*, figures of which none is private."""
     return f"{ROOT}/{fleet}/health/{sender}"
 
 
 def membership_topic(fleet: str, receiver: str) -> str:
-    """Where the operator's latest word on *receiver*'s neighbours is retained."""
+    """Return the topic of the latest membership for *receiver*, a retained message."""
     return f"{ROOT}/{fleet}/members/{receiver}"
 
 
 def claim_topic(fleet: str, sender: str) -> str:
-    """Where *sender* claims the keys that it has made."""
+    """Return the topic of the claim of *sender*: the keys that it has made itself."""
     return f"{ROOT}/{fleet}/claim/{sender}"
 
 
 def subscriptions(fleet: str, node: str, neighbours: list[str]) -> list[str]:
-    """All that *node* listens to: its neighbours' queries and presence, answers to itself.
+    """Return the topic filters that *node* subscribes to.
 
-    And to the operator's word on who its neighbours are.
+    They are the queries and the presence of its neighbours, the answers to itself, and the
+    memberships that the operator sends to it.
     """
     queries = [query_topic(fleet, neighbour) for neighbour in neighbours]
     presence = [presence_topic(fleet, neighbour) for neighbour in neighbours]
@@ -47,5 +48,5 @@ def subscriptions(fleet: str, node: str, neighbours: list[str]) -> list[str]:
 
 
 def sender_of(topic: str) -> str:
-    """The node that owns *topic*: in every topic of ours the last level."""
+    """Return the last level of *topic*: the node that owns it, in all our topics."""
     return topic.rsplit("/", 1)[-1]

@@ -1,10 +1,10 @@
-"""Messages to bytes and back: signed, size-limited, array-encoded MessagePack.
+"""Conversion of messages to bytes and back: array-encoded MessagePack, signed, of limited size.
 
     envelope  = [version, kind, body, signature]
     body      = the message's fields in order, MessagePack array
     signature = Ed25519 over "cipherfleet/v1/" kind NUL body
 
-Layout, limits and versions are specified in node/PROTOCOL.md.
+node/PROTOCOL.md specifies the layout, the limits and the version.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ from .topics import (
 )
 
 WIRE_VERSION = 1
-MAX_MESSAGE_BYTES = 256 * 1024  # d = 4,000 at 2048 bits is 64 KiB; brokers are set to the same
-MAX_COUNTER = 2**63 - 1  # rounds and epochs
+MAX_MESSAGE_BYTES = 256 * 1024  # d = 4,000 at 2048 bits is 64 KiB; brokers are configured the same
+MAX_COUNTER = 2**63 - 1  # of rounds, epochs and all other counts
 
 
 class Signer(Protocol):
-    """An Ed25519 private key."""
+    """An Ed25519 private key, which signs messages."""
 
     def sign(self, data: bytes, /) -> bytes:
-        """The 64-byte signature of *data*."""
+        """Return the 64-byte signature of *data*."""
 
 
 class Verifier(Protocol):
-    """An Ed25519 public key."""
+    """An Ed25519 public key, which verifies messages."""
 
     def verify(self, signature: bytes, data: bytes, /) -> None:
         """Raise InvalidSignature unless *signature* is this key's on *data*."""
 
 
 class Either:
-    """The public keys before and after a change of identity, for as long as both are in use."""
+    """Several public keys of one node, used while its identity changes from one to another."""
 
     def __init__(self, *verifiers: Verifier) -> None:
         self._verifiers = verifiers
 
     def verify(self, signature: bytes, data: bytes, /) -> None:
-        """Raise InvalidSignature unless *signature* is one of theirs on *data*."""
+        """Raise InvalidSignature unless *signature* is that of one of the keys on *data*."""
         for verifier in self._verifiers[:-1]:
             with suppress(InvalidSignature):
                 verifier.verify(signature, data)
@@ -94,17 +94,18 @@ _body_decoders: Mapping[str, msgspec.msgpack.Decoder[Any]] = {
 
 
 def encode(message: Message, signer: Signer) -> bytes:
-    """The signed bytes of *message*."""
+    """Return the signed bytes of *message*."""
     body = _encoder.encode(message)
     signature = signer.sign(_signed(message.KIND, body))
     return _encoder.encode(_Envelope(WIRE_VERSION, message.KIND, body, signature))
 
 
 def decode(data: bytes, topic: str, fleet: str, verifiers: Mapping[str, Verifier]) -> Message:
-    """The message in *data*, received on *topic*, if one of *verifiers*' owners signed it.
+    """Return the message in *data*, received on *topic*; raises WireError for an invalid one.
 
-    Cheap checks come first, the signature last: a bad message costs its sender more than us.
-    Raises WireError, with the reason under which it is counted.
+    *verifiers* are the public keys of the accepted senders. The cheap checks come first and the
+    signature last, so that a flood of invalid messages costs little. The error has the reason under
+    which the message is counted.
     """
     if len(data) > MAX_MESSAGE_BYTES:
         raise WireError("too_long", f"a message has {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
@@ -118,12 +119,12 @@ def decode(data: bytes, topic: str, fleet: str, verifiers: Mapping[str, Verifier
     if message.fleet != fleet:
         raise WireError("fleet", "a message belongs to another fleet")
     if isinstance(message, Membership) != (message.sender == OPERATOR):
-        raise WireError("role", "a message is not for its sender to send")
+        raise WireError("role", "a message is of a kind that its sender may not send")
     verifier = verifiers.get(message.sender)
     if verifier is None:
-        raise WireError("unknown_sender", "a message comes from no neighbour")
+        raise WireError("unknown_sender", "the sender of a message is not a neighbour")
     if topic != topic_of(message):
-        raise WireError("topic", f"a message of {message.sender!r} came on a topic not its own")
+        raise WireError("topic", f"a message of {message.sender!r} came on another topic")
     _check_ranges(message)
     try:
         verifier.verify(envelope.signature, _signed(envelope.kind, envelope.body))
@@ -133,7 +134,7 @@ def decode(data: bytes, topic: str, fleet: str, verifiers: Mapping[str, Verifier
 
 
 def topic_of(message: Message) -> str:
-    """The only topic on which *message* may travel."""
+    """Return the only topic on which *message* may be published."""
     match message:
         case Query(fleet=fleet, sender=sender):
             return query_topic(fleet, sender)

@@ -1,7 +1,7 @@
-"""`cipherfleet-node doctor`: why does this node not work? Every check has a deadline.
+"""All checks of `cipherfleet-node doctor` for one node's folder. Every check has a deadline.
 
-It goes on where something is broken, publishes nothing, touches no state, and may run beside the
-daemon of the same folder: it takes neither its lock nor its place at the broker.
+A failed check does not prevent the others. The checks publish nothing and do not change the state.
+They may run beside the daemon of the same folder: they take neither its lock nor its connection.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from cipherfleet_node.core.objective import make_objective
-from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_node.findings import Finding, failed, look
+from cipherfleet_node.errors import REISSUE_BUNDLE, BrokerUnreachable, CipherfleetError, ConfigError
+from cipherfleet_node.findings import Finding, finding_from_error, run_check
 from cipherfleet_node.keys.key_files import (
     KEYS_FOLDER,
     PublicKeys,
@@ -27,11 +27,11 @@ from cipherfleet_node.keys.key_files import (
     read_neighbour,
     read_private,
 )
-from cipherfleet_node.keys.tls import EXPIRES_SOON, RENEW, days_left, read_context
+from cipherfleet_node.keys.tls import EXPIRES_SOON, REISSUE_TLS, days_left, read_context
 from cipherfleet_node.runtime.bundle import read_bundle
 from cipherfleet_node.runtime.enrolment import TOKEN_FILE, needs_enrolment
 from cipherfleet_node.runtime.heartbeat import complaint, read_beat
-from cipherfleet_node.runtime.membership import ANEW, read_membership
+from cipherfleet_node.runtime.membership import read_membership
 from cipherfleet_node.runtime.sampler import GRACE_S
 from cipherfleet_node.runtime.self_test import check_exchanges
 from cipherfleet_node.runtime.store import STATE_FOLDER, is_running
@@ -52,7 +52,7 @@ from . import machine as doctor_machine
 
 MACHINE_S = 10.0
 BUNDLE_S = 60.0  # known-answer exchanges with 63 neighbours on a slow board
-BROKER_S = 20.0  # up to three steps in it have deadlines of their own
+BROKER_S = 20.0  # it includes up to three steps, each with its own deadline
 BUNDLE_SUBJECTS = frozenset(
     {"folder", "node.yaml", "keys", "tls files", "membership", "neighbour", "bundle"}
 )
@@ -60,10 +60,10 @@ BUNDLE_SUBJECTS = frozenset(
 
 @dataclass(repr=False)
 class _Parts:
-    """What could be read of a folder, part by part."""
+    """The parts of a folder that could be read."""
 
     config: NodeConfig | None = None
-    enrolled: bool = True  # False: the operator has not named its neighbours yet
+    enrolled: bool = True  # False: the operator has not named the neighbours yet
     broker: Broker | None = None
     context: ssl.SSLContext | None = None
     neighbours: dict[str, PublicKeys] = field(default_factory=dict)
@@ -71,17 +71,23 @@ class _Parts:
 
 
 def examine(folder: Path, now: datetime) -> Iterator[Finding]:
-    """Look at everything, in the order in which a node needs it; *now* has a time zone."""
+    """Yield the findings of all checks, in the order in which a node needs them.
+
+    *now* has a time zone.
+    """
     yield from _machine(folder, now)
     parts = _Parts()
-    yield from look("bundle", BUNDLE_S, lambda: _bundle(folder, parts, now))
+    yield from run_check("bundle", BUNDLE_S, lambda: _bundle(folder, parts, now))
     yield from _sensor(parts)
-    yield from look("daemon", MACHINE_S, lambda: _daemon(folder, parts))
+    yield from run_check("daemon", MACHINE_S, lambda: _daemon(folder, parts))
     yield from _broker(folder, parts, now)
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """0 nothing fails, 3 the bundle is invalid, 4 only the broker is unreachable, else 1."""
+    """Return the exit code: 0 if no check fails, 3 if the bundle is invalid, else 4 or 1.
+
+    It is 4 if nothing fails but the connection to the broker.
+    """
     subjects = {finding.subject for finding in findings if finding.level == "fail"}
     if not subjects:
         return 0
@@ -103,35 +109,36 @@ def _machine(folder: Path, now: datetime) -> Iterator[Finding]:
     if folder.is_dir():
         checks["disk"] = lambda: doctor_machine.check_disk(place)
     for subject, check in checks.items():
-        yield from look(subject, MACHINE_S, check)
+        yield from run_check(subject, MACHINE_S, check)
 
 
 # -- the folder ---------------------------------------------------------------------------------
 
 
 def _bundle(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
-    """Part by part, so that one mistake hides no other; then all that check-config does."""
+    """Check each part alone, so that one error hides no other; then the same as check-config."""
     if not folder.is_dir():
-        yield Finding("fail", "folder", f"{folder}: is no folder", "name the node's folder")
+        yield Finding("fail", "folder", f"{folder}: is not a folder", "give the node's folder")
         return
-    sound = True
+    is_valid = True
     for finding in _parts(folder, parts, now):
-        sound = sound and finding.level != "fail"
+        is_valid = is_valid and finding.level != "fail"
         yield finding
     if not parts.enrolled:
         yield Finding("skip", "bundle", "not complete before the node is enrolled")
         return
-    if not sound:
-        yield Finding("skip", "bundle", "not tried as a whole, since a part of it fails")
+    if not is_valid:
+        yield Finding("skip", "bundle", "not checked as a whole, since a part of it fails")
         return
     try:
         bundle = read_bundle(folder)
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
     except ConfigError as error:
-        yield failed("bundle", error, ANEW)
+        yield finding_from_error("bundle", error, REISSUE_BUNDLE)
     else:
         count = len(bundle.neighbours)
-        yield Finding("ok", "bundle", f"complete; known answers hold on {count + 1} keys")
+        text = f"complete; the known-answer exchanges pass with {count + 1} keys"
+        yield Finding("ok", "bundle", text)
 
 
 def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
@@ -139,31 +146,31 @@ def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
         parts.config = config = load_node_config(folder)
     except ConfigError as error:
         parts.broker = _broker_alone(folder)
-        yield failed("node.yaml", error, "correct it there, or get the bundle anew")
+        yield finding_from_error("node.yaml", error, f"correct it, or {REISSUE_BUNDLE}")
         return
     parts.broker = config.broker
     text = f"{config.fleet}/{config.node}, {config.crypto.exchange} exchange, "
     yield Finding("ok", "node.yaml", f"{text}{len(config.neighbours)} neighbours")
-    joined = False
+    has_membership = False
     try:
         parts.enrolled = not needs_enrolment(folder, config)
-        joined = yield from _membership(folder, parts, config)
+        has_membership = yield from _membership(folder, parts, config)
     except ConfigError as error:
-        yield failed("membership", error, ANEW)
+        yield finding_from_error("membership", error, REISSUE_BUNDLE)
     yield _keys(folder, config) if parts.enrolled else _token(folder, config)
     if config.broker.tls:
         yield _certificate(folder, parts, config, now)
-    for neighbour in () if joined else config.neighbours:
+    for neighbour in () if has_membership else config.neighbours:
         yield _neighbour(folder, parts, config, neighbour.id, neighbour.fingerprint)
     try:
         objective = make_objective(config.objective)
         parts.sensor = open_sensor(config.sensor, folder, objective.fields)
     except ConfigError as error:
-        yield failed("bundle", error, "correct objective and sensor in node.yaml")
+        yield finding_from_error("bundle", error, "correct objective and sensor in node.yaml")
 
 
 def _broker_alone(folder: Path) -> Broker | None:
-    """Where the broker is, even if another section of node.yaml is wrong."""
+    """Return the section `broker` of node.yaml, even if another section is invalid."""
     try:
         return msgspec.convert(read_document(folder / NODE_FILE).data.get("broker", {}), Broker)
     except (ConfigError, msgspec.ValidationError):
@@ -171,38 +178,42 @@ def _broker_alone(folder: Path) -> Broker | None:
 
 
 def _membership(folder: Path, parts: _Parts, config: NodeConfig) -> Generator[Finding, None, bool]:
-    """Whether the operator's word takes the place of the neighbours in node.yaml."""
-    joined = read_membership(folder, config)
-    if joined is not None:
-        parts.config, parts.neighbours = joined.configured(config), joined.neighbours
-        names = ", ".join(joined.neighbours)
-        text = f"version {joined.version}, signed by the operator: {names or 'no neighbours'}"
+    """Check the membership; return True if it replaces the neighbours in node.yaml."""
+    membership = read_membership(folder, config)
+    if membership is not None:
+        parts.config, parts.neighbours = membership.apply_to(config), membership.neighbours
+        names = ", ".join(membership.neighbours)
+        text = f"version {membership.version}, signed by the operator: {names or 'no neighbours'}"
         yield Finding("ok", "membership", text)
     elif not parts.enrolled:
         text = "not enrolled: the operator has not named this node's neighbours yet"
         yield Finding("warn", "membership", text, "run the node, and let the operator enrol it")
-    return joined is not None
+    return membership is not None
 
 
 def _token(folder: Path, config: NodeConfig) -> Finding:
-    """What a node enrols with: its token, and keys if it has made them already."""
+    """Check the token for the enrolment, and the keys if the node has generated them already."""
     try:
         read_private(folder / TOKEN_FILE)
     except ConfigError as error:
-        return failed("keys", error, "get a new token from provisioning")
+        return finding_from_error("keys", error, "get a new token from provisioning")
     if (folder / KEYS_FOLDER).is_dir():
         return _keys(folder, config)
-    return Finding("ok", "keys", "none yet: the node makes them when it enrols, its token is here")
+    text = "none yet: the node generates them when it enrols; its token is here"
+    return Finding("ok", "keys", text)
 
 
 def _keys(folder: Path, config: NodeConfig) -> Finding:
     try:
         public = read_keys(folder, config.crypto).public
     except ConfigError as error:
-        return failed("keys", error, f"look as its service does (user, credentials), or {ANEW}")
+        return finding_from_error(
+            "keys", error, f"run doctor as the service (user, credentials), or {REISSUE_BUNDLE}"
+        )
     text = f"{public.paillier.bits} bits, fingerprint {public.fingerprint[:16]}"
     if config.crypto.allow_weak_keys:
-        return Finding("warn", "keys", f"{text}; WEAK KEYS are allowed", "key_bits of 2048 or more")
+        remedy = "set crypto.key_bits to 2048 or more"
+        return Finding("warn", "keys", f"{text}; WEAK KEYS are allowed", remedy)
     return Finding("ok", "keys", text)
 
 
@@ -211,17 +222,21 @@ def _certificate(folder: Path, parts: _Parts, config: NodeConfig, now: datetime)
         parts.context = read_context(folder, config.node, now)
         left = days_left(folder / TLS_FOLDER / CERTIFICATE_FILE, now)
     except ConfigError as error:
-        return failed("tls files", error, RENEW)
-    text = f"{config.node}'s certificate ends in {left} d"
+        return finding_from_error("tls files", error, REISSUE_TLS)
+    text = f"the certificate of {config.node} expires in {left} d"
     soon = left < EXPIRES_SOON.days
-    return Finding("warn", "tls files", text, RENEW) if soon else Finding("ok", "tls files", text)
+    return (
+        Finding("warn", "tls files", text, REISSUE_TLS)
+        if soon
+        else Finding("ok", "tls files", text)
+    )
 
 
 def _neighbour(folder: Path, parts: _Parts, config: NodeConfig, name: str, pinned: str) -> Finding:
     try:
         parts.neighbours[name] = keys = read_neighbour(folder, name, pinned, config.crypto.key_bits)
     except ConfigError as error:
-        return failed("neighbour", error, ANEW)
+        return finding_from_error("neighbour", error, REISSUE_BUNDLE)
     text = f"{name}: {keys.paillier.bits} bits, fingerprint {keys.fingerprint[:16]} as pinned"
     return Finding("ok", "neighbour", text)
 
@@ -232,20 +247,20 @@ def _neighbour(folder: Path, parts: _Parts, config: NodeConfig, name: str, pinne
 def _sensor(parts: _Parts) -> Iterator[Finding]:
     config, sensor = parts.config, parts.sensor
     if config is None or sensor is None:
-        yield Finding("skip", "sensor", "not opened, since its settings are not in order")
+        yield Finding("skip", "sensor", "not opened, since the settings are invalid")
         return
     limits = config.sensor.limits
     within_s = config.sensor.timeout_s + GRACE_S
-    yield from look("sensor", within_s, lambda: _reading(sensor, sorted(limits)))
+    yield from run_check("sensor", within_s, lambda: _reading(sensor, sorted(limits)))
 
 
 def _reading(sensor: SensorDevice, limited: list[str]) -> Iterator[Finding]:
-    """One reading; what it holds is private and not told."""
+    """Take one reading. Its values are private and not shown."""
     began = time.perf_counter()
     try:
         samples = sensor.read()
     except CipherfleetError as error:
-        yield failed("sensor", error, "look at the sensor, and at its section in node.yaml")
+        yield finding_from_error("sensor", error, "check the sensor, and its section in node.yaml")
         return
     finally:
         sensor.close()
@@ -253,14 +268,14 @@ def _reading(sensor: SensorDevice, limited: list[str]) -> Iterator[Finding]:
     fields = ", ".join(sensor.fields)
     limits = f", within the limits of {', '.join(limited)}" if limited else ""
     if samples:
-        yield Finding("ok", "sensor", f"gives {fields} in {took:.1f} ms{limits}; not shown")
+        yield Finding("ok", "sensor", f"returns {fields} in {took:.1f} ms{limits}; not shown")
     else:
-        mend = "a replay that is over gives no more"
-        yield Finding("warn", "sensor", f"gives nothing; wanted: {fields}", mend)
+        remedy = "a replay returns nothing after its last row"
+        yield Finding("warn", "sensor", f"returns no sample; expected: {fields}", remedy)
 
 
 def _runs(folder: Path, parts: _Parts) -> bool:
-    """By its lock; by its heartbeat where the kernel hides locks, or while it enrols."""
+    """True if a daemon runs: by its lock, or by its heartbeat if locks are hidden or it enrols."""
     running = is_running(folder)
     if running is None or not parts.enrolled:
         return not complaint(read_beat(folder), time.monotonic())
@@ -273,10 +288,10 @@ def _daemon(folder: Path, parts: _Parts) -> Iterator[Finding]:
     if not _runs(folder, parts):
         yield Finding("skip", "daemon", "none runs from this folder")
     elif beat is None:
-        mend = "wait for a moment; if it stays so, see its log"
-        yield Finding("warn", "daemon", "runs, and has no heartbeat yet", mend)
+        remedy = "wait a minute; if there is still none, read its log"
+        yield Finding("warn", "daemon", "runs, and has no heartbeat yet", remedy)
     elif problem:
-        yield Finding("warn", "daemon", f"runs, but {problem}", "see its log")
+        yield Finding("warn", "daemon", f"runs, but {problem}", "read its log")
     else:
         text = f"runs; its latest heartbeat, {now - beat.at:.0f} s ago, was in round {beat.round}"
         yield Finding("ok", "daemon", text)
@@ -288,45 +303,45 @@ def _daemon(folder: Path, parts: _Parts) -> Iterator[Finding]:
 def _broker(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
     broker = parts.broker
     if broker is None:
-        yield Finding("skip", "broker", f"{NODE_FILE} does not tell where it is")
+        yield Finding("skip", "broker", f"its address cannot be read from {NODE_FILE}")
         return
     reached = False
-    for finding in look("broker", BROKER_S, lambda: doctor_broker.check_port(broker)):
+    for finding in run_check("broker", BROKER_S, lambda: doctor_broker.check_port(broker)):
         reached = finding.level == "ok"
         yield finding
     if not reached:
-        yield Finding("skip", "mqtt", "TLS, CONNECT and access: the broker is not reached")
+        yield Finding("skip", "mqtt", "TLS, CONNECT and access: the broker cannot be reached")
         return
     if broker.tls:
         context = parts.context or _without_certificate(folder)
         certified = parts.context is not None
         handshake = partial(doctor_broker.check_tls, broker, context, now, certified=certified)
-        stands = True
-        for finding in look("tls", BROKER_S, handshake):
-            stands = stands and finding.level != "fail"
+        is_secured = True
+        for finding in run_check("tls", BROKER_S, handshake):
+            is_secured = is_secured and finding.level != "fail"
             yield finding
-        if not stands:
-            yield Finding("skip", "mqtt", "CONNECT, access and presence: TLS does not stand")
+        if not is_secured:
+            yield Finding("skip", "mqtt", "CONNECT, access and presence: TLS fails")
             return
-    yield from look("mqtt", BROKER_S, lambda: _session(folder, parts, broker))
+    yield from run_check("mqtt", BROKER_S, lambda: _session(folder, parts, broker))
 
 
 def _without_certificate(folder: Path) -> ssl.SSLContext:
     try:
         return doctor_broker.trust_only(folder / TLS_FOLDER / CA_FILE)
-    except OSError:  # SSLError is one
+    except OSError:  # ssl.SSLError is a subclass
         return doctor_broker.trust_only(None)
 
 
 def _session(folder: Path, parts: _Parts, broker: Broker) -> Iterator[Finding]:
     config, context = parts.config, parts.context
     if config is None or (broker.tls and context is None):
-        yield Finding("skip", "mqtt", "CONNECT needs node.yaml and tls in order")
+        yield Finding("skip", "mqtt", "CONNECT: node.yaml or the folder tls is invalid")
         return
     if not parts.enrolled or (broker.tls and _runs(folder, parts)):
-        # Brokers that go by certificates (mosquitto) would end the daemon's connection for ours.
+        # A broker that identifies clients by certificate (mosquitto) would end the daemon's.
         yield from doctor_broker.check_speaks_mqtt(broker, context)
-        why = "the running daemon has this node's place at the broker; stop it to look at them"
+        why = "the running daemon has this node's connection; stop it to check them"
         why = why if parts.enrolled else "the node is not enrolled"
         yield Finding("skip", "access", f"access and presence: {why}")
         return

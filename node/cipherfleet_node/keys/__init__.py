@@ -1,1 +1,1 @@
-"""Private and public keys: files, primes, fixed-base tables, obfuscators, certificates."""
+"""Private and public keys: key files, primes, fixed-base tables, obfuscators, certificates."""

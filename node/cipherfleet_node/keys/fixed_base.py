@@ -1,8 +1,8 @@
-"""Products of powers of known bases, from tables: one lookup and one product per eight exponents.
+"""Products of powers of fixed bases, computed from tables.
 
-The bases are cut into groups; a table holds the product of every subset of a group. Exponents of
-*bits* bits are read level by level, the highest first: square, then multiply one entry per group
-(Lim and Lee, CRYPTO '94; Straus 1964).
+The bases are divided into groups of up to eight. A table has the product of every subset of a
+group. The exponents are processed bit by bit, the highest bit first: square the result, then
+multiply it by one entry of each table (Lim and Lee, CRYPTO '94; Straus 1964).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from gmpy2 import mpz
 
-MAX_GROUP = 8  # a byte selects a subset
-ROWS = 64  # bases, or slices of one exponent
+MAX_GROUP = 8  # one byte selects a subset of a group
+ROWS = 64  # number of bases, or of slices of one exponent
 
 
 class Comb:
-    """Tables for prod_i base_i^(e_i), every e_i of *bits* bits."""
+    """Tables for prod_i base_i^(e_i), where every exponent e_i has *bits* bits."""
 
     def __init__(self, bases: Sequence[mpz], bits: int, modulus: mpz, group: int) -> None:
         self.bits, self._modulus, self._group = bits, modulus, group
@@ -28,18 +28,18 @@ class Comb:
 
     @property
     def choice_bytes(self) -> int:
-        """How many bytes `power` reads: one per group and level."""
+        """The number of bytes that `power` reads: one per group and bit of the exponents."""
         return self.bits * len(self._tables)
 
     def choices_from(self, random_bytes: bytes) -> bytes:
-        """Choices from uniform bytes: each is cut to the bits of a group."""
+        """Return uniform choices from uniform bytes: each is reduced to the bits of a group."""
         mask = (1 << self._group) - 1
         return random_bytes if mask == 255 else bytes(byte & mask for byte in random_bytes)
 
     def power(self, choices: bytes) -> mpz:
-        """The product that *choices* selects; their bytes are below 2^group.
+        """Return the product that *choices* selects. Each of its bytes must be below 2^group.
 
-        Uniform choices make every e_i uniform on 0 .. 2^bits - 1.
+        If the choices are uniform, every exponent e_i is uniform on 0 .. 2^bits - 1.
         """
         modulus, tables = self._modulus, self._tables
         result, width = mpz(1), len(tables)
@@ -53,7 +53,7 @@ class Comb:
 class FixedBase:
     """Tables for g^e with one base g and any e of up to *bits* bits.
 
-    e is cut into ROWS slices, so the bases are g^(2^(slice * i)).
+    The exponent is divided into ROWS slices, so the bases are g^(2^(slice * i)).
     Checked by test_a_fixed_base_power_equals_the_plain_power.
     """
 
@@ -68,17 +68,17 @@ class FixedBase:
         self._comb = Comb(bases, self._slice, modulus, group)
 
     def power(self, exponent: int) -> mpz:
-        """base^exponent, for 0 <= exponent < 2^bits."""
+        """Return base^exponent, for 0 <= exponent < 2^bits."""
         data = int(exponent).to_bytes(ROWS * self._slice // 8, "little")
         rows = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-        levels = rows.reshape(ROWS, self._slice).T[::-1]  # highest bit of every slice first
+        levels = rows.reshape(ROWS, self._slice).T[::-1]  # the highest bit of every slice first
         groups = levels.reshape(self._slice, ROWS // self._group, self._group)
         choices = np.packbits(groups, axis=2, bitorder="little")
         return self._comb.power(choices.tobytes())
 
 
 def group_for(entry_bytes: int, limit_bytes: int) -> int:
-    """The largest group (8, 4, 2 or 1) whose tables over ROWS bases fit into *limit_bytes*."""
+    """Return the largest group (8, 4, 2 or 1) whose tables over ROWS bases fit *limit_bytes*."""
     for group in (8, 4, 2):
         if table_bytes(entry_bytes, group) <= limit_bytes:
             return group
@@ -86,12 +86,12 @@ def group_for(entry_bytes: int, limit_bytes: int) -> int:
 
 
 def table_bytes(entry_bytes: int, group: int) -> int:
-    """Memory of a comb over ROWS bases, about: entries, and 40 bytes of object each."""
+    """Return the approximate memory of a Comb over ROWS bases; an object has 40 bytes more."""
     return (ROWS // group << group) * (entry_bytes + 40)
 
 
 def _subset_products(bases: Sequence[mpz], modulus: mpz) -> list[mpz]:
-    """Entry s is the product of the bases whose bit is set in s."""
+    """Return a list whose entry s is the product of the bases whose bits are set in s."""
     products = [mpz(1)]
     for base in bases:
         products += [product * base % modulus for product in products]

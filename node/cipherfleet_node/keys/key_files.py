@@ -1,7 +1,7 @@
-"""Key files: Paillier keys as JSON Web Keys (phe's form), Ed25519 identities, X25519 seals.
+"""Key files: Paillier keys as JSON Web Keys (as phe writes them), Ed25519 identities, X25519 seals.
 
-The files in keys/ are private: they must be readable by their owner only, or be given as systemd's
-credentials instead. neighbours/<id>.json holds what a neighbour makes public.
+The files in keys/ are private. They must be readable by their owner only, or be credentials of the
+systemd service instead. neighbours/<id>.json has the public keys of a neighbour.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from gmpy2 import is_prime, mpz
 
 from cipherfleet_node.core.paillier import PrivateKey, PublicKey, faults_of_modulus
-from cipherfleet_node.errors import ConfigError, LocalProtocolError, remedy_for
+from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError, LocalProtocolError, remedy_for
 from cipherfleet_node.settings.node_yaml import NODE_FILE
 from cipherfleet_node.settings.sections import Crypto, OwnKeys
 
@@ -42,14 +42,13 @@ NEIGHBOURS_FOLDER = "neighbours"
 PAILLIER_FILE = "paillier.json"
 IDENTITY_FILE = "identity.pem"
 SEAL_FILE = "seal.pem"
-RENEW = "get the bundle anew from provisioning"
-CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # systemd names the service's credentials so
-INSTALLED = "/etc/cipherfleet/NODE"  # where install.sh keeps what becomes credentials
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"  # systemd's variable: the folder of credentials
+INSTALLED = "/etc/cipherfleet/NODE"  # install.sh stores the files here that become credentials
 
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """What a node shows the world: its Paillier modulus, its Ed25519 identity, its X25519 seal."""
+    """The public keys of a node: Paillier modulus, Ed25519 identity and X25519 seal."""
 
     paillier: PublicKey
     identity: Ed25519PublicKey
@@ -57,7 +56,7 @@ class PublicKeys:
 
     @property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits over all keys; what provisioning pins."""
+        """A SHA-256 over all keys, in hexadecimal digits, which provisioning pins."""
         hashed = hashlib.sha256(b"cipherfleet/v1/keys\0" + self.paillier.fingerprint)
         hashed.update(self.identity.public_bytes_raw() + self.seal.public_bytes_raw())
         return hashed.hexdigest()
@@ -65,41 +64,40 @@ class PublicKeys:
 
 @dataclass(frozen=True, repr=False)
 class NodeKeys:
-    """A node's private keys. Never printed."""
+    """The private keys of a node. They are never printed."""
 
     paillier: PrivateKey
     identity: Ed25519PrivateKey
     seal: X25519PrivateKey
-    primes: tuple[FactoredPrime, FactoredPrime] | None = None  # None: keys made elsewhere
+    primes: tuple[FactoredPrime, FactoredPrime] | None = None  # None: generated elsewhere
 
     @property
     def generators(self) -> tuple[mpz, mpz] | None:
-        """Generators mod p and q, which make the owner's obfuscators quick."""
+        """Generators mod p and q, with which the owner's obfuscators cost less, if known."""
         return (self.primes[0].generator, self.primes[1].generator) if self.primes else None
 
     @property
     def public(self) -> PublicKeys:
-        """The public halves."""
         return PublicKeys(self.paillier.public, self.identity.public_key(), self.seal.public_key())
 
 
 def generate_keys(bits: int) -> NodeKeys:
-    """Fresh keys from the operating system's randomness; about 0.2 s at 2048 bits."""
+    """Generate keys from the operating system's randomness; takes about 0.2 s at 2048 bits."""
     keys = assemble_keys(draw_factored_prime(bits // 2), draw_factored_prime(bits // 2))
     if keys.paillier.public.bits != bits or not _phe_agrees(keys.paillier):
-        raise LocalProtocolError("a new key fails its trial against phe")
+        raise LocalProtocolError("a new key fails the comparison with phe")
     return keys
 
 
 def assemble_keys(p: FactoredPrime, q: FactoredPrime) -> NodeKeys:
-    """Keys with the Paillier primes *p* and *q*, the rest fresh (it takes no time)."""
+    """Return keys with the Paillier primes *p* and *q*, and a new identity and seal."""
     identity, seal = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
     return NodeKeys(PrivateKey(p.prime, q.prime), identity, seal, (p, q))
 
 
 def _phe_agrees(key: PrivateKey) -> bool:
-    """Whether the reference library reads with *key* what it wrote, and we read it too."""
-    import phe  # 3 MiB that a running node never needs
+    """True if phe and our own code decrypt with *key* what phe has encrypted."""
+    import phe  # 3 MiB of memory that a running node does not need
 
     public = phe.PaillierPublicKey(int(key.public.n))
     private = phe.PaillierPrivateKey(public, int(key.p), int(key.q))
@@ -108,7 +106,7 @@ def _phe_agrees(key: PrivateKey) -> bool:
 
 
 def write_keys(folder: Path, keys: NodeKeys, name: str = KEYS_FOLDER) -> None:
-    """Write the private keys into *folder*/keys, files 0600 from their first byte on."""
+    """Write the private keys into *folder*/*name*; the files have mode 0600 from the beginning."""
     place = folder / name
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     document: dict[str, Any] = {
@@ -128,7 +126,7 @@ def write_keys(folder: Path, keys: NodeKeys, name: str = KEYS_FOLDER) -> None:
 
 
 def write_private(file: Path, data: bytes) -> None:
-    """Write *data* so that nobody else can read it at any moment."""
+    """Write *data* durably to a new *file* that only its owner can read, at every moment."""
     file.unlink(missing_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
@@ -138,17 +136,20 @@ def write_private(file: Path, data: bytes) -> None:
 
 
 def read_keys(folder: Path, crypto: Crypto, name: str = KEYS_FOLDER) -> NodeKeys:
-    """The node's private keys; raises ConfigError for what is missing, open to others or broken."""
+    """Return the private keys in *folder*/*name*.
+
+    Raises ConfigError for a file that is missing, damaged or readable by other users.
+    """
     place = folder / name
     document = _read_json(place / PAILLIER_FILE, read_private(place / PAILLIER_FILE))
     p, q = (_text_to_number(place / PAILLIER_FILE, document, name) for name in ("p", "q"))
     if not (is_prime(p) and is_prime(q)) or p == q:
-        raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; {RENEW}")
+        raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; {REISSUE_BUNDLE}")
     key = PrivateKey(p, q, crypto.constant_time)
     if key.public.bits != crypto.key_bits:
         raise ConfigError(
-            f"{place / PAILLIER_FILE}: the key has {key.public.bits} bits, crypto.key_bits asks "
-            f"for {crypto.key_bits}: {RENEW}, or set crypto.key_bits in {NODE_FILE} back"
+            f"{place / PAILLIER_FILE}: the key has {key.public.bits} bits, crypto.key_bits is "
+            f"{crypto.key_bits}: {REISSUE_BUNDLE}, or correct crypto.key_bits in {NODE_FILE}"
         )
     primes = _read_primes(place / PAILLIER_FILE, document, key)
     identity, seal = read_signing_key(place / IDENTITY_FILE), _read_seal(place / SEAL_FILE)
@@ -156,7 +157,7 @@ def read_keys(folder: Path, crypto: Crypto, name: str = KEYS_FOLDER) -> NodeKeys
 
 
 def own_keys(public: PublicKeys) -> OwnKeys:
-    """How a configuration tells a node which keys are its own."""
+    """Return *public* in the form of the section `keys` of node.yaml."""
     return OwnKeys(
         paillier=public.paillier.fingerprint.hex(),
         identity=identity_to_text(public.identity),
@@ -165,7 +166,7 @@ def own_keys(public: PublicKeys) -> OwnKeys:
 
 
 def check_own_keys(folder: Path, keys: NodeKeys, wanted: OwnKeys) -> None:
-    """Raise ConfigError for a key that is not this node's: its neighbours would refuse it."""
+    """Raise ConfigError for a key that node.yaml does not name: the neighbours would refuse it."""
     found = own_keys(keys.public)
     for file, name in (
         (PAILLIER_FILE, "paillier"),
@@ -174,8 +175,8 @@ def check_own_keys(folder: Path, keys: NodeKeys, wanted: OwnKeys) -> None:
     ):
         if getattr(found, name) != getattr(wanted, name):
             raise ConfigError(
-                f"{folder / KEYS_FOLDER / file}: is not this node's key, as {NODE_FILE} names it "
-                f"in keys.{name}; {RENEW}"
+                f"{folder / KEYS_FOLDER / file}: is not this node's key, which keys.{name} in "
+                f"{NODE_FILE} names; {REISSUE_BUNDLE}"
             )
 
 
@@ -187,7 +188,7 @@ def _prime_document(prime: FactoredPrime) -> dict[str, Any]:
 def _read_primes(
     file: Path, document: dict[str, Any], key: PrivateKey
 ) -> tuple[FactoredPrime, FactoredPrime] | None:
-    """What the file knows of p-1 and q-1; None in keys made elsewhere."""
+    """Return the factors of p-1 and q-1 in the file; None in a key that was generated elsewhere."""
     found = document.get("primes")
     if found is None:
         return None
@@ -202,40 +203,41 @@ def _read_primes(
         )
     except (ValueError, TypeError, KeyError):
         raise ConfigError(
-            f"{file}: primes is not a list of two, factors and generator; {RENEW}"
+            f"{file}: primes must be a list of two, each with factors and generator; "
+            f"{REISSUE_BUNDLE}"
         ) from None
     if not (p.fits() and q.fits()):
-        raise ConfigError(f"{file}: primes does not belong to p and q; {RENEW}")
+        raise ConfigError(f"{file}: primes does not belong to p and q; {REISSUE_BUNDLE}")
     return p, q
 
 
-def read_signing_key(file: Path, cure: str = RENEW) -> Ed25519PrivateKey:
-    """The Ed25519 key in *file*, PEM; raises ConfigError, which ends with *cure*."""
-    key = _read_pem(file, cure)
+def read_signing_key(file: Path, remedy: str = REISSUE_BUNDLE) -> Ed25519PrivateKey:
+    """Return the Ed25519 key in *file*, PEM; raises ConfigError, whose text ends with *remedy*."""
+    key = _read_pem(file, remedy)
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{file}: is not an Ed25519 key; {cure}")
+        raise ConfigError(f"{file}: is not an Ed25519 key; {remedy}")
     return key
 
 
 def _read_seal(file: Path) -> X25519PrivateKey:
-    seal = _read_pem(file, RENEW)
+    seal = _read_pem(file, REISSUE_BUNDLE)
     if not isinstance(seal, X25519PrivateKey):
-        raise ConfigError(f"{file}: is not an X25519 key; {RENEW}")
+        raise ConfigError(f"{file}: is not an X25519 key; {REISSUE_BUNDLE}")
     return seal
 
 
-def _read_pem(file: Path, cure: str) -> object:
+def _read_pem(file: Path, remedy: str) -> object:
     try:
         return load_pem_private_key(read_private(file), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(f"{file}: is not an unencrypted PEM private key; {cure}") from None
+        raise ConfigError(f"{file}: is not an unencrypted PEM private key; {remedy}") from None
 
 
 def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> bytes:
-    """32 bytes that only the two owners know, the same at both ends; ValueError for a bad key.
+    """Return 32 bytes that only the two owners can compute, equal at both ends.
 
-    X25519, then HKDF over SHA-256 with both public keys in its context (RFC 7748, RFC 5869);
-    checked by test_both_ends_derive_the_same_secret.
+    It is X25519, then HKDF over SHA-256 with both public keys in its context (RFC 7748, RFC 5869).
+    Raises ValueError for an invalid key. Checked by test_both_ends_derive_the_same_secret.
     """
     ends = sorted((own.public_key().public_bytes_raw(), other.public_bytes_raw()))
     context = b"cipherfleet/v1/seal\0" + fleet.encode() + b"\0" + b"".join(ends)
@@ -243,7 +245,7 @@ def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> 
 
 
 def write_public(file: Path, public: PublicKeys) -> None:
-    """Write the public keys of a node as neighbours receive them."""
+    """Write the public keys of a node in the form that its neighbours receive."""
     document = {
         "paillier": _public_document(public.paillier),
         "identity": identity_to_text(public.identity),
@@ -253,7 +255,7 @@ def write_public(file: Path, public: PublicKeys) -> None:
 
 
 def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> PublicKeys:
-    """A neighbour's public keys, checked against the *pinned* fingerprint and for soundness.
+    """Return a neighbour's public keys, checked for faults and against the *pinned* fingerprint.
 
     *bits* is the key size of the fleet. Raises ConfigError.
     """
@@ -261,48 +263,48 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
     try:
         document = _read_json(file, file.read_bytes())
     except OSError as error:
-        remedy = remedy_for(error, RENEW)
+        remedy = remedy_for(error, REISSUE_BUNDLE)
         raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
     paillier = document.get("paillier")
     n = _text_to_number(file, paillier if isinstance(paillier, dict) else {}, "n")
     faults = list(faults_of_modulus(int(n), bits))
     if faults:
         raise ConfigError(
-            f"{file}: the key of {neighbour!r} is unsound: n {', '.join(faults)}; {RENEW}"
+            f"{file}: the key of {neighbour!r} is invalid: n {', '.join(faults)}; {REISSUE_BUNDLE}"
         )
     try:
         identity = identity_from_text(str(document.get("identity")))
     except ValueError:
-        raise ConfigError(f"{file}: identity is not 32 bytes in base64; {RENEW}") from None
+        raise ConfigError(f"{file}: identity is not 32 bytes in base64; {REISSUE_BUNDLE}") from None
     try:
         public = PublicKeys(PublicKey(n), identity, seal_from_text(str(document.get("seal"))))
     except ValueError:
-        raise ConfigError(f"{file}: seal is not 32 bytes in base64; {RENEW}") from None
+        raise ConfigError(f"{file}: seal is not 32 bytes in base64; {REISSUE_BUNDLE}") from None
     if public.fingerprint != pinned:
         raise ConfigError(
             f"{file}: the keys of {neighbour!r} have fingerprint {public.fingerprint[:16]}..., "
-            f"the configuration pins {pinned[:16]}...; {RENEW}"
+            f"the configuration pins {pinned[:16]}...; {REISSUE_BUNDLE}"
         )
     return public
 
 
 def identity_to_text(identity: Ed25519PublicKey) -> str:
-    """*identity* as configurations spell it: base64 of its 32 bytes."""
+    """Return the 32 bytes of *identity* in base64, as in configurations."""
     return base64.b64encode(identity.public_bytes_raw()).decode()
 
 
 def identity_from_text(text: str) -> Ed25519PublicKey:
-    """The reverse of `identity_to_text`; raises ValueError."""
+    """Parse the text of `identity_to_text`; raises ValueError."""
     return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
 
 
 def seal_to_text(seal: X25519PublicKey) -> str:
-    """*seal* as configurations spell it: base64 of its 32 bytes."""
+    """Return the 32 bytes of *seal* in base64, as in configurations."""
     return base64.b64encode(seal.public_bytes_raw()).decode()
 
 
 def seal_from_text(text: str) -> X25519PublicKey:
-    """The reverse of `seal_to_text`; raises ValueError."""
+    """Parse the text of `seal_to_text`; raises ValueError."""
     return X25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
 
 
@@ -311,11 +313,11 @@ def _public_document(key: PublicKey) -> dict[str, Any]:
 
 
 def find_private(file: Path) -> Path:
-    """Where the private *file* is: itself, or the service's credential of the same name.
+    """Return the path of the private *file*, or of the service's credential with the same name.
 
-    systemd's credentials are read once, when the service starts. So a file comes first: it holds a
-    key that the node has made since, or has been given. Raises ConfigError if neither is there, or
-    if this user may not look.
+    The file has priority: systemd reads credentials only when the service starts, and a file may
+    have a newer key that the node has generated or received since. Raises ConfigError if neither
+    exists, or if this user may not access the folder.
     """
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
     try:
@@ -329,14 +331,14 @@ def find_private(file: Path) -> Path:
     if credentials:
         where, remedy = f", nor is it in {CREDENTIALS_VARIABLE}, which is {credentials}", ""
     missing = os.strerror(errno.ENOENT)
-    raise ConfigError(f"{file}: cannot be read: {missing}{where}; {remedy}{RENEW}")
+    raise ConfigError(f"{file}: cannot be read: {missing}{where}; {remedy}{REISSUE_BUNDLE}")
 
 
 def read_private(file: Path) -> bytes:
-    """The bytes of a private file; raises ConfigError if it is missing or open to others.
+    """Return the bytes of a private file; raises ConfigError if other users can read it.
 
-    A credential that stands in for it (see `find_private`) is in memory for this service alone,
-    under access rules that the mode bits do not show.
+    A credential (see `find_private`) is in memory for this service alone. Access rules protect it
+    that the mode bits do not show, so its mode is not checked.
     """
     place = find_private(file)
     try:
@@ -352,7 +354,7 @@ def read_private(file: Path) -> bytes:
 
 
 def _unreadable(file: Path, error: OSError) -> ConfigError:
-    remedy = remedy_for(error, RENEW)
+    remedy = remedy_for(error, REISSUE_BUNDLE)
     return ConfigError(f"{error.filename or file}: cannot be read: {error.strerror}; {remedy}")
 
 
@@ -360,9 +362,9 @@ def _read_json(file: Path, data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        raise ConfigError(f"{file}: is not JSON; {RENEW}") from None
+        raise ConfigError(f"{file}: is not JSON; {REISSUE_BUNDLE}") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{file}: is not a JSON object; {RENEW}")
+        raise ConfigError(f"{file}: is not a JSON object; {REISSUE_BUNDLE}")
     return document
 
 
@@ -378,4 +380,6 @@ def _text_to_number(file: Path, document: dict[str, Any], name: str) -> mpz:
             raise ValueError
         return mpz(int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big"))
     except ValueError:
-        raise ConfigError(f"{file}: {name} is missing or is not base64url; {RENEW}") from None
+        raise ConfigError(
+            f"{file}: {name} is missing or is not base64url; {REISSUE_BUNDLE}"
+        ) from None

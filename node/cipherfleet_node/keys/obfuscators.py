@@ -1,8 +1,8 @@
-"""Where obfuscators r^n mod n^2 come from: four ways, none of which shows anything of r.
+"""Sources of obfuscators r^n mod n^2: two for the node's own key, two for a neighbour's key.
 
-The key's owner knows the group's order and is quicker; for a neighbour's key nothing is known of
-it, and its owner may have built it to pry. Randomness is the operating system's. Any thread may
-call `make`.
+The owner of a key knows the order of the group, so its own obfuscators cost less. Nothing is known
+about the group of a neighbour's key, and its owner may have chosen the key to spy on the answerer.
+All randomness comes from the operating system. Any thread may call `make`.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 
 from .fixed_base import ROWS, Comb, FixedBase, group_for
 
-# Uniform exponents with this many bits more than the group's order are uniform to 2^-64.
+# A uniform exponent with so many bits more than the group's order is uniform up to 2^-64.
 _EXCESS_BITS = 128
 
 
 class Source(Protocol):
-    """Makes obfuscators for one key."""
+    """A source of obfuscators for one key."""
 
     def make(self) -> mpz:
-        """A fresh obfuscator."""
+        """Return an obfuscator that was never returned before."""
 
 
 class OwnByCrt:
-    """For one's own key: s^p mod p^2 and s^q mod q^2, joined. Exactly uniform."""
+    """For the node's own key: s^p mod p^2 and s^q mod q^2, combined. Exactly uniform."""
 
     def __init__(self, key: PrivateKey) -> None:
         self._key = key
 
     def make(self) -> mpz:
-        """Two half-size powers."""
+        """Return a new obfuscator, from two exponentiations of half the size."""
         return self._key.obfuscator(_uniform_below(self._key.p), _uniform_below(self._key.q))
 
 
 class OwnByTables:
-    """For one's own key with known generators of the numbers mod p and q. Exactly uniform.
+    """For the node's own key, with known generators of the units mod p and q. Exactly uniform.
 
-    g^p generates the p-th residues mod p^2, a cyclic group of order p-1; its powers with an
-    exponent uniform on 0 .. p-2 are uniform on it. Source: CRYPTO decision 3.
+    If g is a generator mod p, g^p generates the p-th residues mod p^2, a cyclic group of order p-1.
+    Its powers are uniform on this group if the exponent is uniform on 0 .. p-2.
+    Source: docs/explanation/cryptography.md#own-key-obfuscators.
     """
 
     def __init__(self, key: PrivateKey, generators: tuple[mpz, mpz], limit_bytes: int) -> None:
@@ -51,7 +52,7 @@ class OwnByTables:
         self._table_q = _residue_table(key.q, generators[1], limit_bytes // 2)
 
     def make(self) -> mpz:
-        """Two powers from the tables."""
+        """Return a new obfuscator, from two powers that the tables give."""
         x_p = self._table_p.power(secrets.randbelow(int(self._key.p) - 1))
         x_q = self._table_q.power(secrets.randbelow(int(self._key.q) - 1))
         return self._key.join(x_p, x_q)
@@ -64,25 +65,27 @@ def _residue_table(prime: mpz, generator: mpz, limit_bytes: int) -> FixedBase:
 
 
 class Uniform:
-    """For a neighbour's key: r^n for r uniform. Exactly uniform, and slow."""
+    """For a neighbour's key: r^n for a uniform r. Exactly uniform, and slow."""
 
     def __init__(self, key: PublicKey) -> None:
         self._key = key
 
     def make(self) -> mpz:
-        """One full power."""
+        """Return a new obfuscator, from one exponentiation of full size."""
         return powmod(_uniform_below(self._key.n), self._key.n, self._key.n_squared)
 
 
 class Full:
-    """For a neighbour's key: products of powers of the first 64 obfuscators, made uniformly.
+    """For a neighbour's key: products of powers of the first 64 obfuscators, which are uniform.
 
-    Exponents are uniform with 128 bits more in total than the group has: given the bases, by the
-    leftover hash lemma, every product is uniform to about 2^-32 in the group of any n of two
-    primes, whatever p-1 and q-1 have in common. The bases are therefore handed out themselves,
-    once each: all obfuscators together are as good as independent. Powers of a single base stay in
-    one cyclic subgroup, which a key owner can make small: with a common factor of p-1 and q-1 it
-    reads the half weight from it. An n of dozens of primes is beyond this (DECISIONS).
+    The exponents are uniform and have 128 bits more in total than the order of the group. By the
+    leftover hash lemma, given the bases, every product is uniform up to about 2^-32 in the group of
+    any n with two prime factors, also if p-1 and q-1 have a common factor. The bases themselves are
+    also returned, once each, so all obfuscators together are nearly independent.
+
+    The powers of one base alone would not be enough. They are in one cyclic subgroup, and the owner
+    of a key with a common factor of p-1 and q-1 can read the half weight from it. A modulus n with
+    dozens of prime factors is not covered (DECISIONS.md).
     Checked by test_an_owner_with_a_common_factor_reads_the_half_weight_from_a_single_base.
     """
 
@@ -93,15 +96,15 @@ class Full:
         self._comb: Comb | None = None
 
     def make(self) -> mpz:
-        """A full power the first 64 times, a product from the table afterwards."""
+        """Return a power of full size the first 64 times, and then products from the table."""
         if self._comb is None:
             made = self._uniform.make()
             self._bases.append(made)
             if len(self._bases) >= ROWS:
                 self._comb = self._table()
             return made
-        chance = secrets.token_bytes(self._comb.choice_bytes)
-        return self._comb.power(self._comb.choices_from(chance))
+        random_bytes = secrets.token_bytes(self._comb.choice_bytes)
+        return self._comb.power(self._comb.choices_from(random_bytes))
 
     def _table(self) -> Comb:
         bits = -(-(self._key.bits + _EXCESS_BITS) // ROWS)
@@ -110,5 +113,5 @@ class Full:
 
 
 def _uniform_below(bound: mpz) -> mpz:
-    """Uniform on 1 .. bound-1."""
+    """Return a random number that is uniform on 1 .. bound-1."""
     return mpz(secrets.randbelow(int(bound) - 1) + 1)

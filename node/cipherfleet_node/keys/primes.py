@@ -1,7 +1,7 @@
-"""Primes p whose p-1 is known in full, so that a generator of the numbers mod p is known too.
+"""Primes p for which all prime factors of p-1 are known, and so a generator of the units mod p.
 
-p = u r + 1 with r a random prime of nearly all the bits and u small, even and factored: p-1 keeps a
-large prime factor, and apart from that p is as random as r and u are.
+p = u r + 1, where r is a random prime of nearly all the bits and u is a small even number that is
+easy to factor. p-1 therefore has a large prime factor. Otherwise p is as random as r and u are.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 import gmpy2
 from gmpy2 import mpz, powmod
 
-COFACTOR_BITS = 36  # enough choices of u that one gives a prime, few enough to factor at once
+COFACTOR_BITS = 36  # enough values of u to find a prime, and small enough to factor quickly
 _SMALL_PRIMES = gmpy2.primorial(1 << 12)
 
 
 @dataclass(frozen=True, repr=False)
 class FactoredPrime:
-    """A prime, the distinct primes that divide prime - 1, and a generator mod prime."""
+    """A prime, the distinct prime factors of prime - 1, and a generator mod prime."""
 
     prime: mpz
     factors: tuple[mpz, ...]
     generator: mpz
 
     def fits(self) -> bool:
-        """Whether the factors are those of prime - 1, all prime, and the generator is one."""
+        """True if the factors are all prime factors of prime - 1, and the generator is one."""
         rest = self.prime - 1
         for factor in self.factors:
             if factor < 2 or not gmpy2.is_prime(factor) or rest % factor:
@@ -36,9 +36,9 @@ class FactoredPrime:
 
 
 def draw_factored_prime(bits: int) -> FactoredPrime:
-    """A random prime of exactly *bits* bits whose two highest bits are set; bits >= 128.
+    """Return a random prime of exactly *bits* >= 128 bits whose two highest bits are set.
 
-    Two such primes of one size make a product of exactly twice the bits.
+    The product of two such primes of equal size has exactly twice as many bits.
     """
     r = gmpy2.next_prime(
         mpz(secrets.randbits(bits - COFACTOR_BITS) | 1 << (bits - COFACTOR_BITS - 1))
@@ -55,7 +55,7 @@ def draw_factored_prime(bits: int) -> FactoredPrime:
 
 
 def _small_factors(number: mpz) -> list[mpz]:
-    """The distinct prime factors of a number of at most about 40 bits, by trial division."""
+    """Return the distinct prime factors of a number of at most about 40 bits (trial division)."""
     factors, divisor = [], mpz(2)
     while divisor * divisor <= number:
         if number % divisor == 0:
@@ -74,7 +74,7 @@ def _draw_generator(prime: mpz, factors: tuple[mpz, ...]) -> mpz:
 
 
 def _generates(candidate: mpz, prime: mpz, factors: tuple[mpz, ...]) -> bool:
-    """Whether no proper subgroup holds *candidate*."""
+    """True if *candidate* is in no proper subgroup of the units mod *prime*."""
     if not 1 < candidate < prime:
         return False
     return all(powmod(candidate, (prime - 1) // factor, prime) != 1 for factor in factors)

@@ -1,8 +1,8 @@
-"""The node's certificate: read, checked before anything connects, made into an SSL context.
+"""The TLS files of a node: reading them, checking them before a connection, and the SSL context.
 
-tls/ca.pem is the fleet's authority, tls/node.pem says who this node is, tls/node.key is private and
-may be a credential of the service instead. OpenSSL reads the key by its path, wherever it is: no
-copy is made.
+tls/ca.pem is the certificate of the fleet's authority, and tls/node.pem the certificate of this
+node. tls/node.key is the private key; it may be a credential of the service instead. OpenSSL reads
+the key from its path, so no copy of it is made.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .key_files import find_private, read_private
 log = logging.getLogger(__name__)
 
 EXPIRES_SOON = timedelta(days=30)
-RENEW = "get the folder tls anew from provisioning"
+REISSUE_TLS = "get the folder tls again from provisioning"
 
 
 def client_context(
     ca: Path, certificate: Path, key: Path, *, kind: type[ssl.SSLContext] = ssl.SSLContext
 ) -> ssl.SSLContext:
-    """TLS 1.3 or newer; the broker must be certified by *ca*, and for the name we call it by."""
-    context = kind(ssl.PROTOCOL_TLS_CLIENT)  # checks certificate and host name
+    """Return a context for TLS 1.3 or newer; *ca* must have certified the name of the broker."""
+    context = kind(ssl.PROTOCOL_TLS_CLIENT)  # verifies the certificate and the host name
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(ca)
     context.load_cert_chain(certificate, key)
@@ -40,9 +40,10 @@ def client_context(
 
 
 def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
-    """What *node* connects with; raises ConfigError, naming file and mend, for what brokers refuse.
+    """Return the context with which *node* connects; raises ConfigError for invalid files.
 
-    *now* has a time zone. A broker tells nothing but 'no', so every reason is looked for here.
+    *now* has a time zone. A broker refuses a certificate without a reason, so every reason is
+    checked here before.
     """
     place = folder / TLS_FOLDER
     ca_file, file = place / CA_FILE, place / CERTIFICATE_FILE
@@ -51,36 +52,43 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
     try:
         key = load_pem_private_key(read_private(place / KEY_FILE), password=None)
     except (ValueError, TypeError):
-        raise ConfigError(f"{key_file}: is not an unencrypted PEM private key; {RENEW}") from None
+        raise ConfigError(
+            f"{key_file}: is not an unencrypted PEM private key; {REISSUE_TLS}"
+        ) from None
     if key.public_key() != certificate.public_key():
-        raise ConfigError(f"{key_file}: is not the key of {CERTIFICATE_FILE}; {RENEW}")
+        raise ConfigError(f"{key_file}: is not the key of {CERTIFICATE_FILE}; {REISSUE_TLS}")
     names = [str(name.value) for name in certificate.subject]
     if names != [node] or not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         raise ConfigError(
-            f"{file}: is the certificate of {', '.join(names)!r}, not of {node!r}; {RENEW}"
+            f"{file}: is the certificate of {', '.join(names)!r}, not of {node!r}; {REISSUE_TLS}"
         )
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):
         raise ConfigError(
-            f"{file}: was not issued by the authority in {CA_FILE}; {RENEW}"
+            f"{file}: was not issued by the authority in {CA_FILE}; {REISSUE_TLS}"
         ) from None
     for each, found in ((ca_file, ca), (file, certificate)):
         _check_time(each, found, now)
     if certificate.not_valid_after_utc - now < EXPIRES_SOON:
-        log.warning("%s: expires on %s; %s", file, certificate.not_valid_after_utc.date(), RENEW)
+        log.warning(
+            "%s: expires on %s; %s", file, certificate.not_valid_after_utc.date(), REISSUE_TLS
+        )
     try:
         return client_context(ca_file, file, key_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"{file}: OpenSSL refuses it: {error.reason}; {RENEW}") from None
+        raise ConfigError(f"{file}: OpenSSL refuses it: {error.reason}; {REISSUE_TLS}") from None
     except OSError as error:  # OpenSSL does not say which file
         files = f"{ca_file}, {file} or {key_file}"
-        remedy = remedy_for(error, RENEW)
+        remedy = remedy_for(error, REISSUE_TLS)
         raise ConfigError(f"{files}: cannot be read: {error.strerror}; {remedy}") from None
 
 
 def days_left(file: Path, now: datetime) -> int:
-    """Whole days until the certificate in *file* ends, below 0 afterwards; raises ConfigError."""
+    """Return the whole days until the certificate in *file* expires; negative afterwards.
+
+    Raises ConfigError if it cannot be read.
+    """
     return (_read_certificate(file).not_valid_after_utc - now).days
 
 
@@ -88,10 +96,10 @@ def _read_certificate(file: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
-        remedy = remedy_for(error, f"broker.tls needs it, {RENEW}")
+        remedy = remedy_for(error, f"broker.tls needs it, {REISSUE_TLS}")
         raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
     except ValueError:
-        raise ConfigError(f"{file}: is not a certificate in PEM; {RENEW}") from None
+        raise ConfigError(f"{file}: is not a certificate in PEM; {REISSUE_TLS}") from None
 
 
 def _check_time(file: Path, certificate: x509.Certificate, now: datetime) -> None:
@@ -99,10 +107,10 @@ def _check_time(file: Path, certificate: x509.Certificate, now: datetime) -> Non
     if now < begins:
         raise ConfigError(
             f"{file}: is not valid before {begins:%Y-%m-%d %H:%M} UTC, and this machine's clock "
-            f"says {now:%Y-%m-%d %H:%M}: set the clock"
+            f"shows {now:%Y-%m-%d %H:%M}: set the clock"
         )
     if now > ends:
         raise ConfigError(
-            f"{file}: expired at {ends:%Y-%m-%d %H:%M} UTC, and this machine's clock says "
-            f"{now:%Y-%m-%d %H:%M}: {RENEW}, or set the clock"
+            f"{file}: expired at {ends:%Y-%m-%d %H:%M} UTC, and this machine's clock shows "
+            f"{now:%Y-%m-%d %H:%M}: {REISSUE_TLS}, or set the clock"
         )

@@ -1,4 +1,4 @@
-"""Builds an agent from a node's folder."""
+"""Parts of an agent that are computed from a node's settings and keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from .obfuscator_pools import OWN
 
 
 def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
-    """TAG_BYTES over all that must be equal on every node of a fleet, or the optimum moves."""
+    """Return TAG_BYTES of a digest over the settings that must be equal on every node.
+
+    If they differed, the fleet would converge to another point than its optimum.
+    """
     shared = [
         wire.WIRE_VERSION,
         exchange,
@@ -41,28 +44,32 @@ def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> by
 
 
 def key_tag(key: PublicKey) -> bytes:
-    """How messages name a key."""
+    """Return the tag that names *key* in messages."""
     return key.fingerprint[:TAG_BYTES]
 
 
 def client_id(config: NodeConfig, keys: NodeKeys) -> str:
-    """What the broker knows the connection by: the same for copies of a card, unknown to others.
+    """Return the MQTT client id of a node: equal on copies of its card, and unknown to others.
 
-    Brokers give the connection to whoever comes last under its client id.
+    A broker ends a connection when another client connects with the same id. A client that does not
+    know the id cannot end this node's connection in this way.
     """
     secret = b"cipherfleet/v1/client-id\0" + keys.identity.private_bytes_raw()
     return f"{config.fleet}-{config.node}-{hashlib.sha256(secret).hexdigest()[:16]}"
 
 
 def patience_s(config: NodeConfig) -> float:
-    """The longest that a healthy round may take: neighbours start late, or fall silent in turn."""
+    """Return the longest duration of a healthy round.
+
+    It allows for neighbours that start late, and for several that become silent one after another.
+    """
     algorithm = config.algorithm
     waits = algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s
     return waits + config.sensor.timeout_s + (algorithm.period_s or 0.0)
 
 
 def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
-    """Where a round's draws come from: the operating system, or a simulation's seed."""
+    """Return the source of round seeds: the operating system, or the seed of a simulation."""
     seed = config.simulation.seed
     if seed is None:
         return lambda _round: os.urandom(SEED_BYTES)
@@ -70,7 +77,7 @@ def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
 
 
 def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:
-    """For the node's own key and for every neighbour's, as the configuration wants them."""
+    """Return the configured source for the node's own key, and for each neighbour's key."""
     crypto, keys = bundle.config.crypto, bundle.keys
     limit = crypto.table_kib * 1024
     generators = keys.generators

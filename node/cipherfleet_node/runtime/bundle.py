@@ -1,4 +1,4 @@
-"""A node's folder as a whole, read and checked: settings, keys, neighbours, sensor, certificate."""
+"""Reading and checking of a node's folder: settings, keys, neighbours, sensor and certificate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from cipherfleet_node.core.objective import Objective, make_objective
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.paillier import PublicKey
-from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError
 from cipherfleet_node.keys.key_files import (
     NodeKeys,
     PublicKeys,
@@ -27,12 +27,12 @@ from cipherfleet_node.sensors.base import SensorDevice
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import NodeConfig
 
-from .membership import Joined, read_membership
+from .membership import CheckedMembership, read_membership
 
 
 @dataclass(frozen=True, repr=False)
 class Bundle:
-    """A node folder, read and checked: nothing in it can fail later."""
+    """The checked content of a node's folder."""
 
     folder: Path
     config: NodeConfig
@@ -40,18 +40,17 @@ class Bundle:
     neighbours: dict[str, PublicKeys]
     objective: Objective
     sensor: SensorDevice
-    secrets: Mapping[str, bytes]  # shared with those who share a neighbour, for sealing
-    joined: Joined | None  # the operator's word on the neighbours, if it has come
+    secrets: Mapping[str, bytes]  # shared with each co-neighbour, for the masks
+    joined: CheckedMembership | None  # the operator's latest, if one has come
     tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
 
     @property
     def neighbours_paillier(self) -> dict[str, PublicKey]:
-        """The neighbours' moduli."""
         return {name: keys.paillier for name, keys in self.neighbours.items()}
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """All that *folder* tells a node; raises ConfigError."""
+    """Read and check *folder*; raises ConfigError for the first error in it."""
     config = load_node_config(folder)
     keys = read_keys(folder, config.crypto)
     context = None
@@ -61,14 +60,14 @@ def read_bundle(folder: Path) -> Bundle:
         )
 
         context = read_context(folder, config.node, datetime.now(UTC))
-    joined = read_membership(folder, config)
-    if joined is not None:
-        config, neighbours = joined.configured(config), joined.neighbours
-        if joined.message.fingerprint != keys.public.fingerprint:
+    membership = read_membership(folder, config)
+    if membership is not None:
+        config, neighbours = membership.apply_to(config), membership.neighbours
+        if membership.message.fingerprint != keys.public.fingerprint:
             raise ConfigError(
                 f"{folder}: the operator's membership is for keys with fingerprint "
-                f"{joined.message.fingerprint[:16]}..., those in keys have "
-                f"{keys.public.fingerprint[:16]}...; enrol this node anew"
+                f"{membership.message.fingerprint[:16]}..., those in keys have "
+                f"{keys.public.fingerprint[:16]}...; enrol this node again"
             )
     else:
         neighbours = {
@@ -83,20 +82,20 @@ def read_bundle(folder: Path) -> Bundle:
     objective = make_objective(config.objective)
     sensor = open_sensor(config.sensor, folder, objective.fields)
     secrets = _shared_secrets(folder, config, keys)
-    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, joined, context)
+    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, membership, context)
 
 
 def _check_pins(
     folder: Path, config: NodeConfig, keys: NodeKeys, neighbours: Mapping[str, PublicKeys]
 ) -> None:
-    """Raise ConfigError where the settings and the key files do not tell the same."""
+    """Raise ConfigError if a key in the settings differs from the key in its file."""
     if config.keys is not None:
         check_own_keys(folder, keys, config.keys)
     for name, seal in config.seals.items():
         if name in neighbours and seal != seal_to_text(neighbours[name].seal):
             raise ConfigError(
                 f"{folder / NODE_FILE}: seals.{name} is not the seal in {name}.json among the "
-                "neighbours; get the bundle anew from provisioning"
+                f"neighbours; {REISSUE_BUNDLE}"
             )
 
 
@@ -110,7 +109,7 @@ def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[st
             secrets[name] = shared_secret(keys.seal, other, config.fleet)
         except ValueError:
             raise ConfigError(
-                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64; get "
-                "the bundle anew from provisioning"
+                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64; "
+                f"{REISSUE_BUNDLE}"
             ) from None
     return secrets

@@ -1,4 +1,9 @@
-"""The daemon: the only place where the agent meets sensor, disk, network and clock."""
+"""The daemon of a node: it connects the agent to the sensor, the disk, the network and the clock.
+
+One thread runs the loop: it takes an event from a queue, passes it to the agent and carries out the
+effects. Other threads only put events into the queue: the MQTT client and the sampler. The threads
+of the pools compute obfuscators.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +55,7 @@ from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError, IdentityClash, WireError
 from cipherfleet_node.keys.key_files import KEYS_FOLDER, identity_from_text, read_keys
-from cipherfleet_node.runtime.assembly import (  # moved
+from cipherfleet_node.runtime.assembly import (
     client_id,
     key_tag,
     obfuscator_sources,
@@ -67,17 +72,17 @@ from .enrolment import certificate_request, enrol, make_claim, make_own_keys, ne
 from .heartbeat import BEAT_EVERY_S, Heartbeat
 from .membership import (
     NEXT,
-    Joined,
+    CheckedMembership,
     check_membership,
-    due,
-    keep,
+    complete_promotion,
+    is_due,
     promote,
     read_membership,
-    settle,
+    store_membership,
 )
 from .mqtt import Arrived, Link, LinkDown, LinkRefused, LinkUp, Sent
 from .obfuscator_pools import Pools, release_interpreter_during_powers
-from .round_trips import Trips
+from .round_trips import RoundTrips
 from .sampler import Sampled, Sampler
 from .self_test import check_exchanges
 from .spans import Spans, resident_mib
@@ -86,33 +91,33 @@ from .systemd import ServiceManager
 
 log = logging.getLogger(__name__)
 
-MAX_EVENTS = 4096  # beyond it messages are dropped; the rounds ask again
+MAX_EVENTS = 4096  # in the queue; further messages are dropped, and the rounds ask again
 HEALTH_EVERY_S = 5.0
-TIMED_ROUNDS = 9  # whose median is told
+TIMED_ROUNDS = 9  # the health report has their median duration
 LEAVE_WITHIN_S = 5.0
-IDLE_S = 1.0  # the longest nap: signals and the watchdog are looked at that often
-SPOILED_ROUNDS = 3  # in a row, after which the log tells what to look for
+IDLE_S = 1.0  # the longest wait for an event, so that signals and the watchdog are served
+SPOILED_ROUNDS = 3  # consecutive rounds, after which the log has a remedy
 FRESH_KEYS = f"{KEYS_FOLDER}.next"
 SPANS_FILE = "spans.jsonl"
 ESTIMATES_FILE = "estimates.jsonl"
 
 
 def simulation_warnings(simulation: Simulation) -> Iterator[str]:
-    """Which settings of *simulation* are on, what each does, and what it is for: a line each."""
+    """Yield a warning for each setting of *simulation* that is on: its effect and its purpose."""
     if simulation.seed is not None:
         yield (
             "SIMULATION SETTINGS ARE ON: simulation.seed makes every random number repeatable, so "
-            "this node protects nothing; it is for trials"
+            "this node protects nothing; use it for trials only"
         )
     if simulation.trace_estimates:
         yield (
             "simulation.trace_estimates is on: the estimate of every round is written to "
-            f"logs/{ESTIMATES_FILE}, for the plot of the run; keep that file to yourself"
+            f"logs/{ESTIMATES_FILE}, for the plot of the run; keep that file private"
         )
 
 
 class Daemon:
-    """Runs one node until it has finished, is told to stop, or cannot go on."""
+    """Run one node until it has finished, must stop or restart, or cannot go on."""
 
     def __init__(
         self,
@@ -126,23 +131,24 @@ class Daemon:
         self._events: queue.Queue[object] = queue.Queue(MAX_EVENTS)
         self._stopping = stopping or threading.Event()
         self._finished = False
-        self.switching = False  # the node is to start anew with other neighbours
+        self.restart_requested = False  # the next round has other neighbours
         self._version = bundle.joined.version if bundle.joined else 0
         self.rejected: Counter[str] = Counter()
         self.surplus: Counter[str] = Counter()
-        self._silent = self._missed = 0  # neighbours in the latest round, answers in all
+        self._silent = 0  # neighbours without an answer in the latest round
+        self._missed = 0  # answers that did not come, since the start
         self._round_s: deque[float] = deque(maxlen=TIMED_ROUNDS)
-        self._spoiled = 0  # rounds in a row whose sealed answers did not open together
+        self._spoiled = 0  # consecutive rounds whose sealed answers did not open together
         self._health_at = self._alive_at = 0.0
-        self._told = 0  # how often
+        self._reports = 0  # number of health reports since the start
         logs = bundle.folder / LOGS_FOLDER
         self._spans = Spans(logs / SPANS_FILE)
-        self._trips = Trips(self._spans)
-        self._asked: Sent | None = None  # the latest query
+        self._round_trips = RoundTrips(self._spans)
+        self._latest_query: Sent | None = None
         self._heartbeat = Heartbeat(bundle.folder, patience_s(self._config))
         self._closed_at = self._began
         self._manager = manager or ServiceManager()
-        self._sampler = Sampler(bundle.sensor, self._config.sensor.timeout_s, self._put)
+        self._sampler = Sampler(bundle.sensor, self._config.sensor.timeout_s, self._enqueue)
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
         crypto = self._config.crypto
         self._pools = Pools(obfuscator_sources(bundle), crypto.pool, crypto.pool_threads)
@@ -178,9 +184,9 @@ class Daemon:
 
     @property
     def _first_round(self) -> int:
-        """That of a node which has none of its own yet."""
-        joined = self._bundle.joined
-        return joined.message.from_round if joined else 0
+        """The first round of a node without a saved state."""
+        membership = self._bundle.joined
+        return membership.message.from_round if membership else 0
 
     def _make_exchange(self) -> Exchange:
         config, bundle = self._config, self._bundle
@@ -197,9 +203,9 @@ class Daemon:
         return Sealed(*common, Seal(config.fleet, config.node, rosters, bundle.secrets, leaves))
 
     def _restored(self, parameters: bytes) -> State:
-        """The saved state under a new epoch, or a first one."""
+        """Return the saved state with a new epoch, or a first state if none was saved."""
         config, saved = self._config, self._store.load()
-        # The clock gives a node that lost its state an epoch above those it had before.
+        # From the clock, a node that has lost its state gets a higher epoch than it had before.
         epoch = max(saved.epoch + 1 if saved else 1, int(time.time()))
         if saved is None:
             return State(
@@ -220,12 +226,12 @@ class Daemon:
         ):
             raise ConfigError(
                 f"{self._store.current}: the saved state belongs to {saved.fleet}/{saved.node} or "
-                "to another objective; remove the folder 'state' to start anew"
+                "to another objective; remove the folder 'state' to start without it"
             )
         if not saved.continuous:
-            log.warning("the latest state was damaged, going on from the generation before")
+            log.warning("the latest state is damaged, continuing from the generation before it")
         if saved.parameters != parameters:
-            log.warning("the settings have changed: earlier rounds are not answered for any more")
+            log.warning("the settings have changed: queries of earlier rounds are not answered")
             saved = msgspec.structs.replace(after_damage(saved), records=[])
         return msgspec.structs.replace(saved, epoch=epoch, parameters=parameters)
 
@@ -237,18 +243,18 @@ class Daemon:
             config.broker,
             topics.subscriptions(config.fleet, config.node, [n.id for n in config.neighbours]),
             (wire.topic_of(lost), wire.encode(lost, keys.identity)),
-            self._put,
+            self._enqueue,
             self._bundle.tls,
         )
 
     # -- running --------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End at the next moment between two effects; safe from a signal handler."""
+        """End the loop after the present event; safe to call from a signal handler."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Run to the end; raises what an operator has to know."""
+        """Run to the end; raises CipherfleetError for a problem that needs the operator."""
         release_interpreter_during_powers()
         for warning in simulation_warnings(self._config.simulation):
             log.warning(warning)
@@ -261,10 +267,10 @@ class Daemon:
             self._expect_membership()
             self._link.start()
             self._manager.ready()
-            while not (self._stopping.is_set() or self._finished or self.switching):
+            while not (self._stopping.is_set() or self._finished or self.restart_requested):
                 self._step()
         finally:
-            self._leave()
+            self._shut_down()
 
     def _step(self) -> None:
         wake = self._agent.timer()
@@ -278,35 +284,36 @@ class Daemon:
         if wake is not None and now >= wake:
             self._handle(TimerFired())
         with self._spans.during("tend"):
-            self._tend(now)
+            self._report_alive(now)
 
     def _await_event(self, now: float, nap: float) -> object:
-        """The next event; raises queue.Empty after *nap*.
+        """Return the next event; raises queue.Empty after *nap* seconds.
 
-        Until the broker has the query there is nothing that others could do.
+        The wait before the broker acknowledges the query counts as phase `acknowledge`, since no
+        neighbour can answer before.
         """
         with self._spans.during("wait"):
             try:
                 return self._events.get(timeout=nap)
             finally:
-                if self._asked is not None:
-                    waited = self._asked.unacknowledged_s(now, time.monotonic())
+                if self._latest_query is not None:
+                    waited = self._latest_query.unacknowledged_s(now, time.monotonic())
                     self._spans.move("wait", "acknowledge", waited)
 
-    def _tend(self, now: float) -> None:
-        """Tell systemd, the health check and the operator that this node lives."""
-        self._link.tend(now)
-        if now >= self._alive_at and self._link.moves(now):
+    def _report_alive(self, now: float) -> None:
+        """Report to systemd, the health check and the operator that this node is alive."""
+        self._link.resubscribe_if_due(now)
+        if now >= self._alive_at and self._link.is_alive(now):
             self._alive_at = now + min(self._manager.watchdog_s or math.inf, BEAT_EVERY_S)
             self._manager.alive()
             self._heartbeat.beat(now, self._agent.round_number, self._closed_at)
         self._report_health(now)
 
-    def _leave(self) -> None:
-        if not self.switching:  # systemd would end the process, which is to go on
+    def _shut_down(self) -> None:
+        if not self.restart_requested:  # at a restart the process goes on
             self._manager.stopping()
         config = self._config
-        if not self._finished:  # a finished node's last word stays what it was
+        if not self._finished:  # the presence `finished` stays retained
             self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
         self._report_health(math.inf)  # the final counts
         self._link.stop(LEAVE_WITHIN_S)
@@ -316,8 +323,8 @@ class Daemon:
         self._heartbeat.stop()
         self._store.close()
 
-    def _put(self, event: object) -> None:
-        """Called from other threads; a full queue drops messages, the protocol repeats them."""
+    def _enqueue(self, event: object) -> None:
+        """Add an event, from any thread; a full queue drops it, and the rounds ask again."""
         try:
             self._events.put_nowait(event)
         except queue.Full:
@@ -332,13 +339,13 @@ class Daemon:
             case LinkUp():
                 log.info("connected to the broker")
                 self._claim_again()
-                self._health_at = 0.0  # the operator need not wait to see it
+                self._health_at = 0.0  # send a health report at once
                 self._handle(Connected())
             case LinkDown(clash):
                 if clash:
                     raise IdentityClash(
-                        f"the broker keeps giving the identity of {self._config.node!r} to another "
-                        "client: a second device runs from a copy of this node's card"
+                        "another client connects repeatedly with the identity of "
+                        f"{self._config.node!r}: a second device runs from a copy of its card"
                     )
                 log.warning("connection to the broker lost; reconnecting")
                 self._handle(Disconnected())
@@ -356,27 +363,27 @@ class Daemon:
             with self._spans.during("receive"):
                 message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
         except WireError as error:
-            # A hostile broker writes into topics what it likes: only known names reach the log.
+            # A hostile broker chooses the text of a topic, so only known names are logged.
             sender = topics.sender_of(arrived.topic)
             self._reject(sender if sender in self._verifiers else "a stranger", error.reason)
             return
         if isinstance(message, Membership):
             self._take_membership(message, arrived.payload)
         else:
-            self._trips.arrived(message, arrived.at)
+            self._round_trips.arrived(message, arrived.at)
             self._handle(MessageReceived(message, arrived.retained))
 
-    # -- other neighbours -----------------------------------------------------------------------
+    # -- membership updates ---------------------------------------------------------------------
 
     def _take_membership(self, message: Membership, payload: bytes) -> None:
-        """Keep the operator's word, if it is a newer one; the rounds before it go on."""
+        """Store a newer membership of the operator; the rounds before it go on."""
         if message.epoch <= self._version:
             if message.epoch < self._version:
                 self._reject(OPERATOR, "stale_membership")
-            return  # retained, it comes again with every connection
+            return  # it is retained, so it comes again with every connection
         folder = self._bundle.folder
         try:
-            joined = check_membership(message, self._config)
+            membership = check_membership(message, self._config)
         except WireError as error:
             self._reject(OPERATOR, error.reason)
             log.warning("dropped a membership: %s", error)
@@ -390,35 +397,35 @@ class Daemon:
         if message.fingerprint not in (own, _fresh_fingerprint(folder, self._config)):
             self._reject(OPERATOR, "membership_of_other_keys")
             return
-        keep(folder, payload)
+        store_membership(folder, payload)
         self._version = message.epoch
-        log.info("other neighbours from round %d on", message.from_round)
-        self._overlap(joined)
+        log.info("the neighbours change at round %d", message.from_round)
+        self._accept_both_identities(membership)
         revoked = frozenset[str]()
         if message.from_round <= self._agent.round_number:
-            revoked = frozenset(self._bundle.neighbours.keys() - joined.neighbours.keys())
-        for name in revoked:  # not heard from now on, whatever the open round still waits for
+            revoked = frozenset(self._bundle.neighbours.keys() - membership.neighbours.keys())
+        for name in revoked:  # its messages are refused from now on, also in the open round
             del self._verifiers[name]
-            log.info("round %d: %s is no neighbour any more", self._agent.round_number, name)
+            log.info("round %d: %s is not a neighbour any more", self._agent.round_number, name)
         self._handle(MembershipPending(message.from_round, revoked))
 
     def _expect_membership(self) -> None:
-        """What was kept before the node was started, and does not hold yet."""
+        """Announce to the agent a membership that was stored before this start and is pending."""
         pending = read_membership(self._bundle.folder, self._config, NEXT)
         if pending is not None:
             self._version = max(self._version, pending.version)
-            self._overlap(pending)
+            self._accept_both_identities(pending)
             self._handle(MembershipPending(pending.message.from_round))
 
-    def _overlap(self, pending: Joined) -> None:
-        """A neighbour may come to the round of its new identity before this node does."""
+    def _accept_both_identities(self, pending: CheckedMembership) -> None:
+        """Accept the old and the new identity: a neighbour may change it before this node does."""
         for name, keys in pending.neighbours.items():
             if name in self._bundle.neighbours:
                 before = self._bundle.neighbours[name].identity
                 self._verifiers[name] = wire.Either(before, keys.identity)
 
     def _claim_again(self) -> None:
-        """Keys that the operator asked for, and has not taken over yet."""
+        """Publish the claim of new keys that the operator has requested and not yet accepted."""
         folder, config = self._bundle.folder, self._config
         if not (folder / FRESH_KEYS).exists():
             return
@@ -431,7 +438,7 @@ class Daemon:
     def _handle(self, event: Event) -> None:
         now = time.monotonic()
         if self._agent.phase is not Phase.COLLECTING:
-            self._spans.restart(now)  # a round may open now: what was before is none of it
+            self._spans.restart(now)  # a round may open now: earlier time does not belong to it
         with self._spans.during("agent"):
             for effect in self._agent.handle(event, now):
                 self._carry_out(effect)
@@ -449,7 +456,7 @@ class Daemon:
             case TakeReading():
                 reading = self._sampler.request(time.monotonic())
                 if reading is not None:
-                    self._put(reading)
+                    self._enqueue(reading)
             case RoundClosed():
                 self._close_round(effect)
             case Rejected(sender, reason):
@@ -457,7 +464,7 @@ class Daemon:
             case Surplus(_, reason):
                 self.surplus[reason] += 1
             case Switch():
-                self.switching = True
+                self.restart_requested = True
             case Stop():
                 self._finished = True
 
@@ -466,13 +473,13 @@ class Daemon:
         before, retain = time.monotonic(), isinstance(message, Presence)
         sent = self._link.publish(wire.topic_of(message), payload, retain=retain)
         if sent is not None:
-            self._trips.sent(message, before, time.monotonic())
+            self._round_trips.sent(message, before, time.monotonic())
             if isinstance(message, Query):
-                self._asked = sent
+                self._latest_query = sent
 
     def _close_round(self, closed: RoundClosed) -> None:
         now, pools = time.monotonic(), self._pools.figures()
-        # It may have been opened by the very event that closed the one before.
+        # One event may close a round and open the next: count no time twice.
         opened, self._closed_at = max(closed.opened, self._closed_at), now
         self._round_s.append(now - opened)
         self._silent = len(closed.silent)
@@ -487,7 +494,7 @@ class Daemon:
             rejected=sum(self.rejected.values()),
             inline=sum(pools.inline.values()),
             pool=min(pools.levels.values()),
-            acknowledged_ms=self._asked.acknowledged_ms if self._asked else None,
+            acknowledged_ms=self._latest_query.acknowledged_ms if self._latest_query else None,
             bytes_sent=self._link.bytes_sent,
             bytes_received=self._link.bytes_received,
             cpu_s=round(time.process_time(), 4),
@@ -502,10 +509,10 @@ class Daemon:
         times, rest = divmod(self._spoiled, SPOILED_ROUNDS)
         if times and not rest and times & (times - 1) == 0:  # after 3, 6, 12 ... rounds
             log.warning(
-                "round %d: for %d rounds the answers of %s have not opened together: one of them "
-                "has another's seal wrong, or a damaged key; on each of them run `cipherfleet-node "
-                "check-config` and compare seal and seals, then get the bundle anew where they "
-                "differ",
+                "round %d: for %d rounds the answers of %s have not opened together: one of these "
+                "nodes has a wrong seal of another one, or a damaged key; run `cipherfleet-node "
+                "check-config` on each of them and compare seal and seals, then get the bundle "
+                "again where they differ",
                 closed.number,
                 self._spoiled,
                 ", ".join(closed.spoiled),
@@ -513,9 +520,9 @@ class Daemon:
         if closed.silent:
             log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
         if self._config.simulation.trace_estimates:
-            self._trace(closed)
+            self._trace_estimate(closed)
 
-    def _trace(self, closed: RoundClosed) -> None:
+    def _trace_estimate(self, closed: RoundClosed) -> None:
         file = self._bundle.folder / LOGS_FOLDER / ESTIMATES_FILE
         file.touch(mode=0o600)
         with file.open("a") as stream:
@@ -525,28 +532,28 @@ class Daemon:
     def _reject(self, sender: str, reason: str) -> None:
         self.rejected[reason] += 1
         times = self.rejected[reason]
-        if times & (times - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a flood must not fill the disk
+        if times & (times - 1) == 0:  # only the 1st, 2nd, 4th, 8th ...: a flood must not fill logs
             log.warning("dropped a message of %s: %s (%d so far)", sender, reason, times)
 
     def _report_health(self, now: float) -> None:
         if now < self._health_at:
             return
         self._health_at = now + HEALTH_EVERY_S
-        self._told += 1
+        self._reports += 1
         health = self._health()
         self._send(health)
         self._manager.status(f"{health.phase}, round {health.round}")
         self._spans.flush()
 
     def _health(self) -> Health:
-        """Nothing in it comes from a reading, the estimate or a key."""
+        """Return a report in which nothing is computed from a reading, the estimate or a key."""
         config, pools, agent = self._config, self._pools.figures(), self._agent
         times = sorted(self._round_s)
         return Health(
             config.fleet,
             config.node,
             agent.state.epoch,
-            self._told,
+            self._reports,
             agent.phase.value,
             agent.round_number,
             round(1e6 * times[len(times) // 2]) if times else 0,
@@ -570,26 +577,26 @@ def _fresh_fingerprint(folder: Path, config: NodeConfig) -> str | None:
 def run_node(folder: Path, stopping: threading.Event) -> None:
     """Run the node of *folder* until it has finished or *stopping* is set.
 
-    It enrols first if it must, and starts anew, in this process, where its neighbours change.
+    If necessary it enrols first. When its neighbours change, it restarts within this process.
     """
-    manager = ServiceManager()  # one for all daemons: it takes its address out of the environment
-    settle(folder)
+    manager = ServiceManager()  # one for all daemons: it removes its address from the environment
+    complete_promotion(folder)
     config = load_node_config(folder)
     if needs_enrolment(folder, config) and not enrol(folder, config, stopping, manager):
         return
     while not stopping.is_set():
         saved = read_state(folder)
-        if due(folder, config, saved.round if saved else 0):
+        if is_due(folder, config, saved.round if saved else 0):
             promote(folder, config)
         daemon = Daemon(read_bundle(folder), stopping, manager)
         daemon.run()
-        if not daemon.switching:
+        if not daemon.restart_requested:
             return
-        log.info("starting anew with other neighbours")
+        log.info("restarting with other neighbours")
 
 
 def node_summary(folder: Path, *, with_estimate: bool) -> dict[str, object]:
-    """What `show-state` prints: the estimate only if its owner asks for it."""
+    """Return the output of `show-state`; the estimate is private and included on request only."""
     state = read_state(folder)
     if state is None:
         return {"saved": False}

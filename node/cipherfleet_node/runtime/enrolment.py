@@ -1,9 +1,9 @@
-"""How a device joins with keys that it made itself: a claim, and the operator's word on it.
+"""Enrolment: a device joins the fleet with keys that it has generated itself.
 
-The bundle of such a device holds a one-time token and no other secret. At its first start it makes
-its keys, publishes a claim with their public halves, proven by the token without showing it, and
-waits until the operator names its neighbours. Keys made later are proven by the identity that they
-replace.
+The bundle of such a device has a one-time token and no other secret. At its first start the node
+generates its keys and publishes a claim with the public keys. The proof in the claim is an HMAC
+under the token, which does not show the token. The node then waits for the operator's membership,
+which names its neighbours. A claim of later keys is signed by the identity that they replace.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from .membership import (
     CURRENT,
     TLS_KEY_FILE,
     check_membership,
-    due,
-    keep,
+    is_due,
     promote,
     read_membership,
+    store_membership,
 )
 from .mqtt import Arrived, Link, LinkRefused, LinkUp
 from .store import sync_folder
@@ -66,14 +66,14 @@ WAIT_S = 0.5
 
 
 def token_proof(token: bytes, claim: Claim) -> bytes:
-    """What shows that the sender of *claim* has the token: HMAC-SHA-256, so no broker learns it."""
+    """Return the HMAC-SHA-256 that proves that the sender of *claim* has the token."""
     return hmac.digest(token, claim.proven, "sha256")
 
 
 def make_claim(
     config: NodeConfig, keys: NodeKeys, request: bytes, prove: bytes | Ed25519PrivateKey
 ) -> Claim:
-    """The claim of *keys*; *prove* is the token, or the identity that they replace."""
+    """Return the claim of *keys*; *prove* is the token, or the identity that they replace."""
     public = keys.public
     claim = Claim(
         config.fleet,
@@ -90,9 +90,10 @@ def make_claim(
 
 
 def make_own_keys(folder: Path, config: NodeConfig, name: str) -> NodeKeys:
-    """Fresh keys in *folder*/*name*, those of the last try if it had come so far.
+    """Return the keys in *folder*/*name*; generate them if they do not exist.
 
-    With TLS, one for the connection too. The folder appears as a whole or not at all.
+    With TLS a key for the connection is generated as well. The folder appears with all its files or
+    not at all, so an interrupted call can be repeated.
     """
     place = folder / name
     if (place / PAILLIER_FILE).exists():
@@ -111,10 +112,10 @@ def make_own_keys(folder: Path, config: NodeConfig, name: str) -> NodeKeys:
 
 
 def certificate_request(folder: Path, config: NodeConfig, name: str) -> bytes:
-    """A request for a certificate of the key in *folder*/*name*; empty without TLS."""
+    """Return a request for a certificate of the key in *folder*/*name*; empty without TLS."""
     if not config.broker.tls:
         return b""
-    from cryptography import x509  # takes memory that plain TCP spares
+    from cryptography import x509  # takes memory that plain TCP does not need
     from cryptography.x509.oid import NameOID
 
     file = folder / name / TLS_KEY_FILE
@@ -128,9 +129,10 @@ def certificate_request(folder: Path, config: NodeConfig, name: str) -> bytes:
 
 
 def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
-    """The keys that a node has made before its enrolment, None before its first start.
+    """Return the keys that the node has generated, or None before its first start.
 
-    Raises ConfigError for what would keep it from enrolling: token, certificate or sensor.
+    Raises ConfigError for an error in the token, the certificate or the sensor, which would prevent
+    the enrolment.
     """
     read_private(folder / TOKEN_FILE)
     has_keys = (folder / KEYS_FOLDER / PAILLIER_FILE).exists()
@@ -144,7 +146,7 @@ def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
 
 
 def needs_enrolment(folder: Path, config: NodeConfig) -> bool:
-    """Whether the node has neighbours neither from its settings nor from its operator yet."""
+    """True if neither the settings nor a membership of the operator name the neighbours yet."""
     if config.neighbours or config.operator is None:
         return False
     return read_membership(folder, config, CURRENT) is None
@@ -153,20 +155,20 @@ def needs_enrolment(folder: Path, config: NodeConfig) -> bool:
 def enrol(
     folder: Path, config: NodeConfig, stopping: threading.Event, manager: ServiceManager
 ) -> bool:
-    """Claim fresh keys and wait for the operator's word; False if stopped before it came.
+    """Claim new keys and wait for the operator's membership; False if stopped before it came.
 
-    The wait may take days, so the service counts as started, and as alive.
+    The wait may take days, so the service manager is notified that the service is ready and alive.
     """
-    if due(folder, config, 2**63):
+    if is_due(folder, config, 2**63):
         _take_over(folder, config)
         return True
     token = read_private(folder / TOKEN_FILE)
     keys = make_own_keys(folder, config, KEYS_FOLDER)
     request = certificate_request(folder, config, KEYS_FOLDER)
     claim = make_claim(config, keys, request, token)
-    log.info("claiming keys with fingerprint %s", keys.public.fingerprint)
+    log.info("claiming the keys with fingerprint %s", keys.public.fingerprint)
     _Claimant(folder, config, keys, claim).run(stopping, manager)
-    if not due(folder, config, 2**63):
+    if not is_due(folder, config, 2**63):
         return False
     _take_over(folder, config)
     return True
@@ -174,17 +176,17 @@ def enrol(
 
 def _take_over(folder: Path, config: NodeConfig) -> None:
     promote(folder, config)
-    (folder / TOKEN_FILE).unlink(missing_ok=True)  # it has served
+    (folder / TOKEN_FILE).unlink(missing_ok=True)  # it is needed only once
     log.info("enrolled: the operator has named the neighbours")
 
 
 class _Claimant:
-    """Publishes a claim, retained, and waits for the membership that follows from it."""
+    """Publish a claim as a retained message, and wait for the membership."""
 
     def __init__(self, folder: Path, config: NodeConfig, keys: NodeKeys, claim: Claim) -> None:
         self._folder, self._config, self._keys = folder, config, keys
         self._done = threading.Event()
-        self._refused: str | None = None  # why the broker is not to be had
+        self._refused: str | None = None  # the reason if the broker cannot be used
         self._payload = wire.encode(claim, keys.identity)
         self._topic = claim_topic(config.fleet, config.node)
         assert config.operator is not None
@@ -204,14 +206,14 @@ class _Claimant:
         )
 
     def run(self, stopping: threading.Event, manager: ServiceManager) -> None:
-        heartbeat = Heartbeat(self._folder, math.inf)  # operators take their time
+        heartbeat = Heartbeat(self._folder, math.inf)  # the operator may answer days later
         self._link.start()
         manager.ready()
         manager.status("waiting for the operator to name the neighbours")
         while not stopping.is_set() and not self._done.is_set():
             heartbeat.beat(time.monotonic(), 0, time.monotonic())
-            self._link.tend(time.monotonic())
-            if self._link.moves(time.monotonic()):
+            self._link.resubscribe_if_due(time.monotonic())
+            if self._link.is_alive(time.monotonic()):
                 manager.alive()
             self._done.wait(WAIT_S)
         self._link.stop(1.0)
@@ -241,5 +243,5 @@ class _Claimant:
         if message.fingerprint != self._keys.public.fingerprint:
             log.warning("dropped a membership: it is for other keys than those of this node")
             return
-        keep(self._folder, arrived.payload)
+        store_membership(self._folder, arrived.payload)
         self._done.set()

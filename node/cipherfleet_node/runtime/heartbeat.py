@@ -1,7 +1,8 @@
-"""The heartbeat: a small file that says when the daemon last moved, for a container's health check.
+"""The heartbeat: a small file with the time at which the daemon was last alive, for health checks.
 
-Spans and state change only when rounds do, and an endless fleet may have an hour between two. Times
-are those of the monotonic clock, which all processes share: setting the clock ages nothing.
+The spans and the state change only with a round, and an endless fleet may have one round per hour.
+Times are those of the monotonic clock, which all processes share, so setting the clock does not
+change the age of a heartbeat.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 log = logging.getLogger(__name__)
 
 HEARTBEAT_FILE = "heartbeat.json"
-BEAT_EVERY_S = 15.0  # an SD card is written that often
-STALE_S = 60.0  # four beats: a slow board in a long computation misses one or two
+BEAT_EVERY_S = 15.0  # a shorter interval would wear out SD cards
+STALE_S = 60.0  # four intervals: a slow board misses one or two during a long computation
 
 
 @dataclass(frozen=True)
 class Beat:
-    """The daemon at one moment; monotonic seconds."""
+    """One heartbeat. Times are monotonic seconds."""
 
     at: float
     round: int
-    closed: float  # when the latest round was closed, or the start
-    patience_s: float  # the longest that a round may take
+    closed: float  # the time at which the latest round was closed, or the daemon started
+    patience_s: float  # the longest duration of a healthy round
 
 
 class Heartbeat:
-    """Writes the file at most every BEAT_EVERY_S."""
+    """Write the heartbeat file, at most once per BEAT_EVERY_S."""
 
     def __init__(self, folder: Path, patience_s: float) -> None:
         self._file, self._patience_s = folder / LOGS_FOLDER / HEARTBEAT_FILE, patience_s
         self._next = 0.0
 
     def beat(self, now: float, round_number: int, closed: float) -> None:
-        """Say that the daemon moves; a disk that takes nothing must not stop it."""
+        """Record that the daemon is alive at *now*; a failed write is only logged."""
         if now < self._next:
             return
         self._next = now + BEAT_EVERY_S
@@ -53,13 +54,13 @@ class Heartbeat:
             log.warning("%s: cannot be written: %s", self._file, error.strerror)
 
     def stop(self) -> None:
-        """The daemon ends in order: nothing is left that looks alive."""
-        with suppress(OSError):  # on a disk that is read-only by now it grows stale
+        """Remove the file, since the daemon ends as intended."""
+        with suppress(OSError):  # on a disk that has become read-only the file grows stale
             self._file.unlink()
 
 
 def read_beat(folder: Path) -> Beat | None:
-    """The latest heartbeat of the node in *folder*; None if there is none, or none to be read."""
+    """Return the latest heartbeat of the node in *folder*, or None if none can be read."""
     try:
         return Beat(**json.loads((folder / LOGS_FOLDER / HEARTBEAT_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -67,11 +68,11 @@ def read_beat(folder: Path) -> Beat | None:
 
 
 def complaint(beat: Beat | None, now: float) -> str:
-    """What is wrong with the daemon that wrote *beat*, seen at *now*; empty if it fares well."""
+    """Return the problem of the daemon that wrote *beat*, at time *now*; empty if there is none."""
     if beat is None:
         return "no daemon runs from this folder"
     if not 0 <= now - beat.at <= STALE_S:
-        return f"the daemon has not moved for more than {STALE_S:g} s, or was killed"
+        return f"the daemon has given no sign of life for over {STALE_S:g} s, or was killed"
     if now - beat.closed > beat.patience_s:
         return f"no round was closed for {now - beat.closed:.0f} s, round {beat.round} is open"
     return ""

@@ -1,8 +1,9 @@
-"""Whom a node exchanges with, when its operator says so while rounds go on.
+"""Membership updates: the operator changes the neighbours of a running node.
 
-A membership comes as a message signed by the operator, whose key the node's settings pin, and is
-kept in those very bytes: membership/next until the round from which it holds, then
-membership/current. Current takes the place of the neighbours in node.yaml. Versions only rise.
+A membership is a message that the operator has signed; the node's settings pin the operator's key.
+The node stores the received bytes: as membership/next until the round at which it takes effect, and
+as membership/current from then on. membership/current replaces the neighbours in node.yaml. The
+node never goes back to a lower version.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Membership
 from cipherfleet_node.core.paillier import PublicKey, faults_of_modulus
 from cipherfleet_node.core.topics import membership_topic
-from cipherfleet_node.errors import ConfigError, WireError, remedy_for
+from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError, WireError, remedy_for
 from cipherfleet_node.keys.key_files import (
     KEYS_FOLDER,
     PublicKeys,
@@ -36,24 +37,23 @@ from .store import sync_folder, write_synced
 
 MEMBERSHIP_FOLDER = "membership"
 CURRENT, NEXT = "current", "next"
-TLS_KEY_FILE = "tls.key"  # in keys/, where the node has made its own
-ANEW = "get the bundle anew from provisioning"
+TLS_KEY_FILE = "tls.key"  # in keys/, if the node has generated its own
 
 
 @dataclass(frozen=True, repr=False)
-class Joined:
-    """A membership with its keys checked: what takes the place of a configuration's neighbours."""
+class CheckedMembership:
+    """A membership that has passed all checks, and the public keys of its members."""
 
     message: Membership
     neighbours: dict[str, PublicKeys]
 
     @property
     def version(self) -> int:
-        """Rises with every word of the operator."""
+        """The version of the membership, which rises with each one of the operator."""
         return self.message.epoch
 
-    def configured(self, config: NodeConfig) -> NodeConfig:
-        """*config* with these neighbours."""
+    def apply_to(self, config: NodeConfig) -> NodeConfig:
+        """Return *config* with the neighbours and seals of this membership."""
         return msgspec.structs.replace(
             config,
             neighbours=[
@@ -71,24 +71,28 @@ class Joined:
         )
 
 
-def check_membership(message: Membership, config: NodeConfig) -> Joined:
-    """Its keys as objects; raises WireError for what no operator of sound mind sends."""
+def check_membership(message: Membership, config: NodeConfig) -> CheckedMembership:
+    """Check *message* and parse its keys. Raises WireError if the membership is inconsistent.
+
+    That is a duplicate or invalid id, a member that is not a neighbour of this node, an invalid
+    key, or a missing seal.
+    """
     neighbours: dict[str, PublicKeys] = {}
     for member in message.members:
         keys = _keys_of(member.paillier, member.identity, member.seal, config.crypto.key_bits)
         named = [member.id, *member.neighbours]
         if not all(0 < len(name) <= MAX_ID for name in named) or member.id in neighbours:
-            raise WireError("membership", f"{member.id[:MAX_ID]!r} is named twice, or is no id")
+            raise WireError("membership", f"{member.id[:MAX_ID]!r} is a duplicate or invalid id")
         if member.id == config.node or config.node not in member.neighbours:
-            raise WireError("membership", f"{member.id!r} is no neighbour of this node")
+            raise WireError("membership", f"{member.id!r} is not a neighbour of this node")
         neighbours[member.id] = keys
     if any(len(raw) != 32 for _, raw in message.seals):
-        raise WireError("membership", "a seal has not 32 bytes")
-    joined = Joined(message, neighbours)
-    missing = joined.configured(config).co_neighbours - dict(message.seals).keys()
+        raise WireError("membership", "a seal does not have 32 bytes")
+    membership = CheckedMembership(message, neighbours)
+    missing = membership.apply_to(config).co_neighbours - dict(message.seals).keys()
     if config.crypto.exchange == "sealed" and missing:
         raise WireError("membership", f"the seal of {min(missing)!r} is missing")
-    return joined
+    return membership
 
 
 def _keys_of(paillier: bytes, identity: bytes, seal: bytes, bits: int) -> PublicKeys:
@@ -103,16 +107,18 @@ def _keys_of(paillier: bytes, identity: bytes, seal: bytes, bits: int) -> Public
             X25519PublicKey.from_public_bytes(seal),
         )
     except ValueError:
-        raise WireError("membership", "a public key has not 32 bytes") from None
+        raise WireError("membership", "a public key does not have 32 bytes") from None
 
 
 # -- on disk ------------------------------------------------------------------------------------
 
 
-def read_membership(folder: Path, config: NodeConfig, name: str = CURRENT) -> Joined | None:
-    """The membership kept under *name*, None if there is none; raises ConfigError if tampered with.
+def read_membership(
+    folder: Path, config: NodeConfig, name: str = CURRENT
+) -> CheckedMembership | None:
+    """Return the membership that is stored as *name*, or None if there is none.
 
-    The operator's signature is checked at every start: whoever changes the file is found out.
+    The operator's signature is verified each time. Raises ConfigError if it does not fit the file.
     """
     file = folder / MEMBERSHIP_FOLDER / name
     try:
@@ -120,10 +126,12 @@ def read_membership(folder: Path, config: NodeConfig, name: str = CURRENT) -> Jo
     except FileNotFoundError:
         return None
     except OSError as error:
-        remedy = remedy_for(error, ANEW)
+        remedy = remedy_for(error, REISSUE_BUNDLE)
         raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
     if config.operator is None:
-        raise ConfigError(f"{file}: {config.node!r} pins no operator's key, and so takes no word")
+        raise ConfigError(
+            f"{file}: {config.node!r} accepts no membership: its settings pin no operator's key"
+        )
     operator = {OPERATOR: identity_from_text(config.operator)}
     topic = membership_topic(config.fleet, config.node)
     try:
@@ -132,12 +140,12 @@ def read_membership(folder: Path, config: NodeConfig, name: str = CURRENT) -> Jo
         return check_membership(message, config)
     except WireError as error:
         raise ConfigError(
-            f"{file}: is not what the operator signed ({error.reason}: {error}); {ANEW}"
+            f"{file}: is not what the operator signed ({error.reason}: {error}); {REISSUE_BUNDLE}"
         ) from None
 
 
-def keep(folder: Path, data: bytes) -> None:
-    """Make the bytes of a checked membership durable, to hold from its round on."""
+def store_membership(folder: Path, data: bytes) -> None:
+    """Store the bytes of a checked membership durably; it takes effect at its `from_round`."""
     place = folder / MEMBERSHIP_FOLDER
     place.mkdir(mode=0o700, exist_ok=True)
     write_synced(place / "fresh", data)
@@ -145,16 +153,16 @@ def keep(folder: Path, data: bytes) -> None:
     sync_folder(place)
 
 
-def due(folder: Path, config: NodeConfig, round_number: int) -> bool:
-    """Whether the next membership holds from *round_number*, the round to open next, or before."""
+def is_due(folder: Path, config: NodeConfig, round_number: int) -> bool:
+    """True if the stored next membership takes effect at *round_number* or before."""
     pending = read_membership(folder, config, NEXT)
     return pending is not None and pending.message.from_round <= round_number
 
 
 def promote(folder: Path, config: NodeConfig) -> None:
-    """Let the next membership hold, with the keys and the certificate that belong to it.
+    """Activate the next membership together with its keys and certificate.
 
-    Each step is atomic, and all can be taken again: it may end between any two of them.
+    Each step is atomic and can be repeated, so an interruption at any point does no harm.
     """
     pending = read_membership(folder, config, NEXT)
     if pending is None:
@@ -175,11 +183,11 @@ def _fingerprint(folder: Path, config: NodeConfig, keys: str) -> str:
 
 
 def _prepare_tls(folder: Path, certificate: bytes) -> None:
-    """tls.next: the authority as it is, the new certificate, and the key it is for.
+    """Write the folder tls.next: the present authority, the new certificate and its private key.
 
-    That is keys/tls.key, for which the node requested a certificate when it made the keys beside
-    it. A node that has made no keys keeps the key that it was given: the file in tls/, or else the
-    service's credential, which is not copied.
+    The private key is keys/tls.key if the node has generated its own keys: it requested the
+    certificate for that key. Otherwise the node keeps the key that it was given. This is the file
+    in tls/, or else the service's credential, which is not copied.
     """
     current, fresh = folder / TLS_FOLDER, folder / f"{TLS_FOLDER}.next"
     _remove(fresh)
@@ -195,7 +203,7 @@ def _prepare_tls(folder: Path, certificate: bytes) -> None:
 
 
 def _swap(folder: Path, name: str) -> None:
-    """Put the folder *name*.next in the place of *name*."""
+    """Replace the folder *name* by the folder *name*.next."""
     current, fresh, old = (folder / f"{name}{end}" for end in ("", ".next", ".old"))
     if current.exists():
         _remove(old)
@@ -212,8 +220,8 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def settle(folder: Path) -> None:
-    """Finish what an interruption left half way: a folder taken away, its successor not yet put."""
+def complete_promotion(folder: Path) -> None:
+    """Complete an interrupted `promote`: move *name*.next into place if *name* is missing."""
     for name in (KEYS_FOLDER, TLS_FOLDER):
         current, fresh = folder / name, folder / f"{name}.next"
         if not current.exists() and fresh.exists() and (folder / f"{name}.old").exists():

@@ -1,7 +1,8 @@
-"""The link to the broker: paho in its own thread, plain byte messages in a bounded queue.
+"""The connection to the broker: a paho client in its own thread, which delivers events.
 
-MQTT 3.1.1, clean sessions: what the broker loses the rounds send again by themselves. We send at
-QoS 1, to know when the broker has it, and hear at QoS 0 (see DECISIONS.md).
+It uses MQTT 3.1.1 with clean sessions: if the broker loses a message, the protocol of the rounds
+sends it again. The node publishes at QoS 1, to know when the broker has a message, and subscribes
+at QoS 0 (see DECISIONS.md).
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ KEEPALIVE_S = 15
 RECONNECT_S = (1, 10)
 MAX_INFLIGHT = 64
 MAX_QUEUED = 512
-ASKED_AGAIN_S = 5.0  # after a refused subscription: a cluster of brokers may be without a majority
+ASKED_AGAIN_S = 5.0  # after a refused subscription; a cluster of brokers may have no majority now
 STALLED_S = 30.0  # without an acknowledgement: the network thread or the broker hangs
-# A second client with our identity takes the connection from us, and we from it, for ever.
+# Two clients with one identity end each other's connection without end. So many short connections
+# in a row are taken for this.
 CLASH_CONNECTIONS = 6
 CLASH_SECONDS = 3.0
-# Certificates that do not fit mend themselves only by somebody's hand: tell it, and give up.
+# An invalid certificate needs the operator. After so many refusals in a row the node gives up.
 REFUSED_CONNECTIONS = 3
 
 
 @dataclass(frozen=True, repr=False)
 class Arrived:
-    """Bytes on a topic, unchecked."""
+    """An unchecked message on a topic."""
 
     topic: str
     payload: bytes
@@ -52,39 +54,39 @@ class Arrived:
 
 @dataclass(frozen=True)
 class LinkUp:
-    """Connected, and all subscriptions are acknowledged."""
+    """The client is connected, and all subscriptions are acknowledged."""
 
 
 @dataclass(frozen=True)
 class LinkDown:
-    """Not connected; a new attempt is under way."""
+    """The connection is lost; the client connects again by itself."""
 
-    clash: bool  # whether somebody seems to use our identity
+    clash: bool  # another client seems to use the same identity
 
 
 @dataclass(frozen=True)
 class LinkRefused:
-    """No TLS with the broker since the start, several times in a row; *reason* tells the mend."""
+    """TLS has failed several times in a row since the start; *reason* has the remedy."""
 
     reason: str
 
 
 @dataclass
 class Sent:
-    """A message on its way to the broker. Monotonic seconds."""
+    """A published message, and its acknowledgement by the broker. Monotonic seconds."""
 
     at: float
     acknowledged: float | None = None
 
     @property
     def acknowledged_ms(self) -> float | None:
-        """How long the broker took, None while it has not acknowledged it."""
+        """The time until the acknowledgement, None before it."""
         if self.acknowledged is None:
             return None
         return round(1000.0 * (self.acknowledged - self.at), 4)
 
     def unacknowledged_s(self, began: float, ended: float) -> float:
-        """How long between *began* and *ended* the broker had not acknowledged it."""
+        """Return the part of the time from *began* to *ended* without an acknowledgement."""
         until = ended if self.acknowledged is None else min(ended, self.acknowledged)
         return max(0.0, until - max(began, self.at))
 
@@ -93,31 +95,31 @@ LinkEvent = Arrived | LinkUp | LinkDown | LinkRefused
 
 
 def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
-    """For paho's on_socket_open: send small packets at once (TCP_NODELAY), paho has no option.
+    """Set TCP_NODELAY, as a callback for paho's on_socket_open; paho has no option for it.
 
-    Nagle's algorithm would hold them back: 92 ms per round trip instead of 1.3 ms.
+    Nagle's algorithm would delay small packets: a round trip takes 92 ms instead of 1.3 ms.
     """
     if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def read_for(client: paho.Client, within_s: float) -> bool:
-    """Let *client* read what comes *within_s*, once; whether its connection is still open.
+    """Let *client* read once what comes within *within_s*; True if its connection is still open.
 
-    For clients without a thread. Not client.loop(): it opens a pair of sockets that only the
-    garbage collector closes.
+    This is for clients without a thread. It is not client.loop(), which opens a pair of sockets
+    that only the garbage collector closes.
     """
     sock = client.socket()
     if sock is None:
         return False
-    # What TLS has decrypted already is in no socket's buffer.
+    # select does not see data that TLS has decrypted already.
     waiting = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
     readable, _, _ = select.select([sock], [], [], 0.0 if waiting else within_s)
     return not (readable or waiting) or client.loop_read() == paho.MQTT_ERR_SUCCESS
 
 
 class Link:
-    """One MQTT client; `deliver` is called from its thread for every event."""
+    """An MQTT client that calls *deliver* with every event, from its own thread."""
 
     def __init__(
         self,
@@ -130,14 +132,14 @@ class Link:
     ) -> None:
         self._broker, self._topics, self._deliver = broker, list(topics), deliver
         self._pending: set[int] = set()  # message ids of subscriptions not yet acknowledged
-        self._subscribe_at: float | None = None  # again, since the broker refused
+        self._subscribe_at: float | None = None  # time of the next try after a refusal
         self._connected_at = 0.0
         self._accepted = self._refused = False  # by the broker, since the socket was opened
-        self._fault = ""  # what paho last complained of
+        self._fault = ""  # the latest error that paho has logged
         self._short_connections = 0
-        self._refusals: int | None = 0  # of certificates, in a row; None once we were let in
+        self._refusals: int | None = 0  # of certificates, in a row; None once the broker accepted
         self._unacknowledged: deque[tuple[Sent, paho.MQTTMessageInfo]] = deque()
-        self._sent: dict[int, Sent] = {}  # the same by message id, for paho's thread
+        self._sent: dict[int, Sent] = {}  # the same, by message id, for paho's thread
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
         if context is not None:
             client.tls_set_context(context)
@@ -158,12 +160,12 @@ class Link:
         self.bytes_sent = self.bytes_received = 0
 
     def start(self) -> None:
-        """Begin to connect, and keep at it until stopped."""
+        """Start the thread, which connects and reconnects until `stop`."""
         self._client.connect_async(self._broker.host, self._broker.port, KEEPALIVE_S)
         self._client.loop_start()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> Sent | None:
-        """Send at QoS 1 if connected, else None; the caller's protocol repeats what gets lost."""
+        """Publish at QoS 1 if connected, else return None; the rounds repeat lost messages."""
         if not self._client.is_connected():
             return None
         sent = Sent(time.monotonic())
@@ -174,20 +176,20 @@ class Link:
         self._forget_acknowledged()
         return sent
 
-    def moves(self, now: float) -> bool:
-        """Whether the network thread lives: the broker acknowledges what we send, or is away."""
+    def is_alive(self, now: float) -> bool:
+        """True unless the network thread hangs: a sent message is not acknowledged for too long."""
         self._forget_acknowledged()
         if not self._unacknowledged or not self._client.is_connected():
             return True
         return now - self._unacknowledged[0][0].at < STALLED_S
 
-    def tend(self, now: float) -> None:
-        """Ask again for what the broker refused to let us hear, if it is time."""
+    def resubscribe_if_due(self, now: float) -> None:
+        """Try a refused subscription again if it is time."""
         if self._subscribe_at is not None and now >= self._subscribe_at:
             self._subscribe()
 
     def stop(self, within_s: float) -> None:
-        """Wait until the broker has all we sent, then leave politely."""
+        """Wait up to *within_s* until all messages are acknowledged, then disconnect."""
         deadline = time.monotonic() + within_s
         while self._unacknowledged and time.monotonic() < deadline:
             self._forget_acknowledged()
@@ -196,17 +198,17 @@ class Link:
         self._client.loop_stop()
 
     def _forget_acknowledged(self) -> None:
-        """Drop what is acknowledged, and what paho has given up, from the front."""
+        """Remove the messages at the front that are acknowledged or that paho has given up."""
         while self._unacknowledged:
             sent, info = self._unacknowledged[0]
             if info.rc == paho.MQTT_ERR_SUCCESS and not info.is_published():
                 return
             self._unacknowledged.popleft()
             self._sent.pop(info.mid, None)
-            if sent.acknowledged is None:  # before we knew its number, or never
+            if sent.acknowledged is None:  # acknowledged before its id was known, or given up
                 sent.acknowledged = time.monotonic()
 
-    # -- paho's thread: an exception here would end it silently, so there is little that can raise
+    # -- in paho's thread: an exception would end it silently, so this code does little ----------
 
     def _socket_open(self, _client: paho.Client, _userdata: Any, sock: Any) -> None:
         set_no_delay(_client, _userdata, sock)
@@ -245,8 +247,8 @@ class Link:
     ) -> None:
         refused = [t for t, r in zip(self._topics, reasons, strict=False) if r.is_failure]
         if refused:
-            told = "the broker refuses the subscription of %s; trying again"
-            log.error(told, ", ".join(refused))
+            text = "the broker refuses the subscription of %s; trying again"
+            log.error(text, ", ".join(refused))
             self._subscribe_at = time.monotonic() + ASKED_AGAIN_S
         elif mid in self._pending:
             self._pending.clear()
@@ -256,8 +258,9 @@ class Link:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            topic = ""  # no topic of ours: whoever decodes the payload refuses it
-        # Cut just above the limit it is refused as too long, and does not fill the queue.
+            topic = ""  # not one of our topics: decoding the payload refuses it
+        # A payload over the limit is cut to one byte over it: it is still refused as too long, and
+        # takes less memory in the queue.
         payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
         self.bytes_received += len(payload)
         self._deliver(Arrived(topic, payload, message.retain, time.monotonic()))
@@ -275,7 +278,7 @@ class Link:
             sent.acknowledged = time.monotonic()
 
     def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
-        # paho calls this while it handles the error, and does not pass it on.
+        # paho calls this within its exception handler and does not pass the exception.
         error = sys.exception()
         where = f"{self._broker.host}:{self._broker.port}"
         if isinstance(error, ssl.SSLCertVerificationError):
@@ -283,9 +286,9 @@ class Link:
                 "not trusting the broker at %s: %s; trying again", where, error.verify_message
             )
             self._count_refusal(
-                f"not trusting the broker at {where}: {error.verify_message}; is tls/ca.pem of its "
-                "fleet, and broker.host a name that its certificate holds? If not, get the bundle "
-                "anew from provisioning"
+                f"not trusting the broker at {where}: {error.verify_message}; check that "
+                "tls/ca.pem is of its fleet and broker.host a name in its certificate, or get the "
+                "bundle again from provisioning"
             )
         elif isinstance(error, ssl.SSLError):
             log.warning("no TLS with the broker at %s: %s; trying again", where, error.reason)
@@ -313,7 +316,7 @@ class Link:
         if not self._accepted:
             if not self._refused:
                 log.warning(
-                    "the broker at %s:%s does not let this node in (%s); trying again",
+                    "the broker at %s:%s does not accept this node (%s); trying again",
                     self._broker.host,
                     self._broker.port,
                     self._fault or "it closed the connection",
@@ -321,7 +324,7 @@ class Link:
                 if "alert" in self._fault.lower():
                     self._count_refusal(
                         f"the broker at {self._broker.host}:{self._broker.port} refuses "
-                        f"tls/node.pem ({self._fault}); get the folder tls anew from provisioning"
+                        f"tls/node.pem ({self._fault}); get the folder tls again from provisioning"
                     )
             return
         self._accepted, self._subscribe_at = False, None

@@ -1,8 +1,8 @@
-"""Pools of obfuscators, filled while the node idles; each is handed out once.
+"""Pools of obfuscators, which threads fill while the node waits. Each obfuscator is used once.
 
-gmpy2 lets go of the interpreter during its operations when the context allows it: the network
-thread is then delayed by 0.05 ms instead of 7 ms (measured, 2048 bits). Contexts belong to threads.
-Nothing here is ever written to disk.
+gmpy2 releases the interpreter lock during its operations if the context of the thread allows it.
+The network thread is then delayed by 0.05 ms instead of 7 ms (measured, 2048 bits). The pools are
+never written to disk.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ NICENESS = 10
 
 @dataclass(frozen=True)
 class PoolFigures:
-    """How the pools fare; nothing of it is private."""
+    """Counts and rates of the pools. None of them is private."""
 
     levels: dict[str, int]  # obfuscators ready, by key ("" is the node's own)
-    inline: dict[str, int]  # made on the spot because a pool was empty, by key
+    inline: dict[str, int]  # obfuscators made on demand because a pool was empty, by key
     refilled_per_s: float  # since the start
-    cpu_s: float  # spent by the threads that fill
+    cpu_s: float  # used by the threads that fill the pools
 
 
 class Pools:
     """One bounded pool per source, filled by threads of low priority.
 
-    An empty pool never skips blinding: the obfuscator is made on the spot, and counted.
+    If a pool is empty, the obfuscator is made on demand and counted. No ciphertext is sent without
+    one.
     """
 
     def __init__(self, sources: Mapping[str, Source], capacity: int, threads: int) -> None:
@@ -57,14 +58,14 @@ class Pools:
         ]
 
     def start(self) -> None:
-        """Begin to fill."""
+        """Start the threads that fill the pools."""
         release_interpreter_during_powers()
         self._began = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Stop filling; returns when the threads have ended."""
+        """Stop the threads, and wait until they have ended."""
         with self._wanted:
             self._closing = True
             self._wanted.notify_all()
@@ -73,15 +74,13 @@ class Pools:
                 thread.join()
 
     def own(self) -> mpz:
-        """An obfuscator for the node's own key."""
         return self._take(OWN)
 
     def towards(self, neighbour: str) -> mpz:
-        """An obfuscator for *neighbour*'s key."""
         return self._take(neighbour)
 
     def figures(self) -> PoolFigures:
-        """Levels, refill rate and counts, as they are now."""
+        """Return the present levels, refill rate and counts."""
         with self._wanted:
             levels = {name: len(pool) for name, pool in self._pools.items()}
             elapsed = max(time.monotonic() - self._began, 1e-9)
@@ -107,7 +106,7 @@ class Pools:
             while (name := self._emptiest()) is not None:
                 self._refill(name)
         except Exception:
-            log.exception("a pool thread ended; obfuscators are made on the spot from now on")
+            log.exception("a pool thread ended; obfuscators are made on demand from now on")
 
     def _refill(self, name: str) -> None:
         began = time.thread_time()
@@ -118,7 +117,7 @@ class Pools:
             self._cpu_s += time.thread_time() - began
 
     def _emptiest(self) -> str | None:
-        """The pool to fill next; waits while all are full, None at the end."""
+        """Return the emptiest pool; wait while all are full. None when the pools are closed."""
         with self._wanted:
             while not self._closing:
                 name = min(self._pools, key=lambda name: len(self._pools[name]))
@@ -129,5 +128,5 @@ class Pools:
 
 
 def release_interpreter_during_powers() -> None:
-    """Let other threads run while this thread is inside an operation on large numbers."""
+    """Let other threads run while this thread computes with large numbers."""
     gmpy2.get_context().allow_release_gil = True

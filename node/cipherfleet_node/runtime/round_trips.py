@@ -1,9 +1,10 @@
-"""How long queries and answers took, seen from both ends, each end by its own clock.
+"""Round-trip and service times of the exchange, each measured on a single clock.
 
-A `trip` is the asker's: from the sending of its query to the arrival of a neighbour's answer. A
-`service` is the answerer's: from the arrival of a query to the sending of the answer. A trip less
-the service of the same round, attempt and pair is what broker and network took of it; no time of
-one clock is ever compared with another's.
+The round-trip time (span `trip`) is measured by the asker: from the sending of its query to the
+arrival of a neighbour's answer. The service time (span `service`) is measured by the answerer: from
+the arrival of a query to the sending of its answer. The difference of the two, for one round,
+attempt and pair of nodes, is the time that broker and network took. Times of different clocks are
+never compared.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ from cipherfleet_node.core.messages import Answer, Message, Query
 
 from .spans import Spans
 
-MAX_AWAITED = 256  # queries not answered yet: neighbours are 63 at most, the rest is repetition
+MAX_AWAITED = 256  # queries without an answer yet; there are at most 63 neighbours
 
 TRIP, SERVICE = "trip", "service"
 
 
-class Trips:
-    """Takes in what comes and goes, and notes both kinds of spans; the first of repetitions count.
+class RoundTrips:
+    """Record both kinds of spans from the messages sent and received.
 
-    Times are monotonic seconds.
+    Of repeated messages only the first counts. Times are monotonic seconds.
     """
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
-        self._asked: tuple[int, int] = (-1, -1)  # round and attempt of the query that is out
+        self._asked: tuple[int, int] = (-1, -1)  # round and attempt of the latest query
         self._asked_at = 0.0
-        self._heard: set[str] = set()  # who has answered it
-        self._awaiting: dict[tuple[str, int, int], float] = {}  # asker, round, attempt: arrival
+        self._heard: set[str] = set()  # the neighbours that have answered it
+        self._awaiting: dict[tuple[str, int, int], float] = {}  # arrival, by asker, round, attempt
 
     def sent(self, message: Message, before: float, after: float) -> None:
-        """*message* was handed to the link between *before* and *after*."""
+        """Record that *message* was passed to the link between *before* and *after*."""
         if isinstance(message, Query):
             if (message.round, message.attempt) != self._asked:
                 self._asked, self._asked_at = (message.round, message.attempt), before
@@ -43,7 +44,7 @@ class Trips:
                 self._spans.add(SERVICE, k, began, after, neighbour=asker, attempt=attempt)
 
     def arrived(self, message: Message, at: float) -> None:
-        """*message*, whose signature is good, came *at*."""
+        """Record that *message*, whose signature is valid, arrived *at*."""
         if isinstance(message, Query):
             self._awaiting.setdefault((message.sender, message.round, message.attempt), at)
             if len(self._awaiting) > MAX_AWAITED:

@@ -1,4 +1,4 @@
-"""The sensor's own thread, so that a slow sensor never holds up a round."""
+"""Reading of the sensor in a thread of its own, so that a slow sensor does not delay a round."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cipherfleet_node.sensors.base import SensorDevice
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 1.0  # a sensor keeps its own deadline; this is for one that does not
+GRACE_S = 1.0  # added to the sensor's timeout, for a sensor that does not keep it exactly
 
 
 @dataclass(frozen=True, repr=False)
 class Sampled:
-    """What the sampler's thread brought, and when it read the sensor (monotonic seconds)."""
+    """The result of one read, and the times of its begin and end (monotonic seconds)."""
 
     samples: list[Sample]
     began: float
@@ -29,7 +29,7 @@ class Sampled:
 
 
 class Sampler:
-    """Reads the sensor in a thread of its own, so that a slow one never holds up a round."""
+    """Read the sensor on request, and deliver each result as `Sampled` from the thread."""
 
     def __init__(
         self, sensor: SensorDevice, timeout_s: float, deliver: Callable[[object], None]
@@ -37,22 +37,22 @@ class Sampler:
         self._sensor, self._timeout_s, self._deliver = sensor, timeout_s, deliver
         self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._busy = False  # the thread is reading
-        self._awaited_until: float | None = None  # the agent waits for a reading
-        self._late: list[Sample] = []  # came after the agent had given up waiting
+        self._awaited_until: float | None = None  # None: the agent awaits no reading
+        self._late: list[Sample] = []  # samples that came after their deadline
         self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
 
     def start(self) -> None:
-        """Begin to wait for requests."""
+        """Start the thread, which waits for requests."""
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, and close the sensor."""
+        """End the thread and close the sensor."""
         self._requests.put(False)
         self._thread.join(self._timeout_s)
         self._sensor.close()
 
     def request(self, now: float) -> Sampled | None:
-        """Ask for a reading; one that came late is given at once."""
+        """Request a reading; return one at once if an earlier one came late."""
         self._awaited_until = now + self._timeout_s + GRACE_S
         if self._late:
             late, self._late = self._late, []
@@ -63,7 +63,7 @@ class Sampler:
         return None
 
     def accept(self, sampled: Sampled) -> ReadingTaken | None:
-        """The reading for the agent, if it still waits for one."""
+        """Return the reading for the agent, or keep it if the agent does not await one now."""
         self._busy = False
         if self._awaited_until is None:
             self._late += sampled.samples
@@ -72,7 +72,7 @@ class Sampler:
         return ReadingTaken(sampled.samples)
 
     def overdue(self, now: float) -> ReadingTaken | None:
-        """An empty reading once the time for one is over."""
+        """Return an empty reading if the deadline of the awaited one has passed."""
         if self._awaited_until is None or now < self._awaited_until:
             return None
         self._awaited_until = None

@@ -1,7 +1,7 @@
-"""Known-answer exchanges at start: this machine's arithmetic on this very node's keys.
+"""Known-answer exchanges at the start, with this node's keys and this machine's arithmetic.
 
-A wrong build of the number library, or a bad memory cell, would otherwise send garbage that
-decrypts to a plausible estimate.
+Without them, a faulty build of the number library or faulty memory could produce messages that
+decrypt to a plausible but wrong estimate.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from cipherfleet_node.errors import ConfigError, RemoteProtocolError
 Key = TypeVar("Key", PrivateKey, PublicKey)
 
 _ASKED = [1 - (1 << (VALUE_BITS - 1)), -1, 0, 12345]  # q of the asker
-_OWN = [(1 << (VALUE_BITS - 1)) - 1, 1, 0, -54321]  # q of the answerer: the widest difference first
+_OWN = [(1 << (VALUE_BITS - 1)) - 1, 1, 0, -54321]  # q of the answerer; largest difference first
 _WEIGHT = 0xD75  # an odd half weight
 _DITHER = [-(_WEIGHT - 1) // 2, (_WEIGHT - 1) // 2, 0, 7]
 _EXPECTED = [
     _WEIGHT * (own - asked) + e for own, asked, e in zip(_OWN, _ASKED, _DITHER, strict=True)
 ]
-_ROOTS = (mpz(0xC1F4E3), mpz(0x5EED))  # known blinding roots r; real exchanges draw them
+_ROOTS = (mpz(0xC1F4E3), mpz(0x5EED))  # known roots r of the obfuscators; otherwise random
 
 
 def check_exchanges(own: PrivateKey, neighbours: Mapping[str, PublicKey]) -> None:
-    """Run a known exchange on the own key and on every neighbour's; ConfigError where one fails."""
+    """Run a known exchange with the own key and each neighbour's; raises ConfigError on failure."""
     if not _passes(_own_key_works, own):
         raise ConfigError(
-            "the known-answer exchange fails on this node's own key: the key file or this "
-            "machine's gmpy2 is broken; run `cipherfleet-node keygen` or reinstall gmpy2"
+            "the known-answer exchange fails with this node's own key: the key file or this "
+            "machine's gmpy2 is damaged; run `cipherfleet-node keygen` or reinstall gmpy2"
         )
     for name, key in neighbours.items():
         if not _passes(_neighbours_key_works, key):
             raise ConfigError(
-                f"the known-answer exchange fails on the key of {name!r}: this machine's gmpy2 "
-                "is broken; reinstall it"
+                f"the known-answer exchange fails with the key of {name!r}: this machine's gmpy2 "
+                "is damaged; reinstall it"
             )
 
 
@@ -48,7 +48,7 @@ def _passes(check: Callable[[Key], bool], key: Key) -> bool:
     try:
         return check(key)
     except RemoteProtocolError:
-        return False  # not even in range
+        return False  # the result is out of range
 
 
 def _own_key_works(key: PrivateKey) -> bool:
@@ -61,7 +61,10 @@ def _own_key_works(key: PrivateKey) -> bool:
 
 
 def _neighbours_key_works(key: PublicKey) -> bool:
-    """Without the private key: the answer must be (1 + n m) (r_1^H r_2)^n, worked out by Python."""
+    """Check without the private key: the answer must be (1 + n m) (r_1^H r_2)^n.
+
+    Python's own integers compute the expected value.
+    """
     layout = Layout(key.bits, len(_ASKED))
     n, n_squared = int(key.n), int(key.n_squared)
     root = pow(int(_ROOTS[0]), _WEIGHT, n) * int(_ROOTS[1]) % n

@@ -1,8 +1,9 @@
-"""How long each phase of a round took, as JSON lines. One monotonic clock, no private value.
+"""The duration of each phase of a round, as JSON lines. Times are monotonic; no value is private.
 
-A line is {"round": k, "phase": "decrypt", "at": seconds, "ms": duration, "cpu_ms": of this thread};
-the line that closes a round has phase "round", its counts, and `phases`: what the daemon's thread
-did from the opening to the closing, in ms, each moment in one phase only, the innermost.
+A line is {"round": k, "phase": "decrypt", "at": seconds, "ms": duration, "cpu_ms": of this thread}.
+The last line of a round has phase "round", the counts of the round, and `phases`: the time in ms
+that the daemon's thread spent in each phase from the opening to the closing of the round. Each
+moment counts for one phase only, the innermost.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Spans:
-    """Collects spans and appends them to a file that is renamed away when it grows too long."""
+    """Collect spans and append them to a file, which is renamed when it grows too long."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._lines: list[dict[str, Any]] = []
         self._encoder = msgspec.json.Encoder()
         self._flushed = self._charged_until = time.monotonic()
-        self._open: list[str] = []  # the phases that last, the innermost one last
-        self._spent: dict[str, float] = {}  # seconds by phase since `restart`, each moment once
+        self._open: list[str] = []  # the current phases, the innermost one last
+        self._spent: dict[str, float] = {}  # seconds by phase since `restart`
         file.parent.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def span(self, phase: str, round_number: int) -> Iterator[None]:
-        """Take the time of the enclosed block, and note it as a line."""
+        """Measure the enclosed block, and record it as a line."""
         began, cpu = time.monotonic(), time.thread_time()
         try:
             with self.during(phase):
@@ -49,7 +50,7 @@ class Spans:
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Count the enclosed block, but for the phases within it, as *phase* of the open round."""
+        """Count the time of the enclosed block as *phase*, except the phases within it."""
         self._charge(time.monotonic())
         self._open.append(phase)
         try:
@@ -59,7 +60,7 @@ class Spans:
             self._open.pop()
 
     def add(self, phase: str, round_number: int, began: float, ended: float, **counts: Any) -> None:
-        """Note that *phase* lasted from *began* to *ended*, monotonic seconds."""
+        """Record that *phase* lasted from *began* to *ended*, in monotonic seconds."""
         line = {
             "round": round_number,
             "phase": phase,
@@ -68,21 +69,21 @@ class Spans:
         }
         self._lines.append(line | counts)
 
-    # -- what the daemon's thread did ------------------------------------------------------------
+    # -- the time of the daemon's thread ---------------------------------------------------------
 
     def restart(self, now: float) -> None:
-        """Forget what was counted: it belongs to no round."""
+        """Discard the time counted so far, which belongs to no round."""
         self._charge(now)
         self._spent = {}
 
     def move(self, phase: str, other: str, seconds: float) -> None:
-        """Count *seconds* of *phase* as *other*."""
+        """Move *seconds* from *phase* to *other*."""
         if seconds > 0.0:
             self._spent[phase] = self._spent.get(phase, 0.0) - seconds
             self._spent[other] = self._spent.get(other, 0.0) + seconds
 
     def phases_ms(self, now: float) -> dict[str, float]:
-        """What was counted since the last call or restart."""
+        """Return the time in ms by phase since the last call or restart."""
         self._charge(now)
         spent, self._spent = self._spent, {}
         return {phase: round(1000.0 * seconds, 4) for phase, seconds in spent.items()}
@@ -96,7 +97,7 @@ class Spans:
     # -- the file --------------------------------------------------------------------------------
 
     def flush(self, *, now: bool = False) -> None:
-        """Write what was collected, at most every FLUSH_EVERY_S unless *now*."""
+        """Write the collected lines, at most once per FLUSH_EVERY_S unless *now*."""
         if not self._lines or (not now and time.monotonic() - self._flushed < FLUSH_EVERY_S):
             return
         lines, self._lines = self._lines, []
@@ -114,7 +115,7 @@ class Spans:
 
 
 def resident_mib() -> float | None:
-    """What this process holds of the machine's memory now; None where the system does not tell."""
+    """Return the resident memory of this process in MiB, or None if /proc does not have it."""
     try:
         pages = Path("/proc/self/statm").read_text().split()[1]
     except OSError:

@@ -1,7 +1,8 @@
-"""A node's state on a disk that may lose power at any moment.
+"""The saved state of a node, on a disk that may lose power at any moment.
 
-Temporary file, fsync, rename, fsync of the folder; the generation before is kept under another
-name, and a checksum tells whether a file is whole. One small write per round.
+Each state is written to a temporary file, synchronised with fsync and renamed; then the folder is
+synchronised. The generation before is kept under another name. A checksum shows if a file is
+damaged. There is one small write per round.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Store:
     """The state files of one node folder, held by one process at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Take hold of *folder*/state.
+        """Lock *folder*/state.
 
-        Raises IdentityClash while another process holds it, ConfigError if it cannot be written.
+        Raises IdentityClash if another process has locked it, ConfigError if it cannot be written.
         """
         self._folder = folder / STATE_FOLDER
         self.current = self._folder / "current"
@@ -48,20 +49,20 @@ class Store:
             ) from None
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock of the folder."""
         os.close(self._lock)
 
     def save(self, state: State) -> None:
-        """Make *state* durable; when this returns it survives a loss of power.
+        """Write *state* durably: when this returns, the state survives a loss of power.
 
-        Raises StateNotSaved: then nothing that depends on *state* may be sent.
+        Raises StateNotSaved. In that case no message that depends on *state* may be sent.
         """
         try:
             self._save(state)
         except OSError as error:
             raise StateNotSaved(
-                f"{self._folder}: the state cannot be written: {error.strerror}; make room, or "
-                "replace the card, and start the node again"
+                f"{self._folder}: the state cannot be written: {error.strerror}; free disk space, "
+                "or replace the card, and start the node again"
             ) from None
 
     def _save(self, state: State) -> None:
@@ -77,7 +78,7 @@ class Store:
         sync_folder(self._folder)
 
     def _is_whole(self) -> bool:
-        """Whether the current generation is worth more than the one before it."""
+        """True if the current generation is undamaged and so replaces the one before it."""
         try:
             _read(self.current)
         except StateCorrupt:
@@ -85,18 +86,20 @@ class Store:
         return True
 
     def load(self) -> State | None:
-        """The latest whole state, None if none was ever saved.
+        """Return the latest undamaged state, or None if no state was ever saved.
 
-        When the current generation is damaged the previous one is given as not continuous: the
-        agent then never repeats a round number. Raises StateCorrupt if both are damaged.
+        If the current generation is damaged, the result is made from the previous one and is marked
+        as not continuous, so that the agent does not use a round number twice. Raises StateCorrupt
+        if both are damaged.
         """
         return read_state(self._folder.parent)
 
 
 def is_running(folder: Path, locks: Path = Path("/proc/locks")) -> bool | None:
-    """Whether a daemon holds *folder*, without touching its lock; None if the kernel hides it.
+    """True if a daemon has locked *folder*; None if /proc/locks is not readable.
 
-    By inode number alone: some file systems show another device number there.
+    The lock itself is not touched. Only the inode number is compared, since some file systems show
+    another device number in /proc/locks.
     """
     try:
         inode = (folder / STATE_FOLDER / "lock").stat().st_ino
@@ -110,7 +113,7 @@ def is_running(folder: Path, locks: Path = Path("/proc/locks")) -> bool | None:
 
 
 def read_state(folder: Path) -> State | None:
-    """As Store.load, without holding the folder."""
+    """Return the same as `Store.load`, without locking the folder."""
     current, previous = (folder / STATE_FOLDER / name for name in ("current", "previous"))
     if not current.exists() and not previous.exists():
         return None
@@ -121,8 +124,8 @@ def read_state(folder: Path) -> State | None:
             return after_damage(_read(previous))
         except StateCorrupt:
             raise StateCorrupt(
-                f"{current.parent}: both generations of the state are damaged; remove the folder "
-                "to start this node from its readings (it will join the round of its neighbours)"
+                f"{current.parent}: both generations of the state are damaged; remove the folder: "
+                "the node then starts from its readings and joins the round of its neighbours"
             ) from None
 
 
@@ -140,14 +143,14 @@ def _read(file: Path) -> State:
     try:
         state = _decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise StateCorrupt(f"{file}: is whole but not a state of this version") from None
+        raise StateCorrupt(f"{file}: is undamaged but not a state of this version") from None
     if state.version != STATE_VERSION:
         raise StateCorrupt(f"{file}: has version {state.version}, this is {STATE_VERSION}")
     return state
 
 
 def write_synced(file: Path, data: bytes) -> None:
-    """Write *data* to *file*, for its owner only, and onto the disk."""
+    """Write *data* durably to *file*, which only its owner can read."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)
@@ -156,7 +159,7 @@ def write_synced(file: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in *folder* onto the disk."""
+    """Make the entries of *folder* durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

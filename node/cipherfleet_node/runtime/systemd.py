@@ -1,4 +1,4 @@
-"""The service manager's notification protocol (sd_notify), without a library.
+"""Notifications to systemd (sd_notify), without a library.
 
 Source: systemd's sd_notify(3): datagrams of KEY=VALUE lines to $NOTIFY_SOCKET.
 """
@@ -10,28 +10,31 @@ import socket
 
 
 class ServiceManager:
-    """Tells systemd how we are, if it asked to be told."""
+    """Send notifications to systemd; without NOTIFY_SOCKET nothing is sent.
+
+    The variables are removed from the environment, so that child processes do not inherit them.
+    """
 
     def __init__(self) -> None:
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
         interval_us = os.environ.pop("WATCHDOG_USEC", "")
-        # Half of the interval is what the manual advises.
+        # The manual advises half of the interval.
         self.watchdog_s = int(interval_us) / 2e6 if interval_us.isdigit() else None
 
     def ready(self) -> None:
-        """Start-up is complete."""
+        """Report that the start is complete."""
         self._send("READY=1")
 
     def alive(self) -> None:
-        """Feed the watchdog."""
+        """Reset the watchdog timer of the service."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """A line for `systemctl status`; never a private value."""
+        """Set the line that `systemctl status` shows. It must contain no private value."""
         self._send(f"STATUS={text}")
 
     def stopping(self) -> None:
-        """Shutdown has begun."""
+        """Report that the shutdown has begun."""
         self._send("STOPPING=1")
 
     def _send(self, text: str) -> None:
@@ -43,4 +46,4 @@ class ServiceManager:
                 channel.connect(address)
                 channel.sendall(text.encode())
             except OSError:
-                pass  # the manager has gone: nothing that a node could mend
+                pass  # systemd does not listen any more; a node cannot change this

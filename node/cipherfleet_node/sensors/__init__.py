@@ -1,4 +1,4 @@
-"""Where readings come from: one device per file, all opened by `open_sensor`."""
+"""The sources of readings, one device per file. `open_sensor` opens the one that is configured."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ __all__ = ["CsvTable", "SensorDevice", "open_sensor", "read_rows"]
 
 
 def open_sensor(config: Sensor, folder: Path, needed: Collection[str]) -> SensorDevice:
-    """The device that *config* describes; relative paths in it are relative to *folder*.
+    """Open the sensor that *config* describes. Its relative paths are relative to *folder*.
 
-    *needed* are the fields that the objective uses. Raises ConfigError for what only an operator
-    can mend: no such file, column, chip or program, or a needed field that the sensor lacks.
+    *needed* are the fields that the objective uses. Raises ConfigError for errors that only the
+    operator can fix: a missing file, column, chip or program, or a needed field that the sensor
+    does not have.
     """
     match config:
         case CsvSensor():

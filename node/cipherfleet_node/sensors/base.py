@@ -1,4 +1,4 @@
-"""What every sensor promises, and the checks they share."""
+"""The interface of every sensor, and the checks that all sensors share."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from typing import Protocol
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 
-Limits = Mapping[str, tuple[float, float]]  # field -> lowest and highest plausible value
+Limits = Mapping[str, tuple[float, float]]  # by field, the lowest and highest plausible value
 
 _NAMES_SHOWN = 12
 
 
 class SensorDevice(Protocol):
-    """A source of samples, read once a round by one thread."""
+    """A source of samples, which one thread reads once per round."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The names that every sample's values have."""
+        """The fields of every sample."""
         ...
 
     def read(self) -> list[Sample]:
-        """The samples that are new since the last read; [] when a replay is exhausted.
+        """Return the samples that are new since the last read; [] at the end of a replay.
 
-        Raises SensorUnavailable when there is none this time; the next round may try again.
+        Raises SensorUnavailable if there is no valid sample now; the next read may succeed.
         """
         ...
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Release the device; no read follows."""
         ...
 
 
 def check_fields(
     who: str, fields: Collection[str], needed: Collection[str], limits: Limits
 ) -> None:
-    """Raise ConfigError if the objective or the limits name a field that the sensor lacks."""
+    """Raise ConfigError if the objective or the limits name a field that the sensor has not."""
     absent = sorted(set(needed).difference(fields))
     if absent:
         raise ConfigError(
             f"{who}: the objective needs {listed(absent)}, the sensor has {listed(fields)}"
         )
-    # A misspelt limit would guard nothing, silently.
+    # A limit with a misspelt field would have no effect.
     absent = sorted(set(limits).difference(fields))
     if absent:
         raise ConfigError(
@@ -61,19 +61,19 @@ def check_plausible(who: str, values: Mapping[str, float], limits: Limits) -> No
 
 
 def within(limits: Limits, name: str, value: float) -> bool:
-    """Whether *value* keeps the limits of the field *name*, if it has any."""
+    """True if *value* is within the limits of the field *name*, or the field has no limits."""
     low, high = limits.get(name, (-math.inf, math.inf))
     return low <= value <= high
 
 
 def outside(limits: Limits, name: str) -> str:
-    """The words for a value beyond its limits; the value itself is private."""
+    """Return the words for a value outside of its limits. The value itself is private."""
     low, high = limits[name]
     return f"outside its limits [{low:g}, {high:g}]"
 
 
 def listed(names: Iterable[str]) -> str:
-    """'a', 'b' and 3 more: for messages that say what exists."""
+    """Return *names* as a list for messages, for example "'a', 'b' and 3 more"."""
     known = [repr(name if len(name) <= 40 else name[:37] + "...") for name in names]
     if not known:
         return "none"

@@ -1,4 +1,4 @@
-"""Any program that prints its readings as one JSON object of numbers."""
+"""A sensor that is a program, which prints its readings as one JSON object of numbers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from cipherfleet_node.settings.sections import CommandSensor
 from .base import check_plausible, listed
 
 MAX_OUTPUT_BYTES = 64 * 1024
-_LOOK_S = 0.01  # between two looks whether a silent program has ended
+_LOOK_S = 0.01  # interval of the checks whether a program without output has ended
 _KILL_S = 1.0  # for the kernel to end a killed program
 
-# Ours alone: with them a sensor program could speak to the service manager in the node's name
-# or find the node's keys.
+# These variables are removed: with them a sensor program could send messages to the service manager
+# in the node's name, or find the node's keys.
 _PRIVATE_VARIABLES = (
     "CREDENTIALS_DIRECTORY",
     "LISTEN_FDS",
@@ -37,14 +37,15 @@ _PRIVATE_VARIABLES = (
 
 
 class Program:
-    """Runs a program once per read, without a shell, in *folder*.
+    """Run a program once per read, without a shell, in *folder*.
 
-    It has timeout_s for everything; at its end, good or bad, its whole process group is killed.
-    What it prints never appears in a message; its standard error is discarded.
+    The program must end within timeout_s. After it has ended or failed, its whole process group is
+    killed. Its output never appears in a message, and its standard error is discarded.
     """
 
     def __init__(self, config: CommandSensor, folder: Path, needed: Collection[str]) -> None:
-        # What it prints is known only once it runs, so an absent field shows at the first read.
+        # The fields that it prints are known only when it runs, so the first read reports a
+        # missing one.
         self.fields = tuple(dict.fromkeys(needed))
         self._who = f"sensor program {config.command[0]!r}"
         self._folder = folder.absolute()
@@ -54,22 +55,22 @@ class Program:
         self._config = config
 
     def read(self) -> list[Sample]:
-        """What the program prints now; raises SensorUnavailable for anything but numbers."""
+        """Run the program; raises SensorUnavailable unless it prints numbers within the limits."""
         numbers = numbers_in(self._who, self._run())
         wanted = {*self.fields, *self._config.limits}
         absent = sorted(wanted - numbers.keys())
         if absent:
-            # A name that is no identifier could be a reading in the wrong place.
+            # A name that is not an identifier could be a reading, and is not shown.
             known = listed(name for name in numbers if name.isidentifier())
             raise SensorUnavailable(f"{self._who}: printed no {listed(absent)}, but {known}")
         check_plausible(self._who, {name: numbers[name] for name in wanted}, self._config.limits)
         return [Sample({name: numbers[name] for name in self.fields})]
 
     def close(self) -> None:
-        """Nothing runs between reads."""
+        """Do nothing: no program runs between two reads."""
 
     def _run(self) -> bytes:
-        """All that the program prints; raises SensorUnavailable unless it ends well in time."""
+        """Return the output; raises SensorUnavailable unless it ends in time with exit code 0."""
         deadline = time.monotonic() + self._config.timeout_s
         process = self._start()
         assert process.stdout is not None
@@ -103,11 +104,11 @@ class Program:
     ) -> bytes:
         os.set_blocking(pipe.fileno(), False)
         output = bytearray()
-        # The program's end counts, not the pipe's: a child left behind may hold it open.
+        # The end of the program counts, not the end of the pipe: a child process may keep it open.
         while True:
-            ended = _has_ended(process)  # looked up first: what it wrote by then is all
+            has_ended = _has_ended(process)  # before reading, so that the output is complete
             is_open = self._drain(pipe, output)
-            if ended:
+            if has_ended:
                 return bytes(output)
             left = deadline - time.monotonic()
             if left <= 0:
@@ -116,7 +117,7 @@ class Program:
             _wait_for_news(pipe if is_open else None, min(left, _LOOK_S))
 
     def _drain(self, pipe: IO[bytes], output: bytearray) -> bool:
-        """Add what the pipe holds to *output*; whether more may come."""
+        """Move the content of the pipe to *output*; True if more may come."""
         while True:
             try:
                 data = os.read(pipe.fileno(), MAX_OUTPUT_BYTES)
@@ -130,7 +131,10 @@ class Program:
 
 
 def numbers_in(who: str, output: bytes) -> dict[str, float]:
-    """The numbers of the one JSON object in *output*; raises SensorUnavailable, never quotes it."""
+    """Return the numbers of the JSON object in *output*.
+
+    Raises SensorUnavailable for other output, and never quotes it, because it may be a reading.
+    """
     if not output.strip():
         raise SensorUnavailable(f"{who}: printed nothing")
     try:
@@ -141,7 +145,7 @@ def numbers_in(who: str, output: bytes) -> dict[str, float]:
         raise SensorUnavailable(f"{who}: printed JSON that is not an object")
     numbers: dict[str, float] = {}
     for place, (name, value) in enumerate(data.items(), 1):
-        if type(value) not in (int, float):  # true is an int to isinstance
+        if type(value) not in (int, float):  # isinstance would accept true as an int
             known = repr(name[:40]) if name.isidentifier() else f"its value {place}"
             raise SensorUnavailable(f"{who}: printed an object in which {known} is not a number")
         try:
@@ -152,7 +156,7 @@ def numbers_in(who: str, output: bytes) -> dict[str, float]:
 
 
 def _executable(name: str, folder: Path) -> str:
-    """The program's absolute path; raises ConfigError if it is not there or may not be run."""
+    """Return the program's absolute path; raises ConfigError if it is missing or not executable."""
     if "/" in name:
         places = [folder / name]
     else:
@@ -161,11 +165,11 @@ def _executable(name: str, folder: Path) -> str:
         if os.access(path, os.X_OK) and path.is_file():
             return str(path.absolute())
     where = f"{places[0]}" if "/" in name else "a folder of PATH"
-    raise ConfigError(f"sensor.command: {name!r} is no program that may be run, sought as {where}")
+    raise ConfigError(f"sensor.command: {name!r} is not an executable program, sought as {where}")
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the program ended; it stays a zombie, so that its group's number is not reused."""
+    """True if the program has ended. It stays a zombie, so its group's number is not reused."""
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, process.pid, options) is not None
 
@@ -181,7 +185,7 @@ def _wait_for_news(pipe: IO[bytes] | None, seconds: float) -> None:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End the program with all it started, and collect it."""
+    """Kill the program and all processes that it has started, and wait for it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     if process.stdout is not None:

@@ -1,4 +1,4 @@
-"""A recorded CSV file in place of a live sensor."""
+"""A sensor that replays a recorded CSV file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .csv_table import CsvTable
 
 
 class CsvReplay:
-    """Gives each row that is this node's once, in the file's order.
+    """Return each row of this node once, in the order of the file.
 
-    The file is read and checked as a whole when opened, so that no round fails on it later.
+    The whole file is read and checked at the start, so that no round can fail because of it.
     """
 
     def __init__(self, config: CsvSensor, folder: Path, needed: Collection[str]) -> None:
@@ -24,11 +24,11 @@ class CsvReplay:
         self._rows_per_round = config.rows_per_round
 
     def read(self) -> list[Sample]:
-        """The next rows_per_round samples, or all of them; [] once none is left."""
+        """Return the next rows_per_round samples, or all if it is not set; [] at the end."""
         count = self._rows_per_round or len(self._left)
         samples, self._left = self._left[:count], self._left[count:]
         return samples
 
     def close(self) -> None:
-        """Forget the rows that were not read."""
+        """Drop the rows that have not been read."""
         self._left = []

@@ -1,4 +1,4 @@
-"""A CSV file with a header line, parsed once; a node's rows are picked by their columns."""
+"""A CSV file with a header line, parsed once. The rows of a node are selected by column values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .base import Limits, check_fields, listed, outside, within
 Where = Mapping[str, str | int | float]
 Key = str | Decimal
 
-MAX_CSV_BYTES = 256 * 2**20  # parsed, a file takes about ten times its size in memory
+MAX_CSV_BYTES = 256 * 2**20  # a parsed file takes about ten times its size in memory
 _CELL_SHOWN = 20
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _SPECIAL = re.compile(r'[,"\r\n]')
@@ -29,25 +29,25 @@ _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
 class Row(NamedTuple):
-    """A record and the line of the file on which it begins, counted from 1."""
+    """A record, and the number of the line on which it begins, counted from 1."""
 
     line: int
     cells: list[str]
 
 
 def read_rows(file: Path, where: Where, needed: Collection[str]) -> list[Sample]:
-    """The samples in the rows of *file* that match *where*, in the file's order.
+    """Return the samples in the rows of *file* that match *where*, in the order of the file.
 
-    For many nodes of one file, keep a CsvTable instead: it reads the file once.
+    For many nodes with one file use a CsvTable, which reads the file once.
     Raises ConfigError with file and line.
     """
     return CsvTable(file).samples(where, needed)
 
 
 class CsvTable:
-    """All rows of a CSV file, grouped on demand by the columns that a fleet selects by.
+    """All rows of a CSV file, grouped by the columns that select the rows of a node.
 
-    Raises ConfigError unless the file is UTF-8 text with a header and rows as long as it.
+    Raises ConfigError unless the file is UTF-8 text with a header and rows of equal length.
     """
 
     def __init__(self, file: Path) -> None:
@@ -64,9 +64,9 @@ class CsvTable:
         self._groups: dict[tuple[str, ...], dict[tuple[Key, ...], list[Row]]] = {}
 
     def select(self, where: Where) -> list[Row]:
-        """The rows whose columns equal *where*, at least one; 3 equals '3', '3.0' and ' 3'.
+        """Return the rows whose columns equal *where*; 3 equals '3', '3.0' and ' 3'.
 
-        Raises ConfigError for an unknown column and when no row matches.
+        Raises ConfigError for an unknown column, and if no row matches.
         """
         names = tuple(sorted(where))
         rows = self._grouped_by(names).get(tuple(_key(str(where[name])) for name in names))
@@ -80,10 +80,10 @@ class CsvTable:
     def samples(
         self, where: Where, needed: Collection[str], limits: Limits | None = None
     ) -> list[Sample]:
-        """The numbers in the *needed* columns of the rows that match *where*.
+        """Return the numbers in the *needed* columns of the rows that match *where*.
 
-        Columns with limits are checked even if nobody needs them; all others may hold text.
-        Raises ConfigError with line and column for a cell that is no number or breaks its limits.
+        Columns with limits are checked even if they are not needed. All others may contain text.
+        Raises ConfigError with line and column for a cell that is not a number within its limits.
         """
         limits = limits or {}
         check_fields(f"{self.file}:{self._header_line}", self.columns, needed, limits)
@@ -96,13 +96,13 @@ class CsvTable:
         return samples
 
     def cut(self, where: Where) -> str:
-        """The rows that match *where* as CSV text with the header: a node's own slice."""
+        """Return the rows that match *where*, with the header, as CSV text for one node."""
         return "".join(map(_line, [self.columns, *(row.cells for row in self.select(where))]))
 
     def _column_names(self, cells: list[str]) -> tuple[str, ...]:
         names = tuple(cell.strip() for cell in cells)
         for index, name in enumerate(names):
-            # Without its header a file's first readings would pass for names, and be shown.
+            # A file without a header would show its first readings as names of columns.
             if _NUMBER.fullmatch(name):
                 raise self._error(self._header_line, f"cell {index + 1} is a number, not a name")
             if name and name in names[:index]:
@@ -157,7 +157,7 @@ def _shown(name: str, value: str | int | float) -> str:
 def _text_of(file: Path) -> str:
     try:
         status = file.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would block until it has a writer
             raise ConfigError(f"{file}: is not a regular file")
         if status.st_size > MAX_CSV_BYTES:
             raise ConfigError(
@@ -173,20 +173,23 @@ def _text_of(file: Path) -> str:
 
 
 def _records(file: Path, text: str) -> Iterator[Row]:
-    """The records of *text* that are not blank lines."""
+    """Yield the records of *text*, without blank lines."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
         for cells in reader:
             if cells:
                 yield Row(line, cells)
-            line = reader.line_num + 1  # a quoted cell may have spanned several
+            line = reader.line_num + 1  # a quoted cell may have several lines
     except csv.Error as error:
         raise ConfigError(f"{file}:{line}: is not valid CSV: {error}") from None
 
 
 def _line(cells: Sequence[str]) -> str:
-    """A record as CSV text; csv.writer leaves a carriage return unquoted, which would cut it."""
+    """Return a record as CSV text.
+
+    Not csv.writer: it leaves a carriage return unquoted, which would end the record.
+    """
     quoted = (
         '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell for cell in cells
     )
@@ -194,7 +197,10 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _key(text: str) -> Key:
-    """*text* so that equal numbers are equal, exactly: long serial numbers must not collide."""
+    """Return *text*, or its exact number, so that equal numbers are equal.
+
+    A float would make long serial numbers equal that differ in their last digits.
+    """
     text = text.strip()
     if _NUMBER.fullmatch(text):
         try:
@@ -205,7 +211,7 @@ def _key(text: str) -> Key:
 
 
 def _not_a_number(text: str) -> str:
-    """What is wrong with a cell; text with digits in it could be a reading and is not shown."""
+    """Return the error of a cell. A text with digits could be a reading and is not shown."""
     if not text:
         return "is empty, must be a number"
     if _NOT_FINITE.fullmatch(text):

@@ -1,4 +1,4 @@
-"""A hardware monitoring chip of the Linux kernel: temperatures, voltages, humidity and others.
+"""A sensor chip of the Linux kernel's hwmon class: temperatures, voltages, humidity and others.
 
 Source: the kernel's documentation, "Naming and data format standards for sysfs files" (hwmon).
 """
@@ -15,9 +15,9 @@ from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.settings.sections import HwmonSensor
 
 from .base import check_fields, check_plausible, listed
-from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word
+from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, TimedReader, folders, whole_number, word
 
-# What the kernel counts, in units of ours.
+# The number of the kernel's units in one of our units.
 PER_UNIT = {
     "in": 1000,  # millivolts in a volt
     "temp": 1000,  # millidegrees in a degree Celsius
@@ -29,18 +29,18 @@ PER_UNIT = {
 }
 _INPUT = re.compile(rf"(?P<channel>(?P<quantity>{'|'.join(PER_UNIT)})\d{{1,3}})_(input|average)")
 
-# DS18B20 thermometers hold 85 degrees from power-on until their first conversion; the w1 driver
-# passes it on. For any other chip 85 degrees is a temperature.
+# DS18B20 thermometers have the value 85 degrees from power-on until their first conversion, and the
+# w1 driver returns it. For any other chip 85 degrees is a temperature.
 _POWER_ON_MILLIDEGREES = 85_000
 _ONE_WIRE = ("w1_", "ds18")
 
 
 class HwmonChip:
-    """The chosen inputs of one chip in volts, degrees Celsius, amperes, per cent, watts, joules
+    """The configured inputs of one chip in volts, degrees Celsius, amperes, per cent, watts, joules
     or revolutions per minute.
 
-    The chip is found by its name, or where several share one by its device (28-0316a2795eff) or
-    folder (hwmon3).
+    The chip is identified by its name. If several chips have this name, it is identified by its
+    device (28-0316a2795eff) or folder (hwmon3).
     """
 
     def __init__(self, config: HwmonSensor, needed: Collection[str], sysfs: Path = SYS) -> None:
@@ -50,20 +50,20 @@ class HwmonChip:
         self._check_inputs()
         check_fields(self._who, self.fields, needed, config.limits)
         self._check_present(self._find())
-        self._patience = Patience(self._who, config.timeout_s)
+        self._reader = TimedReader(self._who, config.timeout_s)
 
     def read(self) -> list[Sample]:
-        """One sample of all inputs; raises SensorUnavailable if any has no good value now."""
-        values = self._patience.run(self._measure)
+        """Return one sample of all inputs; raises SensorUnavailable if one has no valid value."""
+        values = self._reader.run(self._measure)
         check_plausible(self._who, values, self._config.limits)
         return [Sample(values)]
 
     def close(self) -> None:
-        """Nothing is kept open between reads."""
+        """Do nothing: no file is open between two reads."""
 
     def _measure(self) -> dict[str, float]:
         try:
-            chip = self._find()  # anew: chips are renumbered when they are plugged in again
+            chip = self._find()  # at every read: a chip that is plugged in again gets a new number
         except ConfigError as error:
             raise SensorUnavailable(str(error)) from None
         one_wire = word(chip / "name").startswith(_ONE_WIRE)
@@ -72,9 +72,9 @@ class HwmonChip:
         }
 
     def _value(self, chip: Path, file: str, one_wire: bool) -> float:
-        """The input *file* in our units; raises SensorUnavailable for a value that is an error."""
+        """Return the input *file* in our units; raises SensorUnavailable for an error value."""
         parts = _INPUT.fullmatch(file)
-        assert parts is not None  # checked when opened
+        assert parts is not None  # checked by __init__
         fault = chip / f"{parts['channel']}_fault"
         if fault.exists() and whole_number(self._who, fault):
             raise SensorUnavailable(f"{self._who}: {file} reports a fault")
@@ -83,7 +83,7 @@ class HwmonChip:
             if count < ABSOLUTE_ZERO_MILLIDEGREES:
                 raise SensorUnavailable(f"{self._who}: {file} is below absolute zero")
             if one_wire and count == _POWER_ON_MILLIDEGREES:
-                raise SensorUnavailable(f"{self._who}: {file} is the chip's value for an error")
+                raise SensorUnavailable(f"{self._who}: {file} has the chip's value after power-on")
         return count / PER_UNIT[parts["quantity"]]
 
     def _find(self) -> Path:
@@ -95,7 +95,7 @@ class HwmonChip:
             others = listed(_names(chip)[-1] for chip in found)
             raise ConfigError(f"{self._who}: several have this name, write one of {others}")
         known = ", ".join(f"{_names(chip)[0]} ({_names(chip)[-1]})" for chip in chips)
-        raise ConfigError(f"{self._who}: there is none, this machine has {known or 'no chips'}")
+        raise ConfigError(f"{self._who}: is not here, this machine has {known or 'no chips'}")
 
     def _check_inputs(self) -> None:
         inputs = self._config.inputs
@@ -119,7 +119,7 @@ class HwmonChip:
 
 
 def _names(chip: Path) -> list[str]:
-    """What a chip may be called, from its name to what tells it from its twins."""
+    """Return the names of a chip, the last of which distinguishes it from equal chips."""
     names = [word(chip / "name"), chip.name]
     device = chip / "device"
     if device.exists():

@@ -1,4 +1,4 @@
-"""Made-up readings for trials."""
+"""A sensor that generates random readings for trials."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from .base import check_fields, check_plausible
 
 
 class Synthetic:
-    """Independent normal fields, the same ones at every start with the same seed."""
+    """Independent normal fields. The values repeat at every start with the same seed."""
 
     def __init__(self, config: SyntheticSensor, needed: Collection[str]) -> None:
         self.fields = tuple(config.fields)
         check_fields("sensor synthetic", self.fields, needed, config.limits)
         self._config = config
-        # A source per field: adding a field leaves the others' values as they were.
+        # One generator per field: another field does not change the values of the others.
         self._sources = {
-            name: Random(f"{config.seed}/{name}")  # noqa: S311 - an invented reading, no secret
+            name: Random(f"{config.seed}/{name}")  # noqa: S311 - a generated reading, no secret
             for name in config.fields
         }
 
     def read(self) -> list[Sample]:
-        """rows_per_round samples; raises SensorUnavailable if one lies outside the limits."""
+        """Return rows_per_round samples; raises SensorUnavailable if one is outside its limits."""
         samples = [self._sample() for _ in range(self._config.rows_per_round)]
         for sample in samples:
             check_plausible("sensor synthetic", sample.values, self._config.limits)
         return samples
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no device to release."""
 
     def _sample(self) -> Sample:
         return Sample(
             {
-                name: self._sources[name].gauss(made_up.mean, made_up.deviation)
-                for name, made_up in self._config.fields.items()
+                name: self._sources[name].gauss(field.mean, field.deviation)
+                for name, field in self._config.fields.items()
             }
         )

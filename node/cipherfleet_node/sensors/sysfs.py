@@ -1,4 +1,4 @@
-"""Kernel files that hold one number each, read within a deadline."""
+"""Reading of sysfs files that contain one number each, with a deadline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 from cipherfleet_node.errors import SensorUnavailable
 
 SYS = Path("/sys")
-ABSOLUTE_ZERO_MILLIDEGREES = -273_150  # drivers answer less than this for "no measurement"
+ABSOLUTE_ZERO_MILLIDEGREES = -273_150  # drivers return less than this for "no measurement"
 
 _MAX_BYTES = 4096  # a sysfs attribute never exceeds a page
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
@@ -19,11 +19,12 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 T = TypeVar("T")
 
 
-class Patience:
-    """Runs reads that the kernel may hold up, each for timeout_s at most.
+class TimedReader:
+    """Run reads that may block in the kernel, each for timeout_s at most.
 
-    A sysfs read cannot be polled or interrupted (a one-wire thermometer takes up to 1.9 s, a
-    broken bus for ever), so it happens in a thread that is abandoned when it is late.
+    A sysfs read cannot be polled or interrupted. A one-wire thermometer takes up to 1.9 s, and with
+    a broken bus the read may never end. Each read therefore runs in its own thread, which is
+    abandoned when it is late.
     """
 
     def __init__(self, who: str, timeout_s: float) -> None:
@@ -31,7 +32,7 @@ class Patience:
         self._late: Thread | None = None
 
     def run(self, work: Callable[[], T]) -> T:
-        """The result of *work*, or its error; raises SensorUnavailable if it takes too long."""
+        """Return the result of *work*, or raise its error; SensorUnavailable if it is too late."""
         if self._late is not None and self._late.is_alive():
             raise SensorUnavailable(f"{self._who}: an earlier read still waits for the kernel")
         results: list[T] = []
@@ -55,7 +56,7 @@ class Patience:
 
 
 def folders(parent: Path, prefix: str) -> dict[int, Path]:
-    """The folders prefix0, prefix1, ... in *parent* by number; empty if there are none."""
+    """Return the folders prefix0, prefix1, ... in *parent*, by number."""
     try:
         found = {path.name.removeprefix(prefix): path for path in parent.glob(f"{prefix}*")}
     except OSError:
@@ -64,7 +65,7 @@ def folders(parent: Path, prefix: str) -> dict[int, Path]:
 
 
 def word(file: Path) -> str:
-    """The text in *file* without its newline, or '' if it cannot be read."""
+    """Return the text in *file* without its newline, or '' if it cannot be read."""
     try:
         return _text(file)
     except OSError:
@@ -72,7 +73,7 @@ def word(file: Path) -> str:
 
 
 def whole_number(who: str, file: Path) -> int:
-    """The number in *file*; raises SensorUnavailable if there is none at the moment."""
+    """Return the number in *file*; raises SensorUnavailable if it has none now."""
     try:
         text = _text(file)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A thermal zone of the Linux kernel, for example the temperature of the processor."""
+"""A sensor that is a thermal zone of the Linux kernel, for example that of the processor."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cipherfleet_node.settings.sections import (
 )
 
 from .base import check_fields, check_plausible
-from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, Patience, folders, whole_number, word
+from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, TimedReader, folders, whole_number, word
 
-PROCESSOR = ("cpu", "soc", "pkg")  # one of these is in the type of a processor's zone
+PROCESSOR = ("cpu", "soc", "pkg")  # the type of a processor's zone contains one of these
 
 
 class ThermalZone:
-    """One zone, by its number or its type, in degrees Celsius.
+    """One thermal zone, identified by its number or its type, in degrees Celsius.
 
     Source: the kernel's thermal sysfs documentation (temp is in millidegrees Celsius).
     """
@@ -35,20 +35,20 @@ class ThermalZone:
         self._who = f"thermal zone {config.zone!r}"
         check_fields(self._who, self.fields, needed, config.limits)
         self._find()
-        self._patience = Patience(self._who, config.timeout_s)
+        self._reader = TimedReader(self._who, config.timeout_s)
 
     def read(self) -> list[Sample]:
-        """The present temperature; raises SensorUnavailable when there is none."""
-        values = {self.fields[0]: self._patience.run(self._measure)}
+        """Return the present temperature; raises SensorUnavailable if there is no valid one."""
+        values = {self.fields[0]: self._reader.run(self._measure)}
         check_plausible(self._who, values, self._config.limits)
         return [Sample(values)]
 
     def close(self) -> None:
-        """Nothing is kept open between reads."""
+        """Do nothing: no file is open between two reads."""
 
     def _measure(self) -> float:
         try:
-            zone = self._find()  # anew: zones are renumbered when a driver is loaded again
+            zone = self._find()  # at every read: a driver that is loaded again gives new numbers
         except ConfigError as error:
             raise SensorUnavailable(str(error)) from None
         millidegrees = whole_number(self._who, zone / "temp")
@@ -66,15 +66,16 @@ class ThermalZone:
             return zones[found[0]]
         if found:
             numbers = ", ".join(map(str, found))
-            raise ConfigError(f"{self._who}: several zones have this type, name one of {numbers}")
+            raise ConfigError(f"{self._who}: several zones have this type, write one of {numbers}")
         known = ", ".join(f"{number} ({word(path / 'type')})" for number, path in zones.items())
-        raise ConfigError(f"{self._who}: there is none, this machine has {known or 'no zones'}")
+        raise ConfigError(f"{self._who}: is not here, this machine has {known or 'no zones'}")
 
 
 def processor_temperature(sensor: Sensor, sysfs: Path = SYS) -> int | None:
-    """Whole degrees Celsius of the processor, for the operator to know; None where none is told.
+    """Return the processor's temperature in whole degrees Celsius, for the health of the node.
 
-    Also where *sensor* may measure a temperature: then it would be a reading, or be close to one.
+    None if there is no plausible value, or if *sensor* may measure a temperature: then the value
+    would be a reading, or be close to one.
     """
     if _may_measure_heat(sensor):
         return None

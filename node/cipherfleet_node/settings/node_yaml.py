@@ -1,6 +1,6 @@
-"""What a node is told: the settings of its fleet, its sensor and its neighbours.
+"""Reading and checking of node.yaml: the settings of a node's fleet, its sensor and its neighbours.
 
-The sections are shared with fleet.yaml (the operator's file); `load_node_config` reads node.yaml.
+The checks of the sections that fleet.yaml has as well are shared with provisioning.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from cipherfleet_node.errors import ConfigError, remedy_for
-from cipherfleet_node.settings.sections import (  # moved
+from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError, remedy_for
+from cipherfleet_node.settings.sections import (
     _RESOLUTION,
     OBJECTIVE_KINDS,
     SAFE_KEY_BITS,
@@ -37,63 +37,54 @@ CA_FILE, CERTIFICATE_FILE, KEY_FILE = "ca.pem", "node.pem", "node.key"
 LOGS_FOLDER = "logs"
 
 
-# -- the algorithm ------------------------------------------------------------------------------
-
-
-# -- objective and sensor -----------------------------------------------------------------------
-
-
-# node counts alike. One number for all nodes: every reading counts alike.
-
-
-# -- the node -----------------------------------------------------------------------------------
+# -- node.yaml ----------------------------------------------------------------------------------
 
 
 def load_node_config(folder: Path) -> NodeConfig:
-    """Read and check *folder*/node.yaml; raises ConfigError with all mistakes."""
+    """Read and check *folder*/node.yaml; raises ConfigError with all errors of the file."""
     try:
         document = read_document(folder / NODE_FILE)
     except ConfigError as error:
-        found = error.__context__  # what the system said of the file, if it was not read at all
-        remedy = "mend it, or get the bundle anew from provisioning"
-        remedy = remedy_for(found, remedy) if isinstance(found, OSError) else remedy
+        cause = error.__context__  # an OSError if the file could not be read
+        remedy = f"fix it, or {REISSUE_BUNDLE}"
+        remedy = remedy_for(cause, remedy) if isinstance(cause, OSError) else remedy
         raise ConfigError(f"{error}; {remedy}") from None
-    draft = document.draft(NodeConfig)
-    config = draft.value
-    draft.note(check_algorithm(document, config.algorithm))
-    if draft.sound("crypto"):
-        draft.note(check_crypto(document, config.crypto))
-    if draft.sound("broker"):
-        draft.note(check_broker(document, config.broker))
-    if draft.sound("objective", "kind"):
-        draft.note(check_parts(document, config.objective))
-    draft.note(check_objective(document, config.objective))
-    draft.note(check_sensor(document, config.sensor, ("sensor",)))
-    if draft.sound("node"):
-        draft.note(_check_neighbours(document, config))
-    draft.note(_check_exchange(document, config))
-    if all(draft.sound(section) for section in ("node", "neighbours", "crypto")):
-        draft.note(_check_seals(document, config))
-    if not draft.findings:  # what is known to be wrong does not fit its checksum
-        draft.note(_check_checksum(document, config))
-    return draft.checked()
+    unchecked = document.unchecked(NodeConfig)
+    config = unchecked.value
+    unchecked.report(check_algorithm(document, config.algorithm))
+    if unchecked.is_valid_at("crypto"):
+        unchecked.report(check_crypto(document, config.crypto))
+    if unchecked.is_valid_at("broker"):
+        unchecked.report(check_broker(document, config.broker))
+    if unchecked.is_valid_at("objective", "kind"):
+        unchecked.report(check_parts(document, config.objective))
+    unchecked.report(check_objective(document, config.objective))
+    unchecked.report(check_sensor(document, config.sensor, ("sensor",)))
+    if unchecked.is_valid_at("node"):
+        unchecked.report(_check_neighbours(document, config))
+    unchecked.report(_check_exchange(document, config))
+    if all(unchecked.is_valid_at(section) for section in ("node", "neighbours", "crypto")):
+        unchecked.report(_check_seals(document, config))
+    if not unchecked.findings:  # after another error the checksum would be wrong as well
+        unchecked.report(_check_checksum(document, config))
+    return unchecked.finish()
 
 
 def _check_neighbours(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
     if not config.neighbours and config.operator is None:
-        told = "names nobody: list the neighbours, or give operator, the key of who is to name them"
-        yield document.error(("neighbours",), told)
+        text = "is empty: list the neighbours, or set operator, the key that signs memberships"
+        yield document.error(("neighbours",), text)
     seen: set[str] = {config.node}
     for index, neighbour in enumerate(config.neighbours):
         if neighbour.id in seen:
             yield document.error(
-                ("neighbours", index, "id"), f"is {neighbour.id!r}, which is named already"
+                ("neighbours", index, "id"), f"is {neighbour.id!r}, which is listed already"
             )
         seen.add(neighbour.id)
         if config.node not in neighbour.neighbours:
             yield document.error(
                 ("neighbours", index, "neighbours"),
-                f"lacks {config.node!r}, this node itself; get the bundle anew from provisioning",
+                f"lacks {config.node!r}, this node itself; {REISSUE_BUNDLE}",
             )
 
 
@@ -110,16 +101,17 @@ def _check_seals(document: Document, config: NodeConfig) -> Iterator[ConfigError
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         yield document.error(
             ("seals",),
-            f"lacks {missing[0]!r}{others}, with whom this node shares a neighbour, and which a "
-            "sealed exchange needs; get the bundle anew from provisioning",
+            f"lacks {missing[0]!r}{others}, a co-neighbour of this node, which the sealed exchange "
+            f"needs; {REISSUE_BUNDLE}",
         )
 
 
 def checksum_of(config: NodeConfig) -> str:
-    """64 hexadecimal digits over the parts of *config* that only provisioning can make.
+    """Return a SHA-256, in hexadecimal digits, over the parts that only provisioning writes.
 
-    A seal of another node that is not its own shows nowhere on this node: the sums of a neighbour
-    would not open. This finds accidents; who writes the file can write its checksum.
+    This node cannot notice a wrong seal of another node otherwise: only the sums of a common
+    neighbour would not open. The checksum finds accidents and no attacks, since a program that
+    changes the file can change the checksum too.
     """
     others = [(n.id, n.neighbours, n.fingerprint) for n in config.neighbours]
     own = config.keys and (config.keys.paillier, config.keys.identity, config.keys.seal)
@@ -131,13 +123,13 @@ def checksum_of(config: NodeConfig) -> str:
 def _check_checksum(document: Document, config: NodeConfig) -> Iterator[ConfigError]:
     if config.checksum is None:
         if config.neighbours and config.crypto.exchange == "sealed":
-            told = "lacks checksum, which a sealed exchange needs"
-            yield document.error((), f"{told}; get the bundle anew from provisioning")
+            text = "lacks checksum, which the sealed exchange needs"
+            yield document.error((), f"{text}; {REISSUE_BUNDLE}")
     elif config.checksum != checksum_of(config):
         yield document.error(
             ("checksum",),
-            "does not fit: fleet, node, keys, operator, neighbours or seals were changed since "
-            "provisioning wrote them; get the bundle anew from provisioning",
+            "does not match: fleet, node, keys, operator, neighbours or seals were changed since "
+            f"provisioning wrote them; {REISSUE_BUNDLE}",
         )
 
 
@@ -145,7 +137,7 @@ def _check_checksum(document: Document, config: NodeConfig) -> Iterator[ConfigEr
 
 
 def check_algorithm(document: Document, algorithm: Algorithm) -> Iterator[ConfigError]:
-    """What is wrong with a schedule that cannot run."""
+    """Yield the errors of the schedule: an invalid resolution, or no number of rounds."""
     here = ("algorithm", "resolution")
     try:
         fits = 0 < resolution_of(algorithm) <= 1e6
@@ -160,7 +152,7 @@ def check_algorithm(document: Document, algorithm: Algorithm) -> Iterator[Config
 
 
 def check_crypto(document: Document, crypto: Crypto) -> Iterator[ConfigError]:
-    """What is wrong with keys that are weak without saying so, or of an odd size."""
+    """Yield an error for weak keys that are not allowed explicitly, or an invalid key size."""
     here = ("crypto", "key_bits")
     if crypto.key_bits % 16:
         near = max(crypto.key_bits + 8, SAFE_KEY_BITS) // 16 * 16
@@ -170,13 +162,13 @@ def check_crypto(document: Document, crypto: Crypto) -> Iterator[ConfigError]:
     elif crypto.key_bits < SAFE_KEY_BITS and not crypto.allow_weak_keys:
         yield document.error(
             here,
-            f"is {crypto.key_bits}, which is a weak key: use {SAFE_KEY_BITS} or more, or say "
+            f"is {crypto.key_bits}, which is a weak key: use {SAFE_KEY_BITS} or more, or set "
             "crypto.allow_weak_keys: true in a fleet that protects nothing",
         )
 
 
 def check_broker(document: Document, broker: Broker) -> Iterator[ConfigError]:
-    """What is wrong with plain TCP that would leave this machine."""
+    """Yield an error for a connection without TLS that would leave this machine."""
     if not broker.tls and not is_loopback(broker.host):
         yield document.error(
             ("broker", "host"),
@@ -186,7 +178,7 @@ def check_broker(document: Document, broker: Broker) -> Iterator[ConfigError]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* names this machine's own loopback interface."""
+    """True if *host* is an address or a name of this machine's loopback interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -194,7 +186,7 @@ def is_loopback(host: str) -> bool:
 
 
 def fields_named(objective: Objective) -> Iterator[tuple[Path_, str]]:
-    """Every field of a reading that the section names, and where."""
+    """Yield the path and the name of each field of a reading that the section uses."""
     for index, column in enumerate(objective.values or ()):
         yield ("values", index, "field"), column.field
     if objective.target is not None:
@@ -206,7 +198,7 @@ def fields_named(objective: Objective) -> Iterator[tuple[Path_, str]]:
 
 
 def check_objective(document: Document, objective: Objective) -> Iterator[ConfigError]:
-    """What is wrong with the parts of an objective, each by itself."""
+    """Yield the errors of the columns and features of an objective, each checked alone."""
     for index, column in enumerate(objective.values or ()):
         yield from _check_scale(document, ("objective", "values", index), column.scale)
     if objective.target is not None:
@@ -216,19 +208,19 @@ def check_objective(document: Document, objective: Objective) -> Iterator[Config
 
 
 def check_parts(document: Document, objective: Objective) -> Iterator[ConfigError]:
-    """The first part that the objective's kind needs and lacks, or else those it does not know."""
+    """Yield the first part that the objective's kind lacks, or else the parts it does not have."""
     kind = objective.kind
-    wanted: tuple[str, ...] = ()
-    unwanted: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     if kind in ("average", "mean"):
-        wanted, unwanted = ("values",), ("target", "features")
+        required, excluded = ("values",), ("target", "features")
     elif kind in OBJECTIVE_KINDS:
-        wanted, unwanted = ("target", "features"), ("values",)
-    for name in wanted:
+        required, excluded = ("target", "features"), ("values",)
+    for name in required:
         if not getattr(objective, name):
             yield document.error(("objective", name), f"is needed for kind {kind}")
-            return  # the kind itself may be the mistake
-    for name in unwanted:
+            return  # the kind itself may be the error
+    for name in excluded:
         if getattr(objective, name) is not None:
             yield document.error(("objective", name), f"does not belong to kind {kind}")
 
@@ -250,7 +242,7 @@ def _check_feature(document: Document, path: Path_, feature: Feature) -> Iterato
 
 
 def check_sensor(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
-    """What is wrong with limits that nothing can satisfy, and with empty commands."""
+    """Yield an error for limits that no value satisfies, and for an empty command."""
     for name, (low, high) in sensor.limits.items():
         if not low < high:
             yield document.error(

@@ -1,4 +1,7 @@
-"""The sections of node.yaml and fleet.yaml as types. Reads no file."""
+"""The sections of node.yaml and fleet.yaml as msgspec types. This module reads no file.
+
+The docstrings are the descriptions in the JSON Schema, which editors show.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from msgspec import Meta, field
 CONFIG_VERSION = 1
 
 
-SAFE_KEY_BITS = 2048  # 112-bit strength; smaller only through crypto.allow_weak_keys
+SAFE_KEY_BITS = 2048  # a strength of 112 bits; smaller keys need crypto.allow_weak_keys
 
 
 MAX_ID = 63
@@ -21,7 +24,7 @@ MAX_ID = 63
 NodeId = Annotated[
     str,
     Meta(
-        # $ alone lets a last newline pass
+        # `$` alone would match before a newline at the end
         pattern=rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_ID - 1}}}$(?!\n)",
         description="1 to 63 letters, digits, - and _, the first a letter or digit",
     ),
@@ -31,7 +34,7 @@ NodeId = Annotated[
 DeviceNode = Annotated[
     str,
     Meta(
-        # nothing that a unit file would expand
+        # no character that has a meaning in a systemd unit file
         pattern=r"^/dev(/[A-Za-z0-9_-][A-Za-z0-9_.,:+-]*)+$(?!\n)",
         description="the path of a device node, for example /dev/i2c-1",
     ),
@@ -76,11 +79,11 @@ FieldName = Annotated[str, Meta(min_length=1)]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A mapping in a configuration file; unknown keys are errors."""
+    """A mapping in a configuration file. Unknown keys are errors."""
 
 
 class Stepsize(Section, frozen=True):
-    """lambda_k = initial / (1 + decay k^exponent); entries drawn within +-spread of it."""
+    """The mean stepsize lambda_k = initial / (1 + decay k^exponent), and the law of its entries."""
 
     initial: Positive = 0.3
     decay: NonNegative = 0.01
@@ -90,14 +93,14 @@ class Stepsize(Section, frozen=True):
 
 
 class Attenuation(Section, frozen=True):
-    """gamma_k = 1 / (1 + scale k^exponent)."""
+    """The attenuation factor gamma_k = 1 / (1 + scale k^exponent)."""
 
     scale: NonNegative = 0.1
     exponent: NonNegative = 0.81
 
 
 class Algorithm(Section, frozen=True):
-    """What all nodes of a fleet must agree on, round by round."""
+    """The schedule of the rounds, and the values that must be equal on all nodes of a fleet."""
 
     rounds: Count | None = None  # None: an endless fleet, which then needs period_s
     period_s: Positive | None = None  # seconds from one round's opening to the next
@@ -105,25 +108,25 @@ class Algorithm(Section, frozen=True):
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0
-    start_timeout_s: Positive = 60.0  # how long the first round waits for every neighbour
+    start_timeout_s: Positive = 60.0  # the longest wait for all neighbours before the first round
 
 
 class Crypto(Section, frozen=True):
-    """Key size and the exchange that runs on it."""
+    """The key size, the kind of exchange, and the memory and threads for obfuscators."""
 
     key_bits: Annotated[int, Meta(ge=256, le=8192)] = SAFE_KEY_BITS
-    exchange: ExchangeName | None = None  # None in fleet.yaml: by its graph
-    leaves: Literal["refuse", "open"] = "refuse"  # nodes of one neighbour in a sealed fleet
+    exchange: ExchangeName | None = None  # None in fleet.yaml: chosen by the graph
+    leaves: Literal["refuse", "open"] = "refuse"  # nodes with one neighbour in a sealed fleet
     rerandomise: Literal["full", "uniform"] = "full"
     pool: Annotated[int, Meta(ge=0, le=256)] = 8  # obfuscators kept ready per key
     pool_threads: Annotated[int, Meta(ge=0, le=16)] = 1
     table_kib: Annotated[int, Meta(ge=64, le=65536)] = 2560  # memory for the tables of one key
-    constant_time: bool = False  # private exponents take the same time; costs about 40 %
+    constant_time: bool = False  # powers with private exponents in constant time; about 40 % slower
     allow_weak_keys: bool = False
 
 
 class Broker(Section, frozen=True):
-    """Where the MQTT broker listens, and whether it speaks TLS and wants our certificate."""
+    """The address of the MQTT broker, and whether it uses TLS with a client certificate."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 1883
@@ -131,7 +134,7 @@ class Broker(Section, frozen=True):
 
 
 class Column(Section, frozen=True):
-    """A named field of a reading, brought to order one: (value - offset) / scale."""
+    """A field of a reading, brought to order one: (value - offset) / scale."""
 
     field: FieldName
     offset: float = 0.0
@@ -139,9 +142,9 @@ class Column(Section, frozen=True):
 
 
 class Feature(Section, frozen=True):
-    """One entry (or, with daily, 2*harmonics entries) of the regressor phi.
+    """One entry of the regressor phi, or with *daily* 2 * harmonics entries.
 
-    Exactly one of constant, field and daily is given.
+    Exactly one of *constant*, *field* and *daily* must be given.
     """
 
     constant: float | None = None
@@ -153,7 +156,7 @@ class Feature(Section, frozen=True):
 
 
 class Objective(Section, frozen=True):
-    """The private objective f_i, made of this node's readings."""
+    """The private objective f_i of a node, computed from its readings."""
 
     kind: ObjectiveKind
     values: list[Column] | None = None  # average, mean
@@ -161,13 +164,15 @@ class Objective(Section, frozen=True):
     features: list[Feature] | None = None
     penalty: NonNegative = 0.0  # ridge, logistic, huber: + penalty/2 |x|^2
     threshold: Positive = 1.0  # huber: residuals above it count linearly
-    window: Count = 4096  # readings kept; the oldest go first
-    minibatch: Count | None = None  # None: the whole window in every gradient
-    normalise_by: Count | None = None  # None: the mean over the node's own readings, so that every
+    window: Count = 4096  # the number of latest readings kept
+    minibatch: Count | None = None  # None: every gradient uses the whole window
+    # None: the mean over the node's own readings, so that all nodes have the same weight. The same
+    # number on all nodes: all readings have the same weight.
+    normalise_by: Count | None = None
 
 
 class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
-    """Replay of a CSV file with a header line; only rows that match *where* are this node's."""
+    """A replay of a CSV file with a header line. The node uses the rows that match *where*."""
 
     path: str
     where: dict[str, str | int | float] = {}
@@ -177,7 +182,7 @@ class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
 
 
 class SyntheticSensor(Section, frozen=True, tag_field="kind", tag="synthetic"):
-    """Made-up readings for trials: each field normal with the given mean and deviation."""
+    """Generated readings for trials. Each field is normal with its mean and deviation."""
 
     fields: dict[str, SyntheticField]
     seed: int = 0
@@ -187,14 +192,14 @@ class SyntheticSensor(Section, frozen=True, tag_field="kind", tag="synthetic"):
 
 
 class SyntheticField(Section, frozen=True):
-    """A made-up quantity."""
+    """Mean and standard deviation of a generated field."""
 
     mean: float
     deviation: NonNegative = 0.0
 
 
 class ThermalSensor(Section, frozen=True, tag_field="kind", tag="thermal"):
-    """A Linux thermal zone, by its type (`x86_pkg_temp`, `cpu-thermal`) or its number."""
+    """A Linux thermal zone, named by its type (`x86_pkg_temp`, `cpu-thermal`) or its number."""
 
     zone: str | int
     field: str = "temperature_c"
@@ -203,7 +208,7 @@ class ThermalSensor(Section, frozen=True, tag_field="kind", tag="thermal"):
 
 
 class HwmonSensor(Section, frozen=True, tag_field="kind", tag="hwmon"):
-    """A Linux hwmon chip, by its name; inputs such as {temp1_input: temperature_c}."""
+    """A Linux hwmon chip, named by its name, with inputs such as {temp1_input: temperature_c}."""
 
     chip: str
     inputs: dict[str, str]
@@ -215,7 +220,7 @@ class CommandSensor(Section, frozen=True, tag_field="kind", tag="command"):
     """A program that prints one JSON object of numbers per run, for example {"lux": 310}."""
 
     command: list[str]
-    devices: list[DeviceNode] = []  # that it opens: the service's sandbox hides all others
+    devices: list[DeviceNode] = []  # the devices it opens: the service's sandbox hides all others
     limits: dict[str, tuple[float, float]] = {}
     timeout_s: Positive = 5.0
 
@@ -224,35 +229,35 @@ Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSens
 
 
 class Neighbour(Section, frozen=True):
-    """A node that shares an edge with this one; its public keys lie in neighbours/<id>.json."""
+    """A node that shares an edge with this one. Its public keys are in neighbours/<id>.json."""
 
     id: NodeId
-    neighbours: Annotated[list[NodeId], Meta(min_length=1)]  # its own, this node among them
+    neighbours: Annotated[list[NodeId], Meta(min_length=1)]  # its own; this node is one of them
     fingerprint: str  # of its public keys, pinned by provisioning
 
     @property
     def degree(self) -> int:
-        """How many neighbours it has itself, for the Metropolis factor."""
+        """The number of its own neighbours, for the Metropolis factor."""
         return len(self.neighbours)
 
 
 class OwnKeys(Section, frozen=True):
-    """What this node's own keys must be, by their public halves."""
+    """The public keys that belong to this node's own private keys."""
 
     paillier: str  # fingerprint of the modulus
-    identity: str  # in base64, as is the seal
-    seal: str
+    identity: str  # Ed25519 public key in base64
+    seal: str  # X25519 public key in base64
 
 
 class Simulation(Section, frozen=True):
-    """Only for emulated fleets with data that may be seen; every log says what is on and why."""
+    """Settings for emulated fleets with data that are not private. The log warns of each one."""
 
-    seed: int | None = None  # draws become reproducible: nothing is hidden any more
-    trace_estimates: bool = False  # the estimate of every round goes to estimates.jsonl
+    seed: int | None = None  # makes all random choices of a round repeatable: protects nothing
+    trace_estimates: bool = False  # write the estimate of every round to estimates.jsonl
 
 
 class NodeConfig(Section, frozen=True):
-    """node.yaml: all that one node knows of its fleet."""
+    """The content of node.yaml: everything that one node knows about its fleet."""
 
     config_version: Annotated[int, Meta(ge=CONFIG_VERSION, le=CONFIG_VERSION)]
     fleet: NodeId
@@ -260,23 +265,26 @@ class NodeConfig(Section, frozen=True):
     algorithm: Algorithm
     objective: Objective
     sensor: Sensor
-    neighbours: list[Neighbour] = []  # none only where the operator is to name them
-    operator: str | None = None  # Ed25519, base64: whose word on neighbours the node takes
+    neighbours: list[Neighbour] = []  # empty only if the operator sets them later
+    operator: str | None = None  # Ed25519 key in base64 that signs memberships for this node
     broker: Broker = field(default_factory=Broker)
     crypto: Crypto = field(default_factory=Crypto)
     simulation: Simulation = field(default_factory=Simulation)
-    seals: dict[NodeId, str] = {}  # X25519 keys of all with whom it shares a neighbour, in base64
-    keys: OwnKeys | None = None  # None: keys made on the device
-    checksum: str | None = None  # over what provisioning knows of others; see `checksum_of`
+    seals: dict[NodeId, str] = {}  # X25519 public keys of its co-neighbours, in base64
+    keys: OwnKeys | None = None  # None: the keys were generated on the device
+    checksum: str | None = None  # over the parts that only provisioning writes; see `checksum_of`
 
     @property
     def co_neighbours(self) -> set[str]:
-        """All with whom this node shares a neighbour."""
+        """The ids of all nodes that share a neighbour with this node."""
         return {name for n in self.neighbours for name in n.neighbours} - {self.node}
 
 
 def resolution_of(algorithm: Algorithm) -> float:
-    """The resolution delta as a number: '2^-24' and 1e-6 are both allowed."""
+    """Return the resolution as a number; '2^-24' and 1e-6 are both allowed.
+
+    Raises ValueError for another text, and OverflowError if the power is too large.
+    """
     value = algorithm.resolution
     if isinstance(value, str):
         power = re.fullmatch(r"2\^(-?\d{1,3})", value.replace(" ", ""))

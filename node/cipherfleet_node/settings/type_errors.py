@@ -1,7 +1,8 @@
-"""Plain data against a type: every value that does not fit, in an operator's words.
+"""Validation of plain data against a msgspec type, with all type errors in words for operators.
 
-msgspec stops at the first mistake. `fit` mends that one in a copy, tries the copy again, and so
-finds the others without a second validator: the types say all that is allowed.
+msgspec stops at the first error. `validate` therefore repairs that value in a copy of the data and
+validates the copy again, until there are no more errors. This needs no second validator: the types
+alone say what is allowed.
 """
 
 from __future__ import annotations
@@ -14,55 +15,58 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-MAX_MISFITS = 50  # beyond them a file is another file
+MAX_MISFITS = 50  # a file with more errors is probably not a file of this kind
 _WORD_SHOWN = 60
-_SECRET = re.compile(  # in a key's name; allow_weak_keys and key_bits are none
+_SECRET = re.compile(  # names of keys with secret values; not allow_weak_keys, not key_bits
     r"passw|passphrase|secret|token|private|credential|authori[sz]ation|(?<!weak_)keys?$",
     re.IGNORECASE,
 )
 PEM = "-----BEGIN"
-_OF_KEY = re.compile(r"(Expected `str`.*) - at `key` in `(\$[^`]*)`", re.DOTALL)  # msgspec's words
+_OF_KEY = re.compile(r"(Expected `str`.*) - at `key` in `(\$[^`]*)`", re.DOTALL)  # msgspec's text
 
 Path_ = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Misfit:
-    """A mistake at *path*; *spoilt* are the places of which nothing can be said any more."""
+class TypeMismatch:
+    """A type error at *path*. Further errors at *invalid_paths* may only follow from this one."""
 
     path: Path_
     message: str
-    spoilt: tuple[Path_, ...]
-    at_key: bool = False  # the key itself is at fault
+    invalid_paths: tuple[Path_, ...]
+    at_key: bool = False  # the error is in the key, not in its value
 
 
-def fit(data: Any, kind: Any) -> tuple[Any, list[Misfit]]:
-    """*data* as *kind*, and what did not fit: there the value holds stand-ins, fit for no use.
+def validate(data: Any, kind: Any) -> tuple[Any, list[TypeMismatch]]:
+    """Convert *data* to *kind*; return the value and all type errors.
 
-    The value is None where mending does not help.
+    The value has placeholders at the paths of the errors and must not be used there. It is None if
+    the data cannot be repaired.
     """
     info = inspect.type_info(kind)
-    found: list[Misfit] = []
+    found: list[TypeMismatch] = []
     for _ in range(2 * MAX_MISFITS):
         try:
             return msgspec.convert(data, kind, strict=True), found
         except msgspec.ValidationError as error:
-            misfit, data = _mended(str(error), data, kind, info)
-        if not any(touch(misfit.path, place) for known in found for place in known.spoilt):
-            found.append(misfit)
+            mismatch, data = _repaired(str(error), data, kind, info)
+        if not any(
+            overlaps(mismatch.path, place) for known in found for place in known.invalid_paths
+        ):
+            found.append(mismatch)
         if len(found) == MAX_MISFITS:
             break
     return None, found
 
 
-def touch(one: Path_, other: Path_) -> bool:
-    """Whether one of two places lies at or beneath the other."""
+def overlaps(one: Path_, other: Path_) -> bool:
+    """True if one of the two paths is equal to the other or leads through it."""
     shared = min(len(one), len(other))
     return one[:shared] == other[:shared]
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """('nodes', 3, 'id') -> 'nodes[3].id'."""
+    """Return a path as text: ('nodes', 3, 'id') becomes 'nodes[3].id'."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -74,7 +78,7 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def found_at(data: Any, path: Sequence[str | int]) -> str:
-    """What stands at *path*, shortened, and hidden where it may be a secret."""
+    """Return the value at *path* as text, shortened, and not shown if it may be a secret."""
     try:
         value = _at(data, path)
     except (KeyError, IndexError, TypeError):
@@ -91,36 +95,37 @@ def found_at(data: Any, path: Sequence[str | int]) -> str:
 
 
 def may_be_secret(name: str) -> bool:
-    """Whether a key's *name*, or a PEM heading, says that what follows is nobody's business."""
+    """True if a key's *name*, or a PEM heading in it, says that its value may be a secret."""
     return _SECRET.search(name) is not None or PEM in name
 
 
-def meant(word: object, known: Iterable[str]) -> str:
-    """The words for the *known* word that is close to *word*: did you mean it? Else nothing."""
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return ", did you mean ...?" with the *known* word that is close to *word*, or ""."""
     close = nearest(word, known)
     return f", did you mean {close!r}?" if close is not None else ""
 
 
 def nearest(word: object, known: Iterable[str]) -> str | None:
-    """The known word that is closest to *word*, None where none is close."""
+    """Return the known word that is closest to *word*, or None if none is close."""
     from difflib import get_close_matches
 
     plain = {_plain(each): each for each in known}
     given = _plain(str(word)[:_WORD_SHOWN])
-    swapped = [each for each in plain if sorted(each) == sorted(given)]  # di: too short to be close
+    # difflib finds no near match for very short words, such as "di" for "id".
+    swapped = [each for each in plain if sorted(each) == sorted(given)]
     close = get_close_matches(given, plain, n=1) or swapped
     return plain[close[0]] if close else None
 
 
 def _plain(word: str) -> str:
-    """Answer-Timeout and answerTimeout are as good as answer_timeout."""
+    """Return *word* in one spelling: Answer-Timeout and answerTimeout become answer_timeout."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|[- ]", "_", word).lower()
 
 
-# -- one mistake, and a copy of the data without it ---------------------------------------------
+# -- one error, and a copy of the data without it ------------------------------------------------
 
 
-def _mended(text: str, data: Any, kind: Any, info: inspect.Type) -> tuple[Misfit, Any]:
+def _repaired(text: str, data: Any, kind: Any, info: inspect.Type) -> tuple[TypeMismatch, Any]:
     message, path = _split_path(text)
     path = _located(path, text, data, kind)
     if _OF_KEY.fullmatch(text):
@@ -131,79 +136,88 @@ def _mended(text: str, data: Any, kind: Any, info: inspect.Type) -> tuple[Misfit
     missing = re.search(r"missing required field `(.*)`", message)
     if missing:
         path = (*path, missing[1])
-        misfit = Misfit(path, "is missing and has no default" + _allowed(info, path, data), (path,))
+        mismatch = TypeMismatch(
+            path, "is missing and has no default" + _allowed(info, path, data), (path,)
+        )
     else:
-        told = f"is {found_at(data, path)}, must be {_wanted(message, path, data, info)}"
-        misfit = Misfit(path, told, (path,))
-    if _is_tag(info, path, data):  # which of several mappings is meant is not known
+        wording = f"is {found_at(data, path)}, must be {_wanted(message, path, data, info)}"
+        mismatch = TypeMismatch(path, wording, (path,))
+    if _is_tag(info, path, data):  # the type of the enclosing mapping is unknown without its tag
         path = path[:-1]
-        misfit = Misfit(misfit.path, misfit.message, (path,))
-    return misfit, _stood_in(data, path, info)
+        mismatch = TypeMismatch(mismatch.path, mismatch.message, (path,))
+    return mismatch, _with_placeholder(data, path, info)
 
 
-def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[Misfit, Any]:
-    """An unknown *key*: gone, or under the name that was meant if that one was free."""
+def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[TypeMismatch, Any]:
+    """Report an unknown *key*; return the data without it, or with its probable name if free."""
     here = dict(_at(data, path))
     value = here.pop(key)
     known = [field.encode_name for each in _structs_at(info, path, data) for field in each.fields]
     close = nearest(key, known)
-    told, spoilt = "is not a known key", [(*path, key)]
+    message, invalid_paths = "is not a known key", [(*path, key)]
     homes = [f"{dotted(home)}.{key}" for home in _homes(info, key) if home != path]
     if close is not None:
-        told += f", did you mean {close!r}?"
-        spoilt.append((*path, close))
+        message += f", did you mean {close!r}?"
+        invalid_paths.append((*path, close))
         here.setdefault(close, value)
     elif homes:
-        told += f", did you mean {' or '.join(map(repr, homes))}?"
+        message += f", did you mean {' or '.join(map(repr, homes))}?"
     else:
-        told += f", known here are {', '.join(sorted(set(known)))}"
-    return Misfit((*path, key), told, tuple(spoilt), at_key=True), _replaced(data, path, here)
+        message += f", known here are {', '.join(sorted(set(known)))}"
+    mismatch = TypeMismatch((*path, key), message, tuple(invalid_paths), at_key=True)
+    return mismatch, _replaced(data, path, here)
 
 
-def _without_key(message: str, data: Any, path: Path_, info: inspect.Type) -> tuple[Misfit, Any]:
-    """A key that its mapping does not allow, gone."""
+def _without_key(
+    message: str, data: Any, path: Path_, info: inspect.Type
+) -> tuple[TypeMismatch, Any]:
+    """Report a key that its mapping does not allow; return the data without it."""
     home, key = path[:-1], path[-1]
     types = [
         each.key_type for each in _types_at(info, home, data) if isinstance(each, inspect.DictType)
     ]
-    words = next((told["description"] for told in map(_told, types) if "description" in told), None)
+    words = next(
+        (schema["description"] for schema in map(_schema_of, types) if "description" in schema),
+        None,
+    )
     wanted = words or _plain_words(message.removeprefix("Expected ").replace("`", ""))
-    misfit = Misfit(path, f"is not allowed as a key, must be {wanted}", (path,), at_key=True)
+    text = f"is not allowed as a key, must be {wanted}"
+    mismatch = TypeMismatch(path, text, (path,), at_key=True)
     here = {other: value for other, value in _at(data, home).items() if other != key}
-    return misfit, _replaced(data, home, here)
+    return mismatch, _replaced(data, home, here)
 
 
-def _stood_in(data: Any, path: Path_, info: inspect.Type) -> Any:
-    """*data* with a stand-in at *path*, or without it where it has a default."""
+def _with_placeholder(data: Any, path: Path_, info: inspect.Type) -> Any:
+    """Return *data* with a placeholder at *path*, or without this key if it has a default."""
     parent = _at(data, path[:-1]) if path else None
-    if isinstance(parent, dict) and _may_go(info, path, data):
+    if isinstance(parent, dict) and _is_optional(info, path, data):
         return _replaced(data, path[:-1], {k: v for k, v in parent.items() if k != path[-1]})
-    return _replaced(data, path, next(map(_stand_in, _types_at(info, path, data)), None))
+    return _replaced(data, path, next(map(_placeholder, _types_at(info, path, data)), None))
 
 
-def _may_go(info: inspect.Type, path: Path_, data: Any) -> bool:
-    """Whether the mapping that holds *path* does without it."""
+def _is_optional(info: inspect.Type, path: Path_, data: Any) -> bool:
+    """True if the mapping that contains *path* may omit it."""
     structs = list(_structs_at(info, path[:-1], data))
     return all(not f.required for s in structs for f in s.fields if f.encode_name == path[-1])
 
 
-def _stand_in(kind: inspect.Type) -> Any:
-    """Some value of *kind*."""
+def _placeholder(kind: inspect.Type) -> Any:
+    """Return any valid value of *kind*."""
     made: Any = None
     match kind:
-        case inspect.Metadata(type=inner, extra_json_schema=told):
-            made = told["examples"][0] if told and "examples" in told else _stand_in(inner)
+        case inspect.Metadata(type=inner, extra_json_schema=schema):
+            made = schema["examples"][0] if schema and "examples" in schema else _placeholder(inner)
         case inspect.UnionType(types=types):
-            made = _stand_in(types[0])
+            made = _placeholder(types[0])
         case inspect.LiteralType(values=values):
             made = values[0]
         case inspect.StructType(fields=fields, tag_field=tag_field, tag=tag):
-            made = {f.encode_name: _stand_in(f.type) for f in fields if f.required}
+            made = {f.encode_name: _placeholder(f.type) for f in fields if f.required}
             made |= {tag_field: tag} if tag_field else {}
         case inspect.ListType(item_type=item, min_length=length):
-            made = [_stand_in(item)] * (length or 0)
+            made = [_placeholder(item)] * (length or 0)
         case inspect.TupleType(item_types=items):
-            made = [_stand_in(item) for item in items]
+            made = [_placeholder(item) for item in items]
         case inspect.DictType():
             made = {}
         case inspect.StrType():
@@ -215,23 +229,24 @@ def _stand_in(kind: inspect.Type) -> Any:
     return made
 
 
-# -- what msgspec says --------------------------------------------------------------------------
+# -- parsing of msgspec's error texts ------------------------------------------------------------
 
 
 def _split_path(text: str) -> tuple[str, Path_]:
-    """msgspec's 'message - at `$.a[0].b`' -> (message, ('a', 0, 'b'))."""
+    """Split msgspec's 'message - at `$.a[0].b`' into (message, ('a', 0, 'b'))."""
     message, where = text, ""
     of_key = _OF_KEY.fullmatch(text)
     if of_key:
         return of_key[1], (*_steps(of_key[2]), "...")
     found = re.fullmatch(r"(.*?) - at `(\$[^`]*)`", text, re.DOTALL)
-    if found and not re.search("unknown field `.*(?<!`)$", found[1], re.DOTALL):  # part of the key
+    # After "unknown field" the pattern may have matched inside the name of the key.
+    if found and not re.search("unknown field `.*(?<!`)$", found[1], re.DOTALL):
         message, where = found[1], found[2]
     return message, _steps(where)
 
 
 def _steps(where: str) -> Path_:
-    """msgspec's '$.a[0].b' -> ('a', 0, 'b')."""
+    """Parse msgspec's '$.a[0].b' as ('a', 0, 'b')."""
     steps: list[str | int] = []
     for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", where):
         steps.append(name or (int(index) if index != "..." else index))
@@ -239,7 +254,7 @@ def _steps(where: str) -> Path_:
 
 
 def _located(path: Path_, text: str, data: Any, kind: Any) -> Path_:
-    """*path* with the keys that msgspec calls "...": those that fail alike when alone."""
+    """Replace each "..." of msgspec in *path* by the key that gives the same error when alone."""
     for place, step in enumerate(path):
         if step != "...":
             continue
@@ -255,18 +270,18 @@ def _located(path: Path_, text: str, data: Any, kind: Any) -> Path_:
 
 
 def _wanted(message: str, path: Path_, data: Any, info: inspect.Type) -> str:
-    """What may stand at *path*: the words of the type itself, its choices, or msgspec's."""
+    """Return what is allowed at *path*: the type's choices, its description, or msgspec's text."""
     types = list(_types_at(info, path, data))
-    told = [_told(each) for each in types]
+    found = [_schema_of(each) for each in types]
     choices = _choices(types)
     if choices and re.match("Invalid|Expected `.*str", message):
         mapping = any(isinstance(each, inspect.StructType | inspect.DictType) for each in types)
         text = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-        return text + " or a mapping" * mapping + meant(_at(data, path), choices)
-    words = next((each["description"] for each in told if "description" in each), None)
+        return text + " or a mapping" * mapping + did_you_mean(_at(data, path), choices)
+    words = next((each["description"] for each in found if "description" in each), None)
     if words and ", got " not in message:
-        examples = [word for each in told for word in each.get("examples", ())]
-        return str(words) + meant(_at(data, path), examples)
+        examples = [word for each in found for word in each.get("examples", ())]
+        return str(words) + did_you_mean(_at(data, path), examples)
     if message == "Number out of range":
         return "a number that fits 64 bits"
     text = re.sub(r", got `.*`$", "", message.removeprefix("Expected "), flags=re.DOTALL)
@@ -275,12 +290,12 @@ def _wanted(message: str, path: Path_, data: Any, info: inspect.Type) -> str:
 
 
 def _bounds(types: Iterable[inspect.Type]) -> str:
-    """' >= 1, <= 65535': all bounds of the number among *types*."""
+    """Return all bounds of the number among *types*, for example ' >= 1, <= 65535'."""
     for each in types:
         if isinstance(each, inspect.IntType | inspect.FloatType):
             signs = ((">", each.gt), (">=", each.ge), ("<", each.lt), ("<=", each.le))
-            told = ", ".join(f"{sign} {limit}" for sign, limit in signs if limit is not None)
-            return f" {told}" if told else ""
+            text = ", ".join(f"{sign} {limit}" for sign, limit in signs if limit is not None)
+            return f" {text}" if text else ""
     return ""
 
 
@@ -290,7 +305,7 @@ def _allowed(info: inspect.Type, path: Path_, data: Any) -> str:
 
 
 def _plain_words(text: str) -> str:
-    """msgspec's type words in an operator's language."""
+    """Replace msgspec's names of types by words for operators."""
     for word, plain in (
         ("int | float", "a number"),
         ("float", "a number"),
@@ -305,11 +320,11 @@ def _plain_words(text: str) -> str:
     return text.replace(" | ", " or ")
 
 
-# -- what the types say -------------------------------------------------------------------------
+# -- inspection of the types ---------------------------------------------------------------------
 
 
 def _types_at(kind: inspect.Type, path: Path_, data: Any) -> Iterator[inspect.Type]:
-    """All types that a value at *path* of *data* may have, unions taken apart."""
+    """Yield all types that a value at *path* of *data* may have; a union yields its members."""
     if isinstance(kind, inspect.UnionType):
         for each in _possible(kind.types, data):
             yield from _types_at(each, path, data)
@@ -335,7 +350,7 @@ def _types_at(kind: inspect.Type, path: Path_, data: Any) -> Iterator[inspect.Ty
 
 
 def _possible(types: Iterable[inspect.Type], data: Any) -> list[inspect.Type]:
-    """Of a union of tagged mappings the one whose tag *data* has, if it has a known one."""
+    """Return the member of a union whose tag *data* has, or all members if it has no known tag."""
     structs = [each for each in types if isinstance(each, inspect.StructType)]
     chosen = [s for s in structs if s.tag_field and s.tag == _child(data, s.tag_field)]
     return [*chosen] or [*types]
@@ -352,7 +367,7 @@ def _is_tag(info: inspect.Type, path: Path_, data: Any) -> bool:
 
 
 def _homes(kind: inspect.Type, key: str, path: Path_ = ()) -> Iterator[Path_]:
-    """The sections, as far as they hang on keys alone, that do know *key*."""
+    """Yield the paths of all sections with a key *key*, except those within lists and mappings."""
     for struct in _structs_at(kind, (), None):
         if any(field.encode_name == key for field in struct.fields) and path:
             yield path
@@ -361,13 +376,13 @@ def _homes(kind: inspect.Type, key: str, path: Path_ = ()) -> Iterator[Path_]:
 
 
 def _choices(types: Iterable[inspect.Type]) -> list[str]:
-    """The fixed words among *types*."""
+    """Return the values of all literal types among *types*."""
     words = [v for each in types if isinstance(each, inspect.LiteralType) for v in each.values]
     return [str(word) for word in words]
 
 
-def _told(kind: inspect.Type) -> dict[str, Any]:
-    """What a type says of itself to people and editors."""
+def _schema_of(kind: inspect.Type) -> dict[str, Any]:
+    """Return the description and examples that a type has for operators and editors."""
     return (kind.extra_json_schema or {}) if isinstance(kind, inspect.Metadata) else {}
 
 
@@ -385,7 +400,7 @@ def _at(data: Any, path: Sequence[str | int]) -> Any:
 
 
 def _replaced(data: Any, path: Path_, value: Any) -> Any:
-    """*data* with *value* at *path*, without touching the original."""
+    """Return a copy of *data* with *value* at *path*."""
     if not path:
         return value
     copy = data.copy()

@@ -1,7 +1,7 @@
-"""Read a YAML file so that every later complaint can name file, line and column.
+"""Reading of a YAML file into plain data, with the line and column of every key and value.
 
-Plain data comes from the YAML core schema (no dates, no sexagesimal numbers, "no" is a word);
-duplicate keys, aliases and oversize files are refused.
+The data types are those of the YAML 1.2 core schema: there are no dates and no sexagesimal numbers,
+and "no" is a text. Duplicate keys, aliases, deep nesting and large files are errors.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import yaml
 
 from cipherfleet_node.errors import ConfigError, Mark, one_line, refuse
 
-from .type_errors import MAX_MISFITS, PEM, Path_, dotted, fit, found_at, touch
+from .type_errors import MAX_MISFITS, PEM, Path_, dotted, found_at, overlaps, validate
 
 MAX_DEPTH = 32  # the C loader recurses, and overruns its stack at some ten thousand levels
-MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # 1,000 nodes written out one by one need about 300 KB
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024  # 1,000 nodes that are written one by one need about 300 KB
 
-_BRACKET = re.compile(  # after all that may hold one without opening a level
+_BRACKET = re.compile(  # strings and comments first: their brackets open no level
     r"""(?<![^\s\[{,:])(?:"(?:\\.|[^"\\])*"|'[^']*'|\#.*)|[\[\]{}]"""
 )
 
@@ -56,84 +56,87 @@ for _tag, _pattern, _first in (
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data together with the place of every value in it, and the faults of its keys."""
+    """The plain data of a file, the place of every key and value, and the errors found so far."""
 
     file: Path
     data: Any
-    marks: dict[Path_, Mark]
-    keys: dict[Path_, Mark]  # the same for the keys themselves
+    marks: dict[Path_, Mark]  # the place of each value
+    keys: dict[Path_, Mark]  # the place of each key
     faults: tuple[ConfigError, ...] = ()
 
     def mark(self, path: Sequence[str | int]) -> Mark:
-        """The place of *path*, or of the nearest enclosing value that the file holds."""
+        """Return the place of *path*, or of the nearest enclosing value that is in the file."""
         place = tuple(path)
         while place not in self.marks and place:
             place = place[:-1]
         return self.marks.get(place, Mark(str(self.file), 1, 1))
 
     def error(self, path: Sequence[str | int], message: str) -> ConfigError:
-        """A ConfigError at *path*: 'file:line:column: dotted.path message'."""
+        """Return a ConfigError at the value: 'file:line:column: dotted.path message'."""
         return complaint(self.mark(path), path, message)
 
     def key_error(self, path: Path_, message: str) -> ConfigError:
-        """The same where the key itself is at fault, not its value."""
+        """Return a ConfigError at the key of *path* instead of its value."""
         return complaint(self.keys.get(path) or self.mark(path), path, message)
 
     def found(self, path: Sequence[str | int]) -> str:
-        """What stands at *path*, shortened, and hidden where it may be a secret."""
+        """Return the value at *path* as text, shortened, and not shown if it may be a secret."""
         return found_at(self.data, path)
 
     def convert(self, kind: type[T]) -> T:
-        """The data as *kind* (a msgspec type); raises ConfigError with all that does not fit."""
-        return self.draft(kind).checked()
+        """Return the data as *kind* (a msgspec type); raises ConfigError with all type errors."""
+        return self.unchecked(kind).finish()
 
-    def draft(self, kind: type[T]) -> Draft[T]:
-        """The data as *kind*, however wrong; raises ConfigError for what is past mending."""
-        value, misfits = fit(self.data, kind)
+    def unchecked(self, kind: type[T]) -> Unchecked[T]:
+        """Return the data as *kind*, together with its type errors.
+
+        Raises ConfigError if no value of *kind* can be made even with placeholders.
+        """
+        value, mismatches = validate(self.data, kind)
         findings = [*self.faults]
-        spoilt = [fault.path for fault in self.faults if fault.path is not None]
-        for misfit in misfits:
-            if not any(touch(misfit.path, place) for place in spoilt):
-                error = self.key_error if misfit.at_key else self.error
-                findings.append(error(misfit.path, misfit.message))
-        spoilt += [place for misfit in misfits for place in misfit.spoilt]
+        invalid_paths = [fault.path for fault in self.faults if fault.path is not None]
+        for mismatch in mismatches:
+            if not any(overlaps(mismatch.path, place) for place in invalid_paths):
+                error = self.key_error if mismatch.at_key else self.error
+                findings.append(error(mismatch.path, mismatch.message))
+        invalid_paths += [place for mismatch in mismatches for place in mismatch.invalid_paths]
         if value is None:
             refuse(findings)
-        return Draft(value, findings, tuple(spoilt))
+        return Unchecked(value, findings, tuple(invalid_paths))
 
 
 @dataclass(frozen=True)
-class Draft(Generic[T]):
-    """A value on its way out of a document, and all that was found wrong with it so far.
+class Unchecked(Generic[T]):
+    """A parsed value together with the errors found so far.
 
-    Where *spoilt* says so the value holds stand-ins: it is for further checks only, until
-    `checked` has given it away.
+    At *invalid_paths* the value has placeholders. It may be used for further checks only, until
+    `finish` returns it.
     """
 
     value: T
     findings: list[ConfigError]
-    spoilt: tuple[Path_, ...] = ()
+    invalid_paths: tuple[Path_, ...] = ()
 
-    def note(self, findings: Iterable[ConfigError]) -> None:
-        """Add *findings*, except those that only follow from a value that did not fit."""
+    def report(self, findings: Iterable[ConfigError]) -> None:
+        """Add *findings*, except those at a path that is already invalid."""
         for finding in findings:
             path = finding.path
-            if path is None or not any(touch(path, place) for place in self.spoilt):
+            if path is None or not any(overlaps(path, place) for place in self.invalid_paths):
                 self.findings.append(finding)
 
-    def sound(self, *path: str | int) -> bool:
-        """Whether nothing was found wrong at, beneath or above *path*."""
-        places = [*self.spoilt, *(f.path for f in self.findings if f.path is not None)]
-        return not any(touch(path, place) for place in places)
+    def is_valid_at(self, *path: str | int) -> bool:
+        """True if no error was found at *path*, beneath it or above it."""
+        places = [*self.invalid_paths, *(f.path for f in self.findings if f.path is not None)]
+        return not any(overlaps(path, place) for place in places)
 
-    def checked(self) -> T:
-        """The value; raises ConfigError, or ConfigErrors, with all that was found."""
+    def finish(self) -> T:
+        """Return the value; raises ConfigError, or ConfigErrors, if any error was found."""
         refuse(self.findings)
         return self.value
 
 
 def complaint(mark: Mark, path: Sequence[str | int], message: str) -> ConfigError:
-    """A ConfigError 'file:line:column: dotted.path message'."""
+    """Return a ConfigError 'file:line:column: dotted.path message'; never shows a PEM text."""
     name = dotted(path)
     text = f"{name} {message}" if name else message
     if PEM in text:
@@ -142,7 +145,7 @@ def complaint(mark: Mark, path: Sequence[str | int], message: str) -> ConfigErro
 
 
 def read_document(file: Path) -> Document:
-    """Parse *file*; raises ConfigError for what cannot be read or is not one plain YAML mapping."""
+    """Parse *file*; raises ConfigError if it cannot be read or is not one plain YAML mapping."""
     try:
         size = file.stat().st_size
         if size > MAX_DOCUMENT_BYTES:
@@ -156,7 +159,7 @@ def read_document(file: Path) -> Document:
 
 
 def parse_document(text: str, file: Path) -> Document:
-    """The document in *text*; *file* is only its name. Raises ConfigError."""
+    """Parse *text*; *file* is used as a name in errors only. Raises ConfigError."""
     try:
         _check_events(text, file)
         loader = _Loader(text)
@@ -182,16 +185,19 @@ def _mark(file: Path, found: Any) -> Mark:
 
 
 def _fault_mark(error: yaml.MarkedYAMLError, file: Path) -> Mark:
-    """Where a mistake in the YAML stands: a quote or bracket left open, not where that was seen."""
-    seen, began = error.problem_mark, error.context_mark
-    inside = re.search("quoted|simple key|flow", error.context or "")
-    if began is not None and (seen is None or (inside and began.line < seen.line)):
-        seen = began
-    return _mark(file, seen) if seen is not None else Mark(str(file), 1, 1)
+    """Return the place of a syntax error.
+
+    For an open quote or bracket it is the place where that begins, not where the parser noticed.
+    """
+    noticed, began = error.problem_mark, error.context_mark
+    is_open = re.search("quoted|simple key|flow", error.context or "")
+    if began is not None and (noticed is None or (is_open and began.line < noticed.line)):
+        noticed = began
+    return _mark(file, noticed) if noticed is not None else Mark(str(file), 1, 1)
 
 
 def _check_events(text: str, file: Path) -> None:
-    """Raise ConfigError for aliases, which could multiply without end, and for deep nesting."""
+    """Raise ConfigError for aliases, whose expansion could grow without bound, and deep nesting."""
     depth = 0
     aliases: list[ConfigError] = []
     for event in yaml.parse(text, Loader=_Loader):
@@ -201,17 +207,17 @@ def _check_events(text: str, file: Path) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.AliasEvent) and len(aliases) < MAX_MISFITS:
-            aliases.append(complaint(mark, (), "is an alias, write out what it stands for"))
+            aliases.append(complaint(mark, (), "is an alias, write out the value itself"))
         if depth > MAX_DEPTH:
             raise _too_deep(mark)
     refuse(aliases)
 
 
 def _check_brackets(text: str, error: yaml.MarkedYAMLError, file: Path) -> None:
-    """Raise ConfigError if the parser gave up among brackets that are nested too deeply.
+    """Raise ConfigError if the parser failed in brackets that are nested too deeply.
 
-    The parser reads up to 1,024 characters ahead of its events. Newer releases refuse deep nesting
-    there, in their own words; this count does not depend on the release.
+    The parser reads up to 1,024 characters ahead of its events, and newer releases refuse deep
+    nesting there with texts of their own. This count does not depend on the release.
     """
     end = error.problem_mark.index if error.problem_mark else len(text)
     open_ = 0
@@ -231,9 +237,9 @@ _CORE = "tag:yaml.org,2002:"
 
 
 def _plain_value(tag: str, text: str) -> Any:
-    """The value of a scalar: "010" is ten, and there is no infinity. Raises ValueError."""
+    """Return the value of a scalar; raises ValueError. "010" is ten, infinity is not allowed."""
     match tag.removeprefix(_CORE):
-        case "str" if "\0" not in text:  # no name of a file, no argument may hold it
+        case "str" if "\0" not in text:  # no file name and no argument may contain it
             return text
         case "null":
             return None
@@ -247,7 +253,7 @@ def _plain_value(tag: str, text: str) -> Any:
 
 
 class _Builder:
-    """Turns YAML nodes into plain data, remembers where each value stood, and what was wrong."""
+    """Converts YAML nodes to plain data, and records the place of each value and the errors."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -256,6 +262,7 @@ class _Builder:
         self.faults: list[ConfigError] = []
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
+        """Return the plain data of *node*, which is at *path* in the document."""
         self.marks.setdefault(path, _mark(self._file, node.start_mark))
         if isinstance(node, yaml.MappingNode) and node.tag == _CORE + "map":
             return self._mapping(node, path)
@@ -276,8 +283,8 @@ class _Builder:
             here = (*path, key_node.value)
             if key_node.value in data:
                 first = self.keys[here]
-                told = f"is given twice, first at {first.line}:{first.column}"
-                self._fault(key_node, here, told)
+                text = f"is given twice, first at {first.line}:{first.column}"
+                self._fault(key_node, here, text)
                 continue
             self.keys[here] = key = _mark(self._file, key_node.start_mark)
             scalar = isinstance(value_node, yaml.ScalarNode)

@@ -1,1 +1,1 @@
-"""What to expect of a fleet before it runs: privacy, cost, convergence."""
+"""Analyse a fleet before it runs: privacy, cost and convergence."""

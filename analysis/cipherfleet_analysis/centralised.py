@@ -1,7 +1,8 @@
-"""What an operator can tell who has everybody's readings, as in an emulated fleet.
+"""The centralised answer and other values that need the readings of all nodes.
 
-Above all the centralised answer: what one solver finds that sees all readings, and what the fleet
-is held against. For live sensors nothing of this can be said.
+The centralised answer is the result of one solver that has all readings; the fleet's result is
+compared with it. The functions need recorded readings, as in an emulated fleet. They return None
+if a node has a live sensor.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import msgspec
 import numpy as np
 
 from cipherfleet_node.core.objective import Average, Mean, Objective, Regression, make_objective
-from cipherfleet_node.core.randomness import SEED_BYTES, Draws, FloatVector
+from cipherfleet_node.core.randomness import SEED_BYTES, FloatVector, RoundRandomness
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 GRADIENT_TOLERANCE = 1e-12
 MAX_STEPS = 200
-_NO_DRAWS = Draws(bytes(SEED_BYTES))  # full windows draw nothing
+_UNUSED_RANDOMNESS = RoundRandomness(
+    bytes(SEED_BYTES)
+)  # gradients over all readings use no randomness
 
 
-def objectives_in_sight(fleet: Fleet) -> list[Objective] | None:
-    """Every node's objective with all its recorded readings; None if some sensor is a live one."""
+def recorded_objectives(fleet: Fleet) -> list[Objective] | None:
+    """Return every node's objective with all its readings; None if a sensor is a live one."""
     section = msgspec.structs.replace(fleet.file.objective, minibatch=None)
     objectives = []
     for member in fleet.members:
@@ -36,12 +39,12 @@ def objectives_in_sight(fleet: Fleet) -> list[Objective] | None:
 
 
 def centralised_answer(fleet: Fleet) -> FloatVector | None:
-    """The minimiser of F = (1/n) sum f_i, shape (d,); None where some readings are out of sight."""
-    return common_answer(objectives_in_sight(fleet) or [])
+    """Return the minimiser of F = (1/n) sum f_i, shape (d,); None if readings are not recorded."""
+    return common_answer(recorded_objectives(fleet) or [])
 
 
 def common_answer(objectives: Sequence[Objective]) -> FloatVector | None:
-    """The minimiser of the mean of *objectives*; None for kinds that no solver here knows."""
+    """Return the minimiser of the mean of *objectives*; None for kinds without a solver here."""
     if objectives and all(isinstance(objective, Average) for objective in objectives):
         return cast("FloatVector", np.mean([objective.start() for objective in objectives], axis=0))
     smooth = [objective for objective in objectives if isinstance(objective, Mean | Regression)]
@@ -49,11 +52,12 @@ def common_answer(objectives: Sequence[Objective]) -> FloatVector | None:
 
 
 def range_of_starts(fleet: Fleet) -> float:
-    """Greatest minus least of the values that nodes start at, of the entry where they differ least.
+    """Return the range of the nodes' first estimates, in the entry where it is smallest.
 
-    1 where they are out of sight or equal in every entry.
+    Entries in which all nodes are equal are left out. The result is 1 if readings are not recorded,
+    or if all entries are equal.
     """
-    objectives = objectives_in_sight(fleet)
+    objectives = recorded_objectives(fleet)
     if objectives is None:
         return 1.0
     ranges = np.ptp([objective.start() for objective in objectives], axis=0)
@@ -61,11 +65,11 @@ def range_of_starts(fleet: Fleet) -> float:
 
 
 def steepest(fleet: Fleet) -> tuple[str, float] | None:
-    """The node with the greatest curvature at its start, and that curvature L_i.
+    """Return the node with the greatest curvature L_i at its first estimate, and L_i.
 
-    A node alone diverges when its mean stepsize stays above 2/L_i (gradient descent on f_i).
+    Gradient descent on f_i alone diverges if its mean stepsize stays above 2/L_i.
     """
-    objectives = objectives_in_sight(fleet) or []
+    objectives = recorded_objectives(fleet) or []
     curvatures = {
         member.id: float(np.linalg.eigvalsh(objective.hessian(objective.start()))[-1])
         for member, objective in zip(fleet.members, objectives, strict=False)
@@ -78,7 +82,7 @@ def steepest(fleet: Fleet) -> tuple[str, float] | None:
 
 
 def minimise(objectives: list[Mean | Regression]) -> FloatVector:
-    """Newton's method with damping, which raises when a step does not lower the gradient."""
+    """Minimise by Newton's method; the damping rises when a step does not lower the gradient."""
     x: FloatVector = np.zeros(objectives[0].dimension)
     damping, gradient = 0.0, _gradient(objectives, x)
     for _ in range(MAX_STEPS):
@@ -91,12 +95,12 @@ def minimise(objectives: list[Mean | Regression]) -> FloatVector:
         if float(np.linalg.norm(tried)) < size:
             x, gradient, damping = x + step, tried, damping / 10.0
         elif damping > 1e12:
-            break  # as near as numbers of 53 bits allow
+            break  # limit of double precision
         else:
             damping = max(10.0 * damping, 1e-6)
     return x
 
 
 def _gradient(objectives: list[Mean | Regression], x: FloatVector) -> FloatVector:
-    total: FloatVector = np.mean([o.gradient(x, _NO_DRAWS) for o in objectives], axis=0)
+    total: FloatVector = np.mean([o.gradient(x, _UNUSED_RANDOMNESS) for o in objectives], axis=0)
     return total

@@ -1,10 +1,10 @@
-"""How fast a fleet mixes, and whether its schedule can converge, said before anything is sent.
+"""Predict how fast a fleet mixes, and whether its schedule can converge.
 
-Notation: a_ij = m_ij h_ij h_ji is the coupling weight of one edge in one round, m_ij the public
-Metropolis factor, h_ij the private half weight, in the sealed exchange one h_i for all edges of i;
-L is the graph Laplacian weighted with a_ij.
-Averaging (no gradient, gamma = 1) is x <- (I - L) x; the disagreement d is x minus its mean.
-Everything about mixing assumes that every neighbour answers in every round.
+Notation: a_ij = m_ij h_ij h_ji is the coupling weight of one edge in one round, where m_ij is the
+public Metropolis factor and h_ij the private half weight. In the sealed exchange node i has one h_i
+for all its edges. L is the graph Laplacian weighted with a_ij. Averaging (no gradient, gamma = 1)
+is x <- (I - L) x. The disagreement d is x minus its mean. All results about mixing assume that
+every neighbour answers in every round.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from cipherfleet_provisioning.topology.graph import Graph
 
 Matrix = npt.NDArray[np.float64]
 
-# Every half weight h that can be drawn, all equally likely: H / 2^12, H odd, of exactly 12 bits.
+# Every possible half weight h, all equally likely: H / 2^12, where H is odd and has 12 bits.
 _HALF_WEIGHTS = (
     np.arange(2 ** (HALF_WEIGHT_BITS - 1) + 1, 2**HALF_WEIGHT_BITS, 2) / 2.0**HALF_WEIGHT_BITS
 )
 # The law of a/m = h h', two independent half weights.
 MEAN = float(_HALF_WEIGHTS.mean()) ** 2
 MEAN_SQUARE = float((_HALF_WEIGHTS**2).mean()) ** 2
-# The covariance of a/m of two edges that share a node, and with it one half weight, when sealed.
+# Sealed: the covariance of a/m of two edges that share a node and therefore one half weight.
 SEALED_COVARIANCE = float(_HALF_WEIGHTS.var()) * MEAN
 LOWEST, HIGHEST = float(_HALF_WEIGHTS[0]) ** 2, float(_HALF_WEIGHTS[-1]) ** 2
 
 FAILURE_PROBABILITY = 1e-6  # of RoundsToConsensus.expected, an upper bound
-NOISE_PEAK = 6.0  # standard deviations of quantisation noise set aside: one in 5e8 for a normal law
+NOISE_PEAK = 6.0  # standard deviations of quantisation noise allowed for: exceeded once in 5e8
 
 COARSE_RESOLUTION = 1e-3
 USUAL_NOISE = 0.5  # resolutions; disagreement_floor is 0.3 to 0.5 on all but long, thin graphs
@@ -48,7 +48,7 @@ USUAL_NOISE = 0.5  # resolutions; disagreement_floor is 0.3 to 0.5 on all but lo
 
 
 def metropolis_laplacian(graph: Graph, power: int = 1) -> Matrix:
-    """The Laplacian weighted with m_ij^power, of shape (n, n), nodes in the graph's order."""
+    """Return the Laplacian weighted with m_ij^power, shape (n, n), nodes in the graph's order."""
     place = {node: i for i, node in enumerate(graph.ids)}
     adjacency = np.zeros((len(graph.ids), len(graph.ids)))
     for a, b in graph.edges:
@@ -60,37 +60,37 @@ def metropolis_laplacian(graph: Graph, power: int = 1) -> Matrix:
 
 
 def spectral_gap(graph: Graph) -> float:
-    """1 minus the spectral norm of E[I - L] on disagreements, in (0, 1]; 0 would never mix."""
-    rates = np.linalg.eigvalsh(metropolis_laplacian(graph))[1:]  # the first is the mean's, 0
+    """Return 1 minus the spectral norm of E[I - L] on disagreements, in (0, 1]; 0: no mixing."""
+    rates = np.linalg.eigvalsh(metropolis_laplacian(graph))[1:]  # the first, 0, belongs to the mean
     return float(1 - np.abs(1 - MEAN * rates).max())
 
 
 def mean_square_contraction(graph: Graph, *, sealed: bool) -> float:
-    """The least rho with E|(I - L) d|^2 <= rho |d|^2 for every disagreement d, in (0, 1).
+    """Return the least rho in (0, 1) with E|(I - L) d|^2 <= rho |d|^2 for every disagreement d.
 
     It is the greatest eigenvalue of E[(I - L)^2] = I - 2 E[L] + E[L^2] on disagreements.
     Checked by test_mean_square_contraction_is_that_of_drawn_weights.
     """
     mean, square = _moments(graph, sealed=sealed)
     n = len(graph.ids)
-    # J/n takes the eigenvalue 1 of the mean away; all others are positive.
+    # J/n (all entries 1/n) removes the eigenvalue 1 of the mean; all others are positive.
     operator = np.eye(n) - 2 * mean + square - np.full((n, n), 1 / n)
     return float(np.linalg.eigvalsh(operator)[-1])
 
 
 def worst_contraction(graph: Graph) -> float:
-    """A bound on |(I - L) d| / |d| that holds whatever half weights are drawn, in (0, 1).
+    """Return a bound in (0, 1) on |(I - L) d| / |d| for all possible half weights.
 
     L lies between LOWEST L_m and HIGHEST L_m (L_m with weights m_ij) as a quadratic form, hence so
-    does every one of its eigenvalues (Weyl): what counts is the slowest mode under the lightest
-    weights and the fastest under the heaviest.
+    does every one of its eigenvalues (Weyl). Two modes decide: the slowest mode with the smallest
+    weights, and the fastest mode with the largest weights.
     """
     rates = np.linalg.eigvalsh(metropolis_laplacian(graph))[1:]
     return float(max(1 - LOWEST * rates[0], HIGHEST * rates[-1] - 1))
 
 
 def _moments(graph: Graph, *, sealed: bool) -> tuple[Matrix, Matrix]:
-    """E[L] and E[L^2], from the Laplacians L_1 and L_2 weighted with m_ij and m_ij^2.
+    """Return E[L] and E[L^2], from the Laplacians L_1 and L_2 weighted with m_ij and m_ij^2.
 
     With L = sum_e a_e b_e b_e', b_e'b_e = 2, E[L^2] = E[L]^2 + 2 sum_e var(a_e) b_e b_e' plus the
     covariances of the pairs of edges that share a node, whose terms sum to L_1^2 - 2 L_2.
@@ -107,15 +107,15 @@ def _moments(graph: Graph, *, sealed: bool) -> tuple[Matrix, Matrix]:
 
 
 class AccuracyError(ConfigError):
-    """The accuracy asked for lies below the quantisation noise; the text names a cure."""
+    """The requested accuracy is below the quantisation noise; the text names a remedy."""
 
 
 @dataclass(frozen=True)
 class RoundsToConsensus:
-    """How many rounds plain averaging needs.
+    """Two bounds of the number of rounds that averaging needs.
 
     expected: fails with a probability of at most FAILURE_PROBABILITY, per entry of the estimate;
-    guaranteed: suffices whatever half weights are drawn.
+    guaranteed: suffices for all possible half weights.
     """
 
     expected: int
@@ -123,7 +123,7 @@ class RoundsToConsensus:
 
     @property
     def rounds(self) -> int:
-        """The figure to run with: either bound is enough by itself."""
+        """The smaller bound; either one suffices."""
         return min(self.expected, self.guaranteed)
 
 
@@ -135,19 +135,19 @@ def rounds_to_consensus(
     *,
     sealed: bool,
 ) -> RoundsToConsensus:
-    """Rounds until every node is within accuracy * reading_range of the readings' mean.
+    """Return the rounds until every node is within accuracy * reading_range of the readings' mean.
 
-    reading_range is the greatest minus the least reading, resolution the quantiser's, both in the
-    readings' unit; accuracy is a fraction in (0, 1). With t the tolerance accuracy * reading_range
-    less NOISE_PEAK standard deviations of quantisation noise (see noise_floor), and
-    |d_0|^2 <= n reading_range^2 / 4 (Popoviciu; the start's own randomness widens the range):
+    reading_range is the greatest minus the least reading, resolution is the quantiser's, both in
+    the readings' unit; accuracy is a fraction in (0, 1). Let t be the tolerance accuracy *
+    reading_range minus NOISE_PEAK standard deviations of quantisation noise (see noise_floor), and
+    |d_0|^2 <= n reading_range^2 / 4 (Popoviciu; the randomised start widens the range). Then
 
         expected:    P(|d_K| > t) <= rho^K |d_0|^2 / t^2 <= FAILURE_PROBABILITY  (Markov),
                      rho the mean_square_contraction
         guaranteed:  r^K |d_0| <= t, r the worst_contraction
 
-    A node's error is at most |d_K|. Raises AccuracyError if noise would take more than half
-    of the tolerance, ValueError for arguments outside their range.
+    A node's error is at most |d_K|. Raises AccuracyError if the noise exceeds half of the
+    tolerance, ValueError for arguments outside their range.
     Checked by test_every_node_is_within_the_accuracy_after_the_predicted_rounds.
     """
     if not (0 < accuracy < 1 and reading_range > 0 and resolution >= 0):
@@ -162,26 +162,26 @@ def rounds_to_consensus(
             power = math.floor(math.log2(resolution * tolerance / 2 / noise))
             raise AccuracyError(
                 f"an accuracy of {tolerance:.3g} ({accuracy:.3g} of a range of "
-                f"{reading_range:.3g}) needs quantisation noise of at most half of it, but "
-                f"resolution {resolution:.3g} makes {noise:.2g}; 2^{power} would do"
+                f"{reading_range:.3g}) needs quantisation noise of at most half of it, but the "
+                f"noise of resolution {resolution:.3g} is {noise:.2g}; 2^{power} is fine enough"
             )
         tolerance -= noise
     return _rounds(*rates, start, tolerance)
 
 
 def _rounds(mean_square: float, worst: float, start: float, tolerance: float) -> RoundsToConsensus:
-    needed = math.log(start / tolerance)
-    doubt = -math.log(FAILURE_PROBABILITY)
-    expected = (2 * needed + doubt) / -math.log(mean_square)
-    guaranteed = needed / -math.log(worst)
+    reduction = math.log(start / tolerance)
+    confidence = -math.log(FAILURE_PROBABILITY)
+    expected = (2 * reduction + confidence) / -math.log(mean_square)
+    guaranteed = reduction / -math.log(worst)
     return RoundsToConsensus(max(1, math.ceil(expected)), max(1, math.ceil(guaranteed)))
 
 
 def round_noise(graph: Graph, *, sealed: bool) -> Matrix:
-    """The covariance that one round of averaging adds at most, shape (n, n), in resolutions^2.
+    """Return the largest covariance that one round of averaging adds, shape (n, n).
 
-    N = E[L^2]/4 + diag(sum_j E[a_ij^2])/12: the rounding of the states, and the dither of the
-    answers, which is independent at both ends of an edge.
+    In resolutions^2: N = E[L^2]/4 + diag(sum_j E[a_ij^2])/12. The first term is the rounding of the
+    estimates. The second is the dither of the answers, independent at both ends of an edge.
     Checked by test_one_round_adds_the_round_noise.
     """
     _, square = _moments(graph, sealed=sealed)
@@ -191,11 +191,11 @@ def round_noise(graph: Graph, *, sealed: bool) -> Matrix:
 
 
 def disagreement_floor(graph: Graph, resolution: float, *, sealed: bool) -> float:
-    """A bound on the standard deviation of a node from the fleet's mean once averaging has settled.
+    """Return a bound on a node's standard deviation from the fleet's mean, after many rounds.
 
-    In the unit of *resolution*, per entry. With c the greatest eigenvalue of round_noise relative
-    to I - E[(I - L)^2] on disagreements, a covariance of at most c I stays so from round to round:
-    c E[(I - L)^2] + N <= c I.
+    In the unit of *resolution*, per entry. Let c be the greatest eigenvalue of round_noise relative
+    to I - E[(I - L)^2] on disagreements. Then a covariance of at most c I stays at most c I in
+    every round: c E[(I - L)^2] + N <= c I.
     Checked by test_quantised_averaging_is_no_noisier_than_the_noise_floor.
     """
     mean, square = _moments(graph, sealed=sealed)
@@ -206,10 +206,11 @@ def disagreement_floor(graph: Graph, resolution: float, *, sealed: bool) -> floa
 
 
 def noise_floor(graph: Graph, resolution: float, rounds: int, *, sealed: bool) -> float:
-    """A bound on the standard deviation of a node from the readings' mean, after *rounds*.
+    """Return a bound on a node's standard deviation from the readings' mean, after *rounds*.
 
-    In the unit of *resolution*, per entry, of plain averaging. To disagreement_floor it adds the
-    drift of the fleet's own mean, which the randomised start moves once and dither in every round.
+    In the unit of *resolution*, per entry, for averaging without gradients. It adds the drift of
+    the fleet's mean to disagreement_floor. The randomised start moves the mean once, and the dither
+    moves it in every round.
     """
     n = len(graph.ids)
     drift = START_NOISE**2 / 3 / n + rounds * float(round_noise(graph, sealed=sealed).sum()) / n**2
@@ -222,21 +223,22 @@ def noise_floor(graph: Graph, resolution: float, rounds: int, *, sealed: bool) -
 
 @dataclass(frozen=True)
 class Note:
-    """One line of advice: ok (as it should be), note (worth knowing) or warn (will disappoint)."""
+    """One line of advice: ok (no problem), note (information) or warn (poor result expected)."""
 
     level: Literal["ok", "note", "warn"]
     text: str
 
 
 def schedule_notes(algorithm: Algorithm) -> list[Note]:
-    """What ALGORITHM section 2 says of the stepsizes lambda_k and the attenuation gamma_k.
+    """Check the stepsizes lambda_k and the attenuation gamma_k against the articles' conditions.
 
-    With lambda ~ k^-p and gamma ~ k^-u the sums behave as wanted when 1/2 < u <= 1, p <= 1 and
-    2p - u > 1. They speak of endless runs; the notes on noise and spread of any run.
+    With lambda ~ k^-p and gamma ~ k^-u the conditions on the sums hold if 1/2 < u <= 1, p <= 1 and
+    2p - u > 1. They are about endless runs; the notes on noise and spread apply to every run.
+    Source: docs/explanation/algorithm.md#schedule.
     """
     notes = [Note("warn", text) for text in _failing_sums(algorithm)]
     if not notes:
-        notes = [Note("ok", f"{_wanted_sums(algorithm)}: as they should be")]
+        notes = [Note("ok", f"{_wanted_sums(algorithm)}: as required")]
     return [*notes, _noise_note(algorithm), _spread_note(algorithm)]
 
 
@@ -247,7 +249,7 @@ def _wanted_sums(algorithm: Algorithm) -> str:
 
 
 def _failing_sums(algorithm: Algorithm) -> list[str]:
-    """A sentence for every condition that fails; gamma constant is judged by _noise_note."""
+    """Return a sentence for every condition that fails; _noise_note checks a constant gamma."""
     p = _exponent(algorithm.stepsize.decay, algorithm.stepsize.exponent)
     stepsize = f"stepsize.exponent {float(p):g}" if p else "a constant stepsize"
     failing = []
@@ -258,9 +260,9 @@ def _failing_sums(algorithm: Algorithm) -> list[str]:
         )
     if 2 * p <= 1:
         failing.append(
-            f"sum lambda^2 is infinite with {stepsize}: the estimates keep hovering about the "
-            "optimum, as far off as the last stepsizes reach; choose a decay above 0 and an "
-            "exponent above 0.5, for example 1"
+            f"sum lambda^2 is infinite with {stepsize}: the estimates keep fluctuating about the "
+            "optimum, by about the size of the last steps; choose a decay above 0 and an exponent "
+            "above 0.5, for example 1"
         )
     u = _attenuation_exponent(algorithm)
     if not u:
@@ -268,8 +270,8 @@ def _failing_sums(algorithm: Algorithm) -> list[str]:
     attenuation = f"attenuation.exponent {float(u):g}"
     if u > 1:
         failing.append(
-            f"sum gamma is finite with {attenuation}: the nodes stop listening to each other "
-            "before they agree; choose below 1, for example 0.81"
+            f"sum gamma is finite with {attenuation}: the coupling ends before the nodes agree; "
+            "choose below 1, for example 0.81"
         )
     if 2 * u <= 1:
         failing.append(
@@ -291,7 +293,7 @@ def _remedy(u: Fraction) -> str:
 
 
 def _exponent(speed: float, exponent: float) -> Fraction:
-    """The p of 1/(1 + speed k^p), 0 for a constant; exact in the operator's own decimals."""
+    """Return the p of 1/(1 + speed k^p), 0 for a constant; exact for the decimals in the file."""
     return Fraction(repr(exponent)) if speed else Fraction(0)
 
 
@@ -312,17 +314,18 @@ def _noise_note(algorithm: Algorithm) -> Note:
     if attenuated:
         return Note(
             "note",
-            f"attenuation slows the agreement of unlike nodes and gains little here: without it, "
-            f"{noise} would stay; attenuation: none is usually nearer after the same rounds",
+            f"attenuation slows the agreement of nodes with different readings and gains little "
+            f"here: without it, {noise} would remain; attenuation: none is usually more accurate "
+            "after the same rounds",
         )
     if coarse:
         return Note(
             "warn",
-            f"sum gamma^2 is infinite without attenuation: {noise} stays in every entry however "
+            f"sum gamma^2 is infinite without attenuation: {noise} remains in every entry however "
             "long the fleet runs; choose a finer resolution (2^-24 costs nothing) or attenuation",
         )
     return Note(
-        "ok", f"no attenuation: {noise} stays in every entry, the resolution is fine enough"
+        "ok", f"no attenuation: {noise} remains in every entry, the resolution is fine enough"
     )
 
 
@@ -331,7 +334,7 @@ def _spread_note(algorithm: Algorithm) -> Note:
     if spread == 0:
         return Note(
             "note",
-            "stepsize.spread is 0: all stepsizes are public, so that all neighbours of a node "
-            "together compute its gradients exactly; 1 costs next to no accuracy",
+            "stepsize.spread is 0: all stepsizes are public, so all neighbours of a node together "
+            "can compute its gradients exactly; 1 costs hardly any accuracy",
         )
-    return Note("ok", f"every node draws stepsizes of its own, spread {spread:g} about their mean")
+    return Note("ok", f"every node has random private stepsizes, with spread {spread:g}")

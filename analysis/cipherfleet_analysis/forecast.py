@@ -1,7 +1,7 @@
-"""What to expect of a fleet before it runs: room, traffic, mixing, error, the time of a round.
+"""Forecast a fleet before it runs: headroom, traffic, mixing, error and the time of a round.
 
-Nothing here looks at what is private to a node but recorded readings, which the operator has, and
-no figure of a single node's readings is told.
+The only private values used here are recorded readings, which the operator has. No result is about
+the readings of a single node.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cipherfleet_analysis.cost.round_time import RoundTime, predict
 from cipherfleet_analysis.cost.traffic import Traffic, layout_of, traffic
 from cipherfleet_node.core.objective import Mean, Objective, Regression, make_objective
 from cipherfleet_node.core.quantiser import VALUE_BITS
-from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.sensors import open_sensor
@@ -30,7 +30,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 from cipherfleet_provisioning.topology.graph import Graph
 
-from .centralised import centralised_answer, common_answer, objectives_in_sight
+from .centralised import centralised_answer, common_answer, recorded_objectives
 from .convergence import MEAN, spectral_gap
 from .simulation import (
     QUADRATIC,
@@ -44,62 +44,63 @@ from .simulation import (
     simulate,
 )
 
-DENSE_NODES = 1200  # up to so many, all eigenvalues and all distances are computed
+DENSE_NODES = 1200  # up to this many nodes, all eigenvalues and all distances are computed
 LANCZOS_STEPS = 60
-NOTHING_LEFT = 1e-9  # of a direction's length: the rest is rounding, and all modes are found
-MADE_UP_ROWS = 16  # readings of a synthetic sensor that stand for its run
-ENDLESS_ROUNDS = 200  # simulated of an endless fleet
+NEGLIGIBLE_REST = 1e-9  # of a direction's length: only rounding is left, and all modes are found
+MADE_UP_ROWS = 16  # readings of a synthetic sensor that represent its whole run
+ENDLESS_ROUNDS = 200  # rounds simulated for an endless fleet
 MOST_ROUNDS = 5000
-MOST_ENTRIES = 60_000_000  # of links times rounds times entries of the estimate: a second or two
-MOST_GRADIENTS = 150_000  # where each is a call: a second or two
+MOST_ENTRIES = 60_000_000  # links times rounds times entries of the estimate: a second or two
+MOST_GRADIENTS = 150_000  # calls of the objectives: a second or two
 SEED = 1
 DAY_S = 86_400.0
-NO_DRAWS = Draws(bytes(SEED_BYTES))
+NO_DRAWS = RoundRandomness(bytes(SEED_BYTES))
 
 
 @dataclass(frozen=True)
-class Room:
-    """Slots, and how much of an estimate's range is used; bits of VALUE_BITS - 1, None unknown."""
+class Headroom:
+    """The slots of a plaintext, and the bits that estimates use; None where they are not known."""
 
     slot_bits: int
     slots: int
-    ciphertexts: int  # of a vector
-    value_bits: int
-    start_bits: float | None  # the first estimates and steps take so many
-    largest_bits: float | None  # the simulated run at its widest
+    ciphertexts: int  # per vector
+    value_bits: int  # available for an estimate, without its sign
+    start_bits: float | None  # used by the first estimates and steps
+    largest_bits: float | None  # used by the largest estimate of the simulated run
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """How fast differences die out: bounds of the spectral gap and of the diameter."""
+    """The speed at which differences between nodes decay: spectral gap and diameter, as bounds."""
 
     spectral_gap: tuple[float, float]
     diameter: tuple[int, int]
-    method: str  # "dense": equal bounds, or what was done instead
+    method: str  # "dense": the bounds are equal; otherwise the method of the bounds
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a simulation of the plain iteration came to."""
+    """The result of a simulated run without encryption."""
 
     rounds: int
-    of: int | None  # rounds the fleet will run, None: endless
-    readings: str  # recorded, or made up
-    relative_error: float | None  # root mean square over nodes; None: no answer to compare with
+    of: int | None  # rounds that the fleet will run, None: endless
+    readings: str  # recorded, or made up (synthetic)
+    relative_error: float | None  # root mean square over nodes; None: no centralised answer
     disagreement: float | None
     stays_in_range: bool
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """All of it; *expected* is None where readings are out of sight, *round_time* without a card.
+    """The whole forecast; *expected* is None without readings, *round_time* without a card.
 
-    per_run and per_day are rounds and the traffic of a node and for an edge: of a run whose rounds
-    are counted, and of 24 hours of rounds, each a period after the one before or, where the round
-    time is known, as soon as it can be. The health figures of each node come on top.
+    *per_run* and *per_day* hold a number of rounds, and the traffic of a node and of an edge in
+    these rounds. *per_run* is for the configured number of rounds. *per_day* is for 24 hours. There
+    a round takes the predicted round time if it is known, otherwise the fleet's period. The
+    traffic of the nodes' health messages is not included.
     """
 
-    room: Room
+    room: Headroom
     mixing: Mixing
     traffic: Traffic
     per_run: dict[str, float] | None
@@ -108,23 +109,25 @@ class Forecast:
     round_time: RoundTime | None
 
     def to_json(self) -> dict[str, Any]:
-        """The object under `forecast` of `cipherfleet check --json`: JSON has no NaN."""
-        told: dict[str, Any] = msgspec.to_builtins(asdict(self))
-        return told
+        """Return the object `forecast` of `cipherfleet check --json`; no value in it is NaN."""
+        result: dict[str, Any] = msgspec.to_builtins(asdict(self))
+        return result
 
 
 def forecast(fleet: Fleet, card: Calibration | None = None) -> Forecast:
-    """What to expect of *fleet*; *card* tells what a round's parts cost on its boards."""
+    """Forecast *fleet*; *card* holds the costs of a round's parts on its boards."""
     objectives, readings = objectives_to_simulate(fleet)
-    simulated, expected = _expected(fleet, objectives, readings) if objectives else (None, None)
+    simulated, expected = (
+        _simulate_fleet(fleet, objectives, readings) if objectives else (None, None)
+    )
     moved = traffic(fleet)
     round_time = predict(fleet, card) if card else None
     return Forecast(
-        room=_room(fleet, objectives, simulated),
+        room=_headroom(fleet, objectives, simulated),
         mixing=mixing(fleet.graph),
         traffic=moved,
-        per_run=_scaled(moved, fleet.file.algorithm.rounds),
-        per_day=_scaled(moved, _rounds_per_day(fleet, round_time)),
+        per_run=_multiply(moved, fleet.file.algorithm.rounds),
+        per_day=_multiply(moved, _rounds_per_day(fleet, round_time)),
         expected=expected,
         round_time=round_time,
     )
@@ -137,7 +140,7 @@ def _rounds_per_day(fleet: Fleet, round_time: RoundTime | None) -> float | None:
     return DAY_S / period if period else None
 
 
-def _scaled(moved: Traffic, rounds: float | None) -> dict[str, float] | None:
+def _multiply(moved: Traffic, rounds: float | None) -> dict[str, float] | None:
     if rounds is None:
         return None
     return {
@@ -151,9 +154,12 @@ def _scaled(moved: Traffic, rounds: float | None) -> dict[str, float] | None:
 
 
 def objectives_to_simulate(fleet: Fleet) -> tuple[Sequence[Objective], str]:
-    """Every node's objective with its readings, and what those are; none for live sensors."""
+    """Return every node's objective with its readings, and the kind of these readings.
+
+    The list is empty if there are live sensors.
+    """
     if fleet.file.objective.minibatch is None:
-        recorded = objectives_in_sight(fleet)
+        recorded = recorded_objectives(fleet)
         if recorded is not None:
             return recorded, "recorded"
     found, kinds = [], set()
@@ -162,10 +168,10 @@ def objectives_to_simulate(fleet: Fleet) -> tuple[Sequence[Objective], str]:
         samples = fleet.recorded(member)
         kinds.add("made up" if samples is None else "recorded")
         if samples is None:
-            samples = _made_up(fleet, member, objective)
+            samples = _synthetic_samples(fleet, member, objective)
         try:
             objective.absorb(samples)
-        except ConfigError:  # made-up readings that this objective does not take
+        except ConfigError:  # this objective refuses the synthetic readings
             return [], ""
         if not objective.ready:
             return [], ""
@@ -173,10 +179,10 @@ def objectives_to_simulate(fleet: Fleet) -> tuple[Sequence[Objective], str]:
     return found, " and ".join(sorted(kinds, reverse=True))
 
 
-def _made_up(fleet: Fleet, member: Member, objective: Objective) -> list[Sample]:
-    """Readings of a synthetic sensor as it will make them, those of an average's first round only.
+def _synthetic_samples(fleet: Fleet, member: Member, objective: Objective) -> list[Sample]:
+    """Return readings that a synthetic sensor will make, for `average` those of the first round.
 
-    None for other sensors, and none that lie outside the sensor's limits.
+    Readings outside the sensor's limits are left out. The list is empty for other sensors.
     """
     if not isinstance(member.sensor, SyntheticSensor):
         return []
@@ -190,10 +196,12 @@ def _made_up(fleet: Fleet, member: Member, objective: Objective) -> list[Sample]
     return samples
 
 
-# -- room ---------------------------------------------------------------------------------------
+# -- headroom -----------------------------------------------------------------------------------
 
 
-def _room(fleet: Fleet, objectives: Sequence[Objective], simulated: Simulated | None) -> Room:
+def _headroom(
+    fleet: Fleet, objectives: Sequence[Objective], simulated: Simulated | None
+) -> Headroom:
     layout, resolution = layout_of(fleet), resolution_of(fleet.file.algorithm)
     stepsize = fleet.file.algorithm.stepsize
     start_bits = largest_bits = None
@@ -201,16 +209,16 @@ def _room(fleet: Fleet, objectives: Sequence[Objective], simulated: Simulated | 
         starts = [objective.start() for objective in objectives]
         longest = stepsize.initial * (1.0 + stepsize.spread)
         steps = [longest * o.gradient(x, NO_DRAWS) for o, x in zip(objectives, starts, strict=True)]
-        start_bits = _bits(float(np.abs([starts, steps]).max()), resolution)
+        start_bits = _bits_of(float(np.abs([starts, steps]).max()), resolution)
     if simulated is not None:
-        largest_bits = _bits(simulated.largest, resolution)
-    return Room(
+        largest_bits = _bits_of(simulated.largest, resolution)
+    return Headroom(
         layout.slot_bits, layout.slots, layout.ciphertexts, VALUE_BITS - 1, start_bits, largest_bits
     )
 
 
-def _bits(value: float, resolution: float) -> float | None:
-    """How many bits |value| takes, in resolutions; None beyond all numbers."""
+def _bits_of(value: float, resolution: float) -> float | None:
+    """Return the bits of |value| in resolutions; None if it is not finite."""
     if not math.isfinite(value):
         return None
     return round(max(0.0, math.log2(max(value / resolution, 1.0))), 1)
@@ -220,7 +228,7 @@ def _bits(value: float, resolution: float) -> float | None:
 
 
 def mixing(graph: Graph) -> Mixing:
-    """The spectral gap and the diameter of *graph*: exact up to DENSE_NODES, bounds beyond."""
+    """Return spectral gap and diameter of *graph*: exact up to DENSE_NODES nodes, else bounds."""
     if len(graph.ids) <= DENSE_NODES:
         gap, diameter = spectral_gap(graph), graph.diameter
         return Mixing((gap, gap), (diameter, diameter), "dense")
@@ -230,18 +238,21 @@ def mixing(graph: Graph) -> Mixing:
 
 
 def _diameter_bounds(graph: Graph) -> tuple[int, int]:
-    """The farthest of a far node lies at most twice as far as that of any node (double sweep)."""
+    """Return bounds of the diameter by a double sweep.
+
+    The diameter is at least the eccentricity of a node, and at most twice that.
+    """
     *_, (far, _) = graph.distances(graph.ids[0]).items()
     eccentricities = [list(graph.distances(node).values())[-1] for node in (graph.ids[0], far)]
     return max(eccentricities), 2 * min(eccentricities)
 
 
 def _gap_bounds(graph: Graph, diameter: int) -> tuple[float, float]:
-    """Bounds of spectral_gap without the eigenvalues.
+    """Return bounds of spectral_gap without computing all eigenvalues.
 
-    From below: the second eigenvalue of a graph is at least 4/(n diameter) (Mohar 1991), with the
-    least weight of an edge for all; the greatest is at most twice the greatest weighted degree
-    (Gershgorin). From above: any Rayleigh quotient, here the least that Lanczos' method finds.
+    From below: the second eigenvalue of a graph is at least 4/(n diameter) (Mohar 1991), times the
+    smallest weight of an edge; the largest is at most twice the largest weighted degree
+    (Gershgorin). From above: every Rayleigh quotient is a bound; Lanczos' method finds a small one.
     """
     links = Links.of(graph)
     weighted_degree = np.add.reduceat(links.factors, links.first)
@@ -251,7 +262,7 @@ def _gap_bounds(graph: Graph, diameter: int) -> tuple[float, float]:
 
 
 def _least_rayleigh(links: Links, weighted_degree: Array) -> float:
-    """The least Ritz value of the Laplacian on disagreements, after LANCZOS_STEPS steps."""
+    """Return the least Ritz value of the Laplacian on disagreements after LANCZOS_STEPS steps."""
     n = len(weighted_degree)
     start = np.random.default_rng(SEED).standard_normal(n)
     basis: list[Array] = []
@@ -268,17 +279,17 @@ def _least_rayleigh(links: Links, weighted_degree: Array) -> float:
 
 
 def _direction(v: Array, basis: Sequence[Array]) -> Array | None:
-    """*v* less its mean and its part in *basis*, of length one; None where nothing is left of it.
+    """Return *v*, orthogonalised to the mean and to *basis*, with length one; None if it vanishes.
 
-    Taken away twice: rounding leaves some of it the first time.
+    The components are subtracted twice, because rounding leaves a part of them the first time.
     """
     size = float(np.linalg.norm(v))
     for _ in range(2):
         v = v - v.mean()
         for known in basis:
             v = v - (known @ v) * known
-    left = float(np.linalg.norm(v))
-    return v / left if left > NOTHING_LEFT * size else None
+    rest = float(np.linalg.norm(v))
+    return v / rest if rest > NEGLIGIBLE_REST * size else None
 
 
 def _laplacian_times(links: Links, weighted_degree: Array, v: Array) -> Array:
@@ -291,13 +302,13 @@ def _laplacian_times(links: Links, weighted_degree: Array, v: Array) -> Array:
 # -- the error at the end -----------------------------------------------------------------------
 
 
-def _expected(
+def _simulate_fleet(
     fleet: Fleet, objectives: Sequence[Objective], readings: str
 ) -> tuple[Simulated, Expected]:
-    """Simulate as many rounds as a few seconds allow, with all readings there from the first."""
+    """Simulate as many rounds as a few seconds allow; all readings are present from the start."""
     file = fleet.file
     gradients = gradients_of(objectives, file.objective)
-    rounds = _affordable(fleet, min(file.algorithm.rounds or ENDLESS_ROUNDS, MOST_ROUNDS))
+    rounds = _affordable_rounds(fleet, min(file.algorithm.rounds or ENDLESS_ROUNDS, MOST_ROUNDS))
     with np.errstate(all="ignore"):
         starts = np.array([objective.start() for objective in objectives])
         simulated = simulate(
@@ -310,23 +321,23 @@ def _expected(
             sealed=fleet.exchange == "sealed",
         )
         answer = answer_of(fleet, objectives)
-        room = 2.0 ** (VALUE_BITS - 1) * resolution_of(file.algorithm)
+        limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(file.algorithm)
         return simulated, Expected(
             rounds=rounds,
             of=file.algorithm.rounds,
             readings=readings,
-            relative_error=None if answer is None else _relative(simulated.estimates, answer),
+            relative_error=None if answer is None else _relative_error(simulated.estimates, answer),
             disagreement=_disagreement(simulated.estimates),
-            stays_in_range=bool(simulated.largest < room),
+            stays_in_range=bool(simulated.largest < limit),
         )
 
 
 def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
-    """After how many rounds the simulated relative error is below *accuracy*, and how many ran.
+    """Return the rounds until the simulated relative error is below *accuracy*, and the rounds run.
 
-    It stays below for a tenth more rounds. None where that does not happen within as many rounds as
-    a few seconds allow. The fleet must have an Expected whose relative_error is known: the
-    simulated run is the same, prolonged.
+    The error must stay below *accuracy* for 10 % more rounds. The first value is None if that does
+    not happen within the rounds that a few seconds allow. The fleet's forecast must have a
+    relative_error; this is the same simulated run, continued.
     """
     objectives, _ = objectives_to_simulate(fleet)
     answer = answer_of(fleet, objectives)
@@ -341,9 +352,9 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
         random,
         sealed=fleet.exchange == "sealed",
     )
-    first, most = None, _affordable(fleet, MOST_ROUNDS)
-    for k, passed in enumerate(islice(running, most), 1):
-        error = _relative(passed.estimates, answer)
+    first, most = None, _affordable_rounds(fleet, MOST_ROUNDS)
+    for k, closed in enumerate(islice(running, most), 1):
+        error = _relative_error(closed.estimates, answer)
         if error is None or error >= accuracy:
             first = None
         elif first is None:
@@ -353,7 +364,7 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
     return None, most
 
 
-def _affordable(fleet: Fleet, wanted: int) -> int:
+def _affordable_rounds(fleet: Fleet, wanted: int) -> int:
     entries = 2 * len(fleet.graph.edges) * fleet.dimension
     calls = 1 if _is_linear(fleet) else len(fleet.members)
     return max(1, min(wanted, MOST_ENTRIES // entries, MOST_GRADIENTS // calls))
@@ -365,9 +376,9 @@ def _is_linear(fleet: Fleet) -> bool:
 
 
 def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
-    """What the nodes of *fleet* with these *objectives* come to, shape (d,); None if out of sight.
+    """Return the centralised answer for these *objectives*, shape (d,); None if it is not known.
 
-    A minibatch would give the answer to a few of the readings: it is left out.
+    With a minibatch, the objectives are rebuilt without it, so that the answer uses all readings.
     """
     if fleet.file.objective.minibatch is not None:
         return centralised_answer(fleet)
@@ -376,8 +387,8 @@ def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
     return common_answer(objectives)
 
 
-def _relative(estimates: Array, answer: Array) -> float | None:
-    """Root mean square over nodes of |x_i - answer| / |answer|; None where that is no number."""
+def _relative_error(estimates: Array, answer: Array) -> float | None:
+    """Return the root mean square over nodes of |x_i - answer| / |answer|; None if not finite."""
     size = float(np.linalg.norm(answer))
     distance = math.sqrt(float(np.mean(np.sum((estimates - answer) ** 2, axis=1))))
     return distance / size if size and math.isfinite(distance) else None
@@ -385,4 +396,4 @@ def _relative(estimates: Array, answer: Array) -> float | None:
 
 def _disagreement(estimates: Array) -> float | None:
     mean: Array = estimates.mean(axis=0)
-    return _relative(estimates, mean)
+    return _relative_error(estimates, mean)

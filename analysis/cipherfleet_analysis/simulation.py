@@ -1,8 +1,8 @@
-"""The plain iteration over arrays: where a fleet would be after its rounds, in a second or two.
+"""Simulate a fleet's rounds without encryption, with arrays over all nodes.
 
-Nothing is encrypted. Same mathematics as the fleet's (ALGORITHM section 2), dither included; all
-nodes of a round at once. With the fleet's own draws it gives the fleet's own estimates, to the
-rounding of sums: checked by test_the_simulation_equals_the_reference_for_the_same_draws.
+The mathematics is the fleet's (docs/explanation/algorithm.md#iteration), with the dither. With the
+random choices of a fleet the simulation gives the estimates of that fleet, apart from the rounding
+of sums: checked by test_the_simulation_equals_the_reference_for_the_same_draws.
 """
 
 from __future__ import annotations
@@ -22,130 +22,122 @@ from cipherfleet_node.core.objective import Average, Mean, Objective, Regression
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.quantiser import START_NOISE
-from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.settings import sections
 from cipherfleet_node.settings.sections import Algorithm, Stepsize, resolution_of
 from cipherfleet_provisioning.topology.graph import Graph
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
-QUADRATIC = frozenset({"average", "mean", "least_squares", "ridge"})  # their kinds
-BLOCK = 1 << 15  # links that are worked on at a time
+QUADRATIC = frozenset({"average", "mean", "least_squares", "ridge"})  # kinds of objectives
+BLOCK = 1 << 15  # links per block of the exchange
 
 
-# -- chance -------------------------------------------------------------------------------------
+# -- random choices -----------------------------------------------------------------------------
 
 
 class Chance(Protocol):
-    """All random choices of all nodes; *shape* is (n, d), links are ordered pairs (i, j)."""
+    """The random choices of all nodes; *shape* is (n, d), a link is an ordered pair (i, j)."""
 
     def start(self, shape: tuple[int, int]) -> Array:
-        """Uniform on [0, 1)."""
+        """Return numbers for the first estimates, uniform on [0, 1)."""
 
     def rounding(self, k: int, shape: tuple[int, int]) -> Array:
-        """Uniform on [0, 1)."""
+        """Return numbers for the quantiser in round *k*, uniform on [0, 1)."""
 
     def half_weights(self, k: int, links: int) -> Array:
-        """H_ij of every link, odd numbers of HALF_WEIGHT_BITS bits."""
+        """Return H_ij of every link in round *k*: odd numbers of HALF_WEIGHT_BITS bits."""
 
     def node_half_weights(self, k: int, nodes: int) -> Array:
-        """H_i of every node, for the sealed exchange."""
+        """Return H_i of every node in round *k*, for the sealed exchange."""
 
     def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
-        """e_ji of *links* (i, j), shape (their number, d), on the *weights* H_ji integers about 0.
+        """Return e_ji of *links* (i, j), shape (number of links, d).
 
-        Asked for block by block, in order.
+        e_ji is uniform on H_ji consecutive integers about 0, where *weights* holds the H_ji. The
+        caller requests the blocks of links in order.
         """
 
     def steps(self, k: int, stepsize: Stepsize, shape: tuple[int, int]) -> Array:
-        """The entries of every Lambda_i over their mean."""
+        """Return the entries of every Lambda_i in round *k*, divided by their mean."""
 
-    def gradient(self, k: int, node: int) -> Draws:
-        """What a stochastic gradient of *node* is drawn from."""
+    def gradient(self, k: int, node: int) -> RoundRandomness:
+        """Return the randomness of a stochastic gradient of *node* in round *k*."""
 
 
 class Generated:
-    """Chance from one seed, drawn for all nodes at once."""
+    """Random choices from one seed, generated for all nodes at once; see `Chance`."""
 
     def __init__(self, seed: int) -> None:
-        self._seed, self._chance = seed, np.random.default_rng(seed)
+        self._seed, self._random = seed, np.random.default_rng(seed)
 
     def start(self, shape: tuple[int, int]) -> Array:
-        """Uniform."""
-        return self._chance.random(shape)
+        return self._random.random(shape)
 
     def rounding(self, k: int, shape: tuple[int, int]) -> Array:
-        """Uniform."""
         del k
-        return self._chance.random(shape)
+        return self._random.random(shape)
 
     def half_weights(self, k: int, links: int) -> Array:
-        """Odd, of exactly HALF_WEIGHT_BITS bits."""
         del k
-        choices = self._chance.integers(1 << (HALF_WEIGHT_BITS - 2), size=links)
+        choices = self._random.integers(1 << (HALF_WEIGHT_BITS - 2), size=links)
         weights: Array = np.asarray(choices, np.float64) * 2.0 + ((1 << (HALF_WEIGHT_BITS - 1)) + 1)
         return weights
 
     def node_half_weights(self, k: int, nodes: int) -> Array:
-        """As half_weights."""
         return self.half_weights(k, nodes)
 
     def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
-        """Uniform on the weights' integers."""
         del k, links
         column = weights[:, None]
-        below = np.floor(self._chance.random((len(weights), dimension)) * column)
+        below = np.floor(self._random.random((len(weights), dimension)) * column)
         result: Array = below - (column - 1.0) / 2.0
         return result
 
     def steps(self, k: int, stepsize: Stepsize, shape: tuple[int, int]) -> Array:
-        """The law's factors, of mean one."""
         del k
         deviation = stepsize.spread / math.sqrt(3.0)
         if stepsize.law == "uniform":
-            return 1.0 + stepsize.spread * (2.0 * self._chance.random(shape) - 1.0)
+            return 1.0 + stepsize.spread * (2.0 * self._random.random(shape) - 1.0)
         if stepsize.law == "normal":
-            return 1.0 + deviation * self._chance.standard_normal(shape)
+            return 1.0 + deviation * self._random.standard_normal(shape)
         sigma = math.sqrt(math.log1p(deviation**2))
-        factors: Array = np.exp(sigma * self._chance.standard_normal(shape) - sigma**2 / 2.0)
+        factors: Array = np.exp(sigma * self._random.standard_normal(shape) - sigma**2 / 2.0)
         return factors
 
-    def gradient(self, k: int, node: int) -> Draws:
-        """A seed for every node and round."""
-        return Draws(hashlib.sha256(f"{self._seed} {node} {k}".encode()).digest())
+    def gradient(self, k: int, node: int) -> RoundRandomness:
+        return RoundRandomness(hashlib.sha256(f"{self._seed} {node} {k}".encode()).digest())
 
 
 # -- gradients ----------------------------------------------------------------------------------
 
 
 class Gradients(Protocol):
-    """The gradients of all nodes at once."""
+    """The gradients of all nodes, computed together."""
 
     def at(self, x: Array, k: int, chance: Chance) -> Array:
-        """g_i(x_i) of every node, shape (n, d)."""
+        """Return g_i(x_i) of every node in round *k*, shape (n, d)."""
 
 
 class Linear:
-    """H_i x + b_i: full-window gradients of quadratic objectives."""
+    """Gradients H_i x + b_i of quadratic objectives over all readings."""
 
     def __init__(self, hessians: Array, offsets: Array) -> None:
         self.hessians, self.offsets = hessians, offsets
 
     def at(self, x: Array, k: int, chance: Chance) -> Array:
-        """One product for all nodes."""
         del k, chance
         result: Array = np.matmul(self.hessians, x[:, :, None])[:, :, 0] + self.offsets
         return result
 
 
 class OneByOne:
-    """Whatever the objectives say, node by node."""
+    """Gradients of any objectives, with one call per node."""
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = objectives
 
     def at(self, x: Array, k: int, chance: Chance) -> Array:
-        """A call for each node."""
         return np.array(
             [
                 objective.gradient(own, chance.gradient(k, node))
@@ -155,18 +147,18 @@ class OneByOne:
 
 
 def gradients_of(objectives: Sequence[Objective], section: sections.Objective) -> Gradients:
-    """The quickest way to the gradients of *objectives*, which *section* describes."""
+    """Return the fastest gradients of *objectives*, which *section* describes."""
     if section.kind not in QUADRATIC or section.minibatch is not None:
         return OneByOne(objectives)
-    zero, nothing = np.zeros(objectives[0].dimension), Draws(bytes(SEED_BYTES))
-    offsets = np.array([objective.gradient(zero, nothing) for objective in objectives])
+    zero, unused = np.zeros(objectives[0].dimension), RoundRandomness(bytes(SEED_BYTES))
+    offsets = np.array([objective.gradient(zero, unused) for objective in objectives])
     return Linear(np.array([_hessian(objective, zero) for objective in objectives]), offsets)
 
 
 def _hessian(objective: Objective, x: Array) -> Array:
     if isinstance(objective, Mean | Regression) and not isinstance(objective, Average):
         return objective.hessian(x)
-    return np.zeros((x.size, x.size))  # of an average: nothing pulls
+    return np.zeros((x.size, x.size))  # of an average, whose gradient is zero
 
 
 # -- rounds -------------------------------------------------------------------------------------
@@ -174,7 +166,7 @@ def _hessian(objective: Objective, x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Simulated:
-    """The estimates after the last round, shape (n, d), and the largest entry ever reached."""
+    """The estimates after the last round, shape (n, d), and the largest entry of all rounds."""
 
     estimates: Array
     largest: float
@@ -182,13 +174,13 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of all nodes; arrays are (n, d), but for `opened`, which has a row per link."""
+    """One round of all nodes; arrays have shape (n, d), only `opened` has one row per link."""
 
-    estimates: Array  # after it
+    estimates: Array  # after the round
     gradients: Array
     couplings: Array  # c_i, in the objective's units
-    sums: Array  # what i decrypts: whole numbers, see Links.exchange
-    opened: Array | None  # H_ji (q_j - q_i) + e_ji of every link: whole numbers
+    sums: Array  # the integers that i decrypts, see Links.exchange
+    opened: Array | None  # H_ji (q_j - q_i) + e_ji of every link: integers
 
 
 def simulate(
@@ -203,22 +195,22 @@ def simulate(
 ) -> Simulated:
     """Run *rounds* rounds from *starts*, shape (n, d), nodes in the graph's order.
 
-    Estimates that leave the range of numbers end as infinite or NaN, without a warning.
+    Estimates that overflow become infinite or NaN, without a warning.
     """
     x = first_estimates(starts, algorithm, chance)
     largest = float(np.abs(x).max())
     running = run(Links.of(graph), x, gradients, algorithm, chance, sealed=sealed)
-    for passed in islice(running, rounds):
-        x = passed.estimates
-        reached = float(np.abs(x).max())
-        if not math.isfinite(reached):
+    for closed in islice(running, rounds):
+        x = closed.estimates
+        greatest = float(np.abs(x).max())
+        if not math.isfinite(greatest):
             return Simulated(x, math.inf)
-        largest = max(largest, reached)
+        largest = max(largest, greatest)
     return Simulated(x, largest)
 
 
 def first_estimates(starts: Array, algorithm: Algorithm, chance: Chance) -> Array:
-    """*starts*, random at the scale of the resolution, shape (n, d)."""
+    """Return *starts* plus noise of the size of the resolution, shape (n, d)."""
     noise = 2.0 * chance.start(starts.shape) - 1.0
     result: Array = starts + resolution_of(algorithm) * START_NOISE * noise
     return result
@@ -234,7 +226,7 @@ def run(
     sealed: bool,
     opened: bool = False,
 ) -> Iterator[Round]:
-    """Round after round from *x*, without end; each is worked out when it is asked for.
+    """Yield rounds from *x* without end, each computed on demand.
 
     Every neighbour answers in every round. *opened* keeps every single answer, which takes memory.
     """
@@ -259,25 +251,28 @@ class Links:
 
     askers: Places
     answerers: Places
-    back: Places  # the place of (j, i)
+    back: Places  # the index of (j, i)
     metropolis: Array  # M_ij
-    first: Places  # of every asker's links
+    first: Places  # index of the first link of every asker
 
     @classmethod
     def of(cls, graph: Graph) -> Links:
-        """The links of *graph*, nodes by their places in it."""
+        """Return the links of *graph*, with nodes as indices into its ids."""
         place = {node: index for index, node in enumerate(graph.ids)}
         return cls.between(np.array([(place[a], place[b]) for a, b in graph.edges]), len(place))
 
     @classmethod
     def between(cls, edges: npt.NDArray[np.integer[Any]], nodes: int) -> Links:
-        """The links of undirected *edges*, shape (m, 2), each once; every node has one at least."""
+        """Return the links of undirected *edges*, shape (m, 2).
+
+        Each edge occurs once, and every node has at least one.
+        """
         ends = edges.astype(np.intp)
         order = np.sort(np.concatenate([ends @ (nodes, 1), ends @ (1, nodes)]))
         askers, answerers = np.divmod(order, nodes)
         del order
         degrees = np.bincount(askers, minlength=nodes)
-        # metropolis() of all pairs of degrees that there may be
+        # metropolis() of all possible pairs of degrees
         kinds = range(int(degrees.max()) + 1)
         table = np.array([[float(metropolis(a, b)) for b in kinds] for a in kinds])
         factors = table[degrees[askers], degrees[answerers]]
@@ -287,16 +282,17 @@ class Links:
 
     @property
     def factors(self) -> Array:
-        """m_ij."""
+        """The Metropolis factor m_ij of every link."""
         return self.metropolis / 2.0**METROPOLIS_BITS
 
     def exchange(
         self, q: Array, k: int, chance: Chance, *, sealed: bool, answers: Array | None = None
     ) -> tuple[Array, Array]:
-        """c_i of every node, in resolutions, and what i decrypts; *q* counts resolutions.
+        """Return c_i of every node, and the integers that i decrypts; *q* counts resolutions.
 
-        The latter is sum_j M_ij H_ij answer_ij, or sealed sum_j M_ij answer_ij. All are (n, d).
-        Every answer_ij = H_ji (q_j - q_i) + e_ji is written to *answers*, if given.
+        c_i is in resolutions. The integers are sum_j M_ij H_ij answer_ij, or in the sealed exchange
+        sum_j M_ij answer_ij. All arrays have shape (n, d). Every answer_ij = H_ji (q_j - q_i) +
+        e_ji is written to *answers*, if given.
         """
         if sealed:
             own = chance.node_half_weights(k, len(q))
@@ -308,7 +304,7 @@ class Links:
         sums = np.empty_like(q)
         for nodes, links in self._blocks():
             weights = answering[links]
-            # take: several times as fast as an index, for rows as short as these
+            # take is several times as fast as indexing for such short rows
             theirs = np.take(q, self.answerers[links], axis=0)
             theirs -= np.take(q, self.askers[links], axis=0)
             theirs *= weights[:, None]
@@ -321,7 +317,7 @@ class Links:
         return UNIT * own[:, None] * sums, sums
 
     def _blocks(self) -> Iterator[tuple[slice, slice]]:
-        """Some nodes at a time and their links: what is worked on stays in the cache."""
+        """Yield blocks of nodes with their links, small enough for the processor's cache."""
         nodes, links = len(self.first), len(self.askers)
         step = max(1, BLOCK * nodes // links)
         for start in range(0, nodes, step):

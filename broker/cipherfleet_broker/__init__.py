@@ -1,4 +1,9 @@
-"""The MQTT broker between the nodes: started, checked and stopped by us."""
+"""Start, check and stop the MQTT broker that connects the nodes.
+
+`start_broker` starts one broker or checks an external one; `start_cluster` starts several linked
+brokers. `check_broker` and `check_link` test running brokers. `Security` holds the certificates
+and the access rules.
+"""
 
 from __future__ import annotations
 

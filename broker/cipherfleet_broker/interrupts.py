@@ -1,4 +1,4 @@
-"""Holding Ctrl-C back for a moment, where it would leave something behind."""
+"""Defer Ctrl-C during short steps whose interruption would leave files or processes behind."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """SIGINT and SIGTERM take effect at the end of the block: for what is short and half done.
+    """Let SIGINT and SIGTERM take effect at the end of the block.
 
-    To make a folder and to note its name, for example. Only the main thread is ever interrupted, so
-    in another one this does nothing.
+    For steps that are short and must not be interrupted, for example to make a folder and to
+    record its name. Python interrupts only the main thread, so in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,8 @@
-"""mosquitto, where it is installed: the recommended broker, here on loopback for a local fleet."""
+"""Find and configure mosquitto, the recommended broker, where it is installed.
+
+`configuration` and `secured_configuration` serve a local fleet; `installed_configuration` is for a
+mosquitto that runs as a service on another machine.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +27,20 @@ from .program import (
     ClusterMember,
     Engine,
 )
-from .security import LINK, Security, link_of
+from .security import LINK, Security, link_identity
 
 PLUGIN = "mosquitto_acl_file.so"
 PLUGIN_FOLDERS = ("/usr/lib", "/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/local/lib")
-SBIN = ("/usr/local/sbin", "/usr/sbin")  # where distributions put it; a user's PATH may lack them
+SBIN = ("/usr/local/sbin", "/usr/sbin")  # distributions install it there; PATH may lack them
 ACCESS_FILE = "access.txt"
 Version = tuple[int, int, int]
 
 
 def mosquitto(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
-    """The installed mosquitto; with *security*, TLS and access rules.
+    """Return the installed mosquitto; with *security* it uses TLS and access rules.
 
-    *member* makes it one of a cluster. Raises ConfigError if there is none, or none that we know.
+    With *member* it is one broker of a cluster. Raises ConfigError if mosquitto is not installed or
+    its version is not supported.
     """
     binary = find_mosquitto()
     version = mosquitto_version(binary)
@@ -55,7 +60,7 @@ def mosquitto(security: Security | None = None, member: ClusterMember | None = N
 
 
 def find_mosquitto() -> Path:
-    """The mosquitto program, from PATH or the system folders. Raises ConfigError if absent."""
+    """Return the mosquitto program in PATH or SBIN. Raises ConfigError if there is none."""
     found = shutil.which("mosquitto", path=os.pathsep.join((os.environ.get("PATH", ""), *SBIN)))
     if found is None:
         raise ConfigError(
@@ -66,21 +71,22 @@ def find_mosquitto() -> Path:
 
 
 def mosquitto_version(binary: Path) -> Version:
-    """(2, 0, 11) for 'mosquitto version 2.0.11'. Raises ConfigError before 2.0, or without one.
+    """Return (2, 0, 11) for 'mosquitto version 2.0.11'.
 
-    2.0 and 2.1 differ in what a secured configuration says: 2.1 deprecates acl_file, password_file
+    Raises ConfigError for a version before 2.0 and for a program that prints no version.
+    A secured configuration differs between 2.0 and 2.1: 2.1 deprecates acl_file, password_file
     and per_listener_settings, and lowers the default of max_packet_size to 2 MB.
     """
     try:
         # -h prints the version first; mosquitto has no --version, and its exit code is not 0.
-        told = subprocess.run(
+        done = subprocess.run(
             [binary, "-h"], capture_output=True, text=True, timeout=10, check=False
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"{binary}: cannot be run: {error}") from None
-    found = re.search(r"mosquitto version (\d+)\.(\d+)\.(\d+)", told)
+    found = re.search(r"mosquitto version (\d+)\.(\d+)\.(\d+)", done)
     if found is None:
-        raise ConfigError(f"{binary}: tells no version, is it mosquitto?")
+        raise ConfigError(f"{binary}: prints no version, is it mosquitto?")
     version = (int(found[1]), int(found[2]), int(found[3]))
     if version < (2, 0, 0):
         raise ConfigError(f"{binary}: is mosquitto {found[1]}.{found[2]}, 2.0 or newer is needed")
@@ -88,7 +94,10 @@ def mosquitto_version(binary: Path) -> Version:
 
 
 def configuration(port: int) -> str:
-    """The configuration file for loopback *port*; valid for 2.0 and 2.1, the log is stderr."""
+    """Return the configuration for *port* on loopback, without TLS; it logs to stderr.
+
+    It is valid for mosquitto 2.0 and 2.1.
+    """
     return f"""\
 listener {port} {LOOPBACK}
 # Anonymous because only this machine can connect.
@@ -103,10 +112,10 @@ def secured_configuration(
     plugin: Path | None = None,
     member: ClusterMember | None = None,
 ) -> str:
-    """The same with TLS 1.3, a certificate from every client, and the access rules in *rules*.
+    """Return the configuration with TLS 1.3, client certificates and the access rules in *rules*.
 
-    Mosquitto 2.1 wants its *plugin* to read them. 2.0 has none, and 3.0 will want it. The first
-    *member* of a cluster has bridges to the others.
+    mosquitto 2.1 reads the rules with its *plugin*, 2.0 has no plugin, and 3.0 will require it. The
+    first *member* of a cluster has bridges to the others.
     """
     return _secured(port, security, rules, plugin) + _bounds() + _bridges(security, member)
 
@@ -118,9 +127,10 @@ def installed_configuration(
     plugin: Path | None = None,
     member: ClusterMember | None = None,
 ) -> str:
-    """For a mosquitto that runs as a service: what it retains survives its restarts.
+    """Return the configuration of a mosquitto that runs as a service.
 
-    Otherwise as `secured_configuration`, without *security* as `configuration`.
+    Its retained messages survive its restarts. Otherwise it equals `secured_configuration`, or
+    `configuration` if *security* is None.
     """
     head = f"listener {port} {LOOPBACK}\n# Anonymous because only this machine can connect.\n"
     head += "allow_anonymous true\n"
@@ -151,12 +161,16 @@ allow_anonymous false
 
 
 def _bridges(security: Security, member: ClusterMember | None) -> str:
-    """Bridges from the first member to each other one: a star, so that nothing comes twice."""
+    """Return the bridges from the first member to each other member.
+
+    The bridges form a star, because in a cycle a message would arrive twice.
+    """
     if member is None or member.own != 0:
         return ""
-    link = link_of(security)
-    # A bridge's socket keeps Nagle, and waits 40 ms to send a message behind an acknowledgement. So
-    # it has nothing to acknowledge: what comes in is QoS 0, which a broken link loses in any case.
+    link = link_identity(security)
+    # A bridge's socket does not set TCP_NODELAY, so a message that follows an acknowledgement waits
+    # 40 ms (Nagle). Incoming messages are therefore QoS 0, which needs no acknowledgement. A broken
+    # link would lose them in any case.
     shared = "\n".join(f"topic {topic} out 1\ntopic {topic} in 0" for topic in _shared(member))
     return "".join(
         f"""
@@ -164,9 +178,9 @@ connection link{place}
 address {peer.host}:{peer.port}
 {shared}
 bridge_protocol_version mqttv311
-# The other end knows it for a bridge: it sends nothing back, and hands on what is retained.
+# The other broker treats this one as a bridge: no message comes back, the retain flag is kept.
 try_private true
-# What is lost while the link is down comes again by itself; old queries are of no use.
+# Nodes repeat messages that are lost while the link is down; queued queries would be outdated.
 cleansession true
 notifications false
 restart_timeout 1 5
@@ -184,9 +198,10 @@ def _shared(member: ClusterMember) -> tuple[str, str]:
 
 
 def access_rules(security: Security, member: ClusterMember | None = None) -> str:
-    """The access file, for acl_file and for the plugin. Who is not in it has access to nothing.
+    """Return the access file, for acl_file and for the plugin.
 
-    *member*: others of its cluster may hand on all that is the fleet's.
+    A client that the file does not name has no access. With *member*, the other members of its
+    cluster may forward all messages of the fleet.
     """
     lines: list[str] = []
     if member is not None:
@@ -199,14 +214,14 @@ def access_rules(security: Security, member: ClusterMember | None = None) -> str
 
 
 def find_plugin() -> Path | None:
-    """The plugin of mosquitto 2.1 and later that reads access files, where it is installed."""
+    """Return the plugin of mosquitto 2.1 and later that reads access files, None if absent."""
     found = (each for place in PLUGIN_FOLDERS for each in Path("/").glob(f"{place[1:]}/{PLUGIN}"))
     return next(found, None)
 
 
 def _bounds() -> str:
     return f"""\
-# As root mosquitto would change to another user, which clears its parent-death signal.
+# Started by root, mosquitto would change to another user, which clears its parent-death signal.
 user root
 persistence false
 log_dest stderr

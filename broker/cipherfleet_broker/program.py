@@ -1,4 +1,4 @@
-"""What a broker program is to us, and the bounds that every program is given."""
+"""A broker program, the members of a cluster, and the limits that every broker has."""
 
 from __future__ import annotations
 
@@ -8,46 +8,47 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
-# A message has at most 64 KiB; four times that leaves room, and stops a runaway client early.
+# A message has at most 64 KiB. Four times that leaves room and still stops a faulty client early.
 MAX_PACKET_BYTES = 256 * 1024
-# A neighbourhood's answers arrive together: mosquitto's default of 20 would serialise them.
+# The answers of all neighbours arrive together: mosquitto's default of 20 would serialise them.
 MAX_INFLIGHT_MESSAGES = 1000
-# Per client that is away or slow. Beyond either, mosquitto drops silently; rounds re-send.
+# Per client that is disconnected or slow. Beyond either limit mosquitto drops messages without a
+# notice; the nodes repeat them in a round.
 MAX_QUEUED_MESSAGES = 10_000
 MAX_QUEUED_BYTES = 16 * 1024 * 1024
 MAX_CONNECTIONS = 2000
-TLS_PORT = 8883  # the one that is registered for MQTT in TLS
-LINK_PORT = 6222  # between members of a cluster of nats-server, its own default
+TLS_PORT = 8883  # registered for MQTT over TLS
+LINK_PORT = 6222  # between members of a cluster of nats-server; its default
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Where the others of a cluster reach a member."""
+    """The address at which the other members of a cluster reach one member."""
 
-    host: str  # its certificates name it
-    port: int = TLS_PORT  # MQTT: where mosquitto's bridges end
-    link_port: int = LINK_PORT  # the routes of nats-server
+    host: str  # the member's certificates name it
+    port: int = TLS_PORT  # MQTT; mosquitto's bridges connect to it
+    link_port: int = LINK_PORT  # nats-server's routes connect to it
 
 
 @dataclass(frozen=True)
 class ClusterMember:
-    """One broker of a cluster: which it is, and where all are."""
+    """One broker of a cluster, and the addresses of all members."""
 
     fleet: str
     peers: tuple[Peer, ...]
-    own: int  # its place among them
+    own: int  # index of this broker in peers
 
     @property
     def others(self) -> tuple[Peer, ...]:
-        """All but itself."""
+        """The addresses of all other members."""
         return self.peers[: self.own] + self.peers[self.own + 1 :]
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A broker program installed here: what it is, and how to tell it where to listen."""
+    """A broker program installed on this machine: name, version and a way to configure it."""
 
     name: str
     version: str
     configure: Callable[[Path, int], list[str]]
-    """Write the configuration for (folder, port) into the folder; the result is the command."""
+    """Write the configuration for (folder, port) into the folder and return the command line."""

@@ -1,4 +1,4 @@
-"""A broker that answers: one of ours, held until it is stopped, or an external one."""
+"""Start a broker and keep it until it is stopped, or check an external broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .program import LOOPBACK, Engine
 from .security import Security
 
 START_TIMEOUT_S = 15.0  # measured: 0.03 s; the rest is for a busy machine
-TRY_TIMEOUT_S = 2.0  # between tries we look whether it still lives
+TRY_TIMEOUT_S = 2.0  # of one health check; the process is checked between two of them
 EXTERNAL_TIMEOUT_S = 5.0
 # Below Linux's range of outgoing ports (from 32768): no client's connection can take a broker's
 # port while the broker is down, so a restart on the same port works.
@@ -32,7 +32,7 @@ FREE_PORTS = range(20_000, 32_000)
 
 
 class RunningBroker:
-    """A healthy broker at *host*:*port*; *folder* and *pid* are None where it is not ours.
+    """A healthy broker at *host*:*port*; *folder* and *pid* are None for an external one.
 
     As a context manager it stops at the end of the block. An external broker is never stopped.
     """
@@ -45,13 +45,13 @@ class RunningBroker:
         port: int,
         process: Process | None = None,
         context: ssl.SSLContext | None = None,
-        secured: Callable[[Security], Engine] | None = None,
+        make_engine: Callable[[Security], Engine] | None = None,
     ) -> None:
         self.name, self.version = name, version
         self.host, self.port = host, port
         self._process = process
-        self._secured = secured  # the same program under other rules
-        self._context = context  # of the health check, where the broker wants TLS
+        self._make_engine = make_engine  # configures the same program with other access rules
+        self._context = context  # of the health check, where the broker uses TLS
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.version} at {self.host}:{self.port}, pid {self.pid}>"
@@ -69,62 +69,68 @@ class RunningBroker:
 
     @property
     def folder(self) -> Path | None:
-        """Where the broker's configuration, log and store are, None for an external broker."""
+        """The folder of configuration, log and stored messages; None for an external broker."""
         return self._process.folder if self._process else None
 
     @property
     def pid(self) -> int | None:
-        """The broker's process id, None while it does not run and for an external broker."""
+        """The broker's process id; None while it does not run and for an external broker."""
         return self._process.pid if self._process else None
 
     def kill(self) -> None:
-        """End the broker without warning (SIGKILL), as a crash would; restart() brings it back."""
-        self._own("kill").end(signal.SIGKILL)
+        """End the broker with SIGKILL, as a crash would; `restart` starts it again."""
+        self._require_process("kill").end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop the broker if it runs and start it again: same port, same folder, healthy.
+        """Stop the broker if it runs, start it with the same port and folder, and await health.
 
-        nats-server keeps retained messages and sessions across it, mosquitto forgets them.
+        nats-server keeps retained messages and sessions; mosquitto loses them.
         """
-        self.begin()
+        self.launch()
         self.await_health()
 
-    def begin(self) -> None:
-        """The first half of restart(): it has not proven anything yet."""
-        process = self._own("restart")
+    def launch(self) -> None:
+        """Stop the process if it runs, and start it; it may not be healthy yet."""
+        process = self._require_process("restart")
         process.end()
         process.start()
 
     def await_health(self) -> None:
-        """The second half; raises BrokerUnreachable."""
-        _await_health(self, self._own("check"))
+        """Return once a launched broker is healthy; raises BrokerUnreachable."""
+        _await_health(self, self._require_process("check"))
 
     def reload(self, security: Security) -> None:
-        """Let other rules hold without an interruption for those whom both let in (SIGHUP).
+        """Apply other access rules (SIGHUP); clients that old and new rules admit stay connected.
 
-        nats-server ends the connections of who is not let in any more; mosquitto keeps them, and
-        lets them neither read nor write. Raises BrokerUnreachable if it does not survive it.
+        nats-server closes the connections of clients that the new rules do not admit. mosquitto
+        keeps these connections, and lets them neither read nor write. Raises BrokerUnreachable if
+        the broker is not healthy afterwards.
         """
-        process = self._own("reload")
-        if self._secured is None:
-            raise ConfigError("a broker without TLS has no rules to reload: start it with security")
-        self._secured(security).configure(process.folder, self.port)
+        process = self._require_process("reload")
+        if self._make_engine is None:
+            raise ConfigError(
+                "a broker without TLS has no access rules to reload: start it with security"
+            )
+        self._make_engine(security).configure(process.folder, self.port)
         self._context = security.context()
         process.signal(signal.SIGHUP)
         _await_health(self, process)
 
     def check(self, timeout_s: float) -> None:
-        """One health check (see check_broker). Raises BrokerUnreachable."""
+        """Run one health check (see `check_broker`). Raises BrokerUnreachable."""
         check_broker(self.host, self.port, timeout_s, self._context)
 
     def stop(self) -> None:
-        """Stop the broker and remove its folder; harmless when repeated, and for external ones."""
+        """Stop the broker and remove its folder.
+
+        Repeated calls and calls for an external broker have no effect.
+        """
         if self._process:
             self._process.close()
 
-    def _own(self, verb: str) -> Process:
+    def _require_process(self, verb: str) -> Process:
         if self._process is None or not self._process.folder.exists():
-            state = "stopped" if self._process else "external, not started by us"
+            state = "stopped" if self._process else "external, started by another program"
             raise ConfigError(f"cannot {verb} the broker at {self.host}:{self.port}: it is {state}")
         return self._process
 
@@ -132,11 +138,12 @@ class RunningBroker:
 def start_broker(
     choice: str, port: int | None = None, security: Security | None = None
 ) -> RunningBroker:
-    """A healthy broker: 'embedded', 'mosquitto' (both on loopback), or HOST:PORT for a running one.
+    """Return a healthy broker: 'embedded' or 'mosquitto' on loopback, or the one at HOST:PORT.
 
-    *port* None picks a free one. *security* turns on TLS, client certificates and access rules; of
-    a running broker it only says how to check it. Raises ConfigError (not installed, port taken,
-    choice not understood) and BrokerUnreachable (does not answer, or stopped while starting).
+    If *port* is None, a free port is chosen. *security* turns on TLS, client certificates and
+    access rules; for a running broker it only serves the health check. Raises ConfigError (program
+    not installed, port in use, *choice* not valid) and BrokerUnreachable (no answer, or stopped
+    while starting).
     """
     match choice:
         case "embedded":
@@ -153,12 +160,12 @@ def run_engine(
     security: Security | None = None,
     make: Callable[[Security], Engine] | None = None,
 ) -> RunningBroker:
-    """Start *engine* in a new private folder; leaves nothing behind if it fails.
+    """Start *engine* in a new private folder; if it fails, no process and no folder remain.
 
-    *make* gives the same program under other rules; without it these hold to the end.
+    *make* configures the same program with other access rules; `reload` needs it.
     """
     port = free_port() if port is None else _checked_port(port)
-    broker = made_broker(engine, port, security, make)
+    broker = configure_broker(engine, port, security, make)
     try:
         broker.restart()
     except BaseException:
@@ -167,36 +174,39 @@ def run_engine(
     return broker
 
 
-def made_broker(
+def configure_broker(
     engine: Engine,
     port: int,
     security: Security | None = None,
     make: Callable[[Security], Engine] | None = None,
 ) -> RunningBroker:
-    """As `run_engine`, configured in its folder and not yet started."""
+    """Return a broker as `run_engine` does, with its folder and configuration, but not started."""
     context = security.context() if security else None
     with defer_interrupts():
         folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
         process = Process(engine.configure(folder, port), folder)
     host = security.host if security else LOOPBACK
-    secured = make if security else None
-    return RunningBroker(engine.name, engine.version, host, port, process, context, secured)
+    reloader = make if security else None
+    return RunningBroker(engine.name, engine.version, host, port, process, context, reloader)
 
 
 def _await_health(broker: RunningBroker, process: Process) -> None:
-    """Return once *broker* is healthy; raises BrokerUnreachable with its last words."""
+    """Return once *broker* is healthy; raises BrokerUnreachable with its last log line."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         problem = _health_problem(broker, TRY_TIMEOUT_S)
         if process.pid is None:
             raise BrokerUnreachable(
                 f"{broker.name} {broker.version} stopped while starting on port {broker.port} "
-                f"(exit code {process.exit_code}), its last words: {process.last_words()}"
+                f"(exit code {process.exit_code}), the last line of its log: "
+                f"{process.last_log_line()}"
             )
         if problem is None:
             return
         if time.monotonic() > deadline:
-            raise BrokerUnreachable(f"{problem}; its last words: {process.last_words()}")
+            raise BrokerUnreachable(
+                f"{problem}; the last line of its log: {process.last_log_line()}"
+            )
         time.sleep(0.01)
 
 
@@ -211,7 +221,10 @@ def _health_problem(broker: RunningBroker, timeout_s: float) -> BrokerUnreachabl
 def _external(address: str, port: int | None, security: Security | None) -> RunningBroker:
     host, found_port = parse_address(address)
     if port is not None:
-        raise ConfigError(f"the broker {address} brings its port; {port} is for one started here")
+        raise ConfigError(
+            f"the broker {address} is running already and has its own port: the port {port} is for "
+            "a broker started here; leave it out"
+        )
     context = security.context() if security else None
     broker = RunningBroker("external", "unknown", host, found_port, context=context)
     broker.check(EXTERNAL_TIMEOUT_S)
@@ -219,7 +232,7 @@ def _external(address: str, port: int | None, security: Security | None) -> Runn
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """'name:1883' or '[::1]:1883' -> (host, port)."""
+    """Return host and port of 'name:1883' or '[::1]:1883'. Raises ConfigError."""
     host, colon, digits = address.rpartition(":")
     if not (colon and host and digits.isascii() and digits.isdigit() and 0 < int(digits) < 65536):
         raise ConfigError(
@@ -230,7 +243,7 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def free_port() -> int:
-    """A port that nobody has now, and no client's connection will take. Raises ConfigError."""
+    """Return a port from FREE_PORTS that no program uses now. Raises ConfigError."""
     for _ in range(100):
         port = FREE_PORTS[secrets.randbelow(len(FREE_PORTS))]
         if _port_problem(port) is None:
@@ -239,7 +252,7 @@ def free_port() -> int:
 
 
 def _checked_port(port: int) -> int:
-    """*port* if we could listen on it; without it another broker there would pass as ours."""
+    """Return *port* if it is free; otherwise a health check could reach another broker there."""
     if (problem := _port_problem(port)) is not None:
         raise ConfigError(
             f"port {port} on {LOOPBACK} cannot be used: {problem}; name another, or none at all"
@@ -251,7 +264,7 @@ def _port_problem(port: int) -> str | None:
     if not 0 < port < 65536:
         return "a port is a number from 1 to 65535"
     with socket.socket() as sock:
-        # As brokers do: connections of the last run that linger in TIME_WAIT are no obstacle.
+        # Brokers set it too: connections of the last run in TIME_WAIT do not block the port.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((LOOPBACK, port))

@@ -1,6 +1,7 @@
-"""Who may connect to a secured broker, and what each may publish and read there.
+"""Access rules of a secured broker: its clients, and the topics that each may publish and read.
 
-The name in a client's certificate is its user name; what is not listed here is refused.
+The name in a client's certificate is its user name. A client or topic that no rule lists is
+refused.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ __all__ = [
     "Identity",
     "Security",
     "fleet_access",
-    "link_of",
+    "link_identity",
 ]
 
 # No node has these names: an id begins with a letter or a digit.
 HEALTH = "_health"
-WATCHER = "_watcher"  # the operator, who only looks: beside one who changes the fleet
-LINK = "_link"  # a broker, to the other members of its cluster
+WATCHER = "_watcher"  # `cipherfleet watch`, which only reads; it may run beside the operator
+LINK = "_link"  # a broker towards the other members of its cluster
 
 
 @dataclass(frozen=True)
 class Access:
-    """What one identity may publish and read, as MQTT topic filters."""
+    """MQTT topic filters: the topics that one client may publish and read."""
 
     publish: tuple[str, ...]
     read: tuple[str, ...]
@@ -55,46 +56,50 @@ class Identity:
 
 @dataclass(frozen=True)
 class Security:
-    """All that a broker needs for TLS 1.3 with client certificates and access rules."""
+    """A broker's settings for TLS 1.3 with client certificates and access rules."""
 
-    ca: Path  # who is certified by another authority does not connect
+    ca: Path  # clients with a certificate of another authority cannot connect
     broker: Identity
-    health: Identity  # of the health check, a client named HEALTH
+    health: Identity  # for the health check, a client named HEALTH
     access: Mapping[str, Access]  # by the common name in the client's certificate
-    listen: str = LOOPBACK  # the address; 0.0.0.0 for every one of the machine
-    link: Identity | None = None  # of a member of a cluster, to the others, named LINK
+    listen: str = LOOPBACK  # the address; 0.0.0.0 for all addresses of the machine
+    link: Identity | None = None  # for links between the members of a cluster, named LINK
 
     @property
     def host(self) -> str:
-        """How this machine reaches the broker; its certificate must name it."""
+        """The address at which this machine reaches the broker; its certificate names it."""
         return LOOPBACK if ip_address(self.listen).is_unspecified else self.listen
 
     def context(self) -> ssl.SSLContext:
-        """What the health check connects with. Raises ConfigError."""
+        """Return the TLS context of the health check. Raises ConfigError."""
         try:
             return client_context(self.ca, self.health.certificate, self.health.key)
-        except OSError as error:  # SSLError is one
+        except OSError as error:  # SSLError is an OSError
             raise ConfigError(
                 f"{self.ca}, {self.health.certificate} or its key cannot be used: {error}"
             ) from None
 
 
-def link_of(security: Security | None) -> Identity:
-    """What a member of a cluster shows the others. Raises ConfigError where there is none."""
+def link_identity(security: Security | None) -> Identity:
+    """Return the certificate that one member of a cluster presents to the others.
+
+    Raises ConfigError if *security* has none.
+    """
     if security is None or security.link is None:
         raise ConfigError(
-            "the brokers of a cluster know each other by certificates: it needs TLS, and a "
-            "certificate for their links (secure with links=True)"
+            "the brokers of a cluster identify each other by certificates: a cluster needs TLS and "
+            "a certificate for its links; call secure with links=True"
         )
     return security.link
 
 
 def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[str, Access]:
-    """The rules of *fleet*: a node speaks as itself, and hears its neighbours only.
+    """Return the access rules of *fleet* by client name.
 
-    *neighbours* holds the neighbours of every node. The operator sees who is there and how well
-    they are, claims of keys and no ciphertext; it publishes who is whose neighbour. The watcher
-    sees the former two and publishes nothing.
+    *neighbours* holds the neighbours of every node. A node publishes under its own id and reads
+    only messages of its neighbours and of the operator. The operator reads presence, health and
+    claims, and no ciphertext; it publishes memberships. The watcher reads presence and health, and
+    publishes nothing.
     """
     access = {node: _node_access(fleet, node, others) for node, others in neighbours.items()}
     probe = (f"{HEALTH_TOPIC}/#",)

@@ -15,16 +15,17 @@ from .mosquitto import (
 from .program import ClusterMember
 from .security import Security
 
-STORE = Path("/var/lib/cipherfleet-broker")  # of nats-server
+STORE = Path("/var/lib/cipherfleet-broker")  # nats-server keeps its messages there
 
 
-def installation(
+def make_service_files(
     port: int, security: Security | None, place: Path, member: ClusterMember | None = None
 ) -> dict[str, str]:
-    """Files by name, to be installed in *place*: one program's configuration is enough.
+    """Return configuration files by name, to be installed in the folder *place*.
 
-    The paths of *security* are those on the broker's machine. mosquitto 2.1 reads the rules with a
-    plugin, whose path depends on the distribution. *member*: of one broker of a cluster.
+    There is one for each supported program; the operator uses one of them. The paths in *security*
+    are valid on the broker's machine. mosquitto 2.1 reads the access rules with a plugin, whose
+    path depends on the distribution. *member* is given for a broker of a cluster.
     """
     rules, plugin = place / ACCESS_FILE, Path(PLUGIN_FOLDERS[0]) / PLUGIN
     files = {

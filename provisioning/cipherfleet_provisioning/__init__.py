@@ -1,1 +1,5 @@
-"""From one fleet.yaml to a folder for every node: topology, keys, settings, advice."""
+"""Read and check fleet.yaml, and make a folder with keys and settings for every node.
+
+Later changes are made here, too: keys that devices claim, new nodes and edges, new certificates
+and revocations.
+"""

@@ -1,6 +1,6 @@
-"""A folder for every node: its settings, its keys, its neighbours' public keys, its own readings.
+"""Write one folder per node: its settings, keys, neighbours' public keys and recorded readings.
 
-Nothing of another node's secrets is in it. All folders appear at once or not at all.
+A folder contains no secret of another node. All folders appear at once, or none does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from cipherfleet_broker.die_with_parent import leashed
+from cipherfleet_broker.die_with_parent import die_with_parent
 from cipherfleet_broker.interrupts import defer_interrupts
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys.key_files import (
@@ -62,19 +62,21 @@ def write_bundles(
     progress: Progress = lambda _name: None,
     authority: Certified | None = None,
 ) -> dict[str, Path]:
-    """Make the folder *target* with one folder per node; returns them by node id.
+    """Make the folder *target* with one folder per node; return these folders by node id.
 
-    *broker* is that of all nodes, or of each by its id. *progress* is called with each node's id
-    when its keys are made; *authority* certifies the nodes where broker.tls is on. Nobody but the
-    owner can read what is made. Raises ConfigError if *target* exists: keys in use are never
-    overwritten.
+    *broker* is the broker of all nodes, or a mapping from node ids to brokers. *progress* is called
+    with each node's id when its keys are made. *authority* certifies the nodes where broker.tls is
+    on. Only the owner can read the files. Raises ConfigError if *target* exists: keys in use are
+    never overwritten.
     """
     brokers = broker
     if isinstance(brokers, Broker):
         brokers = dict.fromkeys((member.id for member in fleet.members), brokers)
     tls = any(each.tls for each in brokers.values())
     if tls and authority is None:
-        raise ConfigError("broker.tls is true: the nodes need certificates, and so an authority")
+        raise ConfigError(
+            "broker.tls is true: the nodes need certificates, and therefore an authority"
+        )
     check_target(target)
     umask = os.umask(0o077)
     try:
@@ -94,7 +96,7 @@ def _write_at_once(
     progress: Progress,
     authority: Certified | None,
 ) -> None:
-    """Build beside the first folder that has to be made, and move there when all is done."""
+    """Build all folders in a temporary folder, and rename it to *target* when they are complete."""
     with _building(target) as building:
         keys = make_keys([m.id for m in fleet.members], fleet.file.crypto.key_bits, progress)
         public = {name: pair.public for name, pair in keys.items()}
@@ -109,7 +111,7 @@ def _write_at_once(
 
 @contextmanager
 def _building(target: Path) -> Iterator[Path]:
-    """A folder beside *target*, which is removed with all that is in it if the block fails."""
+    """Yield a temporary folder on the file system of *target*; it is removed if the block fails."""
     made: list[Path] = []
     try:
         with defer_interrupts():
@@ -123,23 +125,23 @@ def _building(target: Path) -> Iterator[Path]:
 
 def check_target(target: Path) -> None:
     """Raise ConfigError if the folder *target* exists already or cannot be made."""
-    if os.path.lexists(target):  # a dangling link exists, too
+    if os.path.lexists(target):  # true for a dangling link, too
         raise ConfigError(f"{target}: exists already; name another folder or remove it")
     anchor = _anchor(target)
     if not (anchor.is_dir() and os.access(anchor, os.W_OK | os.X_OK)):
-        raise ConfigError(f"{target}: cannot be made, since {anchor} is no folder to write in")
+        raise ConfigError(f"{target}: cannot be made, since {anchor} is no writable folder")
 
 
 def _anchor(target: Path) -> Path:
-    """The nearest of the folders above *target* that exists."""
+    """Return the nearest existing folder above *target*."""
     return next(folder for folder in target.absolute().parents if os.path.lexists(folder))
 
 
 def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, NodeKeys]:
-    """Fresh keys for every name, made on all cores."""
+    """Generate keys for every name, on all cores."""
     keys: dict[str, NodeKeys] = {}
     with _prime_workers(min(len(names), len(os.sched_getaffinity(0))), bits) as workers:
-        for name, (p, q) in zip(names, _primes_of(workers), strict=False):  # they never end
+        for name, (p, q) in zip(names, _primes_of(workers), strict=False):  # primes never end
             keys[name] = assemble_keys(p, q)
             progress(name)
     return keys
@@ -147,13 +149,14 @@ def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, 
 
 @contextmanager
 def _prime_workers(count: int, bits: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that make primes; they end with the block, and at the latest with us."""
+    """Start processes that generate primes; they end with the block, or with this process."""
     workers: list[subprocess.Popen[bytes]] = []
-    command = leashed([*PRIME_WORKER, str(bits)])
+    command = die_with_parent([*PRIME_WORKER, str(bits)])
     try:
         for _ in range(count):
             with defer_interrupts():
-                # A session of its own: Ctrl-C is for us. No buffer: `select` sees what is unread.
+                # A new session: Ctrl-C must reach this process only. Without a buffer `select`
+                # sees all unread output.
                 worker = subprocess.Popen(
                     command, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
                 )
@@ -167,7 +170,7 @@ def _prime_workers(count: int, bits: int) -> Iterator[list[subprocess.Popen[byte
 
 
 def _primes_of(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Primes]:
-    """What *workers* make, as they make it. Raises CipherfleetError when one has ended."""
+    """Yield primes as *workers* generate them. Raises CipherfleetError when a worker has ended."""
     with selectors.DefaultSelector() as ready:
         for worker in workers:
             assert worker.stdout is not None
@@ -188,9 +191,10 @@ def node_config(
     simulation: Simulation,
     operator: str | None = None,
 ) -> NodeConfig:
-    """What the node of *member* is told; its neighbours too where all keys are known (*public*).
+    """Return the settings of the node *member*.
 
-    *operator* is the public key of whose word on neighbours it takes.
+    They include its neighbours if the keys of all nodes are known (*public*). *operator* is the
+    public key whose memberships the node accepts.
     """
     sensor, graph, file = member.sensor, fleet.graph, fleet.file
     known = public or {}
@@ -222,7 +226,10 @@ def node_config(
 
 
 def seals(fleet: Fleet, member: Member, public: Mapping[str, PublicKeys]) -> dict[str, str]:
-    """The seal keys of all with whom *member* shares a neighbour; none in a pairwise fleet."""
+    """Return the seal keys of the nodes that share a neighbour with *member*.
+
+    The result is empty unless the exchange is sealed.
+    """
     if fleet.exchange != "sealed":
         return {}
     near = fleet.graph.neighbours(member.id)
@@ -238,7 +245,7 @@ def write_bundle(
     keys: NodeKeys | None,
     public: Mapping[str, PublicKeys],
 ) -> None:
-    """Make *folder* the bundle of *member*; without *keys* it makes its own, and enrols."""
+    """Make *folder* the bundle of *member*; without *keys* the device makes its own and enrols."""
     folder.mkdir(mode=0o700)
     if keys is not None:
         write_keys(folder, keys)
@@ -256,7 +263,7 @@ def write_bundle(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes texts that any reader of YAML, of version 1.1 or 1.2, could take for a number: 08."""
+    """Quotes strings such as 08, which a YAML 1.1 or 1.2 reader could take for a number."""
 
 
 _Dumper.add_implicit_resolver(
@@ -265,7 +272,7 @@ _Dumper.add_implicit_resolver(
 
 
 def _plain(value: Any) -> Any:
-    """*value* as plain data without the settings that are not given."""
+    """Return *value* as plain data, without settings that are None."""
     match value:
         case msgspec.Struct():
             return _plain(msgspec.to_builtins(value))

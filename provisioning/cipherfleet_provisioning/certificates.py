@@ -1,8 +1,8 @@
-"""A fleet's certificates: its own authority, one for the broker, one for every client.
+"""A fleet's certificates: its own authority, one for each broker and one for every client.
 
-The authority's key stays with the operator: whoever has it can be any node and the broker. Keys are
-Ed25519, as the nodes' identities are. Times are arguments; a certificate begins a day early, for
-boards without a clock of their own.
+The authority's key stays with the operator, because its owner can impersonate every node and the
+broker. Keys are Ed25519, like the nodes' identity keys. Times are arguments. A certificate is valid
+from one day before it is made, for boards without a battery-backed clock.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from cipherfleet_node.keys.key_files import read_signing_key, write_private
 from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
-RESTORE = "restore it from a copy: only its owner has it"
+RESTORE = "restore it from a backup: it cannot be made again"
 AUTHORITY, BROKER, WATCHER_STEM = "ca", "broker", "watcher"  # names of files
 HERE = ("localhost", "127.0.0.1")
 BACKDATED = timedelta(days=1)
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 730
-# What stands in access rules: no wildcard of MQTT (+ #) or of NATS (* >), no separator.
+# A name becomes a part of access rules: no wildcard of MQTT (+ #) or NATS (* >), no separator.
 CLIENT_NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
 
 
@@ -55,11 +55,11 @@ class Certified:
 
     @property
     def pem(self) -> bytes:
-        """The certificate, as everybody may see it."""
+        """The certificate in PEM; it is public."""
         return self.certificate.public_bytes(Encoding.PEM)
 
     def write(self, certificate: Path, key: Path) -> Identity:
-        """Write both files, the key 0600."""
+        """Write the certificate and the key, the key with mode 0600."""
         certificate.write_bytes(self.pem)
         form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         write_private(key, self.key.private_bytes(*form))
@@ -67,38 +67,44 @@ class Certified:
 
 
 def make_authority(fleet: str, now: datetime, days: int = AUTHORITY_DAYS) -> Certified:
-    """A new authority, which certifies clients and brokers of *fleet* and no further authority."""
+    """Make an authority that certifies clients and brokers of *fleet*, and no other authority."""
     constraint = x509.BasicConstraints(ca=True, path_length=0)
-    usage = _usage(signs_certificates=True)
+    usage = _key_usage(signs_certificates=True)
     subject = _name({NameOID.ORGANIZATION_NAME: "cipherfleet", NameOID.COMMON_NAME: fleet})
-    return _certified(subject, None, now, days, [constraint, usage])
+    return _make_certified(subject, None, now, days, [constraint, usage])
 
 
 def issue_broker(
     authority: Certified, hosts: Sequence[str], now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
-    """For the broker at *hosts*, names or addresses, and for whoever reaches it on its machine."""
+    """Issue a certificate for the broker at *hosts*, which are names or addresses.
+
+    It is also valid for localhost, for clients on the broker's machine.
+    """
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH]
-    return _issued(authority, BROKER, purposes, now, days, [_alternatives(hosts)])
+    return _issue(authority, BROKER, purposes, now, days, [_alternative_names(hosts)])
 
 
 def issue_link(
     authority: Certified, hosts: Sequence[str], now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
-    """For the broker at *hosts* towards the other members of its cluster, whoever calls whom."""
+    """Issue a certificate for the links between the broker at *hosts* and the rest of its cluster.
+
+    It is valid for both ends of a link.
+    """
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    return _issued(authority, LINK, purposes, now, days, [_alternatives(hosts)])
+    return _issue(authority, LINK, purposes, now, days, [_alternative_names(hosts)])
 
 
 def issue_client(
     authority: Certified, name: str, now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
-    """For the node, or other client, called *name*.
+    """Issue a certificate for the client *name*, a node or another client.
 
-    Raises ConfigError for a name that could mean more than itself in an access rule.
+    Raises ConfigError for a name that an access rule could read as a wildcard or as several levels.
     """
     _check_client(name)
-    return _issued(authority, name, [ExtendedKeyUsageOID.CLIENT_AUTH], now, days)
+    return _issue(authority, name, [ExtendedKeyUsageOID.CLIENT_AUTH], now, days)
 
 
 def certify_client(
@@ -108,22 +114,30 @@ def certify_client(
     now: datetime,
     days: int = CERTIFICATE_DAYS,
 ) -> bytes:
-    """A certificate in PEM for *name*, whose private key we never see. Raises ConfigError."""
+    """Return a certificate in PEM for *name*, whose private key stays on its device.
+
+    Raises ConfigError for a name that is not allowed.
+    """
     _check_client(name)
     extensions = _leaf_extensions([ExtendedKeyUsageOID.CLIENT_AUTH])
     subject = _name({NameOID.COMMON_NAME: name})
-    return _signed(subject, key, authority, now, days, extensions).public_bytes(Encoding.PEM)
+    return _sign_certificate(subject, key, authority, now, days, extensions).public_bytes(
+        Encoding.PEM
+    )
 
 
 def certified_key(pem: str) -> Ed25519PublicKey:
-    """Whose certificate it is: the public key in *pem*, which is one of ours."""
+    """Return the public key of the certificate *pem*, which this module has issued."""
     key = x509.load_pem_x509_certificate(pem.encode()).public_key()
     assert isinstance(key, Ed25519PublicKey)
     return key
 
 
 def requested_key(request: bytes, name: str) -> Ed25519PublicKey:
-    """The key in a request for a certificate (PKCS 10, DER); ValueError says what is wrong."""
+    """Return the key in a certificate request (PKCS 10, DER).
+
+    Raises ValueError, which names the fault, for a request that is not acceptable.
+    """
     wanted = x509.load_der_x509_csr(request)
     key = wanted.public_key()
     if not isinstance(key, Ed25519PublicKey):
@@ -139,19 +153,19 @@ def requested_key(request: bytes, name: str) -> Ed25519PublicKey:
 
 
 def write_authority(folder: Path, authority: Certified) -> None:
-    """Write the authority's certificate and key into *folder*, which is the operator's."""
+    """Write the authority's certificate and key into *folder*, which only the operator reads."""
     authority.write(folder / CA_FILE, folder / f"{AUTHORITY}.key")
 
 
 def read_authority(folder: Path) -> Certified:
-    """What `write_authority` wrote; raises ConfigError."""
+    """Read what `write_authority` wrote; raises ConfigError."""
     file, key_file = folder / CA_FILE, folder / f"{AUTHORITY}.key"
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}; {RESTORE}") from None
     except (ValueError, TypeError):
-        raise ConfigError(f"{file}: is not in PEM; {RESTORE}") from None
+        raise ConfigError(f"{file}: is not a certificate in PEM; {RESTORE}") from None
     key = read_signing_key(key_file, RESTORE)
     if key.public_key() != certificate.public_key():
         raise ConfigError(f"{key_file}: is not the Ed25519 key of {CA_FILE}; {RESTORE}")
@@ -161,7 +175,7 @@ def read_authority(folder: Path) -> Certified:
 def write_client(
     folder: Path, authority: Certified, node: str, now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
-    """The tls folder of *node* in its bundle *folder*: the authority's certificate and its own."""
+    """Write the tls folder of *node* into its bundle *folder*; return its new certificate."""
     place = folder / TLS_FOLDER
     place.mkdir(mode=0o700)
     (place / CA_FILE).write_bytes(authority.pem)
@@ -179,10 +193,10 @@ def secure(
     *,
     links: bool = False,
 ) -> Security:
-    """Certificates for the broker and the operator in *folder*; all that start_broker wants.
+    """Write certificates for the broker and the operator into *folder*, for `start_broker`.
 
-    *hosts* are the names and addresses that nodes call the broker by. *links*: the brokers of a
-    cluster need it, to know each other.
+    *hosts* are the names and addresses at which nodes reach the broker. With *links* there is also
+    a certificate for the links of a cluster.
     """
     (folder / CA_FILE).write_bytes(authority.pem)
     identities = {
@@ -214,7 +228,7 @@ def _check_client(name: str) -> None:
         )
 
 
-def _issued(
+def _issue(
     authority: Certified,
     name: str,
     purposes: Sequence[x509.ObjectIdentifier],
@@ -223,32 +237,34 @@ def _issued(
     more: Sequence[x509.ExtensionType] = (),
 ) -> Certified:
     extensions = [*_leaf_extensions(purposes), *more]
-    return _certified(_name({NameOID.COMMON_NAME: name}), authority, now, days, extensions)
+    return _make_certified(_name({NameOID.COMMON_NAME: name}), authority, now, days, extensions)
 
 
 def _leaf_extensions(purposes: Sequence[x509.ObjectIdentifier]) -> list[x509.ExtensionType]:
     # The purpose keeps a node's certificate from passing as the broker's.
     return [
         x509.BasicConstraints(ca=False, path_length=None),
-        _usage(signs_certificates=False),
+        _key_usage(signs_certificates=False),
         x509.ExtendedKeyUsage(purposes),
     ]
 
 
-def _certified(
+def _make_certified(
     subject: x509.Name,
     authority: Certified | None,
     now: datetime,
     days: int,
     extensions: Sequence[x509.ExtensionType],
 ) -> Certified:
-    """A new key and its certificate by *authority*, by itself if None."""
+    """Make a key and its certificate, signed by *authority* or, if that is None, by the key."""
     key = Ed25519PrivateKey.generate()
     signer = authority or key
-    return Certified(_signed(subject, key.public_key(), signer, now, days, extensions), key)
+    return Certified(
+        _sign_certificate(subject, key.public_key(), signer, now, days, extensions), key
+    )
 
 
-def _signed(
+def _sign_certificate(
     subject: x509.Name,
     key: Ed25519PublicKey,
     signer: Certified | Ed25519PrivateKey,
@@ -256,7 +272,7 @@ def _signed(
     days: int,
     extensions: Sequence[x509.ExtensionType],
 ) -> x509.Certificate:
-    """A certificate of *key*, by an authority or by itself; it ends with its authority."""
+    """Return a certificate of *key*, signed by *signer*, which does not outlast its authority."""
     issuer, ends = subject, now + timedelta(days=days)
     if isinstance(signer, Certified):
         issuer, ends = (
@@ -283,7 +299,7 @@ def _signed(
     return builder.sign(signer, algorithm=None)
 
 
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,
@@ -301,7 +317,7 @@ def _name(parts: Mapping[x509.ObjectIdentifier, str]) -> x509.Name:
     return x509.Name([x509.NameAttribute(kind, text) for kind, text in parts.items()])
 
 
-def _alternatives(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
     names = dict.fromkeys((*hosts, *HERE))
     return x509.SubjectAlternativeName([_general_name(host) for host in names])
 

@@ -1,4 +1,4 @@
-"""Claims of keys that devices made, looked at one by one before the operator believes them."""
+"""Claims: a device claims the public keys that it has made, and the operator reviews each claim."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from cipherfleet_node.errors import WireError
 from cipherfleet_node.runtime.enrolment import token_proof
 
 from .certificates import Certified, certify_client, requested_key
-from .ledger import Entry, Halves, Ledger
+from .ledger import Entry, Ledger, PublicKeyBytes
 
 
 @dataclass(frozen=True)
-class Examined:
-    """One claim: who makes it, with which keys, and what is wrong with it, if anything."""
+class ReviewedClaim:
+    """One claim: its node, its keys, and the problem found in it, if any."""
 
     node: str
     fingerprint: str  # empty where the keys cannot be read
-    trouble: str  # empty: it may be believed
-    known: bool = False  # its keys are in the ledger already: nothing is to be done
+    problem: str  # empty: the claim is valid
+    known: bool = False  # its keys are in the ledger already: there is nothing to do
     claim: Claim | None = None
 
     @property
     def acceptable(self) -> bool:
-        """Whether it is sound, proven, and new."""
-        return not self.trouble and not self.known
+        """True if the claim is valid, proven and new."""
+        return not self.problem and not self.known
 
 
 class _SelfSigned:
-    """Verifies a claim with the identity that it claims."""
+    """Verifies a claim with the identity key that the claim itself contains."""
 
     def verify(self, signature: bytes, data: bytes, /) -> None:
-        """Raise InvalidSignature unless the claim is signed with its own identity."""
+        """Raise InvalidSignature unless the claim is signed with its own identity key."""
         prefix = f"cipherfleet/v1/{Claim.KIND}\0".encode()
         if not data.startswith(prefix):
             raise InvalidSignature
@@ -51,66 +51,69 @@ class _SelfSigned:
             raise InvalidSignature from None
 
 
-def examine(ledger: Ledger, token: bytes | None, topic: str, payload: bytes) -> Examined:
-    """What to think of *payload*, retained on *topic*; *token* is the node's, if it has one left.
+def examine(ledger: Ledger, token: bytes | None, topic: str, payload: bytes) -> ReviewedClaim:
+    """Review the claim in *payload*, which the broker retains on *topic*.
 
-    Cheap checks come first; everything that is wrong with the keys is said together.
+    *token* is the node's enrolment token, None once it has been used. Cheap checks come first. All
+    faults of the modulus are reported together.
     """
     node = topics.sender_of(topic)
     entry = ledger.members.get(node)
     if entry is None or entry.status == "revoked":
         why = "is no node of the fleet" if entry is None else "is revoked"
-        return Examined(node, "", why)
+        return ReviewedClaim(node, "", why)
     try:
         claim = wire.decode(payload, topic, ledger.fleet, {node: _SelfSigned()})
     except WireError as error:
-        return Examined(node, "", f"bad claim ({error.reason}): {error}")
-    assert isinstance(claim, Claim)  # nothing else travels on this topic
-    halves = Halves(paillier=claim.paillier, identity=claim.identity, seal=claim.seal)
+        return ReviewedClaim(node, "", f"bad claim ({error.reason}): {error}")
+    assert isinstance(claim, Claim)  # the only kind of message on this topic
+    public = PublicKeyBytes(paillier=claim.paillier, identity=claim.identity, seal=claim.seal)
     try:
-        keys = halves.keys
+        keys = public.keys
         fingerprint = keys.fingerprint
     except ValueError:
-        return Examined(node, "", "unsound keys: the seal has not 32 bytes")
-    if halves == entry.halves:
-        return Examined(node, fingerprint, "", known=True, claim=claim)
-    return Examined(node, fingerprint, _trouble(ledger, entry, token, claim, halves), claim=claim)
+        return ReviewedClaim(node, "", "unsound keys: the seal does not have 32 bytes")
+    if public == entry.halves:
+        return ReviewedClaim(node, fingerprint, "", known=True, claim=claim)
+    return ReviewedClaim(
+        node, fingerprint, _find_problem(ledger, entry, token, claim, public), claim=claim
+    )
 
 
-def _trouble(
-    ledger: Ledger, entry: Entry, token: bytes | None, claim: Claim, halves: Halves
+def _find_problem(
+    ledger: Ledger, entry: Entry, token: bytes | None, claim: Claim, public: PublicKeyBytes
 ) -> str:
     n = int.from_bytes(claim.paillier, "big")
-    if n.bit_length() != ledger.key_bits:  # before any arithmetic: it may be a mebibit long
+    if n.bit_length() != ledger.key_bits:  # before any arithmetic: n may have a million bits
         return f"wrong size: the modulus has {n.bit_length()} bits, not {ledger.key_bits}"
     faults = list(faults_of_modulus(n, ledger.key_bits))
     if faults:
         return f"unsound modulus: n {', '.join(faults)}"
-    if shared := _owner_of_same(ledger, claim.sender, halves):
-        return f"holds a key of {shared!r}"
+    if shared := _owner_of_shared_key(ledger, claim.sender, public):
+        return f"contains a key of {shared!r}"
     if entry.halves is not None:
         if not entry.rekey:
             return "enrolled already, with other keys"
-        if not _proven_by(entry.halves, claim):
-            return "not proven by the keys that it is to replace"
+        if not _is_proven_by(entry.halves, claim):
+            return "not proven with the keys that it replaces"
     elif token is None:
-        return "has no token: get its bundle anew"
+        return "has no token: get its bundle again"
     elif not hmac.compare_digest(token_proof(token, claim), claim.proof):
         return "wrong token"
-    return _trouble_of_request(ledger, claim)
+    return _find_request_problem(ledger, claim)
 
 
-def _proven_by(halves: Halves, claim: Claim) -> bool:
+def _is_proven_by(public: PublicKeyBytes, claim: Claim) -> bool:
     try:
-        Ed25519PublicKey.from_public_bytes(halves.identity).verify(claim.proof, claim.proven)
+        Ed25519PublicKey.from_public_bytes(public.identity).verify(claim.proof, claim.proven)
     except InvalidSignature:
         return False
     return True
 
 
-def _owner_of_same(ledger: Ledger, node: str, halves: Halves) -> str | None:
-    """Another member with one of these keys: a copied card, or a thief of names."""
-    mine = {halves.paillier, halves.identity, halves.seal}
+def _owner_of_shared_key(ledger: Ledger, node: str, public: PublicKeyBytes) -> str | None:
+    """Return another member with one of these keys: from a copied card, or an impersonated node."""
+    mine = {public.paillier, public.identity, public.seal}
     for name, entry in ledger.members.items():
         other = entry.halves
         if name != node and other and mine & {other.paillier, other.identity, other.seal}:
@@ -118,7 +121,7 @@ def _owner_of_same(ledger: Ledger, node: str, halves: Halves) -> str | None:
     return None
 
 
-def _trouble_of_request(ledger: Ledger, claim: Claim) -> str:
+def _find_request_problem(ledger: Ledger, claim: Claim) -> str:
     if not ledger.broker.tls:
         return ""
     try:
@@ -128,13 +131,16 @@ def _trouble_of_request(ledger: Ledger, claim: Claim) -> str:
     return ""
 
 
-def believe(
-    ledger: Ledger, examined: Examined, authority: Certified | None, now: datetime
+def accept_claim(
+    ledger: Ledger, reviewed: ReviewedClaim, authority: Certified | None, now: datetime
 ) -> Ledger:
-    """The ledger with the keys of an acceptable claim, and a certificate where it asks for one."""
-    assert examined.acceptable
-    assert examined.claim is not None
-    claim, entry = examined.claim, ledger.members[examined.node]
+    """Return the ledger with the keys of an acceptable claim.
+
+    With an *authority* it also has a certificate for the connection key that the claim requests.
+    """
+    assert reviewed.acceptable
+    assert reviewed.claim is not None
+    claim, entry = reviewed.claim, ledger.members[reviewed.node]
     certificate = entry.certificate
     if authority is not None:
         key = requested_key(claim.request, claim.sender)
@@ -143,9 +149,9 @@ def believe(
         entry,
         status="enrolled",
         made_by="device",
-        halves=Halves(paillier=claim.paillier, identity=claim.identity, seal=claim.seal),
-        fingerprint=examined.fingerprint,
+        halves=PublicKeyBytes(paillier=claim.paillier, identity=claim.identity, seal=claim.seal),
+        fingerprint=reviewed.fingerprint,
         certificate=certificate,
         rekey=False,
     )
-    return ledger.with_entries({examined.node: entry})
+    return ledger.with_entries({reviewed.node: entry})

@@ -1,6 +1,7 @@
-"""What the operator knows for sure of a fleet: its graph, and every member's public keys.
+"""The ledger: the operator's record of a fleet's topology and of every member's public keys.
 
-Nothing in it is secret. The version rises with every word to the nodes; they go forward only.
+It contains no secret. Its version rises whenever memberships are signed; a node never accepts a
+membership with a lower version than its own.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Halves(_Record, frozen=True, kw_only=True):
-    """The public halves of a node's keys."""
+class PublicKeyBytes(_Record, frozen=True, kw_only=True):
+    """The three public keys of a node, as bytes."""
 
     paillier: bytes  # n, big endian
     identity: bytes  # Ed25519
     seal: bytes  # X25519
 
     @classmethod
-    def of(cls, keys: PublicKeys) -> Halves:
-        """Those of *keys*."""
+    def of(cls, keys: PublicKeys) -> PublicKeyBytes:
+        """Return the bytes of *keys*."""
         return cls(
             paillier=keys.paillier.to_bytes(),
             identity=keys.identity.public_bytes_raw(),
@@ -54,7 +55,7 @@ class Halves(_Record, frozen=True, kw_only=True):
 
     @property
     def keys(self) -> PublicKeys:
-        """As objects; raises ValueError where a key has not 32 bytes."""
+        """The keys as objects; raises ValueError if identity or seal does not have 32 bytes."""
         return PublicKeys(
             PublicKey(mpz(int.from_bytes(self.paillier, "big"))),
             Ed25519PublicKey.from_public_bytes(self.identity),
@@ -63,28 +64,28 @@ class Halves(_Record, frozen=True, kw_only=True):
 
 
 class Entry(_Record, frozen=True, kw_only=True):
-    """One node."""
+    """The ledger's record of one node."""
 
     status: Status
     made_by: Maker  # of the keys in use
-    halves: Halves | None = None  # None: not claimed yet
-    fingerprint: str = ""  # of the halves
-    certificate: str = ""  # in PEM; empty without TLS, or before the device has asked for one
-    version: int = 0  # of its latest membership; 0: what its bundle says holds
+    halves: PublicKeyBytes | None = None  # its public keys; None: not claimed yet
+    fingerprint: str = ""  # of its public keys
+    certificate: str = ""  # in PEM; empty without TLS, or before the device has requested one
+    version: int = 0  # of its latest membership; 0: the neighbours in its bundle are valid
     from_round: int = 0  # of that membership
-    holds: str = ""  # digest of what the node was told; empty: nothing yet
-    rekey: bool = False  # asked for new keys, not claimed yet
+    holds: str = ""  # digest of its latest membership, or of its bundle's; empty: none yet
+    rekey: bool = False  # the operator has requested new keys, and the node has claimed none yet
 
 
 class Ledger(_Record, frozen=True, kw_only=True):
-    """The whole fleet, in the order of fleet.yaml."""
+    """The record of the whole fleet; members are in the order of fleet.yaml."""
 
     ledger_version: Annotated[int, Meta(ge=LEDGER_VERSION, le=LEDGER_VERSION)] = LEDGER_VERSION
     fleet: str
     version: int
     from_round: int  # of the latest memberships
     operator: str  # the operator's public key, as nodes pin it
-    settings: str  # digest of what only a bundle can tell a node
+    settings: str  # digest of the settings that only a bundle can change
     exchange: ExchangeName
     leaves: Literal["refuse", "open"]
     key_bits: int
@@ -92,37 +93,39 @@ class Ledger(_Record, frozen=True, kw_only=True):
     broker: Broker  # the first of a cluster
     cluster: list[str] = []  # the hosts of all its brokers; empty for a single one
     edges: list[tuple[str, str]]
-    former: list[tuple[str, str]] = []  # edges of before the latest update: open until the next
+    former: list[tuple[str, str]] = []  # edges removed by the latest update: allowed until the next
     members: dict[str, Entry]
 
     @property
     def graph(self) -> Graph:
-        """Over the members that are not revoked."""
+        """The graph over the members that are not revoked."""
         return Graph(tuple(self.present), tuple(self.edges))
 
     @property
     def present(self) -> list[str]:
-        """The members that are not revoked."""
+        """Ids of the members that are not revoked."""
         return [name for name, entry in self.members.items() if entry.status != "revoked"]
 
     def named(self, status: Status) -> list[str]:
-        """Those with *status*."""
+        """Return the ids of the members with *status*."""
         return [name for name, entry in self.members.items() if entry.status == status]
 
     def entry(self, name: str) -> Entry:
-        """That of *name*; raises ConfigError for a stranger."""
+        """Return the record of *name*; raises ConfigError if it is no node of the fleet."""
         if name not in self.members:
             known = ", ".join(list(self.members)[:5])
-            raise ConfigError(f"{name[:80]!r} is no node of the fleet {self.fleet}: it has {known}")
+            raise ConfigError(
+                f"{name[:80]!r} is no node of the fleet {self.fleet}, its nodes are {known}"
+            )
         return self.members[name]
 
     def with_entries(self, entries: Mapping[str, Entry]) -> Ledger:
-        """The ledger with *entries* in the places of theirs."""
+        """Return the ledger with *entries* added or replaced."""
         return msgspec.structs.replace(self, members={**self.members, **entries})
 
     @property
     def linked(self) -> dict[str, list[str]]:
-        """Who may talk to whom at the broker: the graph's edges and the former ones."""
+        """Each member's neighbours in the access rules: by the present and by the former edges."""
         links: dict[str, dict[str, None]] = {name: {} for name in self.present}
         for a, b in [*self.edges, *self.former]:
             links.setdefault(a, {})[b] = None
@@ -131,18 +134,21 @@ class Ledger(_Record, frozen=True, kw_only=True):
 
 
 def settings_digest(fleet: Fleet) -> str:
-    """Over all that a running node takes from its folder only: no membership can change it."""
+    """Return a digest of the settings that a node reads from its folder only.
+
+    No membership can change them while the node runs.
+    """
     file = fleet.file
     brokers = file.broker
     plain = Broker(host=brokers.host, port=brokers.port, tls=brokers.tls)
-    told = [file.fleet, file.algorithm, file.objective, file.crypto, plain]
+    found = [file.fleet, file.algorithm, file.objective, file.crypto, plain]
     if brokers.cluster is not None:
-        told.append(brokers.cluster)
-    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
+        found.append(brokers.cluster)
+    return hashlib.sha256(msgspec.json.encode(found)).hexdigest()
 
 
 def new_ledger(fleet: Fleet, operator: str, members: Mapping[str, Entry]) -> Ledger:
-    """The first ledger of *fleet*."""
+    """Return the first ledger of *fleet*."""
     crypto: Crypto = fleet.file.crypto
     return Ledger(
         fleet=fleet.file.fleet,
@@ -161,8 +167,12 @@ def new_ledger(fleet: Fleet, operator: str, members: Mapping[str, Entry]) -> Led
     )
 
 
-def without(ledger: Ledger, gone: str) -> Ledger:
-    """The ledger with *gone* revoked; raises ConfigError if the rest is no fleet any more."""
+def revoke_member(ledger: Ledger, gone: str) -> Ledger:
+    """Return the ledger with *gone* revoked.
+
+    Raises ConfigError if the remaining nodes are not connected, or if one of them would have a
+    single neighbour where the exchange does not allow it.
+    """
     left = [name for name in ledger.present if name != gone]
     edges = [edge for edge in ledger.edges if gone not in edge]
     former = [edge for edge in ledger.former if gone not in edge]
@@ -175,16 +185,16 @@ def without(ledger: Ledger, gone: str) -> Ledger:
 def _check_rest(
     ledger: Ledger, gone: str, left: list[str], edges: Iterable[tuple[str, str]]
 ) -> None:
-    mend = "first give the others more edges in fleet.yaml and run: cipherfleet provision update"
+    remedy = "first give the others more edges in fleet.yaml and run: cipherfleet provision update"
     try:
         graph = build_graph(Topology(edges=list(edges)), left)
     except TopologyError as error:
-        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}; {mend}") from None
+        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}; {remedy}") from None
     leaf = next((name for name in left if graph.degree(name) == 1), None)
     if leaf is not None and ledger.exchange == "sealed" and ledger.leaves == "refuse":
         raise ConfigError(
             f"the fleet cannot do without {gone!r}: {leaf!r} would have one neighbour only, and a "
-            f"sealed sum over one hides nothing; {mend}"
+            f"sealed sum over one hides nothing; {remedy}"
         )
 
 
@@ -192,12 +202,12 @@ def _check_rest(
 
 
 def ledger_bytes(ledger: Ledger) -> bytes:
-    """As it is written."""
+    """Return the ledger as JSON, as its file contains it."""
     return msgspec.json.format(msgspec.json.encode(ledger), indent=1) + b"\n"
 
 
 def read_ledger(folder: Path) -> Ledger:
-    """The ledger in *folder*; raises ConfigError."""
+    """Read the ledger in *folder*; raises ConfigError."""
     file = folder / LEDGER_FILE
     try:
         return msgspec.json.decode(file.read_bytes(), type=Ledger)
@@ -207,4 +217,4 @@ def read_ledger(folder: Path) -> Ledger:
             "cipherfleet provision bundle FILE DIR"
         ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: is no ledger of version {LEDGER_VERSION}: {error}") from None
+        raise ConfigError(f"{file}: is not a ledger of version {LEDGER_VERSION}: {error}") from None

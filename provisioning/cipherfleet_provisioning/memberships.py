@@ -1,7 +1,11 @@
-"""What the operator says to every node: its neighbours, their keys and neighbours, from a round on.
+"""Memberships: signed messages in which the operator gives a node its neighbours and their keys.
 
-A node is told when all its neighbours, and all with whom it shares one, are known. Whoever runs
-already is told together with the neighbours whose lists change with its own, or not yet.
+A membership lists the node's neighbours, their public keys and their neighbours. It takes effect at
+its `from_round`. Two rules decide when a node gets a new one:
+
+* The public keys of its neighbours, and of all nodes with which it shares a neighbour, are known.
+* If the node has a membership already, every neighbour whose list changes too gets its new
+  membership at the same time. Otherwise the two ends of an edge would disagree about it.
 """
 
 from __future__ import annotations
@@ -19,15 +23,15 @@ from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Health, Member, Membership
 from cipherfleet_provisioning.topology.graph import Graph
 
-from .ledger import Halves, Ledger
+from .ledger import Ledger, PublicKeyBytes
 
 FASTEST_ROUND_S = 0.02
-HEALTH_EVERY_S = 5.0  # how old a node's word on its round may be
+HEALTH_EVERY_S = 5.0  # nodes publish their round this often, so a health message may be this old
 MARGIN_ROUNDS = 3
 
 
-def content_of(ledger: Ledger, graph: Graph, name: str) -> Membership | None:
-    """What *name* should be told, without version and round; None while keys are missing."""
+def compose_membership(ledger: Ledger, graph: Graph, name: str) -> Membership | None:
+    """Return the membership of *name* without version and round; None if keys are missing."""
     own = ledger.members[name]
     near = graph.neighbours(name)
     others = {other for each in near for other in graph.neighbours(each)} - {name}
@@ -42,68 +46,70 @@ def content_of(ledger: Ledger, graph: Graph, name: str) -> Membership | None:
         from_round=0,
         fingerprint=own.fingerprint,
         members=[_member(ledger, graph, other) for other in near],
-        seals=[(other, _halves(ledger, other).seal) for other in sealed],
+        seals=[(other, _public_keys(ledger, other).seal) for other in sealed],
         certificate=own.certificate.encode(),
         rekey=False,
     )
 
 
 def _member(ledger: Ledger, graph: Graph, name: str) -> Member:
-    halves = _halves(ledger, name)
-    return Member(name, list(graph.neighbours(name)), halves.paillier, halves.identity, halves.seal)
+    public = _public_keys(ledger, name)
+    return Member(name, list(graph.neighbours(name)), public.paillier, public.identity, public.seal)
 
 
-def _halves(ledger: Ledger, name: str) -> Halves:
-    halves = ledger.members[name].halves
-    assert halves is not None
-    return halves
+def _public_keys(ledger: Ledger, name: str) -> PublicKeyBytes:
+    public = ledger.members[name].halves
+    assert public is not None
+    return public
 
 
 def digest(content: Membership) -> str:
-    """What the ledger remembers of what a node was told."""
+    """Return the digest by which the ledger remembers a node's latest membership."""
     return hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
 
 
 def due(ledger: Ledger) -> dict[str, Membership]:
-    """Who is to be told something new now, and what."""
+    """Return the new memberships that can be sent now, by node."""
     graph = ledger.graph
-    contents = {name: content_of(ledger, graph, name) for name in graph.ids}
+    contents = {name: compose_membership(ledger, graph, name) for name in graph.ids}
     changed = {
         name
         for name, content in contents.items()
         if content is None or digest(content) != ledger.members[name].holds
     }
-    going = {name for name in changed if contents[name] is not None}
+    updatable = {name for name in changed if contents[name] is not None}
     while True:
-        held = {
+        blocked = {
             name
-            for name in going
+            for name in updatable
             if ledger.members[name].holds
-            and any(other in changed - going for other in graph.neighbours(name))
+            and any(other in changed - updatable for other in graph.neighbours(name))
         }
-        if not held:
+        if not blocked:
             break
-        going -= held
+        updatable -= blocked
     return {
-        name: content for name, content in contents.items() if content is not None and name in going
+        name: content
+        for name, content in contents.items()
+        if content is not None and name in updatable
     }
 
 
 def awaited(ledger: Ledger) -> list[str]:
-    """Those whose neighbourhood is not complete yet."""
-    graph, going = ledger.graph, due(ledger)
+    """Return the nodes whose new membership has to wait for the keys of other nodes."""
+    graph, updatable = ledger.graph, due(ledger)
     return [
         name
         for name in graph.ids
-        if name not in going
+        if name not in updatable
         and (
-            (content := content_of(ledger, graph, name)) is None
+            (content := compose_membership(ledger, graph, name)) is None
             or digest(content) != ledger.members[name].holds
         )
     ]
 
 
-def renewed(
+def sign_updates(
     ledger: Ledger,
     contents: Mapping[str, Membership],
     from_round: int,
@@ -111,32 +117,32 @@ def renewed(
     *,
     at_once: bool = False,
 ) -> tuple[Ledger, dict[str, bytes]]:
-    """A ledger in which *contents* have been said, and the signed bytes that say so.
+    """Sign *contents*; return the ledger that records them, and the signed messages by node.
 
-    Who has been told of a later round than *from_round* before, and has perhaps not come to it
-    yet, keeps that round, unless it is to be *at_once*.
+    They take effect at *from_round*. A node whose previous membership takes effect later keeps that
+    later round, because it may not have reached it yet; *at_once* overrides this.
     """
     if not contents:
         return ledger, {}
     version = ledger.version + 1
-    entries, said = {}, {}
+    entries, signed = {}, {}
     for name, content in contents.items():
         entry = ledger.members[name]
         start = from_round if at_once else max(from_round, entry.from_round)
         message = msgspec.structs.replace(content, epoch=version, from_round=start)
-        said[name] = wire.encode(message, operator)
+        signed[name] = wire.encode(message, operator)
         entries[name] = msgspec.structs.replace(
             entry, version=version, from_round=start, holds=digest(content)
         )
     ledger = msgspec.structs.replace(ledger, version=version, from_round=from_round)
-    return ledger.with_entries(entries), said
+    return ledger.with_entries(entries), signed
 
 
-def rekeying(
+def sign_rekey_request(
     ledger: Ledger, name: str, operator: Ed25519PrivateKey
 ) -> tuple[Ledger, dict[str, bytes]]:
-    """*name* is asked for new keys; all else stays as it was told."""
-    content = content_of(ledger, ledger.graph, name)
+    """Sign a request for new keys from *name*; its other settings stay unchanged."""
+    content = compose_membership(ledger, ledger.graph, name)
     assert content is not None
     entry, version = ledger.members[name], ledger.version + 1
     message = msgspec.structs.replace(
@@ -147,44 +153,44 @@ def rekeying(
     return ledger, {name: wire.encode(message, operator)}
 
 
-# -- from which round on ------------------------------------------------------------------------
+# -- the round at which memberships take effect --------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Where the fleet's nodes say that they are, and how long their rounds take."""
+    """The fleet's highest round and its time per round, from the nodes' health messages."""
 
-    highest: int  # the highest round that counts
-    node: str  # who is there
+    highest: int  # the highest plausible round
+    node: str  # the node that reported it
     round_s: float
-    heard: int  # how many nodes have told
-    ignored: tuple[str, ...] = ()  # whose round is beyond all that rounds can drift apart
+    heard: int  # number of nodes that reported
+    ignored: tuple[str, ...] = ()  # nodes whose round is implausibly high
 
 
-def pace_of(told: Mapping[str, Health], period_s: float | None) -> Pace | None:
-    """The fleet's pace; None if nobody tells.
+def pace_of(result: Mapping[str, Health], period_s: float | None) -> Pace | None:
+    """Return the fleet's pace; None without a health message.
 
-    Any node may say what it likes: a round further from the middle one than nodes can drift apart
-    (two per hop, at most as many hops as nodes, and what a fast fleet does while its word is on
-    the way) is ignored.
+    A faulty or hostile node may report any round. So a round is ignored if it is further above the
+    median than nodes can drift apart: two rounds per hop, at most as many hops as nodes, and the
+    rounds that a fast fleet completes within the age of a health message.
     """
-    if not told:
+    if not result:
         return None
-    times = [1e-6 * health.round_us for health in told.values() if health.round_us > 0]
+    times = [1e-6 * health.round_us for health in result.values() if health.round_us > 0]
     round_s = max(statistics.median(times) if times else 0.0, period_s or 0.0, FASTEST_ROUND_S)
-    middle = statistics.median_low([health.round for health in told.values()])
-    limit = middle + 2 * len(told) + HEALTH_EVERY_S / round_s
-    ignored = tuple(sorted(name for name, health in told.items() if health.round > limit))
-    counted = {name: health.round for name, health in told.items() if name not in ignored}
+    middle = statistics.median_low([health.round for health in result.values()])
+    limit = middle + 2 * len(result) + HEALTH_EVERY_S / round_s
+    ignored = tuple(sorted(name for name, health in result.items() if health.round > limit))
+    counted = {name: health.round for name, health in result.items() if name not in ignored}
     node = max(counted, key=lambda name: counted[name])
-    return Pace(counted[node], node, round_s, len(told), ignored)
+    return Pace(counted[node], node, round_s, len(result), ignored)
 
 
 def safe_round(pace: Pace | None, margin_s: float) -> int:
-    """A round that no node opens within *margin_s*: 0 for a fleet that does not run yet.
+    """Return a round that no node opens within *margin_s*; 0 if the fleet does not run yet.
 
-    The highest round told, the rounds that fit into the age of that word and the margin at the
-    fleet's pace, and MARGIN_ROUNDS more.
+    It is the sum of the highest reported round, the rounds that the fleet completes within the age
+    of that report and the margin, and MARGIN_ROUNDS.
     """
     if pace is None or pace.highest == 0:
         return 0
@@ -193,5 +199,5 @@ def safe_round(pace: Pace | None, margin_s: float) -> int:
 
 
 def needs_round(ledger: Ledger, names: Collection[str]) -> bool:
-    """Whether one of *names* has been told something before, and so may be in any round."""
+    """True if one of *names* has a membership already, and therefore may be in any round."""
     return any(ledger.members[name].holds for name in names)

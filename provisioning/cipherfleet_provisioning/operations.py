@@ -1,6 +1,6 @@
-"""What an operator does to a provisioned set: make, enter keys, change the graph, renew, revoke.
+"""Operations on a provisioned set: create, accept keys, update the graph, renew, revoke.
 
-Every function changes a draft; nothing holds before the draft is committed.
+Every function changes a staged set. The changes take effect when the caller commits it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cipherfleet_broker.program import LOOPBACK, ClusterMember, Peer
 from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
-from cipherfleet_broker.service_files import installation
+from cipherfleet_broker.service_files import make_service_files
 from cipherfleet_node.core.messages import OPERATOR, Membership
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (
@@ -60,50 +60,50 @@ from .certificates import (
     write_authority,
     write_client,
 )
-from .claims import Examined, believe
+from .claims import ReviewedClaim, accept_claim
 from .ledger import (
     LEDGER_FILE,
     Entry,
-    Halves,
     Ledger,
     Maker,
+    PublicKeyBytes,
     ledger_bytes,
     new_ledger,
     read_ledger,
+    revoke_member,
     settings_digest,
-    without,
 )
-from .memberships import awaited, content_of, digest, due, rekeying, renewed
-from .sets import ARCHIVES, NODES, Draft, put_archives
+from .memberships import awaited, compose_membership, digest, due, sign_rekey_request, sign_updates
+from .sets import ARCHIVES, NODES, StagedSet, put_archives
 
 OPERATOR_FOLDER, BROKER_FOLDER, SAID = "operator", "broker", "memberships"
 OPERATOR_FILE, CLIENT, TOKENS = "operator.pem", "client", "tokens"
 INSTALLED = Path("/etc/cipherfleet-broker")
-ENROLMENT_DAYS = 90  # of the certificate with which a device makes its claim
+ENROLMENT_DAYS = 90  # validity of the certificate with which a device connects to claim its keys
 
 
 @dataclass(frozen=True, repr=False)
-class Desk:
-    """The operator's own keys, read from a set."""
+class OperatorKeys:
+    """The operator's own keys in a set."""
 
     signer: Ed25519PrivateKey
     authority: Certified | None  # None without TLS
 
     @property
     def public(self) -> str:
-        """As nodes pin it."""
+        """The operator's public key as text, as nodes pin it."""
         return identity_to_text(self.signer.public_key())
 
 
-def read_desk(place: Path, *, tls: bool) -> Desk:
-    """The operator's keys in the set *place*; raises ConfigError."""
+def read_operator_keys(place: Path, *, tls: bool) -> OperatorKeys:
+    """Read the operator's keys in the set *place*; raises ConfigError."""
     folder = place / OPERATOR_FOLDER
     signer = read_signing_key(folder / OPERATOR_FILE, RESTORE)
-    return Desk(signer, read_authority(folder) if tls else None)
+    return OperatorKeys(signer, read_authority(folder) if tls else None)
 
 
 def read_token(place: Path, node: str) -> bytes | None:
-    """The token of *node*, None once it has served."""
+    """Read the enrolment token of *node*; None if it has been used."""
     file = place / OPERATOR_FOLDER / TOKENS / node
     return read_private(file) if file.exists() else None
 
@@ -111,42 +111,44 @@ def read_token(place: Path, node: str) -> bytes | None:
 # -- making a set -------------------------------------------------------------------------------
 
 
-def make_set(draft: Draft, fleet: Fleet, maker: Maker, progress: Progress, now: datetime) -> Ledger:
-    """The first set of *fleet*; with the keys of its nodes if the operator is their *maker*.
+def make_set(
+    staged: StagedSet, fleet: Fleet, maker: Maker, progress: Progress, now: datetime
+) -> Ledger:
+    """Make the first set of *fleet*; with *maker* "operator" it includes the nodes' private keys.
 
-    Where *draft* holds a set already, that of the same fleet, its keys stay, and what follows from
-    them is made anew. Raises ConfigError for another fleet.
+    If *staged* contains a set of the same fleet already, its keys stay, and the files derived from
+    them are regenerated. Raises ConfigError if that set belongs to another fleet.
     """
-    if draft.present is not None:
-        ledger = read_ledger(draft.place)
+    if staged.present is not None:
+        ledger = read_ledger(staged.place)
         _check_same(ledger, fleet)
     else:
-        desk = _make_desk(draft, fleet, now)
-        members = _make_bundles(draft, fleet, fleet.members, maker, desk, progress, now)
-        ledger = _as_told(new_ledger(fleet, desk.public, members))
-    return _settled(draft, ledger)
+        operator = _make_operator_keys(staged, fleet, now)
+        members = _make_bundles(staged, fleet, fleet.members, maker, operator, progress, now)
+        ledger = _with_bundle_digests(new_ledger(fleet, operator.public, members))
+    return _refresh_derived(staged, ledger)
 
 
-def _make_desk(draft: Draft, fleet: Fleet, now: datetime) -> Desk:
+def _make_operator_keys(staged: StagedSet, fleet: Fleet, now: datetime) -> OperatorKeys:
     signer = Ed25519PrivateKey.generate()
     form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    draft.put(f"{OPERATOR_FOLDER}/{OPERATOR_FILE}", signer.private_bytes(*form))
+    staged.put(f"{OPERATOR_FOLDER}/{OPERATOR_FILE}", signer.private_bytes(*form))
     if not fleet.file.broker.tls:
-        return Desk(signer, None)
+        return OperatorKeys(signer, None)
     authority = make_authority(fleet.file.fleet, now)
-    folder, broker = draft.place / OPERATOR_FOLDER, draft.place / BROKER_FOLDER
+    folder, broker = staged.place / OPERATOR_FOLDER, staged.place / BROKER_FOLDER
     write_authority(folder, authority)
     _write(issue_client(authority, OPERATOR, now), folder, CLIENT)
     _write(issue_client(authority, WATCHER, now), folder, WATCHER_STEM)
     brokers = fleet.file.broker
-    for host, place in zip(brokers.hosts, _member_folders(brokers.cluster or []), strict=True):
+    for host, place in zip(brokers.hosts, _broker_folders(brokers.cluster or []), strict=True):
         put = f"{BROKER_FOLDER}/{place}"
-        draft.put(f"{put}{CA_FILE}", authority.pem)
+        staged.put(f"{put}{CA_FILE}", authority.pem)
         _write(issue_broker(authority, [host], now), broker / place, BROKER)
         _write(issue_client(authority, HEALTH, now), broker / place, "health")
         if brokers.cluster is not None:
             _write(issue_link(authority, [host], now), broker / place, "link")
-    return Desk(signer, authority)
+    return OperatorKeys(signer, authority)
 
 
 def _write(made: Certified, folder: Path, name: str) -> None:
@@ -154,60 +156,61 @@ def _write(made: Certified, folder: Path, name: str) -> None:
 
 
 def _make_bundles(
-    draft: Draft,
+    staged: StagedSet,
     fleet: Fleet,
     newcomers: Iterable[Member],
     maker: Maker,
-    desk: Desk,
+    operator: OperatorKeys,
     progress: Progress,
     now: datetime,
 ) -> dict[str, Entry]:
-    """A folder in nodes/ for each of *newcomers*; what the ledger says of them."""
+    """Make a folder in nodes/ for each of *newcomers*; return their ledger entries."""
     newcomers = list(newcomers)
     keys: Mapping[str, NodeKeys] = {}
     if maker == "operator":
         keys = make_keys([m.id for m in newcomers], fleet.file.crypto.key_bits, progress)
     public = {name: pair.public for name, pair in keys.items()}
-    complete = public if len(public) == len(fleet.members) else None  # else a membership says it
+    # Without the keys of all nodes, memberships give the neighbours later.
+    complete = public if len(public) == len(fleet.members) else None
     entries, brokers = {}, fleet.brokers()
-    (draft.place / NODES).mkdir(mode=0o700, exist_ok=True)
+    (staged.place / NODES).mkdir(mode=0o700, exist_ok=True)
     for member in newcomers:
-        folder = draft.place / NODES / member.id
+        folder = staged.place / NODES / member.id
         broker = brokers[member.id]
-        config = node_config(fleet, member, complete, broker, Simulation(), desk.public)
+        config = node_config(fleet, member, complete, broker, Simulation(), operator.public)
         write_bundle(folder, fleet, member, config, keys.get(member.id), public)
         if maker == "device":
             token = secrets.token_bytes(TOKEN_BYTES)
-            draft.put(f"{NODES}/{member.id}/{TOKEN_FILE}", token)
-            draft.put(f"{OPERATOR_FOLDER}/{TOKENS}/{member.id}", token)
-            if desk.authority is not None:
-                write_client(folder, desk.authority, member.id, now, ENROLMENT_DAYS)
+            staged.put(f"{NODES}/{member.id}/{TOKEN_FILE}", token)
+            staged.put(f"{OPERATOR_FOLDER}/{TOKENS}/{member.id}", token)
+            if operator.authority is not None:
+                write_client(folder, operator.authority, member.id, now, ENROLMENT_DAYS)
             entries[member.id] = Entry(status="pending", made_by=maker)
             progress(member.id)
         else:
             certificate = ""
-            if desk.authority is not None:
-                certificate = write_client(folder, desk.authority, member.id, now).pem.decode()
+            if operator.authority is not None:
+                certificate = write_client(folder, operator.authority, member.id, now).pem.decode()
             own = public[member.id]
             entries[member.id] = Entry(
                 status="enrolled",
                 made_by=maker,
-                halves=Halves.of(own),
+                halves=PublicKeyBytes.of(own),
                 fingerprint=own.fingerprint,
                 certificate=certificate,
             )
     return entries
 
 
-def _as_told(ledger: Ledger) -> Ledger:
-    """The ledger knowing that complete bundles tell their nodes all."""
-    told = {}
+def _with_bundle_digests(ledger: Ledger) -> Ledger:
+    """Record the memberships that complete bundles contain, so that they are not sent again."""
+    entries = {}
     graph = ledger.graph
     for name, entry in ledger.members.items():
-        content = content_of(ledger, graph, name)
+        content = compose_membership(ledger, graph, name)
         if content is not None:
-            told[name] = msgspec.structs.replace(entry, holds=digest(content))
-    return ledger.with_entries(told)
+            entries[name] = msgspec.structs.replace(entry, holds=digest(content))
+    return ledger.with_entries(entries)
 
 
 def _check_same(ledger: Ledger, fleet: Fleet) -> None:
@@ -219,28 +222,28 @@ def _check_same(ledger: Ledger, fleet: Fleet) -> None:
         frozenset(edge) for edge in fleet.graph.edges
     }:
         raise ConfigError(
-            f"the set exists for {len(members)} nodes and {len(edges)} edges, the file has "
-            f"{len(fleet.members)} and {len(fleet.graph.edges)}, or others: say cipherfleet "
+            f"the set was made for {len(members)} nodes and {len(edges)} edges, and the file has "
+            f"{len(fleet.members)} and {len(fleet.graph.edges)}, or other ones: run cipherfleet "
             "provision update, which keeps the keys, or name another folder"
         )
 
 
 def check_settings(ledger: Ledger, fleet: Fleet) -> None:
-    """Raise ConfigError for a change that no membership can tell a running node."""
+    """Raise ConfigError for a changed setting that no membership can give to a running node."""
     if ledger.fleet != fleet.file.fleet:
         raise ConfigError(
-            f"the set is that of the fleet {ledger.fleet!r}, the file that of "
+            f"the set belongs to the fleet {ledger.fleet!r}, the file to "
             f"{fleet.file.fleet!r}: name another folder"
         )
     if ledger.exchange != fleet.exchange:
         raise ConfigError(
-            f"the exchange would become {fleet.exchange}, the fleet runs {ledger.exchange}: say "
-            f"crypto.exchange: {ledger.exchange} if its graph allows it, or make a new set"
+            f"the exchange would become {fleet.exchange}, and the fleet runs {ledger.exchange}: "
+            f"write crypto.exchange: {ledger.exchange} if the graph allows it, or make a new set"
         )
     if ledger.settings != settings_digest(fleet):
         raise ConfigError(
-            "algorithm, objective, crypto or broker is not what the set was made with, and nodes "
-            "take these from their folders only: undo the change, or make a new set"
+            "algorithm, objective, crypto or broker differs from the one that the set was made "
+            "with, and nodes read these from their folders only: undo the change, or make a new set"
         )
 
 
@@ -248,23 +251,25 @@ def check_settings(ledger: Ledger, fleet: Fleet) -> None:
 
 
 def update_set(
-    draft: Draft, fleet: Fleet, maker: Maker, progress: Progress, now: datetime
+    staged: StagedSet, fleet: Fleet, maker: Maker, progress: Progress, now: datetime
 ) -> Ledger:
-    """Let the set be that of *fleet*, which has other nodes or edges; nobody is told yet.
+    """Change the set to the nodes and edges of *fleet*, without signing memberships.
 
-    Until the next update the former edges stay open at the broker, for the rounds before the new
-    ones hold. Raises ConfigError.
+    Until the next update the broker still allows messages over the former edges, for the rounds
+    before the new edges take effect. Raises ConfigError.
     """
-    ledger = read_ledger(draft.place)
+    ledger = read_ledger(staged.place)
     check_settings(ledger, fleet)
-    back = next((m for m in fleet.members if m.id in ledger.named("revoked")), None)
-    if back is not None:
+    returning = next((m for m in fleet.members if m.id in ledger.named("revoked")), None)
+    if returning is not None:
         raise ConfigError(
-            f"{back.id!r} is revoked: take it out of nodes, or give the device another id"
+            f"{returning.id!r} is revoked: remove it from nodes, or give the device another id"
         )
-    desk = read_desk(draft.place, tls=ledger.broker.tls)
+    operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     newcomers = [m for m in fleet.members if m.id not in ledger.members]
-    fresh = _make_bundles(draft, fleet, newcomers, maker, desk, progress, now) if newcomers else {}
+    fresh = (
+        _make_bundles(staged, fleet, newcomers, maker, operator, progress, now) if newcomers else {}
+    )
     known = {**ledger.members, **fresh}
     staying = {member.id: known[member.id] for member in fleet.members}
     revoked = {name: ledger.members[name] for name in ledger.named("revoked")}
@@ -272,131 +277,136 @@ def update_set(
     former = [edge for edge in ledger.edges if edge not in edges]
     for name in ledger.present:
         if name not in staying:
-            _forget(draft, name)
+            _remove_node_files(staged, name)
     ledger = msgspec.structs.replace(
         ledger, members={**staying, **revoked}, edges=edges, former=former
     )
-    return _settled(draft, ledger)
+    return _refresh_derived(staged, ledger)
 
 
-def accept(draft: Draft, ledger: Ledger, examined: Iterable[Examined], now: datetime) -> Ledger:
-    """Enter the keys of acceptable claims."""
-    desk = read_desk(draft.place, tls=ledger.broker.tls)
-    for each in examined:
-        ledger = believe(ledger, each, desk.authority, now)
-        draft.remove(f"{OPERATOR_FOLDER}/{TOKENS}/{each.node}")
-        if (draft.place / NODES / each.node / KEYS_FOLDER).exists():  # keys that have been replaced
-            draft.remove(f"{NODES}/{each.node}")
-    return _settled(draft, ledger)
+def accept(
+    staged: StagedSet, ledger: Ledger, reviewed: Iterable[ReviewedClaim], now: datetime
+) -> Ledger:
+    """Enter the keys of acceptable claims into the ledger, and delete the used tokens."""
+    operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
+    for each in reviewed:
+        ledger = accept_claim(ledger, each, operator.authority, now)
+        staged.remove(f"{OPERATOR_FOLDER}/{TOKENS}/{each.node}")
+        if (
+            staged.place / NODES / each.node / KEYS_FOLDER
+        ).exists():  # keys that have been replaced
+            staged.remove(f"{NODES}/{each.node}")
+    return _refresh_derived(staged, ledger)
 
 
 def tell(
-    draft: Draft,
+    staged: StagedSet,
     ledger: Ledger,
     contents: Mapping[str, Membership],
     from_round: int,
     *,
     at_once: bool = False,
 ) -> Ledger:
-    """Sign *contents* (see memberships.due) and put them where they are published from."""
-    desk = read_desk(draft.place, tls=ledger.broker.tls)
-    ledger, said = renewed(ledger, contents, from_round, desk.signer, at_once=at_once)
-    return _said(draft, ledger, said)
+    """Sign the memberships *contents* (see `memberships.due`) and store them for publication."""
+    operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
+    ledger, signed = sign_updates(ledger, contents, from_round, operator.signer, at_once=at_once)
+    return _store_signed(staged, ledger, signed)
 
 
-def ask_for_keys(draft: Draft, ledger: Ledger, name: str) -> Ledger:
-    """Let *name* be asked for new keys, if it has not been."""
+def ask_for_keys(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
+    """Request new keys from *name*, unless a request is pending already."""
     if ledger.members[name].rekey:
         return ledger
-    desk = read_desk(draft.place, tls=ledger.broker.tls)
-    ledger, said = rekeying(ledger, name, desk.signer)
-    return _said(draft, ledger, said)
+    operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
+    ledger, signed = sign_rekey_request(ledger, name, operator.signer)
+    return _store_signed(staged, ledger, signed)
 
 
-def recertify(draft: Draft, ledger: Ledger, name: str, now: datetime) -> Ledger:
-    """A new certificate for the connection key that *name* has; nobody is told yet."""
-    desk = read_desk(draft.place, tls=ledger.broker.tls)
+def recertify(staged: StagedSet, ledger: Ledger, name: str, now: datetime) -> Ledger:
+    """Issue a new certificate for the connection key of *name*, without signing a membership."""
+    operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     entry = ledger.members[name]
-    if desk.authority is None:
+    if operator.authority is None:
         raise ConfigError("broker.tls is off in this fleet: there are no certificates")
-    pem = certify_client(desk.authority, name, certified_key(entry.certificate), now)
+    pem = certify_client(operator.authority, name, certified_key(entry.certificate), now)
     file = f"{NODES}/{name}/{TLS_FOLDER}/{CERTIFICATE_FILE}"
-    if (draft.place / NODES / name / KEYS_FOLDER).exists():
-        draft.put(file, pem)
+    if (staged.place / NODES / name / KEYS_FOLDER).exists():
+        staged.put(file, pem)
     entry = msgspec.structs.replace(entry, certificate=pem.decode())
     return ledger.with_entries({name: entry})
 
 
-def revoke(draft: Draft, ledger: Ledger, name: str) -> Ledger:
-    """Take *name* out of the graph, the rules and the set, and tell all whom it concerns at once.
+def revoke(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
+    """Remove *name* from the graph, the access rules and the set.
 
-    Raises ConfigError if the rest would be no fleet, or cannot be told because keys are missing.
+    The remaining nodes get new memberships that take effect at once. Raises ConfigError if the
+    remaining nodes would be no valid fleet, or if keys for their memberships are missing.
     """
-    ledger = without(ledger, name)
+    ledger = revoke_member(ledger, name)
     contents = due(ledger)
-    if untold := [other for other in awaited(ledger) if ledger.members[other].holds]:
+    if blocked := [other for other in awaited(ledger) if ledger.members[other].holds]:
         pending = ", ".join(map(repr, ledger.named("pending")[:5]))
         raise ConfigError(
-            f"{untold[0]!r} cannot be told while the keys of {pending} are missing: enrol them, "
-            "or take them out of fleet.yaml and run cipherfleet provision update first"
+            f"{blocked[0]!r} cannot get a new membership while the keys of {pending} are missing: "
+            "enrol them, or remove them from fleet.yaml and run cipherfleet provision update first"
         )
-    _forget(draft, name)
-    return _settled(draft, tell(draft, ledger, contents, 0, at_once=True))
+    _remove_node_files(staged, name)
+    return _refresh_derived(staged, tell(staged, ledger, contents, 0, at_once=True))
 
 
-def _forget(draft: Draft, name: str) -> None:
+def _remove_node_files(staged: StagedSet, name: str) -> None:
     for place in (
         f"{NODES}/{name}",
         f"{ARCHIVES}/{name}.tar.gz",
         f"{OPERATOR_FOLDER}/{TOKENS}/{name}",
         f"{SAID}/{name}",
     ):
-        draft.remove(place)
+        staged.remove(place)
 
 
-def _said(draft: Draft, ledger: Ledger, said: Mapping[str, bytes]) -> Ledger:
-    """Keep what was signed: to be published, and in bundles for whoever installs one again."""
-    for name, data in said.items():
-        draft.put(f"{SAID}/{name}", data)
-        if (draft.place / NODES / name / KEYS_FOLDER).exists() and not ledger.members[name].rekey:
-            draft.put(f"{NODES}/{name}/{MEMBERSHIP_FOLDER}/{HOLDING}", data)
-    return _settled(draft, ledger)
+def _store_signed(staged: StagedSet, ledger: Ledger, signed: Mapping[str, bytes]) -> Ledger:
+    """Store signed memberships for publication, and in bundles for a device installed again."""
+    for name, data in signed.items():
+        staged.put(f"{SAID}/{name}", data)
+        if (staged.place / NODES / name / KEYS_FOLDER).exists() and not ledger.members[name].rekey:
+            staged.put(f"{NODES}/{name}/{MEMBERSHIP_FOLDER}/{HOLDING}", data)
+    return _refresh_derived(staged, ledger)
 
 
-def _settled(draft: Draft, ledger: Ledger) -> Ledger:
-    """All that follows from the ledger and the keys."""
-    draft.put(LEDGER_FILE, ledger_bytes(ledger))
-    put_archives(draft)
-    for name, text in installations(ledger).items():
-        draft.put(f"{BROKER_FOLDER}/{name}", text.encode())
+def _refresh_derived(staged: StagedSet, ledger: Ledger) -> Ledger:
+    """Write the ledger and all files that are derived from it and from the keys."""
+    staged.put(LEDGER_FILE, ledger_bytes(ledger))
+    put_archives(staged)
+    for name, text in make_broker_files(ledger).items():
+        staged.put(f"{BROKER_FOLDER}/{name}", text.encode())
     return ledger
 
 
 # -- the broker ---------------------------------------------------------------------------------
 
 
-def _member_folders(cluster: Sequence[str]) -> list[str]:
-    """Where the files of each broker are in broker/: in HOST/ for those of a cluster."""
+def _broker_folders(cluster: Sequence[str]) -> list[str]:
+    """Return the folder in broker/ of each broker's files: HOST/ for a broker of a cluster."""
     return [f"{host}/" for host in cluster] or [""]
 
 
-def installations(ledger: Ledger) -> dict[str, str]:
-    """Files by name, in broker/: a folder for each member of a cluster."""
+def make_broker_files(ledger: Ledger) -> dict[str, str]:
+    """Return the brokers' configuration files by their names in broker/."""
     security = security_in(INSTALLED, ledger) if ledger.broker.tls else None
     port, peers = (
         ledger.broker.port,
         tuple(Peer(host, ledger.broker.port) for host in ledger.cluster),
     )
     files = {}
-    for own, folder in enumerate(_member_folders(ledger.cluster)):
+    for own, folder in enumerate(_broker_folders(ledger.cluster)):
         member = ClusterMember(ledger.fleet, peers, own) if peers else None
-        for name, text in installation(port, security, INSTALLED, member).items():
+        for name, text in make_service_files(port, security, INSTALLED, member).items():
             files[f"{folder}{name}"] = text
     return files
 
 
 def security_in(folder: Path, ledger: Ledger) -> Security:
-    """What a broker needs whose certificates are in *folder*, a copy of the set's broker/."""
+    """Return the security settings of a broker; *folder* is its copy of the set's broker/."""
 
     def identity(name: str) -> Identity:
         return Identity(folder / f"{name}.pem", folder / f"{name}.key")
@@ -408,5 +418,5 @@ def security_in(folder: Path, ledger: Ledger) -> Security:
         fleet_access(ledger.fleet, ledger.linked),
         link=identity("link") if ledger.cluster else None,
     )
-    everywhere = "0.0.0.0"  # noqa: S104  # other machines are to reach it, in TLS
-    return replace(security, listen=LOOPBACK if is_loopback(ledger.broker.host) else everywhere)
+    all_addresses = "0.0.0.0"  # noqa: S104  # other machines reach it, over TLS
+    return replace(security, listen=LOOPBACK if is_loopback(ledger.broker.host) else all_addresses)

@@ -28,9 +28,10 @@ MAX_MESSAGES = 100_000  # kept of each kind; a fleet has fewer nodes
 
 
 class OperatorSession:
-    """A context manager: connected, and again after a loss; *heard* gets topics and payloads.
+    """A connection to the fleet's broker, as a context manager; it reconnects after a loss.
 
-    *heard* is called from another thread, and is not to raise.
+    *heard* is called with topic and payload of every message. It runs in another thread and must
+    not raise.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class OperatorSession:
     ) -> None:
         self._where, self._filters, self._heard = where, filters, heard
         self._settled = threading.Event()
-        self._problem = "it answered no MQTT CONNECT"
+        self._problem = "it did not answer MQTT CONNECT"
         name = f"{fleet}-operator-{secrets.token_hex(6)}"
         self._client = client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name)
         if context is not None:
@@ -78,7 +79,7 @@ class OperatorSession:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker is there now."""
+        """True while the session is connected to the broker."""
         return self._client.is_connected()
 
     def _leave(self) -> None:
@@ -88,8 +89,8 @@ class OperatorSession:
     def _unreachable(self, found: str) -> BrokerUnreachable:
         host, port = self._where
         return BrokerUnreachable(
-            f"no working broker at {host}:{port}: {found}; is it running, with the configuration "
-            "of this set, and are host and port right (--broker HOST:PORT)?"
+            f"no working broker at {host}:{port}: {found}; does it run with the configuration of "
+            "this set, and are host and port right (--broker HOST:PORT)?"
         )
 
     # -- paho's thread ------------------------------------------------------------------------
@@ -111,23 +112,23 @@ class OperatorSession:
             topic = message.topic
         except UnicodeDecodeError:
             return
-        # Cut just above the limit it is refused as too long.
+        # One byte above the limit suffices: the decoder refuses the message as too long.
         self._heard(topic, bytes(message.payload[: wire.MAX_MESSAGE_BYTES + 1]))
 
 
 class OperatorLink(OperatorSession):
-    """What has arrived so far is in `claims` and `health`."""
+    """The operator's session: collects claims and health messages, and publishes memberships."""
 
     def __init__(self, fleet: str, host: str, port: int, context: ssl.SSLContext | None) -> None:
         self.claims: dict[str, bytes] = {}  # payload by topic, the latest
-        self.health: dict[str, Health] = {}  # by node, what was said since we came
+        self.health: dict[str, Health] = {}  # by node, the latest of this session
         self._fleet = fleet
         self._arrivals: queue.SimpleQueue[float] = queue.SimpleQueue()
         filters = [topics.claim_topic(fleet, "+"), topics.health_topic(fleet, "+")]
         super().__init__(fleet, (host, port), context, filters, self._take)
 
     def listen(self, quiet_s: float, at_most_s: float) -> None:
-        """Take in messages until none has come for *quiet_s*, *at_most_s* in all."""
+        """Collect claims until none has arrived for *quiet_s*, for at most *at_most_s*."""
         ends = time.monotonic() + at_most_s
         while (left := ends - time.monotonic()) > 0:
             try:
@@ -136,19 +137,19 @@ class OperatorLink(OperatorSession):
                 return
 
     def hear(self, names: Collection[str], at_most_s: float) -> dict[str, Health]:
-        """What *names* say of themselves from now on, until all have, *at_most_s* at most."""
+        """Return the next health messages of *names*, waiting for them at most *at_most_s*."""
         self.health.clear()
         ends = time.monotonic() + at_most_s
         while time.monotonic() < ends and not self.health.keys() >= set(names):
             time.sleep(0.05)
-        return {name: told for name, told in self.health.copy().items() if name in names}
+        return {name: result for name, result in self.health.copy().items() if name in names}
 
-    def publish(self, said: Mapping[str, bytes]) -> None:
-        """Let the broker retain what is said to each node; empty bytes take it back.
+    def publish(self, signed: Mapping[str, bytes]) -> None:
+        """Publish the signed membership of each node, retained; empty bytes delete it.
 
-        One after the other, each acknowledged: raises BrokerUnreachable.
+        Each message is acknowledged before the next one is sent. Raises BrokerUnreachable.
         """
-        for node, data in said.items():
+        for node, data in signed.items():
             topic = topics.membership_topic(self._fleet, node)
             info = self._client.publish(topic, data, qos=1, retain=True)
             try:
@@ -156,7 +157,7 @@ class OperatorLink(OperatorSession):
             except (RuntimeError, ValueError):
                 raise self._unreachable("the connection was lost") from None
             if not info.is_published():
-                raise self._unreachable(f"it acknowledged nothing in {ACKNOWLEDGE_S:g} s")
+                raise self._unreachable(f"it did not acknowledge in {ACKNOWLEDGE_S:g} s")
 
     def _take(self, topic: str, payload: bytes) -> None:
         node = topics.sender_of(topic)
@@ -170,28 +171,28 @@ class OperatorLink(OperatorSession):
                 self.health[node] = health
 
 
-class Anybody:
-    """In the place of a key that is not known: every signature will do."""
+class AcceptAnySignature:
+    """Stands for a public key that is not known, and accepts every signature."""
 
     def verify(self, signature: bytes, data: bytes, /) -> None:
-        """Raise nothing."""
+        """Accept every signature without a check."""
 
 
 def read_health(fleet: str, topic: str, payload: bytes) -> Health | None:
-    """None for bytes that are no health message; its signature is not looked at.
+    """Return the health message in *payload*, None if it is none; no signature is verified.
 
-    While a node changes its identity no single key tells who signed.
+    While a node changes its identity key, no single key verifies all its messages.
     """
     try:
-        found = wire.decode(payload, topic, fleet, {topics.sender_of(topic): Anybody()})
+        found = wire.decode(payload, topic, fleet, {topics.sender_of(topic): AcceptAnySignature()})
     except WireError:
         return None
     return found if isinstance(found, Health) else None
 
 
 def operator_context(folder: Path, stem: str = "client") -> ssl.SSLContext:
-    """What the operator connects with, from its folder in a set; raises ConfigError."""
+    """Return the TLS context of the operator, from its *folder* in a set; raises ConfigError."""
     try:
         return client_context(folder / "ca.pem", folder / f"{stem}.pem", folder / f"{stem}.key")
-    except OSError as error:  # SSLError is one
+    except OSError as error:  # SSLError is an OSError
         raise ConfigError(f"{folder}: the operator's certificate cannot be used: {error}") from None

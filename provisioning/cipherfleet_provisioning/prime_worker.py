@@ -1,4 +1,7 @@
-"""Makes the primes of keys without end, a line for each key: `python -m ...prime_worker BITS`."""
+"""Generate the primes of Paillier keys, one line per key, until the process is ended.
+
+The command is `python -m cipherfleet_provisioning.prime_worker BITS`.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,22 @@ class _Prime(msgspec.Struct):
 
 
 def main(bits: int) -> None:
-    """Write to standard output until it is closed or this process is ended."""
+    """Write primes to standard output until it is closed or this process is ended."""
     while True:
         primes = generate_keys(bits).primes
         assert primes is not None
-        sys.stdout.buffer.write(_written(primes) + b"\n")
+        sys.stdout.buffer.write(_encode(primes) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _written(primes: Primes) -> bytes:
+def _encode(primes: Primes) -> bytes:
     return msgspec.json.encode(
         [_Prime(_text(p.prime), [*map(_text, p.factors)], _text(p.generator)) for p in primes]
     )
 
 
 def read_primes(line: bytes) -> Primes:
-    """What a worker has written."""
+    """Return the primes in one line of a worker's output."""
     p, q = (
         FactoredPrime(
             _number(each.prime), tuple(map(_number, each.factors)), _number(each.generator)

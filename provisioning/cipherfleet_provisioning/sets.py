@@ -1,10 +1,10 @@
-"""A fleet's provisioned set on disk, replaced as a whole or not at all.
+"""A fleet's provisioned set on disk. It is replaced as a whole or not at all.
 
     DIR/current -> sets/<number>    one rename switches from the old set to the new one
-    DIR/lock                        one command at a time
+    DIR/lock                        only one command at a time changes DIR
 
-A new set begins as hard links to the files of the present one; files are replaced, never written
-into, so that the present set stays what it is until the switch.
+A new set begins as hard links to the files of the present set. Files are replaced and never
+modified in place, so the present set does not change before the switch.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ NODES, ARCHIVES, SUMS = "nodes", "archives", "SHA256SUMS"
 _FRESH = ".current"
 
 
-class Draft:
-    """A set being made: the files of the present one, if there is one, to be changed at will."""
+class StagedSet:
+    """A new set that is not current yet; it begins with the files of the present set, if any."""
 
     def __init__(self, home: Path, place: Path, present: Path | None) -> None:
         self.home, self.place, self.present = home, place, present
 
     def put(self, name: str, data: bytes) -> None:
-        """Make *name* a file with *data*, for its owner only."""
+        """Create or replace the file *name* with *data*, readable by its owner only."""
         file = self.place / name
         if file.is_file() and file.read_bytes() == data:
             return
@@ -48,7 +48,7 @@ class Draft:
             stream.write(data)
 
     def remove(self, name: str) -> None:
-        """Make *name*, a file or a folder, absent."""
+        """Remove the file or folder *name* if it exists."""
         place = self.place / name
         if place.is_dir():
             shutil.rmtree(place)
@@ -56,7 +56,7 @@ class Draft:
             place.unlink(missing_ok=True)
 
     def commit(self) -> bool:
-        """Let this set be the current one; False if it is the present one, file by file."""
+        """Make this set the current one. Return False if it equals the present set file by file."""
         if self.present is not None and tree_digest(self.present) == tree_digest(self.place):
             shutil.rmtree(self.place)
             return False
@@ -73,7 +73,11 @@ class Draft:
 
 @contextmanager
 def locked(home: Path, *, make: bool = False) -> Iterator[None]:
-    """Hold *home* against other commands, and sweep up what an interrupted one has left."""
+    """Lock *home* for the block, and remove what an interrupted command has left there.
+
+    With *make*, *home* is created if it does not exist. Raises ConfigError if another command holds
+    the lock, or if *home* has no set.
+    """
     if make:
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,28 +86,29 @@ def locked(home: Path, *, make: bool = False) -> Iterator[None]:
             raise ConfigError(f"{home}: cannot be made: {error.strerror}") from None
     elif not (home / CURRENT).exists():
         raise ConfigError(
-            f"{home}: holds no provisioned set; make it with: cipherfleet provision bundle FILE DIR"
+            f"{home}: contains no provisioned set; make it with: "
+            "cipherfleet provision bundle FILE DIR"
         )
     umask = os.umask(0o077)
     descriptor = os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        _hold(home, descriptor)
-        _sweep(home)
+        _take_lock(home, descriptor)
+        _remove_stale_sets(home)
         yield
     finally:
         os.close(descriptor)
         os.umask(umask)
 
 
-def _hold(home: Path, descriptor: int) -> None:
+def _take_lock(home: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigError(f"{home}: another command works on it; wait for its end") from None
+        raise ConfigError(f"{home}: is in use by another command; wait until it ends") from None
 
 
-def _sweep(home: Path) -> None:
-    """Away with sets that never became current, or have ceased to be."""
+def _remove_stale_sets(home: Path) -> None:
+    """Delete sets that never became current and sets that were superseded."""
     (home / _FRESH).unlink(missing_ok=True)
     present = current(home)
     for place in (home / SETS).iterdir():
@@ -114,14 +119,17 @@ def _sweep(home: Path) -> None:
 
 
 def current(home: Path) -> Path | None:
-    """The current set of *home*, None if there is none yet."""
+    """Return the folder of the current set in *home*, None if there is none yet."""
     link = home / CURRENT
     return home / link.readlink() if link.is_symlink() else None
 
 
 @contextmanager
-def drafted(home: Path) -> Iterator[Draft]:
-    """A draft that is thrown away unless it was committed. The lock must be held."""
+def staged_set(home: Path) -> Iterator[StagedSet]:
+    """Yield a staged set, which the caller commits; the caller holds the lock.
+
+    An exception in the block deletes the staged set.
+    """
     present = current(home)
     number = int(present.name) + 1 if present is not None else 1
     place = home / SETS / f"{number:06}"
@@ -130,14 +138,14 @@ def drafted(home: Path) -> Iterator[Draft]:
             place.mkdir(mode=0o700)
         else:
             shutil.copytree(present, place, copy_function=_link)
-        yield Draft(home, place, present)
+        yield StagedSet(home, place, present)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link, or a copy where the file system has none."""
+    """Make a hard link, or a copy where the file system does not support hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -145,7 +153,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _sync_file_system(place: Path) -> None:
-    """Bring everything on the file system of *place* onto the disk: one call for all files."""
+    """Write all pending data of the file system that contains *place* to the disk, in one call."""
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -157,7 +165,7 @@ def _sync_file_system(place: Path) -> None:
 
 
 def tree_digest(folder: Path) -> str:
-    """Over the names, the modes and the bytes of all files in *folder*."""
+    """Return a digest of the names, modes and bytes of all files in *folder*."""
     hashed = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         hashed.update(f"{file.relative_to(folder)}\0{file.stat().st_mode:o}\0".encode())
@@ -170,15 +178,15 @@ def tree_digest(folder: Path) -> str:
 
 
 def archive(folder: Path) -> bytes:
-    """*folder* as a .tar.gz whose bytes follow from its files' names and bytes alone."""
+    """Pack *folder* into a .tar.gz; its bytes depend on the names and bytes of the files only."""
     files = [folder, *sorted(folder.rglob("*"))]
     return tar_gz((str(file.relative_to(folder.parent)), file, 0o600) for file in files)
 
 
 def tar_gz(entries: Iterable[tuple[str, Path, int]]) -> bytes:
-    """A .tar.gz of *entries*: the name in it, the file or folder, and a file's mode.
+    """Pack *entries* into a .tar.gz; each is a name in the archive, a file or folder, and a mode.
 
-    Its bytes follow from these and the files' bytes alone. Folders have mode 0700.
+    The result depends on these and the files' bytes only. Folders get mode 0700.
     """
     packed = io.BytesIO()
     with (
@@ -197,16 +205,16 @@ def tar_gz(entries: Iterable[tuple[str, Path, int]]) -> bytes:
     return packed.getvalue()
 
 
-def put_archives(draft: Draft) -> None:
-    """archives/<id>.tar.gz of every folder in nodes/, and their checksums."""
-    folders = sorted((draft.place / NODES).iterdir())
+def put_archives(staged: StagedSet) -> None:
+    """Write archives/<id>.tar.gz for every folder in nodes/, and the file of their checksums."""
+    folders = sorted((staged.place / NODES).iterdir())
     wanted, sums = {SUMS}, []
     for folder in folders:
         name, data = f"{folder.name}.tar.gz", archive(folder)
-        draft.put(f"{ARCHIVES}/{name}", data)
+        staged.put(f"{ARCHIVES}/{name}", data)
         wanted.add(name)
         sums.append(f"{hashlib.sha256(data).hexdigest()}  {name}\n")
-    draft.put(f"{ARCHIVES}/{SUMS}", "".join(sums).encode())
-    for file in (draft.place / ARCHIVES).iterdir():
+    staged.put(f"{ARCHIVES}/{SUMS}", "".join(sums).encode())
+    for file in (staged.place / ARCHIVES).iterdir():
         if file.name not in wanted:
             file.unlink()

@@ -1,1 +1,1 @@
-"""What a fleet costs: bytes and time per round."""
+"""Predict the cost of a fleet: bytes and time per round."""

@@ -1,7 +1,7 @@
-"""What the parts of a round cost on a board: a small JSON card, measured there or estimated.
+"""Board cards: the cost of the parts of a round on one board, as a small JSON file.
 
-A card measured on the very board is worth more than any profile. Profiles are estimates, for
-boards that nobody has at hand: the reference card below, slowed down by published figures.
+A card is measured on the board itself, or estimated. PROFILES are estimates for boards that are not
+available: the reference card below, scaled by published figures. A measured card is more accurate.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ Cost = Annotated[float, Meta(ge=0, le=1e6)]  # milliseconds
 
 
 class Powers(Section, frozen=True):
-    """Paillier's operations at one key size, ms of CPU time of one thread."""
+    """Paillier's operations at one key size, in ms of CPU time of one thread."""
 
     powmod_ms: Cost  # r^n mod n^2: a uniform obfuscator
-    table_ms: Cost  # an obfuscator for a neighbour's key, from its tables
-    own_ms: Cost  # one for the own key, from its tables
+    table_ms: Cost  # an obfuscator for a neighbour's key, from tables
+    own_ms: Cost  # an obfuscator for the own key, from tables
     decrypt_ms: Cost  # one decryption by Chinese remainders
     product_ms: Cost  # a product mod n^2
 
 
 class Calibration(Section, frozen=True):
-    """What one board needs for the parts of a round, and how that is known."""
+    """The costs of the parts of a round on one board, and the source of these figures."""
 
     version: Annotated[int, Meta(ge=CARD_VERSION, le=CARD_VERSION)]
     kind: Literal["measured", "estimate"]
     board: Annotated[str, Meta(min_length=1)]
-    source: str  # of the figures, for people
+    source: str  # of the figures, as text
     cores: Annotated[int, Meta(ge=1)]
     powers: dict[str, Powers]  # by key size in bits
-    round_ms: Cost  # CPU of a round, but for large numbers and what each neighbour costs
-    neighbour_ms: Cost  # CPU for each neighbour: a message sent, two received, signatures included
-    broker_ms: Cost  # CPU of the broker for a message delivered, where it shares the machine
-    shared_use: Annotated[float, Meta(gt=0, le=1)]  # of the cores, by a fleet that shares them
-    save_ms: Cost  # wall clock: the state to the disk, the disk's own time included
-    round_trip_ms: Cost  # wall clock: a message there and one back, through an idle broker
+    round_ms: Cost  # CPU of a round without large numbers and without the cost per neighbour
+    neighbour_ms: Cost  # CPU per neighbour: send a message, receive two, with signatures
+    broker_ms: Cost  # CPU of the broker per delivered message, if it shares the machine
+    shared_use: Annotated[float, Meta(gt=0, le=1)]  # usable share of the cores if nodes share them
+    save_ms: Cost  # wall-clock time to save the state, with the disk's own time
+    round_trip_ms: Cost  # wall-clock time of a message and its answer through an idle broker
 
     def at(self, bits: int) -> Powers:
-        """The operations at *bits*, from the nearest size of the card if that is missing."""
+        """Return the costs at *bits*, scaled from the nearest size if the card lacks it."""
         if str(bits) in self.powers:
             return self.powers[str(bits)]
         nearest = min(self.powers, key=lambda known: abs(math.log(int(known) / bits)))
         ratio = bits / int(nearest)
         known = self.powers[nearest]
-        # Operations on numbers of twice the size: a product 4 times, a power 8 times, schoolbook.
+        # Schoolbook arithmetic: with twice the size a product costs 4 times, a power 8 times.
         return Powers(
             powmod_ms=known.powmod_ms * ratio**3,
             table_ms=known.table_ms * ratio**3,
@@ -64,8 +64,8 @@ class Calibration(Section, frozen=True):
 
 
 def read_calibration(file: Path) -> Calibration:
-    """The card in *file*; raises ConfigError for what is none."""
-    cure = "write it anew with write_calibration, on the board itself"
+    """Read the card in *file*; raises ConfigError if it is not a valid card."""
+    remedy = "write it again with cipherfleet bench calibrate, on the board itself"
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -73,18 +73,18 @@ def read_calibration(file: Path) -> Calibration:
     try:
         card = msgspec.json.decode(data, type=Calibration)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: is no calibration card: {error}; {cure}") from None
+        raise ConfigError(f"{file}: is not a calibration card: {error}; {remedy}") from None
     if not card.powers or not all(size.isdecimal() and int(size) > 0 for size in card.powers):
         found = ", ".join(map(repr, card.powers)) or "none"
         raise ConfigError(
             f"{file}: powers: has the key sizes {found}, must have one or more, such as '2048'; "
-            f"{cure}"
+            f"{remedy}"
         )
     return card
 
 
 def write_calibration(file: Path, card: Calibration) -> None:
-    """Write *card* as readable JSON; raises ConfigError where that cannot be."""
+    """Write *card* as readable JSON; raises ConfigError if *file* cannot be written."""
     try:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n")
     except OSError as error:
@@ -93,13 +93,13 @@ def write_calibration(file: Path, card: Calibration) -> None:
 
 # -- profiles -----------------------------------------------------------------------------------
 
-# Measured once on a core of an x86-64 server (AVX-512 generation of Zen), with GMP 6.3: the base
-# that profiles are ratios to, and the profile `host` of machines like it.
+# Measured once on a core of an x86-64 server (AVX-512 generation of Zen), with GMP 6.3. The other
+# profiles are scaled from it, and it is the profile `host` for similar machines.
 REFERENCE = Calibration(
     version=CARD_VERSION,
     kind="estimate",
     board="host",
-    source="an x86-64 server core, measured once; write this machine's own card for better",
+    source="an x86-64 server core, measured once; a card of this machine is more accurate",
     cores=2,
     powers={
         "2048": Powers(
@@ -116,12 +116,12 @@ REFERENCE = Calibration(
     save_ms=1.2,
     round_trip_ms=0.7,
 )
-# A product of large numbers takes time in proportion to its limb products: cycles of GMP's inner
-# loop (addmul_1) over the clock. The reference: 13.8 million limb products in a power of 2048 bits
-# (a product and a reduction of 64 limbs for each bit, less what squaring spares, more for the
-# window) take 7.6 ms.
+# A product of large numbers takes time in proportion to its limb products, each of which takes the
+# cycles of GMP's inner loop (addmul_1) divided by the clock rate. On the reference core, a power of
+# 2048 bits takes 7.6 ms for 13.8 million limb products: a product and a reduction of 64 limbs for
+# each bit, fewer because squares are cheaper, more because of the window.
 _REFERENCE_LIMB_NS = 0.55
-# Interpreted code is compared by 7-zip's single-thread rating; the reference core is taken for:
+# Interpreted code is scaled by 7-zip's single-thread rating, assumed for the reference core as:
 _REFERENCE_MIPS = 5000.0
 _SOURCE = (
     "{cycles:g} cycles per limb at {ghz:g} GHz (table in GMP's mpn/arm64/aorsmul_1.asm{of}), 7-zip "
@@ -138,10 +138,10 @@ def _profile(
     network_ms: float,
     of: str = "",
 ) -> Calibration:
-    """REFERENCE, slowed down: numbers by cycles per limb and clock, the rest by *mips*.
+    """Scale REFERENCE: large numbers by cycles per limb and clock rate, everything else by *mips*.
 
-    *save_ms* and *network_ms* are assumptions: an SD card's sync, and a round trip's time in the
-    air or on the wire.
+    *save_ms* and *network_ms* are assumptions: the sync of an SD card, and the network's part of a
+    round-trip time.
     """
     numbers, code = cycles / ghz / _REFERENCE_LIMB_NS, _REFERENCE_MIPS / mips
     base = REFERENCE
@@ -169,10 +169,10 @@ def _profile(
 PROFILES = {
     "pi-zero-2": _profile("Raspberry Pi Zero 2 W", 9.55, 1.0, 3030 / 4, 20.0, 8.0, ", Cortex-A53"),
     "pi-4": _profile(
-        "Raspberry Pi 4", 7.0, 1.8, 1769, 15.0, 1.0, ", Cortex-A57, whose line the A72 continues"
+        "Raspberry Pi 4", 7.0, 1.8, 1769, 15.0, 1.0, ", Cortex-A57, the predecessor of the A72"
     ),
     "pi-5": _profile(
-        "Raspberry Pi 5", 7.0, 2.4, 3200, 10.0, 1.0, ", which lacks the A76: taken for an A57"
+        "Raspberry Pi 5", 7.0, 2.4, 3200, 10.0, 1.0, ", without an A76: assumed equal to an A57"
     ),
     "host": REFERENCE,
 }

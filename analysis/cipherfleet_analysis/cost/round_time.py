@@ -1,16 +1,16 @@
-"""How long a round takes on a board: operations counted, times what each costs there.
+"""Predict the time of a round on a board: the number of operations times their cost.
 
-Work of a node of degree g, C ciphertexts per vector, one round:
+Work of a node of degree g in one round, with C ciphertexts per vector:
 
     ahead     C (own obfuscator + g for neighbours)        pool threads, while the node waits
     crypto    C (blinding: 1 + g, answers: g, checks: 2g, one decryption)
-    rest      1, and g times what a neighbour costs        messages, signatures, all else
+    rest      1, and g times the cost of a neighbour       messages, signatures, everything else
 
-A node on its own board closes a round after crypto and rest, the disk's time, and one round trip;
-pools that fall behind are drawn on by the round itself, so that both share what is left to do.
-Nodes wait for their neighbours: the slowest of those decides. Where all nodes share one machine no
-round is shorter than the work of all of them, the broker's included, on as much of its cores as a
-fleet gets to use.
+On its own board, a node closes a round after crypto and rest, the disk's time and one round trip.
+If the pools are too slow, the round itself computes obfuscators, too, and shares the remaining work
+with the pool threads. Nodes wait for their neighbours, so the slowest neighbour decides. If all
+nodes share one machine, a round is not shorter than the work of all nodes and of the broker on the
+share of the cores that a fleet can use.
 """
 
 from __future__ import annotations
@@ -25,47 +25,50 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from .board_card import Calibration
 from .traffic import layout_of
 
-# Products of a small power for each bit of its exponent: a square, and a window's share.
+# Products per bit of a small exponent: one square, and a part of a window's product.
 PRODUCTS_PER_BIT = 1.4
-CHECK_PRODUCTS = 2.0  # of one ciphertext: the greatest common divisor's share, a product mod n
-HALF_SIZE = 0.3  # a product mod p^2, of one mod n^2
+CHECK_PRODUCTS = 2.0  # of one ciphertext: a part of a greatest common divisor, a product mod n
+HALF_SIZE = 0.3  # cost of a product mod p^2 relative to one mod n^2
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one node does in a round, ms of CPU time."""
+    """The work of one node in a round, in ms of CPU time."""
 
     ahead: float
     crypto: float
     rest: float
-    threads: int  # that make obfuscators ahead; 0: they are made when they are needed
+    threads: int  # that compute obfuscators ahead; 0: the round computes them itself
 
     @property
     def cpu(self) -> float:
-        """All of it, whichever thread does it."""
+        """The sum over all threads."""
         return self.ahead + self.crypto + self.rest
 
 
 @dataclass(frozen=True)
 class RoundTime:
-    """A prediction. *apart*: every node on a board of its own; *together*: all on one board."""
+    """A prediction; *apart*: every node has its own board; *together*: all share one board."""
 
     board: str
-    kind: str  # of the figures behind it: measured or estimate
+    kind: str  # of the card's figures: measured or estimate
     source: str
     apart_ms: float
     together_ms: float
     cpu_ms: float  # per node, mean
-    cpu_share: float  # of one core, every node on a board of its own
-    ahead_ms: float  # of cpu_ms: obfuscators
+    cpu_share: float  # of one core, apart
+    ahead_ms: float  # the part of cpu_ms for obfuscators
     pools_keep_up: bool  # apart: no round waits for an obfuscator
-    first_rounds: int  # whose obfuscators for neighbours are full powers, to make tables of
+    first_rounds: int  # number of first rounds with full powers for neighbours, to build tables
     first_apart_ms: float
     first_together_ms: float
 
 
-def work_of(degree: int, fleet: Fleet, card: Calibration, *, tables: bool = True) -> Work:
-    """What a node of *degree* neighbours does in a round; *tables* are made, if wanted."""
+def compute_work(degree: int, fleet: Fleet, card: Calibration, *, tables: bool = True) -> Work:
+    """Return the work of a node with *degree* neighbours in a round.
+
+    If *tables* is false, the tables of obfuscators are not complete yet, as in the first rounds.
+    """
     crypto, layout = fleet.file.crypto, layout_of(fleet)
     powers, sealed = card.at(crypto.key_bits), fleet.exchange == "sealed"
     product, count = powers.product_ms, layout.ciphertexts
@@ -73,12 +76,12 @@ def work_of(degree: int, fleet: Fleet, card: Calibration, *, tables: bool = True
     towards = powers.table_ms if full else powers.powmod_ms
     exponent_bits = HALF_WEIGHT_BITS + (METROPOLIS_BITS if sealed else 0)
     small_power = PRODUCTS_PER_BIT * exponent_bits * product
-    # The asker's own exponents, in both half-size rings; in the sealed exchange they are 1.
+    # The asking node's own exponents, mod p^2 and mod q^2; in the sealed exchange they are 1.
     own_bits = 1 if sealed else HALF_WEIGHT_BITS + METROPOLIS_BITS
     combined = 2 * HALF_SIZE * PRODUCTS_PER_BIT * own_bits * product
     blinding = 2 * product  # of a plaintext
     per_neighbour = blinding + small_power + product + 2 * CHECK_PRODUCTS * product + combined
-    mask = 2 * product * (degree - 1) if sealed else 0.0  # hashed, and multiplied in
+    mask = 2 * product * (degree - 1) if sealed else 0.0  # one hash and one product each
     decrypt = powers.decrypt_ms * (1.4 if crypto.constant_time else 1.0)
     return Work(
         ahead=count * (powers.own_ms + degree * towards),
@@ -89,12 +92,12 @@ def work_of(degree: int, fleet: Fleet, card: Calibration, *, tables: bool = True
 
 
 def predict(fleet: Fleet, card: Calibration) -> RoundTime:
-    """The time from one round to the next, of the median node; at least the fleet's period."""
-    apart, together, works = _rounds(fleet, card, tables=True)
-    first_apart, first_together, _ = _rounds(fleet, card, tables=False)
-    crypto, of_nodes = fleet.file.crypto, [works[fleet.graph.degree(n)] for n in fleet.graph.ids]
+    """Predict the time from one round to the next for the median node; at least the period."""
+    apart, together, works = _round_times(fleet, card, tables=True)
+    first_apart, first_together, _ = _round_times(fleet, card, tables=False)
+    crypto, node_works = fleet.file.crypto, [works[fleet.graph.degree(n)] for n in fleet.graph.ids]
     slowest = works[max(works)]
-    cpu_ms = sum(work.cpu for work in of_nodes) / len(of_nodes)
+    cpu_ms = sum(work.cpu for work in node_works) / len(node_works)
     tables = crypto.rerandomise == "full"
     return RoundTime(
         board=card.board,
@@ -104,32 +107,32 @@ def predict(fleet: Fleet, card: Calibration) -> RoundTime:
         together_ms=together,
         cpu_ms=cpu_ms,
         cpu_share=cpu_ms / apart,
-        ahead_ms=sum(work.ahead for work in of_nodes) / len(of_nodes),
+        ahead_ms=sum(work.ahead for work in node_works) / len(node_works),
         pools_keep_up=slowest.ahead
-        <= slowest.threads * max(_waiting(slowest, card), _period_ms(fleet)),
+        <= slowest.threads * max(_ready_round_ms(slowest, card), _period_ms(fleet)),
         first_rounds=-(-ROWS // layout_of(fleet).ciphertexts) if tables else 0,
         first_apart_ms=first_apart,
         first_together_ms=first_together,
     )
 
 
-def _rounds(
+def _round_times(
     fleet: Fleet, card: Calibration, *, tables: bool
 ) -> tuple[float, float, dict[int, Work]]:
-    """A round's ms apart and together, and the work of a node by its degree."""
+    """Return the ms of a round apart and together, and the work of a node by its degree."""
     graph = fleet.graph
     degrees = {node: graph.degree(node) for node in graph.ids}
     works = {
-        degree: work_of(degree, fleet, card, tables=tables) for degree in set(degrees.values())
+        degree: compute_work(degree, fleet, card, tables=tables) for degree in set(degrees.values())
     }
-    alone = {degree: _alone(work, card) for degree, work in works.items()}
-    waited = median(
+    alone = {degree: _own_board_round_ms(work, card) for degree, work in works.items()}
+    slowest_nearby = median(
         max(alone[degrees[other]] for other in (node, *graph.neighbours(node)))
         for node in graph.ids
     )
-    deliveries = 4 * len(graph.edges)  # a query and an answer, each way
+    deliveries = 4 * len(graph.edges)  # a query and an answer in each direction
     total = sum(works[degree].cpu for degree in degrees.values()) + deliveries * card.broker_ms
-    apart = max(waited, _period_ms(fleet))
+    apart = max(slowest_nearby, _period_ms(fleet))
     return apart, max(apart, total / card.cores / card.shared_use), works
 
 
@@ -137,12 +140,12 @@ def _period_ms(fleet: Fleet) -> float:
     return 1000.0 * (fleet.file.algorithm.period_s or 0.0)
 
 
-def _waiting(work: Work, card: Calibration) -> float:
-    """A round whose obfuscators are all ready, ms."""
+def _ready_round_ms(work: Work, card: Calibration) -> float:
+    """Return the ms of a round if all obfuscators are ready."""
     return work.crypto + work.rest + card.save_ms + card.round_trip_ms
 
 
-def _alone(work: Work, card: Calibration) -> float:
-    """Rounds one after the other on a board of its own, ms each."""
-    ready = _waiting(work, card)
+def _own_board_round_ms(work: Work, card: Calibration) -> float:
+    """Return the ms of each of many consecutive rounds on the node's own board."""
+    ready = _ready_round_ms(work, card)
     return max(ready, (ready + work.ahead) / (1 + work.threads))

@@ -1,7 +1,7 @@
-"""Bytes on the wire, from the wire format's own encoder: messages of the very sizes of a fleet.
+"""Predict the bytes on the wire by encoding messages of the sizes of a fleet.
 
-Counted is what MQTT carries: payloads, topics, headers, acknowledgements. What TCP, IP and TLS
-add depends on how the system cuts segments, and is left out.
+The counts include the payloads, topics, headers and acknowledgements of MQTT. They do not include
+TCP, IP and TLS, whose share depends on the segmentation by the operating system.
 """
 
 from __future__ import annotations
@@ -16,40 +16,41 @@ from cipherfleet_node.core.packing import Layout
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 ACKNOWLEDGEMENT = 4  # PUBACK: header, length, packet id
-ENDLESS_ROUNDS = 100_000  # whose numbers' size stands for those of an endless fleet
-_EPOCH = 1_800_000_000  # a start's number is at least the clock's seconds: five bytes till 2106
+ENDLESS_ROUNDS = 100_000  # an endless fleet's round numbers are taken to be as long as this one
+_EPOCH = 1_800_000_000  # an epoch is at least the clock's seconds: five bytes until 2106
 _SIGNATURE = bytes(64)
 
 
-class _Blank:
-    """Signs with nothing: the length is that of every Ed25519 signature."""
+class _NullSigner:
+    """Signs with zero bytes, as many as an Ed25519 signature has."""
 
     def sign(self, data: bytes, /) -> bytes:
-        """64 bytes."""
+        """Return 64 zero bytes for any data."""
         del data
         return _SIGNATURE
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of one round in which everybody answers at once.
+    """Bytes of one round in which every node answers the first query.
 
-    *payload* counts signed messages where they are sent, and nothing else: what a run reports as
-    bytes_per_edge_round is little more. All else holds MQTT's part as well, of both directions.
+    *payload_per_edge* counts signed messages at their sender only; a run reports slightly more as
+    bytes_per_edge_round. *per_node*, *busiest* and *per_edge* include MQTT's overhead, and count
+    both directions.
     """
 
     payload_per_edge: float
     query: float  # a signed query, mean over nodes
-    answer: float
+    answer: float  # a signed answer, mean over all answers
     per_node: float  # sent and received by a node, mean
-    busiest: int  # the same of the node with most
+    busiest: int  # sent and received by the node with the most traffic
     busiest_node: str
-    per_edge: float  # what all nodes send to and get from the broker, for each edge
-    overhead: float  # MQTT's part of per_edge, 0 to 1
+    per_edge: float  # sent to and received from the broker by all nodes, per edge
+    overhead: float  # MQTT's share of per_edge, 0 to 1
 
 
 def traffic(fleet: Fleet) -> Traffic:
-    """What a round of *fleet* moves, in its last round, whose number is the longest."""
+    """Return the traffic of *fleet* in its last round, whose round number is the longest."""
     graph, sealed = fleet.graph, fleet.exchange == "sealed"
     layout = layout_of(fleet)
     k = (fleet.file.algorithm.rounds or ENDLESS_ROUNDS) - 1
@@ -58,21 +59,24 @@ def traffic(fleet: Fleet) -> Traffic:
     totals = dict.fromkeys(graph.ids, 0)
     overhead = 0
 
-    def carry(size: _Size, sender: str, receivers: Sequence[str]) -> None:
+    def count(size: _Size, sender: str, receivers: Sequence[str]) -> None:
         nonlocal overhead
         sizes.append(size.payload)
-        for node, moved in ((sender, size.sent), *((each, size.received) for each in receivers)):
-            totals[node] += moved
-            overhead += moved - size.payload
+        for node, size_there in (
+            (sender, size.sent),
+            *((each, size.received) for each in receivers),
+        ):
+            totals[node] += size_there
+            overhead += size_there - size.payload
 
     for node in graph.ids:
         neighbours = graph.neighbours(node)
         roster = sorted(neighbours) if sealed else []
-        carry(_query(name, node, tuple(map(len, roster)), k, layout), node, neighbours)
+        count(_query_size(name, node, tuple(map(len, roster)), k, layout), node, neighbours)
     queries = sum(sizes)
     for node in graph.ids:
         for other in graph.neighbours(node):
-            carry(_answer(name, len(node), len(other), k, layout), node, (other,))
+            count(_answer_size(name, len(node), len(other), k, layout), node, (other,))
     edges, nodes, total = len(graph.edges), len(graph.ids), sum(totals.values())
     busiest = max(totals, key=totals.__getitem__)
     return Traffic(
@@ -88,7 +92,7 @@ def traffic(fleet: Fleet) -> Traffic:
 
 
 def layout_of(fleet: Fleet) -> Layout:
-    """How estimates lie in plaintexts, under the exchange of *fleet*."""
+    """Return the layout of estimates in plaintexts, for the exchange of *fleet*."""
     half_weights = 1 if fleet.exchange == "sealed" else 2
     return Layout(fleet.file.crypto.key_bits, fleet.dimension, half_weights)
 
@@ -100,40 +104,44 @@ class _Size:
     received: int  # at QoS 0
 
 
-def _size(message: Message) -> _Size:
-    payload = len(wire.encode(message, _Blank()))
+def _message_size(message: Message) -> _Size:
+    payload = len(wire.encode(message, _NullSigner()))
     received = 2 + len(wire.topic_of(message).encode()) + payload
-    return _Size(payload, _packet(received + 2) + ACKNOWLEDGEMENT, _packet(received))
+    return _Size(payload, _packet_bytes(received + 2) + ACKNOWLEDGEMENT, _packet_bytes(received))
 
 
-def _packet(rest: int) -> int:
-    """With its header and its length, which has seven bits in a byte."""
+def _packet_bytes(rest: int) -> int:
+    """Return the size of a packet with its header byte and its length, 7 bits per byte."""
     return 1 + -(-rest.bit_length() // 7) + rest
 
 
-def _query(fleet: str, node: str, roster: tuple[int, ...], k: int, layout: Layout) -> _Size:
-    return _size_of_query(fleet, len(node), roster, k, layout.ciphertexts, layout.ciphertext_bytes)
+def _query_size(fleet: str, node: str, roster: tuple[int, ...], k: int, layout: Layout) -> _Size:
+    return _padded_query_size(
+        fleet, len(node), roster, k, layout.ciphertexts, layout.ciphertext_bytes
+    )
 
 
-def _answer(fleet: str, sender: int, receiver: int, k: int, layout: Layout) -> _Size:
+def _answer_size(fleet: str, sender: int, receiver: int, k: int, layout: Layout) -> _Size:
     sizes = layout.ciphertexts, layout.ciphertext_bytes
-    return _size_of_answer(fleet, sender, receiver, k, *sizes)
+    return _padded_answer_size(fleet, sender, receiver, k, *sizes)
 
 
 @lru_cache(maxsize=4096)
-def _size_of_query(
+def _padded_query_size(
     fleet: str, sender: int, roster: tuple[int, ...], k: int, count: int, length: int
 ) -> _Size:
-    """By the lengths of names: nothing else of them counts."""
+    """Return the size for names of the given lengths; their characters do not matter."""
     names = ["x" * name for name in roster]
     tag, ciphertexts = bytes(TAG_BYTES), [bytes(length)] * count
-    return _size(Query(fleet, "x" * sender, _EPOCH, k, 0, names, tag, tag, ciphertexts))
+    return _message_size(Query(fleet, "x" * sender, _EPOCH, k, 0, names, tag, tag, ciphertexts))
 
 
 @lru_cache(maxsize=4096)
-def _size_of_answer(
+def _padded_answer_size(
     fleet: str, sender: int, receiver: int, k: int, count: int, length: int
 ) -> _Size:
     ciphertexts = [bytes(length)] * count
     digest = bytes(DIGEST_BYTES)
-    return _size(Answer(fleet, "x" * sender, _EPOCH, "x" * receiver, k, 0, digest, ciphertexts))
+    return _message_size(
+        Answer(fleet, "x" * sender, _EPOCH, "x" * receiver, k, 0, digest, ciphertexts)
+    )

@@ -1,1 +1,1 @@
-"""Privacy audit of a fleet: who learns what, with findings."""
+"""Privacy audit of a fleet: what each observer can learn, and findings with remedies."""

@@ -1,20 +1,21 @@
-"""Who learns what in this very fleet: its graph, its owners, its schedule, its settings.
+"""Privacy audit of one fleet: what each observer learns, given topology, owners and settings.
 
-Everybody follows the protocol and keeps what it sees; nodes of one owner pool it. Levels:
+The audit assumes that all participants follow the protocol and keep what they receive, and that
+nodes of one owner share it. The levels of its findings are:
 
-    fail   somebody learns private things with nobody's help outside its own trust domain (weak
-           keys; one owner or node from whose disclosure a foreign node's flow, or its share of the
-           answer, cannot hide), plain TCP to other hosts, or the exchange cannot run on this graph
-    warn   a single node or owner learns more than the exchange shows to any neighbour, or one node
-           carries a whole part of the fleet, or a guard is switched off that costs nothing
-    note   what the exchange shows by design, and how soon
-    ok     looked at, as it should be
+    fail   One trust domain alone learns private values: keys are weak, or an owner or a node can
+           compute a foreign node's coupling term or its share of the answer. Also plain TCP to
+           other hosts, and an exchange that cannot run on this graph.
+    warn   A node or owner learns more than the exchange shows to any neighbour; or the loss of one
+           node splits the fleet; or a protection that costs nothing is switched off.
+    note   The exchange shows this by design; the text says how soon.
+    ok     Checked without a finding.
 
-A coalition is given all that one round tells it (sealed_sums: linear algebra over its askers), and
-the flow of a node over all rounds. Not searched for is what sealed sums of several unknown nodes
-tell over many rounds, by blind separation
-(test_blind_separation_tells_the_terms_of_a_sealed_sum_apart shows that they do).
-Source: ALGORITHM section 6; the figures are those of attack_rounds.
+For a coalition the audit uses all values of one round (see linear_disclosure), and the coupling
+term of a node over all rounds. It does not cover what sealed sums of several unknown nodes reveal
+over many rounds by blind separation; the test
+test_blind_separation_tells_the_terms_of_a_sealed_sum_apart shows that they reveal something.
+Source: node/PROTOCOL.md#what-leaks; the figures come from averaging.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cipherfleet_analysis.convergence import COARSE_RESOLUTION
-from cipherfleet_analysis.privacy.disclosure import Disclosure, count_triangulated  # moved
-from cipherfleet_analysis.privacy.observers import Observer, list_observers  # moved
-from cipherfleet_analysis.privacy.wording import format_count, format_names, format_nodes  # moved
+from cipherfleet_analysis.privacy.disclosure import Disclosure, count_triangulated
+from cipherfleet_analysis.privacy.observers import Observer, list_observers
+from cipherfleet_analysis.privacy.wording import format_count, format_names, format_nodes
 from cipherfleet_node.settings.node_yaml import is_loopback
 from cipherfleet_node.settings.sections import (
     SAFE_KEY_BITS,
@@ -38,9 +39,9 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .averaging import (
     averaging_error,
+    best_estimator_error,
     rounding_noise,
     rounds_to_pin_state,
-    sharpest_error,
 )
 
 Level = Literal["ok", "note", "warn", "fail"]
@@ -49,58 +50,55 @@ LEVELS: tuple[Level, ...] = ("fail", "warn", "note", "ok")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; *about* is its name for scripts, *mend* may be empty."""
+    """The result of one check; *about* is its name for scripts, *remedy* may be empty."""
 
     level: Level
     about: str
     nodes: tuple[str, ...]
     text: str
-    mend: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """All that was found, the gravest first."""
+    """The findings of an audit, the most serious first, and the privacy table."""
 
     findings: tuple[Finding, ...]
     who_learns_what: tuple[Observer, ...]
 
 
 def check_privacy(fleet: Fleet, exchange: ExchangeName) -> Privacy:
-    """Look at *fleet* as it would run under *exchange*, whichever its file names."""
+    """Audit *fleet* with *exchange*, which may differ from the exchange in its file."""
     disclosure = Disclosure(fleet, exchange)
     findings = [
-        *_settings(fleet),
-        *_answers(disclosure),
-        *_leaves(disclosure),
-        *_owners(disclosure),
-        *_cuts(disclosure),
-        *_by_design(disclosure),
+        *_check_settings(fleet),
+        *_check_answer(disclosure),
+        *_check_leaves(disclosure),
+        *_check_owners(disclosure),
+        *_check_bottlenecks(disclosure),
+        *_describe_exchange(disclosure),
     ]
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return Privacy(tuple(findings), tuple(list_observers(disclosure)))
 
 
-# -- what a coalition sees ----------------------------------------------------------------------
-
-
 # -- settings -----------------------------------------------------------------------------------
 
 
-def _settings(fleet: Fleet) -> Iterator[Finding]:
+def _check_settings(fleet: Fleet) -> Iterator[Finding]:
     file = fleet.file
     crypto, broker, algorithm = file.crypto, file.broker, file.algorithm
     if crypto.key_bits < SAFE_KEY_BITS:
         yield Finding(
             "fail", "keys", (),
-            f"keys of {crypto.key_bits} bits are weak: whoever records the traffic can factor them "
-            "and read every estimate",
-            f"crypto.key_bits of {SAFE_KEY_BITS} or more, without allow_weak_keys",
+            f"keys of {crypto.key_bits} bits are weak: an observer that records the traffic can "
+            "factor them and read every estimate",
+            f"set crypto.key_bits to {SAFE_KEY_BITS} or more, without allow_weak_keys",
         )  # fmt: skip
     elif crypto.allow_weak_keys:
         yield Finding(
             "note", "keys", (),
-            f"crypto.allow_weak_keys is set though keys have {crypto.key_bits} bits",
+            f"crypto.allow_weak_keys is set although keys have {crypto.key_bits} bits",
             "leave it out, so that weak keys are refused",
         )  # fmt: skip
     else:
@@ -111,62 +109,64 @@ def _settings(fleet: Fleet) -> Iterator[Finding]:
         yield Finding(
             "note", "transport", (),
             "plain TCP on this machine: its users see sizes, timing and the graph, and the broker "
-            "admits anybody",
-            "broker: {tls: true}",
+            "admits every client",
+            "write broker: {tls: true}",
         )  # fmt: skip
     else:
         yield Finding(
             "fail", "transport", (),
-            f"plain TCP to {broker.host!r}: anybody on the way sees sizes, timing and the graph, "
-            "and the broker admits anybody",
-            "broker: {tls: true}",
+            f"plain TCP to {broker.host!r}: an observer on the network sees sizes, timing and the "
+            "graph, and the broker admits every client",
+            "write broker: {tls: true}",
         )  # fmt: skip
     if algorithm.stepsize.spread == 0 and file.objective.kind != "average":
         yield Finding(
             "warn", "spread", (),
-            "stepsize.spread is 0: all stepsizes are public, so that whoever knows two estimates "
-            "and the flow between them has the gradient exactly, from one round",
-            "algorithm.stepsize.spread: 1 costs next to no accuracy",
+            "stepsize.spread is 0: all stepsizes are public, so an observer that knows two "
+            "consecutive estimates and the coupling term between them knows the gradient exactly, "
+            "from one round",
+            "set algorithm.stepsize.spread to 1, which costs hardly any accuracy",
         )  # fmt: skip
     if resolution_of(algorithm) >= COARSE_RESOLUTION:
         yield Finding(
             "note", "resolution", (),
-            f"resolution {resolution_of(algorithm):.2g} is coarse: steps below "
-            f"{resolution_of(algorithm):.2g} drown in rounding, which hides a little and costs "
-            "accuracy; estimates nearer than that are seen to be equal",
-            "resolution: 2^-24 costs nothing; privacy is the spread's matter, not the rounding's",
+            f"resolution {resolution_of(algorithm):.2g} is coarse: rounding hides steps below "
+            f"{resolution_of(algorithm):.2g}, which hardly protects them and costs accuracy; "
+            "observers see that closer estimates are equal",
+            "set resolution to 2^-24, which costs nothing; the spread protects gradients, not the "
+            "rounding",
         )  # fmt: skip
     recorded = [m.id for m in fleet.members if isinstance(m.sensor, CsvSensor)]
     if len(recorded) > 1:
         yield Finding(
             "note", "readings", tuple(recorded),
-            "recorded files are cut on the machine of whoever provisions the fleet: it sees these "
+            "recorded files are divided among the nodes on the operator's machine: it sees these "
             "readings, and `cipherfleet run` traces estimates",
-            "live sensors, or a file on each device",
+            "use live sensors, or a file on each device",
         )  # fmt: skip
 
 
 # -- the answer itself --------------------------------------------------------------------------
 
 
-def _answers(disclosure: Disclosure) -> Iterator[Finding]:
-    """An owner of all nodes but one needs no exchange to learn of that one."""
+def _check_answer(disclosure: Disclosure) -> Iterator[Finding]:
+    """Yield a failure for an owner of all nodes but one: the common answer reveals that node."""
     for domain, inside in disclosure.members_of.items():
         if len(inside) == len(disclosure.graph.ids) - 1:
             outside = [node for node in disclosure.graph.ids if node not in inside]
-            learnt = "value" if disclosure.averages else "gradient at the optimum"
+            learnt = "value" if disclosure.is_average else "gradient at the optimum"
             yield Finding(
                 "fail", "answer", tuple(outside),
-                f"{domain} holds every node but {outside[0]!r}: the common answer, less its own "
-                f"nodes' shares, is that node's {learnt}",
-                "let a third party take part: no exchange can hide it",
+                f"{domain} owns every node except {outside[0]!r}: the common answer minus the "
+                f"shares of its own nodes is that node's {learnt}",
+                "add nodes of a third party: no exchange can hide it",
             )  # fmt: skip
 
 
 # -- leaves -------------------------------------------------------------------------------------
 
 
-def _leaves(disclosure: Disclosure) -> Iterator[Finding]:
+def _check_leaves(disclosure: Disclosure) -> Iterator[Finding]:
     graph = disclosure.graph
     leaves = [node for node in graph.ids if graph.degree(node) == 1]
     if not leaves:
@@ -175,19 +175,17 @@ def _leaves(disclosure: Disclosure) -> Iterator[Finding]:
     if disclosure.exchange == "sealed" and disclosure.fleet.file.crypto.leaves == "open":
         yield Finding(
             "warn", "leaf", tuple(leaves),
-            f"{format_nodes(leaves)} with one neighbour only: asking that one alone, without a "
-            "mask, it "
-            "learns of it what a pairwise exchange tells",
-            "a second neighbour for each, or crypto.leaves: refuse",
+            f"{format_nodes(leaves)} with one neighbour only: the answer of that neighbour has no "
+            "mask, and such a node learns as much about it as with the pairwise exchange",
+            "add a second neighbour for each, or write crypto.leaves: refuse",
         )  # fmt: skip
         return
     if disclosure.exchange == "sealed":
         yield Finding(
             "fail", "leaf", tuple(leaves),
-            f"{format_nodes(leaves)} with one neighbour only: what is asked of that one alone "
-            "is no sum, "
-            "and the sealed exchange cannot run",
-            "a second neighbour for each, or crypto.exchange: pairwise",
+            f"{format_nodes(leaves)} with one neighbour only: a sum over one neighbour hides "
+            "nothing, and the sealed exchange cannot run",
+            "add a second neighbour for each, or write crypto.exchange: pairwise",
         )  # fmt: skip
         return
     foreign = [
@@ -200,35 +198,33 @@ def _leaves(disclosure: Disclosure) -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield Finding(
-        "fail" if disclosure.averages else "warn", "leaf", tuple(foreign),
-        f"{format_nodes(foreign)} with one neighbour only: that one alone, with nobody's help, "
-        "sees all "
-        f"that flows, and learns {disclosure.gradient_text}",
-        "a second neighbour of another owner for each",
+        "fail" if disclosure.is_average else "warn", "leaf", tuple(foreign),
+        f"{format_nodes(foreign)} with one neighbour only: that neighbour alone sees the coupling "
+        f"term of such a node, and learns {disclosure.gradient_text}",
+        "add a second neighbour of another owner for each",
     )  # fmt: skip
 
 
 # -- owners -------------------------------------------------------------------------------------
 
 
-def _owners(disclosure: Disclosure) -> Iterator[Finding]:
+def _check_owners(disclosure: Disclosure) -> Iterator[Finding]:
     before = 0
     for owner in disclosure.owners:
-        for finding in _owner(disclosure, owner):
+        for finding in _check_owner(disclosure, owner):
             before += 1
             yield finding
     if disclosure.owners and not before:
         yield Finding(
             "ok", "owner", (),
-            f"{format_count(disclosure.owners, 'owner')} of several nodes: pooling shows "
-            "nothing more than "
-            "its nodes see one by one",
+            f"{format_count(disclosure.owners, 'owner')} of several nodes: together these nodes "
+            "learn no more than each of them alone",
         )  # fmt: skip
 
 
-def _owner(disclosure: Disclosure, owner: str) -> Iterator[Finding]:
-    """The findings on one owner; leaves have theirs already."""
-    learnt = disclosure.learnt(disclosure.members_of[owner])
+def _check_owner(disclosure: Disclosure, owner: str) -> Iterator[Finding]:
+    """Yield the findings on one owner, without leaves, which have findings of their own."""
+    learnt = disclosure.find_disclosed(disclosure.members_of[owner])
     ordered = {
         what: [n for n in disclosure.graph.ids if n in nodes and disclosure.graph.degree(n) > 1]
         for what, nodes in learnt.items()
@@ -237,62 +233,61 @@ def _owner(disclosure: Disclosure, owner: str) -> Iterator[Finding]:
     if flow:
         yield Finding(
             "fail", "surrounded", tuple(flow),
-            f"{owner} holds all neighbours of {format_nodes(flow)} and pools what they see: it "
-            "learns "
-            f"{disclosure.gradient_text}",
-            "a neighbour of another owner for each",
+            f"{owner} owns all neighbours of {format_nodes(flow)} and combines what they see: it "
+            f"learns {disclosure.gradient_text}",
+            "add a neighbour of another owner for each",
         )  # fmt: skip
     if estimate:
-        first = ", and the first is the node's own value" if disclosure.averages else ""
+        first = ", and the first is the node's own value" if disclosure.is_average else ""
         yield Finding(
-            "fail" if disclosure.averages else "warn", "estimate", tuple(estimate),
-            f"{owner} sees enough of {format_nodes(estimate)}: where the differences cross "
-            "lies the "
-            f"estimate, exactly, in every round{first}",
-            "fewer of its nodes beside each, or neighbours of other owners beside those",
+            "fail" if disclosure.is_average else "warn", "estimate", tuple(estimate),
+            f"{owner} sees enough differences to {format_nodes(estimate)} to compute the estimate "
+            f"exactly in every round{first}",
+            "choose a graph in which fewer of its nodes are neighbours of each, or in which those "
+            "have neighbours of other owners",
         )  # fmt: skip
-    told = learnt["flow"] | learnt["estimate"]
-    difference = [n for n in ordered["difference"] if n not in told]
+    found = learnt["flow"] | learnt["estimate"]
+    difference = [n for n in ordered["difference"] if n not in found]
     if difference:
         yield Finding(
             "warn", "isolated", tuple(difference),
-            f"{owner} holds an asker and all its other neighbours, and so takes the term of "
-            f"{format_nodes(difference)} out of the sum: it sees their difference as pairwise "
-            "shows it",
-            "a second foreign neighbour for that asker",
+            f"{owner} owns an asking node and all its other neighbours, and can therefore separate "
+            f"the term of {format_nodes(difference)} from the sum: it sees this difference as with "
+            "the pairwise exchange",
+            "add a second neighbour of another owner to the asking node",
         )  # fmt: skip
     if ordered["surrounded"]:
         yield Finding(
             "warn", "surrounded", tuple(ordered["surrounded"]),
-            f"{owner} holds all neighbours of {format_nodes(ordered['surrounded'])}: only the "
-            "terms of "
-            "others in its askers' sums hide their differences from it",
-            "a neighbour of another owner for each",
+            f"{owner} owns all neighbours of {format_nodes(ordered['surrounded'])}: only the terms "
+            "of other nodes in the sums hide the differences",
+            "add a neighbour of another owner for each",
         )  # fmt: skip
 
 
 # -- bottlenecks --------------------------------------------------------------------------------
 
 
-def _cuts(disclosure: Disclosure) -> Iterator[Finding]:
+def _check_bottlenecks(disclosure: Disclosure) -> Iterator[Finding]:
     import networkx as nx
 
     graph = nx.Graph(disclosure.graph.edges)
     cuts = set(nx.articulation_points(graph))
     if not cuts:
-        yield Finding("ok", "cut", (), "no single node or link holds the fleet together")
+        yield Finding("ok", "cut", (), "the loss of one node or link does not split the fleet")
         return
     nodes = tuple(node for node in disclosure.graph.ids if node in cuts)
-    total = "values" if disclosure.averages else "gradients at the optimum"
+    total = "values" if disclosure.is_average else "gradients at the optimum"
     shown = {
-        "pairwise": "each sees all that flows between the parts it joins, and so learns the sum "
+        "pairwise": "each sees the exchange between the parts it connects, and can compute the sum "
         f"over a whole part of its nodes' {total}",
-        "sealed": "all news of one part for another passes through it, though it sees one sum only",
+        "sealed": "the parts influence each other only through it, although it sees one sum only",
     }[disclosure.exchange]
     yield Finding(
         "warn", "cut", nodes,
         f"{format_nodes(nodes)} whose loss splits the fleet: {shown}",
-        "an edge around each, for example topology: {kind: random_regular, degree: 4}",
+        "add an edge that bypasses each, for example with topology: {kind: random_regular, degree: "
+        "4}",
     )  # fmt: skip
     leaf = {node for node in disclosure.graph.ids if disclosure.graph.degree(node) == 1}
     bridges = [edge for edge in nx.bridges(graph) if not leaf & set(edge)]
@@ -302,74 +297,68 @@ def _cuts(disclosure: Disclosure) -> Iterator[Finding]:
             "note", "bridge", tuple(node for node in disclosure.graph.ids if node in ends),
             f"{format_count(bridges, 'link')} whose loss splits the fleet: "
             f"{format_names(f'{a} - {b}' for a, b in sorted(bridges))}",
-            "a second link between the parts",
+            "add a second link between the parts",
         )  # fmt: skip
 
 
-# -- what the exchange shows by design ----------------------------------------------------------
+# -- what the exchange reveals by design --------------------------------------------------------
 
 
-def _by_design(disclosure: Disclosure) -> Iterator[Finding]:
+def _describe_exchange(disclosure: Disclosure) -> Iterator[Finding]:
     if disclosure.exchange == "pairwise":
-        yield _pinned_state()
+        yield _describe_averaging()
         if count_triangulated(disclosure):
             yield Finding(
                 "note", "pair", (),
-                "any two neighbours of a node that collude know its estimate exactly in every "
-                "round: the lines of their two differences cross there",
-                "neighbours that do not collude, or the sealed exchange",
+                "any two colluding neighbours of a node can compute its estimate exactly in every "
+                "round: it is the intersection of the two lines that their differences define",
+                "choose neighbours that do not collude, or the sealed exchange",
             )  # fmt: skip
     elif all(disclosure.graph.degree(node) > 1 for node in disclosure.graph.ids):
-        yield _isolating(disclosure)
-    if not disclosure.averages:
-        yield _telescoping(disclosure)
+        yield _describe_isolation(disclosure)
+    if not disclosure.is_average:
+        yield _describe_telescoping(disclosure)
 
 
-def _pinned_state() -> Finding:
+def _describe_averaging() -> Finding:
     tenth, hundredth = rounds_to_pin_state(0.1), rounds_to_pin_state(0.01)
     return Finding(
         "note", "neighbour", (),
-        f"every neighbour knows the difference to within a factor of two at once, to 10 % after "
-        f"{tenth} rounds and to 1 % after {hundredth} in which estimates hardly move: and so the "
-        "estimate",
-        "neighbours that may know it, or the sealed exchange",
+        f"every neighbour knows the difference, and with it the estimate, to within a factor of "
+        f"two in one round, and to 10 % after {tenth} and to 1 % after {hundredth} rounds in which "
+        "estimates hardly change",
+        "choose neighbours that may know it, or the sealed exchange",
     )  # fmt: skip
 
 
-def _isolating(disclosure: Disclosure) -> Finding:
+def _describe_isolation(disclosure: Disclosure) -> Finding:
     graph = disclosure.graph
     least = {n: min(graph.degree(near) for near in graph.neighbours(n)) for n in graph.ids}
     fewest = min(least.values())
     weakest = tuple(n for n in graph.ids if least[n] == fewest)
     return Finding(
         "note", "isolated", weakest,
-        f"{fewest} colluding nodes, an asker and all its other neighbours, are enough to see the "
-        f"difference of one of {format_nodes(weakest)} as pairwise shows it",
-        "more neighbours for the nodes beside them",
+        f"{fewest} colluding nodes, an asking node and all its other neighbours, suffice to see "
+        f"the difference of one of {format_nodes(weakest)} as with the pairwise exchange",
+        "add neighbours to the nodes next to them",
     )  # fmt: skip
 
 
-def _telescoping(disclosure: Disclosure) -> Finding:
+def _describe_telescoping(disclosure: Disclosure) -> Finding:
     algorithm = disclosure.fleet.file.algorithm
     stepsize, rounds = algorithm.stepsize, algorithm.rounds
     noise = rounding_noise(algorithm, (rounds or 1) - 1)
-    end = "it runs for ever: time is on their side"
+    end = "this fleet runs without end, so the error keeps falling"
     if rounds is not None:
         error = min(
             averaging_error(stepsize.spread, rounds, noise),
-            max(sharpest_error(stepsize.spread, rounds, stepsize.law), noise),
+            max(best_estimator_error(stepsize.spread, rounds, stepsize.law), noise),
         )
-        end = f"after this fleet's {rounds:,} rounds to {100 * error:.2g} % at best"
+        end = f"after this fleet's {rounds:,} rounds the error is {100 * error:.2g} % or more"
     return Finding(
         "note", "telescoping", (),
-        f"all neighbours of a node together, where they know its flow, learn "
-        f"{disclosure.gradient_text}; {end}; rounding adds {noise:.2g} of a gradient of 1 to "
-        "one round",
-        "fewer rounds at the optimum, neighbours of several owners",
+        f"all neighbours of a node together, if they know its coupling term, learn "
+        f"{disclosure.gradient_text}; {end}; in one round rounding adds an error of {noise:.2g}, "
+        "relative to a gradient of 1",
+        "run fewer rounds at the optimum, and choose neighbours of several owners",
     )  # fmt: skip
-
-
-# -- who learns what ----------------------------------------------------------------------------
-
-
-# -- words --------------------------------------------------------------------------------------

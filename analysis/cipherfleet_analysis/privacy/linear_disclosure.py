@@ -1,8 +1,8 @@
-"""What nodes that collude work out of their sealed sums, by linear algebra in one round.
+"""Linear disclosure: what colluding nodes can compute from their sealed sums of one round.
 
-Asker j knows S_j = sum_m M_jm h_m (x_m - x_j) over its neighbours. Among colluders the terms of
-their own fall away; unknown are u_m = h_m x_m (d entries) and the half weight h_m of every node m
-outside that one of them asks: d equations for each asker, d + 1 unknowns for each such node.
+A node j that asks its neighbours learns S_j = sum_m M_jm h_m (x_m - x_j). A coalition can subtract
+the terms of its own nodes. The unknowns are u_m = h_m x_m (d entries) and the half weight h_m of
+every neighbour m outside: d equations for each asker, d + 1 unknowns for each such neighbour.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.packing import METROPOLIS_BITS
 from cipherfleet_provisioning.topology.graph import Graph
 
-MOST_UNKNOWNS = 1200  # in equations that hang together: half a second on two cores
+MOST_UNKNOWNS = 1200  # in one connected system of equations: half a second on two cores
 _ZERO = 1e-7  # of a unit vector's entry
 
-Sums = dict[str, set[str]]  # of every asker, the nodes outside in its sum
+Sums = dict[str, set[str]]  # by asker: the nodes outside in its sum
 
 
-def determined(graph: Graph, coalition: Collection[str], dimension: int) -> frozenset[str]:
-    """The nodes outside whose estimate the sums of *coalition* in one round leave no choice.
+def identifiable_nodes(graph: Graph, coalition: Collection[str], dimension: int) -> frozenset[str]:
+    """Return the nodes outside *coalition* whose estimate its sums of one round determine uniquely.
 
-    For estimates in general position; those of the proof are drawn once and for all. Of equations
-    with more than MOST_UNKNOWNS unknowns fewer entries than *dimension* are used, or nothing but
-    the sums with one unknown node: the answer is then a part of the truth.
+    The result is for estimates in general position, which a fixed random sample stands for. For
+    systems with more than MOST_UNKNOWNS unknowns it uses fewer entries than *dimension*, or only
+    the sums with a single unknown node. The result may then be incomplete.
     Checked by test_an_estimate_that_is_said_to_be_known_can_be_worked_out.
     """
     found: set[str] = set()
-    for sums in _parts(_core(graph, coalition)):
-        found |= _solved(graph, sums, dimension)
+    for sums in _components(_prune(graph, coalition)):
+        found |= _identifiable(graph, sums, dimension)
     return frozenset(found)
 
 
-def _core(graph: Graph, coalition: Collection[str]) -> Sums:
-    """The sums without those that hold a node which no other sum holds.
+def _prune(graph: Graph, coalition: Collection[str]) -> Sums:
+    """Return the sums, without each sum that contains a node which occurs in no other sum.
 
-    Whatever such a sum tells is taken up by that node's own unknowns, and nothing is left.
+    Such a sum adds d equations and at least d + 1 unknowns, so it determines nothing. The step is
+    repeated until no such sum is left.
     """
     sums: Sums = {}
     askers: dict[str, set[str]] = defaultdict(set)
@@ -60,8 +61,11 @@ def _core(graph: Graph, coalition: Collection[str]) -> Sums:
     return sums
 
 
-def _parts(sums: Sums) -> Iterator[Sums]:
-    """Sums that share no unknown, apart; askers in order, so that the same draws are used."""
+def _components(sums: Sums) -> Iterator[Sums]:
+    """Split the sums into systems without common unknowns.
+
+    The askers of a system are sorted, so that they always get the same random sample.
+    """
     askers: dict[str, list[str]] = defaultdict(list)
     for asker, nodes in sums.items():
         for node in nodes:
@@ -81,8 +85,11 @@ def _parts(sums: Sums) -> Iterator[Sums]:
         yield {asker: sums[asker] for asker in sorted(part)}
 
 
-def _solved(graph: Graph, sums: Mapping[str, set[str]], dimension: int) -> set[str]:
-    """The nodes whose d + 1 unknowns are the same in all solutions."""
+def _identifiable(graph: Graph, sums: Mapping[str, set[str]], dimension: int) -> set[str]:
+    """Return the nodes whose d + 1 unknowns have a unique solution.
+
+    Such a node has zero entries in every direction of the null space.
+    """
     nodes = sorted(set().union(*sums.values()))
     entries = min(dimension, MOST_UNKNOWNS // len(nodes) - 1)
     if entries < 1:
@@ -98,13 +105,13 @@ def _solved(graph: Graph, sums: Mapping[str, set[str]], dimension: int) -> set[s
 def _equations(
     graph: Graph, sums: Mapping[str, set[str]], nodes: list[str], entries: int
 ) -> npt.NDArray[np.float64]:
-    """Rows: entries of each asker's sum; columns: u_m and h_m of each node."""
-    chance = np.random.default_rng(0)  # estimates in general position, nobody's
+    """Return the system's matrix; rows: entries of each asker's sum; columns: u_m and h_m."""
+    random = np.random.default_rng(0)  # estimates in general position, not those of any node
     place = {node: index for index, node in enumerate(nodes)}
     width = entries + 1
     system = np.zeros((len(sums) * entries, len(nodes) * width))
     for row, (asker, unknown) in enumerate(sums.items()):
-        estimate = chance.normal(size=entries)
+        estimate = random.normal(size=entries)
         rows = slice(row * entries, (row + 1) * entries)
         for node in unknown:
             factor = metropolis(graph.degree(asker), graph.degree(node)) / 2.0**METROPOLIS_BITS

@@ -1,4 +1,4 @@
-"""The privacy table: what each kind of observer learns per round, over many rounds, and never."""
+"""The privacy table: what each kind of observer learns in each round, in many rounds, and never."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cipherfleet_node.settings.sections import (
-    SAFE_KEY_BITS,
-)
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
-from .averaging import (
-    rounds_to_pin_state,
-)
+from .averaging import rounds_to_pin_state
 from .disclosure import Disclosure, count_triangulated
 from .wording import format_names, format_nodes, format_range
 
@@ -22,7 +18,7 @@ _DEGREE_CLASSES = ((1, 1), (2, 2), (3, 3), (4, 7), (8, 15), (16, 63))
 
 @dataclass(frozen=True)
 class Observer:
-    """A row of the table who learns what; *count* such observers there are in this fleet."""
+    """A row of the privacy table; *count* is the number of such observers in this fleet."""
 
     observer: str
     count: int
@@ -32,68 +28,70 @@ class Observer:
 
 
 _NO_STATE = "any estimate, reading or key"
-
-
 _NO_READINGS = "single readings, where the objective sums many"
 
 
 def list_observers(disclosure: Disclosure) -> Iterator[Observer]:
+    """Yield the rows of the privacy table."""
     yield from _outsiders(disclosure.fleet)
     if disclosure.exchange == "pairwise":
-        yield from _neighbours_pairwise(disclosure)
+        yield from _pairwise_neighbours(disclosure)
     else:
-        yield from _askers_sealed(disclosure)
+        yield from _sealed_askers(disclosure)
     yield from _owner_rows(disclosure)
     yield from _all_neighbours(disclosure)
     deviating = (
-        "with a query of its own making the half weight, and so the estimate"
+        "with a forged query: the half weight, and with it the estimate"
         if disclosure.exchange == "pairwise"
-        else "with a query of its own making the weighted sum of the estimates"
+        else "with a forged query: the weighted sum of the estimates"
     )
     yield Observer(
         "a neighbour that breaks the protocol", len(disclosure.graph.ids), deviating,
-        "all that follows from it", _NO_READINGS,
+        "what follows from these", _NO_READINGS,
     )  # fmt: skip
     yield Observer(
-        "whoever holds a node's disk", len(disclosure.graph.ids), "its readings, estimate and keys",
+        "a reader of a node's disk", len(disclosure.graph.ids), "its readings, estimate and keys",
         "the same", "other nodes' keys",
     )  # fmt: skip
 
 
 def _outsiders(fleet: Fleet) -> Iterator[Observer]:
     weak = fleet.file.crypto.key_bits < SAFE_KEY_BITS
-    never = "nothing is safe: keys are weak" if weak else _NO_STATE
-    many = "every estimate, by factoring a key" if weak else "who is present when"
-    on_the_way = "sizes, timing" if fleet.file.broker.tls else "sizes, timing, the graph"
-    yield Observer("eavesdropper", 1, on_the_way, many, never)
+    never = "nothing is protected: keys are weak" if weak else _NO_STATE
+    many = "every estimate, by factoring a key" if weak else "when each node is present"
+    on_the_network = "sizes, timing" if fleet.file.broker.tls else "sizes, timing, the graph"
+    yield Observer("eavesdropper", 1, on_the_network, many, never)
     count = len(fleet.file.broker.hosts)
     yield Observer("broker", count, "sizes, timing, the graph, presence", many, never)
 
 
-def _neighbours_pairwise(disclosure: Disclosure) -> Iterator[Observer]:
+def _pairwise_neighbours(disclosure: Disclosure) -> Iterator[Observer]:
     graph = disclosure.graph
     leaves = sum(graph.degree(node) == 1 for node in graph.ids)
     others = 2 * len(graph.edges) - leaves
     within = "direction and signs of the difference, its scale within a factor of two"
-    state = f"the estimate: the difference to 10 % in {rounds_to_pin_state(0.1)} still rounds"
+    state = (
+        f"the estimate: the difference to 10 % after {rounds_to_pin_state(0.1)} rounds in which "
+        "estimates hardly change"
+    )
     if others:
-        secret = "its own value exactly" if disclosure.averages else "the gradient"
+        secret = "its own value exactly" if disclosure.is_average else "the gradient"
         never = f"{secret}, unless neighbours collude; {_NO_READINGS}"
         yield Observer("one neighbour of a node", others, within, state, never)
     if pairs := count_triangulated(disclosure):
-        first = ": the first is its own value" if disclosure.averages else ""
+        first = ": the first is its own value" if disclosure.is_average else ""
         yield Observer(
             "two neighbours of a node, colluding", pairs, f"its exact estimate{first}",
             "all its estimates", _NO_READINGS,
         )  # fmt: skip
     if leaves:
         yield Observer(
-            "the only neighbour of a leaf", leaves, within + ", all that flows",
+            "the only neighbour of a leaf", leaves, within + ", the leaf's coupling term",
             f"the estimate, and {disclosure.gradient_text}", _NO_READINGS,
         )  # fmt: skip
 
 
-def _askers_sealed(disclosure: Disclosure) -> Iterator[Observer]:
+def _sealed_askers(disclosure: Disclosure) -> Iterator[Observer]:
     degrees = [disclosure.graph.degree(node) for node in disclosure.graph.ids]
     for low, high in _DEGREE_CLASSES:
         inside = [degree for degree in degrees if low <= degree <= high]
@@ -101,12 +99,15 @@ def _askers_sealed(disclosure: Disclosure) -> Iterator[Observer]:
             continue
         size = format_range(min(inside), max(inside))
         if high == 1:
-            yield Observer("a node with 1 neighbour", len(inside), "it cannot run sealed", "-", "-")
+            yield Observer(
+                "a node with 1 neighbour", len(inside), "it cannot use the sealed exchange",
+                "-", "-",
+            )  # fmt: skip
             continue
         many = "the mean of the sum"
         if disclosure.fleet.dimension >= low:
-            many += "; where estimates stand still each difference, without a name, by blind "
-            many += "separation (as many entries as neighbours)"
+            many += "; with constant estimates each difference, but not whose it is, by blind "
+            many += "separation (the estimate has as many entries as the node has neighbours)"
         yield Observer(
             f"a node with {size} neighbours", len(inside),
             f"one weighted sum of {size} differences", many,
@@ -115,10 +116,10 @@ def _askers_sealed(disclosure: Disclosure) -> Iterator[Observer]:
 
 
 def _owner_rows(disclosure: Disclosure) -> Iterator[Observer]:
-    """Owners that learn the same kinds of things share a row."""
+    """Yield one row for all owners that learn the same kinds of values."""
     groups: dict[tuple[str, ...], list[tuple[str, dict[str, frozenset[str]]]]] = defaultdict(list)
     for owner in disclosure.owners:
-        learnt = disclosure.learnt(disclosure.members_of[owner])
+        learnt = disclosure.find_disclosed(disclosure.members_of[owner])
         groups[tuple(what for what, nodes in learnt.items() if nodes)].append((owner, learnt))
     for kinds, group in groups.items():
         counts = {
@@ -130,40 +131,40 @@ def _owner_rows(disclosure: Disclosure) -> Iterator[Observer]:
         many += [f"all estimates of {counts['estimate']}"] if "estimate" in counts else []
         yield Observer(
             format_names(owner for owner, _ in group), len(group),
-            "; ".join(each) or "no more than its nodes one by one",
-            "; ".join(many) or "no more than its nodes one by one", _NO_READINGS,
+            "; ".join(each) or "no more than each of its nodes alone",
+            "; ".join(many) or "no more than each of its nodes alone", _NO_READINGS,
         )  # fmt: skip
 
 
 _EACH_ROUND = {
-    "flow": "all that flows to and from",
+    "flow": "the coupling term",
     "estimate": "the exact estimate",
-    "difference": "the difference, alone,",
-    "surrounded": "all sums around",
+    "difference": "the single difference",
+    "surrounded": "all sums with a term",
 }
 
 
 def _all_neighbours(disclosure: Disclosure) -> Iterator[Observer]:
-    """All neighbours of a node colluding: what they know of it, grouped."""
+    """Yield rows for all neighbours of a node in collusion, grouped by what they learn."""
     kinds: Counter[tuple[str, ...]] = Counter()
     for node in disclosure.graph.ids:
         if disclosure.graph.degree(node) == 1:
             continue  # a leaf has a row of its own
-        learnt = disclosure.learnt(frozenset(disclosure.graph.neighbours(node)))
+        learnt = disclosure.find_disclosed(frozenset(disclosure.graph.neighbours(node)))
         kinds[tuple(what for what in ("flow", "estimate") if node in learnt[what])] += 1
     for learnt_, count in sorted(kinds.items(), reverse=True):
         if "flow" not in learnt_:
             yield Observer(
                 "all neighbours of a node, colluding", count,
-                "their sums, in each of which another node's term hides it", "as each of them",
-                f"its difference alone; {_NO_READINGS}",
+                "their sums, in each of which another node's term hides it",
+                "the same as each of them alone", f"its single difference; {_NO_READINGS}",
             )  # fmt: skip
             continue
         exact = ", the exact estimate" if "estimate" in learnt_ else ""
-        step = "" if disclosure.averages else ": the step, not the gradient"
-        if not disclosure.averages and disclosure.fleet.file.algorithm.stepsize.spread == 0:
+        step = "" if disclosure.is_average else ": the step, not the gradient"
+        if not disclosure.is_average and disclosure.fleet.file.algorithm.stepsize.spread == 0:
             step = ": the step, and the gradient"
         yield Observer(
             "all neighbours of a node, colluding", count,
-            f"all that flows to and from it{exact}{step}", disclosure.gradient_text, _NO_READINGS,
+            f"its coupling term{exact}{step}", disclosure.gradient_text, _NO_READINGS,
         )  # fmt: skip

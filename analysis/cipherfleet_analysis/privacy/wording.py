@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-MOST_NAMED = 5  # owners or edges in a sentence; findings hold all nodes
+MOST_NAMED = 5  # owners or edges named in a sentence; a finding's nodes are complete
 
 
 def format_nodes(nodes: Collection[str]) -> str:
-    """*nodes* by name where they are few, by number where they are many."""
+    """Return the name of a single node, or the number of several nodes."""
     return f"node {next(iter(nodes))!r}" if len(nodes) == 1 else f"{len(nodes):,} nodes"
 
 

@@ -23,39 +23,40 @@ MAX_EACH = 10_000
 
 
 class NodeEntry(Section, frozen=True):
-    """One node, or with *each* a row of them.
+    """One node, or with *each* that many nodes.
 
-    In id, sensor and owner of a row {n} becomes 1, 2, ..., and {n:02} 01, 02, ...
-    Nodes of one owner trust each other and pool what they see; a node without is on its own.
+    With *each*, {n} in id, sensor and owner becomes 1, 2, ..., and {n:02} becomes 01, 02, ...
+    Nodes of one owner trust each other and share what they receive. A node without an owner shares
+    nothing.
     """
 
     id: str
     sensor: Sensor
     each: Annotated[int, Meta(ge=1, le=MAX_EACH)] | None = None
     owner: str | None = None
-    broker: str | None = None  # of broker.cluster; without, they are shared out in turn
+    broker: str | None = None  # one of broker.cluster; None: the nodes use them in turn
 
 
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]
 
 
 class Brokers(Broker, frozen=True):
-    """The broker; with *cluster* the hosts of several that are one to the nodes, and no *host*."""
+    """The broker, or with *cluster* the hosts of several linked brokers instead of *host*."""
 
     cluster: Annotated[list[Host], Meta(min_length=2, max_length=9)] | None = None
 
     @property
     def hosts(self) -> list[str]:
-        """All of them."""
+        """The hosts of all brokers."""
         return self.cluster or [self.host]
 
     def at(self, place: int) -> Broker:
-        """As a node is told that speaks with that at *place*."""
+        """Return the settings of a node that uses the broker number *place* (from 0)."""
         return Broker(host=self.hosts[place], port=self.port, tls=self.tls)
 
 
 class FleetFile(Section, frozen=True):
-    """fleet.yaml as written."""
+    """The sections of fleet.yaml as written."""
 
     config_version: Annotated[int, Meta(ge=CONFIG_VERSION, le=CONFIG_VERSION)]
     fleet: NodeId
@@ -69,8 +70,8 @@ class FleetFile(Section, frozen=True):
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line changes of the file; None leaves it."""
+    """Values of the command line that replace values of the file; None replaces nothing."""
 
-    nodes: int | None = None  # this many, spread evenly over those of the file
+    nodes: int | None = None  # use this many, spread evenly over the nodes of the file
     rounds: int | None = None
     key_bits: int | None = None

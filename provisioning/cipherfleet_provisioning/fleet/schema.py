@@ -1,4 +1,4 @@
-"""The JSON Schema of fleet.yaml, made of the same types that check it."""
+"""The JSON Schema of fleet.yaml, generated from the types that check the file."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def fleet_schema() -> dict[str, Any]:
-    """The shape of fleet.yaml (JSON Schema 2020-12): keys, types, ranges and fixed words.
+    """Return the JSON Schema (2020-12) of fleet.yaml: keys, types, ranges and fixed words.
 
-    What depends on several values, or on files beside it, is `load_fleet`'s to find.
+    It does not cover rules over several values or over other files; `load_fleet` checks these.
     """
     (top,), parts = msgspec.json.schema_components([FleetFile], ref_template="#/$defs/{name}")
     return {"$schema": DIALECT, "title": "cipherfleet fleet.yaml", **top, "$defs": parts}
 
 
 def schema_text() -> str:
-    """The schema as the committed file holds it."""
+    """Return the schema as text, as the committed file contains it."""
     return json.dumps(fleet_schema(), indent=1) + "\n"
 
 
 def write_schema() -> None:
-    """Bring the committed file up to date: `python -m cipherfleet_provisioning.fleet.schema`."""
+    """Update the committed file: `python -m cipherfleet_provisioning.fleet.schema`."""
     SCHEMA_FILE.write_text(schema_text())
 
 

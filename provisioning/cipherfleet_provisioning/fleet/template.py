@@ -1,4 +1,8 @@
-"""A fleet.yaml to begin with: it runs as it is, and its comments say what else it could be."""
+"""Write a first fleet.yaml for `cipherfleet init`.
+
+The file runs without changes. Its comments explain every setting, and contain the other settings
+that are possible.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,20 @@ import msgspec
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
-from cipherfleet_node.settings.type_errors import meant
+from cipherfleet_node.settings.type_errors import did_you_mean
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import KEYS_OF_KIND, Topology, TopologyError
 
 from .schema import SCHEMA_FILE, schema_text
 
 FLEET_FILE, IGNORE_FILE, EDGES_FILE = "fleet.yaml", ".gitignore", "network.txt"
-SEEDS = range(1, 21)  # tried in turn, until a random graph hangs together
+SEEDS = range(1, 21)  # tried in turn, until a random graph is connected
 _EDGES_PER_LINE = 6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `cipherfleet init` is asked for."""
+    """The options of `cipherfleet init`."""
 
     nodes: int = 9
     topology: str = "ring"
@@ -36,10 +40,11 @@ class Plan:
 
 
 def write_template(folder: Path, plan: Plan) -> list[Path]:
-    """Make *folder*, if need be, with a fleet.yaml and what belongs to it; returns the files.
+    """Write fleet.yaml and the files that belong to it into *folder*; return their paths.
 
-    fleet.yaml appears last and whole. Raises ConfigError, before anything is made, for a plan that
-    no fleet can have, and for a file that exists already: nothing is overwritten.
+    *folder* is created if it does not exist. fleet.yaml appears last, and complete. Raises
+    ConfigError, before any file is written, for a plan that no fleet can have, and for a file that
+    exists already: no file is overwritten.
     """
     texts = template(folder.absolute().name, plan)
     for name in texts:
@@ -57,13 +62,13 @@ def write_template(folder: Path, plan: Plan) -> list[Path]:
 
 
 def template(name: str, plan: Plan) -> dict[str, str]:
-    """The texts of all files, by file name, in the order in which they are to appear."""
+    """Return the contents of all files by file name, in the order in which they are written."""
     if plan.key_bits % 16:
         raise ConfigError(f"--key-bits is {plan.key_bits}, must be a multiple of 16")
     ids = [node_id(n, plan.nodes) for n in range(1, plan.nodes + 1)]
     files = {IGNORE_FILE: _IGNORED, SCHEMA_FILE.name: schema_text()}
     if plan.topology == "file":
-        files[EDGES_FILE] = "".join(f"{a} {b}\n" for a, b in _ring_of(ids))
+        files[EDGES_FILE] = "".join(f"{a} {b}\n" for a, b in _ring_edges(ids))
     fleet = _FLEET.format(
         schema=SCHEMA_FILE.name,
         name=_fleet_name(name),
@@ -78,7 +83,7 @@ def template(name: str, plan: Plan) -> dict[str, str]:
 
 
 def node_id(n: int, nodes: int) -> str:
-    """The id of the n-th of *nodes* nodes, all of one length."""
+    """Return the id of node number *n* (from 1) of *nodes*; all ids have the same length."""
     return f"node{n:0{_digits(nodes)}}"
 
 
@@ -87,7 +92,7 @@ def _digits(nodes: int) -> int:
 
 
 def _fleet_name(folder: str) -> str:
-    """A fleet's name after its folder, in the characters that a name may have."""
+    """Derive a fleet's name from its folder's name, with the characters that a name may have."""
     return re.sub(r"[^A-Za-z0-9]+", "-", folder)[:63].strip("-") or "fleet"
 
 
@@ -95,17 +100,21 @@ def _fleet_name(folder: str) -> str:
 
 
 def _topology_text(kind: str, ids: list[str]) -> str:
-    """The section for *kind* with parameters that suit the number of nodes."""
+    """Return the topology section for *kind*, with parameters that suit the number of nodes."""
     if kind not in KEYS_OF_KIND:
         kinds = ", ".join(KEYS_OF_KIND)
         raise ConfigError(
-            f"--topology is {kind!r}, must be one of {kinds}{meant(kind, KEYS_OF_KIND)}"
+            f"--topology is {kind!r}, must be one of {kinds}{did_you_mean(kind, KEYS_OF_KIND)}"
         )
     if kind == "file":
         return f"{{kind: file, file: {EDGES_FILE}}}"
     if kind == "edges":
-        return "{kind: edges, edges: [" + _wrapped(f"[{a}, {b}]" for a, b in _ring_of(ids)) + "]}"
-    for keys in _suited(kind, len(ids)):
+        return (
+            "{kind: edges, edges: ["
+            + _wrap_lines(f"[{a}, {b}]" for a, b in _ring_edges(ids))
+            + "]}"
+        )
+    for keys in _suitable_sections(kind, len(ids)):
         try:
             build_graph(msgspec.convert(keys, Topology), ids)
         except TopologyError as error:
@@ -115,8 +124,8 @@ def _topology_text(kind: str, ids: list[str]) -> str:
     raise ConfigError(f"--topology {kind} with --nodes {len(ids)}: {refusal}")
 
 
-def _suited(kind: str, n: int) -> Iterator[dict[str, str | int | float]]:
-    """The section for *n* nodes, with one seed after the other where the kind has one."""
+def _suitable_sections(kind: str, n: int) -> Iterator[dict[str, str | int | float]]:
+    """Yield sections for *n* nodes: one for each of SEEDS if the kind has a seed, otherwise one."""
     keys = {"kind": kind} | _PARAMETERS.get(kind, _none)(n)
     if "seed" not in KEYS_OF_KIND[kind]:
         yield keys
@@ -131,20 +140,20 @@ def _none(_: int) -> dict[str, int | float]:
 
 _PARAMETERS: Mapping[str, Callable[[int], dict[str, int | float]]] = {
     "random_regular": lambda n: {"degree": min(4, n - 1)},
-    # twice the probability from which on a graph hangs together
+    # twice the probability above which such a graph is usually connected
     "erdos_renyi": lambda n: {"probability": min(1.0, math.ceil(2e4 * math.log(n) / n) / 1e4)},
     "small_world": lambda n: {"neighbours": 4 if n > 4 else 2, "probability": 0.1},
     "geometric": lambda _: {"neighbours": 6},
 }
 
 
-def _ring_of(ids: list[str]) -> Iterator[tuple[str, str]]:
+def _ring_edges(ids: list[str]) -> Iterator[tuple[str, str]]:
     yield from pairwise(ids)
     if len(ids) > 2:
         yield ids[-1], ids[0]
 
 
-def _wrapped(items: Iterable[str]) -> str:
+def _wrap_lines(items: Iterable[str]) -> str:
     listed = list(items)
     lines = [listed[i : i + _EDGES_PER_LINE] for i in range(0, len(listed), _EDGES_PER_LINE)]
     return ",\n  ".join(", ".join(line) for line in lines)
@@ -152,10 +161,10 @@ def _wrapped(items: Iterable[str]) -> str:
 
 # -- the texts ----------------------------------------------------------------------------------
 
-_WEAK = "# WEAK KEYS: this fleet protects nothing, it is for trials only.\n"
+_WEAK = "# WEAK KEYS: this fleet protects no data, it is for trials only.\n"
 
 _IGNORED = """\
-# What must not be versioned: private keys, the nodes' folders (which hold them), results.
+# Do not put these under version control: private keys, the nodes' folders with keys, results.
 cipherfleet-out/
 nodes/
 tls/
@@ -168,29 +177,30 @@ logs/
 .init-*/
 """
 
-# Tests turn on every setting that is off: each is one line, and loads in place of the same key.
+# Tests turn on every setting that is off: each is one line, and replaces the same key.
 _FLEET = """\
 # yaml-language-server: $schema={schema}
-# A fleet of sensors that agree on one answer while only ciphertexts travel.
+# A fleet of sensors that computes one common result. Only ciphertexts are sent over the network.
 #
 #     cipherfleet run fleet.yaml --rounds 3
 #
-# tries it on this machine: one daemon per node, and a broker. "#" right before a key is a setting
-# that is off. To turn it on take the "#" away; where the key is on already, swap the two.
+# runs it on this machine, with one daemon per node and a broker. A line with "#" directly before a
+# key is a setting that is off. To turn it on, remove the "#", and comment out the same key above.
 config_version: 1
 fleet: "{name}"
 
-# What all nodes compute together. Every node keeps its readings; offset and scale bring them to
-# order one. Every node counts alike, however many readings it has. mean: the mean of the nodes'
-# means. average: the same, of the readings that nodes have at their start. least_squares, ridge,
-# logistic, huber: a fit of target by features that makes the mean of the nodes' mean losses least.
-# With normalise_by: N, about the readings of one node, every reading counts alike (not average).
+# The objective: what all nodes compute together. Readings stay on their node; offset and scale
+# bring them to order one. Every node has the same weight, however many readings it has.
+# mean: the mean of the nodes' means. average: the same, but of the readings at the start.
+# least_squares, ridge, logistic, huber: fit target by features; the fit minimises the mean of the
+# nodes' mean losses. With normalise_by: N, about the number of readings of one node, every reading
+# has the same weight (not for average).
 objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}]}}
 #objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], normalise_by: 100}}
 #objective: {{kind: average, values: [{{field: temperature_c}}]}}
 #objective: {{kind: least_squares, target: {{field: humidity_pct, offset: 40, scale: 10}}, features: [{{constant: 1}}, {{field: temperature_c, offset: 20, scale: 5}}]}}
 
-# Who is whose neighbour: neighbours exchange ciphertexts, and only they. At most 63 each.
+# The topology: only neighbours exchange ciphertexts. A node has at most 63 neighbours.
 topology: {topology}
 #topology: {{kind: ring}}
 #topology: {{kind: line}}
@@ -202,26 +212,27 @@ topology: {topology}
 #topology: {{kind: erdos_renyi, probability: 0.5, seed: 1}}
 #topology: {{kind: small_world, neighbours: 4, probability: 0.1, seed: 1}}
 #topology: {{kind: geometric, neighbours: 6, seed: 1}}
-# By where the nodes stand (a CSV file with the columns id, x, y), or by a file of edges (GraphML,
-# or two ids a line), both beside this file:
+# From positions of the nodes (a CSV file with the columns id, x, y), or from a file of edges
+# (GraphML, or two ids per line). Both files are in the folder of this file:
 #topology: {{kind: geometric, neighbours: 4, positions_file: positions.csv}}
 #topology: {{kind: file, file: network.graphml}}
 #topology: {{kind: file, file: network.txt}}
 
-# The schedule, the same for all nodes. A step, (1 + spread) * initial at most, must stay below
-# 2/L for the greatest curvature L of a node's objective: `run` warns where it does not.
+# The schedule, the same for all nodes. The largest stepsize is (1 + spread) * initial. It must be
+# below 2/L for the greatest curvature L of a node's objective; otherwise `run` warns.
 algorithm:
   rounds: 100
   #period_s: 60
-  resolution: 2^-24  # what estimates are rounded to before they are encrypted
+  resolution: 2^-24  # estimates are rounded to multiples of it before they are encrypted
   stepsize: {{initial: 0.3, decay: 0.01, exponent: 1.0, spread: 1.0, law: uniform}}
   attenuation: none
   #attenuation: {{scale: 0.1, exponent: 0.81}}
-  answer_timeout_s: 5.0  # how long a round waits for a neighbour
-  start_timeout_s: 60.0  # how long the first round does
+  answer_timeout_s: 5.0  # a round waits this long for a neighbour
+  start_timeout_s: 60.0  # the first round waits this long
 
-# The nodes and their sensors. With each, one entry stands for a row of nodes: {{n}} in id and sensor
-# is the number, {{n:02}} has leading zeros. These readings are made up; the other kinds are real.
+# The nodes and their sensors. With each: N, one entry makes N nodes. In id and sensor, {{n}} is the
+# number of the node, and {{n:02}} has leading zeros. kind: synthetic makes artificial readings; the
+# other kinds read files, sensors of the machine, or the output of a command.
 nodes:
   - each: {nodes}
     id: "{pattern}"
@@ -231,13 +242,14 @@ nodes:
     #sensor: {{kind: hwmon, chip: coretemp, inputs: {{temp1_input: temperature_c}}}}
     #sensor: {{kind: command, command: [./read-sensor, "{{n}}"], limits: {{temperature_c: [-40, 85]}}}}
 
-# Paillier keys: 2048 bits or more. pool: random factors that a node makes ready while it is idle.
+# Paillier keys: 2048 bits or more. pool: obfuscators that a node computes while it is idle.
 {weak_remark}crypto: {{key_bits: {key_bits}{weak}}}
-# Where every node has two neighbours or more the exchange is sealed: a node learns the sum over its
-# neighbours and nothing of one of them. Otherwise, or if you say so, it is pairwise.
+# If every node has two neighbours or more, the exchange is sealed: a node learns the sum over its
+# neighbours, and no single neighbour's term. Otherwise, or if you choose it, it is pairwise.
 #crypto: {{key_bits: 3072, pool: 16, pool_threads: 2, exchange: pairwise}}
 
-# Where devices find the MQTT broker; `run` starts one of its own. Beyond this machine TLS is a must.
+# The address of the MQTT broker for devices; `run` starts a broker of its own. A broker on another
+# machine must use TLS.
 broker: {{host: 127.0.0.1, port: 1883}}
 #broker: {{host: 127.0.0.1, port: 8883, tls: true}}
 #broker: {{host: broker.example.org, port: 8883, tls: true}}
@@ -249,7 +261,7 @@ broker: {{host: 127.0.0.1, port: 1883}}
 
 
 def _check_absent(file: Path) -> None:
-    if os.path.lexists(file):  # a dangling link exists, too
+    if os.path.lexists(file):  # true for a dangling link, too
         raise ConfigError(f"{file}: exists already; name another folder, or move it away")
 
 
@@ -261,7 +273,7 @@ def _write(file: Path, text: str) -> None:
 
 
 def _put(built: Path, file: Path) -> None:
-    """The file under its name; unlike a rename, a link never takes the place of another file."""
+    """Link the file to its name; unlike a rename, a link never replaces another file."""
     try:
         os.link(built, file)
     except FileExistsError:

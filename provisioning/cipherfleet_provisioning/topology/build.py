@@ -1,7 +1,7 @@
-"""Who is whose neighbour: the topology section of fleet.yaml, and the graph it describes.
+"""Build the graph that the topology section of fleet.yaml describes.
 
-Every kind but `edges` and `file` is a recipe for any number of nodes. The random ones are drawn
-from a seed: the same fleet.yaml gives the same graph on every machine.
+Every kind except `edges` and `file` is a recipe for any number of nodes. Random kinds use a seed,
+so the same fleet.yaml gives the same graph on every machine.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from itertools import islice
 from pathlib import Path
 
 from cipherfleet_node.core.packing import MAX_DEGREE
-from cipherfleet_provisioning.topology.generators import GENERATORS, nearest_pairs  # moved
-from cipherfleet_provisioning.topology.given import (  # moved
+from cipherfleet_provisioning.topology.generators import GENERATORS, nearest_pairs
+from cipherfleet_provisioning.topology.given import (
     MOST_SHOWN,
     pairs_of_file,
     pairs_of_names,
     position_faults,
     read_positions,
 )
-from cipherfleet_provisioning.topology.graph import Graph  # moved
-from cipherfleet_provisioning.topology.section import (  # moved
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.section import (
     Pair,
     Topology,
     TopologyError,
@@ -42,19 +42,18 @@ _ADVICE = {
 def build_graph(
     topology: Topology, ids: Sequence[str], folder: Path = Path(), others: Collection[str] = ()
 ) -> Graph:
-    """The connected graph that *topology* describes over *ids* (at least two, all different).
+    """Return the connected graph that *topology* describes over *ids* (two or more, all different).
 
-    Files are looked for in *folder*; *others* are known nodes that are left out of this graph, and
-    may have positions. Raises TopologyError, which names the key at fault and what would do
-    instead.
+    Relative paths of files start at *folder*. *others* are known nodes that are not part of this
+    graph but may have positions. Raises TopologyError, which names the wrong key and a remedy.
     """
     for fault in section_faults(topology, ids, others):
         raise fault
     kind = kind_of(topology)
-    assert kind is not None, "is a fault of the section"
+    assert kind is not None, "section_faults reports a missing kind"
     if len(ids) < 2:
         raise TopologyError((), f"needs at least 2 nodes, the fleet has {len(ids)}")
-    graph = _graph(ids, _pairs(kind, topology, ids, folder, others))
+    graph = _graph_of_pairs(ids, _pairs(kind, topology, ids, folder, others))
     _check_degrees(graph, kind)
     _check_connected(graph, "positions" if has_positions(topology) else kind)
     return graph
@@ -63,7 +62,7 @@ def build_graph(
 def _pairs(
     kind: str, topology: Topology, ids: Sequence[str], folder: Path, others: Collection[str]
 ) -> Iterable[Pair]:
-    """The edges as places 0 .. n-1, each of them once or twice."""
+    """Yield the edges as pairs of indices 0 .. n-1, each edge once or twice."""
     if topology.edges is not None:
         return pairs_of_names(topology.edges, ids)
     if topology.file is not None:
@@ -74,33 +73,18 @@ def _pairs(
     return GENERATORS[kind](len(ids), topology)
 
 
-# -- the section itself -------------------------------------------------------------------------
-
-
 def section_faults(
     topology: Topology, ids: Sequence[str], others: Collection[str] = ()
 ) -> Iterator[TopologyError]:
-    """All that is wrong with the keys of the section, or else with the positions in it."""
+    """Yield all errors in the keys of the section, or if there is none, in its positions."""
     faults = list(key_faults(topology))
     yield from faults
     if not faults and topology.positions is not None:
         yield from position_faults(topology.positions, ids, others)
 
 
-# -- recipes: pairs of places 0 .. n-1 ----------------------------------------------------------
-
-
-# -- given positions ----------------------------------------------------------------------------
-
-
-# -- given edges --------------------------------------------------------------------------------
-
-
-# -- the graph ----------------------------------------------------------------------------------
-
-
-def _graph(ids: Sequence[str], pairs: Iterable[Pair]) -> Graph:
-    # A recipe gives an edge at most twice: of more pairs than these, some node has too many.
+def _graph_of_pairs(ids: Sequence[str], pairs: Iterable[Pair]) -> Graph:
+    # A recipe yields an edge at most twice, so with more pairs some node has too many neighbours.
     enough = islice(pairs, len(ids) * MAX_DEGREE + 1)
     ordered = sorted({(min(pair), max(pair)) for pair in enough})
     return Graph(tuple(ids), tuple((ids[a], ids[b]) for a, b in ordered))
@@ -117,10 +101,13 @@ def _check_degrees(graph: Graph, kind: str) -> None:
 
 
 def _check_connected(graph: Graph, kind: str) -> None:
-    """*kind* may be "positions": geometric, without anything drawn."""
+    """Raise TopologyError unless *graph* is connected.
+
+    *kind* is "positions" for a geometric topology with given positions.
+    """
     parts = graph.parts()
     if len(parts) > 1:
-        # ring, line, star, grid, torus, complete and small_world are connected once they are built
+        # ring, line, star, grid, torus, complete and small_world are always connected
         a, b = parts[0][0], parts[1][0]
         sizes = [f"{len(part)} with {part[0]!r}" for part in parts]
         rest = [f"{len(sizes) - MOST_SHOWN} more"] if len(sizes) > MOST_SHOWN else []
@@ -132,5 +119,5 @@ def _check_connected(graph: Graph, kind: str) -> None:
 
 
 def _path_of(kind: str) -> tuple[str, ...]:
-    """The key at fault where the graph as a whole is."""
+    """Return the path of the key that an error of the whole graph is reported at."""
     return (kind,) if kind in ("edges", "file") else ()

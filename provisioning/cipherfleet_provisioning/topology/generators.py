@@ -1,4 +1,7 @@
-"""Generated topologies: ring, grid, random regular, small world and others."""
+"""Generated topologies: ring, grid, random regular, small world and others.
+
+Each generator yields the edges as pairs of indices 0 .. n-1.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,13 @@ from math import isqrt
 import numpy as np
 
 from cipherfleet_node.core.packing import MAX_DEGREE
-from cipherfleet_node.core.randomness import Draws, FloatVector
+from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 
 from .section import Pair, Topology, TopologyError
 
-SMALLEST_SIDE = 3  # of a torus: with two nodes in a row, both ways round are one edge
-
-
-TRIES = 100  # to draw a small world that is connected
-
-
-_BLOCK = 64  # nodes whose distances to all others are worked out at once
+SMALLEST_SIDE = 3  # of a torus: in a ring of two nodes, both directions are the same edge
+TRIES = 100  # attempts to generate a connected small world
+_BLOCK = 64  # number of nodes whose distances to all others are computed at once
 
 
 def _ring(n: int, _: Topology) -> Iterable[Pair]:
@@ -40,7 +39,7 @@ def _complete(n: int, _: Topology) -> Iterable[Pair]:
 
 
 def _grid(n: int, _: Topology) -> Iterable[Pair]:
-    """Rows of ceil(sqrt n) nodes; the last may be short, each of its nodes has one above it."""
+    """Yield a grid with rows of ceil(sqrt n) nodes; the last row may be shorter."""
     columns = isqrt(n - 1) + 1
     for i in range(n):
         if i % columns:
@@ -50,7 +49,7 @@ def _grid(n: int, _: Topology) -> Iterable[Pair]:
 
 
 def _torus(n: int, _: Topology) -> Iterable[Pair]:
-    """As square as n allows, each row and column closed to a ring: 4 neighbours everywhere."""
+    """Yield a grid, as square as n allows, whose rows and columns are rings: degree 4."""
     rows = _torus_rows(n)
     if rows is None:
         near = [next(m for m in numbers if _torus_rows(m)) for numbers in _outwards(n)]
@@ -67,30 +66,30 @@ def _torus(n: int, _: Topology) -> Iterable[Pair]:
 
 
 def _torus_rows(n: int) -> int | None:
-    """The greatest divisor of n up to its root, None where that is too small."""
+    """Return the greatest divisor of n up to sqrt(n), None if it is below SMALLEST_SIDE."""
     return max((r for r in range(SMALLEST_SIDE, isqrt(n) + 1) if n % r == 0), default=None)
 
 
 def _outwards(n: int) -> list[Iterable[int]]:
-    """The numbers below n, nearest first, and those above it."""
+    """Return the numbers from n downwards, and those from n upwards."""
     smallest = SMALLEST_SIDE**2
     return [range(n, smallest - 1, -1), count(n)] if n > smallest else [count(n)]
 
 
 def _random_regular(n: int, topology: Topology) -> Iterable[Pair]:
-    """A random graph in which every node has *degree* neighbours (Steger and Wormald, 1999)."""
+    """Return a random graph in which every node has *degree* neighbours (Steger, Wormald 1999)."""
     degree = topology.degree
     assert degree is not None
     _check_regular(n, degree)
-    # Pairing at random seldom succeeds near the complete graph: draw the missing edges there.
+    # Random pairing seldom succeeds for a nearly complete graph: generate the missing edges then.
     missing = n - 1 - degree
     if missing < degree:
-        absent = {(min(pair), max(pair)) for pair in _pairing(n, missing, topology)}
+        absent = {(min(pair), max(pair)) for pair in _pair_at_random(n, missing, topology)}
         return (pair for pair in combinations(range(n), 2) if pair not in absent)
-    return _pairing(n, degree, topology)
+    return _pair_at_random(n, degree, topology)
 
 
-def _pairing(n: int, degree: int, topology: Topology) -> Iterable[Pair]:
+def _pair_at_random(n: int, degree: int, topology: Topology) -> Iterable[Pair]:
     import networkx as nx
 
     edges: Iterable[Pair] = nx.random_regular_graph(degree, n, seed=topology.seed or 0).edges
@@ -113,17 +112,17 @@ def _check_regular(n: int, degree: int) -> None:
 
 
 def _erdos_renyi(n: int, topology: Topology) -> Iterable[Pair]:
-    """Every pair of nodes is an edge with *probability*, independently."""
+    """Yield every pair of nodes with *probability*, independently."""
     assert topology.probability is not None
-    chances = _draws(topology).uniform("topology/erdos_renyi", n * (n - 1) // 2)
-    linked = chances < topology.probability
+    samples = _randomness(topology).uniform("topology/erdos_renyi", n * (n - 1) // 2)
+    linked = samples < topology.probability
     for i in range(n - 1):
         row, linked = linked[: n - 1 - i], linked[n - 1 - i :]
         yield from ((i, i + 1 + int(j)) for j in np.flatnonzero(row))
 
 
 def _small_world(n: int, topology: Topology) -> Iterable[Pair]:
-    """A ring lattice, each edge rewired with *probability* (Watts and Strogatz, 1998)."""
+    """Return a ring lattice, each edge rewired with *probability* (Watts and Strogatz, 1998)."""
     neighbours = topology.neighbours
     assert neighbours is not None
     if n < 3:
@@ -143,27 +142,27 @@ def _small_world(n: int, topology: Topology) -> Iterable[Pair]:
     except nx.NetworkXError:
         raise TopologyError(
             (),
-            f"of kind small_world was in pieces {TRIES} times; ask for more neighbours or a "
-            "smaller probability",
+            f"of kind small_world was not connected in {TRIES} attempts; choose more neighbours "
+            "or a smaller probability",
         ) from None
     return edges
 
 
 def _geometric(n: int, topology: Topology) -> Iterable[Pair]:
-    """Nodes at random in the unit square, each linked to its nearest *neighbours*."""
+    """Place nodes at random in the unit square; link each to its nearest *neighbours*."""
     assert topology.neighbours is not None
     return nearest_pairs(random_places(n, topology), topology.neighbours)
 
 
 def random_places(n: int, topology: Topology) -> FloatVector:
-    """In the unit square, shape (n, 2): those of a geometric *topology*."""
-    return _draws(topology).uniform("topology/geometric", 2 * n).reshape(n, 2)
+    """Return the positions in a geometric *topology*: in the unit square, shape (n, 2)."""
+    return _randomness(topology).uniform("topology/geometric", 2 * n).reshape(n, 2)
 
 
 def nearest_pairs(places: FloatVector, neighbours: int) -> Iterator[Pair]:
-    """Each place, shape (n, 2), with the *neighbours* nearest to it; the earlier of equally near.
+    """Pair each of *places*, shape (n, 2), with its nearest *neighbours*.
 
-    The work is n^2, done in blocks: the memory is not.
+    Of equally near places the earlier one is chosen. Time grows with n^2, memory with n.
     """
     n = len(places)
     near = min(neighbours, n - 1)
@@ -178,8 +177,8 @@ def nearest_pairs(places: FloatVector, neighbours: int) -> Iterator[Pair]:
             yield from ((i, int(j)) for j in nearest)
 
 
-def _draws(topology: Topology) -> Draws:
-    return Draws(hashlib.sha256(str(topology.seed or 0).encode()).digest())
+def _randomness(topology: Topology) -> RoundRandomness:
+    return RoundRandomness(hashlib.sha256(str(topology.seed or 0).encode()).digest())
 
 
 GENERATORS: Mapping[str, Callable[[int, Topology], Iterable[Pair]]] = {

@@ -1,4 +1,4 @@
-"""Topologies given by edges, positions or a file."""
+"""Topologies that are given by edges, by positions or by a file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ import numpy as np
 from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.sensors import CsvTable
-from cipherfleet_node.settings.type_errors import meant, nearest
+from cipherfleet_node.settings.type_errors import did_you_mean, nearest
 
 from .graph_file import FileEdge, read_graph_file
 from .section import COORDINATE, Pair, Topology, TopologyError
 
-_WORD = 80  # characters of an unknown word that are looked at
-
-
-MOST_SHOWN = 4  # parts or ids that a message names
+_WORD = 80  # an error shows at most so many characters of an unknown id
+MOST_SHOWN = 4  # an error names at most so many parts or ids
 
 
 def read_positions(
     topology: Topology, ids: Sequence[str], folder: Path, others: Collection[str]
 ) -> FloatVector:
-    """Where the nodes stand, shape (n, 2), in the order of *ids*."""
+    """Return the positions of the nodes, shape (n, 2), in the order of *ids*."""
     if topology.positions is not None:
         found = topology.positions
     else:
@@ -36,7 +34,7 @@ def read_positions(
             raise TopologyError(("positions_file",), f"leads to {error}{near(file)}") from None
         missing = [node for node in ids if node not in found]
         if missing:
-            text = f"is {topology.positions_file!r}, which {_lacks(missing)}"
+            text = f"is {topology.positions_file!r}, which {_lacking_text(missing)}"
             raise TopologyError(("positions_file",), text)
     return np.array([found[node] for node in ids], dtype=np.float64)
 
@@ -44,33 +42,40 @@ def read_positions(
 def position_faults(
     positions: Mapping[str, object], ids: Sequence[str], others: Collection[str]
 ) -> Iterator[TopologyError]:
-    """Positions of no node, and nodes that are not meant by one of those and have none."""
+    """Yield an error for each position of an unknown node, and one for nodes without a position.
+
+    A node whose misspelt id has a position is not reported as missing.
+    """
     known = {*ids, *others}
     missing = [node for node in ids if node not in positions]
     for node in positions:
         if node not in known:
             close = nearest(node, missing)
-            hint = meant(node, [close] if close else ids)
+            hint = did_you_mean(node, [close] if close else ids)
             yield TopologyError(("positions", node), f"belongs to no node{hint}")
             missing = [other for other in missing if other != close]
     if missing:
-        yield TopologyError(("positions",), _lacks(missing))
+        yield TopologyError(("positions",), _lacking_text(missing))
 
 
-def _lacks(missing: Sequence[str]) -> str:
-    return f"lacks {_some(missing)}: every node needs a position"
+def _lacking_text(missing: Sequence[str]) -> str:
+    return f"lacks {_list_some(missing)}: every node needs a position"
 
 
 def near(file: Path) -> str:
-    """Which file of the folder was meant, if *file* is none."""
+    """Return a suggestion from the files in the folder, if *file* does not exist."""
     try:
-        return "" if file.exists() else meant(file.name, [f.name for f in file.parent.iterdir()])
+        return (
+            ""
+            if file.exists()
+            else did_you_mean(file.name, [f.name for f in file.parent.iterdir()])
+        )
     except (OSError, ValueError):
         return ""
 
 
 def _read_positions(file: Path, known: Collection[str]) -> dict[str, tuple[float, float]]:
-    """The columns id, x and y of *file*; raises ConfigError with its line."""
+    """Read the columns id, x and y of *file*; raises ConfigError with file and line."""
     table = CsvTable(file)
     for column in ("id", "x", "y"):
         if column not in table.columns:
@@ -81,7 +86,7 @@ def _read_positions(file: Path, known: Collection[str]) -> dict[str, tuple[float
     for row, sample in zip(table.select({}), samples, strict=True):
         node = row.cells[table.columns.index("id")].strip()
         if node not in known:
-            text = f"{node[:_WORD]!r} is no node{meant(node, known)}"
+            text = f"{node[:_WORD]!r} is no node{did_you_mean(node, known)}"
             raise ConfigError(f"{file}:{row.line}: {text}")
         if node in found:
             raise ConfigError(f"{file}:{row.line}: gives {node!r} a second position")
@@ -89,15 +94,15 @@ def _read_positions(file: Path, known: Collection[str]) -> dict[str, tuple[float
     return found
 
 
-def _some(names: Sequence[str]) -> str:
-    """'a', 'b' and 7 others."""
+def _list_some(names: Sequence[str]) -> str:
+    """Return a list for a message, such as: 'a', 'b' and 7 others."""
     shown = ", ".join(map(repr, names[:MOST_SHOWN]))
     rest = len(names) - MOST_SHOWN
     return f"{shown} and {rest} other{'s' * (rest > 1)}" if rest > 0 else shown
 
 
 def pairs_of_names(edges: Sequence[tuple[str, str]], ids: Sequence[str]) -> list[Pair]:
-    """The places of the edges in the section."""
+    """Return the edges of the section as pairs of indices into *ids*."""
 
     def refusal(index: int, side: int | None, text: str) -> TopologyError:
         end = () if side is None else (side,)
@@ -107,7 +112,7 @@ def pairs_of_names(edges: Sequence[tuple[str, str]], ids: Sequence[str]) -> list
 
 
 def pairs_of_file(name: str, ids: Sequence[str], folder: Path) -> list[Pair]:
-    """The places of the edges in a file, which must link every node."""
+    """Return the edges in a file as pairs of indices into *ids*; the file must link every node."""
     try:
         listed = read_graph_file(folder / name)
     except ConfigError as error:
@@ -128,12 +133,14 @@ def pairs_of_file(name: str, ids: Sequence[str], folder: Path) -> list[Pair]:
     known = set(ids)
     for node, place in listed.nodes.items():
         if node not in known:
-            text = f"{node[:_WORD]!r} is no node of the fleet{meant(node, ids)}"
+            text = f"{node[:_WORD]!r} is no node of the fleet{did_you_mean(node, ids)}"
             raise TopologyError(("file",), f"leads to {listed.mark(place)}: {text}")
     linked = {end for pair in pairs for end in pair}
     missing = [node for end, node in enumerate(ids) if end not in linked]
     if missing:
-        text = f"is {name!r}, which has no edge of {_some(missing)}: every node needs a neighbour"
+        text = (
+            f"is {name!r}, which has no edge of {_list_some(missing)}: every node needs a neighbour"
+        )
         raise TopologyError(("file",), text)
     return pairs
 
@@ -144,13 +151,13 @@ def _checked_pairs(
     refusal: Callable[[int, int | None, str], TopologyError],
     name: Callable[[int], str],
 ) -> list[Pair]:
-    """The places of *edges*; raises *refusal* for what is no edge between two nodes."""
+    """Return *edges* as pairs of indices; raises *refusal* if one does not link two nodes."""
     place = {node: i for i, node in enumerate(ids)}
     first: dict[frozenset[str], int] = {}
     for index, edge in enumerate(edges):
         for side, node in enumerate(edge):
             if node not in place:
-                text = f"is {node[:_WORD]!r}, which is no node{meant(node, ids)}"
+                text = f"is {node[:_WORD]!r}, which is no node{did_you_mean(node, ids)}"
                 raise refusal(index, side, text)
         a, b = edge
         if a == b:

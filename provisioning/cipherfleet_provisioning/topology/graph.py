@@ -11,22 +11,22 @@ from functools import cached_property
 class Graph:
     """An undirected graph without self-loops.
 
-    ids keep the fleet's order; an edge names the earlier node first, and edges are sorted by it.
+    ids are in the fleet's order. An edge names the earlier node first, and edges are sorted.
     """
 
     ids: tuple[str, ...]
     edges: tuple[tuple[str, str], ...]
 
     def neighbours(self, node: str) -> tuple[str, ...]:
-        """The nodes that share an edge with *node*, in the fleet's order."""
+        """Return the nodes that share an edge with *node*, in the fleet's order."""
         return self._neighbours[node]
 
     def degree(self, node: str) -> int:
-        """How many neighbours *node* has."""
+        """Return the number of neighbours of *node*."""
         return len(self._neighbours[node])
 
     def distances(self, start: str) -> dict[str, int]:
-        """Hops from *start* to every node that can be reached from it, nearest first."""
+        """Return the number of hops from *start* to every node it can reach, nearest first."""
         hops = {start: 0}
         waiting = deque([start])
         while waiting:
@@ -38,7 +38,7 @@ class Graph:
         return hops
 
     def parts(self) -> list[list[str]]:
-        """The connected parts, the largest first; one if all hang together."""
+        """Return the connected components, the largest first; one if the graph is connected."""
         left = dict.fromkeys(self.ids)
         found = []
         while left:
@@ -49,12 +49,12 @@ class Graph:
 
     @property
     def mean_degree(self) -> float:
-        """Neighbours per node, on average."""
+        """The average number of neighbours per node."""
         return 2 * len(self.edges) / len(self.ids)
 
     @cached_property
     def diameter(self) -> int:
-        """Hops between the two nodes farthest apart; the graph must be connected."""
+        """The largest number of hops between two nodes; the graph must be connected."""
         return max(max(self.distances(node).values()) for node in self.ids)
 
     @cached_property

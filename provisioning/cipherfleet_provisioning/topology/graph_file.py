@@ -1,7 +1,7 @@
-"""Edges from a file that another program wrote: GraphML, or a list with two node ids a line.
+"""Read the edges from a file of another program: GraphML, or a list with two node ids per line.
 
-Read with the place of every edge, so that a complaint can name it; what an attacker might put into
-XML (document types, entities) is refused at its first sign.
+The reader keeps the line and column of every edge for error messages. It refuses document types and
+entities in XML, because an attacker could use them to exhaust memory or to read other files.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ GRAPHML_ENDINGS = (".graphml", ".xml")
 LIST_ENDINGS = (".txt", ".edges", ".edgelist")
 _NESTED = "is {}, must be a plain graph of <node> and <edge>"
 
-
-Place = tuple[int, int]  # line and column, from 1: a Mark for each of a million edges is too much
+# Line and column, from 1. A Mark for each of a million edges would take too much memory.
+Place = tuple[int, int]
 
 
 class FileEdge(NamedTuple):
-    """Two node ids and where each of them stands."""
+    """Two node ids, and the line and column of each."""
 
     ends: tuple[str, str]
     places: tuple[Place, Place]
 
 
 class GraphFile(NamedTuple):
-    """The edges of a file in its order, and the nodes that it declares (GraphML only)."""
+    """The edges of a file in their order, and the nodes that it declares (GraphML only)."""
 
     file: Path
     edges: list[FileEdge]
     nodes: Mapping[str, Place]
 
     def mark(self, place: Place) -> Mark:
-        """The place in words."""
+        """Return the place as file, line and column, for an error."""
         return Mark(str(self.file), *place)
 
 
 def read_graph_file(file: Path) -> GraphFile:
-    """Read *file* by its ending; raises ConfigError at file:line:column."""
+    """Read *file* in the format of its ending; raises ConfigError with file, line and column."""
     ending = file.suffix.lower()
     if ending in GRAPHML_ENDINGS:
-        found = _GraphmlReader(file).read(_bytes_of(file))
+        found = _GraphmlReader(file).read(_read_bytes(file))
     elif ending in LIST_ENDINGS:
-        found = GraphFile(file, _listed_edges(file, _text_of(file)), {})
+        found = GraphFile(file, _parse_edge_list(file, _read_text(file)), {})
     else:
         endings = ", ".join(LIST_ENDINGS)
         raise ConfigError(f"{file}: must end in .graphml (GraphML) or {endings} (a list of edges)")
@@ -62,10 +62,10 @@ def read_graph_file(file: Path) -> GraphFile:
 # -- bytes --------------------------------------------------------------------------------------
 
 
-def _bytes_of(file: Path) -> bytes:
-    """What *file* holds, at most MAX_FILE_BYTES."""
+def _read_bytes(file: Path) -> bytes:
+    """Read *file*, at most MAX_FILE_BYTES; raises ConfigError."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for its writer
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would block
             raise ConfigError(f"{file}: is not a regular file")
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -78,8 +78,8 @@ def _bytes_of(file: Path) -> bytes:
     return data
 
 
-def _text_of(file: Path) -> str:
-    data = _bytes_of(file)
+def _read_text(file: Path) -> str:
+    data = _read_bytes(file)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,8 +95,8 @@ def _check_count(edges: list[FileEdge], mark: Mark) -> None:
 # -- a list of edges ----------------------------------------------------------------------------
 
 
-def _listed_edges(file: Path, text: str) -> list[FileEdge]:
-    """Two ids a line, parted by blanks, a tab or a comma; # begins a comment."""
+def _parse_edge_list(file: Path, text: str) -> list[FileEdge]:
+    """Parse two ids per line, separated by blanks, a tab or a comma; # begins a comment."""
     edges: list[FileEdge] = []
     for number, line in enumerate(text.split("\n"), 1):
         words = list(re.finditer(r"[^\s,]+", line.partition("#")[0]))
@@ -106,7 +106,7 @@ def _listed_edges(file: Path, text: str) -> list[FileEdge]:
         if len(words) != 2:
             raise ConfigError(
                 f"{Mark(str(file), *places[0])}: has {len(words)} word{'s' * (len(words) > 1)}, "
-                "must be two node ids; weights and other data have no meaning here (networkx: "
+                "must be two node ids; remove weights and other data (networkx: "
                 "write_edgelist(..., data=False))"
             )
         _check_count(edges, Mark(str(file), *places[0]))
@@ -118,7 +118,7 @@ def _listed_edges(file: Path, text: str) -> list[FileEdge]:
 
 
 class _GraphmlReader:
-    """Takes <node> and <edge> as they come by; nothing else of the file is kept."""
+    """Collects <node> and <edge> while the file is parsed, and ignores all other elements."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -130,7 +130,7 @@ class _GraphmlReader:
         self._parser.StartElementHandler = self._element
 
     def read(self, data: bytes) -> GraphFile:
-        """All edges of *data*."""
+        """Parse *data* and return its edges and nodes; raises ConfigError."""
         try:
             self._parser.Parse(data, True)
         except expat.ExpatError as error:
@@ -148,7 +148,8 @@ class _GraphmlReader:
         return ConfigError(f"{Mark(str(self._file), *self._place())}: {text}")
 
     def _refuse_doctype(self, *_: object) -> None:
-        # Entities can be declared only here; a few of them expand to gigabytes or name other files.
+        # Only a document type can declare entities. A few entities can expand to gigabytes, or
+        # include other files.
         raise self._error("has a document type or entities, which GraphML never needs: remove them")
 
     def _element(self, name: str, attributes: dict[str, str]) -> None:
@@ -187,6 +188,6 @@ class _GraphmlReader:
     def _refuse_direction(self, directed: bool) -> None:
         if directed:
             raise self._error(
-                "is directed, must be undirected: neighbours ask each other (networkx: "
+                "is directed, must be undirected: neighbours query each other (networkx: "
                 "G.to_undirected())"
             )

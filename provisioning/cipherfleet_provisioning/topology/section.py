@@ -1,4 +1,4 @@
-"""The topology section of fleet.yaml: its type and the keys of each kind."""
+"""The topology section of fleet.yaml: its type, and the keys of each kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Count, Section
-from cipherfleet_node.settings.type_errors import dotted, meant
+from cipherfleet_node.settings.type_errors import did_you_mean, dotted
 
 KEYS_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "ring": (),
@@ -26,8 +26,7 @@ KEYS_OF_KIND: Mapping[str, tuple[str, ...]] = {
     "edges": ("edges",),
 }
 
-
-# Keys without which their kinds mean nothing.
+# Required keys of their kinds, each with an example.
 _EXAMPLES = {
     "degree": "degree: 4",
     "probability": "probability: 0.3",
@@ -36,20 +35,15 @@ _EXAMPLES = {
     "edges": "edges: [[a, b], [b, c]]",
 }
 
-
-COORDINATE = 1e9  # of a position, in any unit; the square of a distance must be finite
-
-
-Pair = tuple[int, int]
-
-
+COORDINATE = 1e9  # largest coordinate, in any unit; the square of a distance must be finite
+Pair = tuple[int, int]  # of indices 0 .. n-1
 Coordinate = Annotated[float, Meta(ge=-COORDINATE, le=COORDINATE)]
 
 
 class Topology(Section, frozen=True):
-    """The section as written; `build_graph` checks it and gives it a meaning.
+    """The topology section as written; `build_graph` checks it and builds the graph.
 
-    kind is one of KEYS_OF_KIND and may be left out where edges or a file are given.
+    kind is one of KEYS_OF_KIND; it may be left out where edges or a file are given.
     """
 
     kind: Annotated[str, Meta(extra_json_schema={"enum": [*KEYS_OF_KIND]})] | None = None
@@ -59,15 +53,15 @@ class Topology(Section, frozen=True):
     seed: Annotated[int, Meta(ge=0)] | None = None  # None: 0
     positions: dict[str, tuple[Coordinate, Coordinate]] | None = None  # of every node, by its id
     positions_file: str | None = None  # CSV with the columns id, x and y
-    file: str | None = None  # GraphML, or two ids a line
+    file: str | None = None  # GraphML, or two ids per line
     edges: list[tuple[str, str]] | None = None
 
 
 class TopologyError(ConfigError):
-    """A topology that no fleet can have.
+    """The topology is not valid for the fleet.
 
-    *path* leads from the topology section to the value at fault, so that the reader of a file can
-    say where it stands: `document.error(("topology", *error.path), error.message)`.
+    *path* leads from the topology section to the wrong value. With it the reader of the file can
+    report the position: `document.error(("topology", *error.path), error.message)`.
     """
 
     path: tuple[str | int, ...]
@@ -78,19 +72,19 @@ class TopologyError(ConfigError):
 
 
 def kind_of(topology: Topology) -> str | None:
-    """The kind, which edges and a file need not say."""
+    """Return the kind, which may be left out where edges or a file are given."""
     bare = next((key for key in ("edges", "file") if getattr(topology, key) is not None), None)
     return topology.kind or bare
 
 
 def key_faults(topology: Topology) -> Iterator[TopologyError]:
-    """Keys that the kind lacks or has no use for, and a kind that there is not."""
+    """Yield an error for an unknown kind, a missing key, and a key that the kind does not use."""
     kind = kind_of(topology)
     if kind is None:
         yield TopologyError(("kind",), f"is missing, must be {_one_of_kinds()}")
         return
     if kind not in KEYS_OF_KIND:
-        text = f"is {kind!r}, must be {_one_of_kinds()}{meant(kind, KEYS_OF_KIND)}"
+        text = f"is {kind!r}, must be {_one_of_kinds()}{did_you_mean(kind, KEYS_OF_KIND)}"
         yield TopologyError(("kind",), text)
         return
     for key in _KEYS:
@@ -111,11 +105,12 @@ def has_positions(topology: Topology) -> bool:
 
 
 def _company_faults(topology: Topology) -> Iterator[TopologyError]:
-    """Positions are given once, and leave nothing to chance."""
+    """Yield an error if positions are given twice, or together with a seed."""
     if topology.positions is not None and topology.positions_file is not None:
         yield TopologyError(("positions_file",), "is given beside positions; leave one of them out")
     if topology.seed is not None:
-        yield TopologyError(("seed",), "draws positions, which are given; leave seed out")
+        text = "is for random positions, and the positions are given; leave seed out"
+        yield TopologyError(("seed",), text)
 
 
 def _one_of_kinds() -> str:

@@ -1,1 +1,1 @@
-"""The operator's command line, and fleets on one machine."""
+"""The operator's tools: the command line, fleets on one machine, and cards for devices."""

@@ -1,7 +1,7 @@
-"""The program `cipherfleet`: one line where it is interrupted or a library is not installed.
+"""The program `cipherfleet`. It handles interrupts and missing libraries with one line each.
 
-The base installation is what a device carries: it has this program, but neither click nor rich.
-Signals are listened to before anything else is imported.
+A device has the base installation. That includes this program, but neither click nor rich. The
+signal handlers are installed before anything else is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EXIT_USAGE = 2
 
 
 def main() -> None:
-    """Run the command line. It imports most libraries late, so their absence may show late."""
+    """Run the command line. Commands import libraries late, so a missing one may show late."""
     listen()
     try:
         from cipherfleet_deploy.cli.main import main as run_command_line

@@ -1,4 +1,4 @@
-"""`cipherfleet doctor`: what this workstation lacks for fleets, and what is wrong with one."""
+"""`cipherfleet doctor`: checks of this workstation, of a fleet file, and of its broker."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from cipherfleet_broker import check_broker, start_broker
 from cipherfleet_broker.mosquitto import find_mosquitto, mosquitto_version
 from cipherfleet_broker.running import parse_address
 from cipherfleet_deploy.check.check import check_fleet
+from cipherfleet_deploy.local.results import plural
 from cipherfleet_node.doctor import broker as doctor_broker
 from cipherfleet_node.doctor import machine as doctor_machine
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_node.findings import Finding, failed, look
+from cipherfleet_node.findings import Finding, finding_from_error, run_check
 from cipherfleet_node.installation import install_command
 from cipherfleet_node.settings.node_yaml import is_loopback
 from cipherfleet_node.settings.sections import Broker
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.fleet.file import Brokers
 
+# Time limits of the checks, in seconds.
 CHECK_S = 15.0
-START_S = 30.0  # an embedded broker on a busy machine
-FLEET_S = 300.0  # the privacy check of 10,000 nodes
+START_S = 30.0  # to start an embedded broker on a busy machine
+FLEET_S = 300.0  # to check the privacy of 10,000 nodes
 DOCKER_S = 5
 FLEET = "fleet file"
 
 
 def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Finding]:
-    """Look at this machine, at the fleet of *file* and at the broker *broker* (HOST:PORT).
+    """Check this machine, the fleet in *file*, and the broker at *broker* (HOST:PORT).
 
-    Raises ConfigError for an address that is none.
+    Raises ConfigError if *broker* is not an address.
     """
     here, named = Path(), named_brokers(file, broker)
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
@@ -54,20 +56,25 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
         "docker": check_docker,
     }
     for subject, check in checks.items():
-        yield from look(subject, CHECK_S, check)
-    yield from look("embedded", START_S, _check_embedded)
+        yield from run_check(subject, CHECK_S, check)
+    yield from run_check("embedded", START_S, _check_embedded)
     if file is not None:
-        yield from look(FLEET, FLEET_S, lambda: _check_file(file))
-    whom: list[Broker | None] = [*named] or [None]
-    for each in whom:
-        # `run` starts its own: a file of `init` names the one that devices will use.
+        yield from run_check(FLEET, FLEET_S, lambda: _check_file(file))
+    brokers: list[Broker | None] = [*named] or [None]
+    for each in brokers:
+        # A file of `init` names the broker that devices will use. `run` starts its own broker, so
+        # the named one may be absent.
         may_be_absent = each is not None and broker is None and is_loopback(each.host)
-        check_it = partial(check_broker_of, each, now, may_be_absent=may_be_absent)
-        yield from look("broker", CHECK_S, check_it)
+        check = partial(check_broker_of, each, now, may_be_absent=may_be_absent)
+        yield from run_check("broker", CHECK_S, check)
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """0 nothing fails, 3 the fleet file is invalid, 4 only the broker is unreachable, else 1."""
+    """Return the exit code of the command.
+
+    0: no check fails. 3: the fleet file is invalid. 4: only the broker is unreachable. 1: any other
+    failure.
+    """
     subjects = {finding.subject for finding in findings if finding.level == "fail"}
     if not subjects:
         return 0
@@ -84,11 +91,11 @@ def _check_python() -> Iterator[Finding]:
     if platform.system() == "Linux":
         yield Finding("ok", "python", machine)
     else:
-        yield Finding("fail", "python", f"{machine}, where nothing is tested", "use Linux")
+        yield Finding("fail", "python", f"{machine}, an untested system", "use Linux")
 
 
 def check_packages(names: Iterable[str]) -> Iterator[Finding]:
-    """Whether the packages *names* are installed."""
+    """Check that the packages *names* are installed."""
     found, missing = [], []
     for name in names:
         try:
@@ -102,7 +109,7 @@ def check_packages(names: Iterable[str]) -> Iterator[Finding]:
 
 
 def wanted_packages() -> list[str]:
-    """The names in our own requirements: the base install and the operator's extra."""
+    """Return the names of the packages that the base installation and the operator extra need."""
     wanted = []
     for line in requires("cipherfleet") or ():
         name = re.match(r"[A-Za-z0-9._-]+", line)
@@ -112,13 +119,13 @@ def wanted_packages() -> list[str]:
 
 
 def _check_embedded() -> Iterator[Finding]:
-    """The embedded broker, by starting it: a program for another processor would be found, too."""
+    """Start the embedded broker. This also finds a program that is for another processor."""
     try:
         with start_broker("embedded") as broker:
             text = f"{broker.name} {broker.version} starts and carries a message"
             yield Finding("ok", "embedded", text)
     except CipherfleetError as error:
-        yield failed("embedded", error, install_command())
+        yield finding_from_error("embedded", error, install_command())
 
 
 def _check_mosquitto() -> Iterator[Finding]:
@@ -126,28 +133,32 @@ def _check_mosquitto() -> Iterator[Finding]:
         binary = find_mosquitto()
         number = ".".join(map(str, mosquitto_version(binary)))
     except ConfigError as error:
-        text = f"{str(error).partition(': ')[0]}; only `--broker mosquitto` needs it"
+        text = f"{str(error).partition(': ')[0]}; `--broker mosquitto` needs it, nothing else does"
         yield Finding("skip", "mosquitto", text, "apt install mosquitto")
     else:
         yield Finding("ok", "mosquitto", f"{number}, {binary}")
 
 
 def check_docker() -> Iterator[Finding]:
-    """Whether the engine that the environment names is there."""
+    """Check that the container engine that the environment names answers."""
     try:
         import docker
     except ImportError:
-        yield Finding("skip", "docker", "no package docker", install_command())
+        text = "the package docker is not installed; only fleets in containers need it"
+        yield Finding("skip", "docker", text, install_command())
         return
     client = None
     try:
         client = docker.from_env(timeout=DOCKER_S)
-        told = client.version()
-    except Exception as error:  # docker and requests have a family each
-        text = f"no engine is reached ({type(error).__name__}); only fleets in containers need it"
-        yield Finding("warn", "docker", text, "start it, or join the group docker; see DOCKER_HOST")
+        result = client.version()
+    except Exception as error:  # docker and requests have unrelated exception classes
+        text = f"no engine answers ({type(error).__name__}); only fleets in containers need it"
+        remedy = (
+            "start the engine (systemctl start docker), join the group docker, or set DOCKER_HOST"
+        )
+        yield Finding("warn", "docker", text, remedy)
     else:
-        yield Finding("ok", "docker", f"engine {told['Version']}, API {told['ApiVersion']}")
+        yield Finding("ok", "docker", f"engine {result['Version']}, API {result['ApiVersion']}")
     finally:
         if client is not None:
             client.close()
@@ -157,31 +168,32 @@ def check_docker() -> Iterator[Finding]:
 
 
 def _check_file(file: Path) -> Iterator[Finding]:
-    """What `check` says of *file*, its failures one by one."""
+    """Run `check` on *file*. Yield one finding for each failure, and one for all warnings."""
     try:
-        told = check_fleet(file)
+        result = check_fleet(file)
     except ConfigError as error:
-        yield failed(FLEET, error, "correct it there")
+        yield finding_from_error(FLEET, error, "correct the file at this place")
         return
-    levels = Counter(finding["level"] for finding in told["findings"])
-    text = f"{told['fleet']}: {told['nodes']} nodes, {told['edges']} edges"
-    yield Finding("ok", FLEET, f"{text}, {told['exchange']} exchange")
-    for finding in told["findings"]:
+    levels = Counter(finding["level"] for finding in result["findings"])
+    text = f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges"
+    yield Finding("ok", FLEET, f"{text}, {result['exchange']} exchange")
+    for finding in result["findings"]:
         if finding["level"] == "fail":
-            yield Finding("fail", "check", finding["text"], finding["mend"])
+            yield Finding("fail", "check", finding["text"], finding["remedy"])
     if levels["warn"]:
         yield Finding(
             "warn",
             "check",
-            f"{levels['warn']} warnings",
-            f"cipherfleet check {shlex.quote(str(file))}",
+            plural(levels["warn"], "warning"),
+            f"see: cipherfleet check {shlex.quote(str(file))}",
         )
 
 
 def named_brokers(file: Path | None, address: str | None) -> list[Broker]:
-    """The broker at *address*, else all that *file* names; *file* also says whether in TLS.
+    """Return the broker at *address*, or if it is None, all brokers that *file* names.
 
-    Raises ConfigError for an address that is none.
+    In both cases *file* says whether TLS is used. Raises ConfigError if *address* is not an
+    address.
     """
     section = _broker_section(file) if file is not None else {}
     if address is not None:
@@ -193,7 +205,7 @@ def named_brokers(file: Path | None, address: str | None) -> list[Broker]:
         brokers = msgspec.convert(section, Brokers)
         return [brokers.at(place) for place in range(len(brokers.hosts))]
     except msgspec.ValidationError:
-        return []  # the fleet file's own finding says so
+        return []  # the check of the fleet file reports it
 
 
 def _broker_section(file: Path) -> dict[str, Any]:
@@ -207,12 +219,12 @@ def _broker_section(file: Path) -> dict[str, Any]:
 def check_broker_of(
     broker: Broker | None, now: datetime, *, may_be_absent: bool = False
 ) -> Iterator[Finding]:
-    """Whether *broker* is there; a message through it where it needs no certificate.
+    """Check that *broker* answers, and send a message through it if it needs no certificate.
 
-    *may_be_absent*: that nothing answers at its address is no fault.
+    With *may_be_absent*, a broker that does not answer is not a failure.
     """
     if broker is None:
-        yield Finding("skip", "broker", "none is named: `run` starts its own")
+        yield Finding("skip", "broker", "no broker is named; `run` starts its own")
         return
     for finding in doctor_broker.check_port(broker):
         if finding.level == "fail" and may_be_absent:
@@ -225,13 +237,14 @@ def check_broker_of(
     if broker.tls:
         context = doctor_broker.trust_only(None)
         yield from doctor_broker.check_tls(broker, context, now, certified=False)
-        text = "CONNECT needs a certificate: try `cipherfleet-node doctor` on a node's folder"
-        yield Finding("skip", "mqtt", text)
+        text = "not tested: CONNECT needs a certificate"
+        remedy = "run `cipherfleet-node doctor` on a node's folder"
+        yield Finding("skip", "mqtt", text, remedy)
         return
     try:
         check_broker(broker.host, broker.port)
     except BrokerUnreachable as error:
-        mend = "if it wants TLS, name the FILE of a fleet with broker: {tls: true}"
-        yield Finding("fail", "broker", str(error), mend)
+        remedy = "if the broker requires TLS, give the FILE of a fleet with broker: {tls: true}"
+        yield Finding("fail", "broker", str(error), remedy)
     else:
-        yield Finding("ok", "mqtt", "a message of QoS 1 came back")
+        yield Finding("ok", "mqtt", "a message with QoS 1 came back")

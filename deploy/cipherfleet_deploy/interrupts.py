@@ -1,11 +1,14 @@
-"""Ctrl-C (SIGINT) and SIGTERM: a command ends once, in order, and says so in one line.
+"""Handlers of Ctrl-C (SIGINT) and SIGTERM: a command cleans up once and prints one line.
 
-Both raise Interrupted, a KeyboardInterrupt, wherever the main thread is. While that is handled,
-which is clean-up and takes seconds, further ones change nothing. Two things may lose it. In a
-destructor or callback, whose exceptions Python prints and drops, it is raised again a moment later.
-A C module that fails in its import with an error of its own is recognised by `is_interrupted`.
+Both signals raise Interrupted, a KeyboardInterrupt, in the main thread. While the exception is
+handled, further signals change nothing: handling is clean-up, and it takes seconds.
 
-Only what the interpreter has loaded anyway is imported here: this module comes first.
+The exception can be lost in two places. In a destructor or a callback, Python prints the exception
+and drops it; `_raise_later` raises it again a moment later. A C module that is interrupted during
+its import may fail with an error of its own; `is_interrupted` recognises this case.
+
+This module is the first import of the program. It imports only modules that the interpreter has
+already loaded.
 """
 
 from __future__ import annotations
@@ -22,28 +25,29 @@ _interrupted = False
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM.
+    """Ctrl-C or SIGTERM arrived.
 
-    A class of its own: once KeyboardInterrupt itself has left an `exec`, as of a dataclass that is
-    imported, `python -m` ends by SIGINT and not with our exit code, whether it was handled or not.
+    It is a subclass for one reason. If KeyboardInterrupt itself leaves an `exec`, such as that of a
+    dataclass during an import, then `python -m` ends by SIGINT instead of with our exit code, even
+    if the exception was handled.
     """
 
 
 def listen() -> None:
-    """From now on both signals raise Interrupted in the main thread."""
+    """Let both signals raise Interrupted in the main thread from now on."""
     for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, _interrupt)
     sys.unraisablehook = _raise_later
 
 
 def ignore() -> None:
-    """From now on both signals change nothing: the command has ended, the interpreter ends."""
+    """Let both signals change nothing from now on: the command has ended and Python exits."""
     for number in (*SIGNALS, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def is_interrupted() -> bool:
-    """Whether one of them has come."""
+    """Return True if one of the signals has arrived."""
     return _interrupted
 
 
@@ -55,7 +59,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _is_handled(error: BaseException | None) -> bool:
-    """Whether *error* is an interrupt, or was raised while one was handled."""
+    """Return True if *error* is an interrupt, or was raised while one was handled."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

@@ -1,6 +1,7 @@
-"""What a command is doing, for people who wait: a bar on a terminal, else a line now and then.
+"""Progress of a command: a bar on a terminal, and a line every EVERY_S seconds elsewhere.
 
-All of it goes to the console that is given, which is standard error: never to the result.
+Progress goes to the console that the caller gives, which is standard error. Results go to standard
+output.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ EVERY_S = 10.0
 
 
 def print_line(console: Console, text: str) -> None:
-    """*text* as it stands, on one line however long it is."""
+    """Print *text* unchanged on one line, however long it is."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Lines:
-    """Lines where there is no terminal: one for each phase, and one of its progress now and then.
+    """Progress lines for a console that is not a terminal.
 
-    Where there is a terminal nothing is printed: bars are for that.
+    Prints one line for each phase, and one line about its progress every *every_s* seconds. On a
+    terminal it prints nothing: bars show the progress there.
     """
 
     def __init__(
@@ -36,20 +38,20 @@ class Lines:
         self._next = 0.0
 
     def begin(self, text: str) -> None:
-        """A phase begins."""
+        """Print the first line of a phase."""
         if not self._console.is_terminal:
             print_line(self._console, text)
             self._next = self._clock() + self._every_s
 
-    def go_on(self, text: Callable[[], str]) -> None:
-        """Print *text*, if nothing was printed for *every_s*."""
+    def update(self, text: Callable[[], str]) -> None:
+        """Print *text* if the last line is at least *every_s* seconds old."""
         if not self._console.is_terminal and self._clock() >= self._next:
             self.begin(text())
 
 
 @contextmanager
 def counting(what: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
-    """A bar of *total* things, or lines; what is yielded is called as each is done."""
+    """Show a bar of *total* steps, or lines. Yields a function to call after each step."""
     lines, done = Lines(console), 0
     lines.begin(f"{what}: 0 of {total}")
     with Progress(
@@ -62,6 +64,6 @@ def counting(what: str, total: int, console: Console) -> Iterator[Callable[[], N
             nonlocal done
             done += 1
             progress.advance(task)
-            lines.go_on(lambda: f"{what}: {done} of {total}")
+            lines.update(lambda: f"{what}: {done} of {total}")
 
         yield advance

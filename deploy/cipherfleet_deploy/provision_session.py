@@ -1,11 +1,11 @@
-"""`cipherfleet provision`: sets made, devices enrolled, and running fleets changed."""
+"""`cipherfleet provision`: make a provisioned set, enrol devices, and change a running fleet."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.console import Console
 from cipherfleet_broker.running import parse_address
 from cipherfleet_node.core.messages import Membership
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_provisioning.claims import Examined, examine
+from cipherfleet_provisioning.claims import ReviewedClaim, examine
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Ledger, Maker, read_ledger
 from cipherfleet_provisioning.memberships import (
@@ -41,40 +41,44 @@ from cipherfleet_provisioning.operations import (
     update_set,
 )
 from cipherfleet_provisioning.operator_session import OperatorLink, operator_context
-from cipherfleet_provisioning.sets import NODES, Draft, current, drafted, locked
+from cipherfleet_provisioning.sets import NODES, StagedSet, current, locked, staged_set
 
 from .progress import counting, print_line
 
-QUIET_S = 1.0  # claims come retained, all at once: after this they have all come
+# Claims are retained messages: the broker sends all of them at once. None follows after this time.
+QUIET_S = 1.0
 RELOAD = (
-    "the broker's rules have changed: copy {place}/broker to {whom} and reload it "
+    "the broker's rules have changed: copy {place}/broker to {target} and reload it "
     "(systemctl reload mosquitto, or nats-server --signal reload)"
 )
 
-Told = dict[str, Any]  # what --json prints
+Result = dict[str, Any]  # the object that `--json` prints
 
 
 @dataclass(frozen=True)
 class Reach:
-    """How the broker is reached, and how much time its users get."""
+    """The address of the broker, and the times to wait for nodes."""
 
-    broker: str | None = None  # HOST:PORT; None: as in the set
-    margin_s: float = 10.0  # before new neighbours hold
-    timeout_s: float = 10.0  # waiting for claims
-    hear_s: float = HEALTH_EVERY_S + 1.5  # waiting for running nodes to say where they are
+    broker: str | None = None  # HOST:PORT; None: the address in the set
+    margin_s: float = 10.0  # time before new neighbours take effect
+    timeout_s: float = 10.0  # time to wait for claims
+    health_s: float = HEALTH_EVERY_S + 1.5  # time to wait for health messages of running nodes
 
 
 # -- bundle -------------------------------------------------------------------------------------
 
 
-def bundle(file: Path, home: Path, maker: Maker, console: Console) -> Told:
-    """Make the set of the fleet in *file*, or complete one that exists; raises CipherfleetError."""
+def bundle(file: Path, home: Path, maker: Maker, console: Console) -> Result:
+    """Make the set of the fleet in *file*, or complete an existing one.
+
+    Raises CipherfleetError.
+    """
     fleet = load_fleet(file)
     began = time.monotonic()
-    with locked(home, make=True), drafted(home) as draft:
+    with locked(home, make=True), staged_set(home) as staged:
         with _progress(maker, len(fleet.members), console) as advance:
-            ledger = make_set(draft, fleet, maker, advance, datetime.now(UTC))
-        changed = draft.commit()
+            ledger = make_set(staged, fleet, maker, advance, datetime.now(UTC))
+        changed = staged.commit()
     return {
         **_summary(home, ledger),
         "changed": changed,
@@ -89,7 +93,7 @@ def _progress(maker: Maker, total: int, console: Console) -> Iterator[Callable[[
         yield lambda _name: advance()
 
 
-def _summary(home: Path, ledger: Ledger) -> Told:
+def _summary(home: Path, ledger: Ledger) -> Result:
     return {
         "fleet": ledger.fleet,
         "set": str(home / "current"),
@@ -107,58 +111,58 @@ def _summary(home: Path, ledger: Ledger) -> Told:
 
 @dataclass(frozen=True)
 class Consent:
-    """Which of the acceptable claims are believed."""
+    """The operator's rule for approving claims that are valid."""
 
-    auto: bool = False
-    approved: Collection[str] = ()
-    ask: Callable[[Examined], bool] | None = None  # on a terminal
+    auto: bool = False  # approve all
+    approved: Collection[str] = ()  # node ids
+    ask: Callable[[ReviewedClaim], bool] | None = None  # asks on a terminal; None: no terminal
 
-    def to(self, examined: Examined) -> bool:
-        """Whether this one is."""
-        if self.auto or examined.node in self.approved:
+    def approves(self, claim: ReviewedClaim) -> bool:
+        """Return True if the operator approves *claim*; may ask on the terminal."""
+        if self.auto or claim.node in self.approved:
             return True
-        return self.ask is not None and self.ask(examined)
+        return self.ask is not None and self.ask(claim)
 
 
-def enroll(home: Path, consent: Consent, reach: Reach) -> Told:
-    """Believe claims, tell all whose neighbourhoods are complete; what is still awaited.
+def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
+    """Accept claims, and send a membership to each node whose neighbours have all enrolled.
 
-    It ends when nobody is pending, or after the time given. Raises CipherfleetError.
+    Ends when no node is pending, or after the timeout of *reach*. Raises CipherfleetError.
     """
     with locked(home):
-        ledger = read_ledger(_place(home))
+        ledger = read_ledger(_current_set(home))
         _check_names(ledger, consent.approved)
         with _link(home, ledger, reach) as link:
-            seen: dict[str, Examined] = {}
+            seen: dict[str, ReviewedClaim] = {}
             declined: set[tuple[str, str]] = set()
             enrolled: list[str] = []
             ends = time.monotonic() + reach.timeout_s
             while True:
                 link.listen(QUIET_S, max(QUIET_S, ends - time.monotonic()))
-                seen = _examined(home, ledger, link)
+                seen = _review_claims(home, ledger, link)
                 chosen = []
                 for each in seen.values():
-                    mark = (each.node, each.fingerprint)
-                    if each.acceptable and mark not in declined:
-                        if consent.to(each):
+                    key = (each.node, each.fingerprint)
+                    if each.acceptable and key not in declined:
+                        if consent.approves(each):
                             chosen.append(each)
                         else:
-                            declined.add(mark)
+                            declined.add(key)
                 if chosen:
-                    ledger = _enter(home, ledger, chosen, link, reach)
+                    ledger = _accept_claims(home, ledger, chosen, link, reach)
                     enrolled += [each.node for each in chosen]
                 if not ledger.named("pending") or time.monotonic() >= ends:
                     break
-            ledger, told = _tell_due(home, ledger, link, reach, None)
+            ledger, updates = _stage_updates(home, ledger, link, reach, None)
             _publish(home, ledger, link)
-    refused = {name: each.trouble for name, each in seen.items() if each.trouble}
+    refused = {name: each.problem for name, each in seen.items() if each.problem}
     return {
         **_summary(home, ledger),
         "claims": [
             {
-                **{
-                    k: v for k, v in asdict(each).items() if k in ("node", "fingerprint", "trouble")
-                },
+                "node": each.node,
+                "fingerprint": each.fingerprint,
+                "trouble": each.problem,
                 "enrolled": ledger.members[each.node].fingerprint == each.fingerprint != ""
                 if each.node in ledger.members
                 else False,
@@ -169,27 +173,27 @@ def enroll(home: Path, consent: Consent, reach: Reach) -> Told:
         "refused": refused,
         "not_seen": sorted(set(consent.approved) - seen.keys()),
         "awaited": awaited(ledger),
-        **told,
+        **updates,
     }
 
 
-def _examined(home: Path, ledger: Ledger, link: OperatorLink) -> dict[str, Examined]:
-    place = _place(home)
-    found = {}
+def _review_claims(home: Path, ledger: Ledger, link: OperatorLink) -> dict[str, ReviewedClaim]:
+    place = _current_set(home)
+    reviewed = {}
     for topic, payload in sorted(link.claims.copy().items()):
         node = topic.rsplit("/", 1)[-1]
         token = read_token(place, node) if node in ledger.members else None
-        found[node] = examine(ledger, token, topic, payload)
-    return found
+        reviewed[node] = examine(ledger, token, topic, payload)
+    return reviewed
 
 
-def _enter(
-    home: Path, ledger: Ledger, chosen: list[Examined], link: OperatorLink, reach: Reach
+def _accept_claims(
+    home: Path, ledger: Ledger, chosen: list[ReviewedClaim], link: OperatorLink, reach: Reach
 ) -> Ledger:
-    with drafted(home) as draft:
-        ledger = accept(draft, ledger, chosen, datetime.now(UTC))
-        draft.commit()
-    ledger, _ = _tell_due(home, ledger, link, reach, None)
+    with staged_set(home) as staged:
+        ledger = accept(staged, ledger, chosen, datetime.now(UTC))
+        staged.commit()
+    ledger, _ = _stage_updates(home, ledger, link, reach, None)
     _publish(home, ledger, link)
     return ledger
 
@@ -204,51 +208,54 @@ def update(
     from_round: int | None,
     reach: Reach,
     console: Console,
-) -> Told:
-    """Let the fleet be that of *file* from a round on; raises CipherfleetError."""
+) -> Result:
+    """Change the running fleet to that of *file*; the change takes effect at one round.
+
+    Raises CipherfleetError.
+    """
     fleet = load_fleet(file)
     with locked(home):
-        before = read_ledger(_place(home))
+        before = read_ledger(_current_set(home))
         with _link(home, before, reach) as link:
-            with drafted(home) as draft:
+            with staged_set(home) as staged:
                 count = sum(m.id not in before.members for m in fleet.members)
                 with _progress(maker, count, console) as advance:
-                    ledger = update_set(draft, fleet, maker, advance, datetime.now(UTC))
-                ledger, told = _told(draft, ledger, link, reach, from_round)
-                changed = draft.commit()
-            gone = [name for name in before.present if name not in ledger.members]
-            _publish(home, ledger, link, gone)
+                    ledger = update_set(staged, fleet, maker, advance, datetime.now(UTC))
+                ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
+                changed = staged.commit()
+            removed = [name for name in before.present if name not in ledger.members]
+            _publish(home, ledger, link, removed)
     return {
         **_summary(home, ledger),
         "changed": changed,
         "added": [name for name in ledger.present if name not in before.members],
-        "removed": gone,
+        "removed": removed,
         "former_edges": len(ledger.former),
         "awaited": awaited(ledger),
-        **told,
-        **_reload(home, before, ledger),
+        **updates,
+        **_reload_hint(home, before, ledger),
     }
 
 
-def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reach) -> Told:
-    """New keys, or a new certificate, for *name*; raises CipherfleetError."""
+def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reach) -> Result:
+    """Give the node *name* new keys, or a new certificate. Raises CipherfleetError."""
     with locked(home):
-        ledger = read_ledger(_place(home))
+        ledger = read_ledger(_current_set(home))
         if ledger.entry(name).status != "enrolled":
             raise ConfigError(f"{name!r} is {ledger.entry(name).status}, not enrolled")
         with _link(home, ledger, reach) as link:
             if what == "certificate":
-                with drafted(home) as draft:
-                    ledger = recertify(draft, ledger, name, datetime.now(UTC))
-                    ledger, told = _told(draft, ledger, link, reach, from_round or 0)
-                    draft.commit()
+                with staged_set(home) as staged:
+                    ledger = recertify(staged, ledger, name, datetime.now(UTC))
+                    ledger, updates = _sign_updates(staged, ledger, link, reach, from_round or 0)
+                    staged.commit()
             else:
-                ledger = _ask_for_keys(home, ledger, name, link)
-                claim = _await_claim(home, ledger, name, link, reach)
-                with drafted(home) as draft:
-                    ledger = accept(draft, ledger, [claim], datetime.now(UTC))
-                    ledger, told = _told(draft, ledger, link, reach, from_round)
-                    draft.commit()
+                ledger = _request_new_keys(home, ledger, name, link)
+                claim = _wait_for_claim(home, ledger, name, link, reach)
+                with staged_set(home) as staged:
+                    ledger = accept(staged, ledger, [claim], datetime.now(UTC))
+                    ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
+                    staged.commit()
             _publish(home, ledger, link)
     entry = ledger.members[name]
     return {
@@ -256,75 +263,74 @@ def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reac
         "node": name,
         "fingerprint": entry.fingerprint,
         "awaited": awaited(ledger),
-        **told,
+        **updates,
     }
 
 
-def _ask_for_keys(home: Path, ledger: Ledger, name: str, link: OperatorLink) -> Ledger:
-    if open_ends := awaited(ledger):
-        raise ConfigError(
-            f"{open_ends[0]!r} has not been told its neighbours yet: enrol all nodes first"
-        )
-    with drafted(home) as draft:
-        ledger = ask_for_keys(draft, ledger, name)
-        draft.commit()
+def _request_new_keys(home: Path, ledger: Ledger, name: str, link: OperatorLink) -> Ledger:
+    if waiting := awaited(ledger):
+        raise ConfigError(f"{waiting[0]!r} does not have its neighbours yet; enrol all nodes first")
+    with staged_set(home) as staged:
+        ledger = ask_for_keys(staged, ledger, name)
+        staged.commit()
     _publish(home, ledger, link)
     return ledger
 
 
-def _await_claim(
+def _wait_for_claim(
     home: Path, ledger: Ledger, name: str, link: OperatorLink, reach: Reach
-) -> Examined:
-    ends, found = time.monotonic() + reach.timeout_s, None
+) -> ReviewedClaim:
+    ends, claim = time.monotonic() + reach.timeout_s, None
     while time.monotonic() < ends:
         link.listen(0.2, 0.2)
-        found = _examined(home, ledger, link).get(name)
-        if found is not None and found.acceptable:
-            return found
-    why = f": the claim it makes is {found.trouble}" if found and found.trouble else ""
+        claim = _review_claims(home, ledger, link).get(name)
+        if claim is not None and claim.acceptable:
+            return claim
+    why = f" (its present claim: {claim.problem})" if claim and claim.problem else ""
     raise CipherfleetError(
-        f"{name!r} has claimed no new keys within {reach.timeout_s:g} s{why}; it makes them "
-        "when it runs and hears of it: look at its log, and run this command again"
+        f"{name!r} has not claimed new keys within {reach.timeout_s:g} s{why}; a running node "
+        "makes them when it receives the request: check its log, and run this command again"
     )
 
 
-def revoke_node(home: Path, name: str, reach: Reach) -> Told:
-    """Take *name* out of the fleet at once; raises CipherfleetError.
+def revoke_node(home: Path, name: str, reach: Reach) -> Result:
+    """Remove the node *name* from the fleet at once. Raises CipherfleetError.
 
-    The set is changed before the broker is reached: rules without *name* can be installed.
+    The set is changed first, then the broker is contacted. Rules without the node can thus be
+    installed even if the broker cannot be reached.
     """
     with locked(home):
-        before = read_ledger(_place(home))
+        before = read_ledger(_current_set(home))
         if before.entry(name).status == "revoked":
             ledger, changed = before, False
         else:
-            with drafted(home) as draft:
-                ledger = revoke(draft, before, name)
-                changed = draft.commit()
+            with staged_set(home) as staged:
+                ledger = revoke(staged, before, name)
+                changed = staged.commit()
         try:
             with _link(home, ledger, reach) as link:
                 _publish(home, ledger, link)
         except BrokerUnreachable as error:
             raise BrokerUnreachable(
-                f"{name!r} is revoked in the set, but nobody has been told: {error} Install "
-                f"{home}/current/broker, and run this command again"
+                f"{name!r} is revoked in the set, but its neighbours were not informed: {error} "
+                f"Install {home}/current/broker on the broker, and run this command again"
             ) from None
     return {
         **_summary(home, ledger),
         "changed": changed,
         "node": name,
-        "told": [n for n, e in ledger.members.items() if e.version > before.version],
+        "notified": [n for n, e in ledger.members.items() if e.version > before.version],
         "from_round": 0,
-        **_reload(home, before, ledger),
+        **_reload_hint(home, before, ledger),
     }
 
 
-# -- what they share ----------------------------------------------------------------------------
+# -- shared by the commands ---------------------------------------------------------------------
 
 
-def _place(home: Path) -> Path:
+def _current_set(home: Path) -> Path:
     place = current(home)
-    assert place is not None  # the lock has looked
+    assert place is not None  # the lock has checked it
     return place
 
 
@@ -337,90 +343,105 @@ def _link(home: Path, ledger: Ledger, reach: Reach) -> OperatorLink:
     host, port = ledger.broker.host, ledger.broker.port
     if reach.broker is not None:
         host, port = parse_address(reach.broker)
-    context = operator_context(_place(home) / OPERATOR_FOLDER) if ledger.broker.tls else None
+    context = operator_context(_current_set(home) / OPERATOR_FOLDER) if ledger.broker.tls else None
     return OperatorLink(ledger.fleet, host, port, context)
 
 
-def _tell_due(
+def _stage_updates(
     home: Path, ledger: Ledger, link: OperatorLink, reach: Reach, from_round: int | None
-) -> tuple[Ledger, Told]:
-    with drafted(home) as draft:
-        ledger, told = _told(draft, ledger, link, reach, from_round)
-        draft.commit()
-    return ledger, told
+) -> tuple[Ledger, Result]:
+    with staged_set(home) as staged:
+        ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
+        staged.commit()
+    return ledger, updates
 
 
-def _told(
-    draft: Draft, ledger: Ledger, link: OperatorLink, reach: Reach, from_round: int | None
-) -> tuple[Ledger, Told]:
-    """Sign what is due; from which round on, and how that was found."""
+def _sign_updates(
+    staged: StagedSet, ledger: Ledger, link: OperatorLink, reach: Reach, from_round: int | None
+) -> tuple[Ledger, Result]:
+    """Sign the pending memberships.
+
+    The result says which nodes they are for, the round at which they take effect, and the pace of
+    the fleet from which that round was computed.
+    """
     contents: Mapping[str, Membership] = due(ledger)
     pace = None
     if from_round is None and needs_round(ledger, contents):
         running = [name for name, entry in ledger.members.items() if entry.holds]
-        pace = pace_of(link.hear(running, reach.hear_s), ledger.period_s)
+        pace = pace_of(link.hear(running, reach.health_s), ledger.period_s)
     start = safe_round(pace, reach.margin_s) if from_round is None else from_round
-    ledger = tell(draft, ledger, contents, start)
+    ledger = tell(staged, ledger, contents, start)
     return ledger, {
-        "told": sorted(contents),
+        "notified": sorted(contents),
         "from_round": start if contents else None,
-        "pace": _shown(pace, reach.margin_s),
+        "pace": _pace_result(pace, reach.margin_s),
     }
 
 
-def _shown(pace: Pace | None, margin_s: float) -> Told | None:
+def _pace_result(pace: Pace | None, margin_s: float) -> Result | None:
     if pace is None:
         return None
     return {**msgspec.to_builtins(pace), "margin_s": margin_s}
 
 
-def _publish(home: Path, ledger: Ledger, link: OperatorLink, gone: Collection[str] = ()) -> None:
-    """All that is said, again too: nodes take each word once; nothing more to who is out."""
-    place = _place(home) / SAID
-    said = {name: (place / name).read_bytes() for name in ledger.present if (place / name).exists()}
-    link.publish({**said, **dict.fromkeys([*ledger.named("revoked"), *gone], b"")})
+def _publish(home: Path, ledger: Ledger, link: OperatorLink, removed: Collection[str] = ()) -> None:
+    """Publish the signed memberships of all present nodes; clear those of all other nodes.
+
+    Memberships published before are published again: nodes apply each one once.
+    """
+    place = _current_set(home) / SAID
+    signed = {
+        name: (place / name).read_bytes() for name in ledger.present if (place / name).exists()
+    }
+    link.publish({**signed, **dict.fromkeys([*ledger.named("revoked"), *removed], b"")})
 
 
-def _reload(home: Path, before: Ledger, after: Ledger) -> Told:
+def _reload_hint(home: Path, before: Ledger, after: Ledger) -> Result:
     changed = before.broker.tls and before.linked != after.linked
-    whom = "its broker, HOST/ to each of the cluster," if after.cluster else "the broker"
-    return {"reload": RELOAD.format(place=home / "current", whom=whom) if changed else None}
+    target = "the broker"
+    if after.cluster:
+        target = "the cluster (to each broker the folder with its host name)"
+    return {"reload": RELOAD.format(place=home / "current", target=target) if changed else None}
 
 
-def show(told: Told, console: Console) -> None:
-    """What people read."""
+def show(result: Result, console: Console) -> None:
+    """Print *result*, of any of the commands, line by line."""
 
     def say(text: str) -> None:
         print_line(console, text)
 
-    for claim in told.get("claims", ()):
+    for claim in result.get("claims", ()):
         state = claim["trouble"] or ("enrolled" if claim["enrolled"] else "waits for approval")
         say(f"{claim['node']}  {claim['fingerprint'] or '-'}  {state}")
     for word in ("added", "removed", "newly_enrolled", "not_seen"):
-        if told.get(word):
-            say(f"{word.replace('_', ' ')}: {', '.join(told[word])}")
-    if told.get("told"):
-        say(f"told: {', '.join(told['told'])}; holds from round {told['from_round']}")
-    if pace := told.get("pace"):
+        if result.get(word):
+            say(f"{word.replace('_', ' ')}: {', '.join(result[word])}")
+    if result.get("notified"):
         say(
-            f"(highest round heard: {pace['highest']}, of {pace['node']!r}; {pace['round_s']:.3g} "
-            f"s a round, {pace['margin_s']:g} s of margin)"
+            f"new neighbours sent to: {', '.join(result['notified'])}; they take effect at round "
+            f"{result['from_round']}"
+        )
+    if pace := result.get("pace"):
+        say(
+            f"(highest reported round: {pace['highest']}, by {pace['node']!r}; "
+            f"{pace['round_s']:.3g} s per round, {pace['margin_s']:g} s of margin)"
         )
         if pace["ignored"]:
-            say(f"ignored, since too far ahead: {', '.join(pace['ignored'])}")
-    if told.get("awaited"):
-        say(f"not told yet, since neighbours are awaited: {', '.join(told['awaited'])}")
+            say(f"ignored, because too far ahead: {', '.join(pace['ignored'])}")
+    if result.get("awaited"):
+        say(f"not sent yet, because neighbours have not enrolled: {', '.join(result['awaited'])}")
     say(
-        f"{told['fleet']}: {told['nodes']} nodes, {len(told['enrolled'])} enrolled, "
-        f"{len(told['pending'])} pending, {len(told['revoked'])} revoked, version {told['version']}"
+        f"{result['fleet']}: {result['nodes']} nodes, {len(result['enrolled'])} enrolled, "
+        f"{len(result['pending'])} pending, {len(result['revoked'])} revoked, version "
+        f"{result['version']}"
     )
-    if "changed" in told and not told["changed"]:
+    if "changed" in result and not result["changed"]:
         say("nothing has changed")
-    if told.get("reload"):
-        say(told["reload"])
-    if told.get("former_edges"):
+    if result.get("reload"):
+        say(result["reload"])
+    if result.get("former_edges"):
         say(
-            f"{told['former_edges']} former edges stay open at the broker for the rounds until "
-            "then: run this command again afterwards, to close them"
+            f"the broker still allows {result['former_edges']} former edges, for the rounds until "
+            "then; run this command again afterwards to close them"
         )
-    say(f"the set: {told['set']} ({NODES}, archives, broker, operator)")
+    say(f"provisioned set: {result['set']} ({NODES}, archives, broker, operator)")

@@ -1,8 +1,9 @@
 #!/bin/sh
-# What cloud-init runs at the first boot of a card that `cipherfleet provision seed` has written.
+# cloud-init runs this script at the first boot of a card that `cipherfleet provision seed` wrote.
 #
-# It checks that the card holds what was written, installs it, and then takes the bundle, which may
-# hold private keys, off the boot partition. first-boot.log beside it says how it went.
+# The script compares the files on the card with their checksums and installs them. Then it removes
+# the bundle from the boot partition, because the bundle may hold private keys. It writes its
+# progress to first-boot.log, in the same folder.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,7 +12,7 @@ log=$here/first-boot.log
 run() {
     cd "$here"
     sha256sum --quiet -c SHA256SUMS || {
-        echo "cipherfleet: the card does not hold what was written: seed it again" >&2
+        echo "cipherfleet: the files on the card are damaged; write the card again" >&2
         return 1
     }
     set -- --bundle "$here/bundle.tar.gz"

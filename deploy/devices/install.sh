@@ -1,18 +1,19 @@
 #!/bin/sh
-# Install cipherfleet on a device, without a network; a second run changes nothing.
+# Install cipherfleet on a device, without a network. A second run changes nothing.
 #
 #   install.sh [--wheels FOLDER] [--bundle NODE.tar.gz] [--replace] [--no-start]
 #   install.sh --rollback
 #
-# --wheels    wheels of cipherfleet, of all it needs, and of pip: the version to run from now on
-# --bundle    the node's folder from provisioning; keys and state of a node that is here are kept
-# --replace   take the bundle's settings and keys in place of those that are here, keep the state
-# --no-start  leave the service as it runs now
-# --rollback  run the version before again
+# --wheels    folder with wheels of cipherfleet, of its dependencies and of pip; run this version
+# --bundle    archive of the node from provisioning; an installed node keeps its keys and state
+# --replace   replace the settings and keys on this device by those of the bundle, keep the state
+# --no-start  neither start nor restart the service
+# --rollback  run the previous version again
 #
-# Programs go to /opt/cipherfleet, keys that the operator made to /etc/cipherfleet (for root only,
-# handed to the service by systemd), everything else of the node to /var/lib/cipherfleet.
-# DESTDIR puts a prefix before all three, for trials without root: then nothing is started.
+# Programs go to /opt/cipherfleet. Keys that the operator made go to /etc/cipherfleet, which only
+# root can read; systemd passes them to the service. Everything else of the node goes to
+# /var/lib/cipherfleet. DESTDIR is a prefix of all three paths, for tests without root; no service
+# is started then.
 set -eu
 umask 022
 
@@ -31,7 +32,7 @@ fail() {
 
 say() { echo "cipherfleet: $1"; }
 
-# The link $1 leads to $2 from one moment to the next.
+# Replace the link $1 atomically by one that points to $2.
 point() {
     ln -sfn "$2" "$1.fresh"
     mv -Tf "$1.fresh" "$1"
@@ -42,20 +43,21 @@ target_of() { if [ -L "$1" ]; then readlink "$1"; fi; }
 # -- the programs ---------------------------------------------------------------------------------
 
 the_wheel() {
+    name=$2
     set -- "$1"/"$2"-*.whl
-    [ $# -eq 1 ] || fail "$wheels holds $# wheels of $2, must hold one: $*"
+    [ $# -eq 1 ] || fail "$wheels holds $# wheels of $name, must hold one: $*"
     if [ -f "$1" ]; then echo "$1"; fi
 }
 
 install_version() {
-    wheels=$(cd "$1" 2>/dev/null && pwd) || fail "--wheels is $1, which is no folder"
+    wheels=$(cd "$1" 2>/dev/null && pwd) || fail "--wheels is $1, must be a folder"
     wheel=$(the_wheel "$wheels" cipherfleet)
     [ -n "$wheel" ] || fail "$wheels holds no wheel of cipherfleet; make one with: pip wheel"
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
-        fail "$PYTHON is missing or older than 3.11: use a system that has it (Debian 12 or newer)"
+        fail "$PYTHON is missing or older than 3.11; use Debian 12 or newer"
     number=${wheel##*/cipherfleet-}
     number=${number%%-*}
-    # Equal names are equal wheels: what is installed already is not installed again.
+    # The version has a digest of all wheels: the same wheels are not installed twice.
     sums=$(cd "$wheels" && sha256sum ./*.whl)
     version=$number-$(echo "$sums" | sha256sum | cut -c1-12)
     mkdir -p "$opt/versions"
@@ -67,30 +69,31 @@ install_version() {
     if [ "$now" != "versions/$version" ]; then
         if [ -n "$now" ]; then point "$opt/previous" "$now"; fi
         point "$opt/current" "versions/$version"
-        say "version $version is the one to run"
+        say "version $version is now the version to run"
         changed=yes
     fi
 }
 
-# A virtual environment cannot be moved: it is made in its place, and its last file is `complete`.
+# A virtual environment cannot be moved, so it is made in its final place. The file `complete` is
+# written last.
 make_environment() {
     making=$1
     trap 'rm -rf "$making"' EXIT
     trap 'exit 1' HUP INT TERM
-    rm -rf "$making" # of an interrupted run
+    rm -rf "$making" # left by an interrupted run
     pip=$(the_wheel "$wheels" pip)
     if [ -n "$pip" ]; then
         "$PYTHON" -m venv --without-pip "$making"
         pip="$pip/pip"
     else
         "$PYTHON" -m venv "$making" >/dev/null ||
-            fail "this system's Python has no pip: put a wheel of pip into $wheels"
+            fail "the Python of this system has no pip; put a wheel of pip into $wheels"
         pip="$making/bin/pip"
     fi
     "$making/bin/python" "$pip" --isolated install --quiet --no-index --find-links "$wheels" \
         --disable-pip-version-check --root-user-action ignore --no-warn-script-location "$wheel" ||
         fail "the wheels in $wheels do not fit this machine ($(uname -m), $("$PYTHON" -V)); \
-download those that do with: pip download --require-hashes -r locked/device.txt --only-binary :all: \
+download matching ones: pip download --require-hashes -r locked/device.txt --only-binary :all: \
 --platform ... --python-version ..."
     "$making/bin/cipherfleet-node" --version >/dev/null ||
         fail "the version in $wheels does not start; nothing was changed"
@@ -103,15 +106,15 @@ download those that do with: pip download --require-hashes -r locked/device.txt 
 roll_back() {
     before=$(target_of "$opt/previous")
     { [ -n "$before" ] && [ -d "$opt/$before" ]; } ||
-        fail "$opt/previous: there is no version before to go back to"
+        fail "$opt/previous: there is no previous version to return to"
     point "$opt/previous" "$(target_of "$opt/current")"
     point "$opt/current" "$before"
-    say "version ${before#versions/} is the one to run"
+    say "version ${before#versions/} is now the version to run"
     changed=yes
 }
 
-# Only the present version and the one before it stay.
-sweep_versions() {
+# Keep only the current version and the previous one.
+remove_old_versions() {
     for place in "$opt"/versions/*; do
         case versions/${place##*/} in
         "$(target_of "$opt/current")" | "$(target_of "$opt/previous")") ;;
@@ -123,21 +126,22 @@ sweep_versions() {
 # -- the node -------------------------------------------------------------------------------------
 
 install_bundle() {
-    [ -f "$1" ] || fail "--bundle is $1, which is no file"
+    [ -f "$1" ] || fail "--bundle is $1, must be a file"
     [ -x "$opt/current/bin/cipherfleet-node" ] ||
-        fail "$opt/current: no version is installed; give --wheels too"
+        fail "$opt/current: no version is installed; give --wheels, too"
     digest=$(sha256sum "$1" | cut -d' ' -f1)
     other=$(cat "$etc/node" 2>/dev/null || true)
     node=$(tar -tzf "$1" | sed -n 's|^\([A-Za-z0-9][A-Za-z0-9_-]*\)/node\.yaml$|\1|p')
-    [ -n "$node" ] || fail "$1: holds no NODE/node.yaml; take the archive from provisioning"
+    [ -n "$node" ] || fail "$1: holds no NODE/node.yaml; use the node's archive from provisioning"
     if [ -n "$other" ] && [ "$other" != "$node" ] && [ "$replace" = no ]; then
-        fail "this device is $other, the bundle is of $node; say --replace to make it another" 6
+        fail "this device is $other, the bundle is for $node; use --replace to make it $node" 6
     fi
     if [ "$(cat "$etc/$node/bundle" 2>/dev/null || true)" = "$digest" ]; then
         return 0
     fi
     if [ -d "$var/$node" ] && [ -f "$etc/$node/bundle" ] && [ "$replace" = no ]; then
-        fail "$node is here with another bundle; say --replace to take this one (the state is kept)"
+        fail "$node is installed with another bundle; use --replace to install this one (the state \
+is kept)"
     fi
     unpack "$1"
     changed=yes
@@ -151,12 +155,12 @@ unpack() {
     mkdir "$fresh"
     chmod 700 "$fresh"
     tar -xzf "$1" -C "$fresh" --no-same-owner
-    # Settings only: the clock may be wrong, and the sensor may not be plugged in yet.
+    # Check the settings only: the clock may be wrong, and the sensor may not be plugged in yet.
     unit_of "$fresh/$node" >/dev/null || { rm -rf "$fresh"; exit 3; }
     if [ -n "$other" ] && [ "$other" != "$node" ]; then rm -rf "${etc:?}/$other"; fi
     mkdir -p "$etc/$node" "$var/$node"
     chmod 700 "$etc/$node" "$var/$node"
-    # Keys that the node has made since belong to the bundle that goes.
+    # Keys that the node has made itself belong to the old bundle.
     for name in keys keys.next keys.old tls.next tls.old membership neighbours tls token; do
         rm -rf "${var:?}/$node/$name"
     done
@@ -174,7 +178,7 @@ unpack() {
     echo "$node" >"$etc/node"
     sync -f "$etc"
     sync -f "$var"
-    echo "$digest" >"$etc/$node/bundle" # last: an interrupted run is done again
+    echo "$digest" >"$etc/$node/bundle" # last: an interrupted run is repeated
     say "installed the bundle of $node"
 }
 
@@ -184,18 +188,18 @@ unit_of() {
 
 # -- the service ----------------------------------------------------------------------------------
 
-# The version to run brings these scripts along: $opt/update.sh is always its own.
+# Each version contains these scripts: $opt/update.sh is that of the current version.
 scripts() {
     "$opt/current/bin/python" -c \
         'from cipherfleet_deploy.cards.systemd_unit import devices_folder; print(devices_folder())'
 }
 
-# Before anything is changed.
+# This check runs before anything is changed.
 check_machine() {
     for name in systemctl systemd-sysusers systemd-tmpfiles; do
         command -v "$name" >/dev/null ||
             fail "this machine has no systemd ($name is not found), nothing was changed; install \
-it, or unpack the bundle and let your service manager start: cipherfleet-node run FOLDER"
+it, or unpack the bundle and start it with your service manager: cipherfleet-node run FOLDER"
     done
     [ "$(id -u)" = 0 ] || fail "must run as root: sudo $0"
 }
@@ -207,7 +211,7 @@ install_service() {
     done
     node=$(cat "$etc/node" 2>/dev/null || true)
     if [ -z "$node" ]; then
-        say "no node is here yet: give --bundle NODE.tar.gz"
+        say "no node is installed yet; give --bundle NODE.tar.gz"
         return 0
     fi
     units=$DESTDIR/etc/systemd/system
@@ -248,7 +252,7 @@ start_service() {
     say "started; see: systemctl status cipherfleet-node"
 }
 
-# -- ----------------------------------------------------------------------------------------------
+# -- the command line -----------------------------------------------------------------------------
 
 main() {
     wheels='' bundle='' replace=no rollback=no changed=no start=yes
@@ -266,7 +270,7 @@ main() {
             sed -n '2,/^set -eu/{/^set -eu/d;s/^# \{0,1\}//;p;}' "$0"
             exit 0
             ;;
-        *) fail "$1 is no option; see $0 --help" 2 ;;
+        *) fail "$1 is not an option; see $0 --help" 2 ;;
         esac
         shift
     done
@@ -275,7 +279,7 @@ main() {
     if [ -n "$wheels" ]; then install_version "$wheels"; fi
     if [ -n "$bundle" ]; then install_bundle "$bundle"; fi
     [ -d "$opt/versions" ] || fail "nothing is installed; give --wheels FOLDER"
-    sweep_versions
+    remove_old_versions
     install_service
 }
 

@@ -1,1 +1,1 @@
-"""Cards for devices: what is written to the boot partition, and the service that runs there."""
+"""Cards for devices: the files on the boot partition, and the systemd unit of the node."""

@@ -1,7 +1,7 @@
-"""The FAT boot partition of a card: in an image, on a device, or mounted as a folder.
+"""Read and write the FAT boot partition of a card: in an image, in a card reader, or mounted.
 
-Images are written with mtools, without a mount and without root. Partition tables, MBR and GPT, are
-only read. What does not look like the boot partition of a system that we know is refused.
+mtools writes images, so neither a mount nor root is needed. Partition tables (MBR and GPT) are only
+read. A partition is refused unless it is the boot partition of a known system.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from cipherfleet_node.runtime.store import sync_folder
 
 SECTOR = 512
 MAX_GPT_ENTRIES = 256
-BOOT_FILES = ("config.txt", "cmdline.txt")  # the firmware of a Raspberry Pi reads them
-SEED_FILES = ("user-data", "meta-data", "network-config")  # cloud-init reads them
+BOOT_FILES = ("config.txt", "cmdline.txt")  # read by the firmware of a Raspberry Pi
+SEED_FILES = ("user-data", "meta-data", "network-config")  # read by cloud-init
 COMPRESSED = {b"\xfd7zXZ\0": "unxz -k", b"\x1f\x8b": "gunzip -k", b"\x28\xb5\x2f\xfd": "unzstd"}
 SYSTEMS = "Raspberry Pi OS (trixie or newer) or Ubuntu for the Raspberry Pi"
 
 
 class Volume(Protocol):
-    """The files of a boot partition, named by their paths in it."""
+    """The files of a boot partition. Names are paths within the partition."""
 
-    where: str  # how messages call it
+    where: str  # its name in messages
 
     def names(self) -> list[str]:
-        """The files and folders at its root."""
+        """Return the names of the files and folders at the root."""
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of the file *name*, None if there is none."""
+        """Return the content of the file *name*, or None if it does not exist."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Make *name* a file with *data*, and the folders above it."""
+        """Write *data* to the file *name*, and create the folders above it."""
 
     def remove(self, name: str) -> None:
-        """Make the file or folder *name* absent."""
+        """Remove the file or folder *name* if it exists."""
 
     def close(self) -> None:
-        """Bring everything onto the card."""
+        """Flush all writes to the card."""
 
 
 class Mounted:
@@ -54,11 +54,10 @@ class Mounted:
         self._place, self.where = place, str(place)
 
     def names(self) -> list[str]:
-        """The files and folders at its root."""
         return [file.name for file in self._place.iterdir()]
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of the file *name*, None if there is none; from the card, not from memory."""
+        """Return the content of *name*, or None. Reads the card, not the page cache."""
         try:
             with (self._place / name).open("rb") as stream:
                 os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -67,7 +66,7 @@ class Mounted:
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Make *name* a file with *data*, on the card when this returns."""
+        """Write *data* to the file *name*. It is on the card when this returns."""
         file = self._place / name
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as stream:
@@ -76,7 +75,6 @@ class Mounted:
             os.fsync(stream.fileno())
 
     def remove(self, name: str) -> None:
-        """Make the file or folder *name* absent."""
         place = self._place / name
         if place.is_dir():
             shutil.rmtree(place)
@@ -84,7 +82,7 @@ class Mounted:
             place.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Bring the names onto the card, too."""
+        """Flush the folder, which holds the names of new files."""
         sync_folder(self._place)
 
 
@@ -96,12 +94,10 @@ class Image:
         self._drive = f"{image}@@{offset}"
 
     def names(self) -> list[str]:
-        """The files and folders at its root."""
         listed = self._run("mdir", "-b", "::/").decode(errors="replace").splitlines()
         return [line.removeprefix("::/").rstrip("/") for line in listed if line]
 
     def read(self, name: str) -> bytes | None:
-        """The bytes of the file *name*, None if there is none."""
         if not self._exists(name):
             return None
         with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +106,6 @@ class Image:
             return copy.read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
-        """Make *name* a file with *data*, and the folders above it."""
         for folder in [*reversed(Path(name).parents)][1:]:
             if not self._exists(str(folder)):
                 self._run("mmd", f"::/{folder}")
@@ -120,12 +115,10 @@ class Image:
             self._run("mcopy", "-o", copy.name, f"::/{name}")
 
     def remove(self, name: str) -> None:
-        """Make the file or folder *name* absent."""
         if self._exists(name):
             self._run("mdeltree", f"::/{name}")
 
     def close(self) -> None:
-        """Bring everything onto the card."""
         with self._image.open("rb+") as stream:
             os.fsync(stream.fileno())
 
@@ -135,12 +128,12 @@ class Image:
     def _run(self, program: str, *arguments: str) -> bytes:
         done = self._try(program, *arguments)
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
-            raise CipherfleetError(f"{self.where}: {program} failed, and said: {said[-1]}")
+            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+            raise CipherfleetError(f"{self.where}: {program} failed, its last line: {lines[-1]}")
         return done.stdout
 
     def _try(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        # A user's own settings must not say how an image is read.
+        # The user's own settings of mtools must not change how an image is read.
         environment = {**os.environ, "MTOOLSRC": os.devnull, "MTOOLS_SKIP_CHECK": "1"}
         environment |= {"LC_ALL": "C.UTF-8"}
         command = [_program(program), "-i", self._drive, *arguments]
@@ -150,26 +143,31 @@ class Image:
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise ConfigError(f"{name} is not installed: apt-get install mtools, or use --boot FOLDER")
-    return found
+    program = shutil.which(name)
+    if program is None:
+        raise ConfigError(
+            f"{name} is not installed; install it (apt-get install mtools), or use --boot FOLDER"
+        )
+    return program
 
 
-# -- which one ----------------------------------------------------------------------------------
+# -- finding the boot partition -----------------------------------------------------------------
 
 
 def open_folder(place: Path) -> Volume:
-    """The boot partition mounted at *place*; raises ConfigError for what is none that we know."""
+    """Return the boot partition mounted at *place*. Raises ConfigError if it is not a known one."""
     if not place.is_dir():
         raise ConfigError(
-            f"{place}: is no folder; give the one where the boot partition is mounted"
+            f"{place}: is not a folder; give the folder where the boot partition is mounted"
         )
-    return _known([Mounted(place)], str(place))
+    return _choose_known([Mounted(place)], str(place))
 
 
 def open_image(image: Path) -> Volume:
-    """The boot partition in *image*, a file or a card; raises ConfigError for what is unknown."""
+    """Return the boot partition in *image*, a file or a card in a reader.
+
+    Raises ConfigError if it has no known boot partition.
+    """
     try:
         with image.open("rb") as stream:
             offsets = list(fat_offsets(image, stream))
@@ -178,53 +176,57 @@ def open_image(image: Path) -> Volume:
         raise ConfigError(f"{image}: cannot be read: {reason}") from None
     if not offsets:
         raise ConfigError(f"{image}: has no FAT partition; give an image of {SYSTEMS}")
-    return _known([Image(image, offset) for offset in offsets], str(image))
+    return _choose_known([Image(image, offset) for offset in offsets], str(image))
 
 
-def _known(volumes: list[Mounted] | list[Image], where: str) -> Volume:
-    """The one of *volumes* that a system boots from, and in which cloud-init looks for a seed."""
-    booting = False
+def _choose_known(volumes: list[Mounted] | list[Image], where: str) -> Volume:
+    """Return the one of *volumes* that boots a system whose cloud-init reads a seed there."""
+    is_bootable = False
     for volume in volumes:
         names = volume.names()
         if all(name in names for name in BOOT_FILES):
             if any(name in names for name in SEED_FILES):
                 return volume
-            booting = True
-    if booting:
+            is_bootable = True
+    if is_bootable:
         raise ConfigError(
             f"{where}: boots a system that would ignore the seed (no {', '.join(SEED_FILES)}); "
-            f"give one of {SYSTEMS}, or run deploy/devices/install.sh on the device"
+            f"give an image of {SYSTEMS}, or run deploy/devices/install.sh on the device"
         )
     raise ConfigError(
-        f"{where}: is no boot partition that is known (no {', '.join(BOOT_FILES)}); give {SYSTEMS}"
+        f"{where}: is not a known boot partition (no {', '.join(BOOT_FILES)}); give an image of "
+        f"{SYSTEMS}"
     )
 
 
 def fat_offsets(image: Path, stream: BinaryIO) -> Iterator[int]:
-    """The bytes at which the FAT partitions of *stream* begin; the table is MBR or GPT."""
+    """Yield the byte offsets of the FAT partitions of *stream*. The table is MBR or GPT.
+
+    Raises ConfigError for a compressed image.
+    """
     first = stream.read(2 * SECTOR)
-    for magic, mend in COMPRESSED.items():
+    for magic, remedy in COMPRESSED.items():
         if first.startswith(magic):
-            raise ConfigError(f"{image}: is compressed; unpack it first: {mend} {image}")
+            raise ConfigError(f"{image}: is compressed; unpack it first: {remedy} {image}")
     if first[510:512] != b"\x55\xaa":
         return
     if first[SECTOR:].startswith(b"EFI PART"):
-        begins = _gpt(stream, first[SECTOR:])
+        sectors = _first_sectors_of_gpt(stream, first[SECTOR:])
     else:
-        begins = [
+        sectors = [
             struct.unpack_from("<I", first, 446 + 16 * n + 8)[0]
             for n in range(4)
             if first[446 + 16 * n + 4]
         ]
-    for begin in begins:
-        stream.seek(begin * SECTOR)
-        sector = stream.read(SECTOR)
-        if sector[510:512] == b"\x55\xaa" and b"FAT" in (sector[54:57], sector[82:85]):
-            yield begin * SECTOR
+    for sector in sectors:
+        stream.seek(sector * SECTOR)
+        boot_sector = stream.read(SECTOR)
+        signatures = boot_sector[54:57], boot_sector[82:85]
+        if boot_sector[510:512] == b"\x55\xaa" and b"FAT" in signatures:
+            yield sector * SECTOR
 
 
-def _gpt(stream: BinaryIO, header: bytes) -> list[int]:
-    """The first sectors of the partitions that the GPT *header* speaks of."""
+def _first_sectors_of_gpt(stream: BinaryIO, header: bytes) -> list[int]:
     table, count, size = struct.unpack_from("<QII", header, 72)
     if not (128 <= size <= 4096 and count <= MAX_GPT_ENTRIES):
         return []

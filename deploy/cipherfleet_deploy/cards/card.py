@@ -1,7 +1,8 @@
-"""What a card carries for one node: a cloud-init seed, the node's bundle, and the programs.
+"""Write a card for one node: a cloud-init seed, the node's bundle, and the programs.
 
-cloud-init runs cipherfleet/first-boot.sh of the boot partition once. Settings that are on the card
-already, those of an imaging program for instance, are kept. Everything is read back and compared.
+At the first boot, cloud-init runs cipherfleet/first-boot.sh from the boot partition. Settings that
+are already on the card, such as those of an imaging program, are kept. Everything is read back and
+compared.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .systemd_unit import devices_folder
 
 FOLDER = "cipherfleet"  # on the boot partition
 CARD_FILE = f"{FOLDER}/card.json"
-CARDS = "cards"  # beside the set
+CARDS = "cards"  # folder of the records of cards, beside the provisioned set
 FIRST_BOOT = ["sh", f"/boot/firmware/{FOLDER}/first-boot.sh"]
 HEADER = "#cloud-config\n"
 NETWORK: dict[str, Any] = {
@@ -44,16 +45,16 @@ _INSTANCE = re.compile(rb"(\bds=nocloud(?:-net)?(?:;[^\s;]*)*?;(?:i|instance-id)
 
 @dataclass(frozen=True)
 class Source:
-    """A node's bundle, and where the records of its fleet's cards are kept."""
+    """The bundle of a node, and the folder of its provisioned set."""
 
     config: NodeConfig
     archive: bytes  # .tar.gz
-    home: Path
+    home: Path  # the records of cards are in home/cards
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What the operator gives beside the bundle."""
+    """The files and the option that the operator gives in addition to the bundle."""
 
     wheels: Path | None = None
     user_data: Path | None = None
@@ -65,35 +66,36 @@ class Extras:
 
 
 def find_source(node: str, home: Path) -> Source:
-    """The bundle of *node* in *home*: a provisioned set, a folder of bundles, or the bundle itself.
+    """Find the bundle of *node*.
 
-    Raises ConfigError if there is none, or its settings are wrong.
+    *home* is a provisioned set, a folder of bundles, or the bundle itself. Raises ConfigError if
+    there is no bundle, or if its settings are wrong.
     """
-    places = {
+    homes = {
         home / "current" / "nodes" / node: home,
         home / node: home,
         home: home.parent,
     }
-    for folder, beside in places.items():
+    for folder, set_folder in homes.items():
         if (folder / NODE_FILE).is_file():
             config = load_node_config(folder)
             if config.node == node:
-                return Source(config, pack(folder, node), beside)
+                return Source(config, pack(folder, node), set_folder)
     raise ConfigError(
-        f"{home}: holds no bundle of {node[:80]!r}; see: cipherfleet provision --help"
+        f"{home}: holds no bundle of {node[:80]!r}; make one with cipherfleet provision bundle"
     )
 
 
 def pack(folder: Path, node: str) -> bytes:
-    """*folder* as a .tar.gz under the name *node*, without what a node that ran here has left.
+    """Return *folder* as a .tar.gz under the name *node*, without the state and logs of a run.
 
-    Its bytes follow from the files alone: a device knows by them what it has already.
+    Equal files give equal bytes. A device recognises by the digest that it has a bundle already.
     """
-    left = {STATE_FOLDER, LOGS_FOLDER}
+    excluded = {STATE_FOLDER, LOGS_FOLDER}
     return tar_gz(
         (f"{node}/{file.relative_to(folder)}", file, 0o600 | (file.stat().st_mode & 0o100))
         for file in sorted(folder.rglob("*"))
-        if file.relative_to(folder).parts[0] not in left and (file.is_file() or file.is_dir())
+        if file.relative_to(folder).parts[0] not in excluded and (file.is_file() or file.is_dir())
     )
 
 
@@ -101,9 +103,10 @@ def pack(folder: Path, node: str) -> bytes:
 
 
 def seed_files(source: Source, extras: Extras, present: Mapping[str, bytes]) -> dict[str, bytes]:
-    """All that is written but the card's own mark; *present* are the seed files on the card.
+    """Return all files to write, by name, except the card's mark.
 
-    Those that start the installation come last: a card half written does nothing.
+    *present* are the seed files that are on the card already. The files that start the installation
+    come last: a card that is only partly written installs nothing.
     """
     payload = {name: (devices_folder() / name).read_bytes() for name in SCRIPTS}
     payload["bundle.tar.gz"] = source.archive
@@ -122,9 +125,9 @@ def seed_files(source: Source, extras: Extras, present: Mapping[str, bytes]) -> 
         "user-data": user,
         "meta-data": meta_data(source.config, instance, present.get("meta-data", b"")),
     }
-    start = present.get("cmdline.txt", b"")
-    if (fresh := kernel_line(start, instance)) != start:
-        files["cmdline.txt"] = fresh
+    old_line = present.get("cmdline.txt", b"")
+    if (new_line := kernel_line(old_line, instance)) != old_line:
+        files["cmdline.txt"] = new_line
     return files
 
 
@@ -132,34 +135,34 @@ def _wheels(folder: Path) -> dict[str, bytes]:
     files = sorted(folder.glob("*.whl"))
     if not any(file.name.startswith("cipherfleet-") for file in files):
         raise ConfigError(
-            f"{folder}: holds no wheel of cipherfleet; docs/devices.md says how to fill it"
+            f"{folder}: holds no wheel of cipherfleet; docs/how-to/devices.md says how to fill it"
         )
     return {f"wheels/{file.name}": file.read_bytes() for file in files}
 
 
 def user_data(config: NodeConfig, given: Path | None, present: bytes) -> bytes:
-    """cloud-config with all that is in *given*, else in *present*, and the first boot's command."""
+    """Return the cloud-config of *given*, else of *present*, with the first-boot command added."""
     where = str(given) if given else "user-data on the card"
     text = given.read_bytes() if given else present
-    told = _mapping(where, text)
-    if told and not text.startswith(HEADER.strip().encode()):
+    result = _mapping(where, text)
+    if result and not text.startswith(HEADER.strip().encode()):
         raise ConfigError(
-            f"{where}: does not begin with #cloud-config, so nothing can be added to it; "
-            "give one that does with --user-data FILE"
+            f"{where}: does not begin with #cloud-config, so the first-boot command cannot be "
+            "added; give a file that does with --user-data FILE"
         )
-    commands = told.get("runcmd", [])
+    commands = result.get("runcmd", [])
     if not isinstance(commands, list):
-        raise ConfigError(f"{where}: runcmd is not a list")
-    told.setdefault("hostname", host_name(config))
-    told["runcmd"] = [*(command for command in commands if command != FIRST_BOOT), FIRST_BOOT]
-    return (HEADER + yaml.safe_dump(told, sort_keys=False)).encode()
+        raise ConfigError(f"{where}: runcmd is not a list; write a list of commands")
+    result.setdefault("hostname", host_name(config))
+    result["runcmd"] = [*(command for command in commands if command != FIRST_BOOT), FIRST_BOOT]
+    return (HEADER + yaml.safe_dump(result, sort_keys=False)).encode()
 
 
 def network_config(given: Path | None, present: bytes) -> bytes:
-    """The operator's file as it is, else what is on the card, else Ethernet with DHCP."""
+    """Return the operator's file, else the one on the card, else Ethernet with DHCP."""
     text = given.read_bytes() if given else present
-    told = _mapping(str(given) if given else "network-config on the card", text)
-    if told:
+    result = _mapping(str(given) if given else "network-config on the card", text)
+    if result:
         return text
     if given:
         raise ConfigError(f"{given}: is empty; write a network-config, version 2 (netplan)")
@@ -167,44 +170,46 @@ def network_config(given: Path | None, present: bytes) -> bytes:
 
 
 def instance_id(config: NodeConfig, digest: str) -> str:
-    """Another one for every new seed, or cloud-init would take it for the old one."""
+    """Return the instance id of a seed. Each seed has another one: cloud-init runs it only then."""
     return f"cipherfleet-{config.fleet}-{config.node}-{digest[:12]}"
 
 
 def kernel_line(present: bytes, instance: str) -> bytes:
-    """cmdline.txt with our instance where it names one: it would overrule that of meta-data."""
+    """Replace the instance id in cmdline.txt, if there is one: it overrides that in meta-data."""
     return _INSTANCE.sub(lambda found: found[1] + instance.encode(), present)
 
 
 def meta_data(config: NodeConfig, instance: str, present: bytes) -> bytes:
-    """What the instance is called, beside what else the card says."""
-    told = _mapping("meta-data on the card", present)
+    """Return meta-data with our instance id and host name, and the card's other settings."""
+    kept = _mapping("meta-data on the card", present)
     for name in ("instance-id", "instance_id", "local-hostname"):
-        told.pop(name, None)
-    mine = {
+        kept.pop(name, None)
+    ours = {
         "instance-id": instance,
         "local-hostname": host_name(config),
     }
-    return yaml.safe_dump(mine | told, sort_keys=False).encode()
+    return yaml.safe_dump(ours | kept, sort_keys=False).encode()
 
 
 def host_name(config: NodeConfig) -> str:
-    """The node's id as a host name: no underscores, no dash at an end."""
+    """Return the node's id as a host name: without underscores, and no dash at either end."""
     return config.node.replace("_", "-").strip("-").lower()
 
 
 def _mapping(where: str, text: bytes) -> dict[str, Any]:
     try:
-        told = yaml.safe_load(text)
+        result = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{where}{place}: is no YAML; mend it, or give another file") from None
-    if told is None:
+        raise ConfigError(
+            f"{where}{place}: is not valid YAML; correct it, or give another file"
+        ) from None
+    if result is None:
         return {}
-    if not isinstance(told, dict):
+    if not isinstance(result, dict):
         raise ConfigError(f"{where}: is not a mapping of settings; give another file")
-    return told
+    return result
 
 
 def _digest(data: bytes) -> str:
@@ -215,18 +220,19 @@ def _digest(data: bytes) -> str:
 
 
 def bind(source: Source, volume: Volume, hardware: str, *, replace: bool) -> str:
-    """The mark of the card that is to be the node's; raises IdentityClash for a second card.
+    """Bind the card to the node and return the card's mark.
 
-    *hardware* is the card's own serial number, '' where it has none to read. The mark is on the
-    card before it is on record, so that an interrupted command can be given again.
+    Raises IdentityClash if the node has another card, or the card belongs to another node.
+    *hardware* is the serial number of the card, or '' if it cannot be read. The mark is written
+    to the card first and to the record second: an interrupted command can then be repeated.
     """
     config, record_file = source.config, source.home / CARDS / f"{source.config.node}.json"
-    record, mark = _json(record_file), _mark_on(volume)
+    record, mark = _read_record(record_file), _read_mark(volume)
     name = f"{config.fleet}/{config.node}"
     if mark and mark.get("node") != name and not replace:
         raise IdentityClash(
-            f"{volume.where}: the card is that of {str(mark.get('node'))[:128]!r}; "
-            "say --replace to make it another"
+            f"{volume.where}: the card belongs to {str(mark.get('node'))[:128]!r}; "
+            f"use --replace to make it the card of {name!r}"
         )
     same = record and (
         (mark and mark.get("card") == record.get("card"))
@@ -235,44 +241,44 @@ def bind(source: Source, volume: Volume, hardware: str, *, replace: bool) -> str
     if record and not same and not replace:
         raise IdentityClash(
             f"{volume.where}: {config.node!r} has a card already, {str(record.get('card'))[:16]!r} "
-            f"({record_file}): two with one identity would shut each other out for ever; "
-            "say --replace if that one is lost, broken or written anew"
+            f"({record_file}): two devices with one identity would disconnect each other again and "
+            "again; use --replace if the other card is lost, broken or overwritten"
         )
-    # A card that took another's place must not be taken for it if that one turns up again.
+    # A replacement card gets a new mark: if the replaced card appears again, it is recognised.
     kept = mark.get("card") if mark and mark.get("node") == name else None
     card = str(kept or (record.get("card") if same else None) or secrets.token_hex(8))
     data = json.dumps({"card": card, "node": name}).encode() + b"\n"
     volume.write(CARD_FILE, data)
-    _record(record_file, {"card": card, "hardware": hardware, "written_to": volume.where})
+    _write_record(record_file, {"card": card, "hardware": hardware, "written_to": volume.where})
     return card
 
 
-def _mark_on(volume: Volume) -> dict[str, Any]:
+def _read_mark(volume: Volume) -> dict[str, Any]:
     data = volume.read(CARD_FILE)
-    return _told(data) if data is not None else {}
+    return _parse(data) if data is not None else {}
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_record(file: Path) -> dict[str, Any]:
     try:
-        return _told(file.read_bytes())
+        return _parse(file.read_bytes())
     except FileNotFoundError:
         return {}
 
 
-def _told(data: bytes) -> dict[str, Any]:
-    """A mark or record; what cannot be read is some other card's."""
+def _parse(data: bytes) -> dict[str, Any]:
+    """Return a mark or record. An unreadable one counts as that of another card."""
     try:
-        told = json.loads(data)
+        result = json.loads(data)
     except ValueError:
-        told = None
-    return told if isinstance(told, dict) and told else {"card": "unreadable"}
+        result = None
+    return result if isinstance(result, dict) and result else {"card": "unreadable"}
 
 
-def _record(file: Path, told: Mapping[str, str]) -> None:
+def _write_record(file: Path, record: Mapping[str, str]) -> None:
     file.parent.mkdir(mode=0o700, exist_ok=True)
     fresh = file.with_suffix(".fresh")
     with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(told) + "\n")
+        stream.write(json.dumps(record) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     fresh.replace(file)
@@ -280,7 +286,7 @@ def _record(file: Path, told: Mapping[str, str]) -> None:
 
 
 def hardware_serial(image: Path, sysfs: Path = Path("/sys")) -> str:
-    """What the card in the reader *image* calls itself; '' for a file, or where none is told."""
+    """Return the serial number of the card in the reader *image*, or '' if it has none."""
     if not image.is_block_device():
         return ""
     disk = (sysfs / "class" / "block" / image.resolve().name).resolve()
@@ -297,10 +303,13 @@ def hardware_serial(image: Path, sysfs: Path = Path("/sys")) -> str:
 def write_seed(
     source: Source, volume: Volume, extras: Extras, hardware: str = ""
 ) -> dict[str, Any]:
-    """Write everything, read it back, and say what was done; the card is bound to the node."""
+    """Write all files, read them back, and bind the card to the node. Return what `--json` prints.
+
+    Raises CipherfleetError.
+    """
     names = ("user-data", "meta-data", "network-config", "cmdline.txt")
     present = {name: data for name in names if (data := volume.read(name)) is not None}
-    files = seed_files(source, extras, present)  # first: a mistake in them touches no card
+    files = seed_files(source, extras, present)  # first: an error in them leaves the card alone
     card = bind(source, volume, hardware, replace=extras.replace)
     for name in ("wheels", "bundle.tar.gz", "replace", "first-boot.log"):
         volume.remove(f"{FOLDER}/{name}")
@@ -311,7 +320,7 @@ def write_seed(
         if volume.read(name) != data:
             raise CipherfleetError(
                 f"{volume.where}: {name} does not read back as it was written: the card is full, "
-                "broken, or was taken out; try another one with --replace"
+                "broken, or was removed; try another card with --replace"
             )
     return {
         "node": source.config.node,

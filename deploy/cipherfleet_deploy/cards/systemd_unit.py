@@ -1,7 +1,7 @@
-"""The systemd unit of a node, generated from its settings: what its sensor needs, and no more.
+"""Generate the systemd unit of a node from its settings. It allows only what the sensor needs.
 
-On a device, `python -m cipherfleet_deploy.cards.systemd_unit FOLDER` prints the unit of the node in
-FOLDER. It imports what a device carries, and nothing of the operator's.
+This module runs on devices: `python -m cipherfleet_deploy.cards.systemd_unit FOLDER` prints the
+unit of the node in FOLDER. It imports only packages that a device has, and no operator's module.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ UNIT_FILE = "cipherfleet-node.service"
 PROGRAM = Path("/opt/cipherfleet/current/bin/cipherfleet-node")
 STATES = Path("/var/lib/cipherfleet")
 CREDENTIALS = Path("/etc/cipherfleet")
-# What an operator made and a node never changes in place: systemd hands it over. The token and keys
-# made on the device are the node's own, and stay in its folder.
+# Keys that the operator made, which the node never changes in place: systemd passes them to the
+# service. The token, and keys made on the device, stay in the node's folder.
 CREDENTIAL_FILES = ("paillier.json", "identity.pem", "seal.pem", "node.key")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where things lie on the device."""
+    """The paths on the device."""
 
     program: Path = PROGRAM
     states: Path = STATES
@@ -50,10 +50,10 @@ def unit_of(
     groups: Sequence[str] = (),
     place: Place | None = None,
 ) -> str:
-    """The unit of the node of *config*.
+    """Return the text of the unit of the node with *config*.
 
-    *credentials* are those of CREDENTIAL_FILES that lie in /etc/cipherfleet/<node>, *groups* those
-    that may open the sensor's devices.
+    *credentials* are those of CREDENTIAL_FILES that are in /etc/cipherfleet/<node>. *groups* are
+    the groups that may open the sensor's devices.
     """
     place = place or Place()
     devices = devices_of(config.sensor)
@@ -73,7 +73,7 @@ def unit_of(
 
 
 def devices_of(sensor: Sensor) -> list[str]:
-    """The device nodes that *sensor* opens. A sensor on a bus names its own here."""
+    """Return the device nodes that *sensor* opens. Sensors on a bus belong here, too."""
     match sensor:
         case CsvSensor() | SyntheticSensor():
             return []
@@ -87,7 +87,8 @@ def devices_of(sensor: Sensor) -> list[str]:
 
 def _device_lines(devices: Sequence[str], groups: Sequence[str]) -> list[str]:
     if not devices:
-        # Only without devices: it would hide them, and users of its own have no groups.
+        # Only for sensors without devices: PrivateDevices would hide them, and PrivateUsers would
+        # take away the groups that may open them.
         return ["DevicePolicy=closed", "PrivateDevices=yes", "PrivateUsers=yes"]
     lines = ["DevicePolicy=closed", *(f"DeviceAllow={device} rw" for device in devices)]
     if groups:
@@ -96,20 +97,23 @@ def _device_lines(devices: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 
 def groups_of(devices: Sequence[str]) -> list[str]:
-    """The groups of *devices* on this machine; a device that is not plugged in has none yet."""
-    found = {Path(device).stat().st_gid for device in devices if Path(device).exists()}
-    return sorted(grp.getgrgid(number).gr_name for number in found - {0})
+    """Return the groups of *devices* on this machine. A device that is not plugged in has none."""
+    numbers = {Path(device).stat().st_gid for device in devices if Path(device).exists()}
+    return sorted(grp.getgrgid(number).gr_name for number in numbers - {0})
 
 
 def devices_folder() -> Path:
-    """The folder of scripts and templates: inside an installed wheel, or beside the source."""
+    """Return the folder of scripts and templates: in an installed wheel, or beside the source."""
     package = Path(__file__).parents[1]
     installed = package / "devices"
     return installed if installed.is_dir() else package.parent / "devices"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the unit of the node in a folder; a prefix may stand before /etc, for trials."""
+    """Print the unit of the node in a folder. *arguments* are the folder and a prefix of /etc.
+
+    The prefix is for tests without root.
+    """
     folder, root = arguments[0], Path(arguments[1] if arguments[1:] else "/")
     try:
         config = load_node_config(Path(folder))

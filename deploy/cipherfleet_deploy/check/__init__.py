@@ -1,1 +1,1 @@
-"""`cipherfleet check`: findings and forecast of a fleet, before it runs."""
+"""`cipherfleet check`: findings about a fleet and a forecast, before it runs."""

@@ -1,4 +1,4 @@
-"""`cipherfleet check`: the advice on a fleet and its privacy, told before anything is sent."""
+"""`cipherfleet check`: findings about a fleet's privacy and settings, and a forecast of its run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from .forecast_table import forecast_table
 
 NODES_SHOWN = 5
-FAR_OFF = 0.1  # relative error: not one digit of the answer is right
+FAR_OFF = 0.1  # relative error at which no digit of the answer is right
 _STYLES = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
 _HEADINGS = ("observer", "each round", "over many rounds", "never")
 
@@ -31,44 +31,47 @@ _HEADINGS = ("observer", "each round", "over many rounds", "never")
 def check_fleet(
     file: Path, profile: str | None = None, calibration: Path | None = None
 ) -> dict[str, Any]:
-    """The object that `--json` prints; raises ConfigError for a file that is no fleet.
+    """Return the object that `--json` prints. Raises ConfigError if *file* is not a valid fleet.
 
-    *profile* or the card in the file *calibration* tells what the parts of a round cost.
+    The costs of the parts of a round come from *profile*, or from the card in *calibration*.
     """
     card = _card(profile, calibration)
     fleet = load_fleet(file)
     exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
-    foreseen = forecast(fleet, card)
-    found = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, foreseen.expected)]
-    findings = sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    prediction = forecast(fleet, card)
+    unsorted = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, prediction.expected)]
+    findings = sorted(unsorted, key=lambda finding: LEVELS.index(finding.level))
     return {
         "fleet": fleet.file.fleet,
         "nodes": len(fleet.members),
         "edges": len(fleet.graph.edges),
         "exchange": exchange,
         "findings": [asdict(finding) for finding in findings],
-        "forecast": foreseen.to_json(),
+        "forecast": prediction.to_json(),
         "who_learns_what": [asdict(row) for row in privacy.who_learns_what],
     }
 
 
 def _card(profile: str | None, calibration: Path | None) -> Calibration | None:
     if profile is not None and calibration is not None:
-        raise ConfigError("--profile and --calibration are both given: leave one of them out")
+        raise ConfigError("--profile and --calibration are both given; leave one of them out")
     if calibration is not None:
         return read_calibration(calibration)
     return PROFILES[profile] if profile else None
 
 
-def passes(told: dict[str, Any], *, strict: bool) -> bool:
-    """Whether no finding fails; *strict* lets warnings fail as well."""
+def passes(result: dict[str, Any], *, strict: bool) -> bool:
+    """Return True if no finding fails. With *strict*, warnings are failures too."""
     bad = {"fail", "warn"} if strict else {"fail"}
-    return not any(finding["level"] in bad for finding in told["findings"])
+    return not any(finding["level"] in bad for finding in result["findings"])
 
 
 def _advice(fleet: Fleet) -> list[Finding]:
-    """What `run` says of rounds and stepsizes; of spread 0 the privacy check says more."""
+    """Return the advice of `run` on rounds and stepsizes, as findings.
+
+    Advice on stepsize.spread is left out: the privacy check says more about it.
+    """
     lines = [line.partition(": ") for line in schedule_advice(fleet)]
     return [
         Finding(_level(level), "schedule", (), text)
@@ -78,11 +81,11 @@ def _advice(fleet: Fleet) -> list[Finding]:
 
 
 def _accuracy(fleet: Fleet, expected: Expected | None) -> Iterator[Finding]:
-    """What is to be said of the error after the last round, if all rounds could be simulated."""
+    """Yield a finding about the error after the last round, if all rounds could be simulated."""
     if expected is None:
         return
     if not expected.stays_in_range:
-        text = "in the simulated run an estimate leaves its range, and the fleet would stop"
+        text = "in the simulated run an estimate leaves its range; the fleet would stop there"
         yield Finding("warn", "accuracy", (), text, "choose a smaller algorithm.stepsize.initial")
         return
     known = expected.relative_error is not None
@@ -94,18 +97,19 @@ def _accuracy(fleet: Fleet, expected: Expected | None) -> Iterator[Finding]:
     if error < SETTLED:
         yield Finding("ok", "accuracy", (), f"{text}, below {SETTLED:g}")
         return
-    remedy = _remedy(fleet) if known else "more rounds, or other stepsizes"
+    remedy = _remedy(fleet) if known else "set more algorithm.rounds, or other stepsizes"
     level = _level("warn" if error >= FAR_OFF else "note")
-    yield Finding(level, "accuracy", (), f"{text}: it will not have settled ({SETTLED:g})", remedy)
+    text += f": the fleet will not have settled (below {SETTLED:g})"
+    yield Finding(level, "accuracy", (), text, remedy)
 
 
 def _remedy(fleet: Fleet) -> str:
     needed, simulated = rounds_needed(fleet, SETTLED)
     if needed is not None:
-        return f"set algorithm.rounds to {needed} or more: the simulation settles there"
+        return f"set algorithm.rounds to {needed} or more: the simulation has settled by then"
     return (
-        f"{simulated} rounds do not settle it in the simulation either: choose longer steps that "
-        "decay less (algorithm.stepsize)"
+        f"choose larger stepsizes that decay less (algorithm.stepsize): the simulation has not "
+        f"settled after {simulated} rounds either"
     )
 
 
@@ -114,41 +118,42 @@ def _level(word: str) -> Any:
     return word
 
 
-def show(told: dict[str, Any], console: Console) -> None:
-    """The findings and the table that people read."""
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the findings, the forecast, and the table of who learns what."""
     console.print(
         Text(
-            f"{told['fleet']}: {told['nodes']} nodes, {told['edges']} edges, {told['exchange']} "
+            f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
+            f"{result['exchange']} "
             "exchange"
         )
     )
-    console.print(_findings(told["findings"]))
-    console.print(forecast_table(told["forecast"]))
-    console.print(_who_learns_what(told["who_learns_what"]))
-    levels = [finding["level"] for finding in told["findings"]]
+    console.print(_findings_table(result["findings"]))
+    console.print(forecast_table(result["forecast"]))
+    console.print(_disclosure_table(result["who_learns_what"]))
+    levels = [finding["level"] for finding in result["findings"]]
     console.print(", ".join(f"{levels.count(level)} {level}" for level in LEVELS))
 
 
-def _findings(findings: Sequence[dict[str, Any]]) -> Table:
+def _findings_table(findings: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
         text = Text(finding["text"])
         if finding["nodes"] and finding["level"] in ("fail", "warn"):
-            text.append(f"\n{_some(finding['nodes'])}", style="dim")
-        if finding["mend"]:
-            text.append(f"\nmend: {finding['mend']}", style="italic")
+            text.append(f"\n{_first_names(finding['nodes'])}", style="dim")
+        if finding["remedy"]:
+            text.append(f"\nremedy: {finding['remedy']}", style="italic")
         table.add_row(Text(finding["level"], style=_STYLES[finding["level"]]), text)
     return table
 
 
-def _some(nodes: Sequence[str]) -> str:
+def _first_names(nodes: Sequence[str]) -> str:
     more = f", and {len(nodes) - NODES_SHOWN:,} more" if len(nodes) > NODES_SHOWN else ""
     return ", ".join(nodes[:NODES_SHOWN]) + more
 
 
-def _who_learns_what(rows: Sequence[dict[str, Any]]) -> Table:
+def _disclosure_table(rows: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="who learns what", box=SIMPLE, pad_edge=False, show_lines=True)
     for heading in _HEADINGS:
         table.add_column(heading, overflow="fold", ratio=1)

@@ -1,4 +1,4 @@
-"""The forecast of `cipherfleet check` as people read it, from the object that `--json` prints."""
+"""The forecast of `cipherfleet check` as a table, made from the object that `--json` prints."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from rich.text import Text
 
 from cipherfleet_deploy.local.results import plural
 
-Told = Mapping[str, Any]
+Section = Mapping[str, Any]  # of the object that `--json` prints
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def forecast_table(told: Told) -> Table:
-    """A line for each thing foreseen."""
+def forecast_table(result: Section) -> Table:
+    """Return a table with one line for each predicted quantity."""
     table = Table(
         title="forecast", box=None, show_header=False, pad_edge=False, title_justify="left"
     )
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, line in _lines(told):
+    for name, line in _lines(result):
         table.add_row(Text(name), Text(line))
     return table
 
 
-def _lines(told: Told) -> Iterator[tuple[str, str]]:
-    yield "slots", _slots(told["room"])
-    yield "headroom", _headroom(told["room"])
-    yield "graph", _graph(told["mixing"])
-    yield "traffic", _traffic(told["traffic"])
-    yield from _over_time(told)
-    yield "error", _error(told["expected"])
-    yield "round time", _round_time(told["round_time"])
+def _lines(result: Section) -> Iterator[tuple[str, str]]:
+    yield "slots", _slots(result["room"])
+    yield "headroom", _headroom(result["room"])
+    yield "graph", _graph(result["mixing"])
+    yield "traffic", _traffic(result["traffic"])
+    yield from _over_time(result)
+    yield "error", _error(result["expected"])
+    yield "round time", _round_time(result["round_time"])
 
 
-def _slots(room: Told) -> str:
+def _slots(room: Section) -> str:
     ciphertexts = plural(room["ciphertexts"], "ciphertext")
     return f"{room['slots']} of {room['slot_bits']} bits in a plaintext, {ciphertexts} per vector"
 
 
-def _headroom(room: Told) -> str:
+def _headroom(room: Section) -> str:
     start, largest, bits = room["start_bits"], room["largest_bits"], room["value_bits"]
     if start is None:
-        return f"{bits} bits for an estimate; how many are used, only readings can tell"
-    widest = f"{largest:g}" if largest is not None else "all and more"
+        return f"{bits} bits for an estimate; the readings decide how many are used"
+    widest = f"{largest:g}" if largest is not None else "more than all of them"
     return f"first estimates and steps use {start:g} of {bits} bits, the simulated run {widest}"
 
 
-def _graph(mixing: Told) -> str:
+def _graph(mixing: Section) -> str:
     gap, hops = mixing["spectral_gap"], mixing["diameter"]
     if mixing["method"] == "dense":
         return f"spectral gap {gap[0]:.3g}, diameter {hops[0]:,}"
@@ -59,7 +59,7 @@ def _graph(mixing: Told) -> str:
     )
 
 
-def _traffic(moved: Told) -> str:
+def _traffic(moved: Section) -> str:
     return (
         f"a round: {_bytes(moved['per_node'])} sent and received per node "
         f"(at most {_bytes(moved['busiest'])}, {moved['busiest_node']}), "
@@ -68,9 +68,9 @@ def _traffic(moved: Told) -> str:
     )
 
 
-def _over_time(told: Told) -> Iterator[tuple[str, str]]:
+def _over_time(result: Section) -> Iterator[tuple[str, str]]:
     for name, heading in (("per_run", "whole run"), ("per_day", "a day")):
-        if (moved := told[name]) is not None:
+        if (moved := result[name]) is not None:
             yield (
                 heading,
                 (
@@ -80,12 +80,12 @@ def _over_time(told: Told) -> Iterator[tuple[str, str]]:
             )
 
 
-def _error(expected: Told | None) -> str:
+def _error(expected: Section | None) -> str:
     if expected is None:
-        return "no readings are at hand to simulate with"
+        return "not simulated: there are no readings to simulate with"
     what = f"after {plural(expected['rounds'], 'round')}"
     if expected["of"] != expected["rounds"]:
-        whole = "no end" if expected["of"] is None else f"{expected['of']:,}"
+        whole = "without end" if expected["of"] is None else f"{expected['of']:,}"
         what += f" (shortened: the fleet runs {whole})"
     figures = [
         f"{name} {expected[key]:.2g}"
@@ -93,28 +93,29 @@ def _error(expected: Told | None) -> str:
         if expected[key] is not None
     ]
     if not expected["stays_in_range"]:
-        figures = ["an estimate leaves its range, and the fleet would stop"]
+        figures = ["an estimate leaves its range; the fleet would stop there"]
     return f"{what}, simulated with {expected['readings']} readings: " + (
-        ", ".join(figures) or "nothing that is relative to an answer"
+        ", ".join(figures) or "no relative error is defined"
     )
 
 
-def _round_time(told: Told | None) -> str:
-    if told is None:
-        return "say on what: --profile pi-zero-2, pi-4, pi-5 or host, or --calibration FILE"
-    how = "predicted from measured figures" if told["kind"] == "measured" else "ESTIMATE"
+def _round_time(result: Section | None) -> str:
+    if result is None:
+        return "choose a board: --profile pi-zero-2, pi-4, pi-5 or host, or --calibration FILE"
+    how = "predicted from measured figures" if result["kind"] == "measured" else "ESTIMATE"
     first = ""
-    if told["first_rounds"] and told["first_apart_ms"] > 1.05 * told["apart_ms"]:
+    if result["first_rounds"] and result["first_apart_ms"] > 1.05 * result["apart_ms"]:
         first = (
-            f"; the first {plural(told['first_rounds'], 'round')}, which make the tables, "
-            f"{_ms(told['first_apart_ms'])} and {_ms(told['first_together_ms'])}"
+            f"; in the first {plural(result['first_rounds'], 'round')}, which compute the tables, "
+            f"{_ms(result['first_apart_ms'])} and {_ms(result['first_together_ms'])}"
         )
-    behind = "" if told["pools_keep_up"] else "; obfuscators set the pace"
+    behind = "" if result["pools_keep_up"] else "; obfuscators limit the pace"
     return (
-        f"{how}, {told['board']}: {_ms(told['apart_ms'])} with a board for every node, "
-        f"{_ms(told['together_ms'])} with all on one{first}; {_ms(told['cpu_ms'])} of CPU per node "
-        f"(with a board each {told['cpu_share']:.0%} of a core)"
-        f"{behind} ({told['source']})"
+        f"{how}, {result['board']}: {_ms(result['apart_ms'])} with one board per node, "
+        f"{_ms(result['together_ms'])} with all nodes on one board{first}; "
+        f"{_ms(result['cpu_ms'])} of CPU time per node "
+        f"({result['cpu_share']:.0%} of a core with one board per node)"
+        f"{behind} ({result['source']})"
     )
 
 

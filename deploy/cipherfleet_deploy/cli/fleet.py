@@ -1,4 +1,4 @@
-"""`cipherfleet fleet`: a fleet whose nodes run in containers on this machine."""
+"""`cipherfleet fleet`: run a fleet in containers on this machine, one container per node."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import AS_JSON, SIZES, Command, flagged
+from .options import AS_JSON, SIZES, Command, tell, with_options
+
+if TYPE_CHECKING:
+    from cipherfleet_deploy.containers.run import UpResult
+    from cipherfleet_deploy.local.results import RunResult
 
 NAMES_SHOWN = 20
 FILE = click.argument("file", type=click.Path(path_type=Path))
-IMAGE = click.option("--image", help="the image of all containers, if not this version's own")
+IMAGE = click.option("--image", help="image of all containers (default: the image of this version)")
 OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="folder for keys, logs and results"
 )
@@ -26,17 +30,17 @@ def _size_flags(command: Command) -> Command:
         click.option(
             "--profile",
             metavar="pi-zero-2|pi-4|pi-5|cpu=N,memory=SIZE",
-            help="limits of each node's container: emulation, never a device",
+            help="limits of each node's container: an emulation, not a device",
         ),
     ]
-    return flagged(command, flags)
+    return with_options(command, flags)
 
 
 @click.group()
 def fleet() -> None:
     """Run a fleet in Docker containers.
 
-    They run on this machine, a node in each.
+    The containers run on this machine, with one node in each.
 
     \b
     Example:
@@ -49,46 +53,48 @@ def fleet() -> None:
 @_size_flags
 @IMAGE
 @OUT
-@click.option("--wait", is_flag=True, help="wait for the last round, report, take it down")
+@click.option(
+    "--wait", is_flag=True, help="wait for the last round, print the results, remove the containers"
+)
 @click.option(
     "--backend",
     type=click.Choice(["docker", "process"]),
     default="docker",
     show_default=True,
-    help="process: without containers, as cipherfleet run",
+    help="process: run without containers, as cipherfleet run does",
 )
 @AS_JSON
 def up(file: Path, **flags: Any) -> None:
     """Start each node of FILE in a container.
 
-    Every container has the folder of its node and no other, a read-only root file system, no
-    capabilities, and a network that leads nowhere but to the fleet's broker. Exit code 4 where no
-    engine answers.
+    Each container sees only the folder of its own node. It has a read-only root file system and no
+    capabilities. Its network reaches the fleet and nothing else. Exit code 4 when no Docker engine
+    answers.
 
     \b
     Example:
       cipherfleet fleet up examples/average/fleet.yaml --wait --json
     """
-    # Imported here: --help and mistakes in the command line must not wait for them.
+    # Imported here: --help and usage errors must not wait for these imports.
     from rich.console import Console
 
+    from cipherfleet_deploy.local.results import RunResult
     from cipherfleet_deploy.local.run import show_result, watch_hint
+
+    def show(result: RunResult | UpResult, console: Console) -> None:
+        if isinstance(result, RunResult):
+            show_result(result, console)
+        _show_container_figures(result)
+        if not isinstance(result, RunResult):
+            status_of = shlex.join(["cipherfleet", "fleet", "status", str(file)])
+            click.echo(f"{result.nodes} nodes are up: {status_of}")
+            click.echo(watch_hint(Path(result.out)))
 
     console = Console(stderr=True)
     if flags["backend"] == "process":
-        result = _up_as_processes(file, flags, console)
+        tell(_up_as_processes(file, flags, console), show, as_json=flags["as_json"])
     else:
-        result = _up_in_containers(file, flags, console)
-    if flags["as_json"]:
-        click.echo(json.dumps(result, allow_nan=False))
-    elif "relative_error" in result:
-        show_result(result, Console())
-        _show_figures(result)
-    else:
-        _show_figures(result)
-        status_of = shlex.join(["cipherfleet", "fleet", "status", str(file)])
-        click.echo(f"{result['nodes']} nodes are up: {status_of}")
-        click.echo(watch_hint(Path(result["out"])))
+        tell(_up_in_containers(file, flags, console), show, as_json=flags["as_json"])
 
 
 def _overrides(flags: dict[str, Any]) -> Any:
@@ -97,51 +103,55 @@ def _overrides(flags: dict[str, Any]) -> Any:
     return Overrides(flags["nodes"], flags["rounds"], flags["key_bits"])
 
 
-def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
+def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> RunResult:
     from cipherfleet_deploy.local.run import RunOptions, run_fleet
 
     if flags["profile"] or flags["image"]:
-        raise click.UsageError("--profile and --image are for --backend docker")
+        raise click.UsageError("--profile and --image need --backend docker")
     if not flags["wait"]:
         raise click.UsageError("--backend process needs --wait: processes end with the command")
     options = RunOptions(_overrides(flags), seed=flags["seed"], out=flags["out"])
     return run_fleet(file, options, console)
 
 
-def _up_in_containers(file: Path, flags: dict[str, Any], console: Any) -> dict[str, Any]:
+def _up_in_containers(file: Path, flags: dict[str, Any], console: Any) -> RunResult | UpResult:
     from cipherfleet_deploy.containers.engine import Engine
     from cipherfleet_deploy.containers.limits import read_profile
-    from cipherfleet_deploy.containers.plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
     from cipherfleet_deploy.containers.run import UpOptions, bring_up, run_to_end
 
     options = UpOptions(
         _overrides(flags),
         flags["seed"],
         flags["out"],
-        flags["image"] or OURS,
+        flags["image"] or DEFAULT_IMAGE,
         read_profile(flags["profile"]) if flags["profile"] else None,
     )
     with Engine() as engine:
         return (run_to_end if flags["wait"] else bring_up)(engine, file, options, console)
 
 
-def _show_figures(result: dict[str, Any]) -> None:
-    """What containers have to tell beyond processes."""
+def _show_container_figures(result: RunResult | UpResult) -> None:
+    """Print the figures that a fleet of containers has and a fleet of processes has not."""
+    import msgspec
+
+    figures = msgspec.to_builtins(result)
     for name in ("emulated", "start", "memory_mib", "image"):
-        told = result.get(name)
-        if isinstance(told, dict):
-            told = ", ".join(f"{key} {value}" for key, value in told.items() if value is not None)
-        if told:
-            click.echo(f"{name}: {told}")
+        figure = figures.get(name)
+        if isinstance(figure, dict):
+            parts = [f"{key} {value}" for key, value in figure.items() if value is not None]
+            figure = ", ".join(parts)
+        if figure:
+            click.echo(f"{name}: {figure}")
 
 
 @fleet.command()
 @FILE
 @AS_JSON
 def status(file: Path, as_json: bool) -> None:
-    """Say what each container is doing.
+    """Show the state of each container.
 
-    Exit code 1 if there is none.
+    Also shows its round and its memory. Exit code 1 if the fleet has no container.
 
     \b
     Example:
@@ -158,7 +168,7 @@ def status(file: Path, as_json: bool) -> None:
     for each in () if as_json else states:
         memory = "-" if each["memory_mib"] is None else f"{each['memory_mib']:.1f} MiB"
         number = "-" if each["round"] is None else f"round {each['round']}"
-        click.echo(f"{each['name']:<20} {number:<12} {memory:<12} {each['told']}")
+        click.echo(f"{each['name']:<20} {number:<12} {memory:<12} {each['status']}")
     if not states:
         _not_up(name)
 
@@ -166,12 +176,16 @@ def status(file: Path, as_json: bool) -> None:
 @fleet.command()
 @FILE
 @click.argument("node", required=False)
-@click.option("--tail", type=click.IntRange(1), default=10, show_default=True, help="lines")
-@click.option("--follow", is_flag=True, help="go on as they speak, until all have ended")
+@click.option(
+    "--tail", type=click.IntRange(1), default=10, show_default=True, help="lines per container"
+)
+@click.option(
+    "--follow", is_flag=True, help="keep printing new lines until all containers have ended"
+)
 def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
-    """Print the last lines of the containers.
+    """Print the latest log lines of containers.
 
-    All containers of the fleet of FILE, or the one of NODE.
+    Prints those of all containers of the fleet of FILE, or those of NODE.
 
     \b
     Example:
@@ -186,12 +200,12 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
             check_node(names, node, name)
             names = [node]
         if follow:
-            said = engine.follow(name, names, tail)
+            lines = engine.follow(name, names, tail)
         else:
-            said = (
+            lines = (
                 (each, line) for each in names for line in engine.log(name, each, tail).splitlines()
             )
-        for each, line in said:
+        for each, line in lines:
             click.echo(line if node else f"{each}: {line}")
     if not names:
         _not_up(name)
@@ -204,7 +218,7 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
 def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in the container of NODE.
 
-    Ends with the exit code of COMMAND.
+    Exits with the exit code of COMMAND.
 
     \b
     Example:
@@ -226,8 +240,9 @@ def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
 def down(file: Path, as_json: bool) -> None:
     """Stop and remove the containers of a fleet.
 
-    Its network, too. They are found by their label, so this also cleans up after a command that was
-    killed. Keys, logs and results in the folder of `up` stay.
+    Also removes the fleet's network. Containers and network are found by their label. This command
+    therefore also cleans up after a command that was killed. Keys, logs and results in the --out
+    folder of `up` stay.
 
     \b
     Example:
@@ -255,7 +270,7 @@ def down(file: Path, as_json: bool) -> None:
 def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
     """Write compose.yaml for the fleet of FILE.
 
-    The folders of its containers are written beside it.
+    Also writes the folders of the containers, beside compose.yaml.
 
     \b
     Example:
@@ -265,16 +280,16 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
 
     from cipherfleet_deploy.containers.compose import write_compose
     from cipherfleet_deploy.containers.limits import read_profile
-    from cipherfleet_deploy.containers.plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
     from cipherfleet_deploy.containers.plan import container_user, prepare
     from cipherfleet_node.settings.sections import Simulation
     from cipherfleet_provisioning.fleet.fleet import load_fleet
 
     profile = read_profile(flags["profile"]) if flags["profile"] else None
-    found = load_fleet(file, _overrides(flags))
-    containers = prepare(found, out, Simulation(seed=flags["seed"]), profile, Console(stderr=True))
-    user = container_user(rootless=False)
-    written = write_compose(found.file.fleet, containers, out, flags["image"] or OURS, user)
+    loaded = load_fleet(file, _overrides(flags))
+    containers = prepare(loaded, out, Simulation(seed=flags["seed"]), profile, Console(stderr=True))
+    user, chosen_image = container_user(rootless=False), flags["image"] or DEFAULT_IMAGE
+    written = write_compose(loaded.file.fleet, containers, out, chosen_image, user)
     if as_json:
         click.echo(json.dumps({"written": str(written), "containers": len(containers)}))
     else:
@@ -292,17 +307,20 @@ def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
 @click.option(
     "--brokers",
     type=click.IntRange(1, 9),
-    help="members of a cluster of brokers; as many as broker.cluster has, else 1",
+    help="number of brokers in the cluster (default: as many as broker.cluster has, else 1)",
 )
-@click.option("--host", "hosts", multiple=True, help="a host that services go to, in turn")
+@click.option(
+    "--host", "hosts", multiple=True, help="place services on these hosts in turn; may be repeated"
+)
 @AS_JSON
 def stack(
     file: Path, out: Path, brokers: int | None, hosts: tuple[str, ...], as_json: bool, **flags: Any
 ) -> None:
     """Write stack.yaml for a Docker Swarm.
 
-    The secrets of the fleet of FILE are written beside it. A volume stays on its host: without
-    --host a node that Swarm moves begins without its state.
+    Also writes the secrets of the fleet of FILE, beside stack.yaml. Without --host, Swarm may move
+    a node to another host. The node's volume stays on the first host, so the node then starts
+    without its state.
 
     \b
     Example:
@@ -311,36 +329,42 @@ def stack(
     from rich.console import Console
 
     from cipherfleet_deploy.containers.limits import read_profile
-    from cipherfleet_deploy.containers.plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
     from cipherfleet_deploy.containers.plan import prepare
     from cipherfleet_deploy.containers.swarm_stack import write_stack
     from cipherfleet_node.settings.sections import Simulation
     from cipherfleet_provisioning.fleet.fleet import load_fleet
 
     profile = read_profile(flags["profile"]) if flags["profile"] else None
-    found, told = load_fleet(file, _overrides(flags)), Console(stderr=True)
-    count = brokers or len(found.file.broker.hosts)
+    loaded, console = load_fleet(file, _overrides(flags)), Console(stderr=True)
+    count = brokers or len(loaded.file.broker.hosts)
     if count % 2 == 0:
-        note = f"note: {count} brokers are no safer than {count - 1}: more than half must be there"
-        told.print(note, markup=False, highlight=False, soft_wrap=True)
-    containers = prepare(found, out, Simulation(seed=flags["seed"]), profile, told, count)
-    written = write_stack(containers, out, flags["image"] or OURS, hosts)
+        note = (
+            f"note: {count} brokers tolerate no more failures than {count - 1}: more than half of "
+            "the brokers must run"
+        )
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    containers = prepare(loaded, out, Simulation(seed=flags["seed"]), profile, console, count)
+    written = write_stack(containers, out, flags["image"] or DEFAULT_IMAGE, hosts)
     if as_json:
         click.echo(json.dumps({"written": str(written), "services": len(containers)}))
     else:
-        name = f"cipherfleet-{found.file.fleet.lower()}"
+        name = f"cipherfleet-{loaded.file.fleet.lower()}"
         deploy = ["docker", "stack", "deploy", "--compose-file", str(written), name]
         click.echo(f"wrote {written}: {shlex.join(deploy)}")
 
 
 @fleet.command()
-@click.option("--tag", help="its name, if not this version's own")
-@click.option("--base", help="the image to begin with, if not the Dockerfile's")
-@click.option("--offline", is_flag=True, help="pull nothing: base and wheels from here")
+@click.option("--tag", help="name of the image (default: cipherfleet:VERSION)")
+@click.option("--base", help="base image (default: the one in the Dockerfile)")
+@click.option(
+    "--offline", is_flag=True, help="pull no image: make the base and get the wheels locally"
+)
 @click.option(
     "--platform",
     type=click.Choice(["linux/amd64", "linux/arm64"]),
-    help="of boards: linux/arm64; its name ends in -arm64, and an emulator is needed here",
+    help="processor to build for (default: that of the Docker engine); boards have linux/arm64. "
+    "The tag gets the suffix -arm64 or -amd64. Another processor needs an emulator here.",
 )
 @AS_JSON
 def image(
@@ -348,8 +372,9 @@ def image(
 ) -> None:
     """Build the image of nodes and brokers.
 
-    It is built from this source. With --offline no registry of images is needed: a base is made of
-    Debian's packages with mmdebstrap, and wheels are downloaded by the pip of this machine.
+    Builds the image from the source of this installation. With --offline, no image registry is
+    needed: mmdebstrap makes a base image from Debian packages, and the pip of this machine
+    downloads the wheels.
 
     \b
     Example:
@@ -357,13 +382,13 @@ def image(
     """
     from cipherfleet_deploy.containers.engine import Engine
     from cipherfleet_deploy.containers.image import ImageOptions, build_image
-    from cipherfleet_deploy.containers.plan import IMAGE as OURS
+    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
 
     machine = platform and platform.partition("/")[2]
-    options = ImageOptions(tag or OURS, base, offline, machine)
+    options = ImageOptions(tag or DEFAULT_IMAGE, base, offline, machine)
     with Engine() as engine:
-        made = build_image(engine, options, lambda text: click.echo(text, err=True))
-    click.echo(json.dumps(made) if as_json else f"built {made['image']}, {made['mib']} MiB")
+        result = build_image(engine, options, lambda text: click.echo(text, err=True))
+    click.echo(json.dumps(result) if as_json else f"built {result['image']}, {result['mib']} MiB")
 
 
 def _name_of(file: Path) -> str:
@@ -373,21 +398,24 @@ def _name_of(file: Path) -> str:
 
 
 def check_node(names: list[str], node: str, fleet_name: str) -> None:
-    """Raise CipherfleetError if no container is called *node*, with the *names* that there are."""
+    """Raise CipherfleetError if *node* is not among *names*, the containers of the fleet."""
     from cipherfleet_node.errors import CipherfleetError
-    from cipherfleet_node.settings.type_errors import meant
+    from cipherfleet_node.settings.type_errors import did_you_mean
 
     if not names:
         _not_up(fleet_name)
     if node not in names:
         more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
         raise CipherfleetError(
-            f"no container of the fleet {fleet_name!r} is called {node!r}, there are "
-            f"{', '.join(names[:NAMES_SHOWN])}{more}{meant(node, names)}"
+            f"the fleet {fleet_name!r} has no container {node!r}, it has "
+            f"{', '.join(names[:NAMES_SHOWN])}{more}{did_you_mean(node, names)}"
         )
 
 
 def _not_up(name: str) -> None:
     from cipherfleet_node.errors import CipherfleetError
 
-    raise CipherfleetError(f"no container of a fleet {name!r} is there: cipherfleet fleet up FILE")
+    raise CipherfleetError(
+        f"the fleet {name!r} has no container on this machine; start it with cipherfleet fleet up "
+        "FILE"
+    )

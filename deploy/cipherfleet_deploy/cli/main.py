@@ -1,4 +1,7 @@
-"""`cipherfleet`: the operator's command line."""
+"""The command `cipherfleet`: its subcommands and its exit codes.
+
+Commands import what they need when they run. `--help` and usage errors answer at once.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from typing import Any, NoReturn
 
 import click
 
-from cipherfleet_deploy.cli.provision import provision  # moved
+from cipherfleet_deploy.cli.provision import provision
 from cipherfleet_deploy.interrupts import EXIT_INTERRUPTED, is_interrupted
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
 from .fleet import fleet
-from .options import AS_JSON, EXIT_FAILED, SIZES, Command, flagged, tell
+from .options import AS_JSON, EXIT_FAILED, SIZES, Command, tell, with_options
 from .seed import seed
 
 DEMO_NODES = 10
@@ -28,7 +31,7 @@ PROGRAM = "cipherfleet"
 
 
 def main() -> None:
-    """Run the command line; every failure is one line, every mistake one, and an exit code."""
+    """Run the command line. A failure is one line on standard error and an exit code."""
     try:
         cli.main(prog_name=PROGRAM, standalone_mode=False)
     except ConfigError as error:
@@ -40,44 +43,44 @@ def main() -> None:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "cipherfleet"
         _fail(f"{error.format_message().rstrip('.?')}; see {command} --help", error.exit_code)
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # such as a full disk or a folder without write permission
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}", EXIT_FAILED)
     except ModuleNotFoundError:
-        raise  # __main__ says what to install, or that it was interrupted
-    except Exception as error:  # what nobody foresaw: its text may hold a reading, its place not
+        raise  # __main__ handles it: it says what to install, or that it was interrupted
+    except Exception as error:  # the text of an unexpected error may hold a reading: show its place
         if sys.flags.dev_mode:
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         _fail(
-            f"a fault of ours, {type(error).__name__} at {Path(place.filename).name}:"
-            f"{place.lineno}; please report it (PYTHONDEVMODE=1 shows the way there)",
+            f"internal error, {type(error).__name__} at {Path(place.filename).name}:"
+            f"{place.lineno}; please report it (PYTHONDEVMODE=1 prints the traceback)",
             EXIT_FAILED,
         )
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    if is_interrupted():  # whatever came of it
+    if is_interrupted():  # the failure may be a consequence of the interrupt
         text, code = "interrupted", EXIT_INTERRUPTED
-    _tell(f"{PROGRAM}: {text}")
+    _print_error(f"{PROGRAM}: {text}")
     sys.exit(code)
 
 
 def _fail_at(error: ConfigError) -> NoReturn:
-    """Every mistake in the operator's files, each with the line that it stands on."""
-    from .error_excerpts import complaints
+    """Print every error in the operator's files, each with the line of the file it is in."""
+    from .error_excerpts import error_lines
 
-    for line in complaints(error, PROGRAM):
-        _tell(line)
+    for line in error_lines(error, PROGRAM):
+        _print_error(line)
     sys.exit(error.exit_code)
 
 
-def _tell(text: str) -> None:
-    """One line, whatever a file is called or holds: control characters are written as escapes."""
+def _print_error(text: str) -> None:
+    """Print *text* on one line: names of files and their content may hold control characters."""
     click.echo(one_line(text), err=True)
 
 
 def run_flags(command: Command) -> Command:
-    """The flags that `demo` and `run` share."""
+    """Add the options that `demo` and `run` share."""
     flags = [
         *SIZES,
         click.option(
@@ -85,46 +88,49 @@ def run_flags(command: Command) -> Command:
             default="embedded",
             show_default=True,
             metavar="embedded|mosquitto|HOST:PORT",
-            help="which broker to run, or to use",
+            help="broker to start, or the address of a running one",
         ),
-        click.option("--out", type=click.Path(path_type=Path), help="folder for logs and results"),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            help="folder for keys, logs and results (default: cipherfleet-out/FLEET-TIME)",
+        ),
         AS_JSON,
     ]
-    return flagged(command, flags)
+    return with_options(command, flags)
 
 
 class Commands(click.Group):
-    """Commands of this package, and those that the packages above it bring along.
+    """The commands of this package and those of the harness and the lab.
 
-    The harness and the lab import this package, never the other way round: they name their commands
-    as entry points of the group `cipherfleet.commands`.
+    The harness and the lab import this package, and this package never imports them. They declare
+    their commands as entry points of the group `cipherfleet.commands`.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, sorted."""
-        return sorted({*super().list_commands(ctx), *_brought_along().names})
+        return sorted({*super().list_commands(ctx), *_command_entry_points().names})
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that *args* begin with; a name that is none is answered with a near one."""
+        """Return the command that *args* begin with; an unknown name fails with a suggestion."""
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from cipherfleet_node.settings.type_errors import meant
+            from cipherfleet_node.settings.type_errors import did_you_mean
 
-            ctx.fail(f"no such command {args[0]!r}{meant(args[0], self.list_commands(ctx))}")
+            ctx.fail(f"no such command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command called *cmd_name*; what is brought along is imported only then."""
+        """Return the command *cmd_name*; a command of another package is imported only here."""
         own = super().get_command(ctx, cmd_name)
-        if own is not None or cmd_name not in _brought_along().names:
+        if own is not None or cmd_name not in _command_entry_points().names:
             return own
-        loaded: click.Command = _brought_along()[cmd_name].load()
+        loaded: click.Command = _command_entry_points()[cmd_name].load()
         return loaded
 
 
 @cache
-def _brought_along() -> EntryPoints:
+def _command_entry_points() -> EntryPoints:
     return entry_points(group="cipherfleet.commands")
 
 
@@ -136,9 +142,10 @@ def _brought_along() -> EntryPoints:
 @click.version_option(__version__)
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Run sensor fleets that agree on one answer.
+    """Run sensor fleets that solve a joint problem.
 
-    Only ciphertexts travel between the nodes.
+    Each node keeps its readings. Nodes exchange only ciphertexts, and their estimates converge to
+    one answer.
 
     \b
     Example:
@@ -153,8 +160,8 @@ def cli(context: click.Context) -> None:
 def demo(nodes: int | None, **flags: Any) -> None:
     """Fit real sensor readings on this machine.
 
-    Ten motes of the Intel lab data, real daemons, a real broker; ends with the fleet's answer
-    beside the one of a solver that sees all readings.
+    Starts a broker and ten daemons, with recorded readings of the Intel lab data. Ends with the
+    fleet's answer beside the answer of a centralised solver that sees all readings.
 
     \b
     Example:
@@ -166,28 +173,29 @@ def demo(nodes: int | None, **flags: Any) -> None:
 @cli.command()
 @click.argument("folder", metavar="DIR")
 @click.option(
-    "--nodes", type=click.IntRange(2, 10_000), default=9, show_default=True, help="how many nodes"
+    "--nodes", type=click.IntRange(2, 10_000), default=9, show_default=True, help="number of nodes"
 )
 @click.option(
     "--topology",
     default="ring",
     show_default=True,
     metavar="KIND",
-    help="ring, line, star, grid, torus, complete, random_regular, erdos_renyi, small_world, "
-    "geometric, file or edges",
+    help="which nodes are neighbours: ring, line, star, grid, torus, complete, random_regular, "
+    "erdos_renyi, small_world, geometric, file or edges",
 )
 @click.option(
     "--key-bits",
     type=click.IntRange(256, 8192),
     default=2048,
     show_default=True,
-    help="Paillier key size; below 2048 is unsafe",
+    help="Paillier key size in bits; below 2048 is unsafe",
 )
 @AS_JSON
 def init(folder: str, nodes: int, topology: str, key_bits: int, as_json: bool) -> None:
-    """Write a fleet.yaml to begin with into DIR.
+    """Write a first fleet.yaml into DIR.
 
-    It runs as it is; its comments say what can be changed. Nothing is overwritten.
+    The fleet runs without any change. Comments in the file explain each setting. Existing files
+    are never overwritten.
 
     \b
     Example:
@@ -212,9 +220,9 @@ def init(folder: str, nodes: int, topology: str, key_bits: int, as_json: bool) -
 def run(file: Path, **flags: Any) -> None:
     """Run the fleet of FILE on this machine.
 
-    FILE is a fleet.yaml. Every node is a daemon of its own. In the table of results, `silent`
-    counts the answers that did not come in time, `rejected` the messages that nodes refused, and
-    `restarts` the daemons that ended early and were started again.
+    FILE is a fleet.yaml. Each node runs as a daemon in its own process. In the table of results,
+    `silent` counts the answers that did not arrive in time, `rejected` counts the messages that
+    nodes refused, and `restarts` counts the daemons that ended early and were started again.
 
     \b
     Example:
@@ -226,7 +234,7 @@ def run(file: Path, **flags: Any) -> None:
 def _given_once(
     _context: click.Context, option: click.Parameter, given: tuple[str, ...]
 ) -> str | None:
-    """The value of an option; a second one is refused, where click would drop the first."""
+    """Return the value of an option. Refuse a second value: click would drop the first one."""
     if len(given) > 1:
         raise click.BadParameter(f"{option.opts[0]} is given {len(given)} times, give it once")
     return given[0] if given else None
@@ -243,7 +251,7 @@ def _run(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    # Imported here: --help and mistakes in the command line must not wait for them.
+    # Imported here: --help and usage errors must not wait for these imports.
     from rich.console import Console
 
     from cipherfleet_deploy.local.run import RunOptions, run_fleet, show_result
@@ -256,55 +264,58 @@ def _run(
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--strict", is_flag=True, help="fail at warnings too, for continuous integration")
+@click.option(
+    "--strict", is_flag=True, help="warnings are failures too, for continuous integration"
+)
 @click.option(
     "--profile",
     type=click.Choice(["pi-zero-2", "pi-4", "pi-5", "host"]),
     multiple=True,
     callback=_given_once,
-    help="boards to estimate the round time for; an estimate, never a measurement",
+    help="estimate the round time on this board; an estimate, not a measurement",
 )
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="CARD",
-    help="a board's measured card, to predict the round time from",
+    help="predict the round time from this file, which cipherfleet bench calibrate has written",
 )
 @AS_JSON
 def check(
     file: Path, strict: bool, profile: str | None, calibration: Path | None, as_json: bool
 ) -> None:
-    """Say who would learn what in a fleet.
+    """Check privacy and settings before a run.
 
-    Also what to expect of the fleet of FILE: whether its schedule can converge, headroom, traffic,
-    mixing, the error at the end, the time of a round. Nothing is sent or written. Exit code 1 when
-    a finding fails, 3 when FILE is no valid fleet.
+    Reports what each participant of the fleet in FILE could learn, and whether the settings are
+    sound. Predicts convergence, headroom, traffic, mixing, the final error and the round time.
+    Sends and writes nothing. Exit code 1 when a finding fails, 3 when FILE is not a valid fleet.
 
     \b
     Example:
       cipherfleet check examples/intel_lab/fleet.yaml --profile pi-4
     """
-    # Threads of linear algebra wait for each other: on a busy machine ten times as long as one.
+    # Threads of linear algebra wait for each other. On a busy machine they take ten times as long
+    # as a single thread.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from cipherfleet_deploy.check.check import check_fleet, passes, show
 
-    told = check_fleet(file, profile, calibration)
-    tell(told, show, as_json=as_json)
-    if not passes(told, strict=strict):
+    result = check_fleet(file, profile, calibration)
+    tell(result, show, as_json=as_json)
+    if not passes(result, strict=strict):
         sys.exit(EXIT_FAILED)
 
 
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--broker", metavar="HOST:PORT", help="a running broker to try")
+@click.option("--broker", metavar="HOST:PORT", help="test this running broker")
 @AS_JSON
 def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
-    """Find faults of this machine and of FILE.
+    """Diagnose this machine, and FILE if given.
 
-    FILE is a fleet.yaml. One line for each thing: ok, warn, fail or skip, what was found, and the
-    mend. Exit code 1 when something fails, 3 when FILE is no valid fleet, 4 when only the broker is
-    unreachable. On a device: cipherfleet-node doctor.
+    FILE is a fleet.yaml. Prints one line per check: ok, warn, fail or skip, what was found, and the
+    remedy. Exit code 1 when a check fails, 3 when FILE is not a valid fleet, 4 when only the broker
+    is unreachable. On a device: cipherfleet-node doctor.
 
     \b
     Example:
@@ -324,27 +335,29 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
             click.echo(str(finding))
     code = exit_code(findings)
     if as_json:
-        told = {"findings": [asdict(each) for each in findings], "exit_code": code}
-        click.echo(json.dumps(told))
+        result = {"findings": [asdict(each) for each in findings], "exit_code": code}
+        click.echo(json.dumps(result))
     sys.exit(code)
 
 
 @cli.command()
 @click.argument("place", metavar="FILE|DIR", type=click.Path(path_type=Path))
-@click.option("--broker", metavar="HOST:PORT", help="where it is (default: as FILE or DIR says)")
-@click.option("--once", is_flag=True, help="show the fleet once, when every node has told")
+@click.option(
+    "--broker", metavar="HOST:PORT", help="address of the broker (default: from FILE or DIR)"
+)
+@click.option("--once", is_flag=True, help="show the fleet once, when every node has reported")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    help="end after so long (default: never, with --once 10)",
+    help="stop after this time (default: run until interrupted, with --once 10)",
 )
-@click.option("--json", "as_json", is_flag=True, help="print a JSON object for every change")
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object for every change")
 def watch(place: Path, **flags: Any) -> None:
     """Show the state of every running node.
 
-    Also its round, round time and faults. FILE is a fleet.yaml, DIR a provisioned set or the --out
-    folder of run or fleet up. Nodes report it themselves; no reading and no estimate is in it.
-    Exit code 4 when no broker answers.
+    Shows the state, round, round time and faults of each node, from the signed reports that nodes
+    send. Reports contain no reading and no estimate. FILE is a fleet.yaml. DIR is a provisioned
+    set, or the --out folder of run or fleet up. Exit code 4 when no broker answers.
 
     \b
     Example:
@@ -362,10 +375,10 @@ def watch(place: Path, **flags: Any) -> None:
 def schema() -> None:
     """Print the JSON Schema of fleet.yaml.
 
-    It is for editors that check while one types. An editor finds it by the first line of the file,
-    as in examples/average/fleet.yaml: `# yaml-language-server: $schema=PATH`. What depends on
-    several values at once (a graph that is not connected, readings that are not there) only
-    `cipherfleet run` finds.
+    An editor can use it to check a fleet.yaml as you type. The first line of the file names the
+    schema, as in examples/average/fleet.yaml: `# yaml-language-server: $schema=PATH`. A schema
+    cannot express rules over several values, such as a connected graph or missing readings. Use
+    `cipherfleet check` for these.
 
     \b
     Example:
@@ -382,7 +395,7 @@ cli.add_command(provision)
 
 
 def example(name: str) -> Path:
-    """The folder of an example: inside an installed wheel, or beside the source."""
+    """Return the folder of an example: inside an installed wheel, or beside the source."""
     package = Path(__file__).parents[1]
     installed = package / "examples" / name
     return installed if installed.is_dir() else package.parents[1] / "examples" / name

@@ -1,42 +1,51 @@
-"""What several commands share: options, and how a result is told."""
+"""Options that several commands share, and the output of a result as JSON or as a table."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 Command = Callable[..., None]
 Flag = Callable[[Any], Any]
+R = TypeVar("R")
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object")
 SIZES: tuple[Flag, ...] = (
-    click.option("--nodes", type=click.IntRange(2), help="how many nodes, spread over the file's"),
-    click.option("--rounds", type=click.IntRange(1), help="how many rounds"),
-    click.option("--key-bits", type=click.IntRange(256, 8192), help="Paillier key size"),
-    click.option("--seed", type=int, help="repeatable draws: for trials, protects nothing"),
+    click.option(
+        "--nodes", type=click.IntRange(2), help="number of nodes, chosen evenly from the fleet file"
+    ),
+    click.option("--rounds", type=click.IntRange(1), help="number of rounds"),
+    click.option("--key-bits", type=click.IntRange(256, 8192), help="Paillier key size in bits"),
+    click.option(
+        "--seed", type=int, help="fixed random seed, for experiments: the run has no privacy"
+    ),
 )
 
 
-def flagged(command: Command, flags: Sequence[Flag]) -> Command:
-    """*command* with *flags*, which its help lists in this order."""
+def with_options(command: Command, flags: Sequence[Flag]) -> Command:
+    """Add *flags* to *command*; its help lists them in this order."""
     for flag in reversed(flags):
         command = flag(command)
     return command
 
 
-def tell(
-    told: dict[str, Any], show: Callable[[dict[str, Any], Any], None], *, as_json: bool
-) -> None:
-    """One JSON object, or what *show* makes of it on a console."""
+def tell(result: R, show: Callable[[R, Any], None], *, as_json: bool) -> None:
+    """Print *result* as one JSON object, or let *show* render it on a console.
+
+    *result* is a msgspec struct, or a dictionary that JSON can encode.
+    """
     if as_json:
-        click.echo(json.dumps(told, allow_nan=False))
+        import msgspec
+
+        content = msgspec.to_builtins(result) if isinstance(result, msgspec.Struct) else result
+        click.echo(json.dumps(content, allow_nan=False))
         return
     from rich.console import Console
 
-    show(told, Console())
+    show(result, Console())
 
 
 EXIT_FAILED = 1

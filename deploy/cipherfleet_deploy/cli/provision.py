@@ -1,4 +1,4 @@
-"""`cipherfleet provision`: bundle, enroll, update, rotate, revoke."""
+"""`cipherfleet provision`: the subcommands bundle, enroll, update, rotate and revoke."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
-from .options import AS_JSON, EXIT_FAILED, Command, flagged, tell
+from .options import AS_JSON, EXIT_FAILED, Command, tell, with_options
 
 
 @click.group()
 def provision() -> None:
     """Prepare and change a fleet of devices.
 
-    A set of files in DIR is replaced as a whole or not at all; DIR/current is the present one.
+    Each command works on the provisioned set in DIR. A command replaces the set as a whole or not
+    at all. DIR/current is the present set.
 
     \b
     Example:
@@ -26,16 +27,18 @@ def provision() -> None:
 
 
 def reach_flags(timeout_s: float, margin_s: float) -> Callable[[Command], Command]:
-    """The flags of the commands that talk to running nodes."""
+    """Add the options of the commands that talk to running nodes."""
     flags = [
-        click.option("--broker", metavar="HOST:PORT", help="where it is (default: as in the set)"),
+        click.option(
+            "--broker", metavar="HOST:PORT", help="address of the broker (default: from the set)"
+        ),
         click.option(
             "--timeout",
             "timeout_s",
             type=click.FloatRange(0),
             default=timeout_s,
             show_default=True,
-            help="seconds to wait for claims",
+            help="seconds to wait for claims from devices",
         ),
         click.option(
             "--margin",
@@ -43,11 +46,11 @@ def reach_flags(timeout_s: float, margin_s: float) -> Callable[[Command], Comman
             type=click.FloatRange(0),
             default=margin_s,
             show_default=True,
-            help="seconds that running nodes get before new neighbours hold",
+            help="seconds before new neighbours take effect on running nodes",
         ),
         AS_JSON,
     ]
-    return lambda command: flagged(command, flags)
+    return lambda command: with_options(command, flags)
 
 
 keys_flag = click.option(
@@ -56,7 +59,8 @@ keys_flag = click.option(
     type=click.Choice(["device", "operator"]),
     default="device",
     show_default=True,
-    help="who makes the nodes' private keys; an operator who has them can read every reading",
+    help="who generates the nodes' private keys; with 'operator', the operator can decrypt "
+    "everything",
 )
 
 
@@ -66,14 +70,15 @@ set_argument = click.argument("home", metavar="DIR", type=click.Path(path_type=P
 from_round_flag = click.option(
     "--from-round",
     type=click.IntRange(0),
-    help="the round from which it holds (default: the highest heard of, and a margin)",
+    help="round at which the change takes effect (default: the highest reported round, plus a "
+    "margin)",
 )
 
 
-def _show_provision(told: dict[str, Any], *, as_json: bool) -> None:
+def _show_provision(result: dict[str, Any], *, as_json: bool) -> None:
     from cipherfleet_deploy.provision_session import show
 
-    tell(told, show, as_json=as_json)
+    tell(result, show, as_json=as_json)
 
 
 @provision.command()
@@ -82,10 +87,10 @@ def _show_provision(told: dict[str, Any], *, as_json: bool) -> None:
 @keys_flag
 @AS_JSON
 def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
-    """Write the set of the fleet of FILE to DIR.
+    """Write a set for the fleet of FILE to DIR.
 
-    It holds an archive per node, the broker's files and a ledger. Keys that exist are kept; run
-    twice it changes nothing.
+    The set holds one archive per node, the broker's files and a ledger. Existing keys are kept. A
+    second run changes nothing.
 
     \b
     Example:
@@ -100,8 +105,10 @@ def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
 
 @provision.command()
 @set_argument
-@click.option("--auto", is_flag=True, help="believe every sound claim with the right token")
-@click.option("--approve", "approved", metavar="ID", multiple=True, help="believe this node's")
+@click.option("--auto", is_flag=True, help="accept every valid claim that carries the right token")
+@click.option(
+    "--approve", "approved", metavar="ID", multiple=True, help="accept the claim of this node"
+)
 @reach_flags(10.0, 10.0)
 def enroll(
     home: Path,
@@ -114,9 +121,9 @@ def enroll(
 ) -> None:
     """Approve the claims of new devices.
 
-    An approved device gets its neighbours. Without --auto and --approve it asks, on a terminal;
-    compare the fingerprint with the one in the device's log. Exit code 1 when a claim is refused,
-    or one to be approved was not made.
+    Each approved device receives its neighbours. Without --auto and --approve, the command asks
+    on a terminal. Compare the fingerprint with the one in the device's log. Exit code 1 when a
+    claim is refused, or when a node given with --approve made no claim.
 
     \b
     Example:
@@ -130,9 +137,9 @@ def enroll(
 
     asking = ask if sys.stdin.isatty() and not (auto or approved) else None
     consent = Consent(auto, approved, asking)
-    told = run_enroll(home, consent, Reach(broker, margin_s, timeout_s))
-    _show_provision(told, as_json=as_json)
-    if told["refused"] or told["not_seen"]:
+    result = run_enroll(home, consent, Reach(broker, margin_s, timeout_s))
+    _show_provision(result, as_json=as_json)
+    if result["refused"] or result["not_seen"]:
         sys.exit(EXIT_FAILED)
 
 
@@ -152,10 +159,10 @@ def update(
     margin_s: float,
     as_json: bool,
 ) -> None:
-    """Tell a running fleet that FILE has changed.
+    """Apply a changed FILE to a running fleet.
 
-    Nodes may be added or removed, edges may change. Every node concerned gets its new neighbours,
-    which take effect at one round. Reload the broker's rules before.
+    Nodes may be added or removed, and edges may change. Every affected node receives its new
+    neighbours. All of them take effect at the same round. Reload the broker's rules before.
 
     \b
     Example:
@@ -167,8 +174,8 @@ def update(
     from cipherfleet_deploy.provision_session import update as run_update
 
     reach = Reach(broker, margin_s, timeout_s)
-    told = run_update(file, home, maker, from_round, reach, Console(stderr=True))
-    _show_provision(told, as_json=as_json)
+    result = run_update(file, home, maker, from_round, reach, Console(stderr=True))
+    _show_provision(result, as_json=as_json)
 
 
 @provision.command()
@@ -190,7 +197,7 @@ def rotate(
 ) -> None:
     """Give NODE new keys or a new certificate.
 
-    The device makes its new keys itself. A new certificate is for the key that it has.
+    The device generates its new keys itself. A new certificate is for the device's present key.
 
     \b
     Example:
@@ -199,19 +206,19 @@ def rotate(
     from cipherfleet_deploy.provision_session import Reach
     from cipherfleet_deploy.provision_session import rotate as run_rotate
 
-    told = run_rotate(home, node, what, from_round, Reach(broker, margin_s, timeout_s))
-    _show_provision(told, as_json=as_json)
+    result = run_rotate(home, node, what, from_round, Reach(broker, margin_s, timeout_s))
+    _show_provision(result, as_json=as_json)
 
 
 @provision.command()
 @set_argument
 @click.argument("node")
-@click.option("--broker", metavar="HOST:PORT", help="where it is (default: as in the set)")
+@click.option("--broker", metavar="HOST:PORT", help="address of the broker (default: from the set)")
 @AS_JSON
 def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
-    """Take NODE out of the fleet at once.
+    """Remove NODE from the fleet at once.
 
-    Its neighbours accept nothing from it any more.
+    Its neighbours accept no further message from it.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`cipherfleet provision seed`: a card that becomes a node by being put into a device."""
+"""`cipherfleet provision seed`: write a card that turns the device it is put into into a node."""
 
 from __future__ import annotations
 
@@ -16,16 +16,24 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.command()
 @click.argument("node")
 @click.argument("home", metavar="DIR", type=click.Path(path_type=Path, exists=True))
-@click.option("--user-data", type=FILE, help="cloud-config in place of the card's own")
-@click.option("--network", type=FILE, help="network-config (netplan) in place of the card's own")
-@click.option("--image", type=click.Path(path_type=Path), help="image file, or a card in a reader")
-@click.option("--boot", type=click.Path(path_type=Path), help="folder of a mounted boot partition")
+@click.option("--user-data", type=FILE, help="use this cloud-config instead of the card's own")
+@click.option(
+    "--network", type=FILE, help="use this network-config (netplan) instead of the card's own"
+)
+@click.option(
+    "--image", type=click.Path(path_type=Path), help="write to this image file or card reader"
+)
+@click.option(
+    "--boot", type=click.Path(path_type=Path), help="write to this mounted boot partition"
+)
 @click.option(
     "--wheels",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="folder of wheels to install from; else the image must hold cipherfleet already",
+    help="folder of wheels to install from; without it the image must contain cipherfleet",
 )
-@click.option("--replace", is_flag=True, help="this card takes the place of another one")
+@click.option(
+    "--replace", is_flag=True, help="this card replaces another card, of this or another node"
+)
 @AS_JSON
 def seed(
     node: str,
@@ -37,17 +45,18 @@ def seed(
 ) -> None:
     """Write NODE of the set DIR onto a card.
 
-    It becomes a cloud-init seed in the boot partition of Raspberry Pi OS or Ubuntu, in an image or
-    mounted. Settings that are on the card already stay. Everything is read back. One identity
-    belongs to one card: a second one is refused with exit code 6 unless --replace is said.
+    Writes a cloud-init seed to the boot partition of Raspberry Pi OS or Ubuntu. The partition is in
+    an image or is mounted. Settings that are already on the card are kept. Everything is read back
+    and compared. Each identity belongs to one card: without --replace, a second card is refused
+    with exit code 6.
 
     \b
     Example:
       cipherfleet provision seed attic my-set --image raspios.img --wheels wheels
     """
     if (image is None) == (boot is None):
-        raise click.UsageError("say where to write: --image FILE or --boot FOLDER")
-    # Imported here: --help and mistakes in the command line must not wait for them.
+        raise click.UsageError("give one place to write to: --image FILE or --boot FOLDER")
+    # Imported here: --help and usage errors must not wait for these imports.
     from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
     from cipherfleet_deploy.cards.card import Extras, find_source, hardware_serial, write_seed
 
@@ -57,13 +66,13 @@ def seed(
     else:
         assert boot is not None
         volume, hardware = open_folder(boot), ""
-    told = write_seed(source, volume, Extras(**given), hardware)
+    result = write_seed(source, volume, Extras(**given), hardware)
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(result))
         return
     click.echo(
-        f"wrote {told['node']} onto {told['written_to']}: {told['files']} files, "
-        f"{told['bytes'] / 1e6:.1f} MB, read back; card {told['card']}"
+        f"wrote {result['node']} onto {result['written_to']}: {result['files']} files, "
+        f"{result['bytes'] / 1e6:.1f} MB, read back; card {result['card']}"
     )
-    if told["private_keys"]:
-        click.echo("it carries private keys until its first boot: keep it safe until then")
+    if result["private_keys"]:
+        click.echo("the card carries private keys until its first boot: keep it safe until then")

@@ -1,1 +1,1 @@
-"""Fleets whose nodes run in containers on this machine."""
+"""Run a fleet in containers on this machine, or write a Compose or Swarm file for it."""

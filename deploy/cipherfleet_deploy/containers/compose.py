@@ -1,4 +1,4 @@
-"""The same containers as a Compose file, for those who keep their fleets with docker compose."""
+"""Write the containers of a fleet as a Compose file, for `docker compose`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NETWORK = "fleet"
 def compose(
     fleet: str, containers: Sequence[Container], root: Path, image: str, user: str
 ) -> dict[str, Any]:
-    """The content of a Compose file in the folder *root*, which holds the containers' folders."""
+    """Return the content of a Compose file for *root*, the folder of the containers' folders."""
     return {
-        # Compose wants small letters; the fleet keeps its own name in its settings.
+        # Compose allows lower case only; the fleet keeps its own name in its settings.
         "name": f"cipherfleet-{fleet.lower()}",
         "services": {each.name: _service(each, root, image, user) for each in containers},
         "networks": {NETWORK: {"internal": True}},
@@ -70,6 +70,6 @@ def write_compose(
         hand_over(each.folder, user)
     file = root / COMPOSE_FILE
     head = "# docker compose up --detach; the folders beside this file hold private keys\n"
-    told = compose(fleet, containers, root, image, user)
-    file.write_text(head + yaml.safe_dump(told, sort_keys=False))
+    content = compose(fleet, containers, root, image, user)
+    file.write_text(head + yaml.safe_dump(content, sort_keys=False))
     return file

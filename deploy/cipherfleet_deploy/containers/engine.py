@@ -1,7 +1,7 @@
-"""The container engine of this machine: one fleet's network and containers, told by their labels.
+"""The container engine of this machine: creates, reads and removes the containers of a fleet.
 
-Everything of a fleet carries its name in a label, so it can be found and removed by whoever comes
-later, also after a crash of the command that made it.
+The network and all containers of a fleet carry the fleet's name in a label. A later command finds
+and removes them by this label, even if the command that created them crashed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LABEL = "org.cipherfleet"
 FLEET_LABEL, NAME_LABEL, OUT_LABEL = f"{LABEL}.fleet", f"{LABEL}.name", f"{LABEL}.out"
 IMAGE_LABEL = "org.opencontainers.image.title=cipherfleet"  # as in deploy/Dockerfile
 DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
-TIMEOUT_S = 120  # an engine that makes a hundred containers on two cores is slow to answer
-THREADS = 8  # measured: one by one takes twice as long, more threads gain nothing
+TIMEOUT_S = 120  # an engine that creates a hundred containers on two cores answers slowly
+THREADS = 8  # measured: one thread takes twice as long, more threads are no faster
 MAX_RESTARTS = 5
 MAX_PROCESSES = 128
 LOG_BYTES = "10m"
-MAX_LINES = 10_000  # of logs, before who reads them is waited for
+MAX_LINES = 10_000  # of logs in memory; then the threads that read logs wait for the consumer
 HEALTH_EVERY_S, HEALTH_WITHIN_S, HEALTH_FROM_S = 30, 20, 120
 _NS = 1_000_000_000
 _MIB = 2**20
@@ -46,22 +46,25 @@ R = TypeVar("R")
 
 
 class EngineUnreachable(CipherfleetError):
-    """No container engine answers."""
+    """No container engine answers at its address."""
 
     exit_code: ClassVar[int] = 4
 
 
 class EngineRefused(CipherfleetError):
-    """The engine did not do what it was asked for; its own words are in the text."""
+    """The engine refused a request. The text contains the engine's own message."""
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """Errors of the engine's library inside become ours, beginning with *what* was to be done."""
+def engine_errors(what: str) -> Iterator[None]:
+    """Turn errors of the Docker library into EngineRefused and EngineUnreachable.
+
+    The text begins with *what*, the thing that the request was about.
+    """
     try:
         yield
     except APIError as error:
-        raise EngineRefused(f"{what}: the engine says {_words(error)}") from None
+        raise EngineRefused(f"{what}: the engine reports: {_explanation(error)}") from None
     except (DockerException, requests.RequestException) as error:
         raise _unreachable(what, type(error).__name__) from None
 
@@ -73,16 +76,16 @@ def _address() -> str:
 def _unreachable(what: str, reason: str) -> EngineUnreachable:
     return EngineUnreachable(
         f"{what}: no Docker engine answers at {_address()} ({reason}); start it (systemctl start "
-        "docker), join the group docker, set DOCKER_HOST, or say --backend process"
+        "docker), join the group docker, set DOCKER_HOST, or use --backend process"
     )
 
 
-def _words(error: APIError) -> str:
+def _explanation(error: APIError) -> str:
     return one_line(str(error.explanation or error))[:300]
 
 
-def _knock() -> None:
-    """Raise EngineUnreachable with the system's reason; the library's own hides it."""
+def _check_socket() -> None:
+    """Raise EngineUnreachable with the system's reason, which the library's error hides."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(TIMEOUT_S)
         try:
@@ -92,17 +95,17 @@ def _knock() -> None:
 
 
 class Engine:
-    """The engine that the environment names; a context manager."""
+    """The engine that DOCKER_HOST names, or the one at DEFAULT_ADDRESS. It is a context manager."""
 
     def __init__(self) -> None:
-        """Connect. Raises EngineUnreachable; ConfigError for an engine of another machine."""
+        """Connect. Raises EngineUnreachable. Raises ConfigError for an engine elsewhere."""
         if not _address().startswith("unix://"):
             raise ConfigError(
-                f"DOCKER_HOST is {_address()!r}: only an engine of this machine "
-                "sees the nodes' folders; set it to a unix:// address, or unset it"
+                f"DOCKER_HOST is {_address()!r}, must be a unix:// address: only an engine on this "
+                "machine sees the nodes' folders; set it to one, or unset it"
             )
-        _knock()
-        with told("containers"):
+        _check_socket()
+        with engine_errors("containers"):
             self.client = docker.from_env(timeout=TIMEOUT_S, max_pool_size=2 * THREADS)
             options = self.client.info().get("SecurityOptions") or []
         self.user = container_user(rootless=any("name=rootless" in each for each in options))
@@ -119,24 +122,24 @@ class Engine:
         self.client.close()
 
     def image_mib(self, image: str) -> float:
-        """The size of *image*. Raises ConfigError where it is missing, with the mend."""
+        """Return the size of *image*. Raises ConfigError, with the remedy, if it is missing."""
         try:
-            with told(f"image {image}"):
+            with engine_errors(f"image {image}"):
                 return float(self.client.images.get(image).attrs["Size"]) / _MIB
         except EngineRefused as refusal:
-            if self._has_no(image):
+            if self._is_missing(image):
                 raise ConfigError(
-                    f"the image {image} is not there: build it with cipherfleet fleet image, "
-                    "where no registry can be reached with --offline"
+                    f"the image {image} does not exist; build it with cipherfleet fleet image "
+                    "(--offline if no image registry can be reached)"
                 ) from None
             raise refusal from None
 
     def remove_superseded_images(self) -> None:
-        """Remove images of ours that have lost their name to a newer one and that none uses."""
-        with told("superseded images"):
+        """Remove our images whose name now belongs to a newer image and that are not in use."""
+        with engine_errors("superseded images"):
             self.client.images.prune({"dangling": True, "label": IMAGE_LABEL})
 
-    def _has_no(self, image: str) -> bool:
+    def _is_missing(self, image: str) -> bool:
         try:
             self.client.images.get(image)
         except ImageNotFound:
@@ -153,17 +156,21 @@ class Engine:
         containers: Sequence[Container],
         advance: Callable[[], None] = lambda: None,
     ) -> None:
-        """The network of *fleet* and its containers, not yet started; *advance* counts them."""
+        """Create the network of *fleet* and its containers, without starting them.
+
+        Calls *advance* after each container.
+        """
         labels = {FLEET_LABEL: fleet, OUT_LABEL: str(out.absolute())}
-        # Once asked for, it comes: an interrupt before the engine's answer would not find it.
-        with told(f"the network of {fleet}"), defer_interrupts():
-            # Internal: nothing inside reaches anything else, nothing else reaches inside.
+        # The engine finishes a request once it has it. If an interrupt came before the engine's
+        # answer, the clean-up would not find the network.
+        with engine_errors(f"the network of {fleet}"), defer_interrupts():
+            # An internal network has no route in or out.
             self.client.networks.create(
                 network_name(fleet), labels=labels, internal=True, check_duplicate=True
             )
         for each in containers:
             hand_over(each.folder, self.user)
-        together(lambda each: self._create(fleet, image, each, labels), containers, advance)
+        run_in_threads(lambda each: self._create(fleet, image, each, labels), containers, advance)
 
     def _create(self, fleet: str, image: str, container: Container, labels: dict[str, str]) -> None:
         profile, network = container.profile, network_name(fleet)
@@ -172,9 +179,9 @@ class Engine:
             limits = {
                 "nano_cpus": round(profile.cpu * _NS),
                 "mem_limit": profile.memory,
-                "memswap_limit": profile.memory,  # the same: no swap
+                "memswap_limit": profile.memory,  # the same limit: no swap
             }
-        with told(f"the container of {container.name}"):
+        with engine_errors(f"the container of {container.name}"):
             self.client.containers.create(
                 container.image or image,
                 list(container.command),
@@ -188,7 +195,7 @@ class Engine:
                 working_dir=container.place,
                 user=self.user,
                 read_only=True,
-                tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108  # inside
+                tmpfs={"/tmp": "size=16m,mode=1777"},  # noqa: S108  # in the container
                 cap_drop=["ALL"],
                 security_opt=["no-new-privileges"],
                 pids_limit=MAX_PROCESSES,
@@ -208,31 +215,31 @@ class Engine:
     def start(
         self, fleet: str, names: Sequence[str], advance: Callable[[], None] = lambda: None
     ) -> None:
-        """Start the containers called *names*, together; *advance* counts them."""
+        """Start the containers *names* in parallel. Calls *advance* after each."""
 
         def start(name: str) -> None:
-            with told(f"the start of {name}"):
+            with engine_errors(f"the start of {name}"):
                 self.client.api.start(container_name(fleet, name))
 
-        together(start, names, advance)
+        run_in_threads(start, names, advance)
 
     def containers(self, fleet: str) -> list[dict[str, Any]]:
-        """What the engine tells of each container of *fleet*: Names, State, Status, Labels, ..."""
-        with told(f"the containers of {fleet}"):
-            found = self.client.api.containers(all=True, filters=_of(fleet))
-        return sorted(found, key=lambda each: str(each["Labels"].get(NAME_LABEL)))
+        """Return the engine's entry of each container: Names, State, Status, Labels and more."""
+        with engine_errors(f"the containers of {fleet}"):
+            entries = self.client.api.containers(all=True, filters=_label_filter(fleet))
+        return sorted(entries, key=lambda each: str(each["Labels"].get(NAME_LABEL)))
 
     def names(self, fleet: str) -> list[str]:
-        """What the containers of *fleet* are called in it."""
+        """Return the names of the containers within *fleet*: node ids and broker hosts."""
         return [str(each["Labels"][NAME_LABEL]) for each in self.containers(fleet)]
 
     def inspect(self, fleet: str, name: str) -> dict[str, Any]:
-        """All that the engine knows of one container."""
-        with told(name):
+        """Return everything that the engine knows about one container."""
+        with engine_errors(name):
             return dict(self.client.api.inspect_container(container_name(fleet, name)))
 
     def memory_mib(self, fleet: str, names: Sequence[str]) -> dict[str, float]:
-        """What each container holds now, page cache left out; without those that do not run."""
+        """Return the present memory of each running container, without the page cache."""
 
         def memory(name: str) -> float:
             try:
@@ -243,72 +250,73 @@ class Engine:
                 return 0.0
             return resident_mib(stats.get("memory_stats", {}))
 
-        with told("memory"):
-            found = dict(zip(names, together(memory, names), strict=True))
-        return {name: mib for name, mib in found.items() if mib > 0}
+        with engine_errors("memory"):
+            sizes = dict(zip(names, run_in_threads(memory, names), strict=True))
+        return {name: mib for name, mib in sizes.items() if mib > 0}
 
     def log(self, fleet: str, name: str, tail: int | str = "all") -> str:
-        """What one container has said."""
-        with told(f"the log of {name}"):
+        """Return the log of one container, or its last *tail* lines."""
+        with engine_errors(f"the log of {name}"):
             text = self.client.api.logs(container_name(fleet, name), tail=tail)
         return bytes(text).decode(errors="replace")
 
     def follow(self, fleet: str, names: Sequence[str], tail: int) -> Iterator[tuple[str, str]]:
-        """Lines of several containers as they are said, each with its container's name.
+        """Yield new log lines of several containers, each with its container's name.
 
-        Ends when all of them have ended.
+        Ends when all of the containers have ended.
         """
-        said: queue.Queue[tuple[str, str | Exception | None]] = queue.Queue(MAX_LINES)
+        received: queue.Queue[tuple[str, str | Exception | None]] = queue.Queue(MAX_LINES)
         for name in names:
-            threading.Thread(target=self._say, args=(fleet, name, tail, said), daemon=True).start()
-        left = len(names)
-        while left:
-            name, line = said.get()
+            arguments = (fleet, name, tail, received)
+            threading.Thread(target=self._read_log, args=arguments, daemon=True).start()
+        running = len(names)
+        while running:
+            name, line = received.get()
             if isinstance(line, Exception):
                 raise line
             if line is None:
-                left -= 1
+                running -= 1
             else:
                 yield name, line
 
-    def _say(
+    def _read_log(
         self,
         fleet: str,
         name: str,
         tail: int,
-        said: queue.Queue[tuple[str, str | Exception | None]],
+        received: queue.Queue[tuple[str, str | Exception | None]],
     ) -> None:
-        """Put the lines of one container into *said*, and None or an error at their end."""
+        """Put the lines of one container into *received*, then None or an error."""
         rest = b""
         try:
-            with told(f"the log of {name}"):
+            with engine_errors(f"the log of {name}"):
                 chunks = self.client.api.logs(
                     container_name(fleet, name), stream=True, follow=True, tail=tail
                 )
                 for chunk in chunks:
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
-                        said.put((name, line.decode(errors="replace")))
+                        received.put((name, line.decode(errors="replace")))
         except CipherfleetError as error:
-            said.put((name, error))
+            received.put((name, error))
         else:
             if rest:
-                said.put((name, rest.decode(errors="replace")))
-            said.put((name, None))
+                received.put((name, rest.decode(errors="replace")))
+            received.put((name, None))
 
     def run(self, fleet: str, name: str, command: Sequence[str]) -> tuple[int, str]:
-        """Run *command* in one container: its exit code, and what it printed."""
-        with told(f"{command[0]} in {name}"):
+        """Run *command* in one container. Return its exit code and its output."""
+        with engine_errors(f"{command[0]} in {name}"):
             container = self.client.containers.get(container_name(fleet, name))
             code, output = container.exec_run(list(command))
         return int(code), bytes(output).decode(errors="replace")
 
     def down(self, fleet: str) -> list[str]:
-        """Stop and remove all that carries the label of *fleet*; the names of what there was."""
-        with told(f"the end of {fleet}"):
-            containers = self.client.api.containers(all=True, filters=_of(fleet))
-            together(self._remove, containers)
-            networks = self.client.networks.list(filters=_of(fleet))
+        """Stop and remove everything with the label of *fleet*. Return the names of it."""
+        with engine_errors(f"removing {fleet}"):
+            containers = self.client.api.containers(all=True, filters=_label_filter(fleet))
+            run_in_threads(self._remove, containers)
+            networks = self.client.networks.list(filters=_label_filter(fleet))
             for network in networks:
                 network.remove()
         return [each["Names"][0].lstrip("/") for each in containers] + [n.name for n in networks]
@@ -322,32 +330,35 @@ class Engine:
                 self.client.api.stop(name, timeout=STOP_WITHIN_S)
             self.client.api.remove_container(name, v=True, force=True)
         except NotFound:
-            pass  # somebody else removes it, too
+            pass  # another command is removing it, too
 
 
 def resident_mib(memory: dict[str, Any]) -> float:
-    """The figure that the docker command shows, of either generation of control groups."""
+    """Return the memory that the docker command shows, for both versions of control groups."""
     details = memory.get("stats", {})
     cache = details.get("total_inactive_file", details.get("inactive_file", 0))
     return float(max(0, memory.get("usage", 0) - cache)) / _MIB
 
 
 def network_name(fleet: str) -> str:
-    """Fleets and nodes have no dot in their names, so no two of these are equal."""
+    """Return the name of the fleet's network.
+
+    Names of fleets and nodes contain no dot, so the names of all networks and containers differ.
+    """
     return f"cipherfleet.{fleet}"
 
 
 def container_name(fleet: str, name: str) -> str:
-    """As network_name."""
+    """Return the engine's name of the container *name* of *fleet*."""
     return f"cipherfleet.{fleet}.{name}"
 
 
-def together(
+def run_in_threads(
     function: Callable[[T], R], items: Iterable[T], advance: Callable[[], None] = lambda: None
 ) -> list[R]:
-    """*function* of each, in several threads; when this returns or raises none is still running.
+    """Call *function* on each of *items* in THREADS threads, and return the results in order.
 
-    *advance* is called for each that is done, in their order.
+    When this returns or raises, no call is still running. Calls *advance* for each result.
     """
     pool, results = ThreadPoolExecutor(THREADS), []
     try:
@@ -359,5 +370,5 @@ def together(
         pool.shutdown(cancel_futures=True)
 
 
-def _of(fleet: str) -> dict[str, str]:
+def _label_filter(fleet: str) -> dict[str, str]:
     return {"label": f"{FLEET_LABEL}={fleet}"}

@@ -1,6 +1,7 @@
-"""The image of nodes and brokers, built from this source; offline, with a base of our own making.
+"""Build the image of nodes and brokers from this source, also without an image registry.
 
-The context holds what deploy/Dockerfile copies and nothing else, whatever lies beside it.
+The build context holds only the files that deploy/Dockerfile copies. Other files of the source
+folder, such as keys and results, never get into it.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from typing import IO, Any
 from cipherfleet_deploy.progress import EVERY_S
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
-from .engine import Engine, told
+from .engine import Engine, engine_errors
 from .plan import IMAGE, STOP_WITHIN_S
 
 SOURCE = Path(__file__).parents[3]
 DOCKERFILE, WHEELHOUSE = "deploy/Dockerfile", "deploy/wheelhouse"
-LOCKED = ("locked/build.txt", "locked/image.txt")  # what builds our wheel, what the image holds
+LOCKED = ("locked/build.txt", "locked/image.txt")  # packages to build our wheel, and of the image
 IN_CONTEXT = (
     "pyproject.toml", "README.md", "LICENSE", *LOCKED, DOCKERFILE, "node/cipherfleet_node",
     "broker/cipherfleet_broker", "provisioning/cipherfleet_provisioning",
-    "deploy/cipherfleet_deploy", "deploy/devices",
+    "analysis/cipherfleet_analysis", "deploy/cipherfleet_deploy", "deploy/devices",
     "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
 )  # fmt: skip
 OFFLINE_BASE, SUITE = "cipherfleet-base:bookworm", "bookworm"
@@ -38,61 +39,61 @@ BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 EMULATORS = Path("/proc/sys/fs/binfmt_misc")
 OFFLINE_PIP = "--no-index --find-links=/wheels"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-STEP_LENGTH = 100
+STEP_LENGTH = 100  # characters shown of a build step
 MANYLINUX = ("manylinux2014", "manylinux_2_17", "manylinux_2_28")
 
-Tell = Callable[[str], None]
+ShowProgress = Callable[[str], None]  # shows one line of progress
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """The flags of `fleet image`."""
+    """The options of `fleet image`."""
 
     tag: str = IMAGE
-    base: str | None = None  # None: the Dockerfile's own, or offline one made here
+    base: str | None = None  # None: the one in the Dockerfile; offline, one that is made here
     offline: bool = False
-    machine: str | None = None  # a key of MACHINES; None: that of the engine
+    machine: str | None = None  # a key of MACHINES; None: the processor of the engine
 
     @property
     def platform(self) -> str | None:
-        """As Docker calls it."""
+        """Docker's name of the platform."""
         return None if self.machine is None else f"linux/{self.machine}"
 
     @property
     def name(self) -> str:
-        """Another machine's image is another one."""
+        """The name of the image: the tag, with the processor if one is chosen."""
         return self.tag if self.machine is None else f"{self.tag}-{self.machine}"
 
 
-def build_image(engine: Engine, options: ImageOptions, tell: Tell) -> dict[str, Any]:
-    """Build the image; its name and size. Raises CipherfleetError."""
+def build_image(engine: Engine, options: ImageOptions, report: ShowProgress) -> dict[str, Any]:
+    """Build the image. Return its name and size. Raises CipherfleetError."""
     if not (SOURCE / DOCKERFILE).is_file():
         raise ConfigError(
-            f"{SOURCE / DOCKERFILE}: is not there; an image is built from the project's source "
-            "(pip install -e), not from an installed wheel"
+            f"{SOURCE / DOCKERFILE}: does not exist: this is an installed wheel, and an image is "
+            "built from the project's source; install the source with pip install -e"
         )
-    with told("the engine's machine"):
+    with engine_errors("the engine's processor"):
         check_emulator(engine.client.version()["Arch"], options.machine)
     arguments = {} if options.base is None else {"BASE_IMAGE": options.base}
     with tempfile.TemporaryDirectory() as wheels:
         if options.offline:
-            base = options.base or make_base(engine, tell, options.machine)
+            base = options.base or make_base(engine, report, options.machine)
             arguments = {"BASE_IMAGE": base, "PIP_ARGS": OFFLINE_PIP}
-            download_wheels(engine, base, Path(wheels), tell, options)
-        tell("building")
+            download_wheels(engine, base, Path(wheels), report, options)
+        report("building")
         packed = io.BytesIO(context(Path(wheels)))
-        _build(engine, packed, DOCKERFILE, options.name, options.platform, arguments, tell)
+        _build(engine, packed, DOCKERFILE, options.name, options.platform, arguments, report)
     engine.remove_superseded_images()
     size = round(engine.image_mib(options.name), 1)
     return {"image": options.name, "mib": size, "platform": options.platform, **arguments}
 
 
 def check_emulator(here: str, machine: str | None) -> None:
-    """Raise ConfigError if programs of *machine* do not run on one that is *here*."""
+    """Raise ConfigError if this machine, of the processor *here*, cannot run those of *machine*."""
     if machine in (None, here) or (EMULATORS / f"qemu-{MACHINES[machine]}").exists():
         return
     raise ConfigError(
-        f"this machine is {here} and has no emulator of {machine}: apt-get install "
+        f"this machine is {here} and has no emulator of {machine}; install one: apt-get install "
         "binfmt-support qemu-user-static arch-test"
     )
 
@@ -104,9 +105,9 @@ def _build(
     tag: str,
     platform: str | None,
     arguments: Mapping[str, str],
-    tell: Tell,
+    report: ShowProgress,
 ) -> None:
-    with told("the image"):
+    with engine_errors("the image"):
         steps = engine.client.api.build(
             fileobj=context,
             custom_context=True,
@@ -118,30 +119,30 @@ def _build(
             forcerm=True,
             decode=True,
         )
-        said = ""
+        last_line = ""
         for step in steps:
             if step.get("stream", "").startswith("Step "):  # Step 3/12 : COPY ...
-                tell(one_line(step["stream"].strip())[:STEP_LENGTH])
+                report(one_line(step["stream"].strip())[:STEP_LENGTH])
             if "error" in step:
                 raise CipherfleetError(
-                    f"the image cannot be built: {one_line(step['error'])[:300]}; "
-                    f"the last words before it: {one_line(said)[:300]}"
+                    f"the image cannot be built: {one_line(step['error'])[:300]}, "
+                    f"its last line of output: {one_line(last_line)[:300]}"
                 )
-            said = step.get("stream", "").strip() or said
+            last_line = step.get("stream", "").strip() or last_line
 
 
 def context(wheels: Path) -> bytes:
-    """The build context as a tar file, with the wheels of *wheels* as its wheelhouse."""
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as tar:
+    """Return the build context as a tar file, with the folder *wheels* as its wheelhouse."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in IN_CONTEXT:
-            tar.add(SOURCE / name, name, filter=_plain)
-        tar.add(wheels, WHEELHOUSE, filter=_plain)
-    return made.getvalue()
+            tar.add(SOURCE / name, name, filter=_anonymous)
+        tar.add(wheels, WHEELHOUSE, filter=_anonymous)
+    return archive.getvalue()
 
 
-def _plain(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """No compiled files, and nothing that tells whose machine this is."""
+def _anonymous(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Leave out compiled files, and remove the owner and the mode of this machine."""
     if "__pycache__" in file.name:
         return None
     file.uid = file.gid = 0
@@ -150,36 +151,43 @@ def _plain(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return file
 
 
-def make_base(engine: Engine, tell: Tell, machine: str | None = None) -> str:
-    """A base image of Debian's packages, where no registry can be reached; made once."""
+def make_base(engine: Engine, report: ShowProgress, machine: str | None = None) -> str:
+    """Make a base image from Debian packages, unless it exists. Return its name.
+
+    It needs a Debian mirror, but no image registry.
+    """
     base = OFFLINE_BASE if machine is None else f"{OFFLINE_BASE}-{machine}"
-    with told("the base image"):
+    with engine_errors("the base image"):
         if engine.client.images.list(base):
             return base
     program = shutil.which("mmdebstrap")
     if program is None:
         raise ConfigError(
-            "an offline base is made with mmdebstrap, which is missing: apt-get install "
-            "mmdebstrap, or name a base that the engine has with --base"
+            "mmdebstrap is not installed, and --offline needs it to make a base image; install it "
+            "(apt-get install mmdebstrap), or name an image that the engine has with --base"
         )
-    tell(f"making {base} of Debian's packages")
+    report(f"making {base} from Debian packages")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "base.tar"
         options = ["--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}"]
         if machine is not None:
             options.append(f"--architecture={machine}")
-        _run([program, *options, SUITE, str(file)], f"making {base}", tell)
+        _run([program, *options, SUITE, str(file)], f"making {base}", report)
         if machine is None:
-            with told("the base image"):
+            with engine_errors("the base image"):
                 name, tag = base.split(":")
                 engine.client.api.import_image_from_file(str(file), repository=name, tag=tag)
         else:
-            _build_base(engine, file, base, machine, tell)
+            _build_base(engine, file, base, machine, report)
     return base
 
 
-def _build_base(engine: Engine, file: Path, base: str, machine: str, tell: Tell) -> None:
-    """An import would be labelled with the engine's own machine; a build of nothing is not."""
+def _build_base(engine: Engine, file: Path, base: str, machine: str, report: ShowProgress) -> None:
+    """Build the base image from its tar file.
+
+    An import would label the image with the engine's own processor. A build labels it with the
+    chosen one.
+    """
     lines = f"FROM scratch\nADD {file.name} /\n".encode()
     with tempfile.TemporaryFile() as packed:
         with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -188,37 +196,37 @@ def _build_base(engine: Engine, file: Path, base: str, machine: str, tell: Tell)
             tar.addfile(head, io.BytesIO(lines))
             tar.add(file, file.name)
         packed.seek(0)
-        _build(engine, packed, "Dockerfile", base, f"linux/{machine}", {}, tell)
+        _build(engine, packed, "Dockerfile", base, f"linux/{machine}", {}, report)
 
 
 def download_wheels(
-    engine: Engine, base: str, folder: Path, tell: Tell, options: ImageOptions
+    engine: Engine, base: str, folder: Path, report: ShowProgress, options: ImageOptions
 ) -> None:
-    """Into *folder* every wheel that the image needs, for the Python of *base*."""
+    """Download every wheel that the image needs into *folder*, for the Python in *base*."""
     question = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
-    with told(f"the Python of {base}"):
+    with engine_errors(f"the Python of {base}"):
         version = engine.client.containers.run(
             base, question, remove=True, platform=options.platform
         )
         version = version.decode().strip()
         machine = options.machine or engine.client.version()["Arch"]
-    tell(f"downloading wheels for Python {version}")
+    report(f"downloading wheels for Python {version}")
     platforms = [f"--platform={each}_{MACHINES.get(machine, machine)}" for each in MANYLINUX]
     python = [f"--python-version={version}", "--implementation=cp"]
     command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:"]
     locked = [f"--requirement={SOURCE / each}" for each in LOCKED]
-    words = [*command, *python, *platforms, f"--dest={folder}", "--require-hashes", *locked]
-    _run(words, "downloading wheels", tell)
+    command += [*python, *platforms, f"--dest={folder}", "--require-hashes", *locked]
+    _run(command, "downloading wheels", report)
 
 
-def _run(command: list[str], what: str, tell: Tell) -> None:
-    """Run *command* to its end, and say every while that it still runs."""
+def _run(command: list[str], what: str, report: ShowProgress) -> None:
+    """Run *command* to its end. Report every EVERY_S seconds that it is still running."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            out, err = _awaited(process, what, tell)
-        except BaseException:  # it gets Ctrl-C from the terminal, too; SIGTERM only from us
+            out, err = _wait_for_output(process, what, report)
+        except BaseException:  # the terminal sends it Ctrl-C, too; SIGTERM comes only from here
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_WITHIN_S)
@@ -226,14 +234,18 @@ def _run(command: list[str], what: str, tell: Tell) -> None:
             raise
     if process.returncode != 0:
         lines = [line for line in (err or out).splitlines() if line.strip()]
-        words = one_line(lines[-1])[:300] if lines else "nothing"
-        raise CipherfleetError(f"{' '.join(command[:4])} failed, its last words: {words}")
+        last_line = one_line(lines[-1])[:300] if lines else "nothing"
+        raise CipherfleetError(
+            f"{' '.join(command[:4])} failed, its last line of output: {last_line}"
+        )
 
 
-def _awaited(process: subprocess.Popen[str], what: str, tell: Tell) -> tuple[str, str]:
+def _wait_for_output(
+    process: subprocess.Popen[str], what: str, report: ShowProgress
+) -> tuple[str, str]:
     began = time.monotonic()
     while True:
         try:
             return process.communicate(timeout=EVERY_S)
         except subprocess.TimeoutExpired:
-            tell(f"{what}: {time.monotonic() - began:.0f} s")
+            report(f"{what}: {time.monotonic() - began:.0f} s")

@@ -1,7 +1,8 @@
-"""How much of this machine a container may use. These are limits, never figures of a device.
+"""Limits on the CPU time and memory that a container may use of this machine.
 
-A quota of CPU time says nothing of another processor's speed, caches or memory: what is measured
-under one is an emulated figure, and every output says so.
+CPU quotas do not emulate a slower processor: they leave its speed, caches and memory bandwidth
+unchanged. A figure measured under a quota is an emulated figure, not that of a device, and every
+output says so.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from dataclasses import dataclass
 from cipherfleet_node.errors import ConfigError
 
 MIB = 2**20
-MIN_CPU, MIN_MEMORY = 0.05, 64 * MIB  # below, a node does not even start
+MIN_CPU, MIN_MEMORY = 0.05, 64 * MIB  # with less, a node does not start
 _UNITS = {"": 1, "k": 2**10, "m": MIB, "g": 2**30}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Limits of one container."""
+    """The limits of one container."""
 
     name: str
-    cpu: float  # of one core of this machine
+    cpu: float  # share of one core of this machine
     memory: int  # bytes
 
     def __str__(self) -> str:
@@ -30,7 +31,8 @@ class Profile:
         )
 
 
-# The memory is a board's smallest; the CPU time is a rough share of a server's core.
+# The memory is that of the smallest model of the board. The CPU time is a rough share of a
+# server's core.
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -42,7 +44,10 @@ PROFILES = {
 
 
 def read_profile(text: str) -> Profile:
-    """'pi-4' or 'cpu=0.5,memory=256m'. Raises ConfigError."""
+    """Return the profile for a text such as 'pi-4' or 'cpu=0.5,memory=256m'.
+
+    Raises ConfigError for any other text, and for limits under which a node does not start.
+    """
     if text in PROFILES:
         return PROFILES[text]
     found = re.fullmatch(r"cpu=(\d+(?:\.\d+)?),memory=(\d+)([kmg]?)", text.strip().lower())
@@ -54,7 +59,7 @@ def read_profile(text: str) -> Profile:
     profile = Profile("custom", float(found[1]), int(found[2]) * _UNITS[found[3]])
     if profile.cpu < MIN_CPU or profile.memory < MIN_MEMORY:
         raise ConfigError(
-            f"the profile is {text!r}: a node needs {MIN_CPU:g} CPU and {MIN_MEMORY // MIB} MiB "
-            "at least"
+            f"the profile is {text!r}: a node needs at least {MIN_CPU:g} CPU and "
+            f"{MIN_MEMORY // MIB} MiB"
         )
     return profile

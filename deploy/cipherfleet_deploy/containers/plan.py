@@ -1,7 +1,7 @@
-"""From a checked fleet to folders and a list of containers: for `up`, `compose` and `stack`.
+"""Plan the containers of a fleet, and write their folders: for `up`, `compose` and `stack`.
 
-Every container sees its own folder and no other. Nodes in containers are other hosts to the broker,
-so they always speak TLS with it, and its certificate names it as they call it.
+Each container sees only its own folder. To the broker, nodes in containers are other hosts:
+they always use TLS, and the broker's certificate has the host name that they use.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .limits import Profile
 
 IMAGE = f"cipherfleet:{__version__}"
 IMAGE_USER = 10001  # as in deploy/Dockerfile
-# A node's id has no dot, so no node is called this; those of a cluster are broker1.fleet, ...
+# A node's id has no dot, so no node has this name. The brokers of a cluster are broker1.fleet, ...
 BROKER_HOST = "broker.fleet"
 NODE_PLACE, BROKER_PLACE = "/node", "/broker"
 STOP_WITHIN_S = 10
@@ -38,22 +38,22 @@ STOP_WITHIN_S = 10
 class Container:
     """One container of a fleet."""
 
-    name: str  # a node's id, or a broker's host
+    name: str  # the node's id, or the broker's host name
     folder: Path  # on this machine
-    place: str  # of the folder inside
+    place: str  # where the folder is mounted in the container
     command: tuple[str, ...]
-    health: tuple[str, ...]
+    health: tuple[str, ...]  # the command of the health check
     profile: Profile | None = None
-    image: str | None = None  # None: that of the fleet
+    image: str | None = None  # None: the image of the fleet
 
     @property
     def is_broker(self) -> bool:
-        """Whether it is a broker of the fleet."""
+        """True if the container runs a broker of the fleet."""
         return "." in self.name
 
 
 def node_container(name: str, folder: Path, profile: Profile | None) -> Container:
-    """The container of the node *name*."""
+    """Plan the container of the node *name*."""
     return Container(
         name,
         folder,
@@ -65,8 +65,9 @@ def node_container(name: str, folder: Path, profile: Profile | None) -> Containe
 
 
 def broker_container(folder: Path, host: str = BROKER_HOST) -> Container:
-    """The container of the broker at *host*; no profile, since it is no device."""
-    # A member of a cluster is not to blame, and not to be started again, where others are missing.
+    """Plan the container of the broker at *host*. It has no profile: a broker is not a device."""
+    # A member of a cluster cannot carry a message while other members are missing. It must not
+    # count as unhealthy for that: with --alone the health check tests only that it listens.
     alone = () if host == BROKER_HOST else ("--alone",)
     return Container(
         host,
@@ -78,7 +79,7 @@ def broker_container(folder: Path, host: str = BROKER_HOST) -> Container:
 
 
 def broker_hosts(count: int) -> tuple[str, ...]:
-    """What the brokers are called by the nodes and each other."""
+    """Return the host names under which nodes and brokers reach the *count* brokers."""
     name, domain = BROKER_HOST.split(".")
     if count == 1:
         return (BROKER_HOST,)
@@ -93,12 +94,11 @@ def prepare(
     console: Console,
     brokers: int = 1,
 ) -> tuple[Container, ...]:
-    """Make <out>/nodes/ID, <out>/broker and <out>/tls; the containers, those of brokers first.
+    """Write <out>/nodes/ID, <out>/broker and <out>/tls. Return the containers, brokers first.
 
-    Several *brokers* are a cluster, in <out>/broker1 and so on.
-
-    The last, with the authority's and the operator's keys, is for no container. Raises ConfigError
-    if one of them exists.
+    Several *brokers* form a cluster, with the folders <out>/broker1 and so on. The folder <out>/tls
+    holds the keys of the authority and of the operator; no container sees it. Raises ConfigError if
+    one of the folders exists.
     """
     tls, hosts = out / TLS_FOLDER, broker_hosts(brokers)
     places = {host: out / host.partition(".")[0] for host in hosts}
@@ -109,8 +109,8 @@ def prepare(
     authority = make_authority(fleet.file.fleet, now, RUN_DAYS)
     write_authority(tls, authority)
     security = secure(fleet, authority, tls, now, hosts, links=brokers > 1)
-    told = [Broker(host=host, port=TLS_PORT, tls=True) for host in hosts]
-    addresses = {name: told[place] for name, place in fleet.places(brokers).items()}
+    sections = [Broker(host=host, port=TLS_PORT, tls=True) for host in hosts]
+    addresses = {name: sections[place] for name, place in fleet.places(brokers).items()}
     bundles = provision(fleet, out, addresses, authority, simulation, console)
     peers = tuple(Peer(host) for host in hosts)
     for own, folder in enumerate(places.values()):
@@ -123,31 +123,34 @@ def prepare(
 
 
 def _write_broker(folder: Path, security: Security, member: ClusterMember | None) -> None:
-    """The folder of a broker: its own keys and those of its health check."""
+    """Write the folder of a broker: its own keys, those of its health check, and its settings."""
     folder.mkdir(mode=0o700)
     place = Path(BROKER_PLACE)
 
-    def move(file: Path) -> Path:
-        shutil.copy(file, folder)  # with its mode
+    def copy(file: Path) -> Path:
+        shutil.copy(file, folder)  # keeps the mode
         return place / file.name
 
-    def moved(identity: Identity) -> Identity:
-        return Identity(move(identity.certificate), move(identity.key))
+    def copy_identity(identity: Identity) -> Identity:
+        return Identity(copy(identity.certificate), copy(identity.key))
 
     inside = replace(
         security,
-        ca=move(security.ca),
-        broker=moved(security.broker),
-        health=moved(security.health),
-        link=moved(security.link) if security.link else None,
-        listen="0.0.0.0",  # noqa: S104  # of a container on a network of its own
+        ca=copy(security.ca),
+        broker=copy_identity(security.broker),
+        health=copy_identity(security.health),
+        link=copy_identity(security.link) if security.link else None,
+        listen="0.0.0.0",  # noqa: S104  # in a container, on the fleet's own network
     )
     text = configuration(place, TLS_PORT, inside, member=member)
     (folder / "nats-server.conf").write_text(text)
 
 
 def hand_over(folder: Path, user: str) -> None:
-    """Make *user* ('uid:gid') the owner of all in *folder*, where we are root and it is not."""
+    """Make *user* ('uid:gid') the owner of *folder* and its content.
+
+    This happens only if this process is root and *user* is not.
+    """
     if os.geteuid() != 0 or user.startswith("0:"):
         return
     uid, gid = map(int, user.split(":"))
@@ -156,9 +159,9 @@ def hand_over(folder: Path, user: str) -> None:
 
 
 def container_user(*, rootless: bool) -> str:
-    """Who reads and writes the folders inside: never root of this machine.
+    """Return the user ('uid:gid') of the containers: never root of this machine.
 
-    A rootless engine shows us as root inside, who is nobody else outside.
+    With a rootless engine, root in a container is this user outside of it.
     """
     if rootless:
         return "0:0"

@@ -1,4 +1,4 @@
-"""A fleet in containers: brought up, watched to its end, taken down."""
+"""Run a fleet in containers: start it, watch it to its end, and remove the containers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from rich.console import Console
 
 from cipherfleet_analysis.advice import advice
 from cipherfleet_broker.embedded import PACKAGE
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_deploy.local.record import FleetFailed, NodeRecord, Standstill
+from cipherfleet_deploy.local.record import FleetFailed, NodeRecord, StallDetector
+from cipherfleet_deploy.local.results import ContainerImage, ContainerMemory, RunResult
 from cipherfleet_deploy.local.run import (
     Report,
     default_folder,
@@ -35,13 +37,13 @@ from .limits import Profile
 from .plan import BROKER_HOST, IMAGE, Container, prepare
 
 POLL_S = 0.5
-LISTED_EVERY_S = 2.0  # asking the engine costs more than reading files
-WEIGHED_EVERY_S = 2.0
+LIST_EVERY_S = 2.0  # a request to the engine costs more than reading files
+MEMORY_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """The flags of `fleet up`."""
+    """The options of `fleet up`."""
 
     overrides: Overrides = field(default_factory=Overrides)
     seed: int | None = None
@@ -52,17 +54,17 @@ class UpOptions:
 
 @dataclass
 class NodeContainer(NodeRecord):
-    """One node's record, with the engine at hand for its last words."""
+    """The record of one node, with access to the log of its container."""
 
-    words: Callable[[], str]
+    read_last_line: Callable[[], str]
 
-    def last_words(self) -> str:
-        """The last line of the container's log."""
-        return self.words().strip() or "nothing"
+    def last_log_line(self) -> str:
+        """Return the last line of the container's log, or "nothing" if the log is empty."""
+        return self.read_last_line().strip() or "nothing"
 
 
 class DockerFleet:
-    """The containers of one fleet, made and started by `start`, removed by `stop`."""
+    """The containers of one fleet: `start` creates and starts them, `stop` removes them."""
 
     def __init__(
         self,
@@ -76,25 +78,25 @@ class DockerFleet:
         self._console = console or Console(quiet=True)
         self._containers = containers
         self.nodes = {
-            each.name: NodeContainer(each.name, each.folder, self._words_of(each.name))
+            each.name: NodeContainer(each.name, each.folder, self._last_line_reader(each.name))
             for each in containers
             if not each.is_broker
         }
-        self._standstill = Standstill(stalled_after_s)
-        self._listed_at = 0.0
+        self._stall_detector = StallDetector(stalled_after_s)
+        self._next_list = 0.0
         self.timing: dict[str, float] = {}
-        self._weighed_at = 0.0
-        self.memory: dict[str, float] = {}  # MiB
+        self._next_memory = 0.0
+        self.memory: dict[str, float] = {}  # the most seen, in MiB
 
-    def _words_of(self, name: str) -> Callable[[], str]:
+    def _last_line_reader(self, name: str) -> Callable[[], str]:
         return lambda: self.engine.log(self.fleet, name, tail=1)
 
     def start(self, out: Path, image: str) -> None:
-        """Create all containers, then start them together; takes down what a failure leaves."""
+        """Create all containers, then start them. After a failure, remove all of them."""
         began = time.monotonic()
         self._began = began
         try:
-            with counting("containers made", len(self._containers), self._console) as advance:
+            with counting("containers created", len(self._containers), self._console) as advance:
                 self.engine.create(self.fleet, out, image, self._containers, advance)
             self.timing["created_s"] = time.monotonic() - began
             self.engine.start(self.fleet, [BROKER_HOST])
@@ -105,97 +107,100 @@ class DockerFleet:
         self.timing["started_s"] = time.monotonic() - began
 
     def _start_nodes(self) -> None:
-        """Start all nodes, and look at those that run while the engine starts the rest.
+        """Start all nodes. Meanwhile, read the records and the memory of those that run already.
 
-        A busy engine takes so long for the last that a short run is over by then. They are started
-        from this thread: interrupted, it does not wait for those whose turn has not come.
+        A busy engine takes so long to start the last node that a short run may be over by then. The
+        nodes are started from this thread: an interrupt then skips the nodes that are still
+        waiting.
         """
         started = threading.Event()
 
-        def look() -> None:
-            while not started.wait(WEIGHED_EVERY_S):
+        def observe() -> None:
+            while not started.wait(MEMORY_EVERY_S):
                 self._read()
-                self._weigh()
+                self._measure_memory()
 
         with (
             counting("containers started", len(self.nodes), self._console) as advance,
             ThreadPoolExecutor(1) as pool,
         ):
-            looking = pool.submit(look)
+            observing = pool.submit(observe)
             try:
                 self.engine.start(self.fleet, list(self.nodes), advance)
             finally:
                 started.set()
-            looking.result()
+            observing.result()
 
     @defer_interrupts()
     def stop(self) -> list[str]:
-        """Remove all of the fleet; the names of what there was. Ctrl-C waits for it."""
+        """Remove everything of the fleet. Return the names of it. Ctrl-C waits for this."""
         return self.engine.down(self.fleet)
 
     def poll(self) -> bool:
-        """Read what is new; True once all nodes have finished.
+        """Read new records. Return True once all nodes have finished.
 
-        Raises FleetFailed for a container that has ended badly, or when nothing moves any more.
+        Raises FleetFailed if a container failed, or if the fleet has stalled.
         """
         self._read()
-        if time.monotonic() >= self._listed_at:
-            self._listed_at = time.monotonic() + LISTED_EVERY_S
-            self._look_after_all()
-        if time.monotonic() >= self._weighed_at:
-            self._weigh()
-        self._standstill.check(self.nodes.values())
+        if time.monotonic() >= self._next_list:
+            self._next_list = time.monotonic() + LIST_EVERY_S
+            self._check_containers()
+        if time.monotonic() >= self._next_memory:
+            self._measure_memory()
+        self._stall_detector.check(self.nodes.values())
         return all(node.finished for node in self.nodes.values())
 
     def _read(self) -> None:
-        """What the nodes have written, and when every one of them had closed a round."""
+        """Read new records. Note the time at which every node has closed its first round."""
         for node in self.nodes.values():
             node.read()
         if "first_round_s" not in self.timing and all(n.round for n in self.nodes.values()):
             self.timing["first_round_s"] = time.monotonic() - self._began
 
-    def _weigh(self) -> None:
-        """Keep the most that each container was seen to hold."""
-        self._weighed_at = time.monotonic() + WEIGHED_EVERY_S
+    def _measure_memory(self) -> None:
+        """Measure the memory of each container, and keep the largest value of each."""
+        self._next_memory = time.monotonic() + MEMORY_EVERY_S
         running = [name for name, node in self.nodes.items() if not node.finished]
         for name, mib in self.engine.memory_mib(self.fleet, [BROKER_HOST, *running]).items():
             self.memory[name] = max(mib, self.memory.get(name, 0.0))
 
-    def _look_after_all(self) -> None:
+    def _check_containers(self) -> None:
         listed = self.engine.containers(self.fleet)
         names = {each["Labels"][NAME_LABEL] for each in listed}
         if gone := sorted(({BROKER_HOST} | set(self.nodes)) - names):
-            raise FleetFailed(f"the container of {gone[0]} is gone: somebody removed it")
+            raise FleetFailed(
+                f"the container of {gone[0]} does not exist any more: another command removed it"
+            )
         for each in listed:
             if each["State"] in ("exited", "dead"):
-                self._ended(each["Labels"][NAME_LABEL])
+                self._check_ended(each["Labels"][NAME_LABEL])
 
-    def _ended(self, name: str) -> None:
+    def _check_ended(self, name: str) -> None:
         node = self.nodes.get(name)
         if node is not None and node.finished:
             return
-        told = self.engine.inspect(self.fleet, name)
-        code, killed = told["State"]["ExitCode"], told["State"]["OOMKilled"]
+        result = self.engine.inspect(self.fleet, name)
+        code, killed = result["State"]["ExitCode"], result["State"]["OOMKilled"]
         if node is None or code != 0:
-            memory = ", out of the memory of its profile" if killed else ""
-            words = self.engine.log(self.fleet, name, tail=1).strip() or "nothing"
+            memory = ", it exceeded the memory of its profile" if killed else ""
+            line = self.engine.log(self.fleet, name, tail=1).strip() or "nothing"
             raise FleetFailed(
-                f"the container of {name} ended with exit code {code}{memory}, its last words: "
-                f"{words}"
+                f"the container of {name} ended with exit code {code}{memory}, its last log line: "
+                f"{line}"
             )
-        node.restarts = int(told["RestartCount"])
+        node.restarts = int(result["RestartCount"])
         node.read()
         node.finished = True
 
     def wait(self, on_poll: Callable[[], None] = lambda: None) -> None:
-        """Poll until all nodes have finished; *on_poll* is called each time."""
+        """Poll until all nodes have finished. Calls *on_poll* after each poll."""
         while not self.poll():
             on_poll()
             time.sleep(POLL_S)
         on_poll()
 
     def save_logs(self) -> None:
-        """What the nodes have said, into their folders; as far as there are containers."""
+        """Write the log of each node that still has a container into the node's folder."""
         for each in self.engine.containers(self.fleet):
             node = self.nodes.get(each["Labels"][NAME_LABEL])
             if node is not None:
@@ -204,68 +209,86 @@ class DockerFleet:
 
     @defer_interrupts()
     def close(self) -> None:
-        """Keep the logs, remove all else."""
+        """Save the logs, then remove everything else of the fleet."""
         try:
             self.save_logs()
         finally:
             self.stop()
 
-    def figures(self) -> dict[str, Any]:
-        """What a fleet of containers has to tell beyond a fleet of processes."""
+    @property
+    def start_times_s(self) -> dict[str, float]:
+        """Seconds from the beginning to each phase of the start, by the name of the phase."""
+        return {name: round(seconds, 2) for name, seconds in self.timing.items()}
+
+    @property
+    def memory_mib(self) -> ContainerMemory:
+        """The largest memory seen of the nodes and of the broker."""
         nodes = [mib for name, mib in self.memory.items() if name != BROKER_HOST]
-        return {
-            "start": {name: round(seconds, 2) for name, seconds in self.timing.items()},
-            "memory_mib": {
-                "nodes_p50": round(float(np.median(nodes)), 1) if nodes else None,
-                "nodes_max": round(max(nodes), 1) if nodes else None,
-                "broker": round(self.memory.get(BROKER_HOST, 0.0), 1) or None,
-            },
-        }
+        return ContainerMemory(
+            nodes_p50=round(float(np.median(nodes)), 1) if nodes else None,
+            nodes_max=round(max(nodes), 1) if nodes else None,
+            broker=round(self.memory.get(BROKER_HOST, 0.0), 1) or None,
+        )
 
 
-def prepared(
+def plan_fleet(
     engine: Engine, fleet: Fleet, options: UpOptions, console: Console
 ) -> tuple[DockerFleet, Path]:
-    """The containers of *fleet*, not yet made, and the folder that holds theirs, which are.
+    """Write the folders of *fleet*. Return its containers, not yet created, and the folder.
 
-    Raises CipherfleetError, also where a fleet of that name is up already.
+    Raises CipherfleetError, also if a fleet of the same name has containers already.
     """
     name = fleet.file.fleet
     engine.image_mib(options.image)
     if engine.containers(name):
         raise CipherfleetError(
-            f"containers of a fleet {name!r} are there already: cipherfleet fleet down FILE "
-            "removes them"
+            f"the fleet {name!r} has containers on this machine already; remove them with "
+            "cipherfleet fleet down FILE"
         )
     for line in advice(fleet):
         print_line(console, line)
     if options.profile is not None:
-        print_line(console, f"note: {options.profile}; no figure is a device's")
+        print_line(console, f"note: {options.profile}; the figures are not those of a device")
     out = options.out or default_folder(fleet)
     simulation = Simulation(seed=options.seed, trace_estimates=True)
     containers = prepare(fleet, out, simulation, options.profile, console)
     return DockerFleet(engine, name, containers, patience(fleet), console), out
 
 
-def bring_up(engine: Engine, file: Path, options: UpOptions, console: Console) -> dict[str, Any]:
-    """Start the fleet of *file* and leave it running; what was started."""
+class UpResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet that `fleet up` has started without --wait; `--json` prints these keys."""
+
+    fleet: str
+    nodes: int
+    out: str
+    emulated: str | None
+    start: dict[str, float]
+    memory_mib: ContainerMemory
+
+
+def bring_up(engine: Engine, file: Path, options: UpOptions, console: Console) -> UpResult:
+    """Start the fleet of *file* and leave it running."""
     fleet = load_fleet(file, options.overrides)
     report = Report(fleet, options.out or default_folder(fleet), console)
-    with report.whatever_happens():
-        nodes, out = prepared(engine, fleet, replace(options, out=report.out), console)
+    with report.reporting_failures():
+        nodes, out = plan_fleet(engine, fleet, replace(options, out=report.out), console)
         report.nodes = nodes
         nodes.start(out, options.image)
-    return {
-        "fleet": fleet.file.fleet,
-        "nodes": len(nodes.nodes),
-        "out": str(out),
-        "emulated": _emulated(options.profile),
-        **nodes.figures(),
-    }
+    return UpResult(
+        fleet=fleet.file.fleet,
+        nodes=len(nodes.nodes),
+        out=str(out),
+        emulated=_emulated(options.profile),
+        start=nodes.start_times_s,
+        memory_mib=nodes.memory_mib,
+    )
 
 
-def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console) -> dict[str, Any]:
-    """As `run_fleet`, in containers: the same figures and some more; nothing is left running."""
+def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console) -> RunResult:
+    """Run the fleet of *file* in containers to its end, then remove them.
+
+    Returns the figures of `run_fleet` and those that only containers have.
+    """
     fleet = load_fleet(file, options.overrides, endless=False)
     report = Report(fleet, options.out or default_folder(fleet), console)
     report.more = {
@@ -273,10 +296,10 @@ def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console)
         "backend": "docker",
         "emulated": _emulated(options.profile),
     }
-    with report.whatever_happens():
-        nodes, out = prepared(engine, fleet, replace(options, out=report.out), console)
+    with report.reporting_failures():
+        nodes, out = plan_fleet(engine, fleet, replace(options, out=report.out), console)
         size = round(engine.image_mib(options.image), 1)
-        report.more["image"] = {"name": options.image, "mib": size}
+        report.more["image"] = ContainerImage(options.image, size)
         report.nodes = nodes
         try:
             nodes.start(out, options.image)
@@ -284,9 +307,9 @@ def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console)
             with showing_progress(fleet, nodes, console) as show:
                 nodes.wait(show)
         finally:
-            Lines(console).begin("taking the containers down")
+            Lines(console).begin("removing the containers")
             nodes.close()
-            report.more |= nodes.figures()
+            report.more |= {"start": nodes.start_times_s, "memory_mib": nodes.memory_mib}
     return report.conclude()
 
 
@@ -295,17 +318,21 @@ def _emulated(profile: Profile | None) -> str | None:
 
 
 def status(engine: Engine, fleet: str) -> list[dict[str, Any]]:
-    """One object for each container of *fleet*; empty if there are none."""
+    """Return one object for each container of *fleet*, for `--json`."""
     listed = engine.containers(fleet)
     running = [each["Labels"][NAME_LABEL] for each in listed if each["State"] == "running"]
     memory = engine.memory_mib(fleet, running)
-    return [_state(each, memory) for each in listed]
+    return [_state_of(each, memory) for each in listed]
 
 
-def _state(container: Mapping[str, Any], memory: Mapping[str, float]) -> dict[str, Any]:
+def _state_of(container: Mapping[str, Any], memory: Mapping[str, float]) -> dict[str, Any]:
     labels = container["Labels"]
     name = labels[NAME_LABEL]
-    state: dict[str, Any] = {"name": name, "state": container["State"], "told": container["Status"]}
+    state: dict[str, Any] = {
+        "name": name,
+        "state": container["State"],
+        "status": container["Status"],
+    }
     state["memory_mib"] = round(memory[name], 1) if name in memory else None
     state["round"] = None
     if name != BROKER_HOST:

@@ -1,7 +1,8 @@
-"""The same containers as a stack for Docker Swarm: services on several hosts, one network.
+"""Write the containers of a fleet as a stack for Docker Swarm: services on several hosts.
 
-No host has the folders of another, so each container brings its own: packed, as a secret that Swarm
-hands to it alone, and unpacked into a volume at its first start.
+Hosts do not share folders. Each container therefore receives its folder as an archive. The archive
+is a Swarm secret that only this container can read. At its first start, the container unpacks the
+archive into a volume.
 """
 
 from __future__ import annotations
@@ -31,60 +32,64 @@ from .limits import MIB
 from .plan import IMAGE_USER, STOP_WITHIN_S, Container
 
 STACK_FILE, BUNDLES_FOLDER = "stack.yaml", "bundles"
-VERSION = "3.9"  # of the file: the first that limits processes
+VERSION = "3.9"  # of the file format: the first version that limits processes
 NETWORK, SECRET = "fleet", "bundle"
-SECRET_BYTES = 500 * 1024  # Swarm takes no larger one
-# Swarm gives a service its name in the network when it is healthy for the first time.
+SECRET_BYTES = 500 * 1024  # Swarm accepts no larger secret
+# Swarm makes a service's name known in the network when the service is first healthy.
 BROKER_HEALTH_EVERY_S = 5
 
 
 @dataclass(frozen=True)
 class Service:
-    """One container, and its folder packed."""
+    """One container with its packed folder."""
 
     container: Container
-    bundle: bytes
-    host: str | None = None  # where it must run; None: wherever Swarm puts it
+    bundle: bytes  # .tar.gz
+    host: str | None = None  # the host that must run it; None: Swarm chooses one
 
     @property
     def name(self) -> str:
-        """As Swarm calls it, behind the stack's own name: letters, digits, '-' and '_'."""
+        """The name in Swarm, after the stack's name: letters, digits, '-' and '_'."""
         name = self.container.name
         return name.partition(".")[0] if self.container.is_broker else f"node-{name}"
 
     @property
-    def keep(self) -> str:
-        """Of its secret and its volume: other keys are another secret and begin with no state."""
+    def storage_name(self) -> str:
+        """The name of the secret and of the volume.
+
+        It contains a digest of the bundle. A service with other keys gets another secret, and
+        another volume that holds no state.
+        """
         return f"{self.name}-{hashlib.sha256(self.bundle).hexdigest()[:8]}"
 
 
 def pack(container: Container) -> bytes:
-    """The container's folder as .tar.gz, its settings last. Raises ConfigError if it is too large.
+    """Return the container's folder as .tar.gz. Raises ConfigError if it is too large.
 
-    Who finds the settings finds all the rest.
+    The settings file is the last member: if it is in the volume, everything else is there, too.
     """
     last = NODE_FILE if not container.is_broker else "nats-server.conf"
     files = sorted(container.folder.rglob("*"), key=lambda file: (file.name == last, file))
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=9) as tar:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=9) as tar:
         for file in files:
-            tar.add(file, str(file.relative_to(container.folder)), False, filter=_plain)
-    if made.tell() > SECRET_BYTES:
+            tar.add(file, str(file.relative_to(container.folder)), False, filter=_without_owner)
+    if archive.tell() > SECRET_BYTES:
         raise ConfigError(
-            f"{container.folder}: has {made.tell() / 1024:.0f} KiB packed, a secret of Docker "
-            f"Swarm holds {SECRET_BYTES // 1024}: give its sensor fewer recorded readings"
+            f"{container.folder}: has {archive.tell() / 1024:.0f} KiB packed, a secret of Docker "
+            f"Swarm holds at most {SECRET_BYTES // 1024}; give its sensor fewer recorded readings"
         )
-    return made.getvalue()
+    return archive.getvalue()
 
 
-def _plain(file: tarfile.TarInfo) -> tarfile.TarInfo:
+def _without_owner(file: tarfile.TarInfo) -> tarfile.TarInfo:
     file.uid = file.gid = 0
     file.uname = file.gname = ""
     return file
 
 
 def stack(services: Sequence[Service], image: str) -> dict[str, Any]:
-    """The content of a stack file beside the folder of bundles."""
+    """Return the content of a stack file beside the folder of bundles."""
     return {
         "version": VERSION,
         "services": {each.name: _service(each, image) for each in services},
@@ -95,13 +100,13 @@ def stack(services: Sequence[Service], image: str) -> dict[str, Any]:
                 "driver_opts": {"encrypted": "true"},
             }
         },
-        "volumes": {each.keep: {} for each in services},
-        "secrets": {each.keep: {"file": f"./{_bundle_file(each)}"} for each in services},
+        "volumes": {each.storage_name: {} for each in services},
+        "secrets": {each.storage_name: {"file": f"./{_bundle_file(each)}"} for each in services},
     }
 
 
 def _bundle_file(service: Service) -> Path:
-    return Path(BUNDLES_FOLDER) / f"{service.keep}.tar.gz"
+    return Path(BUNDLES_FOLDER) / f"{service.storage_name}.tar.gz"
 
 
 def _service(service: Service, image: str) -> dict[str, Any]:
@@ -120,9 +125,9 @@ def _service(service: Service, image: str) -> dict[str, Any]:
         "read_only": True,
         "cap_drop": ["ALL"],
         "stop_grace_period": f"{STOP_WITHIN_S}s",
-        "secrets": [{"source": service.keep, "target": SECRET, **own}],
+        "secrets": [{"source": service.storage_name, "target": SECRET, **own}],
         "volumes": [
-            f"{service.keep}:{container.place}",
+            f"{service.storage_name}:{container.place}",
             {"type": "tmpfs", "target": "/tmp", "tmpfs": {"size": 16 * MIB}},  # noqa: S108
         ],
         "networks": {NETWORK: {"aliases": [container.name]}},
@@ -135,7 +140,8 @@ def _service(service: Service, image: str) -> dict[str, Any]:
         },
         "logging": {"driver": "json-file", "options": {"max-size": LOG_BYTES, "max-file": "1"}},
         "deploy": {
-            # One task each: a virtual address before it would only need the kernel's IPVS.
+            # Each service has one task. A virtual IP address has no use then, and needs IPVS in
+            # the kernel.
             "endpoint_mode": "dnsrr",
             "placement": _placement(service),
             "restart_policy": {
@@ -156,7 +162,10 @@ def _placement(service: Service) -> dict[str, Any]:
 
 
 def _unpack_and_run(container: Container) -> str:
-    """A shell's line: what is in the volume already holds, since a node changes its keys there."""
+    """Return the shell command that unpacks the bundle, if needed, and runs the container.
+
+    A volume that holds settings is kept: a node changes its keys there.
+    """
     last = NODE_FILE if not container.is_broker else "nats-server.conf"
     place = container.place
     unpack = f"test -e {place}/{last} || tar -xzf /run/secrets/{SECRET} -C {place}"
@@ -166,17 +175,17 @@ def _unpack_and_run(container: Container) -> str:
 def write_stack(
     containers: Sequence[Container], root: Path, image: str, hosts: Sequence[str] = ()
 ) -> Path:
-    """Write <root>/stack.yaml and its bundles; the services go to *hosts* in turn, if named."""
+    """Write <root>/stack.yaml and its bundles. The services are placed on *hosts* in turn."""
     services = [
-        Service(each, pack(each), hosts[turn % len(hosts)] if hosts else None)
-        for turn, each in enumerate(containers)
+        Service(each, pack(each), hosts[place % len(hosts)] if hosts else None)
+        for place, each in enumerate(containers)
     ]
     (root / BUNDLES_FOLDER).mkdir(mode=0o700)
     for each in services:
         file = root / _bundle_file(each)
         file.touch(mode=0o600)
         file.write_bytes(each.bundle)
-    made = root / STACK_FILE
+    file = root / STACK_FILE
     head = "# docker stack deploy; bundles/ beside this file holds private keys\n"
-    made.write_text(head + yaml.safe_dump(stack(services, image), sort_keys=False))
-    return made
+    file.write_text(head + yaml.safe_dump(stack(services, image), sort_keys=False))
+    return file

@@ -1,1 +1,1 @@
-"""Fleets of processes on this machine: `cipherfleet run` and `demo`."""
+"""Run a fleet as processes on this machine: `cipherfleet run` and `demo`."""

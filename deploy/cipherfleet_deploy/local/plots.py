@@ -1,4 +1,4 @@
-"""Pictures of a run, for people who would rather look than read."""
+"""Plots of a run: the estimates of all nodes, and their error, against the rounds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from cipherfleet_node.core.randomness import FloatVector
 
 from .results import FloatArray, Trajectory
 
-SHOWN_ENTRIES = 8  # of the estimate: more lines than that say nothing
+SHOWN_ENTRIES = 8  # of the estimate: more lines in one plot are unreadable
 
 
 def plot_run(trajectory: Trajectory, optimum: FloatVector | None, title: str, file: Path) -> None:
-    """Estimates against rounds, and their error against the centralised answer, into *file*."""
-    from matplotlib.figure import Figure  # 0.4 s that --help must not wait for
+    """Plot the estimates and their error, each against the rounds, into *file*.
+
+    The error is relative to *optimum*, the centralised answer, where it is known.
+    """
+    from matplotlib.figure import Figure  # takes 0.4 s, and --help must not wait for it
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
@@ -54,17 +57,17 @@ def _plot_error(axes: Any, estimates: FloatArray, optimum: FloatVector | None) -
     if optimum is not None:
         figures["error against the centralised answer"] = optimum
     axes.set_yscale("log")
-    # The first broad and pale: where both coincide, both are seen.
-    looks = (
+    # The first line is broad and pale: both lines are visible where they coincide.
+    styles = (
         {"color": "C1", "lw": 4, "alpha": 0.5, "marker": "."},
         {"color": "C0", "marker": ".", "ms": 3},
     )
-    for look, (name, centre) in zip(looks, figures.items(), strict=False):
+    for style, (name, centre) in zip(styles, figures.items(), strict=False):
         squares = np.sum((estimates - centre) ** 2, axis=2, keepdims=True)
         distance = np.sqrt(_mean_over_nodes(squares)[:, 0]) / (size if relative else 1.0)
-        # A logarithm shows no zero: nodes that agree to the last bit leave a gap.
+        # A logarithmic axis cannot show zero: nodes that agree to the last bit leave a gap.
         shown = np.where(distance > 0, distance, np.nan)
-        axes.plot(np.arange(1, len(shown) + 1), shown, label=name, **look)
+        axes.plot(np.arange(1, len(shown) + 1), shown, label=name, **style)
     axes.set_xlabel("round")
     unit = "relative to the answer" if relative else "distance"
     axes.set_title(f"root mean square over nodes, {unit}", fontsize="medium", loc="left")
@@ -73,7 +76,10 @@ def _plot_error(axes: Any, estimates: FloatArray, optimum: FloatVector | None) -
 
 
 def _mean_over_nodes(values: FloatArray) -> FloatArray:
-    """The mean of what is known, of shape (rounds, d), NaN for a round that no node has closed."""
-    known = np.sum(~np.isnan(values), axis=1)
-    mean: FloatArray = np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
+    """Return the mean over the nodes with a value, of shape (rounds, d).
+
+    It is NaN for a round that no node has closed.
+    """
+    count = np.sum(~np.isnan(values), axis=1)
+    mean: FloatArray = np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
     return mean

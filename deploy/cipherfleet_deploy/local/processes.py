@@ -1,4 +1,4 @@
-"""A fleet on this machine: one real daemon per node, started, watched and stopped together."""
+"""A fleet on this machine: one daemon process per node, started, watched and stopped together."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from cipherfleet_broker.die_with_parent import leashed
+from cipherfleet_broker.die_with_parent import die_with_parent
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError, IdentityClash
 
-from .record import FleetFailed, NodeRecord, Standstill
+from .record import FleetFailed, NodeRecord, StallDetector
 
 NODE_COMMAND = (sys.executable, "-m", "cipherfleet_node", "run")
 STOP_WITHIN_S = 10.0
 RESTART_AFTER_S = 1.0
 MAX_RESTARTS = 5  # of one node
-# These exits repeat themselves: starting the node again would not help.
+# A node that ended with one of these codes would end with it again: it is not restarted.
 FINAL_EXITS = frozenset(
     {ConfigError.exit_code, BrokerUnreachable.exit_code, IdentityClash.exit_code, 2}
 )
@@ -29,30 +29,31 @@ FINAL_EXITS = frozenset(
 
 @dataclass
 class NodeProcess(NodeRecord):
-    """One daemon, its folder, and what it has written so far."""
+    """The daemon process of one node, its folder, and the records that it has written so far."""
 
-    command: Sequence[str]  # the folder is appended
+    command: Sequence[str]  # without the node's folder, which is appended
     process: subprocess.Popen[bytes] | None = None
     restart_at: float | None = None
 
     def start(self) -> None:
-        """Start the daemon; it dies with us, however we end."""
+        """Start the daemon. The kernel kills it when this process ends, however it ends."""
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("ab") as log:
-            self.process = _spawn(leashed([*self.command, str(self.folder)]), log)
+            self.process = _spawn(die_with_parent([*self.command, str(self.folder)]), log)
 
 
 def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    # A session of its own: Ctrl-C at the terminal is for us, we stop the nodes in order.
+    # In a session of its own, the daemon does not receive Ctrl-C from the terminal. This process
+    # receives it and stops the nodes in order.
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
 
 
 class LocalFleet:
-    """The daemons of the node folders *bundles*; a context manager that leaves none behind.
+    """The daemons of the node folders *bundles*. As a context manager it stops all of them.
 
-    *stalled_after_s* without any round closed anywhere counts as a failure.
+    The fleet has failed if no node closes a round for *stalled_after_s* seconds.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class LocalFleet:
         command: Sequence[str] = NODE_COMMAND,
     ) -> None:
         self.nodes = {name: NodeProcess(name, folder, command) for name, folder in bundles.items()}
-        self._standstill = Standstill(stalled_after_s)
+        self._stall_detector = StallDetector(stalled_after_s)
 
     def __enter__(self) -> Self:
         return self
@@ -76,38 +77,37 @@ class LocalFleet:
         self.stop()
 
     def start(self) -> None:
-        """Start every node."""
         for node in self.nodes.values():
             node.start()
 
     def kill(self, name: str) -> None:
-        """SIGKILL one node, as a loss of power would; `poll` starts it again after a moment."""
+        """Kill one node with SIGKILL, like a power failure; `poll` restarts it a second later."""
         process = self.nodes[name].process
         if process is not None:
             process.kill()
             process.wait()
 
     def poll(self) -> bool:
-        """Read what is new, restart who crashed; True once all nodes have finished.
+        """Read new records and restart crashed nodes. Return True once all nodes have finished.
 
-        Raises FleetFailed for a node that cannot run, or when nothing moves any more.
+        Raises FleetFailed if a node cannot run, or if the fleet has stalled.
         """
         for node in self.nodes.values():
             node.read()
             if not node.finished:
-                self._look_after(node)
-        self._standstill.check(self.nodes.values())
+                self._check_process(node)
+        self._stall_detector.check(self.nodes.values())
         return all(node.finished for node in self.nodes.values())
 
     def wait(self, on_poll: Callable[[], None] = lambda: None, every_s: float = 0.25) -> None:
-        """Poll until all nodes have finished; *on_poll* is called each time."""
+        """Poll until all nodes have finished. Calls *on_poll* after each poll."""
         while not self.poll():
             on_poll()
             time.sleep(every_s)
         on_poll()
 
     def stop(self) -> None:
-        """SIGTERM to all, SIGKILL to those who do not go."""
+        """Send SIGTERM to all nodes, and SIGKILL to those still running after STOP_WITHIN_S."""
         running = [n.process for n in self.nodes.values() if n.process and n.process.poll() is None]
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -119,7 +119,7 @@ class LocalFleet:
                 process.kill()
                 process.wait()
 
-    def _look_after(self, node: NodeProcess) -> None:
+    def _check_process(self, node: NodeProcess) -> None:
         if node.process is None or node.process.poll() is None:
             return
         code = node.process.returncode
@@ -127,7 +127,10 @@ class LocalFleet:
             node.read()
             node.finished = True
         elif code in FINAL_EXITS or node.restarts >= MAX_RESTARTS:
-            raise FleetFailed(f"node {node.id!r} ended with exit code {code}: {node.last_words()}")
+            raise FleetFailed(
+                f"node {node.id!r} ended with exit code {code}, its last log line: "
+                f"{node.last_log_line()}"
+            )
         elif node.restart_at is None:
             node.restart_at = time.monotonic() + RESTART_AFTER_S
         elif time.monotonic() >= node.restart_at:

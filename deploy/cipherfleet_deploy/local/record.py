@@ -1,6 +1,6 @@
-"""What the nodes of a running fleet have written, read from their folders; whether all stand still.
+"""Records that the nodes of a running fleet write, and detection of a stalled fleet.
 
-It does not matter here what the nodes run in: processes, containers.
+Nodes write estimates and spans into their folders. The nodes may run in processes or in containers.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ LOG_FILE = "node.log"
 
 
 class FleetFailed(CipherfleetError):
-    """A fleet that cannot go on; names the node and its last words."""
+    """A fleet cannot continue. The text names the node and its last log line."""
 
 
 @dataclass
 class NodeRecord:
-    """One node's folder, and what it has written so far."""
+    """The folder of one node, and the records that it has written so far."""
 
     id: str
     folder: Path
     _: KW_ONLY
     restarts: int = 0
     estimates: dict[int, list[float]] = field(default_factory=dict)  # round -> x_{k+1}
-    rounds: list[dict[str, float]] = field(default_factory=list)  # the spans that close rounds
+    rounds: list[dict[str, float]] = field(default_factory=list)  # one span for each closed round
     finished: bool = False
 
     def __post_init__(self) -> None:
@@ -45,22 +45,22 @@ class NodeRecord:
 
     @property
     def log(self) -> Path:
-        """What the daemon says of itself."""
+        """The log file of the daemon."""
         return self.folder / LOGS_FOLDER / LOG_FILE
 
     def read(self) -> None:
-        """Take in what the daemon has written since the last call."""
+        """Read the records that the daemon has written since the last call."""
         for line in self._estimates.read():
             self.estimates[int(line["round"])] = line["estimate"]
         self.rounds += [line for line in self._spans.read() if line.get("phase") == "round"]
 
     @property
     def round(self) -> int:
-        """Rounds closed so far: one above the number of the latest."""
+        """The number of rounds closed so far: one above the number of the latest round."""
         return max(self.estimates, default=-1) + 1
 
-    def last_words(self) -> str:
-        """The last line of the log."""
+    def last_log_line(self) -> str:
+        """Return the last line of the log, or "nothing" if the log is empty."""
         lines = (
             self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         )
@@ -75,21 +75,21 @@ class Recorded(Protocol):
         """The records, by node id."""
 
 
-class Standstill:
-    """Notices that nothing moves any more: *after_s* seconds without any round closed anywhere."""
+class StallDetector:
+    """Detects a stalled fleet: no node has closed a round for *after_s* seconds."""
 
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
         self._progress: tuple[float, int] = (time.monotonic(), -1)
 
     def check(self, nodes: Collection[NodeRecord]) -> None:
-        """Raise FleetFailed, with the last words of the slowest node, if it is too long ago."""
+        """Raise FleetFailed if the fleet has stalled, with the log of its slowest node."""
         closed, now = sum(node.round for node in nodes), time.monotonic()
         if closed != self._progress[1]:
             self._progress = (now, closed)
         elif now - self._progress[0] > self._after_s:
             slowest = min(nodes, key=lambda node: node.round)
             raise FleetFailed(
-                f"no round was closed for {self._after_s:g} s; {slowest.id!r} is at round "
-                f"{slowest.round}, its last words: {slowest.last_words()}"
+                f"no round was closed for {self._after_s:g} s; node {slowest.id!r} is at round "
+                f"{slowest.round}, its last log line: {slowest.last_log_line()}"
             )

@@ -1,11 +1,15 @@
-"""What came of a run: one object of figures, and the estimates of every round.
+"""Results of a run: the estimates of every round, and the figures computed from them.
 
-A run has *settled* when the estimates of all nodes are right to two digits. Where the centralised
-answer is known, the relative error after the last round is below SETTLED. Where it is not, both the
-disagreement between nodes and the movement are: how far their mean went in the second half of the
-rounds, relative to where it ended. Half of the rounds, since a schedule whose stepsizes fall like
-1/k leaves an error that falls like 1/k, too: between half and all of the rounds it loses as much as
-is left. Movement over a fixed number of last rounds would be small in every long run.
+A run has *settled* when the estimates of all nodes are right to two digits:
+
+* If the centralised answer is known, the relative error after the last round is below SETTLED.
+* If it is not known, both the disagreement between the nodes and the movement are below SETTLED.
+  The movement is the distance that the mean over nodes covered in the second half of the rounds,
+  relative to its last value.
+
+Why half of the rounds: if the stepsizes fall like 1/k, the error falls like 1/k, too. In the second
+half of the rounds the error then falls by as much as remains at the end, so the movement is no
+smaller than the error. Over a fixed number of last rounds, every long run would move little.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -27,8 +32,70 @@ from .record import Recorded
 FloatArray = npt.NDArray[np.float64]
 
 SETTLED = 1e-2  # relative error: two digits
-ACCURACIES = ("1e-2", "1e-3", "1e-4", "1e-6")  # of which `rounds_to` speaks
-COUNTERS = ("bytes_sent", "rejected", "inline", "cpu_s")  # of a round's span; 0 at a node's start
+ACCURACIES = ("1e-2", "1e-3", "1e-4", "1e-6")  # the keys of `rounds_to`
+# Counters in the span of a round. They start at 0 whenever a node starts.
+COUNTERS = ("bytes_sent", "rejected", "inline", "cpu_s")
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Two percentiles of round times, in milliseconds; None if no round was closed."""
+
+    p50: float | None
+    p95: float | None
+
+
+class ContainerMemory(msgspec.Struct, frozen=True):
+    """The largest memory seen, in MiB; None if it was never measured."""
+
+    nodes_p50: float | None  # median over the nodes
+    nodes_max: float | None
+    broker: float | None
+
+
+class ContainerImage(msgspec.Struct, frozen=True):
+    """The image of a fleet's containers."""
+
+    name: str
+    mib: float
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a run: `--json` prints these keys in this order.
+
+    An undefined figure is None, since JSON has no NaN. A field that is UNSET is left out. Only
+    fleets in containers have the fields from *backend* on.
+    """
+
+    fleet: str
+    nodes: int
+    edges: int
+    rounds: int
+    key_bits: int
+    exchange: str
+    dimension: int
+    estimate: list[float]  # mean over nodes
+    optimum: list[float] | None  # the centralised answer; None if it is not known
+    relative_error: float | None
+    disagreement: float | None
+    movement: float | None
+    settled: bool
+    rounds_to: dict[str, int | None]  # by the keys ACCURACIES
+    round_ms: Percentiles
+    bytes_per_edge_round: float
+    silent: int
+    rejected: int
+    restarts: int
+    wall_s: float
+    weak_keys: bool
+    ended: Literal["complete", "interrupted", "failed"] = "complete"
+    reason: str | None = None  # of a failure
+    out: str = ""
+    broker: str | msgspec.UnsetType = msgspec.UNSET
+    backend: Literal["docker"] | msgspec.UnsetType = msgspec.UNSET
+    emulated: str | msgspec.UnsetType | None = msgspec.UNSET  # the profile; None: no limits
+    image: ContainerImage | msgspec.UnsetType = msgspec.UNSET
+    start: dict[str, float] | msgspec.UnsetType = msgspec.UNSET  # seconds, by phase
+    memory_mib: ContainerMemory | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -39,18 +106,18 @@ class Trajectory:
 
     @classmethod
     def of(cls, nodes: Recorded, dimension: int) -> Trajectory:
-        """What the nodes of *nodes* have written so far."""
-        everyone = list(nodes.nodes.values())
-        rounds = max(node.round for node in everyone)
-        estimates = np.full((rounds, len(everyone), dimension), np.nan)
-        for place, node in enumerate(everyone):
+        """Build the trajectory from the records that the nodes have written so far."""
+        records = list(nodes.nodes.values())
+        rounds = max(node.round for node in records)
+        estimates = np.full((rounds, len(records), dimension), np.nan)
+        for place, node in enumerate(records):
             for k, estimate in node.estimates.items():
                 estimates[k, place] = estimate
         return cls(estimates)
 
     @property
     def latest(self) -> Iterator[FloatArray]:
-        """After each round every node's own latest estimate, (nodes, d); NaN where it has none."""
+        """Each node's latest estimate after each round, shape (nodes, d); NaN if it has none."""
         latest: FloatArray = np.full(self.estimates.shape[1:], np.nan)
         for of_round in self.estimates:
             latest = np.where(np.isnan(of_round), latest, of_round)
@@ -58,7 +125,10 @@ class Trajectory:
 
     @property
     def last(self) -> FloatArray:
-        """The same after the last round; of shape (nodes, d) also where there was none."""
+        """Each node's latest estimate after the last round, shape (nodes, d); NaN if it has none.
+
+        It has this shape even if there was no round.
+        """
         last: FloatArray = np.full(self.estimates.shape[1:], np.nan)
         for estimates in self.latest:
             last = estimates
@@ -66,26 +136,27 @@ class Trajectory:
 
 
 def relative_error(estimates: FloatArray, optimum: FloatVector) -> float:
-    """Root mean square over nodes of |x_i - optimum| / |optimum|; estimates of shape (n, d).
+    """Return the root mean square over nodes of |x_i - optimum| / |optimum|.
 
-    NaN where the optimum is 0: nothing is relative to that.
+    *estimates* has shape (nodes, d). The result is NaN if *optimum* is 0.
     """
     return _relative(estimates - optimum, optimum)
 
 
 def disagreement(estimates: FloatArray) -> float:
-    """Root mean square distance of the nodes to their mean, over |mean|; estimates (n, d).
+    """Return the root mean square over nodes of |x_i - mean| / |mean|.
 
-    NaN where the mean is 0.
+    *estimates* has shape (nodes, d). The result is NaN if the mean is 0.
     """
     mean = estimates.mean(axis=0)
     return _relative(estimates - mean, mean)
 
 
 def movement(trajectory: Trajectory) -> float:
-    """How far the mean over nodes went in the second half of the rounds, over its last length.
+    """Return the distance that the mean covered in the second half of the rounds, over |mean|.
 
-    NaN where a node has no estimate after the first half, or the mean is 0.
+    The mean is over the nodes, and |mean| is its length after the last round. The result is NaN if
+    a node has no estimate after the first half, or if the mean is 0.
     """
     half = Trajectory(trajectory.estimates[: len(trajectory.estimates) // 2])
     mean = trajectory.last.mean(axis=0)
@@ -93,9 +164,10 @@ def movement(trajectory: Trajectory) -> float:
 
 
 def rounds_to(trajectory: Trajectory, optimum: FloatVector | None) -> dict[str, int | None]:
-    """For each of ACCURACIES, after how many rounds the relative error stays below it.
+    """Return for each of ACCURACIES the number of rounds after which the error stays below it.
 
-    None where it is not below it after the last round, and where there is no answer to compare to.
+    The number is None if the relative error is not below it after the last round, or if *optimum*
+    is not known.
     """
     errors = []
     if optimum is not None:
@@ -104,7 +176,10 @@ def rounds_to(trajectory: Trajectory, optimum: FloatVector | None) -> dict[str, 
 
 
 def stays_below(errors: Sequence[float], level: float) -> int | None:
-    """How many *errors* there are up to the first from which all are below *level*."""
+    """Return the number k of the first of *errors* from which on all are below *level*.
+
+    Numbers begin at 1. The result is None if the last of *errors* is not below *level*.
+    """
     above = [k for k, error in enumerate(errors, 1) if not error < level]  # NaN is not below
     first = above[-1] + 1 if above else 1
     return first if first <= len(errors) else None
@@ -122,41 +197,41 @@ def summarise(
     trajectory: Trajectory,
     optimum: FloatVector | None,
     wall_s: float,
-) -> dict[str, Any]:
-    """The object that `--json` prints: JSON has no NaN, so what is not defined is None."""
+) -> RunResult:
+    """Compute the figures of a run from its records; the caller adds how and where it ended."""
     file, last = fleet.file, trajectory.last
     closed = [line for node in nodes.nodes.values() for line in node.rounds]
     known = last[~np.isnan(last).any(axis=1)]
     error = None if optimum is None else _defined(relative_error(known, optimum))
     apart, moved = _defined(disagreement(known)), _defined(movement(trajectory))
-    judged = (apart, moved) if error is None else (error,)
-    return {
-        "fleet": file.fleet,
-        "nodes": len(fleet.members),
-        "edges": len(fleet.graph.edges),
-        "rounds": len(trajectory.estimates),
-        "key_bits": file.crypto.key_bits,
-        "exchange": fleet.exchange,
-        "dimension": last.shape[1],
-        "estimate": known.mean(axis=0).tolist(),
-        "optimum": None if optimum is None else optimum.tolist(),
-        "relative_error": error,
-        "disagreement": apart,
-        "movement": moved,
-        "settled": len(known) == len(last) and all(e is not None and e < SETTLED for e in judged),
-        "rounds_to": rounds_to(trajectory, optimum),
-        "round_ms": _percentiles([line["ms"] for line in closed]),
-        "bytes_per_edge_round": round(_bytes_sent(nodes) / max(1, _edge_rounds(fleet, nodes)), 1),
-        "silent": int(sum(line["silent"] for line in closed)),
-        "rejected": int(sum(_total(node.rounds, "rejected") for node in nodes.nodes.values())),
-        "restarts": sum(node.restarts for node in nodes.nodes.values()),
-        "wall_s": round(wall_s, 2),
-        "weak_keys": file.crypto.allow_weak_keys,
-    }
+    decisive = (apart, moved) if error is None else (error,)
+    return RunResult(
+        fleet=file.fleet,
+        nodes=len(fleet.members),
+        edges=len(fleet.graph.edges),
+        rounds=len(trajectory.estimates),
+        key_bits=file.crypto.key_bits,
+        exchange=fleet.exchange,
+        dimension=last.shape[1],
+        estimate=known.mean(axis=0).tolist(),
+        optimum=None if optimum is None else optimum.tolist(),
+        relative_error=error,
+        disagreement=apart,
+        movement=moved,
+        settled=len(known) == len(last) and all(e is not None and e < SETTLED for e in decisive),
+        rounds_to=rounds_to(trajectory, optimum),
+        round_ms=_percentiles([line["ms"] for line in closed]),
+        bytes_per_edge_round=round(_bytes_sent(nodes) / max(1, _edge_rounds(fleet, nodes)), 1),
+        silent=int(sum(line["silent"] for line in closed)),
+        rejected=int(sum(_total(node.rounds, "rejected") for node in nodes.nodes.values())),
+        restarts=sum(node.restarts for node in nodes.nodes.values()),
+        wall_s=round(wall_s, 2),
+        weak_keys=file.crypto.allow_weak_keys,
+    )
 
 
 def plural(count: int, word: str) -> str:
-    """*count* and *word*, in the plural where there are several."""
+    """Return *count* followed by *word*, which gets an "s" unless *count* is 1."""
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
@@ -164,11 +239,11 @@ def _defined(figure: float) -> float | None:
     return figure if math.isfinite(figure) else None
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float | None]:
+def _percentiles(values: Sequence[float]) -> Percentiles:
     if not values:
-        return {"p50": None, "p95": None}
+        return Percentiles(None, None)
     p50, p95 = np.percentile(values, [50, 95])
-    return {"p50": round(float(p50), 2), "p95": round(float(p95), 2)}
+    return Percentiles(round(float(p50), 2), round(float(p95), 2))
 
 
 def _bytes_sent(nodes: Recorded) -> float:
@@ -176,7 +251,7 @@ def _bytes_sent(nodes: Recorded) -> float:
 
 
 def _total(rounds: Sequence[Mapping[str, float]], name: str) -> float:
-    """The sum over a node's starts of a counter that begins anew at each."""
+    """Sum the counter *name* over all starts of a node: each start sets it to 0 again."""
     ends = [line for line, after in pairwise(rounds) if _is_restart(line, after)]
     return sum(line[name] for line in [*ends, *rounds[-1:]])
 

@@ -1,4 +1,4 @@
-"""One run of a fleet on this machine, from fleet.yaml to the table of results."""
+"""Run a fleet as processes on this machine, from fleet.yaml to the table of results."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cipherfleet_analysis.advice import advice  # moved
+from cipherfleet_analysis.advice import advice
 from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
 from cipherfleet_broker.interrupts import defer_interrupts
@@ -39,22 +40,22 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from .plots import plot_run
 from .processes import LocalFleet
 from .record import NodeRecord, Recorded
-from .results import SETTLED, Trajectory, disagreement, plural, summarise
+from .results import SETTLED, RunResult, Trajectory, disagreement, plural, summarise
 
 RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
 ENTRIES_SHOWN = 20  # of the answer, on a terminal
 LEGEND = (
-    "silent: answers that did not come in time; rejected: messages that nodes refused; "
+    "silent: answers that did not arrive in time; rejected: messages that nodes refused; "
     "restarts: daemons that were started again; a dash: not defined"
 )
 NODES_FOLDER, TLS_FOLDER = "nodes", "tls"
 MADE_FOLDERS = (NODES_FOLDER, TLS_FOLDER, "broker")
-RUN_DAYS = 90  # of a run's own certificates
+RUN_DAYS = 90  # validity of the certificates that a run makes
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The flags of `demo` and `run`."""
+    """The options of `demo` and `run`."""
 
     overrides: Overrides = field(default_factory=Overrides)
     broker: str = "embedded"
@@ -64,19 +65,22 @@ class RunOptions:
 
 @dataclass
 class Report:
-    """What the figures of a run are made of, as far as it has come; they go to the folder *out*.
+    """Collects what the figures of a run need, and writes the figures to the folder *out*.
 
-    Nothing of a run is there before.
+    A run that ends early is reported as far as it came. *out* holds no earlier run.
     """
 
     fleet: Fleet
     out: Path
     console: Console
-    nodes: Recorded | None = None  # from their start on
-    more: dict[str, Any] = field(default_factory=dict)  # of the result
+    nodes: Recorded | None = None  # None until the nodes start
+    more: dict[str, Any] = field(default_factory=dict)  # further fields of the result
 
     def __post_init__(self) -> None:
-        """Look at readings, where they can be seen. Raises ConfigError where *out* is in use."""
+        """Compute the centralised answer if the readings are at hand.
+
+        Raises ConfigError if *out* is in use.
+        """
         self.began = time.monotonic()
         check_out(self.out)
         places = (self.out, *(self.out / name for name in MADE_FOLDERS))
@@ -84,8 +88,8 @@ class Report:
         self.optimum = centralised_answer(self.fleet)
 
     @contextmanager
-    def whatever_happens(self) -> Iterator[None]:
-        """Report also where the block is interrupted or fails, as far as rounds were closed."""
+    def reporting_failures(self) -> Iterator[None]:
+        """Report the rounds closed so far if the block is interrupted or fails."""
         try:
             yield
         except (KeyboardInterrupt, CipherfleetError, OSError) as error:
@@ -93,17 +97,25 @@ class Report:
             raise
 
     @defer_interrupts()
-    def conclude(self, ended: str = "complete", reason: str | None = None) -> dict[str, Any]:
-        """The figures, also written to *out*, as is a plot; Ctrl-C waits for them."""
+    def conclude(
+        self,
+        ended: Literal["complete", "interrupted", "failed"] = "complete",
+        reason: str | None = None,
+    ) -> RunResult:
+        """Write the figures and a plot to *out*, and return the figures. Ctrl-C waits for this."""
         assert self.nodes is not None
         Lines(self.console).begin("writing figures and plot")
         trajectory = Trajectory.of(self.nodes, self.fleet.dimension)
         wall_s = time.monotonic() - self.began
         result = summarise(self.fleet, self.nodes, trajectory, self.optimum, wall_s)
-        result |= {"ended": ended, "reason": reason, "out": str(self.out), **self.more}
-        (self.out / RESULT_FILE).write_text(json.dumps(result, indent=1) + "\n")
+        result = msgspec.structs.replace(
+            result, ended=ended, reason=reason, out=str(self.out), **self.more
+        )
+        (self.out / RESULT_FILE).write_text(
+            json.dumps(msgspec.to_builtins(result), indent=1) + "\n"
+        )
         plot_run(trajectory, self.optimum, _title(result), self.out / PLOT_FILE)
-        if not result["settled"]:
+        if not result.settled:
             print_line(self.console, f"warn: {unsettled(result)}")
         return result
 
@@ -117,32 +129,33 @@ class Report:
                     self.conclude("interrupted")
                 else:
                     self.conclude("failed", str(error))
-            except OSError as problem:  # the disk is full, which may be why it failed
-                print_line(self.console, f"warn: {self.out}: no figures: {problem.strerror}")
+            except OSError as problem:  # a full disk, which may also be why the run failed
+                text = f"warn: {self.out}: cannot write the figures: {problem.strerror}"
+                print_line(self.console, text)
             else:
-                print_line(self.console, f"what came of it until then: {self.out}")
+                print_line(self.console, f"figures of the rounds until then: {self.out}")
         elif is_interrupt or self.nodes is None:
             for place in self._new:
                 shutil.rmtree(place, ignore_errors=True)
 
 
-def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, Any]:
-    """Run the fleet of *file* to its end; the figures, also written to <out>/result.json.
+def run_fleet(file: Path, options: RunOptions, console: Console) -> RunResult:
+    """Run the fleet of *file* to its end. Return the figures, also written to <out>/result.json.
 
-    *console* shows progress and advice (standard error). Interrupted or failed, it leaves the
-    figures of the rounds that were closed. Raises CipherfleetError.
+    *console* is standard error; it shows progress and advice. A run that is interrupted or fails
+    writes the figures of the rounds that were closed. Raises CipherfleetError.
     """
     fleet = load_fleet(file, options.overrides, endless=False)
     out, lines = options.out or default_folder(fleet), Lines(console)
     report = Report(fleet, out, console)
     for line in advice(fleet):
         print_line(console, line)
-    with report.whatever_happens():
+    with report.reporting_failures():
         authority, security = (
             _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
         )
         lines.begin("starting the broker")
-        with _started(fleet, options.broker, security) as brokers:
+        with _running_brokers(fleet, options.broker, security) as brokers:
             count = "" if len(brokers) == 1 else f", a cluster of {len(brokers)}"
             report.more = {"broker": f"{brokers[0].name} {brokers[0].version}{count}"}
             simulation = Simulation(seed=options.seed, trace_estimates=True)
@@ -160,10 +173,10 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> dict[str, An
 
 
 @contextmanager
-def _started(
+def _running_brokers(
     fleet: Fleet, choice: str, security: Security | None
 ) -> Iterator[Sequence[RunningBroker]]:
-    """The broker of a run, or as many as the cluster of fleet.yaml has."""
+    """Start one broker, or as many as the cluster in fleet.yaml has."""
     cluster = fleet.file.broker.cluster
     if cluster is None or security is None:
         with start_broker(choice, security=security) as broker:
@@ -174,17 +187,17 @@ def _started(
 
 
 def addresses(fleet: Fleet, brokers: Sequence[RunningBroker]) -> dict[str, Broker]:
-    """How each node reaches its own of *brokers*."""
-    told = [Broker(host=each.host, port=each.port, tls=fleet.file.broker.tls) for each in brokers]
-    return {name: told[place] for name, place in fleet.places(len(told)).items()}
+    """Return the address of each node's own broker, which is one of *brokers*."""
+    found = [Broker(host=each.host, port=each.port, tls=fleet.file.broker.tls) for each in brokers]
+    return {name: found[place] for name, place in fleet.places(len(found)).items()}
 
 
 def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, Security]:
-    """An authority for this run alone, and what the broker needs of it, in <out>/tls."""
+    """Make a certificate authority for this run, and the broker's files from it, in <out>/tls."""
     if ":" in options.broker:
         raise ConfigError(
-            f"broker.tls is true and the broker {options.broker} is not ours to certify: leave "
-            "--broker out, or choose embedded or mosquitto"
+            f"broker.tls is true, and this run cannot make a certificate for the broker "
+            f"{options.broker}; leave --broker out, or choose embedded or mosquitto"
         )
     folder, now = out / TLS_FOLDER, datetime.now(UTC)
     check_target(folder)
@@ -196,12 +209,12 @@ def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, S
 
 
 def default_folder(fleet: Fleet) -> Path:
-    """Where a run's results go unless told otherwise."""
+    """Return the folder of a run's results if the operator names none."""
     return Path("cipherfleet-out") / f"{fleet.file.fleet}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def check_out(out: Path) -> None:
-    """Raise ConfigError where the folder *out* holds an earlier run, or cannot be made."""
+    """Raise ConfigError if the folder *out* holds an earlier run, or cannot be made."""
     nodes = out / NODES_FOLDER
     if not nodes.is_dir() or nodes.is_symlink():
         check_target(nodes)
@@ -212,7 +225,7 @@ def check_out(out: Path) -> None:
     closed = max((_rounds_closed(folder) for folder in nodes.iterdir()), default=0)
     raise ConfigError(
         f"{out}: holds keys and logs of a run without a {RESULT_FILE}: it was killed after "
-        f"{plural(closed, 'round')}, or still goes on; it cannot be resumed; {remedy}"
+        f"{plural(closed, 'round')}, or is still running; it cannot be resumed; {remedy}"
     )
 
 
@@ -223,12 +236,12 @@ def _rounds_closed(folder: Path) -> int:
 
 
 def watch_hint(out: Path) -> str:
-    """How to see the nodes of a fleet that runs, from another terminal."""
+    """Return the line that says how to watch a running fleet from another terminal."""
     return f"to watch it: cipherfleet watch {shlex.quote(str(out))}"
 
 
 def patience(fleet: Fleet) -> float:
-    """Seconds without any closed round after which a run has failed."""
+    """Return the seconds without any closed round after which a run has failed."""
     algorithm = fleet.file.algorithm
     return algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s + (algorithm.period_s or 0.0)
 
@@ -241,7 +254,7 @@ def provision(
     simulation: Simulation,
     console: Console,
 ) -> dict[str, Path]:
-    """Keys and a folder for every node, under <out>/nodes."""
+    """Write keys and a folder for every node under <out>/nodes; return the folders by node id."""
     with counting("keys", len(fleet.members), console) as advance:
         return write_bundles(
             fleet,
@@ -257,7 +270,10 @@ def provision(
 def showing_progress(
     fleet: Fleet, nodes: Recorded, console: Console
 ) -> Iterator[Callable[[], None]]:
-    """A bar, or lines, with the round, the round time and the disagreement; never a state."""
+    """Show the round, the round time and the disagreement, in a bar or in lines.
+
+    Yields a function that updates the display. No estimate is ever shown.
+    """
     columns = (
         TextColumn("round {task.completed}/{task.total}"),
         BarColumn(),
@@ -279,13 +295,17 @@ def showing_progress(
             if console.is_terminal:
                 describe()
             else:
-                lines.go_on(describe)
+                lines.update(describe)
 
         yield show
 
 
 def _ms_and_disagreement(nodes: Recorded, slowest: int) -> tuple[str, str]:
-    """Of the latest rounds, and after the latest one that all have closed; "-" before there is."""
+    """Return the median time of the latest rounds, and the disagreement, as texts.
+
+    The disagreement is that after the latest round that all nodes have closed. Both are "-" until
+    there is such a round.
+    """
     if slowest == 0:
         return "-", "-"
     latest = [line["ms"] for node in nodes.nodes.values() for line in node.rounds[-1:]]
@@ -297,23 +317,25 @@ def _ms_and_disagreement(nodes: Recorded, slowest: int) -> tuple[str, str]:
     )
 
 
-def unsettled(result: Mapping[str, Any]) -> str:
-    """That the estimates of *result* are no answer yet, and what to do about it."""
-    names = ("relative_error",) if result["relative_error"] is not None else (
+def unsettled(result: RunResult) -> str:
+    """Return the warning that the estimates have not settled, with the remedy."""
+    names = ("relative_error",) if result.relative_error is not None else (
         "disagreement", "movement",
     )  # fmt: skip
-    figures = ", ".join(f"{name.replace('_', ' ')} {_shown(result[name])}" for name in names)
+    figures = ", ".join(
+        f"{name.replace('_', ' ')} {_shown(getattr(result, name))}" for name in names
+    )
     return (
-        f"not settled after {plural(result['rounds'], 'round')}: {figures}, must be below "
+        f"not settled after {plural(result.rounds, 'round')}: {figures}, must be below "
         f"{SETTLED:g}; run more rounds (cipherfleet check FILE simulates how many) or choose other "
         "stepsizes"
     )
 
 
-def _title(result: dict[str, Any]) -> str:
+def _title(result: RunResult) -> str:
     return (
-        f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
-        f"{result['key_bits']}-bit keys, {result['exchange']}"
+        f"{result.fleet}: {result.nodes} nodes, {result.edges} edges, "
+        f"{result.key_bits}-bit keys, {result.exchange}"
     )
 
 
@@ -323,11 +345,11 @@ def _shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def show_result(result: dict[str, Any], console: Console) -> None:
-    """The table that people read."""
+def show_result(result: RunResult, console: Console) -> None:
+    """Print the figures and the common answer as tables."""
     console.print(_title(result), markup=False, highlight=False, soft_wrap=True)
     table = Table(show_header=False)
-    table.add_row("settled", "yes" if result["settled"] else "NO")
+    table.add_row("settled", "yes" if result.settled else "NO")
     for name in (
         "rounds",
         "relative_error",
@@ -337,29 +359,27 @@ def show_result(result: dict[str, Any], console: Console) -> None:
         "restarts",
         "wall_s",
     ):
-        value = result[name]
+        value = getattr(result, name)
         table.add_row(name, _shown(value))
-    table.add_row(
-        "round_ms p50 / p95", f"{result['round_ms']['p50']} / {result['round_ms']['p95']}"
-    )
-    table.add_row("bytes_per_edge_round", f"{result['bytes_per_edge_round']:.0f}")
-    reached = {name: count for name, count in result["rounds_to"].items() if count is not None}
+    table.add_row("round_ms p50 / p95", f"{result.round_ms.p50} / {result.round_ms.p95}")
+    table.add_row("bytes_per_edge_round", f"{result.bytes_per_edge_round:.0f}")
+    reached = {name: count for name, count in result.rounds_to.items() if count is not None}
     if reached:
-        told = ", ".join(f"{name} after {count}" for name, count in reached.items())
-        table.add_row("relative_error stays below", told)
+        text = ", ".join(f"{name} after {count}" for name, count in reached.items())
+        table.add_row("relative_error stays below", text)
     console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
-    after = f"NOT SETTLED after {plural(result['rounds'], 'round')}"
-    answer = Table(title="the common answer" if result["settled"] else after)
+    after = f"NOT SETTLED after {plural(result.rounds, 'round')}"
+    answer = Table(title="the common answer" if result.settled else after)
     for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
         answer.add_column(heading, justify="right")
-    optimum = result["optimum"] or [None] * len(result["estimate"])
-    pairs = list(zip(result["estimate"], optimum, strict=True))
+    optimum: Sequence[float | None] = result.optimum or [None] * len(result.estimate)
+    pairs = list(zip(result.estimate, optimum, strict=True))
     for place, (estimate, best) in enumerate(pairs[:ENTRIES_SHOWN]):
         answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
     console.print(answer)
     if len(pairs) > ENTRIES_SHOWN:
-        rest = f"{len(pairs) - ENTRIES_SHOWN} more entries: {Path(result['out']) / RESULT_FILE}"
+        rest = f"{len(pairs) - ENTRIES_SHOWN} more entries: {Path(result.out) / RESULT_FILE}"
         console.print(rest, markup=False, highlight=False, soft_wrap=True)
-    where = f"plot, logs and figures: {result['out']}"
+    where = f"plot, logs and figures: {result.out}"
     console.print(where, markup=False, highlight=False, soft_wrap=True)

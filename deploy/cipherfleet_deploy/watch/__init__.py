@@ -1,1 +1,1 @@
-"""`cipherfleet watch`: the live state of a fleet, from signed health messages."""
+"""`cipherfleet watch`: show the live state of a fleet from signed presence and health messages."""

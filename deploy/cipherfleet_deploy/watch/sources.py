@@ -1,6 +1,6 @@
-"""Where a fleet's broker is, who may watch there, and whose signatures are known.
+"""Find what `cipherfleet watch` needs: broker address, TLS certificate and the nodes' public keys.
 
-From a fleet.yaml, a provisioned set, or the folder that `run` and `fleet up` write.
+The source is a fleet.yaml, a provisioned set, or the --out folder of `run` or `fleet up`.
 """
 
 from __future__ import annotations
@@ -27,132 +27,139 @@ from cipherfleet_provisioning.certificates import WATCHER_STEM
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Entry, read_ledger
 from cipherfleet_provisioning.operations import OPERATOR_FOLDER
-from cipherfleet_provisioning.operator_session import Anybody, operator_context
+from cipherfleet_provisioning.operator_session import AcceptAnySignature, operator_context
 from cipherfleet_provisioning.sets import CURRENT, current
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A fleet that can be watched."""
+class WatchedFleet:
+    """Everything that `cipherfleet watch` needs to connect to a fleet."""
 
     fleet: str
     where: tuple[str, int]
-    context: ssl.SSLContext | None  # None without TLS
-    verifiers: Mapping[str, Verifier]  # of every node; Anybody where its key is not known
-    home: Path | None = None  # of the set that all this is from, if it is from one
-    place: Path | None = None  # which was the current one then
+    context: ssl.SSLContext | None  # None: without TLS
+    verifiers: Mapping[str, Verifier]  # by node id; AcceptAnySignature if its key is not known
+    home: Path | None = None  # folder of the provisioned set; None: another source
+    place: Path | None = None  # the version of the set that was current when it was read
 
     @property
-    def outdated(self) -> bool:
-        """Whether the set has been replaced since: nodes added, keys changed."""
+    def is_outdated(self) -> bool:
+        """True if the set has been replaced since it was read, by new nodes or new keys."""
         return self.home is not None and current(self.home) != self.place
 
 
-def find_fleet(place: Path, broker: str | None) -> Watched:
-    """What *place* tells of a fleet; *broker* is HOST:PORT where its broker is elsewhere.
+def find_fleet(place: Path, broker: str | None) -> WatchedFleet:
+    """Read *place*, a fleet.yaml or a folder. *broker* (HOST:PORT) overrides the address in it.
 
-    Raises ConfigError, and BrokerUnreachable where the broker should be in a container and is not.
+    Raises ConfigError. Raises BrokerUnreachable if the broker should run in a container and does
+    not.
     """
     if not place.is_dir():
-        return _of_file(place, broker)
+        return _read_file(place, broker)
     if (place / CURRENT).is_symlink():
-        return _of_set(place, broker)
+        return _read_set(place, broker)
     if (place / NODES_FOLDER).is_dir():
-        return _of_run(place, broker)
+        return _read_run(place, broker)
     raise ConfigError(
         f"{place}: holds no fleet; name a fleet.yaml, the folder of cipherfleet provision bundle, "
         "or the --out folder of cipherfleet run or fleet up"
     )
 
 
-def _of_file(file: Path, broker: str | None) -> Watched:
+def _read_file(file: Path, broker: str | None) -> WatchedFleet:
     fleet = load_fleet(file)
     settings = fleet.file.broker
     if settings.tls:
         raise ConfigError(
-            f"{file}: broker.tls is true, and no certificate of the operator is beside it; name "
+            f"{file}: broker.tls is true, and the operator's certificate is not in this file; name "
             "the folder of cipherfleet provision bundle, or the --out folder of the run instead"
         )
     names = [member.id for member in fleet.members]
-    return Watched(fleet.file.fleet, _address(settings, broker), None, _unknown(names))
+    return WatchedFleet(fleet.file.fleet, _address(settings, broker), None, _unverified(names))
 
 
-def _of_set(home: Path, broker: str | None) -> Watched:
+def _read_set(home: Path, broker: str | None) -> WatchedFleet:
     place = current(home)
-    assert place is not None  # it is a link
+    assert place is not None  # the caller has seen the link
     ledger = read_ledger(place)
     context = _context_of_set(place / OPERATOR_FOLDER) if ledger.broker.tls else None
     verifiers = {name: _verifier(ledger.members[name]) for name in ledger.present}
     where = _address(ledger.broker, broker)
-    return Watched(ledger.fleet, where, context, verifiers, home, place)
+    return WatchedFleet(ledger.fleet, where, context, verifiers, home, place)
 
 
 def _context_of_set(folder: Path) -> ssl.SSLContext:
     if (folder / f"{WATCHER_STEM}.pem").exists():
         return operator_context(folder, WATCHER_STEM)
-    return operator_context(folder)  # a set from before there were watchers
+    return operator_context(folder)  # an older set has no certificate for watchers
 
 
 def _verifier(entry: Entry) -> Verifier:
     if entry.halves is None:  # not claimed yet
-        return Anybody()
+        return AcceptAnySignature()
     return Ed25519PublicKey.from_public_bytes(entry.halves.identity)
 
 
-def _of_run(out: Path, broker: str | None) -> Watched:
+def _read_run(out: Path, broker: str | None) -> WatchedFleet:
     folders = sorted(file.parent for file in (out / NODES_FOLDER).glob(f"*/{NODE_FILE}"))
     if not folders:
-        raise ConfigError(f"{out / NODES_FOLDER}: holds no node's folder; is the run still young?")
-    config = load_node_config(folders[0])  # what is asked here is the same for all
+        raise ConfigError(
+            f"{out / NODES_FOLDER}: holds no folder of a node; if the run has just started, try "
+            "again"
+        )
+    config = load_node_config(folders[0])  # fleet and broker are the same for all nodes
     names = [folder.name for folder in folders]
-    verifiers = _unknown(names)
+    verifiers = _unverified(names)
     for file in sorted((out / NODES_FOLDER).glob(f"*/{NEIGHBOURS_FOLDER}/*.json")):
-        if isinstance(verifiers.get(file.stem), Anybody):
-            verifiers[file.stem] = _identity_in(file)
+        if isinstance(verifiers.get(file.stem), AcceptAnySignature):
+            verifiers[file.stem] = _read_identity(file)
     if broker is None and config.broker.host == BROKER_HOST:
         where = container_address(config.fleet), config.broker.port
     else:
         where = _address(config.broker, broker)
     context = _context_of_run(out / TLS_FOLDER, config.broker.host) if config.broker.tls else None
-    return Watched(config.fleet, where, context, verifiers)
+    return WatchedFleet(config.fleet, where, context, verifiers)
 
 
-def _identity_in(file: Path) -> Verifier:
-    """The key of the node that *file* is about, as a neighbour of it was given it."""
+def _read_identity(file: Path) -> Verifier:
+    """Return the public identity key in *file*, the copy that one of the node's neighbours has."""
     try:
         return identity_from_text(json.loads(file.read_bytes())["identity"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(f"{file}: holds no public identity; is it of a run of ours?") from None
+        raise ConfigError(
+            f"{file}: holds no public identity; name the --out folder of cipherfleet run or fleet "
+            "up"
+        ) from None
 
 
-def _unknown(names: list[str]) -> dict[str, Verifier]:
-    return {name: Anybody() for name in names}
+def _unverified(names: list[str]) -> dict[str, Verifier]:
+    return {name: AcceptAnySignature() for name in names}
 
 
 def _address(settings: Broker, broker: str | None) -> tuple[str, int]:
     return (settings.host, settings.port) if broker is None else parse_address(broker)
 
 
-# -- a run's own authority ----------------------------------------------------------------------
+# -- the certificate authority of a run ---------------------------------------------------------
 
 
-class _CalledContext(ssl.SSLContext):
-    """Wants a certificate for the name *called*, at whatever address the broker is reached."""
+class _NamedContext(ssl.SSLContext):
+    """Expects a certificate for *server_name*, at any address under which the broker is reached."""
 
-    called: str
+    server_name: str
 
     def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
-        return super().wrap_socket(*args, **{**options, "server_hostname": self.called})
+        return super().wrap_socket(*args, **{**options, "server_hostname": self.server_name})
 
 
-def _context_of_run(tls: Path, called: str) -> ssl.SSLContext:
+def _context_of_run(tls: Path, server_name: str) -> ssl.SSLContext:
     files = tls / CA_FILE, tls / f"{WATCHER_STEM}.pem", tls / f"{WATCHER_STEM}.key"
     try:
-        context = client_context(*files, kind=_CalledContext)
-    except OSError as error:  # SSLError is one
+        context = client_context(*files, kind=_NamedContext)
+    except OSError as error:  # SSLError is a subclass
         raise ConfigError(f"{tls}: the operator's certificate cannot be used: {error}") from None
-    assert isinstance(context, _CalledContext)
-    context.called = called
+    assert isinstance(context, _NamedContext)
+    context.server_name = server_name
     return context
 
 
@@ -160,11 +167,11 @@ def _context_of_run(tls: Path, called: str) -> ssl.SSLContext:
 
 
 def container_address(fleet: str) -> str:
-    """The address of *fleet*'s broker on its internal network, which this machine is part of.
+    """Return the address of the fleet's broker on the fleet's internal Docker network.
 
-    Raises BrokerUnreachable where no such container runs.
+    This machine can reach that network. Raises BrokerUnreachable if no such container runs.
     """
-    from cipherfleet_deploy.containers.engine import (  # only here is Docker needed
+    from cipherfleet_deploy.containers.engine import (  # only this function needs Docker
         NAME_LABEL,
         Engine,
     )
@@ -175,6 +182,6 @@ def container_address(fleet: str) -> str:
                 networks = each["NetworkSettings"]["Networks"].values()
                 return str(next(iter(networks))["IPAddress"])
     raise BrokerUnreachable(
-        f"no container of the broker of {fleet!r} runs here: cipherfleet fleet up FILE starts one; "
-        "--broker HOST:PORT names a broker elsewhere"
+        f"the broker of the fleet {fleet!r} does not run in a container on this machine; start it "
+        "with cipherfleet fleet up FILE, or name another broker with --broker HOST:PORT"
     )

@@ -1,6 +1,7 @@
-"""What nodes say of themselves, collected; and how it is shown: a table, lines, JSON.
+"""The latest reports of all nodes of a fleet, and their display as a table, as lines or as JSON.
 
-Only names that are known beforehand, words of the protocol and numbers are ever shown.
+The display contains only node names that are known in advance, words of the protocol and numbers.
+A message can therefore not put arbitrary text on the operator's terminal.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from rich.text import Text
 from cipherfleet_node.core import topics, wire
 from cipherfleet_node.core.messages import Health, Presence
 from cipherfleet_node.errors import WireError
-from cipherfleet_provisioning.operator_session import Anybody
+from cipherfleet_provisioning.operator_session import AcceptAnySignature
 
-STALE_S = 15.0  # three words on its health that did not come
-ABSENT = "absent"  # nothing was heard of it
+STALE_S = 15.0  # three health messages in a row did not arrive
+ABSENT = "absent"  # no message of the node has arrived
 GONE = ("lost", "disconnected")
-RESTING = (*GONE, "finished", ABSENT)  # from whom no more words are to come
-# Who needs looking after comes first.
+RESTING = (*GONE, "finished", ABSENT)  # states in which a node sends no health messages
+# The states that need attention come first.
 ORDER = ("lost", "disconnected", "stale", ABSENT, "alert", "waiting", "init", "ready", "finished")
 STYLES = {
     "lost": "bold white on red",
@@ -37,17 +38,17 @@ STYLES = {
     "ready": "green",
     "finished": "blue",
 }
-BIG = 10**7  # from here on a number is shown in powers of ten
+BIG = 10**7  # numbers from here on are shown in powers of ten
 
 
 @dataclass(frozen=True)
 class Row:
-    """One node at one moment; None where it has not told."""
+    """The state of one node at one moment. A value that it has not reported is None."""
 
     node: str
-    state: str  # as it or its last will says, or ABSENT
-    stale: bool  # it should have spoken, and has not
-    age_s: float | None  # since it was heard
+    state: str  # reported by the node or by its last will, or ABSENT
+    stale: bool  # True: a health message is overdue
+    age_s: float | None  # seconds since its latest message
     epoch: int | None = None
     phase: str | None = None
     round: int | None = None
@@ -58,55 +59,60 @@ class Row:
     pool: int | None = None
     pool_size: int | None = None
     temperature_c: int | None = None
-    verified: bool = True  # False: its key is not known here
-    refused: int = 0  # messages under its name that it did not sign, or that are none
+    verified: bool = True  # False: its public key is not known here
+    refused: int = 0  # messages under its name with a wrong signature or an invalid content
 
     @property
     def standing(self) -> str:
-        """Its state, or "stale"."""
+        """The node's state, or "stale" if a health message is overdue."""
         return "stale" if self.stale else self.state
 
     @property
-    def lasting(self) -> dict[str, Any]:
-        """All but its age: if this is another, something has changed."""
+    def lasting_values(self) -> dict[str, Any]:
+        """The row without its age. If two rows differ here, the node's state has changed."""
         return {name: value for name, value in asdict(self).items() if name != "age_s"}
 
 
 @dataclass
-class _Seen:
-    """What was heard of one node; of its latest start only."""
+class _Reports:
+    """The latest messages of one node. All are from the node's latest start."""
 
     epoch: int | None = None
     presence: Presence | None = None
     health: Health | None = None
-    heard: float | None = None  # monotonic seconds
+    received_at: float | None = None  # monotonic seconds
     refused: int = 0
 
 
-class Board:
-    """What was heard of the nodes whose *verifiers* there are; of others nothing is kept."""
+class FleetStatus:
+    """The latest reports of the nodes in *verifiers*. Messages of other senders are dropped."""
 
     def __init__(self, fleet: str, verifiers: Mapping[str, wire.Verifier]) -> None:
         self._fleet, self._keys = fleet, dict(verifiers)
         self._verifiers: dict[str, wire.Verifier] = dict(verifiers)
-        self._seen = {name: _Seen() for name in verifiers}
+        self._seen = {name: _Reports() for name in verifiers}
 
-    def know(self, verifiers: Mapping[str, wire.Verifier]) -> None:
-        """The fleet has changed. Until a node uses its new key, it signs with the one before."""
+    def update_verifiers(self, verifiers: Mapping[str, wire.Verifier]) -> None:
+        """Take over the nodes and keys of a changed fleet.
+
+        If a node has a new key, signatures with its previous key are accepted, too: the node signs
+        with that key until it activates the new one.
+        """
         for name in self._seen.keys() - verifiers.keys():
             del self._seen[name], self._verifiers[name], self._keys[name]
         for name, key in verifiers.items():
-            self._seen.setdefault(name, _Seen())
+            self._seen.setdefault(name, _Reports())
             before = self._keys.get(name, key)
             if name not in self._keys or key != before:
-                known = key != before and not isinstance(before, Anybody)
+                known = key != before and not isinstance(before, AcceptAnySignature)
                 self._verifiers[name] = wire.Either(before, key) if known else key
             self._keys[name] = key
 
-    def hear(self, topic: str, payload: bytes, now: float) -> None:
-        """Take in what came on *topic*; what is not to be believed is only counted."""
+    def receive(self, topic: str, payload: bytes, now: float) -> None:
+        """Store the message that arrived on *topic*. An invalid message is only counted."""
         seen = self._seen.get(topics.sender_of(topic))
-        if seen is None or not payload:  # nobody of ours, or what was retained is taken back
+        # An empty payload clears a retained message.
+        if seen is None or not payload:
             return
         try:
             message = wire.decode(payload, topic, self._fleet, self._verifiers)
@@ -114,27 +120,27 @@ class Board:
             seen.refused += 1
             return
         if seen.epoch is not None and message.epoch < seen.epoch:
-            return  # the last will of an earlier start, most likely
+            return  # most likely the last will of an earlier start
         if message.epoch != seen.epoch:
             seen.epoch, seen.presence, seen.health = message.epoch, None, None
         match message:
             case Presence() if message != seen.presence:
-                seen.presence, seen.heard = message, now
+                seen.presence, seen.received_at = message, now
             case Health() if seen.health is None or message.number > seen.health.number:
-                seen.health, seen.heard = message, now
-            case _:  # what was heard before is no sign of life: brokers may repeat it
+                seen.health, seen.received_at = message, now
+            case _:  # a repeated message is no sign of life: a broker may deliver it twice
                 pass
 
     def rows(self, now: float) -> list[Row]:
-        """All nodes, who needs looking after first."""
-        return sorted((self._row(name, now) for name in self._seen), key=_place_of)
+        """Return one row for each node; nodes that need attention come first."""
+        return sorted((self._row(name, now) for name in self._seen), key=_sort_key)
 
-    def finished(self, now: float) -> bool:
-        """Whether no node has anything more to say."""
+    def is_finished(self, now: float) -> bool:
+        """Return True if all nodes have finished."""
         return all(row.state == "finished" for row in self.rows(now))
 
-    def complete(self, now: float) -> bool:
-        """Whether all has been said that is to be expected within a moment."""
+    def has_all_reports(self, now: float) -> bool:
+        """Return True if each node has reported its round, or is in a state without reports."""
         return all(
             row.state != ABSENT and (row.state in RESTING or row.round is not None)
             for row in self.rows(now)
@@ -144,27 +150,27 @@ class Board:
         seen = self._seen[name]
         health = seen.health
         state = seen.presence.state if seen.presence else (ABSENT if health is None else "ready")
-        age = None if seen.heard is None else max(0.0, now - seen.heard)
+        age = None if seen.received_at is None else max(0.0, now - seen.received_at)
         stale = age is not None and age > STALE_S and state not in RESTING
-        verified = not isinstance(self._verifiers[name], Anybody)
+        verified = not isinstance(self._verifiers[name], AcceptAnySignature)
         row: dict[str, Any] = {"verified": verified, "refused": seen.refused, "epoch": seen.epoch}
         if health is not None:
-            row |= {name: getattr(health, name) for name in _TOLD}
+            row |= {name: getattr(health, name) for name in _SHOWN_FIELDS}
             row["round_ms"] = health.round_us / 1000 if health.round_us else None
             row["rejected"] = sum(health.rejected.values())
             row["temperature_c"] = health.temperature
         return Row(name, state, stale, None if age is None else round(age, 1), **row)
 
 
-_TOLD = ("phase", "round", "silent", "missed", "pool", "pool_size")
+_SHOWN_FIELDS = ("phase", "round", "silent", "missed", "pool", "pool_size")
 
 
-def _place_of(row: Row) -> tuple[int, list[str | int]]:
+def _sort_key(row: Row) -> tuple[int, list[str | int]]:
     return ORDER.index(row.standing), by_number(row.node)
 
 
 def by_number(name: str) -> list[str | int]:
-    """A key to sort by that puts n10 behind n9."""
+    """Return a sort key that puts n10 behind n9."""
     parts: list[str | int] = list(re.split(r"([0-9]+)", name))
     parts[1::2] = [int(part) for part in parts[1::2]]
     return parts
@@ -174,11 +180,11 @@ def by_number(name: str) -> list[str | int]:
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """How many nodes stand how, who has the slowest rounds, which rounds they are in."""
+    """Count the nodes by state; find the slowest node, and the lowest and the highest round."""
     standing = Counter(row.standing for row in rows)
-    there = [row for row in rows if row.standing not in (*GONE, "stale", ABSENT)]
-    rounds = [row.round for row in there if row.round is not None]
-    timed = [(row.round_ms, row.node) for row in there if row.round_ms is not None]
+    present = [row for row in rows if row.standing not in (*GONE, "stale", ABSENT)]
+    rounds = [row.round for row in present if row.round is not None]
+    timed = [(row.round_ms, row.node) for row in present if row.round_ms is not None]
     slowest_ms, slowest = max(timed, default=(None, None), key=lambda each: each[0] or 0.0)
     return {
         "nodes": len(rows),
@@ -193,28 +199,28 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def headline(fleet: str, rows: Sequence[Row], *, connected: bool) -> Text:
-    """The fleet in a line, for people."""
-    told = summary(rows)
-    text = Text(f"{fleet}: {told['nodes']} nodes")
-    for standing, count in told["standing"].items():
+    """Return the line that summarises the fleet."""
+    result = summary(rows)
+    text = Text(f"{fleet}: {result['nodes']} nodes")
+    for standing, count in result["standing"].items():
         text.append("  ")
         text.append(f"{count} {standing}", STYLES[standing])
-    if told["lowest_round"] is not None:
-        low, high = _number(told["lowest_round"]), _number(told["highest_round"])
+    if result["lowest_round"] is not None:
+        low, high = _number(result["lowest_round"]), _number(result["highest_round"])
         text.append(f"  round {low}" if low == high else f"  rounds {low} to {high}")
-    if told["slowest"] is not None:
-        text.append(f"  slowest {_number(told['slowest_ms'])} ms ({told['slowest']})")
-    if told["unverified"]:
-        text.append(f"  {told['unverified']} unverified", "yellow")
-    if told["refused"]:
-        text.append(f"  {told['refused']} messages refused", "bold red")
+    if result["slowest"] is not None:
+        text.append(f"  slowest {_number(result['slowest_ms'])} ms ({result['slowest']})")
+    if result["unverified"]:
+        text.append(f"  {result['unverified']} unverified", "yellow")
+    if result["refused"]:
+        text.append(f"  {result['refused']} messages refused", "bold red")
     if not connected:
         text.append("  ")
-        text.append("THE BROKER IS AWAY", STYLES["lost"])
+        text.append("BROKER UNREACHABLE", STYLES["lost"])
     return text
 
 
-# -- rows, for people ---------------------------------------------------------------------------
+# -- rows as text -------------------------------------------------------------------------------
 
 COLUMNS = (
     "node", "state", "epoch", "round", "ms/round", "silent", "rejected", "pool", "°C", "heard",
@@ -223,7 +229,7 @@ COLUMNS = (
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The texts of *row*, in the order of COLUMNS."""
+    """Return the texts of *row*, in the order of COLUMNS."""
     state = f"{row.state}, stale" if row.stale else row.state
     signature = "good" if row.verified else "unverified"
     pool = "-" if row.pool is None else f"{_number(row.pool)}/{_number(row.pool_size)}"
@@ -251,21 +257,23 @@ def _number(value: float | None) -> str:
 
 
 def table(head: Text, rows: Iterable[Row]) -> Group:
-    """The live picture."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
+    """Return *head* above a table of *rows*, for the live display."""
+    body = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
-        made.add_column(name, justify="left" if name in ("node", "state") else "right")
+        body.add_column(name, justify="left" if name in ("node", "state") else "right")
     for row in rows:
         style = STYLES[row.standing]
         node, state, *rest = (Text(text) for text in cells(row))
         state.stylize(style)
         if row.standing in (*GONE, "stale"):
             node.stylize(style)
-        made.add_row(node, state, *rest)
-    return Group(head, made)
+        body.add_row(node, state, *rest)
+    return Group(head, body)
 
 
 def line(row: Row) -> str:
-    """A node in a line, where there is no terminal."""
-    told = zip(COLUMNS, cells(row), strict=True)
-    return "  ".join(text if name in ("node", "state") else f"{name} {text}" for name, text in told)
+    """Return *row* as one line, for output that is not a terminal."""
+    named_cells = zip(COLUMNS, cells(row), strict=True)
+    return "  ".join(
+        text if name in ("node", "state") else f"{name} {text}" for name, text in named_cells
+    )

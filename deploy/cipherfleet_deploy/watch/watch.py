@@ -1,4 +1,4 @@
-"""`cipherfleet watch`: how every node of a running fleet fares, as it says itself over MQTT."""
+"""`cipherfleet watch`: show the state of a running fleet, from what its nodes report over MQTT."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from cipherfleet_node.core import topics
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.operator_session import OperatorSession
 
-from .sources import Watched, find_fleet
-from .table import Board, Row, headline, line, summary, table
+from .sources import WatchedFleet, find_fleet
+from .table import FleetStatus, Row, headline, line, summary, table
 
 EVERY_S = 1.0
-ONCE_S = 10.0  # two words on health of every node
-MAX_WAITING = 100_000  # messages; a flood beyond it is dropped
+ONCE_S = 10.0  # each node sends two health messages in this time
+MAX_WAITING = 100_000  # messages; further ones are dropped
 
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """The flags of `watch`."""
+    """The options of `cipherfleet watch`."""
 
-    broker: str | None = None  # HOST:PORT; None: as the file or folder says
+    broker: str | None = None  # HOST:PORT; None: the address in the file or folder
     once: bool = False
     seconds: float | None = None  # None: until interrupted; with *once*, ONCE_S
     as_json: bool = False
 
     @property
-    def lasts_s(self) -> float | None:
-        """How long to watch at most."""
+    def time_limit_s(self) -> float | None:
+        """The time after which watching ends; None: no limit."""
         return ONCE_S if self.once and self.seconds is None else self.seconds
 
 
 @dataclass(frozen=True)
 class View:
-    """The whole fleet at one moment."""
+    """The state of the whole fleet at one moment."""
 
     fleet: str
     rows: list[Row]
@@ -54,60 +54,63 @@ Show = Callable[[View], None]
 
 
 def watch(place: Path, options: WatchOptions, console: Console) -> None:
-    """Show the fleet of *place* until it is enough, all have finished, or it is interrupted.
+    """Show the fleet of *place*.
 
-    Raises ConfigError; BrokerUnreachable where no broker answers at the beginning. One that goes
-    away later is waited for.
+    It ends at the time limit, when all nodes have finished, or when it is interrupted. Raises
+    ConfigError. Raises BrokerUnreachable if no broker answers at the start. If the broker
+    disappears later, `watch` waits for it.
     """
     watched = find_fleet(place, options.broker)
     waiting: queue.Queue[tuple[str, bytes]] = queue.Queue(MAX_WAITING)
 
-    def heard(topic: str, payload: bytes) -> None:
+    def on_message(topic: str, payload: bytes) -> None:
         if waiting.qsize() < MAX_WAITING:
             waiting.put((topic, payload))
 
     filters = [kind(watched.fleet, "+") for kind in (topics.presence_topic, topics.health_topic)]
-    session = OperatorSession(watched.fleet, watched.where, watched.context, filters, heard)
+    session = OperatorSession(watched.fleet, watched.where, watched.context, filters, on_message)
     with session as link, _showing(options, console) as show:
         _follow(watched, waiting, options, lambda: link.connected, show)
 
 
 def _follow(
-    watched: Watched,
+    watched: WatchedFleet,
     waiting: queue.Queue[tuple[str, bytes]],
     options: WatchOptions,
     connected: Callable[[], bool],
     show: Show,
 ) -> None:
-    board = Board(watched.fleet, watched.verifiers)
-    lasts_s = options.lasts_s
-    ends = None if lasts_s is None else time.monotonic() + lasts_s
+    status = FleetStatus(watched.fleet, watched.verifiers)
+    limit_s = options.time_limit_s
+    ends = None if limit_s is None else time.monotonic() + limit_s
     while True:
         tick = time.monotonic() + EVERY_S
-        _take_in(board, waiting, tick if ends is None else min(tick, ends))
-        if watched.outdated:
-            watched = _anew(watched, options)
-            board.know(watched.verifiers)
+        _receive_until(status, waiting, tick if ends is None else min(tick, ends))
+        if watched.is_outdated:
+            watched = _read_again(watched, options)
+            status.update_verifiers(watched.verifiers)
         now = time.monotonic()
-        done = (ends is not None and now >= ends) or board.finished(now)
-        done |= options.once and board.complete(now)
+        done = (ends is not None and now >= ends) or status.is_finished(now)
+        done |= options.once and status.has_all_reports(now)
         if done or not options.once:
-            show(View(watched.fleet, board.rows(now), connected()))
+            show(View(watched.fleet, status.rows(now), connected()))
         if done:
             return
 
 
-def _take_in(board: Board, waiting: queue.Queue[tuple[str, bytes]], until: float) -> None:
+def _receive_until(
+    status: FleetStatus, waiting: queue.Queue[tuple[str, bytes]], until: float
+) -> None:
     while (left := until - time.monotonic()) > 0:
         try:
             topic, payload = waiting.get(timeout=left)
         except queue.Empty:
             return
-        board.hear(topic, payload, time.monotonic())
+        status.receive(topic, payload, time.monotonic())
 
 
-def _anew(watched: Watched, options: WatchOptions) -> Watched:
-    """What the set says now; where it is being replaced this very moment, what it said before."""
+def _read_again(watched: WatchedFleet, options: WatchOptions) -> WatchedFleet:
+    """Read the provisioned set again. Return *watched* if it is being replaced right now."""
     assert watched.home is not None
     try:
         return find_fleet(watched.home, options.broker)
@@ -121,46 +124,49 @@ def _anew(watched: Watched, options: WatchOptions) -> Watched:
 @contextmanager
 def _showing(options: WatchOptions, console: Console) -> Iterator[Show]:
     if options.as_json:
-        yield Changes(lambda view, rows: _print_json(console, view, rows))
+        yield ChangeFilter(lambda view, rows: _print_json(console, view, rows))
     elif console.is_terminal and not options.once:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda view: live.update(_picture(view), refresh=True)
+            yield lambda view: live.update(_render(view), refresh=True)
     elif console.is_terminal:
-        yield lambda view: console.print(_picture(view))
+        yield lambda view: console.print(_render(view))
     else:
-        yield Changes(lambda view, rows: _print_lines(console, view, rows))
+        yield ChangeFilter(lambda view, rows: _print_lines(console, view, rows))
 
 
-class Changes:
-    """Passes on the rows that are other than before, if any is or the broker comes or goes."""
+class ChangeFilter:
+    """Calls *on_change* with the rows that have changed.
 
-    def __init__(self, tell: Callable[[View, list[Row]], None]) -> None:
-        self._tell = tell
+    It is called when a row has changed, and when the broker appears or disappears.
+    """
+
+    def __init__(self, on_change: Callable[[View, list[Row]], None]) -> None:
+        self._on_change = on_change
         self._before: dict[str, dict[str, Any]] = {}
         self._connected: bool | None = None
 
     def __call__(self, view: View) -> None:
-        """Compare *view* with the one before."""
-        lasting = {row.node: row.lasting for row in view.rows}
+        """Compare *view* with the previous one."""
+        lasting = {row.node: row.lasting_values for row in view.rows}
         changed = [row for row in view.rows if lasting[row.node] != self._before.get(row.node)]
         if changed or view.connected != self._connected:
             self._before, self._connected = lasting, view.connected
-            self._tell(view, changed)
+            self._on_change(view, changed)
 
 
-def _picture(view: View) -> Any:
+def _render(view: View) -> Any:
     return table(headline(view.fleet, view.rows, connected=view.connected), view.rows)
 
 
 def _print_json(console: Console, view: View, rows: list[Row]) -> None:
-    told = {
+    result = {
         "at": round(time.time(), 1),
         "fleet": view.fleet,
         "connected": view.connected,
         "summary": summary(view.rows),
         "nodes": [asdict(row) for row in rows],
     }
-    _print(console, json.dumps(told, allow_nan=False))
+    _print(console, json.dumps(result, allow_nan=False))
 
 
 def _print_lines(console: Console, view: View, rows: list[Row]) -> None:
@@ -171,4 +177,4 @@ def _print_lines(console: Console, view: View, rows: list[Row]) -> None:
 
 def _print(console: Console, text: str) -> None:
     console.file.write(f"{text}\n")
-    console.file.flush()  # a script waits for it
+    console.file.flush()  # a script may wait for this line

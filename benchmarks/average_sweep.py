@@ -1,7 +1,7 @@
-"""Plain averaging on many graphs with real daemons, held against the predicted rounds.
+"""Run average consensus on many graphs with real daemons and check the predicted rounds.
 
-Every node must end within 1e-4 of the mean, relative to the range of the readings, after the rounds
-that `cipherfleet run` advises; and no graph may deadlock.
+After the rounds that `cipherfleet run` advises, every node must be within 1e-4 of the mean,
+relative to the range of the readings. No graph may deadlock.
 
     python benchmarks/average_sweep.py --nodes 3 12 --key-bits 512 --json
 """
@@ -40,11 +40,13 @@ KINDS = {
 
 
 def main() -> int:
-    """Run the sweep; exit code 1 if any run falls short."""
+    """Run the sweep; exit code 1 if any run misses the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[3, 6])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--key-bits", type=int, default=512, help="below 2048: protects nothing")
+    parser.add_argument(
+        "--key-bits", type=int, default=512, help="key size; below 2048 bits is unsafe"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     cases = [(kind, n) for kind in options.kinds for n in options.nodes]
@@ -67,11 +69,11 @@ def main() -> int:
 
 
 def run_case(kind: str, n: int, key_bits: int) -> dict[str, Any] | None:
-    """One graph; None where it does not exist for *n* nodes."""
+    """Run one graph; None if it does not exist for *n* nodes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        chance = np.random.default_rng([n, len(kind)])
-        readings = chance.uniform(15.0, 25.0, n)
+        rng = np.random.default_rng([n, len(kind)])
+        readings = rng.uniform(15.0, 25.0, n)
         file = write_fleet(folder, KINDS[kind], readings, key_bits)
         try:
             fleet = load_fleet(file)
@@ -93,20 +95,20 @@ def run_case(kind: str, n: int, key_bits: int) -> dict[str, Any] | None:
             for line in log.read_text().splitlines()[-1:]
         ]
     error = float(np.max(np.abs(np.array(last) - readings.mean())) / np.ptp(readings))
-    good = error <= CONSENSUS_ACCURACY and len(last) == n and result["silent"] == 0
+    is_accurate = error <= CONSENSUS_ACCURACY and len(last) == n and result.silent == 0
     return {
         "kind": kind,
         "nodes": n,
         "rounds": predicted.rounds,
         "error": error,
-        "silent": result["silent"],
-        "wall_s": result["wall_s"],
-        "verdict": "ok" if good else "FALLS SHORT",
+        "silent": result.silent,
+        "wall_s": result.wall_s,
+        "verdict": "ok" if is_accurate else "FALLS SHORT",
     }
 
 
 def write_fleet(folder: Path, topology: str, readings: Any, key_bits: int) -> Path:
-    """A fleet.yaml with one reading per node."""
+    """Write a fleet.yaml with one reading per node."""
     rows = "".join(f"{place},{value!r}\n" for place, value in enumerate(readings.tolist(), 1))
     (folder / "readings.csv").write_text("room,celsius\n" + rows)
     file = folder / "fleet.yaml"

@@ -1,7 +1,7 @@
-"""A node for measurements: the daemon with its pools filled first, or without any encryption.
+"""A node for measurements: the daemon with its pools filled first, or without encryption.
 
-`python benchmarks/bench_node.py [--plain] [--fill-first] FOLDER`. The plain exchange exists here
-only: no configuration of a daemon leads to it.
+`python benchmarks/bench_node.py [--plain] [--fill-first] FOLDER`. Only this file has the plaintext
+exchange: no configuration of a daemon selects it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cipherfleet_node.core.exchange import (
     untimed,
 )
 from cipherfleet_node.core.messages import Query
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.runtime.bundle import read_bundle
 from cipherfleet_node.runtime.daemon import Daemon
 
 
-class Plain:
-    """The same exchange in the clear: same integers, same messages, no ciphertext."""
+class PlaintextExchange:
+    """The exchange in plaintext: the same integers and messages without ciphertexts."""
 
     sealed = False
 
@@ -38,47 +38,51 @@ class Plain:
         self._factors = factors
 
     def roster(self, there: Iterable[str]) -> list[str]:
-        """Nobody."""
+        """Return an empty roster: the exchange is pairwise."""
         del there
         return []
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
-        """q itself."""
         return [struct.pack(f">{len(quantised)}q", *quantised)]
 
     def check(self, query: Query) -> None:
-        """Never."""
         del query
 
-    def prepare(self, neighbour: str, quantised: Sequence[int], draws: Draws) -> list[mpz]:
-        """H q + e."""
-        weight = half_weight(draws, neighbour)
-        noise = dither(draws, neighbour, weight, len(quantised))
+    def prepare(
+        self, neighbour: str, quantised: Sequence[int], randomness: RoundRandomness
+    ) -> list[mpz]:
+        """Return H q + e."""
+        weight = half_weight(randomness, neighbour)
+        noise = dither(randomness, neighbour, weight, len(quantised))
         return [mpz(weight * entry + e) for entry, e in zip(quantised, noise, strict=True)]
 
     def asked(self, query: Query) -> bool:
-        """Always."""
+        """Return True: every query is for this node."""
         del query
         return True
 
-    def answer(self, query: Query, draws: Draws, prepared: Sequence[mpz]) -> list[bytes]:
-        """H (own - asked) + e."""
-        weight, asked = half_weight(draws, query.sender), _integers(query.ciphertexts[0])
+    def answer(
+        self, query: Query, randomness: RoundRandomness, prepared: Sequence[mpz]
+    ) -> list[bytes]:
+        """Return H (own - asked) + e, serialised."""
+        weight, asked = half_weight(randomness, query.sender), _integers(query.ciphertexts[0])
         values = [int(p) - weight * a for p, a in zip(prepared, asked, strict=True)]
         return [struct.pack(f">{len(values)}q", *values)]
 
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
-        """The answer's numbers."""
         return [mpz(value) for value in _integers(answer[0])]
 
     def open(
-        self, answers: Mapping[str, Sequence[mpz]], draws: Draws, timed: Timed = untimed
+        self,
+        answers: Mapping[str, Sequence[mpz]],
+        randomness: RoundRandomness,
+        timed: Timed = untimed,
     ) -> list[int]:
-        """The weighted sum."""
+        """Return the weighted sum of the answers."""
         del timed
         terms = []
         for name, values in answers.items():
-            exponent = half_weight(draws, name) * self._factors[name]
+            exponent = half_weight(randomness, name) * self._factors[name]
             terms.append([int(exponent * value) for value in values])
         return [sum(column) for column in zip(*terms, strict=True)]
 
@@ -87,25 +91,25 @@ def _integers(data: bytes) -> tuple[int, ...]:
     return struct.unpack(f">{len(data) // 8}q", data)
 
 
-class PlainDaemon(Daemon):
-    """The daemon, all of it, but for the encryption and its pools."""
+class PlaintextDaemon(Daemon):
+    """The daemon without encryption and without pools."""
 
     def run(self) -> None:
-        """Run without filling pools that nobody takes from."""
+        """Run without filling the unused pools."""
         self._pools.start = lambda: None  # type: ignore[method-assign]
         super().run()
 
     def _make_exchange(self) -> Exchange:
         config = self._config
         own = len(config.neighbours)
-        return Plain({n.id: metropolis(own, n.degree) for n in config.neighbours})
+        return PlaintextExchange({n.id: metropolis(own, n.degree) for n in config.neighbours})
 
 
 class FilledDaemon(Daemon):
-    """The daemon with its pools filled before it starts, and not refilled."""
+    """The daemon with pools that are filled before it starts and never refilled."""
 
     def run(self) -> None:
-        """Fill, stop filling, run."""
+        """Fill the pools, stop filling, and run."""
         capacity = self._config.crypto.pool
         self._pools.start()
         while min(self._pools.figures().levels.values()) < capacity:
@@ -117,7 +121,7 @@ class FilledDaemon(Daemon):
 
 def main() -> None:
     """Run the node of the folder named last."""
-    kinds: dict[str, type[Daemon]] = {"--plain": PlainDaemon, "--fill-first": FilledDaemon}
+    kinds: dict[str, type[Daemon]] = {"--plain": PlaintextDaemon, "--fill-first": FilledDaemon}
     kind = kinds[sys.argv[1]] if len(sys.argv) > 2 else Daemon
     daemon = kind(read_bundle(Path(sys.argv[-1])))
     signal.signal(signal.SIGTERM, lambda *_: daemon.stop())

@@ -1,11 +1,11 @@
-"""The encrypted exchange against phe and other Paillier libraries, and the ratios it must hold.
+"""Compare the encrypted exchange with phe and other Paillier libraries, with gates on the ratios.
 
-The cases are those of `cipherfleet bench crypto`; here other libraries join in, where they are
-installed, on the naive exchange that phe runs: one ciphertext per coordinate, answers blinded.
+The cases are those of `cipherfleet bench crypto`. Other libraries, if installed, run the same naive
+exchange as phe: one ciphertext per coordinate, blinded answers.
 
     python benchmarks/exchange.py --bits 2048 3072 --dimensions 1 32 --degrees 1 4
     python benchmarks/exchange.py --quick --json
-    python benchmarks/exchange.py --gate        2048 and 3072 bits, d = 32; 1 if one falls
+    python benchmarks/exchange.py --gate        2048 and 3072 bits, d = 32; exit 1 on failure
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.box import SIMPLE
@@ -25,28 +25,32 @@ from rich.console import Console
 from rich.table import Table
 
 from cipherfleet_hil.measuring import exchange_scene as crypto
-from cipherfleet_hil.measuring.interleaved import Contest, Effort, machine
-from cipherfleet_hil.report.ratio_tables import bar, show
+from cipherfleet_hil.measuring.interleaved import Effort, InterleavedComparison, describe_machine
+from cipherfleet_hil.report.ratio_tables import progress_bar, show
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.keys.key_files import NodeKeys
 
-EXIT_FELL = 1
+EXIT_FAILED = 1
 
 
 def main() -> int:
-    """Measure; exit code 1 if a gate falls."""
+    """Measure and print; exit code 1 if a gate fails."""
     options = _options()
-    where, console = machine(), Console(stderr=True)
-    wanted = [RIVALS[name] for name in options.rivals]
-    rivals = [rival for rival in wanted if rival.is_installed]
+    where, console = describe_machine(), Console(stderr=True)
+    wanted = [OTHER_LIBRARIES[name] for name in options.libraries]
+    libraries = [library for library in wanted if library.is_installed]
     plan = _plan(options)
-    contests = crypto.measure(plan, bar(console), lambda keys: _libraries(rivals, keys, console))
-    told = crypto.report(contests, where, *(rival.package for rival in rivals))
-    told["not_installed"] = {r.name: r.how_to_install for r in wanted if not r.is_installed}
-    verdicts = judge(contests, plan.key_bits, dict(options.require)) if options.gate else []
-    told["gates"] = [verdict.to_json() for verdict in verdicts]
-    _print(told, options.json)
-    return EXIT_FELL if any(verdict.has_fallen for verdict in verdicts) else 0
+    comparisons = crypto.measure(
+        plan, progress_bar(console), lambda keys: _connect(libraries, keys, console)
+    )
+    result = crypto.report(comparisons, where, *(library.package for library in libraries))
+    result["not_installed"] = {r.name: r.how_to_install for r in wanted if not r.is_installed}
+    gate_results = (
+        evaluate_gates(comparisons, plan.key_bits, dict(options.require)) if options.gate else []
+    )
+    result["gates"] = [gate_result.to_json() for gate_result in gate_results]
+    _print(result, options.json)
+    return EXIT_FAILED if any(gate_result.has_failed for gate_result in gate_results) else 0
 
 
 def _options() -> argparse.Namespace:
@@ -56,31 +60,31 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, nargs="+", choices=crypto.KEY_SIZES, metavar="BITS")
     parser.add_argument("--dimensions", type=int, nargs="+", metavar="D")
     parser.add_argument("--degrees", type=int, nargs="+", metavar="N")
-    parser.add_argument("--seconds", type=float, help="least CPU time per contest")
-    parser.add_argument("--laps", type=int, help="fewest laps per contest")
+    parser.add_argument("--seconds", type=float, help="minimum CPU time per comparison")
+    parser.add_argument("--passes", type=int, help="minimum passes per comparison")
     parser.add_argument(
-        "--rivals",
+        "--libraries",
         nargs="*",
-        choices=RIVALS,
-        help="which other libraries join in; the slow ones (lightphe, tno) only if named",
+        choices=OTHER_LIBRARIES,
+        help="other libraries to compare; the slow ones (lightphe, tno) only if named",
     )
-    parser.add_argument("--quick", action="store_true", help="2048 bits, d = 32, two laps")
+    parser.add_argument("--quick", action="store_true", help="2048 bits, d = 32, two passes")
     parser.add_argument("--full", action="store_true", help="all sizes: half an hour and more")
-    parser.add_argument("--gate", action="store_true", help="hold the ratios against their limits")
+    parser.add_argument("--gate", action="store_true", help="check the ratios against their limits")
     parser.add_argument(
         "--require",
         type=_requirement,
         action="append",
         default=[],
         metavar="GATE=RATIO",
-        help="another limit for a gate, by its name",
+        help="replace the limit of a gate",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     if options.gate and (options.dimensions or options.degrees):
-        parser.error("--gate has dimensions and degrees of its own")
-    if options.rivals is None:
-        options.rivals = [PEER] if options.gate else list(QUICK_RIVALS)
+        parser.error("--gate sets dimensions and degrees: leave --dimensions and --degrees out")
+    if options.libraries is None:
+        options.libraries = [PEER] if options.gate else list(QUICK_LIBRARIES)
     return options
 
 
@@ -88,24 +92,24 @@ def _requirement(text: str) -> tuple[str, float]:
     name, _, limit = text.partition("=")
     if name not in {gate.name for gate in GATES}:
         raise argparse.ArgumentTypeError(
-            f"{name!r} is no gate; there are {', '.join(gate.name for gate in GATES)}"
+            f"{name!r} is not a gate, must be one of {', '.join(gate.name for gate in GATES)}"
         )
     return name, float(limit)
 
 
-def _plan(options: argparse.Namespace) -> crypto.Plan:
-    """What the options ask for: a preset, and what is named besides."""
+def _plan(options: argparse.Namespace) -> crypto.RatioPlan:
+    """Return the plan: a preset, changed by explicit options."""
     if options.gate:
-        preset = crypto.Plan((2048, 3072), (32,), (1, 4), Effort(2.0, 3), GATED_CONTESTS)
+        preset = crypto.RatioPlan((2048, 3072), (32,), (1, 4), Effort(2.0, 3), GATED_COMPARISONS)
     elif options.full:
-        preset = crypto.Plan(crypto.KEY_SIZES, (1, 2, 8, 32, 128), (1, 4, 8), Effort(2.0, 3))
+        preset = crypto.RatioPlan(crypto.KEY_SIZES, (1, 2, 8, 32, 128), (1, 4, 8), Effort(2.0, 3))
     elif options.quick:
-        preset = crypto.Plan((2048,), (32,), (1,), Effort(0.0, 2))
+        preset = crypto.RatioPlan((2048,), (32,), (1,), Effort(0.0, 2))
     else:
-        preset = crypto.Plan()
+        preset = crypto.RatioPlan()
     effort = Effort(
         preset.effort.seconds if options.seconds is None else options.seconds,
-        options.laps or preset.effort.laps,
+        options.passes or preset.effort.passes,
     )
     return replace(
         preset,
@@ -116,49 +120,53 @@ def _plan(options: argparse.Namespace) -> crypto.Plan:
     )
 
 
-def _print(told: Mapping[str, Any], as_json: bool) -> None:
+def _print(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(told, allow_nan=False))
+        print(json.dumps(result, allow_nan=False))
         return
     console = Console()
-    show(told, console)
-    for name, how in told["not_installed"].items():
+    show(result, console)
+    for name, how in result["not_installed"].items():
         console.print(f"{name}: not installed; to compare: {how}")
-    if told["gates"]:
-        console.print(_table_of_gates(told["gates"]))
+    if result["gates"]:
+        console.print(_make_gate_table(result["gates"]))
 
 
 # -- gates ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured at one key size."""
+class KeySizeFigures:
+    """The measurements at one key size."""
 
-    contests: Sequence[Contest]
+    comparisons: Sequence[InterleavedComparison]
 
     def ratio(self, kind: str, slow: str, fast: str, degree: int | None = None) -> float | None:
-        """The median of a ratio; None if it was not measured."""
-        for contest in self._of(kind, degree):
-            if {slow, fast} <= contest.ms.keys():
-                return contest.ratio(slow, fast).median
+        """Return the median of a ratio; None if it was not measured."""
+        for comparison in self._of(kind, degree):
+            if {slow, fast} <= comparison.ms.keys():
+                return comparison.ratio(slow, fast).median
         return None
 
-    def fastest_rival(self) -> float | None:
-        """The naive exchange on the fastest other library, against ours online, degree 1."""
-        contests = self._of(crypto.EXCHANGE, 1)
-        rivals = {name for contest in contests for name in contest.ms.keys() & RIVALS.keys()}
-        ratios = [self.ratio(crypto.EXCHANGE, name, crypto.ONLINE, 1) for name in rivals]
+    def fastest_other_library(self) -> float | None:
+        """Return the ratio of the fastest other library's naive exchange to `online`, degree 1."""
+        comparisons = self._of(crypto.EXCHANGE, 1)
+        libraries = {
+            name
+            for comparison in comparisons
+            for name in comparison.ms.keys() & OTHER_LIBRARIES.keys()
+        }
+        ratios = [self.ratio(crypto.EXCHANGE, name, crypto.ONLINE, 1) for name in libraries]
         return min((ratio for ratio in ratios if ratio is not None), default=None)
 
     def bytes_ratio(self) -> float | None:
-        """phe's JSON over our ciphertexts."""
-        for contest in self._of(crypto.EXCHANGE, 1):
-            return contest.bytes[crypto.PHE_JSON] / contest.bytes[crypto.CIPHERTEXTS]
+        """Return the bytes of phe's JSON over those of our ciphertexts."""
+        for comparison in self._of(crypto.EXCHANGE, 1):
+            return comparison.bytes[crypto.PHE_JSON] / comparison.bytes[crypto.CIPHERTEXTS]
         return None
 
-    def _of(self, kind: str, degree: int | None) -> list[Contest]:
-        return [c for c in self.contests if c.kind == kind and c.degree == degree]
+    def _of(self, kind: str, degree: int | None) -> list[InterleavedComparison]:
+        return [c for c in self.comparisons if c.kind == kind and c.degree == degree]
 
 
 @dataclass(frozen=True)
@@ -166,29 +174,38 @@ class Gate:
     """A ratio that must not fall below its limit."""
 
     name: str
-    says: str
+    description: str
     limit: float
-    measured: Callable[[Figures], float | None]
+    measured: Callable[[KeySizeFigures], float | None]
 
 
-def _exchange(degree: int, ours: str) -> Callable[[Figures], float | None]:
+def _exchange(degree: int, ours: str) -> Callable[[KeySizeFigures], float | None]:
     return lambda figures: figures.ratio(crypto.EXCHANGE, crypto.PHE, ours, degree)
 
 
-def _own(ours: str) -> Callable[[Figures], float | None]:
+def _own(ours: str) -> Callable[[KeySizeFigures], float | None]:
     return lambda figures: figures.ratio(crypto.OWN, crypto.PHE, ours)
 
 
-GATED_CONTESTS = (crypto.own_encryptions, crypto.decryptions, crypto.exchanges)
-_ALL = crypto.all_inside(crypto.OWN_TABLE, crypto.UNIFORM)
-# At 60 to 70 % of what was measured first: ratios move by 10 to 25 % between runs and machines.
+GATED_COMPARISONS = (
+    crypto.compare_own_encryptions,
+    crypto.compare_decryptions,
+    crypto.compare_exchanges,
+)
+_ALL = crypto.all_inside_name(crypto.OWN_TABLE, crypto.UNIFORM)
+# 60 to 70 % of the first measurements: ratios vary by 10 to 25 % between runs and machines.
 GATES = (
     Gate("online-1", "phe / online, degree 1", 150, _exchange(1, crypto.ONLINE)),
     Gate("online-4", "phe / online, degree 4", 400, _exchange(4, crypto.ONLINE)),
     Gate("all-1", "phe / all timed, degree 1", 30, _exchange(1, _ALL)),
     Gate("all-4", "phe / all timed, degree 4", 45, _exchange(4, _ALL)),
-    Gate("rival", "fastest rival / online, degree 1", 35, Figures.fastest_rival),
-    Gate("bytes", "phe JSON / ciphertexts, bytes", 75, Figures.bytes_ratio),
+    Gate(
+        "rival",
+        "fastest other library / online, degree 1",
+        35,
+        KeySizeFigures.fastest_other_library,
+    ),
+    Gate("bytes", "phe JSON / ciphertexts, bytes", 75, KeySizeFigures.bytes_ratio),
     Gate("own-crt", "phe.encrypt / own key, CRT", 3, _own(crypto.OWN_CRT)),
     Gate("own-table", "phe.encrypt / own key, table", 8, _own(crypto.OWN_TABLE)),
     Gate(
@@ -201,50 +218,61 @@ GATES = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How a gate fared at a key size; *ratio* is None where it could not be measured."""
+class GateResult:
+    """The result of a gate at a key size; *ratio* is None if it was not measured."""
 
     name: str
-    says: str
+    description: str
     key_bits: int
     ratio: float | None
     limit: float
 
     @property
-    def has_fallen(self) -> bool:
-        """Whether it was measured, and falls short."""
+    def has_failed(self) -> bool:
+        """True if the ratio was measured and is below the limit."""
         return self.ratio is not None and self.ratio < self.limit
 
     def to_json(self) -> dict[str, Any]:
-        """The object under `gates` of the report."""
-        return {**asdict(self), "fallen": self.has_fallen}
+        """Return the object that the report holds under `gates`."""
+        return {
+            "name": self.name,
+            "says": self.description,
+            "key_bits": self.key_bits,
+            "ratio": self.ratio,
+            "limit": self.limit,
+            "fallen": self.has_failed,
+        }
 
 
-def judge(
-    contests: Sequence[Contest], sizes: Iterable[int], limits: Mapping[str, float]
-) -> list[Verdict]:
-    """Every gate at every key size; *limits* replace those of the gates they name."""
-    verdicts = []
+def evaluate_gates(
+    comparisons: Sequence[InterleavedComparison], sizes: Iterable[int], limits: Mapping[str, float]
+) -> list[GateResult]:
+    """Evaluate every gate at every key size; *limits* replace the default limits by gate name."""
+    gate_results = []
     for bits in sizes:
-        figures = Figures([contest for contest in contests if contest.key_bits == bits])
+        figures = KeySizeFigures(
+            [comparison for comparison in comparisons if comparison.key_bits == bits]
+        )
         for gate in GATES:
             limit = limits.get(gate.name, gate.limit)
-            verdicts.append(Verdict(gate.name, gate.says, bits, gate.measured(figures), limit))
-    return verdicts
+            gate_results.append(
+                GateResult(gate.name, gate.description, bits, gate.measured(figures), limit)
+            )
+    return gate_results
 
 
-def _table_of_gates(gates: Iterable[Mapping[str, Any]]) -> Table:
+def _make_gate_table(gates: Iterable[Mapping[str, Any]]) -> Table:
     table = Table("gate", "key", "ratio of", "measured", "limit", "", title="gates", box=SIMPLE)
     for gate in gates:
         ratio = gate["ratio"]
-        verdict = "[red]FALLEN" if gate["fallen"] else "holds"
+        gate_result = "[red]FAILED" if gate["fallen"] else "holds"
         table.add_row(
             gate["name"],
             str(gate["key_bits"]),
             gate["says"],
             "-" if ratio is None else f"{ratio:.3g}x",
             f"{gate['limit']:.3g}x",
-            "not measured" if ratio is None else verdict,
+            "not measured" if ratio is None else gate_result,
         )
     return table
 
@@ -253,8 +281,8 @@ def _table_of_gates(gates: Iterable[Mapping[str, Any]]) -> Table:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """Another Paillier library, and where to get it."""
+class OtherLibrary:
+    """Another Paillier library, with the package that provides it."""
 
     name: str
     package: str
@@ -262,7 +290,7 @@ class Rival:
 
     @property
     def is_installed(self) -> bool:
-        """Whether it can be imported here."""
+        """True if the package is installed."""
         try:
             importlib.metadata.version(self.package)
         except importlib.metadata.PackageNotFoundError:
@@ -271,23 +299,25 @@ class Rival:
 
     @property
     def how_to_install(self) -> str:
-        """A command; it is no dependency of ours."""
+        """The command that installs it; it is not a dependency of cipherfleet."""
         return f"pip install {self.package}"
 
 
-def _libraries(rivals: Iterable[Rival], keys: NodeKeys, console: Console) -> list[crypto.Library]:
-    """The *rivals* with keys of the same size: with the same keys, where they take them."""
-    libraries = []
-    for rival in rivals:
+def _connect(
+    libraries: Iterable[OtherLibrary], keys: NodeKeys, console: Console
+) -> list[crypto.Library]:
+    """Connect the *libraries* with the same keys; those that cannot import keys use equal sizes."""
+    connected = []
+    for library in libraries:
         try:
-            libraries.append(rival.connect(keys))
+            connected.append(library.connect(keys))
         except (ValueError, RuntimeError, ImportError) as error:
-            console.print(f"{rival.name} does not join in: {error}", style="yellow")
-    return libraries
+            console.print(f"{library.name} is not compared: {error}", style="yellow")
+    return connected
 
 
 class Heu:
-    """SecretFlow HEU, ZPaillier; keys of its own. It blinds by adding an encrypted number."""
+    """SecretFlow HEU (ZPaillier): own keys; it blinds by adding an encrypted number."""
 
     name = "heu"
 
@@ -298,18 +328,17 @@ class Heu:
         self._add, self._multiply = kit.evaluator().add, kit.evaluator().mul
 
     def query(self, values: Sequence[int]) -> list[bytes]:
-        """Serialised, as all that is sent."""
+        """Encrypt and serialise each value."""
         return [self._encrypt(value).serialize() for value in values]
 
     def answer(self, query: Sequence[bytes], own: Sequence[int], weight: int) -> list[bytes]:
-        """The weight of the asked number, plus that of the own one, encrypted."""
+        """Return the weighted query plus the encrypted weighted own value."""
         return [
             self._add(self._multiply(self._load(c), weight), self._encrypt(x * weight)).serialize()
             for c, x in zip(query, own, strict=True)
         ]
 
     def open(self, answer: Sequence[bytes]) -> list[int]:
-        """One decryption per coordinate."""
         return [self._decrypt(self._load(c)) for c in answer]
 
     def _load(self, data: bytes) -> Any:
@@ -317,7 +346,7 @@ class Heu:
 
 
 class PyPaillier:
-    """pypaillier, Rust; keys of its own, exponents short. Lists are handed over as a whole."""
+    """pypaillier (Rust): own keys, short exponents; it processes whole lists."""
 
     name = "pypaillier"
 
@@ -326,12 +355,12 @@ class PyPaillier:
         self._public, self._secret = self._library.generate_keypair(keys.paillier.public.bits)
 
     def query(self, values: Sequence[int]) -> list[bytes]:
-        """Its ciphertexts are bytes."""
+        """Encrypt the values; its ciphertexts are bytes."""
         encrypted: list[bytes] = self._library.encrypt_integers(self._public, list(values))
         return encrypted
 
     def answer(self, query: list[bytes], own: Sequence[int], weight: int) -> list[bytes]:
-        """The quicker of its products, plus the own number, encrypted."""
+        """Return its faster product plus the encrypted weighted own value."""
         weighted = self._library.multiply_integers_public(
             self._public, query, [weight] * len(query)
         )
@@ -342,7 +371,6 @@ class PyPaillier:
         ]
 
     def open(self, answer: list[bytes]) -> list[int]:
-        """One decryption per coordinate."""
         return [int(text) for text in self._library.decrypt_many(self._secret, answer)]
 
 
@@ -352,7 +380,7 @@ def _modulus_and_order(keys: NodeKeys) -> tuple[int, int]:
 
 
 class Tno:
-    """tno.mpc.encryption_schemes.paillier on the same keys, randomising late as it advises."""
+    """tno.mpc.encryption_schemes.paillier on the same keys, with late randomisation as advised."""
 
     name = "tno"
 
@@ -366,23 +394,22 @@ class Tno:
         )
 
     def query(self, values: Sequence[int]) -> list[Any]:
-        """Its objects: sending them needs a package of its own."""
+        """Encrypt to its objects; serialisation would need another package."""
         return [self._scheme.encrypt(value) for value in values]
 
     def answer(self, query: Sequence[Any], own: Sequence[int], weight: int) -> list[Any]:
-        """Randomised once."""
+        """Return the answers, randomised once."""
         answers = [(c + entry) * weight for c, entry in zip(query, own, strict=True)]
         for c in answers:
             c.randomize()
         return answers
 
     def open(self, answer: Sequence[Any]) -> list[int]:
-        """One decryption per coordinate."""
         return [int(self._scheme.decrypt(c)) for c in answer]
 
 
 class LightPhe:
-    """lightphe on the same keys; plain Python numbers, without signs."""
+    """lightphe on the same keys: Python integers, unsigned."""
 
     name = "lightphe"
 
@@ -399,30 +426,28 @@ class LightPhe:
         )
 
     def query(self, values: Sequence[int]) -> list[Any]:
-        """Its objects."""
         return [self._scheme.encrypt(value % self._n) for value in values]
 
     def answer(self, query: Sequence[Any], own: Sequence[int], weight: int) -> list[Any]:
-        """The weight of the asked number, plus that of the own one, encrypted."""
+        """Return the weighted query plus the encrypted weighted own value."""
         shifts = self.query([entry * weight for entry in own])
         return [c * weight + shift for c, shift in zip(query, shifts, strict=True)]
 
     def open(self, answer: Sequence[Any]) -> list[int]:
-        """One decryption per coordinate."""
         opened = [self._scheme.decrypt(c) for c in answer]
         return [m - self._n if 2 * m > self._n else m for m in opened]
 
 
-RIVALS: Mapping[str, Rival] = {
-    rival.name: rival
-    for rival in (
-        Rival("heu", "sf-heu", Heu),
-        Rival("pypaillier", "pypaillier", PyPaillier),
-        Rival("tno", "tno.mpc.encryption_schemes.paillier", Tno),
-        Rival("lightphe", "lightphe", LightPhe),
+OTHER_LIBRARIES: Mapping[str, OtherLibrary] = {
+    library.name: library
+    for library in (
+        OtherLibrary("heu", "sf-heu", Heu),
+        OtherLibrary("pypaillier", "pypaillier", PyPaillier),
+        OtherLibrary("tno", "tno.mpc.encryption_schemes.paillier", Tno),
+        OtherLibrary("lightphe", "lightphe", LightPhe),
     )
 }
-PEER, QUICK_RIVALS = "heu", ("heu", "pypaillier")
+PEER, QUICK_LIBRARIES = "heu", ("heu", "pypaillier")
 
 if __name__ == "__main__":
     try:

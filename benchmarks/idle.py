@@ -1,8 +1,8 @@
-"""A node's start and its rest: seconds to its first round, CPU time and memory while it waits.
+"""Measure a node's start and idle costs: time to the first round, CPU and memory while waiting.
 
-`python benchmarks/idle.py [--gate]` runs three daemons with keys of 2048 bits that wait an hour
-for their second round. The gate: the first round ends within 3 s, a waiting node uses less than 1 %
-of a core and 60 MiB. Starting takes a multiple on a busy machine: run it on an idle one.
+`python benchmarks/idle.py [--gate]` runs three daemons with keys of 2048 bits that wait an hour for
+their second round. The gate: the first round ends within 3 s, and a waiting node uses less than 1 %
+of a core and 60 MiB. On a busy machine the start takes several times longer: use an idle machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 
-FILL_S, REST_S = 3.0, 5.0  # the pools fill, and then nothing happens
+FILL_S, REST_S = 3.0, 5.0  # time to fill the pools, then the measured idle time
 LIMITS = {"start_s": 3.0, "cpu_share": 0.01, "memory_mib": 60.0}
 FLEET = """\
 config_version: 1
@@ -36,7 +36,7 @@ nodes:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """The largest figures of the three nodes."""
+    """Return the largest values of the three nodes."""
     (folder / "fleet.yaml").write_text(FLEET)
     with start_broker("embedded") as broker:
         address = Broker(host=broker.host, port=broker.port)
@@ -44,7 +44,7 @@ def measure(folder: Path) -> dict[str, float]:
         bundles = write_bundles(fleet, folder / "nodes", address, Simulation(trace_estimates=True))
         with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
             nodes.start()
-            began = time.monotonic()  # the processes have just been started
+            began = time.monotonic()  # immediately after the start of the processes
             while not all(node.rounds for node in nodes.nodes.values()):
                 nodes.poll()
                 time.sleep(0.05)
@@ -55,7 +55,7 @@ def measure(folder: Path) -> dict[str, float]:
             time.sleep(REST_S)
             used = [sum(p.cpu_times()[:2]) - b for p, b in zip(processes, before, strict=True)]
             resident = [each.memory_info().rss / 2**20 for each in processes]
-    # One clock for all processes: Linux's monotonic clock is the machine's.
+    # Linux's monotonic clock is the same in all processes.
     return {
         "start_s": max(line["at"] + line["ms"] / 1000 for line in first) - began,
         "cpu_share": max(used) / REST_S,
@@ -64,10 +64,10 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure and print; 1 if a gate falls."""
+    """Measure and print; exit code 1 if a gate fails."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--gate", action="store_true", help="exit 1 beyond a limit")
+    parser.add_argument("--gate", action="store_true", help="exit code 1 if a limit is exceeded")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder))

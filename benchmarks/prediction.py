@@ -1,8 +1,9 @@
-"""Predicted against measured: the rounds of fleets that the calibration card was not made from.
+"""Compare predicted with measured round times of fleets that the calibration did not use.
 
-A card is measured on this machine before each fleet; the fleet runs here as daemons, and the median
-of its round times stands beside the prediction made from the card. `--gate` fails where one is off
-by more than LIMIT. Rounds that make tables are left out, as they are predicted apart.
+Before each fleet a calibration card is measured on this machine. The fleet runs here as daemons,
+and the median of its round times is compared with the card's prediction. `--gate` fails if one
+differs by more than LIMIT. The first rounds, which build the obfuscator tables, are excluded; they
+are predicted separately.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ nodes:
 
 
 @dataclass(frozen=True)
-class Case:
-    """A fleet to predict."""
+class PredictionCase:
+    """The settings of a fleet to predict."""
 
     name: str
     nodes: int
@@ -53,19 +54,19 @@ class Case:
 
 
 CASES = (
-    Case("ring of 10, d = 4, sealed", 10, 4, "{kind: ring}", "sealed"),
-    Case(
+    PredictionCase("ring of 10, d = 4, sealed", 10, 4, "{kind: ring}", "sealed"),
+    PredictionCase(
         "8 nodes of degree 4, d = 32, pairwise", 8, 32,
         "{kind: random_regular, degree: 4, seed: 1}", "pairwise",
     ),
-    Case("complete graph of 6, d = 60, sealed", 6, 60, "{kind: complete}", "sealed", 160),
+    PredictionCase("complete graph of 6, d = 60, sealed", 6, 60, "{kind: complete}", "sealed", 160),
 )  # fmt: skip
 
 
 def main() -> int:
-    """Exit code 1 with `--gate` where a prediction is off by more than LIMIT."""
+    """Measure and print; with --gate exit code 1 if a prediction differs by more than LIMIT."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gate", action="store_true", help=f"fail where off by > {LIMIT:.0%}")
+    parser.add_argument("--gate", action="store_true", help=f"fail if one differs by > {LIMIT:.0%}")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse_args()
     results = [compare(case) for case in CASES]
@@ -81,26 +82,26 @@ def main() -> int:
     return 1 if flags.gate and off else 0
 
 
-def compare(case: Case) -> dict[str, Any]:
-    """Predict *case* from a new card, then run it."""
+def compare(case: PredictionCase) -> dict[str, Any]:
+    """Predict *case* from a new card, then run it and compare."""
     with tempfile.TemporaryDirectory(prefix="cipherfleet-prediction-") as name:
         folder = Path(name)
-        fleet = _written(case, folder / "fleet.yaml")
-        foretold = predict(fleet, measure_calibration("here", [KEY_BITS]))
+        fleet = _write_fleet(case, folder / "fleet.yaml")
+        prediction = predict(fleet, measure_calibration("here", [KEY_BITS]))
         load = os.getloadavg()[0]
         options = RunOptions(out=folder / "out")
         run_fleet(folder / "fleet.yaml", options, Console(stderr=True, quiet=True))
-        measured = _settled_ms(folder / "out", foretold)
+        measured = _median_round_ms(folder / "out", prediction)
     return {
         "fleet": case.name,
-        "predicted_ms": foretold.together_ms,
+        "predicted_ms": prediction.together_ms,
         "measured_ms": measured,
-        "ratio": foretold.together_ms / measured,
+        "ratio": prediction.together_ms / measured,
         "load": load,
     }
 
 
-def _written(case: Case, file: Path) -> Fleet:
+def _write_fleet(case: PredictionCase, file: Path) -> Fleet:
     fields = [f"f{place}" for place in range(case.dimension)]
     text = _FLEET.format(
         case=case,
@@ -112,9 +113,9 @@ def _written(case: Case, file: Path) -> Fleet:
     return load_fleet(file)
 
 
-def _settled_ms(out: Path, foretold: RoundTime) -> float:
-    """The median round of all nodes, once their tables are made."""
-    first = foretold.first_rounds + SETTLING
+def _median_round_ms(out: Path, prediction: RoundTime) -> float:
+    """Return the median round time of all nodes, after their tables are built."""
+    first = prediction.first_rounds + SETTLING
     nodes = [NodeRecord(folder.name, folder) for folder in (out / NODES_FOLDER).iterdir()]
     for node in nodes:
         node.read()

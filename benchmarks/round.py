@@ -1,13 +1,13 @@
-"""Whole rounds: encrypted against plain, throughput, and the cost of a node as fleets grow.
+"""Measure whole rounds: encrypted against plain, throughput, CPU per node as fleets grow.
 
-All figures of a comparison come from one run over one broker, its parts in turn.
+All figures of a comparison come from one interleaved run over one broker.
 
     python benchmarks/round.py latency      encrypted / plain rounds, pools filled
     python benchmarks/round.py sealed       sealed / pairwise rounds, 10 nodes, TLS, access rules
     python benchmarks/round.py throughput   10 nodes, degree 4, pools refilled at the same pace
     python benchmarks/round.py growth       CPU per node and round, degree 2, n = 5, 10, 20
 
-Both exchanges are measured, or those that --exchange names.
+Both exchanges are measured, unless --exchange selects one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CRYPTO_PHASES = frozenset({"encrypt", "prepare", "answer", "combine", "decrypt"}
 STALLED_AFTER_S = 120.0
 RATIO_GATE = 4.0  # p50 of an encrypted round over that of a plain one
 SEALED_GATE = 1.3  # p50 of a sealed round over that of a pairwise one
-ERROR_TOLERANCE = 1e-5  # by which the relative errors of the two may differ; both are about 1e-6
+ERROR_TOLERANCE = 1e-5  # allowed difference of the two relative errors, which are about 1e-6
 EXCHANGES = ("sealed", "pairwise")
 
 Spans = list[dict[str, Any]]
@@ -53,7 +53,7 @@ Spans = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The fleet to run: 2048-bit keys, one number of everybody's in each of *d* entries."""
+    """The fleet to run: 2048-bit keys, one reading per node in each of *d* entries."""
 
     n: int
     d: int
@@ -65,15 +65,15 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What came of a fleet that ran to its end."""
+class FleetResult:
+    """The results of a fleet that ran to its last round."""
 
     spans: list[Spans]  # of every node
-    error: float  # relative, against the centralised answer
+    error: float  # relative error to the centralised answer
 
 
 def main() -> int:
-    """Run one of the measurements."""
+    """Run one measurement; with --gate exit code 1 if a gate fails."""
     options = _options()
     with _broker_for(options) as (broker, authority):
         results = (
@@ -92,10 +92,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("what", choices=(SEALED, *MEASUREMENTS))
     parser.add_argument("--rounds", type=int, default=70)
-    parser.add_argument("--turns", type=int, default=3, help="how often each part is run")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each part")
     parser.add_argument("--exchange", nargs="+", choices=EXCHANGES, default=list(EXCHANGES))
     parser.add_argument("--broker", default="embedded")
-    parser.add_argument("--gate", action="store_true", help="exit 1 if a gate falls")
+    parser.add_argument("--gate", action="store_true", help="exit code 1 if a gate fails")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.what == SEALED and set(options.exchange) != set(EXCHANGES):
@@ -106,30 +106,30 @@ def _options() -> argparse.Namespace:
 
 
 def latency(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """p50 and p95 of rounds, encrypted with pools filled and plain, in turn."""
+    """Measure p50 and p95 of encrypted (filled pools) and of plain rounds, interleaved."""
     cases = [(n, d, degree) for n in (5, 10) for d in (4, 32) for degree in (2, 4)]
     results = []
-    for n, d, degree in _shown(cases):
+    for n, d, degree in _with_progress(cases):
         recipe = Recipe(n, d, degree, options.rounds, "pairwise", pool=options.rounds + 4)
-        plain: list[Ran] = []
-        encrypted: dict[str, list[Ran]] = {exchange: [] for exchange in options.exchange}
-        for _ in range(options.turns):
-            for exchange, turns in encrypted.items():
-                turns.append(run(broker, replace(recipe, exchange=exchange), FILLED))
+        plain: list[FleetResult] = []
+        encrypted: dict[str, list[FleetResult]] = {exchange: [] for exchange in options.exchange}
+        for _ in range(options.repeats):
+            for exchange, repeats in encrypted.items():
+                repeats.append(run(broker, replace(recipe, exchange=exchange), FILLED))
             plain.append(run(broker, replace(recipe, pool=8), PLAIN))
         gated = (n, d, degree) == (5, 32, 2)
-        for exchange, turns in encrypted.items():
-            ratio = ratio_p50(turns, plain)
+        for exchange, repeats in encrypted.items():
+            ratio = ratio_p50(repeats, plain)
             results.append(
                 {
                     "n": n,
                     "d": d,
                     "degree": degree,
                     "exchange": exchange,
-                    **_percentiles("encrypted", turns),
+                    **_percentiles("encrypted", repeats),
                     **_percentiles("plain", plain),
                     "ratio_p50": ratio,
-                    "encrypted_cpu_ms": _median_cpu_ms(turns),
+                    "encrypted_cpu_ms": _median_cpu_ms(repeats),
                     "plain_cpu_ms": _median_cpu_ms(plain),
                     "fallen": gated and ratio > RATIO_GATE,
                 }
@@ -140,28 +140,30 @@ def latency(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str
 def sealed(
     broker: RunningBroker, authority: Certified, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Rounds and errors of the two exchanges, in turn, in a fleet as it is deployed."""
-    ran: dict[str, list[Ran]] = {exchange: [] for exchange in EXCHANGES}
-    for turn in _shown(range(options.turns)):
-        for exchange in EXCHANGES[:: 1 if turn % 2 else -1]:
+    """Measure rounds and errors of both exchanges, interleaved, in a fleet as deployed."""
+    results: dict[str, list[FleetResult]] = {exchange: [] for exchange in EXCHANGES}
+    for repeat in _with_progress(range(options.repeats)):
+        for exchange in EXCHANGES[:: 1 if repeat % 2 else -1]:
             recipe = _sealed_recipe(options.rounds, exchange)
-            ran[exchange].append(run(broker, recipe, NODE_COMMAND, authority))
-    return [{"n": recipe.n, "d": recipe.d, "degree": recipe.degree, **compared(ran)}]
+            results[exchange].append(run(broker, recipe, NODE_COMMAND, authority))
+    return [{"n": recipe.n, "d": recipe.d, "degree": recipe.degree, **compare_with_gates(results)}]
 
 
-def compared(ran: dict[str, list[Ran]]) -> dict[str, Any]:
-    """Ratio and errors of sealed and pairwise runs, held against the gates."""
-    ratio = ratio_p50(ran["sealed"], ran["pairwise"])
-    errors = {exchange: median(each.error for each in turns) for exchange, turns in ran.items()}
-    apart = abs(errors["sealed"] - errors["pairwise"])
+def compare_with_gates(results: dict[str, list[FleetResult]]) -> dict[str, Any]:
+    """Return ratio and errors of sealed and pairwise runs, and the result of the gates."""
+    ratio = ratio_p50(results["sealed"], results["pairwise"])
+    errors = {
+        exchange: median(each.error for each in repeats) for exchange, repeats in results.items()
+    }
+    error_difference = abs(errors["sealed"] - errors["pairwise"])
     return {
-        **_percentiles("sealed", ran["sealed"]),
-        **_percentiles("pairwise", ran["pairwise"]),
+        **_percentiles("sealed", results["sealed"]),
+        **_percentiles("pairwise", results["pairwise"]),
         "ratio_p50": ratio,
         "ratio_gate": SEALED_GATE,
         **{f"{exchange}_error": float(f"{e:.3g}") for exchange, e in errors.items()},
         "error_tolerance": ERROR_TOLERANCE,
-        "fallen": ratio > SEALED_GATE or not apart <= ERROR_TOLERANCE,
+        "fallen": ratio > SEALED_GATE or not error_difference <= ERROR_TOLERANCE,
     }
 
 
@@ -171,7 +173,7 @@ def _sealed_recipe(rounds: int, exchange: str) -> Recipe:
 
 @contextmanager
 def _broker_for(options: argparse.Namespace) -> Iterator[tuple[RunningBroker, Certified | None]]:
-    """A broker on plain TCP; for `sealed` with TLS and access rules, and the authority behind."""
+    """Start a broker on plain TCP; for `sealed` with TLS, access rules and an authority."""
     if options.what != SEALED:
         with start_broker(options.broker) as broker:
             yield broker, None
@@ -186,13 +188,13 @@ def _broker_for(options: argparse.Namespace) -> Iterator[tuple[RunningBroker, Ce
 
 
 def throughput(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rounds per second of a fleet that runs flat out, and what its CPU time went into."""
+    """Measure the rounds per second of a fleet at full speed, and its use of CPU time."""
     results = []
     cases = [(exchange, how) for exchange in options.exchange for how in ("uniform", "full")]
-    for exchange, rerandomise in _shown(cases * options.turns):
+    for exchange, rerandomise in _with_progress(cases * options.repeats):
         recipe = Recipe(10, 32, 4, 4 * options.rounds, exchange, rerandomise=rerandomise)
         spans = run(broker, recipe, NODE_COMMAND).spans
-        # By the last three quarters the tables of `full` are built (after 64 obfuscators).
+        # In the last three quarters the tables of `full` are complete (64 obfuscators).
         late = [s for node in spans for s in node if s["round"] >= options.rounds]
         closed = [s["at"] + s["ms"] / 1000 for s in late if s["phase"] == "round"]
         seconds = max(closed) - min(closed)
@@ -215,9 +217,9 @@ def throughput(broker: RunningBroker, options: argparse.Namespace) -> list[dict[
 
 
 def growth(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """CPU per node and round on rings: it must not depend on the size of the fleet."""
+    """Measure CPU per node and round on rings; it must not depend on the size of the fleet."""
     results = []
-    for n, exchange in _shown([(n, e) for n in (5, 10, 20) for e in options.exchange]):
+    for n, exchange in _with_progress([(n, e) for n in (5, 10, 20) for e in options.exchange]):
         recipe = Recipe(n, 32, 2, 3 * options.rounds, exchange)
         total = _growth(run(broker, recipe, NODE_COMMAND).spans, "cpu_s", options.rounds)
         per_round = round(1000 * total / (n * 2 * options.rounds), 2)
@@ -226,7 +228,7 @@ def growth(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str,
 
 
 SEALED = "sealed"
-LEAST_ROUNDS = 10  # five warm up
+LEAST_ROUNDS = 10  # of which five are warm-up
 MEASUREMENTS = {"latency": latency, "throughput": throughput, "growth": growth}
 
 
@@ -235,8 +237,8 @@ def run(
     recipe: Recipe,
     command: Sequence[str],
     authority: Certified | None = None,
-) -> Ran:
-    """Run the fleet of *recipe* to its end; with certificates of *authority* in TLS."""
+) -> FleetResult:
+    """Run the fleet of *recipe* to its last round; with *authority* over TLS."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fleet = load_fleet(_write_fleet(folder, recipe))
@@ -256,16 +258,16 @@ def run(
         spans = [
             JsonLinesReader(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()
         ]
-        return Ran(spans, error)
+        return FleetResult(spans, error)
 
 
 def round_ms(spans: list[Spans]) -> list[float]:
-    """Durations of rounds; the first five warm up."""
+    """Return the durations of rounds without the first five, which are warm-up."""
     return [s["ms"] for node in spans for s in node if s["phase"] == "round" and s["round"] >= 5]
 
 
-def ratio_p50(slow: Sequence[Ran], fast: Sequence[Ran]) -> float:
-    """The median over the turns of the ratio of their median rounds."""
+def ratio_p50(slow: Sequence[FleetResult], fast: Sequence[FleetResult]) -> float:
+    """Return the median over the repeats of the ratio of their median rounds."""
     ratios = [
         np.median(round_ms(one.spans)) / np.median(round_ms(other.spans))
         for one, other in zip(slow, fast, strict=True)
@@ -274,17 +276,17 @@ def ratio_p50(slow: Sequence[Ran], fast: Sequence[Ran]) -> float:
 
 
 def cpu_ms(spans: list[Spans]) -> float:
-    """CPU per node and round, after the warm-up, the filling of pools excluded."""
+    """Return CPU ms per node and round after the warm-up, without the filling of pools."""
     rounds = int(max(s["round"] for node in spans for s in node)) - 5
     return round(1000.0 * _growth(spans, "cpu_s", 5) / float(len(spans) * rounds), 2)
 
 
-def _median_cpu_ms(turns: Sequence[Ran]) -> float:
-    return round(median(cpu_ms(turn.spans) for turn in turns), 2)
+def _median_cpu_ms(repeats: Sequence[FleetResult]) -> float:
+    return round(median(cpu_ms(repeat.spans) for repeat in repeats), 2)
 
 
 def _growth(spans: list[Spans], name: str, since: int) -> float:
-    """By how much a counter in the round lines grew from round *since* on, all nodes together."""
+    """Return the growth of a counter in the spans from round *since* on, over all nodes."""
     total = 0.0
     for node in spans:
         lines = [s for s in node if s["phase"] == "round" and s["round"] >= since]
@@ -292,29 +294,29 @@ def _growth(spans: list[Spans], name: str, since: int) -> float:
     return total
 
 
-def _percentiles(what: str, turns: Sequence[Ran]) -> dict[str, float]:
-    """p50 and p95 over the rounds of all *turns*."""
-    times = [ms for turn in turns for ms in round_ms(turn.spans)]
+def _percentiles(what: str, repeats: Sequence[FleetResult]) -> dict[str, float]:
+    """Return p50 and p95 over the rounds of all *repeats*."""
+    times = [ms for repeat in repeats for ms in round_ms(repeat.spans)]
     return {f"{what}_p{p}_ms": round(float(np.percentile(times, p)), 2) for p in (50, 95)}
 
 
-def _shown(cases: Sequence[Any]) -> Any:
+def _with_progress(cases: Sequence[Any]) -> Any:
     console = Console(stderr=True)
     return track(cases, "fleets", console=console, disable=not console.is_terminal)
 
 
 def _line(result: dict[str, Any]) -> str:
     return "  ".join(f"{name}={value}" for name, value in result.items() if name != "fallen") + (
-        "  FALLEN" if result.get("fallen") else ""
+        "  FAILED" if result.get("fallen") else ""
     )
 
 
 def _write_fleet(folder: Path, recipe: Recipe) -> Path:
     n, d, degree = recipe.n, recipe.d, recipe.degree
-    chance = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     columns = [f"f{place}" for place in range(d)]
     rows = [
-        f"{node}," + ",".join(f"{value:.6f}" for value in chance.uniform(-1, 1, d))
+        f"{node}," + ",".join(f"{value:.6f}" for value in rng.uniform(-1, 1, d))
         for node in range(1, n + 1)
     ]
     (folder / "readings.csv").write_text("\n".join([f"node,{','.join(columns)}", *rows]) + "\n")

@@ -1,1 +1,1 @@
-"""Measuring what encryption costs: on this machine, on boards, in containers."""
+"""The measurement harness: the cost of encryption on this machine, on boards, in containers."""

@@ -1,6 +1,6 @@
-"""The same tests on every machine of a bench: `pytest hil_tests --bench FILE`.
+"""pytest plugin: `pytest hil_tests --bench FILE` runs the tests on every target of a bench.
 
-A test that takes `target` runs on each, which it has for itself.
+A test with the fixture `target` runs once per target and holds its lease.
 """
 
 from __future__ import annotations
@@ -11,30 +11,31 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:  # pytest loads this first of all
+if TYPE_CHECKING:  # pytest loads this module before all others
     from cipherfleet_hil.targets.bench_file import Bench, Spec
-    from cipherfleet_hil.targets.target import KeptTarget
+    from cipherfleet_hil.targets.target import LeasedTarget
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Bring the option along."""
     parser.addoption(
-        "--bench", type=Path, metavar="FILE", help="YAML file of the machines; without it, this one"
+        "--bench",
+        type=Path,
+        metavar="FILE",
+        help="bench file (YAML) of the targets (default: this machine)",
     )
 
 
 def _bench(config: pytest.Config) -> Bench:
-    from cipherfleet_hil.targets.bench_file import bench_of
+    from cipherfleet_hil.targets.bench_file import bench_from
     from cipherfleet_node.errors import ConfigError
 
     try:
-        return bench_of(config.getoption("--bench"))
+        return bench_from(config.getoption("--bench"))
     except ConfigError as error:
         raise pytest.UsageError("\n".join(map(str, error.findings))) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each machine."""
     if "spec" in metafunc.fixturenames:
         specs = _bench(metafunc.config).targets
         ids = [each.name for each in specs]
@@ -43,18 +44,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def bench(pytestconfig: pytest.Config) -> Bench:
-    """All machines."""
     return _bench(pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def target(
     spec: Spec, bench: Bench, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[KeptTarget]:
-    """One machine, ours alone for all tests on it."""
+) -> Iterator[LeasedTarget]:
+    """One target, leased for all tests of the session that run on it."""
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getoption("--bench") is None:
-            # Two runs of the suite on one machine disturb each other's figures, and may.
+            # Two runs of the suite may share one machine, although they disturb each other's
+            # figures.
             patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("lease")))
-        with bench.make(spec) as held:
+        with bench.open_target(spec) as held:
             yield held

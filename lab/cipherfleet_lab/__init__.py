@@ -1,1 +1,1 @@
-"""What the encrypted fleet is held against: plain reference iterations."""
+"""The lab: reference iterations, simulations, baselines, attacks and studies."""

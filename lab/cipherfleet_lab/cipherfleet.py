@@ -1,7 +1,7 @@
-"""The cipherfleet exchanges as systems of the lab: the vector engine, and all that is seen of it.
+"""The cipherfleet exchanges as Systems of the lab: the vector engine with a full log.
 
-Nothing is encrypted: whoever decrypts finds these very integers. Guards can be taken away one by
-one, to show what each is for.
+Nothing is encrypted: the log contains the integers that a node would decrypt. Each guard can be
+switched off, to show its effect.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ MEAN_HALF_WEIGHT = 0.75
 
 @dataclass(frozen=True)
 class Cipherfleet:
-    """A System. *algorithm* has the stepsizes, the attenuation and the resolution.
+    """The algorithm of cipherfleet; *algorithm* has stepsizes, attenuation and resolution.
 
-    Guards: random stepsizes are `algorithm.stepsize.spread`, attenuation `algorithm.attenuation`
-    ("none" is off); *dither* hides the half weights, *start_noise* makes the start random at the
-    scale of the resolution, *half_weights* None draws them afresh each round.
+    The guards: `algorithm.stepsize.spread` sets random stepsizes; `algorithm.attenuation` "none"
+    switches attenuation off; *dither* hides the half weights; *start_noise* makes the start random
+    at the scale of the resolution; *half_weights* None makes them random in each round.
 
-    Of the log, `opened` and `sums` are the whole numbers that a node decrypts, counted in
-    resolutions: H_ji (q_j - q_i) + e_ji of each neighbour (unless masked), and
-    sum_j M_ij H_ij (H_ji (q_j - q_i) + e_ji), sealed without H_ij, which i applies afterwards.
+    The log's `opened` and `sums` are the integers that a node decrypts, counted in resolutions:
+    H_ji (q_j - q_i) + e_ji of each neighbour (unless masked), and
+    sum_j M_ij H_ij (H_ji (q_j - q_i) + e_ji). In a sealed exchange the sum is without H_ij, which i
+    applies afterwards.
     """
 
     exchange: Literal["pairwise", "sealed"] = "sealed"
     algorithm: Algorithm = field(default_factory=Algorithm)
     dither: bool = True
     start_noise: bool = True
-    half_weights: int | None = None  # H for all, odd, of HALF_WEIGHT_BITS bits
-    masks: bool = True  # of the sealed exchange: without them its answers open one by one
+    half_weights: int | None = None  # a fixed H for all nodes, odd, of HALF_WEIGHT_BITS bits
+    masks: bool = True  # of the sealed exchange: without masks each answer can be opened
 
     @property
     def name(self) -> str:
-        """For tables, with the guards that are off."""
+        """The name for tables, with the guards that are off."""
         off = {"dither": self.dither, "start noise": self.start_noise}
         off["private half weights"] = self.half_weights is None
         off["masks"] = self.masks
@@ -61,11 +62,11 @@ class Cipherfleet:
         return ", ".join([f"cipherfleet {self.exchange}", *guards])
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
-        """*rounds* rounds from problem.start; the same seed gives the same log."""
+        """Run *rounds* rounds from problem.start; the same seed gives the same log."""
         links = Links.between(np.array(problem.edges), problem.nodes)
-        chance = self._chance(seed)
-        start = first_estimates(problem.start, self.algorithm, chance)
-        gradients = _Drawn(problem, np.random.default_rng([seed, 1]))
+        randomness = self._make_randomness(seed)
+        start = first_estimates(problem.start, self.algorithm, randomness)
+        gradients = _StochasticGradients(problem, np.random.default_rng([seed, 1]))
         passed = list(
             islice(
                 run(
@@ -73,7 +74,7 @@ class Cipherfleet:
                     start,
                     gradients,
                     self.algorithm,
-                    chance,
+                    randomness,
                     sealed=self.exchange == "sealed",
                     opened=self.exchange == "pairwise" or not self.masks,
                 ),
@@ -87,7 +88,7 @@ class Cipherfleet:
             opened=_opened(links, passed),
             sums=_stacked([each.sums for each in passed], start),
             couplings=_stacked([each.couplings for each in passed], start),
-            half_weights=_own_weights(links, chance.drawn),
+            half_weights=_own_weights(links, randomness.values),
             stepsizes=np.array([mean_stepsize(self.algorithm.stepsize, k) for k in range(rounds)]),
             attenuations=np.array(
                 [attenuation_factor(self.algorithm.attenuation, k) for k in range(rounds)]
@@ -96,11 +97,11 @@ class Cipherfleet:
             resolution=resolution_of(self.algorithm),
         )
 
-    def _chance(self, seed: int) -> _Unguarded:
+    def _make_randomness(self, seed: int) -> _Unguarded:
         return _Unguarded(seed, self)
 
     def _mixing(self, links: Links, nodes: int) -> Array:
-        """I - L with the mean weights, shape (n, n)."""
+        """Return I - L for the mean weights, shape (n, n)."""
         h = MEAN_HALF_WEIGHT
         if self.half_weights is not None:
             h = self.half_weights / 2.0**HALF_WEIGHT_BITS
@@ -110,54 +111,57 @@ class Cipherfleet:
 
 
 class _Unguarded(Generated):
-    """Generated chance without the guards that a system has off."""
+    """Generated randomness, without the guards that a system has switched off."""
 
     def __init__(self, seed: int, system: Cipherfleet) -> None:
         super().__init__(seed)
         self._system = system
-        self.drawn: list[Array] = []  # half weights, round by round
+        self.values: list[Array] = []  # half weights of each round
 
     def start(self, shape: tuple[int, int]) -> Array:
-        drawn = super().start(shape)
-        return drawn if self._system.start_noise else np.full(shape, 0.5)
+        values = super().start(shape)
+        return values if self._system.start_noise else np.full(shape, 0.5)
 
     def half_weights(self, k: int, links: int) -> Array:
-        drawn, fixed = super().half_weights(k, links), self._system.half_weights
-        self.drawn.append(drawn if fixed is None else np.full(links, float(fixed)))
-        return self.drawn[-1]
+        values, fixed = super().half_weights(k, links), self._system.half_weights
+        self.values.append(values if fixed is None else np.full(links, float(fixed)))
+        return self.values[-1]
 
     def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
-        drawn = super().dither(k, links, weights, dimension)
-        return drawn if self._system.dither else np.zeros_like(drawn)
+        values = super().dither(k, links, weights, dimension)
+        return values if self._system.dither else np.zeros_like(values)
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """The gradients of a problem, drawn from one generator."""
+class _StochasticGradients:
+    """Stochastic gradients of a problem, from one generator."""
 
     problem: Problem
-    chance: np.random.Generator
+    randomness: np.random.Generator
 
-    def at(self, x: Array, k: int, chance: Chance) -> Array:
-        """Of all nodes at once."""
-        del k, chance
-        return self.problem.all_gradients(x, self.chance)
+    def at(self, x: Array, k: int, randomness: Chance) -> Array:
+        """Return the gradients of all nodes."""
+        del k, randomness
+        return self.problem.all_gradients(x, self.randomness)
 
 
 def _stacked(of_rounds: Sequence[Array], like: Array) -> Array:
     return np.array(of_rounds).reshape(len(of_rounds), *like.shape)
 
 
-def _own_weights(links: Links, drawn: Sequence[Array]) -> dict[tuple[int, int], Array]:
-    """(i, j) -> (rounds,); in a sealed fleet a node has the same towards all its neighbours."""
+def _own_weights(links: Links, values: Sequence[Array]) -> dict[tuple[int, int], Array]:
+    """Return (i, j) -> (rounds,).
+
+    In a sealed fleet a node has one half weight for all neighbours.
+    """
     askers = links.askers
-    columns = np.array([row if len(row) == len(askers) else row[askers] for row in drawn])
+    columns = np.array([row if len(row) == len(askers) else row[askers] for row in values])
     ends = zip(askers.tolist(), links.answerers.tolist(), strict=True)
-    return dict(zip(ends, columns.reshape(len(drawn), len(askers)).T, strict=True))
+    return dict(zip(ends, columns.reshape(len(values), len(askers)).T, strict=True))
 
 
 def _opened(links: Links, passed: Sequence[Round]) -> dict[tuple[int, int], Array]:
-    """(i, j) -> (rounds, d); nothing if nothing can be opened by itself."""
+    """Return (i, j) -> (rounds, d); empty if no answer can be opened by itself."""
     answers = [each.opened for each in passed if each.opened is not None]
     if not answers:
         return {}

@@ -1,7 +1,7 @@
-"""The problems of the lab: published data, the same for every system that is compared on it.
+"""The problems of the lab: published or reproducible data, equal for all compared systems.
 
-Every problem can be made again from this file and a seed. Gradients are exact unless a noise or a
-minibatch is asked for; stochastic ones are unbiased and of bounded variance.
+This file and a seed reproduce every problem. Gradients are exact unless noise or a minibatch is
+requested; stochastic gradients are unbiased and have bounded variance.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .systems import Array, Gradient, Problem
 Edges = Sequence[tuple[int, int]]
 Generator = np.random.Generator
 
-NEWTON_STEPS = 60  # of convex problems in a few entries; ten are usual
+NEWTON_STEPS = 60  # Newton steps for convex problems in a few dimensions; ten are usually enough
 
 # -- five nodes: the article's setting, our data -------------------------------------------------
 
@@ -40,27 +40,27 @@ FIVE_CURVATURES = np.array(
 )
 FIVE_CENTRES = np.array([[1.0, 2.0], [-1.0, 0.5], [3.0, -1.0], [0.0, -2.0], [2.0, 1.0]])
 FIVE_STEPSIZE = Stepsize(initial=0.2, decay=0.1, exponent=1.0, spread=1.0)
-FIVE_NOISE = 0.1  # deviation of every entry of a stochastic gradient
-# Of the 50 motes: as in the table that the project began with.
+FIVE_NOISE = 0.1  # standard deviation of every entry of a stochastic gradient
+# For the 50 motes; the project's first measurements used these stepsizes.
 LAB_STEPSIZE = Stepsize(initial=0.5, decay=0.05, exponent=1.0, spread=0.0)
 LAB_GRAPH = Topology(kind="geometric", neighbours=6, seed=1)
 
 
 def five_nodes(noise: float = FIVE_NOISE) -> Problem:
-    """Five quadratic objectives of two entries, all data in this file, start zero."""
+    """Return five quadratic objectives in two dimensions; all data is in this file, start zero."""
     pulls = np.einsum("nij,nj->ni", FIVE_CURVATURES, FIVE_CENTRES)
     optimum = np.linalg.solve(FIVE_CURVATURES.sum(axis=0), pulls.sum(axis=0))
 
     def one(node: int) -> Gradient:
-        def gradient(x: Array, chance: Generator) -> Array:
+        def gradient(x: Array, rng: Generator) -> Array:
             exact: Array = FIVE_CURVATURES[node] @ x - pulls[node]
-            return exact + noise * chance.standard_normal(x.shape)
+            return exact + noise * rng.standard_normal(x.shape)
 
         return gradient
 
-    def together(x: Array, chance: Generator) -> Array:
+    def together(x: Array, rng: Generator) -> Array:
         exact: Array = np.einsum("nij,nj->ni", FIVE_CURVATURES, x) - pulls
-        return exact + noise * chance.standard_normal(x.shape)
+        return exact + noise * rng.standard_normal(x.shape)
 
     def objective(x: Array) -> float:
         away = x - FIVE_CENTRES
@@ -82,11 +82,14 @@ def five_nodes(noise: float = FIVE_NOISE) -> Problem:
 
 
 def averages(values: Array, edges: Edges) -> Problem:
-    """f_i = 0: the nodes start at *values*, shape (n, d), and the known answer is their mean."""
+    """Return average consensus: f_i = 0, the nodes start at *values*, (n, d).
+
+    The answer is the mean.
+    """
     mean = values.mean(axis=0)
 
-    def nothing(x: Array, chance: Generator) -> Array:
-        del chance
+    def nothing(x: Array, rng: Generator) -> Array:
+        del rng
         return np.zeros_like(x)
 
     return Problem(
@@ -105,26 +108,26 @@ def averages(values: Array, edges: Edges) -> Problem:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """Of a prediction z against a target y, entry by entry."""
+class RegressionLoss:
+    """A loss of predictions z against targets y, entry by entry."""
 
     value: Callable[[Array, Array], Array]
     slope: Callable[[Array, Array], Array]  # dl/dz
     curvature: Callable[[Array, Array], Array]  # d2l/dz2
 
 
-SQUARED = Loss(
+SQUARED = RegressionLoss(
     lambda z, y: (z - y) ** 2 / 2,
     lambda z, y: z - y,
     lambda z, _: np.ones_like(z),
 )
-LOGISTIC = Loss(  # y in {0, 1}
+LOGISTIC = RegressionLoss(  # y in {0, 1}
     lambda z, y: np.logaddexp(0.0, z) - y * z,
     lambda z, y: _sigmoid(z) - y,
     lambda z, _: _sigmoid(z) * _sigmoid(-z),
 )
 # Geman and McClure's: bounded, so that an outlier stops pulling; not convex beyond 1/sqrt(3).
-BOUNDED = Loss(
+BOUNDED = RegressionLoss(
     lambda z, y: (z - y) ** 2 / (1 + (z - y) ** 2) / 2,
     lambda z, y: (z - y) / (1 + (z - y) ** 2) ** 2,
     lambda z, y: (1 - 3 * (z - y) ** 2) / (1 + (z - y) ** 2) ** 3,
@@ -138,28 +141,28 @@ def _sigmoid(z: Array) -> Array:
 
 @dataclass(frozen=True)
 class Readings:
-    """What every node measured: f_i(x) = mean over its rows of loss(phi . x, y) + penalty/2 |x|^2.
+    """All nodes' readings: f_i(x) = mean over its rows of loss(phi . x, y) + penalty/2 |x|^2.
 
     phi has shape (n, rows, d), targets (n, rows).
     """
 
     phi: Array
     targets: Array
-    loss: Loss
+    loss: RegressionLoss
     penalty: float = 0.0
-    minibatch: int | None = None  # rows of a gradient, drawn with replacement; None: all
+    minibatch: int | None = None  # rows per gradient, sampled with replacement; None: all
 
-    def gradients(self, x: Array, chance: Generator) -> Array:
-        """g_i(x_i) of all nodes, shape (n, d)."""
+    def gradients(self, x: Array, rng: Generator) -> Array:
+        """Return g_i(x_i) of all nodes, shape (n, d)."""
         if self.minibatch is None:
             return self._slopes(self.phi, self.targets, x)
         n, rows = self.targets.shape
-        chosen = np.floor(rows * chance.random((n, self.minibatch))).astype(int)
+        chosen = np.floor(rows * rng.random((n, self.minibatch))).astype(int)
         nodes = np.arange(n)[:, None]
         return self._slopes(self.phi[nodes, chosen], self.targets[nodes, chosen], x)
 
     def gradient_of(self, node: int) -> Gradient:
-        """g_i of one node."""
+        """Return the gradient function g_i of one node."""
         own = Readings(
             self.phi[node : node + 1],
             self.targets[node : node + 1],
@@ -167,27 +170,27 @@ class Readings:
             self.penalty,
             self.minibatch,
         )
-        return lambda x, chance: own.gradients(x[None], chance)[0]
+        return lambda x, rng: own.gradients(x[None], rng)[0]
 
     def objective(self, x: Array) -> float:
-        """F at x of shape (d,)."""
+        """Return F at x, shape (d,)."""
         losses = self.loss.value(self.phi @ x, self.targets)
         return float(losses.mean() + self.penalty / 2 * (x @ x))
 
     def slope(self, x: Array) -> Array:
-        """The gradient of F at x of shape (d,)."""
+        """Return the gradient of F at x, shape (d,)."""
         everywhere = np.broadcast_to(x, (len(self.phi), x.size))
         mean: Array = self._slopes(self.phi, self.targets, everywhere).mean(axis=0)
         return mean
 
     def curvature(self, x: Array) -> Array:
-        """The second derivative of F at x, shape (d, d)."""
+        """Return the second derivative of F at x, shape (d, d)."""
         curved = self.loss.curvature(self.phi @ x, self.targets) / self.targets.size
         second: Array = np.einsum("nr,nri,nrj->ij", curved, self.phi, self.phi)
         return second + self.penalty * np.eye(x.size)
 
     def minimum(self) -> Array:
-        """Where F is least, by Newton's method from zero; for convex losses."""
+        """Return the minimiser of F for convex losses, by Newton's method from zero."""
         x = np.zeros(self.phi.shape[2])
         for _ in range(NEWTON_STEPS):
             x = x - np.linalg.solve(self.curvature(x), self.slope(x))
@@ -202,7 +205,7 @@ class Readings:
 def regression(
     name: str, readings: Readings, edges: Edges, start: Array, optimum: Array | None
 ) -> Problem:
-    """The problem of fitting all *readings*."""
+    """Return the regression problem on all *readings*."""
     n = len(readings.phi)
     return Problem(
         name=name,
@@ -217,9 +220,9 @@ def regression(
 
 
 def intel_lab(graph: Topology = LAB_GRAPH, minibatch: int | None = None) -> Problem:
-    """The 50 motes of the Intel Berkeley lab, 144 readings each; least squares in four entries.
+    """Return least squares in four dimensions on 144 readings of each of the 50 Intel lab motes.
 
-    The known answer is [-0.1525029, -0.9587575, -0.1015940, -0.2449960], checked by
+    The known optimum is [-0.1525029, -0.9587575, -0.1015940, -0.2449960], checked by
     test_the_lab_problem_has_the_known_answer. Data: examples/intel_lab/README.md.
     """
     phi, targets = lab_readings(example("intel_lab") / "intel_lab.csv")
@@ -229,7 +232,7 @@ def intel_lab(graph: Topology = LAB_GRAPH, minibatch: int | None = None) -> Prob
 
 
 def lab_readings(file: Path) -> tuple[Array, Array]:
-    """The regressors, shape (50, 144, 4), and targets, shape (50, 144), of *file*."""
+    """Read the regressors, shape (50, 144, 4), and targets, shape (50, 144), of *file*."""
     with file.open(newline="") as lines:
         rows = [[float(cell) for cell in row] for row in list(csv.reader(lines))[1:]]
     sensor, hour, temperature, humidity = np.array(rows).T
@@ -248,14 +251,14 @@ def lab_readings(file: Path) -> tuple[Array, Array]:
 def logistic(
     nodes: int = 10, rows: int = 20, minibatch: int | None = None, seed: int = 1
 ) -> Problem:
-    """Two classes, three regressors and a bias (the last entry); every node's own mixture."""
-    chance = np.random.default_rng(seed)
+    """Return logistic regression: two classes, three regressors, bias last, a mixture per node."""
+    rng = np.random.default_rng(seed)
     truth = np.array([1.5, -1.0, 0.5, 0.3])
-    centres = chance.normal(0.0, 0.8, (nodes, 1, 3))
+    centres = rng.normal(0.0, 0.8, (nodes, 1, 3))
     phi = np.concatenate(
-        [centres + chance.standard_normal((nodes, rows, 3)), np.ones((nodes, rows, 1))], axis=2
+        [centres + rng.standard_normal((nodes, rows, 3)), np.ones((nodes, rows, 1))], axis=2
     )
-    targets = (chance.random((nodes, rows)) < _sigmoid(phi @ truth)).astype(np.float64)
+    targets = (rng.random((nodes, rows)) < _sigmoid(phi @ truth)).astype(np.float64)
     readings = Readings(phi, targets, LOGISTIC, penalty=0.05, minibatch=minibatch)
     return regression(
         "logistic", readings, ring_with_chords(nodes), np.zeros((nodes, 4)), readings.minimum()
@@ -265,9 +268,9 @@ def logistic(
 def non_convex(
     nodes: int = 10, rows: int = 20, minibatch: int | None = None, seed: int = 1
 ) -> Problem:
-    """A line through readings of which a quarter are wrong, by a bounded loss that is not convex.
+    """Return a line fit with a bounded, non-convex loss; a quarter of the readings are outliers.
 
-    There is no optimum to compare with: look at measures.stationarity.
+    There is no known optimum: use measures.stationarity.
     """
     readings = non_convex_readings(nodes, rows, minibatch, seed)
     start = np.tile([2.0, 1.0], (nodes, 1))
@@ -277,13 +280,13 @@ def non_convex(
 def non_convex_readings(
     nodes: int = 10, rows: int = 20, minibatch: int | None = None, seed: int = 1
 ) -> Readings:
-    """The readings of `non_convex`: wrong ones lie 1 to 6 too high."""
-    chance = np.random.default_rng(seed)
-    abscissa = chance.uniform(-1.0, 1.0, (nodes, rows))
+    """Return the readings of `non_convex`; outliers are 1 to 6 too high."""
+    rng = np.random.default_rng(seed)
+    abscissa = rng.uniform(-1.0, 1.0, (nodes, rows))
     phi = np.stack([np.ones_like(abscissa), abscissa], axis=2)
-    targets = phi @ np.array([0.5, -1.0]) + 0.1 * chance.standard_normal((nodes, rows))
-    wrong = chance.random((nodes, rows)) < 0.25
-    targets = np.where(wrong, targets + chance.uniform(1.0, 6.0, (nodes, rows)), targets)
+    targets = phi @ np.array([0.5, -1.0]) + 0.1 * rng.standard_normal((nodes, rows))
+    wrong = rng.random((nodes, rows)) < 0.25
+    targets = np.where(wrong, targets + rng.uniform(1.0, 6.0, (nodes, rows)), targets)
     return Readings(phi, targets, BOUNDED, minibatch=minibatch)
 
 
@@ -291,13 +294,13 @@ def non_convex_readings(
 
 
 def edges_of(graph: Topology, nodes: int) -> Edges:
-    """The edges of any topology of fleet.yaml, nodes by number."""
+    """Return the edges of any topology of fleet.yaml, with nodes by number."""
     names = [f"n{node}" for node in range(nodes)]
     place = {name: node for node, name in enumerate(names)}
     return [(place[a], place[b]) for a, b in build_graph(graph, names).edges]
 
 
 def ring_with_chords(nodes: int) -> Edges:
-    """A ring in which each node also knows the one after next."""
+    """Return a ring in which each node is also linked to the node after the next."""
     near = {(i, (i + step) % nodes) for i in range(nodes) for step in (1, 2)}
     return sorted({(min(edge), max(edge)) for edge in near if edge[0] != edge[1]})

@@ -1,8 +1,8 @@
-"""The plain reference iteration: what the encrypted fleet must equal to quantisation error.
+"""The plaintext reference iteration; the encrypted fleet must equal it up to quantisation error.
 
-Nothing is encrypted and nothing is sent: one loop over rounds, real arithmetic, written from
-ALGORITHM section 2 and not from the node's modules. Only the draws (and the objectives, which are
-the user's) are shared, so that both sides round, weigh and step alike.
+It is one loop over rounds in real arithmetic, without encryption and messages. It is written from
+docs/explanation/algorithm.md#iteration and not from the node's modules. It shares only the random
+choices and the user's objectives with the fleet, so that both round, weight and step alike.
 
     q_i = Q(x_i)
     c_i = sum_j a_ij (q_j - q_i) + dither        a_ij = m_ij h_ij h_ji
@@ -18,12 +18,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
 
 Array = npt.NDArray[np.float64]
 Seeds = Callable[[str, int], bytes]
-# (answerer, asker, round, H) -> e, shape (d,): what the answerer adds to H (q_j - q_i)
+# (answerer, asker, round, H) -> e, shape (d,): the answerer adds e to H (q_j - q_i)
 Dither = Callable[[str, str, int, int], Sequence[int]]
 
 _START_NOISE = 16.0  # resolutions
@@ -32,13 +32,13 @@ _WEIGHT_SCALE = 4096
 
 
 class HasGradient(Protocol):
-    """The part of a node's objective that the iteration needs."""
+    """The part of a node's objective that the iteration uses."""
 
     def start(self) -> Array:
-        """The first estimate, shape (d,)."""
+        """Return the first estimate, shape (d,)."""
 
-    def gradient(self, x: Array, draws: Draws) -> Array:
-        """A stochastic gradient at *x*, shape (d,)."""
+    def gradient(self, x: Array, randomness: RoundRandomness) -> Array:
+        """Return a stochastic gradient at *x*, shape (d,)."""
 
 
 def iterate(
@@ -52,26 +52,26 @@ def iterate(
     *,
     sealed: bool = False,
 ) -> Array:
-    """The estimates of all nodes before each round and after the last, shape (rounds + 1, n, d).
+    """Return all estimates before each round and after the last one, shape (rounds + 1, n, d).
 
-    Nodes are in the order of their names. *dither* is zero unless given: without it the fleet is
-    met to quantisation error, with the protocol's own exactly. A *sealed* fleet draws one half
-    weight per node and round for all of its edges.
+    Nodes are in the order of their names. Without *dither* the result equals the fleet's up to
+    quantisation error, with the protocol's dither it equals it exactly. In a *sealed* fleet a node
+    has one half weight per round for all its edges.
     """
     links = sorted({(a, b) for edge in edges for a, b in (edge, edge[::-1])})
     names = sorted(objectives)
     degree = {name: sum(a == name for a, _ in links) for name in names}
     x = {}
     for name in names:
-        noise = Draws(seeds(name, 0))
+        noise = RoundRandomness(seeds(name, 0))
         start = np.asarray(objectives[name].start(), dtype=np.float64)
         spread = 2.0 * noise.uniform("start", start.size) - 1.0
         x[name] = start + _START_NOISE * resolution * spread
     history = [np.array([x[name] for name in names])]
     for k in range(rounds):
-        draws = {name: Draws(seeds(name, k)) for name in names}
-        q = {name: round_at_random(x[name] / resolution, draws[name]) for name in names}
-        half = {(a, b): odd_half_weight(draws[a], "" if sealed else b) for a, b in links}
+        randomness = {name: RoundRandomness(seeds(name, k)) for name in names}
+        q = {name: round_at_random(x[name] / resolution, randomness[name]) for name in names}
+        half = {(a, b): odd_half_weight(randomness[a], "" if sealed else b) for a, b in links}
         gamma = attenuation(algorithm, k)
         fresh = {}
         for name in names:
@@ -84,38 +84,38 @@ def iterate(
                 if dither is not None:
                     theirs = theirs + np.asarray(dither(j, i, k, half[j, i]), dtype=np.float64)
                 coupling += m * half[i, j] / _WEIGHT_SCALE * theirs / _WEIGHT_SCALE
-            steps = stepsizes(algorithm.stepsize, k, x[name].size, draws[name])
-            gradient = objectives[name].gradient(x[name], draws[name])
+            steps = stepsizes(algorithm.stepsize, k, x[name].size, randomness[name])
+            gradient = objectives[name].gradient(x[name], randomness[name])
             fresh[name] = x[name] + gamma * resolution * coupling - steps * gradient
         x = fresh
         history.append(np.array([x[name] for name in names]))
     return np.array(history)
 
 
-def round_at_random(scaled: Array, draws: Draws) -> Array:
-    """Whole numbers: each entry up with the probability of its fractional part, else down."""
+def round_at_random(scaled: Array, randomness: RoundRandomness) -> Array:
+    """Round each entry to an integer: up with the probability of its fractional part, else down."""
     below = np.floor(scaled)
-    # Up where the draw reaches beyond the fraction's complement: the same as floor(x + u).
-    return below + (draws.uniform("quantise", scaled.size) >= 1.0 - (scaled - below))
+    # Round up if u >= 1 - fraction, which equals floor(x + u).
+    return below + (randomness.uniform("quantise", scaled.size) >= 1.0 - (scaled - below))
 
 
-def odd_half_weight(draws: Draws, neighbour: str) -> int:
-    """Odd, of exactly twelve bits: one of 2049, 2051, ... 4095."""
-    return range(2049, 4096, 2)[draws.below(1024, f"half-weight/{neighbour}", 1)[0]]
+def odd_half_weight(randomness: RoundRandomness, neighbour: str) -> int:
+    """Return an odd half weight of exactly twelve bits: one of 2049, 2051, ... 4095."""
+    return range(2049, 4096, 2)[randomness.integers_below(1024, f"half-weight/{neighbour}", 1)[0]]
 
 
 def attenuation(algorithm: Algorithm, k: int) -> float:
-    """gamma_k."""
+    """Return the attenuation factor gamma_k."""
     if algorithm.attenuation == "none":
         return 1.0
     assert not isinstance(algorithm.attenuation, str)
     return 1.0 / (1.0 + algorithm.attenuation.scale * math.pow(k, algorithm.attenuation.exponent))
 
 
-def stepsizes(stepsize: Stepsize, k: int, dimension: int, draws: Draws) -> Array:
-    """The entries of Lambda_i, mean lambda_k, shape (d,); only the uniform law."""
+def stepsizes(stepsize: Stepsize, k: int, dimension: int, randomness: RoundRandomness) -> Array:
+    """Return the diagonal of Lambda_i, mean lambda_k, shape (d,), for the uniform law."""
     if stepsize.law != "uniform":
-        raise ValueError(f"the reference knows the uniform law only, not {stepsize.law}")
+        raise ValueError(f"stepsize.law is {stepsize.law!r}, the reference supports only 'uniform'")
     mean = stepsize.initial / (1.0 + stepsize.decay * math.pow(k, stepsize.exponent))
     low, high = mean * (1.0 - stepsize.spread), mean * (1.0 + stepsize.spread)
-    return low + (high - low) * draws.uniform("stepsize", dimension)
+    return low + (high - low) * randomness.uniform("stepsize", dimension)

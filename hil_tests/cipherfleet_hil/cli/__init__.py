@@ -1,1 +1,1 @@
-"""`cipherfleet bench`: its commands and options."""
+"""The commands and options of `cipherfleet bench`."""

@@ -1,4 +1,4 @@
-"""`cipherfleet bench`: what encryption costs, measured where it is to run."""
+"""`cipherfleet bench`: measure the cost of encryption on the machines where it will run."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cipherfleet_deploy.cli.options import AS_JSON, Command, flagged, tell
-from cipherfleet_hil.cli.options import NotValid, check_writable, refuse_invalid  # moved
+from cipherfleet_deploy.cli.options import AS_JSON, Command, tell, with_options
 
+from .options import NotValid, check_writable, refuse_invalid
 from .rounds import BENCH, command_line, rounds
 
 if TYPE_CHECKING:
     from cipherfleet_hil.measurement.document import Measurement
-    from cipherfleet_hil.measuring.crypto import Plan
+    from cipherfleet_hil.measuring.crypto import CryptoPlan
 
 
 @click.group()
 def bench() -> None:
     """Measure what encryption costs.
 
-    A measurement that means nothing is marked as not valid, with the reasons.
+    A measurement that cannot be trusted is marked as not valid, with the reasons.
 
     \b
     Example:
@@ -39,8 +39,8 @@ def bench() -> None:
 # -- crypto --------------------------------------------------------------------------------------
 
 
-def size_flags(command: Command) -> Command:
-    """The flags of what is measured."""
+def add_size_options(command: Command) -> Command:
+    """Add the options for the sizes to measure."""
     flags: list[Callable[[Any], Any]] = [
         click.option(
             "--bits",
@@ -48,7 +48,7 @@ def size_flags(command: Command) -> Command:
             multiple=True,
             default=["2048"],
             show_default=True,
-            help="Paillier key size; 1024 is unsafe",
+            help="Paillier key size in bits; 1024 is unsafe",
         ),
         click.option(
             "--dimension",
@@ -56,7 +56,7 @@ def size_flags(command: Command) -> Command:
             multiple=True,
             default=[1, 8, 32],
             show_default=True,
-            help="entries of an estimate",
+            help="dimension of the estimate",
         ),
         click.option(
             "--degree",
@@ -64,28 +64,28 @@ def size_flags(command: Command) -> Command:
             multiple=True,
             default=[1, 4],
             show_default=True,
-            help="neighbours of the asker",
+            help="number of neighbours of the asking node",
         ),
         click.option(
             "--seconds",
             type=click.FloatRange(0),
-            help="least time per process and key size (14), or CPU time per contest (4)",
+            help="minimum seconds per process and key size (14); with --ratios, CPU seconds (4)",
         ),
     ]
-    return flagged(command, flags)
+    return with_options(command, flags)
 
 
 @bench.command()
-@size_flags
+@add_size_options
 @click.option(
-    "--processes", type=click.IntRange(1), default=5, show_default=True, help="one after another"
+    "--processes", type=click.IntRange(1), default=5, show_default=True, help="number of processes"
 )
 @click.option(
     "--clock",
     type=click.Choice(["wall", "cpu"]),
     default="wall",
     show_default=True,
-    help="what is read: latency, or the process's CPU time",
+    help="clock for the timings: wall time, or CPU time of the process",
 )
 @click.option(
     "--percentile",
@@ -93,14 +93,18 @@ def size_flags(command: Command) -> Command:
     multiple=True,
     default=["50"],
     show_default=True,
-    help="must be there: not valid where samples are too few",
+    help="required percentile: not valid if there are too few samples",
 )
 @BENCH
-@click.option("--target", metavar="NAME", help="the machine of the bench; without it, the first")
-@click.option("--case", multiple=True, help="only this case, by its name in the table")
-@click.option("--quick", is_flag=True, help="one short lap in two processes: a trial, never valid")
-@click.option("--ratios", is_flag=True, help="instead, contests with phe in one process: ratios")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="write the document")
+@click.option("--target", metavar="NAME", help="name of a target in the bench (default: the first)")
+@click.option("--case", multiple=True, help="measure only the case of this name (default: all)")
+@click.option("--quick", is_flag=True, help="one short pass in two processes; never valid")
+@click.option("--ratios", is_flag=True, help="measure ratios to phe, interleaved in one process")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="file for the measurement document",
+)
 @AS_JSON
 def crypto(
     bits: tuple[str, ...],
@@ -120,25 +124,26 @@ def crypto(
 ) -> None:
     """Time keys, pools and the exchange.
 
-    Also the parts of the exchange, and the naive exchange with phe. Independent processes run one
-    after another; in each all cases take turns, after a warm-up, and every decrypted result is
-    checked. Raw samples, the state of the machine before and after, and the verdict stand in the
-    document that --json prints and --out writes (`bench schema`; pyperf reads it too). Exit code 5:
-    the figures are not valid, with the reasons. Give an option several times for several sizes.
+    The parts of the exchange and the naive exchange with phe are timed too. Independent processes
+    run one after another. In each process the cases are interleaved after a warm-up, and every
+    decrypted result is checked. --json prints and --out writes a document with the raw samples, the
+    state of the machine before and after, and the validity (`bench schema`; pyperf reads it too).
+    Exit code 5: the figures are not valid; the reasons are printed. Repeat an option to measure
+    several sizes.
 
     \b
     Example:
       cipherfleet bench crypto --bits 2048 --bits 3072 --dimension 32 --out here.json
     """
-    from cipherfleet_hil.measuring.crypto import Plan
+    from cipherfleet_hil.measuring.crypto import CryptoPlan
     from cipherfleet_hil.measuring.interleaved import Effort
 
     sizes = [int(size) for size in dict.fromkeys(bits)]
     dimension, degree = tuple(dict.fromkeys(dimension)), tuple(dict.fromkeys(degree))
     if ratios:
-        _contests(sizes, dimension, degree, Effort(4.0 if seconds is None else seconds), as_json)
+        _show_ratios(sizes, dimension, degree, Effort(4.0 if seconds is None else seconds), as_json)
         return
-    plan = Plan(
+    plan = CryptoPlan(
         sizes,
         dimension[:1] if quick else dimension,
         degree[:1] if quick else degree,
@@ -150,33 +155,33 @@ def crypto(
     )
     _check_cases(case)
     check_writable(out)
-    _measured(_measure(plan, bench_file, target), out, as_json=as_json)
+    _publish(_measure(plan, bench_file, target), out, as_json=as_json)
 
 
 def _check_cases(names: tuple[str, ...]) -> None:
-    from cipherfleet_hil.measuring.cases import SAYS
-    from cipherfleet_node.settings.type_errors import meant
+    from cipherfleet_hil.measuring.cases import CASE_DESCRIPTIONS
+    from cipherfleet_node.settings.type_errors import did_you_mean
 
     for name in names:
-        if name not in SAYS:
-            told = f"--case {name!r} is none, there are {', '.join(SAYS)}"
-            raise click.UsageError(told + meant(name, [*SAYS]))
+        if name not in CASE_DESCRIPTIONS:
+            text = f"--case is {name!r}, must be one of {', '.join(CASE_DESCRIPTIONS)}"
+            raise click.UsageError(text + did_you_mean(name, [*CASE_DESCRIPTIONS]))
 
 
-def _measure(plan: Plan, bench_file: Path | None, target: str | None) -> Measurement:
-    from cipherfleet_hil.measuring.crypto import here, measure_crypto, place_of
-    from cipherfleet_hil.report.terminal import bar
-    from cipherfleet_hil.targets.bench_file import bench_of
+def _measure(plan: CryptoPlan, bench_file: Path | None, target: str | None) -> Measurement:
+    from cipherfleet_hil.measuring.crypto import measure_crypto, this_machine, worker_host_on
+    from cipherfleet_hil.report.terminal import progress_bar
+    from cipherfleet_hil.targets.bench_file import bench_from
 
     if bench_file is None and target is None:
-        return measure_crypto(plan, here(), command_line(), bar())
-    machines = bench_of(bench_file)
+        return measure_crypto(plan, this_machine(), command_line(), progress_bar())
+    machines = bench_from(bench_file)
     with machines.target(target or machines.targets[0].name) as held:
-        return measure_crypto(plan, place_of(held), command_line(), bar())
+        return measure_crypto(plan, worker_host_on(held), command_line(), progress_bar())
 
 
-def _measured(document: Measurement, out: Path | None, *, as_json: bool) -> None:
-    """Write, tell, and end with 5 where it is not valid."""
+def _publish(document: Measurement, out: Path | None, *, as_json: bool) -> None:
+    """Write and show the measurement. Raises NotValid (exit code 5) if it is not valid."""
     from cipherfleet_hil.measurement.document import to_text, write_measurement
     from cipherfleet_hil.report.terminal import show
 
@@ -189,7 +194,7 @@ def _measured(document: Measurement, out: Path | None, *, as_json: bool) -> None
     refuse_invalid(document)
 
 
-def _contests(
+def _show_ratios(
     sizes: list[int],
     dimension: tuple[int, ...],
     degree: tuple[int, ...],
@@ -198,14 +203,14 @@ def _contests(
 ) -> None:
     from rich.console import Console
 
-    from cipherfleet_hil.measuring.exchange_scene import Plan, measure, report
-    from cipherfleet_hil.measuring.interleaved import machine
-    from cipherfleet_hil.report.ratio_tables import bar, show
+    from cipherfleet_hil.measuring.exchange_scene import RatioPlan, measure, report
+    from cipherfleet_hil.measuring.interleaved import describe_machine
+    from cipherfleet_hil.report.ratio_tables import progress_bar, show
 
-    where = machine()
-    plan = Plan(sizes, dimension, degree, effort)
-    told = report(measure(plan, bar(Console(stderr=True))), where)
-    tell(told, show, as_json=as_json)
+    where = describe_machine()
+    plan = RatioPlan(sizes, dimension, degree, effort)
+    result = report(measure(plan, progress_bar(Console(stderr=True))), where)
+    tell(result, show, as_json=as_json)
 
 
 bench.add_command(rounds)
@@ -228,13 +233,13 @@ def schema() -> None:
 
 
 def _share(_context: click.Context, _option: click.Parameter, text: str) -> float:
-    """The fraction in '5%' or '0.05'."""
+    """Parse a share of time: '5%' or '0.05'."""
     try:
         number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         number = -1.0
     if not 0 <= number < 100:
-        raise click.BadParameter(f"{text!r} is no share of time: 5% or 0.05")
+        raise click.BadParameter(f"{text!r} is not a share of time, must be like 5% or 0.05")
     return number
 
 
@@ -250,17 +255,19 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     default="5%",
     show_default=True,
     metavar="SHARE",
-    help="exit code 1 where B is slower by more than this, significantly",
+    help="exit code 1 if B is significantly slower by more than this",
 )
-@click.option("--allow-not-valid", is_flag=True, help="judge measurements that are not valid, too")
+@click.option(
+    "--allow-not-valid", is_flag=True, help="also compare measurements that are not valid"
+)
 @AS_JSON
 def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json: bool) -> None:
-    """Say whether measurement B is slower than A.
+    """Test if measurement B is slower than A.
 
-    The result is the ratio of medians, with its interval. Processes are sampled with replacement,
-    then samples within each (a hierarchical bootstrap); the intervals of all benchmarks together
-    hold with 95 %. Measurements of different kinds or settings are not compared. Exit codes: 1,
-    slower by more than the limit, significantly; 5, A or B is not valid and nothing is concluded.
+    The result is the ratio of medians with its interval. A hierarchical bootstrap samples processes
+    with replacement, then samples within each process; the intervals of all benchmarks hold jointly
+    with 95 % confidence. Measurements of different kinds or settings are not compared. Exit codes:
+    1, significantly slower by more than the limit; 5, A or B is not valid, no conclusion.
 
     \b
     Example:
@@ -270,26 +277,32 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
     from cipherfleet_hil.measurement.document import read_measurement
     from cipherfleet_hil.report.terminal import show_comparison
 
-    told = compared(read_measurement(a), read_measurement(b), fail_above)
-    show = partial(show_comparison, judges_invalid=allow_not_valid)
-    tell(told.to_json(), show, as_json=as_json)
-    if told.doubts and not allow_not_valid:
-        raise NotValid("A or B is not valid, so nothing follows (--allow-not-valid judges it)")
-    if told.failed:
+    result = compared(read_measurement(a), read_measurement(b), fail_above)
+    show = partial(show_comparison, compares_invalid=allow_not_valid)
+    tell(result.to_json(), show, as_json=as_json)
+    if result.invalidating_reasons and not allow_not_valid:
+        raise NotValid(
+            "A or B is not valid, so there is no conclusion; --allow-not-valid compares them anyway"
+        )
+    if result.failed:
         sys.exit(1)
 
 
 @bench.command()
 @click.argument("files", type=FILE, nargs=-1, required=True)
 @click.option(
-    "--out", type=FILE, default="report.html", show_default=True, help="the page; a .md beside it"
+    "--out",
+    type=FILE,
+    default="report.html",
+    show_default=True,
+    help="the HTML page; the summary gets the suffix .md",
 )
 @AS_JSON
 def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Write one HTML page of measurements.
+    """Write an HTML page of measurements.
 
-    A summary in Markdown is written beside it. The page needs nothing but itself: it can be sent by
-    mail and opened anywhere.
+    A summary in Markdown is written beside the page. The page loads no other file: it can be sent
+    by mail and opened offline.
 
     \b
     Example:
@@ -300,41 +313,41 @@ def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
 
     documents = [(file.name, read_measurement(file)) for file in files]
     summary = write_report(documents, out)
-    told = {
+    result = {
         "report": str(out),
         "summary": str(summary),
         "valid": {name: each.cipherfleet.verdict.valid for name, each in documents},
     }
-    tell(told, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
+    tell(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
 
 
 # -- cards and studies ----------------------------------------------------------------------------
 
 
 @bench.command()
-@click.option("--board", help="what the card calls this machine (default: its CPU)")
+@click.option("--board", help="name of this machine in the card (default: its CPU)")
 @click.option(
     "--bits",
     type=click.IntRange(1024, 8192),
     multiple=True,
     default=[2048, 3072],
     show_default=True,
-    help="Paillier key size",
+    help="Paillier key size in bits",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default="calibration.json",
     show_default=True,
-    help="the card",
+    help="file for the card",
 )
 @AS_JSON
 def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool) -> None:
     """Write the calibration card of this machine.
 
-    It says what the parts of a round cost here. `cipherfleet check --calibration CARD` predicts
-    from it how long the rounds of any fleet take on such machines. About half a minute; exit code 5
-    where a measurement does not come to its end.
+    The card contains the costs of the parts of a round on this machine. From it,
+    `cipherfleet check --calibration CARD` predicts the round times of any fleet on such machines.
+    The measurement takes about half a minute. Exit code 5: it did not finish.
 
     \b
     Example:
@@ -344,9 +357,9 @@ def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool
 
     from cipherfleet_analysis.cost.board_card import write_calibration
     from cipherfleet_hil.measuring.calibrate import measure_calibration
-    from cipherfleet_hil.measuring.interleaved import machine
+    from cipherfleet_hil.measuring.interleaved import describe_machine
 
-    card = measure_calibration(board or machine()["cpu"], sorted(bits))
+    card = measure_calibration(board or describe_machine()["cpu"], sorted(bits))
     write_calibration(out, card)
     if as_json:
         click.echo(json.dumps({"card": str(out), **to_builtins(card)}))
@@ -366,15 +379,15 @@ def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool
     "--bits",
     type=click.Choice(["1024", "2048", "3072", "4096"]),
     multiple=True,
-    help="Paillier key size: 1024 (unsafe), 2048 and 3072 unless said",
+    help="Paillier key size in bits (default: 1024, which is unsafe, 2048 and 3072)",
 )
-@click.option("--quick", is_flag=True, help="two small fleets with unsafe keys, for a first look")
+@click.option("--quick", is_flag=True, help="only two small fleets, with unsafe keys")
 @AS_JSON
 def study(out: Path, bits: tuple[str, ...], quick: bool, as_json: bool) -> None:
     """Run fleets of many settings and compare.
 
     The settings are key size, resolution and dimension; the results are cost and error. Real
-    fleets, encrypted, on this machine, one after the other: six minutes or so.
+    encrypted fleets run on this machine, one after another; this takes about six minutes.
 
     \b
     Example:
@@ -384,11 +397,11 @@ def study(out: Path, bits: tuple[str, ...], quick: bool, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from cipherfleet_hil.measuring.interleaved import machine
+    from cipherfleet_hil.measuring.interleaved import describe_machine
     from cipherfleet_hil.measuring.study import QUICK, Grid, run_study
     from cipherfleet_hil.report.study_pages import to_json, write_study
 
-    where, command = machine(), command_line()
+    where, command = describe_machine(), command_line()
     grid = QUICK if quick else Grid()
     if bits:
         grid = replace(grid, key_bits=sorted(map(int, bits)))

@@ -13,20 +13,22 @@ if TYPE_CHECKING:
 
 
 class NotValid(CipherfleetError):
-    """A measurement whose figures do not mean what they say; it was written all the same."""
+    """The measurement is not valid; its document has been written."""
 
     exit_code: ClassVar[int] = 5
 
 
 def check_writable(out: Path | None) -> None:
-    """Raise ConfigError now, not when the measuring is done."""
+    """Raise ConfigError if *out* cannot be written, before the measurement begins."""
     folder = Path() if out is None else out.parent
     if out is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise ConfigError(f"{out}: cannot be written: {folder} is no folder that we may write to")
+        raise ConfigError(
+            f"{out}: cannot be written: {folder} is not a folder with write permission"
+        )
 
 
 def refuse_invalid(document: Measurement) -> None:
-    """Raise NotValid, with the reasons, where the document says so."""
-    verdict = document.cipherfleet.verdict
-    if not verdict.valid:
-        raise NotValid(f"the measurement is not valid: {'; '.join(verdict.reasons)}")
+    """Raise NotValid, with the reasons, if the measurement is not valid."""
+    validity = document.cipherfleet.verdict
+    if not validity.valid:
+        raise NotValid(f"the measurement is not valid: {'; '.join(validity.reasons)}")

@@ -1,4 +1,4 @@
-"""`cipherfleet bench rounds`."""
+"""The command `cipherfleet bench rounds`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BENCH = click.option(
     "--bench",
     "bench_file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="YAML file of the machines to measure on; without it, this one",
+    help="bench file (YAML) of the targets (default: this machine)",
 )
 
 
 def command_line() -> str:
-    """What was typed, for documents that say how they were made."""
+    """Return the command line, for documents that record how they were made."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
@@ -31,21 +31,25 @@ def command_line() -> str:
     type=click.IntRange(2),
     default=100,
     show_default=True,
-    help="how many are measured; p95 needs 59, p99 needs 299",
+    help="measured rounds; p95 needs 59 samples, p99 needs 299",
 )
 @click.option(
     "--warm-up",
     type=click.IntRange(0),
-    help="rounds before them: 5, with --calibration as many as make the tables",
+    help="rounds before the measured ones (default: 5; with --calibration, until tables are built)",
 )
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="CARD",
-    help="the targets' card (bench calibrate): what it predicts stands beside what is measured",
+    help="calibration card of the targets, to compare predicted with measured times",
 )
-@click.option("--nodes", type=click.IntRange(2), help="how many; 3 of the example without FILE")
-@click.option("--out", type=click.Path(path_type=Path), help="folder for rounds.json and spans")
+@click.option(
+    "--nodes",
+    type=click.IntRange(2),
+    help="number of nodes (default: all of FILE; 3 of the example)",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="folder for rounds.json and the spans")
 @AS_JSON
 def rounds(
     file: Path | None,
@@ -59,10 +63,10 @@ def rounds(
 ) -> None:
     """Measure rounds of the fleet of FILE.
 
-    Its nodes are spread over the machines of a bench. The broker runs here. Each node's phases,
-    taken on its own clock, add up to its rounds. What broker and network took is the round trip
-    less the time that the neighbour reports of itself. Exit code 5: the figures are not valid,
-    with the reasons.
+    The nodes run on the targets of a bench, the broker runs on this machine. Each node measures
+    its phases with its own clock; the phases add up to the rounds. The time of broker and network
+    is the round-trip time minus the neighbour's service time. Exit code 5: the figures are not
+    valid; the reasons are printed.
 
     \b
     Example:
@@ -73,16 +77,16 @@ def rounds(
     from cipherfleet_analysis.cost.board_card import read_calibration
     from cipherfleet_deploy.cli.main import example
     from cipherfleet_hil.measurement.document import to_text, write_measurement
-    from cipherfleet_hil.measuring.prediction import settled_after
+    from cipherfleet_hil.measuring.prediction import warm_up_rounds
     from cipherfleet_hil.measuring.rounds import WARM_UP, RoundsPlan, measure_rounds
     from cipherfleet_hil.report.rounds_table import show_rounds
-    from cipherfleet_hil.targets.bench_file import bench_of
+    from cipherfleet_hil.targets.bench_file import bench_from
     from cipherfleet_provisioning.fleet.file import Overrides
     from cipherfleet_provisioning.fleet.fleet import load_fleet
 
     from .options import refuse_invalid
 
-    bench = bench_of(bench_file)
+    bench = bench_from(bench_file)
     if file is None:
         file = example("intel_lab") / "fleet.yaml"
         nodes = nodes or max(3, len(bench.targets))
@@ -92,7 +96,7 @@ def rounds(
     card = read_calibration(calibration) if calibration else None
     if warm_up is None:
         fleet = load_fleet(file, Overrides(nodes), endless=False)
-        warm_up = settled_after(fleet, card) if card else WARM_UP
+        warm_up = warm_up_rounds(fleet, card) if card else WARM_UP
     document = measure_rounds(
         RoundsPlan(file, bench, rounds, nodes, warm_up, card),
         command_line(),

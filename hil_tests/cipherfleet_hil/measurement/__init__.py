@@ -1,1 +1,1 @@
-"""The document of a measurement: its schema, the machine's state, validity, comparison."""
+"""Measurements as documents: schema, state of the machine, validity, comparison."""

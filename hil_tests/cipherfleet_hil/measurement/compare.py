@@ -1,14 +1,14 @@
-"""Two measurements beside each other: whether the second is slower, and not by chance alone.
+"""Compare two measurements and decide if the second is significantly slower than the first.
 
-The figure is the ratio of medians, B over A. How much it would vary by chance is found by drawing
-processes anew, with replacement, and then samples within each: a hierarchical bootstrap, since the
-samples of one process are alike in what makes processes differ. The interval is Student's, with the
-bootstrap's standard error and as many degrees of freedom as processes allow. With m benchmarks each
-interval has the level 1 - 0.05 / m (Bonferroni), so that the chance of any false alarm among them
-is 5 % at most; the overall figure, the geometric mean of all ratios, is one more test at 5 %.
+The figure is the ratio of medians, B over A. A hierarchical bootstrap estimates its random
+variation: it samples processes with replacement, and then samples within each process, because the
+samples of one process are correlated. The interval is Student's, with the standard error of the
+bootstrap; the number of processes gives the degrees of freedom. With m benchmarks each interval has
+the level 1 - 0.05 / m (Bonferroni), so that the probability of any false alarm among them is at
+most 5 %. The overall figure, the geometric mean of all ratios, is one more test at 5 %.
 
-What changed between two measurements and is not in the samples, such as another room temperature,
-no interval knows of: the limit is there for that, and the verdicts.
+An interval does not cover changes between the measurements that are not in the samples, for example
+another room temperature. The limit and the validity of both measurements allow for those.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .document import Benchmark, Measurement
 Array = npt.NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 1000
-_SEED = 2604_21381  # the same documents, the same interval
-_MOST_DRAWN = 200  # samples per process: beyond that they say nothing more of its median
+_SEED = 2604_21381  # fixed, so that the same documents give the same interval
+_MOST_SAMPLES = 200  # samples per process: more do not change its median noticeably
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer B takes than A, with its interval."""
+    """The time of B over that of A, with its interval."""
 
     name: str
     ratio: float
@@ -44,43 +44,43 @@ class Ratio:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval leaves out 1."""
+        """True if the interval does not contain 1."""
         return self.low > 1 or self.high < 1
 
     def is_slower(self, limit: float) -> bool:
-        """Whether B is slower by more than *limit* (0.05: 5 %), and not by chance."""
+        """True if B is slower by more than *limit* (0.05: 5 %), and significantly so."""
         return self.significant and self.ratio > 1 + limit
 
     def to_json(self, limit: float) -> dict[str, Any]:
-        """The object under `benchmarks` of the result."""
+        """Return the object that the result holds under `benchmarks`."""
         return {**asdict(self), "significant": self.significant, "fails": self.is_slower(limit)}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of it."""
+    """The result of comparing two measurements."""
 
     kind: str
     limit: float
     benchmarks: Sequence[Ratio]
     overall: Ratio
-    notes: Sequence[str]  # what else differs
-    doubts: Sequence[str]  # reasons against A or B
+    notes: Sequence[str]  # other differences, which may explain the result
+    invalidating_reasons: Sequence[str]  # reasons against A or B
 
     @property
     def failed(self) -> bool:
-        """Whether anything is slower by more than the limit, significantly."""
+        """True if any ratio is significantly above 1 + limit."""
         return any(each.is_slower(self.limit) for each in (*self.benchmarks, self.overall))
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
+        """Return the object that `--json` prints."""
         return {
             "kind": self.kind,
             "fail_above": self.limit,
             "level": LEVEL,
             "failed": self.failed,
-            "valid": not self.doubts,
-            "reasons": list(self.doubts),
+            "valid": not self.invalidating_reasons,
+            "reasons": list(self.invalidating_reasons),
             "notes": list(self.notes),
             "overall": self.overall.to_json(self.limit),
             "benchmarks": [each.to_json(self.limit) for each in self.benchmarks],
@@ -88,17 +88,18 @@ class Comparison:
 
 
 def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
-    """B against A; raises ConfigError where they are not comparable."""
-    differences = list(what_differs(a, b))
+    """Compare B with A. Raises ConfigError if they are not comparable."""
+    differences = list(find_differences(a, b))
     if differences:
         raise ConfigError(
-            f"these two cannot be compared: {'; '.join(differences)}; measure both alike"
+            f"A and B cannot be compared: {'; '.join(differences)}; measure both with the same "
+            "settings"
         )
     others = {each.name: each for each in b.benchmarks}
     pairs = [(each, others[each.name]) for each in a.benchmarks]
     shifts, errors, overall_error = _bootstrap(pairs)
-    freedom = _freedom(pairs)
-    wide = _student(1 - (1 - LEVEL) / len(pairs), freedom)
+    freedom = _degrees_of_freedom(pairs)
+    wide = _student_quantile(1 - (1 - LEVEL) / len(pairs), freedom)
     return Comparison(
         a.cipherfleet.kind,
         limit,
@@ -106,32 +107,34 @@ def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
             _ratio(first.name, shift, wide * error)
             for (first, _), shift, error in zip(pairs, shifts, errors, strict=True)
         ],
-        _ratio("overall", float(np.mean(shifts)), _student(LEVEL, freedom) * overall_error),
-        list(_notes(a, b)),
-        list(_doubts(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)),
+        _ratio(
+            "overall", float(np.mean(shifts)), _student_quantile(LEVEL, freedom) * overall_error
+        ),
+        list(_find_notes(a, b)),
+        list(_reasons_of_both(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)),
     )
 
 
-def _doubts(of_a: Sequence[str], of_b: Sequence[str]) -> Iterator[str]:
-    """Each reason once, with the measurements that it speaks against."""
+def _reasons_of_both(of_a: Sequence[str], of_b: Sequence[str]) -> Iterator[str]:
+    """Yield each reason once, with the measurements that it invalidates."""
     for reason in dict.fromkeys([*of_a, *of_b]):
         names = [name for name, reasons in (("A", of_a), ("B", of_b)) if reason in reasons]
         yield f"{' and '.join(names)}: {reason}"
 
 
 def _ratio(name: str, shift: float, half_width: float) -> Ratio:
-    low, high = shift - half_width, min(shift + half_width, 700.0)  # e^710 is no float
+    low, high = shift - half_width, min(shift + half_width, 700.0)  # e^710 overflows a float
     return Ratio(name, math.exp(shift), math.exp(low), math.exp(high))
 
 
-# -- what may be compared ------------------------------------------------------------------------
+# -- comparability -------------------------------------------------------------------------------
 
 
-def what_differs(a: Measurement, b: Measurement) -> Iterator[str]:
-    """All that keeps *a* and *b* from being compared."""
+def find_differences(a: Measurement, b: Measurement) -> Iterator[str]:
+    """Yield the differences for which *a* and *b* cannot be compared."""
     first, second = a.cipherfleet, b.cipherfleet
     if first.what != second.what:
-        yield f"A is of {first.what}, B of {second.what}"
+        yield f"A measures {first.what}, B measures {second.what}"
         return
     if first.kind != second.kind:
         yield f"kind is {first.kind} in A, {second.kind} in B"
@@ -145,8 +148,8 @@ def what_differs(a: Measurement, b: Measurement) -> Iterator[str]:
             yield f"only {place} has {', '.join(map(repr, sorted(only)[:3]))}"
 
 
-def _notes(a: Measurement, b: Measurement) -> Iterator[str]:
-    """What differs, and may be the very thing that is compared."""
+def _find_notes(a: Measurement, b: Measurement) -> Iterator[str]:
+    """Yield differences that do not prevent a comparison: they may be its subject."""
     for first, second in zip(a.cipherfleet.targets, b.cipherfleet.targets, strict=False):
         ours, theirs = first.environment.before, second.environment.before
         for name in ("board", "cpu", "cores", "kernel", "governor", "revision"):
@@ -157,21 +160,21 @@ def _notes(a: Measurement, b: Measurement) -> Iterator[str]:
                 yield f"{name}: {ours.versions.get(name)} in A, {theirs.versions.get(name)} in B"
 
 
-# -- chance --------------------------------------------------------------------------------------
+# -- random variation ----------------------------------------------------------------------------
 
 
 def _bootstrap(
     pairs: Sequence[tuple[Benchmark, Benchmark]],
 ) -> tuple[list[float], list[float], float]:
-    """Logarithms of the ratios, their standard errors, and that of their mean."""
-    chance = np.random.default_rng(_SEED)
+    """Return the logarithms of the ratios, their standard errors, and the error of their mean."""
+    rng = np.random.default_rng(_SEED)
     sides = [[pair[side] for pair in pairs] for side in (0, 1)]
-    drawn = [_drawn_processes(benchmarks, chance) for benchmarks in sides]
+    drawn = [_sample_processes(benchmarks, rng) for benchmarks in sides]
     middles = [
-        np.stack([_medians(each, processes, chance) for each in benchmarks])
+        np.stack([_medians(each, processes, rng) for each in benchmarks])
         for benchmarks, processes in zip(sides, drawn, strict=True)
     ]
-    # Drawing k of k with replacement understates the variance between processes by (k - 1) / k.
+    # Sampling k of k with replacement understates the variance between processes by (k - 1) / k.
     fewest = min(len(each.runs) for pair in pairs for each in pair)
     correction = math.sqrt(fewest / (fewest - 1)) if fewest > 1 else math.inf
     logs = np.log(middles[1]) - np.log(middles[0])  # (benchmarks, RESAMPLES)
@@ -181,39 +184,39 @@ def _bootstrap(
 
 
 def _times(correction: float, error: float) -> float:
-    """One process tells nothing of how processes differ, even where its samples are all alike."""
+    """Apply *correction*; with one process the error is infinite, even if its samples are equal."""
     return math.inf if math.isinf(correction) else correction * error
 
 
-def _drawn_processes(benchmarks: Sequence[Benchmark], chance: np.random.Generator) -> Array:
-    """Which processes are drawn, as fractions: the same for all benchmarks that they ran."""
+def _sample_processes(benchmarks: Sequence[Benchmark], rng: np.random.Generator) -> Array:
+    """Choose processes as fractions of their number, the same for all benchmarks that they ran."""
     most = max(len(each.runs) for each in benchmarks)
-    return chance.random((RESAMPLES, most))
+    return rng.random((RESAMPLES, most))
 
 
-def _medians(each: Benchmark, drawn: Array, chance: np.random.Generator) -> Array:
-    """The median of each resample, shape (RESAMPLES,)."""
+def _medians(each: Benchmark, drawn: Array, rng: np.random.Generator) -> Array:
+    """Return the median of each resample, shape (RESAMPLES,)."""
     count = len(each.runs)
     processes = (drawn[:, :count] * count).astype(int)
     sizes = np.array([len(run.values) for run in each.runs])
     padded = np.zeros((count, int(sizes.max())))
     for place, run in enumerate(each.runs):
         padded[place, : len(run.values)] = run.values
-    width = min(int(np.median(sizes)), _MOST_DRAWN)
-    places = chance.random((RESAMPLES, count, width)) * sizes[processes][:, :, None]
+    width = min(int(np.median(sizes)), _MOST_SAMPLES)
+    places = rng.random((RESAMPLES, count, width)) * sizes[processes][:, :, None]
     samples = padded[processes[:, :, None], places.astype(int)]
     medians: Array = np.median(samples.reshape(RESAMPLES, -1), axis=1)
     return medians
 
 
-def _freedom(pairs: Sequence[tuple[Benchmark, Benchmark]]) -> int:
+def _degrees_of_freedom(pairs: Sequence[tuple[Benchmark, Benchmark]]) -> int:
     return max(1, min(len(a.runs) + len(b.runs) - 2 for a, b in pairs))
 
 
-def _student(level: float, freedom: int) -> float:
-    """The two-sided quantile of Student's distribution: the expansion in 1 / *freedom*.
+def _student_quantile(level: float, freedom: int) -> float:
+    """Return the two-sided quantile of Student's distribution, by its expansion in 1 / *freedom*.
 
-    Within 1 % from 6 degrees of freedom on, at the levels used here.
+    The error is below 1 % from 6 degrees of freedom on, at the levels used here.
     Source: Abramowitz and Stegun, 26.7.5; checked by test_the_quantiles_are_students.
     """
     z, v = NormalDist().inv_cdf((1 + level) / 2), float(freedom)

@@ -1,8 +1,8 @@
-"""The document of a measurement: a pyperf suite of raw samples, and what is to be known of them.
+"""The document of a measurement: a pyperf suite of raw samples, with their context and figures.
 
-Samples stand in the document once, as `benchmarks`, so that pyperf and its tools read the file as
-it is. All else is under `cipherfleet`: what was measured, where, in which state the machine was
-before and after, whether the figures are valid and if not why, and the figures themselves.
+The raw samples are in `benchmarks`, so that pyperf and its tools read the file as it is. The key
+`cipherfleet` holds everything else: the kind of measurement, the targets, the state of each machine
+before and after, the validity with its reasons, and the figures.
 """
 
 from __future__ import annotations
@@ -35,32 +35,37 @@ What = Literal["crypto", "rounds"]
 Kind = Literal["device", "emulated", "host"]
 Word = Annotated[str, Meta(min_length=1)]
 Percentile = Annotated[float, Meta(ge=0)] | None
-Seconds = Annotated[float, Meta(gt=0, description="a time in seconds, more than 0")]
-SIZES = ("key_bits", "dimension", "degree")  # the labels that are numbers
-_SIZED = {name: {"type": "number", "exclusiveMinimum": 0} for name in SIZES}
-_NAMED = {
+Seconds = Annotated[float, Meta(gt=0, description="a time in seconds, greater than 0")]
+SIZES = ("key_bits", "dimension", "degree")  # these labels are numbers
+_SIZE_SCHEMAS = {name: {"type": "number", "exclusiveMinimum": 0} for name in SIZES}
+_NAME_SCHEMA = {
     "required": ["name", "unit"],
-    "properties": {"name": {"type": "string", "minLength": 1}, "unit": {"const": SECOND}, **_SIZED},
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "unit": {"const": SECOND},
+        **_SIZE_SCHEMAS,
+    },
 }
 Labels = dict[str, str | int | float]
-SizedLabels = Annotated[Labels, Meta(extra_json_schema={"properties": _SIZED})]
+SizedLabels = Annotated[Labels, Meta(extra_json_schema={"properties": _SIZE_SCHEMAS})]
 
-# With 95 % confidence the largest of so many samples lies beyond the percentile (1 - p^n >= 0.95);
-# with fewer, a percentile says less than the maximum does, and none is told.
+# The largest of this many samples lies beyond the percentile with 95 % confidence (1 - p^n >=
+# 0.95).
+# With fewer samples the maximum is the better statement, and no percentile is computed.
 LEAST_SAMPLES = {
     f"p{percent}": math.ceil(math.log(0.05) / math.log(percent / 100))
     for percent in (50, 90, 95, 99)
 }
 
 
-class Part(msgspec.Struct, frozen=True):
-    """A mapping of the document; later versions may add keys, which are not looked at."""
+class DocumentPart(msgspec.Struct, frozen=True):
+    """A mapping of the document. Unknown keys are ignored, so that later versions may add some."""
 
 
-# -- what pyperf reads ---------------------------------------------------------------------------
+# -- the part that pyperf reads ------------------------------------------------------------------
 
 
-class Run(Part, frozen=True, omit_defaults=True):
+class Run(DocumentPart, frozen=True, omit_defaults=True):
     """The samples of one process."""
 
     values: Annotated[list[Seconds], Meta(min_length=1)]
@@ -68,41 +73,41 @@ class Run(Part, frozen=True, omit_defaults=True):
     metadata: Labels = {}  # such as clock_hz, cpu_share, target
 
 
-class Benchmark(Part, frozen=True):
-    """One case at one size, with a run for every process."""
+class Benchmark(DocumentPart, frozen=True):
+    """One case at one size, with one run per process."""
 
-    metadata: Annotated[Labels, Meta(extra_json_schema=_NAMED)]
+    metadata: Annotated[Labels, Meta(extra_json_schema=_NAME_SCHEMA)]
     runs: Annotated[list[Run], Meta(min_length=1)]
 
     @property
     def name(self) -> str:
-        """No other benchmark of the document has it."""
+        """The name, unique in the document."""
         return str(self.metadata["name"])
 
     @property
     def labels(self) -> Labels:
-        """What tells it from others: case, key_bits, dimension, degree, ..."""
+        """The labels that identify it: case, key_bits, dimension, degree, ..."""
         return {
             name: label for name, label in self.metadata.items() if name not in ("name", "unit")
         }
 
     @property
     def samples(self) -> list[float]:
-        """Those of all processes, seconds."""
+        """The samples of all processes, in seconds."""
         return [value for run in self.runs for value in run.values]
 
 
-# -- what we add ---------------------------------------------------------------------------------
+# -- the part of cipherfleet ---------------------------------------------------------------------
 
 
-class States(Part, frozen=True):
+class States(DocumentPart, frozen=True):
     """A machine before and after the measurement."""
 
     before: Environment
     after: Environment
 
 
-class Target(Part, frozen=True):
+class Target(DocumentPart, frozen=True):
     """A machine that took part."""
 
     name: Word
@@ -110,16 +115,16 @@ class Target(Part, frozen=True):
     environment: States
 
 
-class Verdict(Part, frozen=True):
-    """Whether the figures mean what they say; if not, why."""
+class Validity(DocumentPart, frozen=True):
+    """True if the figures can be trusted; otherwise the reasons why not."""
 
     valid: bool
-    reasons: list[Word]  # none, where valid
-    notes: list[Word] = []  # worth knowing, no reason to doubt
+    reasons: list[Word]  # empty if valid
+    notes: list[Word] = []  # caveats, no reason to reject the figures
 
 
-class Figure(Part, frozen=True):
-    """Percentiles of samples; None where they are too few, and then `needs` says how many do."""
+class Figure(DocumentPart, frozen=True):
+    """Percentiles of samples; None if there are too few, then `needs` has the required number."""
 
     name: Word
     labels: SizedLabels
@@ -132,18 +137,18 @@ class Figure(Part, frozen=True):
     needs: dict[str, int] = {}
 
 
-class NodeFigures(Part, frozen=True):
-    """How one node fared in a measurement of rounds."""
+class NodeFigures(DocumentPart, frozen=True):
+    """The figures of one node in a measurement of rounds."""
 
     name: Word
-    target: Word  # the machine that it ran on
-    phases: dict[str, Figure] = {}  # by phase, which add up to "round", the whole
-    beside: dict[str, Figure] = {}  # what lasts at the same time: sample, trip, network, ...
+    target: Word  # name of the machine on which the node ran
+    phases: dict[str, Figure] = {}  # by phase; all others add up to "round"
+    beside: dict[str, Figure] = {}  # activities parallel to the phases: sample, trip, network, ...
     counts: dict[str, float] = {}  # silent, rejected, bytes_sent, ...
 
 
-class Told(Part, frozen=True):
-    """All that stands under `cipherfleet`."""
+class MeasurementBody(DocumentPart, frozen=True):
+    """The value of the key `cipherfleet`."""
 
     schema: Annotated[int, Meta(ge=SCHEMA, le=SCHEMA)]
     what: What
@@ -151,29 +156,29 @@ class Told(Part, frozen=True):
     title: Word
     command: str
     measured_at: Word  # UTC, ISO 8601
-    settings: dict[str, Any]  # all that must be alike for two documents to be compared
+    settings: dict[str, Any]  # must be equal in documents that are compared
     targets: Annotated[list[Target], Meta(min_length=1)]
-    verdict: Verdict
+    verdict: Validity
     figures: list[Figure]
     nodes: list[NodeFigures] = []
-    predicted: dict[str, Seconds] = {}  # seconds, by the name of a figure
-    effort: dict[str, Any] = {}  # how long, how often: unlike settings, it may differ
+    predicted: dict[str, Seconds] = {}  # in seconds, by the name of the figure
+    effort: dict[str, Any] = {}  # durations and repetitions; may differ between documents
 
 
-class Measurement(Part, frozen=True):
-    """The whole document."""
+class Measurement(DocumentPart, frozen=True):
+    """The whole document, as the file holds it."""
 
-    version: Literal["1.0"]  # of pyperf's format
+    version: Literal["1.0"]  # version of pyperf's format
     metadata: Labels
     benchmarks: Annotated[list[Benchmark], Meta(min_length=1)]
-    cipherfleet: Told
+    cipherfleet: MeasurementBody
 
 
 # -- figures -------------------------------------------------------------------------------------
 
 
 def figure(name: str, labels: Labels, samples: list[float], unit: str = SECOND) -> Figure:
-    """The percentiles of *samples* that there are enough of."""
+    """Compute those percentiles of *samples* for which there are enough samples."""
     found = {
         key: _percentile(samples, key) if len(samples) >= least else None
         for key, least in LEAST_SAMPLES.items()
@@ -187,12 +192,12 @@ def _percentile(samples: list[float], key: str) -> float:
 
 
 def figures(benchmarks: Iterable[Benchmark]) -> list[Figure]:
-    """One for each benchmark, over the samples of all its processes."""
+    """Compute one figure per benchmark, over the samples of all its processes."""
     return [figure(b.name, b.labels, b.samples) for b in benchmarks]
 
 
 def benchmark(name: str, labels: Labels, runs: list[Run]) -> Benchmark:
-    """The samples of *runs*, under a name that no other benchmark has."""
+    """Combine *runs* under a *name* that must be unique in the document."""
     return Benchmark(metadata={"name": name, "unit": SECOND, **labels}, runs=runs)
 
 
@@ -203,14 +208,14 @@ def measurement(
     command: str,
     settings: Mapping[str, Any],
     targets: list[Target],
-    verdict: Verdict,
+    verdict: Validity,
     benchmarks: list[Benchmark],
     nodes: Iterable[NodeFigures] = (),
     predicted: Mapping[str, float] | None = None,
     effort: Mapping[str, Any] | None = None,
 ) -> Measurement:
-    """The document, dated now."""
-    told = Told(
+    """Create the document with the current time."""
+    body = MeasurementBody(
         schema=SCHEMA,
         what=what,
         kind=kind,
@@ -225,25 +230,25 @@ def measurement(
         nodes=list(nodes),
         predicted=dict(predicted or {}),
     )
-    return Measurement(version="1.0", metadata={}, benchmarks=benchmarks, cipherfleet=told)
+    return Measurement(version="1.0", metadata={}, benchmarks=benchmarks, cipherfleet=body)
 
 
 # -- files ---------------------------------------------------------------------------------------
 
 
 def to_text(document: Measurement) -> str:
-    """JSON, a line for each benchmark."""
+    """Encode the document as JSON with one line per benchmark."""
     lines = ",\n  ".join(msgspec.json.encode(b).decode() for b in document.benchmarks)
     metadata = msgspec.json.encode(document.metadata).decode()
-    told = msgspec.json.format(msgspec.json.encode(document.cipherfleet), indent=1).decode()
+    body = msgspec.json.format(msgspec.json.encode(document.cipherfleet), indent=1).decode()
     return (
         f'{{"version": "{document.version}",\n"metadata": {metadata},\n'
-        f'"benchmarks": [\n  {lines}\n],\n"cipherfleet": {told}}}\n'
+        f'"benchmarks": [\n  {lines}\n],\n"cipherfleet": {body}}}\n'
     )
 
 
 def write_measurement(file: Path, document: Measurement) -> None:
-    """Write *document*; raises ConfigError where that cannot be."""
+    """Write *document*. Raises ConfigError if the file cannot be written."""
     try:
         file.write_text(to_text(document), encoding="utf-8")
     except OSError as error:
@@ -251,16 +256,20 @@ def write_measurement(file: Path, document: Measurement) -> None:
 
 
 def read_measurement(file: Path) -> Measurement:
-    """The document in *file*; raises ConfigError, with the place, for what is none."""
+    """Read the document in *file*.
+
+    Raises ConfigError with the position if it is not a valid one.
+    """
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{file}: has more than {MAX_BYTES} bytes: no measurement of ours")
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(f"{file}: has {size} bytes, must have at most {MAX_BYTES}")
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     document = _decoded(data, file)
-    for told in _faults(document):
-        raise ConfigError(f"{file}: {told}; {_REPEAT}")
+    for contradiction in _contradictions(document):
+        raise ConfigError(f"{file}: {contradiction}; {_REPEAT}")
     return document
 
 
@@ -268,14 +277,14 @@ def _decoded(data: bytes, file: Path) -> Measurement:
     try:
         return msgspec.json.decode(data, type=Measurement)
     except msgspec.ValidationError as error:
-        _tell_misfits(data.decode(), file)
-        raise ConfigError(f"{file}: is no measurement: {error}; {_REPEAT}") from None
+        _refuse_type_errors(data.decode(), file)
+        raise ConfigError(f"{file}: is not a measurement: {error}; {_REPEAT}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _broken(data, file) from None
 
 
-def _tell_misfits(text: str, file: Path) -> None:
-    """Raise ConfigError with the place of all that does not fit: JSON is YAML too, if slower."""
+def _refuse_type_errors(text: str, file: Path) -> None:
+    """Raise ConfigError with the positions of all type errors; the YAML parser reads JSON too."""
     try:
         parse_document(text, file).convert(Measurement)
     except ConfigError as error:
@@ -283,7 +292,7 @@ def _tell_misfits(text: str, file: Path) -> None:
 
 
 def _broken(data: bytes, file: Path) -> ConfigError:
-    """Where *data* ceases to be JSON."""
+    """Return the error with the position at which *data* stops being JSON."""
     try:
         json.loads(data)
     except json.JSONDecodeError as error:
@@ -294,42 +303,46 @@ def _broken(data: bytes, file: Path) -> ConfigError:
     return ConfigError(f"{file}: is not valid JSON; {_REPEAT}")
 
 
-def _faults(document: Measurement) -> Iterator[str]:
-    """What no single value tells: names, and figures that are not those of the samples."""
+def _contradictions(document: Measurement) -> Iterator[str]:
+    """Yield errors between several values: duplicate names, figures that contradict the samples."""
     for place, each in enumerate(document.benchmarks):
         if not each.metadata.get("name") or each.metadata.get("unit") != SECOND:
             yield f"benchmarks[{place}].metadata must have a name, and the unit {SECOND!r}"
             return
     labelled: list[Benchmark | Figure] = [*document.benchmarks, *document.cipherfleet.figures]
-    yield from (told for sized in labelled for told in _odd_sizes(sized))
+    for sized in labelled:
+        yield from _wrong_sizes(sized)
     names = Counter(each.name for each in document.benchmarks)
     for name, times in names.items():
         if times > 1:
-            yield f"benchmarks: {name!r} stands there {times} times, each name must be there once"
-    told = {each.name: each for each in document.cipherfleet.figures}
+            yield f"benchmarks: {name!r} occurs {times} times, each name must occur once"
+    recorded = {each.name: each for each in document.cipherfleet.figures}
     for computed in figures(document.benchmarks):
-        if computed.name not in told:
-            yield f"cipherfleet.figures: has none for the benchmark {computed.name!r}"
-        elif not _agree(computed, told[computed.name]):
-            yield f"cipherfleet.figures: those of {computed.name!r} are not those of its samples"
+        if computed.name not in recorded:
+            yield f"cipherfleet.figures: have no figure of the benchmark {computed.name!r}"
+        elif not _agree(computed, recorded[computed.name]):
+            yield (
+                f"cipherfleet.figures: the figure of {computed.name!r} does not follow from its "
+                "samples"
+            )
     if document.cipherfleet.verdict.valid == bool(document.cipherfleet.verdict.reasons):
-        yield "cipherfleet.verdict: must be valid without a reason, or not valid with one"
+        yield "cipherfleet.verdict: must be valid without reasons, or not valid with at least one"
 
 
-def _odd_sizes(each: Benchmark | Figure) -> Iterator[str]:
+def _wrong_sizes(each: Benchmark | Figure) -> Iterator[str]:
     for name in SIZES:
         size = each.labels.get(name, 1)
         if isinstance(size, str) or size <= 0:
-            yield f"{name} of {each.name!r} is {size!r}, must be a number more than 0"
+            yield f"{name} of {each.name!r} is {size!r}, must be a number greater than 0"
 
 
-def _agree(computed: Figure, told: Figure) -> bool:
-    return computed.n == told.n and all(
-        _close(getattr(computed, key), getattr(told, key)) for key in LEAST_SAMPLES
+def _agree(computed: Figure, recorded: Figure) -> bool:
+    return computed.n == recorded.n and all(
+        _are_close(getattr(computed, key), getattr(recorded, key)) for key in LEAST_SAMPLES
     )
 
 
-def _close(a: float | None, b: float | None) -> bool:
+def _are_close(a: float | None, b: float | None) -> bool:
     if a is None or b is None:
         return a is b
     return math.isclose(a, b, rel_tol=1e-6)
@@ -339,18 +352,18 @@ def _close(a: float | None, b: float | None) -> bool:
 
 
 def measurement_schema() -> dict[str, Any]:
-    """The shape of the document (JSON Schema 2020-12)."""
+    """Return the JSON Schema (2020-12) of the document."""
     (top,), parts = msgspec.json.schema_components([Measurement], ref_template="#/$defs/{name}")
     return {"$schema": DIALECT, "title": "cipherfleet measurement", **top, "$defs": parts}
 
 
 def schema_text() -> str:
-    """The schema as the committed file holds it."""
+    """Return the text of the committed schema file."""
     return json.dumps(measurement_schema(), indent=1) + "\n"
 
 
 def write_schema() -> None:
-    """Bring the committed file up to date: `python -m cipherfleet_hil.measurement.document`."""
+    """Rewrite the committed file: `python -m cipherfleet_hil.measurement.document`."""
     SCHEMA_FILE.write_text(schema_text())
 
 

@@ -1,7 +1,7 @@
-"""The state of a machine that is measured: what it is, how fast it is set, how warm, how busy.
+"""The state of a measured machine: identity, clock, temperature, load.
 
-Everything is read from files of the kernel, and from vcgencmd on boards that have it; what a
-machine does not tell is None. Counters only mean something as a difference of two readings.
+The values are read from files of the kernel, and from vcgencmd on boards that have it. A value that
+the machine does not report is None. Counters are meaningful only as differences of two readings.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _VIRTUAL_BOARD = re.compile(r"virt|qemu|kvm|xen|vmware|firecracker|dummy", re.I)
 
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True):
-    """Frequencies of the processor, Hz."""
+    """Frequencies of the processor, in Hz."""
 
     now: int  # of the fastest core
-    least: int | None  # what the governor may choose
+    least: int | None  # limits of the governor
     most: int | None
 
 
 class Cpu(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU time of all cores since the start of the machine, seconds."""
+    """CPU time of all cores since boot, in seconds."""
 
     total_s: float
     busy_s: float
     steal_s: float  # taken by the hypervisor
-    own_s: float  # of what is measured, with all that it started
+    own_s: float  # by the measured processes and their children
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory in KiB; pages swapped since the start of the machine."""
+    """Memory in KiB, and pages swapped since boot."""
 
     total_kib: int
     available_kib: int
@@ -58,20 +58,20 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """What the control group allows."""
+    """The CPU quota of the control group."""
 
-    cpus: float | None  # None: as many as there are
+    cpus: float | None  # None: no limit
     periods_throttled: int
     throttled_s: float
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine at one moment."""
+    """The state of a machine at one moment."""
 
     taken_at: str  # UTC, ISO 8601
     uptime_s: float
-    board: str | None  # what the firmware calls it
-    is_board: bool  # a device tree names it: a single-board computer, not a PC or a virtual machine
+    board: str | None  # name in the firmware
+    is_board: bool  # named in a device tree: a single-board computer, not a PC or virtual machine
     cpu: str
     architecture: str
     cores: int
@@ -91,11 +91,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     quota: Quota | None
     clock_source: str | None
     versions: dict[str, str]
-    revision: str | None  # of the checkout that this runs from
+    revision: str | None  # git revision of the running checkout
 
 
 def run_tool(words: Sequence[str]) -> str:
-    """What a program prints, or '' where there is none or it fails."""
+    """Return the output of a program; '' if it does not exist or fails."""
     program = shutil.which(words[0])
     if program is None:
         return ""
@@ -109,31 +109,29 @@ def run_tool(words: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where to look: the file system, and a way to run a program."""
+class MachineFiles:
+    """Access to a machine: the root of its file system, and a function that runs a program."""
 
     root: Path = Path("/")
     tool: Callable[[Sequence[str]], str] = run_tool
 
     @property
     def proc(self) -> Path:
-        """The kernel's processes."""
         return self.root / "proc"
 
     @property
     def sys(self) -> Path:
-        """The kernel's devices."""
         return self.root / "sys"
 
 
-def environment(own: Iterable[int] = (), machine: Machine | None = None) -> Environment:
-    """The state of *machine*, this one by default.
+def environment(own: Iterable[int] = (), machine: MachineFiles | None = None) -> Environment:
+    """Read the state of *machine* (default: this machine).
 
-    CPU time of the processes *own*, this one by default, and of all that they started counts as
-    that of the measurement; all other is other load.
+    CPU time of the processes *own* (default: this process) and of their children counts as the
+    measurement's own; all other CPU time is other load.
     """
-    machine = machine or Machine()
-    named = _cpuinfo(machine)
+    machine = machine or MachineFiles()
+    cpuinfo = _cpuinfo(machine)
     board, is_board = _board(machine)
     return Environment(
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,7 +141,7 @@ def environment(own: Iterable[int] = (), machine: Machine | None = None) -> Envi
         cpu=cpu_model(machine),
         architecture=platform.machine(),
         cores=os.cpu_count() or 1,
-        virtual="hypervisor" in named.get("flags", "").split() or _names_no_machine(board),
+        virtual="hypervisor" in cpuinfo.get("flags", "").split() or _is_virtual_board(board),
         kernel=word(machine.proc / "sys" / "kernel" / "osrelease"),
         governor=_governor(machine),
         clock=_clock(machine),
@@ -166,29 +164,29 @@ def environment(own: Iterable[int] = (), machine: Machine | None = None) -> Envi
     )
 
 
-# -- what the machine is -------------------------------------------------------------------------
+# -- identity ------------------------------------------------------------------------------------
 
 
-def _board(machine: Machine) -> tuple[str | None, bool]:
+def _board(machine: MachineFiles) -> tuple[str | None, bool]:
     tree = word(machine.proc / "device-tree" / "model").rstrip("\0")
     if tree:
-        return tree, not _names_no_machine(tree)
+        return tree, not _is_virtual_board(tree)
     dmi = machine.sys / "devices" / "virtual" / "dmi" / "id"
     words = [word(dmi / name) for name in ("sys_vendor", "product_name")]
     return " ".join(filter(None, words)) or None, False
 
 
-def cpu_model(machine: Machine | None = None) -> str:
-    """What the processor calls itself, or on boards the board."""
-    named = _cpuinfo(machine or Machine())
-    return named.get("model name") or named.get("Model") or platform.processor() or "unknown"
+def cpu_model(machine: MachineFiles | None = None) -> str:
+    """Return the name of the processor, or on boards the name of the board."""
+    cpuinfo = _cpuinfo(machine or MachineFiles())
+    return cpuinfo.get("model name") or cpuinfo.get("Model") or platform.processor() or "unknown"
 
 
-def _names_no_machine(board: str | None) -> bool:
+def _is_virtual_board(board: str | None) -> bool:
     return bool(_VIRTUAL_BOARD.search(board or ""))
 
 
-def _cpuinfo(machine: Machine) -> dict[str, str]:
+def _cpuinfo(machine: MachineFiles) -> dict[str, str]:
     try:
         lines = (machine.proc / "cpuinfo").read_text().splitlines()
     except OSError:
@@ -198,7 +196,7 @@ def _cpuinfo(machine: Machine) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Ours, Python's, the number library's, OpenSSL's, and those of PACKAGES that are there."""
+    """Return versions of cipherfleet, Python, gmpy2, GMP, OpenSSL and the installed PACKAGES."""
     found = {
         "cipherfleet": __version__,
         "python": platform.python_version(),
@@ -214,74 +212,74 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _revision(machine: Machine) -> str | None:
+def _revision(machine: MachineFiles) -> str | None:
     here = Path(__file__).resolve()
     for folder in here.parents:
         if (folder / ".git").exists() and (folder / "pyproject.toml").exists():
-            told = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-            return machine.tool(told) or None
+            found = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+            return machine.tool(found) or None
     return None
 
 
-# -- how fast, how warm --------------------------------------------------------------------------
+# -- clock and temperature -----------------------------------------------------------------------
 
 
 def firmware_clock(printed: str) -> int | None:
-    """Hz, of `frequency(48)=1500345728`."""
+    """Parse the output `frequency(48)=1500345728` and return Hz."""
     return _number(r"frequency\(\d+\)=(\d+)", printed)
 
 
 def throttled_bits(printed: str) -> int | None:
-    """The bits of `throttled=0x50005`."""
-    told = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", printed.strip())
-    return int(told[1], 16) if told else None
+    """Parse `throttled=0x50005`; return the bits."""
+    found = re.fullmatch(r"throttled=0x([0-9a-fA-F]+)", printed.strip())
+    return int(found[1], 16) if found else None
 
 
 def core_volts(printed: str) -> float | None:
-    """Of `volt=0.8600V`."""
-    told = re.fullmatch(r"volt=([0-9.]+)V", printed.strip())
-    return float(told[1]) if told else None
+    """Parse the output `volt=0.8600V` and return volts."""
+    found = re.fullmatch(r"volt=([0-9.]+)V", printed.strip())
+    return float(found[1]) if found else None
 
 
 def firmware_temperature(printed: str) -> float | None:
-    """Degrees Celsius, of `temp=48.3'C`."""
-    told = re.fullmatch(r"temp=([0-9.]+)'C", printed.strip())
-    return float(told[1]) if told else None
+    """Parse `temp=48.3'C`; return degrees Celsius."""
+    found = re.fullmatch(r"temp=([0-9.]+)'C", printed.strip())
+    return float(found[1]) if found else None
 
 
-def clock_now(machine: Machine | None = None) -> int | None:
-    """What the processor runs at this moment, Hz: by the firmware, else by the kernel."""
-    machine = machine or Machine()
-    told = firmware_clock(machine.tool(["vcgencmd", "measure_clock", "arm"]))
-    if told is not None:
-        return told
+def clock_now(machine: MachineFiles | None = None) -> int | None:
+    """Return the processor's present clock in Hz, from the firmware or else from the kernel."""
+    machine = machine or MachineFiles()
+    found = firmware_clock(machine.tool(["vcgencmd", "measure_clock", "arm"]))
+    if found is not None:
+        return found
     clock = _clock(machine)
     return clock.now if clock else None
 
 
 def _number(pattern: str, printed: str) -> int | None:
-    told = re.fullmatch(pattern, printed.strip())
-    return int(told[1]) if told else None
+    match = re.fullmatch(pattern, printed.strip())
+    return int(match[1]) if match else None
 
 
-def _cores(machine: Machine) -> list[Path]:
+def _cores(machine: MachineFiles) -> list[Path]:
     return list(folders(machine.sys / "devices" / "system" / "cpu", "cpu").values())
 
 
-def _each_core(machine: Machine, name: str) -> list[str]:
+def _each_core(machine: MachineFiles, name: str) -> list[str]:
     words = (word(core / name) for core in _cores(machine))
     return [text for text in words if text]
 
 
-def _numbers(machine: Machine, name: str) -> list[int]:
+def _numbers(machine: MachineFiles, name: str) -> list[int]:
     return [int(text) for text in _each_core(machine, name) if text.isdecimal()]
 
 
-def _governor(machine: Machine) -> str | None:
+def _governor(machine: MachineFiles) -> str | None:
     return ", ".join(sorted(set(_each_core(machine, "cpufreq/scaling_governor")))) or None
 
 
-def _clock(machine: Machine) -> Clock | None:
+def _clock(machine: MachineFiles) -> Clock | None:
     now, least, most = (
         [1000 * khz for khz in _numbers(machine, f"cpufreq/scaling_{name}_freq")]
         for name in ("cur", "min", "max")
@@ -291,31 +289,31 @@ def _clock(machine: Machine) -> Clock | None:
     return Clock(now=max(now), least=min(least, default=None), most=max(most, default=None))
 
 
-def _throttle_events(machine: Machine) -> int | None:
+def _throttle_events(machine: MachineFiles) -> int | None:
     counts = _numbers(machine, "thermal_throttle/core_throttle_count")
     return sum(counts) if counts else None
 
 
-def _under_voltage(machine: Machine) -> bool | None:
+def _under_voltage(machine: MachineFiles) -> bool | None:
     for folder in folders(machine.sys / "class" / "hwmon", "hwmon").values():
         if word(folder / "name") == "rpi_volt":
             return word(folder / "in0_lcrit_alarm") == "1"
     return None
 
 
-def _temperature(machine: Machine) -> float | None:
-    told = firmware_temperature(machine.tool(["vcgencmd", "measure_temp"]))
-    if told is not None:
-        return told
+def _temperature(machine: MachineFiles) -> float | None:
+    found = firmware_temperature(machine.tool(["vcgencmd", "measure_temp"]))
+    if found is not None:
+        return found
     zones = folders(machine.sys / "class" / "thermal", "thermal_zone").values()
     degrees = [int(text) for text in (word(zone / "temp") for zone in zones) if text.isdecimal()]
     return max(degrees) / 1000 if degrees else None
 
 
-# -- how busy ------------------------------------------------------------------------------------
+# -- load ----------------------------------------------------------------------------------------
 
 
-def _cpu_time(machine: Machine, own: Sequence[int]) -> Cpu:
+def _cpu_time(machine: MachineFiles, own: Sequence[int]) -> Cpu:
     ticks = [int(text) for text in word(machine.proc / "stat").split("\n", 1)[0].split()[1:9]]
     user, nice, system, idle, iowait, irq, softirq, steal = ticks
     busy = user + nice + system + irq + softirq
@@ -327,8 +325,8 @@ def _cpu_time(machine: Machine, own: Sequence[int]) -> Cpu:
     )
 
 
-def _own_ticks(machine: Machine, roots: Sequence[int]) -> int:
-    """Of the processes *roots*, those that they started, and those of them that have ended."""
+def _own_ticks(machine: MachineFiles, roots: Sequence[int]) -> int:
+    """Return the CPU ticks of the processes *roots* and of their children, ended ones included."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for pid, fields in _processes(machine):
@@ -336,10 +334,10 @@ def _own_ticks(machine: Machine, roots: Sequence[int]) -> int:
     return sum(ticks[pid] for pid in ticks if _descends(pid, parents, roots))
 
 
-def _processes(machine: Machine) -> Iterator[tuple[int, list[str]]]:
+def _processes(machine: MachineFiles) -> Iterator[tuple[int, list[str]]]:
     for folder in folders(machine.proc, "").items():
         text = word(folder[1] / "stat")
-        if text:  # it may have ended meanwhile; a name may hold spaces and brackets
+        if text:  # the process may have ended; its name may hold spaces and brackets
             yield folder[0], text.rpartition(")")[2].split()
 
 
@@ -353,7 +351,7 @@ def _descends(pid: int, parents: Mapping[int, int], roots: Sequence[int]) -> boo
     return False
 
 
-def _memory(machine: Machine) -> Memory:
+def _memory(machine: MachineFiles) -> Memory:
     info = _counts(r"^(\w+): +(\d+) kB$", (machine.proc / "meminfo").read_text())
     pages = _counts(r"^(pswp\w+) (\d+)$", (machine.proc / "vmstat").read_text())
     return Memory(
@@ -366,15 +364,15 @@ def _memory(machine: Machine) -> Memory:
 
 
 def _counts(pattern: str, text: str) -> dict[str, int]:
-    """The numbers in *text*, by the words that *pattern* finds before them."""
+    """Return the numbers in *text*, by the names that *pattern* finds before them."""
     return {name: int(number) for name, number in re.findall(pattern, text, re.M)}
 
 
-# -- what it may use -----------------------------------------------------------------------------
+# -- CPU quota -----------------------------------------------------------------------------------
 
 
-def _quota(machine: Machine) -> Quota | None:
-    """The tightest limit of this process's control group and those above it, versions 1 and 2."""
+def _quota(machine: MachineFiles) -> Quota | None:
+    """Return the tightest limit of this control group and its parents (cgroup versions 1 and 2)."""
     cpus: list[float] = []
     throttled, seconds, seen = 0, 0.0, False
     for folder in _groups(machine):
@@ -389,7 +387,7 @@ def _quota(machine: Machine) -> Quota | None:
     return Quota(cpus=min(cpus, default=None), periods_throttled=throttled, throttled_s=seconds)
 
 
-def _groups(machine: Machine) -> Iterator[Path]:
+def _groups(machine: MachineFiles) -> Iterator[Path]:
     mount = machine.sys / "fs" / "cgroup"
     for line in word(machine.proc / "self" / "cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -407,10 +405,10 @@ def _groups(machine: Machine) -> Iterator[Path]:
 
 
 def _limit(folder: Path) -> float | None:
-    """CPUs, of cpu.max (`50000 100000`) or of cpu.cfs_quota_us and cpu.cfs_period_us."""
+    """Return the limit in CPUs from cpu.max (`50000 100000`) or cpu.cfs_quota_us and period."""
     words = word(folder / "cpu.max").split() or [
         word(folder / "cpu.cfs_quota_us"), word(folder / "cpu.cfs_period_us")
     ]  # fmt: skip
-    if len(words) == 2 and all(text.isdecimal() for text in words):  # -1 and "max": no limit
+    if len(words) == 2 and all(text.isdecimal() for text in words):  # "-1" and "max" mean no limit
         return int(words[0]) / int(words[1])
     return None

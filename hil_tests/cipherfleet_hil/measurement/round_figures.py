@@ -1,7 +1,7 @@
-"""What the spans of nodes say of their rounds: phases that add up, the network's share, the costs.
+"""Figures of rounds from the nodes' spans: phases that add up, network time, costs.
 
-Spans are lines as the nodes write them (node/README.md). No time of one node's clock is compared
-with one of another's: of two clocks, only durations meet.
+A span is one line of a node's spans file (node/README.md). Times of two nodes' clocks are never
+compared; only durations are combined.
 """
 
 from __future__ import annotations
@@ -21,35 +21,33 @@ ROUND, SAMPLE, NETWORK, ACKNOWLEDGED = "round", "sample", "network", "acknowledg
 
 @dataclass(frozen=True)
 class NodeSpans:
-    """One node, the machine that it ran on, and its spans after the warm-up."""
+    """One node, the target on which it ran, and its spans after the warm-up."""
 
     name: str
     target: str
     spans: Sequence[Span]
 
-    def of(self, phase: str) -> list[Span]:
-        """The spans of one phase."""
+    def spans_of(self, phase: str) -> list[Span]:
         return [span for span in self.spans if span["phase"] == phase]
 
     def seconds(self, phase: str) -> list[float]:
-        """Their durations."""
-        return [span["ms"] / 1000.0 for span in self.of(phase)]
+        return [span["ms"] / 1000.0 for span in self.spans_of(phase)]
 
 
-def after_warm_up(spans: Iterable[Span], warm_up: int) -> list[Span]:
-    """Those of rounds that count: from number *warm_up* on."""
+def skip_warm_up(spans: Iterable[Span], warm_up: int) -> list[Span]:
+    """Return the spans of the rounds from number *warm_up* on."""
     return [span for span in spans if span["round"] >= warm_up]
 
 
 def node_figures(node: NodeSpans, others: Mapping[str, NodeSpans]) -> NodeFigures:
-    """All that is told of *node*; *others* are the nodes by name."""
-    rounds = node.of(ROUND)
+    """Compute all figures of *node*; *others* are the nodes by name."""
+    rounds = node.spans_of(ROUND)
     labels: Labels = {"node": node.name, "target": node.target}
 
-    def of(name: str, seconds: list[float]) -> Figure:
+    def figure_of(name: str, seconds: list[float]) -> Figure:
         return figure(name, labels, seconds)
 
-    phases = {name: of(name, times) for name, times in phase_seconds(rounds).items()}
+    phases = {name: figure_of(name, times) for name, times in phase_seconds(rounds).items()}
     beside = {
         SAMPLE: node.seconds(SAMPLE),
         ACKNOWLEDGED: [r["acknowledged_ms"] / 1000.0 for r in rounds if r["acknowledged_ms"]],
@@ -59,14 +57,17 @@ def node_figures(node: NodeSpans, others: Mapping[str, NodeSpans]) -> NodeFigure
     return NodeFigures(
         name=node.name,
         target=node.target,
-        phases={ROUND: of(ROUND, node.seconds(ROUND)), **phases},
-        beside={name: of(name, seconds) for name, seconds in beside.items() if seconds},
-        counts=counts(node, others),
+        phases={ROUND: figure_of(ROUND, node.seconds(ROUND)), **phases},
+        beside={name: figure_of(name, seconds) for name, seconds in beside.items() if seconds},
+        counts=node_counts(node, others),
     )
 
 
 def phase_seconds(rounds: Sequence[Span]) -> dict[str, list[float]]:
-    """By phase, its duration in each of *rounds*; longest first. One that was not there took 0."""
+    """Return the durations of each phase in *rounds*, longest phase first.
+
+    A missing phase took 0.
+    """
     names = {name for line in rounds for name in line["phases"]}
     times = {
         name: [line["phases"].get(name, 0.0) / 1000.0 for line in rounds] for name in sorted(names)
@@ -74,49 +75,49 @@ def phase_seconds(rounds: Sequence[Span]) -> dict[str, list[float]]:
     return dict(sorted(times.items(), key=lambda item: -sum(item[1])))
 
 
-def unaccounted(rounds: Sequence[Span]) -> float:
-    """The part of *rounds*' time that no phase took; below 0 where phases exceed them."""
+def unaccounted_share(rounds: Sequence[Span]) -> float:
+    """Return the share of *rounds*' time in no phase; negative if the phases exceed the rounds."""
     total = sum(line["ms"] for line in rounds)
     phases = sum(sum(line["phases"].values()) for line in rounds)
     return float(1.0 - phases / total)
 
 
 def network_seconds(node: NodeSpans, others: Mapping[str, NodeSpans]) -> list[float]:
-    """Each trip of *node* less its neighbour's service of it: what broker and network took."""
+    """Return the time of broker and network per request: round-trip time minus service time."""
     services = {
         (other.name, line["round"], line["attempt"]): line["ms"]
         for other in others.values()
-        for line in other.of(SERVICE)
+        for line in other.spans_of(SERVICE)
         if line["neighbour"] == node.name
     }
     return [
         (line["ms"] - services[key]) / 1000.0
-        for line in node.of(TRIP)
+        for line in node.spans_of(TRIP)
         if (key := (line["neighbour"], line["round"], line["attempt"])) in services
     ]
 
 
-def counts(node: NodeSpans, others: Mapping[str, NodeSpans]) -> dict[str, float]:
-    """What is counted, per round where the name says so."""
-    rounds = node.of(ROUND)
+def node_counts(node: NodeSpans, others: Mapping[str, NodeSpans]) -> dict[str, float]:
+    """Return counters and costs of *node*; names that end in _per_round are averages per round."""
+    rounds = node.spans_of(ROUND)
     first, last, steps = rounds[0], rounds[-1], max(1, len(rounds) - 1)
 
-    def grew(name: str) -> float:
+    def growth(name: str) -> float:
         return float(last[name] - first[name])
 
-    trips, network = node.seconds(TRIP), network_seconds(node, others)
-    told = {
+    round_trips, network = node.seconds(TRIP), network_seconds(node, others)
+    found = {
         "rounds": float(len(rounds)),
-        "unaccounted": unaccounted(rounds),
-        "network_share": median(network) / median(trips) if network else 0.0,
-        "bytes_sent_per_round": grew("bytes_sent") / steps,
-        "bytes_received_per_round": grew("bytes_received") / steps,
-        "cpu_ms_per_round": 1000.0 * grew("cpu_s") / steps,
-        "pool_cpu_ms_per_round": 1000.0 * grew("pool_cpu_s") / steps,
+        "unaccounted": unaccounted_share(rounds),
+        "network_share": median(network) / median(round_trips) if network else 0.0,
+        "bytes_sent_per_round": growth("bytes_sent") / steps,
+        "bytes_received_per_round": growth("bytes_received") / steps,
+        "cpu_ms_per_round": 1000.0 * growth("cpu_s") / steps,
+        "pool_cpu_ms_per_round": 1000.0 * growth("pool_cpu_s") / steps,
         "rss_mib": max(line["rss_mib"] or 0.0 for line in rounds),
         "pool_level": median(line["pool"] for line in rounds),
-        "pool_misses": grew("inline"),
+        "pool_misses": growth("inline"),
         "silent": float(sum(line["silent"] for line in rounds)),
-        "rejected": grew("rejected"),
+        "rejected": growth("rejected"),
     }
-    return {name: float(f"{value:.4g}") for name, value in told.items()}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}

@@ -1,1 +1,1 @@
-"""What is measured and how: crypto cases, rounds, calibration, parameter studies."""
+"""Measuring: crypto cases, rounds, calibration cards, parameter studies."""

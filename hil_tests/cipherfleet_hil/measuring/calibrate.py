@@ -1,9 +1,9 @@
 """Measure this machine's calibration card: the node's own functions, and two small fleets.
 
-CPU times are taken where something computes, so that a busy machine changes them little; only
-disk and network are timed by the wall clock. Real daemons, of 2 and of 6 neighbours each and with
-keys so small that they cost next to nothing, tell what a round and what a neighbour costs besides.
-About half a minute.
+Computations are measured in CPU time, which a busy machine changes little; only disk and network
+are timed with the wall clock. Two fleets of real daemons, with 2 and 6 neighbours per node and with
+keys so small that encryption costs almost nothing, show the other costs of a round and of a
+neighbour. The measurement takes about half a minute.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gmpy2 import mpz, powmod
 
 from cipherfleet_analysis.cost.board_card import CARD_VERSION, Calibration, Powers
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_broker.die_with_parent import leashed
+from cipherfleet_broker.die_with_parent import die_with_parent
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message
 from cipherfleet_node.core.randomness import SEED_BYTES
@@ -47,15 +47,15 @@ from cipherfleet_provisioning.fleet.fleet import load_fleet
 
 
 class CalibrationFailed(CipherfleetError):
-    """What was run to be measured did not come to its end."""
+    """A daemon or fleet that was run for the measurement did not finish."""
 
     exit_code: ClassVar[int] = 5
 
 
 KEY_SIZES = (2048, 3072)
-PAUSE_S = 0.01  # before what a node does after waiting: caches are cold then, and threads asleep
-TINY_BITS = 512  # of the small fleets' keys: a full power takes 0.1 ms
-SMALL_FLEETS = (3, 7)  # nodes, everybody everybody's neighbour
+PAUSE_S = 0.01  # before each timing of work that a node does after waiting, with cold caches
+TINY_BITS = 512  # key size of the small fleets: a full power takes 0.1 ms
+SMALL_FLEETS = (3, 7)  # numbers of nodes; the graphs are complete
 ROUNDS, WARM_UP = 90, 25
 _PATIENCE_S = 20.0
 _LEAVE_S = 5.0
@@ -73,14 +73,15 @@ nodes: [{{each: {nodes}, id: "n{{n}}", sensor: {{kind: synthetic, fields: {{t: {
 
 
 def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibration:
-    """The card of this machine, under the name *board*; starts an embedded broker for a while.
+    """Measure the card of this machine, under the name *board*, with an embedded broker.
 
-    Raises BrokerUnreachable if that cannot be or brings no messages, CalibrationFailed.
+    Raises BrokerUnreachable if the broker does not start or delivers no messages, and
+    CalibrationFailed.
     """
     powers = {str(bits): measure_powers(bits) for bits in sizes}
-    save_ms = _saving(max(sizes))
+    save_ms = _saving_ms(max(sizes))
     with start_broker("embedded") as broker:
-        round_trip = _round_trip(broker)
+        round_trip = _round_trip_ms(broker)
         few, many = (_run_small(broker, nodes) for nodes in SMALL_FLEETS)
     neighbour = max(0.0, (many.node_ms - few.node_ms) / (SMALL_FLEETS[1] - SMALL_FLEETS[0]))
     return Calibration(
@@ -100,13 +101,13 @@ def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibra
 
 
 def measure_powers(bits: int) -> Powers:
-    """Paillier's operations under a new key of *bits* bits; most of it goes into making tables."""
+    """Time Paillier's operations under a new key; most of the duration is the making of tables."""
     keys = generate_keys(bits)
     key, generators, limit = keys.paillier, keys.generators, Crypto().table_kib * 1024
     assert generators is not None
     public, own = key.public, OwnByTables(key, generators, limit)
     full = Full(public, limit)
-    for _ in range(ROWS):  # its first ones are uniform, and become its table
+    for _ in range(ROWS):  # the first ones are uniform and become the table
         full.make()
     base = mpz(secrets.randbelow(int(public.n_squared)))
 
@@ -125,13 +126,13 @@ def measure_powers(bits: int) -> Powers:
 
 
 def _cpu_ms(run: Callable[[], object], times: int) -> float:
-    """The median CPU time of *run* in this thread, ms; the first time does not count."""
+    """Return the median CPU time of *run* in this thread, ms; the first run does not count."""
     run()
     return median(_timed(run, time.thread_time_ns) for _ in range(times))
 
 
 def _after_pauses(run: Callable[[], object], clock: Callable[[], int]) -> float:
-    """The median time of *run*, ms, each time after a pause; the first does not count."""
+    """Return the median time of *run* after a pause, ms; the first run does not count."""
     times = []
     for _ in range(26):
         time.sleep(PAUSE_S)
@@ -152,8 +153,8 @@ def _rounded(figure: float) -> float:
 # -- disk ---------------------------------------------------------------------------------------
 
 
-def _saving(bits: int) -> float:
-    """Wall time of saving the state of a node, ms; on the disk of temporary files."""
+def _saving_ms(bits: int) -> float:
+    """Return the wall time of saving a node's state to the disk of temporary files, ms."""
     record = RoundRecord(0, [1 << 20] * 4, bytes(SEED_BYTES), [bytes(bits // 4)])
     state = State(
         STATE_VERSION, _FLEET, "node", bytes(TAG_BYTES), 1, 1, [0.5] * 4,
@@ -170,8 +171,8 @@ def _saving(bits: int) -> float:
 # -- messages -----------------------------------------------------------------------------------
 
 
-class _Post:
-    """A client of the broker as a node is one: signs what it sends, checks what it gets."""
+class _SignedClient:
+    """A client of the broker like a node: it signs what it sends and verifies what it receives."""
 
     def __init__(self, broker: RunningBroker, name: str, key: Ed25519PrivateKey) -> None:
         self._key, self._verifiers = key, {"sender": key.public_key()}
@@ -184,16 +185,14 @@ class _Post:
         self._await(LinkUp)
 
     def send(self, message: Message) -> None:
-        """Sign and publish."""
         self._link.publish(wire.topic_of(message), wire.encode(message, self._key))
 
     def receive(self) -> None:
-        """Wait for a message, and check it."""
+        """Wait for a message and verify it."""
         arrived = self._await(Arrived)
         wire.decode(arrived.payload, arrived.topic, _FLEET, self._verifiers)
 
     def close(self) -> None:
-        """Leave."""
         self._link.stop(_LEAVE_S)
 
     def _await(self, kind: type) -> Any:
@@ -201,25 +200,25 @@ class _Post:
             event = self._events.get(timeout=_PATIENCE_S)
         except queue.Empty:
             raise BrokerUnreachable(
-                f"the broker brought nothing within {_PATIENCE_S:g} s"
+                f"the broker delivered no message within {_PATIENCE_S:g} s"
             ) from None
         return event if isinstance(event, kind) else self._await(kind)
 
 
-def _round_trip(broker: RunningBroker) -> float:
-    """Wall ms: a message there, and one back; the lower quartile of many."""
+def _round_trip_ms(broker: RunningBroker) -> float:
+    """Return the wall time of a message there and one back, ms: the lower quartile of 60."""
     key = Ed25519PrivateKey.generate()
-    here, there = _Post(broker, "receiver0", key), _Post(broker, "receiver1", key)
+    here, there = _SignedClient(broker, "receiver0", key), _SignedClient(broker, "receiver1", key)
 
-    def trip() -> None:
+    def exchange_messages() -> None:
         here.send(_answer(1))
         there.receive()
         there.send(_answer(0))
         here.receive()
 
     try:
-        trip()
-        times = sorted(_timed(trip, time.monotonic_ns) for _ in range(60))
+        exchange_messages()
+        times = sorted(_timed(exchange_messages, time.monotonic_ns) for _ in range(60))
     finally:
         here.close()
         there.close()
@@ -237,19 +236,19 @@ def _answer(receiver: int) -> Answer:
 
 
 @dataclass(frozen=True)
-class _Small:
-    """CPU ms of a small fleet, and which part of the cores' time that was while it ran.
+class _FleetCosts:
+    """CPU costs of a small fleet, and its share of the cores' time while it ran.
 
-    The cores wait where nodes wait for each other, and do whatever else runs on the machine.
+    During the rest the cores wait, because nodes wait for each other, or run other programs.
     """
 
-    node_ms: float  # of a node in a round, without the threads that fill pools
-    broker_ms: float  # for a message delivered
+    node_ms: float  # CPU ms of a node per round, without the threads that fill pools
+    broker_ms: float  # CPU ms of the broker per delivered message
     use: float
 
 
-def _run_small(broker: RunningBroker, nodes: int) -> _Small:
-    """Run *nodes* real daemons to their end; raises CalibrationFailed if they do not get there."""
+def _run_small(broker: RunningBroker, nodes: int) -> _FleetCosts:
+    """Run a fleet of *nodes* real daemons. Raises CalibrationFailed if it does not finish."""
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "fleet.yaml"
         file.write_text(_FLEET_FILE.format(bits=TINY_BITS, rounds=ROUNDS, nodes=nodes))
@@ -257,17 +256,17 @@ def _run_small(broker: RunningBroker, nodes: int) -> _Small:
         bundles = write_bundles(load_fleet(file), Path(name) / "nodes", address, Simulation())
         before = _cpu_of(broker)
         _await_end([_spawn(folder) for folder in bundles.values()])
-        delivered = 2 * nodes * (nodes - 1)  # in a round
+        delivered = 2 * nodes * (nodes - 1)  # messages per round
         broker_ms = (_cpu_of(broker) - before) / (delivered * ROUNDS)
-        pace = [_pace(folder) for folder in bundles.values()]
-        all_ms, node_ms, wall_ms = (median(column) for column in zip(*pace, strict=True))
+        costs = [_round_costs_ms(folder) for folder in bundles.values()]
+        all_ms, node_ms, wall_ms = (median(column) for column in zip(*costs, strict=True))
         spent = nodes * all_ms + delivered * broker_ms
-        return _Small(node_ms, broker_ms, spent / wall_ms / (os.cpu_count() or 1))
+        return _FleetCosts(node_ms, broker_ms, spent / wall_ms / (os.cpu_count() or 1))
 
 
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:
-    """A daemon that dies with us, however we end."""
-    command = leashed([sys.executable, "-m", "cipherfleet_node", "run", str(folder)])
+    """Start a daemon that is killed when this process ends, for any reason."""
+    command = die_with_parent([sys.executable, "-m", "cipherfleet_node", "run", str(folder)])
     with (folder / "node.log").open("wb") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -277,11 +276,13 @@ def _await_end(daemons: Sequence[subprocess.Popen[bytes]]) -> None:
     try:
         for daemon in daemons:
             if daemon.wait(max(0.0, deadline - time.monotonic())) != 0:
-                raise CalibrationFailed("a daemon of a small fleet failed; try it again")
+                raise CalibrationFailed(
+                    "a daemon of a small fleet failed; run the calibration again"
+                )
     except subprocess.TimeoutExpired:
         raise CalibrationFailed(
-            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s; try again "
-            "when less else is running"
+            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s; run "
+            "the calibration again when the machine is less busy"
         ) from None
     finally:
         for daemon in daemons:
@@ -289,8 +290,8 @@ def _await_end(daemons: Sequence[subprocess.Popen[bytes]]) -> None:
             daemon.wait()
 
 
-def _pace(folder: Path) -> tuple[float, float, float]:
-    """A node's ms of a round after the first ones: CPU, CPU without the pools' threads, wall."""
+def _round_costs_ms(folder: Path) -> tuple[float, float, float]:
+    """Return a node's ms per round after warm-up: CPU, CPU without the pools' threads, wall."""
     lines = (folder / LOGS_FOLDER / SPANS_FILE).read_text().splitlines()
     spans = [json.loads(line) for line in lines]
     rounds = [span for span in spans if span["phase"] == "round" and span["round"] >= WARM_UP]
@@ -302,6 +303,6 @@ def _pace(folder: Path) -> tuple[float, float, float]:
 
 
 def _cpu_of(broker: RunningBroker) -> float:
-    """CPU time that the broker's threads have taken, ms; Linux's scheduler counts nanoseconds."""
+    """Return the CPU time of the broker's threads so far, ms; Linux counts nanoseconds."""
     threads = Path(f"/proc/{broker.pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6

@@ -1,4 +1,4 @@
-"""The cases of `bench crypto`: what a node computes in a round and beside it, and naive phe."""
+"""The cases of `bench crypto`: a node's computations, in and beside a round, and naive phe."""
 
 from __future__ import annotations
 
@@ -16,90 +16,90 @@ from .exchange_scene import (
     ONLINE,
     OWN_TABLE,
     PHE,
+    AskerScenario,
+    KeyMaterial,
     Phe,
-    Scene,
-    Workshop,
-    all_case,
-    naive_case,
-    online_case,
-    part_cases,
+    make_all_inside_case,
+    make_naive_case,
+    make_online_case,
+    make_part_cases,
 )
-from .interleaved import Case
+from .interleaved import TimedCase
 
 KEYGEN = "keygen"
 ALL = "all inside"
-OF_DIMENSION = ("query", "sign", "verify")  # of a node, whatever its degree
-OF_BOTH = ("prepare", "answer", "decrypt")
-RANDOM = (KEYGEN,)  # a search for primes: its time is random, whatever the machine does
-SAYS = {
-    KEYGEN: "a node's keys",
-    "refill own: table": "an obfuscator for the own key's pool, from its tables",
-    "refill own: CRT": "the same without tables, by Chinese remainders",
-    "refill: uniform": "an obfuscator for a neighbour's pool, uniform: a full power",
+BY_DIMENSION = ("query", "sign", "verify")  # cases that do not depend on the degree
+BY_DIMENSION_AND_DEGREE = ("prepare", "answer", "decrypt")
+RANDOM = (KEYGEN,)  # a search for primes: its time is random on any machine
+CASE_DESCRIPTIONS = {
+    KEYGEN: "generate a node's keys",
+    "refill own: table": "make an obfuscator for the own key, from tables",
+    "refill own: CRT": "the same without tables, by the Chinese remainder theorem",
+    "refill: uniform": "make a uniform obfuscator for a neighbour: a full power",
     "refill: full": "the same from tables (rerandomise: full, the default)",
-    "query": "encrypt the own estimate, obfuscators from the pool",
+    "query": "encrypt the own estimate with obfuscators from the pool",
     "sign": "write and sign a query",
     "verify": "read and verify a query",
-    "prepare": "what n answers need, before any query is there",
+    "prepare": "prepare n answers before a query arrives",
     "answer": "answer n queries",
     "decrypt": "combine n answers, and decrypt",
-    ONLINE: "query, n answers, opening: all that neighbours wait for",
-    ALL: "the same, with obfuscators and preparing",
-    PHE: "the naive exchange: phe as its documents say",
+    ONLINE: "query, n answers, opening: everything for which neighbours wait",
+    ALL: "the same, with obfuscators and preparation",
+    PHE: "the naive exchange: phe used as documented",
 }
 
 
 @dataclass(frozen=True)
 class SizedCase:
-    """A case and what it is a case of."""
+    """A case with its labels: name and sizes."""
 
-    case: Case
+    case: TimedCase
     labels: Labels
 
     @property
     def name(self) -> str:
-        """No other one has it."""
-        return name_of(self.labels)
+        """The name of its benchmark, unique in a document."""
+        return benchmark_name(self.labels)
 
 
-def name_of(labels: Labels) -> str:
-    """'answer, 2048 bits, d=8, n=4' of the labels of a case."""
+def benchmark_name(labels: Labels) -> str:
+    """Return a case's benchmark name, for example 'answer, 2048 bits, d=8, n=4'."""
     words = [str(labels["case"]), f"{labels['key_bits']} bits"]
     sizes = (("d", "dimension"), ("n", "degree"))
     return ", ".join(words + [f"{sign}={labels[key]}" for sign, key in sizes if key in labels])
 
 
-def sized_cases(
+def make_sized_cases(
     bits: int, dimensions: Sequence[int], degrees: Sequence[int], only: Sequence[str] = ()
 ) -> list[SizedCase]:
-    """All cases at a key size, or those called *only*; makes keys and tables for them."""
-    return [each for each in _cases(bits, dimensions, degrees) if _wanted(each, only)]
+    """Create all cases at a key size, or those named in *only*, with their keys and tables."""
+    return [each for each in _cases(bits, dimensions, degrees) if _is_wanted(each, only)]
 
 
-def _wanted(each: SizedCase, only: Sequence[str]) -> bool:
+def _is_wanted(each: SizedCase, only: Sequence[str]) -> bool:
     return not only or each.labels["case"] in only
 
 
 def _cases(bits: int, dimensions: Sequence[int], degrees: Sequence[int]) -> Iterator[SizedCase]:
-    shop = Workshop(bits)
-    yield _sized(keygen_case(bits), bits)
-    for case in refill_cases(shop):
+    material = KeyMaterial(bits)
+    yield _sized(make_keygen_case(bits), bits)
+    for case in make_refill_cases(material):
         yield _sized(case, bits)
-    reference = Phe(shop.keys)
+    reference = Phe(material.keys)
     for d in dimensions:
         for n in degrees:
-            scene = Scene(shop.keys, d, n)
-            parts = {case.name: case for case in part_cases(shop, scene)}
+            scenario = AskerScenario(material.keys, d, n)
+            parts = {case.name: case for case in make_part_cases(material, scenario)}
             if n == degrees[0]:
-                yield from (_sized(parts[name], bits, d) for name in OF_DIMENSION)
-            yield from (_sized(parts[name], bits, d, n) for name in OF_BOTH)
-            yield _sized(online_case(shop, scene), bits, d, n)
-            yield _sized(all_case(shop, scene, OWN_TABLE, FULL), bits, d, n, ALL)
-            yield _sized(naive_case(reference, scene), bits, d, n)
+                yield from (_sized(parts[name], bits, d) for name in BY_DIMENSION)
+            yield from (_sized(parts[name], bits, d, n) for name in BY_DIMENSION_AND_DEGREE)
+            yield _sized(make_online_case(material, scenario), bits, d, n)
+            yield _sized(make_all_inside_case(material, scenario, OWN_TABLE, FULL), bits, d, n, ALL)
+            yield _sized(make_naive_case(reference, scenario), bits, d, n)
 
 
 def _sized(
-    case: Case,
+    case: TimedCase,
     bits: int,
     dimension: int | None = None,
     degree: int | None = None,
@@ -113,23 +113,23 @@ def _sized(
     return SizedCase(case, labels)
 
 
-def keygen_case(bits: int) -> Case:
-    """All keys of a node; they must decrypt what they encrypted."""
+def make_keygen_case(bits: int) -> TimedCase:
+    """Return the case of generating all keys of a node, checked by a decryption."""
 
     def is_right(keys: NodeKeys) -> bool:
         key, number = keys.paillier, mpz(123_456_789)
         assert key.public.bits == bits
         return bool(key.decrypt(encrypt(key.public, number, mpz(1))) == number)
 
-    return Case(KEYGEN, lambda: generate_keys(bits), is_right)
+    return TimedCase(KEYGEN, lambda: generate_keys(bits), is_right)
 
 
-def refill_cases(shop: Workshop) -> list[Case]:
-    """One obfuscator more in a pool, from each source: it must encrypt 0."""
-    key = shop.keys.paillier
-    sources = {f"refill own: {name}": source for name, source in shop.own.items()}
-    sources |= {f"refill: {name}": source for name, source in shop.towards.items()}
+def make_refill_cases(material: KeyMaterial) -> list[TimedCase]:
+    """Return one case per source that makes one obfuscator, checked: it must encrypt 0."""
+    key = material.keys.paillier
+    sources = {f"refill own: {name}": source for name, source in material.own.items()}
+    sources |= {f"refill: {name}": source for name, source in material.towards.items()}
     return [
-        Case(name, source.make, lambda made: bool(key.decrypt(made) == 0))
+        TimedCase(name, source.make, lambda made: bool(key.decrypt(made) == 0))
         for name, source in sources.items()
     ]

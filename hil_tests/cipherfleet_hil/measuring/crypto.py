@@ -1,4 +1,4 @@
-"""Measure what the parts of an exchange take: independent processes on one machine, in turn."""
+"""Time the parts of an exchange in independent processes, one after another on one machine."""
 
 from __future__ import annotations
 
@@ -23,46 +23,49 @@ from cipherfleet_hil.measurement.document import (
     measurement,
 )
 from cipherfleet_hil.measurement.environment import Environment, environment
-from cipherfleet_hil.measurement.validity import LEAST_PROCESSES, judge
-from cipherfleet_hil.targets.target import KeptTarget
+from cipherfleet_hil.measurement.validity import LEAST_PROCESSES, assess
+from cipherfleet_hil.targets.target import LeasedTarget
 from cipherfleet_node.errors import CipherfleetError
 
-from .cases import RANDOM, name_of
+from .cases import RANDOM, benchmark_name
 from .interleaved import Effort
 from .sampling import ClockName
 from .worker import Samples
 
-WORKER_WITHIN_S = 3600.0  # 4096 bits on the slowest board
+WORKER_WITHIN_S = 3600.0  # enough for 4096 bits on the slowest board
 
-Worker = Callable[[Sequence[str]], str]  # arguments of the worker to what it prints
+Worker = Callable[[Sequence[str]], str]  # maps arguments of the worker to its output
 Follow = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
 
 
 class MeasuringFailed(CipherfleetError):
-    """A worker came to no end: its own line says why."""
+    """A worker failed; the text quotes its last line."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure, and how long."""
+class CryptoPlan:
+    """The cases and sizes to measure, and the effort."""
 
     key_bits: Sequence[int] = (2048,)
     dimensions: Sequence[int] = (1, 8, 32)
     degrees: Sequence[int] = (1, 4)
     processes: int = LEAST_PROCESSES
-    effort: Effort = field(default_factory=lambda: Effort(14.0, 1))  # of a process
+    effort: Effort = field(default_factory=lambda: Effort(14.0, 1))  # per process
     clock: ClockName = "wall"
     percentiles: Sequence[str] = ("p50",)
-    cases: Sequence[str] = ()  # only those of these names
+    cases: Sequence[str] = ()  # names; empty means all
 
     @property
     def jobs(self) -> list[tuple[int, int]]:
-        """Process and key size: sizes take turns, so that a drift meets all of them."""
+        """Pairs of process and key size.
+
+        The sizes alternate, so that a drift affects all of them.
+        """
         return [(process, bits) for process in range(self.processes) for bits in self.key_bits]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What must be alike in two documents that are compared."""
+        """The settings that must be equal in two documents that are compared."""
         return {
             "key_bits": list(self.key_bits),
             "dimensions": list(self.dimensions),
@@ -71,20 +74,20 @@ class Plan:
             "clock": self.clock,
         }
 
-    def words(self, bits: int) -> list[str]:
-        """The worker's arguments for a process at *bits*."""
-        words = ["crypto", "--bits", str(bits), "--clock", self.clock]
-        words += ["--seconds", str(self.effort.seconds), "--laps", str(self.effort.laps)]
+    def worker_arguments(self, bits: int) -> list[str]:
+        """Return the worker's arguments for a process at key size *bits*."""
+        arguments = ["crypto", "--bits", str(bits), "--clock", self.clock]
+        arguments += ["--seconds", str(self.effort.seconds), "--passes", str(self.effort.passes)]
         for flag, values in (
             ("--dimension", self.dimensions), ("--degree", self.degrees), ("--case", self.cases)
         ):  # fmt: skip
-            words += [word for value in values for word in (flag, str(value))]
-        return words
+            arguments += [word for value in values for word in (flag, str(value))]
+        return arguments
 
 
 @dataclass(frozen=True)
-class Place:
-    """A machine that workers run on."""
+class WorkerHost:
+    """A machine on which workers run."""
 
     name: str
     kind: Kind
@@ -92,57 +95,63 @@ class Place:
     state: Callable[[], Environment]
 
 
-def here() -> Place:
-    """The machine that this runs on: a device if its firmware names a board, else a host."""
+def this_machine() -> WorkerHost:
+    """Return this machine: kind `device` if its firmware names a board, otherwise `host`."""
     kind: Kind = "device" if environment().is_board else "host"
-    return Place("local", kind, run_worker, lambda: environment([os.getpid()]))
+    return WorkerHost("local", kind, run_worker, lambda: environment([os.getpid()]))
 
 
-def place_of(target: KeptTarget) -> Place:
-    """A machine of a bench, which is held meanwhile."""
+def worker_host_on(target: LeasedTarget) -> WorkerHost:
+    """Return *target* as a worker host; the caller holds its lease."""
 
-    def worker(words: Sequence[str]) -> str:
+    def worker(arguments: Sequence[str]) -> str:
         return target.run(
-            target.module("cipherfleet_hil.measuring.worker", *words), WORKER_WITHIN_S
+            target.module("cipherfleet_hil.measuring.worker", *arguments), WORKER_WITHIN_S
         )
 
-    return Place(target.name, target.kind, worker, target.environment)
+    return WorkerHost(target.name, target.kind, worker, target.environment)
 
 
-def run_worker(words: Sequence[str]) -> str:
-    """What a worker on this machine prints; raises MeasuringFailed."""
-    command = [sys.executable, "-m", "cipherfleet_hil.measuring.worker", *words]
+def run_worker(arguments: Sequence[str]) -> str:
+    """Run a worker on this machine and return its output. Raises MeasuringFailed."""
+    command = [sys.executable, "-m", "cipherfleet_hil.measuring.worker", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        told = done.stderr.strip().splitlines()
+        error_lines = done.stderr.strip().splitlines()
         raise MeasuringFailed(
-            f"the worker ({' '.join(words[:3])}) ended with {done.returncode}: "
-            f"{told[-1] if told else 'it said nothing'}"
+            f"the worker ({' '.join(arguments[:3])}) ended with {done.returncode}: "
+            f"{error_lines[-1] if error_lines else 'no error text'}"
         )
     return done.stdout
 
 
-def measure_crypto(plan: Plan, place: Place, command: str, follow: Follow = iter) -> Measurement:
-    """Run *plan* at *place*; *follow* sees its jobs as they are begun. Raises MeasuringFailed."""
-    before = place.state()
+def measure_crypto(
+    plan: CryptoPlan, host: WorkerHost, command: str, follow: Follow = iter
+) -> Measurement:
+    """Run *plan* on *host*. *follow* wraps the iteration over the jobs. Raises MeasuringFailed."""
+    before = host.state()
     runs: dict[str, list[Run]] = defaultdict(list)
     labels: dict[str, Mapping[str, Any]] = {}
     for process, bits in follow(plan.jobs):
-        for each in msgspec.json.decode(place.worker(plan.words(bits)), type=Samples).cases:
-            name = name_of(each.labels)
+        for each in msgspec.json.decode(
+            host.worker(plan.worker_arguments(bits)), type=Samples
+        ).cases:
+            name = benchmark_name(each.labels)
             labels[name] = each.labels
-            metadata = {**each.run.metadata, "process": process, "target": place.name}
+            metadata = {**each.run.metadata, "process": process, "target": host.name}
             runs[name].append(msgspec.structs.replace(each.run, metadata=metadata))
     target = Target(
-        name=place.name,
-        kind=place.kind,
-        environment=States(before=before, after=place.state()),
+        name=host.name,
+        kind=host.kind,
+        environment=States(before=before, after=host.state()),
     )
     benchmarks = [benchmark(name, dict(labels[name]), runs[name]) for name in labels]
     return _document(plan, target, benchmarks, command)
 
 
-def _document(plan: Plan, target: Target, benchmarks: list[Benchmark], command: str) -> Measurement:
+def _document(
+    plan: CryptoPlan, target: Target, benchmarks: list[Benchmark], command: str
+) -> Measurement:
     state = target.environment.before
     sizes = ", ".join(map(str, plan.key_bits))
     random = {each.name for each in benchmarks if each.labels["case"] in RANDOM}
@@ -153,12 +162,12 @@ def _document(plan: Plan, target: Target, benchmarks: list[Benchmark], command: 
         command=command,
         settings=plan.settings,
         targets=[target],
-        verdict=judge([target], benchmarks, plan.percentiles, random),
+        verdict=assess([target], benchmarks, plan.percentiles, random),
         benchmarks=benchmarks,
         effort={
             "processes": plan.processes,
             "seconds": plan.effort.seconds,
-            "laps": plan.effort.laps,
+            "laps": plan.effort.passes,
             "percentiles": list(plan.percentiles),
         },
     )

@@ -1,10 +1,10 @@
-"""What an encrypted exchange costs, against the reference library used as its documents say.
+"""Benchmark of one encrypted exchange against python-paillier (phe) used as documented.
 
-One asker, *degree* neighbours, vectors of *dimension* whole numbers. `online` is what a node does
-while its neighbours wait: pools are full and answers prepared. `all` has everything inside the
-timing, obfuscators and preparing too. The naive exchange encrypts each coordinate by itself,
-towards each neighbour anew; it is given whole numbers and a weight of a half weight's size, which
-is kinder to it than the float numbers of its documents.
+One asker has *degree* neighbours; vectors have *dimension* integers. The case `online` is the work
+of a node while its neighbours wait: pools are full and answers are prepared. The case `all` times
+everything, obfuscators and preparation too. The naive exchange encrypts each coordinate separately,
+and again for each neighbour. It gets integers and a weight of the size of a half weight, which is
+faster than the float numbers of phe's documentation.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from cipherfleet_node.core.messages import TAG_BYTES, Answer, Query
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.quantiser import VALUE_BITS
-from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.topics import query_topic
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.key_files import NodeKeys, generate_keys
 from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from cipherfleet_node.settings.sections import Crypto
 
-from .interleaved import KIND, Case, Contest, Effort, versions
-from .sampling import race
+from .interleaved import HOST_KIND, Effort, InterleavedComparison, TimedCase, versions
+from .sampling import run_interleaved
 
 KEY_SIZES = (1024, 2048, 3072, 4096)
 PHE, ONLINE = "phe", "online"
@@ -54,25 +54,25 @@ _ASKER, _FLEET = "asker", "bench"
 
 
 class Library(Protocol):
-    """A Paillier library, used as its documents say, on vectors of whole numbers."""
+    """A Paillier library on vectors of integers, used as its documentation says."""
 
     name: str
 
     def query(self, values: Sequence[int]) -> Any:
-        """Each value by itself, as it is sent."""
+        """Encrypt and serialise each value separately."""
 
     def answer(self, query: Any, own: Sequence[int], weight: int) -> Any:
-        """(asked + own) * weight for each coordinate, blinded again, as it is sent."""
+        """Return (asked + own) * weight for each coordinate, blinded again and serialised."""
 
     def open(self, answer: Any) -> list[int]:
-        """The plaintexts of what was sent."""
+        """Decrypt an answer to its plaintexts."""
 
 
 MakeLibraries = Callable[[NodeKeys], Sequence[Library]]
 
 
 class Phe:
-    """The reference library: EncryptedNumber per coordinate, JSON as in its documents."""
+    """The reference library: one EncryptedNumber per coordinate, JSON as in its documentation."""
 
     name = PHE
 
@@ -82,25 +82,23 @@ class Phe:
         self._private = phe.PaillierPrivateKey(self._public, int(key.p), int(key.q))
 
     def query(self, values: Sequence[int]) -> str:
-        """Encrypted numbers, in JSON."""
         return self.write([self._public.encrypt(value) for value in values])
 
     def answer(self, query: str, own: Sequence[int], weight: int) -> str:
-        """`ciphertext()` blinds what it returns, while writing."""
+        """Return the answer; `ciphertext()` blinds each number when it is written."""
         asked = self.read(query)
         return self.write([(c + entry) * weight for c, entry in zip(asked, own, strict=True)])
 
     def open(self, answer: str) -> list[int]:
-        """One decryption per coordinate."""
         return [self._private.decrypt(c) for c in self.read(answer)]
 
     def write(self, numbers: Iterable[Any]) -> str:
-        """The form of phe's documents."""
+        """Serialise *numbers* as in phe's documentation."""
         values = [(str(number.ciphertext()), number.exponent) for number in numbers]
         return json.dumps({"public_key": {"n": self._public.n}, "values": values})
 
     def read(self, text: str) -> list[Any]:
-        """The encrypted numbers in *text*."""
+        """Parse the encrypted numbers in *text*."""
         received = json.loads(text)
         public = phe.PaillierPublicKey(n=int(received["public_key"]["n"]))
         return [phe.EncryptedNumber(public, int(c), int(e)) for c, e in received["values"]]
@@ -109,10 +107,10 @@ class Phe:
 # -- the exchange --------------------------------------------------------------------------------
 
 
-class Workshop:
-    """The keys of one size, and the sources of obfuscators for them, built when asked for.
+class KeyMaterial:
+    """The keys of one size, and sources of obfuscators for them, built on first use.
 
-    All neighbours answer under the asker's key, and no other key takes part.
+    All neighbours answer under the asker's key; no other key takes part.
     """
 
     def __init__(self, bits: int) -> None:
@@ -121,7 +119,7 @@ class Workshop:
 
     @cached_property
     def own(self) -> dict[str, Source]:
-        """Ways to an obfuscator for one's own key."""
+        """The sources of obfuscators for the own key."""
         generators = self.keys.generators
         assert generators is not None
         table = OwnByTables(self.keys.paillier, generators, self._limit)
@@ -129,78 +127,79 @@ class Workshop:
 
     @cached_property
     def towards(self) -> dict[str, Source]:
-        """Ways to an obfuscator for a neighbour's key."""
+        """The sources of obfuscators for a neighbour's key."""
         public = self.keys.paillier.public
         full = Full(public, self._limit)
-        for _ in range(ROWS):  # its first ones are uniform, and become its table
+        for _ in range(ROWS):  # the first ones are uniform and become the table
             full.make()
         return {UNIFORM: Uniform(public), FULL: full}
 
 
 class FilledPool:
-    """Obfuscators made beforehand, each handed out once; one key, so one pool."""
+    """A Blinding with obfuscators made beforehand, each used once; one key needs one pool."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._pool: deque[mpz] = deque()
 
     def fill(self, count: int) -> None:
-        """Make up to *count*."""
+        """Fill the pool to *count* obfuscators."""
         while len(self._pool) < count:
             self._pool.append(self._source.make())
 
     def own(self) -> mpz:
-        """The next one."""
         return self._pool.popleft()
 
     def towards(self, _neighbour: str) -> mpz:
-        """The next one."""
         return self._pool.popleft()
 
 
 @dataclass(frozen=True)
-class OnTheSpot:
-    """Obfuscators made when they are needed."""
+class UnpooledBlinding:
+    """A Blinding that makes each obfuscator when it is needed."""
 
-    sources: tuple[Source, Source]  # for the own key, and for a neighbour's
+    sources: tuple[Source, Source]  # for the own key and for a neighbour's key
 
     def own(self) -> mpz:
-        """A new one."""
         return self.sources[0].make()
 
     def towards(self, _neighbour: str) -> mpz:
-        """A new one."""
         return self.sources[1].make()
 
 
-class Scene:
-    """An asker and its neighbours, with their values and draws, and what must come out."""
+class AskerScenario:
+    """An asker and its neighbours, with their values, random choices and expected results."""
 
     def __init__(self, keys: NodeKeys, dimension: int, degree: int) -> None:
         self.keys, self.dimension = keys, dimension
-        self.draws = Draws(os.urandom(SEED_BYTES))
-        self.asked = _values(self.draws, dimension)
+        self.randomness = RoundRandomness(os.urandom(SEED_BYTES))
+        self.asked = _values(self.randomness, dimension)
         self.neighbours = [f"neighbour-{place}" for place in range(degree)]
-        self.their_draws = {name: Draws(os.urandom(SEED_BYTES)) for name in self.neighbours}
-        self.theirs = {name: _values(draws, dimension) for name, draws in self.their_draws.items()}
+        self.their_randomness = {
+            name: RoundRandomness(os.urandom(SEED_BYTES)) for name in self.neighbours
+        }
+        self.theirs = {
+            name: _values(randomness, dimension)
+            for name, randomness in self.their_randomness.items()
+        }
         self.edge = Edge(keys.paillier.public, exchange.metropolis(degree, degree))
 
     def weight(self, neighbour: str) -> int:
-        """The half weight of *neighbour*; the naive exchange's whole weight."""
-        return exchange.half_weight(self.their_draws[neighbour], _ASKER)
+        """Return *neighbour*'s half weight; it is the naive exchange's whole weight."""
+        return exchange.half_weight(self.their_randomness[neighbour], _ASKER)
 
     def exponent(self, neighbour: str) -> int:
-        """What the asker raises *neighbour*'s answer to."""
-        return exchange.half_weight(self.draws, neighbour) * self.edge.metropolis
+        """Return the exponent that the asker applies to *neighbour*'s answer."""
+        return exchange.half_weight(self.randomness, neighbour) * self.edge.metropolis
 
     @cached_property
     def expected(self) -> list[int]:
-        """sum_j H_ij M_ij (H_ji (q_j - q_i) + e_ji), in plain."""
+        """The plaintext result: sum_j H_ij M_ij (H_ji (q_j - q_i) + e_ji)."""
         return _sum(self._term(name) for name in self.neighbours)
 
     def _term(self, name: str) -> list[int]:
         weight, exponent = self.weight(name), self.exponent(name)
-        noise = exchange.dither(self.their_draws[name], _ASKER, weight, self.dimension)
+        noise = exchange.dither(self.their_randomness[name], _ASKER, weight, self.dimension)
         return [
             exponent * (weight * (own - asked) + e)
             for own, asked, e in zip(self.theirs[name], self.asked, noise, strict=True)
@@ -208,7 +207,7 @@ class Scene:
 
     @cached_property
     def expected_naively(self) -> list[int]:
-        """sum_j H_ji (q_j - q_i), in plain."""
+        """The plaintext result of the naive exchange: sum_j H_ji (q_j - q_i)."""
         return _sum(
             [
                 self.weight(name) * (own - asked)
@@ -218,60 +217,61 @@ class Scene:
         )
 
 
-class Packed:
-    """Our exchange on a scene, step by step."""
+class PackedExchange:
+    """The packed exchange on a scenario, step by step."""
 
-    def __init__(self, scene: Scene, blinding: Blinding) -> None:
-        key = scene.keys.paillier
-        self._scene = scene
-        edges = dict.fromkeys(scene.neighbours, scene.edge)
-        self._asker = Pairwise(key, edges, scene.dimension, blinding)
-        self._neighbour = Pairwise(key, {_ASKER: scene.edge}, scene.dimension, blinding)
+    def __init__(self, scenario: AskerScenario, blinding: Blinding) -> None:
+        key = scenario.keys.paillier
+        self._scene = scenario
+        edges = dict.fromkeys(scenario.neighbours, scenario.edge)
+        self._asker = Pairwise(key, edges, scenario.dimension, blinding)
+        self._neighbour = Pairwise(key, {_ASKER: scenario.edge}, scenario.dimension, blinding)
 
     def query(self) -> list[bytes]:
-        """What the asker sends."""
+        """Return the ciphertexts of the asker's query."""
         return self._asker.query(self._scene.asked)
 
     def prepare(self) -> dict[str, list[mpz]]:
-        """What all neighbours have ready."""
+        """Prepare the answers of all neighbours."""
         return {name: self._prepare(name) for name in self._scene.neighbours}
 
     def _prepare(self, name: str) -> list[mpz]:
         return self._neighbour.prepare(
-            _ASKER, self._scene.theirs[name], self._scene.their_draws[name]
+            _ASKER, self._scene.theirs[name], self._scene.their_randomness[name]
         )
 
     def answer(
         self, query: Sequence[bytes], prepared: Mapping[str, Sequence[mpz]]
     ) -> dict[str, list[bytes]]:
-        """What all neighbours send."""
-        draws, asked = self._scene.their_draws, message_of(query)
+        """Return the ciphertexts of all neighbours' answers."""
+        randomness, asked = self._scene.their_randomness, make_query_message(query)
         return {
-            name: self._neighbour.answer(asked, draws[name], brackets)
+            name: self._neighbour.answer(asked, randomness[name], brackets)
             for name, brackets in prepared.items()
         }
 
     def accept(self, answers: Mapping[str, Sequence[bytes]]) -> dict[str, list[mpz]]:
-        """The answers, checked."""
+        """Check and parse the answers."""
         return {name: self._asker.accept(answer) for name, answer in answers.items()}
 
     def open(self, accepted: Mapping[str, Sequence[mpz]]) -> list[int]:
-        """The coupling term."""
-        return self._asker.open(accepted, self._scene.draws)
+        return self._asker.open(accepted, self._scene.randomness)
 
     def online(self, prepared: Mapping[str, Sequence[mpz]]) -> list[int]:
-        """All that neighbours wait for."""
+        """Run everything for which neighbours wait: query, answers, opening."""
         return self.open(self.accept(self.answer(self.query(), prepared)))
 
 
-def message_of(query: Sequence[bytes]) -> Query:
-    """The asker's message with the ciphertexts of *query*."""
+def make_query_message(query: Sequence[bytes]) -> Query:
+    """Return the asker's query message with these ciphertexts."""
     return Query(_FLEET, _ASKER, 1, 1, 0, [], bytes(8), bytes(8), list(query))
 
 
-def _values(draws: Draws, count: int) -> list[int]:
+def _values(randomness: RoundRandomness, count: int) -> list[int]:
     half = 1 << (VALUE_BITS - 1)
-    return [entry - half + 1 for entry in draws.below(2 * half - 1, "bench/values", count)]
+    return [
+        entry - half + 1 for entry in randomness.integers_below(2 * half - 1, "bench/values", count)
+    ]
 
 
 def _equals(expected: object) -> Callable[[object], bool]:
@@ -285,38 +285,42 @@ def _sum(terms: Iterable[Sequence[int]]) -> list[int]:
 # -- cases ---------------------------------------------------------------------------------------
 
 
-def online_case(shop: Workshop, scene: Scene) -> Case:
-    """Our exchange as neighbours wait for it."""
-    pool = FilledPool(shop.own[OWN_TABLE])
-    packed, prepared = Packed(scene, pool), dict[str, list[mpz]]()
-    ciphertexts = Layout(shop.bits, scene.dimension).ciphertexts
+def make_online_case(material: KeyMaterial, scenario: AskerScenario) -> TimedCase:
+    """Return the case `online`: the part of the exchange for which neighbours wait."""
+    pool = FilledPool(material.own[OWN_TABLE])
+    packed, prepared = PackedExchange(scenario, pool), dict[str, list[mpz]]()
+    ciphertexts = Layout(material.bits, scenario.dimension).ciphertexts
 
     def fill() -> None:
-        pool.fill((1 + len(scene.neighbours)) * ciphertexts)
+        pool.fill((1 + len(scenario.neighbours)) * ciphertexts)
         prepared.update(packed.prepare())
 
-    return Case(ONLINE, lambda: packed.online(prepared), _equals(scene.expected), fill)
+    return TimedCase(ONLINE, lambda: packed.online(prepared), _equals(scenario.expected), fill)
 
 
-def all_inside(own: str, towards: str) -> str:
-    """The name of a case with everything inside the timing."""
+def all_inside_name(own: str, towards: str) -> str:
+    """Return the name of a case that times everything."""
     return f"all: {own}, {towards}"
 
 
-def all_case(shop: Workshop, scene: Scene, own: str, towards: str) -> Case:
-    """Our exchange with everything inside, obfuscators from the sources *own* and *towards*."""
-    packed = Packed(scene, OnTheSpot((shop.own[own], shop.towards[towards])))
-    return Case(
-        all_inside(own, towards),
+def make_all_inside_case(
+    material: KeyMaterial, scenario: AskerScenario, own: str, towards: str
+) -> TimedCase:
+    """Return a case that times everything; *own* and *towards* name the obfuscators' sources."""
+    packed = PackedExchange(
+        scenario, UnpooledBlinding((material.own[own], material.towards[towards]))
+    )
+    return TimedCase(
+        all_inside_name(own, towards),
         lambda: packed.online(packed.prepare()),
-        _equals(scene.expected),
+        _equals(scenario.expected),
     )
 
 
-def naive_case(library: Library, scene: Scene) -> Case:
-    """The exchange as *library*'s documents suggest it: each number by itself."""
-    negated = [-entry for entry in scene.asked]
-    towards = [(scene.theirs[name], scene.weight(name)) for name in scene.neighbours]
+def make_naive_case(library: Library, scenario: AskerScenario) -> TimedCase:
+    """Return the naive exchange: *library* encrypts each number separately."""
+    negated = [-entry for entry in scenario.asked]
+    towards = [(scenario.theirs[name], scenario.weight(name)) for name in scenario.neighbours]
 
     def run() -> list[int]:
         return _sum(
@@ -324,36 +328,40 @@ def naive_case(library: Library, scene: Scene) -> Case:
             for own, weight in towards
         )
 
-    return Case(library.name, run, _equals(scene.expected_naively))
+    return TimedCase(library.name, run, _equals(scenario.expected_naively))
 
 
-# -- contests ------------------------------------------------------------------------------------
+# -- interleaved comparisons ---------------------------------------------------------------------
 
 
-def exchanges(
-    shop: Workshop, rivals: Sequence[Library], dimension: int, degree: int, effort: Effort
-) -> Contest:
-    """Our exchange against the naive ones."""
-    scene = Scene(shop.keys, dimension, degree)
-    ours = [online_case(shop, scene)]
-    ours += [all_case(shop, scene, own, towards) for own in shop.own for towards in shop.towards]
-    reference = Phe(shop.keys)
-    naive = [naive_case(library, scene) for library in (reference, *rivals)]
-    ms, checked = race([naive[0], *ours, *naive[1:]], effort)
-    pairs = [(PHE, case.name) for case in ours] + [(rival.name, ONLINE) for rival in rivals]
-    return Contest(
-        EXCHANGE, shop.bits, ms, checked, pairs, dimension, degree, _bytes(scene, reference)
+def compare_exchanges(
+    material: KeyMaterial, libraries: Sequence[Library], dimension: int, degree: int, effort: Effort
+) -> InterleavedComparison:
+    """Compare the packed exchange with the naive ones."""
+    scenario = AskerScenario(material.keys, dimension, degree)
+    ours = [make_online_case(material, scenario)]
+    ours += [
+        make_all_inside_case(material, scenario, own, towards)
+        for own in material.own
+        for towards in material.towards
+    ]
+    reference = Phe(material.keys)
+    naive = [make_naive_case(library, scenario) for library in (reference, *libraries)]
+    ms, checked = run_interleaved([naive[0], *ours, *naive[1:]], effort)
+    pairs = [(PHE, case.name) for case in ours] + [(rival.name, ONLINE) for rival in libraries]
+    return InterleavedComparison(
+        EXCHANGE, material.bits, ms, checked, pairs, dimension, degree, _bytes(scenario, reference)
     )
 
 
-def _bytes(scene: Scene, reference: Phe) -> dict[str, int]:
-    """What a query and an answer take."""
-    asked = reference.query(scene.asked)
-    answered = reference.answer(asked, scene.asked, 1)
-    ciphertexts = [bytes(scene.edge.key.bits // 4)] * Layout(
-        scene.edge.key.bits, scene.dimension
+def _bytes(scenario: AskerScenario, reference: Phe) -> dict[str, int]:
+    """Return the sizes of a query and an answer, in bytes."""
+    asked = reference.query(scenario.asked)
+    answered = reference.answer(asked, scenario.asked, 1)
+    ciphertexts = [bytes(scenario.edge.key.bits // 4)] * Layout(
+        scenario.edge.key.bits, scenario.dimension
     ).ciphertexts
-    envelopes = _messages(ciphertexts, scene.keys.identity)
+    envelopes = _messages(ciphertexts, scenario.keys.identity)
     return {
         PHE_JSON: len(asked) + len(answered),
         CIPHERTEXTS: 2 * sum(map(len, ciphertexts)),
@@ -368,117 +376,123 @@ def _messages(ciphertexts: list[bytes], identity: Ed25519PrivateKey) -> tuple[by
     return wire.encode(query, identity), wire.encode(answer, identity)
 
 
-def parts(shop: Workshop, dimension: int, degree: int, effort: Effort) -> Contest:
-    """Where the time of our own exchange goes."""
-    cases = part_cases(shop, Scene(shop.keys, dimension, degree))
-    ms, checked = race(cases, effort)
-    return Contest(PARTS, shop.bits, ms, checked, (), dimension, degree)
+def measure_parts(
+    material: KeyMaterial, dimension: int, degree: int, effort: Effort
+) -> InterleavedComparison:
+    """Time the steps of the packed exchange."""
+    cases = make_part_cases(material, AskerScenario(material.keys, dimension, degree))
+    ms, checked = run_interleaved(cases, effort)
+    return InterleavedComparison(PARTS, material.bits, ms, checked, (), dimension, degree)
 
 
-def part_cases(shop: Workshop, scene: Scene) -> list[Case]:
-    """The steps of our own exchange, each with what the step before it leaves."""
-    pool, degree = FilledPool(shop.own[OWN_TABLE]), len(scene.neighbours)
-    count = Layout(shop.bits, scene.dimension).ciphertexts
-    packed = Packed(scene, pool)
+def make_part_cases(material: KeyMaterial, scenario: AskerScenario) -> list[TimedCase]:
+    """Return one case per step of the packed exchange, with the previous step's result as input."""
+    pool, degree = FilledPool(material.own[OWN_TABLE]), len(scenario.neighbours)
+    count = Layout(material.bits, scenario.dimension).ciphertexts
+    packed = PackedExchange(scenario, pool)
     pool.fill(count * (1 + degree))
     prepared, query = packed.prepare(), packed.query()
     answers = packed.answer(query, prepared)
     accepted = packed.accept(answers)
-    exponents = [scene.exponent(name) for name in accepted]
+    exponents = [scenario.exponent(name) for name in accepted]
     columns = list(zip(*accepted.values(), strict=True))
-    key = shop.keys.paillier
+    key = material.keys.paillier
 
     def decrypt() -> list[mpz]:
         return [key.decrypt_combined(column, exponents) for column in columns]
 
     def opens(made: Mapping[str, Sequence[mpz]]) -> bool:
-        return packed.open(made) == scene.expected
+        return packed.open(made) == scenario.expected
 
     return [
-        Case("query", packed.query, lambda q: len(q) == count, lambda: pool.fill(count)),
-        Case(
+        TimedCase("query", packed.query, lambda q: len(q) == count, lambda: pool.fill(count)),
+        TimedCase(
             "prepare",
             packed.prepare,
             lambda made: opens(packed.accept(packed.answer(query, made))),
             lambda: pool.fill(count * degree),
         ),
-        Case(
+        TimedCase(
             "answer",
             lambda: packed.answer(query, prepared),
             lambda made: opens(packed.accept(made)),
         ),
-        Case("accept", lambda: packed.accept(answers), opens),
-        Case("open", lambda: packed.open(accepted), _equals(scene.expected)),
-        Case("decrypt", decrypt, _equals(decrypt())),
-        *_envelope_cases(shop.keys.identity, query),
+        TimedCase("accept", lambda: packed.accept(answers), opens),
+        TimedCase("open", lambda: packed.open(accepted), _equals(scenario.expected)),
+        TimedCase("decrypt", decrypt, _equals(decrypt())),
+        *_envelope_cases(material.keys.identity, query),
     ]
 
 
-def _envelope_cases(identity: Ed25519PrivateKey, query: Sequence[bytes]) -> list[Case]:
+def _envelope_cases(identity: Ed25519PrivateKey, query: Sequence[bytes]) -> list[TimedCase]:
     verifiers, topic = {_ASKER: identity.public_key()}, query_topic(_FLEET, _ASKER)
 
     def verify(envelope: bytes) -> Any:
         return wire.decode(envelope, topic, _FLEET, verifiers)
 
-    def is_right(told: Any) -> bool:
-        return bool(told.ciphertexts == query)
+    def is_right(result: Any) -> bool:
+        return bool(result.ciphertexts == query)
 
-    signed = wire.encode(message_of(query), identity)
+    signed = wire.encode(make_query_message(query), identity)
     return [
-        Case(
+        TimedCase(
             "sign",
-            lambda: wire.encode(message_of(query), identity),
+            lambda: wire.encode(make_query_message(query), identity),
             lambda made: is_right(verify(made)),
         ),
-        Case("verify", lambda: verify(signed), is_right),
+        TimedCase("verify", lambda: verify(signed), is_right),
     ]
 
 
-def own_encryptions(shop: Workshop, rivals: Sequence[Library], effort: Effort) -> Contest:
-    """A number under one's own key, obfuscator included, against the reference's encryption."""
-    key, number = shop.keys.paillier, 123_456_789
-    reference = Phe(shop.keys)
+def compare_own_encryptions(
+    material: KeyMaterial, libraries: Sequence[Library], effort: Effort
+) -> InterleavedComparison:
+    """Compare own-key encryption, obfuscator included, with the reference's encryption."""
+    key, number = material.keys.paillier, 123_456_789
+    reference = Phe(material.keys)
     public = phe.PaillierPublicKey(int(key.public.n))
 
-    def ours(name: str, source: Source) -> Case:
-        return Case(
+    def ours(name: str, source: Source) -> TimedCase:
+        return TimedCase(
             name,
             lambda: encrypt(key.public, mpz(number), source.make()),
             lambda c: key.decrypt(c) == number,
         )
 
-    def theirs(library: Library) -> Case:
-        return Case(
+    def theirs(library: Library) -> TimedCase:
+        return TimedCase(
             library.name,
             lambda: library.query([number]),
             lambda sent: library.open(sent) == [number],
         )
 
-    plain = Case(
+    plain = TimedCase(
         PHE,
         lambda: public.encrypt(number),
         lambda c: reference.open(reference.write([c])) == [number],
     )
-    sources = [ours(name, source) for name, source in shop.own.items()]
-    ms, checked = race([plain, *sources, *map(theirs, rivals)], effort)
-    pairs = [(PHE, name) for name in (*shop.own, *(rival.name for rival in rivals))]
-    return Contest(OWN, shop.bits, ms, checked, pairs)
+    sources = [ours(name, source) for name, source in material.own.items()]
+    ms, checked = run_interleaved([plain, *sources, *map(theirs, libraries)], effort)
+    pairs = [(PHE, name) for name in (*material.own, *(rival.name for rival in libraries))]
+    return InterleavedComparison(OWN, material.bits, ms, checked, pairs)
 
 
-def neighbour_obfuscators(shop: Workshop, effort: Effort) -> Contest:
-    """The two ways to blind an answer."""
-    key = shop.keys.paillier
+def compare_neighbour_obfuscators(material: KeyMaterial, effort: Effort) -> InterleavedComparison:
+    """Compare the two sources of obfuscators for answers."""
+    key = material.keys.paillier
     cases = [
-        Case(name, source.make, lambda c: key.decrypt(c) == 0)
-        for name, source in shop.towards.items()
+        TimedCase(name, source.make, lambda c: key.decrypt(c) == 0)
+        for name, source in material.towards.items()
     ]
-    ms, checked = race(cases, effort)
-    return Contest(NEIGHBOUR, shop.bits, ms, checked, [(UNIFORM, FULL)])
+    ms, checked = run_interleaved(cases, effort)
+    return InterleavedComparison(NEIGHBOUR, material.bits, ms, checked, [(UNIFORM, FULL)])
 
 
-def decryptions(shop: Workshop, degree: int, effort: Effort) -> Contest:
-    """One decryption of a combination, against one decryption per answer."""
-    key, make = shop.keys.paillier, shop.own[OWN_TABLE].make
+def compare_decryptions(
+    material: KeyMaterial, degree: int, effort: Effort
+) -> InterleavedComparison:
+    """Compare one decryption of a combination with one decryption per answer."""
+    key, make = material.keys.paillier, material.own[OWN_TABLE].make
     terms = range(1, degree + 1)
     answers = [encrypt(key.public, mpz(term), make()) for term in terms]
     exponents = [(1 << 17) + 2 * term + 1 for term in terms]
@@ -489,80 +503,84 @@ def decryptions(shop: Workshop, degree: int, effort: Effort) -> Contest:
         return sum((e * m for e, m in zip(exponents, opened, strict=True)), mpz(0))
 
     cases = [
-        Case(APART, apart, _equals(expected)),
-        Case(TOGETHER, lambda: key.decrypt_combined(answers, exponents), _equals(expected)),
+        TimedCase(APART, apart, _equals(expected)),
+        TimedCase(TOGETHER, lambda: key.decrypt_combined(answers, exponents), _equals(expected)),
     ]
-    ms, checked = race(cases, effort)
-    return Contest(DECRYPTION, shop.bits, ms, checked, [(APART, TOGETHER)], degree=degree)
+    ms, checked = run_interleaved(cases, effort)
+    return InterleavedComparison(
+        DECRYPTION, material.bits, ms, checked, [(APART, TOGETHER)], degree=degree
+    )
 
 
-# -- the whole -----------------------------------------------------------------------------------
+# -- plans and reports ---------------------------------------------------------------------------
 
 
-EVERY_CONTEST: Sequence[Callable[..., Contest]] = (
-    own_encryptions,
-    neighbour_obfuscators,
-    decryptions,
-    parts,
-    exchanges,
+ALL_COMPARISONS: Sequence[Callable[..., InterleavedComparison]] = (
+    compare_own_encryptions,
+    compare_neighbour_obfuscators,
+    compare_decryptions,
+    measure_parts,
+    compare_exchanges,
 )
 
 
-Job = tuple[int, Callable[..., Contest], tuple[int, ...]]
+Job = tuple[int, Callable[..., InterleavedComparison], tuple[int, ...]]
 Follow = Callable[[Sequence[Job]], Iterable[Job]]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure."""
+class RatioPlan:
+    """The comparisons and sizes to measure."""
 
     key_bits: Sequence[int] = (2048,)
     dimensions: Sequence[int] = (1, 8, 32)
     degrees: Sequence[int] = (1, 4)
     effort: Effort = field(default_factory=Effort)
-    contests: Sequence[Callable[..., Contest]] = EVERY_CONTEST
+    comparisons: Sequence[Callable[..., InterleavedComparison]] = ALL_COMPARISONS
 
     @property
     def jobs(self) -> list[Job]:
-        """Key size, contest, and the contest's own numbers."""
+        """Triples of key size, comparison, and the comparison's own sizes."""
         return [
-            (bits, contest, numbers)
+            (bits, compare, numbers)
             for bits in self.key_bits
-            for contest in self.contests
-            for numbers in self._numbers(contest)
+            for compare in self.comparisons
+            for numbers in self._numbers(compare)
         ]
 
-    def _numbers(self, contest: Callable[..., Contest]) -> list[tuple[int, ...]]:
-        if contest in (parts, exchanges):
+    def _numbers(self, compare: Callable[..., InterleavedComparison]) -> list[tuple[int, ...]]:
+        if compare in (measure_parts, compare_exchanges):
             return [(d, degree) for d in self.dimensions for degree in self.degrees]
-        if contest is decryptions:
+        if compare is compare_decryptions:
             return [(degree,) for degree in self.degrees if degree > 1]
         return [()]
 
 
 def measure(
-    plan: Plan, follow: Follow = iter, make_rivals: MakeLibraries = lambda _keys: ()
-) -> list[Contest]:
-    """Run *plan*; *follow* sees its jobs as they are begun. Raises WrongResult."""
-    contests: list[Contest] = []
-    shop: Workshop | None = None
-    rivals: Sequence[Library] = ()
-    for bits, contest, numbers in follow(plan.jobs):
-        if shop is None or shop.bits != bits:
-            shop = Workshop(bits)
-            rivals = make_rivals(shop.keys)
-        against = (rivals,) if contest in (exchanges, own_encryptions) else ()
-        contests.append(contest(shop, *against, *numbers, plan.effort))
-    return contests
+    plan: RatioPlan, follow: Follow = iter, connect_libraries: MakeLibraries = lambda _keys: ()
+) -> list[InterleavedComparison]:
+    """Run *plan*. *follow* wraps the iteration over the jobs. Raises WrongResult."""
+    comparisons: list[InterleavedComparison] = []
+    material: KeyMaterial | None = None
+    libraries: Sequence[Library] = ()
+    for bits, compare, numbers in follow(plan.jobs):
+        if material is None or material.bits != bits:
+            material = KeyMaterial(bits)
+            libraries = connect_libraries(material.keys)
+        against = (libraries,) if compare in (compare_exchanges, compare_own_encryptions) else ()
+        comparisons.append(compare(material, *against, *numbers, plan.effort))
+    return comparisons
 
 
-def report(contests: Sequence[Contest], where: Mapping[str, Any], *packages: str) -> dict[str, Any]:
-    """The object that `--json` prints; *packages* are those of the rivals that took part."""
+def report(
+    comparisons: Sequence[InterleavedComparison], where: Mapping[str, Any], *packages: str
+) -> dict[str, Any]:
+    """Return the object that `--json` prints; *packages* are those of the compared libraries."""
     return {
         "benchmark": "crypto",
-        "kind": KIND,
+        "kind": HOST_KIND,
         "clock": "process CPU time",
         "machine": dict(where),
         "versions": versions("phe", *packages),
-        "contests": [contest.to_json() for contest in contests],
+        "contests": [comparison.to_json() for comparison in comparisons],
     }

@@ -1,8 +1,9 @@
-"""Contests: cases that take turns in one process, and the ratios of their times in the same lap.
+"""Interleaved comparisons in one process, reported as ratios of times from the same pass.
 
-Machines are noisy and grow warm: a ratio between two times of one lap stands where the times
-themselves drift, so ratios are what is reported and held against limits. Times are the process's
-CPU time, all threads together; a case that waits for nobody and uses one thread loses nothing.
+In one pass every case runs once. Clocks and temperature drift between passes, but hardly within
+one: the ratio of two times of the same pass is stable where the times are not. Limits therefore
+apply to ratios. Times are the CPU time of the process, of all threads together; for a case that
+uses one thread and never waits, this equals the wall time.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from cipherfleet_hil.measurement import environment
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
-KIND = "host"  # figures of this machine, never of a device that it might stand for
+HOST_KIND = "host"  # the figures are those of this machine, never those of a device
 
 
 class WrongResult(CipherfleetError):
-    """A case computed something else than the plain answer: its time means nothing."""
+    """A case computed a wrong result, so that its time is meaningless."""
 
     exit_code: ClassVar[int] = 5
 
@@ -34,30 +35,29 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Case:
-    """One way of doing something."""
+class TimedCase:
+    """A computation to time, with a check of its result."""
 
     name: str
-    run: Callable[[], Any]  # what is timed
-    is_right: Callable[[Any], bool]  # whether a result is the plain answer
-    fill: Callable[[], None] = _nothing  # what is ready before the clock starts
+    run: Callable[[], Any]  # the timed computation
+    is_right: Callable[[Any], bool]  # compares the result with the plaintext result
+    fill: Callable[[], None] = _nothing  # prepares a run, before the clock starts
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a contest goes on: until *seconds* of CPU time are spent, at least *laps* laps."""
+    """The length of a measurement: at least *seconds* and at least *passes* passes."""
 
     seconds: float = 4.0
-    laps: int = 3
+    passes: int = 3
 
-    def is_spent(self, laps: int, seconds: float) -> bool:
-        """Whether it was enough."""
-        return laps >= self.laps and seconds >= self.seconds
+    def is_spent(self, passes: int, seconds: float) -> bool:
+        return passes >= self.passes and seconds >= self.seconds
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The ratios of all laps."""
+class RatioSpread:
+    """Statistics of the ratios of all passes."""
 
     median: float
     minimum: float
@@ -65,43 +65,43 @@ class Spread:
     p90: float
 
     @classmethod
-    def of(cls, ratios: Sequence[float]) -> Spread:
-        """The figures of *ratios*."""
+    def of(cls, ratios: Sequence[float]) -> RatioSpread:
         p10, median, p90 = np.percentile(ratios, [10, 50, 90])
         return cls(float(median), float(min(ratios)), float(p10), float(p90))
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What came of some cases that ran in turn."""
+class InterleavedComparison:
+    """The result of cases that ran interleaved."""
 
     kind: str
     key_bits: int
-    ms: Mapping[str, Sequence[float]]  # by case, one time per lap
-    checked: int  # results that were compared with the plain answer, and were right
+    ms: Mapping[str, Sequence[float]]  # by case, one time per pass
+    checked: int  # number of results that were checked, all correct
     pairs: Sequence[tuple[str, str]] = ()  # (slow, fast): the ratios of interest
     dimension: int | None = None
     degree: int | None = None
-    bytes: Mapping[str, int] = field(default_factory=dict)  # on the wire, query and answer
+    bytes: Mapping[str, int] = field(
+        default_factory=dict
+    )  # size of a query and an answer on the wire
 
     @property
-    def laps(self) -> int:
-        """How many times each case had its turn."""
+    def passes(self) -> int:
         return len(next(iter(self.ms.values())))
 
-    def ratio(self, slow: str, fast: str) -> Spread:
-        """How many times longer *slow* takes than *fast*, lap by lap."""
-        return Spread.of([s / f for s, f in zip(self.ms[slow], self.ms[fast], strict=True)])
+    def ratio(self, slow: str, fast: str) -> RatioSpread:
+        """Return the ratios of the times of *slow* and *fast*, pass by pass."""
+        return RatioSpread.of([s / f for s, f in zip(self.ms[slow], self.ms[fast], strict=True)])
 
     def to_json(self) -> dict[str, Any]:
-        """The object under `contests` of the report."""
+        """Return the object that the report holds under `contests`."""
         return {
             "contest": self.kind,
             "key_bits": self.key_bits,
             "unsafe": self.key_bits < SAFE_KEY_BITS,
             "dimension": self.dimension,
             "degree": self.degree,
-            "laps": self.laps,
+            "laps": self.passes,
             "checked": self.checked,
             "ms": {name: _times(times) for name, times in self.ms.items()},
             "ratios": [
@@ -112,11 +112,11 @@ class Contest:
         }
 
 
-# -- where it was measured -----------------------------------------------------------------------
+# -- the machine ---------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    """What the figures belong to."""
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine to which the figures belong."""
     return {
         "cpu": environment.cpu_model(),
         "architecture": platform.machine(),
@@ -126,7 +126,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Ours, the number libraries', and those of *packages*."""
+    """Return the versions of cipherfleet, of the number libraries and of *packages*."""
     return environment.versions() | {
         package: importlib.metadata.version(package) for package in packages
     }

@@ -1,4 +1,4 @@
-"""What a calibration card foretells of the rounds that are to be measured."""
+"""Round times that a calibration card predicts, for comparison with measured ones."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from cipherfleet_hil.measurement.round_figures import ROUND
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
-SETTLING = 15  # rounds in which neighbours fall into step and pools find their level
+SETTLING = 15  # rounds until neighbours are synchronised and pool levels are steady
 
 
-def settled_after(fleet: Fleet, card: Calibration) -> int:
-    """Rounds before those that the card speaks of: tables are made in the first ones."""
+def warm_up_rounds(fleet: Fleet, card: Calibration) -> int:
+    """Return the number of rounds before those that the card predicts; the first build tables."""
     return predict(fleet, card).first_rounds + SETTLING
 
 
-def foretold(fleet: Fleet, card: Calibration, targets: Sequence[str]) -> dict[str, float]:
-    """Seconds of a round on each of *targets*, by the name of the figure that is measured.
+def predict_rounds(fleet: Fleet, card: Calibration, targets: Sequence[str]) -> dict[str, float]:
+    """Predict the seconds of a round on each of *targets*, by the name of the measured figure.
 
-    Either all nodes share one target, or each has one of its own; ConfigError for what is between,
-    of which a card of one board says nothing.
+    A card describes one board, so that either all nodes share one target, or each node has its own.
+    Raises ConfigError for any other distribution.
     """
     found, nodes = predict(fleet, card), len(fleet.members)
     if len(targets) not in (1, nodes):
         raise ConfigError(
-            f"--calibration: {nodes} nodes on {len(targets)} targets cannot be predicted: one "
-            "target for all nodes can, and one for each"
+            f"--calibration: {nodes} nodes on {len(targets)} targets cannot be predicted; use "
+            "one target for all nodes, or one target per node"
         )
     round_ms = found.together_ms if len(targets) == 1 else found.apart_ms
     return {f"{ROUND}, {target}": round_ms / 1000.0 for target in targets}

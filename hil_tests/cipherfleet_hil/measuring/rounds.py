@@ -1,4 +1,4 @@
-"""Rounds of a real fleet whose nodes are spread over the bench, with a real broker."""
+"""Measure rounds of a real fleet whose nodes run on the targets of a bench, with a real broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cipherfleet_hil.measurement.document import (
     Run,
     States,
     Target,
-    Verdict,
+    Validity,
     benchmark,
     measurement,
 )
@@ -36,14 +36,14 @@ from cipherfleet_hil.measurement.round_figures import (
     ROUND,
     NodeSpans,
     Span,
-    after_warm_up,
     network_seconds,
     node_figures,
+    skip_warm_up,
 )
-from cipherfleet_hil.measurement.validity import judge
-from cipherfleet_hil.targets import lease_agent as keeper
-from cipherfleet_hil.targets.bench_file import Bench, is_here
-from cipherfleet_hil.targets.target import KeptTarget, Waited
+from cipherfleet_hil.measurement.validity import assess
+from cipherfleet_hil.targets import lease_agent
+from cipherfleet_hil.targets.bench_file import Bench, is_loopback
+from cipherfleet_hil.targets.target import JobStates, LeasedTarget
 from cipherfleet_node.runtime.daemon import SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import Broker, Simulation
@@ -52,12 +52,12 @@ from cipherfleet_provisioning.certificates import Certified, make_authority, sec
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
-from .node_runner import Ran
-from .prediction import foretold
+from .node_runner import NodeRuns
+from .prediction import predict_rounds
 
 WARM_UP = 5
-MOST_UNACCOUNTED = 0.05  # of a round's time, in no phase
-EVERYWHERE = "0.0.0.0"  # noqa: S104  # to be reached from boards, with certificates only
+MOST_UNACCOUNTED = 0.05  # share of a round's time that may be in no phase
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # boards must reach the broker; it requires certificates
 NODES = "nodes"
 
 Tell = Callable[[str], None]
@@ -65,24 +65,24 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RoundsPlan:
-    """What to measure."""
+    """The fleet, the bench and the effort of a measurement of rounds."""
 
     file: Path
     bench: Bench
     rounds: int
     nodes: int | None = None
     warm_up: int = WARM_UP
-    card: Calibration | None = None  # of the targets' board
+    card: Calibration | None = None  # calibration card of the targets' board
 
     @property
     def overrides(self) -> Overrides:
-        """What it changes of the fleet."""
+        """The plan's changes to the fleet file."""
         return Overrides(nodes=self.nodes, rounds=self.warm_up + self.rounds)
 
 
 @dataclass(frozen=True)
-class Came:
-    """What a fleet's run left: the machines' states, and every node's spans."""
+class FleetRun:
+    """The results of a fleet's run: the machines' states, and every node's spans."""
 
     targets: Sequence[Target]
     nodes: Mapping[str, NodeSpans]
@@ -91,26 +91,26 @@ class Came:
 def measure_rounds(
     plan: RoundsPlan, command: str, tell: Tell, out: Path | None = None
 ) -> Measurement:
-    """Run the fleet, and say what its rounds were made of. Raises CipherfleetError."""
+    """Run the fleet and measure the phases of its rounds. Raises CipherfleetError."""
     plan.bench.check_reach()
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
     specs = plan.bench.targets[: len(fleet.members)]
-    predicted = foretold(fleet, plan.card, [spec.name for spec in specs]) if plan.card else {}
+    predicted = predict_rounds(fleet, plan.card, [spec.name for spec in specs]) if plan.card else {}
     with ExitStack() as stack:
         targets = []
         for spec in specs:
-            tell(f"target {spec.name}: taking it")
-            targets.append(stack.enter_context(plan.bench.make(spec)))
+            tell(f"target {spec.name}: taking the lease")
+            targets.append(stack.enter_context(plan.bench.open_target(spec)))
         tell(f"{len(fleet.members)} nodes on {', '.join(target.name for target in targets)}")
-        came = run_fleet(fleet, plan, targets, tell, out)
-    return document(plan, fleet, came, command, predicted)
+        fleet_run = run_fleet(fleet, plan, targets, tell, out)
+    return document(plan, fleet, fleet_run, command, predicted)
 
 
 # -- the fleet -----------------------------------------------------------------------------------
 
 
-def spread(names: Sequence[str], targets: Sequence[KeptTarget]) -> dict[str, list[str]]:
-    """Who runs on which target, in turn."""
+def distribute(names: Sequence[str], targets: Sequence[LeasedTarget]) -> dict[str, list[str]]:
+    """Assign nodes to targets in rotation; return the nodes of each target."""
     places: dict[str, list[str]] = defaultdict(list)
     for index, name in enumerate(names):
         places[targets[index % len(targets)].name].append(name)
@@ -120,15 +120,15 @@ def spread(names: Sequence[str], targets: Sequence[KeptTarget]) -> dict[str, lis
 def run_fleet(
     fleet: Fleet,
     plan: RoundsPlan,
-    targets: Sequence[KeptTarget],
+    targets: Sequence[LeasedTarget],
     tell: Tell,
     out: Path | None = None,
-) -> Came:
-    """Make the nodes, bring them to their targets, run them to their end, fetch their spans.
+) -> FleetRun:
+    """Create the nodes, copy them to the targets, run them to the last round, fetch their spans.
 
-    The spans of the warm-up, too, go into the folder *out*.
+    *out* is a folder for the spans, those of the warm-up included.
     """
-    places = spread([member.id for member in fleet.members], targets)
+    places = distribute([member.id for member in fleet.members], targets)
     kinds = {target.name: target.kind for target in targets}
     with tempfile.TemporaryDirectory(prefix="cipherfleet-rounds-") as name:
         folder = Path(name)
@@ -143,122 +143,128 @@ def run_fleet(
                 for node in places[target.name]:
                     bundles[node].rename(mine / node)
                 target.put(mine, NODES)
-            tell(f"{plan.warm_up} rounds to warm up, {plan.rounds} to be measured")
-            ran = _run(fleet, targets, places)
+            tell(f"{plan.warm_up} warm-up rounds, {plan.rounds} measured rounds")
+            results = _run(fleet, targets, places)
     if out is not None:
-        _save(ran, out)
-    states = as_shared(targets, ran)
+        _save_spans(results, out)
+    states = share_machine_load(targets, results)
     nodes = {
-        node: NodeSpans(node, target.name, after_warm_up(spans, plan.warm_up))
+        node: NodeSpans(node, target.name, skip_warm_up(spans, plan.warm_up))
         for target in targets
-        for node, spans in ran.spans[target.name].items()
+        for node, spans in results.spans[target.name].items()
     }
-    told = [
+    found = [
         Target(name=target.name, kind=kinds[target.name], environment=states[target.name])
         for target in targets
     ]
-    return Came(told, nodes)
+    return FleetRun(found, nodes)
 
 
 @contextmanager
 def _broker(
     fleet: Fleet, bench: Bench, folder: Path
 ) -> Iterator[tuple[RunningBroker, Broker, Certified | None]]:
-    """The broker, how nodes reach it, and the authority where they need certificates for it.
+    """Start the broker; yield it, its address for nodes, and the authority of their certificates.
 
-    Plain TCP stays on this machine.
+    Plain TCP is used only on this machine; nodes on boards use TLS.
     """
-    wanted, tls = bench.broker, fleet.file.broker.tls or not is_here(bench.broker.address)
+    wanted, tls = bench.broker, fleet.file.broker.tls or not is_loopback(bench.broker.address)
     security = authority = None
     if tls:
         now, place = datetime.now(UTC), folder / "tls"
         place.mkdir(mode=0o700)
         authority = make_authority(fleet.file.fleet, now, RUN_DAYS)
         security = secure(fleet, authority, place, now, [wanted.address])
-        if not is_here(wanted.address):
-            security = replace(security, listen=EVERYWHERE)
+        if not is_loopback(wanted.address):
+            security = replace(security, listen=ALL_ADDRESSES)
     with start_broker(wanted.kind, wanted.port, security) as broker:
         yield broker, Broker(host=wanted.address, port=broker.port, tls=tls), authority
 
 
 @dataclass(frozen=True)
-class _Ran:
-    """What the targets told, by their names."""
+class _TargetResults:
+    """The results of all targets, by target name."""
 
-    told: Mapping[str, Ran]
+    node_runs: Mapping[str, NodeRuns]
     spans: Mapping[str, Mapping[str, Sequence[Span]]]
-    here: States  # this machine, what the harness and the broker used as its own
+    here: States  # state of this machine; harness and broker count as its own load
 
 
-def _run(fleet: Fleet, targets: Sequence[KeptTarget], places: Mapping[str, Sequence[str]]) -> _Ran:
+def _run(
+    fleet: Fleet, targets: Sequence[LeasedTarget], places: Mapping[str, Sequence[str]]
+) -> _TargetResults:
     before = environment()
     jobs = {target.name: _start(target, places[target.name]) for target in targets}
     waiting, began = list(targets), time.monotonic()
     while waiting:
         target = waiting.pop(0)
-        waited = target.wait([jobs[target.name]], 5.0, _watched(places[target.name]))
-        if not waited.ended:
-            _check_moves(fleet, target, waited, time.monotonic() - began)
+        waited = target.wait([jobs[target.name]], 5.0, _span_paths(places[target.name]))
+        if not waited.have_ended:
+            _check_progress(fleet, target, waited, time.monotonic() - began)
             waiting.append(target)
         elif waited.codes[jobs[target.name]] != 0:
-            raise FleetFailed(f"{target.name}: {target.last_words(jobs[target.name])}")
+            raise FleetFailed(f"{target.name}: {target.last_error_line(jobs[target.name])}")
     here = States(before=before, after=environment())
-    told = {t.name: _told(t.read(f"jobs/{jobs[t.name]}/out")) for t in targets}
-    spans = {t.name: _spans(t, told[t.name]) for t in targets}
-    return _Ran(told, spans, here)
+    found = {t.name: _parse_node_runs(t.read(f"jobs/{jobs[t.name]}/out")) for t in targets}
+    spans = {t.name: _fetch_spans(t, found[t.name]) for t in targets}
+    return _TargetResults(found, spans, here)
 
 
-def _start(target: KeptTarget, nodes: Iterable[str]) -> str:
+def _start(target: LeasedTarget, nodes: Iterable[str]) -> str:
     folders = [f"{target.folder}/{NODES}/{node}" for node in nodes]
-    own = ("--own", str(target.keeper_pid))
+    own = ("--own", str(target.agent_pid))
     return target.start(target.module("cipherfleet_hil.measuring.node_runner", *own, *folders))
 
 
-def _watched(nodes: Iterable[str]) -> list[str]:
+def _span_paths(nodes: Iterable[str]) -> list[str]:
     return [f"{NODES}/{node}/{LOGS_FOLDER}/{SPANS_FILE}" for node in nodes]
 
 
-def _check_moves(fleet: Fleet, target: KeptTarget, waited: Waited, since_s: float) -> None:
-    """Raise FleetFailed where no node there has written anything for too long."""
+def _check_progress(fleet: Fleet, target: LeasedTarget, waited: JobStates, since_s: float) -> None:
+    """Raise FleetFailed if no node on *target* has written a span for too long."""
     idle, limit = waited.idle_s if waited.idle_s is not None else since_s, patience(fleet)
     if idle > limit:
         raise FleetFailed(
-            f"{target.name}: no round was closed for {idle:.0f} s; can the target reach the "
-            "broker (broker.address in the bench file, a firewall)?"
+            f"{target.name}: no round was closed for {idle:.0f} s, at most {limit:.0f} s; make "
+            "sure "
+            "that the target reaches the broker (broker.address in the bench file, firewalls)"
         )
 
 
-def _told(data: bytes) -> Ran:
-    return msgspec.json.decode(data, type=Ran)
+def _parse_node_runs(data: bytes) -> NodeRuns:
+    return msgspec.json.decode(data, type=NodeRuns)
 
 
-def _save(ran: _Ran, out: Path) -> None:
-    """Every node's spans as they were, <out>/NODE.jsonl."""
-    for nodes in ran.spans.values():
+def _save_spans(results: _TargetResults, out: Path) -> None:
+    """Write every node's spans unchanged to <out>/NODE.jsonl."""
+    for nodes in results.spans.values():
         for node, spans in nodes.items():
             lines = [json.dumps(span) for span in spans]
             (out / f"{node}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _spans(target: KeptTarget, ran: Ran) -> dict[str, list[Span]]:
+def _fetch_spans(target: LeasedTarget, results: NodeRuns) -> dict[str, list[Span]]:
     return {
         node: [
             json.loads(line)
             for file in files
             for line in target.read(f"{NODES}/{node}/{file}").splitlines()
         ]
-        for node, files in ran.spans.items()
+        for node, files in results.spans.items()
     }
 
 
-def as_shared(targets: Sequence[KeptTarget], ran: _Ran) -> dict[str, States]:
-    """The states of *targets*; on this machine, all that is measured there is nobody else's load.
+def share_machine_load(
+    targets: Sequence[LeasedTarget], results: _TargetResults
+) -> dict[str, States]:
+    """Return the states of *targets*; on this machine, everything measured counts as own load.
 
-    Containers, this machine as a target, the broker and the harness share its processor.
+    Containers, this machine as a target, the broker and the harness share one processor. Without
+    this, each of them would count as other load of the others.
     """
-    states = {name: told.environment for name, told in ran.told.items()}
-    here = [t.name for t in targets if t.machine.boot == keeper.boot_id()]
-    parts = [ran.here, *(states[name] for name in here)]
+    states = {name: result.environment for name, result in results.node_runs.items()}
+    here = [t.name for t in targets if t.machine.boot == lease_agent.boot_id()]
+    parts = [results.here, *(states[name] for name in here)]
     before = sum(part.before.cpu_time.own_s for part in parts)
     after = sum(part.after.cpu_time.own_s for part in parts)
     shared = {
@@ -279,19 +285,19 @@ def _with_own(state: Environment, own_s: float) -> Environment:
 def document(
     plan: RoundsPlan,
     fleet: Fleet,
-    came: Came,
+    fleet_run: FleetRun,
     command: str,
     predicted: Mapping[str, float] | None = None,
 ) -> Measurement:
-    """All that is told of the run."""
-    figures = [node_figures(node, came.nodes) for node in came.nodes.values()]
-    benchmarks = list(_benchmarks(came))
-    kinds = {target.kind for target in came.targets}
+    """Create the document of the run."""
+    figures = [node_figures(node, fleet_run.nodes) for node in fleet_run.nodes.values()]
+    benchmarks = list(_benchmarks(fleet_run))
+    kinds = {target.kind for target in fleet_run.targets}
     return measurement(
         what="rounds",
-        kind=_weakest(kinds),
+        kind=_combine_kinds(kinds),
         title=f"rounds of {fleet.file.fleet}, {len(fleet.members)} nodes on "
-        + ", ".join(target.name for target in came.targets),
+        + ", ".join(target.name for target in fleet_run.targets),
         command=command,
         settings={
             "fleet": fleet.file.fleet,
@@ -301,10 +307,10 @@ def document(
             "dimension": fleet.dimension,
             "exchange": fleet.exchange,
             "broker": plan.bench.broker.kind,
-            "tls": fleet.file.broker.tls or not is_here(plan.bench.broker.address),
+            "tls": fleet.file.broker.tls or not is_loopback(plan.bench.broker.address),
         },
-        targets=list(came.targets),
-        verdict=verdict(came.targets, benchmarks, figures),
+        targets=list(fleet_run.targets),
+        verdict=assess_rounds(fleet_run.targets, benchmarks, figures),
         benchmarks=benchmarks,
         nodes=figures,
         predicted=predicted,
@@ -312,13 +318,13 @@ def document(
     )
 
 
-def _benchmarks(came: Came) -> Iterator[Benchmark]:
-    """Rounds, and what the network took of trips, for each target; a run is a node."""
-    for target in came.targets:
-        nodes = [node for node in came.nodes.values() if node.target == target.name]
+def _benchmarks(fleet_run: FleetRun) -> Iterator[Benchmark]:
+    """Yield the benchmarks `round` and `network` of each target, with one run per node."""
+    for target in fleet_run.targets:
+        nodes = [node for node in fleet_run.nodes.values() if node.target == target.name]
         for name, times in (
             (ROUND, {node.name: node.seconds(ROUND) for node in nodes}),
-            (NETWORK, {node.name: network_seconds(node, came.nodes) for node in nodes}),
+            (NETWORK, {node.name: network_seconds(node, fleet_run.nodes) for node in nodes}),
         ):
             runs = [
                 Run(values=values, metadata={"node": node, "target": target.name})
@@ -329,37 +335,42 @@ def _benchmarks(came: Came) -> Iterator[Benchmark]:
                 yield benchmark(f"{name}, {target.name}", {"target": target.name}, runs)
 
 
-def verdict(
+def assess_rounds(
     targets: Sequence[Target], benchmarks: Sequence[Benchmark], nodes: Sequence[NodeFigures]
-) -> Verdict:
-    """As of any measurement; nodes are no repetitions of each other, so they may differ."""
-    judged = judge(targets, benchmarks, random={b.name for b in benchmarks}, least_processes=1)
-    reasons = [*judged.reasons, *_doubts(nodes)]
-    return Verdict(valid=not reasons, reasons=reasons, notes=[*judged.notes, *_remarks(nodes)])
+) -> Validity:
+    """Decide whether the measurement is valid.
+
+    Nodes do not repeat each other's work: the spread of their times is not checked, and one
+    node is enough.
+    """
+    validity = assess(targets, benchmarks, random={b.name for b in benchmarks}, least_processes=1)
+    reasons = [*validity.reasons, *_invalidating_reasons(nodes)]
+    return Validity(valid=not reasons, reasons=reasons, notes=[*validity.notes, *_caveats(nodes)])
 
 
-def _doubts(nodes: Iterable[NodeFigures]) -> Iterator[str]:
+def _invalidating_reasons(nodes: Iterable[NodeFigures]) -> Iterator[str]:
     for node in nodes:
         gap = node.counts["unaccounted"]
         if abs(gap) > MOST_UNACCOUNTED:
             yield (
-                f"{node.name}: {gap:.1%} of its rounds are in no phase, at most "
-                f"{MOST_UNACCOUNTED:.0%} may be"
+                f"{node.name}: {gap:.1%} of its rounds' time is in no phase, at "
+                f"most {MOST_UNACCOUNTED:.0%} may be"
             )
 
 
-def _remarks(nodes: Iterable[NodeFigures]) -> Iterator[str]:
+def _caveats(nodes: Iterable[NodeFigures]) -> Iterator[str]:
     for node in nodes:
         if node.counts["silent"]:
-            yield f"{node.name}: went without {node.counts['silent']:g} answers"
+            yield f"{node.name}: closed its rounds without {node.counts['silent']:g} answers"
         if node.counts["pool_misses"]:
             yield (
-                f"{node.name}: {node.counts['pool_misses']:g} obfuscators were made on the spot, "
-                "since a pool was empty: rounds follow each other faster than it fills"
+                f"{node.name}: {node.counts['pool_misses']:g} obfuscators were made inside a "
+                "round, "
+                "because a pool was empty: rounds follow each other faster than pools fill"
             )
 
 
-def _weakest(kinds: Iterable[Kind]) -> Kind:
-    """What a figure of machines of several *kinds* may be called."""
+def _combine_kinds(kinds: Iterable[Kind]) -> Kind:
+    """Return the kind of a figure that combines machines of several *kinds*."""
     found = set(kinds)
     return next(iter(found)) if len(found) == 1 else "emulated" if "emulated" in found else "host"

@@ -1,4 +1,4 @@
-"""Samples of cases that take turns within one process, each result checked."""
+"""Samples of interleaved cases within one process; every result is checked."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from random import Random
 from statistics import median
 from typing import Literal
 
-from .interleaved import Case, Effort, WrongResult
+from .interleaved import Effort, TimedCase, WrongResult
 
 ClockName = Literal["wall", "cpu"]
 CLOCKS: dict[ClockName, Callable[[], int]] = {
     "wall": time.perf_counter_ns,
     "cpu": time.process_time_ns,
 }
-_TURN_S = 0.03  # a short case is repeated for this long within its turn
+_SLOT_S = 0.03  # a short case is repeated for this long within its slot
 _MOST_REPEATS = 25
-_WARMS_ITSELF_S = 0.25  # a run of this length is no colder than the next
+_LONG_RUN_S = 0.25  # a first run of this length needs no warm-up run before it
 
 
 @dataclass
-class Taken:
-    """Times of one case in one process, seconds."""
+class CaseTimes:
+    """Times of one case in one process, in seconds."""
 
     values: list[float] = field(default_factory=list)
     warmups: list[float] = field(default_factory=list)
 
 
 @dataclass
-class Sampler:
-    """Runs cases, checks every result, and adds up how long it had a CPU."""
+class CaseSampler:
+    """Runs cases, checks every result, and adds up CPU time and wall time."""
 
     clock: ClockName = "wall"
     runs: int = 0
@@ -40,13 +40,13 @@ class Sampler:
 
     @property
     def cpu_share(self) -> float:
-        """Of the time of all runs, the part in which this process computed."""
+        """The share of the time of all runs during which this process had a CPU."""
         return min(1.0, self.cpu_ns / self.wall_ns) if self.wall_ns else 1.0
 
-    def turn(self, case: Case, taken: Taken, *, is_first: bool) -> None:
-        """Samples of *case*: its first run in a turn only warms up, unless it is a long one."""
+    def sample_slot(self, case: TimedCase, taken: CaseTimes, *, is_first: bool) -> None:
+        """Sample *case* for one slot; a short first run counts as warm-up only."""
         first = self._run(case)
-        if first >= (_WARMS_ITSELF_S if is_first else _TURN_S):
+        if first >= (_LONG_RUN_S if is_first else _SLOT_S):
             taken.values.append(first)
             return
         taken.warmups.append(first)
@@ -54,10 +54,10 @@ class Sampler:
         for _ in range(_MOST_REPEATS):
             taken.values.append(self._run(case))
             spent += taken.values[-1]
-            if spent >= _TURN_S:
+            if spent >= _SLOT_S:
                 return
 
-    def _run(self, case: Case) -> float:
+    def _run(self, case: TimedCase) -> float:
         case.fill()
         self.runs += 1
         read = CLOCKS[self.clock]
@@ -67,28 +67,30 @@ class Sampler:
         self.cpu_ns += time.process_time_ns() - cpu
         self.wall_ns += time.perf_counter_ns() - wall
         if not case.is_right(result):
-            raise WrongResult(f"{case.name}: the result differs from the plain answer")
+            raise WrongResult(f"{case.name}: the result differs from the plaintext result")
         return round(max(elapsed, 1) / 1e9, 9)
 
 
-def race(cases: Sequence[Case], effort: Effort) -> tuple[dict[str, list[float]], int]:
-    """Times in ms by case, one per lap: A, B, A, B, ...; and how many results were checked.
+def run_interleaved(
+    cases: Sequence[TimedCase], effort: Effort
+) -> tuple[dict[str, list[float]], int]:
+    """Run *cases* pass by pass (A, B, A, B, ...); return ms per case and pass, and results checked.
 
-    They are CPU times, and so is the effort. Raises WrongResult.
+    The times and the effort are CPU times. Raises WrongResult.
     """
-    sampler = Sampler("cpu")
-    laps: list[list[float]] = []
+    sampler = CaseSampler("cpu")
+    passes: list[list[float]] = []
     began = time.process_time()
-    while not effort.is_spent(len(laps), time.process_time() - began):
-        laps.append([_lap_ms(sampler, case) for case in cases])
-    by_case = zip(*laps, strict=True)
-    times = {case.name: list(told) for case, told in zip(cases, by_case, strict=True)}
+    while not effort.is_spent(len(passes), time.process_time() - began):
+        passes.append([_pass_ms(sampler, case) for case in cases])
+    by_case = zip(*passes, strict=True)
+    times = {case.name: list(result) for case, result in zip(cases, by_case, strict=True)}
     return times, sampler.runs
 
 
-def _lap_ms(sampler: Sampler, case: Case) -> float:
-    taken = Taken()
-    sampler.turn(case, taken, is_first=False)
+def _pass_ms(sampler: CaseSampler, case: TimedCase) -> float:
+    taken = CaseTimes()
+    sampler.sample_slot(case, taken, is_first=False)
     return 1e3 * median(taken.values)
 
 
@@ -97,23 +99,23 @@ def _nothing() -> None:
 
 
 def sample(
-    cases: Sequence[Case],
+    cases: Sequence[TimedCase],
     effort: Effort,
-    sampler: Sampler,
-    chance: Random,
-    after_lap: Callable[[], None] = _nothing,
-) -> list[Taken]:
-    """Times of *cases* in their order; in each lap every case has its turn, in an order by chance.
+    sampler: CaseSampler,
+    rng: Random,
+    after_pass: Callable[[], None] = _nothing,
+) -> list[CaseTimes]:
+    """Return the times of *cases*, in the order of *cases*.
 
-    Raises WrongResult.
+    In each pass every case has one slot; the order of the slots is random. Raises WrongResult.
     """
-    taken = [Taken() for _ in cases]
+    taken = [CaseTimes() for _ in cases]
     order = list(range(len(cases)))
-    laps, began = 0, time.monotonic()
-    while not effort.is_spent(laps, time.monotonic() - began):
-        chance.shuffle(order)
+    passes, began = 0, time.monotonic()
+    while not effort.is_spent(passes, time.monotonic() - began):
+        rng.shuffle(order)
         for place in order:
-            sampler.turn(cases[place], taken[place], is_first=laps == 0)
-        laps += 1
-        after_lap()
+            sampler.sample_slot(cases[place], taken[place], is_first=passes == 0)
+        passes += 1
+        after_pass()
     return taken

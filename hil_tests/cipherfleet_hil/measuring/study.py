@@ -1,7 +1,8 @@
-"""Key size x resolution x dimension x convergence, wall clock included, on one machine.
+"""Parameter study: key size, resolution and dimension against error and wall time.
 
-Every case is a real fleet: daemons, broker, ciphertexts. Its readings are made up, the same for all
-cases of a dimension; its nodes share this machine, so that times are those of the whole fleet.
+Every case is a real fleet: daemons, broker, ciphertexts. The readings are synthetic, and equal in
+all cases of one dimension. All nodes run on this machine, so that times are those of the whole
+fleet.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ FloatArray = npt.NDArray[np.float64]
 
 NODES, DEGREE, READINGS = 6, 3, 8
 SEED = 20041
-ACCURACIES = (1e-1, 1e-2, 1e-3, 1e-4)  # of the answer; rounds and seconds to each are told
+ACCURACIES = (
+    1e-1,
+    1e-2,
+    1e-3,
+    1e-4,
+)  # relative errors; the study reports rounds and seconds to each
 FLEET_FILE, READINGS_FILE = "fleet.yaml", "readings.csv"
 _FLEET = """\
 config_version: 1
@@ -51,8 +57,8 @@ _STEPSIZE = "stepsize: {initial: 0.5, decay: 0.2, exponent: 1, spread: 0.5, law:
 
 
 @dataclass(frozen=True)
-class Case:
-    """What one fleet of the study is asked to do; *objective* is `average` or `mean`."""
+class StudyCase:
+    """The settings of one fleet of the study; *objective* is `average` or `mean`."""
 
     objective: str
     key_bits: int
@@ -64,8 +70,8 @@ class Case:
 class Grid:
     """The axes of the study; every fleet runs *rounds* rounds.
 
-    The first objective is run at all sizes of keys, the others at the smallest safe one: keys touch
-    times alone.
+    The first objective runs with all key sizes, the others with the smallest safe one, because the
+    key size affects only times.
     """
 
     objectives: Sequence[str] = ("average", "mean")
@@ -74,46 +80,56 @@ class Grid:
     dimensions: Sequence[int] = (4, 32, 128)
     rounds: int = 60
 
-    def cases(self) -> list[Case]:
-        """What is run, in this order."""
+    def cases(self) -> list[StudyCase]:
+        """Return the cases in the order in which they run."""
         first, *others = self.objectives
-        one = min((bits for bits in self.key_bits if bits >= SAFE_KEY_BITS), default=0)
-        with_keys = [(first, bits) for bits in self.key_bits] + [(each, one) for each in others]
+        smallest_safe = min((bits for bits in self.key_bits if bits >= SAFE_KEY_BITS), default=0)
+        with_keys = [(first, bits) for bits in self.key_bits] + [
+            (each, smallest_safe) for each in others
+        ]
         sizes = list(product(self.resolution_bits, self.dimensions))
-        return [Case(*head, *size) for head in with_keys if head[1] for size in sizes]
+        return [
+            StudyCase(*objective_and_bits, *size)
+            for objective_and_bits in with_keys
+            if objective_and_bits[1]
+            for size in sizes
+        ]
 
 
-QUICK = Grid(("average",), (1024,), (4, 24), (2,), 18)  # 1024 bits: unsafe, and quick
+QUICK = Grid(("average",), (1024,), (4, 24), (2,), 18)  # 1024 bits are unsafe but quick
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a case.
+class StudyOutcome:
+    """The result of one case.
 
-    *error*: relative, root mean square over nodes, after each round. *seconds*: until the last node
-    had closed the round, from the first round's beginning.
+    *error* is the relative error after each round, root mean square over nodes. *seconds* is the
+    time from the beginning of the first round until the last node closed each round.
     """
 
-    case: Case
-    ciphertexts: int  # of one vector
-    round_ms: float  # median over nodes and rounds
+    case: StudyCase
+    ciphertexts: int  # per vector
+    round_ms: float  # median over nodes and rounds, ms
     bytes_per_edge_round: float
     error: Sequence[float]
     seconds: Sequence[float]
 
     def rounds_to(self, accuracy: float) -> int | None:
-        """Rounds after which the error stays at *accuracy* or below; None: never in this run."""
+        """Return the rounds after which the error stays at or below *accuracy*.
+
+        None if it never does.
+        """
         above = [k for k, error in enumerate(self.error) if error > accuracy]
         reached = above[-1] + 2 if above else 1
         return reached if reached <= len(self.error) else None
 
     def seconds_to(self, accuracy: float) -> float | None:
-        """The wall clock's part of `rounds_to`."""
+        """Return the wall time of `rounds_to`, in seconds."""
         rounds = self.rounds_to(accuracy)
         return None if rounds is None else self.seconds[rounds - 1]
 
     def to_json(self) -> dict[str, Any]:
-        """One entry of `outcomes` of the study's file."""
+        """Return one entry of `outcomes` in the study's file."""
         reached = {
             f"{accuracy:g}": {
                 "rounds": self.rounds_to(accuracy),
@@ -124,8 +140,8 @@ class Outcome:
         return asdict(self) | {"unsafe": self.case.key_bits < SAFE_KEY_BITS, "reached": reached}
 
 
-def run_study(grid: Grid, console: Console) -> list[Outcome]:
-    """Every case in turn; *console* shows how far it is. Raises CipherfleetError."""
+def run_study(grid: Grid, console: Console) -> list[StudyOutcome]:
+    """Run all cases one after another, with progress on *console*. Raises CipherfleetError."""
     return [
         run_case(case, grid.rounds)
         for case in track(
@@ -138,8 +154,8 @@ def run_study(grid: Grid, console: Console) -> list[Outcome]:
     ]
 
 
-def run_case(case: Case, rounds: int) -> Outcome:
-    """A fleet from its keys to its last round, in a temporary folder."""
+def run_case(case: StudyCase, rounds: int) -> StudyOutcome:
+    """Run one fleet in a temporary folder, from key generation to the last round."""
     with tempfile.TemporaryDirectory(prefix="cipherfleet-study-") as name:
         folder = Path(name)
         file = write_fleet(case, rounds, folder)
@@ -152,27 +168,30 @@ def run_case(case: Case, rounds: int) -> Outcome:
         for node in nodes:
             node.read()
         fleet = load_fleet(file)
-    optimum = np.array(result["optimum"])
-    estimates = Trajectory.of(_Ended({node.id: node for node in nodes}), fleet.dimension).estimates
-    return Outcome(
+    assert result.round_ms.p50 is not None  # the run has closed rounds
+    optimum = np.array(result.optimum)
+    estimates = Trajectory.of(
+        _FinishedFleet({node.id: node for node in nodes}), fleet.dimension
+    ).estimates
+    return StudyOutcome(
         case,
         layout_of(fleet).ciphertexts,
-        result["round_ms"]["p50"],
-        result["bytes_per_edge_round"],
+        result.round_ms.p50,
+        result.bytes_per_edge_round,
         [relative_error(known[~np.isnan(known).any(axis=1)], optimum) for known in estimates],
-        list(_closed_at(nodes, len(estimates))),
+        list(_closing_times(nodes, len(estimates))),
     )
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """A fleet that has ended, for Trajectory."""
+class _FinishedFleet:
+    """The records of a finished fleet, in the form that Trajectory takes."""
 
     nodes: dict[str, NodeRecord]
 
 
-def _closed_at(nodes: Iterable[NodeRecord], rounds: int) -> Iterator[float]:
-    """Seconds from the beginning of the first round to the last node's end of each."""
+def _closing_times(nodes: Iterable[NodeRecord], rounds: int) -> Iterator[float]:
+    """Yield, per round, the seconds from the first round's beginning to the last node's end."""
     lines = [line for node in nodes for line in node.rounds]
     began = min(line["at"] for line in lines)
     latest = 0.0
@@ -182,14 +201,17 @@ def _closed_at(nodes: Iterable[NodeRecord], rounds: int) -> Iterator[float]:
         yield latest
 
 
-def write_fleet(case: Case, rounds: int, folder: Path) -> Path:
-    """fleet.yaml and its readings: fields of mean 2 and deviation 0.5 between nodes."""
-    chance = np.random.default_rng(SEED + case.dimension)
+def write_fleet(case: StudyCase, rounds: int, folder: Path) -> Path:
+    """Write fleet.yaml and its readings.
+
+    The fields have mean 2, and deviation 0.5 between nodes.
+    """
+    rng = np.random.default_rng(SEED + case.dimension)
     fields = [f"f{place}" for place in range(case.dimension)]
     lines = [",".join(["node", *fields])]
     for node in range(1, NODES + 1):
-        mean = 2.0 + 0.5 * chance.standard_normal(case.dimension)
-        for values in mean + 0.3 * chance.standard_normal((READINGS, case.dimension)):
+        mean = 2.0 + 0.5 * rng.standard_normal(case.dimension)
+        for values in mean + 0.3 * rng.standard_normal((READINGS, case.dimension)):
             lines.append(",".join([str(node), *(f"{value:.4f}" for value in values)]))
     (folder / READINGS_FILE).write_text("\n".join(lines) + "\n")
     text = _FLEET.format(

@@ -1,7 +1,7 @@
-"""What runs on the machine that is measured: `python -m cipherfleet_hil.measuring.worker crypto`.
+"""The worker on a measured machine: `python -m cipherfleet_hil.measuring.worker crypto`.
 
-It imports nothing but what a device has, and prints one JSON object: `environment` the state of the
-machine (an Environment), `crypto` the samples of one process (Samples).
+It imports only packages of the base install and prints one JSON object: `environment` prints the
+state of the machine (Environment), `crypto` prints the samples of one process (Samples).
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from typing import Any
 
 import msgspec
 
-from cipherfleet_hil.measurement.document import Labels, Part, Run
+from cipherfleet_hil.measurement.document import DocumentPart, Labels, Run
 from cipherfleet_hil.measurement.environment import clock_now, environment
 from cipherfleet_node.errors import CipherfleetError
 
 from .interleaved import Effort
-from .sampling import CLOCKS, Sampler, sample
+from .sampling import CLOCKS, CaseSampler, sample
 
 
-class CaseSamples(Part, frozen=True):
-    """One case of a process."""
+class CaseSamples(DocumentPart, frozen=True):
+    """The samples of one case in one process."""
 
     labels: Labels
     run: Run
 
 
-class Samples(Part, frozen=True):
-    """All cases of a process."""
+class Samples(DocumentPart, frozen=True):
+    """The samples of all cases in one process."""
 
     cases: list[CaseSamples]
 
 
 def main() -> int:
-    """Do what the command line says; one JSON object, or a line on standard error."""
+    """Run the command; print one JSON object, or one line on standard error."""
     options = _parser().parse_args()
     try:
-        told = options.run(options)
+        done = options.run(options)
     except CipherfleetError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+    sys.stdout.write(msgspec.json.encode(done).decode() + "\n")
     return 0
 
 
@@ -51,20 +51,20 @@ def _environment(options: argparse.Namespace) -> Any:
 
 
 def _crypto(options: argparse.Namespace) -> Samples:
-    from .cases import sized_cases  # `environment` needs none of it
+    from .cases import make_sized_cases  # the command `environment` does not need it
 
-    sized = sized_cases(options.bits, options.dimension, options.degree, options.case)
+    sized = make_sized_cases(options.bits, options.dimension, options.degree, options.case)
     clocks: list[int] = []
 
     def read_clock() -> None:
-        hz = clock_now()  # at once: a governor slows an idle processor down
+        hz = clock_now()  # read it now: a governor slows an idle processor down
         clocks.extend([] if hz is None else [hz])
 
-    sampler = Sampler(options.clock)
-    effort = Effort(options.seconds, options.laps)
+    sampler = CaseSampler(options.clock)
+    effort = Effort(options.seconds, options.passes)
     taken = sample([each.case for each in sized], effort, sampler, Random(), read_clock)  # noqa: S311
     metadata: Labels = {}
-    if options.clock == "wall":  # CPU time has no pauses
+    if options.clock == "wall":  # CPU time contains no pauses
         metadata["cpu_share"] = round(sampler.cpu_share, 4)
     if clocks:
         metadata |= {"clock_hz_least": min(clocks), "clock_hz_most": max(clocks)}
@@ -86,7 +86,7 @@ def _crypto(options: argparse.Namespace) -> Samples:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cipherfleet_hil.measuring.worker", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    state = commands.add_parser("environment", help="the state of this machine")
+    state = commands.add_parser("environment", help="print the state of this machine")
     state.set_defaults(run=_environment)
     state.add_argument(
         "--own",
@@ -94,16 +94,18 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PID",
-        help="a process that is measured, with all that it started; all others are other load",
+        help="a measured process; its children count as measured, all others as other load",
     )
-    crypto = commands.add_parser("crypto", help="samples of one process at one key size")
+    crypto = commands.add_parser("crypto", help="print the samples of one process at one key size")
     crypto.set_defaults(run=_crypto)
     crypto.add_argument("--bits", type=int, required=True)
     crypto.add_argument("--dimension", type=int, action="append", required=True)
     crypto.add_argument("--degree", type=int, action="append", required=True)
-    crypto.add_argument("--case", action="append", default=[], help="only this one, and others so")
+    crypto.add_argument(
+        "--case", action="append", default=[], help="only this case; may be repeated"
+    )
     crypto.add_argument("--seconds", type=float, default=0.0)
-    crypto.add_argument("--laps", type=int, default=1)
+    crypto.add_argument("--passes", type=int, default=1)
     crypto.add_argument("--clock", choices=[*CLOCKS], default="wall")
     return parser
 

@@ -1,1 +1,1 @@
-"""Measurements for readers: tables, charts, one HTML page."""
+"""Reports of measurements: terminal tables, charts, an HTML page."""

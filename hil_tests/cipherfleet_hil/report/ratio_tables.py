@@ -1,4 +1,4 @@
-"""The tables of `bench crypto` that people read, from the report that `--json` prints."""
+"""The terminal tables of `bench crypto --ratios`, from the report that `--json` prints."""
 
 from __future__ import annotations
 
@@ -19,52 +19,61 @@ from cipherfleet_hil.measuring.exchange_scene import (
     PHE_JSON,
     Follow,
 )
-from cipherfleet_hil.measuring.interleaved import KIND
+from cipherfleet_hil.measuring.interleaved import HOST_KIND
 
 _SIZES = {"dimension": "d", "degree": "n"}
 _LEGENDS = {
-    EXCHANGE: "one asker, n neighbours. online: pools full, answers prepared\n"
-    "all: everything timed, with obfuscators for the own key, for a neighbour's",
-    PARTS: "prepare, answer: of all n neighbours; decrypt: within open\nsign, verify: one message",
-    DECRYPTION: "n decryptions against one of the combination",
+    EXCHANGE: "one asker, n neighbours; online: pools full, answers prepared\n"
+    "all: everything timed, with these obfuscators (own key, neighbour's key)",
+    PARTS: "prepare, answer: all n neighbours; decrypt: part of open\nsign, verify: one message",
+    DECRYPTION: "n decryptions against one decryption of the combination",
 }
 
 
-def bar(console: Console) -> Follow:
-    """A bar of the contests, on a terminal.
+def progress_bar(console: Console) -> Follow:
+    """Return a progress bar over the comparisons.
 
-    It is drawn between the contests only: a thread that draws would count as ours.
+    It is drawn only between them: the CPU time of a drawing thread would count as measured.
     """
     hidden = not console.is_terminal
-    return lambda jobs: track(jobs, "contests", console=console, disable=hidden, auto_refresh=False)
+    return lambda jobs: track(
+        jobs, "comparisons", console=console, disable=hidden, auto_refresh=False
+    )
 
 
-def show(told: Mapping[str, Any], console: Console) -> None:
-    """The tables that people read, of a report."""
-    where, with_ = told["machine"], told["versions"]
-    console.print(f"{told['kind']} figures: of this machine, never of a device")
-    console.print(f"{where['cpu']}, {where['cores']} cores, load {where['load_before']}")
-    console.print(", ".join(f"{name} {version}" for name, version in with_.items()), style="dim")
-    for bits in sorted({c["key_bits"] for c in told["contests"] if c["unsafe"]}):
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Print the tables of a report."""
+    machine, versions = report["machine"], report["versions"]
+    console.print(f"{report['kind']} figures of this machine, never of a device")
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_before']}")
+    console.print(", ".join(f"{name} {version}" for name, version in versions.items()), style="dim")
+    for bits in sorted({c["key_bits"] for c in report["contests"] if c["unsafe"]}):
         console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for contest in told["contests"]:
-        by_kind.setdefault(contest["contest"], []).append(contest)
-    for kind, contests in by_kind.items():
-        console.print(_table_of_parts(contests) if kind == PARTS else _table(kind, contests))
-    sized = [contest for contest in told["contests"] if contest["bytes"]]
+    for comparison in report["contests"]:
+        by_kind.setdefault(comparison["contest"], []).append(comparison)
+    for kind, comparisons in by_kind.items():
+        console.print(_table_of_parts(comparisons) if kind == PARTS else _table(kind, comparisons))
+    sized = [comparison for comparison in report["contests"] if comparison["bytes"]]
     if sized:
         console.print(_table_of_bytes(sized))
 
 
-def _table(kind: str, contests: Sequence[Mapping[str, Any]]) -> Table:
-    headings = (*_size_headings(contests[0]), "slow / fast", "ms / ms", "ratio", "min", "p10..p90")
-    laps = sorted({contest["laps"] for contest in contests})
-    table = _columns(f"{kind}, {KIND}: ratios over {_range(laps)} laps", headings)
+def _table(kind: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
+    headings = (
+        *_size_headings(comparisons[0]),
+        "slow / fast",
+        "ms / ms",
+        "ratio",
+        "min",
+        "p10..p90",
+    )
+    passes = sorted({comparison["laps"] for comparison in comparisons})
+    table = _columns(f"{kind}, {HOST_KIND}: ratios over {_range(passes)} passes", headings)
     table.caption = _LEGENDS.get(kind)
-    for contest in contests:
-        for ratio in contest["ratios"]:
-            table.add_row(*_sizes(contest), *_cells(contest, ratio))
+    for comparison in comparisons:
+        for ratio in comparison["ratios"]:
+            table.add_row(*_sizes(comparison), *_cells(comparison, ratio))
         table.add_section()
     return table
 
@@ -74,42 +83,44 @@ def _figure(number: float) -> str:
 
 
 def _range(numbers: Sequence[int]) -> str:
-    """The least and the largest of sorted *numbers*."""
+    """Format the smallest and the largest of the sorted *numbers*."""
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
-def _cells(contest: Mapping[str, Any], ratio: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(comparison: Mapping[str, Any], ratio: Mapping[str, Any]) -> tuple[str, ...]:
     sides = ratio["slow"], ratio["fast"]
     return (
         " / ".join(sides),
-        " / ".join(_figure(contest["ms"][side]["median"]) for side in sides),
+        " / ".join(_figure(comparison["ms"][side]["median"]) for side in sides),
         f"[bold]{ratio['median']:.3g}x",
         f"{ratio['minimum']:.3g}",
         f"{ratio['p10']:.3g}..{ratio['p90']:.3g}",
     )
 
 
-def _table_of_parts(contests: Sequence[Mapping[str, Any]]) -> Table:
-    names = list(contests[0]["ms"])
-    headings = (*_size_headings(contests[0]), *names)
-    table = _columns(f"{PARTS}, {KIND}: median ms", headings)
+def _table_of_parts(comparisons: Sequence[Mapping[str, Any]]) -> Table:
+    names = list(comparisons[0]["ms"])
+    headings = (*_size_headings(comparisons[0]), *names)
+    table = _columns(f"{PARTS}, {HOST_KIND}: median ms", headings)
     table.caption = _LEGENDS[PARTS]
-    for contest in contests:
-        figures = [f"{contest['ms'][name]['median']:.3g}" for name in names]
-        table.add_row(*_sizes(contest), *figures)
+    for comparison in comparisons:
+        figures = [f"{comparison['ms'][name]['median']:.3g}" for name in names]
+        table.add_row(*_sizes(comparison), *figures)
     return table
 
 
-def _table_of_bytes(contests: Iterable[Mapping[str, Any]]) -> Table:
+def _table_of_bytes(comparisons: Iterable[Mapping[str, Any]]) -> Table:
     names = (PHE_JSON, CIPHERTEXTS, MESSAGES)
     headings = ("key", "d", *names, "J / c", "J / s")
     table = _columns("bytes of a query and an answer", headings)
-    rows = {(contest["key_bits"], contest["dimension"]): contest for contest in contests}
-    for contest in rows.values():
-        json_bytes, ciphertexts, messages = (contest["bytes"][name] for name in names)
+    rows = {
+        (comparison["key_bits"], comparison["dimension"]): comparison for comparison in comparisons
+    }
+    for comparison in rows.values():
+        json_bytes, ciphertexts, messages = (comparison["bytes"][name] for name in names)
         counts = [f"{number:,}" for number in (json_bytes, ciphertexts, messages)]
         ratios = [f"{json_bytes / ciphertexts:.3g}x", f"{json_bytes / messages:.3g}x"]
-        table.add_row(*_sizes(contest)[:2], *counts, *ratios)
+        table.add_row(*_sizes(comparison)[:2], *counts, *ratios)
     return table
 
 
@@ -120,10 +131,10 @@ def _columns(title: str, headings: Iterable[str]) -> Table:
     return table
 
 
-def _size_headings(contest: Mapping[str, Any]) -> list[str]:
-    return ["key", *(heading for name, heading in _SIZES.items() if contest[name] is not None)]
+def _size_headings(comparison: Mapping[str, Any]) -> list[str]:
+    return ["key", *(heading for name, heading in _SIZES.items() if comparison[name] is not None)]
 
 
-def _sizes(contest: Mapping[str, Any]) -> list[str]:
-    key = f"{contest['key_bits']}{'!' if contest['unsafe'] else ''}"
-    return [key, *(str(contest[name]) for name in _SIZES if contest[name] is not None)]
+def _sizes(comparison: Mapping[str, Any]) -> list[str]:
+    key = f"{comparison['key_bits']}{'!' if comparison['unsafe'] else ''}"
+    return [key, *(str(comparison[name]) for name in _SIZES if comparison[name] is not None)]

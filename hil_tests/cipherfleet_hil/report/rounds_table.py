@@ -1,4 +1,4 @@
-"""A measurement of rounds as people read it on a terminal."""
+"""A measurement of rounds as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from rich.table import Table
 
 from cipherfleet_hil.measurement.document import Figure, Measurement, NodeFigures
 from cipherfleet_hil.measurement.round_figures import ROUND
-from cipherfleet_hil.report.terminal import ms, verdict_lines
+from cipherfleet_hil.report.terminal import format_ms, validity_lines
 
 
 def show_rounds(document: Measurement, console: Console | None = None) -> None:
-    """Title, verdict, phases and costs of every node."""
+    """Print title, phases and costs of every node, and the validity."""
     console = console or Console()
-    told = document.cipherfleet
-    console.print(f"[bold]{told.kind}: {escape(told.title)}[/], {told.measured_at}")
-    for target in told.targets:
+    body = document.cipherfleet
+    console.print(f"[bold]{body.kind}: {escape(body.title)}[/], {body.measured_at}")
+    for target in body.targets:
         state = target.environment.before
         where = f"{target.name}: {target.kind}, {state.board or state.cpu}, {state.cores} cores"
         console.print(escape(where), highlight=False)
-    measured = {figure.name: figure.p50 for figure in told.figures}
-    for name, seconds in told.predicted.items():
+    measured = {figure.name: figure.p50 for figure in body.figures}
+    for name, seconds in body.predicted.items():
         console.print(
-            f"{escape(name)}: predicted {ms(seconds)} ms, measured {ms(measured[name])} ms (p50)",
+            f"{escape(name)}: predicted {format_ms(seconds)} ms, measured "
+            f"{format_ms(measured[name])} ms (p50)",
             highlight=False,
         )
-    console.print(_phases(told.nodes))
-    console.print(_costs(told.nodes))
-    for line in verdict_lines(told.verdict):
+    console.print(_phases(body.nodes))
+    console.print(_costs(body.nodes))
+    for line in validity_lines(body.verdict):
         console.print(line, highlight=False)
 
 
 def _phases(nodes: list[NodeFigures]) -> Table:
-    """A row for each phase, a column for each node: p50 / p95 in ms."""
+    """Return a table with a row per phase and a column per node: p50 / p95 in ms."""
     table = Table(title="phases of a round, ms: p50 / p95", box=SIMPLE)
     table.add_column("phase")
     for node in nodes:
@@ -51,11 +52,11 @@ def _phases(nodes: list[NodeFigures]) -> Table:
 
 
 def _both(figure: Figure | None) -> str:
-    return "-" if figure is None else f"{ms(figure.p50)} / {ms(figure.p95)}"
+    return "-" if figure is None else f"{format_ms(figure.p50)} / {format_ms(figure.p95)}"
 
 
 def _costs(nodes: list[NodeFigures]) -> Table:
-    table = Table(title="what it takes", box=SIMPLE)
+    table = Table(title="costs and counters", box=SIMPLE)
     table.add_column("")
     for node in nodes:
         table.add_column(node.name, justify="right")

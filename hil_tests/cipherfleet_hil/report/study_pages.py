@@ -1,4 +1,4 @@
-"""The study as people read it: a table, three figures, and the command that made them."""
+"""The page of the parameter study: a table, three figures, and the command that made them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cipherfleet_hil.measuring.study import ACCURACIES, DEGREE, NODES, READINGS, SEED, Outcome
+from cipherfleet_hil.measuring.study import ACCURACIES, DEGREE, NODES, READINGS, SEED, StudyOutcome
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 DATA_FILE, PAGE_FILE = "study.json", "README.md"
@@ -17,9 +17,9 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def write_study(
-    outcomes: Sequence[Outcome], machine: Mapping[str, Any], command: str, folder: Path
+    outcomes: Sequence[StudyOutcome], machine: Mapping[str, Any], command: str, folder: Path
 ) -> list[Path]:
-    """README.md, study.json and the figures, into *folder*."""
+    """Write README.md, study.json and the figures into *folder*; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     data, page = folder / DATA_FILE, folder / PAGE_FILE
     data.write_text(json.dumps(to_json(outcomes, machine, command), indent=1) + "\n")
@@ -29,44 +29,48 @@ def write_study(
 
 
 def to_json(
-    outcomes: Sequence[Outcome], machine: Mapping[str, Any], command: str
+    outcomes: Sequence[StudyOutcome], machine: Mapping[str, Any], command: str
 ) -> dict[str, Any]:
-    """What `--json` prints."""
-    told = [outcome.to_json() for outcome in outcomes]
-    return {"kind": "host", "command": command, "machine": dict(machine), "outcomes": told}
+    """Return the object that `--json` prints."""
+    result = [outcome.to_json() for outcome in outcomes]
+    return {"kind": "host", "command": command, "machine": dict(machine), "outcomes": result}
 
 
 # -- the page -----------------------------------------------------------------------------------
 
 
 def _page(
-    outcomes: Sequence[Outcome], machine: Mapping[str, Any], command: str, drawn: Iterable[Path]
+    outcomes: Sequence[StudyOutcome],
+    machine: Mapping[str, Any],
+    command: str,
+    drawn: Iterable[Path],
 ) -> str:
     where = f"{machine['cpu']}, {machine['cores']} cores, load before {machine['load_before']}"
     figures = "\n\n".join(f"![{path.stem.replace('-', ' ')}]({path.name})" for path in drawn)
-    return f"""# Key size x resolution x dimension x convergence (kind: host)
+    return f"""# Key size, resolution and dimension against error and time (kind: host)
 
-Every line is a real fleet of {NODES} encrypted daemons of {DEGREE} neighbours each, sealed, that
-share one machine and a broker on it: {where}. Times are those of the whole fleet there, never those
-of a device. `average` is average consensus; `mean` minimises the sum of squares with stepsizes
-0.5 / (1 + 0.2 k), spread 0.5. No attenuation. Each node holds {READINGS} made-up readings (seed
-{SEED}), the same in all lines of a dimension.
+Every line is a real fleet of {NODES} encrypted daemons with {DEGREE} neighbours each, sealed. They
+share one machine with a broker: {where}. Times are those of the whole fleet on this machine, never
+those of a device. `average` is average consensus; `mean` minimises the sum of squares with
+stepsizes 0.5 / (1 + 0.2 k), spread 0.5. No attenuation. Each node has {READINGS} synthetic readings
+(seed {SEED}), equal in all lines of a dimension.
 
-The first rounds make the tables from which later ones draw their obfuscators (64 rounds at one
-ciphertext per vector): a longer run's rounds are shorter, `cipherfleet check` says by how much.
+The first rounds build the tables from which later rounds make their obfuscators (64 rounds at one
+ciphertext per vector). The rounds of a longer run are shorter; `cipherfleet check` predicts them.
 
 Made by `{command}`; all figures of all rounds are in [{DATA_FILE}]({DATA_FILE}).
 
 {figures}
 
-Error is relative to the centralised answer, root mean square over nodes. "rounds (s) to": after
-which it stays there, and the wall clock until then; "-": not within this run.
+Error is relative to the centralised answer, root mean square over nodes. "rounds (s) to" has
+the rounds after which the error stays at or below this value, and the wall time until then; "-"
+means not within this run.
 
 {_table(outcomes)}
 """
 
 
-def _table(outcomes: Sequence[Outcome]) -> str:
+def _table(outcomes: Sequence[StudyOutcome]) -> str:
     heads = [
         "objective", "key bits", "resolution", "d", "ciphertexts", "round, ms", "bytes / edge",
         "error at the end", *(f"rounds (s) to {accuracy:g}" for accuracy in ACCURACIES),
@@ -75,7 +79,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _row(outcome: Outcome) -> list[str]:
+def _row(outcome: StudyOutcome) -> list[str]:
     case = outcome.case
     return [
         case.objective,
@@ -90,7 +94,7 @@ def _row(outcome: Outcome) -> list[str]:
     ]
 
 
-def _reached(outcome: Outcome, accuracy: float) -> str:
+def _reached(outcome: StudyOutcome, accuracy: float) -> str:
     rounds, seconds = outcome.rounds_to(accuracy), outcome.seconds_to(accuracy)
     return "-" if rounds is None else f"{rounds} ({seconds:.1f})"
 
@@ -99,9 +103,9 @@ def _reached(outcome: Outcome, accuracy: float) -> str:
 
 
 def _draw(
-    file: Path, draw: Callable[[Any, Sequence[Outcome]], None], of: Sequence[Outcome]
+    file: Path, draw: Callable[[Any, Sequence[StudyOutcome]], None], of: Sequence[StudyOutcome]
 ) -> Path:
-    import matplotlib as mpl  # 0.4 s that --help must not wait for
+    import matplotlib as mpl  # takes 0.4 s, which --help must not wait for
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -112,8 +116,8 @@ def _draw(
     return file
 
 
-def _error_by_resolution(figure: Any, outcomes: Sequence[Outcome]) -> None:
-    """A panel for each objective; the smallest key, the smallest dimension."""
+def _error_by_resolution(figure: Any, outcomes: Sequence[StudyOutcome]) -> None:
+    """Draw one panel per objective, with the smallest safe key and the smallest dimension."""
     objectives = _values(outcomes, "objective")
     dimension = _values(outcomes, "dimension")[0]
     panels = figure.subplots(1, len(objectives), squeeze=False)[0]
@@ -129,8 +133,8 @@ def _error_by_resolution(figure: Any, outcomes: Sequence[Outcome]) -> None:
         _finish(axes, f"{objective}, d = {dimension}, {bits} bits", "round", "relative error")
 
 
-def _error_by_time(figure: Any, outcomes: Sequence[Outcome]) -> None:
-    """A panel for each dimension; the finest resolution, the first objective."""
+def _error_by_time(figure: Any, outcomes: Sequence[StudyOutcome]) -> None:
+    """Draw one panel per dimension, with the finest resolution and the first objective."""
     dimensions, finest = _values(outcomes, "dimension"), _values(outcomes, "resolution_bits")[-1]
     objective = _values(outcomes, "objective")[0]
     panels = figure.subplots(1, len(dimensions), squeeze=False, sharey=True)[0]
@@ -145,8 +149,8 @@ def _error_by_time(figure: Any, outcomes: Sequence[Outcome]) -> None:
         _finish(axes, title, "seconds, wall clock", "relative error")
 
 
-def _round_time(figure: Any, outcomes: Sequence[Outcome]) -> None:
-    """Median round time against dimension, a line for each key size; the finest resolution."""
+def _round_time(figure: Any, outcomes: Sequence[StudyOutcome]) -> None:
+    """Draw the median round time against dimension, one line per key size."""
     axes, finest = figure.subplots(), _values(outcomes, "resolution_bits")[-1]
     objective = _values(outcomes, "objective")[0]
     for place, bits in enumerate(_values(outcomes, "key_bits")):
@@ -173,11 +177,11 @@ def _finish(axes: Any, title: str, across: str, up: str) -> None:
     axes.legend(fontsize="small")
 
 
-def _values(outcomes: Iterable[Outcome], axis: str) -> list[Any]:
+def _values(outcomes: Iterable[StudyOutcome], axis: str) -> list[Any]:
     return sorted({getattr(outcome.case, axis) for outcome in outcomes})
 
 
-def _where(outcomes: Iterable[Outcome], **wanted: object) -> list[Outcome]:
+def _where(outcomes: Iterable[StudyOutcome], **wanted: object) -> list[StudyOutcome]:
     return [
         outcome
         for outcome in outcomes
@@ -185,7 +189,7 @@ def _where(outcomes: Iterable[Outcome], **wanted: object) -> list[Outcome]:
     ]
 
 
-_FIGURES: Mapping[str, Callable[[Any, Sequence[Outcome]], None]] = {
+_FIGURES: Mapping[str, Callable[[Any, Sequence[StudyOutcome]], None]] = {
     "error-by-resolution.svg": _error_by_resolution,
     "error-by-time.svg": _error_by_time,
     "round-time.svg": _round_time,

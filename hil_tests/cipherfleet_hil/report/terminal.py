@@ -1,4 +1,4 @@
-"""Measurements as people read them on a terminal."""
+"""Measurements and comparisons as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from cipherfleet_hil.measurement.document import LEAST_SAMPLES, Figure, Measurement, Verdict
-from cipherfleet_hil.measuring.cases import ALL, SAYS
+from cipherfleet_hil.measurement.document import LEAST_SAMPLES, Figure, Measurement, Validity
+from cipherfleet_hil.measuring.cases import ALL, CASE_DESCRIPTIONS
 from cipherfleet_hil.measuring.exchange_scene import ONLINE, PHE
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
@@ -21,8 +21,8 @@ PERCENTILES = tuple(LEAST_SAMPLES)
 Naive = Mapping[tuple[str, str, str], float | None]
 
 
-def bar() -> Callable[[Sequence[T]], Iterable[T]]:
-    """A bar of the processes, on a terminal; drawn between them only, never while one is timed."""
+def progress_bar() -> Callable[[Sequence[T]], Iterable[T]]:
+    """Return a progress bar over the processes; it is never drawn while one is timed."""
     console = Console(stderr=True)
     return lambda jobs: track(
         jobs, "processes", console=console, disable=not console.is_terminal, auto_refresh=False
@@ -30,30 +30,30 @@ def bar() -> Callable[[Sequence[T]], Iterable[T]]:
 
 
 def show(document: Measurement, console: Console | None = None) -> None:
-    """Title, verdict and figures."""
+    """Print title, figures and validity."""
     console = console or Console()
-    told = document.cipherfleet
-    console.print(f"[bold]{told.kind}: {escape(told.title)}[/], {told.measured_at}")
-    console.print(f"{told.kind} figures: of {_where(document)}", highlight=False)
-    for bits in sorted(bits for bits in _key_sizes(told.figures) if bits < SAFE_KEY_BITS):
+    body = document.cipherfleet
+    console.print(f"[bold]{body.kind}: {escape(body.title)}[/], {body.measured_at}")
+    console.print(f"{body.kind} figures of {_where(document)}", highlight=False)
+    for bits in sorted(bits for bits in _key_sizes(body.figures) if bits < SAFE_KEY_BITS):
         console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
-    console.print(_table(told.figures))
+    console.print(_table(body.figures))
     least = ", ".join(f"{key} {count}" for key, count in LEAST_SAMPLES.items())
-    legend = f"n neighbours; samples that a percentile needs: {least}"
+    legend = f"n: neighbours; samples that a percentile needs: {least}"
     console.print(legend, style="dim", highlight=False)
-    for line in verdict_lines(told.verdict):
+    for line in validity_lines(body.verdict):
         console.print(line, highlight=False)
 
 
-def verdict_lines(verdict: Verdict) -> Iterator[str]:
-    """The verdict, its reasons and notes."""
-    yield "[bold green]VALID" if verdict.valid else "[bold red]NOT VALID"
-    yield from (f"  [red]because[/] {escape(reason)}" for reason in verdict.reasons)
-    yield from (f"  [dim]note: {escape(note)}" for note in verdict.notes)
+def validity_lines(validity: Validity) -> Iterator[str]:
+    """Yield the validity, its reasons and its notes, in rich's markup."""
+    yield "[bold green]VALID" if validity.valid else "[bold red]NOT VALID"
+    yield from (f"  [red]because[/] {escape(reason)}" for reason in validity.reasons)
+    yield from (f"  [dim]note: {escape(note)}" for note in validity.notes)
 
 
-def ms(seconds: float | None) -> str:
-    """Milliseconds in three digits, or a dash."""
+def format_ms(seconds: float | None) -> str:
+    """Format seconds as milliseconds with three digits; None as a dash."""
     if seconds is None:
         return "-"
     return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
@@ -77,12 +77,12 @@ def _table(figures: Sequence[Figure]) -> Table:
     last = None
     for each in sorted(figures, key=order_of):
         case = str(each.labels.get("case", each.name))
-        told = [ms(getattr(each, key)) for key in PERCENTILES]
+        found = [format_ms(getattr(each, key)) for key in PERCENTILES]
         table.add_row(
             "" if case == last else case,
             *_sizes(each),
             str(each.n),
-            *told,
+            *found,
             ratio_to_naive(each, naive),
         )
         last = case
@@ -90,8 +90,8 @@ def _table(figures: Sequence[Figure]) -> Table:
 
 
 def order_of(each: Figure) -> int:
-    """For sorting: cases in the order of a round, others after them."""
-    cases = [*SAYS]
+    """Return a sort key: cases in the order of a round, others after them."""
+    cases = [*CASE_DESCRIPTIONS]
     case = str(each.labels.get("case", each.name))
     return cases.index(case) if case in cases else len(cases)
 
@@ -104,12 +104,12 @@ def _sizes(each: Figure) -> tuple[str, str, str]:
 
 
 def naive_medians(figures: Iterable[Figure]) -> Naive:
-    """The medians of the naive exchange, by its sizes."""
+    """Return the medians of the naive exchange, by sizes."""
     return {_sizes(each): each.p50 for each in figures if each.labels.get("case") == PHE}
 
 
 def ratio_to_naive(each: Figure, naive: Naive) -> str:
-    """How many times longer the naive exchange takes, for cases that are whole exchanges."""
+    """Return the naive exchange's time over that of *each*; '' if it is not a whole exchange."""
     reference = naive.get(_sizes(each))
     if each.labels.get("case") not in (ONLINE, ALL) or not (reference and each.p50):
         return ""
@@ -120,37 +120,37 @@ def ratio_to_naive(each: Figure, naive: Naive) -> str:
 
 
 def show_comparison(
-    told: Mapping[str, Any], console: Console, *, judges_invalid: bool = False
+    body: Mapping[str, Any], console: Console, *, compares_invalid: bool = False
 ) -> None:
-    """Ratios with their intervals, those that fail first, and a conclusion where one may be drawn.
+    """Print ratios with their intervals, the slowest first, and the conclusion.
 
-    *judges_invalid* draws one from measurements that are not valid, too.
+    There is no conclusion from measurements that are not valid, unless *compares_invalid*.
     """
-    table = Table(title=f"{told['kind']}: B over A", box=SIMPLE, pad_edge=False)
+    table = Table(title=f"{body['kind']}: B over A", box=SIMPLE, pad_edge=False)
     table.add_column("benchmark")
     for heading in ("ratio", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
-    rows = sorted(told["benchmarks"], key=lambda each: -each["ratio"] * each["significant"])
-    for each in (told["overall"], *rows):
+    rows = sorted(body["benchmarks"], key=lambda each: -each["ratio"] * each["significant"])
+    for each in (body["overall"], *rows):
         interval = f"{each['low']:.3f} to {min(each['high'], 999):.3f}"
-        table.add_row(each["name"], f"{each['ratio']:.3f}", interval, _says(each))
+        table.add_row(each["name"], f"{each['ratio']:.3f}", interval, _conclusion(each))
     console.print(table)
-    for note in told["notes"]:
+    for note in body["notes"]:
         console.print(f"  [dim]differs: {escape(note)}", highlight=False)
-    for reason in told["reasons"]:
+    for reason in body["reasons"]:
         console.print(f"  [bold red]NOT VALID[/] {escape(reason)}", highlight=False)
-    if not (told["valid"] or judges_invalid):
+    if not (body["valid"] or compares_invalid):
         return
-    limit = f"{100 * told['fail_above']:.3g} %"
+    limit = f"{100 * body['fail_above']:.3g} %"
     console.print(
         f"[red]slower by more than {limit}"
-        if told["failed"]
+        if body["failed"]
         else f"not slower by more than {limit}"
     )
 
 
-def _says(each: Mapping[str, Any]) -> str:
+def _conclusion(each: Mapping[str, Any]) -> str:
     if not each["significant"]:
         return "[dim]not significant"
     if each["fails"]:

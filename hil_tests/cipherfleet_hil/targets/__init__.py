@@ -1,1 +1,1 @@
-"""Machines to measure on: this one, boards over SSH, limited containers; one user at a time."""
+"""Measurement targets: this machine, boards over SSH, limited containers; one holder at a time."""

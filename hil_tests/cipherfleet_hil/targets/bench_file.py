@@ -1,4 +1,4 @@
-"""The bench: which machines there are to measure on, from a YAML file."""
+"""The bench file: a YAML file that lists the targets and the broker of measurements."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cipherfleet_deploy.containers.limits import read_profile
 from cipherfleet_deploy.containers.plan import IMAGE
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Section
-from cipherfleet_node.settings.type_errors import meant
+from cipherfleet_node.settings.type_errors import did_you_mean
 from cipherfleet_node.settings.yaml_document import Document, read_document
 
 from .docker import DockerTarget
 from .ssh import Address, SshTarget
-from .target import KeptTarget, LocalLink
+from .target import LeasedTarget, LocalLink
 
 BENCH_VERSION = 1
-HERE = "127.0.0.1"
-# Nothing that the ssh command could take for an option.
+LOOPBACK = "127.0.0.1"
+# A name never begins with "-": the ssh command could read it as an option.
 _NAME = Meta(
     pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$(?!\n)",
     description="1 to 63 letters, digits, - . and _, the first no - or .",
@@ -42,13 +42,13 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class LocalSpec(Section, frozen=True, tag_field="kind", tag="local"):
-    """The machine that the harness runs on."""
+    """The machine on which the harness runs."""
 
     name: Name
 
 
 class DockerSpec(Section, frozen=True, tag_field="kind", tag="docker"):
-    """A container of this machine."""
+    """A container on this machine."""
 
     name: Name
     profile: str | None = None  # pi-4, or cpu=0.5,memory=512m; None: no limits
@@ -56,30 +56,32 @@ class DockerSpec(Section, frozen=True, tag_field="kind", tag="docker"):
 
 
 class SshSpec(Section, frozen=True, tag_field="kind", tag="ssh"):
-    """A board."""
+    """A board that is reached with ssh."""
 
     name: Name
     host: Host
     port: Port = 22
     user: Name | None = None
-    identity: str | None = None  # the private key's file
+    identity: str | None = None  # file of the private key
     known_hosts: str | None = None
-    python: Annotated[str, Meta(min_length=1)] | None = None  # has cipherfleet; None: copy it
+    python: Annotated[str, Meta(min_length=1)] | None = (
+        None  # a Python with cipherfleet; None: copy the packages
+    )
 
 
 Spec = LocalSpec | DockerSpec | SshSpec
 
 
 class BrokerSpec(Section, frozen=True):
-    """The broker that rounds are measured with: on this machine, started for the measurement."""
+    """The broker of `bench rounds`: it runs on this machine and is started for the measurement."""
 
     kind: Literal["embedded", "mosquitto"] = "embedded"
-    address: Host = HERE  # of this machine, as the targets reach it
-    port: Port | None = None  # None: a free one
+    address: Host = LOOPBACK  # address at which the targets reach this machine
+    port: Port | None = None  # None: any free port
 
 
 class BenchFile(Section, frozen=True):
-    """All of the file."""
+    """The content of a whole bench file."""
 
     targets: Annotated[list[Spec], Meta(min_length=1)]
     bench_version: Annotated[int, Meta(ge=BENCH_VERSION, le=BENCH_VERSION)] = BENCH_VERSION
@@ -88,27 +90,30 @@ class BenchFile(Section, frozen=True):
 
 @dataclass(frozen=True)
 class Bench:
-    """Machines to measure on; paths are relative to *folder*."""
+    """The targets and the broker; paths are relative to *folder*."""
 
     targets: tuple[Spec, ...] = (LocalSpec(name="local"),)
     broker: BrokerSpec = field(default_factory=BrokerSpec)
     folder: Path = Path()
     document: Document | None = None
 
-    def target(self, name: str) -> KeptTarget:
-        """The target called *name*. Raises ConfigError."""
+    def target(self, name: str) -> LeasedTarget:
+        """Return the target called *name*.
+
+        Raises ConfigError if the bench has none of that name.
+        """
         names = [spec.name for spec in self.targets]
         if name not in names:
             raise ConfigError(
-                f"--target is {name!r}{meant(name, names)}; the bench has {', '.join(names)}"
+                f"--target is {name!r}{did_you_mean(name, names)}; the bench has {', '.join(names)}"
             )
-        return self.make(self.targets[names.index(name)])
+        return self.open_target(self.targets[names.index(name)])
 
-    def make(self, spec: Spec) -> KeptTarget:
-        """The target that *spec* describes."""
+    def open_target(self, spec: Spec) -> LeasedTarget:
+        """Create the target that *spec* describes."""
         match spec:
             case LocalSpec(name=name):
-                return KeptTarget(name, LocalLink())
+                return LeasedTarget(name, LocalLink())
             case DockerSpec(name=name, profile=profile, image=image):
                 return DockerTarget(name, read_profile(profile) if profile else None, image)
             case SshSpec():
@@ -122,22 +127,23 @@ class Bench:
                 return SshTarget(spec.name, address, spec.python)
 
     def check_reach(self) -> None:
-        """Raise ConfigError where a target could not reach the broker."""
-        if not is_here(self.broker.address):
+        """Raise ConfigError if a target cannot reach the broker at its address."""
+        if not is_loopback(self.broker.address):
             return
         for spec in self.targets:
-            if isinstance(spec, SshSpec) and not is_here(spec.host):
-                told = (
-                    f"is {self.broker.address!r}, which on target {spec.name!r} is the board "
-                    "itself: give this machine's address as the board reaches it, for example "
+            if isinstance(spec, SshSpec) and not is_loopback(spec.host):
+                text = (
+                    f"is {self.broker.address!r}, which on target {spec.name!r} means the board "
+                    "itself, must be the address at which the board reaches this machine, for "
+                    "example "
                     "192.168.1.5"
                 )
                 place = ("broker", "address")
-                raise self.document.error(place, told) if self.document else ConfigError(told)
+                raise self.document.error(place, text) if self.document else ConfigError(text)
 
 
-def is_here(host: str) -> bool:
-    """Whether *host* names whatever machine it is said on."""
+def is_loopback(host: str) -> bool:
+    """True if *host* is a loopback address: every machine means itself by it."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -145,32 +151,32 @@ def is_here(host: str) -> bool:
 
 
 def read_bench(file: Path) -> Bench:
-    """The bench in *file*. Raises ConfigError with all that is wrong."""
+    """Read the bench file. Raises ConfigError with all its errors."""
     document = read_document(file)
-    draft = document.draft(BenchFile)
-    draft.note(_mistakes(draft.value, document, file.parent))
-    told = draft.checked()
-    return Bench(tuple(told.targets), told.broker, file.parent, document)
+    unchecked = document.unchecked(BenchFile)
+    unchecked.report(_bench_errors(unchecked.value, document, file.parent))
+    bench_file = unchecked.finish()
+    return Bench(tuple(bench_file.targets), bench_file.broker, file.parent, document)
 
 
-def _mistakes(told: BenchFile, document: Document, folder: Path) -> Iterator[ConfigError]:
+def _bench_errors(bench_file: BenchFile, document: Document, folder: Path) -> Iterator[ConfigError]:
     first: dict[str, int] = {}
-    for index, spec in enumerate(told.targets):
+    for index, spec in enumerate(bench_file.targets):
         place = ("targets", index)
         if spec.name in first:
-            words = f"is {spec.name!r}, which targets[{first[spec.name]}] is called already"
+            words = f"is {spec.name!r}, which is already the name of targets[{first[spec.name]}]"
             yield document.error((*place, "name"), words)
         first.setdefault(spec.name, index)
         if isinstance(spec, DockerSpec) and spec.profile is not None:
-            yield from _of_profile(spec.profile, document, (*place, "profile"))
+            yield from _profile_errors(spec.profile, document, (*place, "profile"))
         if isinstance(spec, SshSpec):
             for name in ("identity", "known_hosts"):
                 path = _path(folder, getattr(spec, name))
                 if path is not None and not path.is_file():
-                    yield document.error((*place, name), f"is {str(path)!r}, which is no file")
+                    yield document.error((*place, name), f"is {str(path)!r}, which is not a file")
 
 
-def _of_profile(
+def _profile_errors(
     profile: str, document: Document, place: tuple[str | int, ...]
 ) -> Iterator[ConfigError]:
     try:
@@ -183,6 +189,6 @@ def _path(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / Path(name).expanduser()
 
 
-def bench_of(file: Path | None) -> Bench:
-    """The bench in *file*; without one, this machine."""
+def bench_from(file: Path | None) -> Bench:
+    """Read the bench in *file*; None gives a bench with only this machine."""
     return Bench() if file is None else read_bench(file)

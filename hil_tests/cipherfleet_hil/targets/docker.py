@@ -1,6 +1,6 @@
-"""A container on this machine, limited to what a profile allows: an emulated device.
+"""Containers on this machine as targets; with the limits of a profile one emulates a device.
 
-It uses this machine's network: the broker is reached as from any process here.
+A container uses the network of this machine: it reaches the broker as any local process does.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from cipherfleet_deploy.containers.engine import (
     NAME_LABEL,
     OUT_LABEL,
     Engine,
-    told,
+    engine_errors,
 )
 from cipherfleet_deploy.containers.limits import Profile
 from cipherfleet_deploy.containers.plan import IMAGE, hand_over
 
 from .lease_agent import LEASE_FILE
-from .target import LEASE_S, KeptTarget, TargetFailed, TargetUnreachable, last_line
+from .target import LEASE_S, LeasedTarget, TargetFailed, TargetUnreachable, last_line
 
 INBOX = "/inbox"
 _NS = 1_000_000_000
-# It ends by itself, and is gone then, once nobody has a lease in it.
+# The container ends, and Docker removes it, as soon as it contains no lease.
 STAY = f"sleep 60; while [ -s /tmp/{LEASE_FILE} ]; do sleep 2; done"
 _WITH_INPUT = 'file=$1; shift; exec "$@" <"$file"'
 
 
 class DockerLink:
-    """One container, made when it is opened and removed when it is closed."""
+    """One container: `open` creates it, `close` removes it."""
 
     python = "python"
 
@@ -47,17 +47,17 @@ class DockerLink:
         self._name, self._image, self._profile = name, image, profile
         self._engine: Engine | None = None
         self._container: str | None = None
-        self._inbox: Path | None = None  # what commands read on standard input, as files
+        self._inbox: Path | None = None  # standard input of the commands, as files
         self._numbers = count()
 
     def open(self) -> None:
-        """Make the container. Raises CipherfleetError, with the mend, where there is no engine."""
+        """Create the container. Raises CipherfleetError, with the remedy, if no engine answers."""
         self._engine = engine = Engine()
         try:
             engine.image_mib(self._image)
             self._inbox = Path(tempfile.mkdtemp(prefix="cipherfleet-inbox-"))
             hand_over(self._inbox, engine.user)
-            with told(f"the container of target {self._name}"):
+            with engine_errors(f"the container of target {self._name}"):
                 container = engine.client.containers.create(
                     self._image,
                     ["sh", "-c", STAY],
@@ -65,7 +65,7 @@ class DockerLink:
                     mounts=[Mount(INBOX, str(self._inbox), type="bind", read_only=True)],
                     network_mode="host",
                     user=engine.user,
-                    working_dir="/tmp",  # noqa: S108  # inside
+                    working_dir="/tmp",  # noqa: S108  # in the container
                     cap_drop=["ALL"],
                     security_opt=["no-new-privileges"],
                     pids_limit=MAX_PROCESSES,
@@ -80,26 +80,28 @@ class DockerLink:
             raise
 
     def call(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
-        """Run *argv* inside; the engine is here, so its link is never lost."""
-        del timeout_s  # the engine's client has one of its own
+        """Run *argv* in the container; the engine is local, so that this link never drops."""
+        del timeout_s  # the engine's client has a timeout of its own
         assert self._engine is not None
         api = self._engine.client.api
         try:
-            with told(f"target {self._name}"):
+            with engine_errors(f"target {self._name}"):
                 made = api.exec_create(self._container, self._command(argv, stdin))
                 out, err = api.exec_start(made["Id"], demux=True)
                 code = api.exec_inspect(made["Id"])["ExitCode"]
         except NotFound:
-            raise TargetUnreachable(f"target {self._name!r}: its container is gone") from None
+            raise TargetUnreachable(
+                f"target {self._name!r}: its container no longer exists"
+            ) from None
         if code != 0:
             raise TargetFailed(f"{self._name}: {last_line(err or out or b'')}")
         return bytes(out or b"")
 
     def close(self) -> None:
-        """Remove the container; harmless when repeated."""
+        """Remove the container. Safe to repeat."""
         if self._engine is not None:
             if self._container is not None:
-                with suppress(DockerException):  # it may have removed itself
+                with suppress(DockerException):  # Docker may have removed it already
                     self._engine.client.api.remove_container(self._container, v=True, force=True)
             self._engine.client.close()
             self._engine = self._container = None
@@ -121,7 +123,7 @@ class DockerLink:
         return ["sh", "-c", _WITH_INPUT, "sh", f"{INBOX}/{file.name}", *argv]
 
     def _labels(self) -> dict[str, str]:
-        # As of a fleet, so that who cleans up finds it.
+        # The labels of a fleet, so that `cipherfleet fleet down` finds the container.
         fleet = f"bench-{os.getpid()}"
         return {FLEET_LABEL: fleet, NAME_LABEL: self._name, OUT_LABEL: str(self._inbox)}
 
@@ -131,12 +133,12 @@ class DockerLink:
         return {
             "nano_cpus": round(self._profile.cpu * _NS),
             "mem_limit": self._profile.memory,
-            "memswap_limit": self._profile.memory,  # the same: no swap
+            "memswap_limit": self._profile.memory,  # equal to mem_limit: no swap
         }
 
 
-class DockerTarget(KeptTarget):
-    """A container; with a profile it emulates a device, without one it is this machine."""
+class DockerTarget(LeasedTarget):
+    """A container: with a profile it emulates a device, without one it has no limits."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
-"""What a target without cipherfleet is given: its packages, unpacked, for its Python and processor.
+"""The payload of a target without cipherfleet: unpacked packages for its Python and processor.
 
-A folder on the module search path does; a virtual environment would take pip there, and minutes.
+The packages form one folder on the module search path. A virtual environment would need pip on the
+target, and minutes.
 """
 
 from __future__ import annotations
@@ -18,44 +19,45 @@ from pathlib import Path
 from cipherfleet_deploy.containers.image import MANYLINUX, SOURCE
 from cipherfleet_node.errors import CipherfleetError, one_line
 
-from .target import Machine, packed
+from .target import TargetMachine, pack
 
-OURS = ("cipherfleet_node", "cipherfleet_hil")  # what the worker imports
+OURS = ("cipherfleet_node", "cipherfleet_hil")  # the packages that the worker imports
 LEAST_PYTHON = (3, 11)
 _UNPACK_WITHIN_S = 600.0
 
 
-class NoPrograms(CipherfleetError):
-    """No packages can be had for a target."""
+class PayloadUnavailable(CipherfleetError):
+    """No payload can be assembled for a target."""
 
 
-def check_machine(name: str, machine: Machine) -> None:
-    """Raise NoPrograms where nothing that we copy would run."""
+def check_machine(name: str, machine: TargetMachine) -> None:
+    """Raise PayloadUnavailable if copied packages cannot run on *machine*."""
     version = ".".join(map(str, machine.python))
     if machine.python[:2] < LEAST_PYTHON:
-        raise NoPrograms(
-            f"target {name!r} has Python {version}, needs 3.11 or newer: install it there, and "
-            "name it or an environment with cipherfleet in the bench file (python: PATH)"
+        raise PayloadUnavailable(
+            f"target {name!r} has Python {version}, needs 3.11 or newer; install it on the target, "
+            "and name it, or an environment with cipherfleet, in the bench file (python: PATH)"
         )
     if machine.libc[0] != "glibc":
-        raise NoPrograms(
-            f"target {name!r} has another C library than wheels are built for: install cipherfleet "
-            "there, and name its Python in the bench file (python: PATH)"
+        raise PayloadUnavailable(
+            f"target {name!r} has the C library {machine.libc[0]!r}, wheels need 'glibc'; install "
+            "cipherfleet on the target, and name its Python in the bench file (python: PATH)"
         )
 
 
 @cache
-def gathered(python: tuple[int, ...], architecture: str) -> bytes:
-    """All that such a machine needs, as a tar file; made once, boards are often alike.
+def gather_payload(python: tuple[int, ...], architecture: str) -> bytes:
+    """Return the payload for such a machine as a tar file.
 
-    *python* is a version, as (3, 11). Raises NoPrograms.
+    The result is cached, because boards are often alike. *python* is a version, for example
+    (3, 11). Raises PayloadUnavailable.
     """
     with tempfile.TemporaryDirectory(prefix="cipherfleet-programs-") as folder:
-        _gather(python, architecture, Path(folder))
-        return packed(Path(folder))
+        _write_payload(python, architecture, Path(folder))
+        return pack(Path(folder))
 
 
-def _gather(python: tuple[int, ...], architecture: str, folder: Path) -> None:
+def _write_payload(python: tuple[int, ...], architecture: str, folder: Path) -> None:
     _unpack(".".join(map(str, python)), architecture, folder)
     for package in OURS:
         found = find_spec(package)
@@ -66,27 +68,28 @@ def _gather(python: tuple[int, ...], architecture: str, folder: Path) -> None:
 
 
 def _unpack(version: str, architecture: str, folder: Path) -> None:
-    """The wheels of what a device needs, unpacked by the pip of this machine."""
+    """Unpack the wheels of the base install with the pip of this machine."""
     platforms = [f"--platform={each}_{architecture}" for each in MANYLINUX]
     command = [
         *(sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"),
         *("--only-binary=:all:", "--no-compile", "--implementation=cp"),
-        *(f"--python-version={version}", *platforms, f"--target={folder}", *_wanted()),
+        *(f"--python-version={version}", *platforms, f"--target={folder}", *_requirements()),
     ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=_UNPACK_WITHIN_S, check=False
     )
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise NoPrograms(
-            f"no packages for Python {version} on {architecture}: pip says "
-            f"{one_line(lines[-1])[:300] if lines else 'nothing'}; install cipherfleet there, and "
-            "name its Python in the bench file (python: PATH)"
+        raise PayloadUnavailable(
+            f"no packages for Python {version} on {architecture}, pip says "
+            f"{one_line(lines[-1])[:300] if lines else 'nothing'}; install cipherfleet on the "
+            "target, "
+            "and name its Python in the bench file (python: PATH)"
         )
 
 
-def _wanted() -> list[str]:
-    """What the base install takes in; from a source tree in the versions that it names."""
+def _requirements() -> list[str]:
+    """Return pip's arguments for the base install; a source tree pins the versions."""
     constraints = SOURCE / "constraints.txt"
     locked = ["-c", str(constraints)] if constraints.is_file() else []
     return locked + [

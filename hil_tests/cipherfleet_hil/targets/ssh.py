@@ -1,6 +1,7 @@
-"""A board behind the system's OpenSSH client: one connection for all commands, made anew when lost.
+"""Boards as targets, reached with the system's OpenSSH client over one multiplexed connection.
 
-Nothing is asked at a terminal, and a host whose key is not known is not spoken to.
+A lost connection is opened again. ssh never prompts at the terminal, and it refuses hosts whose key
+is not in known_hosts.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pathlib import Path
 
 from cipherfleet_node.errors import ConfigError
 
-from .payload import check_machine, gathered
+from .payload import check_machine, gather_payload
 from .target import (
     LEASE_S,
     SITE,
-    Dropped,
-    KeptTarget,
+    LeasedTarget,
+    LinkDropped,
     TargetFailed,
     TargetUnreachable,
     last_line,
@@ -43,20 +44,21 @@ _OPTIONS = {
     "RequestTTY": "no",
     "LogLevel": "ERROR",
 }
-_MENDS = (
-    ("Host key verification failed", "put its key into known_hosts: ssh-keyscan, and compare it"),
-    ("No ED25519 host key is known", "put its key into known_hosts: ssh-keyscan, and compare it"),
-    ("Permission denied", "put our public key into ~/.ssh/authorized_keys there"),
-    ("Connection refused", "is sshd running there, on this port?"),
-    ("timed out", "is it on, and on this network?"),
-    ("Could not resolve", "is the name right?"),
-    ("no such identity", "is the path of identity right?"),
+_ADD_HOST_KEY = "add its key to known_hosts: run ssh-keyscan and compare the fingerprint"
+_REMEDIES = (
+    ("Host key verification failed", _ADD_HOST_KEY),
+    ("No ED25519 host key is known", _ADD_HOST_KEY),
+    ("Permission denied", "add your public key to ~/.ssh/authorized_keys on the target"),
+    ("Connection refused", "start sshd on the target, or correct the port"),
+    ("timed out", "switch the target on, and connect it to this network"),
+    ("Could not resolve", "correct the host name"),
+    ("no such identity", "correct the path of identity"),
 )
 
 
 @dataclass(frozen=True)
 class Address:
-    """How a target is reached; what is None is as the user's own ssh configuration has it."""
+    """The address of a target; None leaves a setting to the user's own ssh configuration."""
 
     host: str
     port: int = 22
@@ -65,18 +67,18 @@ class Address:
     known_hosts: Path | None = None
 
     def options(self) -> list[str]:
-        """The command line's part of it."""
-        told = {**_OPTIONS, "Port": str(self.port)}
+        """Return the options of the ssh command for this address."""
+        arguments = {**_OPTIONS, "Port": str(self.port)}
         if self.user is not None:
-            told["User"] = self.user
+            arguments["User"] = self.user
         if self.identity is not None:
-            told |= {"IdentityFile": _quoted(self.identity), "IdentitiesOnly": "yes"}
+            arguments |= {"IdentityFile": _quoted(self.identity), "IdentitiesOnly": "yes"}
         if self.known_hosts is not None:
-            told |= {
+            arguments |= {
                 "UserKnownHostsFile": _quoted(self.known_hosts),
                 "GlobalKnownHostsFile": "/dev/null",
             }
-        return [f"-o{name}={value}" for name, value in told.items()]
+        return [f"-o{name}={value}" for name, value in arguments.items()]
 
 
 def _quoted(path: Path) -> str:
@@ -84,7 +86,7 @@ def _quoted(path: Path) -> str:
 
 
 class SshLink:
-    """One multiplexed connection."""
+    """A multiplexed ssh connection to one target."""
 
     def __init__(self, name: str, address: Address, python: str = "python3") -> None:
         program = shutil.which("ssh")
@@ -92,27 +94,29 @@ class SshLink:
             raise ConfigError(f"target {name!r} needs OpenSSH's ssh, which is missing here")
         self.python = python
         self._name, self._address, self._program = name, address, program
-        self._folder: Path | None = None  # of the socket, whose path must be short
+        self._folder: Path | None = None  # holds the socket; the path of a socket must be short
         self._master: subprocess.Popen[bytes] | None = None
-        self._connecting = threading.Lock()  # the lease is renewed in a thread of its own
+        self._connecting = threading.Lock()  # another thread renews the lease
 
     def open(self) -> None:
-        """Connect. Raises TargetUnreachable, with ssh's words and the mend."""
+        """Connect. Raises TargetUnreachable with ssh's message and the remedy."""
         self._folder = Path(tempfile.mkdtemp(prefix="cfb-"))
         try:
-            self._connected()
-        except Dropped as dropped:
+            self._ensure_connected()
+        except LinkDropped as dropped:
             self.close()
             words = str(dropped)
-            mend = next((mend for sign, mend in _MENDS if sign in words), "try it: ssh")
+            remedy = next(
+                (remedy for sign, remedy in _REMEDIES if sign in words), "try to connect with ssh"
+            )
             where = f"{self._address.host}:{self._address.port}"
             raise TargetUnreachable(
-                f"target {self._name!r} at {where} is out of reach: ssh says {words!r}: {mend}"
+                f"target {self._name!r} at {where} cannot be reached, ssh says {words!r}; {remedy}"
             ) from None
 
     def call(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
-        """Run *argv* there, through the connection that is open, or a new one."""
-        master = self._connected()
+        """Run *argv* on the target through the open connection, or through a new one."""
+        master = self._ensure_connected()
         command = self._command("-oControlMaster=no", self._address.host, shlex.join(argv))
         try:
             done = subprocess.run(
@@ -120,19 +124,19 @@ class SshLink:
             )
         except subprocess.TimeoutExpired:
             self._disconnect(master)
-            raise Dropped(f"no answer within {timeout_s:g} s") from None
+            raise LinkDropped(f"no answer within {timeout_s:g} s") from None
         if done.returncode == CONNECTION_LOST:
             self._disconnect(master)
-            raise Dropped(last_line(done.stderr))
+            raise LinkDropped(last_line(done.stderr))
         if done.returncode != 0:
             raise TargetFailed(
-                f"{self._name}: {argv[0]} ended there with exit code {done.returncode}: "
+                f"{self._name}: {argv[0]} ended on the target with exit code {done.returncode}: "
                 f"{last_line(done.stderr)}"
             )
         return done.stdout
 
     def close(self) -> None:
-        """Disconnect; harmless when repeated."""
+        """Disconnect from the target. Safe to repeat."""
         self._disconnect(self._master)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -148,17 +152,19 @@ class SshLink:
     def _command(self, *more: str) -> list[str]:
         return [self._program, *self._address.options(), f"-S{self._socket}", *more]
 
-    def _connected(self) -> subprocess.Popen[bytes]:
-        """What holds the connection, made anew where it was lost. Raises Dropped."""
+    def _ensure_connected(self) -> subprocess.Popen[bytes]:
+        """Return the process that holds the connection; reconnect if it was lost.
+
+        Raises LinkDropped.
+        """
         with self._connecting:
             if self._master is None or self._master.poll() is not None:
                 self._master = self._connect()
             return self._master
 
     def _connect(self) -> subprocess.Popen[bytes]:
-        """Raises Dropped where that fails."""
         if self._folder is None:
-            raise Dropped("the connection was closed")
+            raise LinkDropped("the connection was closed")
         self._socket.unlink(missing_ok=True)
         with (self._folder / "err").open("wb") as words:
             master = subprocess.Popen(
@@ -166,25 +172,26 @@ class SshLink:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=words,
-                start_new_session=True,  # Ctrl-C is for us, who then release the lease
+                # Ctrl-C must reach only the harness, which then releases the lease
+                start_new_session=True,
             )
         deadline = time.monotonic() + 2 * CONNECT_WITHIN_S
         while not self._socket.exists():
             if master.poll() is not None or time.monotonic() > deadline:
-                _end(master)
-                raise Dropped(last_line((self._folder / "err").read_bytes()))
+                _terminate(master)
+                raise LinkDropped(last_line((self._folder / "err").read_bytes()))
             time.sleep(0.02)
         return master
 
     def _disconnect(self, master: subprocess.Popen[bytes] | None) -> None:
-        """End *master*, unless another has taken its place already."""
+        """Terminate *master*, unless a new connection has replaced it already."""
         with self._connecting:
             if master is not None and master is self._master:
-                _end(master)
+                _terminate(master)
                 self._master = None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(5)
@@ -193,8 +200,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-class SshTarget(KeptTarget):
-    """A board that is given our programs, unless it has a Python with them."""
+class SshTarget(LeasedTarget):
+    """A board; the packages are copied to it, unless *python* names one that has cipherfleet."""
 
     def __init__(
         self, name: str, address: Address, python: str | None = None, lease_s: float = LEASE_S
@@ -202,10 +209,10 @@ class SshTarget(KeptTarget):
         super().__init__(name, SshLink(name, address, python or "python3"), lease_s=lease_s)
         self._copies = python is None
 
-    def _settle(self) -> None:
+    def _set_up(self) -> None:
         if not self._copies:
             return
         check_machine(self.name, self.machine)
-        self._unpack(gathered(self.machine.python[:2], self.machine.architecture), SITE)
+        self._unpack(gather_payload(self.machine.python[:2], self.machine.architecture), SITE)
         self.environ["PYTHONPATH"] = f"{self.folder}/{SITE}"
         self.environ["PYTHONNOUSERSITE"] = "1"

@@ -1,1 +1,1 @@
-"""What adversaries make of what they see, attack by attack."""
+"""Attacks on the lab's systems: what each adversary infers from what it receives."""

@@ -1,4 +1,4 @@
-"""All attacks by their names on the command line."""
+"""The catalogue of attacks, by their command-line names."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from .eavesdropper import eavesdropper, key_holder, observer
 from .leakage import leakage_of_round, leakage_of_several, leakage_of_telescoped, leakage_of_truth
 from .neighbours import direction, triangulation, triangulation_by_two
 from .randomness import randomness_of_answers
-from .result import Finding
-from .subjects import Case
+from .result import AttackResult
+from .subjects import AttackCase
 from .telescoping import one_round, telescoping, telescoping_but_one
 from .wiretap import wiretap
 
 
 @dataclass(frozen=True)
 class Attack:
-    """*run* gives None where the system has nothing of the kind to attack."""
+    """An attack; *run* returns None if it does not apply to the system."""
 
     name: str
     adversary: str
-    run: Callable[[Case], Finding | None]
+    run: Callable[[AttackCase], AttackResult | None]
 
     @property
     def text(self) -> str:
-        """What it does, in a sentence."""
+        """The description: the first line of the attack's docstring."""
         return (self.run.__doc__ or "").split("\n", maxsplit=1)[0]
 
 
@@ -49,6 +49,6 @@ ATTACKS: Mapping[str, Attack] = {
         Attack("leakage-round", "all neighbours", leakage_of_round),
         Attack("leakage-telescoped", "all neighbours", leakage_of_telescoped),
         Attack("leakage-several", "all neighbours", leakage_of_several),
-        Attack("leakage-true", "nobody", leakage_of_truth),
+        Attack("leakage-true", "no real adversary", leakage_of_truth),
     )
 }

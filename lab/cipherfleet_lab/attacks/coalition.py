@@ -1,8 +1,7 @@
-"""What nodes that pool what they saw work out of one other node: where it was, what flowed to it.
+"""Inference of a coalition about one other node: its estimates, and the flow into it.
 
-They use all they know of themselves, estimates and half weights, and the public graph. Where
-something stays unknown they put what they expect: half weights at their mean, estimates at their
-own mean.
+The coalition uses its own estimates and half weights and the public graph. For unknown quantities
+it uses expected values: the mean half weight, and the mean of its own estimates.
 """
 
 from __future__ import annotations
@@ -19,56 +18,59 @@ from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 
 from .transcripts import Reading, mean_steps
 
-DEVIATION = 0.5 / np.sqrt(12.0)  # of a half weight
+DEVIATION = 0.5 / np.sqrt(12.0)  # standard deviation of a half weight
 _SINGULAR = 1e-6  # singular values below this share of the largest are rounding
 
 
 @dataclass(frozen=True)
-class Sight:
-    """Of one node, round by round, as far as its observers can tell; shapes (rounds, d)."""
+class ObservedTrajectory:
+    """Inferred estimates and flows of one node in every round; shapes (rounds, d)."""
 
     states: Array
     flows: Array  # gamma_k c_i
 
     def reading(self, log: Log) -> Reading:
-        """The steps that are left when the flow is taken off."""
+        """Return the steps: the changes of the estimates without the flow."""
         steps = (self.states + self.flows)[:-1] - self.states[1:]
         return Reading(self.states[:, None], steps[:, None], mean_steps(log)[:-1])
 
 
-Look = Callable[[Log, Problem, Collection[int], int], Sight]
+Observe = Callable[[Log, Problem, Collection[int], int], ObservedTrajectory]
 
 
 def link_factor(problem: Problem, i: int, j: int) -> float:
-    """m_ij."""
+    """Return the Metropolis factor m_ij."""
     degrees = len(problem.neighbours(i)), len(problem.neighbours(j))
     return float(metropolis(*degrees)) / 2.0**METROPOLIS_BITS
 
 
 def half_weight_of(log: Log, i: int, j: int) -> Array:
-    """h_ij, shape (rounds,): for i alone to use."""
+    """Return h_ij, shape (rounds,), which only node i knows."""
     return log.half_weights[i, j] / 2.0**HALF_WEIGHT_BITS
 
 
 def opened_difference(log: Log, asker: int, node: int) -> Array:
-    """h (x_node - x_asker) as *asker* decrypts it, shape (rounds, d)."""
+    """Return h (x_node - x_asker) as *asker* decrypts it, shape (rounds, d)."""
     assert log.resolution is not None
     return log.opened[asker, node] * log.resolution / 2.0**HALF_WEIGHT_BITS
 
 
 def unit_of_sums(log: Log) -> float:
-    """What one unit of a sealed sum is worth, in the estimates' units."""
+    """Return the value of one unit of a sealed sum, in the estimates' units."""
     assert log.resolution is not None
     return log.resolution / 2.0 ** (HALF_WEIGHT_BITS + METROPOLIS_BITS)
 
 
-def at_differences(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
-    """Where answers open one by one: the flow over every link into the coalition is known.
+def observe_differences(
+    log: Log, problem: Problem, coalition: Collection[int], node: int
+) -> ObservedTrajectory:
+    """Infer from answers that open one by one: the flow over every link to the coalition is known.
 
-    Over a link to a node outside it is guessed, from where both ends are, if that can be told.
+    The flow over a link to an outside node is estimated from both ends' estimates, if both can be
+    located.
     """
     states = locate(log, problem, coalition, node)
-    assert states is not None, "a neighbour of the node looks at it"
+    assert states is not None, "a neighbour of the node is in the coalition"
     flows = np.zeros_like(states)
     for near in problem.neighbours(node):
         factor = link_factor(problem, node, near)
@@ -79,13 +81,14 @@ def at_differences(log: Log, problem: Problem, coalition: Collection[int], node:
             there = locate(log, problem, coalition, near)
             if there is not None:
                 flows += factor * MEAN_HALF_WEIGHT**2 * (there - states)
-    return Sight(states, _attenuated(log, flows))
+    return ObservedTrajectory(states, _attenuated(log, flows))
 
 
 def locate(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Array | None:
-    """x of *node*, shape (rounds, d): where the lines cross on which its neighbours see it.
+    """Locate x of *node*, shape (rounds, d): where the lines from its neighbours cross.
 
-    One neighbour sees the line only, and expects the mean half weight. None if nobody sees it.
+    With one neighbour there is only one line; the mean half weight then gives the distance. None if
+    no neighbour is in the coalition.
     """
     near = [other for other in problem.neighbours(node) if other in coalition]
     if not near:
@@ -104,26 +107,30 @@ def locate(log: Log, problem: Problem, coalition: Collection[int], node: int) ->
     return result
 
 
-def at_sums(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
-    """Where only sums open, in one round: half weights and estimates that explain all sums.
+def observe_sums(
+    log: Log, problem: Problem, coalition: Collection[int], node: int
+) -> ObservedTrajectory:
+    """Infer from sums of one round: half weights and estimates that explain all sums.
 
-    Unknown of every node m outside are h_m and y_m = h_m (x_m - centre), linear in the sums; of
-    all solutions the one nearest to what is expected, in deviations, is taken.
+    The unknowns of every outside node m are h_m and y_m = h_m (x_m - centre); the sums are linear
+    in them. Of all solutions this takes the one nearest to the expected values, in deviations.
     """
-    return _at_sums(log, problem, coalition, node, DEVIATION)
+    return _observe_sums(log, problem, coalition, node, DEVIATION)
 
 
-def at_mean_sums(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
-    """Where only sums open, as if half weights were their mean: right on average over many rounds.
+def observe_mean_sums(
+    log: Log, problem: Problem, coalition: Collection[int], node: int
+) -> ObservedTrajectory:
+    """Infer from sums with every half weight at its mean, which is right on average over rounds.
 
-    There is less to solve for: as many sums as nodes outside are enough.
+    There are fewer unknowns: as many sums as outside nodes are enough.
     """
-    return _at_sums(log, problem, coalition, node, 0.0)
+    return _observe_sums(log, problem, coalition, node, 0.0)
 
 
-def _at_sums(
+def _observe_sums(
     log: Log, problem: Problem, coalition: Collection[int], node: int, deviation: float
-) -> Sight:
+) -> ObservedTrajectory:
     centre = log.estimates[:-1, sorted(coalition)].mean(axis=1)
     outside = [m for m in range(problem.nodes) if m not in coalition]
     seen = [m for m in outside if set(problem.neighbours(m)) & set(coalition)]
@@ -144,7 +151,7 @@ def _at_sums(
         else:
             term = -MEAN_HALF_WEIGHT * y
         flows += link_factor(problem, node, near) * term
-    return Sight(centre + y / h, _attenuated(log, flows))
+    return ObservedTrajectory(centre + y / h, _attenuated(log, flows))
 
 
 def _equations(
@@ -155,7 +162,7 @@ def _equations(
     centre: Array,
     deviation: float,
 ) -> tuple[Array, Array, Array]:
-    """Rows: entries of every asker's sum; columns: y_m / scale and (h_m - 3/4) / deviation."""
+    """Return the linear system: rows are sums, columns y_m / scale and (h_m - 3/4) / deviation."""
     assert log.sums is not None
     rounds, d = centre.shape
     unit = unit_of_sums(log)
@@ -184,26 +191,30 @@ def _equations(
     return np.where(columns, system * scale[:, None, None], system), total, scale
 
 
-def with_obfuscations(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
-    """What was told to the coalition, or by it, is taken off what *node* sent."""
+def observe_obfuscations(
+    log: Log, problem: Problem, coalition: Collection[int], node: int
+) -> ObservedTrajectory:
+    """Infer by removing the obfuscations that the coalition exchanged with *node*."""
     assert log.broadcast is not None
     assert log.weights is not None
-    told = sum(
+    found = sum(
         (log.between[near, node] - log.between[node, near])
         for near in problem.neighbours(node)
         if near in coalition
     )
-    states = log.broadcast[:, node] - mean_steps(log)[:, None] * told
-    return Sight(states, (log.weights @ log.broadcast)[:, node] - states)
+    states = log.broadcast[:, node] - mean_steps(log)[:, None] * found
+    return ObservedTrajectory(states, (log.weights @ log.broadcast)[:, node] - states)
 
 
-def beside_a_ring(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Sight:
-    """On a ring everybody is told the sum: what is left of it is shared among those outside."""
+def observe_ring(
+    log: Log, problem: Problem, coalition: Collection[int], node: int
+) -> ObservedTrajectory:
+    """Infer from the public sum of a ring: the outside nodes share the rest of it equally."""
     assert log.served is not None
     del node
     inside = log.estimates[:-1, sorted(coalition)].sum(axis=1)
     states = (log.served - inside) / (problem.nodes - len(coalition))
-    return Sight(states, log.served / problem.nodes - states)
+    return ObservedTrajectory(states, log.served / problem.nodes - states)
 
 
 def _attenuated(log: Log, flows: Array) -> Array:

@@ -1,4 +1,4 @@
-"""`cipherfleet attack`: one attack on one system, or all on all."""
+"""`cipherfleet attack`: one attack on one system, or all attacks on all systems."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cipherfleet_lab.problems import five_nodes
 
 from .catalogue import ATTACKS
 from .names import GraphName, Guard
-from .result import Finding, percent
-from .subjects import GRAPHS, SUBJECTS, Case
+from .result import AttackResult, percent
+from .subjects import GRAPHS, SUBJECTS, AttackCase
 from .table import QUICK_TRIALS, ROWS, TRIALS, AttackTable, Row, attack_table, plot_table
 
 TABLE_FILE, FIGURE_FILE = "attacks.md", "attacks.png"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line says."""
+class AttackOptions:
+    """The options of the command line."""
 
     on: str | None
     off: Sequence[Guard]
@@ -36,45 +36,45 @@ class Options:
     out: Path | None
 
 
-def attack_one(name: str, options: Options) -> dict[str, Any]:
-    """What the attack *name* came to; raises UsageError where there is nothing to attack."""
+def attack_one(name: str, options: AttackOptions) -> dict[str, Any]:
+    """Run the attack *name*. Raises UsageError if it does not apply to the system."""
     if options.out is not None:
         raise click.UsageError("--out is for `attack all`, which has a table to write")
     case = _case(options)
     finding = ATTACKS[name].run(case)
     if finding is None:
         raise click.UsageError(
-            f"{name}: {case.subject.title} has nothing of the kind; `cipherfleet attack all` "
-            "shows which systems have"
+            f"{name}: the attack does not apply to {case.subject.title}; `cipherfleet attack all` "
+            "shows to which systems it applies"
         )
     adversary = ATTACKS[name].adversary
-    return {"adversary": adversary, "graph": options.graph, "seed": case.seed, **finding.told()}
+    return {"adversary": adversary, "graph": options.graph, "seed": case.seed, **finding.to_json()}
 
 
-def attack_all(options: Options, progress: Console) -> dict[str, Any]:
-    """Every attack on every system, or on the one that *options* name; files where they say."""
+def attack_all(options: AttackOptions, progress: Console) -> dict[str, Any]:
+    """Run every attack on every system, or on the one in *options*; write files if requested."""
     rows: Sequence[Row] = ROWS
     if options.on is not None or options.off:
         case = _case(options)
         rows = [(case.subject.name, tuple(case.off))]
     watched = track(rows, "attacks", console=progress, disable=not progress.is_terminal)
     table = attack_table(options.seed, _trials(options), watched, GRAPHS[options.graph])
-    told = {**table.told(), "graph": options.graph, "markdown": table.markdown()}
+    result = {**table.to_json(), "graph": options.graph, "markdown": table.markdown()}
     if options.out is not None:
-        told["out"] = str(options.out)
+        result["out"] = str(options.out)
         _write(table, options.out)
-    return told
+    return result
 
 
-def show_one(told: dict[str, Any], console: Console) -> None:
-    """The finding in words."""
-    fields = {key: told[key] for key in Finding.__dataclass_fields__}
-    finding = Finding(**fields)
+def show_one(result: dict[str, Any], console: Console) -> None:
+    """Print the result of one attack."""
+    fields = {key: result[key] for key in AttackResult.__dataclass_fields__}
+    finding = AttackResult(**fields)
     chance = percent(finding.chance) + (" error" if finding.measure == "error" else " found")
     value = percent(finding.value) + (" error" if finding.measure == "error" else " found")
     lines = {
-        "attack": f"{finding.attack}, by {told['adversary']}",
-        "system": f"{finding.system}, {finding.trials} trials from seed {told['seed']}",
+        "attack": f"{finding.attack}, by {result['adversary']}",
+        "system": f"{finding.system}, {finding.trials} trials from seed {result['seed']}",
         "sought": finding.sought,
         "saw": finding.saw,
         "knew": finding.knew,
@@ -85,15 +85,15 @@ def show_one(told: dict[str, Any], console: Console) -> None:
         console.print(f"{name:<8}{text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_all(told: dict[str, Any], console: Console) -> None:
-    """The table as Markdown, and where the files are."""
-    console.print(told["markdown"], markup=False, highlight=False, soft_wrap=True)
-    if "out" in told:
-        files = f"table and figure: {told['out']}"
+def show_all(result: dict[str, Any], console: Console) -> None:
+    """Print the table as Markdown, and the folder of the files."""
+    console.print(result["markdown"], markup=False, highlight=False, soft_wrap=True)
+    if "out" in result:
+        files = f"table and figure: {result['out']}"
         console.print(files, markup=False, highlight=False, soft_wrap=True)
 
 
-def _case(options: Options) -> Case:
+def _case(options: AttackOptions) -> AttackCase:
     subject = SUBJECTS[options.on or "pairwise"]
     unknown = [guard for guard in options.off if guard not in subject.guards]
     if unknown:
@@ -101,10 +101,10 @@ def _case(options: Options) -> Case:
         raise click.UsageError(f"{subject.name} has no guard {unknown[0]!r}; it has: {has}")
     problem = replace(five_nodes(), edges=GRAPHS[options.graph])
     off, trials = frozenset(options.off), _trials(options)
-    return Case(subject, off, trials, options.seed, options.key_bits, problem)
+    return AttackCase(subject, off, trials, options.seed, options.key_bits, problem)
 
 
-def _trials(options: Options) -> int:
+def _trials(options: AttackOptions) -> int:
     return options.trials or (QUICK_TRIALS if options.quick else TRIALS)
 
 

@@ -1,26 +1,26 @@
-"""Whoever hears the wire: estimates and gradients, as far as they travel in clear."""
+"""Attacks by an eavesdropper and a key holder on plaintext messages."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .result import Finding, error_by_round, relative_error
-from .subjects import SETTLED, Case
+from .result import AttackResult, error_by_round, relative_error
+from .subjects import SETTLED, AttackCase
 
-HEARD = 50  # rounds over which what is heard is averaged
+HEARD = 50  # rounds over which the eavesdropper averages
 _SAW = "all that is sent"
 _KNEW = "the system, the graph, the mean stepsizes"
 
 
-def eavesdropper(case: Case) -> Finding | None:
-    """The last estimates, or the first where nodes start at values of their own."""
+def eavesdropper(case: AttackCase) -> AttackResult | None:
+    """The last estimates; for consensus the first ones, which are the nodes' own values."""
     wire = case.subject.wire
     if wire is None:
         return None
     rounds = slice(-HEARD, None) if case.subject.descends else slice(0, 1)
     truth = np.array([log.estimates[:-1][rounds].mean(axis=0) for log in case.logs])
     found = np.array([wire(log).states[rounds].mean(axis=0) for log in case.logs])
-    return Finding(
+    return AttackResult(
         "eavesdropper", case.name,
         "estimates" if case.subject.descends else "the nodes' own values", _SAW, _KNEW, "error",
         relative_error(found, truth, np.zeros_like(truth)), 1.0, "zero", case.trials,
@@ -28,7 +28,7 @@ def eavesdropper(case: Case) -> Finding | None:
     )  # fmt: skip
 
 
-def observer(case: Case) -> Finding | None:
+def observer(case: AttackCase) -> AttackResult | None:
     """Gradients, each from the step of one round."""
     wire, found, truth = case.subject.wire, [], []
     if wire is None or not case.subject.descends:
@@ -39,20 +39,20 @@ def observer(case: Case) -> Finding | None:
         true = log.gradients[reading.first :][SETTLED]
         found.append(seen[: len(true)])
         truth.append(true[: len(seen)])
-    told, right = np.concatenate(found), np.concatenate(truth)
-    return Finding(
+    result, right = np.concatenate(found), np.concatenate(truth)
+    return AttackResult(
         "observer", case.name, "gradients, round by round", _SAW, _KNEW, "error",
-        error_by_round(told, right, np.zeros_like(right)), 1.0, "zero", case.trials,
+        error_by_round(result, right, np.zeros_like(right)), 1.0, "zero", case.trials,
     )  # fmt: skip
 
 
-def key_holder(case: Case) -> Finding | None:
-    """The sum of all estimates, where somebody opens it."""
+def key_holder(case: AttackCase) -> AttackResult | None:
+    """The sum of all estimates, if a key holder decrypts it."""
     if any(log.served is None for log in case.logs):
         return None
     found = np.array([log.served for log in case.logs])
     truth = np.array([log.estimates[:-1].sum(axis=1) for log in case.logs])
-    return Finding(
+    return AttackResult(
         "key-holder", case.name, "the sum of all estimates, round by round",
         "every sum, decrypted", "its own key", "error",
         relative_error(found, truth, np.zeros_like(truth)), 1.0, "zero", case.trials,

@@ -1,4 +1,4 @@
-"""What the command line calls attacks, systems, guards and graphs; quick to import."""
+"""Command-line names of attacks, systems, guards and graphs, in a module that imports quickly."""
 
 from __future__ import annotations
 

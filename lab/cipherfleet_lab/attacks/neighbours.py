@@ -1,6 +1,7 @@
-"""One or two neighbours of a node that want its estimate: in one round, and over many.
+"""Attacks by one or two neighbours on a node's estimate: in one round, and over many.
 
-Encrypted systems only: elsewhere the estimate, or what stands for it, travels in clear.
+They apply to encrypted systems; the other systems send the estimate, or an equivalent, in
+plaintext.
 """
 
 from __future__ import annotations
@@ -15,76 +16,77 @@ from cipherfleet_lab.systems import Array, Log, Problem
 
 from .coalition import (
     DEVIATION,
-    at_differences,
-    at_sums,
     link_factor,
+    observe_differences,
+    observe_sums,
     opened_difference,
     unit_of_sums,
 )
-from .result import Finding, error_by_round, relative_error
-from .subjects import SETTLED, Case
+from .result import AttackResult, error_by_round, relative_error
+from .subjects import SETTLED, AttackCase
 
-STANDING = 50  # rounds of many
+STANDING = 50  # number of rounds over which an attack averages
 _PAIRED = "its own estimate, half weights' law"
 
 
-def direction(case: Case) -> Finding | None:
-    """Where a neighbour lies, from one round: the direction exactly, the distance roughly."""
+def direction(case: AttackCase) -> AttackResult | None:
+    """A neighbour's estimate from one round: the exact direction, the approximate distance."""
     if case.subject.kind is None:
         return None
     found, truth = (np.concatenate(part) for part in zip(*_differences(case), strict=True))
     cosine = (found * truth).sum(axis=2) / (
         np.linalg.norm(found, axis=2) * np.linalg.norm(truth, axis=2)
     )
-    return Finding(
-        "direction", case.name, "the difference to a neighbour's estimate", _saw(case), _PAIRED,
+    return AttackResult(
+        "direction", case.name, "the difference to a neighbour's estimate", _received(case),
+        _PAIRED,
         "error", error_by_round(found, truth, np.zeros_like(truth)), 1.0,
         "the same estimate as its own", case.trials,
         f"median cosine to the true direction {np.median(cosine):.4f}",
     )  # fmt: skip
 
 
-def triangulation(case: Case) -> Finding | None:
-    """Where a neighbour lies, from many rounds in which the estimates move little."""
+def triangulation(case: AttackCase) -> AttackResult | None:
+    """A neighbour's estimate from many rounds in which the estimates move little."""
     if case.subject.kind is None:
         return None
     pairs = [
         (f[-STANDING:].mean(axis=0), t[-STANDING:].mean(axis=0)) for f, t in _differences(case)
     ]
     found, truth = (np.array(part) for part in zip(*pairs, strict=True))
-    return Finding(
+    return AttackResult(
         "triangulation", case.name, "the difference to a neighbour's estimate, on average",
-        f"{_saw(case)}, of {STANDING} rounds", _PAIRED, "error",
+        f"{_received(case)}, of {STANDING} rounds", _PAIRED, "error",
         relative_error(found, truth, np.zeros_like(truth)), 1.0,
         "the same estimate as its own", case.trials,
     )  # fmt: skip
 
 
-def triangulation_by_two(case: Case) -> Finding | None:
-    """Where a node lies, from one round of two neighbours: on two lines, which cross."""
+def triangulation_by_two(case: AttackCase) -> AttackResult | None:
+    """A node's estimate from one round of two neighbours: the crossing of two lines."""
     if case.subject.kind is None:
         return None
     found, truth, guess = [], [], []
     for log in case.logs:
         for node in range(case.solved.nodes):
             for pair in combinations(case.solved.neighbours(node), 2):
-                look = at_differences if log.opened else at_sums
+                look = observe_differences if log.opened else observe_sums
                 found.append(look(log, case.solved, pair, node).states[SETTLED])
                 truth.append(log.estimates[:-1, node][SETTLED])
                 guess.append(log.estimates[:-1, list(pair)].mean(axis=1)[SETTLED])
-    return Finding(
+    return AttackResult(
         "triangulation-two", case.name, "a node's estimate",
-        "its answers to both" if _one_by_one(case) else "the sums that both received",
+        "its answers to both" if _answers_open_singly(case) else "the sums that both received",
         "their own estimates and half weights", "error",
         error_by_round(*(np.array(part).swapaxes(0, 1) for part in (found, truth, guess))), 1.0,
         "the mean of their own estimates", case.trials,
     )  # fmt: skip
 
 
-def _differences(case: Case) -> Iterator[tuple[Array, Array]]:
-    """Of each run, what every neighbour expects of every difference, and the differences.
+def _differences(case: AttackCase) -> Iterator[tuple[Array, Array]]:
+    """Yield, per run, the inferred and the true differences over every link.
 
-    Shapes (rounds, links, d).
+    Both have shape (rounds, links, d).
     """
     links = [(i, j) for a, b in case.solved.edges for i, j in ((a, b), (b, a))]
     for log in case.logs:
@@ -94,7 +96,7 @@ def _differences(case: Case) -> Iterator[tuple[Array, Array]]:
 
 
 def _expected(log: Log, problem: Problem, asker: int, node: int) -> Array:
-    """x_node - x_asker: one answer over the mean half weight, or its likeliest share of a sum."""
+    """Infer x_node - x_asker: an answer over the mean half weight, or the best share of a sum."""
     if log.opened:
         return opened_difference(log, asker, node) / MEAN_HALF_WEIGHT
     assert log.sums is not None
@@ -105,9 +107,13 @@ def _expected(log: Log, problem: Problem, asker: int, node: int) -> Array:
     return result
 
 
-def _saw(case: Case) -> str:
-    return "the neighbour's answer" if _one_by_one(case) else "the sum over all its neighbours"
+def _received(case: AttackCase) -> str:
+    return (
+        "the neighbour's answer"
+        if _answers_open_singly(case)
+        else "the sum over all its neighbours"
+    )
 
 
-def _one_by_one(case: Case) -> bool:
+def _answers_open_singly(case: AttackCase) -> bool:
     return case.subject.kind == "pairwise" or "masks" in case.off

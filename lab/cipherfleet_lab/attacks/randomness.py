@@ -1,6 +1,7 @@
-"""The randomness of an answer: r of c = (1 + n m) r^n, which the owner of the key can extract.
+"""Attack on the randomness of an answer: r of c = (1 + n m) r^n, which the key's owner can extract.
 
-An answer that is not re-randomised has r_answer = r_query^H: one of 1,024 half weights fits.
+An answer that is not re-randomised has r_answer = r_query^H. The adversary tries the 1,024 half
+weights.
 """
 
 from __future__ import annotations
@@ -10,21 +11,21 @@ from gmpy2 import mpz
 
 from cipherfleet_node.core.paillier import PrivateKey
 
-from .common_factor import on_answers
-from .one_exchange import HALF_WEIGHTS, Seen
-from .result import Finding
-from .subjects import Case
+from .common_factor import attack_answers
+from .one_exchange import HALF_WEIGHTS, AskerView
+from .result import AttackResult
+from .subjects import AttackCase
 
 
 def randomness(key: PrivateKey, ciphertext: mpz) -> mpz:
-    """r, by the n-th root modulo n."""
+    """Return r, the n-th root of the ciphertext modulo n."""
     n = key.public.n
     exponent = gmpy2.invert(n, (key.p - 1) * (key.q - 1))
     return gmpy2.powmod(ciphertext % n, exponent, n)
 
 
-def weight_by_randomness(seen: Seen, neighbour: str) -> int | None:
-    """The half weight with which *neighbour* raised the query, if its answer shows it."""
+def weight_by_randomness(seen: AskerView, neighbour: str) -> int | None:
+    """Return the half weight with which *neighbour* raised the query; None if none fits."""
     n = seen.key.public.n
     root = randomness(seen.key, seen.query[0])
     target = randomness(seen.key, seen.answers[neighbour][0])
@@ -37,9 +38,9 @@ def weight_by_randomness(seen: Seen, neighbour: str) -> int | None:
     return None
 
 
-def randomness_of_answers(case: Case) -> Finding | None:
+def randomness_of_answers(case: AttackCase) -> AttackResult | None:
     """The neighbour's estimate from the randomness of its answer."""
-    return on_answers(
+    return attack_answers(
         case, "randomness", "one answer and the query it belongs to", "both primes of the key",
         weight_by_randomness,
     )  # fmt: skip

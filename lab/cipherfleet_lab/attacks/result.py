@@ -1,4 +1,4 @@
-"""What an attack came to: a number, the same number for a guess without it, and a verdict."""
+"""The result of an attack: a number, the same number for a guess, and an outcome."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Verdict = Literal["recovered", "partly", "nothing beyond chance"]
+AttackOutcome = Literal["recovered", "partly", "nothing beyond chance"]
 
-EXACT = 1e-9  # an error that is the rounding of sums
-SMALL, LARGE = 1e-4, 10.0  # beyond these the digits say nothing more
-RECOVERED_ERROR = 0.1  # of the guess's own error
+EXACT = 1e-9  # errors up to this are rounding errors of sums
+SMALL, LARGE = 1e-4, 10.0  # outside of this range the digits carry no information
+RECOVERED_ERROR = 0.1  # share of the guess's error
 NO_BETTER_ERROR = 0.8
-UNEVEN = 0.5  # of the error on average: a node that fares so much worse is told of
+UNEVEN = 0.5  # share of the average error: a node below it is reported separately
 RECOVERED_FRACTION = 0.95
-_DEVIATIONS = 3.0  # of the number of lucky guesses
+_DEVIATIONS = 3.0  # standard deviations of the number of lucky guesses
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One attack on one system.
+class AttackResult:
+    """The result of one attack on one system.
 
-    error:    root mean square distance from the truth, as a share of the guess's: the guess has 1
-    fraction: of *trials* that gave the truth exactly; *chance* is the guess's own fraction
+    error:    root mean square distance from the truth, over that of the guess, which has 1
+    fraction: share of the *trials* that found the exact truth; *chance* is the guess's share
     """
 
     attack: str
     system: str
-    sought: str  # what the adversary is after
-    saw: str  # what it received
-    knew: str  # what it knows anyway
+    sought: str  # the quantity that the adversary wants
+    saw: str  # what the adversary received
+    knew: str  # public or own knowledge of the adversary
     measure: Literal["error", "fraction"]
     value: float
     chance: float  # the same measure without the attack
-    guess: str  # what that guess is
+    guess: str  # description of the guess
     trials: int
     note: str = ""
-    worst_off: float | None = None  # the error of the node that is recovered best
+    worst_off: float | None = None  # the smallest error of any node
 
     @property
-    def verdict(self) -> Verdict:
-        """Whether the adversary got what it was after, said of one number by fixed limits.
+    def verdict(self) -> AttackOutcome:
+        """The outcome of the attack, by fixed limits.
 
         error:    recovered up to RECOVERED_ERROR, nothing from NO_BETTER_ERROR of chance on, unless
-                  there is a node of which more is found
+                  one node's error is below that
         fraction: recovered from RECOVERED_FRACTION on, nothing up to three deviations over chance
         """
         if self.measure == "error":
@@ -55,46 +55,46 @@ class Finding:
                 return "recovered"
             least = self.value if self.worst_off is None else min(self.value, self.worst_off)
             return "partly" if least < NO_BETTER_ERROR * self.chance else "nothing beyond chance"
-        lucky = self.chance + _DEVIATIONS * math.sqrt(self.chance / self.trials)
-        if self.value <= lucky:
+        limit = self.chance + _DEVIATIONS * math.sqrt(self.chance / self.trials)
+        if self.value <= limit:
             return "nothing beyond chance"
         return "recovered" if self.value >= RECOVERED_FRACTION else "partly"
 
     @property
     def number(self) -> str:
-        """The value as a table shows it."""
+        """The value, formatted for a table."""
         if self.measure == "fraction":
             return f"{100 * self.value:.0f} % found"
         if self.value <= EXACT:
             return "exact"
-        return f"± {percent(self.value)}" + self._of_worst_off()
+        return f"± {percent(self.value)}" + self._worst_off_suffix()
 
     @property
     def short(self) -> str:
-        """The value in per cent, in a few signs; a star where the verdict is the worst off's."""
-        star = "*" if self._alone != self.verdict else ""
+        """The value in per cent, short; a star if the outcome is that of the most exposed node."""
+        star = "*" if self._average_outcome != self.verdict else ""
         number = "0 %" if self.value <= EXACT else percent(self.value)
         return number.replace(" ", "").removesuffix("%") + star
 
-    def _of_worst_off(self) -> str:
-        """The second number, where it says what the first does not."""
+    def _worst_off_suffix(self) -> str:
+        """Return the error of the most exposed node, if it differs enough to be shown."""
         if self.worst_off is None:
             return ""
-        tells = self.worst_off < UNEVEN * self.value or self._alone != self.verdict
-        return f", {percent(self.worst_off)}" if tells else ""
+        is_shown = self.worst_off < UNEVEN * self.value or self._average_outcome != self.verdict
+        return f", {percent(self.worst_off)}" if is_shown else ""
 
     @property
-    def _alone(self) -> Verdict:
-        """The verdict if no node fared worse than others."""
+    def _average_outcome(self) -> AttackOutcome:
+        """The outcome of the average error, without the most exposed node."""
         return replace(self, worst_off=None).verdict
 
-    def told(self) -> dict[str, Any]:
-        """All of it, as JSON holds it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON object, with its outcome as `verdict`."""
         return {**asdict(self), "verdict": self.verdict}
 
 
 def percent(share: float) -> str:
-    """*share* in per cent, with the digits that matter."""
+    """Format *share* in per cent with two significant digits."""
     if 0 < share < SMALL:
         return "< 0.01 %"
     if share >= LARGE:
@@ -103,12 +103,15 @@ def percent(share: float) -> str:
 
 
 def relative_error(found: Array, truth: Array, guess: Array) -> float:
-    """Root mean square distance of *found* from *truth*, over that of *guess*; any one shape."""
+    """Return the RMS distance of *found* from *truth* over that of *guess*; all have one shape."""
     return float(np.linalg.norm(found - truth) / np.linalg.norm(guess - truth))
 
 
 def error_by_round(found: Array, truth: Array, guess: Array) -> float:
-    """As relative_error, every round (the first axis) counted alike, however much it moved."""
+    """Return the relative error with equal weight for every round (the first axis)."""
     axes = tuple(range(1, found.ndim))
-    off, size = ((found - truth) ** 2).sum(axis=axes), ((guess - truth) ** 2).sum(axis=axes)
-    return float(np.sqrt(np.mean(off / size)))
+    squared_error, squared_guess = (
+        ((found - truth) ** 2).sum(axis=axes),
+        ((guess - truth) ** 2).sum(axis=axes),
+    )
+    return float(np.sqrt(np.mean(squared_error / squared_guess)))

@@ -1,4 +1,4 @@
-"""The systems that are attacked: how each is built, and how an adversary reads it."""
+"""The attacked systems: how each is built, and how adversaries read its log."""
 
 from __future__ import annotations
 
@@ -30,41 +30,41 @@ from cipherfleet_lab.systems import Log, Problem, System
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 from . import coalition as seen_by
-from .guards import told
+from .guards import describe_guards
 from .names import GraphName, Guard
 from .one_exchange import HALF_WEIGHTS, TOY_BITS, Kind
-from .transcripts import Reading, of_descent, of_push_sum, of_ring, of_tracking
+from .transcripts import Reading, read_descent, read_push_sum, read_ring, read_tracking
 
 Off = Collection[Guard]
 GRAPHS: Mapping[GraphName, Edges] = {
-    "chord": FIVE_EDGES,  # a ring with one
+    "chord": FIVE_EDGES,  # a ring with one chord
     "ring": [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4)],
     "complete": list(combinations(range(5), 2)),
 }
 ROUNDS = 300
-SETTLED = slice(100, ROUNDS - 1)  # rounds in which the estimates move little
+SETTLED = slice(100, ROUNDS - 1)  # the rounds in which the estimates move little
 TERNARY_BOUND = 8.0
-CLIP = 10.0  # longer than any gradient of the five nodes at rest
+CLIP = 10.0  # more than any gradient of the five nodes near the optimum
 NOISE_MULTIPLIER = 1.0  # of differential privacy
-DEVIATION = 10.0  # of every obfuscation, before the stepsize
+DEVIATION = 10.0  # deviation of every obfuscation, before scaling by the stepsize
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A system by its name on the command line.
+    """A system under its command-line name.
 
-    *wire* reads what travels in clear, None where nothing but ciphertexts does. *looks* are how
-    nodes that pool what they saw read one other node: in one round, and over many.
+    *wire* reads the plaintext messages; it is None if all messages are ciphertexts. *observers* are
+    the views of a coalition on one other node: in one round, and over many rounds.
     """
 
     name: str
     title: str
     build: Callable[[Off, Stepsize], System]
     guards: Sequence[Guard] = ()
-    kind: Kind | None = None  # of the exchange, where the node's own code can be run
+    kind: Kind | None = None  # kind of the exchange, if the node's own code runs it
     wire: Callable[[Log], Reading] | None = None
-    looks: tuple[seen_by.Look, seen_by.Look] | None = None
-    everybody: bool = False  # whether all others are neighbours
+    observers: tuple[seen_by.Observe, seen_by.Observe] | None = None
+    sees_all_nodes: bool = False  # True if a node's observers are all other nodes
     descends: bool = True
 
 
@@ -100,37 +100,39 @@ SUBJECTS: Mapping[str, Subject] = {
     for subject in (
         Subject(
             "pairwise", "the article's exchange", _pairwise, _DRAWN, "pairwise",
-            looks=(seen_by.at_differences, seen_by.at_differences),
+            observers=(seen_by.observe_differences, seen_by.observe_differences),
         ),
         Subject(
             "sealed", "the sealed exchange", _sealed, (*_DRAWN, "masks"), "sealed",
-            looks=(seen_by.at_sums, seen_by.at_mean_sums),
+            observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
         ),
-        Subject("dsgd", "descent in clear", lambda _, s: Dsgd(s), wire=of_descent),
+        Subject("dsgd", "plaintext descent", lambda _, s: Dsgd(s), wire=read_descent),
         Subject(
             "ternary", "ternary quantisation", lambda _, s: Ternary(s, TERNARY_BOUND),
-            wire=of_descent,
+            wire=read_descent,
         ),
         Subject(
             "obfuscation", "Gade and Vaidya's obfuscation",
             lambda _, s: Obfuscation(s, DEVIATION),
-            wire=of_descent, looks=(seen_by.with_obfuscations, seen_by.with_obfuscations),
+            wire=read_descent,
+            observers=(seen_by.observe_obfuscations, seen_by.observe_obfuscations),
         ),
         Subject(
             "differential-privacy", "local differential privacy",
-            lambda _, s: DifferentialPrivacy(s, CLIP, NOISE_MULTIPLIER), wire=of_descent,
+            lambda _, s: DifferentialPrivacy(s, CLIP, NOISE_MULTIPLIER), wire=read_descent,
         ),
         Subject(
-            "gradient-tracking", "gradient tracking in clear",
-            lambda _, s: GradientTracking(s.initial / 2), wire=of_tracking,
+            "gradient-tracking", "plaintext gradient tracking",
+            lambda _, s: GradientTracking(s.initial / 2), wire=read_tracking,
         ),
-        Subject("push-sum", "push-sum in clear", lambda _, s: PushSum(s), wire=of_push_sum),
+        Subject("push-sum", "plaintext push-sum", lambda _, s: PushSum(s), wire=read_push_sum),
         Subject(
             "paillier-ring", "Paillier ring with a key holder", lambda _, s: PaillierRing(s),
-            wire=of_ring, looks=(seen_by.beside_a_ring, seen_by.beside_a_ring), everybody=True,
+            wire=read_ring, observers=(seen_by.observe_ring, seen_by.observe_ring),
+            sees_all_nodes=True,
         ),
         Subject(
-            "consensus", "average consensus in clear", lambda *_: Consensus(), wire=of_descent,
+            "consensus", "plaintext average consensus", lambda *_: Consensus(), wire=read_descent,
             descends=False,
         ),
     )
@@ -138,10 +140,11 @@ SUBJECTS: Mapping[str, Subject] = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """A system with some guards off, to be attacked *trials* times; the same seed, the same runs.
+class AttackCase:
+    """A system with some guards off, attacked *trials* times; the same seed gives the same runs.
 
-    trials are rounds of one edge for attacks on ciphertexts, and runs of ROUNDS rounds for others.
+    For attacks on ciphertexts a trial is one round of one edge; for others it is a run of ROUNDS
+    rounds.
     """
 
     subject: Subject
@@ -154,47 +157,47 @@ class Case:
     _kept: dict[int, Log] = field(init=False, default_factory=dict)
 
     def once(self, trial: int) -> Log:
-        """The run of *trial* on this case's own problem, kept."""
+        """Return the run of *trial* on this case's own problem; runs are cached."""
         if trial not in self._kept:
             self._kept[trial] = self.run(self.solved, trial)
         return self._kept[trial]
 
     @property
     def name(self) -> str:
-        """With the guards that are off."""
-        return self.subject.name + told(self.off)
+        """The name of the system, with the guards that are off."""
+        return self.subject.name + describe_guards(self.off)
 
     @cached_property
     def solved(self) -> Problem:
-        """What the system is run on: the problem, or the average of values where none descends."""
+        """The problem that the system solves; consensus solves average consensus instead."""
         return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
 
     @property
     def logs(self) -> Sequence[Log]:
-        """One run for every trial."""
+        """The logs of all trials."""
         return [self.once(trial) for trial in range(self.trials)]
 
     @cached_property
-    def others(self) -> dict[str, Case]:
-        """The same system on other problems, by name: their runs are kept as well."""
+    def others(self) -> dict[str, AttackCase]:
+        """The same system on other problems, by name; their runs are cached too."""
         return {}
 
     def run(self, problem: Problem, trial: int) -> Log:
-        """The run of *trial* on *problem*; trials of one seed share no draws with the next."""
+        """Run *trial* on *problem*; trials of different seeds share no random choices."""
         system = self.subject.build(self.off, self.stepsize)
         return system.run(problem, ROUNDS, self.seed * 1000 + trial)
 
     def neighbours(self, node: int) -> list[int]:
-        """Those who could pool what they saw of *node*."""
-        if self.subject.everybody:
+        """Return the nodes that receive messages from *node*."""
+        if self.subject.sees_all_nodes:
             return [other for other in range(self.solved.nodes) if other != node]
         return self.solved.neighbours(node)
 
     def read(self, log: Log, coalition: Collection[int], node: int, *, many: bool) -> Reading:
-        """Of *node*, what *coalition* makes of *log*: one row instead of n."""
-        if self.subject.looks is None:
+        """Return what *coalition* infers about *node* from *log*: one row instead of n."""
+        if self.subject.observers is None:
             assert self.subject.wire is not None
             whole, own = self.subject.wire(log), slice(node, node + 1)
             return Reading(whole.states[:, own], whole.steps[:, own], whole.scales, whole.first)
-        look = seen_by.at_differences if log.opened else self.subject.looks[many]
+        look = seen_by.observe_differences if log.opened else self.subject.observers[many]
         return look(log, self.solved, coalition, node).reading(log)

@@ -1,4 +1,4 @@
-"""All attacks on all systems: who leaks what, as a table and as a figure."""
+"""All attacks on all systems, as a table and as a figure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cipherfleet_lab.problems import FIVE_EDGES, Edges, five_nodes
 
 from .catalogue import ATTACKS, Attack
 from .names import Guard
-from .result import Finding, Verdict
-from .subjects import SUBJECTS, Case
+from .result import AttackOutcome, AttackResult
+from .subjects import SUBJECTS, AttackCase
 
 TRIALS = 20
 QUICK_TRIALS = 3
 Row = tuple[str, tuple[Guard, ...]]
-# Every system, and the article's exchange without each of its guards.
+# Every system, and the pairwise and sealed exchanges without single guards.
 ROWS: Sequence[Row] = (
     ("pairwise", ()),
     ("pairwise", ("dither",)),
@@ -29,28 +29,27 @@ ROWS: Sequence[Row] = (
     ("sealed", ("masks",)),
     *((name, ()) for name in SUBJECTS if name not in ("pairwise", "sealed")),
 )
-# Not leakage-true: the same for every system.
+# Without leakage-true, which is the same for every system.
 COLUMNS = [attack for attack in ATTACKS.values() if attack.name != "leakage-true"]
 SIGNS = (
-    "± is the error of what was found, as a share of a guess's without the attack; a second number "
-    "is the error of the node that fares worst, and a star in the figure says that the verdict is "
-    "that node's. Found is how often the truth was met to the last digit; a guess meets it in "
-    "0.1 % at most. Bold: recovered (an error up to 10 %, found in 95 %). Italics: partly "
-    "(an error below 80 %). Plain: nothing beyond chance. A dash: nothing of the "
-    "kind to attack."
+    "± is the error of the attack, as a share of the error of a guess without it. A second number "
+    "is the error of the most exposed node; a star in the figure means that the outcome is that "
+    'node\'s. "Found" is the share of trials that found the exact truth; a guess finds it in at '
+    "most 0.1 %. Bold: recovered (an error up to 10 %, found in 95 %). Italics: partly "
+    "(an error below 80 %). Plain: nothing beyond chance. A dash: the attack does not apply."
 )
-# Told apart by colour-blind readers as well.
-_COLOURS: Mapping[Verdict, str] = {
+# Colour-blind readers can distinguish these colours.
+_COLOURS: Mapping[AttackOutcome, str] = {
     "recovered": "#e58f65", "partly": "#f6df9f", "nothing beyond chance": "#a9d5ef",
 }  # fmt: skip
 _EMPTY = "#eeeeee"
 
-Findings = Mapping[tuple[str, str], Finding]  # by system and attack
+Findings = Mapping[tuple[str, str], AttackResult]  # by system and attack
 
 
 @dataclass(frozen=True)
 class AttackTable:
-    """*findings* of every system (a row) and attack (a column) that has something to attack."""
+    """The results of every attack (a column) on every system (a row) to which it applies."""
 
     systems: Sequence[str]
     attacks: Sequence[Attack]
@@ -59,27 +58,37 @@ class AttackTable:
     seed: int
 
     def rows(self) -> list[list[str]]:
-        """Cells of Markdown, the head first: numbers, bold and italic by their verdicts."""
+        """Return the cells in Markdown, the head first; bold and italics show the outcomes."""
         head = ["system", *(attack.name for attack in self.attacks)]
         cells = [[name, *(self._cell(name, a) for a in self.attacks)] for name in self.systems]
         return [head, *cells]
 
     def markdown(self) -> str:
-        """The rows as one table."""
+        """Return the table in Markdown."""
         head, *cells = self.rows()
         lines = [head, ["---"] * len(head), *cells]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
     def page(self) -> str:
-        """The table with what its columns and signs mean."""
+        """Return a page: the table, with explanations of its columns and signs."""
         columns = [f"* `{a.name}`, by {a.adversary}: {a.text}" for a in self.attacks]
         return "\n".join(
-            ["# Who leaks what", "", SIGNS, "", self.markdown(), "Attacks:", "", *columns, ""]
+            [
+                "# Leakage under all attacks",
+                "",
+                SIGNS,
+                "",
+                self.markdown(),
+                "Attacks:",
+                "",
+                *columns,
+                "",
+            ]
         )
 
-    def told(self) -> dict[str, Any]:
-        """All findings, as JSON holds them."""
-        found = [finding.told() for finding in self.findings.values()]
+    def to_json(self) -> dict[str, Any]:
+        """Return all results as JSON object."""
+        found = [finding.to_json() for finding in self.findings.values()]
         return {"seed": self.seed, "trials": self.trials, "findings": found}
 
     def _cell(self, system: str, attack: Attack) -> str:
@@ -96,18 +105,18 @@ def attack_table(
     rows: Iterable[Row] = ROWS,
     edges: Edges = FIVE_EDGES,
 ) -> AttackTable:
-    """Every attack on every one of *rows*; the same seed gives the same table."""
+    """Run every attack on every one of *rows*; the same seed gives the same table."""
     systems: list[str] = []
-    findings: dict[tuple[str, str], Finding] = {}
+    findings: dict[tuple[str, str], AttackResult] = {}
     for name, off in rows:
         problem = replace(five_nodes(), edges=edges)
-        case = Case(SUBJECTS[name], frozenset(off), trials, seed, problem=problem)
+        case = AttackCase(SUBJECTS[name], frozenset(off), trials, seed, problem=problem)
         systems.append(case.name)
         findings |= {(case.name, finding.attack): finding for finding in _of(case)}
     return AttackTable(systems, COLUMNS, findings, trials, seed)
 
 
-def _of(case: Case) -> Iterator[Finding]:
+def _of(case: AttackCase) -> Iterator[AttackResult]:
     for attack in COLUMNS:
         finding = attack.run(case)
         if finding is not None:
@@ -115,8 +124,8 @@ def _of(case: Case) -> Iterator[Finding]:
 
 
 def plot_table(table: AttackTable, file: Path) -> None:
-    """Who leaks what, into *file*."""
-    from matplotlib.figure import Figure  # 0.4 s that --help must not wait for
+    """Draw the table into *file*."""
+    from matplotlib.figure import Figure  # takes 0.4 s, which --help must not wait for
 
     figure = Figure(figsize=figure_size(table), layout="constrained")
     draw_table(figure, table)
@@ -124,17 +133,17 @@ def plot_table(table: AttackTable, file: Path) -> None:
 
 
 def figure_size(table: AttackTable) -> tuple[float, float]:
-    """Inches, for cells that hold their numbers."""
+    """Return the size in inches at which the cells hold their numbers."""
     return 3.5 + 0.55 * len(table.attacks), 2.4 + 0.3 * len(table.systems)
 
 
 def draw_table(figure: Any, table: AttackTable) -> None:
-    """A cell for each system and attack, in the colour of its verdict, on a matplotlib figure."""
+    """Draw a cell per system and attack on a matplotlib figure, in the colour of its outcome."""
     from matplotlib.patches import Patch, PathPatch
     from matplotlib.path import Path as Outline
 
     axes = figure.subplots()
-    squares: dict[str, list[Any]] = {}  # of one colour, drawn as one shape: small files
+    squares: dict[str, list[Any]] = {}  # squares of one colour are one shape, for small files
     for y, system in enumerate(table.systems):
         for x, attack in enumerate(table.attacks):
             finding = table.findings.get((system, attack.name))

@@ -1,7 +1,8 @@
-"""Neighbours of a node that pool what they saw: its gradient, from one round and from many.
+"""Attacks by a coalition of neighbours on a node's gradient, from one round and from many.
 
-x_i(k+1) = x_i(k) + gamma_k c_i - Lambda_i g_i: who knows the flow knows the step, random stepsizes
-and all. Steps add up (telescope) over rounds, their randomness averages away.
+x_i(k+1) = x_i(k) + gamma_k c_i - Lambda_i g_i. A coalition that knows the flow gamma_k c_i knows
+the step Lambda_i g_i, with its random stepsizes. The steps of many rounds telescope, and the random
+stepsizes average out.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ import numpy as np
 
 from cipherfleet_lab.systems import Array, Log
 
-from .result import Finding, percent, relative_error
-from .subjects import SETTLED, Case
+from .result import AttackResult, percent, relative_error
+from .subjects import SETTLED, AttackCase
 
 _SAW = "what all its neighbours received"
 _KNEW = "their own estimates and half weights, the graph, the mean stepsizes"
 
 
-def one_round(case: Case) -> Finding | None:
+def one_round(case: AttackCase) -> AttackResult | None:
     """A node's gradient from its step in one round."""
     if not case.subject.descends:
         return None
     by_node = [_steps(case, node) for node in range(case.solved.nodes)]
     errors = [relative_error(found, true, np.zeros_like(true)) for found, true in by_node]
-    told, right = (np.concatenate(part) for part in zip(*by_node, strict=True))
-    return Finding(
+    result, right = (np.concatenate(part) for part in zip(*by_node, strict=True))
+    return AttackResult(
         "one-round", case.name, "a node's gradient, round by round", _SAW, _KNEW,
-        "error", relative_error(told, right, np.zeros_like(right)), 1.0, "zero", case.trials,
+        "error", relative_error(result, right, np.zeros_like(right)), 1.0, "zero", case.trials,
         _between(errors, "node"), min(errors),
     )  # fmt: skip
 
 
-def _steps(case: Case, node: int) -> tuple[Array, Array]:
-    """Of *node* in the settled rounds of all runs, gradients as found and true."""
+def _steps(case: AttackCase, node: int) -> tuple[Array, Array]:
+    """Return found and true gradients of *node* in the settled rounds of all runs."""
     found, truth = [], []
     for log in case.logs:
         reading = case.read(log, case.neighbours(node), node, many=False)
@@ -45,32 +46,32 @@ def _steps(case: Case, node: int) -> tuple[Array, Array]:
     return np.concatenate(found), np.concatenate(truth)
 
 
-def telescoping(case: Case) -> Finding | None:
-    """A node's gradient from many rounds, over which random stepsizes average away."""
+def telescoping(case: AttackCase) -> AttackResult | None:
+    """A node's gradient from many rounds, over which random stepsizes average out."""
     if not case.subject.descends:
         return None
     coalitions = [(node, case.neighbours(node)) for node in range(case.solved.nodes)]
     errors = [coalition_error(case, [one]) for one in coalitions]
-    return Finding(
+    return AttackResult(
         "telescoping", case.name, "a node's gradient, on average over rounds", _SAW,
         _KNEW, "error", coalition_error(case, coalitions), 1.0, "zero", case.trials,
         _between(errors, "node"), min(errors),
     )  # fmt: skip
 
 
-def telescoping_but_one(case: Case) -> Finding | None:
+def telescoping_but_one(case: AttackCase) -> AttackResult | None:
     """The same without the help of one neighbour."""
     if not case.subject.descends:
         return None
-    coalitions = list(all_but_one(case))
+    coalitions = list(coalitions_without_one(case))
     errors = [coalition_error(case, [one]) for one in coalitions]
-    beside = [next_to_a_colluder(case, node, inside) for node, inside in coalitions]
+    is_beside = [is_beside_colluder(case, node, inside) for node, inside in coalitions]
     note = []
     for known, words in ((True, "a colluder is"), (False, "no colluder is")):
-        chosen = [one for one, near in zip(coalitions, beside, strict=True) if near == known]
+        chosen = [one for one, near in zip(coalitions, is_beside, strict=True) if near == known]
         if chosen:
             note.append(f"{percent(coalition_error(case, chosen))} where {words} beside that one")
-    return Finding(
+    return AttackResult(
         "telescoping-but-one", case.name, "a node's gradient, on average over rounds",
         "what all its neighbours but one received", _KNEW, "error",
         coalition_error(case, coalitions), 1.0, "zero", case.trials,
@@ -82,32 +83,34 @@ def _between(errors: Sequence[float], what: str) -> str:
     return f"between {percent(min(errors))} and {percent(max(errors))} by {what}"
 
 
-Coalition = tuple[int, Sequence[int]]  # a node, and those who look at it
+Coalition = tuple[int, Sequence[int]]  # a node, and the members of the coalition
 
 
-def all_but_one(case: Case) -> Iterator[Coalition]:
-    """Every node with all its neighbours but each one."""
+def coalitions_without_one(case: AttackCase) -> Iterator[Coalition]:
+    """Yield every node with all its neighbours except one, for each of them."""
     for node in range(case.solved.nodes):
         near = case.neighbours(node)
         for honest in near:
             yield node, [other for other in near if other != honest]
 
 
-def next_to_a_colluder(case: Case, node: int, inside: Sequence[int]) -> bool:
-    """Whether the neighbour of *node* that is not *inside* has one of them beside it."""
+def is_beside_colluder(case: AttackCase, node: int, inside: Sequence[int]) -> bool:
+    """True if the honest neighbour of *node* is itself a neighbour of a colluder."""
     (honest,) = set(case.neighbours(node)) - set(inside)
     return bool(set(case.neighbours(honest)) & set(inside))
 
 
-def coalition_error(case: Case, coalitions: Sequence[Coalition]) -> float:
-    """Of the gradients that *coalitions* find over the settled rounds of all runs."""
-    pairs = [averaged(case, log, *one) for log in case.logs for one in coalitions]
+def coalition_error(case: AttackCase, coalitions: Sequence[Coalition]) -> float:
+    """Return the relative error of the mean gradients that *coalitions* find in all runs."""
+    pairs = [mean_gradients(case, log, *one) for log in case.logs for one in coalitions]
     found, truth = (np.array(part) for part in zip(*pairs, strict=True))
     return relative_error(found, truth, np.zeros_like(truth))
 
 
-def averaged(case: Case, log: Log, node: int, inside: Sequence[int]) -> tuple[Array, Array]:
-    """The mean gradient of *node* over the settled rounds, weighted by stepsizes: found, true."""
+def mean_gradients(
+    case: AttackCase, log: Log, node: int, inside: Sequence[int]
+) -> tuple[Array, Array]:
+    """Return the found and true mean gradient of *node* over the settled rounds, by stepsize."""
     reading = case.read(log, inside, node, many=True)
     gradients = log.gradients[reading.first :, node][SETTLED]
     scales, steps = reading.scales[SETTLED], reading.steps[SETTLED, 0]

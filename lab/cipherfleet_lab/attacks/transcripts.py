@@ -1,6 +1,6 @@
-"""What travels in clear, read as whoever knows the system reads it: estimates and steps.
+"""Transcripts of plaintext systems: an observer who knows the system derives estimates and steps.
 
-A step is lambda_k g_i, the part of a node's movement that its readings made.
+A step is lambda_k g_i, the part of an estimate's change that comes from the node's readings.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from cipherfleet_lab.systems import Array, Log
 
 @dataclass(frozen=True)
 class Reading:
-    """What an adversary believes of a run; *scales* are the mean stepsizes behind *steps*.
+    """An adversary's inference about a run; *scales* are the mean stepsizes of *steps*.
 
-    steps[k] is taken for scales[k] * gradients[first + k] of the log.
+    steps[k] corresponds to scales[k] * gradients[first + k] of the log.
     """
 
     states: Array  # (rounds, n, d)
@@ -25,8 +25,8 @@ class Reading:
     first: int = 0
 
 
-def of_descent(log: Log) -> Reading:
-    """x <- x + gamma (W b - b) - step, where b is sent: descent, ternary, and with noise on b."""
+def read_descent(log: Log) -> Reading:
+    """Read x <- x + gamma (W b - b) - step, where b is sent: descent, ternary, noise on b."""
     assert log.broadcast is not None
     assert log.weights is not None
     sent = log.broadcast
@@ -35,8 +35,8 @@ def of_descent(log: Log) -> Reading:
     return Reading(sent, (sent + flows)[:-1] - sent[1:], mean_steps(log)[:-1])
 
 
-def of_tracking(log: Log) -> Reading:
-    """t(k+1) - W t(k) = g(k+1) - g(k), and t(0) = g(0): every gradient is sent, in parts."""
+def read_tracking(log: Log) -> Reading:
+    """Read t(k+1) - W t(k) = g(k+1) - g(k) and t(0) = g(0): the trackers reveal every gradient."""
     assert log.broadcast is not None
     assert log.weights is not None
     d = log.estimates.shape[2]
@@ -47,8 +47,8 @@ def of_tracking(log: Log) -> Reading:
     return Reading(states, scales[:, None, None] * gradients[:-1], scales)
 
 
-def of_push_sum(log: Log) -> Reading:
-    """w = sum of the shares that arrive, z = w/y, x = w - step; shares are sent."""
+def read_push_sum(log: Log) -> Reading:
+    """Read w = sum of the received shares, z = w/y, x = w - step; the shares are sent."""
     assert log.broadcast is not None
     assert log.weights is not None
     d = log.estimates.shape[2]
@@ -60,8 +60,8 @@ def of_push_sum(log: Log) -> Reading:
     return Reading(z, w[:-1] - x[1:], mean_steps(log)[:-1], first=1)
 
 
-def of_ring(log: Log) -> Reading:
-    """The mean comes back in clear: everybody's estimate is near it, and moves much like it."""
+def read_ring(log: Log) -> Reading:
+    """Read the mean, which the key holder returns in plaintext: all estimates are near it."""
     assert log.served is not None
     n = log.estimates.shape[1]
     mean = np.repeat(log.served[:, None] / n, n, axis=1)
@@ -69,5 +69,5 @@ def of_ring(log: Log) -> Reading:
 
 
 def mean_steps(log: Log) -> Array:
-    """lambda_k, shape (rounds,); ones where nothing is descended."""
+    """Return lambda_k, shape (rounds,); ones for consensus, which has no stepsizes."""
     return np.ones(len(log.gradients)) if log.stepsizes is None else log.stepsizes

@@ -1,9 +1,9 @@
-"""Whoever hears ciphertexts, the broker first, and has no key at all: public numbers only.
+"""Attack by an eavesdropper without any key, for example the broker, on ciphertexts.
 
-An answer that is not re-randomised is the query's ciphertext raised to the half weight, times
-1 + n (H q + e). Modulo n the last factor is one: of the 1,024 half weights one fits, and what is
-left over it is the answerer's own term. So re-randomising hides states from everybody on the way,
-not from the asker alone.
+An answer that is not re-randomised is the query's ciphertext raised to the half weight, times 1 + n
+(H q + e). Modulo n the last factor is one, so that one of the 1,024 half weights fits; the rest is
+the answerer's own term. Re-randomisation thus hides estimates from eavesdroppers, and not only from
+the asker.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.errors import RemoteProtocolError
 
 from .common_factor import DIMENSION
-from .one_exchange import HALF_WEIGHTS, NEIGHBOURS, ask
-from .result import Finding
-from .subjects import Case
+from .one_exchange import HALF_WEIGHTS, NEIGHBOURS, run_exchange
+from .result import AttackResult
+from .subjects import AttackCase
 
 
-def wiretap(case: Case) -> Finding | None:
+def wiretap(case: AttackCase) -> AttackResult | None:
     """A node's estimate from its answer and the query, without any key."""
     kind = case.subject.kind
     if kind is None:
         return None
     found = 0
     for trial in range(case.trials):
-        seen = ask(kind, case.off, DIMENSION, f"{case.seed} {trial}", case.bits)
+        seen = run_exchange(kind, case.off, DIMENSION, f"{case.seed} {trial}", case.bits)
         for name in NEIGHBOURS:
             factor = seen.metropolis if seen.sealed else 1
             state = own_term(seen.key.public, seen.layout, factor, seen.query, seen.answers[name])
             found += state == seen.truth[name]
-    return Finding(
+    return AttackResult(
         "wiretap", case.name, "a node's estimate", "queries and answers, encrypted",
         "the public keys, the range of half weights", "fraction",
         found / case.trials / len(NEIGHBOURS), 0.0, "an estimate at random: never", case.trials,
@@ -47,7 +47,7 @@ def wiretap(case: Case) -> Finding | None:
 def own_term(
     key: PublicKey, layout: Layout, factor: int, query: Sequence[mpz], answer: Sequence[mpz]
 ) -> list[int] | None:
-    """q of the answerer, if its answer has the query's own randomness; *factor* is public, M or 1.
+    """Return the answerer's q if its answer has the query's randomness; *factor* is public, M or 1.
 
     Checked by test_without_rerandomising_whoever_listens_reads_the_estimate.
     """

@@ -1,8 +1,8 @@
-"""Plaintext systems that solve the same problems: what encryption and hiding cost is read off them.
+"""Baselines: other systems for the same problems, to measure the cost of encryption and hiding.
 
 w_ij are Metropolis weights with w_ii = 1 - sum_j w_ij, g_i is a stochastic gradient of f_i at x_i,
-lambda_k the mean stepsize. One seed gives every system the same stochastic gradients' draws, from a
-stream of their own.
+lambda_k is the mean stepsize. Gradients have a random stream of their own, so that one seed gives
+all systems the same stochastic gradients.
 """
 
 from .adaptive import AdaGrad, RmsProp

@@ -1,10 +1,10 @@
-"""Stepsizes that every node fits to its own gradients: quick, and not to the optimum.
+"""AdaGrad and RMSProp: nodes adapt stepsizes to their own gradients; they miss the optimum.
 
     x_i <- sum_j w_ij x_j - lambda_k D_i g_i      D_i = 1/(sqrt(v_i) + floor), entry by entry
     AdaGrad:  v_i <- v_i + g_i^2
     RMSProp:  v_i <- memory v_i + (1 - memory) g_i^2
-The nodes come to rest where sum_i D_i grad f_i = 0. That is no minimum of F unless all D_i are
-equal: stepsizes may be private and random, but their means must be the same.
+The nodes converge to a point where sum_i D_i grad f_i = 0. It is not the minimum of F unless all
+D_i are equal: stepsizes may be private and random, but their means must be equal.
 Checked by test_adagrad_settles_where_the_weighted_gradients_cancel.
 """
 
@@ -24,14 +24,17 @@ from .trail import Trail, mean_stepsizes, streams
 
 @dataclass(frozen=True)
 class AdaGrad:
-    """Over the root of all squares so far: lambda_k may stay constant, D_i shrinks by itself."""
+    """Divides by the root of the sum of all squares.
+
+    D_i shrinks, so that lambda_k may be constant.
+    """
 
     stepsize: Stepsize
     floor: float = 1e-8
     name: str = "AdaGrad"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
-        """*rounds* rounds from problem.start."""
+        """Run *rounds* rounds from problem.start."""
 
         def remember(squares: Array, gradients: Array) -> Array:
             return squares + gradients**2
@@ -41,7 +44,7 @@ class AdaGrad:
 
 @dataclass(frozen=True)
 class RmsProp:
-    """Over the root of a fading mean of squares."""
+    """Divides by the root of an exponentially weighted mean of squares."""
 
     stepsize: Stepsize
     memory: float = 0.9
@@ -49,7 +52,7 @@ class RmsProp:
     name: str = "RMSProp"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
-        """*rounds* rounds from problem.start."""
+        """Run *rounds* rounds from problem.start."""
 
         def remember(squares: Array, gradients: Array) -> Array:
             return self.memory * squares + (1.0 - self.memory) * gradients**2
@@ -66,12 +69,12 @@ def _run(
     floor: float,
     remember: Callable[[Array, Array], Array],
 ) -> Log:
-    chance, _ = streams(seed)
+    rng, _ = streams(seed)
     mix, steps = metropolis(problem), mean_stepsizes(stepsize, rounds)
     trail, x = Trail(problem, rounds, problem.dimension), problem.start
     squares = np.zeros(x.shape)
     for step in steps:
-        gradients = problem.all_gradients(x, chance)
+        gradients = problem.all_gradients(x, rng)
         trail.keep(x, gradients, x)
         squares = remember(squares, gradients)
         x = mix(x) - step * gradients / (np.sqrt(squares) + floor)

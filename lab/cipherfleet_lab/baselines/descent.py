@@ -1,7 +1,7 @@
-"""Distributed stochastic gradient descent, and average consensus, which is it without gradients.
+"""Distributed stochastic gradient descent, and average consensus (the same without gradients).
 
     x_i <- sum_j w_ij x_j - lambda_k g_i
-Source: Nedic and Ozdaglar, IEEE TAC 2009; ALGORITHM section 7.
+Source: Nedic and Ozdaglar, IEEE TAC 2009; docs/explanation/algorithm.md#baselines.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .trail import Trail, mean_stepsizes, streams
 
 @dataclass(frozen=True)
 class Dsgd:
-    """Every estimate is broadcast in clear; stepsizes are their means, whatever the spread."""
+    """DSGD: estimates are broadcast in plaintext; every stepsize is the mean, without spread."""
 
     stepsize: Stepsize
     name: str = "DSGD"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
-        """*rounds* rounds from problem.start."""
-        chance, _ = streams(seed)
+        """Run *rounds* rounds from problem.start."""
+        rng, _ = streams(seed)
         mix, steps = metropolis(problem), mean_stepsizes(self.stepsize, rounds)
         trail, x = Trail(problem, rounds, problem.dimension), problem.start
         for step in steps:
-            gradients = problem.all_gradients(x, chance)
+            gradients = problem.all_gradients(x, rng)
             trail.keep(x, gradients, x)
             x = mix(x) - step * gradients
         return trail.log(self.name, x, stepsizes=steps, weights=mix.matrix)
@@ -38,15 +38,15 @@ class Dsgd:
 
 @dataclass(frozen=True)
 class Consensus:
-    """x_i <- sum_j w_ij x_j: the nodes reach the mean of their starts.
+    """Average consensus, x_i <- sum_j w_ij x_j: the nodes reach the mean of their starts.
 
-    The plaintext of Ruan, Gao and Wang's consensus. Gradients play no part and are logged as zero.
+    It is the plaintext version of Ruan, Gao and Wang's consensus. Gradients are logged as zero.
     """
 
     name: str = "average consensus"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
-        """*rounds* rounds from problem.start; nothing is drawn."""
+        """Run *rounds* rounds from problem.start; nothing is random."""
         del seed
         mix, nothing = metropolis(problem), np.zeros(problem.start.shape)
         trail, x = Trail(problem, rounds, problem.dimension), problem.start

@@ -1,10 +1,10 @@
-"""Push-sum: descent over one-way links, where nobody can make all rows and columns sum to one.
+"""Push-sum: descent over one-way links, on which no doubly stochastic weights exist.
 
     w_i = sum_j c_ij x_j    y_i <- sum_j c_ij y_j    z_i = w_i / y_i
     x_i <- w_i - lambda_k g_i(z_i)
-C is column-stochastic: a node hands equal shares to itself and to those it sends to. Without the
-division by y the nodes are weighted by their place in the graph, and settle off the optimum.
-Source: Nedic and Olshevsky, IEEE TAC 2015; ALGORITHM section 7.
+C is column-stochastic: a node gives equal shares to itself and to its receivers. Without the
+division by y the position in the graph weights the nodes, and they converge to another point.
+Source: Nedic and Olshevsky, IEEE TAC 2015; docs/explanation/algorithm.md#baselines.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .trail import Trail, mean_stepsizes, streams
 
 @dataclass(frozen=True)
 class PushSum:
-    """*arcs* (from, to) must lead from every node to every other; None: both ways of every edge."""
+    """Push-sum over *arcs* (from, to), strongly connected; None: both directions of every edge."""
 
     stepsize: Stepsize
     arcs: Sequence[tuple[int, int]] | None = None
-    corrected: bool = True  # False leaves y at one: plain column-stochastic mixing
+    corrected: bool = True  # False keeps y at one: plain column-stochastic mixing
     name: str = "push-sum"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
-        """*rounds* rounds; estimates are z, broadcast holds the shares of x and of y."""
-        chance, _ = streams(seed)
+        """Run *rounds* rounds; estimates are z, broadcast holds the shares of x and of y."""
+        rng, _ = streams(seed)
         arcs = self.arcs
         if arcs is None:
             arcs = [pair for a, b in problem.edges for pair in ((a, b), (b, a))]
@@ -40,11 +40,11 @@ class PushSum:
         shares = 1.0 / (1 + np.bincount([a for a, _ in arcs], minlength=problem.nodes))[:, None]
         trail = Trail(problem, rounds, problem.dimension + 1)
         x, y = problem.start, np.ones((problem.nodes, 1))
-        z, gradients = x, problem.all_gradients(x, chance)
+        z, gradients = x, problem.all_gradients(x, rng)
         for step in steps:
             trail.keep(z, gradients, shares * np.concatenate([x, y], axis=1))
             w, y = mix(x), mix(y) if self.corrected else y
             z = w / y
-            gradients = problem.all_gradients(z, chance)
+            gradients = problem.all_gradients(z, rng)
             x = w - step * gradients
         return trail.log(self.name, z, stepsizes=steps, weights=mix.matrix)

@@ -1,11 +1,11 @@
-"""Paillier aggregation along a ring: a token goes round, and a key holder opens the sum.
+"""Paillier aggregation along a ring: a token collects the sum, and a key holder decrypts it.
 
     token <- token * E(Q(x_i))  at every node in turn    the holder decrypts sum_i Q(x_i)
-    x_i <- (1/n) sum_j Q(x_j) - lambda_k g_i             the mean comes back in clear
-Nobody on the ring learns anything from a token; the holder learns the sum of every round, and with
-it the fleet's whole course, and nothing works without the holder. Real ciphertexts, by keys that
-are far too small and drawn from the seed: for the lab alone.
-Source: ALGORITHM section 7.
+    x_i <- (1/n) sum_j Q(x_j) - lambda_k g_i             the mean is returned in plaintext
+No node on the ring learns anything from a token. The key holder learns the sum of every round, and
+the fleet cannot work without it. The ciphertexts are real, but the keys are too small to be safe
+and are generated from the seed: for the lab only.
+Source: docs/explanation/algorithm.md#baselines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOY_BITS = 256  # of the modulus; unsafe
 
 @dataclass(frozen=True)
 class PaillierRing:
-    """The ring runs through the nodes in their order, whatever the problem's graph."""
+    """Paillier ring; the ring connects the nodes in their order, independent of the graph."""
 
     stepsize: Stepsize
     resolution: float = 2.0**-24
@@ -35,13 +35,13 @@ class PaillierRing:
     name: str = "Paillier ring"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
-        """*rounds* rounds from problem.start; served holds the sums."""
-        chance, own = streams(seed)
+        """Run *rounds* rounds from problem.start; `served` has the sums."""
+        rng, own = streams(seed)
         steps, key = mean_stepsizes(self.stepsize, rounds), toy_key(self.key_bits, own)
         trail, x = Trail(problem, rounds), problem.start
         served = np.empty((rounds, problem.dimension))
         for k, step in enumerate(steps):
-            gradients = problem.all_gradients(x, chance)
+            gradients = problem.all_gradients(x, rng)
             trail.keep(x, gradients)
             quantised = np.floor(x / self.resolution + own.random(x.shape))
             served[k] = self.resolution * np.array(summed_along_ring(key, quantised, own))
@@ -56,34 +56,34 @@ class PaillierRing:
         )
 
 
-def summed_along_ring(key: PrivateKey, values: Array, chance: np.random.Generator) -> list[int]:
-    """The sum over nodes of the whole numbers *values*, shape (n, d), as the key holder sees it."""
+def summed_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) -> list[int]:
+    """Return the key holder's decrypted sum over nodes of the integers *values*, shape (n, d)."""
     public = key.public
     tokens = [mpz(1)] * values.shape[1]
     for row in values:
         tokens = [
-            token * encrypt(public, mpz(int(value)), _obfuscator(public, chance)) % public.n_squared
+            token * encrypt(public, mpz(int(value)), _obfuscator(public, rng)) % public.n_squared
             for token, value in zip(tokens, row, strict=True)
         ]
     return [int(_signed(key.decrypt(token), public.n)) for token in tokens]
 
 
-def toy_key(bits: int, chance: np.random.Generator) -> PrivateKey:
-    """A key of *bits* bits from a seed: anybody can draw it again."""
+def toy_key(bits: int, rng: np.random.Generator) -> PrivateKey:
+    """Generate a reproducible key of *bits* bits."""
     while True:
-        p, q = (gmpy2.next_prime(_below(mpz(1) << bits // 2, chance)) for _ in range(2))
+        p, q = (gmpy2.next_prime(_below(mpz(1) << bits // 2, rng)) for _ in range(2))
         if p != q and gmpy2.bit_length(p * q) == bits:
             return PrivateKey(p, q)
 
 
-def _obfuscator(key: PublicKey, chance: np.random.Generator) -> mpz:
-    return powmod(1 + _below(key.n - 1, chance), key.n, key.n_squared)
+def _obfuscator(key: PublicKey, rng: np.random.Generator) -> mpz:
+    return powmod(1 + _below(key.n - 1, rng), key.n, key.n_squared)
 
 
-def _below(limit: mpz, chance: np.random.Generator) -> mpz:
-    """A number in 0 .. limit-1; eight bytes more than needed make its bias negligible."""
+def _below(limit: mpz, rng: np.random.Generator) -> mpz:
+    """Return a random number in 0 .. limit-1; eight extra bytes make its bias negligible."""
     size = gmpy2.bit_length(limit) // 8 + 9
-    return mpz(int.from_bytes(chance.bytes(size), "big")) % limit
+    return mpz(int.from_bytes(rng.bytes(size), "big")) % limit
 
 
 def _signed(plaintext: mpz, n: mpz) -> mpz:

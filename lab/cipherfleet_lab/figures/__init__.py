@@ -1,6 +1,6 @@
-"""What the lab finds, as figures and tables that one command makes again.
+"""The studies of the lab: figures and tables that one command reproduces.
 
-A module for each study; nothing of them is imported before it is needed.
+Each study is a module of its name; it is imported only when it is needed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ STUDIES = (
 )
 
 
-def study_of(name: str) -> Study:
-    """The study of this *name*, one of STUDIES."""
+def load_study(name: str) -> Study:
+    """Import and return the study of this *name*, one of STUDIES."""
     module = import_module(f".{name.replace('-', '_')}", __name__)
     study: Study = module.STUDY
     return study

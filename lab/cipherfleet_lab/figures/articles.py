@@ -1,4 +1,4 @@
-"""The two tables of the articles that can be checked, worked out and measured."""
+"""Study: the two tables of the articles that can be checked, computed and measured."""
 
 from __future__ import annotations
 
@@ -7,42 +7,44 @@ from typing import Any
 import numpy as np
 
 from .drawing import BLACK, BLUE, RED
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 RESOLUTION = 0.01
-# As the article prints them; the last has lost a digit, (10-1)^2 * 0.01^2 / 2 is 0.00405.
+# As printed in the article; the last one lacks a digit, (10-1)^2 * 0.01^2 / 2 is 0.00405.
 PRINTED_BOUNDS = {2: 5e-5, 3: 2e-4, 4: 4.5e-4, 5: 8e-4, 6: 1.25e-3, 8: 2.45e-3, 10: 4e-4}
 MU = 0.5
 PRINTED_NORMS = {1: 0.750, 5: 0.917, 10: 0.955, 20: 0.976, 50: 0.990, 100: 0.995, 200: 0.998}
 DRAWS = 40_000
-RING = 5  # nodes of the graph whose matrix is looked at
+RING = 5  # number of nodes of the ring
 
 
 def quantisation_bound(nodes: int, dimension: int, resolution: float) -> float:
-    """(n-1)^2 d delta^2 / 2.
+    """Return the bound (n-1)^2 d delta^2 / 2.
 
-    Of E |sum_j (e_j - e_i)|^2, e_i the error of rounding x_i, where i hears from all others with
-    weights of at most one. Checked by test_rounding_errors_stay_below_the_articles_bound.
+    It bounds E |sum_j (e_j - e_i)|^2, where e_i is the error of rounding x_i and i receives from
+    all others with weights of at most one. Checked by
+    test_rounding_errors_stay_below_the_articles_bound.
     """
     return (nodes - 1) ** 2 * dimension * resolution**2 / 2
 
 
-def measured_rounding(nodes: int, resolution: float, draws: int, seed: int) -> float:
-    """The mean of |sum_j (e_j - e_i)|^2 over nodes and draws, d = 1, in the worst of states.
+def measured_rounding(nodes: int, resolution: float, samples: int, seed: int) -> float:
+    """Return the mean of |sum_j (e_j - e_i)|^2 over nodes and samples, d = 1, in the worst state.
 
-    Rounding varies most half-way between two multiples; n (n-1) delta^2 / 4 is expected.
+    The variance of rounding is largest half-way between two multiples; the expectation is
+    n (n-1) delta^2 / 4.
     """
-    chance = np.random.default_rng(seed)
-    scaled = np.full((draws, nodes), 0.5)
-    errors = resolution * (np.floor(scaled + chance.random(scaled.shape)) - scaled)
+    rng = np.random.default_rng(seed)
+    scaled = np.full((samples, nodes), 0.5)
+    errors = resolution * (np.floor(scaled + rng.random(scaled.shape)) - scaled)
     sums = errors.sum(axis=1, keepdims=True) - nodes * errors
     return float(np.mean(sums**2))
 
 
 def spectral_norm(k: int) -> float:
-    """|I + gamma_k W - 11'/n| of a ring of RING nodes, gamma_k = 1/(k+1).
+    """Return |I + gamma_k W - 11'/n| of a ring of RING nodes, gamma_k = 1/(k+1).
 
-    -W is the ring's Laplacian, scaled so that its second eigenvalue is MU.
+    -W is the ring's Laplacian, scaled to the second eigenvalue MU.
     """
     shift = np.roll(np.eye(RING), 1, axis=0)
     laplacian = 2.0 * np.eye(RING) - shift - shift.T
@@ -51,14 +53,14 @@ def spectral_norm(k: int) -> float:
     return float(np.linalg.norm(matrix, 2))
 
 
-def _run(effort: Effort) -> Result:
-    draws = 2000 if effort.quick else DRAWS
+def _run(effort: StudyEffort) -> Result:
+    samples = 2000 if effort.quick else DRAWS
     bounds = [
         (
             n,
             printed,
             quantisation_bound(n, 1, RESOLUTION),
-            measured_rounding(n, RESOLUTION, draws, effort.seed),
+            measured_rounding(n, RESOLUTION, samples, effort.seed),
             n * (n - 1) * RESOLUTION**2 / 4,
         )
         for n, printed in PRINTED_BOUNDS.items()
@@ -66,21 +68,25 @@ def _run(effort: Effort) -> Result:
     norms = [
         (k, printed, 1 - MU / (k + 1), spectral_norm(k)) for k, printed in PRINTED_NORMS.items()
     ]
-    wrong = [n for n, printed, bound, *_ in bounds if abs(printed - bound) > 0.005 * bound]
-    off = max(abs(printed - norm) for _, printed, _, norm in norms)
-    fullest = max(measured / bound for _, _, bound, measured, _ in bounds)
+    misprinted = [n for n, printed, bound, *_ in bounds if abs(printed - bound) > 0.005 * bound]
+    largest_difference = max(abs(printed - norm) for _, printed, _, norm in norms)
+    largest_share = max(measured / bound for _, _, bound, measured, _ in bounds)
     return Result(
         finding=(
-            f"The quantisation bound holds (rounding reaches at most {fullest:.1%} of it) and is "
-            f"printed right but for n = {', '.join(map(str, wrong))}; the spectral norms agree "
-            f"with a real ring's to {off:.1g}, the articles' rounding."
+            f"The quantisation bound holds: rounding reaches at most {largest_share:.1%} of it. "
+            "The articles "
+            f"print it correctly except for n = {', '.join(map(str, misprinted))}. The printed "
+            "spectral "
+            f"norms agree with those of a ring to {largest_difference:.1g}, the articles' rounding."
         ),
         text=(
             "(n-1)^2 d delta^2/2 with d = 1 and delta = 0.01 bounds what rounding adds to one "
             "node's coupling term on a complete graph with weights of at most one. Measured: "
-            f"{draws} roundings of states half-way between two multiples, where the variance is "
-            "n (n-1) delta^2/4. The articles print 0.0004 for n = 10, which has lost a digit: "
-            "0.00405 is right. The norm is that of I + gamma_k W - 11'/n for a ring of five nodes "
+            f"{samples} roundings of states half-way between two multiples, where the "
+            "variance is "
+            "n (n-1) delta^2/4. The articles print 0.0004 for n = 10, in which a digit is missing: "
+            "0.00405 is correct. The norm is that of I + gamma_k W - 11'/n for a ring of five "
+            "nodes "
             "scaled to mu = 0.5, gamma_k = 1/(k+1)."
         ),
         tables=[
@@ -91,7 +97,7 @@ def _run(effort: Effort) -> Result:
             ),
             Table(["k", "printed", "1 - mu gamma_k", "norm of the ring"], norms, "Spectral norm"),
         ],
-        numbers={"bounds": bounds, "norms": norms, "misprinted": wrong},
+        numbers={"bounds": bounds, "norms": norms, "misprinted": misprinted},
         draw=lambda figure: _draw(figure, bounds, norms),
         size=(7.2, 3.0),
     )

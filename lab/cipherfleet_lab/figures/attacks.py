@@ -1,4 +1,4 @@
-"""Who leaks what: every attack on every system."""
+"""Study: every attack on every system."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from cipherfleet_lab.attacks.table import (
     figure_size,
 )
 
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     table = attack_table(effort.seed, QUICK_TRIALS if effort.quick else TRIALS)
     head, *rows = table.rows()
     attacks = [(attack.name, attack.adversary, attack.text) for attack in table.attacks]
     return Result(
         finding=_finding(table),
         text=(
-            f"{SIGNS} Five nodes on a ring with one chord, {table.trials} trials: rounds of one "
-            "edge with real Paillier (toy keys, d = 4) for what looks at ciphertexts, runs of 300 "
-            "rounds for the rest; the articles' attenuation, spread 1. `cipherfleet attack NAME "
-            "--on SYSTEM` says of one cell what the adversary saw, knew, and would have guessed."
+            f"{SIGNS} Five nodes on a ring with one chord, {table.trials} trials. For attacks on "
+            "ciphertexts a trial is one round of one edge with real Paillier (toy keys, d = 4), "
+            "for "
+            "the others a run of 300 rounds; the articles' attenuation, spread 1. `cipherfleet "
+            "attack "
+            "NAME --on SYSTEM` prints for one cell what the adversary saw, knew, and would have "
+            "guessed."
         ),
         tables=[Table(head, rows), Table(["attack", "adversary", "what it finds"], attacks)],
-        numbers=table.told(),
+        numbers=table.to_json(),
         draw=lambda figure: draw_table(figure, table),
         size=figure_size(table),
     )
@@ -40,13 +43,14 @@ def _finding(table: AttackTable) -> str:
         return percent(table.findings[system, attack].value)
 
     return (
-        f"Of the article's exchange a listener reads {number('pairwise', 'wiretap')} of the "
-        f"estimates; all neighbours together know a gradient to {number('pairwise', 'one-round')} "
-        f"in one round and to {number('pairwise', 'telescoping')} over 300, without one of them to "
-        f"{number('pairwise', 'telescoping-but-one')}. Sealed, the last two are "
-        f"{number('sealed', 'telescoping')} and {number('sealed', 'telescoping-but-one')}. Of "
-        f"descent in clear anybody knows gradients to {number('dsgd', 'observer')} at once."
+        f"In the article's exchange an eavesdropper reads {number('pairwise', 'wiretap')} of the "
+        f"estimates. All neighbours together find a gradient with an error of "
+        f"{number('pairwise', 'one-round')} in one round and {number('pairwise', 'telescoping')} "
+        f"over 300 rounds, all but one with {number('pairwise', 'telescoping-but-one')}. In the "
+        f"sealed exchange the last two errors are {number('sealed', 'telescoping')} and "
+        f"{number('sealed', 'telescoping-but-one')}. In plaintext descent an eavesdropper finds "
+        f"gradients with an error of {number('dsgd', 'observer')} in one round."
     )
 
 
-STUDY = Study("attacks", "Who leaks what", _run)
+STUDY = Study("attacks", "Leakage under all attacks", _run)

@@ -1,4 +1,4 @@
-"""When attenuation is worth its price: the Intel lab fleet at fine and coarse resolution."""
+"""Study: attenuation against none on the Intel lab fleet, at fine and coarse resolution."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cipherfleet_provisioning.topology.section import Topology
 
 from .drawing import line_with_band, look, powers_of_two, shown_rounds
 from .seeds import ARTICLES, FINE, NONE, Schedule, at_the_end, fleet, over_rounds
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 10
-FIRST = (0.073, 0.008)  # measured when the project began: 50 motes, geometric graph, 186 edges
+FIRST = (0.073, 0.008)  # the project's first measurements: 50 motes, geometric graph, 186 edges
 COARSE = 2.0**-2
 EXPONENTS = (-24, -20, -16, -12, -10, -8, -6, -5, -4, -3, -2, -1, 0)
 SCHEDULES: Mapping[str, Schedule] = {"no attenuation": NONE, "the articles' attenuation": ARTICLES}
@@ -35,13 +35,13 @@ GRAPHS = (
 
 
 def lab_stepsize(spread: float) -> Stepsize:
-    """lambda_k = 0.5/(1 + 0.05 k)."""
+    """Return the stepsizes lambda_k = 0.5/(1 + 0.05 k) with this *spread*."""
     base = problems.LAB_STEPSIZE
     return Stepsize(base.initial, base.decay, base.exponent, spread)
 
 
 def table_row(graph: Topology, rounds: int, seeds: range) -> tuple[int, list[float]]:
-    """Edges, and errors: attenuated with spread 0, 0.5, 1; not, with 0 and 1; tracking."""
+    """Return edges and errors: attenuated with spread 0, 0.5, 1; plain with 0, 1; tracking."""
     problem = problems.intel_lab(graph)
     ways: list[System] = [
         *(fleet(lab_stepsize(spread), ARTICLES) for spread in (0.0, 0.5, 1.0)),
@@ -52,22 +52,23 @@ def table_row(graph: Topology, rounds: int, seeds: range) -> tuple[int, list[flo
     return len(problem.edges), errors
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     seeds, rounds = effort.seeds(SEEDS), effort.rounds(ROUNDS)
     graphs = GRAPHS[:2] if effort.quick else GRAPHS
-    rows = [(_named(g), *table_row(g, rounds, seeds[:3])) for g in graphs]
+    rows = [(_graph_name(g), *table_row(g, rounds, seeds[:3])) for g in graphs]
     lines = _lines(shown_rounds(rounds), seeds)
     exponents = EXPONENTS[::4] if effort.quick else EXPONENTS
     by_resolution = _by_resolution(exponents, rounds, seeds[:5])
-    near = [name for name, _, errors in rows if _within_two(errors)]
+    near = [name for name, _, errors in rows if _is_within_factor_two(errors)]
     attenuated = [errors[2] for _, _, errors in rows]
     plain = [errors[3] for _, _, errors in rows]
-    crossing = _crossing(exponents, by_resolution)
+    crossing = _crossing_resolution(exponents, by_resolution)
     return Result(
         finding=(
             f"After {rounds} rounds on {len(rows)} graphs the error is "
             f"{min(attenuated):.3f} .. {max(attenuated):.3f} with the articles' attenuation and "
-            f"{min(plain):.4f} .. {max(plain):.4f} without; attenuation wins only where the "
+            f"{min(plain):.4f} .. {max(plain):.4f} without. Attenuation reduces the error only if "
+            "the "
             f"resolution is coarser than about {crossing}."
         ),
         text=(
@@ -76,8 +77,8 @@ def _run(effort: Effort) -> Result:
             f"geometric graph of {rows[0][1]} edges, spread 1. The table: resolution 2^-24, "
             f"medians over {len(seeds[:3])} runs; gradient tracking in plaintext with the constant "
             f"stepsize {TRACKING_STEP:g}. The project's first measurement, on a graph "
-            f"of its own, was {FIRST[0]} attenuated and {FIRST[1]} not: {len(near)} of {len(rows)} "
-            "graphs are within a factor of two of both."
+            f"of its own, was {FIRST[0]} with attenuation and {FIRST[1]} without: {len(near)} of "
+            f"{len(rows)} graphs are within a factor of two of both."
         ),
         tables=[_table(rows, rounds), _resolution_table(exponents, by_resolution, rounds)],
         numbers={
@@ -94,13 +95,13 @@ def _run(effort: Effort) -> Result:
     )
 
 
-def _within_two(errors: Sequence[float]) -> bool:
-    """Whether all attenuated and all other errors lie within a factor of two of the first ones."""
+def _is_within_factor_two(errors: Sequence[float]) -> bool:
+    """True if all errors are within a factor of two of the first measurements."""
     expected = [FIRST[0]] * 3 + [FIRST[1]] * 2
     return all(0.5 <= e / first <= 2 for e, first in zip(errors, expected, strict=False))
 
 
-def _named(graph: Topology) -> str:
+def _graph_name(graph: Topology) -> str:
     detail = {
         "geometric": f"{graph.neighbours} nearest, seed {graph.seed}",
         "random_regular": f"degree {graph.degree}",
@@ -142,8 +143,10 @@ def _by_resolution(exponents: Sequence[int], rounds: int, seeds: range) -> dict[
     }
 
 
-def _crossing(exponents: Sequence[int], by_resolution: Mapping[str, Sequence[float]]) -> str:
-    """The coarsest resolution at which no attenuation is still the better choice."""
+def _crossing_resolution(
+    exponents: Sequence[int], by_resolution: Mapping[str, Sequence[float]]
+) -> str:
+    """Return the coarsest resolution at which no attenuation has the smaller error."""
     plain, attenuated = by_resolution.values()
     better = [e for e, p, a in zip(exponents, plain, attenuated, strict=True) if p < a]
     return f"2^{max(better)}" if better else f"2^{min(exponents)}"

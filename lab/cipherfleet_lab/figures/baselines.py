@@ -1,4 +1,4 @@
-"""All systems on one problem: what each costs in accuracy, and what it shows to whom."""
+"""Study: all systems on one problem: accuracy, plaintext on the wire, and who learns what."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .drawing import line_with_band, shown_rounds
 from .seeds import ARTICLES, NONE, fleet
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS, SLOW_SEEDS = 1000, 10, 2
 MINIBATCH = 36  # of 144 readings
@@ -36,74 +36,82 @@ RANDOM = Stepsize(STEPSIZE.initial, STEPSIZE.decay, STEPSIZE.exponent, spread=1.
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A system, what of an estimate is in clear on the wire, and who else learns what."""
+class ComparedSystem:
+    """A compared system, its plaintext on the wire, and what an insider learns."""
 
     system: System
     wire: str
     insider: str
-    panel: int  # 0: ways of hiding, 1: other steps and graphs
+    panel: int  # 0: ways of hiding, 1: other steps and graphs, 2: both panels
     slow: bool = False
 
 
-def entries(nodes: int) -> dict[str, Entry]:
-    """By label; DSGD stands in both panels."""
+def compared_systems(nodes: int) -> dict[str, ComparedSystem]:
+    """Return the compared systems by label; DSGD is in both panels."""
     one_way = [(i, (i + step) % nodes) for i in range(nodes) for step in (1, 3, 7)]
     none = "nothing: ciphertexts"
     return {
-        "DSGD": Entry(Dsgd(STEPSIZE), "estimate", "everybody: gradient, exactly", 2),
-        "cipherfleet sealed": Entry(
+        "DSGD": ComparedSystem(
+            Dsgd(STEPSIZE), "estimate", "an eavesdropper: the exact gradient", 2
+        ),
+        "cipherfleet sealed": ComparedSystem(
             fleet(RANDOM, NONE), none, "a neighbour: the sum over its neighbours", 0
         ),
-        "cipherfleet pairwise": Entry(
+        "cipherfleet pairwise": ComparedSystem(
             fleet(RANDOM, NONE, exchange="pairwise"),
             none,
             "a neighbour: sign and direction of each difference",
             0,
         ),
-        "cipherfleet sealed, attenuated": Entry(
+        "cipherfleet sealed, attenuated": ComparedSystem(
             fleet(RANDOM, ARTICLES), none, "a neighbour: the sum over its neighbours", 0
         ),
-        "obfuscation": Entry(
+        "obfuscation": ComparedSystem(
             Obfuscation(STEPSIZE, deviation=1.0),
             "estimate + noise that cancels",
-            "all neighbours together: gradient, exactly",
+            "all neighbours together: the exact gradient",
             0,
         ),
-        "ternary": Entry(
+        "ternary": ComparedSystem(
             Ternary(STEPSIZE, 10.0, Attenuation(scale=1.0, exponent=0.81)),
             "signs, one at a time",
-            "everybody: mean of the signs",
+            "an eavesdropper: mean of the signs",
             0,
         ),
-        "differential privacy": Entry(
+        "differential privacy": ComparedSystem(
             DifferentialPrivacy(STEPSIZE, clip=1.0, multiplier=10.0),
             "estimate + noise that stays",
-            "everybody: what epsilon allows",
+            "an eavesdropper: what epsilon allows",
             0,
         ),
-        "Paillier ring": Entry(
+        "Paillier ring": ComparedSystem(
             PaillierRing(STEPSIZE), "mean", "the key holder: the sum, every round", 0, slow=True
         ),
-        "gradient tracking": Entry(
-            GradientTracking(0.06), "estimate, tracker", "everybody: gradient, exactly", 1
+        "gradient tracking": ComparedSystem(
+            GradientTracking(0.06), "estimate, tracker", "an eavesdropper: the exact gradient", 1
         ),
-        "AdaGrad": Entry(
-            AdaGrad(Stepsize(initial=0.5, decay=0.0)), "estimate", "everybody: scaled gradient", 1
+        "AdaGrad": ComparedSystem(
+            AdaGrad(Stepsize(initial=0.5, decay=0.0)),
+            "estimate",
+            "an eavesdropper: scaled gradient",
+            1,
         ),
-        "RMSProp": Entry(
-            RmsProp(Stepsize(initial=0.1, decay=0.02)), "estimate", "everybody: scaled gradient", 1
+        "RMSProp": ComparedSystem(
+            RmsProp(Stepsize(initial=0.1, decay=0.02)),
+            "estimate",
+            "an eavesdropper: scaled gradient",
+            1,
         ),
-        "push-sum, one-way links": Entry(
-            PushSum(STEPSIZE, one_way), "shares", "everybody: gradient, exactly", 1
+        "push-sum, one-way links": ComparedSystem(
+            PushSum(STEPSIZE, one_way), "shares", "an eavesdropper: the exact gradient", 1
         ),
     }
 
 
-def courses(
-    entry: Entry, problem: Problem, rounds: npt.NDArray[np.intp], seeds: Sequence[int]
+def run_courses(
+    entry: ComparedSystem, problem: Problem, rounds: npt.NDArray[np.intp], seeds: Sequence[int]
 ) -> tuple[Array, float, Mapping[str, float]]:
-    """Errors, shape (seeds, rounds), the last disagreement, and the figures of the log."""
+    """Return errors, shape (seeds, rounds), the last disagreement, and the figures of the log."""
     logs = [entry.system.run(problem, int(rounds[-1]), seed) for seed in seeds]
     errors = np.array([relative_error(log, problem)[rounds] for log in logs])
     apart = float(np.median([disagreement(log)[-1] for log in logs]))
@@ -111,12 +119,12 @@ def courses(
     return errors, apart / float(np.linalg.norm(problem.optimum)), logs[0].figures
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     problem = problems.intel_lab(minibatch=MINIBATCH)
     rounds, seeds = shown_rounds(effort.rounds(ROUNDS)), effort.seeds(SEEDS)
-    ways = entries(problem.nodes)
+    ways = compared_systems(problem.nodes)
     found = {
-        name: courses(way, problem, rounds, seeds[:SLOW_SEEDS] if way.slow else seeds)
+        name: run_courses(way, problem, rounds, seeds[:SLOW_SEEDS] if way.slow else seeds)
         for name, way in ways.items()
     }
     last = {name: float(np.median(errors[:, -1])) for name, (errors, _, _) in found.items()}
@@ -135,14 +143,15 @@ def _run(effort: Effort) -> Result:
         ),
         text=(
             f"50 motes of the Intel lab, geometric graph of {len(problem.edges)} edges, gradients "
-            f"from {MINIBATCH} of 144 readings drawn afresh each round, the same draws for all. "
-            "lambda_k = 0.5/(1 + 0.05 k) but for gradient tracking (0.06, constant), AdaGrad (0.5) "
+            f"from {MINIBATCH} of 144 readings, random in each round and equal for all systems. "
+            "lambda_k = 0.5/(1 + 0.05 k) except for gradient tracking (0.06, constant), AdaGrad "
+            "(0.5) "
             "and RMSProp (0.1/(1 + 0.02 k)). Obfuscation with deviation 1, ternary values of 10 "
             "with eps_k = 1/(1 + k^0.81), "
             "privacy by clipping at 1 and noise of ten times the sensitivity (delta = 1e-5), "
             "one-way links from every node to the first, third and seventh after it. The ring's "
-            "keys have 256 bits, for the lab alone. What is learnt is measured in "
-            "[Who leaks what](attacks.md)."
+            "keys have 256 bits, for the lab only. The measured leakage is in "
+            "[Leakage under all attacks](attacks.md)."
         ),
         tables=[
             Table(

@@ -1,4 +1,4 @@
-"""Average consensus, the simplest test of exactness: all must reach the mean of their starts."""
+"""Study: average consensus, in which all nodes must reach the exact mean of their starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cipherfleet_provisioning.topology.section import Topology
 
 from .drawing import look
 from .seeds import FINE, fleet
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 NODES, ROUNDS, SEEDS = 50, 1500, 5
 GRAPHS = {
@@ -30,12 +30,12 @@ ACCURACY = 1e-4
 
 
 def root_error(log: Log, problem: Problem) -> Array:
-    """Root mean square over nodes and entries of the distance to the mean."""
+    """Return the root mean square over nodes and entries of the distance to the mean."""
     error: Array = np.sqrt(mean_squared_error(log, problem) / problem.dimension)
     return error
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     rounds, seeds = effort.rounds(ROUNDS), effort.seeds(SEEDS)
     starts = np.random.default_rng(effort.seed).normal(size=(NODES, 2))
     found: dict[str, tuple[Array, Array]] = {}
@@ -53,16 +53,17 @@ def _run(effort: Effort) -> Result:
     most = f"{max(settled):.2f}" if settled else "more than one"
     return Result(
         finding=(
-            f"On graphs that mix within {rounds} rounds the sealed fleet is at most {most} "
-            "resolutions from the mean then; half weights make it slower than plain averaging."
+            f"On graphs that mix within {rounds} rounds the sealed fleet ends at most {most} "
+            "resolutions from the mean. Half weights make it slower than plain averaging."
         ),
         text=(
-            f"{NODES} nodes that start at normal values of deviation 1 and have nothing to "
-            f"minimise; sealed exchange at resolution 2^-24 without attenuation, medians over "
-            f"{len(seeds)} runs; plain averaging with Metropolis weights beside it (thin lines). "
+            f"{NODES} nodes start at normal values of deviation 1, without an objective; "
+            f"sealed exchange at resolution 2^-24 without attenuation, medians over "
+            f"{len(seeds)} runs; the thin lines are plain averaging with Metropolis weights. "
             "The mean coupling weight is 0.5625 of Metropolis's. "
-            "Dither is drawn independently at both ends of an edge, so that the nodes' mean itself "
-            "wanders, with the root of the rounds."
+            "Dither is independent at both ends of an edge, so that the nodes' mean itself "
+            "drifts, in "
+            "proportion to the square root of the rounds."
         ),
         tables=[
             Table(

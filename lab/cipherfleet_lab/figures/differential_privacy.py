@@ -1,4 +1,4 @@
-"""Differential privacy: what a bound on what messages tell costs in accuracy."""
+"""Study: the accuracy that differential privacy costs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cipherfleet_lab.measures import relative_error
 from .attenuation import lab_stepsize
 from .drawing import look
 from .seeds import at_the_end, fleet
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 ROUNDS = (100, 300, 1000)
 SEEDS, CLIP, DELTA = 10, 1.0, 1e-5
 MULTIPLIERS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     seeds, problem = effort.seeds(SEEDS), problems.intel_lab()
     lengths = [effort.rounds(rounds) for rounds in ROUNDS]
     found = {
@@ -45,11 +45,11 @@ def _run(effort: Effort) -> Result:
         text=(
             "50 motes of the Intel lab, geometric graph, lambda_k = 0.5/(1 + 0.05 k); gradients "
             f"clipped at {CLIP:g}, every message with normal noise of 0.2 to 50 times its "
-            "sensitivity; all readings of one node are protected, from everybody; "
+            "sensitivity; all readings of one node are protected against every observer; "
             f"delta = {DELTA:g}; medians over {len(seeds)} runs. epsilon = rho + 2 "
-            "sqrt(rho ln(1/delta)), rho = (rounds - 1)/(2 multiplier^2). Encryption bounds who "
-            "sees a message, differential privacy what a message can tell: "
-            "neighbours in a coalition see through the first, nobody through the second."
+            "sqrt(rho ln(1/delta)), rho = (rounds - 1)/(2 multiplier^2). Encryption limits who "
+            "sees a message, differential privacy limits what a message reveals. A coalition of "
+            "neighbours circumvents the first, no observer circumvents the second."
         ),
         tables=[
             Table(

@@ -1,4 +1,4 @@
-"""How figures look: colours that colour-blind readers can tell apart, one size of text."""
+"""The style of figures: colours that colour-blind readers can distinguish, one text size."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ DASHES: tuple[Any, ...] = (
     (0, (1, 1)),
     (0, (4, 1, 1, 1, 1, 1)),
 )
-FOOTER = 0.16  # inches, for the command
-POINTS = 80  # of a line over rounds
+FOOTER = 0.16  # inches for the command
+POINTS = 80  # points per line over rounds
 SETTINGS: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -40,24 +40,24 @@ SETTINGS: Any = {
     "lines.linewidth": 1.6,
     "legend.fontsize": 8,
     "legend.frameon": False,
-    "svg.hashsalt": "cipherfleet",  # the same figure is the same file
+    "svg.hashsalt": "cipherfleet",  # equal figures give equal files
 }
 
 
 def shown_rounds(rounds: int) -> npt.NDArray[np.intp]:
-    """Up to POINTS rounds from 1 to *rounds*, evenly spread over a logarithm."""
+    """Return up to POINTS rounds from 1 to *rounds*, evenly spaced on a logarithmic scale."""
     spread = np.unique(np.round(np.geomspace(1, rounds, POINTS)).astype(np.intp))
     result: npt.NDArray[np.intp] = spread
     return result
 
 
 def look(place: int) -> dict[str, Any]:
-    """Colour and dashes of the line at *place* in a legend."""
+    """Return colour and dashes of the line at *place* in a legend."""
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
 
 
 def line_with_band(axes: Any, x: Any, runs: Array, label: str, place: int) -> None:
-    """The median over *runs*, shape (runs, points), and where eight of ten lie."""
+    """Draw the median over *runs*, shape (runs, points), and the band with eight of ten runs."""
     axes.plot(x, np.median(runs, axis=0), label=label, zorder=3, **look(place))
     if len(runs) > 2:
         low, high = np.quantile(runs, [0.1, 0.9], axis=0)
@@ -65,20 +65,20 @@ def line_with_band(axes: Any, x: Any, runs: Array, label: str, place: int) -> No
 
 
 def powers_of_two(axes: Any, exponents: Sequence[int]) -> None:
-    """Ticks 2^e on a logarithmic horizontal axis."""
+    """Set ticks 2^e on a logarithmic horizontal axis."""
     axes.set_xscale("log", base=2)
     axes.set_xticks([2.0**e for e in exponents], [f"$2^{{{e}}}$" for e in exponents])
     axes.minorticks_off()
 
 
 def legend_below(figure: Any, axes: Any, columns: int) -> None:
-    """One legend for all panels, under them."""
+    """Add one legend for all panels below them."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def svg_of(draw: Any, size: tuple[float, float], command: str) -> bytes:
-    """The figure of *draw*, signed with its command; the same bytes for the same numbers."""
+    """Return the SVG of *draw* with its command; equal numbers give equal bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -95,5 +95,5 @@ def svg_of(draw: Any, size: tuple[float, float], command: str) -> bytes:
 
 
 def _short(line: bytes) -> bytes:
-    """Hundredths of a point are enough for a line drawn to a point: half the bytes."""
+    """Shorten coordinates to hundredths of a point; this makes the file half as large."""
     return re.sub(rb"(\.\d\d)\d+", rb"\1", line) if line.startswith(b"L ") else line

@@ -1,4 +1,4 @@
-"""Five nodes with quadratic objectives: does the encrypted algorithm track plain descent."""
+"""Study: five nodes with quadratic objectives, the encrypted algorithm against plain descent."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cipherfleet_lab.systems import Array, Problem, System
 
 from .drawing import legend_below, line_with_band, shown_rounds
 from .seeds import ARTICLES, NONE, fleet
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 20
 STEPSIZE = problems.FIVE_STEPSIZE
 
 
 def systems() -> dict[str, System]:
-    """Matched: the same graph, gradients, draws of them, and mean stepsizes."""
+    """Return matched systems: equal graph, stochastic gradients and mean stepsizes."""
     return {
         "DSGD (plaintext)": Dsgd(STEPSIZE),
         "sealed, no attenuation": fleet(STEPSIZE, NONE),
@@ -32,19 +32,19 @@ def systems() -> dict[str, System]:
     }
 
 
-def courses(
+def run_courses(
     system: System, problem: Problem, rounds: npt.NDArray[np.intp], seeds: range
 ) -> tuple[Array, Array]:
-    """The nodes' mean objective and mean squared error, each of shape (seeds, rounds)."""
+    """Return the nodes' mean objective and mean squared error, each of shape (seeds, rounds)."""
     logs = [system.run(problem, int(rounds[-1]), seed) for seed in seeds]
     worth = np.array([objective(log, problem, rounds.tolist()) for log in logs])
     return worth, np.array([mean_squared_error(log, problem)[rounds] for log in logs])
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     problem, seeds = problems.five_nodes(), effort.seeds(SEEDS)
     rounds = shown_rounds(effort.rounds(ROUNDS))
-    found = {name: courses(s, problem, rounds, seeds) for name, s in systems().items()}
+    found = {name: run_courses(s, problem, rounds, seeds) for name, s in systems().items()}
     assert problem.optimum is not None
     best = problem.objective(problem.optimum)
     plain = found["DSGD (plaintext)"][0][:, -1]
@@ -114,9 +114,10 @@ def _settings(runs: int, best: float, optimum: Array) -> str:
         f"(spread {STEPSIZE.spread:g}), gradients with independent normal noise of deviation "
         f"{problems.FIVE_NOISE:g} per entry, resolution 2^-24, start zero. The articles' "
         "attenuation is gamma_k = 1/(1 + 0.1 k^0.81). The articles give no data, graph or "
-        "stepsizes for their five nodes: these are ours. F is least at "
-        f"({optimum[0]:.6f}, {optimum[1]:.6f}), where it is {best:.6f}; the objective is taken at "
-        "every node's own estimate, so that disagreement counts. The remaining gap of the "
+        "stepsizes for their five nodes: these are chosen here. F is least at "
+        f"({optimum[0]:.6f}, {optimum[1]:.6f}), where it is {best:.6f}; the objective is "
+        "evaluated at "
+        "every node's own estimate, so that it includes disagreement. The remaining gap of the "
         "attenuated runs is disagreement, of the order of lambda_k/gamma_k."
     )
 

@@ -1,4 +1,4 @@
-"""What two studies share: matched systems, with exact gradients beside drawn ones."""
+"""Shared by two studies: matched systems with exact and with stochastic gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cipherfleet_node.settings.sections import Stepsize
 
 from .drawing import legend_below, line_with_band, shown_rounds
 from .seeds import ARTICLES, NONE, Measure, fleet, over_rounds
-from .study import Effort
+from .study import StudyEffort
 
 ROUNDS, SEEDS, MINIBATCH = 2000, 10, 5
 ATTENUATED = "sealed, the articles' attenuation"
@@ -24,7 +24,7 @@ SIZE = (7.2, 3.8)
 
 
 def systems() -> dict[str, System]:
-    """Matched mean stepsizes; gradient tracking has its own."""
+    """Return systems with equal mean stepsizes; gradient tracking has its own."""
     return {
         "DSGD": Dsgd(STEPSIZE),
         "sealed, no attenuation": fleet(STEPSIZE, NONE),
@@ -34,8 +34,8 @@ def systems() -> dict[str, System]:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Both kinds of gradients, by name; of each the systems' runs, shape (seeds, rounds)."""
+class GradientPanels:
+    """Runs per kind of gradients and system, shape (seeds, rounds)."""
 
     rounds: npt.NDArray[np.intp]
     seeds: Sequence[int]
@@ -43,14 +43,14 @@ class Compared:
 
     @property
     def last(self) -> dict[str, dict[str, float]]:
-        """The medians over seeds after the last round."""
+        """The medians over seeds after the last round, by kind and system."""
         return {
             kind: {name: float(np.median(runs[:, -1])) for name, runs in lines.items()}
             for kind, lines in self.runs.items()
         }
 
     def draw(self, figure: Any, measured: str, least: float) -> None:
-        """A panel for each kind; *measured* is on the axis, which begins at *least*."""
+        """Draw a panel per kind; *measured* labels the axis, which begins at *least*."""
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, (kind, lines) in zip(panels, self.runs.items(), strict=True):
             for place, (name, runs) in enumerate(lines.items()):
@@ -61,8 +61,10 @@ class Compared:
         legend_below(figure, panels[0], 2)
 
 
-def compare(effort: Effort, exact: Problem, drawn: Problem, measure: Measure) -> Compared:
-    """*measure* of all systems on the problem with *exact* gradients, and with *drawn* ones."""
+def compare(
+    effort: StudyEffort, exact: Problem, drawn: Problem, measure: Measure
+) -> GradientPanels:
+    """Run all systems on the problem with *exact* and with stochastic (*drawn*) gradients."""
     rounds, seeds = shown_rounds(effort.rounds(ROUNDS)), effort.seeds(SEEDS)
     kinds = {"exact gradients": exact, f"{MINIBATCH} of 20 readings": drawn}
     runs = {
@@ -72,4 +74,4 @@ def compare(effort: Effort, exact: Problem, drawn: Problem, measure: Measure) ->
         }
         for kind, problem in kinds.items()
     }
-    return Compared(rounds, seeds, runs)
+    return GradientPanels(rounds, seeds, runs)

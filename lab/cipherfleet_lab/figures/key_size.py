@@ -1,4 +1,4 @@
-"""What a key size and a resolution buy: error, range, entries in one ciphertext."""
+"""Study: the effects of key size and resolution on error, range and entries per ciphertext."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cipherfleet_node.settings.sections import Stepsize
 from .attenuation import lab_stepsize
 from .drawing import look, powers_of_two
 from .seeds import at_the_end, fleet
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 5
 EXPONENTS = (-28, -24, -20, -16, -12, -10, -8, -6, -4, -2)
@@ -29,18 +29,18 @@ DIMENSION = 128
 def errors_by_resolution(
     exponents: Sequence[int], rounds: int, seeds: range
 ) -> dict[str, list[float]]:
-    """Of consensus and of the fit, relative to the spread of the starts and to the answer."""
+    """Return errors of consensus and least squares, relative to the starts and the optimum."""
     fit = problems.intel_lab()
     starts = np.random.default_rng(seeds[0]).normal(size=(fit.nodes, 4))
     consensus = problems.averages(starts - starts.mean(axis=0), fit.edges)
 
-    def off(log: Log, problem: Problem) -> Array:
-        """Per entry, in units of the starts' deviation of about one."""
+    def error_per_entry(log: Log, problem: Problem) -> Array:
+        """Return the error per entry, in units of the starts' deviation of about one."""
         apart: Array = np.sqrt(mean_squared_error(log, problem) / problem.dimension)
         return apart
 
     ways = {
-        "average consensus": (consensus, Stepsize(), off),
+        "average consensus": (consensus, Stepsize(), error_per_entry),
         "least squares of the Intel lab": (fit, lab_stepsize(1.0), relative_error),
     }
     return {
@@ -52,35 +52,40 @@ def errors_by_resolution(
     }
 
 
-def room(key_bits: int, half_weights: int) -> tuple[int, int, int]:
-    """Slots of a ciphertext, ciphertexts and bytes of a vector of DIMENSION entries."""
+def packing(key_bits: int, half_weights: int) -> tuple[int, int, int]:
+    """Return slots per ciphertext, and ciphertexts and bytes of a vector of DIMENSION entries."""
     layout = Layout(key_bits, DIMENSION, half_weights)
     return layout.slots, layout.ciphertexts, layout.ciphertexts * layout.ciphertext_bytes
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     rounds, seeds = effort.rounds(ROUNDS), effort.seeds(SEEDS)
     exponents = EXPONENTS[1::3] if effort.quick else EXPONENTS
     errors = errors_by_resolution(exponents, rounds, seeds)
     keys = [
-        (bits, exchange, *room(bits, half_weights))
+        (bits, exchange, *packing(bits, half_weights))
         for bits in KEY_BITS
         for exchange, half_weights in EXCHANGES.items()
     ]
     floors = [e / 2.0**x for x, e in zip(exponents, errors["average consensus"], strict=True)]
-    slots = {bits: room(bits, 1)[0] for bits in KEY_BITS}
+    slots = {bits: packing(bits, 1)[0] for bits in KEY_BITS}
     return Result(
         finding=(
-            "The key's size does not touch the error: it says how many entries share a ciphertext, "
-            f"{slots[2048]} sealed ones at 2048 bits whatever the resolution. Consensus is "
-            f"{min(floors):.2f} .. {max(floors):.2f} resolutions off after {rounds} rounds."
+            "The key size does not affect the error. It determines how many entries share a "
+            f"ciphertext, {slots[2048]} sealed ones at 2048 bits for every resolution. The error "
+            "of "
+            f"consensus is {min(floors):.2f} .. {max(floors):.2f} resolutions after {rounds} "
+            "rounds."
         ),
         text=(
             f"Sealed exchange without attenuation, geometric graph of 50 nodes, {rounds} rounds, "
-            f"medians over {len(seeds)} runs; the fit as on the page on attenuation, spread 1. A "
+            f"medians over {len(seeds)} runs; least squares as on the page on attenuation, spread "
+            "1. A "
             f"value has {VALUE_BITS} bits with its sign, so that a resolution delta covers "
-            f"±2^{VALUE_BITS - 1} delta: finer resolution costs range, not room. 1024 bits are "
-            f"unsafe. Bytes are of the ciphertexts of a query of {DIMENSION} entries."
+            f"±2^{VALUE_BITS - 1} delta: a finer resolution reduces the range, not the entries "
+            "per ciphertext. 1024 bits are unsafe. Bytes are those of the ciphertexts of a query "
+            "of "
+            f"{DIMENSION} entries."
         ),
         tables=[
             Table(
@@ -94,7 +99,7 @@ def _run(effort: Effort) -> Result:
             Table(
                 ["key bits", "exchange", "entries in a ciphertext", "ciphertexts", "bytes"],
                 keys,
-                f"Room, and a vector of {DIMENSION} entries",
+                f"Entries in a ciphertext, and a vector of {DIMENSION} entries",
             ),
         ],
         numbers={
@@ -120,7 +125,7 @@ def _draw(figure: Any, exponents: Sequence[int], errors: dict[str, list[float]])
     left.legend(loc="lower right")
     at = np.arange(len(KEY_BITS))
     for place, (exchange, half_weights) in enumerate(EXCHANGES.items()):
-        slots = [room(bits, half_weights)[0] for bits in KEY_BITS]
+        slots = [packing(bits, half_weights)[0] for bits in KEY_BITS]
         bars = right.bar(
             at + 0.4 * place - 0.2, slots, 0.38, label=exchange, color=look(place + 1)["color"]
         )

@@ -1,4 +1,4 @@
-"""Logistic regression: two classes that every node sees in a mixture of its own."""
+"""Study: logistic regression, with a different mixture of two classes at every node."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from cipherfleet_lab import problems
 from cipherfleet_lab.measures import relative_error
 
 from .gradient_panels import MINIBATCH, SIZE, STEPSIZE, compare
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     drawn_problem = problems.logistic(minibatch=MINIBATCH)
     compared = compare(effort, problems.logistic(), drawn_problem, relative_error)
     rounds, last = compared.rounds, compared.last
@@ -19,11 +19,11 @@ def _run(effort: Effort) -> Result:
             f"After {rounds[-1]} rounds the sealed fleet's error is "
             f"{exact['sealed, no attenuation']:.3f} with exact gradients (DSGD's "
             f"{exact['DSGD']:.3f}) and {drawn['sealed, no attenuation']:.3f} with {MINIBATCH} of "
-            f"20 readings in each (DSGD's {drawn['DSGD']:.3f})."
+            f"20 readings per gradient (DSGD's {drawn['DSGD']:.3f})."
         ),
         text=(
             "Ten nodes, each on a ring with its four nearest, 20 readings of three regressors and "
-            "a bias, made up from a seed; penalty 0.05/2 |x|^2. lambda_k = "
+            "a bias, generated from a seed; penalty 0.05/2 |x|^2. lambda_k = "
             f"{STEPSIZE.initial:g}/(1 + {STEPSIZE.decay:g} k), spread 1 for the encrypted nodes; "
             "gradient tracking with 0.2. Relative error, root mean square over nodes, medians over "
             f"{len(compared.seeds)} runs."

@@ -12,51 +12,55 @@ import numpy as np
 
 from cipherfleet_node.errors import ConfigError
 
-from . import STUDIES, study_of
+from . import STUDIES, load_study
 from .pages import write_index, write_study
-from .study import Effort
+from .study import StudyEffort
 
 Progress = Callable[[str], None]
 
 
-def make(out: Path, names: Sequence[str], effort: Effort, progress: Progress) -> dict[str, Any]:
-    """Write the studies *names* into *out*; what was written, and all numbers.
+def make(
+    out: Path, names: Sequence[str], effort: StudyEffort, progress: Progress
+) -> dict[str, Any]:
+    """Write the studies *names* into *out*; return the files and all numbers.
 
-    *progress* is told the name of each study before it runs. Raises ConfigError for a folder that
+    *progress* receives the name of each study before it runs. Raises ConfigError for a folder that
     cannot be written.
     """
-    told: dict[str, Any] = {"out": str(out), "files": [], "figures": {}}
+    document: dict[str, Any] = {"out": str(out), "files": [], "figures": {}}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in names:
             progress(name)
-            study = study_of(name)
+            study = load_study(name)
             result = study.run(effort)
-            told["files"] += write_study(out, study, result, _command(out, name, effort))
-            told["figures"][name] = {"finding": result.finding, **_plain(result.numbers)}
-        told["files"].append(write_index(out, [study_of(name) for name in STUDIES], _into(out)))
+            document["files"] += write_study(out, study, result, _command(out, name, effort))
+            document["figures"][name] = {"finding": result.finding, **_plain(result.numbers)}
+        document["files"].append(
+            write_index(out, [load_study(name) for name in STUDIES], _into(out))
+        )
     except OSError as error:
         raise ConfigError(
             f"{error.filename or out}: cannot be written ({error.strerror}); give --out a folder "
             "of your own"
         ) from None
-    told["files"] = [str(file) for file in told["files"]]
-    return told
+    document["files"] = [str(file) for file in document["files"]]
+    return document
 
 
 def _into(out: Path) -> str:
     return f"cipherfleet figures --out {shlex.quote(str(out))}"
 
 
-def _command(out: Path, name: str, effort: Effort) -> str:
-    """What makes one page again."""
+def _command(out: Path, name: str, effort: StudyEffort) -> str:
+    """Return the command that reproduces one page."""
     options = [f"--only {name}", *(["--quick"] if effort.quick else [])]
-    options += [f"--seed {effort.seed}"] if effort.seed != Effort().seed else []
+    options += [f"--seed {effort.seed}"] if effort.seed != StudyEffort().seed else []
     return f"{_into(out)} {' '.join(options)}"
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: lists, and None for what is not finite."""
+    """Convert to JSON types: lists, and None for numbers that are not finite."""
     match value:
         case Mapping():
             return {str(key): _plain(item) for key, item in value.items()}

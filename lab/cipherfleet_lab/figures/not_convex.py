@@ -1,4 +1,4 @@
-"""A problem that is not convex: the fleet comes to a stationary point, as plain descent does."""
+"""Study: a problem that is not convex; fleet and plain descent reach a stationary point."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from cipherfleet_lab import problems
 from cipherfleet_lab.measures import stationarity
 
 from .gradient_panels import ATTENUATED, MINIBATCH, SIZE, STEPSIZE, compare
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
-LEAST_SHOWN = 1e-6  # of what goes on to the rounding of sums
+LEAST_SHOWN = 1e-6  # smaller values are rounding errors of sums
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     drawn_problem = problems.non_convex(minibatch=MINIBATCH)
     compared = compare(effort, problems.non_convex(), drawn_problem, stationarity)
     rounds, last = compared.rounds, compared.last
@@ -26,9 +26,10 @@ def _run(effort: Effort) -> Result:
         text=(
             "Ten nodes, each on a ring with its four nearest, fit a line to 20 readings of which "
             "about a quarter are 1 to 6 too high, with Geman and McClure's bounded loss; F curves "
-            "downwards at the start. There is no one optimum: what is shown is the length of F's "
-            "gradient at the nodes' mean plus the root mean square of their distances to it, zero "
-            f"only where all agree on a stationary point. lambda_k = {STEPSIZE.initial:g}/"
+            "downwards at the start. There is no single optimum. The measure is the length of F's "
+            "gradient at the nodes' mean plus the root mean square of their distances to it; it "
+            "is zero "
+            f"only if all agree on a stationary point. lambda_k = {STEPSIZE.initial:g}/"
             f"(1 + {STEPSIZE.decay:g} k), spread 1 for the encrypted nodes; gradient tracking with "
             f"0.2. Medians over {len(compared.seeds)} runs."
         ),

@@ -1,4 +1,4 @@
-"""Studies as pages of Markdown, and the page that collects them."""
+"""Pages of studies in Markdown, and their index page."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ READINGS = (
 )
 HEAD = """# Results
 
-What the lab measures, each page with the command that makes it again, seeds included:
+The measurements of the lab. Every page states the command that reproduces it, with its seeds:
 
     {command}
 
-Lines are medians over seeds, bands hold eight runs of ten. Where a page does not speak of keys, the
-fleets are simulated without: the engine computes with the very integers that ciphertexts would
-carry, and tests hold it against the encrypted fleet."""
+Lines are medians over seeds, bands contain eight of ten runs. Unless a page states a key size, the
+fleets are simulated without encryption: the engine computes with the same integers that ciphertexts
+would contain, and tests compare it with the encrypted fleet."""
 
 
 def write_study(folder: Path, study: Study, result: Result, command: str) -> list[Path]:
-    """The page and the figure of *study*, into *folder*; the files written."""
+    """Write the page and the figure of *study* into *folder*; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     figure = folder / f"{study.name}.svg"
     figure.write_bytes(svg_of(result.draw, result.size, command))
@@ -36,7 +36,7 @@ def write_study(folder: Path, study: Study, result: Result, command: str) -> lis
 
 
 def write_index(folder: Path, studies: Sequence[Study], command: str) -> Path:
-    """README.md over the pages that are there, made in this run or before by *command*."""
+    """Write README.md over the pages in *folder*, from this run or an earlier one of *command*."""
     parts = [HEAD.format(command=command)]
     for study in studies:
         page = folder / f"{study.name}.md"
@@ -70,5 +70,5 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _cell(value: object) -> str:
-    """Four digits of a number that is not whole."""
+    """Format a float with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Many seeds of one system, and the settings that several studies share."""
+"""Runs of one system over many seeds, and settings that several studies share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Measure = Callable[[Log, Problem], Array]  # -> (rounds + 1,)
 
 ARTICLES = Attenuation(scale=0.1, exponent=0.81)  # gamma_k = 1/(1 + 0.1 k^0.81)
 NONE: Literal["none"] = "none"
-FINE = 2.0**-24  # the resolution that a 2048-bit key pays for
+FINE = 2.0**-24  # the default resolution
 
 
 def fleet(
@@ -26,7 +26,7 @@ def fleet(
     resolution: float = FINE,
     exchange: Literal["pairwise", "sealed"] = "sealed",
 ) -> Cipherfleet:
-    """The encrypted algorithm, with all its guards."""
+    """Return the encrypted algorithm with all its guards."""
     algorithm = Algorithm(stepsize=stepsize, attenuation=attenuation, resolution=resolution)
     return Cipherfleet(exchange, algorithm)
 
@@ -38,7 +38,7 @@ def over_rounds(
     seeds: Iterable[int],
     measure: Measure,
 ) -> Array:
-    """*measure* after each of *rounds*, ascending, for every seed: shape (seeds, rounds)."""
+    """Return *measure* after each of the ascending *rounds*, shape (seeds, rounds)."""
     last = int(rounds[-1])
     return np.array([measure(system.run(problem, last, seed), problem)[rounds] for seed in seeds])
 
@@ -46,7 +46,7 @@ def over_rounds(
 def at_the_end(
     system: System, problem: Problem, rounds: int, seeds: Iterable[int], measure: Measure
 ) -> float:
-    """The median over seeds of *measure* after *rounds* rounds; infinite where a run diverged."""
+    """Return the median over seeds of *measure* after *rounds* rounds; infinite if it diverged."""
     with np.errstate(over="ignore", invalid="ignore"):
         found = over_rounds(system, problem, np.array([rounds]), seeds, measure)
     return float(np.median(np.nan_to_num(found, nan=np.inf, posinf=np.inf)))

@@ -1,4 +1,4 @@
-"""How much the choice of a schedule matters: the law and spread of stepsizes, their size, gamma."""
+"""Study: sensitivity to the schedule: law, spread and size of stepsizes, attenuation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .drawing import look
 from .seeds import ARTICLES, NONE, Schedule, at_the_end, fleet
-from .study import Effort, Result, Study, Table
+from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 5
 Law = Literal["uniform", "normal", "log-normal"]
@@ -19,11 +19,11 @@ LAWS: tuple[Law, ...] = ("uniform", "normal", "log-normal")
 SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FIRST_STEPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 SCALES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-DIVERGED = 10.0  # as a relative error: the start has one
+DIVERGED = 10.0  # relative error; that of the start is one
 Lines = dict[str, list[float]]
 
 
-def _run(effort: Effort) -> Result:
+def _run(effort: StudyEffort) -> Result:
     rounds, seeds = effort.rounds(ROUNDS), effort.seeds(SEEDS)
     problem = problems.intel_lab()
     base = problems.LAB_STEPSIZE
@@ -55,15 +55,15 @@ def _run(effort: Effort) -> Result:
     plain = [e for name, errors in by_spread.items() if "no att" in name for e in errors]
     return Result(
         finding=(
-            f"Without attenuation the error is {min(plain):.4f} .. {max(plain):.4f} whatever the "
-            "law and spread of the stepsizes; what matters is their mean, and how much attenuation "
-            "there is."
+            f"Without attenuation the error is {min(plain):.4f} .. {max(plain):.4f} for every law "
+            "and spread of the stepsizes. The error depends on their mean and on the amount of "
+            "attenuation."
         ),
         text=(
             "50 motes of the Intel lab, geometric graph, sealed exchange, resolution 2^-24, "
             f"relative error after {rounds} rounds, medians over {len(seeds)} runs. lambda_k = "
-            "0.5/(1 + 0.05 k) but where the first step is varied: initial/(1 + decay k). Spread 1 "
-            "is a deviation of lambda_k/sqrt(3) under every law. gamma_k = 1/(1 + s k^u), the "
+            "0.5/(1 + 0.05 k), except where the first step varies: initial/(1 + decay k). Spread 1 "
+            "means a deviation of lambda_k/sqrt(3) under every law. gamma_k = 1/(1 + s k^u), the "
             "articles' being s = 0.1, u = 0.81. Errors above 1 are left out of the figure."
         ),
         tables=[

@@ -1,4 +1,4 @@
-"""A study: what it runs, what it finds, and how that is drawn and written."""
+"""The types of a study: effort, result, tables, figure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ Rows = Sequence[Sequence[object]]
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How much is run: all of it, or enough for a test of the machinery."""
+class StudyEffort:
+    """The extent of a study: everything, or with *quick* just enough to test the code."""
 
     quick: bool = False
-    seed: int = 1  # of the first run; others follow
+    seed: int = 1  # seed of the first run; the others follow
 
     def seeds(self, full: int) -> range:
-        """Of *full* runs."""
+        """Return the seeds for *full* runs."""
         return range(self.seed, self.seed + (min(full, 2) if self.quick else full))
 
     def rounds(self, full: int) -> int:
-        """Of one run."""
+        """Return the number of rounds of one run."""
         return max(full // 20, 20) if self.quick else full
 
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers are written with four digits, everything else as it is."""
+    """A table; floats are written with four digits, other values unchanged."""
 
     head: Sequence[str]
     rows: Rows
@@ -37,10 +37,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """What a study found in this run; no sentence holds a number that was not measured."""
+    """The result of a study; every number in its sentences was measured in this run."""
 
     finding: str  # one sentence
-    text: str  # what is shown: problem, schedule, seeds
+    text: str  # settings: problem, schedule, seeds
     tables: Sequence[Table]
     numbers: Mapping[str, Any]  # for --json
     draw: Draw
@@ -49,9 +49,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Study:
-    """*name* is that of its files."""
+    """A study; its files have the name *name*."""
 
     name: str
     title: str
-    run: Callable[[Effort], Result]
-    shows_readings: bool = False  # of the Intel lab, which are acknowledged then
+    run: Callable[[StudyEffort], Result]
+    shows_readings: bool = False  # uses the Intel lab's readings, which the page acknowledges

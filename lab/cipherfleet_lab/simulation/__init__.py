@@ -1,1 +1,1 @@
-"""Simulation of whole fleets in one process."""
+"""Simulations of whole fleets in one process."""

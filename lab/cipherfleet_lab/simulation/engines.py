@@ -1,8 +1,8 @@
-"""The two engines: the node's own agents in one process, and all nodes as arrays.
+"""The two simulation engines: core (the node's own agents) and vector (all nodes as arrays).
 
-Both yield the estimates after every round, shape (n, d), nodes in the fleet's order. With the draws
-of the nodes they agree to the rounding of sums; the first agrees with the daemons on the same
-machine bit for bit.
+Both yield the estimates after every round, shape (n, d), nodes in the fleet's order. With the
+nodes' own random choices they agree up to the rounding of sums. On one machine the core engine
+agrees with the daemons bit for bit.
 """
 
 from __future__ import annotations
@@ -32,38 +32,42 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
 from .memory_fleet import MemoryFleet
-from .node_draws import NodeDraws
+from .node_draws import NodeRandomness
 from .scenario import Scenario
 
-OWN_DRAWS = 50_000  # link-rounds up to which every node's own draws are repeated
-_LOOK_S = 0.02  # of virtual time between looks at what is done
+MAX_REPEATED_CHOICES = (
+    50_000  # links times rounds up to which the vector engine repeats the nodes' random choices
+)
+_LOOK_S = 0.02  # virtual time between two checks of the progress
 
 
 # -- arrays -------------------------------------------------------------------------------------
 
 
-def repeats_draws(scenario: Scenario, rounds: int) -> bool:
-    """Whether the vector engine takes the nodes' own draws, which it does for small fleets."""
-    return bool(scenario.names) and len(scenario.links.askers) * rounds <= OWN_DRAWS
+def repeats_node_choices(scenario: Scenario, rounds: int) -> bool:
+    """True for small fleets, for which the vector engine repeats the nodes' random choices."""
+    return bool(scenario.names) and len(scenario.links.askers) * rounds <= MAX_REPEATED_CHOICES
 
 
-def vector(scenario: Scenario, rounds: int, seed: int, *, own_draws: bool) -> Iterator[Array]:
-    """All nodes at once; *own_draws* are those of the nodes of a run with this seed, else fast."""
-    chance: Chance = Generated(seed)
+def run_vector(scenario: Scenario, rounds: int, seed: int, *, own_draws: bool) -> Iterator[Array]:
+    """Simulate all nodes as arrays; *own_draws* repeats the nodes' random choices of this seed."""
+    randomness: Chance = Generated(seed)
     if own_draws:
-        chance = NodeDraws(
+        randomness = NodeRandomness(
             lambda node, k: simulated_seed(seed, scenario.name, node, k),
             scenario.names,
             scenario.links,
         )
     algorithm = scenario.algorithm
-    room = 2.0 ** (VALUE_BITS - 1) * resolution_of(algorithm)
-    x = first_estimates(scenario.starts, algorithm, chance)
-    running = run(scenario.links, x, scenario.gradients, algorithm, chance, sealed=scenario.sealed)
+    limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(algorithm)
+    x = first_estimates(scenario.starts, algorithm, randomness)
+    running = run(
+        scenario.links, x, scenario.gradients, algorithm, randomness, sealed=scenario.sealed
+    )
     for k, passed in enumerate(islice(running, rounds)):
-        if not max(passed.estimates.max(), -passed.estimates.min()) < room:
+        if not max(passed.estimates.max(), -passed.estimates.min()) < limit:
             raise HeadroomExceeded(
-                f"an estimate leaves the range of +-{room:g} in round {k}: take a coarser "
+                f"an estimate leaves the range of +-{limit:g} in round {k}; choose a coarser "
                 "algorithm.resolution or smaller stepsizes"
             )
         yield passed.estimates
@@ -72,22 +76,22 @@ def vector(scenario: Scenario, rounds: int, seed: int, *, own_draws: bool) -> It
 # -- agents -------------------------------------------------------------------------------------
 
 
-def keys_of(fleet: Fleet, progress: Callable[[str], None]) -> dict[str, PrivateKey]:
-    """Fresh keys for every node, as large as the file says."""
+def make_fleet_keys(fleet: Fleet, progress: Callable[[str], None]) -> dict[str, PrivateKey]:
+    """Generate keys for every node, of the size in the fleet file."""
     names = [member.id for member in fleet.members]
     made = make_keys(names, fleet.file.crypto.key_bits, progress)
     return {name: keys.paillier for name, keys in made.items()}
 
 
-def core(
+def run_core(
     fleet: Fleet, rounds: int, seed: int, keys: Mapping[str, PrivateKey] | None = None
 ) -> Iterator[Array]:
-    """The node's own agents over links in memory; without *keys* nothing is encrypted.
+    """Simulate with the node's own agents over in-memory links; without *keys* in plaintext.
 
-    Estimates are those of `cipherfleet run` with this seed, bit for bit on the same machine.
+    On one machine the estimates are bit-identical to those of `cipherfleet run` with this seed.
     """
     file = fleet.file
-    reads = {member.id: _reads(fleet, member, rounds) for member in fleet.members}
+    reads = {member.id: _readings_of(fleet, member, rounds) for member in fleet.members}
     memory = MemoryFleet(
         fleet.graph.edges,
         {name: given[0] for name, given in reads.items()},
@@ -108,14 +112,16 @@ def core(
     for k in range(rounds):
         while any(len(seat.reported) <= k for seat in seats):
             if memory.now > heard + patience(fleet):
-                raise CipherfleetError(f"nobody closes round {k}: the fleet stands still")
+                raise CipherfleetError(
+                    f"no node closed round {k} within {patience(fleet):g} s: the fleet is stalled"
+                )
             memory.advance(memory.now + _LOOK_S)
         heard = memory.now
         yield np.array([seat.reported[k].estimate for seat in seats])
 
 
-def _reads(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
-    """What each reading of *member*'s sensor brings, from the one before round 0 on."""
+def _readings_of(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
+    """Return the samples of each reading of *member*'s sensor, starting before round 0."""
     sensor = member.sensor
     match sensor:
         case CsvSensor():
@@ -126,7 +132,8 @@ def _reads(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sampl
             device = open_sensor(sensor, fleet.folder, make_objective(fleet.file.objective).fields)
             return [_read(device.read) for _ in range(rounds + 2)]
     raise ConfigError(
-        f"the sensor of {member.id!r} is a live one: simulate a fleet with csv or synthetic sensors"
+        f"the sensor of {member.id!r} is a live sensor; simulate a fleet with csv or synthetic "
+        "sensors"
     )
 
 

@@ -1,6 +1,7 @@
-"""Graphs of a million nodes in seconds: edges as arrays, shape (m, 2), of places 0 .. n-1.
+"""Graphs of a million nodes in seconds: edges as arrays, shape (m, 2), of node numbers 0 .. n-1.
 
-The topologies of fleet.yaml are drawn edge by edge, which is right for fleets that exist.
+The provisioning package generates the topologies of fleet.yaml edge by edge; that is fast enough
+for real fleets, but not for these.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _TRIES = 1000
 
 
 def large_graph(topology: Topology, nodes: int) -> Edges:
-    """A connected graph of the kind that *topology* says; raises ConfigError where there is none.
+    """Generate a connected graph of the kind of *topology*. Raises ConfigError if there is none.
 
-    Rings and geometric graphs are those that a fleet of so many nodes would have.
+    Rings and geometric graphs equal those of a real fleet of this size.
     """
     seed = topology.seed or 0
     match topology.kind:
@@ -35,9 +36,9 @@ def large_graph(topology: Topology, nodes: int) -> Edges:
         case "geometric" if topology.neighbours is not None and _is_drawn(topology):
             edges = nearest(random_places(nodes, topology), topology.neighbours)
             return _connected(edges, nodes, f"with {topology.neighbours} neighbours each")
-    said = "names its nodes" if topology.kind in KINDS else f"is {topology.kind or 'a list'}"
+    description = "names its nodes" if topology.kind in KINDS else f"is {topology.kind or 'a list'}"
     raise ConfigError(
-        f"topology {said}, and cannot be spread to {nodes} nodes: take {', '.join(KINDS)}, "
+        f"topology {description} and cannot be enlarged to {nodes} nodes; use {', '.join(KINDS)}, "
         f"{ALTERNATIVE}"
     )
 
@@ -47,27 +48,27 @@ def _is_drawn(topology: Topology) -> bool:
 
 
 def random_regular(nodes: int, degree: int, seed: int) -> Edges:
-    """A random graph in which every node has *degree* neighbours."""
+    """Generate a random graph in which every node has *degree* neighbours."""
     if not 2 <= degree < nodes or nodes * degree % 2:
         raise ConfigError(
-            f"a regular graph of {nodes} nodes cannot have degree {degree}: take a degree from 2 "
-            f"to {nodes - 1}, even unless the number of nodes is"
+            f"a regular graph of {nodes} nodes cannot have degree {degree}; choose a degree from 2 "
+            f"to {nodes - 1}, even if the number of nodes is odd"
         )
-    chance, missing = np.random.default_rng(seed), nodes - 1 - degree
-    if missing < degree:  # near the complete graph: pair what is not there
-        absent = _codes(_paired(nodes, missing, chance), nodes)
+    rng, missing = np.random.default_rng(seed), nodes - 1 - degree
+    if missing < degree:  # almost complete: generate the missing edges instead
+        absent = _codes(_paired(nodes, missing, rng), nodes)
         edges = np.column_stack(np.triu_indices(nodes, 1))
         return edges[~np.isin(_codes(edges, nodes), absent)]
-    return _connected(_paired(nodes, degree, chance), nodes, f"of degree {degree}")
+    return _connected(_paired(nodes, degree, rng), nodes, f"of degree {degree}")
 
 
-def _paired(nodes: int, degree: int, chance: np.random.Generator) -> Edges:
-    """Stubs paired at random, then freed of loops and of pairs that stand twice.
+def _paired(nodes: int, degree: int, rng: np.random.Generator) -> Edges:
+    """Pair stubs at random, then remove loops and duplicate pairs.
 
-    There are about degree^2/4 of those, whatever the number of nodes. Each changes partners with a
-    random other pair where that makes two new edges.
+    There are about degree^2/4 of those, independent of the number of nodes. Each swaps an end with
+    a random other pair if that makes two new edges.
     """
-    pairs = chance.permutation(np.repeat(np.arange(nodes), degree)).reshape(-1, 2)
+    pairs = rng.permutation(np.repeat(np.arange(nodes), degree)).reshape(-1, 2)
     for _ in range(_TRIES):
         pairs.sort(axis=1)
         codes = _codes(pairs, nodes)
@@ -78,9 +79,9 @@ def _paired(nodes: int, degree: int, chance: np.random.Generator) -> Edges:
         if not len(unfit):
             return pairs
         for place in unfit:
-            _change_partners(pairs, place, chance, known, nodes)
+            _change_partners(pairs, place, rng, known, nodes)
     raise ConfigError(
-        f"no graph of {nodes} nodes with {degree} neighbours each was found: try more nodes or "
+        f"no graph of {nodes} nodes with {degree} neighbours each was found; try more nodes or "
         "another degree"
     )
 
@@ -88,12 +89,12 @@ def _paired(nodes: int, degree: int, chance: np.random.Generator) -> Edges:
 def _change_partners(
     pairs: Edges,
     place: np.intp,
-    chance: np.random.Generator,
+    rng: np.random.Generator,
     known: npt.NDArray[np.int64],
     nodes: int,
 ) -> None:
-    """Swap an end of the pair at *place* with one of a random other, if neither result is known."""
-    other, side = chance.integers(len(pairs)), chance.integers(2)
+    """Swap an end of the pair at *place* with a random other pair's, if both results are new."""
+    other, side = rng.integers(len(pairs)), rng.integers(2)
     (a, b), (c, d) = pairs[place], pairs[other, ::-1] if side else pairs[other]
     fresh = np.sort([[a, d], [c, b]], axis=1)
     codes = _codes(fresh, nodes)
@@ -104,7 +105,7 @@ def _change_partners(
 
 
 def nearest(places: npt.NDArray[np.float64], neighbours: int) -> Edges:
-    """Each of the *places*, shape (n, 2), linked to the *neighbours* nearest to it."""
+    """Link each of the *places*, shape (n, 2), to its nearest *neighbours*."""
     nodes = len(places)
     near = min(neighbours, nodes - 1)
     _, found = cKDTree(places).query(places, k=range(2, near + 2), workers=-1)
@@ -114,7 +115,7 @@ def nearest(places: npt.NDArray[np.float64], neighbours: int) -> Edges:
 
 
 def _codes(pairs: Edges, nodes: int) -> npt.NDArray[np.int64]:
-    """A number for every pair, shape (m,)."""
+    """Encode every pair as one number, shape (m,)."""
     return pairs[:, 0] * nodes + pairs[:, 1]
 
 
@@ -130,7 +131,8 @@ def _connected(edges: Edges, nodes: int, kind: str) -> Edges:
     )
     if parts > 1:
         raise ConfigError(
-            f"a graph of {nodes} nodes {kind} falls into {parts} parts: ask for more neighbours, "
+            f"a graph of {nodes} nodes {kind} has {parts} components, must have 1; use more "
+            "neighbours, "
             f"{ALTERNATIVE}"
         )
     return edges

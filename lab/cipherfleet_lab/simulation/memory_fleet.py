@@ -1,7 +1,7 @@
-"""A whole fleet in one process: the real agents over in-memory links with faults, on virtual time.
+"""A fleet of the real agents in one process, over in-memory links with faults, on virtual time.
 
-What happens is a function of the seed alone: nothing here is secret, and what is encrypted can be
-opened by whoever knows the seed. Whether anything is encrypted at all does not change an estimate.
+The run is a function of the seed. Nothing here is secret: the seed gives all keys. Encryption does
+not change the estimates.
 """
 
 from __future__ import annotations
@@ -51,49 +51,50 @@ from cipherfleet_node.settings.sections import Objective as ObjectiveSection
 
 from .plaintext_exchange import Clear
 
-START_OF_TAG = 8  # bytes of a key's fingerprint
-PARAMETERS = b"the same"  # that all nodes agree on
+START_OF_TAG = 8  # number of bytes of a key's fingerprint
+PARAMETERS = b"the same"  # a digest that is equal in all nodes
 
 
 def shared_secret(fleet: str, a: str, b: str) -> bytes:
-    """What *a* and *b* share in *fleet*; the same both ways, and secret to nobody."""
+    """Return the secret that *a* and *b* share in *fleet*.
+
+    It is symmetric, and not secret at all.
+    """
     return hashlib.sha256(f"{fleet} secret {sorted((a, b))}".encode()).digest()
 
 
 class SeededBlinding:
-    """Obfuscators from a seeded generator: right in form, secret to nobody."""
+    """A Blinding with obfuscators from a seeded generator: valid in form, not secret."""
 
     def __init__(self, own: PrivateKey, edges: Mapping[str, exchange.Edge], seed: str) -> None:
-        self._own, self._edges, self._chance = own, edges, random.Random(seed)
+        self._own, self._edges, self._rng = own, edges, random.Random(seed)
         self.taken: Counter[str] = Counter()
 
     def own(self) -> mpz:
-        """One for the node's own key."""
+        """Return an obfuscator for the node's own key."""
         self.taken["own"] += 1
-        s_p, s_q = (
-            mpz(self._chance.randrange(1, int(prime))) for prime in (self._own.p, self._own.q)
-        )
+        s_p, s_q = (mpz(self._rng.randrange(1, int(prime))) for prime in (self._own.p, self._own.q))
         return self._own.obfuscator(s_p, s_q)
 
     def towards(self, neighbour: str) -> mpz:
-        """One for *neighbour*'s key."""
+        """Return an obfuscator for *neighbour*'s key."""
         self.taken[neighbour] += 1
         key = self._edges[neighbour].key
-        return pow(mpz(self._chance.randrange(1, int(key.n))), key.n, key.n_squared)
+        return pow(mpz(self._rng.randrange(1, int(key.n))), key.n, key.n_squared)
 
 
 class NoTrace:
-    """Takes no time."""
+    """A Trace that measures nothing."""
 
     def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
-        """A context in which nothing is measured."""
+        """Return a context manager without effect."""
         del phase, round_number
         return nullcontext()
 
 
 @dataclass
 class Faults:
-    """What the links do to messages; probabilities per delivery."""
+    """Faults of the links; probabilities per delivery."""
 
     drop: float = 0.0
     duplicate: float = 0.0
@@ -102,12 +103,12 @@ class Faults:
 
 @dataclass
 class Seat:
-    """A node's place in the fleet: what survives when its agent dies."""
+    """The state of a node that survives when its agent dies, and its records."""
 
-    samples: Sequence[Sample]  # of the first reading after a start
-    later: Iterator[Sequence[Sample]] = field(default_factory=lambda: iter(()))  # of those to come
+    samples: Sequence[Sample]  # first reading after a start
+    later: Iterator[Sequence[Sample]] = field(default_factory=lambda: iter(()))  # later readings
     saved: State | None = None
-    previous: State | None = None  # the generation before
+    previous: State | None = None  # the previous generation
     agent: Agent | None = None
     blinding: SeededBlinding | None = None
     unread: Sequence[Sample] = ()
@@ -119,15 +120,15 @@ class Seat:
     switched: bool = False
     connected: bool = True
     epoch: int = 0
-    effects_left: int | None = None  # of the next event's effects, before the process dies
+    effects_left: int | None = None  # effects of the next event until the process dies
 
 
 @dataclass
 class MemoryFleet:
-    """Agents on a graph; `run` goes on until all have stopped.
+    """A fleet of agents on a graph; `run` ends when all agents have stopped.
 
-    *samples* are each node's first reading, *later* what it reads before each of the next rounds.
-    Without *keys* nothing is encrypted; the estimates are the same.
+    *samples* are each node's first reading, *later* its readings before the next rounds. Without
+    *keys* nothing is encrypted; the estimates are equal.
     """
 
     edges: Iterable[tuple[str, str]]
@@ -140,7 +141,9 @@ class MemoryFleet:
     tap: Callable[[str, str, Message], Message | None] | None = None  # sender, receiver, message
     sealed: bool = False
     leaves_open: bool = False
-    first_rounds: Mapping[str, int] = field(default_factory=dict)  # of newcomers
+    first_rounds: Mapping[str, int] = field(
+        default_factory=dict
+    )  # first round of nodes that join later
     later: Mapping[str, Sequence[Sequence[Sample]]] = field(default_factory=dict)
     keys: Mapping[str, PrivateKey] = field(default_factory=dict)
     name: str = "memory"
@@ -160,12 +163,15 @@ class MemoryFleet:
         self.rosters: dict[tuple[str, int, int], set[str]] = defaultdict(set)  # by attempt
         self._heap: list[tuple[float, int, str, int, Event]] = []
         self._order = itertools.count()
-        self._chance = random.Random(f"links {self.seed}")
+        self._rng = random.Random(f"links {self.seed}")
 
     # -- running --------------------------------------------------------------------------------
 
     def run(self, until_s: float = 10_000.0, events: int = 2_000_000) -> None:
-        """Start everybody and go on until all have stopped; fails when time or patience ends."""
+        """Start all agents and run until they have stopped.
+
+        AssertionError if a limit is reached.
+        """
         for name in self.seats:
             self.start(name)
         self.advance(until_s, events)
@@ -173,7 +179,7 @@ class MemoryFleet:
         assert not waiting, f"still running at {self.now:.1f} s: {waiting}"
 
     def advance(self, until_s: float, events: int = 2_000_000) -> None:
-        """Carry out what is due up to *until_s*."""
+        """Process all events up to virtual time *until_s*."""
         for _ in range(events):
             if all(seat.stopped for seat in self.seats.values()):
                 return
@@ -184,10 +190,10 @@ class MemoryFleet:
             seat = self.seats[name]
             if seat.agent is not None and epoch == seat.epoch:
                 self._deliver(name, event)
-        raise AssertionError("the fleet is busy without end")
+        raise AssertionError("the fleet did not finish within the limit of events")
 
     def start(self, name: str) -> None:
-        """A fresh process for *name*, with what it had saved."""
+        """Start a new process for *name*, with its saved state."""
         seat = self.seats[name]
         seat.epoch += 1
         seat.effects_left = None
@@ -245,34 +251,34 @@ class MemoryFleet:
         return Seal(self.name, name, rosters, secrets, self.leaves_open)
 
     def kill(self, name: str, *, last_will: bool = True) -> None:
-        """SIGKILL: the process is gone, the broker speaks its last will (unless it is gone too)."""
+        """Kill the process; with *last_will* the broker publishes its will."""
         seat = self.seats[name]
         seat.agent = None
         if last_will:
             self._publish(name, Presence(self.name, name, seat.epoch, "lost"))
 
     def kill_within(self, name: str, effects: int) -> None:
-        """SIGKILL once *effects* more effects are carried out: also between a save and a send."""
+        """Kill the process after *effects* more effects, possibly between a save and a send."""
         self.seats[name].effects_left = effects
 
     def lose_state(self, name: str) -> None:
-        """The dead node's disk is replaced; only the clock keeps its epochs rising."""
+        """Replace the dead node's disk; only the clock keeps its epochs increasing."""
         assert self.seats[name].agent is None
         self.seats[name].saved = self.seats[name].previous = None
 
     def damage_state(self, name: str) -> None:
-        """The dead node's latest generation does not pass its checksum."""
+        """Damage the dead node's latest generation, as if its checksum failed."""
         seat = self.seats[name]
         assert seat.agent is None
         seat.saved = after_damage(seat.previous) if seat.previous is not None else None
 
     def cut(self, name: str) -> None:
-        """The node loses its broker and knows it; its neighbours do not."""
+        """Disconnect the node from its broker; it notices, its neighbours do not."""
         self._deliver(name, Disconnected())
         self.seats[name].connected = False
 
     def connect(self, name: str) -> None:
-        """The node reaches its broker (again), which hands out what it retains."""
+        """Connect the node to its broker, which delivers its retained messages."""
         self.seats[name].connected = True
         self._deliver(name, Connected())
         for other in self.neighbours[name]:
@@ -280,21 +286,21 @@ class MemoryFleet:
                 self._post(other, name, self.presence[other], retained=True)
 
     def round_seed(self, name: str, k: int) -> bytes:
-        """As the daemons of a fleet of this name have it with this seed."""
+        """Return the seed that the daemons of a fleet of this name and seed use."""
         return simulated_seed(self.seed, self.name, name, k)
 
-    # -- what came of it ------------------------------------------------------------------------
+    # -- results --------------------------------------------------------------------------------
 
     def estimates(self) -> FloatVector:
-        """Shape (n, d), nodes in the order of their names."""
+        """Return the estimates, shape (n, d), nodes in the order of their names."""
         return np.array([seat.saved.estimate for seat in self.seats.values() if seat.saved])
 
     def silent(self) -> int:
-        """How many answers rounds were closed without."""
+        """Return the number of answers without which rounds were closed."""
         return sum(len(r.silent) for seat in self.seats.values() for r in seat.reported)
 
     def rejected(self) -> Counter[str]:
-        """How many messages were dropped, by reason."""
+        """Return the number of rejected messages, by reason."""
         return sum((seat.rejected for seat in self.seats.values()), Counter())
 
     # -- links ----------------------------------------------------------------------------------
@@ -306,7 +312,7 @@ class MemoryFleet:
             return
         timer = agent.timer()
         if isinstance(event, TimerFired) and (timer is None or timer > self.now):
-            return  # a timer that was moved since
+            return  # the timer has been moved since
         if isinstance(event, MessageReceived) and not seat.connected:
             return
         for effect in agent.handle(event, self.now):
@@ -317,7 +323,7 @@ class MemoryFleet:
                 seat.effects_left -= 1
             match effect:
                 case Save(state):
-                    # Through bytes, as on a disk: nothing that is not saved survives.
+                    # Encode to bytes, as on a disk: only saved data survives.
                     seat.previous = seat.saved
                     seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
                 case Publish(message):
@@ -362,14 +368,18 @@ class MemoryFleet:
             if tapped is None:
                 return
             message = tapped
-        faulty = not isinstance(message, Presence)  # the broker keeps and repeats those
-        if faulty and self._chance.random() < self.faults.drop:
+        faulty = not isinstance(
+            message, Presence
+        )  # the broker retains and repeats presence messages
+        if faulty and self._rng.random() < self.faults.drop:
             return
-        copies = 2 if faulty and self._chance.random() < self.faults.duplicate else 1
+        copies = 2 if faulty and self._rng.random() < self.faults.duplicate else 1
         for _ in range(copies):
-            delay = self._chance.uniform(*self.faults.delay_s)
+            delay = self._rng.uniform(*self.faults.delay_s)
             if isinstance(message, Presence) and message.state == "lost":
-                delay = self.faults.delay_s[1]  # a broker hands out the will after all the rest
+                delay = self.faults.delay_s[
+                    1
+                ]  # a broker publishes the will after all other messages
             self._push(self.now + delay, receiver, MessageReceived(message, retained))
 
     def _push(self, at: float, name: str, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""What is simulated: a fleet file as arrays, the same spread over more nodes, or a made-up one."""
+"""Scenarios: a fleet file as arrays, the same enlarged to more nodes, or a synthetic fleet."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .large_graphs import large_graph, random_regular
 
-MADE_UP_ROWS = 4  # readings of every node
+MADE_UP_ROWS = 4  # readings per node
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """All that the vector engine needs."""
+    """The input of the vector engine."""
 
     name: str
     links: Links
@@ -37,23 +37,22 @@ class Scenario:
     gradients: Gradients
     algorithm: Algorithm
     sealed: bool
-    optimum: Array | None  # (d,), where it is known
-    readings: str  # what they are, for people
-    names: Sequence[str] = ()  # of nodes that exist, whose own draws can be repeated
+    optimum: Array | None  # (d,), None if it is unknown
+    readings: str  # description of the readings
+    names: Sequence[str] = ()  # names of real nodes, whose random choices can be repeated
 
     @property
     def nodes(self) -> int:
-        """n."""
         return len(self.starts)
 
     @property
     def edges(self) -> int:
-        """Undirected ones."""
+        """The number of undirected edges."""
         return len(self.links.askers) // 2
 
 
-def of_fleet(fleet: Fleet) -> Scenario:
-    """The fleet of a file as it stands, all readings there from the first round."""
+def scenario_of_fleet(fleet: Fleet) -> Scenario:
+    """Return the fleet of a file unchanged, with all readings available from the first round."""
     objectives, readings = _objectives(fleet)
     return Scenario(
         fleet.file.fleet,
@@ -68,10 +67,10 @@ def of_fleet(fleet: Fleet) -> Scenario:
     )
 
 
-def spread(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
-    """*nodes* nodes: number i has the readings of the file's node i mod n.
+def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
+    """Enlarge the fleet to *nodes* nodes; number i has the readings of the file's node i mod n.
 
-    On a graph of the kind that the file has, or a random regular one of *degree*.
+    The graph is of the file's kind, or a random regular one of *degree*.
     """
     objectives, readings = _objectives(fleet)
     topology = fleet.file.topology
@@ -83,26 +82,26 @@ def spread(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
     own = len(objectives)
     place = np.arange(nodes) % own
     starts = np.array([objective.start() for objective in objectives])[place]
-    # Where not all are taken equally often the file's answer is not the optimum.
+    # If some nodes' readings are used more often, the file's answer is not the optimum.
     optimum = answer_of(fleet, objectives) if nodes % own == 0 else None
     return Scenario(
         fleet.file.fleet,
         Links.between(edges, nodes),
         starts,
-        _given_to(place, objectives, gradients_of(objectives, fleet.file.objective)),
+        _assign_gradients(place, objectives, gradients_of(objectives, fleet.file.objective)),
         fleet.file.algorithm,
         fleet.exchange == "sealed",
         optimum,
-        f"{readings} ones of {own} nodes, each set given to {nodes / own:.6g} nodes",
+        f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
     )
 
 
-def made_up(nodes: int, degree: int, dimension: int, seed: int) -> Scenario:
-    """Least squares on made-up readings, a random regular graph, sealed."""
-    chance = np.random.default_rng([seed, nodes])
-    phi = chance.uniform(-1.0, 1.0, (nodes, MADE_UP_ROWS, dimension))
+def make_synthetic(nodes: int, degree: int, dimension: int, seed: int) -> Scenario:
+    """Return a sealed fleet with least squares on synthetic readings and a random regular graph."""
+    rng = np.random.default_rng([seed, nodes])
+    phi = rng.uniform(-1.0, 1.0, (nodes, MADE_UP_ROWS, dimension))
     theta = np.arange(1.0, dimension + 1.0)
-    y = phi @ theta + 0.1 * chance.standard_normal((nodes, MADE_UP_ROWS))
+    y = phi @ theta + 0.1 * rng.standard_normal((nodes, MADE_UP_ROWS))
     hessians = np.matmul(phi.swapaxes(1, 2), phi) / MADE_UP_ROWS
     offsets = -np.einsum("nrd,nr->nd", phi, y) / MADE_UP_ROWS
     return Scenario(
@@ -121,14 +120,16 @@ def _objectives(fleet: Fleet) -> tuple[Sequence[Objective], str]:
     objectives, readings = objectives_to_simulate(fleet)
     if not objectives:
         raise ConfigError(
-            f"{fleet.file.fleet!r} has sensors that only running tells of, or whose readings its "
-            "objective refuses: simulate a fleet with csv or synthetic sensors"
+            f"{fleet.file.fleet!r} has live sensors, or readings that its objective rejects; "
+            "simulate a fleet with csv or synthetic sensors"
         )
     return objectives, readings
 
 
-def _given_to(place: Places, objectives: Sequence[Objective], gradients: Gradients) -> Gradients:
-    """The *gradients* of the *objectives*, node i with the one at place[i]."""
+def _assign_gradients(
+    place: Places, objectives: Sequence[Objective], gradients: Gradients
+) -> Gradients:
+    """Assign to node i the gradient of the objective at place[i]."""
     if isinstance(gradients, Linear):
         return Linear(gradients.hessians[place], gradients.offsets[place])
     return OneByOne([objectives[index] for index in place])

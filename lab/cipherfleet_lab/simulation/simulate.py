@@ -1,4 +1,4 @@
-"""`cipherfleet simulate`: a fleet's error and disagreement round by round, over several seeds."""
+"""`cipherfleet simulate`: error and disagreement of a fleet in every round, over several seeds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from . import engines
-from .scenario import Scenario, made_up, of_fleet, spread
+from .scenario import Scenario, make_synthetic, scenario_of_fleet, spread_fleet
 
 MADE_UP_NODES, MADE_UP_DEGREE, MADE_UP_DIMENSION, MADE_UP_ROUNDS = 1000, 6, 4, 10
 RESULT_FILE, PLOT_FILE = "simulation.json", "simulation.png"
@@ -32,19 +32,19 @@ SHOWN_ROUNDS = 10
 FIGURES = {"relative_error": "relative error", "disagreement": "disagreement"}
 
 Rounds = Iterator[Array]
-Run = Callable[[int], Rounds]  # of a seed
+Run = Callable[[int], Rounds]  # simulates one seed
 
 
 @dataclass
 class Stopwatch:
-    """Adds up the time of what runs under it."""
+    """Adds up the time of the blocks that it measures."""
 
     seconds: float = 0.0
-    cpu_seconds: float = 0.0  # of this process: others on the machine do not lengthen it much
+    cpu_seconds: float = 0.0  # of this process; other processes hardly change it
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count until the block ends."""
+        """Measure the time of the block."""
         began, cpu_began = time.perf_counter(), time.process_time()
         yield
         self.seconds += time.perf_counter() - began
@@ -52,8 +52,8 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line says."""
+class SimulationOptions:
+    """The options of the command line."""
 
     engine: Literal["core", "vector"] = "vector"
     seed: int = 1
@@ -65,8 +65,11 @@ class Options:
     out: Path | None = None
 
 
-def simulate(file: Path | None, options: Options, console: Console) -> dict[str, Any]:
-    """The object that `--json` prints; raises ConfigError for a file that is no such fleet."""
+def simulate(file: Path | None, options: SimulationOptions, console: Console) -> dict[str, Any]:
+    """Return the object that `--json` prints.
+
+    Raises ConfigError if the file cannot be simulated.
+    """
     began = time.monotonic()
     fleet = None if file is None else _load(file, options)
     scenario = _scenario(file, fleet, options)
@@ -98,52 +101,56 @@ def simulate(file: Path | None, options: Options, console: Console) -> dict[str,
     return result
 
 
-# -- what is run --------------------------------------------------------------------------------
+# -- scenarios and engines ----------------------------------------------------------------------
 
 
-def _load(file: Path, options: Options) -> Fleet:
+def _load(file: Path, options: SimulationOptions) -> Fleet:
     fleet = load_fleet(file, Overrides(rounds=options.rounds), endless=False)
-    if options.nodes is None or _is_spread(fleet, options):
+    if options.nodes is None or _is_enlarged(fleet, options):
         return fleet
     return load_fleet(file, Overrides(options.nodes, options.rounds), endless=False)
 
 
-def _is_spread(fleet: Fleet, options: Options) -> bool:
-    """Whether nodes are wanted that the file has not, or a graph that it does not describe."""
+def _is_enlarged(fleet: Fleet, options: SimulationOptions) -> bool:
+    """True if more nodes than the file's, or another graph, are requested."""
     return options.degree is not None or (options.nodes or 0) > len(fleet.members)
 
 
-def _scenario(file: Path | None, fleet: Fleet | None, options: Options) -> Scenario:
+def _scenario(file: Path | None, fleet: Fleet | None, options: SimulationOptions) -> Scenario:
     if fleet is None:
         nodes, degree = options.nodes or MADE_UP_NODES, options.degree or MADE_UP_DEGREE
-        return made_up(nodes, degree, MADE_UP_DIMENSION, seed=0)
+        return make_synthetic(nodes, degree, MADE_UP_DIMENSION, seed=0)
     try:
-        if _is_spread(fleet, options):
-            return spread(fleet, options.nodes or len(fleet.members), options.degree)
-        return of_fleet(fleet)
+        if _is_enlarged(fleet, options):
+            return spread_fleet(fleet, options.nodes or len(fleet.members), options.degree)
+        return scenario_of_fleet(fleet)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 
 def _engine(
-    fleet: Fleet | None, scenario: Scenario, rounds: int, options: Options, console: Console
+    fleet: Fleet | None,
+    scenario: Scenario,
+    rounds: int,
+    options: SimulationOptions,
+    console: Console,
 ) -> tuple[Run, dict[str, Any]]:
-    """What runs a seed, and what to say of it."""
+    """Return the function that runs a seed, and its description for the result."""
     if options.engine == "vector":
-        own = engines.repeats_draws(scenario, rounds)
+        own = engines.repeats_node_choices(scenario, rounds)
         how = {"encrypted": False, "draws": "the nodes' own" if own else "fast"}
-        return lambda seed: engines.vector(scenario, rounds, seed, own_draws=own), how
+        return lambda seed: engines.run_vector(scenario, rounds, seed, own_draws=own), how
     if fleet is None or not scenario.names:
         raise ConfigError(
-            "the core engine runs the nodes of a file as they stand: give FILE, no --degree, and "
-            "no more --nodes than it has, or take --engine vector"
+            "the core engine runs only the nodes of a file; give FILE, no --degree, and "
+            "at most the file's --nodes, or use --engine vector"
         )
     keys = None
     if options.encrypted:
         with console.status("keys") if console.is_terminal else _nothing():
-            keys = engines.keys_of(fleet, lambda _name: None)
+            keys = engines.make_fleet_keys(fleet, lambda _name: None)
     how = {"encrypted": options.encrypted, "draws": "the nodes' own"}
-    return lambda seed: engines.core(fleet, rounds, seed, keys), how
+    return lambda seed: engines.run_core(fleet, rounds, seed, keys), how
 
 
 @contextmanager
@@ -157,7 +164,7 @@ def _nothing() -> Iterator[None]:
 def _measured(
     run: Run, scenario: Scenario, rounds: int, seeds: Sequence[int], console: Console
 ) -> tuple[dict[str, Array], Stopwatch]:
-    """Relative error and disagreement, each of shape (seeds, rounds), and what all rounds took."""
+    """Return relative error and disagreement, (seeds, rounds), and the time of all rounds."""
     figures = {name: np.full((len(seeds), rounds), np.nan) for name in FIGURES}
     columns = (TextColumn("round {task.completed}/{task.total}"), BarColumn(), TimeElapsedColumn())
     taken = Stopwatch()
@@ -176,7 +183,7 @@ def _measured(
 
 
 def _band(values: Array) -> dict[str, list[float | None]] | None:
-    """By round: the mean over seeds, the least and the greatest; None where nothing is known."""
+    """Return mean, minimum and maximum over seeds per round; None if all values are unknown."""
     if np.isnan(values).all():
         return None
     bands = {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
@@ -187,12 +194,12 @@ def _defined(figure: float) -> float | None:
     return float(figure) if math.isfinite(figure) else None
 
 
-# -- for people ---------------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """The table that people read."""
-    secret = "encrypted" if result["encrypted"] else "in clear"
+    """Print the result as a table."""
+    secret = "encrypted" if result["encrypted"] else "plaintext"
     table = Table(
         title=f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
         f"{result['exchange']}, {result['engine']} engine, {secret}"
@@ -217,7 +224,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def _shown_rounds(rounds: int) -> list[int]:
-    """The first, the last, and some between, ever farther apart."""
+    """Return the first and the last round, and some in between on a logarithmic scale."""
     return sorted({round(k) - 1 for k in np.geomspace(1, rounds, min(rounds, SHOWN_ROUNDS))})
 
 
@@ -237,7 +244,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
 
 
 def _plot(result: dict[str, Any], file: Path) -> None:
-    from matplotlib.figure import Figure  # 0.4 s that --help must not wait for
+    from matplotlib.figure import Figure  # takes 0.4 s, which --help must not wait for
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -245,7 +252,7 @@ def _plot(result: dict[str, Any], file: Path) -> None:
     for place, (name, label) in enumerate(FIGURES.items()):
         if result[name] is None:
             continue
-        # A logarithm shows no zero: nodes that agree to the last bit leave a gap.
+        # A logarithmic axis has no zero: rounds in which all nodes agree exactly leave a gap.
         mean, low, high = (
             np.array([entry or np.nan for entry in result[name][part]], dtype=np.float64)
             for part in ("mean", "low", "high")

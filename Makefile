@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries interrupts device boards fuzz schema lock latest pythons
+.PHONY: setup check test hil bench kernels slowed forgeries interrupts device boards fuzz schema lock latest pythons figures-of-code
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -11,6 +11,9 @@ $(BIN)/pytest: pyproject.toml constraints.txt
 	$(BIN)/pip install -q --require-hashes -r locked/dev.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+figures-of-code: setup
+	$(BIN)/python -m tests.tools.code_figures
 
 pythons: setup
 	$(BIN)/python -m tests.tools.python_versions

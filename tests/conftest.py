@@ -18,26 +18,25 @@ settings.register_profile("here", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
 # scipy's many small products are not worth threads, which a busy machine makes wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-FLEETS = "fleets"
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Group the tests for pytest-xdist: real fleets run one after another, all else by file.
+    """Group the tests for pytest-xdist: fleets one after another, all else by file.
 
-    A real fleet uses every core, so two at once only make each other late.
+    A real fleet uses every core, so more of them at once only make each other late. Those in
+    containers are a group of their own, which needs the engine and the image.
     """
-    group = FLEETS if _starts_a_fleet(item) else item.path.name
-    item.add_marker(pytest.mark.xdist_group(group))
+    item.add_marker(pytest.mark.xdist_group(_slow_group(item) or item.nodeid.split("::")[0]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the fleets first, because theirs is the longest group."""
-    items.sort(key=lambda item: not _starts_a_fleet(item))
+    """Put the longest groups first."""
+    items.sort(key=lambda item: (_slow_group(item) is None, _slow_group(item) or ""))
 
 
-def _starts_a_fleet(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in ("fleet", "docker"))
+def _slow_group(item: pytest.Item) -> str | None:
+    return next((name for name in ("docker", "fleet") if item.get_closest_marker(name)), None)
 
 
 @pytest.fixture(scope="session")

@@ -16,15 +16,15 @@ from cipherfleet_analysis.privacy.averaging import (
     HALF_WEIGHT_SPREAD,
     Law,
     averaging_error,
+    best_estimator_error,
     rounding_noise,
     rounds_to_pin_gradient,
     rounds_to_pin_state,
-    sharpest_error,
 )
 from cipherfleet_node.core.exchange import UNIT, dither, half_weight, metropolis
 from cipherfleet_node.core.optimiser import draw_stepsizes, mean_stepsize
 from cipherfleet_node.core.quantiser import quantise
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
 
 Array = npt.NDArray[np.float64]
@@ -36,8 +36,8 @@ def root_mean_square(errors: Array) -> float:
     return math.sqrt(float(np.mean(errors**2)))
 
 
-def seeded(number: int) -> Draws:
-    return Draws(number.to_bytes(32, "big"))
+def seeded(number: int) -> RoundRandomness:
+    return RoundRandomness(number.to_bytes(32, "big"))
 
 
 # -- telescoping: all neighbours of a node ------------------------------------------------------
@@ -131,7 +131,7 @@ def test_the_sharpest_attack_is_as_good_as_its_formula(
     stepsize = Stepsize(initial=1.0, decay=0.0, spread=spread, law=law)
     seen = np.array([draw_stepsizes(stepsize, 0, TRIALS, seeded(k)) for k in range(rounds)])
     error = root_mean_square(BEST[law](seen, spread) - 1)
-    assert error == pytest.approx(sharpest_error(spread, rounds, law), rel=0.04)
+    assert error == pytest.approx(best_estimator_error(spread, rounds, law), rel=0.04)
     if rounds > 2:
         assert error < root_mean_square(seen.mean(axis=0) - 1)
 
@@ -149,7 +149,10 @@ def steps_of_a_moving_fleet(chance: np.random.Generator, rounds: int) -> tuple[A
         a = chance.uniform(0.5, 1, (2, n)).prod(axis=0)[:, None] / 3  # of the edge i, i + 1
         flow = a * (np.roll(x, -1, axis=0) - x)
         gradient = np.einsum("nij,nj->ni", hessian, x) - pull
-        step = draw_stepsizes(stepsize, k, n * d, Draws(chance.bytes(32))).reshape(n, d) * gradient
+        step = (
+            draw_stepsizes(stepsize, k, n * d, RoundRandomness(chance.bytes(32))).reshape(n, d)
+            * gradient
+        )
         if k >= 200:
             seen.append(step / mean_stepsize(stepsize, k))
         x = x + flow - np.roll(flow, 1, axis=0) - step
@@ -168,7 +171,7 @@ def test_in_a_fleet_that_moves_the_sharp_attack_comes_to_rest() -> None:
         sharp.append(np.abs(best_uniform(seen, 1.0) / size - 1))
     error = float(np.median(np.concatenate(averaged)))
     assert 0.5 < error / (0.67 * averaging_error(1.0, rounds)) < 2.5
-    assert float(np.median(np.concatenate(sharp))) > 3 * sharpest_error(1.0, rounds)
+    assert float(np.median(np.concatenate(sharp))) > 3 * best_estimator_error(1.0, rounds)
 
 
 # -- the half weight: one neighbour -------------------------------------------------------------
@@ -180,16 +183,16 @@ def test_one_neighbour_pins_a_difference_as_the_formulas_say(rounds: int) -> Non
     trials, difference = 3_000, 1_000_003
     slots = np.empty((rounds, trials))
     for number in range(rounds * trials):
-        draws = seeded(number)
-        weight = half_weight(draws, "i")
-        (noise,) = dither(draws, "i", weight, 1)
+        randomness = seeded(number)
+        weight = half_weight(randomness, "i")
+        (noise,) = dither(randomness, "i", weight, 1)
         slots[number % rounds, number // rounds] = (weight * difference + noise) / 2**12
     seen = slots / 0.75 / difference
     tolerance = 0.06  # fewer trials than above
     averaged = averaging_error(HALF_WEIGHT_SPREAD, rounds)
     assert root_mean_square(seen.mean(axis=0) - 1) == pytest.approx(averaged, rel=tolerance)
     if rounds > 1:
-        sharp = sharpest_error(HALF_WEIGHT_SPREAD, rounds)
+        sharp = best_estimator_error(HALF_WEIGHT_SPREAD, rounds)
         best = best_uniform(seen, HALF_WEIGHT_SPREAD)
         assert root_mean_square(best - 1) == pytest.approx(sharp, rel=tolerance)
     assert averaging_error(HALF_WEIGHT_SPREAD, 1) == pytest.approx(0.192, abs=5e-4)
@@ -202,9 +205,9 @@ def test_two_neighbours_triangulate_an_estimate() -> None:
         q_i, q_j, q_m = chance.integers(-(2**24), 2**24, (3, 3))
         seen = []
         for name, near in (("j", q_j), ("m", q_m)):
-            draws = seeded(trial)
-            weight = half_weight(draws, name)
-            noise = dither(draws, name, weight, 3)
+            randomness = seeded(trial)
+            weight = half_weight(randomness, name)
+            noise = dither(randomness, name, weight, 3)
             seen.append((weight * (q_i - near) + noise).astype(float))
         # q_j + D_j s = q_m + D_m t, three equations for s = 1/H_ij and t = 1/H_im
         system = np.column_stack([seen[0], -seen[1]])
@@ -234,18 +237,18 @@ def test_the_only_neighbour_of_a_leaf_learns_its_value_from_plain_averaging() ->
     exact: dict[str, float] = {node: float(value) for node, value in state.items()}
     factor = metropolis(1, 2) * UNIT
     for k in range(150):
-        draws = {node: seeded(1000 * k + place) for place, node in enumerate(state)}
+        randomness = {node: seeded(1000 * k + place) for place, node in enumerate(state)}
         coupling = dict.fromkeys(state, 0.0)
         for i, j in [*links, *((b, a) for a, b in links)]:  # i asks, j answers
-            weight, own = half_weight(draws[j], i), half_weight(draws[i], j)
-            (noise,) = dither(draws[j], i, weight, 1)
+            weight, own = half_weight(randomness[j], i), half_weight(randomness[i], j)
+            (noise,) = dither(randomness[j], i, weight, 1)
             answer = weight * (state[j] - state[i]) + noise
             coupling[i] += own * answer * factor
             if (i, j) == ("b", "a"):
                 flowed -= own * answer * factor  # as a's own term, but for the two dithers
         for node in state:
             exact[node] += coupling[node]
-            (state[node],) = quantise(np.array([exact[node]]), 1.0, draws[node])
+            (state[node],) = quantise(np.array([exact[node]]), 1.0, randomness[node])
     assert abs(state["a"] - state["b"]) < 20, "they agree"
     assert state["b"] - flowed == pytest.approx(start["a"], abs=50)
     assert abs(state["b"] - start["a"]) > 10**6, "which the answer alone does not tell"
@@ -275,7 +278,7 @@ def test_blind_separation_tells_the_terms_of_a_sealed_sum_apart() -> None:
             w -= sum((w @ other) * other for other in found)
             w /= np.linalg.norm(w)
         found.append(w)
-    told = []
+    lines = []
     for w in found:
         source = white @ w
         direction = (source[:, None] * (seen - seen.mean(axis=0))).mean(axis=0)
@@ -283,8 +286,8 @@ def test_blind_separation_tells_the_terms_of_a_sealed_sum_apart() -> None:
         off = [min(np.linalg.norm(sign * direction - d) for sign in (1, -1)) for d in differences]
         nearest = int(np.argmin(off))
         assert off[nearest] < 0.1 * np.linalg.norm(differences[nearest])
-        told.append(nearest)
-    assert sorted(told) == [0, 1, 2], "each of the three, in an order that means nothing"
+        lines.append(nearest)
+    assert sorted(lines) == [0, 1, 2], "each of the three, in an order that means nothing"
 
 
 # -- rounds -------------------------------------------------------------------------------------
@@ -312,7 +315,7 @@ def test_the_rounds_named_are_the_first_that_suffice(spread: float, error: float
     noise = rounding_noise(algorithm, 199)
 
     def best(n: int) -> float:
-        return min(averaging_error(spread, n, noise), sharpest_error(spread, n, law))
+        return min(averaging_error(spread, n, noise), best_estimator_error(spread, n, law))
 
     assert best(rounds) <= error
     assert rounds == 1 or best(rounds - 1) > error
@@ -322,8 +325,8 @@ def test_the_rounds_named_are_the_first_that_suffice(spread: float, error: float
 def test_the_sharpest_attack_on_the_uniform_law_is_never_worse_than_averaging(
     spread: float, rounds: int
 ) -> None:
-    assert sharpest_error(spread, rounds) <= averaging_error(spread, rounds) * (1 + 1e-12)
-    assert sharpest_error(spread, rounds + 1) < sharpest_error(spread, rounds)
+    assert best_estimator_error(spread, rounds) <= averaging_error(spread, rounds) * (1 + 1e-12)
+    assert best_estimator_error(spread, rounds + 1) < best_estimator_error(spread, rounds)
 
 
 def test_spread_zero_needs_one_round_and_a_coarse_resolution_more() -> None:

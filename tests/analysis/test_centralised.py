@@ -12,12 +12,12 @@ import pytest
 
 from cipherfleet_analysis.centralised import (
     centralised_answer,
-    objectives_in_sight,
     range_of_starts,
+    recorded_objectives,
     steepest,
 )
 from cipherfleet_node.core.objective import Mean, Regression
-from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from tests.support.paths import ROOT
 
@@ -73,9 +73,9 @@ def answer_of(fleet: Fleet) -> Rows:
 
 def gradient_at(fleet: Fleet, x: Rows) -> float:
     """The size of the gradient of F at *x*."""
-    objectives = objectives_in_sight(fleet) or []
-    draws = Draws(bytes(SEED_BYTES))
-    return float(np.linalg.norm(np.mean([o.gradient(x, draws) for o in objectives], axis=0)))
+    objectives = recorded_objectives(fleet) or []
+    randomness = RoundRandomness(bytes(SEED_BYTES))
+    return float(np.linalg.norm(np.mean([o.gradient(x, randomness) for o in objectives], axis=0)))
 
 
 def test_the_intel_lab_answer_is_that_of_least_squares_over_all_motes() -> None:
@@ -169,7 +169,7 @@ def test_nothing_is_said_of_live_sensors(tmp_path: Path) -> None:
         text.replace('{kind: csv, path: readings.csv, where: {room: "{n}"}}', sensor)
     )
     fleet = load_fleet(tmp_path / "fleet.yaml")
-    assert objectives_in_sight(fleet) is None
+    assert recorded_objectives(fleet) is None
     assert centralised_answer(fleet) is None
     assert steepest(fleet) is None
     assert range_of_starts(fleet) == 1.0
@@ -198,5 +198,5 @@ def test_the_steepest_node_is_the_one_with_the_greatest_curvature(tmp_path: Path
     node, curvature = steepest(fleet) or ("nobody", 0.0)
     assert node == "m3"
     assert curvature == pytest.approx(9.0)
-    kinds = {type(objective) for objective in objectives_in_sight(fleet) or []}
+    kinds = {type(objective) for objective in recorded_objectives(fleet) or []}
     assert kinds <= {Mean, Regression}

@@ -30,7 +30,7 @@ from cipherfleet_analysis.convergence import (
 )
 from cipherfleet_node.core.exchange import half_weight
 from cipherfleet_node.core.quantiser import START_NOISE
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
@@ -125,7 +125,11 @@ class Averaging:
 def test_half_weights_are_those_that_the_exchange_draws() -> None:
     """Fixed seeds: deterministic."""
     weights = np.array(
-        [half_weight(Draws(bytes([i] * 32)), f"n{j}") for i in range(64) for j in range(64)]
+        [
+            half_weight(RoundRandomness(bytes([i] * 32)), f"n{j}")
+            for i in range(64)
+            for j in range(64)
+        ]
     )
     h = weights / 4096
     assert np.all(weights % 2 == 1)
@@ -321,7 +325,7 @@ def test_a_fine_resolution_costs_no_rounds() -> None:
 
 def test_an_accuracy_below_the_noise_is_refused_with_a_resolution_that_would_do() -> None:
     graph = graph_of("ring", 5)
-    with pytest.raises(AccuracyError, match=r"2\^-\d+ would do$") as caught:
+    with pytest.raises(AccuracyError, match=r"2\^-\d+ is fine enough$") as caught:
         rounds_to_consensus(graph, 1e-4, 1.0, resolution=1e-3, sealed=False)
     power = int(str(caught.value).split("2^")[1].split()[0])
     assert rounds_to_consensus(graph, 1e-4, 1.0, 2.0**power, sealed=False).rounds > 1

@@ -1,4 +1,4 @@
-"""The forecast against what it foretells: the reference, the wire, the eigenvalues, real states."""
+"""The forecast against what it predicts: the reference, the wire, the eigenvalues, real states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cipherfleet_analysis import forecast as forecasting
-from cipherfleet_analysis.centralised import common_answer, objectives_in_sight
+from cipherfleet_analysis.centralised import common_answer, recorded_objectives
 from cipherfleet_analysis.convergence import spectral_gap
 from cipherfleet_analysis.cost.board_card import (
     PROFILES,
@@ -21,7 +21,7 @@ from cipherfleet_analysis.cost.board_card import (
     read_calibration,
     write_calibration,
 )
-from cipherfleet_analysis.cost.round_time import predict, work_of
+from cipherfleet_analysis.cost.round_time import compute_work, predict
 from cipherfleet_analysis.cost.traffic import traffic
 from cipherfleet_analysis.forecast import Forecast, forecast, mixing
 from cipherfleet_analysis.simulation import (
@@ -38,12 +38,12 @@ from cipherfleet_deploy.check.check import check_fleet
 from cipherfleet_hil.measuring import calibrate
 from cipherfleet_hil.measuring.calibrate import measure_powers
 from cipherfleet_lab.reference import iterate
-from cipherfleet_lab.simulation.node_draws import NodeDraws
+from cipherfleet_lab.simulation.node_draws import NodeRandomness
 from cipherfleet_node.core import exchange, wire
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.optimiser import draw_stepsizes
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
@@ -76,7 +76,7 @@ def fleet_of(folder: Path, text: str = FLEET) -> Fleet:
     return load_fleet(file)
 
 
-def foretold(folder: Path, text: str = FLEET) -> Forecast:
+def predict_rounds(folder: Path, text: str = FLEET) -> Forecast:
     return forecast(fleet_of(folder, text))
 
 
@@ -117,7 +117,9 @@ def test_the_simulation_equals_the_reference_for_the_same_draws(
         objectives[name].absorb(samples)
     expected = iterate(
         edges, objectives, algorithm, RESOLUTION, fleet.round_seed, 30,
-        lambda j, i, k, weight: exchange.dither(Draws(fleet.round_seed(j, k)), i, weight, D),
+        lambda j, i, k, weight: exchange.dither(
+            RoundRandomness(fleet.round_seed(j, k)), i, weight, D
+        ),
         sealed=sealed,
     )[1:]  # fmt: skip
     graph = Graph(tuple(names), tuple(edges))
@@ -125,7 +127,7 @@ def test_the_simulation_equals_the_reference_for_the_same_draws(
     starts = np.array([objective.start() for objective in in_order])
     gradients = gradients_of(in_order, OBJECTIVES[kind])
     links = Links.of(graph)
-    chance = NodeDraws(fleet.round_seed, names, links)
+    chance = NodeRandomness(fleet.round_seed, names, links)
     first = first_estimates(starts, algorithm, chance)
     rounds = islice(run(links, first, gradients, algorithm, chance, sealed=sealed), 30)
     got = np.array([each.estimates for each in rounds])
@@ -139,7 +141,7 @@ def test_the_simulation_equals_the_reference_for_the_same_draws(
 def test_generated_steps_have_the_moments_of_the_nodes_own(law: str) -> None:
     stepsize = msgspec.convert({"initial": 1.0, "decay": 0.0, "spread": 0.6, "law": law}, Stepsize)
     generated = Generated(1).steps(0, stepsize, (200, 200)).ravel()
-    own = draw_stepsizes(stepsize, 0, 40_000, Draws(bytes(32)))
+    own = draw_stepsizes(stepsize, 0, 40_000, RoundRandomness(bytes(32)))
     # Five deviations of the difference of two means of 40,000 draws of deviation 0.35; fixed seeds.
     assert abs(generated.mean() - own.mean()) < 5 * 0.35 * math.sqrt(2 / 40_000)
     assert generated.std() == pytest.approx(own.std(), rel=0.05)
@@ -149,7 +151,7 @@ def test_generated_half_weights_and_dither_are_those_of_the_exchange() -> None:
     """Fixed seed: deterministic."""
     chance = Generated(1)
     weights = chance.half_weights(0, 20_000)
-    own = {exchange.half_weight(Draws(k.to_bytes(32)), "n") for k in range(20_000)}
+    own = {exchange.half_weight(RoundRandomness(k.to_bytes(32)), "n") for k in range(20_000)}
     assert set(weights.astype(int)) == own
     e = chance.dither(0, slice(0, 20_000), np.full(20_000, 2049.0), 1)
     assert (e.min(), e.max()) == (-1024.0, 1024.0)
@@ -254,24 +256,24 @@ def test_enough_steps_of_lanczos_find_the_gap(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_slots_are_those_of_the_exchange(tmp_path: Path) -> None:
     pairwise = FLEET.replace("objective:", "crypto: {exchange: pairwise}\nobjective:")
-    sealed, other = foretold(tmp_path).room, foretold(tmp_path, pairwise).room
+    sealed, other = predict_rounds(tmp_path).room, predict_rounds(tmp_path, pairwise).room
     assert (sealed.slot_bits, sealed.slots, sealed.ciphertexts) == (51, 40, 1)
     assert (other.slot_bits, other.slots, other.ciphertexts) == (63, 32, 1)
 
 
 def test_the_first_step_sets_the_bits_in_use(tmp_path: Path) -> None:
     """A mean of 1 from 0 by steps of up to 0.5 (1 + spread 1): 1, which is 2^24 resolutions."""
-    assert foretold(tmp_path).room.start_bits == 24.0
-    finer = foretold(tmp_path, FLEET.replace("rounds: 40,", "rounds: 40, resolution: 2^-28,"))
+    assert predict_rounds(tmp_path).room.start_bits == 24.0
+    finer = predict_rounds(tmp_path, FLEET.replace("rounds: 40,", "rounds: 40, resolution: 2^-28,"))
     assert finer.room.start_bits == 28.0
 
 
 def test_a_run_that_diverges_is_foreseen(tmp_path: Path) -> None:
     wild = FLEET.replace("initial: 0.5", "initial: 50, decay: 0").replace("mean: 1", "mean: 0.001")
-    expected = foretold(tmp_path, wild).expected
+    expected = predict_rounds(tmp_path, wild).expected
     assert expected is not None
     assert not expected.stays_in_range
-    calm = foretold(tmp_path).expected
+    calm = predict_rounds(tmp_path).expected
     assert calm is not None
     assert calm.stays_in_range
     assert calm.relative_error is not None
@@ -282,11 +284,11 @@ def test_a_run_that_diverges_is_foreseen(tmp_path: Path) -> None:
 def test_the_error_of_real_readings_is_near_that_of_the_reference(name: str) -> None:
     """Another seed, the same law: the error over all nodes differs by less than a third."""
     fleet = load_fleet(EXAMPLES / name / "fleet.yaml")
-    told = forecast(fleet).expected
-    assert told is not None
-    assert (told.readings, told.rounds) == ("recorded", fleet.file.algorithm.rounds)
-    objectives = dict(zip(fleet.graph.ids, objectives_in_sight(fleet) or (), strict=True))
-    rounds = told.rounds
+    result = forecast(fleet).expected
+    assert result is not None
+    assert (result.readings, result.rounds) == ("recorded", fleet.file.algorithm.rounds)
+    objectives = dict(zip(fleet.graph.ids, recorded_objectives(fleet) or (), strict=True))
+    rounds = result.rounds
     estimates = iterate(
         fleet.graph.edges, objectives, fleet.file.algorithm, RESOLUTION,
         lambda node, k: f"{node} {k}".encode().ljust(32), rounds, sealed=True,
@@ -296,19 +298,19 @@ def test_the_error_of_real_readings_is_near_that_of_the_reference(name: str) -> 
     distances = np.linalg.norm(estimates - answer, axis=1)
     error = math.sqrt(float(np.mean(distances**2))) / float(np.linalg.norm(answer))
     if name == "average":  # below the accuracy asked for, and mostly chance
-        assert told.relative_error is not None
-        assert max(told.relative_error, error) < 1e-4
+        assert result.relative_error is not None
+        assert max(result.relative_error, error) < 1e-4
     else:
-        assert told.relative_error == pytest.approx(error, rel=1 / 3)
+        assert result.relative_error == pytest.approx(error, rel=1 / 3)
 
 
 def test_live_sensors_are_not_simulated(tmp_path: Path) -> None:
     live = FLEET.replace(
         "{kind: synthetic, fields: {t: {mean: 1}}}", "{kind: thermal, zone: cpu-thermal, field: t}"
     )
-    told = foretold(tmp_path, live)
-    assert told.expected is None
-    assert told.room.start_bits is None
+    result = predict_rounds(tmp_path, live)
+    assert result.expected is None
+    assert result.room.start_bits is None
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_live_sensors_are_not_simulated(tmp_path: Path) -> None:
 def test_made_up_readings_that_nobody_can_use_are_not_simulated(
     changed: str, tmp_path: Path
 ) -> None:
-    assert foretold(tmp_path, changed).expected is None
+    assert predict_rounds(tmp_path, changed).expected is None
 
 
 def test_estimates_that_are_no_numbers_any_more_are_out_of_range() -> None:
@@ -336,24 +338,24 @@ def test_estimates_that_are_no_numbers_any_more_are_out_of_range() -> None:
             del k, chance
             return np.full_like(x, np.nan)
 
-    told = simulate(
+    result = simulate(
         graph("ring", 4), np.ones((4, 1)), Nowhere(), Algorithm(rounds=3), 3, Generated(1),
         sealed=True,
     )  # fmt: skip
-    assert told.largest == math.inf
+    assert result.largest == math.inf
 
 
 def test_a_long_run_is_shortened_and_says_so(tmp_path: Path) -> None:
-    expected = foretold(tmp_path, FLEET.replace("rounds: 40", "rounds: 1000000")).expected
+    expected = predict_rounds(tmp_path, FLEET.replace("rounds: 40", "rounds: 1000000")).expected
     assert expected is not None
     assert (expected.rounds, expected.of) == (forecasting.MOST_ROUNDS, 1_000_000)
     endless = FLEET.replace("rounds: 40", "period_s: 60")
-    told = foretold(tmp_path, endless)
-    assert told.expected is not None
-    assert told.expected.of is None
-    assert told.per_run is None
-    assert told.per_day is not None
-    assert told.per_day["node"] == 1440 * told.traffic.per_node
+    result = predict_rounds(tmp_path, endless)
+    assert result.expected is not None
+    assert result.expected.of is None
+    assert result.per_run is None
+    assert result.per_day is not None
+    assert result.per_day["node"] == 1440 * result.traffic.per_node
 
 
 # -- the time of a round ------------------------------------------------------------------------
@@ -369,21 +371,21 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
-        (b"{", "is no calibration card"),
-        (b"\xff\xfe", "is no calibration card"),
-        (b"[" * 100_000, "is no calibration card"),
+        (b"{", "is not a calibration card"),
+        (b"\xff\xfe", "is not a calibration card"),
+        (b"[" * 100_000, "is not a calibration card"),
         (b'{"version": 1}', "missing required field"),
         (b'{"version": 2}', "version"),
         (None, "cannot be read"),
     ],
 )
-def test_what_is_no_card_is_named(data: bytes | None, told: str, tmp_path: Path) -> None:
+def test_what_is_no_card_is_named(data: bytes | None, expected: str, tmp_path: Path) -> None:
     file = tmp_path / "card.json"
     if data is not None:
         file.write_bytes(data)
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=expected) as caught:
         read_calibration(file)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -429,11 +431,11 @@ def test_the_work_of_a_round_is_counted(tmp_path: Path) -> None:
     powers = {"powmod_ms": 1e5, "table_ms": 100.0, "own_ms": 10.0, "decrypt_ms": 1.0}
     costs = card(powers={"2048": msgspec.convert({**powers, "product_ms": 0.0},
                                                  type(PROFILES["host"].at(2048)))})  # fmt: skip
-    work = work_of(2, fleet, costs)
+    work = compute_work(2, fleet, costs)
     assert work.ahead == 10.0 + 2 * 100.0
     assert work.crypto == 1.0
     assert work.rest == costs.round_ms + 2 * costs.neighbour_ms
-    assert work_of(2, fleet, costs, tables=False).ahead == 10.0 + 2 * 1e5
+    assert compute_work(2, fleet, costs, tables=False).ahead == 10.0 + 2 * 1e5
 
 
 def test_pools_that_fall_behind_set_the_pace(tmp_path: Path) -> None:
@@ -441,9 +443,9 @@ def test_pools_that_fall_behind_set_the_pace(tmp_path: Path) -> None:
     quick, slow = card(), card(powers={"2048": msgspec.structs.replace(
         PROFILES["host"].at(2048), table_ms=500.0)})  # fmt: skip
     assert predict(fleet, quick).pools_keep_up
-    told = predict(fleet, slow)
-    assert not told.pools_keep_up
-    assert 500.0 < told.apart_ms < 1000.0  # 1000 ms of obfuscators, made by two threads
+    result = predict(fleet, slow)
+    assert not result.pools_keep_up
+    assert 500.0 < result.apart_ms < 1000.0  # 1000 ms of obfuscators, made by two threads
     patient = fleet_of(tmp_path, FLEET.replace("rounds: 40", "period_s: 5"))
     assert predict(patient, slow).apart_ms == 5000.0
     assert predict(patient, slow).pools_keep_up
@@ -501,9 +503,9 @@ def test_the_slowest_neighbour_is_waited_for(tmp_path: Path) -> None:
 def test_a_card_of_ones_own_is_told_as_measured(tmp_path: Path) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     write_calibration(tmp_path / "card.json", card(kind="measured", board="bench 1"))
-    told = check_fleet(tmp_path / "fleet.yaml", calibration=tmp_path / "card.json")
-    assert told["forecast"]["round_time"]["kind"] == "measured"
-    assert told["forecast"]["round_time"]["board"] == "bench 1"
+    result = check_fleet(tmp_path / "fleet.yaml", calibration=tmp_path / "card.json")
+    assert result["forecast"]["round_time"]["kind"] == "measured"
+    assert result["forecast"]["round_time"]["board"] == "bench 1"
     assert check_fleet(tmp_path / "fleet.yaml")["forecast"]["round_time"] is None
     with pytest.raises(ConfigError, match="both given"):
         check_fleet(tmp_path / "fleet.yaml", "pi-4", tmp_path / "card.json")
@@ -520,9 +522,9 @@ def test_this_machine_writes_its_own_card(tmp_path: Path, monkeypatch: pytest.Mo
     assert (own.kind, own.board) == ("measured", "bench 1")
     assert min(own.save_ms, own.round_trip_ms, own.broker_ms) > 0
     assert own.round_ms + own.neighbour_ms > 0
-    told = predict(fleet_of(tmp_path), own)
-    assert told.kind == "measured"
-    assert told.together_ms >= told.apart_ms > own.round_trip_ms
+    result = predict(fleet_of(tmp_path), own)
+    assert result.kind == "measured"
+    assert result.together_ms >= result.apart_ms > own.round_trip_ms
 
 
 @pytest.mark.fleet
@@ -530,6 +532,6 @@ def test_a_fleet_that_does_not_finish_is_no_calibration(monkeypatch: pytest.Monk
     monkeypatch.setattr(calibrate, "_SMALL_FLEET_S", 0.0)
     with (
         start_broker("embedded") as broker,
-        pytest.raises(calibrate.CalibrationFailed, match="try again when less else is running"),
+        pytest.raises(calibrate.CalibrationFailed, match="again when the machine is less busy"),
     ):
         calibrate._run_small(broker, 3)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cipherfleet_analysis.privacy import linear_disclosure as sealed_sums
 from cipherfleet_analysis.privacy.audit import LEVELS, Finding, Privacy, check_privacy
 from cipherfleet_analysis.privacy.disclosure import Disclosure
-from cipherfleet_analysis.privacy.linear_disclosure import determined
+from cipherfleet_analysis.privacy.linear_disclosure import identifiable_nodes
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import ExchangeName
@@ -65,7 +65,7 @@ def edges(text: str) -> str:
     return f"{{edges: {text}}}"
 
 
-def told(privacy: Privacy, about: str) -> list[tuple[str, tuple[str, ...]]]:
+def findings_about(privacy: Privacy, about: str) -> list[tuple[str, tuple[str, ...]]]:
     return [(f.level, f.nodes) for f in privacy.findings if f.about == about]
 
 
@@ -85,18 +85,18 @@ def levels(privacy: Privacy) -> set[str]:
 def test_a_ring_of_strangers_has_nothing_to_mend(exchange: ExchangeName, tmp_path: Path) -> None:
     privacy = check_privacy(fleet_of(tmp_path, "{kind: ring}"), exchange)
     assert levels(privacy) == {"ok", "note"}
-    assert told(privacy, "leaf") == [("ok", ())]
-    assert told(privacy, "cut") == [("ok", ())]
-    assert told(privacy, "bridge") == []
+    assert findings_about(privacy, "leaf") == [("ok", ())]
+    assert findings_about(privacy, "cut") == [("ok", ())]
+    assert findings_about(privacy, "bridge") == []
 
 
 def test_the_leaves_of_a_star_are_seen_through_by_its_hub(tmp_path: Path) -> None:
     privacy = check_privacy(fleet_of(tmp_path, "{kind: star}"), "pairwise")
-    assert told(privacy, "leaf") == [("warn", tuple("bcdef"))]
-    assert told(privacy, "cut") == [("warn", ("a",))]
-    assert told(privacy, "bridge") == [], "links to leaves are told with the leaves"
+    assert findings_about(privacy, "leaf") == [("warn", tuple("bcdef"))]
+    assert findings_about(privacy, "cut") == [("warn", ("a",))]
+    assert findings_about(privacy, "bridge") == [], "links to leaves are reported with the leaves"
     assert (
-        "gradient to 10 % after 10 (34) still rounds, to 5 % after 20 (134)"
+        "gradient to 10 % after 10 (34) rounds, to 5 % after 20 (134) rounds"
         in only(privacy, "leaf").text
     )
 
@@ -104,31 +104,31 @@ def test_the_leaves_of_a_star_are_seen_through_by_its_hub(tmp_path: Path) -> Non
 def test_in_plain_averaging_the_hub_learns_every_value(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path, "{kind: star}", objective=f"kind: average, values: {ONE}")
     privacy = check_privacy(fleet, "pairwise")
-    assert told(privacy, "leaf") == [("fail", tuple("bcdef"))]
+    assert findings_about(privacy, "leaf") == [("fail", tuple("bcdef"))]
     assert "its own value exactly" in only(privacy, "leaf").text
-    assert told(privacy, "telescoping") == [], "no gradients, nothing to average"
+    assert findings_about(privacy, "telescoping") == [], "no gradients, nothing to average"
 
 
 @pytest.mark.parametrize("topology", ["{kind: star}", "{kind: line}"])
 def test_the_sealed_exchange_cannot_run_with_leaves(topology: str, tmp_path: Path) -> None:
     privacy = check_privacy(fleet_of(tmp_path, topology), "sealed")
-    assert [level for level, _ in told(privacy, "leaf")] == ["fail"]
+    assert [level for level, _ in findings_about(privacy, "leaf")] == ["fail"]
 
 
 def test_a_line_is_cut_at_every_inner_node(tmp_path: Path) -> None:
     privacy = check_privacy(fleet_of(tmp_path, "{kind: line}"), "pairwise")
-    assert told(privacy, "leaf") == [("warn", ("a", "f"))]
-    assert told(privacy, "cut") == [("warn", tuple("bcde"))]
-    assert told(privacy, "bridge") == [("note", tuple("bcde"))]
+    assert findings_about(privacy, "leaf") == [("warn", ("a", "f"))]
+    assert findings_about(privacy, "cut") == [("warn", tuple("bcde"))]
+    assert findings_about(privacy, "bridge") == [("note", tuple("bcde"))]
     assert "3 links" in only(privacy, "bridge").text
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_two_cliques_hang_together_by_one_bridge(exchange: ExchangeName, tmp_path: Path) -> None:
     privacy = check_privacy(fleet_of(tmp_path, edges(CLIQUES)), exchange)
-    assert told(privacy, "leaf") == [("ok", ())]
-    assert told(privacy, "cut") == [("warn", ("c", "d"))]
-    assert told(privacy, "bridge") == [("note", ("c", "d"))]
+    assert findings_about(privacy, "leaf") == [("ok", ())]
+    assert findings_about(privacy, "cut") == [("warn", ("c", "d"))]
+    assert findings_about(privacy, "bridge") == [("note", ("c", "d"))]
     assert "c - d" in only(privacy, "bridge").text
     sums = "the sum over a whole part" in only(privacy, "cut").text
     assert sums == (exchange == "pairwise")
@@ -141,31 +141,31 @@ def test_an_owner_of_all_neighbours_fails_the_check(tmp_path: Path) -> None:
     """In the ring a - b - c - d - e - f, b's neighbours a and c have one owner."""
     fleet = fleet_of(tmp_path, "{kind: ring}", {"a": "acme", "c": "acme"})
     privacy = check_privacy(fleet, "pairwise")
-    assert told(privacy, "surrounded") == [("fail", ("b",))]
+    assert findings_about(privacy, "surrounded") == [("fail", ("b",))]
     assert "owner 'acme'" in only(privacy, "surrounded").text
-    assert told(privacy, "estimate") == [], "told with the flow"
+    assert findings_about(privacy, "estimate") == [], "reported with the flow"
 
 
 def test_sealed_sums_hide_a_surrounded_node_behind_those_beyond(tmp_path: Path) -> None:
     """a asks b and f, c asks b and d: every sum has a second unknown."""
     fleet = fleet_of(tmp_path, "{kind: ring}", {"a": "acme", "c": "acme"})
     privacy = check_privacy(fleet, "sealed")
-    assert told(privacy, "surrounded") == [("warn", ("b",))]
+    assert findings_about(privacy, "surrounded") == [("warn", ("b",))]
     assert "fail" not in levels(privacy)
 
 
 def test_an_owner_of_an_asker_and_its_other_neighbours_isolates_the_last(tmp_path: Path) -> None:
     """a asks b and f; with f of a's owner, b's term is left. Likewise e for f."""
     fleet = fleet_of(tmp_path, "{kind: ring}", {"a": "acme", "f": "acme"})
-    assert told(check_privacy(fleet, "sealed"), "isolated")[0] == ("warn", ("b", "e"))
-    assert told(check_privacy(fleet, "pairwise"), "isolated") == []
+    assert findings_about(check_privacy(fleet, "sealed"), "isolated")[0] == ("warn", ("b", "e"))
+    assert findings_about(check_privacy(fleet, "pairwise"), "isolated") == []
 
 
 def test_an_owner_that_isolates_from_all_sides_fails_even_sealed(tmp_path: Path) -> None:
     """c's neighbours a and b, and f's neighbours d and e, have no other foreign neighbour."""
     graph = edges("[[a, c], [b, c], [a, d], [b, e], [d, e], [d, f], [e, f]]")
     fleet = fleet_of(tmp_path, graph, dict.fromkeys("abde", "acme"))
-    assert told(check_privacy(fleet, "sealed"), "surrounded") == [("fail", ("c", "f"))]
+    assert findings_about(check_privacy(fleet, "sealed"), "surrounded") == [("fail", ("c", "f"))]
 
 
 def test_owners_of_nodes_beside_their_own_see_nothing_new(tmp_path: Path) -> None:
@@ -173,15 +173,15 @@ def test_owners_of_nodes_beside_their_own_see_nothing_new(tmp_path: Path) -> Non
         tmp_path, "{kind: ring}", dict.fromkeys("abc", "x") | dict.fromkeys("def", "y")
     )
     privacy = check_privacy(fleet, "pairwise")
-    assert told(privacy, "owner") == [("ok", ())]
+    assert findings_about(privacy, "owner") == [("ok", ())]
     assert "fail" not in levels(privacy)
     assert "warn" not in levels(privacy)
 
 
 def test_a_leaf_beside_its_own_owner_is_in_order_but_cannot_seal(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path, edges(SQUARE_AND_TAIL), {"d": "acme", "e": "acme"}, nodes="abcde")
-    assert told(check_privacy(fleet, "pairwise"), "leaf") == [("ok", ("e",))]
-    assert told(check_privacy(fleet, "sealed"), "leaf") == [("fail", ("e",))]
+    assert findings_about(check_privacy(fleet, "pairwise"), "leaf") == [("ok", ("e",))]
+    assert findings_about(check_privacy(fleet, "sealed"), "leaf") == [("fail", ("e",))]
 
 
 def test_two_nodes_of_an_owner_beside_a_third_triangulate_it(tmp_path: Path) -> None:
@@ -189,11 +189,11 @@ def test_two_nodes_of_an_owner_beside_a_third_triangulate_it(tmp_path: Path) -> 
     graph = edges("[[a, c], [b, c], [c, d], [a, d], [b, d]]")
     owners = {"a": "acme", "b": "acme"}
     mean = fleet_of(tmp_path, graph, owners, nodes="abcd")
-    assert told(check_privacy(mean, "pairwise"), "estimate") == [("warn", ("c", "d"))]
+    assert findings_about(check_privacy(mean, "pairwise"), "estimate") == [("warn", ("c", "d"))]
     average = fleet_of(tmp_path, graph, owners, "abcd", f"kind: average, values: {TWO}")
-    assert told(check_privacy(average, "pairwise"), "estimate") == [("fail", ("c", "d"))]
+    assert findings_about(check_privacy(average, "pairwise"), "estimate") == [("fail", ("c", "d"))]
     scalar = fleet_of(tmp_path, graph, owners, "abcd", f"kind: mean, values: {ONE}")
-    assert told(check_privacy(scalar, "pairwise"), "estimate") == []
+    assert findings_about(check_privacy(scalar, "pairwise"), "estimate") == []
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
@@ -202,18 +202,18 @@ def test_an_owner_of_all_nodes_but_one_needs_no_exchange(
 ) -> None:
     fleet = fleet_of(tmp_path, "{kind: complete}", dict.fromkeys("abcde", "acme"))
     privacy = check_privacy(fleet, exchange)
-    assert told(privacy, "answer") == [("fail", ("f",))]
-    assert told(privacy, "surrounded") == [("fail", ("f",))]
+    assert findings_about(privacy, "answer") == [("fail", ("f",))]
+    assert findings_about(privacy, "surrounded") == [("fail", ("f",))]
 
 
 def test_two_strangers_learn_each_others_share_from_the_answer(tmp_path: Path) -> None:
     privacy = check_privacy(fleet_of(tmp_path, "{kind: line}", nodes="ab"), "pairwise")
-    assert told(privacy, "answer") == [("fail", ("b",)), ("fail", ("a",))]
+    assert findings_about(privacy, "answer") == [("fail", ("b",)), ("fail", ("a",))]
 
 
 def test_an_owner_named_like_a_node_is_somebody_else(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path, "{kind: ring}", {"a": "b", "c": "b"})
-    assert told(check_privacy(fleet, "pairwise"), "surrounded") == [("fail", ("b",))]
+    assert findings_about(check_privacy(fleet, "pairwise"), "surrounded") == [("fail", ("b",))]
 
 
 def test_owners_of_a_row_take_its_number(tmp_path: Path) -> None:
@@ -266,7 +266,10 @@ def test_a_larger_coalition_never_sees_fewer_differences_of_the_rest(
         return
     small = {node for node in disclosure.graph.ids if int(node[1:]) in chosen}
     large = small | {node for node in disclosure.graph.ids if int(node[1:]) == joining}
-    fewer, more = disclosure.seen_alone(small), disclosure.seen_alone(large)
+    fewer, more = (
+        disclosure.count_isolated_differences(small),
+        disclosure.count_isolated_differences(large),
+    )
     for node in set(disclosure.graph.ids) - large:
         assert fewer[node] <= more[node]
         assert more[node] <= disclosure.graph.degree(node)
@@ -282,8 +285,10 @@ def test_sealed_never_shows_more_than_pairwise(
         return
     sealed = replace(pairwise, exchange="sealed")
     coalition = {node for node in pairwise.graph.ids if int(node[1:]) in chosen}
-    assert sealed.seen_alone(coalition) <= pairwise.seen_alone(coalition)
-    assert sealed.learnt(coalition)["flow"] <= pairwise.learnt(coalition)["flow"]
+    assert sealed.count_isolated_differences(coalition) <= pairwise.count_isolated_differences(
+        coalition
+    )
+    assert sealed.find_disclosed(coalition)["flow"] <= pairwise.find_disclosed(coalition)["flow"]
 
 
 @given(graphs)
@@ -295,7 +300,7 @@ def test_the_only_lone_nodes_that_see_a_flow_are_those_beside_leaves(
         return
     for node in disclosure.graph.ids:
         leaves = {n for n in disclosure.graph.neighbours(node) if disclosure.graph.degree(n) == 1}
-        assert disclosure.learnt({node})["flow"] == leaves
+        assert disclosure.find_disclosed({node})["flow"] == leaves
 
 
 class Unknowns:
@@ -368,7 +373,7 @@ def test_an_estimate_that_is_said_to_be_known_can_be_worked_out(
         return
     coalition = {node for node in disclosure.graph.ids if int(node[1:]) in chosen}
     unknowns = Unknowns(disclosure, coalition, seed)
-    known = disclosure.learnt(coalition)["estimate"]
+    known = disclosure.find_disclosed(coalition)["estimate"]
     for node in set(disclosure.graph.ids) - coalition:
         if any(near in coalition for near in disclosure.graph.neighbours(node)):
             assert unknowns.solved(node) == (node in known)
@@ -378,10 +383,12 @@ def test_sums_of_two_unknown_nodes_are_solved_together() -> None:
     """Four askers of p and q: 4 d equations for 2 (d + 1) unknowns, were the factors not alike."""
     pairs = [(a, node) for a in "abcd" for node in "pq"]
     alike = Graph(tuple("abcdpq"), tuple(pairs))
-    assert determined(alike, "abcd", 2) == frozenset(), "only h_p + h_q and u_p + u_q"
+    assert identifiable_nodes(alike, "abcd", 2) == frozenset(), "only h_p + h_q and u_p + u_q"
     more = Graph(tuple("abcdpqrstu"), (*pairs, *(("p", other) for other in "rstu")))
-    assert determined(more, "abcdrstu", 2) == {"p", "q"}, "p has more neighbours, another factor"
-    assert determined(alike, "abcdp", 2) == {"q"}
+    assert identifiable_nodes(more, "abcdrstu", 2) == {"p", "q"}, (
+        "p has more neighbours, another factor"
+    )
+    assert identifiable_nodes(alike, "abcdp", 2) == {"q"}
 
 
 def test_an_owner_that_solves_for_a_surrounded_node_fails(tmp_path: Path) -> None:
@@ -393,8 +400,8 @@ def test_an_owner_that_solves_for_a_surrounded_node_fails(tmp_path: Path) -> Non
         tmp_path, edges(f"[{', '.join(links)}]"), dict.fromkeys("abcdef", "acme"), "abcdefpqyz"
     )
     privacy = check_privacy(fleet, "sealed")
-    assert told(privacy, "surrounded") == [("fail", ("p",))]
-    assert told(privacy, "estimate") == [("warn", ("q",))]
+    assert findings_about(privacy, "surrounded") == [("fail", ("p",))]
+    assert findings_about(privacy, "estimate") == [("warn", ("q",))]
 
 
 def test_equations_too_large_are_answered_in_part(
@@ -408,10 +415,10 @@ def test_equations_too_large_are_answered_in_part(
         coalition = disclosure.graph.ids[:6]
         with monkeypatch.context() as small:
             small.setattr(sealed_sums, "MOST_UNKNOWNS", 5)
-            part = determined(disclosure.graph, coalition, 2)
-        whole = determined(disclosure.graph, coalition, 2)
+            part = identifiable_nodes(disclosure.graph, coalition, 2)
+        whole = identifiable_nodes(disclosure.graph, coalition, 2)
         assert part <= whole
-        alone = disclosure.seen_alone(coalition)
+        alone = disclosure.count_isolated_differences(coalition)
         assert {node for node, count in alone.items() if count > 1} <= part
         fewer += part < whole
     assert fewer > 5
@@ -450,7 +457,9 @@ def test_plain_tcp_to_other_hosts_fails_should_it_ever_be_let_through(tmp_path: 
     fleet = fleet_of(tmp_path, "{kind: ring}")
     broker = msgspec.structs.replace(fleet.file.broker, host="broker.example")
     file = msgspec.structs.replace(fleet.file, broker=broker)
-    assert told(check_privacy(replace(fleet, file=file), "pairwise"), "transport") == [("fail", ())]
+    assert findings_about(check_privacy(replace(fleet, file=file), "pairwise"), "transport") == [
+        ("fail", ())
+    ]
 
 
 def test_spread_zero_gives_the_gradient_from_one_round(tmp_path: Path) -> None:
@@ -461,12 +470,12 @@ def test_spread_zero_gives_the_gradient_from_one_round(tmp_path: Path) -> None:
         tmp_path, "{kind: ring}", algorithm="rounds: 9, stepsize: {spread: 0}",
         objective=f"kind: average, values: {ONE}",
     )  # fmt: skip
-    assert told(check_privacy(still, "pairwise"), "spread") == [], "no step is taken"
+    assert findings_about(check_privacy(still, "pairwise"), "spread") == [], "no step is taken"
 
 
 def test_a_fleet_without_end_gives_observers_all_the_time_they_need(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path, "{kind: ring}", algorithm="period_s: 60")
-    assert "for ever" in only(check_privacy(fleet, "pairwise"), "telescoping").text
+    assert "without end" in only(check_privacy(fleet, "pairwise"), "telescoping").text
 
 
 def test_the_gravest_findings_come_first(tmp_path: Path) -> None:
@@ -497,7 +506,7 @@ def test_the_rows_follow_from_the_exchange_in_use(tmp_path: Path) -> None:
 
 def neighbours_colluding(fleet: Fleet, exchange: ExchangeName) -> Collection[tuple[int, bool]]:
     return [
-        (row.count, "all that flows" in row.each_round)
+        (row.count, "its coupling term" in row.each_round)
         for row in check_privacy(fleet, exchange).who_learns_what
         if row.observer.startswith("all neighbours")
     ]
@@ -541,4 +550,4 @@ def test_weak_keys_leave_nothing_that_is_never_learnt(tmp_path: Path) -> None:
     )
     eavesdropper = check_privacy(fleet, "pairwise").who_learns_what[0]
     assert eavesdropper.observer == "eavesdropper"
-    assert eavesdropper.never == "nothing is safe: keys are weak"
+    assert eavesdropper.never == "nothing is protected: keys are weak"

@@ -366,7 +366,7 @@ def test_broker_dies_when_its_parent_forgets_to_stop_it(choice: str) -> None:
         assert eventually(lambda: not is_running(pid))
 
 
-# -- external brokers, and what the operator is told --------------------------------------------
+# -- external brokers, and messages for the operator ---------------------------------------------
 
 
 @fleet
@@ -402,14 +402,16 @@ def test_broker_that_dies_while_starting_shows_its_last_words() -> None:
         seen.append(folder)
         return ["/bin/sh", "-c", "echo fine so far; echo no such cipher >&2; exit 3"]
 
-    with pytest.raises(BrokerUnreachable, match=r"exit code 3\), its last words: no such cipher$"):
+    with pytest.raises(
+        BrokerUnreachable, match=r"exit code 3\), the last line of its log: no such cipher$"
+    ):
         run_engine(Engine("broken", "0.1", configure))
     assert not seen[0].exists()
 
 
 @fleet
 def test_program_that_cannot_be_run_is_told_too() -> None:
-    with pytest.raises(BrokerUnreachable, match="its last words: FileNotFoundError"):
+    with pytest.raises(BrokerUnreachable, match="the last line of its log: FileNotFoundError"):
         run_engine(Engine("absent", "0.1", lambda _folder, _port: ["/nowhere/broker"]))
 
 
@@ -420,7 +422,7 @@ def test_unknown_choice_is_a_configuration_error(choice: str) -> None:
 
 
 def test_port_beside_an_external_address_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigError, match="brings its port"):
+    with pytest.raises(ConfigError, match="has its own port"):
         start_broker("localhost:1883", 1884)
 
 
@@ -450,24 +452,24 @@ def program_that_prints(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("told", "version"),
+    ("expected", "version"),
     [("mosquitto version 2.0.11", (2, 0, 11)), ("mosquitto version 2.1.2 (build x)", (2, 1, 2))],
 )
 def test_version_of_mosquitto_is_read(
-    tmp_path: Path, told: str, version: tuple[int, int, int]
+    tmp_path: Path, expected: str, version: tuple[int, int, int]
 ) -> None:
-    assert mosquitto_version(program_that_prints(tmp_path, told)) == version
+    assert mosquitto_version(program_that_prints(tmp_path, expected)) == version
 
 
 @pytest.mark.parametrize(
-    ("told", "complaint"),
-    [("mosquitto version 1.6.9", "2.0 or newer is needed"), ("hello", "tells no version")],
+    ("expected", "complaint"),
+    [("mosquitto version 1.6.9", "2.0 or newer is needed"), ("hello", "prints no version")],
 )
 def test_unfit_mosquitto_is_a_configuration_error(
-    tmp_path: Path, told: str, complaint: str
+    tmp_path: Path, expected: str, complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        mosquitto_version(program_that_prints(tmp_path, told))
+        mosquitto_version(program_that_prints(tmp_path, expected))
 
 
 # -- the health check ---------------------------------------------------------------------------
@@ -540,20 +542,20 @@ def test_host_that_answers_no_connection_is_told_at_the_deadline() -> None:
 
 def test_silent_server_is_told_at_the_deadline() -> None:
     with server_that_answers(None) as port:
-        taken_s = seconds_until_unreachable("127.0.0.1", port, "no MQTT CONNECT in 0.5 s")
+        taken_s = seconds_until_unreachable("127.0.0.1", port, "not answer MQTT CONNECT in 0.5 s")
         assert 0.4 < taken_s < 60
 
 
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (b"", "answered no MQTT CONNECT and closed"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answered no MQTT CONNECT"),
+        (b"", "did not answer MQTT CONNECT and closed"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "did not answer MQTT CONNECT"),
         (b"\x20\x02\x00\x05", "refused the connection .Not authorized."),
-        (b"\x20\x02\x00\x00", "answered no SUBSCRIBE"),
-        (b"\x20\x02\x00\x00\x90\x02\x00\x01", "answered no SUBSCRIBE"),
+        (b"\x20\x02\x00\x00", "did not answer SUBSCRIBE"),
+        (b"\x20\x02\x00\x00\x90\x02\x00\x01", "did not answer SUBSCRIBE"),
         (b"\x20\x02\x00\x00\x90\x03\x00\x01\x80", "refused a subscription to cf/v1/_health/"),
-        (b"\x20\x02\x00\x00\x90\x03\x00\x01\x01", "acknowledged no QoS 1 message"),
+        (b"\x20\x02\x00\x00\x90\x03\x00\x01\x01", "did not acknowledge a QoS 1 message"),
     ],
 )
 def test_unfit_server_is_told_apart(answer: bytes, complaint: str) -> None:

@@ -161,19 +161,19 @@ def test_neighbours_on_different_brokers_agree_with_the_plain_iteration(
 ) -> None:
     file = cluster_file(tmp_path, 30)
     result = run_fleet(file, RunOptions(broker=choice, seed=7, out=tmp_path / "out"), QUIET)
-    assert result["broker"].endswith("a cluster of 2")
-    assert result["silent"] == result["rejected"] == 0
+    assert str(result.broker).endswith("a cluster of 2")
+    assert result.silent == result.rejected == 0
     configs = [load_node_config(tmp_path / "out" / "nodes" / f"n{n}") for n in (1, 2, 3, 4)]
     ports = [config.broker.port for config in configs]
     assert ports[0] == ports[2] != ports[1] == ports[3], "all nodes are on one broker"
     assert all(config.broker.tls for config in configs)
     plain = plain_estimates(load_fleet(file), seed=7, rounds=30)
-    assert result["estimate"] == pytest.approx(plain.mean(axis=0), abs=1e-5)
-    assert result["disagreement"] == pytest.approx(disagreement(plain), abs=1e-5)
-    assert result["estimate"] == pytest.approx([float(np.mean(READINGS))], abs=1e-3)
+    assert result.estimate == pytest.approx(plain.mean(axis=0), abs=1e-5)
+    assert result.disagreement == pytest.approx(disagreement(plain), abs=1e-5)
+    assert result.estimate == pytest.approx([float(np.mean(READINGS))], abs=1e-3)
 
 
-class Watched:
+class WatchedFleet:
     """A running fleet, and how far it is."""
 
     def __init__(self, nodes: LocalFleet) -> None:
@@ -198,14 +198,14 @@ class Watched:
 @contextmanager
 def watched(
     found: Fleet, cluster: RunningCluster, authority: Certified, folder: Path
-) -> Iterator[Watched]:
+) -> Iterator[WatchedFleet]:
     brokers = addresses(found, cluster.members[:2])
     bundles = write_bundles(
         found, folder / "nodes", brokers, Simulation(trace_estimates=True), authority=authority
     )
     with LocalFleet(bundles, stalled_after_s=180.0) as nodes:
         nodes.start()
-        watched = Watched(nodes)
+        watched = WatchedFleet(nodes)
         watched.goes_on()
         yield watched
         assert [node.restarts for node in nodes.nodes.values()] == [0] * 4
@@ -369,7 +369,7 @@ def test_a_cluster_without_a_certificate_for_its_links_is_refused(tmp_path: Path
     for unlinked in (replace(security, link=None), None):
         with pytest.raises(ConfigError, match="needs TLS"):
             configuration(tmp_path, 8883, unlinked, member=member_of(2, 0))
-    with pytest.raises(ConfigError, match="is of embedded or mosquitto"):
+    with pytest.raises(ConfigError, match="must be embedded or mosquitto for a cluster"):
         start_cluster("somewhere:1883", "trial", 2, security)
 
 
@@ -378,12 +378,12 @@ def test_a_cluster_without_a_certificate_for_its_links_is_refused(tmp_path: Path
 
 def test_nodes_are_shared_out_in_turn_unless_they_name_their_broker(tmp_path: Path) -> None:
     file = cluster_file(tmp_path, 5)
-    hosts = {name: told.host for name, told in load_fleet(file).brokers().items()}
+    hosts = {name: result.host for name, result in load_fleet(file).brokers().items()}
     assert hosts == {"n1": "a.example", "n2": "b.example", "n3": "a.example", "n4": "b.example"}
     text = file.read_text().replace("each: 4,", "each: 4, broker: b.example,")
     file.write_text(text.replace("tls: true,", "tls: true, port: 8884,"))
-    told = load_fleet(file).brokers()
-    assert {(each.host, each.port, each.tls) for each in told.values()} == {
+    result = load_fleet(file).brokers()
+    assert {(each.host, each.port, each.tls) for each in result.values()} == {
         ("b.example", 8884, True)
     }
 

@@ -63,23 +63,23 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["demo", "--nodes", "3"]])
 def test_the_operators_command_says_what_to_install(arguments: list[str], bare: Path) -> None:
-    told = run(bare / "cipherfleet", *arguments)
+    result = run(bare / "cipherfleet", *arguments)
     (wheel,) = bare.parent.parent.glob("*.whl")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == (
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
         "cipherfleet: this command needs click, which is not installed; install it with: "
         f"pip install '{wheel}[operator]'\n"
     )
 
 
 def test_the_devices_command_works(bare: Path, tmp_path: Path) -> None:
-    told = run(bare / "cipherfleet-node", "--help")
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "doctor" in told.stdout
-    told = run(bare / "cipherfleet-node", "doctor", tmp_path)
-    assert told.returncode != 0
-    assert "Traceback" not in told.stderr
-    assert "bundle" in told.stdout
+    result = run(bare / "cipherfleet-node", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "doctor" in result.stdout
+    result = run(bare / "cipherfleet-node", "doctor", tmp_path)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert "bundle" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -127,13 +127,13 @@ SCHEMA = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["level", "about", "nodes", "text", "mend"],
+                "required": ["level", "about", "nodes", "text", "remedy"],
                 "properties": {
                     "level": {"enum": ["ok", "note", "warn", "fail"]},
                     "about": TEXT,
                     "nodes": {"type": "array", "items": TEXT},
                     "text": TEXT,
-                    "mend": {"type": "string"},
+                    "remedy": {"type": "string"},
                 },
             },
         },
@@ -171,15 +171,15 @@ def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-def shown(told: dict[str, Any], width: int) -> str:
+def shown(result: dict[str, Any], width: int) -> str:
     console = Console(width=width, file=io.StringIO())
-    show(told, console)
+    show(result, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def of(told: dict[str, Any], about: str) -> list[dict[str, Any]]:
-    return [finding for finding in told["findings"] if finding["about"] == about]
+def of(result: dict[str, Any], about: str) -> list[dict[str, Any]]:
+    return [finding for finding in result["findings"] if finding["about"] == about]
 
 
 @pytest.mark.parametrize(
@@ -206,18 +206,18 @@ def of(told: dict[str, Any], about: str) -> list[dict[str, Any]]:
 def test_the_exit_code_tells_what_was_found(
     text: str, flags: list[str], code: int, tmp_path: Path
 ) -> None:
-    told = ended(written(tmp_path, text), *flags)
-    assert told.returncode == code, told.stderr + told.stdout
-    assert "Traceback" not in told.stderr
+    done = ended(written(tmp_path, text), *flags)
+    assert done.returncode == code, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
     if code == 3:
-        assert told.stdout == ""
-        assert told.stderr.startswith(f"cipherfleet: {tmp_path}/fleet.yaml:")
+        assert done.stdout == ""
+        assert done.stderr.startswith(f"cipherfleet: {tmp_path}/fleet.yaml:")
     else:
-        assert told.stderr == ""
-        assert "who learns what" in told.stdout
+        assert done.stderr == ""
+        assert "who learns what" in done.stdout
 
 
-def test_a_file_that_is_no_fleet_is_told_as_run_tells_it(tmp_path: Path) -> None:
+def test_a_file_that_is_no_fleet_is_reported_as_by_run(tmp_path: Path) -> None:
     text = FLEET.replace("ring", "rung").replace("rounds", "round")
     file = written(tmp_path, text)
     *lines, count = ended(file).stderr.splitlines()
@@ -230,21 +230,21 @@ def test_a_file_that_is_no_fleet_is_told_as_run_tells_it(tmp_path: Path) -> None
     ]  # fmt: skip
     assert [line[:9] for line in excerpt] == ["    3 | a", "    5 | t"]
     assert [line.index("^") - 8 for line in caret] == [12, 17]
-    assert count == "cipherfleet: 2 mistakes"
+    assert count == "cipherfleet: 2 errors"
 
 
 @pytest.mark.parametrize(("text", "code"), [(LINE, 0), (OWNED, 1)])
 def test_json_is_one_object_of_the_schema(text: str, code: int, tmp_path: Path) -> None:
-    told = ended(written(tmp_path, text), "--json")
-    assert told.returncode == code
-    assert len(told.stdout.splitlines()) == 1
-    jsonschema.validate(json.loads(told.stdout), SCHEMA)
+    done = ended(written(tmp_path, text), "--json")
+    assert done.returncode == code
+    assert len(done.stdout.splitlines()) == 1
+    jsonschema.validate(json.loads(done.stdout), SCHEMA)
 
 
-def test_the_forecast_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
-    told = check_fleet(written(tmp_path, FLEET), "pi-zero-2")
-    jsonschema.validate(json.loads(json.dumps(told)), SCHEMA)
-    text = " ".join(shown(told, 200).split())
+def test_the_forecast_is_printed_for_people_and_for_scripts(tmp_path: Path) -> None:
+    result = check_fleet(written(tmp_path, FLEET), "pi-zero-2")
+    jsonschema.validate(json.loads(json.dumps(result)), SCHEMA)
+    text = " ".join(shown(result, 200).split())
     assert "slots 40 of 51 bits in a plaintext, 1 ciphertext per vector" in text
     assert "first estimates and steps use 24 of 31 bits" in text
     assert "diameter 2" in text
@@ -252,7 +252,7 @@ def test_the_forecast_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
     assert "ESTIMATE, Raspberry Pi Zero 2 W" in text
     assert "measured" not in text
     bare = " ".join(shown(check_fleet(written(tmp_path, FLEET)), 200).split())
-    assert "round time say on what: --profile pi-zero-2, pi-4, pi-5 or host" in bare
+    assert "round time choose a board: --profile pi-zero-2, pi-4, pi-5 or host" in bare
 
 
 def test_profiles_and_cards_are_taken_one_at_a_time(tmp_path: Path) -> None:
@@ -267,8 +267,8 @@ def test_profiles_and_cards_are_taken_one_at_a_time(tmp_path: Path) -> None:
     assert lost.stderr == (
         f"cipherfleet: {tmp_path}/lost.json: cannot be read: No such file or directory\n"
     )
-    told = ended(file, "--profile", "pi-4", "--json")
-    assert json.loads(told.stdout)["forecast"]["round_time"]["kind"] == "estimate"
+    done = ended(file, "--profile", "pi-4", "--json")
+    assert json.loads(done.stdout)["forecast"]["round_time"]["kind"] == "estimate"
 
 
 def test_a_check_writes_nothing(tmp_path: Path) -> None:
@@ -278,9 +278,9 @@ def test_a_check_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["intel_lab", "average"])
 def test_the_examples_pass_a_strict_check(name: str) -> None:
-    told = check_fleet(EXAMPLES / name / "fleet.yaml")
-    assert passes(told, strict=True), [f for f in told["findings"] if f["level"] == "warn"]
-    jsonschema.validate(json.loads(json.dumps(told)), SCHEMA)
+    result = check_fleet(EXAMPLES / name / "fleet.yaml")
+    assert passes(result, strict=True), [f for f in result["findings"] if f["level"] == "warn"]
+    jsonschema.validate(json.loads(json.dumps(result)), SCHEMA)
 
 
 def test_the_advice_of_a_run_is_among_the_findings(tmp_path: Path) -> None:
@@ -304,16 +304,17 @@ def test_an_answer_that_will_be_far_off_is_a_finding_with_its_remedy(
     rounds: int, level: str, text: str, tmp_path: Path
 ) -> None:
     file = written(tmp_path, FLEET.replace("rounds: 40", f"rounds: {rounds}"))
-    told = check_fleet(file)
-    (finding,) = of(told, "accuracy")
+    result = check_fleet(file)
+    (finding,) = of(result, "accuracy")
     assert finding["level"] == level
     assert finding["text"].startswith(text)
-    assert passes(told, strict=True) is (level != "warn")
+    assert passes(result, strict=True) is (level != "warn")
     if level == "ok":
-        assert finding["mend"] == ""
+        assert finding["remedy"] == ""
         return
     needed = re.fullmatch(
-        r"set algorithm\.rounds to (\d+) or more: the simulation settles there", finding["mend"]
+        r"set algorithm\.rounds to (\d+) or more: the simulation has settled by then",
+        finding["remedy"],
     )
     assert needed is not None
     file.write_text(FLEET.replace("rounds: 40", f"rounds: {needed[1]}"))
@@ -324,13 +325,13 @@ def test_an_answer_that_will_be_far_off_is_a_finding_with_its_remedy(
     assert finding["level"] == "note"
 
 
-def test_a_run_that_no_number_of_rounds_settles_is_told_what_else_to_change(
+def test_a_run_that_no_number_of_rounds_settles_gets_another_remedy(
     tmp_path: Path,
 ) -> None:
     short = FLEET.replace("initial: 0.5", "initial: 0.001, decay: 1")
     (finding,) = of(check_fleet(written(tmp_path, short)), "accuracy")
     assert finding["level"] == "warn"
-    assert finding["mend"].startswith("5000 rounds do not settle it in the simulation either")
+    assert finding["remedy"].endswith("the simulation has not settled after 5000 rounds either")
 
 
 def test_a_run_that_leaves_its_range_is_a_warning(tmp_path: Path) -> None:
@@ -348,28 +349,28 @@ def test_what_was_simulated_in_part_or_not_at_all_is_not_judged(tmp_path: Path) 
         assert of(check_fleet(written(tmp_path, text)), "accuracy") == []
 
 
-def test_a_spread_of_zero_is_told_once(tmp_path: Path) -> None:
-    told = check_fleet(written(tmp_path, FLEET.replace("initial: 0.5", "spread: 0")))
-    named = [f for f in told["findings"] if f["text"].startswith("stepsize.spread is 0")]
+def test_a_spread_of_zero_is_reported_once(tmp_path: Path) -> None:
+    result = check_fleet(written(tmp_path, FLEET.replace("initial: 0.5", "spread: 0")))
+    named = [f for f in result["findings"] if f["text"].startswith("stepsize.spread is 0")]
     assert [finding["level"] for finding in named] == ["warn"]
-    assert passes(told, strict=False)
-    assert not passes(told, strict=True)
+    assert passes(result, strict=False)
+    assert not passes(result, strict=True)
 
 
-def test_people_are_told_the_level_the_mend_and_some_of_the_nodes(tmp_path: Path) -> None:
+def test_people_see_the_level_the_remedy_and_some_of_the_nodes(tmp_path: Path) -> None:
     star = FLEET.replace("ring", "star").replace("each: 5", "each: 40")
     text = shown(check_fleet(written(tmp_path, star)), 100)
     assert "toy: 40 nodes, 39 edges, pairwise exchange" in text
     assert "n2, n3, n4, n5, n6, and 34 more" in text
-    assert "mend: a second neighbour" in text
+    assert "remedy: add a second neighbour" in text
     assert max(map(len, text.splitlines())) <= 100
     assert len(text.splitlines()) < 110
 
 
 def test_every_cell_of_the_table_is_shown_in_a_narrow_terminal(tmp_path: Path) -> None:
-    told = check_fleet(written(tmp_path, OWNED))
-    text = shown(told, 80)
+    result = check_fleet(written(tmp_path, OWNED))
+    text = shown(result, 80)
     assert max(map(len, text.splitlines())) <= 80
-    for row in told["who_learns_what"]:
+    for row in result["who_learns_what"]:
         for cell in (row["observer"], row["each_round"], row["many_rounds"], row["never"]):
             assert set(cell.split()) <= set(text.split())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import psutil
 import pytest
 
@@ -71,10 +72,10 @@ def words_of(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tu
     "command", sorted(words_of(cli.cli)), ids=lambda words: " ".join(words) or "cipherfleet"
 )
 def test_the_help_of_every_command_has_an_example(command: tuple[str, ...]) -> None:
-    told = ended(*command, "--help")
-    assert told.returncode == 0
-    assert told.stderr == ""
-    example = re.search(r"Example:\n +(cipherfleet .*)\n", told.stdout)
+    done = ended(*command, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    example = re.search(r"Example:\n +(cipherfleet .*)\n", done.stdout)
     assert example is not None
     assert example[1].startswith(" ".join(["cipherfleet", *command]))
 
@@ -84,8 +85,8 @@ def test_the_help_of_every_command_has_an_example(command: tuple[str, ...]) -> N
 )
 def test_help_and_mistakes_wait_for_no_heavy_import(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", *COMMAND[1:], *arguments]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "click" in imported
     assert not imported & {"numpy", "matplotlib", "rich", "gmpy2", "yaml", "paho"}
 
@@ -107,63 +108,64 @@ def test_the_first_sentence_of_every_help_is_never_cut(words: tuple[str, ...]) -
 
 
 def test_the_command_alone_shows_its_help() -> None:
-    told = ended()
-    assert told.returncode == 0
-    assert "Commands:" in told.stdout
+    done = ended()
+    assert done.returncode == 0
+    assert "Commands:" in done.stdout
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     assert re.fullmatch(r"cipherfleet, version \d+\.\d+\.\d+\S*\n", ended("--version").stdout)
 
 
 @pytest.mark.parametrize("arguments", [["--colour"], ["run", "--colour", "x"], ["walk"], ["run"]])
 def test_a_command_line_that_cannot_be_understood_is_exit_code_2(arguments: list[str]) -> None:
-    told = ended(*arguments)
-    assert told.returncode == 2
-    assert told.stdout == ""
-    assert re.fullmatch(r"cipherfleet: .*; see cipherfleet.* --help\n", told.stderr)
+    done = ended(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"cipherfleet: .*; see cipherfleet.* --help\n", done.stderr)
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "suggested"),
     [("atack", "attack"), ("benhc", "bench"), ("simulat", "simulate"), ("wacth", "watch")],
 )
-def test_a_misspelt_command_is_answered_with_the_nearest_of_all(typed: str, meant: str) -> None:
-    told = ended(typed)
-    assert told.returncode == 2
-    expected = f"no such command {typed!r}, did you mean {meant!r}; see cipherfleet --help\n"
-    assert told.stderr == f"cipherfleet: {expected}"
+def test_a_misspelt_command_is_answered_with_the_nearest_of_all(typed: str, suggested: str) -> None:
+    done = ended(typed)
+    assert done.returncode == 2
+    expected = f"no such command {typed!r}, did you mean {suggested!r}; see cipherfleet --help\n"
+    assert done.stderr == f"cipherfleet: {expected}"
 
 
 def test_what_compose_suggests_is_quoted_for_a_shell(tmp_path: Path) -> None:
-    told = ended("fleet", "compose", toy_fleet(tmp_path), "--out", "my out", cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    suggested = shlex.split(told.stdout.partition(": ")[2])
+    done = ended("fleet", "compose", toy_fleet(tmp_path), "--out", "my out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    suggested = shlex.split(done.stdout.partition(": ")[2])
     assert suggested == [*["docker", "compose", "-f"], "my out/compose.yaml", "up", "--detach"]
 
 
 def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
     from rich.console import Console
 
+    from cipherfleet_deploy.local.results import Percentiles, RunResult
     from cipherfleet_deploy.local.run import show_result
 
-    def shown(result: dict[str, Any]) -> str:
+    def shown(result: RunResult) -> str:
         console = Console(file=io.StringIO(), width=80)
         show_result(result, console)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
-    numbers = ("relative_error", "disagreement", "silent", "rejected", "restarts", "wall_s")
-    result: dict[str, Any] = dict.fromkeys(numbers, 0.5) | {
-        "fleet": "toy", "nodes": 3, "edges": 3, "rounds": 4, "key_bits": 2048, "exchange": "sealed",
-        "estimate": [1.25] * 500, "optimum": None, "round_ms": {"p50": 1.0, "p95": 2.0},
-        "bytes_per_edge_round": 100.0, "out": "my out", "settled": True, "rounds_to": {},
-    }  # fmt: skip
+    result = RunResult(
+        fleet="toy", nodes=3, edges=3, rounds=4, key_bits=2048, exchange="sealed", dimension=500,
+        estimate=[1.25] * 500, optimum=None, relative_error=0.5, disagreement=0.5, movement=0.5,
+        settled=True, rounds_to={}, round_ms=Percentiles(1.0, 2.0), bytes_per_edge_round=100.0,
+        silent=0, rejected=0, restarts=0, wall_s=0.5, weak_keys=False, out="my out",
+    )  # fmt: skip
     text = shown(result)
     assert text.count("1.25") == 20
     assert "480 more entries: my out/result.json\n" in text
-    assert "silent: answers that did not come in time" in text
-    assert "more entries" not in shown(result | {"estimate": [1.25] * 20})
+    assert "silent: answers that did not arrive in time" in text
+    assert "more entries" not in shown(msgspec.structs.replace(result, estimate=[1.25] * 20))
 
 
 def test_the_examples_are_found_beside_the_source() -> None:
@@ -185,7 +187,7 @@ def test_a_fault_of_ours_is_one_line_without_its_text(
         cli.main()
     assert exit_.value.code == 1
     err = capsys.readouterr().err
-    assert re.fullmatch(r"cipherfleet: a fault of ours, ZeroDivisionError at test_cli.py:.*\n", err)
+    assert re.fullmatch(r"cipherfleet: internal error, ZeroDivisionError at test_cli.py:.*\n", err)
     assert "21.5" not in err
 
 
@@ -194,10 +196,10 @@ def test_a_fault_of_ours_is_one_line_without_its_text(
 
 @pytest.mark.fleet
 def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> None:
-    told = ended("run", toy_fleet(tmp_path), "--json", "--out", tmp_path / "out", cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert len(told.stdout.splitlines()) == 1
-    result = json.loads(told.stdout, parse_constant=pytest.fail)
+    done = ended("run", toy_fleet(tmp_path), "--json", "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    result = json.loads(done.stdout, parse_constant=pytest.fail)
     assert result.keys() >= KEYS_OF_THE_RESULT
     assert (result["nodes"], result["edges"], result["rounds"]) == (3, 3, 4)
     assert (result["key_bits"], result["dimension"]) == (512, 1)
@@ -208,7 +210,7 @@ def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> Non
     assert result["rounds_to"].keys() == {"1e-2", "1e-3", "1e-4", "1e-6"}
     assert 1 <= result["rounds_to"]["1e-2"] <= 4
     assert (result["ended"], result["reason"]) == ("complete", None)
-    assert "not settled" not in told.stderr
+    assert "not settled" not in done.stderr
     assert result["bytes_per_edge_round"] > 100
     assert (result["silent"], result["rejected"], result["restarts"]) == (0, 0, 0)
     assert 0 < result["round_ms"]["p50"] <= result["round_ms"]["p95"]
@@ -219,7 +221,7 @@ def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> Non
     log = (out / "nodes" / "01" / "logs" / "node.log").read_text()
     assert "simulation.trace_estimates is on: the estimate of every round is written to" in log
     assert "SIMULATION SETTINGS ARE ON" not in log  # no randomness is repeatable
-    assert "Traceback" not in told.stderr
+    assert "Traceback" not in done.stderr
     # What is kept is refused the next time, and not touched.
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     again = ended("run", tmp_path / "fleet.yaml", "--out", out, cwd=tmp_path)
@@ -235,17 +237,17 @@ def test_a_run_prints_one_json_object_and_leaves_a_folder(tmp_path: Path) -> Non
 def test_a_run_without_json_is_for_people(tmp_path: Path) -> None:
     file = toy_fleet(tmp_path)
     (tmp_path / "t.csv").write_text("room,t\n1,20\n2,90\n3,22\n")
-    told = ended("run", file, "--nodes", 2, "--rounds", 1, "--seed", 1, cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert "2 nodes, 1 edges" in " ".join(told.stdout.split())
-    assert "centralised answer" in told.stdout
-    assert "WEAK KEYS" in told.stderr
-    # Phases are told where there is no terminal, and what has not settled is called so.
+    done = ended("run", file, "--nodes", 2, "--rounds", 1, "--seed", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 nodes, 1 edges" in " ".join(done.stdout.split())
+    assert "centralised answer" in done.stdout
+    assert "WEAK KEYS" in done.stderr
+    # Without a terminal, phases are printed as lines. A run that has not settled is called so.
     for line in ("starting the broker", "keys: 0 of 2", "starting 2 nodes", "round 0/1"):
-        assert f"\n{line}\n" in told.stderr
-    assert "\nwarn: not settled after 1 round: relative error " in told.stderr
-    assert "NOT SETTLED after 1 round" in " ".join(told.stdout.split())
-    assert "the common answer" not in told.stdout
+        assert f"\n{line}\n" in done.stderr
+    assert "\nwarn: not settled after 1 round: relative error " in done.stderr
+    assert "NOT SETTLED after 1 round" in " ".join(done.stdout.split())
+    assert "the common answer" not in done.stdout
     (run,) = (tmp_path / "cipherfleet-out").iterdir()
     assert run.name.startswith("toy-")
 
@@ -304,7 +306,7 @@ def test_an_interrupted_run_is_exit_code_130_and_leaves_no_process(
     assert 1 <= result["rounds"] < 100_000
     assert result["estimate"][0] == pytest.approx(21.0, abs=1.5)
     assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000
-    assert f"what came of it until then: {tmp_path / 'out'}\n" in err
+    assert f"figures of the rounds until then: {tmp_path / 'out'}\n" in err
     for node in ("01", "02", "03"):
         assert (
             "Traceback" not in (tmp_path / "out" / "nodes" / node / "logs" / "node.log").read_text()
@@ -323,7 +325,7 @@ def test_a_killed_run_leaves_no_node_and_no_broker(tmp_path: Path) -> None:
     assert again.returncode == 3
     wanted = r".*/out: holds keys and logs of a run without a result\.json: it was killed after "
     assert re.match(
-        rf"cipherfleet: {wanted}[1-9]\d* rounds?, or still goes on; .*rm -r", again.stderr
+        rf"cipherfleet: {wanted}[1-9]\d* rounds?, or is still running; .*rm -r", again.stderr
     )
     assert sorted(path.name for path in out.iterdir()) == ["nodes"]
 

@@ -42,7 +42,7 @@ from cipherfleet_deploy.containers.plan import (
     node_container,
     prepare,
 )
-from cipherfleet_deploy.containers.run import DockerFleet, UpOptions, prepared
+from cipherfleet_deploy.containers.run import DockerFleet, UpOptions, plan_fleet
 from cipherfleet_deploy.containers.swarm_stack import pack, write_stack
 from cipherfleet_deploy.local.record import FleetFailed, NodeRecord
 from cipherfleet_node.errors import CipherfleetError, ConfigError
@@ -97,8 +97,8 @@ def ended(*arguments: object, timeout: float = 600) -> subprocess.CompletedProce
 def result_of(*arguments: object, timeout: float = 600) -> dict[str, Any]:
     done = ended(*arguments, "--json", timeout=timeout)
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def left_of(engine: Engine, fleet: str) -> list[str]:
@@ -119,7 +119,7 @@ def wait_until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
 @contextmanager
 def up(file: Path, folder: Path, engine: Engine, image: str, **flags: Any) -> Iterator[DockerFleet]:
     options = UpOptions(out=folder / "out", image=image, **flags)
-    nodes, out = prepared(engine, load_fleet(file), options, QUIET)
+    nodes, out = plan_fleet(engine, load_fleet(file), options, QUIET)
     try:
         nodes.start(out, image)
         yield nodes
@@ -139,17 +139,17 @@ def estimates_in(out: Path) -> dict[str, dict[int, list[float]]]:
 
 
 @in_containers
-def test_twenty_containers_agree_with_twenty_processes_after_one_command(
+def test_eight_containers_agree_with_eight_processes_after_one_command(
     engine: Engine, image: str, tmp_path: Path
 ) -> None:
-    """From nothing, 2048-bit keys, 30 rounds; five minutes on two cores."""
+    """From nothing, with 2048-bit keys, 20 rounds."""
     file = EXAMPLES / "intel_lab" / "fleet.yaml"
-    flags = ("--nodes", 20, "--rounds", 30, "--seed", 11, "--wait")
+    flags = ("--nodes", 8, "--rounds", 20, "--seed", 11, "--wait")
     boxed, plain = tmp_path / "boxed", tmp_path / "plain"
     result = result_of("up", file, *flags, "--image", image, "--out", boxed, timeout=FIVE_MINUTES_S)
     assert left_of(engine, "intel-lab") == []
     beside = result_of("up", file, *flags, "--backend", "process", "--out", plain)
-    assert (result["nodes"], result["rounds"], result["key_bits"]) == (20, 30, 2048)
+    assert (result["nodes"], result["rounds"], result["key_bits"]) == (8, 20, 2048)
     assert result["silent"] == beside["silent"] == 0
     assert result["rejected"] == beside["rejected"] == 0
     assert result["estimate"] == pytest.approx(beside["estimate"], abs=1e-5)
@@ -157,7 +157,7 @@ def test_twenty_containers_agree_with_twenty_processes_after_one_command(
     one, other = estimates_in(boxed), estimates_in(plain)
     assert one.keys() == other.keys()
     for node, estimates in one.items():
-        assert set(estimates) == set(range(30))
+        assert set(estimates) == set(range(20))
         for k, estimate in estimates.items():
             assert np.allclose(estimate, other[node][k], atol=1e-5), (node, k)
     assert result["start"]["created_s"] < result["start"]["first_round_s"] < result["wall_s"]
@@ -174,10 +174,10 @@ def test_a_container_sees_its_own_folder_and_nothing_else(
     file = toy_file(tmp_path, 3, 100_000, ", period_s: 0.2")
     fleet = load_fleet(file).file.fleet
     limits = "cpu=0.5,memory=128m"
-    told = result_of("up", file, "--image", image, "--out", tmp_path / "out", "--profile", limits)
+    result = result_of("up", file, "--image", image, "--out", tmp_path / "out", "--profile", limits)
     try:
-        assert told["nodes"] == 3
-        assert "emulated" in told["emulated"]
+        assert result["nodes"] == 3
+        assert "emulated" in result["emulated"]
         wait_until(lambda: round_of(file, "n1") >= 2)
 
         def says(node: str, *command: str) -> tuple[int, str]:
@@ -203,7 +203,7 @@ def test_a_container_sees_its_own_folder_and_nothing_else(
 
         again = ended("up", file, "--image", image, "--out", tmp_path / "again")
         assert again.returncode == 1
-        assert "are there already" in again.stderr
+        assert "has containers on this machine already" in again.stderr
         assert not (tmp_path / "again").exists()
         assert "n1: " in ended("logs", file).stdout
         assert len(ended("logs", file, "n1", "--tail", 1).stdout.splitlines()) == 1
@@ -215,8 +215,8 @@ def test_a_container_sees_its_own_folder_and_nothing_else(
 
 
 def round_of(file: Path, node: str) -> int:
-    told = result_of("status", file)["containers"]
-    (found,) = [each for each in told if each["name"] == node]
+    lines = result_of("status", file)["containers"]
+    (found,) = [each for each in lines if each["name"] == node]
     return int(found["round"])
 
 
@@ -276,13 +276,13 @@ def test_a_fleet_in_containers_is_watched_from_outside_and_its_logs_are_followed
                 [*command, "--json"], capture_output=True, text=True, timeout=60, check=False
             )
             assert done.returncode == 0, done.stderr
-            told: dict[str, Any] = json.loads(done.stdout)
-            return told
+            result: dict[str, Any] = json.loads(done.stdout)
+            return result
 
-        told = watched()
-        assert told["summary"]["standing"] == {"ready": 4}
-        assert (told["summary"]["unverified"], told["summary"]["refused"]) == (0, 0)
-        assert all(each["round"] is not None for each in told["nodes"])
+        result = watched()
+        assert result["summary"]["standing"] == {"ready": 4}
+        assert (result["summary"]["unverified"], result["summary"]["refused"]) == (0, 0)
+        assert all(each["round"] is not None for each in result["nodes"])
         with subprocess.Popen(
             [*COMMAND, "logs", str(file), "--follow"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -295,15 +295,15 @@ def test_a_fleet_in_containers_is_watched_from_outside_and_its_logs_are_followed
             logs.send_signal(signal.SIGINT)
             assert logs.wait(20) == 130
             assert logs.stderr.read().strip() == "cipherfleet: interrupted"
-        told = watched()
-        assert told["summary"]["standing"] == {"lost": 1, "ready": 3}
-        assert told["nodes"][0]["node"] == "n3"
+        result = watched()
+        assert result["summary"]["standing"] == {"lost": 1, "ready": 3}
+        assert result["nodes"][0]["node"] == "n3"
     done = subprocess.run(
         [*COMMAND[:-1], "watch", str(tmp_path / "out"), "--once"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 4
-    assert "no container of the broker" in done.stderr
+    assert "does not run in a container on this machine" in done.stderr
 
 
 @in_containers
@@ -331,7 +331,7 @@ def test_a_compose_file_runs_the_fleet_to_its_end(image: str, tmp_path: Path) ->
         wait_until(are_done)
     finally:
         does("down")
-    assert not any(each.estimates for each in records), "a trace that nobody asked for"
+    assert not any(each.estimates for each in records), "a trace that was not requested"
     assert sum(line["silent"] for each in records for line in each.rounds) == 0
 
 
@@ -407,9 +407,9 @@ def test_a_stack_on_a_swarm_runs_the_fleet_on_clustered_brokers_to_its_end(
             assert lines[-1]["round"] == rounds - 1
             assert lines[-1]["estimate"] == pytest.approx([21.25], abs=1e-4)
         (network,) = client.networks.list(filters=of_it)
-        told = client.networks.get(network.id).attrs
-        assert told["Internal"] is True
-        assert told["Options"]["encrypted"] == "true"
+        result = client.networks.get(network.id).attrs
+        assert result["Internal"] is True
+        assert result["Options"]["encrypted"] == "true"
     finally:
         docker("stack", "rm", name)
         wait_until(lambda: not client.api.containers(all=True, filters=of_it))
@@ -464,12 +464,14 @@ def test_a_container_that_ends_badly_fails_the_fleet_with_its_last_words(
 
 
 @in_containers
-def test_an_image_that_is_not_there_is_named_with_its_mend(engine: Engine, tmp_path: Path) -> None:
+def test_a_missing_image_is_named_with_its_remedy(engine: Engine, tmp_path: Path) -> None:
     file = toy_file(tmp_path, 3, 5)
     assert engine.user
     done = ended("up", file, "--image", "cipherfleet:nowhere", "--out", tmp_path / "out")
     assert done.returncode == 3
-    assert "cipherfleet:nowhere is not there: build it with cipherfleet fleet image" in done.stderr
+    assert (
+        "cipherfleet:nowhere does not exist; build it with cipherfleet fleet image" in done.stderr
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -484,7 +486,7 @@ def test_an_image_of_ours_that_lost_its_name_is_removed_and_no_other(engine: Eng
         return str(made.id)
 
     mine = [build(ours, IMAGE_LABEL, number) for number in (1, 2)]
-    others = [build(foreign, "of=somebody", number) for number in (1, 2)]
+    others = [build(foreign, "of=another", number) for number in (1, 2)]
     try:
         engine.remove_superseded_images()
         left = {each.id for each in engine.client.images.list(all=True)}
@@ -501,26 +503,28 @@ def test_a_node_that_is_no_container_is_answered_with_those_that_are() -> None:
     check_node(["broker", "room1"], "room1", "rooms")
     with pytest.raises(
         CipherfleetError,
-        match="no container of the fleet 'rooms' is called 'romm1', there are broker, room1, "
+        match="the fleet 'rooms' has no container 'romm1', it has broker, room1, "
         r"did you mean 'room1'\?",
     ):
         check_node(["broker", "room1"], "romm1", "rooms")
     with pytest.raises(CipherfleetError, match=r"n0, .*n19, and 5 more$"):
         check_node([f"n{i}" for i in range(25)], "x", "rooms")
-    with pytest.raises(CipherfleetError, match="no container of a fleet 'rooms' is there"):
+    with pytest.raises(
+        CipherfleetError, match="the fleet 'rooms' has no container on this machine"
+    ):
         check_node([], "room1", "rooms")
 
 
 @pytest.mark.parametrize("command", ["up", "status", "logs", "down", "exec"])
-def test_without_an_engine_the_exit_code_is_4_and_the_way_out_is_told(
+def test_without_an_engine_the_exit_code_is_4_with_the_remedy(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-socket")
     more = ["n1", "true"] if command == "exec" else []
     done = ended(command, toy_file(tmp_path, 3, 5), *more)
     assert done.returncode == 4
     (line,) = done.stderr.splitlines()
-    assert f"no Docker engine answers at unix://{tmp_path}/nobody" in line
+    assert f"no Docker engine answers at unix://{tmp_path}/no-socket" in line
     assert "--backend process" in line
 
 
@@ -530,14 +534,14 @@ def test_an_engine_of_another_machine_is_refused(
     monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.1:2376")
     done = ended("up", toy_file(tmp_path, 3, 5))
     assert done.returncode == 3
-    assert "only an engine of this machine" in done.stderr
+    assert "only an engine on this machine" in done.stderr
 
 
 @pytest.mark.fleet
 def test_the_process_backend_needs_no_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-socket")
     flags = ("--backend", "process", "--out", tmp_path / "out")
     file = toy_file(tmp_path, 3, 5)
     assert ended("up", file, *flags).returncode == 2
@@ -557,8 +561,8 @@ def test_profiles_are_limits_and_say_so() -> None:
 def test_a_compose_file_mounts_each_folder_into_its_own_container_only(tmp_path: Path) -> None:
     file = toy_file(tmp_path, 4, 5)
     out = tmp_path / "out"
-    told = result_of("compose", file, "--out", out, "--profile", "pi-zero-2")
-    assert told["containers"] == 5
+    result = result_of("compose", file, "--out", out, "--profile", "pi-zero-2")
+    assert result["containers"] == 5
     made = yaml.safe_load((out / "compose.yaml").read_text())
     services = made["services"]
     assert set(services) == {BROKER_HOST, "n1", "n2", "n3", "n4"}
@@ -611,7 +615,9 @@ def test_a_stack_gives_each_service_its_own_folder_and_the_cluster_its_names(
 def test_a_folder_that_is_too_large_for_a_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "n1").mkdir()
     (tmp_path / "n1" / "readings.csv").write_bytes(os.urandom(600 * 1024))
-    with pytest.raises(ConfigError, match="600 KiB packed, a secret of Docker Swarm holds 500"):
+    with pytest.raises(
+        ConfigError, match="600 KiB packed, a secret of Docker Swarm holds at most 500"
+    ):
         pack(node_container("n1", tmp_path / "n1", None))
 
 
@@ -658,7 +664,7 @@ def test_another_machines_image_needs_an_emulator_of_it(
     monkeypatch.setattr(image_module, "EMULATORS", tmp_path)
     check_emulator("amd64", None)
     check_emulator("arm64", "arm64")
-    with pytest.raises(ConfigError, match="has no emulator of arm64: apt-get install"):
+    with pytest.raises(ConfigError, match="has no emulator of arm64; install one: apt-get install"):
         check_emulator("amd64", "arm64")
     (tmp_path / "qemu-aarch64").touch()
     check_emulator("amd64", "arm64")

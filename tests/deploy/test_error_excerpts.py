@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.cli.error_excerpts import complaints
+from cipherfleet_deploy.cli.error_excerpts import error_lines
 from cipherfleet_node.errors import ConfigError, ConfigErrors, Mark, refuse
 from cipherfleet_node.settings.type_errors import may_be_secret
 from cipherfleet_node.settings.yaml_document import read_document
@@ -22,12 +22,12 @@ SECRET = "hunter2hunter2"
 PEM = f"|\n  -----BEGIN PRIVATE KEY-----\n  {SECRET}\n  -----END PRIVATE KEY-----"
 
 
-def told(file: Path, text: str) -> list[str]:
+def excerpt_of(file: Path, text: str) -> list[str]:
     file.write_text(text)
     shutil.copy(FOLDER / "readings.csv", file.parent)
     with pytest.raises(ConfigError) as refused:
         load_fleet(file)
-    return list(complaints(refused.value, "cipherfleet"))
+    return list(error_lines(refused.value, "cipherfleet"))
 
 
 # -- what is shown --------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def test_every_mistake_stands_above_its_line_and_a_caret(tmp_path: Path) -> None
     file = tmp_path / "fleet.yaml"
     text = RIGHT.replace("rounds: 50", "rounds: many").replace("port: 1883", "prot: 1883")
     text = text.replace("kind: ridge", "kind: rigde").replace("tls: false", "tls: on")
-    assert told(file, text) == [
+    assert excerpt_of(file, text) == [
         f"cipherfleet: {file}:7:3: broker.prot is not a known key, did you mean 'port'?",
         "    7 |   prot: 1883",
         "      |   ^",
@@ -52,12 +52,12 @@ def test_every_mistake_stands_above_its_line_and_a_caret(tmp_path: Path) -> None
         "least_squares, ridge, logistic, huber or module:Class, did you mean 'ridge'?",
         "   26 |   kind: rigde",
         "      |         ^",
-        "cipherfleet: 4 mistakes",
+        "cipherfleet: 4 errors",
     ]  # fmt: skip
 
 
 def test_one_mistake_is_not_counted(tmp_path: Path) -> None:
-    lines = told(tmp_path / "fleet.yaml", RIGHT.replace("rounds: 50", "rounds: many"))
+    lines = excerpt_of(tmp_path / "fleet.yaml", RIGHT.replace("rounds: 50", "rounds: many"))
     assert len(lines) == 3
 
 
@@ -67,8 +67,8 @@ def test_no_more_than_fifty_are_shown(tmp_path: Path) -> None:
     nodes = "".join(f"  - {{id: n{i}, sensor: {sensor}}}\n" for i in range(60))
     text = RIGHT[:start].replace("kind: edges", "kind: ring") + nodes
     text = "".join(line for line in text.splitlines(True) if "edges:" not in line)
-    lines = told(tmp_path / "fleet.yaml", text)
-    assert lines[-1] == "cipherfleet: 60 mistakes, the first 50 are shown"
+    lines = excerpt_of(tmp_path / "fleet.yaml", text)
+    assert lines[-1] == "cipherfleet: 60 errors, the first 50 are shown"
     assert len(lines) == 3 * 50 + 1
     assert "did you mean 'bed'?" in lines[0]
 
@@ -77,7 +77,7 @@ def test_the_part_of_a_long_line_around_the_mistake_is_shown(tmp_path: Path) -> 
     file = tmp_path / "x.yaml"
     file.write_text("a: [" + "1, " * 500 + "wrong, " + "2, " * 500 + "]")
     error = ConfigError("x", Mark(str(file), 1, 4 + 1500 + 1))
-    _, line, caret = complaints(error, "cipherfleet")
+    _, line, caret = error_lines(error, "cipherfleet")
     assert len(line) < 110
     assert line[caret.index("^") :].startswith("wrong")
 
@@ -85,11 +85,11 @@ def test_the_part_of_a_long_line_around_the_mistake_is_shown(tmp_path: Path) -> 
 def test_control_characters_and_other_encodings_are_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("\ufeffa: \x1b[31mred\u202e\n")
-    _, line, caret = complaints(ConfigError("x", Mark(str(file), 1, 4)), "cipherfleet")
+    _, line, caret = error_lines(ConfigError("x", Mark(str(file), 1, 4)), "cipherfleet")
     assert (line, caret) == ("    1 | a:  [31mred", "      |    ^")
     file.write_bytes(b"\xff\xfe")
-    assert list(complaints(ConfigError("x", Mark(str(file), 1, 1)), "p")) == ["p: x"]
-    assert list(complaints(ConfigError("x", Mark(str(file) + "?", 1, 1)), "p")) == ["p: x"]
+    assert list(error_lines(ConfigError("x", Mark(str(file), 1, 1)), "p")) == ["p: x"]
+    assert list(error_lines(ConfigError("x", Mark(str(file) + "?", 1, 1)), "p")) == ["p: x"]
 
 
 # -- secrets --------------------------------------------------------------------------------------
@@ -119,11 +119,11 @@ def test_control_characters_and_other_encodings_are_not_shown(tmp_path: Path) ->
     ],
 )  # fmt: skip
 def test_a_secret_in_the_wrong_place_is_not_echoed(text: str, tmp_path: Path) -> None:
-    lines = told(tmp_path / "fleet.yaml", text)
+    lines = excerpt_of(tmp_path / "fleet.yaml", text)
     assert SECRET in text
     assert SECRET not in "\n".join(lines)
     assert "PRIVATE KEY" not in "\n".join(lines)
-    assert all("fleet.yaml:" in line or line.endswith("mistakes") for line in lines)
+    assert all("fleet.yaml:" in line or line.endswith("errors") for line in lines)
 
 
 @pytest.mark.parametrize("name", ["key_bits", "allow_weak_keys", "fingerprint", "kind", "edges"])

@@ -17,7 +17,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 
-from cipherfleet_analysis.centralised import centralised_answer, objectives_in_sight
+from cipherfleet_analysis.centralised import centralised_answer, recorded_objectives
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import (
@@ -122,7 +122,7 @@ def queries_seen(broker: RunningBroker) -> Iterator[dict[tuple[str, int], set[by
 
 def plain_estimates(fleet: Fleet, seed: int, rounds: int) -> FloatArray:
     """What the plain reference iteration ends with under the draws of a seeded run."""
-    objectives = objectives_in_sight(fleet)
+    objectives = recorded_objectives(fleet)
     assert objectives is not None
     estimates: FloatArray = iterate(
         fleet.graph.edges,
@@ -135,7 +135,7 @@ def plain_estimates(fleet: Fleet, seed: int, rounds: int) -> FloatArray:
     return estimates
 
 
-def test_a_file_that_nobody_here_wrote_comes_as_close_as_the_plain_iteration(
+def test_a_file_of_another_author_comes_as_close_as_the_plain_iteration(
     tmp_path: Path,
 ) -> None:
     """40 features, so two ciphertexts per vector at 2048 bits; same draws, hence the same error."""
@@ -176,16 +176,16 @@ nodes:
     fleet = load_fleet(file)
     optimum = centralised_answer(fleet)
     assert optimum is not None
-    assert result["dimension"] == 40
-    assert result["silent"] == result["rejected"] == 0
+    assert result.dimension == 40
+    assert result.silent == result.rejected == 0
     plain = plain_estimates(fleet, seed=5, rounds=25)
     # Dither, which the plain iteration lacks, moves an estimate by less than a resolution a round.
-    assert result["relative_error"] == pytest.approx(relative_error(plain, optimum), abs=1e-5)
-    assert result["disagreement"] == pytest.approx(disagreement(plain), abs=1e-5)
+    assert result.relative_error == pytest.approx(relative_error(plain, optimum), abs=1e-5)
+    assert result.disagreement == pytest.approx(disagreement(plain), abs=1e-5)
     assert (tmp_path / "out" / "plot.png").stat().st_size > 10_000
 
 
-def test_a_killed_node_is_missed_by_nobody_and_rejoins_from_its_saved_state(tmp_path: Path) -> None:
+def test_a_killed_node_holds_up_no_other_and_rejoins_from_its_saved_state(tmp_path: Path) -> None:
     file = average_file(tmp_path, [20 + 0.5 * n for n in range(10)], 240, "{kind: grid}")
     with (
         start_broker("embedded") as broker,
@@ -250,7 +250,7 @@ def test_captured_traffic_holds_no_reading_no_state_and_no_key(tmp_path: Path) -
             canaries.append(base64.urlsafe_b64encode(plain).rstrip(b"="))
         raw = keys.identity.private_bytes_raw()
         canaries += [raw, raw.hex().encode(), base64.b64encode(raw)]
-    # Four bytes of a float may occur in half a megabyte of ciphertext by chance; eight may not.
+    # Four bytes of a float may occur in half a megabyte of ciphertext at random; eight may not.
     found = [canary for canary in set(canaries) if len(canary) >= 5 and canary in traffic]
     assert not found
     logs = b"".join(node.log.read_bytes() for node in nodes.nodes.values())
@@ -289,9 +289,9 @@ def test_mosquitto_serves_as_well_as_the_embedded_broker(tmp_path: Path) -> None
     result = run_fleet(
         file, RunOptions(broker="mosquitto", out=tmp_path / "out"), Console(stderr=True, quiet=True)
     )
-    assert result["broker"].startswith("mosquitto")
-    assert result["silent"] == result["rejected"] == 0
-    assert result["estimate"] == pytest.approx([20.625], abs=1e-4)
+    assert str(result.broker).startswith("mosquitto")
+    assert result.silent == result.rejected == 0
+    assert result.estimate == pytest.approx([20.625], abs=1e-4)
 
 
 def test_the_intel_lab_example_learns_in_a_few_rounds(tmp_path: Path) -> None:
@@ -299,7 +299,9 @@ def test_the_intel_lab_example_learns_in_a_few_rounds(tmp_path: Path) -> None:
     options = RunOptions(Overrides(nodes=5, rounds=40), out=tmp_path / "out")
     file = EXAMPLES / "intel_lab" / "fleet.yaml"
     result = run_fleet(file, options, Console(stderr=True, quiet=True))
-    assert result["key_bits"] == 2048
-    assert result["silent"] == result["rejected"] == 0
-    assert result["relative_error"] < 0.4
-    assert result["disagreement"] < 0.1
+    assert result.key_bits == 2048
+    assert result.silent == result.rejected == 0
+    assert result.relative_error is not None
+    assert result.relative_error < 0.4
+    assert result.disagreement is not None
+    assert result.disagreement < 0.1

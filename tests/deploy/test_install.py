@@ -48,14 +48,14 @@ def test_shellcheck_has_nothing_to_say(script: Path) -> None:
     [
         ([], 1, "nothing is installed; give --wheels FOLDER"),
         (["--wheels"], 2, "--wheels needs a value"),
-        (["--wheel", "x"], 2, "--wheel is no option"),
-        (["--wheels", "nowhere"], 1, "--wheels is nowhere, which is no folder"),
+        (["--wheel", "x"], 2, "--wheel is not an option"),
+        (["--wheels", "nowhere"], 1, "--wheels is nowhere, must be a folder"),
         (["--wheels", "."], 1, "holds no wheel of cipherfleet"),
-        (["--bundle", "nowhere"], 1, "--bundle is nowhere, which is no file"),
-        (["--rollback"], 1, "there is no version before"),
+        (["--bundle", "nowhere"], 1, "--bundle is nowhere, must be a file"),
+        (["--rollback"], 1, "there is no previous version"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, complaint: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -149,7 +149,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
                 says()  # else it would wait for its listener
                 assert time.monotonic() < deadline, f"the fleet does not come to {ANSWER}"
 
-    # Whoever may read the keys can look at the node from outside the service.
+    # An operator who may read the keys can check the node from outside the service.
     looked = subprocess.run(
         [opt / "current/bin/cipherfleet-node", "check-config", state],
         env={"CREDENTIALS_DIRECTORY": str(kept)},
@@ -187,7 +187,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
     barn.write_bytes(find_source("barn", tmp_path / "nodes").archive)
     refused = run_script("install.sh", "--bundle", barn, root=root)
     assert refused.returncode == 6
-    assert f"this device is {NODE}, the bundle is of barn" in refused.stderr
+    assert f"this device is {NODE}, the bundle is for barn" in refused.stderr
     (bundles[NODE] / "neighbours" / "new.json").write_text("{}")
     newer = tmp_path / "newer.tar.gz"
     newer.write_bytes(find_source(NODE, tmp_path / "nodes").archive)
@@ -216,6 +216,6 @@ def test_a_card_that_lost_a_bit_installs_nothing(tmp_path: Path) -> None:
     done = run_script(card / "cipherfleet/first-boot.sh", root=tmp_path / "root")
     assert done.returncode == 1
     log = (card / "cipherfleet/first-boot.log").read_text()
-    assert "the card does not hold what was written" in log
+    assert "the files on the card are damaged" in log
     assert log.endswith("failed with exit code 1\n")
     assert not (tmp_path / "root").exists()

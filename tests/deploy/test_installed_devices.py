@@ -179,7 +179,7 @@ def test_check_config_tells_an_enrolled_device_from_one_that_is_not(
         assert done.returncode == 7
         assert (summary["enrolled"], summary["neighbours"], summary["seal"]) == (False, [], None)
         (line,) = done.stderr.splitlines()
-        assert "is in order, and not enrolled yet; run the node" in line
+        assert "is valid, but not enrolled yet; run the node" in line
         (device.state / "token").unlink()
         refused = device.run("check-config")
         assert (refused.returncode, refused.stdout) == (3, "")
@@ -212,4 +212,4 @@ def test_a_key_that_is_not_there_is_named_with_its_remedy(
     lines = [line for line in (lost.stdout + lost.stderr).splitlines() if "node.key" in line]
     assert f"{device.state}/tls/node.key: cannot be read: No such file or directory" in lines[0]
     assert "CREDENTIALS_DIRECTORY" in lines[0]
-    assert lines[0].endswith("get the bundle anew from provisioning")
+    assert lines[0].endswith("get the bundle again from provisioning")

@@ -36,16 +36,16 @@ def with_click(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("line", [PRESS, f"exec({PRESS!r})"], ids=["import", "exec"])
 def test_ctrl_c_while_the_command_is_imported_is_one_line(line: str, tmp_path: Path) -> None:
     """By exec, too, which makes dataclasses."""
-    told = with_click(line, tmp_path)
-    assert (told.returncode, told.stdout) == (130, "")
-    assert told.stderr == "cipherfleet: interrupted\n"
+    result = with_click(line, tmp_path)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "cipherfleet: interrupted\n"
 
 
 def test_an_import_that_fails_since_it_was_interrupted_is_an_interrupt(tmp_path: Path) -> None:
     """As modules in C do: they raise an error of their own, and not what was raised in them."""
     lost = f"try:\n    {PRESS}\nexcept BaseException:\n    pass\n"
-    told = with_click(lost + "raise ImportError('multiarray failed to import')", tmp_path)
-    assert (told.returncode, told.stderr) == (130, "cipherfleet: interrupted\n")
+    result = with_click(lost + "raise ImportError('multiarray failed to import')", tmp_path)
+    assert (result.returncode, result.stderr) == (130, "cipherfleet: interrupted\n")
 
 
 def test_a_second_ctrl_c_does_not_disturb_the_clean_up() -> None:
@@ -61,9 +61,9 @@ finally:
         {PRESS}
     print("cleaned up")
 """
-    told = ended(program)
-    assert told.stdout == "cleaned up\n"
-    assert told.stderr.endswith("Interrupted\n")
+    done = ended(program)
+    assert done.stdout == "cleaned up\n"
+    assert done.stderr.endswith("Interrupted\n")
 
 
 def test_ctrl_c_counts_again_after_one_that_was_lost() -> None:
@@ -94,11 +94,11 @@ try:
 except KeyboardInterrupt:
     print("raised")
 """
-    told = ended(program)
-    assert (told.stdout, told.stderr) == ("raised\n", "")
+    done = ended(program)
+    assert (done.stdout, done.stderr) == ("raised\n", "")
 
 
-def test_other_errors_in_a_destructor_are_told_as_ever() -> None:
+def test_other_errors_in_a_destructor_are_printed_as_usual() -> None:
     program = """
 class Closed:
     def __del__(self):
@@ -138,12 +138,15 @@ def child_of(name: str) -> Moment:
 
     def wait(process: subprocess.Popen[str]) -> None:
         parent = psutil.Process(process.pid)
-        until(lambda: any(name in " ".join(words_of(each)) for each in below(parent)), process)
+        until(
+            lambda: any(name in " ".join(words_of(each)) for each in list_descendants(parent)),
+            process,
+        )
 
     return wait
 
 
-def below(parent: psutil.Process) -> list[psutil.Process]:
+def list_descendants(parent: psutil.Process) -> list[psutil.Process]:
     try:
         found: list[psutil.Process] = parent.children(recursive=True)
     except psutil.NoSuchProcess:

@@ -38,7 +38,7 @@ def test_a_picture_is_made(dimension: int, known: bool, tmp_path: Path) -> None:
 
 def broken() -> FloatArray:
     estimates, _ = approach(30, 5, 3)
-    estimates[10:15] = np.nan  # nobody closed these rounds
+    estimates[10:15] = np.nan  # no node closed these rounds
     estimates[::4, 2] = np.nan
     estimates[:, 4] = np.nan
     return estimates

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import (
+    Percentiles,
+    RunResult,
     Trajectory,
     disagreement,
     movement,
@@ -90,32 +92,32 @@ def test_a_node_without_any_estimate_is_left_out_of_the_figures(
     trajectory = Trajectory.of(nodes, 1)
     assert np.isnan(trajectory.last[2]).all()
     result = summarise(fleet, nodes, trajectory, np.array([20.0]), 1.0)
-    assert result["estimate"] == [20.0]
-    assert result["relative_error"] == pytest.approx(0.05)
+    assert result.estimate == [20.0]
+    assert result.relative_error == pytest.approx(0.05)
 
 
-def test_counters_that_begin_anew_at_a_restart_are_added_up(
+def test_counters_that_start_again_at_a_restart_are_added_up(
     fleet: Fleet, nodes: LocalFleet
 ) -> None:
     one, two, three = nodes.nodes.values()
     one.rounds = [
         line(bytes_sent=100, rejected=1, cpu_s=1.0),
         line(bytes_sent=200, rejected=3, cpu_s=1.5),
-        line(bytes_sent=50, rejected=0, cpu_s=0.4),  # started anew
+        line(bytes_sent=50, rejected=0, cpu_s=0.4),  # restarted
         line(bytes_sent=150, rejected=2, cpu_s=0.9),
     ]
-    # Started anew, too: it has already sent more than before, yet used less time.
+    # Started again, too: it has already sent more than before, yet used less time.
     two.rounds = [line(bytes_sent=100, cpu_s=0.5), line(bytes_sent=120, cpu_s=0.4)]
     three.rounds = [line(bytes_sent=30, silent=2)]
     for node in nodes.nodes.values():
         node.estimates = {0: [20.0]}
     one.restarts = two.restarts = 1
     result = summarise(fleet, nodes, Trajectory.of(nodes, 1), None, 1.0)
-    assert result["rejected"] == 5
-    assert result["silent"] == 2
-    assert result["restarts"] == 2
+    assert result.rejected == 5
+    assert result.silent == 2
+    assert result.restarts == 2
     # (200 + 150) + (100 + 120) + 30 bytes in 7 rounds of nodes, on 3 edges
-    assert result["bytes_per_edge_round"] == pytest.approx(600 / 7, abs=0.05)
+    assert result.bytes_per_edge_round == pytest.approx(600 / 7, abs=0.05)
 
 
 def test_round_times_are_those_of_all_nodes(fleet: Fleet, nodes: LocalFleet) -> None:
@@ -123,7 +125,7 @@ def test_round_times_are_those_of_all_nodes(fleet: Fleet, nodes: LocalFleet) -> 
         node.estimates = {0: [20.0]}
         node.rounds = [line(ms=10.0 * place + k) for k in range(7)]
     result = summarise(fleet, nodes, Trajectory.of(nodes, 1), None, 1.0)
-    assert result["round_ms"] == {"p50": 13.0, "p95": 25.0}
+    assert result.round_ms == Percentiles(13.0, 25.0)
 
 
 def test_the_result_is_json_even_where_figures_are_not_defined(
@@ -132,22 +134,27 @@ def test_the_result_is_json_even_where_figures_are_not_defined(
     for node in nodes.nodes.values():
         node.estimates = {0: [0.0]}
     result = summarise(fleet, nodes, Trajectory.of(nodes, 1), np.zeros(1), 1.234)
-    told = json.loads(json.dumps(result, allow_nan=False))
-    assert told["relative_error"] is None
-    assert told["disagreement"] is None
-    assert told["round_ms"] == {"p50": None, "p95": None}
-    assert told["bytes_per_edge_round"] == 0
-    assert (told["nodes"], told["edges"], told["rounds"], told["dimension"]) == (3, 3, 1, 1)
-    assert told["wall_s"] == 1.23
+    document = json.loads(json.dumps(msgspec.to_builtins(result), allow_nan=False))
+    assert document["relative_error"] is None
+    assert document["disagreement"] is None
+    assert document["round_ms"] == {"p50": None, "p95": None}
+    assert document["bytes_per_edge_round"] == 0
+    assert (document["nodes"], document["edges"], document["rounds"], document["dimension"]) == (
+        3,
+        3,
+        1,
+        1,
+    )
+    assert document["wall_s"] == 1.23
 
 
-def test_without_an_optimum_there_is_no_error_to_tell(fleet: Fleet, nodes: LocalFleet) -> None:
+def test_without_an_optimum_there_is_no_error_to_report(fleet: Fleet, nodes: LocalFleet) -> None:
     for node in nodes.nodes.values():
         node.estimates = {0: [20.0]}
     result = summarise(fleet, nodes, Trajectory.of(nodes, 1), None, 1.0)
-    assert result["optimum"] is None
-    assert result["relative_error"] is None
-    assert result["disagreement"] == 0.0
+    assert result.optimum is None
+    assert result.relative_error is None
+    assert result.disagreement == 0.0
 
 
 # -- settled ------------------------------------------------------------------------------------
@@ -155,8 +162,8 @@ def test_without_an_optimum_there_is_no_error_to_tell(fleet: Fleet, nodes: Local
 
 def result_of(
     fleet: Fleet, nodes: LocalFleet, estimates: list[list[float]], optimum: float | None
-) -> dict[str, Any]:
-    """What is told of *estimates*, a list for each node."""
+) -> RunResult:
+    """The result of *estimates*, which has one list for each node."""
     for node, own in zip(nodes.nodes.values(), estimates, strict=False):
         node.estimates = {k: [x] for k, x in enumerate(own)}
     answer = None if optimum is None else np.array([optimum])
@@ -167,34 +174,35 @@ def test_a_run_has_settled_when_its_answer_is_right_to_two_digits(
     fleet: Fleet, nodes: LocalFleet
 ) -> None:
     near = result_of(fleet, nodes, [[20.1], [20.1], [20.1]], 20.0)
-    assert (near["settled"], near["relative_error"]) == (True, pytest.approx(0.005))
-    assert result_of(fleet, nodes, [[20.3], [20.3], [20.3]], 20.0)["settled"] is False
-    assert result_of(fleet, nodes, [[19.0], [20.0], [21.0]], 20.0)["settled"] is False
+    assert near.settled is True
+    assert near.relative_error == pytest.approx(0.005)
+    assert result_of(fleet, nodes, [[20.3], [20.3], [20.3]], 20.0).settled is False
+    assert result_of(fleet, nodes, [[19.0], [20.0], [21.0]], 20.0).settled is False
 
 
 def test_who_has_no_estimate_has_not_settled(fleet: Fleet, nodes: LocalFleet) -> None:
     result = result_of(fleet, nodes, [[20.0], [20.0]], 20.0)
-    assert (result["settled"], result["relative_error"]) == (False, 0.0)
+    assert (result.settled, result.relative_error) == (False, 0.0)
 
 
 def test_without_an_answer_to_compare_to_nodes_must_agree_and_stand_still(
     fleet: Fleet, nodes: LocalFleet
 ) -> None:
     still = [9.0, 20.0, 20.1, 20.1]
-    assert result_of(fleet, nodes, [still] * 3, None)["settled"] is True
+    assert result_of(fleet, nodes, [still] * 3, None).settled is True
     apart = [[9.0, 20.0, 20.0, 20.0], still, [9.0, 21.0, 21.0, 21.0]]
-    assert result_of(fleet, nodes, apart, None)["settled"] is False
+    assert result_of(fleet, nodes, apart, None).settled is False
     # Its last steps are short, as those of every long run: from half of the rounds on it went 2 %.
     creeping = [20.0 + 0.1 * math.log2(k) * 5.8 for k in range(1, 65)]
     result = result_of(fleet, nodes, [creeping] * 3, None)
     assert abs(creeping[-1] - creeping[-2]) / creeping[-1] < 0.001
-    assert result["movement"] == pytest.approx(0.58 / creeping[-1])
-    assert (result["settled"], result["disagreement"]) == (False, 0.0)
+    assert result.movement == pytest.approx(0.58 / creeping[-1])
+    assert (result.settled, result.disagreement) == (False, 0.0)
 
 
 def test_a_single_round_has_no_first_half(fleet: Fleet, nodes: LocalFleet) -> None:
     result = result_of(fleet, nodes, [[20.0]] * 3, None)
-    assert (result["movement"], result["settled"]) == (None, False)
+    assert (result.movement, result.settled) == (None, False)
 
 
 def test_an_error_that_falls_like_one_over_k_is_no_greater_than_the_movement() -> None:

@@ -155,7 +155,7 @@ def test_a_seeded_image_holds_what_was_given(
 ) -> None:
     image = make_image(tmp_path / "raspios.img", table, fat, TRIXIE)
     source = find_source("attic", home)
-    told = write_seed(source, open_image(image), Extras(wheels))
+    result = write_seed(source, open_image(image), Extras(wheels))
     found = read_files(image, tmp_path / "read")
     assert found["config.txt"].decode() == TRIXIE["config.txt"]
     assert found["cipherfleet/bundle.tar.gz"] == source.archive
@@ -176,7 +176,7 @@ def test_a_seeded_image_holds_what_was_given(
     meta = yaml.safe_load(found["meta-data"])
     assert meta["dsmode"] == "local"
     assert meta["instance-id"].startswith("cipherfleet-lab-attic-")
-    assert told["files"] == len(found) - 3  # without config, cmdline and the card's mark
+    assert result["files"] == len(found) - 3  # without config, cmdline and the card's mark
 
 
 @needs_tools
@@ -198,33 +198,33 @@ def test_a_second_seed_replaces_the_first_and_keeps_what_the_user_had(
 
 
 @needs_tools
-def test_a_full_card_is_told(tmp_path: Path, home: Path, wheels: Path) -> None:
+def test_a_full_card_is_reported(tmp_path: Path, home: Path, wheels: Path) -> None:
     image = make_image(tmp_path / "small.img", "dos", "32", TRIXIE)
     (wheels / "numpy-1.whl").write_bytes(bytes(SIZE_MIB * MIB))
-    with pytest.raises(CipherfleetError, match=r"mcopy failed, and said: .*[Ff]ull"):
+    with pytest.raises(CipherfleetError, match=r"mcopy failed, its last line: .*[Ff]ull"):
         write_seed(find_source("attic", home), open_image(image), Extras(wheels))
 
 
 @needs_tools
 @pytest.mark.parametrize(
-    ("files", "mend"),
+    ("files", "remedy"),
     [
-        ({"readme.txt": "?"}, "no boot partition that is known"),
+        ({"readme.txt": "?"}, "not a known boot partition"),
         ({n: TRIXIE[n] for n in ("config.txt", "cmdline.txt")}, "would ignore the seed"),
     ],
 )
 def test_an_image_of_another_system_is_left_alone(
-    tmp_path: Path, files: dict[str, str], mend: str
+    tmp_path: Path, files: dict[str, str], remedy: str
 ) -> None:
     image = make_image(tmp_path / "other.img", "gpt", "32", files)
     before = image.read_bytes()
-    with pytest.raises(ConfigError, match=mend):
+    with pytest.raises(ConfigError, match=remedy):
         open_image(image)
     assert image.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("data", "mend"),
+    ("data", "remedy"),
     [
         (b"\xfd7zXZ\0" + bytes(2000), "unxz -k"),
         (b"\x1f\x8b" + bytes(2000), "gunzip -k"),
@@ -235,10 +235,12 @@ def test_an_image_of_another_system_is_left_alone(
     ],
     ids=["xz", "gzip", "zeros", "empty", "partition table of noise", "GPT of noise"],
 )
-def test_what_is_no_image_is_refused_with_the_mend(tmp_path: Path, data: bytes, mend: str) -> None:
+def test_what_is_no_image_is_refused_with_the_remedy(
+    tmp_path: Path, data: bytes, remedy: str
+) -> None:
     file = tmp_path / "file.img"
     file.write_bytes(data)
-    with pytest.raises(ConfigError, match=mend):
+    with pytest.raises(ConfigError, match=remedy):
         open_image(file)
 
 
@@ -300,8 +302,8 @@ def test_host_names_have_no_underscores(home: Path) -> None:
     ("text", "complaint"),
     [
         ("#!/bin/sh\nreboot: now\n", "does not begin with #cloud-config"),
-        ("#cloud-config\na: 1\n  b: 2\n", r"user-data:3:\d+: is no YAML"),
-        ("#cloud-config\na: " + "[" * 5_000, "user-data.*: is no YAML"),
+        ("#cloud-config\na: 1\n  b: 2\n", r"user-data:3:\d+: is not valid YAML"),
+        ("#cloud-config\na: " + "[" * 5_000, "user-data.*: is not valid YAML"),
         ("#cloud-config\n- a\n", "not a mapping"),
         ("#cloud-config\nruncmd: ls\n", "runcmd is not a list"),
     ],
@@ -374,7 +376,7 @@ class Forgetful:
         pass
 
 
-def test_a_card_that_gives_something_else_back_is_told(home: Path) -> None:
+def test_a_card_that_reads_back_differently_is_reported(home: Path) -> None:
     with pytest.raises(CipherfleetError, match="user-data does not read back as it was written"):
         write_seed(find_source("attic", home), Forgetful(), Extras())
 
@@ -414,18 +416,18 @@ def test_a_card_of_another_node_is_not_taken(tmp_path: Path, seed: Callable[...,
     assert seed(card).exit_code == 0
     refused = seed(card, node="Cellar_2").exception
     assert isinstance(refused, IdentityClash)
-    assert "the card is that of 'lab/attic'" in str(refused)
+    assert "the card belongs to 'lab/attic'" in str(refused)
     assert seed(card, "--replace", node="Cellar_2").exit_code == 0
 
 
-def test_a_card_written_anew_is_known_by_its_own_number(tmp_path: Path, home: Path) -> None:
+def test_a_card_written_again_is_known_by_its_own_number(tmp_path: Path, home: Path) -> None:
     source = find_source("attic", home)
 
     def mark(name: str, hardware: str) -> str:
         card = open_folder(mounted(tmp_path / name, TRIXIE))
         return bind(source, card, hardware, replace=False)
 
-    assert mark("once", "cid-1") == mark("anew", "cid-1")
+    assert mark("once", "cid-1") == mark("again", "cid-1")
     with pytest.raises(IdentityClash):
         mark("other", "cid-2")
 
@@ -440,7 +442,7 @@ def test_an_interrupted_command_can_be_given_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cipherfleet_deploy.cards.card._record", interrupted)
+        patched.setattr("cipherfleet_deploy.cards.card._write_record", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bind(source, card, "", replace=False)
     marked = json.loads(card.read("cipherfleet/card.json") or b"")["card"]

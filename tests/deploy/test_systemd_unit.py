@@ -148,8 +148,8 @@ def test_the_command_prints_the_unit_with_the_keys_that_are_there(
     kept.mkdir(parents=True)
     (kept / "seal.pem").write_text("a key")
     assert main([str(tmp_path / "attic"), str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert values(told, "LoadCredential") == ["seal.pem:/etc/cipherfleet/attic/seal.pem"]
+    result = capsys.readouterr().out
+    assert values(result, "LoadCredential") == ["seal.pem:/etc/cipherfleet/attic/seal.pem"]
     (tmp_path / "attic" / "node.yaml").write_text("node: attic\n")
     assert main([str(tmp_path / "attic")]) == 3
     assert "attic/node.yaml:1:1" in capsys.readouterr().err
@@ -162,7 +162,7 @@ def test_groups_are_those_that_own_the_devices() -> None:
 
 def test_the_user_and_the_folders_come_to_be(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    told = subprocess.run(
+    done = subprocess.run(
         [
             tool("systemd-sysusers"),
             "--dry-run",
@@ -173,8 +173,8 @@ def test_the_user_and_the_folders_come_to_be(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    assert "Creating user 'cipherfleet'" in told.stdout + told.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Creating user 'cipherfleet'" in done.stdout + done.stderr
     if os.geteuid() != 0:
         pytest.skip("THE FOLDERS WERE NOT MADE: only root can give them to root")
     subprocess.run(

@@ -36,7 +36,7 @@ from cipherfleet_deploy.watch.table import (
     ABSENT,
     COLUMNS,
     STALE_S,
-    Board,
+    FleetStatus,
     Row,
     by_number,
     cells,
@@ -45,7 +45,7 @@ from cipherfleet_deploy.watch.table import (
     summary,
     table,
 )
-from cipherfleet_deploy.watch.watch import Changes, View
+from cipherfleet_deploy.watch.watch import ChangeFilter, View
 from cipherfleet_node.core.messages import Health, Message, Presence, PresenceState
 from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
 from cipherfleet_node.errors import ConfigError
@@ -54,7 +54,7 @@ from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
 from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
-from cipherfleet_provisioning.operator_session import Anybody
+from cipherfleet_provisioning.operator_session import AcceptAnySignature
 from tests.support.wiretap import forms_of
 
 FLEET = "yard"
@@ -72,154 +72,156 @@ ticks = count(1)
 
 
 def health(name: str = "n1", epoch: int = 5, **fields: Any) -> Health:
-    told = Health(
+    result = Health(
         FLEET, name, epoch, next(ticks), "collecting", 12, 250_000, 1, 3,
         {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, 51,
     )  # fmt: skip
-    return msgspec.structs.replace(told, **fields)
+    return msgspec.structs.replace(result, **fields)
 
 
 def presence(name: str, state: PresenceState, epoch: int = 5) -> Presence:
     return Presence(FLEET, name, epoch, state)
 
 
-def told(*messages: Message, at: float = 0.0, board: Board | None = None) -> Board:
-    """A board that has heard *messages*, signed by their senders."""
-    board = board or Board(FLEET, PUBLIC)
+def status_after(
+    *messages: Message, at: float = 0.0, status: FleetStatus | None = None
+) -> FleetStatus:
+    """The status of a fleet after *messages*, each signed by its sender."""
+    status = status or FleetStatus(FLEET, PUBLIC)
     for message in messages:
-        board.hear(topic_of(message), encode(message, KEYS[message.sender]), at)
-    return board
+        status.receive(topic_of(message), encode(message, KEYS[message.sender]), at)
+    return status
 
 
-def row(board: Board, name: str = "n1", now: float = 0.0) -> Row:
-    (found,) = [each for each in board.rows(now) if each.node == name]
+def row(status: FleetStatus, name: str = "n1", now: float = 0.0) -> Row:
+    (found,) = [each for each in status.rows(now) if each.node == name]
     return found
 
 
-def shown(board: Board, now: float = 0.0, *, connected: bool = True) -> str:
-    rows = board.rows(now)
+def shown(status: FleetStatus, now: float = 0.0, *, connected: bool = True) -> str:
+    rows = status.rows(now)
     console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
     console.print(table(headline(FLEET, rows, connected=connected), rows))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def test_a_row_holds_what_a_node_has_told() -> None:
-    board = told(presence("n1", "ready"), health())
-    assert row(board, now=2.0) == Row(
+def test_a_row_holds_what_a_node_has_reported() -> None:
+    status = status_after(presence("n1", "ready"), health())
+    assert row(status, now=2.0) == Row(
         node="n1", state="ready", stale=False, age_s=2.0, epoch=5, phase="collecting", round=12,
         round_ms=250.0, silent=1, missed=3, rejected=3, pool=3, pool_size=8, temperature_c=51,
     )  # fmt: skip
-    assert cells(row(board, now=2.0)) == (
+    assert cells(row(status, now=2.0)) == (
         "n1", "ready", "5", "12", "250.0", "1", "3", "3/8", "51", "2.0 s ago", "good",
     )  # fmt: skip
 
 
 def test_who_was_never_heard_is_absent() -> None:
-    board = told(presence("n1", "ready"))
-    assert row(board, "n2") == Row("n2", ABSENT, stale=False, age_s=None)
-    assert cells(row(board, "n2"))[:3] == ("n2", ABSENT, "-")
-    assert "2 absent" in shown(board)
+    status = status_after(presence("n1", "ready"))
+    assert row(status, "n2") == Row("n2", ABSENT, stale=False, age_s=None)
+    assert cells(row(status, "n2"))[:3] == ("n2", ABSENT, "-")
+    assert "2 absent" in shown(status)
 
 
 @pytest.mark.parametrize("state", ["init", "ready", "waiting", "alert", "finished", "lost"])
 def test_a_node_stands_as_it_says(state: PresenceState) -> None:
-    board = told(presence("n1", "ready"), presence("n1", state))
-    assert row(board).standing == state
-    assert summary(board.rows(0.0))["standing"] == {state: 1, ABSENT: 2}
-    assert f"1 {state}" in shown(board)
+    status = status_after(presence("n1", "ready"), presence("n1", state))
+    assert row(status).standing == state
+    assert summary(status.rows(0.0))["standing"] == {state: 1, ABSENT: 2}
+    assert f"1 {state}" in shown(status)
 
 
 def test_who_falls_silent_is_stale_after_three_words_by_the_watchers_clock() -> None:
-    board = told(presence("n1", "ready"), health(), presence("n2", "lost"), at=100.0)
-    assert row(board, now=100.0 + STALE_S).standing == "ready"
+    status = status_after(presence("n1", "ready"), health(), presence("n2", "lost"), at=100.0)
+    assert row(status, now=100.0 + STALE_S).standing == "ready"
     late = 100.1 + STALE_S
-    assert row(board, now=late).standing == "stale"
-    assert "ready, stale" in shown(board, late)
-    assert row(board, "n2", late).standing == "lost", "nothing more is to come from it"
-    told(health(), at=late, board=board)
-    assert row(board, now=late).standing == "ready"
+    assert row(status, now=late).standing == "stale"
+    assert "ready, stale" in shown(status, late)
+    assert row(status, "n2", late).standing == "lost", "nothing more is to come from it"
+    status_after(health(), at=late, status=status)
+    assert row(status, now=late).standing == "ready"
 
 
 def test_what_a_broker_repeats_keeps_no_node_alive() -> None:
     words = presence("n1", "ready"), health(round=7), health(round=8)
-    board = told(*words)
+    status = status_after(*words)
     later = STALE_S + 1.0
-    told(*words, at=later, board=board)
-    assert (row(board, now=later).standing, row(board, now=later).round) == ("stale", 8)
-    assert row(board).refused == 0
-    told(health(round=9), at=later, board=board)
-    assert row(board, now=later).standing == "ready"
+    status_after(*words, at=later, status=status)
+    assert (row(status, now=later).standing, row(status, now=later).round) == ("stale", 8)
+    assert row(status).refused == 0
+    status_after(health(round=9), at=later, status=status)
+    assert row(status, now=later).standing == "ready"
 
 
 def test_a_clock_that_went_back_makes_no_age_negative() -> None:
-    assert row(told(health(), at=10.0), now=9.0).age_s == 0.0
+    assert row(status_after(health(), at=10.0), now=9.0).age_s == 0.0
 
 
 def test_who_needs_looking_after_comes_first_and_n10_after_n2() -> None:
-    board = told(*(presence(name, "ready") for name in NODES))
-    assert [each.node for each in board.rows(0.0)] == ["n1", "n2", "n10"]
-    told(presence("n10", "lost"), presence("n2", "waiting"), board=board)
-    assert [each.node for each in board.rows(0.0)] == ["n10", "n2", "n1"]
+    status = status_after(*(presence(name, "ready") for name in NODES))
+    assert [each.node for each in status.rows(0.0)] == ["n1", "n2", "n10"]
+    status_after(presence("n10", "lost"), presence("n2", "waiting"), status=status)
+    assert [each.node for each in status.rows(0.0)] == ["n10", "n2", "n1"]
     assert sorted(["10", "b", "a10b", "a9b", "9", ""], key=by_number) == [
         "", "9", "10", "a9b", "a10b", "b",
     ]  # fmt: skip
 
 
 def test_the_last_will_of_an_earlier_start_changes_nothing() -> None:
-    board = told(presence("n1", "ready", epoch=6), health(epoch=6))
-    told(presence("n1", "lost", epoch=5), health(epoch=5, round=99), board=board)
-    assert (row(board).state, row(board).round) == ("ready", 12)
-    assert row(board).refused == 0
+    status = status_after(presence("n1", "ready", epoch=6), health(epoch=6))
+    status_after(presence("n1", "lost", epoch=5), health(epoch=5, round=99), status=status)
+    assert (row(status).state, row(status).round) == ("ready", 12)
+    assert row(status).refused == 0
 
 
-def test_a_new_start_forgets_what_the_one_before_has_told() -> None:
-    board = told(presence("n1", "lost"), health(), presence("n1", "ready", epoch=6))
-    assert (row(board).state, row(board).epoch, row(board).round) == ("ready", 6, None)
+def test_a_new_start_forgets_the_reports_of_the_previous_one() -> None:
+    status = status_after(presence("n1", "lost"), health(), presence("n1", "ready", epoch=6))
+    assert (row(status).state, row(status).epoch, row(status).round) == ("ready", 6, None)
 
 
 def test_messages_that_a_node_did_not_sign_change_nothing_and_show() -> None:
-    board = told(presence("n1", "ready"), health())
-    before = row(board)
+    status = status_after(presence("n1", "ready"), health())
+    before = row(status)
     for message in (presence("n1", "lost"), health(round=99), presence("n1", "init", epoch=99)):
-        board.hear(topic_of(message), encode(message, STRANGER), 0.0)
-    board.hear(topic_of(health("n2")), encode(health("n1"), KEYS["n1"]), 0.0)
-    assert row(board) == replace(before, refused=3)
-    assert row(board, "n2").refused == 1
-    assert "3 REFUSED" in shown(board)
-    assert "4 messages refused" in shown(board)
+        status.receive(topic_of(message), encode(message, STRANGER), 0.0)
+    status.receive(topic_of(health("n2")), encode(health("n1"), KEYS["n1"]), 0.0)
+    assert row(status) == replace(before, refused=3)
+    assert row(status, "n2").refused == 1
+    assert "3 REFUSED" in shown(status)
+    assert "4 messages refused" in shown(status)
 
 
 def test_without_keys_everything_is_called_unverified() -> None:
-    board = Board(FLEET, dict.fromkeys(NODES, Anybody()))
-    board.hear(topic_of(health()), encode(health(), STRANGER), 0.0)
-    assert (row(board).round, row(board).verified) == (12, False)
-    assert "3 unverified" in shown(board)
+    status = FleetStatus(FLEET, dict.fromkeys(NODES, AcceptAnySignature()))
+    status.receive(topic_of(health()), encode(health(), STRANGER), 0.0)
+    assert (row(status).round, row(status).verified) == (12, False)
+    assert "3 unverified" in shown(status)
 
 
 def test_of_strangers_nothing_is_kept() -> None:
-    board = Board(FLEET, PUBLIC)
+    status = FleetStatus(FLEET, PUBLIC)
     for n in range(100):
         message = health(f"other{n}")
-        board.hear(topic_of(message), encode(message, STRANGER), 0.0)
-    assert [each.node for each in board.rows(0.0)] == list(NODES)
-    assert summary(board.rows(0.0))["refused"] == 0
+        status.receive(topic_of(message), encode(message, STRANGER), 0.0)
+    assert [each.node for each in status.rows(0.0)] == list(NODES)
+    assert summary(status.rows(0.0))["refused"] == 0
 
 
 def test_a_retained_state_that_is_taken_back_is_no_fault() -> None:
-    board = told(presence("n1", "ready"))
-    board.hear(topic_of(presence("n1", "ready")), b"", 1.0)
-    assert (row(board).state, row(board).refused) == ("ready", 0)
+    status = status_after(presence("n1", "ready"))
+    status.receive(topic_of(presence("n1", "ready")), b"", 1.0)
+    assert (row(status).state, row(status).refused) == ("ready", 0)
 
 
 def test_huge_numbers_fit_into_their_columns_and_stay_exact_in_json() -> None:
     names = ("number", "round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
     refusals = {"topic": MAX_COUNTER, "kind": MAX_COUNTER}
     most = health(epoch=MAX_COUNTER, rejected=refusals)
-    board = told(msgspec.structs.replace(most, **dict.fromkeys(names, MAX_COUNTER)))
-    assert row(board).rejected == 2 * MAX_COUNTER
-    assert json.loads(json.dumps(summary(board.rows(0.0))))["lowest_round"] == MAX_COUNTER
-    lines = shown(board).splitlines()
+    status = status_after(msgspec.structs.replace(most, **dict.fromkeys(names, MAX_COUNTER)))
+    assert row(status).rejected == 2 * MAX_COUNTER
+    assert json.loads(json.dumps(summary(status.rows(0.0))))["lowest_round"] == MAX_COUNTER
+    lines = shown(status).splitlines()
     assert max(len(each.rstrip()) for each in lines) < 140
     assert "9.2e+18" in next(each for each in lines if each.startswith("n1 "))
 
@@ -227,74 +229,74 @@ def test_huge_numbers_fit_into_their_columns_and_stay_exact_in_json() -> None:
 @given(st.sampled_from(["state", "health", "q", "x"]), st.sampled_from([*NODES, "", "n3", "\x1b"]),
        st.binary(max_size=200))  # fmt: skip
 def test_whatever_comes_no_control_character_is_shown(kind: str, name: str, data: bytes) -> None:
-    board = told(presence("n1", "ready"))
-    board.hear(f"cf/v1/{FLEET}/{kind}/{name}", data, 0.0)
-    for text in (*map(line, board.rows(0.0)), *shown(board).splitlines()):
+    status = status_after(presence("n1", "ready"))
+    status.receive(f"cf/v1/{FLEET}/{kind}/{name}", data, 0.0)
+    for text in (*map(line, status.rows(0.0)), *shown(status).splitlines()):
         assert text.isprintable()
-    assert row(board).state == "ready"
+    assert row(status).state == "ready"
 
 
 @given(st.text("\x1b\n\r\0[2J\u202e", min_size=1, max_size=8))
 def test_words_of_the_attackers_choice_are_refused(word: str) -> None:
     """A node with a good key may say what it likes, in the words of the protocol."""
     for fields in ({"phase": word}, {"rejected": {word: 1}}, {"surplus": {word: 1}}):
-        board = told(health(**fields))
-        assert row(board) == Row("n1", ABSENT, stale=False, age_s=None, refused=1)
+        status = status_after(health(**fields))
+        assert row(status) == Row("n1", ABSENT, stale=False, age_s=None, refused=1)
 
 
 def test_the_headline_counts_and_names_the_slowest() -> None:
-    board = told(
+    status = status_after(
         presence("n1", "ready"), health("n1", round=7, round_us=90_000),
         presence("n2", "waiting"), health("n2", round=9, round_us=1_200_000),
         presence("n10", "lost"), health("n10", round=2, round_us=9_000_000),
     )  # fmt: skip
-    text = headline(FLEET, board.rows(0.0), connected=True).plain
+    text = headline(FLEET, status.rows(0.0), connected=True).plain
     assert text == (
         "yard: 3 nodes  1 lost  1 waiting  1 ready  rounds 7 to 9  slowest 1200.0 ms (n2)"
     )
-    assert "THE BROKER IS AWAY" in shown(board, connected=False)
+    assert "BROKER UNREACHABLE" in shown(status, connected=False)
 
 
-def test_a_board_is_complete_when_all_have_told_or_are_gone() -> None:
-    board = told(presence("n1", "ready"), health(), presence("n2", "lost"))
-    assert not board.complete(0.0)
-    told(presence("n10", "ready"), board=board)
-    assert not board.complete(0.0), "n10 has not told its round"
-    told(health("n10"), board=board)
-    assert board.complete(0.0)
-    assert not board.finished(0.0)
-    told(*(presence(name, "finished") for name in NODES), board=board)
-    assert board.finished(0.0)
+def test_a_status_is_complete_when_all_nodes_have_reported_or_are_gone() -> None:
+    status = status_after(presence("n1", "ready"), health(), presence("n2", "lost"))
+    assert not status.has_all_reports(0.0)
+    status_after(presence("n10", "ready"), status=status)
+    assert not status.has_all_reports(0.0), "n10 has not reported its round"
+    status_after(health("n10"), status=status)
+    assert status.has_all_reports(0.0)
+    assert not status.is_finished(0.0)
+    status_after(*(presence(name, "finished") for name in NODES), status=status)
+    assert status.is_finished(0.0)
 
 
-def test_a_fleet_that_changes_is_known_anew() -> None:
-    board = told(presence("n1", "ready"), presence("n2", "ready"))
+def test_a_fleet_that_changes_is_known_again() -> None:
+    status = status_after(presence("n1", "ready"), presence("n2", "ready"))
     after = {"n1": STRANGER.public_key(), "n2": PUBLIC["n2"], "n3": PUBLIC["n10"]}
     for _ in range(2000):  # the keys of before are remembered once, however often it is asked
-        board.know(after)
-    assert [each.node for each in board.rows(0.0)] == ["n3", "n1", "n2"]
-    told(health("n1"), board=board)  # still with its old key
-    assert row(board).round == 12
+        status.update_verifiers(after)
+    assert [each.node for each in status.rows(0.0)] == ["n3", "n1", "n2"]
+    status_after(health("n1"), status=status)  # still with its old key
+    assert row(status).round == 12
     message = health("n1", round=13)
-    board.hear(topic_of(message), encode(message, STRANGER), 0.0)
-    assert (row(board).round, row(board).refused) == (13, 0)
+    status.receive(topic_of(message), encode(message, STRANGER), 0.0)
+    assert (row(status).round, row(status).refused) == (13, 0)
 
 
-def test_only_changes_are_told_and_age_is_none() -> None:
-    told_of: list[list[str]] = []
-    changes = Changes(lambda _view, rows: told_of.append([each.node for each in rows]))
-    board = told(presence("n1", "ready"))
-    changes(View(FLEET, board.rows(0.0), connected=True))
-    changes(View(FLEET, board.rows(1.0), connected=True))
-    told(health("n1"), board=board, at=1.5)
-    changes(View(FLEET, board.rows(2.0), connected=True))
-    changes(View(FLEET, board.rows(3.0), connected=False))
-    changes(View(FLEET, board.rows(4.0), connected=False))
-    assert told_of == [["n2", "n10", "n1"], ["n1"], []], "absent ones first"
+def test_only_changes_are_reported_and_age_is_none() -> None:
+    calls: list[list[str]] = []
+    changes = ChangeFilter(lambda _view, rows: calls.append([each.node for each in rows]))
+    status = status_after(presence("n1", "ready"))
+    changes(View(FLEET, status.rows(0.0), connected=True))
+    changes(View(FLEET, status.rows(1.0), connected=True))
+    status_after(health("n1"), status=status, at=1.5)
+    changes(View(FLEET, status.rows(2.0), connected=True))
+    changes(View(FLEET, status.rows(3.0), connected=False))
+    changes(View(FLEET, status.rows(4.0), connected=False))
+    assert calls == [["n2", "n10", "n1"], ["n1"], []], "absent ones first"
 
 
 def test_a_line_names_its_figures() -> None:
-    text = line(row(told(presence("n1", "ready"), health())))
+    text = line(row(status_after(presence("n1", "ready"), health())))
     assert text.startswith("n1  ready  epoch 5  round 12  ms/round 250.0  silent 1  rejected 3  ")
     assert all(name in text for name in COLUMNS[2:])
 
@@ -327,12 +329,14 @@ def test_a_file_tells_where_the_broker_is_and_no_keys(tmp_path: Path) -> None:
     watched = find_fleet(yard(tmp_path, 2883), None)
     assert (watched.fleet, watched.where) == ("yard", ("127.0.0.1", 2883))
     assert list(watched.verifiers) == ["n1", "n2", "n3", "n4"]
-    assert all(isinstance(each, Anybody) for each in watched.verifiers.values())
+    assert all(isinstance(each, AcceptAnySignature) for each in watched.verifiers.values())
     assert find_fleet(yard(tmp_path), "[::1]:99").where == ("::1", 99)
 
 
 def test_a_file_of_a_secured_fleet_is_not_enough(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no certificate of the operator is beside it; name the"):
+    with pytest.raises(
+        ConfigError, match="the operator's certificate is not in this file; name the"
+    ):
         find_fleet(yard(tmp_path, tls=True), None)
 
 
@@ -342,20 +346,21 @@ def test_a_set_tells_the_broker_the_keys_and_when_it_was_replaced(tmp_path: Path
     watched = find_fleet(home, None)
     assert watched.where == ("127.0.0.1", 2883)
     assert watched.context is not None
-    assert not any(isinstance(each, Anybody) for each in watched.verifiers.values())
-    assert not watched.outdated
+    assert not any(isinstance(each, AcceptAnySignature) for each in watched.verifiers.values())
+    assert not watched.is_outdated
     file.write_text(file.read_text().replace("each: 4", "each: 3"))
     provision.bundle(file, tmp_path / "other", "device", quiet)
     assert all(
-        isinstance(e, Anybody) for e in find_fleet(tmp_path / "other", None).verifiers.values()
+        isinstance(e, AcceptAnySignature)
+        for e in find_fleet(tmp_path / "other", None).verifiers.values()
     )
     (home / "current").unlink()
     (home / "current").symlink_to("sets/000002")
-    assert watched.outdated
+    assert watched.is_outdated
 
 
 @pytest.mark.parametrize("content", [[], ["nodes"]])
-def test_a_folder_without_a_fleet_is_told(content: list[str], tmp_path: Path) -> None:
+def test_a_folder_without_a_fleet_is_reported(content: list[str], tmp_path: Path) -> None:
     for name in content:
         (tmp_path / name).mkdir()
     with pytest.raises(ConfigError, match="holds no"):
@@ -431,9 +436,9 @@ def watching(place: Path) -> Iterator[Callable[[Callable[[dict[str, Any]], bool]
 
         def wait(wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
             for text in lines:
-                told = json.loads(text, parse_constant=pytest.fail)
-                if wanted(told):
-                    return dict(told)
+                result = json.loads(text, parse_constant=pytest.fail)
+                if wanted(result):
+                    return dict(result)
             pytest.fail("the watch ended before that was seen")
 
         try:
@@ -448,10 +453,10 @@ def test_the_fleet_is_shown_once_with_good_signatures(live: Live) -> None:
     done = ended(live.out, "--once", "--json")
     assert done.returncode == 0, done.stderr
     (text,) = done.stdout.splitlines()
-    told = json.loads(text)
-    assert told["summary"]["standing"] == {"ready": 4}
-    assert (told["fleet"], told["connected"]) == ("yard", True)
-    for each in told["nodes"]:
+    result = json.loads(text)
+    assert result["summary"]["standing"] == {"ready": 4}
+    assert (result["fleet"], result["connected"]) == ("yard", True)
+    for each in result["nodes"]:
         assert (each["verified"], each["refused"], each["stale"]) == (True, 0, False)
         assert (each["silent"], each["rejected"]) == (0, 0)
         assert each["round"] > 0
@@ -468,22 +473,22 @@ def test_the_fleet_is_shown_once_with_good_signatures(live: Live) -> None:
 @pytest.mark.fleet
 def test_a_forger_is_seen_and_a_node_that_was_killed_is_lost(live: Live) -> None:
     with watching(live.out) as wait:
-        wait(lambda told: told["summary"]["standing"] == {"ready": 4})
+        wait(lambda found: found["summary"]["standing"] == {"ready": 4})
         forged = Presence("yard", "n1", 2**40, "lost")
         client = paho.Client(CallbackAPIVersion.VERSION2, "forger")
         client.connect(live.broker.host, live.broker.port)
         client.publish(topic_of(forged), encode(forged, STRANGER), qos=0)
         client.loop_start()
-        told = wait(lambda told: told["summary"]["refused"] > 0)
+        found = wait(lambda found: found["summary"]["refused"] > 0)
         client.disconnect()
         client.loop_stop()
-        (first,) = [each for each in told["nodes"] if each["node"] == "n1"]
+        (first,) = [each for each in found["nodes"] if each["node"] == "n1"]
         assert (first["state"], first["refused"]) == ("ready", 1)
-        live.nodes.kill("n3")  # nobody polls: it stays dead
-        told = wait(lambda told: "lost" in told["summary"]["standing"])
-        assert [each["node"] for each in told["nodes"] if each["state"] == "lost"] == ["n3"]
-        told = wait(lambda told: any(each["silent"] == 1 for each in told["nodes"]))
-        assert told["summary"]["standing"] == {"lost": 1, "ready": 3}
+        live.nodes.kill("n3")  # no process polls, so it is not restarted
+        found = wait(lambda found: "lost" in found["summary"]["standing"])
+        assert [each["node"] for each in found["nodes"] if each["state"] == "lost"] == ["n3"]
+        found = wait(lambda found: any(each["silent"] == 1 for each in found["nodes"]))
+        assert found["summary"]["standing"] == {"lost": 1, "ready": 3}
 
 
 @pytest.mark.fleet
@@ -522,9 +527,9 @@ def test_a_set_is_watched_in_tls_by_the_operator_alone(tmp_path: Path) -> None:
         nodes.start()
         done = ended(home, "--once", "--seconds", 100, "--json")
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["summary"]["standing"] == {"ready": 4}
-        assert (told["summary"]["unverified"], told["summary"]["refused"]) == (0, 0)
+        result = json.loads(done.stdout)
+        assert result["summary"]["standing"] == {"ready": 4}
+        assert (result["summary"]["unverified"], result["summary"]["refused"]) == (0, 0)
         for name in ("watcher.pem", "watcher.key"):  # those of a node
             stem = name.replace("watcher", "node")
             shutil.copy(places["n1"] / "tls" / stem, home / "current" / "operator" / name)
@@ -560,9 +565,9 @@ def test_a_run_in_tls_says_how_it_is_watched(tmp_path: Path) -> None:
             assert hint == f"to watch it: cipherfleet watch '{out}'\n"
             done = ended(out, "--seconds", 2.5, "--json")
             assert done.returncode == 0, done.stderr
-            told = json.loads(done.stdout.splitlines()[-1])
-            assert told["summary"]["standing"] == {"ready": 4}
-            assert told["summary"]["unverified"] == 0
+            result = json.loads(done.stdout.splitlines()[-1])
+            assert result["summary"]["standing"] == {"ready": 4}
+            assert result["summary"]["unverified"] == 0
         finally:
             os.kill(process.pid, signal.SIGINT)
             process.wait(60)

@@ -17,16 +17,16 @@ import pytest
 from cipherfleet_hil.measurement.document import SCHEMA_FILE, read_measurement
 from cipherfleet_hil.measurement.environment import environment
 from cipherfleet_hil.measuring import crypto as crypto_bench
-from cipherfleet_hil.measuring.cases import SAYS, sized_cases
+from cipherfleet_hil.measuring.cases import CASE_DESCRIPTIONS, make_sized_cases
 from cipherfleet_hil.measuring.crypto import (
+    CryptoPlan,
     MeasuringFailed,
-    Place,
-    Plan,
+    WorkerHost,
     measure_crypto,
     run_worker,
 )
-from cipherfleet_hil.measuring.interleaved import Case, Effort, WrongResult
-from cipherfleet_hil.measuring.sampling import Sampler, Taken, sample
+from cipherfleet_hil.measuring.interleaved import Effort, TimedCase, WrongResult
+from cipherfleet_hil.measuring.sampling import CaseSampler, CaseTimes, sample
 from cipherfleet_node.errors import CipherfleetError
 
 QUICK = ("--quick", "--bits", 1024, "--dimension", 2, "--degree", 2)
@@ -57,23 +57,23 @@ def test_a_quick_run_measures_every_case_and_says_that_it_is_not_valid(tmp_path:
     assert done.stdout == out.read_text()
     jsonschema.validate(json.loads(done.stdout), json.loads(SCHEMA_FILE.read_text()))
     made = read_measurement(out)
-    told = made.cipherfleet
-    assert {each.labels["case"] for each in made.benchmarks} == set(SAYS)
-    assert (told.what, told.kind) == ("crypto", told.targets[0].kind)
-    assert told.settings == {
+    result = made.cipherfleet
+    assert {each.labels["case"] for each in made.benchmarks} == set(CASE_DESCRIPTIONS)
+    assert (result.what, result.kind) == ("crypto", result.targets[0].kind)
+    assert result.settings == {
         "key_bits": [1024],
         "dimensions": [2],
         "degrees": [2],
         "cases": "all",
         "clock": "wall",
     }
-    assert told.effort["processes"] == 2
-    assert told.command.endswith("--json")
-    assert not told.verdict.valid
+    assert result.effort["processes"] == 2
+    assert result.command.endswith("--json")
+    assert not result.verdict.valid
     for each in made.benchmarks:
         assert [run.metadata["process"] for run in each.runs] == [0, 1]
         assert all(run.warmups for run in each.runs)
-    before, after = told.targets[0].environment.before, told.targets[0].environment.after
+    before, after = result.targets[0].environment.before, result.targets[0].environment.after
     assert after.cpu_time.own_s > before.cpu_time.own_s, "the workers' time is our own"
 
 
@@ -81,7 +81,7 @@ def test_the_table_says_where_it_comes_from_and_that_a_key_is_unsafe() -> None:
     done = bench(*QUICK, "--case", "online", "--case", "phe")
     assert done.returncode == 5
     for words in (
-        "figures: of ", "keys of 1024 bits are UNSAFE", "NOT VALID", "phe /",
+        "figures of ", "keys of 1024 bits are UNSAFE", "NOT VALID", "phe /",
         "because only 2 processes", "needs: p50 5, p90 29, p95 59, p99 299\n",
     ):  # fmt: skip
         assert words in done.stdout
@@ -104,12 +104,12 @@ def test_what_cannot_be_measured_is_exit_code_2(arguments: tuple[object, ...]) -
     assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_measured(
     tmp_path: Path,
 ) -> None:
     done = bench("--out", tmp_path / "no" / "out.json")
     assert (done.returncode, done.stdout) == (3, "")
-    assert f"{tmp_path / 'no'} is no folder that we may write to" in done.stderr
+    assert f"{tmp_path / 'no'} is not a folder with write permission" in done.stderr
 
 
 def test_a_size_given_twice_is_measured_once(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_a_size_given_twice_is_measured_once(tmp_path: Path) -> None:
 # -- processes -----------------------------------------------------------------------------------
 
 
-def test_sizes_take_turns_in_processes_of_their_own() -> None:
-    plan = Plan(key_bits=(2048, 3072), processes=3)
+def test_sizes_alternate_in_processes_of_their_own() -> None:
+    plan = CryptoPlan(key_bits=(2048, 3072), processes=3)
     assert plan.jobs == [(0, 2048), (0, 3072), (1, 2048), (1, 3072), (2, 2048), (2, 3072)]
 
 
@@ -136,12 +136,12 @@ def test_a_measurement_asks_the_place_that_it_was_given() -> None:
         case = {"labels": {"case": "online", "key_bits": 1024}, "run": {"values": values}}
         return json.dumps({"cases": [case]})
 
-    place = Place("bench-3", "emulated", worker, environment)
-    plan = Plan((1024,), (4,), (2,), processes=2, effort=Effort(0.5, 2), clock="cpu")
+    place = WorkerHost("bench-3", "emulated", worker, environment)
+    plan = CryptoPlan((1024,), (4,), (2,), processes=2, effort=Effort(0.5, 2), clock="cpu")
     made = measure_crypto(plan, place, "any")
-    assert asked == [plan.words(1024)] * 2
+    assert asked == [plan.worker_arguments(1024)] * 2
     assert asked[0] == [
-        "crypto", "--bits", "1024", "--clock", "cpu", "--seconds", "0.5", "--laps", "2",
+        "crypto", "--bits", "1024", "--clock", "cpu", "--seconds", "0.5", "--passes", "2",
         "--dimension", "4", "--degree", "2",
     ]  # fmt: skip
     (online,) = made.benchmarks
@@ -150,7 +150,7 @@ def test_a_measurement_asks_the_place_that_it_was_given() -> None:
     assert made.cipherfleet.kind == "emulated"
 
 
-def test_a_worker_that_fails_is_told_with_its_own_words() -> None:
+def test_the_error_of_a_failed_worker_quotes_its_last_line() -> None:
     with pytest.raises(MeasuringFailed, match=r"worker \(crypto --bits 7\) ended with [12]: .*\w"):
         run_worker(["crypto", "--bits", "7", "--dimension", "1", "--degree", "1"])
 
@@ -159,9 +159,9 @@ def test_a_wrong_result_ends_the_worker_with_a_line_and_exit_code_5(tmp_path: Pa
     """A library whose decryption is off by one, in a process of its own."""
     (tmp_path / "wrong.py").write_text(
         "import sys\n"
-        "from cipherfleet_hil import exchange_cost, worker\n"
-        "right = exchange_cost.Phe.open\n"
-        "exchange_cost.Phe.open = lambda self, answer: [1 + m for m in right(self, answer)]\n"
+        "from cipherfleet_hil.measuring import exchange_scene, worker\n"
+        "right = exchange_scene.Phe.open\n"
+        "exchange_scene.Phe.open = lambda self, answer: [1 + m for m in right(self, answer)]\n"
         "sys.argv = ['worker', 'crypto', '--bits', '1024', '--dimension', '1', '--degree', '1',\n"
         "  '--case', 'phe']\n"
         "sys.exit(worker.main())\n"
@@ -170,17 +170,17 @@ def test_a_wrong_result_ends_the_worker_with_a_line_and_exit_code_5(tmp_path: Pa
         [sys.executable, tmp_path / "wrong.py"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (5, "")
-    assert done.stderr == "phe: the result differs from the plain answer\n"
+    assert done.stderr == "phe: the result differs from the plaintext result\n"
 
 
 def test_a_board_is_a_device_and_this_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     import msgspec
 
-    told = environment()
+    result = environment()
     for is_board, kind in ((True, "device"), (False, "host")):
-        state = msgspec.structs.replace(told, is_board=is_board)
+        state = msgspec.structs.replace(result, is_board=is_board)
         monkeypatch.setattr(crypto_bench, "environment", lambda *_, state=state: state)
-        assert crypto_bench.here().kind == kind
+        assert crypto_bench.this_machine().kind == kind
 
 
 # -- cases ---------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_a_board_is_a_device_and_this_is_what_it_is(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ["keygen", "refill: full", "prepare", "sign", "decrypt", "phe"])
 def test_a_result_that_is_wrong_is_seen_in_every_kind_of_case(name: str) -> None:
     """The right result of another key, vector or message is not the right one here."""
-    ours, theirs = (sized_cases(1024, (3,), (2,), [name])[0].case for _ in "ab")
+    ours, theirs = (make_sized_cases(1024, (3,), (2,), [name])[0].case for _ in "ab")
     for case in (ours, theirs):
         case.fill()
     assert ours.is_right(ours.run())
@@ -198,7 +198,7 @@ def test_a_result_that_is_wrong_is_seen_in_every_kind_of_case(name: str) -> None
         assert not is_right(ours, theirs.run())
 
 
-def is_right(case: Case, result: object) -> bool:
+def is_right(case: TimedCase, result: object) -> bool:
     """A check that cannot even be made has not been passed."""
     try:
         return bool(case.is_right(result))
@@ -215,9 +215,9 @@ class Work:
     def __init__(self, name: str, seconds: float, turns: list[str]) -> None:
         self._name, self._seconds, self._turns = name, seconds, turns
 
-    def case(self) -> Case:
+    def case(self) -> TimedCase:
         """Its case."""
-        return Case(self._name, self.run, lambda result: result == self._name)
+        return TimedCase(self._name, self.run, lambda result: result == self._name)
 
     def run(self) -> str:
         """Take some time."""
@@ -231,7 +231,7 @@ class Work:
 def test_the_first_run_of_a_turn_warms_up_unless_it_is_long() -> None:
     turns: list[str] = []
     short, long = Work("short", 0.0, turns).case(), Work("long", 0.26, turns).case()
-    taken = sample([short, long], Effort(0.0, 2), Sampler("cpu"), Random(1))
+    taken = sample([short, long], Effort(0.0, 2), CaseSampler("cpu"), Random(1))
     assert [len(each.warmups) for each in taken] == [2, 0]
     assert [len(each.values) for each in taken] == [2 * 25, 2]
     assert turns.count("long") == 2
@@ -239,34 +239,34 @@ def test_the_first_run_of_a_turn_warms_up_unless_it_is_long() -> None:
 
 
 def test_a_middling_case_warms_up_once_in_a_process() -> None:
-    taken = sample([Work("a", 0.04, []).case()], Effort(0.0, 3), Sampler("cpu"), Random(1))
+    taken = sample([Work("a", 0.04, []).case()], Effort(0.0, 3), CaseSampler("cpu"), Random(1))
     assert (len(taken[0].warmups), len(taken[0].values)) == (1, 3)
 
 
-def test_cases_take_turns_in_an_order_by_chance() -> None:
+def test_the_order_of_cases_in_a_pass_is_random() -> None:
     turns: list[str] = []
     cases = [Work(name, 0.04, turns).case() for name in "abc"]
-    sample(cases, Effort(0.0, 6), Sampler("cpu"), Random(1))
-    laps = [turns[6:][start : start + 3] for start in range(0, 15, 3)]
-    assert all(sorted(lap) == [*"abc"] for lap in laps)
-    assert len({tuple(lap) for lap in laps}) > 1
+    sample(cases, Effort(0.0, 6), CaseSampler("cpu"), Random(1))
+    passes = [turns[6:][start : start + 3] for start in range(0, 15, 3)]
+    assert all(sorted(each) == [*"abc"] for each in passes)
+    assert len({tuple(each) for each in passes}) > 1
 
 
 def test_a_case_that_sleeps_has_no_cpu_and_the_clocks_differ() -> None:
     def nap() -> None:
         time.sleep(0.02)
 
-    case = Case("nap", nap, lambda _: True)
-    sampler, taken = Sampler("cpu"), Taken()
-    sampler.turn(case, taken, is_first=True)
+    case = TimedCase("nap", nap, lambda _: True)
+    sampler, taken = CaseSampler("cpu"), CaseTimes()
+    sampler.sample_slot(case, taken, is_first=True)
     assert sampler.cpu_share < 0.5
     assert max(taken.values) < 0.02
-    wall, waited = Sampler("wall"), Taken()
-    wall.turn(case, waited, is_first=True)
+    wall, waited = CaseSampler("wall"), CaseTimes()
+    wall.sample_slot(case, waited, is_first=True)
     assert min(waited.values) >= 0.02
 
 
 def test_a_wrong_result_ends_a_process() -> None:
     liar = replace(Work("liar", 0.0, []).case(), is_right=lambda _: False)
     with pytest.raises(WrongResult, match="liar: the result differs"):
-        sample([liar], Effort(0.0, 1), Sampler("cpu"), Random(1))
+        sample([liar], Effort(0.0, 1), CaseSampler("cpu"), Random(1))

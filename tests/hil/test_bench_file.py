@@ -1,4 +1,4 @@
-"""The file that says which machines there are to measure on: what it holds, and every mistake."""
+"""The bench file: what it holds, and every error in it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cipherfleet_hil.targets.bench_file import (
     DockerSpec,
     LocalSpec,
     SshSpec,
-    bench_of,
-    is_here,
+    bench_from,
+    is_loopback,
     read_bench,
 )
 from cipherfleet_node.errors import ConfigError
@@ -62,21 +62,21 @@ def test_all_kinds_of_targets_are_read(file: Path) -> None:
         "mosquitto", "192.168.1.5", 8883,
     )  # fmt: skip
     bench.check_reach()
-    assert [bench.make(spec).name for spec in bench.targets] == ["here", "half", "pi"]
+    assert [bench.open_target(spec).name for spec in bench.targets] == ["here", "half", "pi"]
 
 
-def test_without_a_file_there_is_this_machine() -> None:
-    assert bench_of(None).targets == (LocalSpec(name="local"),)
+def test_without_a_file_the_bench_is_this_machine() -> None:
+    assert bench_from(None).targets == (LocalSpec(name="local"),)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right", "told"),
+    ("wrong", "right", "expected"),
     [
         ("kind: local", "kind: locl", "2:24: targets[0].kind is 'locl', must be one of "),
         ("profile:", "profil:", "3:32: targets[1].profil is not a known key, did you mean 'prof"),
         ("cpu=0.5,mem", "cpu=0,mem", "3:41: targets[1].profile is 'cpu=0,memory=512m': a node ne"),
         ("cpu=0.5,mem", "half a ", "3:41: targets[1].profile is 'half a ory=512m', must be one o"),
-        ("name: half", "name: here", "3:12: targets[1].name is 'here', which targets[0] is call"),
+        ("name: half", "name: here", "3:12: targets[1].name is 'here', which is already th"),
         ("name: pi", "name: pi zero", "4:11: targets[2].name is 'pi zero', must be 1 to 63 lette"),
         ("host: r", "host: -oProxy", "6:11: targets[2].host is '-oProxyaspberrypi.local', must b"),
         (
@@ -91,12 +91,12 @@ def test_without_a_file_there_is_this_machine() -> None:
         ("targets:", "target:", "1:1: target is not a known key, did you mean 'targets'?"),
     ],
 )
-def test_every_mistake_is_told_with_its_place(
-    file: Path, wrong: str, right: str, told: str
+def test_every_error_is_reported_with_its_place(
+    file: Path, wrong: str, right: str, expected: str
 ) -> None:
     assert wrong in WHOLE
     (found,) = mistakes(file, WHOLE.replace(wrong, right, 1))
-    assert found.startswith(told)
+    assert found.startswith(expected)
     assert "\n" not in found
 
 
@@ -118,11 +118,11 @@ def test_a_board_cannot_reach_a_broker_on_loopback(file: Path) -> None:
     [("127.0.0.1", True), ("::1", True), ("[::1]", True), ("localhost", True), ("pi", False),
      ("192.168.1.5", False)],
 )  # fmt: skip
-def test_which_hosts_are_whatever_machine_they_are_said_on(host: str, *, expected: bool) -> None:
-    assert is_here(host) is expected
+def test_which_hosts_are_loopback(host: str, *, expected: bool) -> None:
+    assert is_loopback(host) is expected
 
 
-def test_an_unknown_target_is_told_with_what_was_meant(file: Path) -> None:
+def test_an_unknown_target_is_reported_with_a_suggestion(file: Path) -> None:
     file.write_text(WHOLE)
     with pytest.raises(ConfigError, match=r"did you mean 'half'.*the bench has here, half, pi"):
         read_bench(file).target("hal")

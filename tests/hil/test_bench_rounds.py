@@ -38,13 +38,13 @@ def test_rounds_are_measured_and_written_down(tmp_path: Path) -> None:
     assert done.returncode in (0, 5), done.stderr
     document = json.loads(done.stdout)
     jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))
-    told = read_measurement(out / "rounds.json").cipherfleet
-    assert (done.returncode == 0) is told.verdict.valid
-    assert told.settings["nodes"] == 3
-    assert told.effort == {"rounds": 8, "warm_up": 2}
+    result = read_measurement(out / "rounds.json").cipherfleet
+    assert (done.returncode == 0) is result.verdict.valid
+    assert result.settings["nodes"] == 3
+    assert result.effort == {"rounds": 8, "warm_up": 2}
     suite = pyperf.BenchmarkSuite.load(str(out / "rounds.json"))
     assert suite.get_benchmark_names() == ["round, here", "network, here"]
-    for node in told.nodes:
+    for node in result.nodes:
         lines = (out / f"{node.name}.jsonl").read_text().splitlines()
         assert {json.loads(line)["round"] for line in lines} >= set(range(10)), "the warm-up, too"
     assert list((tmp_path / "tmp").iterdir()) == [], "nothing is left behind"
@@ -67,9 +67,9 @@ def test_a_broker_that_boards_reach_speaks_tls_with_certificates_of_its_own(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     bench = Bench(broker=BrokerSpec(address=own_address()))
     plan = RoundsPlan(example("intel_lab") / "fleet.yaml", bench, 4, 3, 1)
-    told = measure_rounds(plan, "test", lambda _text: None).cipherfleet
-    assert told.settings["tls"] is True
-    assert [node.counts["rounds"] for node in told.nodes] == [4.0] * 3
+    result = measure_rounds(plan, "test", lambda _text: None).cipherfleet
+    assert result.settings["tls"] is True
+    assert [node.counts["rounds"] for node in result.nodes] == [4.0] * 3
 
 
 @pytest.mark.parametrize("flags", [("--rounds", "1"), ("--nodes", "1"), ("--warm-up", "-1")])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from cipherfleet_hil.measurement.compare import _student, compare, what_differs
+from cipherfleet_hil.measurement.compare import _student_quantile, compare, find_differences
 from cipherfleet_hil.measurement.document import (
     Benchmark,
     Measurement,
@@ -26,7 +26,7 @@ from tests.support.measured import BOARD, benchmarks, document, machine, rounds,
 from tests.support.paths import ROOT
 
 LIMIT = 0.05
-SLOWED = ROOT / "tests/tools/slowed_work.py"
+SLOWED = "tests.tools.slowed_work"
 
 
 def cipherfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -40,8 +40,8 @@ def cipherfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_that_measures_slower_work_says_what_was_found() -> None:
     """What a busy machine finds is not judged here."""
     done = subprocess.run(
-        [sys.executable, SLOWED, "--trials", "1", "--processes", "2"],
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-m", SLOWED, "--trials", "1", "--processes", "2"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     found, alarms = re.findall(r"in ([01]) of 1 trials", done.stdout)
     assert done.stderr == ""
@@ -51,18 +51,18 @@ def test_the_command_that_measures_slower_work_says_what_was_found() -> None:
 # -- chance --------------------------------------------------------------------------------------
 
 
-def drawn(chance: Random, count: int, last: float = 1.0, apart: float = 0.02) -> Measurement:
+def drawn(rng: Random, count: int, last: float = 1.0, apart: float = 0.02) -> Measurement:
     """A measurement of *count* benchmarks, the last of them *last* times as long.
 
     Processes differ by *apart*, each benchmark by itself, and by half as much in all of them.
     """
-    own = [chance.gauss(0, apart / 2) for _ in range(5)]
+    own = [rng.gauss(0, apart / 2) for _ in range(5)]
     made: list[Benchmark] = []
     for place in range(count):
         middle = 1e-3 * (last if place == count - 1 else 1.0)
         runs = [
             replace(run, values=[value * (1 + shift) for value in run.values])
-            for run, shift in zip(samples(chance, middle, between=apart), own, strict=True)
+            for run, shift in zip(samples(rng, middle, between=apart), own, strict=True)
         ]
         made.append(benchmark(f"b{place}", {}, runs))
     return document(made)
@@ -76,14 +76,14 @@ def test_equal_measurements_seldom_differ_however_many_benchmarks_they_have(
 
     The samples are synthetic and their seed is fixed: deterministic.
     """
-    chance = Random(7)
-    told = [compare(drawn(chance, count), drawn(chance, count), 0.0) for _ in range(trials)]
-    anywhere = sum(any(each.significant for each in one.benchmarks) for one in told)
-    overall = sum(one.overall.significant for one in told)
+    rng = Random(7)
+    found = [compare(drawn(rng, count), drawn(rng, count), 0.0) for _ in range(trials)]
+    anywhere = sum(any(each.significant for each in one.benchmarks) for one in found)
+    overall = sum(one.overall.significant for one in found)
     most = 0.05 * trials + 3 * (0.05 * 0.95 * trials) ** 0.5
     assert anywhere <= most
     assert overall <= most
-    assert not any(compare(drawn(chance, count), drawn(chance, count), 0.1).failed for _ in "ab")
+    assert not any(compare(drawn(rng, count), drawn(rng, count), 0.1).failed for _ in "ab")
 
 
 def test_an_interval_that_ignored_processes_or_the_number_of_benchmarks_would_cry_wolf() -> None:
@@ -91,9 +91,9 @@ def test_an_interval_that_ignored_processes_or_the_number_of_benchmarks_would_cr
 
     Fixed seed: deterministic.
     """
-    chance, alarms = Random(7), 0
+    rng, alarms = Random(7), 0
     for _ in range(30):
-        a, b = (drawn(chance, 12) for _ in "ab")
+        a, b = (drawn(rng, 12) for _ in "ab")
         alarms += any(
             abs(np.mean(np.log(x.samples)) - np.mean(np.log(y.samples)))
             > 1.96 * (np.var(np.log(x.samples)) / 100 + np.var(np.log(y.samples)) / 100) ** 0.5
@@ -104,28 +104,28 @@ def test_an_interval_that_ignored_processes_or_the_number_of_benchmarks_would_cr
 
 def test_a_tenth_is_found_in_one_benchmark_among_many() -> None:
     """Fixed seed: deterministic."""
-    chance, found = Random(3), 0
+    rng, found = Random(3), 0
     for _ in range(10):
-        told = compare(drawn(chance, 12, apart=0.01), drawn(chance, 12, 1.1, apart=0.01), LIMIT)
-        found += [each.is_slower(LIMIT) for each in told.benchmarks] == [False] * 11 + [True]
+        result = compare(drawn(rng, 12, apart=0.01), drawn(rng, 12, 1.1, apart=0.01), LIMIT)
+        found += [each.is_slower(LIMIT) for each in result.benchmarks] == [False] * 11 + [True]
     assert found >= 9
 
 
 def test_the_quantiles_are_students() -> None:
     """Against the tables: two-sided 95 % and 99.9 %."""
-    for freedom, told in ((4, 2.776), (8, 2.306), (18, 2.101), (98, 1.984)):
-        assert _student(0.95, freedom) == pytest.approx(told, rel=0.01)
-    for freedom, told in ((8, 5.041), (18, 3.922), (98, 3.393)):
-        assert _student(0.999, freedom) == pytest.approx(told, rel=0.01)
-    assert _student(0.95, 10**6) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-4)
+    for freedom, result in ((4, 2.776), (8, 2.306), (18, 2.101), (98, 1.984)):
+        assert _student_quantile(0.95, freedom) == pytest.approx(result, rel=0.01)
+    for freedom, result in ((8, 5.041), (18, 3.922), (98, 3.393)):
+        assert _student_quantile(0.999, freedom) == pytest.approx(result, rel=0.01)
+    assert _student_quantile(0.95, 10**6) == pytest.approx(NormalDist().inv_cdf(0.975), rel=1e-4)
 
 
 def test_one_process_proves_nothing() -> None:
     one = document(benchmarks(processes=1))
     other = document(benchmarks(processes=1, times=3.0))
-    told = compare(one, other, LIMIT)
-    assert told.overall.ratio == pytest.approx(3.0)
-    assert not told.failed
+    result = compare(one, other, LIMIT)
+    assert result.overall.ratio == pytest.approx(3.0)
+    assert not result.failed
 
 
 def test_the_same_documents_always_have_the_same_interval() -> None:
@@ -143,22 +143,24 @@ def test_what_is_not_comparable_is_refused_with_all_that_differs() -> None:
         machine("emulated"),
         settings={"key_bits": [3072], "clock": "wall", "tls": True},
     )
-    assert list(what_differs(a, b)) == [
+    assert list(find_differences(a, b)) == [
         "kind is device in A, emulated in B",
         "settings.key_bits is [2048] in A, [3072] in B",
         "settings.tls is None in A, True in B",
         "only A has 'phe, d=32'",
     ]
-    with pytest.raises(ConfigError, match=r"kind is device in A.*measure both alike"):
+    with pytest.raises(
+        ConfigError, match=r"kind is device in A.*measure both with the same settings"
+    ):
         compare(a, b, LIMIT)
-    assert list(what_differs(a, document(benchmarks(9)))) == []
-    assert list(what_differs(a, rounds())) == ["A is of crypto, B of rounds"]
+    assert list(find_differences(a, document(benchmarks(9)))) == []
+    assert list(find_differences(a, rounds())) == ["A measures crypto, B measures rounds"]
 
 
-def test_another_version_or_board_is_what_one_compares_and_is_told() -> None:
+def test_another_version_or_board_is_compared_and_noted() -> None:
     newer = replace(BOARD, board="Raspberry Pi 5", versions={**BOARD.versions, "gmp": "7.0"})
-    told = compare(document(), document(target=machine(before=newer)), LIMIT)
-    assert told.notes == [
+    result = compare(document(), document(target=machine(before=newer)), LIMIT)
+    assert result.notes == [
         "board: Raspberry Pi 4 Model B Rev 1.4 in A, Raspberry Pi 5 in B",
         "gmp: 6.3.0 in A, 7.0 in B",
     ]
@@ -180,40 +182,40 @@ def test_the_command_ends_with_1_for_what_is_slower_and_0_for_what_is_not(tmp_pa
         same=document(benchmarks(2)),
         slow=document(benchmarks(3, times=1.1)),
     )
-    told = cipherfleet("compare", a, same)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "not significant" in told.stdout
-    told = cipherfleet("compare", a, slow, "--json")
-    assert (told.returncode, told.stderr) == (1, "")
-    result = json.loads(told.stdout)
+    found = cipherfleet("compare", a, same)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "not significant" in found.stdout
+    found = cipherfleet("compare", a, slow, "--json")
+    assert (found.returncode, found.stderr) == (1, "")
+    result = json.loads(found.stdout)
     assert result["failed"]
     assert result["overall"]["fails"]
     assert result["overall"]["low"] <= result["overall"]["ratio"] <= result["overall"]["high"]
     assert {each["name"] for each in result["benchmarks"]} == {b.name for b in benchmarks()}
-    told = cipherfleet("compare", a, slow, "--fail-above", "20%")
-    assert told.returncode == 0
-    assert "slower, within the limit" in told.stdout
+    found = cipherfleet("compare", a, slow, "--fail-above", "20%")
+    assert found.returncode == 0
+    assert "slower, within the limit" in found.stdout
 
 
 def test_what_is_not_valid_proves_nothing(tmp_path: Path) -> None:
     a, b = files(
         tmp_path, a=document(), b=document(benchmarks(times=2.0), machine(throttled=0x50005))
     )
-    told = cipherfleet("compare", a, b)
-    assert told.returncode == 5
-    assert "under-voltage" in told.stdout
-    assert told.stderr.startswith("cipherfleet: A or B is not valid")
-    assert "slower by more than" not in told.stdout
-    told = cipherfleet("compare", a, b, "--allow-not-valid")
-    assert told.returncode == 1
-    assert "slower by more than 5 %" in told.stdout
+    result = cipherfleet("compare", a, b)
+    assert result.returncode == 5
+    assert "under-voltage" in result.stdout
+    assert result.stderr.startswith("cipherfleet: A or B is not valid")
+    assert "slower by more than" not in result.stdout
+    result = cipherfleet("compare", a, b, "--allow-not-valid")
+    assert result.returncode == 1
+    assert "slower by more than 5 %" in result.stdout
 
 
 def test_a_reason_against_both_measurements_is_given_once(tmp_path: Path) -> None:
     (a,) = files(tmp_path, a=document(target=machine(throttled=0x50005)))
-    told = cipherfleet("compare", a, a)
-    assert told.returncode == 5
-    text = " ".join(told.stdout.split())
+    result = cipherfleet("compare", a, a)
+    assert result.returncode == 5
+    text = " ".join(result.stdout.split())
     assert text.count("under-voltage") == 1
     assert "NOT VALID A and B: " in text
     assert "not slower" not in text
@@ -221,7 +223,7 @@ def test_a_reason_against_both_measurements_is_given_once(tmp_path: Path) -> Non
 
 def test_what_cannot_be_compared_is_exit_code_3_and_no_share_2(tmp_path: Path) -> None:
     a, b = files(tmp_path, a=document(), b=document(target=machine("host")))
-    told = cipherfleet("compare", a, b)
-    assert (told.returncode, told.stdout) == (3, "")
-    assert "kind is device in A, host in B" in told.stderr
+    result = cipherfleet("compare", a, b)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "kind is device in A, host in B" in result.stderr
     assert cipherfleet("compare", a, b, "--fail-above", "fast").returncode == 2

@@ -61,33 +61,33 @@ def test_a_document_fits_its_schema_and_comes_back_as_it_was(
 
 def test_the_committed_schema_is_that_of_the_types() -> None:
     assert SCHEMA_FILE.read_text() == schema_text(), "make schema"
-    told = cipherfleet("bench", "schema")
-    assert (told.returncode, told.stdout) == (0, schema_text())
-    assert json.loads(told.stdout)["$schema"].endswith("2020-12/schema")
+    result = cipherfleet("bench", "schema")
+    assert (result.returncode, result.stdout) == (0, schema_text())
+    assert json.loads(result.stdout)["$schema"].endswith("2020-12/schema")
 
 
-def _cut(told: dict[str, Any]) -> None:
-    del told["cipherfleet"]["verdict"]
+def _cut(result: dict[str, Any]) -> None:
+    del result["cipherfleet"]["verdict"]
 
 
-def _negative(told: dict[str, Any]) -> None:
-    told["benchmarks"][0]["runs"][1]["values"][2] = -1.0
+def _negative(result: dict[str, Any]) -> None:
+    result["benchmarks"][0]["runs"][1]["values"][2] = -1.0
 
 
-def _kind(told: dict[str, Any]) -> None:
-    told["cipherfleet"]["kind"] = "laptop"
+def _kind(result: dict[str, Any]) -> None:
+    result["cipherfleet"]["kind"] = "laptop"
 
 
-def _newer(told: dict[str, Any]) -> None:
-    told["cipherfleet"]["schema"] = 2
+def _newer(result: dict[str, Any]) -> None:
+    result["cipherfleet"]["schema"] = 2
 
 
-def _word(told: dict[str, Any]) -> None:
-    told["cipherfleet"]["targets"][0]["environment"]["before"]["cores"] = "four"
+def _word(result: dict[str, Any]) -> None:
+    result["cipherfleet"]["targets"][0]["environment"]["before"]["cores"] = "four"
 
 
-def _empty(told: dict[str, Any]) -> None:
-    told["benchmarks"] = []
+def _empty(result: dict[str, Any]) -> None:
+    result["benchmarks"] = []
 
 
 DAMAGES: dict[Callable[[dict[str, Any]], None], str] = {
@@ -104,10 +104,10 @@ DAMAGES: dict[Callable[[dict[str, Any]], None], str] = {
 def test_a_damaged_document_is_refused_at_its_place(
     damage: Callable[[dict[str, Any]], None], tmp_path: Path
 ) -> None:
-    told = json.loads(to_text(document()))
-    damage(told)
+    result = json.loads(to_text(document()))
+    damage(result)
     file = tmp_path / "damaged.json"
-    file.write_text(json.dumps(told, indent=1))
+    file.write_text(json.dumps(result, indent=1))
     with pytest.raises(ConfigError) as caught:
         read_measurement(file)
     mark = caught.value.mark
@@ -117,52 +117,58 @@ def test_a_damaged_document_is_refused_at_its_place(
     assert str(caught.value).endswith("; measure again: cipherfleet bench")
     assert mark.line > 1 or damage is _cut
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(told, json.loads(SCHEMA_FILE.read_text()))
+        jsonschema.validate(result, json.loads(SCHEMA_FILE.read_text()))
 
 
-def _other_figure(told: dict[str, Any]) -> None:
-    told["cipherfleet"]["figures"][1]["p50"] *= 0.9
+def _other_figure(result: dict[str, Any]) -> None:
+    result["cipherfleet"]["figures"][1]["p50"] *= 0.9
 
 
-def _no_figure(told: dict[str, Any]) -> None:
-    told["cipherfleet"]["figures"].pop()
+def _no_figure(result: dict[str, Any]) -> None:
+    result["cipherfleet"]["figures"].pop()
 
 
-def _twice(told: dict[str, Any]) -> None:
-    told["benchmarks"].append(told["benchmarks"][0])
+def _twice(result: dict[str, Any]) -> None:
+    result["benchmarks"].append(result["benchmarks"][0])
 
 
-def _nameless(told: dict[str, Any]) -> None:
-    del told["benchmarks"][0]["metadata"]["name"]
+def _nameless(result: dict[str, Any]) -> None:
+    del result["benchmarks"][0]["metadata"]["name"]
 
 
-def _groundless(told: dict[str, Any]) -> None:
-    told["cipherfleet"]["verdict"]["valid"] = False
+def _groundless(result: dict[str, Any]) -> None:
+    result["cipherfleet"]["verdict"]["valid"] = False
 
 
-def _odd_size(told: dict[str, Any]) -> None:
-    told["benchmarks"][0]["metadata"]["degree"] = "four"
+def _odd_size(result: dict[str, Any]) -> None:
+    result["benchmarks"][0]["metadata"]["degree"] = "four"
 
 
-def _no_size(told: dict[str, Any]) -> None:
-    told["cipherfleet"]["figures"][1]["labels"]["key_bits"] = 0
+def _no_size(result: dict[str, Any]) -> None:
+    result["cipherfleet"]["figures"][1]["labels"]["key_bits"] = 0
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
-        (_odd_size, "degree of 'online, d=8' is 'four', must be a number more than 0"),
-        (_no_size, "key_bits of 'phe, d=8' is 0, must be a number more than 0"),
-        (_other_figure, "cipherfleet.figures: those of 'phe, d=8' are not those of its samples"),
-        (_no_figure, "cipherfleet.figures: has none for the benchmark 'phe, d=32'"),
-        (_twice, "benchmarks: 'online, d=8' stands there 2 times, each name must be there once"),
+        (_odd_size, "degree of 'online, d=8' is 'four', must be a number greater than 0"),
+        (_no_size, "key_bits of 'phe, d=8' is 0, must be a number greater than 0"),
+        (
+            _other_figure,
+            "cipherfleet.figures: the figure of 'phe, d=8' does not follow from its samples",
+        ),
+        (_no_figure, "cipherfleet.figures: have no figure of the benchmark 'phe, d=32'"),
+        (_twice, "benchmarks: 'online, d=8' occurs 2 times, each name must occur once"),
         (_nameless, "benchmarks[0].metadata must have a name, and the unit 'second'"),
-        (_groundless, "cipherfleet.verdict: must be valid without a reason, or not valid with one"),
+        (
+            _groundless,
+            "cipherfleet.verdict: must be valid without reasons, or not valid with at least one",
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_document_that_contradicts_itself_is_refused(
-    damage: Callable[[dict[str, Any]], None], told: str, tmp_path: Path
+    damage: Callable[[dict[str, Any]], None], expected: str, tmp_path: Path
 ) -> None:
     data = json.loads(to_text(document()))
     damage(data)
@@ -170,11 +176,11 @@ def test_a_document_that_contradicts_itself_is_refused(
     file.write_text(json.dumps(data))
     with pytest.raises(ConfigError) as caught:
         read_measurement(file)
-    assert str(caught.value) == f"{file}: {told}; measure again: cipherfleet bench"
+    assert str(caught.value) == f"{file}: {expected}; measure again: cipherfleet bench"
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
         (b'{"version": "1.0",\n "metadata": {,', ":2:15: is not valid JSON"),
         (b"", ":1:1: is not valid JSON"),
@@ -185,17 +191,17 @@ def test_a_document_that_contradicts_itself_is_refused(
     ],
     ids=["cut short", "empty", "a list", "not text", "deep", "deeper"],
 )
-def test_what_is_no_document_at_all_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
+def test_what_is_no_document_at_all_is_refused(data: bytes, expected: str, tmp_path: Path) -> None:
     file = tmp_path / "none.json"
     file.write_bytes(data)
     with pytest.raises(ConfigError, match=r"none\.json") as caught:
         read_measurement(file)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert str(caught.value).endswith("; measure again: cipherfleet bench")
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
-    told = cipherfleet("bench", "report", "no.json")
-    assert told.returncode == 3
-    assert told.stderr == "cipherfleet: no.json: cannot be read: No such file or directory\n"
+    result = cipherfleet("bench", "report", "no.json")
+    assert result.returncode == 3
+    assert result.stderr == "cipherfleet: no.json: cannot be read: No such file or directory\n"

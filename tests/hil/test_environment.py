@@ -15,7 +15,7 @@ import pytest
 from cipherfleet_hil.measurement.environment import (
     Clock,
     Environment,
-    Machine,
+    MachineFiles,
     Quota,
     clock_now,
     core_volts,
@@ -67,7 +67,9 @@ PI_TOOLS = {
 }
 
 
-def made(root: Path, files: Mapping[str, str], tools: Mapping[str, str] | None = None) -> Machine:
+def made(
+    root: Path, files: Mapping[str, str], tools: Mapping[str, str] | None = None
+) -> MachineFiles:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -75,49 +77,49 @@ def made(root: Path, files: Mapping[str, str], tools: Mapping[str, str] | None =
     def tool(words: Sequence[str]) -> str:
         return (tools or {}).get(" ".join(words), "")
 
-    return Machine(root, tool)
+    return MachineFiles(root, tool)
 
 
-def test_a_board_tells_all_of_its_state(tmp_path: Path) -> None:
-    told = environment([99], made(tmp_path, PI_FILES, PI_TOOLS))
-    assert (told.board, told.is_board, told.virtual) == (
+def test_a_board_reports_its_whole_state(tmp_path: Path) -> None:
+    found = environment([99], made(tmp_path, PI_FILES, PI_TOOLS))
+    assert (found.board, found.is_board, found.virtual) == (
         "Raspberry Pi 4 Model B Rev 1.4",
         True,
         False,
     )
-    assert told.clock == Clock(now=1_500_000_000, least=600_000_000, most=1_800_000_000)
-    assert (told.governor, told.firmware_clock_hz) == ("ondemand", 1_500_345_728)
-    assert (told.throttled, told.under_voltage) == (0x50005, True)
-    assert (told.temperature_c, told.core_volts) == (48.3, 0.86)
-    assert (told.kernel, told.clock_source) == ("6.6.31+rpt-rpi-v8", "arch_sys_counter")
-    assert told.load_1min == 0.42
-    memory = told.memory
+    assert found.clock == Clock(now=1_500_000_000, least=600_000_000, most=1_800_000_000)
+    assert (found.governor, found.firmware_clock_hz) == ("ondemand", 1_500_345_728)
+    assert (found.throttled, found.under_voltage) == (0x50005, True)
+    assert (found.temperature_c, found.core_volts) == (48.3, 0.86)
+    assert (found.kernel, found.clock_source) == ("6.6.31+rpt-rpi-v8", "arch_sys_counter")
+    assert found.load_1min == 0.42
+    memory = found.memory
     assert (memory.available_kib, memory.swap_used_kib) == (3_500_000, 2_396)
     assert (memory.swapped_in, memory.swapped_out) == (12, 34)
     ticks = os.sysconf("SC_CLK_TCK")
-    assert told.cpu_time.busy_s * ticks == pytest.approx(1530)
-    assert told.cpu_time.steal_s * ticks == pytest.approx(70)
-    assert told.cpu_time.total_s * ticks == pytest.approx(92_100)
-    assert told.quota == Quota(cpus=1.5, periods_throttled=3, throttled_s=0.25)
+    assert found.cpu_time.busy_s * ticks == pytest.approx(1530)
+    assert found.cpu_time.steal_s * ticks == pytest.approx(70)
+    assert found.cpu_time.total_s * ticks == pytest.approx(92_100)
+    assert found.quota == Quota(cpus=1.5, periods_throttled=3, throttled_s=0.25)
 
 
-def test_a_board_without_its_firmwares_tool_tells_what_the_kernel_knows(tmp_path: Path) -> None:
+def test_a_board_without_its_firmwares_tool_reports_what_the_kernel_knows(tmp_path: Path) -> None:
     machine = made(tmp_path, PI_FILES)
-    told = environment([99], machine)
-    assert (told.firmware_clock_hz, told.throttled, told.core_volts) == (None, None, None)
-    assert told.temperature_c == 49.1
+    found = environment([99], machine)
+    assert (found.firmware_clock_hz, found.throttled, found.core_volts) == (None, None, None)
+    assert found.temperature_c == 49.1
     assert clock_now(machine) == 1_500_000_000
-    assert clock_now(Machine(tmp_path, lambda _: "frequency(0)=1800000000")) == 1_800_000_000
+    assert clock_now(MachineFiles(tmp_path, lambda _: "frequency(0)=1800000000")) == 1_800_000_000
 
 
 def test_a_virtual_machine_is_no_board(tmp_path: Path) -> None:
     files = {**PI_FILES, "proc/device-tree/model": "linux,dummy-virt\0"}
-    told = environment([99], made(tmp_path, files))
-    assert (told.is_board, told.virtual) == (False, True)
+    found = environment([99], made(tmp_path, files))
+    assert (found.is_board, found.virtual) == (False, True)
     (tmp_path / "proc/device-tree/model").unlink()
     (tmp_path / "proc/cpuinfo").write_text("model name\t: Some CPU\nflags\t: fpu hypervisor\n")
-    told = environment([99], Machine(tmp_path, lambda _: ""))
-    assert (told.cpu, told.board, told.virtual) == ("Some CPU", None, True)
+    found = environment([99], MachineFiles(tmp_path, lambda _: ""))
+    assert (found.cpu, found.board, found.virtual) == ("Some CPU", None, True)
 
 
 def test_the_first_version_of_control_groups_has_its_quota_read_too(tmp_path: Path) -> None:
@@ -130,8 +132,8 @@ def test_the_first_version_of_control_groups_has_its_quota_read_too(tmp_path: Pa
         "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
         "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
     }
-    told = environment([99], made(tmp_path, files))
-    assert told.quota == Quota(cpus=0.5, periods_throttled=7, throttled_s=1.5)
+    found = environment([99], made(tmp_path, files))
+    assert found.quota == Quota(cpus=0.5, periods_throttled=7, throttled_s=1.5)
 
 
 def test_the_time_of_a_process_is_that_of_all_it_started_and_of_no_other(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_what_the_firmware_prints_otherwise_is_not_guessed_at() -> None:
     assert core_volts("") is None
 
 
-def test_this_machine_tells_its_state_through_the_worker_and_counts_up() -> None:
+def test_this_machine_reports_its_state_through_the_worker_and_counts_up() -> None:
     first = environment()
     assert sum(range(3_000_000)) > 0
     second = environment()
@@ -190,10 +192,10 @@ def test_this_machine_tells_its_state_through_the_worker_and_counts_up() -> None
         str(os.getpid()),
     ]
     printed = subprocess.run(code, capture_output=True, text=True, check=True, timeout=120).stdout
-    told = msgspec.json.decode(printed, type=Environment)
-    assert told.cpu == first.cpu
+    message = msgspec.json.decode(printed, type=Environment)
+    assert message.cpu == first.cpu
     assert {"cipherfleet", "python", "gmpy2", "gmp", "numpy", "phe", "paho-mqtt", "openssl"} <= set(
-        told.versions
+        message.versions
     )
     assert json.loads(printed)["cpu_time"]["own_s"] >= second.cpu_time.own_s
 

@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 
 from cipherfleet_hil.measuring import exchange_scene as crypto
-from cipherfleet_hil.measuring.interleaved import Case, Contest, Effort, Spread, WrongResult
-from cipherfleet_hil.measuring.sampling import race
+from cipherfleet_hil.measuring.interleaved import (
+    Effort,
+    InterleavedComparison,
+    RatioSpread,
+    TimedCase,
+    WrongResult,
+)
+from cipherfleet_hil.measuring.sampling import run_interleaved
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "exchange.py"
@@ -22,7 +28,7 @@ GATES = {
     "online-1", "online-4", "all-1", "all-4", "rival", "bytes", "own-crt", "own-table",
     "combined-4",
 }  # fmt: skip
-ONE_LAP = Effort(0.0, 1)
+ONE_PASS = Effort(0.0, 1)
 
 
 def ended(*command: object) -> subprocess.CompletedProcess[str]:
@@ -36,22 +42,22 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def gate(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return ended(SCRIPT, "--gate", "--bits", 1024, "--seconds", 0, "--laps", 1, *arguments)
+    return ended(SCRIPT, "--gate", "--bits", 1024, "--seconds", 0, "--passes", 1, *arguments)
 
 
 # -- the commands --------------------------------------------------------------------------------
 
 
 def test_the_report_says_where_it_comes_from_and_that_every_result_was_checked() -> None:
-    told = bench("--json")
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == "", "no bar where there is no terminal"
-    report = json.loads(told.stdout)
+    result = bench("--json")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "", "no bar where there is no terminal"
+    report = json.loads(result.stdout)
     assert (report["benchmark"], report["kind"]) == ("crypto", "host")
     assert report["machine"].keys() == {"cpu", "architecture", "cores", "load_before"}
     assert {"cipherfleet", "python", "gmpy2", "gmp", "numpy", "phe"} <= report["versions"].keys()
-    contests = report["contests"]
-    assert [(c["contest"], c["dimension"], c["degree"]) for c in contests] == [
+    comparisons = report["contests"]
+    assert [(c["contest"], c["dimension"], c["degree"]) for c in comparisons] == [
         (crypto.OWN, None, None),
         (crypto.NEIGHBOUR, None, None),
         (crypto.DECRYPTION, None, 2),
@@ -60,33 +66,33 @@ def test_the_report_says_where_it_comes_from_and_that_every_result_was_checked()
         (crypto.EXCHANGE, 2, 1),
         (crypto.EXCHANGE, 2, 2),
     ]
-    for contest in contests:
-        assert contest["key_bits"] == 1024
-        assert contest["unsafe"] is True
-        assert contest["laps"] >= 3
-        assert contest["checked"] >= contest["laps"] * len(contest["ms"])
-        assert all(0 < ms["minimum"] <= ms["median"] for ms in contest["ms"].values())
-        for ratio in contest["ratios"]:
+    for comparison in comparisons:
+        assert comparison["key_bits"] == 1024
+        assert comparison["unsafe"] is True
+        assert comparison["laps"] >= 3
+        assert comparison["checked"] >= comparison["laps"] * len(comparison["ms"])
+        assert all(0 < ms["minimum"] <= ms["median"] for ms in comparison["ms"].values())
+        for ratio in comparison["ratios"]:
             assert ratio["minimum"] <= ratio["p10"] <= ratio["median"] <= ratio["p90"]
-            assert {ratio["slow"], ratio["fast"]} <= contest["ms"].keys()
-    sizes = contests[-1]["bytes"]
+            assert {ratio["slow"], ratio["fast"]} <= comparison["ms"].keys()
+    sizes = comparisons[-1]["bytes"]
     assert sizes[crypto.CIPHERTEXTS] == 2 * 1024 // 4
     assert sizes[crypto.CIPHERTEXTS] < sizes[crypto.MESSAGES] < sizes[crypto.PHE_JSON]
 
 
 def test_the_tables_say_that_they_are_the_hosts_and_that_a_key_is_unsafe() -> None:
-    told = bench()
-    assert told.returncode == 0, told.stderr
-    assert "host figures" in told.stdout
-    assert "keys of 1024 bits are UNSAFE" in told.stdout
-    assert "p10..p90" in told.stdout
-    assert "…" not in told.stdout, "80 columns are enough for every figure"
+    result = bench()
+    assert result.returncode == 0, result.stderr
+    assert "host figures" in result.stdout
+    assert "keys of 1024 bits are UNSAFE" in result.stdout
+    assert "p10..p90" in result.stdout
+    assert "…" not in result.stdout, "80 columns are enough for every figure"
 
 
 def test_a_gate_that_falls_is_exit_code_1() -> None:
-    told = gate("--json", "--rivals", "heu", "--require", "bytes=1e9")
-    assert told.returncode == 1, told.stderr
-    report = json.loads(told.stdout)
+    result = gate("--json", "--libraries", "heu", "--require", "bytes=1e9")
+    assert result.returncode == 1, result.stderr
+    report = json.loads(result.stdout)
     gates = {verdict["name"]: verdict for verdict in report["gates"]}
     assert gates.keys() == GATES
     assert gates["bytes"]["limit"] == 1e9
@@ -100,20 +106,20 @@ def test_a_gate_that_falls_is_exit_code_1() -> None:
 
 
 def test_gates_that_hold_are_exit_code_0() -> None:
-    told = gate("--rivals", *(word for name in GATES for word in ("--require", f"{name}=0")))
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "FALLEN" not in told.stdout
-    assert told.stdout.count("holds") == len(GATES) - 1
-    assert told.stdout.count("not measured") == 1, "no rival took part"
+    result = gate("--libraries", *(word for name in GATES for word in ("--require", f"{name}=0")))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "FAILED" not in result.stdout
+    assert result.stdout.count("holds") == len(GATES) - 1
+    assert result.stdout.count("not measured") == 1, "no rival took part"
 
 
 @pytest.mark.parametrize(
     "arguments", [["--require", "speed=1"], ["--require", "bytes=fast"], ["--degrees", "1"]]
 )
 def test_what_a_gate_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
-    told = gate(*arguments)
-    assert told.returncode == 2
-    assert told.stdout == ""
+    result = gate(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
 
 
 def rounds_script() -> Any:
@@ -137,32 +143,36 @@ def test_sealed_rounds_fall_for_their_time_and_for_their_error(
     script = rounds_script()
 
     def ran(times: float, error: float) -> Any:
-        return script.Ran([[{"phase": "round", "round": k, "ms": times} for k in range(9)]], error)
+        return script.FleetResult(
+            [[{"phase": "round", "round": k, "ms": times} for k in range(9)]], error
+        )
 
-    told = script.compared({"sealed": [ran(ms, error)] * 3, "pairwise": [ran(100.0, 1e-6)] * 3})
-    assert told["fallen"] is fallen
-    assert told["ratio_p50"] == pytest.approx(ms / 100)
-    assert told["pairwise_error"] == 1e-6
+    found = script.compare_with_gates(
+        {"sealed": [ran(ms, error)] * 3, "pairwise": [ran(100.0, 1e-6)] * 3}
+    )
+    assert found["fallen"] is fallen
+    assert found["ratio_p50"] == pytest.approx(ms / 100)
+    assert found["pairwise_error"] == 1e-6
 
 
 @pytest.mark.parametrize(
     "arguments", [["sealed", "--exchange", "sealed"], ["growth", "--rounds", "5"], ["speed"]]
 )
 def test_what_rounds_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
-    told = ended(SCRIPT.parent / "round.py", *arguments)
-    assert (told.returncode, told.stdout) == (2, "")
+    done = ended(SCRIPT.parent / "round.py", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 # -- the parts -----------------------------------------------------------------------------------
 
 
-def test_cases_take_turns_and_short_ones_run_more_often() -> None:
+def test_cases_are_interleaved_and_short_ones_run_more_often() -> None:
     turns: list[str] = []
 
-    def case(name: str) -> Case:
-        return Case(name, lambda: turns.append(name), lambda _: True)
+    def case(name: str) -> TimedCase:
+        return TimedCase(name, lambda: turns.append(name), lambda _: True)
 
-    ms, checked = race([case("a"), case("b")], Effort(0.0, 3))
+    ms, checked = run_interleaved([case("a"), case("b")], Effort(0.0, 3))
     changes = [name for place, name in enumerate(turns) if turns[place - 1 : place] != [name]]
     assert changes == ["a", "b"] * 3
     assert checked == len(turns) > 6
@@ -171,15 +181,15 @@ def test_cases_take_turns_and_short_ones_run_more_often() -> None:
 
 def test_what_is_filled_before_is_filled_for_every_run() -> None:
     pool: list[int] = []
-    case = Case("taker", pool.pop, lambda taken: taken == 7, lambda: pool.append(7))
-    _, checked = race([case], ONE_LAP)
+    case = TimedCase("taker", pool.pop, lambda taken: taken == 7, lambda: pool.append(7))
+    _, checked = run_interleaved([case], ONE_PASS)
     assert checked > 1
     assert pool == []
 
 
 def test_a_wrong_result_is_no_time() -> None:
     with pytest.raises(WrongResult, match="liar: the result differs") as caught:
-        race([Case("liar", lambda: 4, lambda result: result == 5)], ONE_LAP)
+        run_interleaved([TimedCase("liar", lambda: 4, lambda result: result == 5)], ONE_PASS)
     assert caught.value.exit_code == 5
 
 
@@ -190,18 +200,18 @@ def test_a_library_that_forgets_the_weight_is_found_out() -> None:
         def answer(self, query: str, own: Sequence[int], weight: int) -> str:
             return super().answer(query, own, weight - weight + 1)
 
-    shop = crypto.Workshop(1024)
+    material = crypto.KeyMaterial(1024)
     with pytest.raises(WrongResult, match="forgetful"):
-        crypto.exchanges(shop, [Forgetful(shop.keys)], 1, 1, ONE_LAP)
+        crypto.compare_exchanges(material, [Forgetful(material.keys)], 1, 1, ONE_PASS)
 
 
 @pytest.mark.parametrize("dimension", [1, 17], ids=["one ciphertext", "two ciphertexts"])
 def test_an_exchange_of_the_benchmark_takes_every_obfuscator_once(dimension: int) -> None:
-    shop = crypto.Workshop(1024)
-    scene = crypto.Scene(shop.keys, dimension, 3)
+    material = crypto.KeyMaterial(1024)
+    scenario = crypto.AskerScenario(material.keys, dimension, 3)
     handed: list[int] = []
 
-    class Watched(crypto.FilledPool):
+    class WatchedFleet(crypto.FilledPool):
         def own(self) -> Any:
             handed.append(int(super().own()))
             return handed[-1]
@@ -210,13 +220,15 @@ def test_an_exchange_of_the_benchmark_takes_every_obfuscator_once(dimension: int
             handed.append(int(super().towards(neighbour)))
             return handed[-1]
 
-    pool = Watched(shop.own[crypto.OWN_TABLE])
+    pool = WatchedFleet(material.own[crypto.OWN_TABLE])
     pool.fill(4 * math.ceil(dimension / 16))
-    packed = crypto.Packed(scene, pool)
-    assert packed.online(packed.prepare()) == scene.expected
+    packed = crypto.PackedExchange(scenario, pool)
+    assert packed.online(packed.prepare()) == scenario.expected
     assert len(handed) == len(set(handed)) == 4 * math.ceil(dimension / 16)
 
 
-def test_ratios_are_of_the_same_lap() -> None:
-    contest = Contest("any", 2048, {"slow": [10.0, 40.0, 30.0], "fast": [1.0, 2.0, 1.0]}, 6)
-    assert contest.ratio("slow", "fast") == Spread(20.0, 10.0, 12.0, 28.0)
+def test_ratios_are_of_the_same_pass() -> None:
+    comparison = InterleavedComparison(
+        "any", 2048, {"slow": [10.0, 40.0, 30.0], "fast": [1.0, 2.0, 1.0]}, 6
+    )
+    assert comparison.ratio("slow", "fast") == RatioSpread(20.0, 10.0, 12.0, 28.0)

@@ -1,4 +1,4 @@
-"""The lease on a target: one holder at a time, an end for everything, whatever happens to us."""
+"""The lease on a target: one holder at a time, and a complete clean-up in every case."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from cipherfleet_hil.targets import lease_agent as keeper
+from cipherfleet_hil.targets import lease_agent
 from cipherfleet_hil.targets import target as targets
 from cipherfleet_hil.targets.target import (
-    Dropped,
-    KeptTarget,
+    LeasedTarget,
+    LinkDropped,
     LocalLink,
     TargetFailed,
     TargetHeld,
@@ -36,12 +36,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def local(lease_s: float = 60.0) -> KeptTarget:
-    return KeptTarget("here", LocalLink(), lease_s=lease_s)
+def local(lease_s: float = 60.0) -> LeasedTarget:
+    return LeasedTarget("here", LocalLink(), lease_s=lease_s)
 
 
-def processes_of(target: KeptTarget) -> list[int]:
-    return keeper.processes_of(target._nonce)
+def marked_processes(target: LeasedTarget) -> list[int]:
+    return lease_agent.marked_processes(target._nonce)
 
 
 def wait_until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
@@ -51,16 +51,16 @@ def wait_until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def abandon(target: KeptTarget) -> None:
-    """As when the harness is killed: nobody renews, nobody releases."""
+def abandon(target: LeasedTarget) -> None:
+    """As if the harness were killed: the lease is neither renewed nor released."""
     target._ending.set()
     target._renewer.join()
-    target._ask("renew", seconds=1.0)  # until now it had time enough for a busy machine
+    target._request("renew", seconds=1.0)  # until now it had time enough for a busy machine
 
 
-def commanded(command: str, **told: Any) -> dict[str, Any]:
-    """What the keeper's program answers in a process of its own."""
-    argv = [sys.executable, "-I", "-S", keeper.__file__, command, json.dumps(told)]
+def commanded(command: str, **result: Any) -> dict[str, Any]:
+    """Run a command of the lease agent in its own process and return its answer."""
+    argv = [sys.executable, "-I", "-S", lease_agent.__file__, command, json.dumps(result)]
     return dict(json.loads(subprocess.run(argv, capture_output=True, check=True).stdout))
 
 
@@ -77,16 +77,16 @@ def test_a_second_holder_is_refused_until_the_first_releases(place: Path) -> Non
 
 
 def test_only_one_of_many_takes_it_at_the_same_moment() -> None:
-    source = Path(keeper.__file__).read_text()
-    argv = [sys.executable, "-I", "-S", keeper.__file__, "take"]
-    racers = [
+    source = Path(lease_agent.__file__).read_text()
+    argv = [sys.executable, "-I", "-S", lease_agent.__file__, "take"]
+    takers = [
         subprocess.Popen(
             [*argv, json.dumps({"nonce": n, "holder": n, "seconds": 30, "source": source})],
             stdout=subprocess.PIPE,
         )
         for n in map(str, range(8))
     ]
-    answers = [json.loads(racer.communicate()[0]) for racer in racers]
+    answers = [json.loads(taker.communicate()[0]) for taker in takers]
     winners = [each["taken"]["nonce"] for each in answers if "taken" in each]
     assert len(winners) == 1
     assert {each["held"]["holder"] for each in answers if "held" in each} == set(winners)
@@ -98,9 +98,9 @@ def test_release_ends_all_work_and_removes_everything(place: Path) -> None:
         target.start(["/bin/sleep", "600"])
         target.start(["/bin/sh", "-c", "trap '' TERM; sleep 600 & wait"])  # does not want to go
         target.start(["/bin/sh", "-c", "setsid sleep 600 & exit 0"])  # wants to be forgotten
-        assert len(processes_of(target)) >= 5
+        assert len(marked_processes(target)) >= 5
         assert target.folder.startswith(str(place))
-    assert processes_of(target) == []
+    assert marked_processes(target) == []
     assert list(place.iterdir()) == []
 
 
@@ -109,7 +109,7 @@ def test_an_abandoned_lease_ends_by_itself_with_all_that_was_there(place: Path) 
     target.__enter__()
     target.start(["/bin/sleep", "600"])
     abandon(target)
-    wait_until(lambda: not processes_of(target))
+    wait_until(lambda: not marked_processes(target))
     wait_until(lambda: list(place.iterdir()) == [])
     with pytest.raises(TargetUnreachable, match="the lease has ended"):
         target.run(["/bin/true"], 10.0)
@@ -121,26 +121,31 @@ def test_a_lease_that_is_renewed_does_not_end() -> None:
         assert target.run(["/bin/echo", "still"], 30.0) == "still\n"
 
 
-def test_an_expired_lease_whose_keeper_was_killed_is_taken_over(place: Path) -> None:
+def test_an_expired_lease_whose_agent_was_killed_is_taken_over(place: Path) -> None:
     dead = local()
     dead.__enter__()
     dead.start(["/bin/sleep", "600"])
     abandon(dead)
-    os.kill(dead.keeper_pid, signal.SIGKILL)  # it cannot clean up
+    os.kill(dead.agent_pid, signal.SIGKILL)  # it cannot clean up
     left_behind = dead.folder
-    wait_until(lambda: keeper.look(dead._nonce) is None)
+    wait_until(lambda: lease_agent.current_lease(dead._nonce) is None)
     assert Path(left_behind).exists()
     with local() as next_one:
         assert not Path(left_behind).exists()
-        assert processes_of(dead) == []
+        assert marked_processes(dead) == []
         assert next_one.run(["/bin/true"], 30.0) == ""
     assert list(place.iterdir()) == []
 
 
 def test_a_lease_of_an_earlier_start_of_the_machine_is_none(place: Path) -> None:
-    lease = {"holder": "x", "nonce": "n", "until": keeper.clock() + 1e6, "boot": "earlier"}
+    lease = {
+        "holder": "x",
+        "nonce": "n",
+        "until": lease_agent.boot_clock() + 1e6,
+        "boot": "earlier",
+    }
     lease |= {"folder": str(place / "cipherfleet-bench-gone"), "pid": 0}
-    (place / keeper.LEASE_FILE).write_text(json.dumps(lease))
+    (place / lease_agent.LEASE_FILE).write_text(json.dumps(lease))
     with local() as target:
         assert target.folder
 
@@ -148,34 +153,36 @@ def test_a_lease_of_an_earlier_start_of_the_machine_is_none(place: Path) -> None
 def test_setting_the_clock_of_the_target_changes_no_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     with local() as target:
         monkeypatch.setattr(time, "time", lambda: 4e9)
-        assert keeper.look(target._nonce) is not None
+        assert lease_agent.current_lease(target._nonce) is not None
 
 
 def test_a_lease_file_that_is_a_link_is_not_followed(place: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    (place / keeper.LEASE_FILE).symlink_to(victim)
+    (place / lease_agent.LEASE_FILE).symlink_to(victim)
     with pytest.raises(TargetFailed):
         local().__enter__()
     assert victim.read_text() == "mine"
 
 
 def test_a_folder_that_is_not_ours_is_never_removed(place: Path, tmp_path: Path) -> None:
-    """Whoever may write the lease may not have us remove what else there is."""
+    """A user who can write the lease cannot make us remove other folders."""
     other = tmp_path / "precious"
     other.mkdir()
-    lease = {"holder": "x", "nonce": "n", "until": 0.0, "boot": keeper.boot_id()}
-    (place / keeper.LEASE_FILE).write_text(json.dumps({**lease, "folder": str(other), "pid": 0}))
+    lease = {"holder": "x", "nonce": "n", "until": 0.0, "boot": lease_agent.boot_id()}
+    (place / lease_agent.LEASE_FILE).write_text(
+        json.dumps({**lease, "folder": str(other), "pid": 0})
+    )
     with local():
         assert other.is_dir()
 
 
-def test_work_goes_where_there_is_room_unless_told_otherwise(
+def test_the_folder_is_where_there_is_space_unless_the_environment_sets_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert keeper.work_place() is None
+    assert lease_agent.work_folder() is None
     monkeypatch.delenv("TMPDIR")
-    assert keeper.work_place() == "/var/tmp"
+    assert lease_agent.work_folder() == "/var/tmp"
 
 
 class Broken(LocalLink):
@@ -188,7 +195,7 @@ class Broken(LocalLink):
         answer = super().call(argv, stdin, timeout_s)
         self.breaks = not self.breaks
         if not self.breaks:
-            raise Dropped("cut")
+            raise LinkDropped("cut")
         return answer
 
 
@@ -196,7 +203,7 @@ def test_commands_whose_answers_are_lost_are_repeated_and_done_once(tmp_path: Pa
     log = tmp_path / "log"
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("content")
-    with KeptTarget("here", Broken()) as target:
+    with LeasedTarget("here", Broken()) as target:
         target.run(["/bin/sh", "-c", f"echo once >>{log}"], 30.0)
         target.put(tmp_path / "folder", "copied")
         target.get("copied/file", tmp_path / "back")
@@ -212,7 +219,7 @@ class Gone(LocalLink):
 
     def call(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:
         if self.lost:
-            raise Dropped("no route")
+            raise LinkDropped("no route")
         return super().call(argv, stdin, timeout_s)
 
 
@@ -221,21 +228,21 @@ def test_a_target_that_stays_away_is_given_up_and_cleans_up(
 ) -> None:
     monkeypatch.setattr(targets, "RECONNECT_WITHIN_S", 1.0)
     link = Gone()
-    with KeptTarget("pi", link, lease_s=4.0) as target:
+    with LeasedTarget("pi", link, lease_s=4.0) as target:
         target.start(["/bin/sleep", "600"])
         link.lost = True
         with pytest.raises(TargetUnreachable, match="did not come back: no route"):
             target.run(["/bin/true"], 30.0)
-    wait_until(lambda: not processes_of(target))
+    wait_until(lambda: not marked_processes(target))
     wait_until(lambda: list(place.iterdir()) == [])
 
 
-def test_the_children_of_the_keeper_count_as_ours_when_they_have_ended() -> None:
+def test_ended_children_of_the_lease_agent_count_as_own_load() -> None:
     with local() as target:
         target.run([sys.executable, "-c", "sum(range(3 * 10**7))"], 60.0)
 
         def of_children_s() -> float:
-            fields = Path(f"/proc/{target.keeper_pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{target.agent_pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
         wait_until(lambda: of_children_s() > 0.1)

@@ -1,4 +1,4 @@
-"""What a card foretells stands beside what is measured, under the same name."""
+"""What a card predicts stands beside what is measured, under the same name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cipherfleet_analysis.cost.board_card import PROFILES, write_calibration
 from cipherfleet_analysis.cost.round_time import predict
 from cipherfleet_deploy.cli.main import example
 from cipherfleet_hil.measurement.document import read_measurement
-from cipherfleet_hil.measuring.prediction import SETTLING, foretold, settled_after
+from cipherfleet_hil.measuring.prediction import SETTLING, predict_rounds, warm_up_rounds
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
@@ -30,17 +30,17 @@ def fleet() -> Fleet:
 def test_nodes_together_and_apart_are_predicted_as_such(fleet: Fleet) -> None:
     board = PROFILES["pi-4"]
     expected = predict(fleet, board)
-    assert foretold(fleet, board, ["here"]) == {"round, here": expected.together_ms / 1000}
-    apart = foretold(fleet, board, ["a", "b", "c"])
+    assert predict_rounds(fleet, board, ["here"]) == {"round, here": expected.together_ms / 1000}
+    apart = predict_rounds(fleet, board, ["a", "b", "c"])
     assert apart == {f"round, {name}": expected.apart_ms / 1000 for name in "abc"}
     with pytest.raises(ConfigError, match="3 nodes on 2 targets cannot be predicted"):
-        foretold(fleet, board, ["a", "b"])
+        predict_rounds(fleet, board, ["a", "b"])
 
 
 def test_rounds_that_make_tables_are_not_what_a_card_speaks_of(fleet: Fleet) -> None:
     first = predict(fleet, PROFILES["host"]).first_rounds
     assert first > 0
-    assert settled_after(fleet, PROFILES["host"]) == first + SETTLING
+    assert warm_up_rounds(fleet, PROFILES["host"]) == first + SETTLING
 
 
 @pytest.mark.fleet
@@ -50,11 +50,11 @@ def test_a_prediction_is_in_the_document_of_what_was_measured(tmp_path: Path, fl
     flags = ["--calibration", card, "--rounds", "5", "--warm-up", "1", "--out", tmp_path / "out"]
     done = run([*BENCH, "rounds", *map(str, flags)], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 5), done.stderr
-    told = read_measurement(tmp_path / "out" / "rounds.json").cipherfleet
-    target = told.targets[0].name
-    assert told.predicted == foretold(fleet, PROFILES["host"], [target])
+    result = read_measurement(tmp_path / "out" / "rounds.json").cipherfleet
+    target = result.targets[0].name
+    assert result.predicted == predict_rounds(fleet, PROFILES["host"], [target])
     assert f"round, {target}: predicted " in done.stdout
-    assert set(told.predicted) <= {figure.name for figure in told.figures}
+    assert set(result.predicted) <= {figure.name for figure in result.figures}
 
 
 @pytest.mark.fleet
@@ -63,8 +63,12 @@ def test_a_card_is_measured_written_and_read_by_check(tmp_path: Path) -> None:
     flags = ["--board", "bench 1", "--bits", "1024", "--out", str(card), "--json"]
     done = run([*BENCH, "calibrate", *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["kind"], told["board"], set(told["powers"])) == ("measured", "bench 1", {"1024"})
+    result = json.loads(done.stdout)
+    assert (result["kind"], result["board"], set(result["powers"])) == (
+        "measured",
+        "bench 1",
+        {"1024"},
+    )
     check = [*BENCH[:-1], "check", str(LAB), "--calibration", str(card), "--json"]
     forecast = json.loads(run(check, capture_output=True, check=False).stdout)["forecast"]
     assert forecast["round_time"]["board"] == "bench 1"

@@ -26,10 +26,10 @@ from cipherfleet_hil.measurement.document import (
 from cipherfleet_hil.report.charts import (
     Series,
     Stack,
-    beside,
+    compare_predictions,
     histogram,
-    lines,
-    stacks,
+    line_chart,
+    stacked_bars,
     time_text,
 )
 from cipherfleet_hil.report.html import markdown, page, write_report
@@ -54,11 +54,11 @@ const seen = [...document.querySelectorAll("figure")].map(f => ({
     return look.fill === "none" ? look.stroke : look.fill;
   }),
 }));
-const bad = document.querySelector(".verdict.bad strong");
-const told = {seen, width: innerWidth, wide: document.documentElement.scrollWidth,
+const bad = document.querySelector(".validity.bad strong");
+const probe = {seen, width: innerWidth, wide: document.documentElement.scrollWidth,
   bad: bad && [bad.textContent, parseFloat(getComputedStyle(bad).fontSize)],
   ink: look.color, page: look.backgroundColor};
-document.body.dataset.probe = JSON.stringify(told);
+document.body.dataset.probe = JSON.stringify(probe);
 </script>"""
 
 
@@ -128,7 +128,7 @@ def whole() -> str:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def probe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a browser makes of the page."""
     return probed(whole(), tmp_path_factory.mktemp("browser"))
 
@@ -142,37 +142,37 @@ def probed(text: str, folder: Path, *arguments: str) -> dict[str, Any]:
     dom = chromium("--dump-dom", *arguments, file.as_uri(), folder=folder)
     found = re.search(r'<body data-probe="([^"]*)"', dom)
     assert found is not None
-    told: dict[str, Any] = json.loads(unescape(found[1]))
-    return told
+    probe: dict[str, Any] = json.loads(unescape(found[1]))
+    return probe
 
 
 # -- what is seen --------------------------------------------------------------------------------
 
 
-def test_every_figure_is_seen_and_has_a_size(told: dict[str, Any]) -> None:
-    captions = [each["caption"] for each in told["seen"]]
+def test_every_figure_is_seen_and_has_a_size(probe: dict[str, Any]) -> None:
+    captions = [each["caption"] for each in probe["seen"]]
     assert len(captions) == len(re.findall("<figure", whole()))
     for words in (
-        "device: median against bits of the key (d=8, n=4)",
-        "device: median against d, entries of an estimate (1024 bits, n=4)",
-        "device: median against n, neighbours (1024 bits, d=8)",
-        "emulated: phases of a round, median of each (which need not add up)",
-        "emulated: predicted and measured (measured over predicted, at the right)",
+        "device: median against key size, bits (d=8, n=4)",
+        "device: median against d, dimension of the estimate (1024 bits, n=4)",
+        "device: median against n, number of neighbours (1024 bits, d=8)",
+        "emulated: phases of a round, median of each (medians need not add up)",
+        "emulated: predicted and measured times (right: measured / predicted)",
         "device: online, 2048 bits, d=8, n=4",
     ):
         assert words in captions
-    for each in told["seen"]:
+    for each in probe["seen"]:
         left, top, right, bottom = each["box"]
         assert right - left > 200, each["caption"]
         assert bottom - top > 60, each["caption"]
-        assert 0 <= left < right <= told["width"]
+        assert 0 <= left < right <= probe["width"]
         assert each["shown"] == "visible"
         assert each["shapes"], each["caption"]
         assert all(a <= c and b <= d and a + b < c + d for a, b, c, d in each["shapes"])
 
 
-def test_no_label_is_cut_off_or_lies_on_another(told: dict[str, Any]) -> None:
-    for each in told["seen"]:
+def test_no_label_is_cut_off_or_lies_on_another(probe: dict[str, Any]) -> None:
+    for each in probe["seen"]:
         left, top, right, bottom = each["box"]
         boxes = each["texts"]
         for place, (text, a, b, c, d) in enumerate(boxes):
@@ -190,33 +190,35 @@ def test_nor_is_one_where_there_is_much_or_little_to_show(tmp_path: Path) -> Non
         histogram([1e-3], "one"),
         histogram([2e-3 + 1e-9 * n for n in range(100)], "near"),
         histogram([*[2e3 + n for n in range(9999)], 1e5], "long"),
-        lines([Series(x, [(d, 1e-6 * d) for d in sizes], n) for n, x in enumerate(names)], "d", ""),
-        lines([Series("a", [(1024, 1e-9), (2048, 1e4)], 0)], "bits", "far"),
-        stacks([Stack(x, [(f"phase {n}", 1e-3) for n in range(8)]) for x in names], "many"),
-        stacks([Stack("a", [("p", 1e-3)]), Stack("b", [("q", 700.0)])], "two"),
-        beside([(x, 1e-3, 1e-3 * n) for n, x in enumerate(names, 1)], "many"),
-        beside([("a", 1e-3, 1e-3)], "one"),
+        line_chart(
+            [Series(x, [(d, 1e-6 * d) for d in sizes], n) for n, x in enumerate(names)], "d", ""
+        ),
+        line_chart([Series("a", [(1024, 1e-9), (2048, 1e4)], 0)], "bits", "far"),
+        stacked_bars([Stack(x, [(f"phase {n}", 1e-3) for n in range(8)]) for x in names], "many"),
+        stacked_bars([Stack("a", [("p", 1e-3)]), Stack("b", [("q", 700.0)])], "two"),
+        compare_predictions([(x, 1e-3, 1e-3 * n) for n, x in enumerate(names, 1)], "many"),
+        compare_predictions([("a", 1e-3, 1e-3)], "one"),
     ]
     drawn = "".join(f"<figure><figcaption></figcaption>{chart}</figure>" for chart in charts)
-    told = probed(f"{whole().partition('<body>')[0]}<body>{drawn}</body></html>", tmp_path)
-    assert len(told["seen"]) == len(charts)
-    test_no_label_is_cut_off_or_lies_on_another(told)
+    probe = probed(f"{whole().partition('<body>')[0]}<body>{drawn}</body></html>", tmp_path)
+    assert len(probe["seen"]) == len(charts)
+    test_no_label_is_cut_off_or_lies_on_another(probe)
 
 
-def test_the_page_is_as_wide_as_the_window(told: dict[str, Any]) -> None:
-    assert told["wide"] <= told["width"]
+def test_the_page_is_as_wide_as_the_window(probe: dict[str, Any]) -> None:
+    assert probe["wide"] <= probe["width"]
 
 
-def test_not_valid_is_said_big_with_its_reasons(told: dict[str, Any]) -> None:
-    words, size = told["bad"]
+def test_not_valid_is_said_big_with_its_reasons(probe: dict[str, Any]) -> None:
+    words, size = probe["bad"]
     assert words.startswith("NOT VALID")
     assert size >= 30
     text = unescape(whole())
-    assert "pi: under-voltage while it was measured (vcgencmd get_throttled: 0x50005)" in text
+    assert "pi: under-voltage during the measurement (vcgencmd get_throttled: 0x50005)" in text
     assert text.index("under-voltage") < text.index("device: figures", text.index("NOT VALID</s"))
 
 
-def test_what_the_cases_are_is_told_once_each_where_there_are_any() -> None:
+def test_each_case_is_described_once_where_there_are_cases() -> None:
     assert whole().count("<b>decrypt</b>: combine n answers, and decrypt") == 1
     assert "<b>decrypt</b>" not in page([("rounds.json", rounds())])
 
@@ -231,15 +233,15 @@ def test_the_kind_stands_in_every_title() -> None:
         )
 
 
-def test_it_can_be_read_in_the_dark_too(told: dict[str, Any], tmp_path: Path) -> None:
+def test_it_can_be_read_in_the_dark_too(probe: dict[str, Any], tmp_path: Path) -> None:
     dark = probed(whole(), tmp_path, "--blink-settings=preferredColorScheme=0")
-    for each in (told, dark):
+    for each in (probe, dark):
         assert contrast(each["ink"], each["page"]) > 10
         colours = {colour for figure in each["seen"] for colour in figure["colours"]}
         assert len(colours) >= 8
         assert all(contrast(colour, each["page"]) > 4 for colour in colours)
     assert luminance(dark["page"]) < 0.05
-    assert luminance(told["page"]) > 0.9
+    assert luminance(probe["page"]) > 0.9
 
 
 def luminance(colour: str) -> float:
@@ -264,10 +266,10 @@ def test_fleets_of_several_sizes_are_charted_together_unless_they_differ_otherwi
         return re.findall("<figcaption>(.*? median against .*?)</figcaption>", page(documents))
 
     assert titles(fleet(1), fleet(2, key_bits=3072)) == [
-        "device: median against bits of the key (n=2)"
+        "device: median against key size, bits (n=2)"
     ]
     assert titles(fleet(1), fleet(2, edges=6)) == [
-        "device: median against n, neighbours (2048 bits)"
+        "device: median against n, number of neighbours (2048 bits)"
     ]
     assert titles(fleet(1), fleet(2, key_bits=3072, exchange="pairwise")) == []
     assert titles(fleet(1), fleet(2)) == []
@@ -278,8 +280,8 @@ def test_more_phases_than_colours_are_added_up() -> None:
     node = made.cipherfleet.nodes[0]
     short = {f"p{n}": figure(f"p{n}", {}, [1e-5 * (n + 1)] * 9) for n in range(9)}
     crowded = replace(node, phases={**node.phases, **short})
-    told = replace(made.cipherfleet, nodes=[crowded, *made.cipherfleet.nodes[1:]])
-    text = page([("any.json", replace(made, cipherfleet=told))])
+    probe = replace(made.cipherfleet, nodes=[crowded, *made.cipherfleet.nodes[1:]])
+    text = page([("any.json", replace(made, cipherfleet=probe))])
     parts = re.findall(r"<title>node0, (.*?): (.*?)</title>", text)
     assert [name for name, _ in parts] == [
         "wait", "decrypt", "answer", "encrypt", "p8", "p7", "p6", "6 others",
@@ -292,7 +294,7 @@ def test_more_phases_than_colours_are_added_up() -> None:
 # -- nothing from outside ------------------------------------------------------------------------
 
 
-LEAK = "http://127.0.0.1:9/leak.png"  # where nobody listens
+LEAK = "http://127.0.0.1:9/leak.png"  # no server listens there
 
 
 @pytest.mark.parametrize(
@@ -323,9 +325,9 @@ def asked_for(net_log: Path) -> Iterator[str]:
     log = json.loads(text if text.endswith("}") else text.rstrip(",") + "]}")
     start = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
     for event in log["events"]:
-        told = event.get("params", {})
-        if event["type"] == start and told.get("initiator", "not an origin") != "not an origin":
-            yield told["url"]
+        probe = event.get("params", {})
+        if event["type"] == start and probe.get("initiator", "not an origin") != "not an origin":
+            yield probe["url"]
 
 
 def test_the_page_names_no_place_outside_and_lets_nothing_in() -> None:
@@ -349,7 +351,7 @@ def test_the_page_names_no_place_outside_and_lets_nothing_in() -> None:
         (7.3e-6, "7.3 µs"), (1e-9, "1 ns"), (12_345.0, "12,345 s"),
     ],
 )  # fmt: skip
-def test_times_are_told_with_three_digits(seconds: float, text: str) -> None:
+def test_times_have_three_digits(seconds: float, text: str) -> None:
     assert time_text(seconds) == text
 
 
@@ -368,18 +370,20 @@ def test_any_samples_have_a_histogram(samples_: list[float]) -> None:
 
 def test_charts_of_one_point_or_bar_are_charts() -> None:
     for chart in (
-        lines([Series("a", [(1.0, 1e-3)], 0)], "x", "any"),
-        stacks([Stack("a", [("p", 1e-3)])], "any"),
-        beside([("a", 1e-3, 1e-3)], "any"),
+        line_chart([Series("a", [(1.0, 1e-3)], 0)], "x", "any"),
+        stacked_bars([Stack("a", [("p", 1e-3)])], "any"),
+        compare_predictions([("a", 1e-3, 1e-3)], "any"),
     ):
         assert "nan" not in chart
         assert chart.startswith("<svg")
 
 
 def test_names_are_shown_as_they_are() -> None:
-    chart = lines([Series("_暗号 $x_1$ <&>", [(1.0, 1e-3), (2.0, 1e-3)], 0)], "x", "any")
+    chart = line_chart([Series("_暗号 $x_1$ <&>", [(1.0, 1e-3), (2.0, 1e-3)], 0)], "x", "any")
     assert ">_暗号 $x_1$ &lt;&amp;&gt;</text>" in chart
-    assert chart == lines([Series("_暗号 $x_1$ <&>", [(1.0, 1e-3), (2.0, 1e-3)], 0)], "x", "any")
+    assert chart == line_chart(
+        [Series("_暗号 $x_1$ <&>", [(1.0, 1e-3), (2.0, 1e-3)], 0)], "x", "any"
+    )
 
 
 def test_the_summary_has_the_verdicts_and_all_figures(tmp_path: Path) -> None:
@@ -390,14 +394,14 @@ def test_the_summary_has_the_verdicts_and_all_figures(tmp_path: Path) -> None:
     assert text == markdown(made)
     assert text.count("**NOT VALID**") == 1
     assert text.count("**VALID**") == 3
-    assert "* because pi: throttled while it was measured" in text
+    assert "* because pi: throttled during the measurement" in text
     assert "(UNSAFE key)" in text
     for _, each in made:
         assert f"## {each.cipherfleet.kind}: " in text
         assert all(f"| {figure.name}" in text for figure in each.cipherfleet.figures)
 
 
-def test_the_command_writes_both_and_tells_what_is_not_valid(tmp_path: Path) -> None:
+def test_the_command_writes_both_and_reports_what_is_not_valid(tmp_path: Path) -> None:
     made = many()
     for name, each in made:
         write_measurement(tmp_path / name, each)
@@ -424,7 +428,7 @@ def test_the_command_writes_both_and_tells_what_is_not_valid(tmp_path: Path) -> 
 def test_a_page_that_would_be_its_own_summary_or_cannot_be_written_is_refused(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(ConfigError, match=r"one that ends in \.html"):
+    with pytest.raises(ConfigError, match=r"a name that ends in \.html"):
         write_report(many(), tmp_path / "report.md")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/report\.html: cannot be written: "):

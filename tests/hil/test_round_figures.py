@@ -8,22 +8,30 @@ import pytest
 
 from cipherfleet_hil.measurement.round_figures import (
     NodeSpans,
-    after_warm_up,
-    counts,
     network_seconds,
+    node_counts,
     node_figures,
     phase_seconds,
-    unaccounted,
+    skip_warm_up,
+    unaccounted_share,
 )
 
 
-def closing(k: int, ms: float, phases: dict[str, float], **counts: Any) -> dict[str, Any]:
+def closing(k: int, ms: float, phases: dict[str, float], **node_counts: Any) -> dict[str, Any]:
     usual = {
         "silent": 0, "rejected": 0, "inline": 0, "pool": 8, "acknowledged_ms": 1.0,
         "bytes_sent": 1000 * k, "bytes_received": 2000 * k, "cpu_s": 0.5 * k, "pool_cpu_s": 0.1 * k,
         "rss_mib": 50.0 + k,
     }  # fmt: skip
-    return {"round": k, "phase": "round", "at": 0.0, "ms": ms, "phases": phases, **usual, **counts}
+    return {
+        "round": k,
+        "phase": "round",
+        "at": 0.0,
+        "ms": ms,
+        "phases": phases,
+        **usual,
+        **node_counts,
+    }
 
 
 def between(phase: str, k: int, neighbour: str, ms: float, attempt: int = 0) -> dict[str, Any]:
@@ -37,9 +45,9 @@ def test_a_phase_that_a_round_lacks_took_no_time_in_it() -> None:
 
 
 @pytest.mark.parametrize(("save", "expected"), [(4.0, 0.0), (3.0, 0.1), (5.0, -0.1)])
-def test_what_is_in_no_phase_is_told(save: float, expected: float) -> None:
+def test_the_time_in_no_phase_is_reported(save: float, expected: float) -> None:
     rounds = [closing(0, 10.0, {"wait": 6.0, "save": save})]
-    assert unaccounted(rounds) == pytest.approx(expected)
+    assert unaccounted_share(rounds) == pytest.approx(expected)
 
 
 def test_the_network_took_of_a_trip_what_the_neighbour_does_not_say_of_itself() -> None:
@@ -60,13 +68,13 @@ def test_another_round_or_attempt_is_another_trip() -> None:
 
 def test_rounds_that_warm_up_do_not_count() -> None:
     spans = [between("trip", k, "b", 1.0) for k in range(10)]
-    assert [span["round"] for span in after_warm_up(spans, 7)] == [7, 8, 9]
+    assert [span["round"] for span in skip_warm_up(spans, 7)] == [7, 8, 9]
 
 
-def test_counters_are_told_by_their_growth_per_round() -> None:
+def test_counters_are_reported_as_growth_per_round() -> None:
     lines = [closing(k, 10.0, {"wait": 10.0}, inline=3 * k, silent=k == 6) for k in range(5, 10)]
     node = NodeSpans("a", "x", lines)
-    assert counts(node, {"a": node}) == {
+    assert node_counts(node, {"a": node}) == {
         "rounds": 5.0,
         "unaccounted": 0.0,
         "network_share": 0.0,
@@ -86,8 +94,8 @@ def test_what_lasts_at_the_same_time_is_no_part_of_the_sum() -> None:
     spans = [closing(k, 10.0, {"wait": 8.0, "save": 2.0}) for k in range(6)]
     spans += [{"round": k, "phase": "sample", "at": 0.0, "ms": 7.0} for k in range(6)]
     node = NodeSpans("a", "x", spans)
-    told = node_figures(node, {"a": node})
-    assert set(told.phases) == {"round", "wait", "save"}
-    assert set(told.beside) == {"sample", "acknowledged"}
-    assert told.phases["wait"].p50 == pytest.approx(0.008)
-    assert told.beside["sample"].p50 == pytest.approx(0.007)
+    result = node_figures(node, {"a": node})
+    assert set(result.phases) == {"round", "wait", "save"}
+    assert set(result.beside) == {"sample", "acknowledged"}
+    assert result.phases["wait"].p50 == pytest.approx(0.008)
+    assert result.beside["sample"].p50 == pytest.approx(0.007)

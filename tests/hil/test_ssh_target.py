@@ -16,13 +16,13 @@ import psutil
 import pytest
 
 from cipherfleet_deploy.cli.main import example
-from cipherfleet_hil.measuring.crypto import Plan, measure_crypto, place_of
+from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
 from cipherfleet_hil.measuring.interleaved import Effort
 from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
-from cipherfleet_hil.targets import lease_agent as keeper
+from cipherfleet_hil.targets import lease_agent
 from cipherfleet_hil.targets.bench_file import Bench
 from cipherfleet_hil.targets.ssh import SshTarget
-from cipherfleet_hil.targets.target import KeptTarget, LocalLink, TargetHeld, TargetUnreachable
+from cipherfleet_hil.targets.target import LeasedTarget, LocalLink, TargetHeld, TargetUnreachable
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from tests.support.ssh_server import SshServer, Wire, running_sshd
 
@@ -66,33 +66,33 @@ def test_a_board_with_nothing_on_it_is_measured_and_left_as_it_was(
         measure_some_crypto(target)
 
         def cut_when_running(text: str) -> None:
-            if "to be measured" in text:
+            if "measured rounds" in text:
                 wire.cut()
-                wire.mend()
+                wire.remedy()
 
         measure_some_rounds(target, cut_when_running)
-        assert wire.connections >= 2, "it was lost, and made anew"
+        assert wire.connections >= 2, "it was lost, and opened again"
         assert server.left_behind() != []
     assert nothing_left(server) == []
 
 
-def measure_some_crypto(target: KeptTarget) -> None:
-    plan = Plan((1024,), (1,), (1,), processes=1, effort=Effort(0.0, 1))
-    measured = measure_crypto(plan, place_of(target), "test")
+def measure_some_crypto(target: LeasedTarget) -> None:
+    plan = CryptoPlan((1024,), (1,), (1,), processes=1, effort=Effort(0.0, 1))
+    measured = measure_crypto(plan, worker_host_on(target), "test")
     assert {each.metadata["target"] for b in measured.benchmarks for each in b.runs} == {"pi"}
     before = measured.cipherfleet.targets[0].environment.before
     assert before.versions["python"] == ".".join(map(str, target.machine.python))
 
 
-def measure_some_rounds(target: KeptTarget, tell: Callable[[str], None]) -> None:
+def measure_some_rounds(target: LeasedTarget, tell: Callable[[str], None]) -> None:
     """Of a fleet between *target* and this machine, which are two machines to each other."""
     plan = RoundsPlan(example("intel_lab") / "fleet.yaml", Bench(), 12, 3, 3)
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
-    with KeptTarget("here", LocalLink()) as here:
-        came = run_fleet(fleet, plan, [target, here], tell)
-    told = document(plan, fleet, came, "test").cipherfleet
-    assert sorted(node.target for node in told.nodes) == ["here", "pi", "pi"]
-    for node in told.nodes:
+    with LeasedTarget("here", LocalLink()) as here:
+        fleet_run = run_fleet(fleet, plan, [target, here], tell)
+    result = document(plan, fleet, fleet_run, "test").cipherfleet
+    assert sorted(node.target for node in result.nodes) == ["here", "pi", "pi"]
+    for node in result.nodes:
         assert node.counts["rounds"] == 12
         assert abs(node.counts["unaccounted"]) < MOST_UNACCOUNTED
         assert node.beside["network"].n > 0
@@ -103,7 +103,7 @@ def test_work_goes_on_while_the_connection_is_away(server: SshServer, wire: Wire
         job = target.start(["/bin/sh", "-c", "sleep 1; echo done"])
         wire.cut()
         time.sleep(1.5)  # it ends meanwhile
-        wire.mend()
+        wire.remedy()
         assert target.wait([job], 30.0).codes == {job: 0}
         assert target.read(f"jobs/{job}/out") == b"done\n"
         assert wire.connections == 2
@@ -127,13 +127,13 @@ def test_a_second_holder_is_refused_over_ssh(server: SshServer) -> None:
         (-1.0, r"root@there left .*remove it"),
     ],
 )
-def test_a_lease_of_another_user_is_respected_and_told(
+def test_a_lease_of_another_user_is_respected_and_reported(
     server: SshServer, seconds: float, words: str
 ) -> None:
-    file = server.tmp / keeper.LEASE_FILE
-    lease = {"holder": "root@there", "nonce": "n", "until": keeper.clock() + seconds}
-    lease |= {"boot": keeper.boot_id(), "folder": "/nowhere", "pid": 0}
-    file.write_text(json.dumps(lease))  # of root, who alone may write it
+    file = server.tmp / lease_agent.LEASE_FILE
+    lease = {"holder": "root@there", "nonce": "n", "until": lease_agent.boot_clock() + seconds}
+    lease |= {"boot": lease_agent.boot_id(), "folder": "/nowhere", "pid": 0}
+    file.write_text(json.dumps(lease))  # root owns it, other users may not write it
     with pytest.raises(TargetHeld, match=words):
         SshTarget("pi", server.address(), PYTHON).__enter__()
     file.unlink()
@@ -182,12 +182,16 @@ def test_a_connection_that_does_not_come_back_ends_in_words_and_leaves_nothing(
     assert nothing_left(server) == []
 
 
-def test_a_lease_that_ended_while_we_were_away_is_told(server: SshServer, wire: Wire) -> None:
+def test_a_lease_that_ended_while_the_link_was_down_is_reported(
+    server: SshServer, wire: Wire
+) -> None:
     with SshTarget("pi", server.address(wire.port), PYTHON, lease_s=4.0) as target:
         wire.cut()
         assert nothing_left(server) == []
-        wire.mend()
-        with pytest.raises(TargetUnreachable, match="the lease has ended, and with it the work"):
+        wire.remedy()
+        with pytest.raises(
+            TargetUnreachable, match="the lease has ended, and its jobs were killed"
+        ):
             target.run(["/bin/true"], 30.0)
 
 
@@ -197,18 +201,18 @@ def test_a_lease_that_ended_while_we_were_away_is_told(server: SshServer, wire: 
 def test_a_host_whose_key_is_not_known_is_not_spoken_to(server: SshServer, tmp_path: Path) -> None:
     (tmp_path / "none").touch()
     address = replace(server.address(), known_hosts=tmp_path / "none")
-    with pytest.raises(TargetUnreachable, match=r"put its key into known_hosts") as refused:
+    with pytest.raises(TargetUnreachable, match=r"add its key to known_hosts") as refused:
         SshTarget("pi", address, PYTHON).__enter__()
     assert refused.value.exit_code == 4
     assert "\n" not in str(refused.value)
 
 
-def test_a_user_that_is_not_let_in_is_told_with_the_mend(server: SshServer) -> None:
+def test_a_refused_user_is_named_with_the_remedy(server: SshServer) -> None:
     address = replace(server.address(), user="nobody-of-that-name")
     with pytest.raises(TargetUnreachable, match=r"Permission denied.*authorized_keys"):
         SshTarget("pi", address, PYTHON).__enter__()
 
 
-def test_a_port_where_nobody_listens_is_told(server: SshServer) -> None:
-    with pytest.raises(TargetUnreachable, match="is sshd running there"):
+def test_a_port_without_a_listener_is_reported(server: SshServer) -> None:
+    with pytest.raises(TargetUnreachable, match="start sshd on the target"):
         SshTarget("pi", server.address(1), PYTHON).__enter__()

@@ -9,16 +9,23 @@ from click.testing import CliRunner
 
 from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_hil.cli.main import bench
-from cipherfleet_hil.measuring.study import ACCURACIES, QUICK, Case, Grid, Outcome, write_fleet
+from cipherfleet_hil.measuring.study import (
+    ACCURACIES,
+    QUICK,
+    Grid,
+    StudyCase,
+    StudyOutcome,
+    write_fleet,
+)
 from cipherfleet_hil.report.study_pages import write_study
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 
-CASE = Case("average", 2048, 24, 4)
+CASE = StudyCase("average", 2048, 24, 4)
 WHERE = {"cpu": "some", "cores": 2, "load_before": 0.1}
 
 
-def outcome(error: list[float], case: Case = CASE) -> Outcome:
-    return Outcome(case, 1, 20.0, 2000.0, error, [0.1 * (k + 1) for k in range(len(error))])
+def outcome(error: list[float], case: StudyCase = CASE) -> StudyOutcome:
+    return StudyOutcome(case, 1, 20.0, 2000.0, error, [0.1 * (k + 1) for k in range(len(error))])
 
 
 def test_rounds_are_counted_to_where_the_error_stays_below() -> None:
@@ -58,8 +65,8 @@ def test_the_page_holds_every_case_and_the_command(tmp_path: Path) -> None:
 def test_finer_resolution_takes_real_fleets_further(tmp_path: Path) -> None:
     result = CliRunner().invoke(bench, ["study", "--quick", "--json", "--out", str(tmp_path / "s")])
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    coarse, fine = told["outcomes"]
+    document = json.loads(result.stdout)
+    coarse, fine = document["outcomes"]
     assert coarse["unsafe"]
     assert fine["error"][0] > 0.01
     assert [len(each["error"]) for each in (coarse, fine)] == [QUICK.rounds, QUICK.rounds]
@@ -67,4 +74,4 @@ def test_finer_resolution_takes_real_fleets_further(tmp_path: Path) -> None:
     assert coarse["case"]["resolution_bits"] < fine["case"]["resolution_bits"]
     assert fine["seconds"] == sorted(fine["seconds"])
     assert set(fine["reached"]) == {f"{accuracy:g}" for accuracy in ACCURACIES}
-    assert json.loads((tmp_path / "s" / "study.json").read_text()) == told
+    assert json.loads((tmp_path / "s" / "study.json").read_text()) == document

@@ -16,12 +16,12 @@ from cipherfleet_hil.measurement.document import (
     figure,
 )
 from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
-from cipherfleet_hil.measurement.validity import judge, spread
+from cipherfleet_hil.measurement.validity import assess, spread
 from tests.support.measured import BOARD, LATER, benchmarks, machine, samples
 
 
 def reasons(before: Environment = BOARD, **after: Any) -> list[str]:
-    return judge([machine(before=before, **after)], benchmarks()).reasons
+    return assess([machine(before=before, **after)], benchmarks()).reasons
 
 
 def cpu(**more: float) -> Cpu:
@@ -30,38 +30,46 @@ def cpu(**more: float) -> Cpu:
 
 
 def test_a_cool_and_idle_board_is_valid() -> None:
-    verdict = judge([machine()], benchmarks())
-    assert verdict.valid
-    assert verdict.reasons == verdict.notes == []
+    validity = assess([machine()], benchmarks())
+    assert validity.valid
+    assert validity.reasons == validity.notes == []
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "expected"),
     [
-        (0x0, 0x50005, "pi: under-voltage while it was measured"),
-        (0x0, 0x50005, "pi: throttled while it was measured"),
-        (0x0, 0x50000, "pi: under-voltage for a while (vcgencmd get_throttled: 0x0, then 0x50000)"),
-        (0x50000, 0xD0000, "pi: the soft heat limit for a while"),
-        (0x0, 0x80008, "pi: the soft heat limit while"),
-        (0x2, 0x20000, "pi: a capped clock while"),
+        (0x0, 0x50005, "pi: under-voltage during the measurement"),
+        (0x0, 0x50005, "pi: throttled during the measurement"),
+        (
+            0x0,
+            0x50000,
+            "pi: under-voltage for part of the measurement (vcgencmd get_throttled: 0x0, then "
+            "0x50000)",
+        ),
+        (0x50000, 0xD0000, "pi: the soft heat limit for part"),
+        (0x0, 0x80008, "pi: the soft heat limit during"),
+        (0x2, 0x20000, "pi: a capped clock during"),
     ],
 )
-def test_what_the_firmware_recorded_is_a_reason(before: int, after: int, told: str) -> None:
+def test_what_the_firmware_recorded_is_a_reason(before: int, after: int, expected: str) -> None:
     found = reasons(replace(BOARD, throttled=before), throttled=after)
-    assert any(reason.startswith(told) for reason in found), found
+    assert any(reason.startswith(expected) for reason in found), found
 
 
 def test_what_happened_before_is_a_note_and_no_reason() -> None:
     past = 0x50000
-    verdict = judge([machine(before=replace(BOARD, throttled=past), throttled=past)], benchmarks())
-    assert verdict.valid
-    assert verdict.notes == [
-        "pi: since its start, before this: under-voltage, throttled; whether again is not told"
+    validity = assess(
+        [machine(before=replace(BOARD, throttled=past), throttled=past)], benchmarks()
+    )
+    assert validity.valid
+    assert validity.notes == [
+        "pi: since boot, before the measurement: under-voltage, throttled; a repetition cannot be "
+        "seen"
     ]
 
 
 @pytest.mark.parametrize(
-    ("after", "told"),
+    ("after", "expected"),
     [
         ({"under_voltage": True}, "under-voltage (the supply monitor's alarm)"),
         ({"firmware_clock_hz": 1_500_345_728}, "the clock moved between 1500 and 1800 MHz"),
@@ -78,9 +86,9 @@ def test_what_happened_before_is_a_note_and_no_reason() -> None:
     ],
     ids=["voltage", "clock", "others", "steal", "swap", "quota"],
 )
-def test_a_machine_in_trouble_is_a_reason(after: dict[str, Any], told: str) -> None:
+def test_a_machine_in_trouble_is_a_reason(after: dict[str, Any], expected: str) -> None:
     (reason,) = reasons(**after)
-    assert reason.startswith(f"pi: {told}")
+    assert reason.startswith(f"pi: {expected}")
 
 
 def test_limits_are_limits() -> None:
@@ -100,7 +108,7 @@ def test_the_processors_own_count_of_throttling_is_a_reason() -> None:
 
 def test_an_emulated_board_is_slow_by_its_quota_and_that_is_no_reason() -> None:
     quota = Quota(cpus=0.5, periods_throttled=900, throttled_s=40.0)
-    assert judge([machine("emulated", quota=quota)], benchmarks()).valid
+    assert assess([machine("emulated", quota=quota)], benchmarks()).valid
 
 
 def test_the_clock_that_processes_saw_when_busy_counts_not_that_of_an_idle_board() -> None:
@@ -118,10 +126,12 @@ def test_the_clock_that_processes_saw_when_busy_counts_not_that_of_an_idle_board
         ]
         return [benchmark("online", {}, noted)]
 
-    steady = judge([machine(before=governed, **idle)], seen(*[1_800_000_000] * 5))
+    steady = assess([machine(before=governed, **idle)], seen(*[1_800_000_000] * 5))
     assert steady.valid
-    assert steady.notes == ["pi: governor ondemand: the clock may move; performance holds it"]
-    moved = judge([machine(before=governed, **idle)], seen(*[1_800_000_000] * 4, 1_400_000_000))
+    assert steady.notes == [
+        "pi: governor ondemand: the clock may move; the governor performance fixes it"
+    ]
+    moved = assess([machine(before=governed, **idle)], seen(*[1_800_000_000] * 4, 1_400_000_000))
     assert len(moved.reasons) == 1
     assert "between 1400 and 1800 MHz" in moved.reasons[0]
 
@@ -131,62 +141,62 @@ def test_a_process_that_waited_for_a_cpu_is_a_reason() -> None:
         runs = [replace(run, metadata={"cpu_share": share}) for run in samples(Random(1), 1e-3)]
         return [benchmark("online", {}, runs)]
 
-    assert judge([machine()], shared(0.96)).valid
-    (reason,) = judge([machine()], shared(0.80)).reasons
-    assert reason.startswith("pi: a process had a CPU for only 80% of what was timed")
+    assert assess([machine()], shared(0.96)).valid
+    (reason,) = assess([machine()], shared(0.80)).reasons
+    assert reason.startswith("pi: a process had a CPU for only 80% of the timed runs")
 
 
-def test_a_machine_that_tells_little_is_noted() -> None:
+def test_a_machine_that_reports_little_is_noted() -> None:
     silent = {"governor": None, "clock": None, "firmware_clock_hz": None, "throttled": None}
     target = machine("host", replace(BOARD, **silent), **silent, virtual=True, quota=None)
-    verdict = judge([target], benchmarks())
-    assert verdict.valid
-    assert len(verdict.notes) == 2
-    assert verdict.notes[0].startswith("pi: it does not tell its clock")
-    assert verdict.notes[1].startswith("pi: a virtual machine")
+    validity = assess([target], benchmarks())
+    assert validity.valid
+    assert len(validity.notes) == 2
+    assert validity.notes[0].startswith("pi: the machine does not report its clock")
+    assert validity.notes[1].startswith("pi: a virtual machine")
 
 
 def test_a_hot_board_is_noted() -> None:
-    assert judge([machine(temperature_c=81.2)], benchmarks()).notes == [
-        "pi: 81 °C at the end: cool it"
+    assert assess([machine(temperature_c=81.2)], benchmarks()).notes == [
+        "pi: 81 °C at the end, at most 80 °C: cool the machine"
     ]
 
 
 def test_too_few_processes_are_a_reason() -> None:
     made = benchmarks(processes=4)
-    (reason,) = judge([machine()], made).reasons
+    (reason,) = assess([machine()], made).reasons
     assert reason == "only 4 processes, at least 5 are needed"
-    assert judge([machine()], made, least_processes=4).valid
+    assert assess([machine()], made, least_processes=4).valid
 
 
-def test_processes_that_disagree_are_a_reason_unless_their_time_is_by_chance() -> None:
+def test_processes_that_disagree_are_a_reason_unless_their_time_is_random() -> None:
     medians = (1.0, 1.0, 1.2, 1.4, 1.6)
     wide = benchmark("wide", {}, [Run(values=[m * 1e-3] * 9) for m in medians])
     assert spread(wide) == pytest.approx(1.4826 * 0.2 / 1.2)
-    (reason,) = judge([machine()], [wide, *benchmarks()]).reasons
+    (reason,) = assess([machine()], [wide, *benchmarks()]).reasons
     assert reason.startswith("the processes disagree on 1 of 4 benchmarks, most on 'wide': ")
-    assert judge([machine()], [wide, *benchmarks()], random=["wide"]).valid
+    assert assess([machine()], [wide, *benchmarks()], random=["wide"]).valid
     tiny = benchmark("tiny", {}, [Run(values=[m * 1e-5] * 9) for m in medians])
-    assert judge([machine()], [tiny]).valid, "a few microseconds are nothing beside a round"
+    assert assess([machine()], [tiny]).valid, "a few microseconds are nothing beside a round"
 
 
 def test_a_percentile_that_was_asked_for_needs_its_samples() -> None:
     made = benchmarks()  # 100 samples each
-    assert judge([machine()], made, ["p50", "p95"]).valid
-    (reason,) = judge([machine()], made, ["p99"]).reasons
+    assert assess([machine()], made, ["p50", "p95"]).valid
+    (reason,) = assess([machine()], made, ["p99"]).reasons
     assert reason.startswith(
-        "p99 was asked for and needs 299 samples; 3 of 3 benchmarks have fewer"
+        "p99 was requested and needs 299 samples; 3 of 3 benchmarks have fewer"
     )
 
 
-def test_a_percentile_without_enough_samples_is_not_told() -> None:
+def test_a_percentile_without_enough_samples_is_not_computed() -> None:
     for key, least in LEAST_SAMPLES.items():
         p = int(key[1:]) / 100
         assert 1 - p**least >= 0.95 > 1 - p ** (least - 1)
-    told = figure("any", {}, [float(n) for n in range(1, 60)])
-    assert (told.n, told.p50, told.p90, told.p95) == (59, 30.0, 53.2, 56.1)
-    assert told.p99 is None
-    assert told.needs == {"p99": 299}
+    found = figure("any", {}, [float(n) for n in range(1, 60)])
+    assert (found.n, found.p50, found.p90, found.p95) == (59, 30.0, 53.2, 56.1)
+    assert found.p99 is None
+    assert found.needs == {"p99": 299}
 
 
 def test_memory_is_read_as_a_difference() -> None:

@@ -26,10 +26,10 @@ def ended(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def attacked(*arguments: object) -> Any:
-    told = ended(*arguments, "--json")
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == "", "no bar where there is no terminal"
-    return json.loads(told.stdout)
+    done = ended(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no bar where there is no terminal"
+    return json.loads(done.stdout)
 
 
 def test_the_names_of_the_command_line_are_those_of_what_runs() -> None:
@@ -50,37 +50,37 @@ def test_a_finding_has_its_number_its_guess_and_its_verdict() -> None:
     assert {"sought", "saw", "knew", "guess", "adversary"} <= off.keys()
 
 
-def test_a_finding_is_told_in_words() -> None:
-    told = ended("telescoping", "--on", "sealed", "--graph", "complete", "--trials", 2)
-    assert told.returncode == 0, told.stderr
-    assert "telescoping, by all neighbours" in told.stdout
-    assert "error: recovered (between " in told.stdout
-    assert "100 % error: zero" in told.stdout
+def test_a_result_is_printed_in_words() -> None:
+    done = ended("telescoping", "--on", "sealed", "--graph", "complete", "--trials", 2)
+    assert done.returncode == 0, done.stderr
+    assert "telescoping, by all neighbours" in done.stdout
+    assert "error: recovered (between " in done.stdout
+    assert "100 % error: zero" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["common-factor", "--on", "dsgd"], "has nothing of the kind"),
+        (["common-factor", "--on", "dsgd"], "does not apply to"),
         (["observer", "--on", "dsgd", "--guard", "off:dither"], "no guard 'dither'; it has: none"),
         (["wiretap", "--on", "pairwise", "--guard", "off:masks"], "it has: dither, rerandomise"),
         (["guesswork"], "'guesswork' is not one of"),
         (["observer", "--out", "folder"], "--out is for `attack all`"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments: list[str], words: str) -> None:
-    told = ended(*arguments)
-    assert told.returncode == 2
-    assert words in told.stderr
-    assert told.stderr.count("\n") == 1
+def test_an_error_is_one_line(arguments: list[str], words: str) -> None:
+    done = ended(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_all_attacks_on_one_system_become_a_table_and_a_figure(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
-    told = attacked("all", "--on", "dsgd", "--quick", "--out", out)
-    assert {finding["attack"] for finding in told["findings"]} < set(names.ATTACKS)
-    assert {finding["system"] for finding in told["findings"]} == {"dsgd"}
-    assert told["markdown"] in (out / "attacks.md").read_text()
+    result = attacked("all", "--on", "dsgd", "--quick", "--out", out)
+    assert {finding["attack"] for finding in result["findings"]} < set(names.ATTACKS)
+    assert {finding["system"] for finding in result["findings"]} == {"dsgd"}
+    assert result["markdown"] in (out / "attacks.md").read_text()
     assert (out / "attacks.png").read_bytes().startswith(b"\x89PNG")
 
 

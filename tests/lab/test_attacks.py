@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cipherfleet_lab.attacks.catalogue import ATTACKS
-from cipherfleet_lab.attacks.coalition import at_differences, at_sums
+from cipherfleet_lab.attacks.coalition import observe_differences, observe_sums
 from cipherfleet_lab.attacks.common_factor import (
     common_factor,
     divisor,
@@ -18,39 +18,44 @@ from cipherfleet_lab.attacks.common_factor import (
     weight_by_remainders,
 )
 from cipherfleet_lab.attacks.eavesdropper import eavesdropper, key_holder, observer
-from cipherfleet_lab.attacks.guards import GuardedDraws
+from cipherfleet_lab.attacks.guards import GuardedRandomness
 from cipherfleet_lab.attacks.leakage import (
-    apart,
     closed_form,
     leakage_of_round,
     leakage_of_several,
     leakage_of_telescoped,
     leakage_of_truth,
     matching,
+    sample_error,
     samples,
 )
 from cipherfleet_lab.attacks.names import GraphName, Guard
 from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangulation_by_two
-from cipherfleet_lab.attacks.one_exchange import HALF_WEIGHTS, NEIGHBOURS, ask
+from cipherfleet_lab.attacks.one_exchange import HALF_WEIGHTS, NEIGHBOURS, run_exchange
 from cipherfleet_lab.attacks.randomness import randomness_of_answers, weight_by_randomness
-from cipherfleet_lab.attacks.result import Finding, Verdict, error_by_round, relative_error
-from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, Case
+from cipherfleet_lab.attacks.result import (
+    AttackOutcome,
+    AttackResult,
+    error_by_round,
+    relative_error,
+)
+from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, AttackCase
 from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
 from cipherfleet_lab.attacks.wiretap import wiretap
-from cipherfleet_lab.problems import LOGISTIC, SQUARED, Loss, five_nodes
+from cipherfleet_lab.problems import LOGISTIC, SQUARED, RegressionLoss, five_nodes
 from cipherfleet_lab.systems import Log, Problem
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 
 TRIALS = 5
 OPEN: tuple[Guard, ...] = ("masks",)
 
 
-def case(name: str, *off: Guard, trials: int = TRIALS, graph: GraphName = "chord") -> Case:
+def case(name: str, *off: Guard, trials: int = TRIALS, graph: GraphName = "chord") -> AttackCase:
     problem = replace(five_nodes(), edges=GRAPHS[graph])
-    return Case(SUBJECTS[name], frozenset(off), trials, problem=problem)
+    return AttackCase(SUBJECTS[name], frozenset(off), trials, problem=problem)
 
 
-def found(finding: Finding | None) -> Finding:
+def found(finding: AttackResult | None) -> AttackResult:
     assert finding is not None
     return finding
 
@@ -113,10 +118,10 @@ def test_sealed_answers_hide_the_state_even_from_who_has_the_half_weight() -> No
 
 def test_a_sealed_answer_opens_alone_only_without_its_mask() -> None:
     for trial in range(10):
-        masked = ask("sealed", (), 4, f"masked {trial}")
+        masked = run_exchange("sealed", (), 4, f"masked {trial}")
         assert masked.opened([NEIGHBOURS[0]]) is None
         assert masked.opened(NEIGHBOURS) is not None
-        unmasked = ask("sealed", OPEN, 4, f"open {trial}")
+        unmasked = run_exchange("sealed", OPEN, 4, f"open {trial}")
         assert unmasked.opened([NEIGHBOURS[0]]) is not None
     assert found(common_factor(case("sealed", "dither", trials=20))).value == 0
     assert found(common_factor(case("sealed", "dither", "masks", trials=20))).value >= 0.95
@@ -124,11 +129,11 @@ def test_a_sealed_answer_opens_alone_only_without_its_mask() -> None:
 
 @pytest.mark.parametrize("off", [(), ("dither",), ("rerandomise",)])
 def test_keys_of_full_size_make_no_difference(off: tuple[Guard, ...]) -> None:
-    seen = ask("pairwise", off, 4, "full size", bits=2048)
+    seen = run_exchange("pairwise", off, 4, "full size", bits=2048)
     name = NEIGHBOURS[0]
     weights = weight_by_gcd(seen.best(name)), weight_by_randomness(seen, name)
-    told = [weight == seen.weights[name] for weight in weights]
-    assert told == ["dither" in off, "rerandomise" in off]
+    lines = [weight == seen.weights[name] for weight in weights]
+    assert lines == ["dither" in off, "rerandomise" in off]
     for weight in weights:
         if weight is not None:
             assert seen.state_from(weight, seen.best(name)) == seen.truth[name]
@@ -136,13 +141,15 @@ def test_keys_of_full_size_make_no_difference(off: tuple[Guard, ...]) -> None:
 
 def test_a_guard_of_the_draws_goes_off_alone() -> None:
     seed, labels = bytes(range(32)), ("dither/b", "half-weight/b", "minibatch")
-    plain = Draws(seed)
+    plain = RoundRandomness(seed)
     for guard, label in (("dither", labels[0]), ("half-weights", labels[1])):
-        guarded = GuardedDraws(seed, [guard])  # type: ignore[list-item]
-        assert guarded.below(1001, label, 3) == [500] * 3
+        guarded = GuardedRandomness(seed, [guard])  # type: ignore[list-item]
+        assert guarded.integers_below(1001, label, 3) == [500] * 3
         others = [other for other in labels if other != label]
-        assert all(guarded.below(1001, o, 3) == plain.below(1001, o, 3) for o in others)
-    stepless = GuardedDraws(seed, ["stepsizes"])
+        assert all(
+            guarded.integers_below(1001, o, 3) == plain.integers_below(1001, o, 3) for o in others
+        )
+    stepless = GuardedRandomness(seed, ["stepsizes"])
     assert stepless.uniform("stepsize", 3).tolist() == [0.5] * 3
     assert stepless.uniform("quantise", 3).tolist() == plain.uniform("quantise", 3).tolist()
 
@@ -151,7 +158,7 @@ def test_a_guard_of_the_draws_goes_off_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["dsgd", "gradient-tracking", "push-sum"])
-def test_gradients_of_descent_in_clear_are_exact_to_whoever_listens(name: str) -> None:
+def test_gradients_of_plaintext_descent_are_exact_to_an_eavesdropper(name: str) -> None:
     for attack in (eavesdropper, observer):
         finding = found(attack(case(name)))
         assert finding.value < 1e-10
@@ -243,7 +250,7 @@ def crossing() -> tuple[Log, Problem]:
 
 def test_two_lines_cross_where_the_node_is_and_its_flow_is_known() -> None:
     log, problem = crossing()
-    sight = at_differences(log, problem, [1, 2], 0)
+    sight = observe_differences(log, problem, [1, 2], 0)
     np.testing.assert_allclose(sight.states, [[1.0, 2.0]], atol=1e-12)
     # gamma m h^2 (x_1 + x_2 - 2 x_0), m = floor(64/3)/64
     flow = 0.5 * 21 / 64 * 0.75**2 * np.array([[-1.0, -2.0]])
@@ -260,7 +267,7 @@ def test_sums_that_leave_no_choice_are_solved_for_the_estimate() -> None:
         [[np.zeros(2), *(unit * (h0 * (x[0] - x[j]) + h * (x[3 - j] - x[j])) for j in (1, 2))]]
     )
     sealed = replace(log, opened={}, sums=sums)
-    sight = at_sums(sealed, problem, [1, 2], 0)
+    sight = observe_sums(sealed, problem, [1, 2], 0)
     np.testing.assert_allclose(sight.states, [[1.0, 2.0]], atol=1e-9)
 
 
@@ -312,7 +319,7 @@ def test_obfuscation_falls_to_all_neighbours_and_holds_with_one_honest() -> None
 
 
 @pytest.mark.parametrize("loss", [SQUARED, LOGISTIC])
-def test_deep_leakage_from_a_true_gradient_is_exact_for_one_sample(loss: Loss) -> None:
+def test_deep_leakage_from_a_true_gradient_is_exact_for_one_sample(loss: RegressionLoss) -> None:
     readings = replace(samples(7, 1, loss), penalty=0.0)
     x = np.random.default_rng(8).normal(size=(5, 3))
     for node, gradient in enumerate(readings.gradients(x, np.random.default_rng(0))):
@@ -341,15 +348,17 @@ def test_matching_uses_the_slope_of_the_mismatch() -> None:
     estimates = chance.normal(size=(8, 3))
     gradients = np.array([readings.gradients(np.tile(x, (5, 1)), chance)[0] for x in estimates])
     features, targets = matching(gradients, estimates, 2, seed=2)
-    assert apart(features, readings.phi[0, :, :-1]) < 1e-3
+    assert sample_error(features, readings.phi[0, :, :-1]) < 1e-3
     np.testing.assert_allclose(np.sort(targets), np.sort(readings.targets[0]), atol=1e-2)
 
 
 # -- findings -----------------------------------------------------------------------------------
 
 
-def finding(measure: str, value: float, chance: float, worst_off: float | None = None) -> Finding:
-    return Finding(
+def finding(
+    measure: str, value: float, chance: float, worst_off: float | None = None
+) -> AttackResult:
+    return AttackResult(
         "a", "b", "c", "d", "e", measure, value, chance, "f", 100, "", worst_off  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -369,9 +378,11 @@ def finding(measure: str, value: float, chance: float, worst_off: float | None =
         (finding("fraction", 0.01, 1 / 1024), "nothing beyond chance", "1 % found"),
     ],
 )
-def test_the_verdict_follows_from_the_number(given: Finding, verdict: Verdict, number: str) -> None:
+def test_the_verdict_follows_from_the_number(
+    given: AttackResult, verdict: AttackOutcome, number: str
+) -> None:
     assert (given.verdict, given.number) == (verdict, number)
-    assert given.told()["verdict"] == verdict
+    assert given.to_json()["verdict"] == verdict
 
 
 def test_errors_are_shares_of_the_guesss_own() -> None:

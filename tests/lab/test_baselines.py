@@ -210,9 +210,9 @@ def test_obfuscations_hide_what_is_sent_and_cancel_over_the_network() -> None:
     assert off.sum(axis=1) == pytest.approx(0.0, abs=1e-12)
     assert np.sqrt((off**2).mean(axis=(1, 2)) / log.stepsizes**2).min() > 1.0
     expected = np.zeros_like(off)
-    for (sender, receiver), told in log.between.items():
-        expected[:, receiver] += log.stepsizes[:, None] * told
-        expected[:, sender] -= log.stepsizes[:, None] * told
+    for (sender, receiver), result in log.between.items():
+        expected[:, receiver] += log.stepsizes[:, None] * result
+        expected[:, sender] -= log.stepsizes[:, None] * result
     assert off == pytest.approx(expected, abs=1e-12)
     assert len(log.between) == 2 * len(problems.FIVE_EDGES)
 

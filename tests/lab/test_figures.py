@@ -14,7 +14,7 @@ import pytest
 
 from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import Dsgd
-from cipherfleet_lab.figures import STUDIES, study_of
+from cipherfleet_lab.figures import STUDIES, load_study
 from cipherfleet_lab.figures.articles import (
     PRINTED_BOUNDS,
     PRINTED_NORMS,
@@ -23,11 +23,11 @@ from cipherfleet_lab.figures.articles import (
     spectral_norm,
 )
 from cipherfleet_lab.figures.attenuation import GRAPHS, lab_stepsize, table_row
-from cipherfleet_lab.figures.five_nodes import STEPSIZE, courses
+from cipherfleet_lab.figures.five_nodes import STEPSIZE, run_courses
 from cipherfleet_lab.figures.make import make
 from cipherfleet_lab.figures.pages import write_index
 from cipherfleet_lab.figures.seeds import ARTICLES, NONE, at_the_end, fleet
-from cipherfleet_lab.figures.study import Effort
+from cipherfleet_lab.figures.study import StudyEffort
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.errors import ConfigError
 from tests.support.paths import ROOT
@@ -38,7 +38,7 @@ COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "figures"]
 
 
 def quick(out: Path, *names: str) -> dict[str, Any]:
-    return make(out, names or tuple(STUDIES), Effort(quick=True), lambda _: None)
+    return make(out, names or tuple(STUDIES), StudyEffort(quick=True), lambda _: None)
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -68,8 +68,8 @@ def test_a_ring_has_the_articles_spectral_norms(k: int) -> None:
 @pytest.mark.parametrize("attenuation", [NONE, ARTICLES], ids=["none", "articles"])
 def test_five_encrypted_nodes_end_within_five_per_cent_of_plain_descent(attenuation: Any) -> None:
     problem, last, seeds = problems.five_nodes(), np.array([1000]), range(20)
-    plain, _ = courses(Dsgd(STEPSIZE), problem, last, seeds)
-    sealed, squared = courses(fleet(STEPSIZE, attenuation), problem, last, seeds)
+    plain, _ = run_courses(Dsgd(STEPSIZE), problem, last, seeds)
+    sealed, squared = run_courses(fleet(STEPSIZE, attenuation), problem, last, seeds)
     assert sealed.shape == (20, 1)
     assert np.abs(sealed / plain - 1).max() < (0.05 if attenuation is ARTICLES else 0.001)
     # What is left is the disagreement that attenuation slows down, and it is there.
@@ -103,27 +103,27 @@ def test_attenuation_pays_at_a_coarse_resolution_and_only_there() -> None:
 
 
 def test_every_study_makes_its_page_and_figure(tmp_path: Path) -> None:
-    told = quick(tmp_path)
-    json.dumps(told, allow_nan=False)
-    assert list(told["figures"]) == list(STUDIES)
-    assert len(told["files"]) == 2 * len(STUDIES) + 1
+    result = quick(tmp_path)
+    json.dumps(result, allow_nan=False)
+    assert list(result["figures"]) == list(STUDIES)
+    assert len(result["files"]) == 2 * len(STUDIES) + 1
     index = (tmp_path / "README.md").read_text()
     assert f"\n    cipherfleet figures --out {tmp_path}\n" in index
     for name in STUDIES:
         page = (tmp_path / f"{name}.md").read_text()
         assert f"`cipherfleet figures --out {tmp_path} --only {name} --quick`" in page
         assert not re.search(r"\b(nan|inf)\b", page)
-        assert told["figures"][name]["finding"] in page
-        assert told["figures"][name]["finding"] in index
+        assert result["figures"][name]["finding"] in page
+        assert result["figures"][name]["finding"] in index
         figure = (tmp_path / f"{name}.svg").read_text()
         assert figure.startswith("<?xml")
         assert len(figure) < 150_000
-        assert ("Bodik" in page) == study_of(name).shows_readings
+        assert ("Bodik" in page) == load_study(name).shows_readings
 
 
 def test_the_same_seed_makes_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
     def files(seed: int) -> list[bytes]:
-        make(tmp_path, ["five-nodes"], Effort(quick=True, seed=seed), lambda _: None)
+        make(tmp_path, ["five-nodes"], StudyEffort(quick=True, seed=seed), lambda _: None)
         return [(tmp_path / f"five-nodes.{kind}").read_bytes() for kind in ("svg", "md")]
 
     one, two, other = files(1), files(1), files(5)
@@ -143,7 +143,7 @@ def test_the_collecting_page_keeps_what_was_made_before(tmp_path: Path) -> None:
     quick(tmp_path, "key-size")
     quick(tmp_path, "articles")
     titles = re.findall(r"^## (.*)$", (tmp_path / "README.md").read_text(), re.M)
-    assert titles == [study_of("articles").title, study_of("key-size").title]
+    assert titles == [load_study("articles").title, load_study("key-size").title]
 
 
 def test_the_results_in_the_repository_are_complete_and_no_trials(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_the_results_in_the_repository_are_complete_and_no_trials(tmp_path: Path
         assert (RESULTS / f"{name}.svg").is_file()
         (tmp_path / f"{name}.md").write_text(page)
     command = "cipherfleet figures --out docs/results"
-    index = write_index(tmp_path, [study_of(name) for name in STUDIES], command)
+    index = write_index(tmp_path, [load_study(name) for name in STUDIES], command)
     assert index.read_text() == (RESULTS / "README.md").read_text()
 
 
@@ -162,7 +162,7 @@ def test_the_page_in_the_repository_is_the_one_its_command_makes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = Path("docs/results")
-    make(out, ["articles"], Effort(), lambda _: None)
+    make(out, ["articles"], StudyEffort(), lambda _: None)
     assert_same_text((out / "articles.md").read_text(), (RESULTS / "articles.md").read_text())
 
 
@@ -172,15 +172,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         quick(tmp_path / "taken", "articles")
 
 
-def test_the_command_tells_findings_or_one_json_object(tmp_path: Path) -> None:
+def test_the_command_prints_findings_or_one_json_object(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--quick", "--only", "articles"]
-    spoken, told = (
+    spoken, result = (
         subprocess.run([*COMMAND, *arguments, *more], capture_output=True, text=True, check=False)
         for more in ([], ["--json"])
     )
     assert (spoken.returncode, spoken.stderr) == (0, "")
     assert spoken.stdout.startswith("articles: The quantisation bound")
-    report = json.loads(told.stdout)
+    report = json.loads(result.stdout)
     assert report["figures"]["articles"]["misprinted"] == [10]
     assert all(Path(file).is_file() for file in report["files"])
 

@@ -21,9 +21,9 @@ from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import Trajectory, relative_error
 from cipherfleet_lab.cipherfleet import Cipherfleet
-from cipherfleet_lab.simulation.engines import core, keys_of, vector
+from cipherfleet_lab.simulation.engines import make_fleet_keys, run_core, run_vector
 from cipherfleet_lab.simulation.large_graphs import large_graph, random_regular
-from cipherfleet_lab.simulation.scenario import made_up, of_fleet, spread
+from cipherfleet_lab.simulation.scenario import make_synthetic, scenario_of_fleet, spread_fleet
 from cipherfleet_lab.systems import Array, Gradient, Log, Problem
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.errors import CipherfleetError, ConfigError, HeadroomExceeded
@@ -75,7 +75,7 @@ def test_the_cipherfleet_system_comes_to_the_optimum(exchange: Exchange) -> None
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
-def test_a_log_tells_what_made_every_step(exchange: Exchange) -> None:
+def test_a_log_explains_every_step(exchange: Exchange) -> None:
     """Without spread, x_{k+1} - x_k = gamma_k c_k - lambda_k g_k."""
     log = Cipherfleet(exchange, STEADY).run(quadratic(noise=0.1), 20, seed=2)
     assert log.couplings is not None
@@ -158,7 +158,7 @@ def replace_spread(spread: float) -> Algorithm:
     return Algorithm(stepsize=Stepsize(initial=0.3, decay=0.2, spread=spread))
 
 
-def test_the_name_of_a_system_tells_its_guards() -> None:
+def test_the_name_of_a_system_names_its_missing_guards() -> None:
     system = Cipherfleet("pairwise")
     assert system.name == "cipherfleet pairwise"
     assert replace(system, dither=False).name == "cipherfleet pairwise, no dither"
@@ -204,8 +204,8 @@ def fleet_file(
 def by_core(fleet: Fleet, seed: int, *, encrypted: bool = False) -> Array:
     """All estimates, shape (rounds, n, d)."""
     assert fleet.file.algorithm.rounds is not None
-    keys = keys_of(fleet, lambda _name: None) if encrypted else None
-    return np.array(list(core(fleet, fleet.file.algorithm.rounds, seed, keys)))
+    keys = make_fleet_keys(fleet, lambda _name: None) if encrypted else None
+    return np.array(list(run_core(fleet, fleet.file.algorithm.rounds, seed, keys)))
 
 
 @pytest.mark.fleet
@@ -239,17 +239,19 @@ def test_without_encryption_the_estimates_are_the_same_bit_for_bit(
     assert np.array_equal(by_core(fleet, 3), by_core(fleet, 3, encrypted=True))
 
 
-def test_a_fleet_that_never_has_a_reading_stands_still_and_says_so(tmp_path: Path) -> None:
+def test_a_fleet_without_any_reading_is_reported_as_stalled(tmp_path: Path) -> None:
     file = fleet_file(tmp_path)
     text = file.read_text()
     silent = "{kind: synthetic, fields: {a: {mean: 5}, b: {mean: 5}, y: {mean: 5}}, "
     silent += "limits: {a: [0, 1]}}}"
     file.write_text(text[: text.index("     sensor:")] + f"     sensor: {silent}\n")
     fleet = load_fleet(file)
-    with pytest.raises(CipherfleetError, match="nobody closes round 0: the fleet stands still"):
+    with pytest.raises(
+        CipherfleetError, match=r"no node closed round 0 within .* s: the fleet is stalled"
+    ):
         by_core(fleet, 1)
-    with pytest.raises(ConfigError, match="has sensors that only running tells of"):
-        of_fleet(fleet)
+    with pytest.raises(ConfigError, match="has live sensors"):
+        scenario_of_fleet(fleet)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
@@ -259,11 +261,11 @@ def test_the_vector_engine_equals_the_core_to_the_rounding_of_sums(
 ) -> None:
     """The core multiplies by readings, the arrays by Hessians; both add in their own order."""
     fleet = load_fleet(fleet_file(tmp_path, exchange, 40, more))
-    scenario = of_fleet(fleet)
-    arrays = np.array(list(vector(scenario, 40, 3, own_draws=True)))
+    scenario = scenario_of_fleet(fleet)
+    arrays = np.array(list(run_vector(scenario, 40, 3, own_draws=True)))
     agents = by_core(fleet, 3)
     assert_same_trajectories(arrays, agents, resolution_of(scenario.algorithm), operations=30)
-    fast = np.array(list(vector(scenario, 40, 3, own_draws=False)))
+    fast = np.array(list(run_vector(scenario, 40, 3, own_draws=False)))
     assert np.abs(arrays - fast).max() > 1e-6
 
 
@@ -278,11 +280,13 @@ def test_fast_draws_and_the_nodes_own_come_equally_close(tmp_path: Path) -> None
 
     Fixed seeds: deterministic.
     """
-    scenario = of_fleet(load_fleet(fleet_file(tmp_path, rounds=20)))
+    scenario = scenario_of_fleet(load_fleet(fleet_file(tmp_path, rounds=20)))
     assert scenario.optimum is not None
     errors = [
         [
-            relative_error(list(vector(scenario, 20, seed, own_draws=own))[-1], scenario.optimum)
+            relative_error(
+                list(run_vector(scenario, 20, seed, own_draws=own))[-1], scenario.optimum
+            )
             for seed in range(40)
         ]
         for own in (True, False)
@@ -295,7 +299,7 @@ def test_a_fleet_that_diverges_is_refused_with_its_round(tmp_path: Path) -> None
     file = fleet_file(tmp_path, rounds=60)
     file.write_text(file.read_text().replace("initial: 0.2, decay: 0.1", "initial: 30, decay: 0"))
     with pytest.raises(HeadroomExceeded, match=r"leaves the range of .* in round"):
-        list(vector(of_fleet(load_fleet(file)), 60, 1, own_draws=False))
+        list(run_vector(scenario_of_fleet(load_fleet(file)), 60, 1, own_draws=False))
 
 
 # -- many nodes ---------------------------------------------------------------------------------
@@ -330,44 +334,44 @@ def test_large_graphs_are_those_of_the_topology(section: dict[str, Any]) -> None
 def test_graphs_in_pieces_and_named_ones_are_refused() -> None:
     scattered = msgspec.convert({"kind": "geometric", "neighbours": 1, "seed": 4}, Topology)
     with pytest.raises(
-        ConfigError, match=r"falls into \d+ parts: ask for more neighbours, or give --degree"
+        ConfigError, match=r"has \d+ components, must have 1; use more neighbours, or give --degree"
     ):
         large_graph(scattered, 300)
     for section in ({"kind": "star"}, {"edges": [("a", "b")]}):
-        with pytest.raises(ConfigError, match="cannot be spread to 300 nodes: take ring,"):
+        with pytest.raises(ConfigError, match="cannot be enlarged to 300 nodes; use ring,"):
             large_graph(msgspec.convert(section, Topology), 300)
 
 
 def test_a_fleet_is_spread_over_more_nodes_with_the_same_answer(tmp_path: Path) -> None:
     fleet = load_fleet(fleet_file(tmp_path))
-    large, own = spread(fleet, 600, degree=6), of_fleet(fleet)
+    large, own = spread_fleet(fleet, 600, degree=6), scenario_of_fleet(fleet)
     assert large.optimum is not None
     assert own.optimum is not None
     np.testing.assert_allclose(large.optimum, own.optimum, rtol=1e-12)
     gradient = large.gradients.at(np.tile(large.optimum, (600, 1)), 0, Generated(1))
     np.testing.assert_allclose(gradient.mean(axis=0), 0.0, atol=1e-12)
-    assert spread(fleet, 601 + 1, degree=6).optimum is None
+    assert spread_fleet(fleet, 601 + 1, degree=6).optimum is None
 
 
 def test_a_made_up_fleet_comes_to_its_optimum() -> None:
-    scenario = made_up(500, 6, 4, seed=1)
+    scenario = make_synthetic(500, 6, 4, seed=1)
     assert scenario.optimum is not None
-    last = list(vector(scenario, 300, 1, own_draws=False))[-1]
+    last = list(run_vector(scenario, 300, 1, own_draws=False))[-1]
     assert relative_error(last, scenario.optimum) < 0.05
 
 
 def test_blocks_do_not_change_the_coupling(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers are drawn in the same order, whatever is worked on at a time."""
-    scenario = made_up(300, 6, 2, seed=1)
-    whole = list(vector(scenario, 3, 1, own_draws=False))[-1]
+    scenario = make_synthetic(300, 6, 2, seed=1)
+    whole = list(run_vector(scenario, 3, 1, own_draws=False))[-1]
     monkeypatch.setattr(simulation, "BLOCK", 50)
-    np.testing.assert_array_equal(list(vector(scenario, 3, 1, own_draws=False))[-1], whole)
+    np.testing.assert_array_equal(list(run_vector(scenario, 3, 1, own_draws=False))[-1], whole)
 
 
 # -- the command --------------------------------------------------------------------------------
 
 
-def told(*arguments: object) -> dict[str, Any]:
+def simulate_json(*arguments: object) -> dict[str, Any]:
     result = CliRunner().invoke(cli, ["simulate", *map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
     answer: dict[str, Any] = json.loads(result.stdout)
@@ -376,8 +380,8 @@ def told(*arguments: object) -> dict[str, Any]:
 
 def test_both_engines_tell_the_same_of_a_file(tmp_path: Path) -> None:
     file = fleet_file(tmp_path)
-    arrays = told(file, "--seeds", 2)
-    agents = told(file, "--seeds", 2, "--engine", "core")
+    arrays = simulate_json(file, "--seeds", 2)
+    agents = simulate_json(file, "--seeds", 2, "--engine", "core")
     assert (arrays["engine"], agents["engine"]) == ("vector", "core")
     assert arrays["draws"] == agents["draws"] == "the nodes' own"
     for figure in ("relative_error", "disagreement"):
@@ -394,7 +398,7 @@ def test_figures_and_plot_are_written(tmp_path: Path) -> None:
         cli, ["simulate", str(fleet_file(tmp_path)), "--seeds", "2", "--out", str(out)]
     )
     assert result.exit_code == 0, result.output
-    assert "sealed, vector engine, in clear" in result.output
+    assert "sealed, vector engine, plaintext" in result.output
     assert "mean [least, greatest]" in result.output
     assert (out / "simulation.png").stat().st_size > 10_000
     assert json.loads((out / "simulation.json").read_text())["seeds"] == [1, 2]
@@ -402,24 +406,24 @@ def test_figures_and_plot_are_written(tmp_path: Path) -> None:
 
 def test_fewer_and_more_nodes_than_the_file_has(tmp_path: Path) -> None:
     file = fleet_file(tmp_path)
-    assert told(file, "--nodes", 4)["nodes"] == 4
-    more = told(file, "--nodes", 60, "--degree", 4)
+    assert simulate_json(file, "--nodes", 4)["nodes"] == 4
+    more = simulate_json(file, "--nodes", 60, "--degree", 4)
     assert (more["nodes"], more["edges"], more["draws"]) == (60, 120, "fast")
-    assert more["readings"] == "recorded ones of 6 nodes, each set given to 10 nodes"
+    assert more["readings"] == "recorded readings of 6 nodes, each set used by 10 nodes"
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--crypto", "on"], 2, "--crypto on needs --engine core"),
-        (["--engine", "core"], 3, "the core engine runs the nodes of a file as they stand"),
+        (["--engine", "core"], 3, "the core engine runs only the nodes of a file"),
         (["--nodes", "7", "--degree", "3"], 3, "cannot have degree 3"),
         (["fleet.yaml", "--nodes", "9", "--degree", "1"], 2, "--degree"),
         (["fleet.yaml", "--nodes", "300"], 3, "fleet.yaml: a graph of 300 nodes with 2 neighbours"),
         (["nowhere.yaml"], 3, "nowhere.yaml"),
     ],
 )
-def test_what_cannot_be_simulated_is_told(
+def test_what_cannot_be_simulated_is_an_error(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
     fleet_file(tmp_path)
@@ -432,17 +436,17 @@ def test_what_cannot_be_simulated_is_told(
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_the_core_engine_encrypts_if_told_to(tmp_path: Path) -> None:
+def test_the_core_engine_encrypts_on_request(tmp_path: Path) -> None:
     flags = ("--rounds", 3, "--engine", "core")
     file = fleet_file(tmp_path)
-    secret, clear = told(file, *flags, "--crypto", "on"), told(file, *flags)
+    secret, clear = simulate_json(file, *flags, "--crypto", "on"), simulate_json(file, *flags)
     assert (secret["encrypted"], clear["encrypted"]) == (True, False)
     assert secret["relative_error"] == clear["relative_error"]
 
 
 def test_the_scale_benchmark_up_to_a_hundred_thousand_nodes() -> None:
     """Its memory and its arithmetic; times are for its --gate, not for a busy machine."""
-    sizes = ("--nodes", "1000", "10000", "100000", "--rounds", "2", "--turns", "1", "--json")
+    sizes = ("--nodes", "1000", "10000", "100000", "--rounds", "2", "--repeats", "1", "--json")
     ended = subprocess.run(
         [sys.executable, SCALE, *sizes], capture_output=True, text=True, check=True
     )

@@ -150,9 +150,9 @@ def test_made_up_readings_are_not_the_same_on_two_nodes(
 
 
 def test_keys_are_made_in_order_and_told_one_by_one() -> None:
-    told: list[str] = []
-    keys = make_keys(["c", "a", "b"], 512, told.append)
-    assert list(keys) == told == ["c", "a", "b"]
+    found: list[str] = []
+    keys = make_keys(["c", "a", "b"], 512, found.append)
+    assert list(keys) == found == ["c", "a", "b"]
     assert len({key.public.fingerprint for key in keys.values()}) == 3
     assert all(key.public.paillier.bits == 512 for key in keys.values())
 
@@ -178,7 +178,7 @@ def test_a_link_to_nowhere_is_a_target_that_exists(fleet: Fleet, tmp_path: Path)
 
 def test_a_target_below_a_file_is_refused(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot be made, since .*/file is no folder"):
+    with pytest.raises(ConfigError, match=r"cannot be made, since .*/file is no writable folder"):
         write_bundles(fleet, tmp_path / "file" / "nodes", BROKER, Simulation())
 
 

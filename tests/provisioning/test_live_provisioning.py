@@ -171,21 +171,21 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
         garden.start(name)
     garden.wait(lambda: all("claiming" in garden.log(n) for n in "abcde"), "five claims")
     for _ in range(20):  # e is waited for in vain, the others may come late
-        told = provision.enroll(garden.home, AUTO, Reach(timeout_s=2.5))
-        if told["enrolled"] == list("abcd"):
+        result = provision.enroll(garden.home, AUTO, Reach(timeout_s=2.5))
+        if result["enrolled"] == list("abcd"):
             break
-    assert told["refused"] == {"e": "wrong token"}
-    assert told["enrolled"] == list("abcd")
-    assert told["told"] == []  # everybody shares a neighbour with e
-    assert told["awaited"] == list("abcde")
+    assert result["refused"] == {"e": "wrong token"}
+    assert result["enrolled"] == list("abcd")
+    assert result["notified"] == []  # everybody shares a neighbour with e
+    assert result["awaited"] == list("abcde")
     step("four enrolled, one refused")
 
-    # -- its token is mended: the fleet is complete and begins
+    # -- its token is fixed: the fleet is complete and begins
     garden.stop("e")
     (garden.place / "e" / TOKEN_FILE).write_bytes(right)
     garden.start("e")
-    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=120))
-    assert (told["pending"], told["refused"], told["awaited"]) == ([], {}, [])
+    result = provision.enroll(garden.home, AUTO, Reach(timeout_s=120))
+    assert (result["pending"], result["refused"], result["awaited"]) == ([], {}, [])
     assert garden.ledger.from_round == 0
     garden.settle("abcde", 0)
     assert not (garden.place / "e" / TOKEN_FILE).exists()
@@ -193,14 +193,14 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
 
     # -- a sixth joins while they go on
     garden.describe("abcdef", WIDER)
-    told = provision.update(garden.file, garden.home, "device", None, Reach(margin_s=0), QUIET)
-    assert (told["added"], told["pending"], told["told"]) == (["f"], ["f"], [])
-    assert "reload" in told["reload"]
+    result = provision.update(garden.file, garden.home, "device", None, Reach(margin_s=0), QUIET)
+    assert (result["added"], result["pending"], result["notified"]) == (["f"], ["f"], [])
+    assert "reload" in result["reload"]
     garden.broker.reload(garden.security)
     garden.install("f")
     garden.start("f")
-    told = provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
-    assert (told["pending"], told["awaited"]) == ([], [])
+    result = provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
+    assert (result["pending"], result["awaited"]) == ([], [])
     joined = garden.ledger.from_round
     assert joined > 12
     step(f"the sixth is enrolled, from round {joined}")
@@ -212,14 +212,14 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     # -- new keys for one, new certificates for it and for another
     before = garden.ledger
     rotated = max(garden.round(name) for name in "abcdef") + 100
-    told = provision.rotate(garden.home, "c", "keys", rotated, Reach(timeout_s=120))
-    assert told["from_round"] == rotated
-    assert told["fingerprint"] != before.members["c"].fingerprint
-    assert set(told["told"]) == set("abcdef")
+    result = provision.rotate(garden.home, "c", "keys", rotated, Reach(timeout_s=120))
+    assert result["from_round"] == rotated
+    assert result["fingerprint"] != before.members["c"].fingerprint
+    assert set(result["notified"]) == set("abcdef")
     step(f"new keys from round {rotated}")
     old = (garden.place / "b" / "tls" / "node.pem").read_bytes()
-    told = provision.rotate(garden.home, "b", "certificate", None, Reach())
-    assert told["told"] == ["b"]
+    result = provision.rotate(garden.home, "b", "certificate", None, Reach())
+    assert result["notified"] == ["b"]
     garden.settle("abcdef", rotated)
     assert (garden.place / "b" / "tls" / "node.pem").read_bytes() != old
     config = load_node_config(garden.place / "a")
@@ -233,8 +233,8 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     # -- one is revoked; its daemon goes on, and nobody listens
     seen = {name: garden.log(name).count("stranger") for name in "abce"}
     at = max(garden.round(name) for name in "abcef")
-    told = provision.revoke_node(garden.home, "d", Reach())
-    assert set(told["told"]) == set("abcef")
+    result = provision.revoke_node(garden.home, "d", Reach())
+    assert set(result["notified"]) == set("abcef")
     garden.wait(
         lambda: all(_without(garden, name, "d") for name in "abce"), "a membership without d"
     )

@@ -473,7 +473,7 @@ def test_impossible_small_worlds_are_refused(count: int, neighbours: int, wordin
 def test_a_small_world_that_is_never_connected_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generators, "TRIES", 3)
     text = "{kind: small_world, probability: 1, neighbours: 2, seed: 2}"
-    assert "was in pieces 3 times; ask for more neighbours" in refusal(text, 3000).message
+    assert "was not connected in 3 attempts; choose more neighbours" in refusal(text, 3000).message
 
 
 @pytest.mark.parametrize(

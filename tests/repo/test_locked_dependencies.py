@@ -122,7 +122,7 @@ def lines_of(file: str) -> list[str]:
 
 def test_every_documented_installation_uses_the_locks() -> None:
     places = ["README.md", ".ci/run", "Makefile", "deploy/Dockerfile", "deploy/README.md"]
-    places += ["docs/devices.md", "docs/tutorial.md"]
+    places += ["docs/how-to/devices.md", "docs/tutorials/attacks.md"]
     commands = [
         (place, line)
         for place in places
@@ -169,8 +169,10 @@ def test_versions_are_read_from_lists_with_hashes_and_markers() -> None:
 
 
 def test_a_change_names_the_library_and_both_versions() -> None:
-    told = map(str, changes_between({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "3"}))
-    assert list(told) == ["b: 1 -> 2", "c: 1 -> absent", "d: absent -> 3"]
+    result = map(
+        str, changes_between({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "3"})
+    )
+    assert list(result) == ["b: 1 -> 2", "c: 1 -> absent", "d: absent -> 3"]
 
 
 def test_the_backends_versions_replace_those_before_and_nothing_else() -> None:

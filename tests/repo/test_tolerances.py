@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cipherfleet_lab.reference import iterate
-from cipherfleet_node.core.randomness import Draws, FloatVector, simulated_seed
+from cipherfleet_node.core.randomness import FloatVector, RoundRandomness, simulated_seed
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
 from tests.support.tolerances import assert_same_text, assert_same_trajectories, rounding_of_sums
 
@@ -66,8 +66,8 @@ class Nudged:
     def start(self) -> FloatVector:
         return self._start
 
-    def gradient(self, x: FloatVector, draws: Draws) -> FloatVector:
-        del draws
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
+        del randomness
         return np.zeros_like(x)
 
 
@@ -89,9 +89,9 @@ def averaging(nudge: float) -> FloatVector:
 
 def to_the_next_whole_number() -> float:
     """How far the nudged entry is below the next number of resolutions that rounds up."""
-    draws = Draws(simulated_seed(1, "nudged", NAMES[2], 0))
-    noise = 16.0 * RESOLUTION * (2.0 * draws.uniform("start", D) - 1.0)
-    place = (PLAIN[0, 2] + noise) / RESOLUTION + draws.uniform("quantise", D)
+    randomness = RoundRandomness(simulated_seed(1, "nudged", NAMES[2], 0))
+    noise = 16.0 * RESOLUTION * (2.0 * randomness.uniform("start", D) - 1.0)
+    place = (PLAIN[0, 2] + noise) / RESOLUTION + randomness.uniform("quantise", D)
     return float((np.ceil(place) - place)[1]) * RESOLUTION
 
 

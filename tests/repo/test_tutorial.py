@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.paths import ROOT
 from tests.support.tolerances import assert_same_text
 
-TUTORIAL = ROOT / "docs" / "tutorial.md"
+TUTORIAL = ROOT / "docs" / "tutorials" / "attacks.md"
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
 LONG = ("figures", "attack all")  # they know --quick
 

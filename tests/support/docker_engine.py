@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.containers.engine import Engine, EngineUnreachable, told
+from cipherfleet_deploy.containers.engine import Engine, EngineUnreachable, engine_errors
 from cipherfleet_deploy.containers.image import ImageOptions, build_image, make_base
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 
@@ -91,7 +91,7 @@ def built_image(engine: Engine) -> str:
 
 
 def _pulled(engine: Engine) -> str:
-    with told("the base image"):
+    with engine_errors("the base image"):
         engine.client.images.pull(PUBLIC_BASE)
     return PUBLIC_BASE
 

@@ -107,7 +107,7 @@ class Meddler:
     asked: dict[Attempt, list[str]] = field(default_factory=dict)  # the rosters it has seen
 
     def earlier(self, kind: type[Message]) -> Publication | None:
-        """Something of *kind* that went to this node before, by chance."""
+        """Something of *kind* that went to this node before, at random."""
         fitting = [p for p in self.memory if isinstance(p.message, kind)]
         return self.chance.choice(fitting) if fitting else None
 
@@ -125,7 +125,7 @@ class HostileBroker(Wiretap):
 
     @property
     def made(self) -> Counter[str]:
-        """How many lies of each kind were told."""
+        """How many lies of each kind were sent."""
         return sum((meddler.made for meddler in self.meddlers), Counter[str]())
 
     @property

@@ -1,4 +1,4 @@
-"""Measurements for tests: machines as they tell of themselves, and samples by chance."""
+"""Measurements for tests: machines as they tell of themselves, and samples at random."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cipherfleet_hil.measurement.document import (
     measurement,
 )
 from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
-from cipherfleet_hil.measurement.validity import judge
+from cipherfleet_hil.measurement.validity import assess
 
 # A board at rest, its clock held.
 BOARD = Environment(
@@ -99,20 +99,20 @@ def benchmarks(seed: int = 1, times: float = 1.0, **how: Any) -> list[Benchmark]
 
 
 def document(
-    made: Sequence[Benchmark] | None = None, target: Target | None = None, **told: Any
+    made: Sequence[Benchmark] | None = None, target: Target | None = None, **result: Any
 ) -> Measurement:
     """A measurement with its verdict."""
     made, target = list(made or benchmarks()), target or machine()
     return measurement(
-        what=told.pop("what", "crypto"),
+        what=result.pop("what", "crypto"),
         kind=target.kind,
-        title=told.pop("title", "the encrypted exchange on a board"),
+        title=result.pop("title", "the encrypted exchange on a board"),
         command="cipherfleet bench crypto",
-        settings=told.pop("settings", {"key_bits": [2048], "clock": "wall"}),
+        settings=result.pop("settings", {"key_bits": [2048], "clock": "wall"}),
         targets=[target],
-        verdict=judge([target], made),
+        verdict=assess([target], made),
         benchmarks=made,
-        **told,
+        **result,
     )
 
 

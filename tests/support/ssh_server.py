@@ -147,7 +147,7 @@ def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 class Wire:
-    """A TCP connection to *port* by way of another port, which can be cut, and mended."""
+    """A TCP connection to *port* by way of another port, which can be cut, and fixed."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -160,14 +160,14 @@ class Wire:
         self._threads[0].start()
 
     def cut(self) -> None:
-        """End all connections; new ones end at once, until `mend`."""
+        """End all connections; new ones end at once, until `remedy`."""
         self.is_cut = True
         ends, self._ends = self._ends, []
         for end in ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def mend(self) -> None:
+    def remedy(self) -> None:
         """Let connections through again."""
         self.is_cut = False
 

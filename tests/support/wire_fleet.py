@@ -1,4 +1,4 @@
-"""A MemoryFleet whose messages are bytes on topics, open to whoever stands between the nodes."""
+"""A MemoryFleet whose messages are bytes on topics, open to an attacker between the nodes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EDGES = (*zip(NODES, NODES[1:] + NODES[:1], strict=True), ("n00", "n02"))
 FIELDS = ("u", "v")
 OBJECTIVE = Objective(kind="average", values=[Column(field=name) for name in FIELDS])
 ROUNDS = 12
-LOSING = (("n04", "n00"), ("n03", "n02"))  # whose answers to whom a lossy fleet loses
+LOSING = (("n04", "n00"), ("n03", "n02"))  # (answerer, asker): the answers that a lossy fleet loses
 
 ExchangeName = Literal["pairwise", "sealed"]
 EXCHANGES: tuple[ExchangeName, ...] = ("pairwise", "sealed")
@@ -142,7 +142,7 @@ class WireFleet(MemoryFleet):
     """A MemoryFleet whose every message is signed, made bytes, and decoded by its receiver.
 
     *attack* is called before each delivery, with the message that is about to come. What *loses*
-    says is never delivered, though whoever stands between the nodes has it.
+    says is never delivered, though an attacker between the nodes has it.
     """
 
     attack: Attack | None = None

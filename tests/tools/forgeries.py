@@ -1,6 +1,6 @@
 """Messages as attackers make them, and whole fleets that have to refuse every one.
 
-    python tests/tools/forgeries.py --count 10000 --exchange both
+    python -m tests.tools.forgeries --count 10000 --exchange both
 
 makes that many forgeries of each class in fleets of each exchange, hands them to the nodes of a
 running fleet as their daemons would (bytes on a topic), and prints a table. Exit code 1 if any was
@@ -65,7 +65,7 @@ MOMENTS = 40  # of one run in which an attacker is at work, at least
 
 
 @dataclass
-class Scene:
+class ExchangeScenario:
     """What an attacker has at a moment: all that was ever said, and the message about to come."""
 
     fleet: WireFleet
@@ -86,7 +86,7 @@ class Scene:
         where: Callable[[Frame], bool] = lambda _: True,
         log: list[Frame] | None = None,
     ) -> Frame | None:
-        """One message of *kind* that came to the receiver, by chance."""
+        """One message of *kind* that came to the receiver, at random."""
         log = self.fleet.log if log is None else log
         for _ in range(200):
             frame = self.chance.choice(log)
@@ -100,7 +100,7 @@ class Scene:
         return self.chance.choice(frames) if frames else None
 
     def overheard(self, where: Callable[[Frame], bool]) -> Frame | None:
-        """One message between any two nodes, by chance."""
+        """One message between any two nodes, at random."""
         drawn = (self.chance.choice(self.fleet.log) for _ in range(200))
         return next(filter(where, drawn), None)
 
@@ -123,10 +123,12 @@ class Scene:
     def health(self) -> Health:
         """What the sender of the message about to come may tell the operator."""
         message = self.pending.message
-        told = Health(FLEET, message.sender, 1, 9, "reading", 3, 2000, 0, 0, {}, {}, 4, 8, 0, None)
+        result = Health(
+            FLEET, message.sender, 1, 9, "reading", 3, 2000, 0, 0, {}, {}, 4, 8, 0, None
+        )
         number = self.agent.round_number
         counts = {"topic": self.chance.randrange(99)}
-        return msgspec.structs.replace(told, epoch=message.epoch, round=number, rejected=counts)
+        return msgspec.structs.replace(result, epoch=message.epoch, round=number, rejected=counts)
 
     def live_query(self) -> Query | None:
         """The query about to come, if it is the first of a round that the receiver has opened."""
@@ -176,7 +178,7 @@ class Scene:
         return int(c).to_bytes(128, "big")
 
 
-Make = Callable[[Scene], Forgery | None]
+Make = Callable[[ExchangeScenario], Forgery | None]
 Enter = Callable[[Make], Make]
 
 
@@ -275,20 +277,20 @@ FIELD_REASONS = ("malformed", "fleet", "unknown_sender", "topic", "range", "leng
 
 
 @broker(*{*ENVELOPE_REASONS, *FIELD_REASONS})
-def a_bit_flipped_anywhere(scene: Scene) -> Forgery:
+def a_bit_flipped_anywhere(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(flipped(frame.payload, scene.chance, 0, len(frame.payload)), frame.topic)
 
 
 @broker("signature")
-def a_bit_of_the_signature_flipped(scene: Scene) -> Forgery:
+def a_bit_of_the_signature_flipped(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     end = len(frame.payload)
     return scene.forged(flipped(frame.payload, scene.chance, end - 64, end), frame.topic)
 
 
 @broker("signature")
-def a_bit_of_a_ciphertext_flipped(scene: Scene) -> Forgery | None:
+def a_bit_of_a_ciphertext_flipped(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.any_frame()
     if (place := ciphertexts_in(frame)) is None:
         return None
@@ -296,7 +298,7 @@ def a_bit_of_a_ciphertext_flipped(scene: Scene) -> Forgery | None:
 
 
 @broker(*FIELD_REASONS)
-def a_bit_of_the_other_fields_flipped(scene: Scene) -> Forgery:
+def a_bit_of_the_other_fields_flipped(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     body = open_envelope(frame.payload)[2]
     place = ciphertexts_in(frame)
@@ -306,7 +308,7 @@ def a_bit_of_the_other_fields_flipped(scene: Scene) -> Forgery:
 
 
 @broker(*ENVELOPE_REASONS)
-def a_bit_of_the_envelope_flipped(scene: Scene) -> Forgery:
+def a_bit_of_the_envelope_flipped(scene: ExchangeScenario) -> Forgery:
     """Its header, version and kind."""
     frame = scene.any_frame()
     end = 3 + len(frame.message.KIND)
@@ -314,13 +316,13 @@ def a_bit_of_the_envelope_flipped(scene: Scene) -> Forgery:
 
 
 @broker("malformed")
-def truncated(scene: Scene) -> Forgery:
+def truncated(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(frame.payload[: scene.chance.randrange(len(frame.payload))], frame.topic)
 
 
 @broker("malformed")
-def truncated_inside(scene: Scene) -> Forgery:
+def truncated_inside(scene: ExchangeScenario) -> Forgery:
     """The body is cut, the envelope fits it."""
     frame = scene.any_frame()
     body = open_envelope(frame.payload)[2]
@@ -329,27 +331,27 @@ def truncated_inside(scene: Scene) -> Forgery:
 
 
 @broker("malformed")
-def extended(scene: Scene) -> Forgery:
+def extended(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     more = scene.chance.randbytes(scene.chance.randint(1, 200))
     return scene.forged(frame.payload + more, frame.topic)
 
 
 @broker("malformed")
-def extended_inside(scene: Scene) -> Forgery:
+def extended_inside(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     body = open_envelope(frame.payload)[2] + scene.chance.randbytes(scene.chance.randint(1, 200))
     return scene.forged(with_part(frame.payload, 2, body), frame.topic)
 
 
 @broker("too_long")
-def too_long(scene: Scene) -> Forgery:
+def too_long(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(frame.payload.ljust(MAX_MESSAGE_BYTES + 1, b"\0"), frame.topic)
 
 
 @broker("malformed")
-def a_list_too_long(scene: Scene) -> Forgery:
+def a_list_too_long(scene: ExchangeScenario) -> Forgery:
     """Small bytes that claim, or have, entries without number."""
     frame = scene.captured(Query) or scene.pending
     body = msgspec.msgpack.decode(open_envelope(frame.payload)[2])
@@ -361,18 +363,18 @@ def a_list_too_long(scene: Scene) -> Forgery:
 
 
 @broker("malformed")
-def random_bytes(scene: Scene) -> Forgery:
+def random_bytes(scene: ExchangeScenario) -> Forgery:
     return scene.forged(scene.chance.randbytes(scene.chance.randrange(200)))
 
 
 @broker("malformed")
-def values_of_wrong_types(scene: Scene) -> Forgery:
+def values_of_wrong_types(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(with_part(frame.payload, 2, wrong_types(frame, scene.chance)), frame.topic)
 
 
 @neighbour("malformed")
-def values_of_wrong_types_signed(scene: Scene) -> Forgery:
+def values_of_wrong_types_signed(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     body, kind = wrong_types(frame, scene.chance), frame.message.KIND
     signature = scene.fleet.identities[frame.sender].sign(signed_bytes(kind, body))
@@ -392,21 +394,21 @@ def signed_bytes(kind: str, body: bytes) -> bytes:
 
 
 @broker("version")
-def another_wire_version(scene: Scene) -> Forgery:
+def another_wire_version(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     version = scene.chance.choice([-1, 0, 2, 3, 127, 255, 2**32, 2**64 - 1, -(2**63)])
     return scene.forged(with_part(frame.payload, 0, version), frame.topic)
 
 
 @broker("kind")
-def an_unknown_kind(scene: Scene) -> Forgery:
+def an_unknown_kind(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     kind = scene.chance.choice(["", "Health", "Query", "answer\0", "pre" * 30, "querÿ"])
     return scene.forged(with_part(frame.payload, 1, kind), frame.topic)
 
 
 @broker("malformed")
-def another_kind(scene: Scene) -> Forgery:
+def another_kind(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     kind = scene.chance.choice(
         sorted({"query", "answer", "presence", "health"} - {frame.message.KIND})
@@ -415,7 +417,7 @@ def another_kind(scene: Scene) -> Forgery:
 
 
 @broker("malformed")
-def a_state_that_is_none(scene: Scene) -> Forgery | None:
+def a_state_that_is_none(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(Presence)
     state = scene.chance.choice(["", "Ready", "root", "lost\0"])
     return scene.forged(with_fields(frame, state=state), frame.topic) if frame else None
@@ -425,7 +427,7 @@ def a_state_that_is_none(scene: Scene) -> Forgery | None:
 
 
 @broker("signature")
-def a_signature_of_another_length(scene: Scene) -> Forgery:
+def a_signature_of_another_length(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     signature = open_envelope(frame.payload)[3]
     wrong = scene.chance.choice(
@@ -435,7 +437,7 @@ def a_signature_of_another_length(scene: Scene) -> Forgery:
 
 
 @broker("signature")
-def a_signature_plus_the_groups_order(scene: Scene) -> Forgery:
+def a_signature_plus_the_groups_order(scene: ExchangeScenario) -> Forgery:
     """Ed25519 signatures are malleable where s is not checked to be below the order."""
     frame = scene.any_frame()
     signature = open_envelope(frame.payload)[3]
@@ -446,7 +448,7 @@ def a_signature_plus_the_groups_order(scene: Scene) -> Forgery:
 
 
 @broker("signature")
-def body_of_one_round_signature_of_another(scene: Scene) -> Forgery | None:
+def body_of_one_round_signature_of_another(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.any_frame()
     other = scene.captured(
         type(frame.message), lambda f: f.sender == frame.sender and f.payload != frame.payload
@@ -458,7 +460,7 @@ def body_of_one_round_signature_of_another(scene: Scene) -> Forgery | None:
 
 
 @broker("signature")
-def ciphertexts_of_another_message(scene: Scene) -> Forgery | None:
+def ciphertexts_of_another_message(scene: ExchangeScenario) -> Forgery | None:
     """Of another round, another edge or another sender, under the old signature."""
     frame = scene.any_frame()
     other = scene.captured(Message, lambda f: ciphertexts_in(f) is not None)
@@ -471,7 +473,7 @@ def ciphertexts_of_another_message(scene: Scene) -> Forgery | None:
 
 
 @broker("signature")
-def a_signature_of_another_node(scene: Scene) -> Forgery:
+def a_signature_of_another_node(scene: ExchangeScenario) -> Forgery:
     """A neighbour names another neighbour as the sender."""
     frame = scene.any_frame()
     others = [name for name in NODES if name != frame.sender]
@@ -480,14 +482,14 @@ def a_signature_of_another_node(scene: Scene) -> Forgery:
 
 
 @broker("signature")
-def a_signature_of_a_strangers_key(scene: Scene) -> Forgery:
+def a_signature_of_a_strangers_key(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     signer = identity_of(f"stranger {scene.chance.random()}")
     return scene.forged(encode(frame.message, signer), frame.topic)
 
 
 @broker("signature")
-def other_numbers(scene: Scene) -> Forgery | None:
+def other_numbers(scene: ExchangeScenario) -> Forgery | None:
     """Stale, future and huge rounds, attempts and epochs, under the old signature."""
     frame = scene.any_frame()
     names = {"epoch", "round", "attempt"} & set(frame.message.__struct_fields__)
@@ -503,7 +505,7 @@ def other_numbers(scene: Scene) -> Forgery | None:
 
 
 @broker("topic")
-def another_topic(scene: Scene) -> Forgery:
+def another_topic(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     sender, receiver = frame.sender, scene.receiver
     wrong = {
@@ -529,7 +531,7 @@ def another_topic(scene: Scene) -> Forgery:
 
 
 @broker("topic")
-def a_query_under_another_nodes_topic(scene: Scene) -> Forgery | None:
+def a_query_under_another_nodes_topic(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(Query)
     if frame is None:
         return None
@@ -538,7 +540,7 @@ def a_query_under_another_nodes_topic(scene: Scene) -> Forgery | None:
 
 
 @broker("topic")
-def an_answer_to_another_node_readdressed(scene: Scene) -> Forgery | None:
+def an_answer_to_another_node_readdressed(scene: ExchangeScenario) -> Forgery | None:
     frame = answer_for_another(scene)
     if frame is None:
         return None
@@ -546,26 +548,26 @@ def an_answer_to_another_node_readdressed(scene: Scene) -> Forgery | None:
 
 
 @broker("other_receiver")
-def an_answer_to_another_node_on_its_own_topic(scene: Scene) -> Forgery | None:
+def an_answer_to_another_node_on_its_own_topic(scene: ExchangeScenario) -> Forgery | None:
     """Nobody here subscribed to it; the broker brings it all the same."""
     frame = answer_for_another(scene)
     return scene.brought(frame)
 
 
 @broker("other_receiver")
-def what_a_neighbour_tells_the_operator(scene: Scene) -> Forgery:
+def what_a_neighbour_tells_the_operator(scene: ExchangeScenario) -> Forgery:
     """Genuine: nodes do not subscribe to it, and count none of it as a sign of life."""
     return scene.signed(scene.health())
 
 
 @neighbour("range")
-def health_that_cannot_be(scene: Scene) -> Forgery:
+def health_that_cannot_be(scene: ExchangeScenario) -> Forgery:
     odd = scene.chance.choice([-274, 2**63, 2**64 - 1])
     name = scene.chance.choice(["round", "round_us", "missed", "pool", "temperature"])
     return scene.signed(msgspec.structs.replace(scene.health(), **{name: odd}))
 
 
-def answer_for_another(scene: Scene) -> Frame | None:
+def answer_for_another(scene: ExchangeScenario) -> Frame | None:
     """An answer that a neighbour of the receiver gave to somebody else."""
     around = scene.fleet.neighbours[scene.receiver]
     return scene.overheard(
@@ -578,19 +580,19 @@ def answer_for_another(scene: Scene) -> Frame | None:
 
 
 @broker("unknown_sender")
-def a_message_of_no_neighbour(scene: Scene) -> Forgery | None:
+def a_message_of_no_neighbour(scene: ExchangeScenario) -> Forgery | None:
     """Genuine, of the same fleet, but from a node with which there is no edge."""
     strangers = set(NODES) - {scene.receiver, *scene.fleet.neighbours[scene.receiver]}
     return scene.brought(scene.overheard(lambda frame: frame.sender in strangers))
 
 
 @broker("unknown_sender")
-def the_nodes_own_message_back(scene: Scene) -> Forgery | None:
+def the_nodes_own_message_back(scene: ExchangeScenario) -> Forgery | None:
     return scene.brought(scene.overheard(lambda frame: frame.sender == scene.receiver))
 
 
 @broker("unknown_sender")
-def a_message_of_somebody_made_up(scene: Scene) -> Forgery:
+def a_message_of_somebody_made_up(scene: ExchangeScenario) -> Forgery:
     name = scene.chance.choice(["", "n99", "N00", "n00 ", "n0\u0660", "_operators", "x" * 5000])
     frame = scene.any_frame()
     message = msgspec.structs.replace(frame.message, sender=name)
@@ -598,14 +600,14 @@ def a_message_of_somebody_made_up(scene: Scene) -> Forgery:
 
 
 @broker("role")
-def a_nodes_message_in_the_operators_name(scene: Scene) -> Forgery:
+def a_nodes_message_in_the_operators_name(scene: ExchangeScenario) -> Forgery:
     message = msgspec.structs.replace(scene.any_frame().message, sender=OPERATOR)
     return scene.forged(encode(message, identity_of(OPERATOR)), topic_of(message))
 
 
 @neighbour("role")
-def a_membership_that_a_neighbour_signs(scene: Scene) -> Forgery:
-    """It would say with whom the receiver exchanges."""
+def a_membership_that_a_neighbour_signs(scene: ExchangeScenario) -> Forgery:
+    """It would show with which nodes the receiver exchanges."""
     membership = Membership(
         FLEET, scene.pending.sender, 2, scene.receiver, 1, "", [], [], b"", rekey=True
     )
@@ -613,7 +615,7 @@ def a_membership_that_a_neighbour_signs(scene: Scene) -> Forgery:
 
 
 @broker("fleet")
-def a_message_of_another_fleet(scene: Scene) -> Forgery:
+def a_message_of_another_fleet(scene: ExchangeScenario) -> Forgery:
     """The same node, with the same keys, in a fleet of another name."""
     frame = scene.any_frame()
     name = scene.chance.choice(["other", "", "toy ", "Toy", "toy2"])
@@ -623,7 +625,7 @@ def a_message_of_another_fleet(scene: Scene) -> Forgery:
 
 
 @broker("range")
-def numbers_out_of_range(scene: Scene) -> Forgery:
+def numbers_out_of_range(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     names = {"epoch", "round", "attempt"} & set(frame.message.__struct_fields__)
     number = scene.chance.choice([-1, -(2**63), MAX_COUNTER + 1, 2**64 - 1])
@@ -632,7 +634,7 @@ def numbers_out_of_range(scene: Scene) -> Forgery:
 
 
 @broker("length")
-def tags_of_another_length(scene: Scene) -> Forgery | None:
+def tags_of_another_length(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.any_frame()
     names = {"parameters", "key", "query"} & set(frame.message.__struct_fields__)
     if not names:
@@ -645,19 +647,19 @@ def tags_of_another_length(scene: Scene) -> Forgery | None:
 # -- the wrong time -------------------------------------------------------------------------------
 
 
-def of_closed_round(scene: Scene) -> Callable[[Frame], bool]:
+def of_closed_round(scene: ExchangeScenario) -> Callable[[Frame], bool]:
     now = scene.agent.state.round
     return lambda frame: isinstance(frame.message, Query | Answer) and frame.message.round < now
 
 
 @broker("late_answer")
-def an_answer_of_a_closed_round_again(scene: Scene) -> Forgery | None:
+def an_answer_of_a_closed_round_again(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(Answer, of_closed_round(scene))
     return scene.brought(frame)
 
 
 @broker("late_answer")
-def an_answer_of_the_round_before(scene: Scene) -> Forgery | None:
+def an_answer_of_the_round_before(scene: ExchangeScenario) -> Forgery | None:
     """Delivered only when the next round is open."""
     before = scene.agent.state.round - 1
     frame = scene.captured(Answer, lambda f: getattr(f.message, "round", None) == before)
@@ -665,7 +667,7 @@ def an_answer_of_the_round_before(scene: Scene) -> Forgery | None:
 
 
 @broker("late_answer")
-def an_answer_of_a_closed_round_in_other_bytes(scene: Scene) -> Forgery | None:
+def an_answer_of_a_closed_round_in_other_bytes(scene: ExchangeScenario) -> Forgery | None:
     """The envelope's form is not signed: lengths and numbers may be written longer."""
     frame = scene.captured(Answer, of_closed_round(scene))
     if frame is None:
@@ -678,7 +680,7 @@ def an_answer_of_a_closed_round_in_other_bytes(scene: Scene) -> Forgery | None:
 
 
 @broker("repeated_answer")
-def an_answer_of_the_open_round_again(scene: Scene) -> Forgery | None:
+def an_answer_of_the_open_round_again(scene: ExchangeScenario) -> Forgery | None:
     current = scene.agent._round
     if current is None or not current.answered:
         return None
@@ -694,26 +696,26 @@ def an_answer_of_the_open_round_again(scene: Scene) -> Forgery | None:
 
 
 @broker("repeated_query")
-def a_query_again(scene: Scene) -> Forgery | None:
+def a_query_again(scene: ExchangeScenario) -> Forgery | None:
     """Of the open round or a closed one: it gets the very answer it got before."""
     return scene.again(scene.answered_query())
 
 
 @broker("stale_round")
-def a_query_of_a_round_long_closed(scene: Scene) -> Forgery | None:
+def a_query_of_a_round_long_closed(scene: ExchangeScenario) -> Forgery | None:
     oldest = scene.agent.state.records[0].number
     frame = scene.captured(Query, lambda f: getattr(f.message, "round", oldest) < oldest)
     return scene.brought(frame)
 
 
 @broker("stale_epoch")
-def a_message_of_an_earlier_start(scene: Scene) -> Forgery | None:
+def a_message_of_an_earlier_start(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(log=past(scene.fleet.exchange))
     return scene.brought(frame)
 
 
 @broker("stale_epoch")
-def a_last_will_of_an_earlier_start(scene: Scene) -> Forgery:
+def a_last_will_of_an_earlier_start(scene: ExchangeScenario) -> Forgery:
     return scene.signed(Presence(FLEET, scene.pending.sender, 1, "lost"))
 
 
@@ -721,25 +723,25 @@ def a_last_will_of_an_earlier_start(scene: Scene) -> Forgery:
 
 
 @neighbour("stale_epoch")
-def an_epoch_below_the_known_one(scene: Scene) -> Forgery:
+def an_epoch_below_the_known_one(scene: ExchangeScenario) -> Forgery:
     message = scene.any_frame().message
     return scene.signed(msgspec.structs.replace(message, epoch=scene.chance.choice([0, 1])))
 
 
 @neighbour("parameters")
-def other_parameters(scene: Scene) -> Forgery | None:
+def other_parameters(scene: ExchangeScenario) -> Forgery | None:
     return altered_query(scene, parameters=scene.chance.randbytes(8))
 
 
 @neighbour("other_key")
-def another_key_tag(scene: Scene) -> Forgery | None:
+def another_key_tag(scene: ExchangeScenario) -> Forgery | None:
     """A stranger's, another neighbour's, or the receiver's own."""
     names = [name for name in NODES if name != scene.pending.sender]
     tag = scene.fleet.keys[scene.chance.choice(names)].public.fingerprint[:8]
     return altered_query(scene, key=scene.chance.choice([tag, scene.chance.randbytes(8)]))
 
 
-def altered_query(scene: Scene, **changes: Any) -> Forgery | None:
+def altered_query(scene: ExchangeScenario, **changes: Any) -> Forgery | None:
     query = scene.pending.message
     if not isinstance(query, Query):
         return None
@@ -747,7 +749,7 @@ def altered_query(scene: Scene, **changes: Any) -> Forgery | None:
 
 
 @neighbour("second_query")
-def a_second_query_of_a_round(scene: Scene) -> Forgery | None:
+def a_second_query_of_a_round(scene: ExchangeScenario) -> Forgery | None:
     """With ciphertexts of its own making, of another round, or of another node."""
     query = scene.answered_query()
     ciphertexts = query and other_ciphertexts(scene, query)
@@ -756,7 +758,7 @@ def a_second_query_of_a_round(scene: Scene) -> Forgery | None:
     return scene.signed(msgspec.structs.replace(query, ciphertexts=ciphertexts))
 
 
-def other_ciphertexts(scene: Scene, query: Query) -> list[bytes] | None:
+def other_ciphertexts(scene: ExchangeScenario, query: Query) -> list[bytes] | None:
     """Of a neighbour's own making, of another round, or of another node."""
     other = scene.captured(Query)
     if other is None:
@@ -768,7 +770,7 @@ def other_ciphertexts(scene: Scene, query: Query) -> list[bytes] | None:
 
 
 @neighbour("stale_round")
-def a_new_query_of_a_round_long_closed(scene: Scene) -> Forgery | None:
+def a_new_query_of_a_round_long_closed(scene: ExchangeScenario) -> Forgery | None:
     oldest = scene.agent.state.records[0].number
     if oldest == 0:
         return None
@@ -776,7 +778,7 @@ def a_new_query_of_a_round_long_closed(scene: Scene) -> Forgery | None:
 
 
 @neighbour("late_answer")
-def a_new_answer_to_a_closed_round(scene: Scene) -> Forgery | None:
+def a_new_answer_to_a_closed_round(scene: ExchangeScenario) -> Forgery | None:
     answer, now = scene.pending.message, scene.agent.state.round
     if not isinstance(answer, Answer):
         return None
@@ -787,7 +789,7 @@ def a_new_answer_to_a_closed_round(scene: Scene) -> Forgery | None:
 
 
 @neighbour("early_answer")
-def an_answer_to_a_round_to_come(scene: Scene) -> Forgery | None:
+def an_answer_to_a_round_to_come(scene: ExchangeScenario) -> Forgery | None:
     answer, now = scene.pending.message, scene.agent.state.round
     if not isinstance(answer, Answer):
         return None
@@ -796,7 +798,7 @@ def an_answer_to_a_round_to_come(scene: Scene) -> Forgery | None:
 
 
 @neighbour("other_query")
-def an_answer_to_another_query(scene: Scene) -> Forgery | None:
+def an_answer_to_another_query(scene: ExchangeScenario) -> Forgery | None:
     """One of an earlier round, of another node, or one that never was."""
     if (answer := scene.live_answer()) is None:
         return None
@@ -808,13 +810,15 @@ def an_answer_to_another_query(scene: Scene) -> Forgery | None:
     return scene.signed(msgspec.structs.replace(answer, query=digest))
 
 
-def with_ciphertexts(message: Query | Answer | None, scene: Scene, *data: bytes) -> Forgery | None:
+def with_ciphertexts(
+    message: Query | Answer | None, scene: ExchangeScenario, *data: bytes
+) -> Forgery | None:
     if message is None:
         return None
     return scene.signed(msgspec.structs.replace(message, ciphertexts=list(data)))
 
 
-def live(scene: Scene) -> Query | Answer | None:
+def live(scene: ExchangeScenario) -> Query | Answer | None:
     """What is about to come, if the receiver will take it in."""
     return scene.live_query() or scene.live_answer()
 
@@ -824,12 +828,12 @@ def number(value: mpz | int) -> bytes:
 
 
 @neighbour("ciphertext_range")
-def a_ciphertext_of_zero(scene: Scene) -> Forgery | None:
+def a_ciphertext_of_zero(scene: ExchangeScenario) -> Forgery | None:
     return with_ciphertexts(live(scene), scene, bytes(128))
 
 
 @neighbour("ciphertext_not_unit")
-def a_ciphertext_of_n(scene: Scene) -> Forgery | None:
+def a_ciphertext_of_n(scene: ExchangeScenario) -> Forgery | None:
     message = live(scene)
     if message is None:
         return None
@@ -837,7 +841,7 @@ def a_ciphertext_of_n(scene: Scene) -> Forgery | None:
 
 
 @neighbour("ciphertext_range")
-def a_ciphertext_of_n_squared(scene: Scene) -> Forgery | None:
+def a_ciphertext_of_n_squared(scene: ExchangeScenario) -> Forgery | None:
     message = live(scene)
     if message is None:
         return None
@@ -845,7 +849,7 @@ def a_ciphertext_of_n_squared(scene: Scene) -> Forgery | None:
 
 
 @neighbour("ciphertext_range")
-def a_ciphertext_above_n_squared(scene: Scene) -> Forgery | None:
+def a_ciphertext_above_n_squared(scene: ExchangeScenario) -> Forgery | None:
     message = live(scene)
     if message is None:
         return None
@@ -854,7 +858,7 @@ def a_ciphertext_above_n_squared(scene: Scene) -> Forgery | None:
 
 
 @neighbour("ciphertext_not_unit")
-def a_multiple_of_a_prime_factor(scene: Scene) -> Forgery | None:
+def a_multiple_of_a_prime_factor(scene: ExchangeScenario) -> Forgery | None:
     message = live(scene)
     if message is None:
         return None
@@ -865,7 +869,7 @@ def a_multiple_of_a_prime_factor(scene: Scene) -> Forgery | None:
 
 
 @neighbour("ciphertext_count")
-def another_number_of_ciphertexts(scene: Scene) -> Forgery | None:
+def another_number_of_ciphertexts(scene: ExchangeScenario) -> Forgery | None:
     message = live(scene)
     if message is None:
         return None
@@ -874,7 +878,7 @@ def another_number_of_ciphertexts(scene: Scene) -> Forgery | None:
 
 
 @neighbour("ciphertext_length")
-def a_ciphertext_of_another_length(scene: Scene) -> Forgery | None:
+def a_ciphertext_of_another_length(scene: ExchangeScenario) -> Forgery | None:
     message = live(scene)
     if message is None:
         return None
@@ -891,20 +895,20 @@ def asks(query: Query, receiver: str, rosters: Sequence[Sequence[str]]) -> list[
     return [list(r) for r in rosters if receiver in r and list(r) != query.roster]
 
 
-def possible_rosters(scene: Scene, asker: str) -> list[list[str]]:
+def possible_rosters(scene: ExchangeScenario, asker: str) -> list[list[str]]:
     """All that *asker* may name."""
     around = sorted(scene.fleet.neighbours[asker])
     return [list(r) for n in range(2, len(around) + 1) for r in combinations(around, n)]
 
 
-def with_roster(scene: Scene, make: Callable[[Query], list[str]]) -> Forgery | None:
+def with_roster(scene: ExchangeScenario, make: Callable[[Query], list[str]]) -> Forgery | None:
     """The query about to come, signed with the roster that *make* gives."""
     query = scene.pending.message
     return altered_query(scene, roster=make(query)) if isinstance(query, Query) else None
 
 
 @broker("signature")
-def a_roster_altered(scene: Scene) -> Forgery | None:
+def a_roster_altered(scene: ExchangeScenario) -> Forgery | None:
     """Fewer, more, others, in another order or none, under the old signature."""
     query = scene.pending.message
     if not isinstance(query, Query):
@@ -916,7 +920,7 @@ def a_roster_altered(scene: Scene) -> Forgery | None:
 
 
 @broker("roster", verified=0)
-def a_roster_too_long(scene: Scene) -> Forgery | None:
+def a_roster_too_long(scene: ExchangeScenario) -> Forgery | None:
     """In the number of its names, or the length of one: no signature is looked at."""
     query = scene.pending.message
     if not isinstance(query, Query):
@@ -929,27 +933,27 @@ def a_roster_too_long(scene: Scene) -> Forgery | None:
 
 
 @neighbour("roster", only="pairwise")
-def a_roster_in_a_pairwise_fleet(scene: Scene) -> Forgery | None:
+def a_roster_in_a_pairwise_fleet(scene: ExchangeScenario) -> Forgery | None:
     rosters = possible_rosters(scene, scene.pending.sender)
     return with_roster(scene, lambda _: scene.chance.choice([*rosters, [scene.receiver], ["n99"]]))
 
 
 @neighbour("roster", only="sealed")
-def a_roster_of_one(scene: Scene) -> Forgery | None:
+def a_roster_of_one(scene: ExchangeScenario) -> Forgery | None:
     """Its answer would open by itself."""
     around = scene.fleet.neighbours[scene.pending.sender]
     return with_roster(scene, lambda _: [scene.chance.choice([scene.receiver, *around])])
 
 
 @neighbour("roster", only="sealed")
-def a_roster_out_of_order(scene: Scene) -> Forgery | None:
+def a_roster_out_of_order(scene: ExchangeScenario) -> Forgery | None:
     around = sorted(scene.fleet.neighbours[scene.pending.sender])
     rosters = [list(r) for r in permutations(around) if list(r) != around]
     return with_roster(scene, lambda _: scene.chance.choice(rosters))
 
 
 @neighbour("roster", only="sealed")
-def a_name_repeated_in_a_roster(scene: Scene) -> Forgery | None:
+def a_name_repeated_in_a_roster(scene: ExchangeScenario) -> Forgery | None:
     """The receiver with itself, or one of a fair roster twice."""
     fair = scene.chance.choice(possible_rosters(scene, scene.pending.sender))
     twice = sorted([*fair, scene.chance.choice(fair)])
@@ -957,7 +961,7 @@ def a_name_repeated_in_a_roster(scene: Scene) -> Forgery | None:
 
 
 @neighbour("roster", only="sealed")
-def a_stranger_in_a_roster(scene: Scene) -> Forgery | None:
+def a_stranger_in_a_roster(scene: ExchangeScenario) -> Forgery | None:
     """Who is no neighbour of the asker has no mask that would cancel the receiver's."""
     asker = scene.pending.sender
     strangers = sorted(set(NODES) - {asker, *scene.fleet.neighbours[asker]})
@@ -967,14 +971,14 @@ def a_stranger_in_a_roster(scene: Scene) -> Forgery | None:
 
 
 @neighbour("roster", only="sealed")
-def the_asker_in_its_own_roster(scene: Scene) -> Forgery | None:
+def the_asker_in_its_own_roster(scene: ExchangeScenario) -> Forgery | None:
     asker = scene.pending.sender
     fair = scene.chance.choice([[scene.receiver], *possible_rosters(scene, asker)])
     return with_roster(scene, lambda _: sorted([*fair, asker]))
 
 
 @neighbour("roster", only="sealed")
-def sixty_three_names(scene: Scene) -> Forgery | None:
+def sixty_three_names(scene: ExchangeScenario) -> Forgery | None:
     """As many as any node may have neighbours, but not the asker's."""
     return with_roster(scene, lambda _: [f"n{number:02}" for number in range(MAX_DEGREE)])
 
@@ -983,7 +987,7 @@ def sixty_three_names(scene: Scene) -> Forgery | None:
 
 
 @neighbour("second_query", only="sealed")
-def a_later_attempt_that_asks_no_fewer(scene: Scene) -> Forgery | None:
+def a_later_attempt_that_asks_no_fewer(scene: ExchangeScenario) -> Forgery | None:
     """As many, more, or others than the attempt that was answered."""
     if (query := scene.answered_query()) is None:
         return None
@@ -995,7 +999,7 @@ def a_later_attempt_that_asks_no_fewer(scene: Scene) -> Forgery | None:
 
 
 @neighbour("second_query", only="sealed")
-def the_same_attempt_with_another_roster(scene: Scene) -> Forgery | None:
+def the_same_attempt_with_another_roster(scene: ExchangeScenario) -> Forgery | None:
     if (query := scene.answered_query()) is None:
         return None
     rosters = asks(query, scene.receiver, possible_rosters(scene, query.sender))
@@ -1005,7 +1009,7 @@ def the_same_attempt_with_another_roster(scene: Scene) -> Forgery | None:
 
 
 @neighbour("second_query", only="sealed")
-def a_narrower_attempt_with_other_ciphertexts(scene: Scene) -> Forgery | None:
+def a_narrower_attempt_with_other_ciphertexts(scene: ExchangeScenario) -> Forgery | None:
     query = scene.answered_query()
     ciphertexts = query and other_ciphertexts(scene, query)
     if query is None or ciphertexts is None or len(query.roster) < 3:
@@ -1017,7 +1021,7 @@ def a_narrower_attempt_with_other_ciphertexts(scene: Scene) -> Forgery | None:
     return scene.signed(msgspec.structs.replace(query, roster=roster, **changes))
 
 
-def given_up(scene: Scene) -> Query | None:
+def given_up(scene: ExchangeScenario) -> Query | None:
     """A query that the receiver has answered in a later attempt, with fewer names."""
     later = {place: query for place, (query, _) in scene.agent._sent.items() if query.attempt}
     frame = scene.one_of(
@@ -1034,13 +1038,13 @@ def given_up(scene: Scene) -> Query | None:
 
 
 @broker("stale_attempt", only="sealed")
-def an_attempt_that_was_given_up_again(scene: Scene) -> Forgery | None:
+def an_attempt_that_was_given_up_again(scene: ExchangeScenario) -> Forgery | None:
     """Answered once, it is not answered again after a narrower one."""
     return scene.again(given_up(scene))
 
 
 @neighbour("stale_attempt", only="sealed")
-def another_roster_for_an_attempt_that_was_given_up(scene: Scene) -> Forgery | None:
+def another_roster_for_an_attempt_that_was_given_up(scene: ExchangeScenario) -> Forgery | None:
     if (query := given_up(scene)) is None:
         return None
     rosters = asks(query, scene.receiver, possible_rosters(scene, query.sender))
@@ -1048,7 +1052,7 @@ def another_roster_for_an_attempt_that_was_given_up(scene: Scene) -> Forgery | N
     return scene.signed(msgspec.structs.replace(query, roster=roster))
 
 
-def answer_given_up(scene: Scene) -> Frame | None:
+def answer_given_up(scene: ExchangeScenario) -> Frame | None:
     """An answer to an attempt of the open round that the receiver has given up."""
     query = scene.own_query()
     if query is None or query.attempt == 0:
@@ -1066,13 +1070,13 @@ def answer_given_up(scene: Scene) -> Frame | None:
 
 
 @broker("late_answer", only="sealed")
-def an_answer_to_an_attempt_that_was_given_up(scene: Scene) -> Forgery | None:
+def an_answer_to_an_attempt_that_was_given_up(scene: ExchangeScenario) -> Forgery | None:
     """Also one that never came, for which the attempt was given up."""
     return scene.brought(answer_given_up(scene))
 
 
 @neighbour("late_answer", only="sealed")
-def a_new_answer_to_an_attempt_that_was_given_up(scene: Scene) -> Forgery | None:
+def a_new_answer_to_an_attempt_that_was_given_up(scene: ExchangeScenario) -> Forgery | None:
     frame = answer_given_up(scene)
     if frame is None or not isinstance(frame.message, Answer):
         return None
@@ -1080,7 +1084,7 @@ def a_new_answer_to_an_attempt_that_was_given_up(scene: Scene) -> Forgery | None
 
 
 @neighbour("not_asked", only="sealed")
-def an_answer_from_outside_the_roster(scene: Scene) -> Forgery | None:
+def an_answer_from_outside_the_roster(scene: ExchangeScenario) -> Forgery | None:
     """To the very query that is open, which asks others."""
     query = scene.own_query()
     if query is None:
@@ -1093,7 +1097,7 @@ def an_answer_from_outside_the_roster(scene: Scene) -> Forgery | None:
     return scene.signed(answer_to(scene, name, query))
 
 
-def answer_to(scene: Scene, sender: str, query: Query, **changes: Any) -> Answer:
+def answer_to(scene: ExchangeScenario, sender: str, query: Query, **changes: Any) -> Answer:
     """What *sender* might say to *query* of the receiver; the ciphertext is its own invention."""
     answer = Answer(
         FLEET,
@@ -1109,7 +1113,7 @@ def answer_to(scene: Scene, sender: str, query: Query, **changes: Any) -> Answer
 
 
 @neighbour("other_query")
-def an_answer_made_for_another_attempt_or_roster(scene: Scene) -> Forgery | None:
+def an_answer_made_for_another_attempt_or_roster(scene: ExchangeScenario) -> Forgery | None:
     """Its masks would not cancel."""
     if (answer := scene.live_answer()) is None or (query := scene.own_query()) is None:
         return None
@@ -1128,7 +1132,7 @@ def an_answer_made_for_another_attempt_or_roster(scene: Scene) -> Forgery | None
 
 
 @neighbour("other_query")
-def an_answer_that_names_an_attempt_to_come(scene: Scene) -> Forgery | None:
+def an_answer_that_names_an_attempt_to_come(scene: ExchangeScenario) -> Forgery | None:
     """With the digest of the query that is open."""
     if (answer := scene.live_answer()) is None:
         return None
@@ -1187,7 +1191,11 @@ def bombard(kind: Kind, count: int, exchange: ExchangeName) -> Tally:
 
             def attack(fleet: WireFleet, pending: Frame, chance: random.Random = chance) -> None:
                 if tally.count < count and running(fleet, pending.receiver):
-                    strike(Scene(fleet, pending, chance), tally, min(batch, count - tally.count))
+                    strike(
+                        ExchangeScenario(fleet, pending, chance),
+                        tally,
+                        min(batch, count - tally.count),
+                    )
 
             fleet = make_fleet(seed, attack, exchange=exchange)
             fleet.powers = powers
@@ -1212,7 +1220,7 @@ def running(fleet: WireFleet, name: str) -> bool:
     return going and around._live >= everybody and around.present >= everybody
 
 
-def strike(scene: Scene, tally: Tally, batch: int) -> None:
+def strike(scene: ExchangeScenario, tally: Tally, batch: int) -> None:
     """Up to *batch* forgeries at one moment; none where the moment does not suit the kind."""
     for _ in range(batch):
         forgery = tally.kind.make(scene)
@@ -1228,7 +1236,7 @@ def strike(scene: Scene, tally: Tally, batch: int) -> None:
 class Lies:
     """Whole fleets in which every node lies to one of its neighbours in every other round."""
 
-    told: int = 0
+    sent: int = 0
     counted: int = 0  # as out of range, in all
     expected: int = 0  # of a sealed roster nobody can tell who lied: all of it are counted
     others: int = 0  # counted under any other reason
@@ -1279,8 +1287,8 @@ def lie_under_other_keys(rounds: int, exchange: ExchangeName, seed: int = 0) -> 
     fleet, reference = run(under_another_key), run(nonsense)
     reasons, every_other = fleet.rejected(), -(-rounds // 2)
     degrees = sum(len(around) for around in fleet.neighbours.values())
-    lies.told = every_other * len(NODES)
-    lies.expected = every_other * degrees if exchange == "sealed" else lies.told
+    lies.sent = every_other * len(NODES)
+    lies.expected = every_other * degrees if exchange == "sealed" else lies.sent
     lies.counted = reasons["out_of_range"]
     lies.others = reasons.total() - lies.counted
     lies.changed = int(fleet.estimates().tobytes() != reference.estimates().tobytes())
@@ -1307,7 +1315,7 @@ def cases(exchanges: Sequence[ExchangeName] = EXCHANGES) -> list[tuple[ExchangeN
 def run_lies(count: int, exchange: ExchangeName) -> bool:
     lies = lie_under_other_keys(-(-2 * count // len(NODES)), exchange)
     print(
-        f"{exchange:8} neighbour answers under another key: {lies.told} told, {lies.counted} of "
+        f"{exchange:8} neighbour answers under another key: {lies.sent} sent, {lies.counted} of "
         f"{lies.expected} counted as out_of_range, {lies.others} otherwise; the result "
         f"{'is as without them' if not lies.changed else 'CHANGED'}",
         flush=True,

@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of all that arrives: bytes, and signed bodies, into a running node.
 
     pip install -e '.[fuzz]'
-    python tests/tools/fuzz_atheris.py -max_total_time=300
+    python -m tests.tools.fuzz_atheris -max_total_time=300
 
 The arguments are libFuzzer's. Without a folder among them the corpus lies in fuzz-corpus/, begun
 with the genuine messages of a fleet; what crashes is written beside. The first byte of an input
@@ -67,7 +67,7 @@ def topics_of(sender: str) -> list[str]:
 
 
 def write_seeds(folder: Path) -> None:
-    """Genuine messages, and some that were mutated by chance, as inputs."""
+    """Genuine messages, and some that were mutated at random, as inputs."""
     folder.mkdir(exist_ok=True)
     for first, target in ((0, Target(0)), (SEALED, Target(1))):
         names = sorted(target.neighbours)

@@ -1,6 +1,6 @@
 """Mutated frames, signed and unsigned, into a node that is in the midst of its rounds.
 
-    python tests/tools/fuzz_frames.py --frames 1000000
+    python -m tests.tools.fuzz_frames --frames 1000000
 
 Genuine messages of all kinds are changed in their fields, their bytes and their place, many are
 signed again by their sender's own key, and all go through wire.decode into an agent, whose messages
@@ -9,9 +9,9 @@ a frame takes 1 ms of processor time or 1 MiB of memory.
 
 Time is the thread's own processor time. A block with a frame above the limit is run twice more from
 its beginning, and the least time of each frame counts: other processes on the machine cost cache.
-Frames that close or open a round cost a round's work, once a round whoever sends them: they are
-told apart. Memory is measured by tracemalloc in a second run of every tenth pair of blocks, one of
-each exchange (Python's own allocations; the growth of the whole process is printed beside it).
+Frames that close or open a round cost a round's work, once a round, from any sender: they are
+counted apart. tracemalloc measures the memory in a second run of every tenth pair of blocks, one
+of each exchange (Python's own allocations; the growth of the whole process is printed beside it).
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Target:
 
 @dataclass
 class Mutator:
-    """Makes frames of genuine ones, by chance alone."""
+    """Makes frames of genuine ones, at random alone."""
 
     target: Target
     chance: random.Random

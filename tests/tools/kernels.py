@@ -1,6 +1,6 @@
 """Runs the numerical tests under every BLAS kernel that this processor can run.
 
-    python tests/tools/kernels.py [PYTEST ARGUMENTS]
+    python -m tests.tools.kernels [PYTEST ARGUMENTS]
 
 NumPy and SciPy choose the kernels of their sums by the processor, so that another machine adds in
 another order. OPENBLAS_CORETYPE chooses as on an older one. For kernels of processors without FMA,
@@ -56,7 +56,7 @@ for file in sorted(set(re.findall(r"/\\S*openblas\\S*", Path("/proc/self/maps").
             print(core().decode())
             break
 """
-# Prints what NumPy chooses at run time: it can be told to leave these out.
+# Prints what NumPy chooses at run time: it can leave these out.
 FEATURES = """
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 print(*(name for name in __cpu_dispatch__ if __cpu_features__.get(name)))

@@ -19,7 +19,7 @@ from cipherfleet_node.core import exchange, topics, wire
 from cipherfleet_node.core.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal
 from tests.support.memory_fleet import toy_key, toy_secret
 
@@ -41,28 +41,31 @@ def hexes(items: Any) -> list[str]:
 
 
 def draws_vectors() -> Any:
-    draws = Draws(SEED)
+    randomness = RoundRandomness(SEED)
     return {
         "about": "uniform = top 53 bits of each big-endian 64-bit word / 2^53, below = big-endian "
         "128-bit words modulo the bound, words from SHAKE256(seed || label)",
         "seed": SEED.hex(),
         "uniform": [
-            {"label": label, "times_2_53": texts(int(u * 2**53) for u in draws.uniform(label, 4))}
+            {
+                "label": label,
+                "times_2_53": texts(int(u * 2**53) for u in randomness.uniform(label, 4)),
+            }
             for label in ("quantise", "stepsize", "start")
         ],
         "below": [
-            {"label": label, "bound": bound, "values": draws.below(bound, label, 4)}
+            {"label": label, "bound": bound, "values": randomness.integers_below(bound, label, 4)}
             for label, bound in (("half-weight/b", 1024), ("dice", 7))
         ],
         "half_weight": [
-            {"neighbour": name, "value": exchange.half_weight(draws, name)}
+            {"neighbour": name, "value": exchange.half_weight(randomness, name)}
             for name in ("a", "b", "node-01")
         ],
         "dither": [
             {
                 "neighbour": name,
                 "half_weight": weight,
-                "values": exchange.dither(draws, name, weight, 6),
+                "values": exchange.dither(randomness, name, weight, 6),
             }
             for name, weight in (("b", 2345), ("node-01", 4095))
         ],
@@ -216,9 +219,9 @@ def exchange_vectors() -> Any:
     answers, openings = [], {}
     for name, m, own_weight, sign in (("j", 21, 2049, 1), ("k", 16, 4095, -1)):
         own = [sign * entry for entry in reversed(asked)]
-        draws = Draws(name.encode() * 32)
-        weight = exchange.half_weight(draws, "i")
-        noise = exchange.dither(draws, "i", weight, 9)
+        randomness = RoundRandomness(name.encode() * 32)
+        weight = exchange.half_weight(randomness, "i")
+        noise = exchange.dither(randomness, "i", weight, 9)
         prepared = exchange.prepare_answer(public, layout, own, weight, noise, take)
         ciphertexts = exchange.make_answer(public, layout, read, weight, prepared)
         openings[name] = exchange.Opening(
@@ -227,7 +230,7 @@ def exchange_vectors() -> Any:
         answers.append(
             {
                 "sender": name,
-                "seed": draws.seed.hex(),
+                "seed": randomness.seed.hex(),
                 "own": own,
                 "half_weight": weight,
                 "dither": noise,

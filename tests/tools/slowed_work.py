@@ -1,6 +1,6 @@
 """Does `cipherfleet bench compare` find work that is a tenth longer, and nothing in the same work?
 
-    python tests/tools/slowed_work.py [--trials 10] [--processes 5]
+    python -m tests.tools.slowed_work [--trials 10] [--processes 5]
 
 measures the same work twice, and work that is a tenth longer, each in new processes, and compares
 the measurements: nine trials of ten must find the tenth, and one at most may find what is not
@@ -22,8 +22,8 @@ from gmpy2 import mpz, powmod
 
 from cipherfleet_hil.measurement.compare import compare
 from cipherfleet_hil.measurement.document import Measurement, Run, benchmark
-from cipherfleet_hil.measuring.interleaved import Case, Effort
-from cipherfleet_hil.measuring.sampling import Sampler, sample
+from cipherfleet_hil.measuring.interleaved import Effort, TimedCase
+from cipherfleet_hil.measuring.sampling import CaseSampler, sample
 from tests.support.measured import document
 
 LIMIT = 0.05
@@ -43,8 +43,8 @@ def work(powers: int) -> mpz:
 
 def samples(powers: int) -> list[float]:
     """Of one process."""
-    case = Case("powers", lambda: work(powers), lambda number: bool(number == LAST))
-    (taken,) = sample([case], Effort(0.0, 1), Sampler("cpu"), Random())
+    case = TimedCase("powers", lambda: work(powers), lambda number: bool(number == LAST))
+    (taken,) = sample([case], Effort(0.0, 1), CaseSampler("cpu"), Random())
     return taken.values
 
 
@@ -55,9 +55,9 @@ def in_a_new_process(powers: int) -> list[float]:
         _tell(write, powers)
     os.close(write)
     with os.fdopen(read) as stream:
-        told: list[float] = json.load(stream)
+        found: list[float] = json.load(stream)
     os.wait()
-    return told
+    return found
 
 
 def _tell(write: int, powers: int) -> NoReturn:

@@ -31,7 +31,7 @@ from cipherfleet_node.core.events import (
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import own_weight
@@ -132,7 +132,7 @@ def agent_of(fleet: MemoryFleet, name: str) -> Agent:
     return agent
 
 
-def told(fleet: MemoryFleet, name: str, message: Message) -> list[Effect]:
+def deliver(fleet: MemoryFleet, name: str, message: Message) -> list[Effect]:
     """What *name*'s agent does with *message*, carried out by nobody."""
     return list(agent_of(fleet, name).handle(MessageReceived(message), fleet.now))
 
@@ -701,7 +701,7 @@ def test_the_sum_over_a_narrower_roster_is_that_of_its_members_alone() -> None:
     for name in names(4):
         record = agent_of(fleet, name).state.records[-1]
         q[name] = np.array(record.quantised, dtype=float)
-        h[name] = own_weight(Draws(record.seed)) / 4096
+        h[name] = own_weight(RoundRandomness(record.seed)) / 4096
     m = exchange.metropolis(3, 3) / 64
     expected = sum(m * h["n00"] * h[name] * (q[name] - q["n00"]) for name in ("n01", "n02"))
     # An average has no gradient: one round moves the estimate by the coupling term alone.
@@ -729,7 +729,7 @@ def test_answers_to_a_roster_that_was_given_up_are_not_read() -> None:
     record = agent.state.open_record
     assert record is not None
     assert (record.number, record.attempt, record.roster) == (2, 1, ["n01", "n02"])
-    effects = told(fleet, "n00", late[0])
+    effects = deliver(fleet, "n00", late[0])
     assert reasons(effects) == []
     assert "n03" not in agent._answers
     finish(fleet)
@@ -766,7 +766,7 @@ def test_no_attempt_covers_more_than_the_one_before(
     sealed_round: MemoryFleet, changes: dict[str, Any], reason: str | None
 ) -> None:
     query = sealed_query(sealed_round, "n01", **changes)
-    effects = told(sealed_round, "n00", query)
+    effects = deliver(sealed_round, "n00", query)
     assert reasons(effects) == ([reason] if reason else [])
     answers = [e for e in effects if isinstance(e, Publish) and isinstance(e.message, Answer)]
     assert len(answers) == (reason is None and "n00" in query.roster)
@@ -775,7 +775,7 @@ def test_no_attempt_covers_more_than_the_one_before(
 def test_an_attempt_after_a_later_one_is_refused(sealed_round: MemoryFleet) -> None:
     for attempt, roster in ((2, ["n00", "n02"]), (1, ["n00", "n02", "n03"])):
         query = sealed_query(sealed_round, "n01", attempt=attempt, roster=roster)
-        effects = told(sealed_round, "n00", query)
+        effects = deliver(sealed_round, "n00", query)
     assert reasons(effects) == ["stale_attempt"]
 
 
@@ -788,7 +788,7 @@ def test_an_answer_from_outside_the_roster_is_refused(sealed_round: MemoryFleet)
     assert (record.attempt, record.roster) == (1, ["n01", "n02"])
     digest = sealed_query(sealed_round, "n00").digest
     answer = Answer("toy", "n03", 1, "n00", 3, 1, digest, [b"\1" * 128])
-    assert reasons(told(sealed_round, "n00", answer)) == ["not_asked"]
+    assert reasons(deliver(sealed_round, "n00", answer)) == ["not_asked"]
 
 
 def test_a_sealed_answer_that_is_garbage_spoils_the_round_and_is_counted() -> None:
@@ -893,7 +893,7 @@ def answer_of(fleet: MemoryFleet, sender: str, receiver: str, plaintext: int) ->
 
 def test_a_repeated_query_gets_the_very_same_answer(collecting: MemoryFleet) -> None:
     query = query_of(collecting, "n01")
-    first, second = (told(collecting, "n00", query) for _ in range(2))
+    first, second = (deliver(collecting, "n00", query) for _ in range(2))
     answers = [e.message for e in first + second if isinstance(e, Publish)]
     assert len(answers) == 2
     assert answers[0] == answers[1]
@@ -901,9 +901,9 @@ def test_a_repeated_query_gets_the_very_same_answer(collecting: MemoryFleet) -> 
 
 def test_a_second_query_of_a_round_is_refused(collecting: MemoryFleet) -> None:
     query = query_of(collecting, "n01")
-    told(collecting, "n00", query)
+    deliver(collecting, "n00", query)
     other = msgspec.structs.replace(query, ciphertexts=query_of(collecting, "n01", 2).ciphertexts)
-    effects = told(collecting, "n00", other)
+    effects = deliver(collecting, "n00", other)
     assert reasons(effects) == ["second_query"]
     assert len(effects) == 1
 
@@ -922,7 +922,7 @@ def test_a_wrong_query_is_refused_under_its_reason(
     collecting: MemoryFleet, changes: dict[str, Any], reason: str | None
 ) -> None:
     wrong = msgspec.structs.replace(query_of(collecting, "n01"), **changes)
-    effects = told(collecting, "n00", wrong)
+    effects = deliver(collecting, "n00", wrong)
     if reason is not None:
         assert reasons(effects) == [reason]
         assert len(effects) == 1, "nothing is sent in return"
@@ -933,7 +933,7 @@ def test_a_query_of_a_round_long_closed_is_refused() -> None:
     start_all(fleet)
     fleet.advance(0.5)
     old = msgspec.structs.replace(query_of(fleet, "n01", 7), round=2)
-    assert reasons(told(fleet, "n00", old)) == ["stale_round"]
+    assert reasons(deliver(fleet, "n00", old)) == ["stale_round"]
 
 
 @pytest.mark.parametrize(
@@ -961,25 +961,25 @@ def test_a_query_that_is_no_ciphertext_is_not_answered(bad: bytes, reason: str) 
 
 def test_an_answer_to_another_query_is_refused(collecting: MemoryFleet) -> None:
     answer = msgspec.structs.replace(answer_of(collecting, "n01", "n00", 5), query=bytes(16))
-    effects = told(collecting, "n00", answer)
+    effects = deliver(collecting, "n00", answer)
     assert reasons(effects) == ["other_query"]
 
 
 def test_late_and_early_answers_are_counted_without_blame(collecting: MemoryFleet) -> None:
     for k, reason in ((0, "late"), (2, "late"), (4, "early"), (1000, "early")):
         answer = msgspec.structs.replace(answer_of(collecting, "n01", "n00", 5), round=k)
-        assert told(collecting, "n00", answer) == [Surplus("n01", f"{reason}_answer")]
+        assert deliver(collecting, "n00", answer) == [Surplus("n01", f"{reason}_answer")]
 
 
 def test_an_answer_from_an_earlier_start_is_refused(collecting: MemoryFleet) -> None:
     answer = answer_of(collecting, "n01", "n00", 5)
-    told(collecting, "n00", Presence("toy", "n01", 2, "ready"))
-    assert reasons(told(collecting, "n00", answer)) == ["stale_epoch"]
+    deliver(collecting, "n00", Presence("toy", "n01", 2, "ready"))
+    assert reasons(deliver(collecting, "n00", answer)) == ["stale_epoch"]
 
 
 def test_a_last_will_from_an_earlier_start_is_ignored(collecting: MemoryFleet) -> None:
-    told(collecting, "n00", Presence("toy", "n01", 2, "ready"))
-    assert reasons(told(collecting, "n00", Presence("toy", "n01", 1, "lost"))) == ["stale_epoch"]
+    deliver(collecting, "n00", Presence("toy", "n01", 2, "ready"))
+    assert reasons(deliver(collecting, "n00", Presence("toy", "n01", 1, "lost"))) == ["stale_epoch"]
 
 
 @pytest.mark.parametrize(
@@ -989,11 +989,11 @@ def test_an_answer_that_is_no_ciphertext_is_refused_and_can_be_mended(
     collecting: MemoryFleet, bad: bytes
 ) -> None:
     good = answer_of(collecting, "n01", "n00", 5)
-    spoilt = msgspec.structs.replace(good, ciphertexts=[bad])
-    (reason,) = reasons(told(collecting, "n00", spoilt))
+    invalid_paths = msgspec.structs.replace(good, ciphertexts=[bad])
+    (reason,) = reasons(deliver(collecting, "n00", invalid_paths))
     assert reason.startswith("ciphertext_")
-    assert told(collecting, "n00", good) == []
-    closing = told(collecting, "n00", answer_of(collecting, "n02", "n00", 5))
+    assert deliver(collecting, "n00", good) == []
+    closing = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", 5))
     assert [e.silent for e in closing if isinstance(e, RoundClosed)] == [()]
 
 
@@ -1003,8 +1003,8 @@ def test_a_neighbour_whose_answer_is_out_of_range_is_left_out_and_counted(
 ) -> None:
     honest = 12345 * 2049 + (54321 << 63)
     before = agent_of(collecting, "n00").state
-    told(collecting, "n00", answer_of(collecting, "n01", "n00", plaintext))
-    effects = told(collecting, "n00", answer_of(collecting, "n02", "n00", honest))
+    deliver(collecting, "n00", answer_of(collecting, "n01", "n00", plaintext))
+    effects = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", honest))
     assert [(e.sender, e.reason) for e in effects if isinstance(e, Rejected)] == [
         ("n01", "out_of_range")
     ]
@@ -1013,7 +1013,7 @@ def test_a_neighbour_whose_answer_is_out_of_range_is_left_out_and_counted(
     # The honest answer counts, and it alone.
     record = before.open_record
     assert record is not None
-    weight = exchange.half_weight(Draws(record.seed), "n02") * exchange.metropolis(2, 2)
+    weight = exchange.half_weight(RoundRandomness(record.seed), "n02") * exchange.metropolis(2, 2)
     unit = 2.0**-24 * exchange.UNIT
     assert before.estimate is not None
     expected = np.array(before.estimate) + np.array([12345 * 2049, 54321]) * weight * unit
@@ -1022,8 +1022,8 @@ def test_a_neighbour_whose_answer_is_out_of_range_is_left_out_and_counted(
 
 def test_a_round_in_which_all_lie_moves_by_nothing(collecting: MemoryFleet) -> None:
     before = agent_of(collecting, "n00").state.estimate
-    told(collecting, "n00", answer_of(collecting, "n01", "n00", 1 << 126))
-    effects = told(collecting, "n00", answer_of(collecting, "n02", "n00", 1 << 127))
+    deliver(collecting, "n00", answer_of(collecting, "n01", "n00", 1 << 126))
+    effects = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", 1 << 127))
     assert reasons(effects) == ["out_of_range"] * 2
     (closed,) = (effect for effect in effects if isinstance(effect, RoundClosed))
     assert closed.silent == ("n01", "n02")
@@ -1198,7 +1198,7 @@ def test_nothing_private_is_in_a_repr(collecting: MemoryFleet) -> None:
         collecting.keys["n00"],
         agent_of(collecting, "n00"),
         agent_of(collecting, "n00")._setup,
-        Draws(record.seed),
+        RoundRandomness(record.seed),
     ]
     assert state.estimate is not None
     secrets = [

@@ -28,7 +28,7 @@ from cipherfleet_node.core.exchange import (
 )
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import PublicKey, faults_of_modulus
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.obfuscators import Full, Uniform
 from tests.support.memory_fleet import toy_key
@@ -54,9 +54,9 @@ def exchange(
     """One edge and round: the asker's q, the answerer's q and H, the query and the answer."""
     chance = random.Random(f"attack {trial}")
     asked, own = ([chance.randrange(-(2**27), 2**27) for _ in range(D)] for _ in range(2))
-    draws = Draws(chance.randbytes(32))
-    weight = half_weight(draws, "asker")
-    noise = dither(draws, "asker", weight, D) if with_dither else [0] * D
+    randomness = RoundRandomness(chance.randbytes(32))
+    weight = half_weight(randomness, "asker")
+    noise = dither(randomness, "asker", weight, D) if with_dither else [0] * D
     data = make_query(ASKER.public, LAYOUT, asked, lambda: fresh_obfuscator(chance))
     (query,) = read_ciphertexts(ASKER.public, LAYOUT, data)
     take = (lambda: fresh_obfuscator(chance)) if rerandomised else (lambda: mpz(1))
@@ -112,9 +112,9 @@ def test_every_odd_half_weight_explains_an_answer(
     multiple cover the line without overlap. Had the dither fewer values, some H' would explain
     nothing; had it more, some slots would have two explanations and others one.
     """
-    draws = Draws(seed)
-    weight, candidate = half_weight(draws, "asker"), 2 * other + 1
-    noise = dither(draws, "asker", weight, len(differences))
+    randomness = RoundRandomness(seed)
+    weight, candidate = half_weight(randomness, "asker"), 2 * other + 1
+    noise = dither(randomness, "asker", weight, len(differences))
     for difference, e in zip(differences, noise, strict=True):
         slot = weight * difference + e
         half = (candidate - 1) // 2
@@ -260,10 +260,10 @@ def observed(
 ) -> tuple[int, list[list[int]], list[list[int]]]:
     """One honest round: the answerer's H, and the logs of the query's and answer's ciphertexts."""
     chance, public = random.Random(trial), owner.public
-    layout, draws = Layout(public.bits, dimension), Draws(chance.randbytes(32))
+    layout, randomness = Layout(public.bits, dimension), RoundRandomness(chance.randbytes(32))
     asked, own = ([chance.randrange(-(2**27), 2**27) for _ in range(dimension)] for _ in "io")
-    weight = half_weight(draws, "asker")
-    noise = dither(draws, "asker", weight, dimension)
+    weight = half_weight(randomness, "asker")
+    noise = dither(randomness, "asker", weight, dimension)
     prepared = prepare_answer(public, layout, own, weight, noise, make)
     data = make_query(public, layout, asked, lambda: seeded_obfuscator(public, chance))
     query = read_ciphertexts(public, layout, data)
@@ -408,7 +408,7 @@ def test_an_owner_with_a_common_factor_reads_the_half_weight_from_a_single_base(
 def test_an_owner_with_a_common_factor_reads_nothing_from_independent_bases(
     source: Callable[[PublicKey], Full | Uniform],
 ) -> None:
-    """No ratio explains six rounds (by chance one does once in a million runs)."""
+    """No ratio explains six rounds (at random one does once in a million runs)."""
     make = source(common_factor_owner().public).make
     assert ratio_attack(make, "independent", 6)[1] == []
 
@@ -443,12 +443,12 @@ def test_an_asker_that_deviates_from_the_protocol_learns_the_half_weight() -> No
     """
     chance = random.Random(11)
     own = [chance.randrange(-(2**27), 2**27) for _ in range(D)]
-    draws = Draws(chance.randbytes(32))
-    weight = half_weight(draws, "asker")
+    randomness = RoundRandomness(chance.randbytes(32))
+    weight = half_weight(randomness, "asker")
     far = 1 << 48
     data = make_query(ASKER.public, LAYOUT, [-far] + [0] * 7, lambda: fresh_obfuscator(chance))
     query = read_ciphertexts(ASKER.public, LAYOUT, data)
-    noise = dither(draws, "asker", weight, D)
+    noise = dither(randomness, "asker", weight, D)
     prepared = prepare_answer(
         ASKER.public, LAYOUT, own, weight, noise, lambda: fresh_obfuscator(chance)
     )
@@ -510,9 +510,9 @@ def torsion_attack(source: Full | Uniform) -> tuple[int, list[int]]:
 
 
 def test_an_owner_of_more_primes_than_bases_reads_the_half_weight() -> None:
-    """A limit: that a modulus has two primes cannot be told, and `Full` has 64 bases.
+    """A limit: that a modulus has two primes cannot be checked, and `Full` has 64 bases.
 
-    Whoever does not trust its neighbours' moduli has `Uniform`.
+    A node that does not trust its neighbours' moduli uses `Uniform`.
     """
     weight, found = torsion_attack(full(owner_of_many_primes().public))
     assert found == [weight]

@@ -29,7 +29,7 @@ from cipherfleet_node.core.exchange import (
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import PrivateKey
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 from tests.support.memory_fleet import toy_key
 from tests.support.paths import ROOT
@@ -78,7 +78,7 @@ def test_opening_gives_the_weighted_sum_of_differences(asked: list[int], others:
     query = asked_for(asked)
     openings, expected = {}, [0] * D
     for index, (own, weight, own_weight, m, seed) in enumerate(others):
-        noise = dither(Draws(seed), "i", weight, D)
+        noise = dither(RoundRandomness(seed), "i", weight, D)
         openings[str(index)] = Opening(own_weight * m, answered(query, own, weight, noise))
         terms = zip(expected, own, asked, noise, strict=True)
         expected = [s + own_weight * m * (weight * (o - a) + e) for s, o, a, e in terms]
@@ -87,26 +87,28 @@ def test_opening_gives_the_weighted_sum_of_differences(asked: list[int], others:
 
 @given(SEEDS, st.text(max_size=8))
 def test_half_weights_are_odd_and_of_fixed_length(seed: bytes, neighbour: str) -> None:
-    weight = half_weight(Draws(seed), neighbour)
+    weight = half_weight(RoundRandomness(seed), neighbour)
     assert weight % 2 == 1
     assert weight.bit_length() == 12
 
 
 def test_half_weights_differ_between_neighbours_and_rounds() -> None:
     drawn = {
-        half_weight(Draws(k.to_bytes(32, "big")), name) for k in range(300) for name in ("a", "b")
+        half_weight(RoundRandomness(k.to_bytes(32, "big")), name)
+        for k in range(300)
+        for name in ("a", "b")
     }
     assert len(drawn) > 400  # of 1024 possible, 600 draws are expected to hit 454
 
 
 @given(SEEDS, odd_weights)
 def test_dither_keeps_within_half_the_weight(seed: bytes, weight: int) -> None:
-    noise = dither(Draws(seed), "a", weight, 50)
+    noise = dither(RoundRandomness(seed), "a", weight, 50)
     assert all(abs(e) <= (weight - 1) // 2 for e in noise)
 
 
 def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
-    noise = dither(Draws(bytes(32)), "a", 11, 11_000)
+    noise = dither(RoundRandomness(bytes(32)), "a", 11, 11_000)
     counts = [noise.count(e) for e in range(-5, 6)]
     assert sum(counts) == 11_000
     # Exceeded once in a thousand seeds; ours is fixed.
@@ -138,10 +140,10 @@ def test_an_answer_of_a_round_made_again_carries_the_same_dither(
     """
     asker, answerer = pairwise()
     query, answers, opened = asked_by("i", asker.query(asked)), [], []
-    for draws in (Draws(seed), Draws(seed if same_round else other)):
-        prepared = answerer.prepare("i", own, draws)
-        answers.append(answerer.answer(query, draws, prepared))
-        opened.append(asker.open({"j": asker.accept(answers[-1])}, Draws(bytes(32))))
+    for randomness in (RoundRandomness(seed), RoundRandomness(seed if same_round else other)):
+        prepared = answerer.prepare("i", own, randomness)
+        answers.append(answerer.answer(query, randomness, prepared))
+        opened.append(asker.open({"j": asker.accept(answers[-1])}, RoundRandomness(bytes(32))))
     assert not set(answers[0]) & set(answers[1])
     assert (opened[0] == opened[1]) == (same_round or seed == other)
 
@@ -153,14 +155,17 @@ def test_each_end_of_an_edge_learns_the_weighted_difference(
 ) -> None:
     """Through `Pairwise`, both ways: H_ij M (H_ji (q_j - q_i) + e_ji), and the reverse."""
     ends = dict(zip("ij", pairwise(), strict=True))
-    q, draws = {"i": q_i, "j": q_j}, {"i": Draws(seed_i), "j": Draws(seed_j)}
+    q, randomness = (
+        {"i": q_i, "j": q_j},
+        {"i": RoundRandomness(seed_i), "j": RoundRandomness(seed_j)},
+    )
     for me, other in ("ij", "ji"):
         query = ends[me].query(q[me])
-        prepared = ends[other].prepare(me, q[other], draws[other])
-        answer = ends[other].answer(asked_by(me, query), draws[other], prepared)
-        mine, theirs = half_weight(draws[me], other), half_weight(draws[other], me)
-        noise = dither(draws[other], me, theirs, D)
-        assert ends[me].open({other: ends[me].accept(answer)}, draws[me]) == [
+        prepared = ends[other].prepare(me, q[other], randomness[other])
+        answer = ends[other].answer(asked_by(me, query), randomness[other], prepared)
+        mine, theirs = half_weight(randomness[me], other), half_weight(randomness[other], me)
+        noise = dither(randomness[other], me, theirs, D)
+        assert ends[me].open({other: ends[me].accept(answer)}, randomness[me]) == [
             mine * 21 * (theirs * (a - b) + e)
             for a, b, e in zip(q[other], q[me], noise, strict=True)
         ]
@@ -168,7 +173,7 @@ def test_each_end_of_an_edge_learns_the_weighted_difference(
 
 @given(SEEDS, st.text(max_size=8), st.text(max_size=8))
 def test_every_neighbour_gets_other_dither(seed: bytes, first: str, second: str) -> None:
-    noises = [dither(Draws(seed), name, 4095, 16) for name in (first, second)]
+    noises = [dither(RoundRandomness(seed), name, 4095, 16) for name in (first, second)]
     assert (noises[0] == noises[1]) == (first == second)
 
 

@@ -19,12 +19,12 @@ from cipherfleet_node.core.objective import (
     feature_values,
     make_objective,
 )
-from cipherfleet_node.core.randomness import Draws, FloatVector
+from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Column, Feature, Objective
 
-NO_DRAWS = Draws(bytes(32))
+NO_DRAWS = RoundRandomness(bytes(32))
 FEATURES = [
     Feature(constant=1.0),
     Feature(field="t", offset=20.0, scale=5.0),
@@ -157,7 +157,9 @@ def test_minibatch_gradients_are_unbiased(kind: str, normalise_by: int | None) -
     full.absorb(samples)
     batch.absorb(samples)
     x = np.random.default_rng(5).normal(size=full.dimension)
-    drawn = np.array([batch.gradient(x, Draws(k.to_bytes(32, "big"))) for k in range(3000)])
+    drawn = np.array(
+        [batch.gradient(x, RoundRandomness(k.to_bytes(32, "big"))) for k in range(3000)]
+    )
     deviation = drawn.std(axis=0) / math.sqrt(3000)
     assert np.all(deviation > 0), "minibatches that never differ are no minibatches"
     error = np.abs(drawn.mean(axis=0) - full.gradient(x, NO_DRAWS))
@@ -170,7 +172,8 @@ def test_a_minibatch_as_large_as_the_window_is_the_window() -> None:
         objective.absorb(readings(12))
         x = np.ones(D)
         drawn = {
-            tuple(objective.gradient(x, Draws(k.to_bytes(32, "big"))).tolist()) for k in range(5)
+            tuple(objective.gradient(x, RoundRandomness(k.to_bytes(32, "big"))).tolist())
+            for k in range(5)
         }
         assert len(drawn) == 1
 

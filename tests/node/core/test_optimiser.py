@@ -16,12 +16,12 @@ from cipherfleet_node.core.optimiser import (
     draw_stepsizes,
     mean_stepsize,
 )
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 Law = Literal["uniform", "normal", "log-normal"]
 LAWS: list[Law] = ["uniform", "normal", "log-normal"]
-DRAWS = Draws(bytes(range(32)))
+DRAWS = RoundRandomness(bytes(range(32)))
 
 
 @pytest.mark.parametrize("spread", [0.2, 1.0])
@@ -57,13 +57,13 @@ def test_uniform_stepsizes_keep_within_their_spread() -> None:
 
 @given(st.integers(0, 10**6))
 def test_log_normal_and_uniform_stepsizes_are_never_negative(k: int) -> None:
-    draws = Draws(k.to_bytes(32, "big"))
-    assert np.all(draw_stepsizes(Stepsize(law="log-normal"), k, 20, draws) > 0)
-    assert np.all(draw_stepsizes(Stepsize(law="uniform"), k, 20, draws) >= 0)
+    randomness = RoundRandomness(k.to_bytes(32, "big"))
+    assert np.all(draw_stepsizes(Stepsize(law="log-normal"), k, 20, randomness) > 0)
+    assert np.all(draw_stepsizes(Stepsize(law="uniform"), k, 20, randomness) >= 0)
 
 
 def test_other_rounds_draw_other_stepsizes() -> None:
-    one, two = (draw_stepsizes(Stepsize(), 0, 5, Draws(bytes([k] * 32))) for k in (1, 2))
+    one, two = (draw_stepsizes(Stepsize(), 0, 5, RoundRandomness(bytes([k] * 32))) for k in (1, 2))
     assert not np.any(one == two)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.core.randomness import SEED_BYTES, Draws
+from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from tests.support.paths import ROOT
 from tests.tools.make_vectors import draws_vectors
 
@@ -22,9 +22,9 @@ LABELS = st.text(max_size=20)
 
 @given(SEEDS, LABELS)
 def test_the_same_seed_and_label_give_the_same_draws(seed: bytes, label: str) -> None:
-    first, second = Draws(seed), Draws(seed)
+    first, second = RoundRandomness(seed), RoundRandomness(seed)
     assert np.array_equal(first.uniform(label, 5), second.uniform(label, 5))
-    assert first.below(1000, label, 5) == second.below(1000, label, 5)
+    assert first.integers_below(1000, label, 5) == second.integers_below(1000, label, 5)
     assert np.array_equal(first.normal(label, 5), second.normal(label, 5))
 
 
@@ -32,32 +32,36 @@ def test_the_same_seed_and_label_give_the_same_draws(seed: bytes, label: str) ->
 def test_other_seeds_and_other_labels_give_other_draws(
     seed: bytes, other: bytes, label: str, another: str
 ) -> None:
-    reference = Draws(seed).below(1 << 120, label, 2)
-    assert (Draws(other).below(1 << 120, label, 2) == reference) == (seed == other)
-    assert (Draws(seed).below(1 << 120, another, 2) == reference) == (label == another)
+    reference = RoundRandomness(seed).integers_below(1 << 120, label, 2)
+    assert (RoundRandomness(other).integers_below(1 << 120, label, 2) == reference) == (
+        seed == other
+    )
+    assert (RoundRandomness(seed).integers_below(1 << 120, another, 2) == reference) == (
+        label == another
+    )
 
 
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_a_seed_of_another_length_is_refused(length: int) -> None:
     with pytest.raises(ValueError, match=f"32 bytes, not {length}"):
-        Draws(bytes(length))
+        RoundRandomness(bytes(length))
 
 
 @given(SEEDS, st.integers(1, 2**40), st.integers(0, 40))
 def test_whole_numbers_lie_below_their_bound(seed: bytes, bound: int, count: int) -> None:
-    numbers = Draws(seed).below(bound, "x", count)
+    numbers = RoundRandomness(seed).integers_below(bound, "x", count)
     assert len(numbers) == count
     assert all(0 <= number < bound for number in numbers)
 
 
 def test_whole_numbers_are_uniform() -> None:
-    counts = np.bincount(Draws(SEED).below(7, "dice", 70_000), minlength=7)
+    counts = np.bincount(RoundRandomness(SEED).integers_below(7, "dice", 70_000), minlength=7)
     # Chi squared with 6 degrees of freedom exceeds 22.5 once in a thousand seeds; ours is fixed.
     assert ((counts - 10_000) ** 2 / 10_000).sum() < 22.5
 
 
 def test_uniform_numbers_are_uniform_on_the_unit_interval() -> None:
-    numbers = np.sort(Draws(SEED).uniform("u", 100_000))
+    numbers = np.sort(RoundRandomness(SEED).uniform("u", 100_000))
     assert numbers[0] >= 0.0
     assert numbers[-1] < 1.0
     # Kolmogorov and Smirnov: 1.95/sqrt(n) is passed once in a thousand seeds; ours is fixed.
@@ -66,14 +70,14 @@ def test_uniform_numbers_are_uniform_on_the_unit_interval() -> None:
 
 
 def test_uniform_numbers_keep_53_bits() -> None:
-    numbers = Draws(SEED).uniform("u", 100) * 2.0**53
+    numbers = RoundRandomness(SEED).uniform("u", 100) * 2.0**53
     assert np.array_equal(numbers, np.floor(numbers))
     assert np.any(numbers % 2 == 1)
 
 
 def test_normal_numbers_have_the_moments_of_the_normal_law() -> None:
     """Within four standard errors. Fixed seed: deterministic."""
-    numbers = Draws(SEED).normal("n", 100_000)
+    numbers = RoundRandomness(SEED).normal("n", 100_000)
     assert abs(numbers.mean()) < 4 / np.sqrt(100_000)
     assert abs(numbers.var() - 1) < 4 * np.sqrt(2 / 100_000)
     assert abs((numbers**3).mean()) < 4 * np.sqrt(15 / 100_000)
@@ -82,7 +86,7 @@ def test_normal_numbers_have_the_moments_of_the_normal_law() -> None:
 
 
 def test_draws_do_not_show_their_seed() -> None:
-    text = repr(Draws(SEED)) + str(Draws(SEED))
+    text = repr(RoundRandomness(SEED)) + str(RoundRandomness(SEED))
     assert SEED.hex() not in text
     assert repr(SEED) not in text
 
@@ -106,7 +110,7 @@ def test_the_draws_vectors_are_up_to_date() -> None:
 def test_uniform_vectors_hold(case: Any) -> None:
     by_hand = [word >> 11 for word in words(case["label"], 8, 4)]
     assert [str(word) for word in by_hand] == case["times_2_53"]
-    ours = Draws(bytes.fromhex(VECTORS["seed"])).uniform(case["label"], 4) * 2.0**53
+    ours = RoundRandomness(bytes.fromhex(VECTORS["seed"])).uniform(case["label"], 4) * 2.0**53
     assert ours.tolist() == by_hand
 
 
@@ -114,7 +118,9 @@ def test_uniform_vectors_hold(case: Any) -> None:
 def test_whole_number_vectors_hold(case: Any) -> None:
     by_hand = [word % case["bound"] for word in words(case["label"], 16, 4)]
     assert by_hand == case["values"]
-    ours = Draws(bytes.fromhex(VECTORS["seed"])).below(case["bound"], case["label"], 4)
+    ours = RoundRandomness(bytes.fromhex(VECTORS["seed"])).integers_below(
+        case["bound"], case["label"], 4
+    )
     assert ours == by_hand
 
 

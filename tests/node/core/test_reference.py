@@ -13,7 +13,7 @@ from cipherfleet_lab.reference import Array, Dither, iterate, stepsizes
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.packing import Layout
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.settings.sections import (
     Algorithm,
@@ -134,7 +134,7 @@ def plain(
 def protocol_dither(fleet: MemoryFleet) -> Dither:
     """What each answerer adds: drawn from its own seed of the round."""
     return lambda answerer, asker, k, weight: exchange.dither(
-        Draws(fleet.round_seed(answerer, k)), asker, weight, D
+        RoundRandomness(fleet.round_seed(answerer, k)), asker, weight, D
     )
 
 
@@ -210,8 +210,10 @@ def test_the_average_fleet_agrees_on_the_mean_of_its_readings(shape: str) -> Non
 
 
 def test_the_reference_knows_the_uniform_law_only() -> None:
-    with pytest.raises(ValueError, match="uniform law only, not normal"):
-        stepsizes(Stepsize(law="normal"), 0, 2, Draws(bytes(32)))
+    with pytest.raises(
+        ValueError, match=r"stepsize\.law is 'normal', the reference supports only 'uniform'"
+    ):
+        stepsizes(Stepsize(law="normal"), 0, 2, RoundRandomness(bytes(32)))
 
 
 # -- the invariant of every exchange --------------------------------------------------------------
@@ -264,7 +266,8 @@ def test_coupling_terms_sum_to_the_weighted_dither_exactly(
         expected = [0] * D
         for i, j in [*edges, *((b, a) for a, b in edges)]:
             own, theirs = (
-                exchange.half_weight(Draws(fleet.round_seed(a, k)), b) for a, b in ((i, j), (j, i))
+                exchange.half_weight(RoundRandomness(fleet.round_seed(a, k)), b)
+                for a, b in ((i, j), (j, i))
             )
             m = exchange.metropolis(degree[i], degree[j])
             noise = dither(j, i, k, theirs)

@@ -51,7 +51,7 @@ def test_a_round_is_complete_when_all_that_are_awaited_have_answered() -> None:
 def test_a_round_that_nobody_answered_is_not_complete() -> None:
     current = Round(0, 0.0, 1.0)
     current.expect("a", 5.0)
-    current.excuse("a")
+    current.stop_waiting_for("a")
     assert not current.complete
 
 
@@ -84,8 +84,8 @@ def test_an_excused_neighbour_may_still_answer() -> None:
     current = Round(0, 0.0, 1.0)
     current.expect("a", 5.0)
     current.expect("b", 5.0)
-    current.excuse("a")
-    current.excuse("nobody")
+    current.stop_waiting_for("a")
+    current.stop_waiting_for("nobody")
     assert current.receive("a")
     assert not current.complete
     assert current.receive("b")
@@ -97,8 +97,8 @@ def test_the_next_time_is_the_earliest_deadline_or_the_next_sending() -> None:
     assert current.next_time() == 102.5
     current.expect("a", 101.0)
     assert current.next_time() == 101.0
-    current.resent(101.5)
-    current.excuse("a")
+    current.note_resend(101.5)
+    current.stop_waiting_for("a")
     assert current.next_time() == 104.0
 
 

@@ -17,7 +17,7 @@ from cipherfleet_node.core.exchange import Edge, dither, metropolis
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.packing import MAX_DEGREE, Layout
 from cipherfleet_node.core.paillier import PrivateKey
-from cipherfleet_node.core.randomness import Draws
+from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal, Sealed, mask, own_weight
 from cipherfleet_node.errors import RemoteProtocolError
 from tests.support.memory_fleet import toy_key, toy_secret
@@ -162,21 +162,21 @@ def test_opening_gives_the_weighted_sum_of_differences(
     query = query_for(roster, here.query(asked))
     accepted, expected = {}, [0] * D
     m = metropolis(len(NAMES), 3)
-    own = own_weight(Draws(own_seed))
+    own = own_weight(RoundRandomness(own_seed))
     for name in roster:
         state, seed = others[NAMES.index(name)]
         there = answerer(name, NAMES)
         assert there.asked(query)
-        prepared = there.prepare("i", state, Draws(seed))
-        accepted[name] = here.accept(there.answer(query, Draws(seed), prepared))
-        weight = own_weight(Draws(seed))
-        noise = dither(Draws(seed), "i", weight, D)
+        prepared = there.prepare("i", state, RoundRandomness(seed))
+        accepted[name] = here.accept(there.answer(query, RoundRandomness(seed), prepared))
+        weight = own_weight(RoundRandomness(seed))
+        noise = dither(RoundRandomness(seed), "i", weight, D)
         terms = zip(expected, state, asked, noise, strict=True)
         expected = [s + own * m * (weight * (o - a) + e) for s, o, a, e in terms]
-    assert here.open(accepted, Draws(own_seed)) == expected
+    assert here.open(accepted, RoundRandomness(own_seed)) == expected
     for name in roster:
         with pytest.raises(RemoteProtocolError) as refused:
-            here.open({name: accepted[name]}, Draws(own_seed))
+            here.open({name: accepted[name]}, RoundRandomness(own_seed))
         assert refused.value.reason == "out_of_range"
 
 
@@ -197,10 +197,10 @@ def test_the_largest_sealed_sum_fits_its_slot() -> None:
 
 def test_a_node_weighs_all_its_neighbours_alike_in_a_round() -> None:
     here = answerer("n0", NAMES)
-    draws = Draws(bytes(32))
-    assert here.prepare("i", [0] * D, draws)
-    assert own_weight(draws) == own_weight(Draws(bytes(32)))
-    drawn = {own_weight(Draws(k.to_bytes(32, "big"))) for k in range(200)}
+    randomness = RoundRandomness(bytes(32))
+    assert here.prepare("i", [0] * D, randomness)
+    assert own_weight(randomness) == own_weight(RoundRandomness(bytes(32)))
+    drawn = {own_weight(RoundRandomness(k.to_bytes(32, "big"))) for k in range(200)}
     assert len(drawn) > 150
     assert all(weight % 2 and weight.bit_length() == 12 for weight in drawn)
 
@@ -285,7 +285,10 @@ def test_an_asker_that_pretends_silence_isolates_one_neighbours_term() -> None:
     So do the late answers of a neighbour that was given up, if they are opened, which the node does
     not do. What is left of the one neighbour is what a pairwise answer tells.
     """
-    roster, draws = NAMES[:3], {name: Draws(name.encode() * 16) for name in NAMES[:3]}
+    roster, randomness = (
+        NAMES[:3],
+        {name: RoundRandomness(name.encode() * 16) for name in NAMES[:3]},
+    )
     asked, own = [0] * D, {name: [place + 1 for place in range(D)] for name in roster}
     here = asker(len(NAMES), NAMES)
     sums = []
@@ -295,12 +298,12 @@ def test_an_asker_that_pretends_silence_isolates_one_neighbours_term() -> None:
         answers = {}
         for name in names:
             there = answerer(name, NAMES)
-            prepared = there.prepare("i", own[name], draws[name])
-            answers[name] = here.accept(there.answer(query, draws[name], prepared))
-        sums.append(here.open(answers, Draws(bytes(32))))
+            prepared = there.prepare("i", own[name], randomness[name])
+            answers[name] = here.accept(there.answer(query, randomness[name], prepared))
+        sums.append(here.open(answers, RoundRandomness(bytes(32))))
     last = roster[2]
-    weight, m = own_weight(draws[last]), metropolis(len(NAMES), 3)
-    noise = dither(draws[last], "i", weight, D)
+    weight, m = own_weight(randomness[last]), metropolis(len(NAMES), 3)
+    noise = dither(randomness[last], "i", weight, D)
     term = [weight * q + e for q, e in zip(own[last], noise, strict=True)]
     difference = [a - b for a, b in zip(*sums, strict=True)]
-    assert difference == [own_weight(Draws(bytes(32))) * m * value for value in term]
+    assert difference == [own_weight(RoundRandomness(bytes(32))) * m * value for value in term]

@@ -47,8 +47,9 @@ from cipherfleet_node.doctor.broker import (
     trust_only,
 )
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.findings import Finding, failed, look
+from cipherfleet_node.findings import Finding, finding_from_error, run_check
 from cipherfleet_node.keys.key_files import identity_to_text, read_keys, read_neighbour
+from cipherfleet_node.runtime import mqtt_probe
 from cipherfleet_node.runtime.heartbeat import (
     BEAT_EVERY_S,
     STALE_S,
@@ -57,7 +58,7 @@ from cipherfleet_node.runtime.heartbeat import (
     complaint,
     read_beat,
 )
-from cipherfleet_node.runtime.membership import keep, promote
+from cipherfleet_node.runtime.membership import promote, store_membership
 from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.runtime.store import Store, is_running
 from cipherfleet_node.settings.node_yaml import load_node_config
@@ -117,33 +118,35 @@ def test_a_check_that_hangs_is_left_at_its_deadline_with_what_it_found() -> None
         yield Finding("ok", "card", "one half")
         held.wait(60)
 
-    first, late = look("card", 1.0, work)
+    first, late = run_check("card", 1.0, work)
     held.set()
     assert (first.level, late.level) == ("ok", "fail")
     assert "no result within 1 s" in late.text
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
-        (ValueError(f"bad value {CANARY}"), "ValueError while it was looked at"),
+        (ValueError(f"bad value {CANARY}"), "the check raised ValueError"),
         (PermissionError(13, "Permission denied", "x"), "x: Permission denied"),
         (SensorUnavailable("s: is away; plug it in"), "s: is away"),
     ],
 )
 def test_an_error_in_a_check_is_a_finding_without_what_it_may_hold(
-    error: Exception, told: str
+    error: Exception, expected: str
 ) -> None:
     def work() -> list[Finding]:
         raise error
 
-    found = the(look("sensor", 5, work))
-    assert (found.level, found.text) == ("fail", told)
+    found = the(run_check("sensor", 5, work))
+    assert (found.level, found.text) == ("fail", expected)
 
 
 def test_a_finding_is_one_line_whatever_a_file_is_called() -> None:
-    found = failed("keys", ConfigError("evil\n\x1b[2Jname: has mode 0644; chmod 600 it"))
-    assert found.mend == "chmod 600 it"
+    found = finding_from_error(
+        "keys", ConfigError("evil\n\x1b[2Jname: has mode 0644; chmod 600 it")
+    )
+    assert found.remedy == "chmod 600 it"
     assert str(found).splitlines() == [str(found)]
     assert str(found).isprintable()
 
@@ -154,7 +157,7 @@ def test_a_finding_is_one_line_whatever_a_file_is_called() -> None:
 def test_a_clock_of_1970_fails_and_the_present_one_does_not() -> None:
     early = the(doctor_machine.check_clock(datetime(1970, 1, 1, tzinfo=UTC)))
     assert early.level == "fail"
-    assert "set-ntp" in early.mend
+    assert "set-ntp" in early.remedy
     assert the(doctor_machine.check_clock(NOW)).level in ("ok", "warn", "skip")
 
 
@@ -165,7 +168,7 @@ def test_random_numbers_are_ready() -> None:
 def test_arithmetic_that_is_wrong_or_slow_is_told() -> None:
     found = the(doctor_machine.check_arithmetic())
     assert found.level in ("ok", "warn")  # by the machine's other load
-    assert "right; a 2048-bit power takes" in found.text
+    assert "correct; a 2048-bit power takes" in found.text
 
     def slow(base: int, power: int, modulus: int) -> int:
         time.sleep(0.3)
@@ -173,7 +176,7 @@ def test_arithmetic_that_is_wrong_or_slow_is_told() -> None:
 
     assert the(doctor_machine.check_arithmetic(slow)).level == "warn"
     wrong = the(doctor_machine.check_arithmetic(lambda b, e, n: pow(b, e, n) ^ 1))
-    assert (wrong.level, "comes out wrong" in wrong.text) == ("fail", True)
+    assert (wrong.level, "the result of a power is wrong" in wrong.text) == ("fail", True)
 
 
 @pytest.mark.parametrize(("free", "level"), [(20_000, "warn"), (900_000, "ok")])
@@ -239,7 +242,7 @@ def test_heat_is_told_without_the_temperature_which_may_be_the_reading(
 
 
 @pytest.mark.parametrize(
-    ("printed", "level", "told"),
+    ("printed", "level", "expected"),
     [
         ("throttled=0x0", "ok", "no under-voltage"),
         ("throttled=0x50000", "warn", "under-voltage, throttling since"),
@@ -248,7 +251,7 @@ def test_heat_is_told_without_the_temperature_which_may_be_the_reading(
     ],
 )
 def test_throttling_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, level: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, level: str, expected: str
 ) -> None:
     program = tmp_path / "vcgencmd"
     program.write_text(f"#!/bin/sh\necho '{printed}'\n")
@@ -256,7 +259,7 @@ def test_throttling_is_told(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     (found,) = (f for f in doctor_machine.check_heat(tmp_path) if f.subject == "power")
     assert found.level == level
-    assert told in str(found)
+    assert expected in str(found)
 
 
 # -- a whole node -------------------------------------------------------------------------------
@@ -334,12 +337,12 @@ def test_a_sound_node_fails_nowhere_and_is_not_changed(site: Site) -> None:
     before = contents(site.bundles["n2"])
     with present(site, "n1", "n3"):
         found = examined(site.bundles["n2"])
-    told = levels(found)
+    result = levels(found)
     assert doctor.exit_code(found) == 0, [str(each) for each in found]
-    assert {told[subject] for subject in REACHED} == {"ok"}
-    assert told["rules"] == ("ok" if site.choice == "embedded" else "skip")
-    assert (told["presence"], told["daemon"], told["keys"]) == ("ok", "skip", "warn")
-    assert "2 of 2 are there: n1 ready, n3 ready" in text_of(found, "presence")
+    assert {result[subject] for subject in REACHED} == {"ok"}
+    assert result["rules"] == ("ok" if site.choice == "embedded" else "skip")
+    assert (result["presence"], result["daemon"], result["keys"]) == ("ok", "skip", "warn")
+    assert "2 of 2 neighbours are connected: n1 ready, n3 ready" in text_of(found, "presence")
     assert contents(site.bundles["n2"]) == before
 
 
@@ -351,7 +354,7 @@ def test_neighbours_that_are_away_or_forged_are_told_apart(site: Site) -> None:
         bad.send(wire.topic_of(forged), wire.encode(forged, signer), retain=True)
         found = examined(site.bundles["n2"])
     assert levels(found)["presence"] == "warn"
-    assert "0 of 2 are there: n1 never seen, n3 forged" in text_of(found, "presence")
+    assert "0 of 2 neighbours are connected: n1 never seen, n3 forged" in text_of(found, "presence")
 
 
 @pytest.mark.fleet
@@ -368,9 +371,9 @@ def test_the_doctor_disturbs_no_running_daemon(site: Site, tmp_path: Path) -> No
         health = subprocess.run([*NODE, "health", folders["n2"]], check=False)
         seen = rounds_of(nodes)
         until(lambda: rounds_of(nodes) > seen + 2)
-        told = levels(found)
+        result = levels(found)
         assert doctor.exit_code(found) == 0, [str(each) for each in found]
-        assert (told["daemon"], told["mqtt"], told["access"]) == ("ok", "ok", "skip")
+        assert (result["daemon"], result["mqtt"], result["access"]) == ("ok", "ok", "skip")
         assert health.returncode == 0
         assert "connection to the broker lost" not in log.read_text()
         if site.choice == "mosquitto":  # what would happen without that care
@@ -440,15 +443,15 @@ FAULTS: dict[str, tuple[Callable[[Path, Certified], object], str, str]] = {
 def test_a_fault_in_the_folder_is_exit_code_3_and_the_rest_is_looked_at(
     home: Site, node: Path, fault: str
 ) -> None:
-    mend, subject, told = FAULTS[fault]
-    mend(node, home.authority)
+    remedy, subject, result = FAULTS[fault]
+    remedy(node, home.authority)
     found = examined(node)
     assert doctor.exit_code(found) == 3
     assert {s for s, level in levels(found).items() if level == "fail"} == {subject}
-    assert told in text_of(found, subject)
+    assert result in text_of(found, subject)
     assert levels(found)["broker"] == levels(found)["tls"] == "ok"
     assert levels(found)["sensor"] == ("skip" if subject in ("node.yaml", "bundle") else "ok")
-    assert all(each.mend for each in found if each.level == "fail")
+    assert all(each.remedy for each in found if each.level == "fail")
 
 
 @pytest.mark.fleet
@@ -482,7 +485,7 @@ def joined(node: Path) -> Path:
         members.append(Member(each.id, each.neighbours, raw, identity, seal))
     own = read_keys(node, WEAK).public.fingerprint
     word = Membership("line", OPERATOR_NAME, 3, "n2", 0, own, members, [], b"", False)
-    keep(node, wire.encode(word, BOSS))
+    store_membership(node, wire.encode(word, BOSS))
     promote(node, config)
     return node / "membership" / "current"
 
@@ -493,7 +496,7 @@ def test_the_operators_word_on_neighbours_is_looked_at(node: Path) -> None:
     found = examined(node)
     assert doctor.exit_code(found) == 0, [str(each) for each in found]
     assert "version 3, signed by the operator: n1, n3" in text_of(found, "membership")
-    assert "of 2 are there" in text_of(found, "presence")
+    assert "of 2 neighbours are connected" in text_of(found, "presence")
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     forged = examined(node)
     assert (doctor.exit_code(forged), levels(forged)["membership"]) == (3, "fail")
@@ -513,9 +516,9 @@ def test_a_node_that_is_not_enrolled_yet_is_no_failure(tmp_path: Path) -> None:
             daemon.terminate()
             daemon.wait()
     assert doctor.exit_code(found) == doctor.exit_code(meanwhile) == 0
-    told = levels(found)
-    assert (told["membership"], told["keys"], told["mqtt"]) == ("warn", "ok", "ok")
-    assert told["bundle"] == told["access"] == told["daemon"] == "skip"
+    result = levels(found)
+    assert (result["membership"], result["keys"], result["mqtt"]) == ("warn", "ok", "ok")
+    assert result["bundle"] == result["access"] == result["daemon"] == "skip"
     assert levels(meanwhile)["daemon"] == "ok"
     (device / "token").unlink()
     assert doctor.exit_code(examined(device)) == 3
@@ -552,7 +555,8 @@ def test_a_closed_port_is_exit_code_4_and_3_if_the_folder_is_broken_too(
 def test_a_listener_that_never_answers_is_exit_code_4_at_its_deadline(
     home: Site, node: Path, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_broker, "REACH_S", 0.5)
+    monkeypatch.setattr(doctor_broker, "STEP_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(mqtt_probe, "STEP_TIMEOUT_S", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         at_port(node, home.broker.port, silent.getsockname()[1])
         if not tls:
@@ -592,7 +596,7 @@ def test_plain_tcp_where_the_broker_wants_tls_fails(node: Path) -> None:
     found = examined(node)
     assert doctor.exit_code(found) == 1
     assert "closed the connection at CONNECT" in text_of(found, "mqtt")
-    assert "does it want TLS?" in text_of(found, "mqtt")
+    assert "it may require TLS" in text_of(found, "mqtt")
 
 
 @contextmanager
@@ -645,15 +649,15 @@ def test_a_visit_on_plain_tcp_ends_nobodys_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("began", "days", "level", "told"),
+    ("began", "days", "level", "expected"),
     [
         (-9, 3, "fail", "certificate has expired"),
-        (-9, 30, "warn", "ends in"),
+        (-9, 30, "warn", "expires in"),
         (0, 300, "ok", "TLSv1.3"),
     ],
 )
 def test_the_brokers_certificate_is_looked_at(
-    tmp_path: Path, began: int, days: int, level: str, told: str
+    tmp_path: Path, began: int, days: int, level: str, expected: str
 ) -> None:
     authority = make_authority("line", NOW - timedelta(days=20))
     made = issue_broker(authority, [], NOW + timedelta(days=began), days)
@@ -661,7 +665,7 @@ def test_the_brokers_certificate_is_looked_at(
         context = trust_only(tmp_path / "ca.pem")
         found = the(check_tls(Broker(port=port, tls=True), context, NOW, certified=False))
     assert found.level == level
-    assert told in found.text
+    assert expected in found.text
 
 
 @pytest.mark.fleet
@@ -704,9 +708,9 @@ LIMITS = ", limits: {t: [0, 10]}"
 
 @pytest.mark.fleet
 @pytest.mark.parametrize(
-    ("script", "more", "level", "told"),
+    ("script", "more", "level", "expected"),
     [
-        (f"echo '{{\"t\": {CANARY}}}'", "", "ok", "gives t in"),
+        (f"echo '{{\"t\": {CANARY}}}'", "", "ok", "returns t in"),
         (f"echo '{{\"t\": {CANARY}}}'", LIMITS, "fail", "outside its limits [0, 10]"),
         (f"echo {CANARY} degrees; echo {CANARY} >&2", "", "fail", "not JSON"),
         (f"echo '{{\"u\": {CANARY}}}'", "", "fail", "printed no 't', but 'u'"),
@@ -715,7 +719,7 @@ LIMITS = ", limits: {t: [0, 10]}"
     ],
 )
 def test_one_reading_is_taken_and_never_shown(
-    home: Site, node: Path, script: str, more: str, level: str, told: str
+    home: Site, node: Path, script: str, more: str, level: str, expected: str
 ) -> None:
     at_port(node, home.broker.port, free_port())  # quicker
     # Only the program that sleeps shall be given up: the others may be slow on a busy machine.
@@ -726,7 +730,7 @@ def test_one_reading_is_taken_and_never_shown(
     object_ = json.loads(done.stdout)
     (found,) = (each for each in object_["findings"] if each["subject"] == "sensor")
     assert found["level"] == level
-    assert told in found["text"]
+    assert expected in found["text"]
     assert done.returncode == object_["exit_code"] == (4 if level == "ok" else 1)
     assert "271828" not in done.stdout + done.stderr
     secrets = json.loads((node / "keys" / "paillier.json").read_text())
@@ -765,8 +769,8 @@ def test_health_knows_a_daemon_that_moves_from_one_that_does_not(tmp_path: Path)
     beat = read_beat(tmp_path)
     assert beat == Beat(1000.0, 7, 990.0, 90.0)
     assert complaint(beat, 1000.0 + STALE_S) == ""
-    assert "has not moved" in complaint(beat, 1001.0 + STALE_S)
-    assert "has not moved" in complaint(beat, 3.0)  # the machine has started anew since
+    assert "has given no sign of life" in complaint(beat, 1001.0 + STALE_S)
+    assert "has given no sign of life" in complaint(beat, 3.0)  # the machine has restarted since
     heart.beat(1001.0, 8, 1001.0)  # too soon: a card is not written for every round
     assert read_beat(tmp_path) == beat
     heart.beat(1000.0 + BEAT_EVERY_S, 8, 900.0)
@@ -837,11 +841,11 @@ def test_the_operators_doctor_looks_at_machine_fleet_and_broker(tmp_path: Path) 
     fleet_in(tmp_path, SOUND)
     with start_broker("embedded") as broker:
         address = f"{broker.host}:{broker.port}"
-        code, told, out = told_by(tmp_path / "fleet.yaml", "--broker", address)
+        code, result, out = told_by(tmp_path / "fleet.yaml", "--broker", address)
     assert code == 0, out
     for subject in ("python", "packages", "embedded", "fleet file", "broker", "mqtt"):
-        assert told[subject] == "ok"
-    assert {"clock", "arithmetic", "disk", "memory", "mosquitto", "docker"} < told.keys()
+        assert result[subject] == "ok"
+    assert {"clock", "arithmetic", "disk", "memory", "mosquitto", "docker"} < result.keys()
 
 
 @pytest.mark.fleet
@@ -858,8 +862,8 @@ def test_the_operators_exit_codes(
 ) -> None:
     (tmp_path / "fleet.yaml").write_text(text)
     more = ["--broker", broker.format(free_port())] if broker else []
-    ended, told, out = told_by(tmp_path / "fleet.yaml", *more)
-    assert (ended, told[subject]) == (code, "fail"), out
+    ended, result, out = told_by(tmp_path / "fleet.yaml", *more)
+    assert (ended, result[subject]) == (code, "fail"), out
 
 
 def test_an_address_that_is_none_is_a_configuration_error() -> None:
@@ -882,7 +886,7 @@ def test_a_fleet_file_says_where_its_broker_is_and_that_it_speaks_tls(
     assert "not verified here" in text_of(found, "tls")
     plain = list(operator.check_broker_of(replace_tls(broker), NOW))
     assert levels(plain) == {"broker": "fail"}
-    assert "if it wants TLS" in text_of(plain, "broker")
+    assert "if the broker requires TLS" in text_of(plain, "broker")
 
 
 def replace_tls(broker: Broker) -> Broker:
@@ -894,7 +898,7 @@ def test_missing_packages_are_named_with_their_mend() -> None:
     assert "pytest" not in operator.wanted_packages()
     found = the(operator.check_packages(["gmpy2", "no-such-package-of-ours"]))
     assert (found.level, found.text) == ("fail", "missing: no-such-package-of-ours")
-    assert "pip install" in found.mend
+    assert "pip install" in found.remedy
 
 
 class Engine(BaseHTTPRequestHandler):
@@ -921,4 +925,4 @@ def test_a_docker_engine_is_found_or_missed(monkeypatch: pytest.MonkeyPatch) -> 
         thread.join(10)
     assert (found.level, found.text) == ("ok", "engine 27.1, API 1.46")
     missed = the(operator.check_docker())  # nobody listens there now
-    assert (missed.level, "no engine is reached" in missed.text) == ("warn", True)
+    assert (missed.level, "no engine answers" in missed.text) == ("warn", True)

@@ -1,6 +1,6 @@
 """Everything that arrives at a node is refused unless it is what it should be, and counted so.
 
-The same with 10,000 forgeries of each class: python tests/tools/forgeries.py --count 10000
+The same with 10,000 forgeries of each class: python -m tests.tools.forgeries --count 10000
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.wire_fleet import (
 from tests.tools.forgeries import KINDS, Kind, bombard, cases, lie_under_other_keys, nonsense
 
 COUNT = 24  # of each class, in each exchange
-NODE = ROOT / "node" / "cipherfleet_node"
+CORE = ROOT / "node" / "cipherfleet_node" / "core"
 RAISING = ("wire", "agent", "exchange", "sealed", "packing", "paillier")
 
 
@@ -51,23 +51,23 @@ def test_no_forgery_is_accepted_and_each_is_counted_under_its_reason(
 
 def test_the_classes_cover_every_reason_there_is() -> None:
     covered = {reason for kind in KINDS.values() for reason in kind.reasons} | {"out_of_range"}
-    sources = "".join((NODE / f"{name}.py").read_text() for name in RAISING)
-    told = re.findall(r'(?:ProtocolError|WireError|Surplus)\(\s*(?:sender, )?"(\w+)"', sources)
-    assert covered == {*told, "late_answer", "early_answer"}
+    sources = "".join((CORE / f"{name}.py").read_text() for name in RAISING)
+    result = re.findall(r'(?:ProtocolError|WireError|Surplus)\(\s*(?:sender, )?"(\w+)"', sources)
+    assert covered == {*result, "late_answer", "early_answer"}
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_a_ciphertext_under_another_key_is_left_out_and_counted(exchange: ExchangeName) -> None:
     lies = lie_under_other_keys(12, exchange)
-    assert lies.told == 6 * len(NODES)
-    assert lies.counted == lies.expected >= lies.told
+    assert lies.sent == 6 * len(NODES)
+    assert lies.counted == lies.expected >= lies.sent
     assert not lies.others
     assert not lies.changed
 
 
 def test_without_signatures_forgeries_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard is what keeps them out, and this harness would see it fail."""
-    monkeypatch.setattr("wire_fleet.RecordingVerifier.verify", lambda *_: None)
+    monkeypatch.setattr("tests.support.wire_fleet.RecordingVerifier.verify", lambda *_: None)
     tally = bombard(KINDS["a bit of a ciphertext flipped"], 40, "pairwise")
     assert tally.accepted > 0
     assert tally.miscounted > 0
@@ -106,7 +106,7 @@ def test_a_message_of_an_earlier_start_is_no_sign_of_life(midway: WireFleet) -> 
     """A broker that replays it must not make a newcomer believe its neighbours have spoken."""
     agent = agent_of(midway, "n00")
     list(agent.handle(MessageReceived(Presence(FLEET, "n01", 9, "ready")), midway.now))
-    agent._neighbours.reconnected()
+    agent._neighbours.begin_connection()
     stale = Presence(FLEET, "n01", 1, "ready")
     list(agent.handle(MessageReceived(stale), midway.now))
     assert not agent._neighbours._live

@@ -1,4 +1,4 @@
-"""A short run of the fuzzer: python tests/tools/fuzz_frames.py runs the long one, times "
+"""A short run of the fuzzer: python -m tests.tools.fuzz_frames runs the long one, times "
 "included."""
 
 from __future__ import annotations

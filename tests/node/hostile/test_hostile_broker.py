@@ -1,4 +1,4 @@
-"""Real daemons whose broker lies: what it adds changes nothing, what it spoils is mended."""
+"""Real daemons whose broker lies: what it adds changes nothing, what it spoils is fixed."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Ended:
         return sum(int(line["silent"]) for n in self.nodes.nodes.values() for line in n.rounds)
 
     def counted(self, where: str) -> Counter[str]:
-        return sum((Counter(getattr(told, where)) for told in self.health.values()), Counter())
+        return sum((Counter(getattr(result, where)) for result in self.health.values()), Counter())
 
     @property
     def logs(self) -> str:
@@ -144,14 +144,14 @@ def test_what_a_broker_adds_changes_nothing_and_is_counted(tmp_path: Path) -> No
     assert peace.asked == attacked.asked, "a roster is another"
     assert all(len(roster) == 2 for roster in peace.asked.values()), "not sealed"
     assert attacked.estimates.tobytes() == peace.estimates.tobytes()
-    # Every kind of lie was told often, and is counted under its reasons and no other.
+    # Every kind of lie was sent often, and is counted under its reasons and no other.
     assert min(attacked.made[name] for name in LIES) > 20
-    told: Counter[frozenset[str]] = Counter()
+    found: Counter[frozenset[str]] = Counter()
     for name, reasons in COUNTED.items():
-        told[frozenset(reasons)] += attacked.made[name]
+        found[frozenset(reasons)] += attacked.made[name]
     counted = attacked.counted("rejected") + attacked.counted("surplus")
-    assert set(counted) <= frozenset[str]().union(*told)
-    for alike, times in told.items():
+    assert set(counted) <= frozenset[str]().union(*found)
+    for alike, times in found.items():
         heard = sum(counted[reason] for reason in alike)
         assert heard > 0.8 * times, f"{alike}: {heard} of {times}"  # some came after the end
         if not alike & {"late_answer", "repeated_query"}:  # which honest brokers bring, too

@@ -225,7 +225,7 @@ def test_a_missing_key_file_is_told_by_name(folder: Path) -> None:
     (folder / "keys" / "paillier.json").unlink()
     assert complaint(folder).endswith(
         "paillier.json: cannot be read: No such file or directory; set CREDENTIALS_DIRECTORY "
-        "(on an installed device: /etc/cipherfleet/NODE), or get the bundle anew from provisioning"
+        "(on an installed device: /etc/cipherfleet/NODE), or get the bundle again from provisioning"
     )
 
 
@@ -236,7 +236,7 @@ def test_a_key_file_that_is_no_credential_either_is_named_with_both_places(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "given"))
     line = complaint(folder)
     assert "keys/seal.pem: cannot be read: No such file or directory, nor is it in CRED" in line
-    assert line.endswith(f"which is {tmp_path}/given; get the bundle anew from provisioning")
+    assert line.endswith(f"which is {tmp_path}/given; get the bundle again from provisioning")
 
 
 @pytest.mark.parametrize(
@@ -264,11 +264,11 @@ def test_factors_that_are_not_two_primes_are_refused(folder: Path) -> None:
         file = folder / "keys" / "paillier.json"
         change(file, **bad)
         file.chmod(0o600)
-        assert "p and q are not two primes; get the bundle anew" in complaint(folder)
+        assert "p and q are not two primes; get the bundle again" in complaint(folder)
 
 
 def test_a_key_of_another_size_than_the_fleets_is_refused(folder: Path) -> None:
-    assert "has 512 bits, crypto.key_bits asks for 2048" in complaint(folder, Crypto())
+    assert "has 512 bits, crypto.key_bits is 2048" in complaint(folder, Crypto())
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_an_unsound_modulus_is_refused_even_when_it_is_pinned(
     public = PublicKeys(PublicKey(n), IDENTITY.public_key(), SEAL.public_key())
     write_public(folder / "neighbours" / "b.json", public)
     text = neighbour_complaint(folder, public.fingerprint)
-    assert "the key of 'b' is unsound" in text
+    assert "the key of 'b' is invalid" in text
     assert words in text
 
 

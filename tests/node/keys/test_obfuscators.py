@@ -207,11 +207,13 @@ def test_ones_own_obfuscators_are_exactly_uniform(
     p, q = int(key.p), int(key.q)
     for source in (OwnByCrt(key), OwnByTables(key, generators, ENOUGH)):
         bounds: set[int] = set()
-        draws = itertools.chain.from_iterable(itertools.product(range(p - 1), range(q - 1)))
+        randomness = itertools.chain.from_iterable(itertools.product(range(p - 1), range(q - 1)))
 
-        def draw(bound: int, draws: Iterator[int] = draws, bounds: set[int] = bounds) -> int:
+        def draw(
+            bound: int, randomness: Iterator[int] = randomness, bounds: set[int] = bounds
+        ) -> int:
             bounds.add(bound)
-            return next(draws)
+            return next(randomness)
 
         with monkeypatch.context() as patch:
             patch.setattr(obfuscators, "secrets", SimpleNamespace(randbelow=draw))
@@ -367,7 +369,7 @@ def test_a_refill_that_dies_leaves_the_pools_working_inline(
     with caplog.at_level(logging.ERROR):
         pools.start()
         deadline = time.monotonic() + 120
-        while "made on the spot from now on" not in caplog.text:
+        while "made on demand from now on" not in caplog.text:
             assert time.monotonic() < deadline, "the thread does not die"
             time.sleep(0.002)
     ready = pools.figures().levels

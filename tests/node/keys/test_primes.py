@@ -211,7 +211,7 @@ def test_a_key_file_with_tampered_primes_is_refused(tmp_path: Path, damage: str,
     write_keys(tmp_path, keys)
     text = complaint(tmp_path)
     # Zero is written as no digits at all, which is no number.
-    assert "primes does not belong to p and q; get the bundle anew" in text or "zero" in damage
+    assert "primes does not belong to p and q; get the bundle again" in text or "zero" in damage
     assert "paillier.json: " in text
     encoded = base64.urlsafe_b64encode(int(one().generator).to_bytes(BITS // 8, "big")).decode()
     for secret in (str(one().generator), str(one().prime), encoded.rstrip("=")):
@@ -221,7 +221,7 @@ def test_a_key_file_with_tampered_primes_is_refused(tmp_path: Path, damage: str,
 def test_a_key_file_with_its_primes_the_wrong_way_round_is_refused(tmp_path: Path) -> None:
     keys = keys_of(one(), others())
     write_keys(tmp_path, NodeKeys(keys.paillier, keys.identity, keys.seal, (others(), one())))
-    assert "primes does not belong to p and q; get the bundle anew" in complaint(tmp_path)
+    assert "primes does not belong to p and q; get the bundle again" in complaint(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ from cipherfleet_node.runtime.membership import (
     CURRENT,
     NEXT,
     check_membership,
-    due,
-    keep,
+    complete_promotion,
+    is_due,
     promote,
     read_membership,
-    settle,
+    store_membership,
 )
 from cipherfleet_node.runtime.store import write_synced
 from cipherfleet_node.settings.sections import (
@@ -110,10 +110,10 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_membership_takes_the_place_of_the_neighbours(folder: Path) -> None:
     config = config_of()
-    keep(folder, signed(membership_of()))
+    store_membership(folder, signed(membership_of()))
     joined = read_membership(folder, config, NEXT)
     assert joined is not None
-    changed = joined.configured(config)
+    changed = joined.apply_to(config)
     assert [n.id for n in changed.neighbours] == ["a", "b"]
     assert [n.degree for n in changed.neighbours] == [2, 2]
     assert changed.co_neighbours == {"a", "b"} == set(changed.seals)
@@ -167,12 +167,12 @@ def test_a_file_that_was_tampered_with_is_named_with_its_mend(
     with pytest.raises(ConfigError, match="not what the operator signed") as refused:
         read_membership(folder, config_of())
     assert str(place / CURRENT) in str(refused.value)
-    assert "get the bundle anew" in str(refused.value)
+    assert "get the bundle again" in str(refused.value)
 
 
 def test_without_a_pinned_operator_no_word_is_taken(folder: Path) -> None:
-    keep(folder, signed(membership_of()))
-    with pytest.raises(ConfigError, match="pins no operator"):
+    store_membership(folder, signed(membership_of()))
+    with pytest.raises(ConfigError, match="pin no operator"):
         read_membership(folder, config_of(operator=None), NEXT)
 
 
@@ -190,20 +190,20 @@ def test_only_the_operator_sends_memberships_and_it_sends_nothing_else() -> None
 
 
 def test_a_membership_is_due_from_its_round_on(folder: Path) -> None:
-    assert not due(folder, config_of(), 2**62)
-    keep(folder, signed(membership_of(from_round=5)))
-    assert not due(folder, config_of(), 4)
-    assert due(folder, config_of(), 5)
-    assert due(folder, config_of(), 6)
+    assert not is_due(folder, config_of(), 2**62)
+    store_membership(folder, signed(membership_of(from_round=5)))
+    assert not is_due(folder, config_of(), 4)
+    assert is_due(folder, config_of(), 5)
+    assert is_due(folder, config_of(), 6)
 
 
 def test_new_keys_take_over_with_the_membership_that_names_them(folder: Path) -> None:
     fresh = keys_of(7)
     write_keys(folder, fresh, "keys.next")
-    keep(folder, signed(membership_of()))
+    store_membership(folder, signed(membership_of()))
     promote(folder, config_of())  # still for the present keys
     assert read_keys(folder, config_of().crypto).paillier.p == keys_of(0).paillier.p
-    keep(folder, signed(membership_of(2, fingerprint=fresh.public.fingerprint)))
+    store_membership(folder, signed(membership_of(2, fingerprint=fresh.public.fingerprint)))
     promote(folder, config_of())
     assert read_keys(folder, config_of().crypto).paillier.p == fresh.paillier.p
     assert not (folder / "keys.next").exists()
@@ -215,12 +215,12 @@ def test_a_new_certificate_takes_over_with_the_key_it_is_for(folder: Path) -> No
     tls.mkdir()
     for name in ("ca.pem", "node.pem", "node.key"):
         write_private(tls / name, b"old " + name.encode())
-    keep(folder, signed(membership_of(certificate=b"new")))
+    store_membership(folder, signed(membership_of(certificate=b"new")))
     promote(folder, config_of())
     assert (tls / "node.pem").read_bytes() == b"new"
     assert (tls / "node.key").read_bytes() == b"old node.key"
     write_private(folder / "keys/tls.key", b"own")
-    keep(folder, signed(membership_of(2, certificate=b"newer")))
+    store_membership(folder, signed(membership_of(2, certificate=b"newer")))
     promote(folder, config_of())
     assert [(tls / n).read_bytes() for n in ("ca.pem", "node.pem", "node.key")] == [
         b"old ca.pem",
@@ -236,7 +236,7 @@ def test_a_key_left_by_an_interrupted_change_does_not_come_with_another_certific
         (folder / place).mkdir()
     (folder / "tls/ca.pem").write_bytes(b"authority")
     write_private(folder / "tls.next/node.key", b"left behind")
-    keep(folder, signed(membership_of(certificate=b"new")))
+    store_membership(folder, signed(membership_of(certificate=b"new")))
     promote(folder, config_of())
     assert sorted(file.name for file in (folder / "tls").iterdir()) == ["ca.pem", "node.pem"]
 
@@ -250,7 +250,7 @@ def test_a_new_certificate_may_be_for_a_key_that_the_service_was_given(
     credentials.mkdir()
     (credentials / "node.key").write_bytes(b"given")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
-    keep(folder, signed(membership_of(certificate=b"new")))
+    store_membership(folder, signed(membership_of(certificate=b"new")))
     promote(folder, config_of())
     assert (folder / "tls/node.pem").read_bytes() == b"new"
     assert not (folder / "tls/node.key").exists()  # a credential is not copied onto the disk
@@ -291,19 +291,19 @@ def test_a_loss_of_power_at_any_step_leaves_the_old_or_the_new(
     for name in ("ca.pem", "node.pem", "node.key"):
         write_private(folder / "tls" / name, b"old")
     first = signed(membership_of(1))
-    keep(folder, first)
+    store_membership(folder, first)
     promote(folder, config)
     write_keys(folder, fresh, "keys.next")
     second = membership_of(2, fingerprint=fresh.public.fingerprint, certificate=b"new")
     cut = False
     try:
         with cut_at(moment, monkeypatch):
-            keep(folder, signed(second))
+            store_membership(folder, signed(second))
             promote(folder, config)
     except PowerCut:
         cut = True
-    settle(folder)  # the next start
-    if due(folder, config, 10):
+    complete_promotion(folder)  # the next start
+    if is_due(folder, config, 10):
         promote(folder, config)
     joined = read_membership(folder, config)
     assert joined is not None
@@ -417,7 +417,7 @@ def test_a_newcomer_waits_for_the_round_from_which_it_is_a_neighbour() -> None:
 
 
 def test_what_membership_files_hold_is_for_their_owner_only(folder: Path) -> None:
-    keep(folder, signed(membership_of()))
+    store_membership(folder, signed(membership_of()))
     assert (folder / "membership").stat().st_mode & 0o077 == 0
     assert (folder / "membership" / NEXT).stat().st_mode & 0o077 == 0
     shutil.rmtree(folder / "membership")
@@ -458,7 +458,7 @@ def test_whatever_the_operator_signs_is_taken_or_refused(message: Membership) ->
     assert decoded == message
     with suppress(WireError):
         joined = check_membership(message, config_of())
-        assert {n.id for n in joined.configured(config_of()).neighbours} == set(joined.neighbours)
+        assert {n.id for n in joined.apply_to(config_of()).neighbours} == set(joined.neighbours)
 
 
 @settings(max_examples=300)

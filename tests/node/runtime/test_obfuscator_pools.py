@@ -147,7 +147,7 @@ def test_a_refill_thread_that_fails_says_so_and_the_node_goes_on(
     with caplog.at_level(logging.ERROR):
         pools.start()
         pools.close()
-    assert "made on the spot from now on" in caplog.text
+    assert "made on demand from now on" in caplog.text
     assert OTHER.decrypt(pools.towards("b")) == 0
     assert inline(pools) == {"b": 1}
 
@@ -167,7 +167,7 @@ class OneLongPower(Uniform):
 
 
 def test_the_refill_does_not_delay_other_threads() -> None:
-    """Whoever holds the interpreter during a power lets no other thread run until it ends.
+    """A thread that holds the interpreter during a power stops all other threads until it ends.
 
     Then others take a few turns, before the power begins; else thousands, on a busy machine, too.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cipherfleet_node.core.messages import TAG_BYTES, Answer, Query
-from cipherfleet_node.runtime.round_trips import MAX_AWAITED, Trips
+from cipherfleet_node.runtime.round_trips import MAX_AWAITED, RoundTrips
 from cipherfleet_node.runtime.spans import Spans
 
 TAG = bytes(TAG_BYTES)
@@ -27,7 +27,7 @@ class Noted:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "spans.jsonl"
         self.spans = Spans(self.file)
-        self.trips = Trips(self.spans)
+        self.trips = RoundTrips(self.spans)
 
     def lines(self) -> list[tuple[Any, ...]]:
         self.spans.flush(now=True)

@@ -41,14 +41,14 @@ def test_broken_arithmetic_is_refused_at_start(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, change: Any
 ) -> None:
     monkeypatch.setattr(owner, name, breaks(getattr(owner, name), change))
-    with pytest.raises(ConfigError, match="known-answer exchange fails on this node's own key"):
+    with pytest.raises(ConfigError, match="known-answer exchange fails with this node's own key"):
         check_exchanges(OWN, NEIGHBOURS)
 
 
 def test_a_wrong_decryption_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = PrivateKey.decrypt_halves
+    real = PrivateKey.decrypt_residues
     monkeypatch.setattr(
-        PrivateKey, "decrypt_halves", lambda self, c: (real(self, c) + 1) % self.public.n
+        PrivateKey, "decrypt_residues", lambda self, c: (real(self, c) + 1) % self.public.n
     )
     with pytest.raises(ConfigError, match="own key"):
         check_exchanges(OWN, NEIGHBOURS)
@@ -73,7 +73,7 @@ def test_arithmetic_that_fails_on_one_neighbours_key_names_it(
         return (made + key.n) % key.n_squared if key == bad else made
 
     monkeypatch.setattr(exchange, "scale", wrong)
-    with pytest.raises(ConfigError, match="fails on the key of 'b'"):
+    with pytest.raises(ConfigError, match="fails with the key of 'b'"):
         check_exchanges(OWN, NEIGHBOURS)
 
 
@@ -88,7 +88,7 @@ def test_an_answer_that_is_not_blinded_is_refused_at_start(
         return real(*args[:-1], lambda: mpz(1))
 
     monkeypatch.setattr(exchange, "prepare_answer", unblinded)
-    with pytest.raises(ConfigError, match="fails on the key of 'a'"):
+    with pytest.raises(ConfigError, match="fails with the key of 'a'"):
         check_exchanges(OWN, NEIGHBOURS)
 
 

@@ -166,6 +166,6 @@ def test_how_long_a_message_was_unacknowledged(
 
 
 def test_resident_memory_is_that_of_this_process() -> None:
-    told = resident_mib()
-    assert told is not None
-    assert told == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.2)
+    result = resident_mib()
+    assert result is not None
+    assert result == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.2)

@@ -203,7 +203,7 @@ def test_a_full_disk_keeps_the_state_that_is_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StateNotSaved, match="No space left on device; make room"):
+        with pytest.raises(StateNotSaved, match="No space left on device; free disk space"):
             store.save(state(2))
     assert store.load() == state(1)
     store.save(state(3))
@@ -273,7 +273,7 @@ def test_both_generations_damaged_says_how_to_recover(store: Store, tmp_path: Pa
     store.save(state(2))
     for file in (store.current, store.previous):
         file.write_bytes(b"rubbish")
-    with pytest.raises(StateCorrupt, match="remove the folder to start this node") as refused:
+    with pytest.raises(StateCorrupt, match="remove the folder: the node then starts") as refused:
         store.load()
     assert str(tmp_path / "state") in str(refused.value)
     shutil.rmtree(tmp_path / "state")

@@ -61,8 +61,8 @@ nodes:
   - {each: 5, id: "n{n}", sensor: {kind: csv, path: readings.csv, where: {room: "{n}"}}}
 """
 SMALL_ORDER = base64.b64encode(bytes(32)).decode()
-ANEW = "get the bundle anew from provisioning"
-TLS_ANEW = "get the folder tls anew from provisioning"
+REISSUE = "get the bundle again from provisioning"
+TLS_ANEW = "get the folder tls again from provisioning"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def fleet_in(folder: Path, rounds: str) -> Fleet:
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
-    """Nobody serves its broker: whoever gets as far as to connect is stopped by the test."""
+    """No broker listens: the test stops a node that tries to connect."""
     folder = tmp_path_factory.mktemp("yard")
     address = Broker(host="127.0.0.1", port=1, tls=True)
     return yard_in(folder, "rounds: 9", address, make_authority("yard", NOW))
@@ -232,126 +232,158 @@ def state_of_another(folder: Path, _yard: Yard) -> None:
 
 
 CASES: dict[str, tuple[Tamper, str, str]] = {
-    # name: how, which file the message names (regular expression), which mend
-    "neighbour's n": (neighbour(another_n), r"neighbours/n2\.json: the keys? of 'n2'", ANEW),
+    # name: how, which file the message names (regular expression), which remedy
+    "neighbour's n": (neighbour(another_n), r"neighbours/n2\.json: the keys? of 'n2'", REISSUE),
     "neighbour's identity": (
         neighbour(lambda d, o: d.update(identity=o["identity"])),
         r"neighbours/n2\.json: the keys of 'n2' have fingerprint",
-        ANEW,
+        REISSUE,
     ),
     "neighbour's seal": (
         neighbour(lambda d, o: d.update(seal=o["seal"])),
         r"neighbours/n2\.json: the keys of 'n2' have fingerprint",
-        ANEW,
+        REISSUE,
     ),
     "neighbour's seal is no key": (
         neighbour(lambda d, _o: d.update(seal="AAAA")),
         r"n2\.json: seal is not 32 bytes",
-        ANEW,
+        REISSUE,
     ),
     "neighbour's n is no text": (
         neighbour(lambda d, _o: d["paillier"].update(n=7)),
         r"n2\.json: n is missing",
-        ANEW,
+        REISSUE,
     ),
     "neighbour's n is short": (
         neighbour(lambda d, _o: d["paillier"].update(n="Aw")),
         r"n2\.json: the key of 'n2'",
-        ANEW,
+        REISSUE,
     ),
     "another neighbour's file": (
         lambda folder, _: put(
             folder / "neighbours/n2.json", (folder / "neighbours/n3.json").read_bytes()
         ),
         r"neighbours/n2\.json: the keys of 'n2' have fingerprint",
-        ANEW,
+        REISSUE,
     ),
-    "neighbour truncated": (cut("neighbours/n2.json"), r"neighbours/n2\.json: is not JSON", ANEW),
-    "neighbour empty": (replaced("neighbours/n2.json", b""), r"n2\.json: is not JSON", ANEW),
-    "neighbour missing": (removed("neighbours/n2.json"), r"n2\.json: cannot be read: No su", ANEW),
-    "neighbour not UTF-8": (replaced("neighbours/n2.json", b"\xff{}"), r"n2\.json: is not J", ANEW),
-    "neighbour a list": (replaced("neighbours/n2.json", b"[]"), r"n2\.json: is not a JSON", ANEW),
+    "neighbour truncated": (
+        cut("neighbours/n2.json"),
+        r"neighbours/n2\.json: is not JSON",
+        REISSUE,
+    ),
+    "neighbour empty": (replaced("neighbours/n2.json", b""), r"n2\.json: is not JSON", REISSUE),
+    "neighbour missing": (
+        removed("neighbours/n2.json"),
+        r"n2\.json: cannot be read: No su",
+        REISSUE,
+    ),
+    "neighbour not UTF-8": (
+        replaced("neighbours/n2.json", b"\xff{}"),
+        r"n2\.json: is not J",
+        REISSUE,
+    ),
+    "neighbour a list": (
+        replaced("neighbours/n2.json", b"[]"),
+        r"n2\.json: is not a JSON",
+        REISSUE,
+    ),
     "neighbour nested": (
         replaced("neighbours/n2.json", b"[" * 100_000),
         r"n2\.json: is not JSON",
-        ANEW,
+        REISSUE,
     ),
     # -- node.yaml -------------------------------------------------------------------------------
     "fingerprint": (
         settings(lambda c: c["neighbours"][0].update(fingerprint="0" * 64)),
-        r"node\.yaml:\d+:\d+: checksum does not fit: .*neighbours",
-        ANEW,
+        r"node\.yaml:\d+:\d+: checksum does not match: .*neighbours",
+        REISSUE,
     ),
     "fingerprint and checksum": (
         settings(lambda c: c["neighbours"][0].update(fingerprint="0" * 64), checksum=True),
         r"neighbours/n2\.json: the keys of 'n2' have .* the configuration pins 0000",
-        ANEW,
+        REISSUE,
     ),
     "neighbour left out": (
         settings(lambda c: c["neighbours"].pop()),
         r"node\.yaml:\d+:\d+: checksum does not",
-        ANEW,
+        REISSUE,
     ),
     "neighbours of a neighbour": (
         settings(lambda c: c["neighbours"][0]["neighbours"].remove("n5")),
-        r"node\.yaml:\d+:\d+: checksum does not fit",
-        ANEW,
+        r"node\.yaml:\d+:\d+: checksum does not match",
+        REISSUE,
     ),
     "this node not among them": (
         settings(lambda c: c["neighbours"][0]["neighbours"].remove("n1")),
         r"node\.yaml:\d+:\d+: neighbours\[0\]\.neighbours lacks 'n1'",
-        ANEW,
+        REISSUE,
     ),
-    "seals swapped": (settings(swap_seals), r"node\.yaml:\d+:\d+: checksum does not .*seals", ANEW),
+    "seals swapped": (
+        settings(swap_seals),
+        r"node\.yaml:\d+:\d+: checksum does not .*seals",
+        REISSUE,
+    ),
     "seals swapped and checksum": (
         settings(swap_seals, checksum=True),
         r"node\.yaml: seals\.n3 is not the seal in n3\.json",
-        ANEW,
+        REISSUE,
     ),
     "seal removed": (
         settings(lambda c: c["seals"].pop("n3")),
         r"node\.yaml:\d+:\d+: seals lacks 'n3'",
-        ANEW,
+        REISSUE,
     ),
     "seal of small order": (
         settings(lambda c: c["seals"].update(n3=SMALL_ORDER)),
         r"node\.yaml:.*checksum",
-        ANEW,
+        REISSUE,
     ),
-    "checksum removed": (settings(lambda c: c.pop("checksum")), r"node\.yaml:.* checksum", ANEW),
-    "fleet's name": (settings(lambda c: c.update(fleet="yurt")), r"node\.yaml:.*checksum", ANEW),
-    "node's name": (settings(lambda c: c.update(node="n9")), r"node\.yaml:.* lacks 'n9'", ANEW),
+    "checksum removed": (settings(lambda c: c.pop("checksum")), r"node\.yaml:.* checksum", REISSUE),
+    "fleet's name": (settings(lambda c: c.update(fleet="yurt")), r"node\.yaml:.*checksum", REISSUE),
+    "node's name": (settings(lambda c: c.update(node="n9")), r"node\.yaml:.* lacks 'n9'", REISSUE),
     "key size": (
         settings(lambda c: c["crypto"].update(key_bits=1024)),
-        r"keys/paillier\.json: the key has 512 bits, crypto\.key_bits asks for 1024",
-        "set crypto.key_bits in node.yaml back",
+        r"keys/paillier\.json: the key has 512 bits, crypto\.key_bits is 1024",
+        "correct crypto.key_bits in node.yaml",
     ),
-    "settings missing": (removed("node.yaml"), r"node\.yaml: cannot be read", ANEW),
-    "settings empty": (replaced("node.yaml", b""), r"node\.yaml:1:1: is empty", ANEW),
+    "settings missing": (removed("node.yaml"), r"node\.yaml: cannot be read", REISSUE),
+    "settings empty": (replaced("node.yaml", b""), r"node\.yaml:1:1: is empty", REISSUE),
     "settings not UTF-8": (
         replaced("node.yaml", b"fleet: \xff\xfe\n"),
         r"node\.yaml: is not UTF-8",
-        ANEW,
+        REISSUE,
     ),
     # -- own keys --------------------------------------------------------------------------------
-    "p another prime": (another_prime, r"keys/paillier\.json: primes does not belong to p", ANEW),
-    "p no prime": (no_prime, r"keys/paillier\.json: p and q are not two primes", ANEW),
-    "paillier of another": (of_another("keys/paillier.json"), r"keys/paillier\.json: is not", ANEW),
-    "paillier truncated": (cut("keys/paillier.json"), r"keys/paillier\.json: is not JSON", ANEW),
-    "paillier missing": (removed("keys/paillier.json"), r"paillier\.json: cannot be read", ANEW),
+    "p another prime": (
+        another_prime,
+        r"keys/paillier\.json: primes does not belong to p",
+        REISSUE,
+    ),
+    "p no prime": (no_prime, r"keys/paillier\.json: p and q are not two primes", REISSUE),
+    "paillier of another": (
+        of_another("keys/paillier.json"),
+        r"keys/paillier\.json: is not",
+        REISSUE,
+    ),
+    "paillier truncated": (cut("keys/paillier.json"), r"keys/paillier\.json: is not JSON", REISSUE),
+    "paillier missing": (removed("keys/paillier.json"), r"paillier\.json: cannot be read", REISSUE),
     "identity of another": (
         of_another("keys/identity.pem"),
         r"keys/identity\.pem: is not this node's key",
-        ANEW,
+        REISSUE,
     ),
-    "seal of another": (of_another("keys/seal.pem"), r"keys/seal\.pem: is not this node's k", ANEW),
-    "seal truncated": (cut("keys/seal.pem"), r"keys/seal\.pem: is not an unencrypted PEM", ANEW),
+    "seal of another": (
+        of_another("keys/seal.pem"),
+        r"keys/seal\.pem: is not this node's k",
+        REISSUE,
+    ),
+    "seal truncated": (cut("keys/seal.pem"), r"keys/seal\.pem: is not an unencrypted PEM", REISSUE),
     "seal in the place of identity": (
         lambda folder, _: put(
             folder / "keys/identity.pem", (folder / "keys/seal.pem").read_bytes()
         ),
         r"keys/identity\.pem: is not an Ed25519 key",
-        ANEW,
+        REISSUE,
     ),
     **{
         f"{name} open": (opened(name), rf"{re.escape(name)}: has mode 0644", "chmod 600")
@@ -404,13 +436,13 @@ def private_texts(yard: Yard) -> list[str]:
     return texts
 
 
-def check(yard: Yard, told: str, where: str, mend: str) -> None:
-    """*told* is a line for each mistake, which names file and mend, and no secret."""
-    assert re.search(where, told), told
-    assert mend, "every message names a mend"
-    assert all(mend in line for line in told.splitlines()), told
-    assert "Traceback" not in told
-    assert not [text for text in private_texts(yard) if text in told]
+def check(yard: Yard, wording: str, where: str, remedy: str) -> None:
+    """*wording* is a line for each mistake, which names file and remedy, and no secret."""
+    assert re.search(where, wording), wording
+    assert remedy, "every message names a remedy"
+    assert all(remedy in line for line in wording.splitlines()), wording
+    assert "Traceback" not in wording
+    assert not [text for text in private_texts(yard) if text in wording]
 
 
 def start(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -424,13 +456,13 @@ def test_what_was_tampered_with_is_named_with_its_mend(
 ) -> None:
     folder = shutil.copytree(yard.bundles["n1"], tmp_path / "n1")
     assert node_command.main(["check-config", str(folder)]) == 0
-    tamper, where, mend = CASES[case]
+    tamper, where, remedy = CASES[case]
     capsys.readouterr()
     tamper(folder, yard)
     assert node_command.main(["check-config", str(folder)]) == 3
-    told = capsys.readouterr()
-    assert told.out == ""
-    check(yard, told.err, where, mend)
+    result = capsys.readouterr()
+    assert result.out == ""
+    check(yard, result.err, where, remedy)
 
 
 STARTED = ("neighbour truncated", "seals swapped", "identity of another", "certificate expired")
@@ -441,11 +473,11 @@ def test_a_node_that_was_tampered_with_does_not_start(
     case: str, yard: Yard, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(yard.bundles["n1"], tmp_path / "n1")
-    tamper, where, mend = {**CASES, **STATES}[case]
+    tamper, where, remedy = {**CASES, **STATES}[case]
     tamper(folder, yard)
     ended = start(folder)
     assert (ended.returncode, ended.stdout) == (3, "")
-    check(yard, ended.stderr, where, mend)
+    check(yard, ended.stderr, where, remedy)
 
 
 def test_a_changed_byte_of_a_neighbours_file_is_noticed_or_changes_no_key(
@@ -466,7 +498,7 @@ def test_a_changed_byte_of_a_neighbours_file_is_noticed_or_changes_no_key(
         try:
             read_neighbour(folder, "n2", pinned, 512)  # it checks the pin
         except ConfigError as error:
-            check(yard, str(error), r"neighbours/n2\.json", ANEW)
+            check(yard, str(error), r"neighbours/n2\.json", REISSUE)
             noticed += 1
     assert noticed > 200, "86 characters of n, 44 each of identity and seal, and their names"
 
@@ -517,7 +549,7 @@ def stop(node: NodeProcess) -> None:
 
 @contextmanager
 def tampered(folder: Path, yard: Yard, tamper: Tamper) -> Iterator[None]:
-    """*folder* is tampered with; it is mended at the end, but for what the node wrote since."""
+    """*folder* is tampered with; it is fixed at the end, but for what the node wrote since."""
     kept = shutil.copytree(folder, folder.parent.parent / f"{folder.name}-kept")
     tamper(folder, yard)
     yield
@@ -538,7 +570,7 @@ def test_the_others_finish_with_the_right_answer_without_one_that_does_not_start
             node.start()
         ended = start(yard.bundles["n1"])
         assert ended.returncode == 3
-        check(yard, ended.stderr, r"neighbours/n2\.json", ANEW)
+        check(yard, ended.stderr, r"neighbours/n2\.json", REISSUE)
         until(lambda: all(len(node.estimates) == 30 for node in others), others)
         for node in others:
             stop(node)  # they would wait for the first to finish, too
@@ -574,8 +606,8 @@ def checked(folder: Path) -> dict[str, Any]:
     """What check-config tells of *folder*."""
     words = [sys.executable, "-m", "cipherfleet_node", "check-config", "--json", str(folder)]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
-    told: dict[str, Any] = json.loads(ended.stdout)
-    return told
+    result: dict[str, Any] = json.loads(ended.stdout)
+    return result
 
 
 def test_a_node_that_was_tampered_with_rejoins_once_mended(tmp_path: Path) -> None:
@@ -602,7 +634,9 @@ def the_broker_refuses_it(yard: Yard, nodes: LocalFleet) -> None:
     with tampered(node.folder, yard, foreign):
         ended = start(node.folder)
         assert ended.returncode == 4
-        check(yard, ended.stderr.splitlines()[-1], r"not trusting the broker .* tls/ca\.pem", ANEW)
+        check(
+            yard, ended.stderr.splitlines()[-1], r"not trusting the broker .* tls/ca\.pem", REISSUE
+        )
         advance(others)
     node.start()
 
@@ -612,7 +646,7 @@ def its_state_is_damaged(nodes: LocalFleet) -> None:
     stop(node)
     put(node.folder / "state/current", b"?")
     node.start()
-    until(lambda: "the latest state was damaged" in node.log.read_text(), [node])
+    until(lambda: "the latest state is damaged" in node.log.read_text(), [node])
 
 
 def it_takes_a_seal_for_anothers(yard: Yard, nodes: LocalFleet) -> None:
@@ -624,11 +658,11 @@ def it_takes_a_seal_for_anothers(yard: Yard, nodes: LocalFleet) -> None:
         words = "for 3 rounds the answers of n2, n3, n4, n5 have not opened together"
         until(lambda: words in asker.log.read_text(), [asker])
         assert "check-config` and compare seal and seals" in asker.log.read_text()
-        told = {name: checked(yard.bundles[name]) for name in ("n2", "n3", "n4", "n5")}
+        found = {name: checked(yard.bundles[name]) for name in ("n2", "n3", "n4", "n5")}
         wrong = [
             (name, other)
-            for name, other in itertools.permutations(told, 2)
-            if told[name]["seals"][other] != told[other]["seal"]
+            for name, other in itertools.permutations(found, 2)
+            if found[name]["seals"][other] != found[other]["seal"]
         ]
         assert wrong == [("n4", "n3")]
         stop(node)

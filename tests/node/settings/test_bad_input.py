@@ -374,7 +374,7 @@ def test_a_run_needs_an_end(tmp_path: Path, cipherfleet: Command) -> None:
     ("flags", "code", "words"),
     [
         (("--nodes", "1"), 2, "'--nodes': 1 is not in the range"),
-        (("--nodes", "99"), 3, "--nodes is 99, the fleet has 3"),
+        (("--nodes", "99"), 3, "--nodes is 99, must be from 2 to 3"),
         (("--nodes", "two"), 2, "'two' is not a valid"),
         (("--rounds", "0"), 2, "'--rounds': 0 is not in the range"),
         (("--key-bits", "2047"), 3, "multiple of 16, .*2048 .2047 is from --key-bits"),
@@ -632,8 +632,8 @@ def test_a_mistake_in_a_node_folder_gives_one_line(
 
 def test_the_good_node_folder_is_good(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert node_command.main(["check-config", str(bundle), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["node"], told["neighbours"], told["dimension"]) == ("a", ["b", "c"], 2)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["node"], result["neighbours"], result["dimension"]) == ("a", ["b", "c"], 2)
 
 
 def test_the_real_node_command_keeps_to_one_line(bundle: Path) -> None:
@@ -663,7 +663,7 @@ def test_the_folder_of_another_user_is_told_in_one_line(bundle: Path, command: s
     if command == "doctor":
         assert done.returncode == 3
         assert f"fail  node.yaml     {bundle}/node.yaml: cannot be read: Permission" in done.stdout
-        assert "mend: run it as the user who owns the folder" in done.stdout
+        assert "remedy: run it as the user who owns the folder" in done.stdout
     elif command == "health":
         assert done.returncode != 0
     else:

@@ -127,8 +127,8 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
             "[]",
             "8:15: neighbours[0].neighbours is an empty list, must be a list of length >= 1",
         ),
-        ("id: n-3", "id: n-2", "9:10: neighbours[1].id is 'n-2', which is named already"),
-        ("id: n-3", "id: n-1", "9:10: neighbours[1].id is 'n-1', which is named already"),
+        ("id: n-3", "id: n-2", "9:10: neighbours[1].id is 'n-2', which is listed already"),
+        ("id: n-3", "id: n-1", "9:10: neighbours[1].id is 'n-1', which is listed already"),
         (
             "exchange: pairwise",
             "exchange: pairwise, key_bits: 1024",
@@ -179,7 +179,7 @@ def test_a_wrong_feature_is_told_by_its_place(tmp_path: Path, features: str, wor
 def test_no_neighbours_are_no_fleet(tmp_path: Path) -> None:
     start = GOOD.index("neighbours:")
     text = complaint(tmp_path, GOOD[start:], "neighbours: []\ncrypto: {exchange: pairwise}\n")
-    assert text.startswith("7:1: neighbours names nobody: list the neighbours, or give operator")
+    assert text.startswith("7:1: neighbours is empty: list the neighbours, or set operator")
 
 
 def test_weak_keys_need_to_be_asked_for(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_weak_keys_need_to_be_asked_for(tmp_path: Path) -> None:
     [
         ("[n-1, n-4]", "[n-4]", "8:15: neighbours[0].neighbours lacks 'n-1', this node itself"),
         ("{exchange: pairwise}", "{}", "crypto.exchange is needed: sealed or pairwise"),
-        ("pairwise", "sealed", "seals lacks 'n-4', with whom this node shares a neighbour"),
+        ("pairwise", "sealed", "seals lacks 'n-4', a co-neighbour of this node"),
     ],
 )
 def test_what_a_sealed_exchange_needs_is_asked_for(
@@ -213,7 +213,7 @@ def test_what_is_wrong_with_neighbours_and_seals_is_told_together(tmp_path: Path
     (tmp_path / "node.yaml").write_text(
         text.replace(', n 5: ""', "").replace("[n-4,", "[n-1, n-4,")
     )
-    with pytest.raises(ConfigError, match="seals lacks 'n-6' and 1 more, with whom"):
+    with pytest.raises(ConfigError, match="seals lacks 'n-6' and 1 more, a co-neighbour"):
         load_node_config(tmp_path)
 
 

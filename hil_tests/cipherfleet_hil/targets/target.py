@@ -87,7 +87,7 @@ class TargetLink(Protocol):
         """
 
     def close(self) -> None:
-        """Disconnect from the target."""
+        """Close the link to the target. Calling it again changes nothing."""
 
 
 @dataclass(frozen=True)

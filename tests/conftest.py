@@ -21,6 +21,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one worker more than there are cores, since real fleets mostly wait for each other."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Group the tests for pytest-xdist: fleets one after another, all else by file.
 

@@ -239,8 +239,11 @@ def test_a_full_disk_is_one_clear_error(
 
 # -- the processes that make keys ----------------------------------------------------------------
 
+# A shell starts commands in the background with Ctrl-C ignored, and their children inherit this.
 MAKER = """
+import signal
 from cipherfleet_provisioning.bundles import make_keys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if __name__ == "__main__":
     make_keys([str(n) for n in range(1000)], 3072, lambda name: print(name, flush=True))
 """

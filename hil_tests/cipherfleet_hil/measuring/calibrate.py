@@ -37,9 +37,9 @@ from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.key_files import generate_keys
 from cipherfleet_node.keys.obfuscators import Full, OwnByTables
-from cipherfleet_node.runtime.daemon import SPANS_FILE
 from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.runtime.store import Store
+from cipherfleet_node.runtime.telemetry import SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import Broker, Crypto, Simulation
 from cipherfleet_provisioning.bundles import write_bundles

@@ -18,7 +18,7 @@ import msgspec
 from cipherfleet_hil.measurement.document import DocumentPart, States
 from cipherfleet_hil.measurement.environment import environment
 from cipherfleet_node.errors import CipherfleetError, one_line
-from cipherfleet_node.runtime.daemon import SPANS_FILE
+from cipherfleet_node.runtime.telemetry import SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 
 LOG_FILE = "node.log"

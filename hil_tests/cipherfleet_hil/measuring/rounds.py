@@ -44,7 +44,7 @@ from cipherfleet_hil.measurement.validity import assess
 from cipherfleet_hil.targets import lease_agent
 from cipherfleet_hil.targets.bench_file import Bench, is_loopback
 from cipherfleet_hil.targets.target import JobStates, LeasedTarget
-from cipherfleet_node.runtime.daemon import SPANS_FILE
+from cipherfleet_node.runtime.telemetry import SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles

@@ -29,13 +29,13 @@ from cipherfleet_node.core.events import (
     Publish,
     ReadingTaken,
     Rejected,
+    Restart,
     RoundClosed,
     Save,
     Setup,
     Started,
     Stop,
     Surplus,
-    Switch,
     TakeReading,
     TimerFired,
 )
@@ -338,8 +338,8 @@ class MemoryFleet:
                     seat.rejected[reason] += 1
                 case Surplus(_, reason):
                     seat.surplus[reason] += 1
-                case Stop() | Switch():
-                    seat.stopped, seat.switched = True, isinstance(effect, Switch)
+                case Stop() | Restart():
+                    seat.stopped, seat.switched = True, isinstance(effect, Restart)
         timer = agent.timer()
         if timer is not None and not seat.stopped:
             self._push(max(timer, self.now), name, TimerFired())

@@ -731,7 +731,7 @@ def test_answers_to_a_roster_that_was_given_up_are_not_read() -> None:
     assert (record.number, record.attempt, record.roster) == (2, 1, ["n01", "n02"])
     effects = deliver(fleet, "n00", late[0])
     assert reasons(effects) == []
-    assert "n03" not in agent._answers
+    assert "n03" not in agent.collector.answers
     finish(fleet)
     assert "n03" in fleet.seats["n00"].reported[2].silent
 

@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, toy keys, one container engine and its image."""
+"""Fixtures and settings of all tests: hypothesis profiles, toy keys, the container engine."""
 
 from __future__ import annotations
 

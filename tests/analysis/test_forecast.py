@@ -1,4 +1,4 @@
-"""The forecast against what it predicts: the reference, the wire, the eigenvalues, real states."""
+"""Forecasts against what they predict: reference runs, wire sizes, eigenvalues, real states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Brokers that are one to the nodes: nats-server in a cluster, mosquitto with bridges."""
+"""Clusters of brokers: nats-server as a cluster, mosquitto with bridges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cipherfleet watch`: the table from messages, and real fleets seen by it."""
+"""`cipherfleet watch`: the table made from messages, and real fleets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring the parts of an exchange: cases, processes, warm-ups, and what is written down."""
+"""Measurements of the parts of an exchange: cases, processes, warm-ups and documents."""
 
 from __future__ import annotations
 

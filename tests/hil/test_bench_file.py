@@ -1,4 +1,4 @@
-"""The bench file: what it holds, and every error in it."""
+"""The bench file: its contents, and every error in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether one measurement is slower than another: what chance does, and what was put in."""
+"""Comparisons of two measurements: false alarms, and differences that were put in."""
 
 from __future__ import annotations
 

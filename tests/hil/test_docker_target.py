@@ -1,4 +1,4 @@
-"""A container as a target: what its quota does to a thread, and that nothing of it stays."""
+"""A container as a target: the effect of its quota, and complete removal."""
 
 from __future__ import annotations
 

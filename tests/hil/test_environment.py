@@ -1,4 +1,4 @@
-"""What a machine tells of its state, from the kernel's and the firmware's own formats."""
+"""The state of a machine, read from the formats of kernel and firmware."""
 
 from __future__ import annotations
 

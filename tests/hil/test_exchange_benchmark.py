@@ -1,4 +1,4 @@
-"""The crypto benchmark through its real commands, on tiny numbers; no test asserts a time."""
+"""The crypto benchmark through its real commands, on tiny numbers. No test asserts a time."""
 
 from __future__ import annotations
 

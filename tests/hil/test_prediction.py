@@ -1,4 +1,4 @@
-"""What a card predicts stands beside what is measured, under the same name."""
+"""Predictions from a board card stand beside the measurements, under the same names."""
 
 from __future__ import annotations
 

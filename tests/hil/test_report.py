@@ -1,4 +1,4 @@
-"""The page of measurements, as a browser shows it: what is seen, and that nothing is fetched."""
+"""The report page in a browser: what it shows, and that it fetches nothing."""
 
 from __future__ import annotations
 

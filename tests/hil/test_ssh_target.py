@@ -1,4 +1,4 @@
-"""A target behind a real sshd on loopback, where a user of its own logs in."""
+"""A target behind a real sshd on loopback, with a user of its own."""
 
 from __future__ import annotations
 

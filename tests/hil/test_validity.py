@@ -1,4 +1,4 @@
-"""When a measurement is not valid: boards with recorded trouble, samples that say too little."""
+"""When a measurement is not valid: boards with recorded faults, samples that are too few."""
 
 from __future__ import annotations
 

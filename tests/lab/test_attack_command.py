@@ -1,4 +1,4 @@
-"""`cipherfleet attack` as a user meets it, and the table of all attacks on all systems."""
+"""`cipherfleet attack` as a user runs it, and the table of all attacks on all systems."""
 
 from __future__ import annotations
 

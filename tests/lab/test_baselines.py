@@ -1,4 +1,4 @@
-"""The systems that cipherfleet is compared with, each against an answer known without it."""
+"""The systems that cipherfleet is compared with, each against a solution known without it."""
 
 from __future__ import annotations
 

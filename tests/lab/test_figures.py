@@ -1,4 +1,4 @@
-"""What the figures claim, in short runs, and the pages that one command makes."""
+"""The claims of the figures in short runs, and the pages that one command makes."""
 
 from __future__ import annotations
 

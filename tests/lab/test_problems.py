@@ -1,4 +1,4 @@
-"""The lab's problems: data that give known answers, gradients that are those of the objective."""
+"""The lab's problems: data with known solutions, gradients that match the objectives."""
 
 from __future__ import annotations
 

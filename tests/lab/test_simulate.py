@@ -1,4 +1,4 @@
-"""The lab's simulator: the adapter of the cipherfleet exchanges, both engines, the command."""
+"""The lab's simulator: the adapter of the exchanges, both engines, the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Node folders: complete, private, and all of them or none."""
+"""Node folders: complete, private, and written as a whole or not at all."""
 
 from __future__ import annotations
 

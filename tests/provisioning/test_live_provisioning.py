@@ -1,4 +1,4 @@
-"""A fleet of real devices that enrols, and changes while its rounds go on."""
+"""A fleet of real devices enrols, and changes while its rounds go on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Provisioned sets: what is in them, that they change as a whole, and the commands."""
+"""Provisioned sets: their contents, atomic changes, and the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What our code takes from a library beyond its documented interface: words, order, internals.
+"""What the code uses of libraries beyond their documented interfaces: texts, order, internals.
 
 Each test names the library and the releases with which it was tried. One that fails says what our
 code relied on, before a user meets the new release. Whatever else the code takes from words or

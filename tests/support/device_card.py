@@ -1,4 +1,4 @@
-"""A fleet whose first node comes on a card: what the tests of installed devices share."""
+"""A fleet whose first node comes on a card, for the tests of installed devices."""
 
 from __future__ import annotations
 

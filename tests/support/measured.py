@@ -1,4 +1,4 @@
-"""Measurements for tests: machines as they tell of themselves, and samples at random."""
+"""Measurements for tests: recorded machines, and random samples."""
 
 from __future__ import annotations
 

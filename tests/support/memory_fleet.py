@@ -1,4 +1,4 @@
-"""The lab's fleet in one process, with keys that are quick to use and safe for nothing."""
+"""The lab's fleet in one process, with weak keys that are fast to use."""
 
 from __future__ import annotations
 

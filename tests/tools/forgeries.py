@@ -1,4 +1,4 @@
-"""Messages as attackers make them, and whole fleets that have to refuse every one.
+"""Forged messages of every class, and whole fleets that must refuse each of them.
 
     python -m tests.tools.forgeries --count 10000 --exchange both
 

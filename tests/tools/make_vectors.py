@@ -1,4 +1,4 @@
-"""Makes node/vectors/*.json: language-neutral, expected failures included.
+"""Write node/vectors/*.json: language-neutral vectors, expected failures included.
 
 Run as `python -m tests.tools.make_vectors`. Numbers are decimal texts, bytes are hexadecimal. Keys
 are toys of 512 bits, identities are derived from fixed seeds: nothing here protects anything.

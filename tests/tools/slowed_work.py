@@ -1,4 +1,4 @@
-"""Does `cipherfleet bench compare` find work that is a tenth longer, and nothing in the same work?
+"""Check that `bench compare` finds work that is 10 % longer, and no difference in equal work.
 
     python -m tests.tools.slowed_work [--trials 10] [--processes 5]
 

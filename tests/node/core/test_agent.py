@@ -1,4 +1,4 @@
-"""Whole fleets of real agents, with faults, and single agents under wrong messages."""
+"""Whole fleets of real agents with faults, and single agents that get wrong messages."""
 
 from __future__ import annotations
 

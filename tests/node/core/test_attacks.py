@@ -1,4 +1,4 @@
-"""The attacks that the exchange must withstand: each succeeds once its guard is switched off."""
+"""Attacks that the exchange must withstand. Each succeeds when its guard is switched off."""
 
 from __future__ import annotations
 

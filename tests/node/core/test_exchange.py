@@ -1,4 +1,4 @@
-"""One edge of the encrypted exchange, and what it refuses."""
+"""One edge of the encrypted exchange, and the messages that it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paillier, raw: against phe, against its definition, and against what must be refused."""
+"""Raw Paillier: against phe, against its definition, and inputs that it must refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sealed exchange: masks that cancel over whole rosters only, and rosters that are refused."""
+"""The sealed exchange: masks cancel over whole rosters only, and invalid rosters are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctors against real brokers, real certificates, real faults."""
+"""The doctors against real brokers, real certificates and real faults."""
 
 from __future__ import annotations
 

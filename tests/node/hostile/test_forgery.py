@@ -1,4 +1,4 @@
-"""Everything that arrives at a node is refused unless it is what it should be, and counted so.
+"""A node refuses every invalid message, and counts it under the right reason.
 
 The same with 10,000 forgeries of each class: python -m tests.tools.forgeries --count 10000
 """

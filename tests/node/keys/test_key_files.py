@@ -1,4 +1,4 @@
-"""Key files: who may read them, and what no key may be."""
+"""Key files: permissions, and keys that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources of obfuscators: right in form, uniform on the whole group, within their memory."""
+"""Sources of obfuscators: valid, uniform on the whole group, within their memory limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's word on a node's neighbours: what is taken, kept and let hold."""
+"""Membership updates: which are accepted, how they are stored, when they take effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools of obfuscators: fresh, each handed out once, made on the spot when they run dry."""
+"""Pools of obfuscators: each is fresh and used once; an empty pool makes one on demand."""
 
 from __future__ import annotations
 

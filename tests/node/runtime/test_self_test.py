@@ -1,4 +1,4 @@
-"""The known-answer exchange at start: every way in which the arithmetic may break is found."""
+"""The known-answer test at the start finds every way in which the arithmetic may break."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sensors: replays, made-up readings, kernel files and programs."""
+"""Sensors: replays, synthetic readings, kernel files and programs."""
 
 from __future__ import annotations
 

@@ -162,8 +162,9 @@ def rounds_to_consensus(
             power = math.floor(math.log2(resolution * tolerance / 2 / noise))
             raise AccuracyError(
                 f"an accuracy of {tolerance:.3g} ({accuracy:.3g} of a range of "
-                f"{reading_range:.3g}) needs quantisation noise of at most half of it, but the "
-                f"noise of resolution {resolution:.3g} is {noise:.2g}; 2^{power} is fine enough"
+                f"{reading_range:.3g}) needs quantisation noise of at most half of it, but "
+                f"the noise of resolution {resolution:.3g} is {noise:.2g}",
+                remedy=f"2^{power} is fine enough",
             )
         tolerance -= noise
     return _rounds(*rates, start, tolerance)

@@ -50,7 +50,7 @@ def check_listening(host: str, port: int, timeout_s: float, context: ssl.SSLCont
             pass
     except OSError as error:  # SSLError is an OSError
         raise BrokerUnreachable(
-            f"no broker at {host}:{port}: {error.strerror or error}; is it running?"
+            f"no broker at {host}:{port}: {error.strerror or error}", remedy="is it running?"
         ) from None
 
 
@@ -154,4 +154,6 @@ class _Probe:
                 raise self._unreachable(f"{problem} and closed the connection", advice)
 
     def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
-        return BrokerUnreachable(f"no working broker at {self.host}:{self.port}: {found}; {advice}")
+        return BrokerUnreachable(
+            f"no working broker at {self.host}:{self.port}: {found}", remedy=advice
+        )

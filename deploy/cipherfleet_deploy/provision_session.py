@@ -269,7 +269,9 @@ def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reac
 
 def _request_new_keys(home: Path, ledger: Ledger, name: str, link: OperatorLink) -> Ledger:
     if waiting := awaited(ledger):
-        raise ConfigError(f"{waiting[0]!r} does not have its neighbours yet; enrol all nodes first")
+        raise ConfigError(
+            f"{waiting[0]!r} does not have its neighbours yet", remedy="enrol all nodes first"
+        )
     with staged_set(home) as staged:
         ledger = ask_for_keys(staged, ledger, name)
         staged.commit()
@@ -288,8 +290,11 @@ def _wait_for_claim(
             return claim
     why = f" (its present claim: {claim.problem})" if claim and claim.problem else ""
     raise CipherfleetError(
-        f"{name!r} has not claimed new keys within {reach.timeout_s:g} s{why}; a running node "
-        "makes them when it receives the request: check its log, and run this command again"
+        f"{name!r} has not claimed new keys within {reach.timeout_s:g} s{why}",
+        remedy=(
+            "a running node makes them when it receives the request: check its log, and run this "
+            "command again"
+        ),
     )
 
 

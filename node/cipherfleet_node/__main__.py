@@ -147,7 +147,7 @@ def _keygen(options: argparse.Namespace) -> int:
         )
     place = options.folder / KEYS_FOLDER
     if place.exists() and any(place.iterdir()) and not options.replace:
-        raise ConfigError(f"{place}: has keys already; use --replace to generate new ones")
+        raise ConfigError(f"{place}: has keys already", remedy="use --replace to generate new ones")
     keys = generate_keys(bits)
     write_keys(options.folder, keys)
     print(keys.public.fingerprint)

@@ -31,11 +31,8 @@ class Finding:
 
 
 def finding_from_error(subject: str, error: CipherfleetError, remedy: str = "") -> Finding:
-    """Return *error* as a finding: the text after its last "; " is the remedy, else *remedy*."""
-    text, separator, last = str(error).rpartition("; ")
-    if not separator:
-        return Finding("fail", subject, last, remedy)
-    return Finding("fail", subject, text, last)
+    """Return *error* as a finding with its own remedy, or else with *remedy*."""
+    return Finding("fail", subject, error.text, error.remedy or remedy)
 
 
 def run_check(

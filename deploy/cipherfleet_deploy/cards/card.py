@@ -82,7 +82,8 @@ def find_source(node: str, home: Path) -> Source:
             if config.node == node:
                 return Source(config, pack(folder, node), set_folder)
     raise ConfigError(
-        f"{home}: holds no bundle of {node[:80]!r}; make one with cipherfleet provision bundle"
+        f"{home}: holds no bundle of {node[:80]!r}",
+        remedy="make one with cipherfleet provision bundle",
     )
 
 
@@ -135,7 +136,8 @@ def _wheels(folder: Path) -> dict[str, bytes]:
     files = sorted(folder.glob("*.whl"))
     if not any(file.name.startswith("cipherfleet-") for file in files):
         raise ConfigError(
-            f"{folder}: holds no wheel of cipherfleet; docs/how-to/devices.md says how to fill it"
+            f"{folder}: holds no wheel of cipherfleet",
+            remedy="docs/how-to/devices.md says how to fill it",
         )
     return {f"wheels/{file.name}": file.read_bytes() for file in files}
 
@@ -148,11 +150,12 @@ def user_data(config: NodeConfig, given: Path | None, present: bytes) -> bytes:
     if result and not text.startswith(HEADER.strip().encode()):
         raise ConfigError(
             f"{where}: does not begin with #cloud-config, so the first-boot command cannot be "
-            "added; give a file that does with --user-data FILE"
+            "added",
+            remedy="give a file that does with --user-data FILE",
         )
     commands = result.get("runcmd", [])
     if not isinstance(commands, list):
-        raise ConfigError(f"{where}: runcmd is not a list; write a list of commands")
+        raise ConfigError(f"{where}: runcmd is not a list", remedy="write a list of commands")
     result.setdefault("hostname", host_name(config))
     result["runcmd"] = [*(command for command in commands if command != FIRST_BOOT), FIRST_BOOT]
     return (HEADER + yaml.safe_dump(result, sort_keys=False)).encode()
@@ -165,7 +168,9 @@ def network_config(given: Path | None, present: bytes) -> bytes:
     if result:
         return text
     if given:
-        raise ConfigError(f"{given}: is empty; write a network-config, version 2 (netplan)")
+        raise ConfigError(
+            f"{given}: is empty", remedy="write a network-config, version 2 (netplan)"
+        )
     return yaml.safe_dump(NETWORK, sort_keys=False).encode()
 
 
@@ -203,12 +208,12 @@ def _mapping(where: str, text: bytes) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(
-            f"{where}{place}: is not valid YAML; correct it, or give another file"
+            f"{where}{place}: is not valid YAML", remedy="correct it, or give another file"
         ) from None
     if result is None:
         return {}
     if not isinstance(result, dict):
-        raise ConfigError(f"{where}: is not a mapping of settings; give another file")
+        raise ConfigError(f"{where}: is not a mapping of settings", remedy="give another file")
     return result
 
 
@@ -231,8 +236,8 @@ def bind(source: Source, volume: Volume, hardware: str, *, replace: bool) -> str
     name = f"{config.fleet}/{config.node}"
     if mark and mark.get("node") != name and not replace:
         raise IdentityClash(
-            f"{volume.where}: the card belongs to {str(mark.get('node'))[:128]!r}; "
-            f"use --replace to make it the card of {name!r}"
+            f"{volume.where}: the card belongs to {str(mark.get('node'))[:128]!r}",
+            remedy=f"use --replace to make it the card of {name!r}",
         )
     same = record and (
         (mark and mark.get("card") == record.get("card"))
@@ -240,9 +245,10 @@ def bind(source: Source, volume: Volume, hardware: str, *, replace: bool) -> str
     )
     if record and not same and not replace:
         raise IdentityClash(
-            f"{volume.where}: {config.node!r} has a card already, {str(record.get('card'))[:16]!r} "
-            f"({record_file}): two devices with one identity would disconnect each other again and "
-            "again; use --replace if the other card is lost, broken or overwritten"
+            f"{volume.where}: {config.node!r} has a card already, "
+            f"{str(record.get('card'))[:16]!r} ({record_file}): two devices with one identity "
+            "would disconnect each other again and again",
+            remedy="use --replace if the other card is lost, broken or overwritten",
         )
     # A replacement card gets a new mark: if the replaced card appears again, it is recognised.
     kept = mark.get("card") if mark and mark.get("node") == name else None
@@ -319,8 +325,9 @@ def write_seed(
     for name, data in files.items():
         if volume.read(name) != data:
             raise CipherfleetError(
-                f"{volume.where}: {name} does not read back as it was written: the card is full, "
-                "broken, or was removed; try another card with --replace"
+                f"{volume.where}: {name} does not read back as it was written: the card is "
+                "full, broken, or was removed",
+                remedy="try another card with --replace",
             )
     return {
         "node": source.config.node,

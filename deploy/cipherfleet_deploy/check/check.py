@@ -55,7 +55,9 @@ def check_fleet(
 
 def _card(profile: str | None, calibration: Path | None) -> Calibration | None:
     if profile is not None and calibration is not None:
-        raise ConfigError("--profile and --calibration are both given; leave one of them out")
+        raise ConfigError(
+            "--profile and --calibration are both given", remedy="leave one of them out"
+        )
     if calibration is not None:
         return read_calibration(calibration)
     return PROFILES[profile] if profile else None

@@ -416,6 +416,6 @@ def _not_up(name: str) -> None:
     from cipherfleet_node.errors import CipherfleetError
 
     raise CipherfleetError(
-        f"the fleet {name!r} has no container on this machine; start it with cipherfleet fleet up "
-        "FILE"
+        f"the fleet {name!r} has no container on this machine",
+        remedy="start it with cipherfleet fleet up FILE",
     )

@@ -75,8 +75,11 @@ def _address() -> str:
 
 def _unreachable(what: str, reason: str) -> EngineUnreachable:
     return EngineUnreachable(
-        f"{what}: no Docker engine answers at {_address()} ({reason}); start it (systemctl start "
-        "docker), join the group docker, set DOCKER_HOST, or use --backend process"
+        f"{what}: no Docker engine answers at {_address()} ({reason})",
+        remedy=(
+            "start it (systemctl start docker), join the group docker, set DOCKER_HOST, or use "
+            "--backend process"
+        ),
     )
 
 
@@ -101,8 +104,9 @@ class Engine:
         """Connect. Raises EngineUnreachable. Raises ConfigError for an engine elsewhere."""
         if not _address().startswith("unix://"):
             raise ConfigError(
-                f"DOCKER_HOST is {_address()!r}, must be a unix:// address: only an engine on this "
-                "machine sees the nodes' folders; set it to one, or unset it"
+                f"DOCKER_HOST is {_address()!r}, must be a unix:// address: only an engine on "
+                "this machine sees the nodes' folders",
+                remedy="set it to one, or unset it",
             )
         _check_socket()
         with engine_errors("containers"):
@@ -129,8 +133,11 @@ class Engine:
         except EngineRefused as refusal:
             if self._is_missing(image):
                 raise ConfigError(
-                    f"the image {image} does not exist; build it with cipherfleet fleet image "
-                    "(--offline if no image registry can be reached)"
+                    f"the image {image} does not exist",
+                    remedy=(
+                        "build it with cipherfleet fleet image (--offline if no image registry "
+                        "can be reached)"
+                    ),
                 ) from None
             raise refusal from None
 

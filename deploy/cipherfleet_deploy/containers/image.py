@@ -69,8 +69,9 @@ def build_image(engine: Engine, options: ImageOptions, report: ShowProgress) -> 
     """Build the image. Return its name and size. Raises CipherfleetError."""
     if not (SOURCE / DOCKERFILE).is_file():
         raise ConfigError(
-            f"{SOURCE / DOCKERFILE}: does not exist: this is an installed wheel, and an image is "
-            "built from the project's source; install the source with pip install -e"
+            f"{SOURCE / DOCKERFILE}: does not exist: this is an installed wheel, and an image "
+            "is built from the project's source",
+            remedy="install the source with pip install -e",
         )
     with engine_errors("the engine's processor"):
         check_emulator(engine.client.version()["Arch"], options.machine)
@@ -93,8 +94,8 @@ def check_emulator(here: str, machine: str | None) -> None:
     if machine in (None, here) or (EMULATORS / f"qemu-{MACHINES[machine]}").exists():
         return
     raise ConfigError(
-        f"this machine is {here} and has no emulator of {machine}; install one: apt-get install "
-        "binfmt-support qemu-user-static arch-test"
+        f"this machine is {here} and has no emulator of {machine}",
+        remedy="install one: apt-get install binfmt-support qemu-user-static arch-test",
     )
 
 
@@ -163,8 +164,11 @@ def make_base(engine: Engine, report: ShowProgress, machine: str | None = None) 
     program = shutil.which("mmdebstrap")
     if program is None:
         raise ConfigError(
-            "mmdebstrap is not installed, and --offline needs it to make a base image; install it "
-            "(apt-get install mmdebstrap), or name an image that the engine has with --base"
+            "mmdebstrap is not installed, and --offline needs it to make a base image",
+            remedy=(
+                "install it (apt-get install mmdebstrap), or name an image that the engine has "
+                "with --base"
+            ),
         )
     report(f"making {base} from Debian packages")
     with tempfile.TemporaryDirectory() as folder:

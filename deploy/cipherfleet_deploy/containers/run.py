@@ -242,8 +242,8 @@ def plan_fleet(
     engine.image_mib(options.image)
     if engine.containers(name):
         raise CipherfleetError(
-            f"the fleet {name!r} has containers on this machine already; remove them with "
-            "cipherfleet fleet down FILE"
+            f"the fleet {name!r} has containers on this machine already",
+            remedy="remove them with cipherfleet fleet down FILE",
         )
     for line in advice(fleet):
         print_line(console, line)

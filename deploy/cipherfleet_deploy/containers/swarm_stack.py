@@ -76,8 +76,9 @@ def pack(container: Container) -> bytes:
             tar.add(file, str(file.relative_to(container.folder)), False, filter=_without_owner)
     if archive.tell() > SECRET_BYTES:
         raise ConfigError(
-            f"{container.folder}: has {archive.tell() / 1024:.0f} KiB packed, a secret of Docker "
-            f"Swarm holds at most {SECRET_BYTES // 1024}; give its sensor fewer recorded readings"
+            f"{container.folder}: has {archive.tell() / 1024:.0f} KiB packed, a secret of "
+            f"Docker Swarm holds at most {SECRET_BYTES // 1024}",
+            remedy="give its sensor fewer recorded readings",
         )
     return archive.getvalue()
 

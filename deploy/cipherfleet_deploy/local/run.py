@@ -196,8 +196,9 @@ def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, S
     """Make a certificate authority for this run, and the broker's files from it, in <out>/tls."""
     if ":" in options.broker:
         raise ConfigError(
-            f"broker.tls is true, and this run cannot make a certificate for the broker "
-            f"{options.broker}; leave --broker out, or choose embedded or mosquitto"
+            "broker.tls is true, and this run cannot make a certificate for the broker "
+            f"{options.broker}",
+            remedy="leave --broker out, or choose embedded or mosquitto",
         )
     folder, now = out / TLS_FOLDER, datetime.now(UTC)
     check_target(folder)
@@ -221,11 +222,12 @@ def check_out(out: Path) -> None:
         return
     remedy = f"name another folder with --out, or remove this one: rm -r {shlex.quote(str(out))}"
     if (out / RESULT_FILE).exists():
-        raise ConfigError(f"{out}: holds an earlier run and its {RESULT_FILE}; {remedy}")
+        raise ConfigError(f"{out}: holds an earlier run and its {RESULT_FILE}", remedy=remedy)
     closed = max((_rounds_closed(folder) for folder in nodes.iterdir()), default=0)
     raise ConfigError(
         f"{out}: holds keys and logs of a run without a {RESULT_FILE}: it was killed after "
-        f"{plural(closed, 'round')}, or is still running; it cannot be resumed; {remedy}"
+        f"{plural(closed, 'round')}, or is still running; it cannot be resumed",
+        remedy=remedy,
     )
 
 

@@ -61,8 +61,11 @@ def find_fleet(place: Path, broker: str | None) -> WatchedFleet:
     if (place / NODES_FOLDER).is_dir():
         return _read_run(place, broker)
     raise ConfigError(
-        f"{place}: holds no fleet; name a fleet.yaml, the folder of cipherfleet provision bundle, "
-        "or the --out folder of cipherfleet run or fleet up"
+        f"{place}: holds no fleet",
+        remedy=(
+            "name a fleet.yaml, the folder of cipherfleet provision bundle, or the --out folder "
+            "of cipherfleet run or fleet up"
+        ),
     )
 
 
@@ -71,8 +74,11 @@ def _read_file(file: Path, broker: str | None) -> WatchedFleet:
     settings = fleet.file.broker
     if settings.tls:
         raise ConfigError(
-            f"{file}: broker.tls is true, and the operator's certificate is not in this file; name "
-            "the folder of cipherfleet provision bundle, or the --out folder of the run instead"
+            f"{file}: broker.tls is true, and the operator's certificate is not in this file",
+            remedy=(
+                "name the folder of cipherfleet provision bundle, or the --out folder of the run "
+                "instead"
+            ),
         )
     names = [member.id for member in fleet.members]
     return WatchedFleet(fleet.file.fleet, _address(settings, broker), None, _unverified(names))
@@ -104,8 +110,8 @@ def _read_run(out: Path, broker: str | None) -> WatchedFleet:
     folders = sorted(file.parent for file in (out / NODES_FOLDER).glob(f"*/{NODE_FILE}"))
     if not folders:
         raise ConfigError(
-            f"{out / NODES_FOLDER}: holds no folder of a node; if the run has just started, try "
-            "again"
+            f"{out / NODES_FOLDER}: holds no folder of a node",
+            remedy="if the run has just started, try again",
         )
     config = load_node_config(folders[0])  # fleet and broker are the same for all nodes
     names = [folder.name for folder in folders]
@@ -127,8 +133,8 @@ def _read_identity(file: Path) -> Verifier:
         return identity_from_text(json.loads(file.read_bytes())["identity"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"{file}: holds no public identity; name the --out folder of cipherfleet run or fleet "
-            "up"
+            f"{file}: holds no public identity",
+            remedy="name the --out folder of cipherfleet run or fleet up",
         ) from None
 
 
@@ -182,6 +188,9 @@ def container_address(fleet: str) -> str:
                 networks = each["NetworkSettings"]["Networks"].values()
                 return str(next(iter(networks))["IPAddress"])
     raise BrokerUnreachable(
-        f"the broker of the fleet {fleet!r} does not run in a container on this machine; start it "
-        "with cipherfleet fleet up FILE, or name another broker with --broker HOST:PORT"
+        f"the broker of the fleet {fleet!r} does not run in a container on this machine",
+        remedy=(
+            "start it with cipherfleet fleet up FILE, or name another broker with --broker "
+            "HOST:PORT"
+        ),
     )

@@ -225,8 +225,9 @@ class Daemon:
             saved.estimate is not None and len(saved.estimate) != dimension
         ):
             raise ConfigError(
-                f"{self._store.current}: the saved state belongs to {saved.fleet}/{saved.node} or "
-                "to another objective; remove the folder 'state' to start without it"
+                f"{self._store.current}: the saved state belongs to "
+                f"{saved.fleet}/{saved.node} or to another objective",
+                remedy="remove the folder 'state' to start without it",
             )
         if not saved.continuous:
             log.warning("the latest state is damaged, continuing from the generation before it")

@@ -48,7 +48,7 @@ def load_node_config(folder: Path) -> NodeConfig:
         cause = error.__context__  # an OSError if the file could not be read
         remedy = f"fix it, or {REISSUE_BUNDLE}"
         remedy = remedy_for(cause, remedy) if isinstance(cause, OSError) else remedy
-        raise ConfigError(f"{error}; {remedy}") from None
+        raise ConfigError(str(error), remedy=remedy) from None
     unchecked = document.unchecked(NodeConfig)
     config = unchecked.value
     unchecked.report(check_algorithm(document, config.algorithm))
@@ -84,7 +84,8 @@ def _check_neighbours(document: Document, config: NodeConfig) -> Iterator[Config
         if config.node not in neighbour.neighbours:
             yield document.error(
                 ("neighbours", index, "neighbours"),
-                f"lacks {config.node!r}, this node itself; {REISSUE_BUNDLE}",
+                f"lacks {config.node!r}, this node itself",
+                remedy=REISSUE_BUNDLE,
             )
 
 
@@ -101,8 +102,9 @@ def _check_seals(document: Document, config: NodeConfig) -> Iterator[ConfigError
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         yield document.error(
             ("seals",),
-            f"lacks {missing[0]!r}{others}, a co-neighbour of this node, which the sealed exchange "
-            f"needs; {REISSUE_BUNDLE}",
+            f"lacks {missing[0]!r}{others}, a co-neighbour of this node, which the sealed "
+            "exchange needs",
+            remedy=REISSUE_BUNDLE,
         )
 
 
@@ -124,12 +126,13 @@ def _check_checksum(document: Document, config: NodeConfig) -> Iterator[ConfigEr
     if config.checksum is None:
         if config.neighbours and config.crypto.exchange == "sealed":
             text = "lacks checksum, which the sealed exchange needs"
-            yield document.error((), f"{text}; {REISSUE_BUNDLE}")
+            yield document.error((), text, remedy=REISSUE_BUNDLE)
     elif config.checksum != checksum_of(config):
         yield document.error(
             ("checksum",),
-            "does not match: fleet, node, keys, operator, neighbours or seals were changed since "
-            f"provisioning wrote them; {REISSUE_BUNDLE}",
+            "does not match: fleet, node, keys, operator, neighbours or seals were changed "
+            "since provisioning wrote them",
+            remedy=REISSUE_BUNDLE,
         )
 
 
@@ -172,8 +175,8 @@ def check_broker(document: Document, broker: Broker) -> Iterator[ConfigError]:
     if not broker.tls and not is_loopback(broker.host):
         yield document.error(
             ("broker", "host"),
-            f"is {broker.host!r}: plain TCP is allowed on the loopback interface only; "
-            "set broker.tls: true",
+            f"is {broker.host!r}: plain TCP is allowed on the loopback interface only",
+            remedy="set broker.tls: true",
         )
 
 

@@ -71,9 +71,9 @@ class Document:
             place = place[:-1]
         return self.marks.get(place, Mark(str(self.file), 1, 1))
 
-    def error(self, path: Sequence[str | int], message: str) -> ConfigError:
+    def error(self, path: Sequence[str | int], message: str, *, remedy: str = "") -> ConfigError:
         """Return a ConfigError at the value: 'file:line:column: dotted.path message'."""
-        return complaint(self.mark(path), path, message)
+        return complaint(self.mark(path), path, message, remedy)
 
     def key_error(self, path: Path_, message: str) -> ConfigError:
         """Return a ConfigError at the key of *path* instead of its value."""
@@ -135,13 +135,13 @@ class Unchecked(Generic[T]):
         return self.value
 
 
-def complaint(mark: Mark, path: Sequence[str | int], message: str) -> ConfigError:
+def complaint(mark: Mark, path: Sequence[str | int], message: str, remedy: str = "") -> ConfigError:
     """Return a ConfigError 'file:line:column: dotted.path message'; never shows a PEM text."""
     name = dotted(path)
     text = f"{name} {message}" if name else message
     if PEM in text:
         text = "this looks like a key or a certificate, which does not belong here (not shown)"
-    return ConfigError(one_line(f"{mark}: {text}"), mark, tuple(path))
+    return ConfigError(one_line(f"{mark}: {text}"), mark, tuple(path), remedy=one_line(remedy))
 
 
 def read_document(file: Path) -> Document:

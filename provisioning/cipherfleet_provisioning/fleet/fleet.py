@@ -215,7 +215,7 @@ def _build_graph(
 
 
 def _locate(document: Document, error: TopologyError) -> ConfigError:
-    return document.error(("topology", *error.path), error.message)
+    return document.error(("topology", *error.path), error.message, remedy=error.remedy)
 
 
 def _find_leaf(graph: Graph) -> str | None:

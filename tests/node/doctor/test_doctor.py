@@ -46,7 +46,7 @@ from cipherfleet_node.doctor.broker import (
     check_tls,
     trust_only,
 )
-from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.errors import ConfigError, ConfigErrors, SensorUnavailable
 from cipherfleet_node.findings import Finding, finding_from_error, run_check
 from cipherfleet_node.keys.key_files import identity_to_text, read_keys, read_neighbour
 from cipherfleet_node.runtime import mqtt_probe
@@ -129,7 +129,7 @@ def test_a_check_that_hangs_is_left_at_its_deadline_with_what_it_found() -> None
     [
         (ValueError(f"bad value {CANARY}"), "the check raised ValueError"),
         (PermissionError(13, "Permission denied", "x"), "x: Permission denied"),
-        (SensorUnavailable("s: is away; plug it in"), "s: is away"),
+        (SensorUnavailable("s: is away", remedy="plug it in"), "s: is away"),
     ],
 )
 def test_an_error_in_a_check_is_a_finding_without_what_it_may_hold(
@@ -144,11 +144,26 @@ def test_an_error_in_a_check_is_a_finding_without_what_it_may_hold(
 
 def test_a_finding_is_one_line_whatever_a_file_is_called() -> None:
     found = finding_from_error(
-        "keys", ConfigError("evil\n\x1b[2Jname: has mode 0644; chmod 600 it")
+        "keys", ConfigError("evil\n\x1b[2Jname: has mode 0644", remedy="chmod 600 it")
     )
     assert found.remedy == "chmod 600 it"
     assert str(found).splitlines() == [str(found)]
     assert str(found).isprintable()
+
+
+def test_a_remedy_is_a_field_and_is_never_read_out_of_a_text() -> None:
+    error = ConfigError("x: is wrong; it was right before", remedy="correct it")
+    assert str(error) == "x: is wrong; it was right before; correct it"
+    found = finding_from_error("x", error, "otherwise")
+    assert (found.text, found.remedy) == ("x: is wrong; it was right before", "correct it")
+    found = finding_from_error("x", ConfigError("x: is wrong; it was right before"), "otherwise")
+    assert (found.text, found.remedy) == ("x: is wrong; it was right before", "otherwise")
+
+
+def test_several_errors_have_the_remedy_of_the_first() -> None:
+    errors = ConfigErrors((ConfigError("x: is wrong", remedy="correct it"), ConfigError("y")))
+    assert str(errors) == "x: is wrong (and 1 more); correct it"
+    assert (errors.text, errors.remedy) == ("x: is wrong (and 1 more)", "correct it")
 
 
 # -- the machine --------------------------------------------------------------------------------

@@ -69,20 +69,6 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
         yield from run_check("broker", CHECK_S, check)
 
 
-def exit_code(findings: Iterable[Finding]) -> int:
-    """Return the exit code of the command.
-
-    0: no check fails. 3: the fleet file is invalid. 4: only the broker is unreachable. 1: any other
-    failure.
-    """
-    subjects = {finding.subject for finding in findings if finding.level == "fail"}
-    if not subjects:
-        return 0
-    if FLEET in subjects:
-        return ConfigError.exit_code
-    return BrokerUnreachable.exit_code if subjects == {"broker"} else CipherfleetError.exit_code
-
-
 # -- this machine -------------------------------------------------------------------------------
 
 
@@ -174,12 +160,12 @@ def _check_file(file: Path) -> Iterator[Finding]:
     except ConfigError as error:
         yield finding_from_error(FLEET, error, "correct the file at this place")
         return
-    levels = Counter(finding["level"] for finding in result["findings"])
-    text = f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges"
-    yield Finding("ok", FLEET, f"{text}, {result['exchange']} exchange")
-    for finding in result["findings"]:
-        if finding["level"] == "fail":
-            yield Finding("fail", "check", finding["text"], finding["remedy"])
+    levels = Counter(finding.level for finding in result.findings)
+    text = f"{result.fleet}: {result.nodes} nodes, {result.edges} edges"
+    yield Finding("ok", FLEET, f"{text}, {result.exchange} exchange")
+    for finding in result.findings:
+        if finding.level == "fail":
+            yield Finding("fail", "check", finding.text, finding.remedy)
     if levels["warn"]:
         yield Finding(
             "warn",

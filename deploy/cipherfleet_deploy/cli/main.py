@@ -323,20 +323,19 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in check
 
-    from dataclasses import asdict
     from datetime import UTC, datetime
 
-    from cipherfleet_deploy.doctor import examine, exit_code
+    from cipherfleet_deploy.doctor import FLEET, examine
+    from cipherfleet_node.findings import exit_code, to_json
 
     findings = []
     for finding in examine(file, broker, datetime.now(UTC)):
         findings.append(finding)
         if not as_json:
             click.echo(str(finding))
-    code = exit_code(findings)
+    code = exit_code(findings, {FLEET})
     if as_json:
-        result = {"findings": [asdict(each) for each in findings], "exit_code": code}
-        click.echo(json.dumps(result))
+        click.echo(to_json(findings, code))
     sys.exit(code)
 
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
-from cipherfleet_analysis.advice import advice
+from cipherfleet_analysis.advice import advice, advice_line
 from cipherfleet_broker.embedded import PACKAGE
 from cipherfleet_broker.interrupts import defer_interrupts
 from cipherfleet_deploy.local.record import FleetFailed, NodeRecord, StallDetector
@@ -245,8 +245,8 @@ def plan_fleet(
             f"the fleet {name!r} has containers on this machine already",
             remedy="remove them with cipherfleet fleet down FILE",
         )
-    for line in advice(fleet):
-        print_line(console, line)
+    for finding in advice(fleet):
+        print_line(console, advice_line(finding))
     if options.profile is not None:
         print_line(console, f"note: {options.profile}; the figures are not those of a device")
     out = options.out or default_folder(fleet)

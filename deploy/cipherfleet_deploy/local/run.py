@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cipherfleet_analysis.advice import advice
+from cipherfleet_analysis.advice import advice, advice_line
 from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
 from cipherfleet_broker.interrupts import defer_interrupts
@@ -148,8 +148,8 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> RunResult:
     fleet = load_fleet(file, options.overrides, endless=False)
     out, lines = options.out or default_folder(fleet), Lines(console)
     report = Report(fleet, out, console)
-    for line in advice(fleet):
-        print_line(console, line)
+    for finding in advice(fleet):
+        print_line(console, advice_line(finding))
     with report.reporting_failures():
         authority, security = (
             _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)

@@ -22,7 +22,7 @@ def advice(fleet: Fleet) -> Iterator[Finding]:
         text = f"WEAK KEYS ({file.crypto.key_bits} bits): this fleet protects no data"
         yield Finding("warn", "keys", text)
     if fleet.exchange == "pairwise":
-        leaf = next((name for name in fleet.graph.ids if fleet.graph.degree(name) == 1), None)
+        leaf = fleet.graph.leaf
         reason = f", because {leaf!r} has one neighbour only" if leaf else ""
         text = (
             f"the exchange is pairwise{reason}: neighbours learn the direction of every "

@@ -25,7 +25,7 @@ from cipherfleet_node.doctor import machine as doctor_machine
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
 from cipherfleet_node.findings import Finding, finding_from_error, run_check
 from cipherfleet_node.installation import install_command
-from cipherfleet_node.settings.node_yaml import is_loopback
+from cipherfleet_node.settings.rules import is_loopback
 from cipherfleet_node.settings.sections import Broker
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.fleet.file import Brokers

@@ -28,7 +28,7 @@ from cipherfleet_analysis.privacy.disclosure import Disclosure, count_triangulat
 from cipherfleet_analysis.privacy.observers import Observer, list_observers
 from cipherfleet_analysis.privacy.wording import format_count, format_names, format_nodes
 from cipherfleet_node.findings import LEVELS, Finding
-from cipherfleet_node.settings.node_yaml import is_loopback
+from cipherfleet_node.settings.rules import is_loopback
 from cipherfleet_node.settings.sections import (
     SAFE_KEY_BITS,
     CsvSensor,

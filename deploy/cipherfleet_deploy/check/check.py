@@ -27,7 +27,7 @@ from .forecast_table import forecast_table
 
 NODES_SHOWN = 5
 FAR_OFF = 0.1  # relative error at which no digit of the answer is right
-_STYLES = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
+_STYLES: dict[Level, str] = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
 _HEADINGS = ("observer", "each round", "over many rounds", "never")
 
 

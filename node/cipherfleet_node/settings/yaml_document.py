@@ -27,6 +27,7 @@ _BRACKET = re.compile(  # strings and comments first: their brackets open no lev
 )
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -102,18 +103,19 @@ class Document:
         invalid_paths += [place for mismatch in mismatches for place in mismatch.invalid_paths]
         if value is None:
             refuse(findings)
-        return Unchecked(value, findings, tuple(invalid_paths))
+        return Unchecked(self, value, findings, tuple(invalid_paths))
 
 
-@dataclass(frozen=True)
-class Unchecked(Generic[T]):
+@dataclass
+class Unchecked(Generic[T_co]):
     """A parsed value together with the errors found so far.
 
     At *invalid_paths* the value has placeholders. It may be used for further checks only, until
     `finish` returns it.
     """
 
-    value: T
+    document: Document
+    value: T_co
     findings: list[ConfigError]
     invalid_paths: tuple[Path_, ...] = ()
 
@@ -129,7 +131,7 @@ class Unchecked(Generic[T]):
         places = [*self.invalid_paths, *(f.path for f in self.findings if f.path is not None)]
         return not any(overlaps(path, place) for place in places)
 
-    def finish(self) -> T:
+    def finish(self) -> T_co:
         """Return the value; raises ConfigError, or ConfigErrors, if any error was found."""
         refuse(self.findings)
         return self.value

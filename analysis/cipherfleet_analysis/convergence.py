@@ -167,7 +167,7 @@ def rounds_to_consensus(
                 f"an accuracy of {tolerance:.3g} ({accuracy:.3g} of a range of "
                 f"{reading_range:.3g}) needs quantisation noise of at most half of it, but "
                 f"the noise of resolution {resolution:.3g} is {noise:.2g}",
-                remedy=f"2^{power} is fine enough",
+                remedy=f"a resolution of 2^{power} is fine enough",
             )
         tolerance -= noise
     return _rounds(*rates, start, tolerance)
@@ -253,13 +253,13 @@ def _failing_sums(algorithm: Algorithm) -> Iterator[Finding]:
     stepsize = f"stepsize.exponent {float(p):g}" if p else "a constant stepsize"
     if p > 1:
         text = f"sum lambda is finite with {stepsize}: the estimates stop short of the optimum"
-        yield Finding("warn", SCHEDULE, text, "choose at most 1")
+        yield Finding("warn", SCHEDULE, text, "choose stepsize.exponent of at most 1")
     if 2 * p <= 1:
         text = (
             f"sum lambda^2 is infinite with {stepsize}: the estimates keep fluctuating about the "
             "optimum, by about the size of the last steps"
         )
-        remedy = "choose a decay above 0 and an exponent above 0.5, for example 1"
+        remedy = "choose stepsize.decay above 0 and stepsize.exponent above 0.5, for example 1"
         yield Finding("warn", SCHEDULE, text, remedy)
     u = _attenuation_exponent(algorithm)
     if not u:
@@ -267,10 +267,12 @@ def _failing_sums(algorithm: Algorithm) -> Iterator[Finding]:
     attenuation = f"attenuation.exponent {float(u):g}"
     if u > 1:
         text = f"sum gamma is finite with {attenuation}: the coupling ends before the nodes agree"
-        yield Finding("warn", SCHEDULE, text, "choose below 1, for example 0.81")
+        remedy = "choose attenuation.exponent below 1, for example 0.81"
+        yield Finding("warn", SCHEDULE, text, remedy)
     if 2 * u <= 1:
         text = f"sum gamma^2 is infinite with {attenuation}: quantisation noise is not averaged out"
-        yield Finding("warn", SCHEDULE, text, "choose above 0.5, for example 0.81")
+        remedy = "choose attenuation.exponent above 0.5, for example 0.81"
+        yield Finding("warn", SCHEDULE, text, remedy)
     if 2 * p - u <= 1:
         text = (
             f"sum lambda^2/gamma is infinite with {stepsize} and {attenuation}: gradients pull the "

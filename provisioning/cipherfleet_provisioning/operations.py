@@ -6,8 +6,8 @@ Every function changes a staged set. The changes take effect when the caller com
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,9 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from cipherfleet_broker.program import LOOPBACK, ClusterMember, Peer
-from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
-from cipherfleet_broker.service_files import make_service_files
+from cipherfleet_broker.security import HEALTH, WATCHER
 from cipherfleet_node.core.messages import OPERATOR, Membership
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (
@@ -38,12 +36,12 @@ from cipherfleet_node.settings.node_yaml import (
     CA_FILE,
     CERTIFICATE_FILE,
     TLS_FOLDER,
-    is_loopback,
 )
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
+from .broker_files import BROKER_FOLDER, list_broker_folders, make_broker_files
 from .bundles import Progress, make_keys, node_config, write_bundle
 from .certificates import (
     BROKER,
@@ -76,9 +74,8 @@ from .ledger import (
 from .memberships import awaited, compose_membership, digest, due, sign_rekey_request, sign_updates
 from .sets import ARCHIVES, NODES, StagedSet, put_archives
 
-OPERATOR_FOLDER, BROKER_FOLDER, SAID = "operator", "broker", "memberships"
+OPERATOR_FOLDER, SAID = "operator", "memberships"
 OPERATOR_FILE, CLIENT, TOKENS = "operator.pem", "client", "tokens"
-INSTALLED = Path("/etc/cipherfleet-broker")
 ENROLMENT_DAYS = 90  # validity of the certificate with which a device connects to claim its keys
 
 
@@ -141,7 +138,7 @@ def _make_operator_keys(staged: StagedSet, fleet: Fleet, now: datetime) -> Opera
     _write(issue_client(authority, OPERATOR, now), folder, CLIENT)
     _write(issue_client(authority, WATCHER, now), folder, WATCHER_STEM)
     brokers = fleet.file.broker
-    for host, place in zip(brokers.hosts, _broker_folders(brokers.cluster or []), strict=True):
+    for host, place in zip(brokers.hosts, list_broker_folders(brokers.cluster or []), strict=True):
         put = f"{BROKER_FOLDER}/{place}"
         staged.put(f"{put}{CA_FILE}", authority.pem)
         _write(issue_broker(authority, [host], now), broker / place, BROKER)
@@ -380,43 +377,3 @@ def _refresh_derived(staged: StagedSet, ledger: Ledger) -> Ledger:
     for name, text in make_broker_files(ledger).items():
         staged.put(f"{BROKER_FOLDER}/{name}", text.encode())
     return ledger
-
-
-# -- the broker ---------------------------------------------------------------------------------
-
-
-def _broker_folders(cluster: Sequence[str]) -> list[str]:
-    """Return the folder in broker/ of each broker's files: HOST/ for a broker of a cluster."""
-    return [f"{host}/" for host in cluster] or [""]
-
-
-def make_broker_files(ledger: Ledger) -> dict[str, str]:
-    """Return the brokers' configuration files by their names in broker/."""
-    security = security_in(INSTALLED, ledger) if ledger.broker.tls else None
-    port, peers = (
-        ledger.broker.port,
-        tuple(Peer(host, ledger.broker.port) for host in ledger.cluster),
-    )
-    files = {}
-    for own, folder in enumerate(_broker_folders(ledger.cluster)):
-        member = ClusterMember(ledger.fleet, peers, own) if peers else None
-        for name, text in make_service_files(port, security, INSTALLED, member).items():
-            files[f"{folder}{name}"] = text
-    return files
-
-
-def security_in(folder: Path, ledger: Ledger) -> Security:
-    """Return the security settings of a broker; *folder* is its copy of the set's broker/."""
-
-    def identity(name: str) -> Identity:
-        return Identity(folder / f"{name}.pem", folder / f"{name}.key")
-
-    security = Security(
-        folder / CA_FILE,
-        identity(BROKER),
-        identity("health"),
-        fleet_access(ledger.fleet, ledger.linked),
-        link=identity("link") if ledger.cluster else None,
-    )
-    all_addresses = "0.0.0.0"  # noqa: S104  # other machines reach it, over TLS
-    return replace(security, listen=LOOPBACK if is_loopback(ledger.broker.host) else all_addresses)

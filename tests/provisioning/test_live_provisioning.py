@@ -23,8 +23,8 @@ from cipherfleet_node.runtime.enrolment import TOKEN_FILE
 from cipherfleet_node.runtime.membership import read_membership
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.ledger import Ledger, read_ledger
-from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 
 pytestmark = pytest.mark.fleet
 
@@ -72,7 +72,7 @@ class Garden:
 
     @property
     def security(self) -> Any:
-        return security_in(self.home / "current" / BROKER_FOLDER, self.ledger)
+        return make_security(self.home / "current" / BROKER_FOLDER, self.ledger)
 
     def install(self, name: str) -> Path:
         """Unpack the archive of *name* on its device."""

@@ -230,7 +230,7 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
     from cipherfleet_broker.mosquitto import find_mosquitto
     from cipherfleet_broker.program import Engine
     from cipherfleet_broker.running import run_engine
-    from cipherfleet_provisioning.operations import security_in
+    from cipherfleet_provisioning.broker_files import make_security
 
     try:
         binary = find_mosquitto()
@@ -247,7 +247,7 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
         (folder / "mosquitto.conf").write_text(text)
         return [str(binary), "-c", str(folder / "mosquitto.conf")]
 
-    security = security_in(place, ledger_of(home)) if secured else None
+    security = make_security(place, ledger_of(home)) if secured else None
     with run_engine(Engine("mosquitto", "2.0", configure), security=security) as broker:
         context = security.context() if security else None
         check_broker(broker.host, broker.port, context=context)

@@ -71,10 +71,17 @@ from .ledger import (
     revoke_member,
     settings_digest,
 )
-from .memberships import awaited, compose_membership, digest, due, sign_rekey_request, sign_updates
+from .memberships import (
+    compose_membership,
+    compose_updates,
+    digest_membership,
+    find_blocked,
+    sign_rekey_request,
+    sign_updates,
+)
 from .sets import ARCHIVES, NODES, StagedSet, put_archives
 
-OPERATOR_FOLDER, SAID = "operator", "memberships"
+OPERATOR_FOLDER, SIGNED_MEMBERSHIPS = "operator", "memberships"
 OPERATOR_FILE, CLIENT, TOKENS = "operator.pem", "client", "tokens"
 ENROLMENT_DAYS = 90  # validity of the certificate with which a device connects to claim its keys
 
@@ -122,7 +129,7 @@ def make_set(
     else:
         operator = _make_operator_keys(staged, fleet, now)
         members = _make_bundles(staged, fleet, fleet.members, maker, operator, progress, now)
-        ledger = _with_bundle_digests(new_ledger(fleet, operator.public, members))
+        ledger = _record_bundle_digests(new_ledger(fleet, operator.public, members))
     return _refresh_derived(staged, ledger)
 
 
@@ -192,22 +199,24 @@ def _make_bundles(
             entries[member.id] = Entry(
                 status="enrolled",
                 made_by=maker,
-                halves=PublicKeyBytes.of(own),
+                public_keys=PublicKeyBytes.from_keys(own),
                 fingerprint=own.fingerprint,
                 certificate=certificate,
             )
     return entries
 
 
-def _with_bundle_digests(ledger: Ledger) -> Ledger:
+def _record_bundle_digests(ledger: Ledger) -> Ledger:
     """Record the memberships that complete bundles contain, so that they are not sent again."""
     entries = {}
     graph = ledger.graph
     for name, entry in ledger.members.items():
         content = compose_membership(ledger, graph, name)
         if content is not None:
-            entries[name] = msgspec.structs.replace(entry, holds=digest(content))
-    return ledger.with_entries(entries)
+            entries[name] = msgspec.structs.replace(
+                entry, membership_digest=digest_membership(content)
+            )
+    return ledger.replace_entries(entries)
 
 
 def _check_same(ledger: Ledger, fleet: Fleet) -> None:
@@ -257,7 +266,7 @@ def update_set(
     """
     ledger = read_ledger(staged.place)
     check_settings(ledger, fleet)
-    returning = next((m for m in fleet.members if m.id in ledger.named("revoked")), None)
+    returning = next((m for m in fleet.members if m.id in ledger.list_members("revoked")), None)
     if returning is not None:
         raise ConfigError(
             f"{returning.id!r} is revoked: remove it from nodes, or give the device another id"
@@ -269,7 +278,7 @@ def update_set(
     )
     known = {**ledger.members, **fresh}
     staying = {member.id: known[member.id] for member in fleet.members}
-    revoked = {name: ledger.members[name] for name in ledger.named("revoked")}
+    revoked = {name: ledger.members[name] for name in ledger.list_members("revoked")}
     edges = list(fleet.graph.edges)
     former = [edge for edge in ledger.edges if edge not in edges]
     for name in ledger.present:
@@ -281,7 +290,7 @@ def update_set(
     return _refresh_derived(staged, ledger)
 
 
-def accept(
+def accept_claims(
     staged: StagedSet, ledger: Ledger, reviewed: Iterable[ReviewedClaim], now: datetime
 ) -> Ledger:
     """Enter the keys of acceptable claims into the ledger, and delete the used tokens."""
@@ -296,7 +305,7 @@ def accept(
     return _refresh_derived(staged, ledger)
 
 
-def tell(
+def issue_memberships(
     staged: StagedSet,
     ledger: Ledger,
     contents: Mapping[str, Membership],
@@ -304,13 +313,13 @@ def tell(
     *,
     at_once: bool = False,
 ) -> Ledger:
-    """Sign the memberships *contents* (see `memberships.due`) and store them for publication."""
+    """Sign the memberships *contents* (see `compose_updates`) and store them for publication."""
     operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     ledger, signed = sign_updates(ledger, contents, from_round, operator.signer, at_once=at_once)
     return _store_signed(staged, ledger, signed)
 
 
-def ask_for_keys(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
+def request_new_keys(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
     """Request new keys from *name*, unless a request is pending already."""
     if ledger.members[name].rekey:
         return ledger
@@ -330,7 +339,7 @@ def recertify(staged: StagedSet, ledger: Ledger, name: str, now: datetime) -> Le
     if (staged.place / NODES / name / KEYS_FOLDER).exists():
         staged.put(file, pem)
     entry = msgspec.structs.replace(entry, certificate=pem.decode())
-    return ledger.with_entries({name: entry})
+    return ledger.replace_entries({name: entry})
 
 
 def revoke(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
@@ -340,15 +349,17 @@ def revoke(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
     remaining nodes would be no valid fleet, or if keys for their memberships are missing.
     """
     ledger = revoke_member(ledger, name)
-    contents = due(ledger)
-    if blocked := [other for other in awaited(ledger) if ledger.members[other].holds]:
-        pending = ", ".join(map(repr, ledger.named("pending")[:5]))
+    contents = compose_updates(ledger)
+    if blocked := [
+        other for other in find_blocked(ledger) if ledger.members[other].membership_digest
+    ]:
+        pending = ", ".join(map(repr, ledger.list_members("pending")[:5]))
         raise ConfigError(
             f"{blocked[0]!r} cannot get a new membership while the keys of {pending} are missing: "
             "enrol them, or remove them from fleet.yaml and run cipherfleet provision update first"
         )
     _remove_node_files(staged, name)
-    return _refresh_derived(staged, tell(staged, ledger, contents, 0, at_once=True))
+    return _refresh_derived(staged, issue_memberships(staged, ledger, contents, 0, at_once=True))
 
 
 def _remove_node_files(staged: StagedSet, name: str) -> None:
@@ -356,7 +367,7 @@ def _remove_node_files(staged: StagedSet, name: str) -> None:
         f"{NODES}/{name}",
         f"{ARCHIVES}/{name}.tar.gz",
         f"{OPERATOR_FOLDER}/{TOKENS}/{name}",
-        f"{SAID}/{name}",
+        f"{SIGNED_MEMBERSHIPS}/{name}",
     ):
         staged.remove(place)
 
@@ -364,7 +375,7 @@ def _remove_node_files(staged: StagedSet, name: str) -> None:
 def _store_signed(staged: StagedSet, ledger: Ledger, signed: Mapping[str, bytes]) -> Ledger:
     """Store signed memberships for publication, and in bundles for a device installed again."""
     for name, data in signed.items():
-        staged.put(f"{SAID}/{name}", data)
+        staged.put(f"{SIGNED_MEMBERSHIPS}/{name}", data)
         if (staged.place / NODES / name / KEYS_FOLDER).exists() and not ledger.members[name].rekey:
             staged.put(f"{NODES}/{name}/{MEMBERSHIP_FOLDER}/{HOLDING}", data)
     return _refresh_derived(staged, ledger)

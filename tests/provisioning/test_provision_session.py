@@ -50,14 +50,14 @@ from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_provisioning.claims import ReviewedClaim, examine
 from cipherfleet_provisioning.ledger import Ledger, read_ledger, revoke_member
 from cipherfleet_provisioning.memberships import (
-    awaited,
-    due,
-    pace_of,
+    compose_updates,
+    estimate_pace,
+    find_blocked,
     safe_round,
 )
 from cipherfleet_provisioning.operations import read_token
 from cipherfleet_provisioning.operator_session import read_health
-from cipherfleet_provisioning.sets import archive, locked, staged_set, tree_digest
+from cipherfleet_provisioning.sets import archive, lock_set, stage_set, tree_digest
 
 QUIET = Console(quiet=True)
 EDGES = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d"), ("a", "c")]
@@ -119,7 +119,7 @@ def test_a_set_for_devices_holds_a_token_and_no_key_of_the_fleets(tmp_path: Path
     assert config.neighbours == []
     assert config.operator == ledger_of(home).operator
     assert read_token(home / "current", "a") == files["a/token"]
-    assert ledger_of(home).named("pending") == list("abcd")
+    assert ledger_of(home).list_members("pending") == list("abcd")
 
 
 def test_a_set_with_the_operators_keys_is_ready_to_run(complete: Path) -> None:
@@ -129,8 +129,8 @@ def test_a_set_with_the_operators_keys_is_ready_to_run(complete: Path) -> None:
         entry = ledger_of(home).members[name]
         assert bundle.keys.public.fingerprint == entry.fingerprint
         assert bundle.config.operator is not None
-    assert ledger_of(home).named("enrolled") == list("abcd")
-    assert due(ledger_of(home)) == {}  # the bundles hold all memberships
+    assert ledger_of(home).list_members("enrolled") == list("abcd")
+    assert compose_updates(ledger_of(home)) == {}  # the bundles hold all memberships
 
 
 def private_numbers(home: Path, name: str) -> dict[str, bytes]:
@@ -308,18 +308,18 @@ import os, shutil, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from cipherfleet_provisioning.fleet.fleet import load_fleet
-from cipherfleet_provisioning.operations import tell, update_set
-from cipherfleet_provisioning.memberships import due
-from cipherfleet_provisioning.sets import locked, staged_set, tree_digest
+from cipherfleet_provisioning.operations import issue_memberships, update_set
+from cipherfleet_provisioning.memberships import compose_updates
+from cipherfleet_provisioning.sets import lock_set, stage_set, tree_digest
 
 home, work, file = map(Path, sys.argv[1:4])
 fleet = load_fleet(file)
 STEPS = {"open", "os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir"}
 
 def change():
-    with locked(work), staged_set(work) as draft:
+    with lock_set(work), stage_set(work) as draft:
         ledger = update_set(draft, fleet, "device", lambda _: None, datetime.now(UTC))
-        tell(draft, ledger, due(ledger), 5)
+        issue_memberships(draft, ledger, compose_updates(ledger), 5)
         draft.commit()
 
 def die_at(step):
@@ -390,7 +390,7 @@ def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
     before = tree_digest(home)
 
     def fail() -> None:
-        with locked(home), staged_set(home) as draft:
+        with lock_set(home), stage_set(home) as draft:
             draft.put("ledger.json", b"broken")
             draft.put("nodes/a/node.yaml", b"broken")
             raise KeyboardInterrupt
@@ -403,9 +403,9 @@ def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_two_commands_do_not_work_on_one_set(tmp_path: Path) -> None:
     home = make(tmp_path)
     with (
-        locked(home),
+        lock_set(home),
         pytest.raises(ConfigError, match="is in use by another command"),
-        locked(home),
+        lock_set(home),
     ):
         pass
 
@@ -441,7 +441,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
 
 def test_a_sound_claim_is_acceptable(device: Device) -> None:
     found = device.look(device.claim())
-    assert found.acceptable
+    assert found.is_acceptable
     assert found.fingerprint == device.keys.public.fingerprint
 
 
@@ -475,7 +475,7 @@ def test_what_is_wrong_with_a_claim_is_said(device: Device) -> None:
             assert found.problem.startswith("bad claim"), found
         else:
             assert found.problem.startswith(problem), (problem, found)
-        assert not found.acceptable
+        assert not found.is_acceptable
 
 
 def test_a_request_for_anothers_certificate_is_refused(device: Device) -> None:
@@ -497,18 +497,20 @@ def test_claims_of_strangers_copies_and_of_the_enrolled_are_refused(device: Devi
         ledger_of(device.home), device.look(claim), operator.authority, datetime.now(UTC)
     )
     again = device.look(claim, ledger=enrolled)
-    assert again.known
-    assert not again.acceptable
+    assert again.is_known
+    assert not again.is_acceptable
     (device.folder / "other").mkdir(exist_ok=True)
     fresh = make_own_keys(device.folder / "other", device.config, "keys")
     second = device.look(device.claim(keys=fresh), fresh.identity, enrolled)
     assert second.problem == "enrolled already, with other keys"
     # asked for new keys: only the present identity proves them
-    asked = enrolled.with_entries({"a": msgspec.structs.replace(enrolled.members["a"], rekey=True)})
+    asked = enrolled.replace_entries(
+        {"a": msgspec.structs.replace(enrolled.members["a"], rekey=True)}
+    )
     by_token = device.look(device.claim(keys=fresh), fresh.identity, asked)
     assert by_token.problem == "not proven with the keys that it replaces"
     proven = device.claim(keys=fresh, prove=device.keys.identity)
-    assert device.look(proven, fresh.identity, asked).acceptable
+    assert device.look(proven, fresh.identity, asked).is_acceptable
     # the keys of another member
     b = Device(device.home, "b")
     copied = make_claim(
@@ -551,17 +553,17 @@ def health(number: int, round_s: float) -> Health:
 
 def test_the_round_lies_beyond_the_highest_heard_by_the_margin() -> None:
     result = {"a": health(100, 0.5), "b": health(103, 0.5)}
-    pace = pace_of(result, None)
+    pace = estimate_pace(result, None)
     assert pace is not None
     assert (pace.highest, pace.node, pace.round_s) == (103, "b", 0.5)
     assert safe_round(pace, 10.0) == 103 + 30 + 3  # 10 s of margin, 5 s that the word is old
-    slow = pace_of(result, 5.0)
+    slow = estimate_pace(result, 5.0)
     assert safe_round(slow, 10.0) == 103 + 3 + 3
 
 
 def test_one_node_cannot_push_the_round_out_of_reach() -> None:
     result = {"a": health(100, 0.5), "b": health(103, 0.5), "c": health(10**15, 0.5)}
-    pace = pace_of(result, None)
+    pace = estimate_pace(result, None)
     assert pace is not None
     assert pace.ignored == ("c",)
     assert pace.highest == 103
@@ -569,7 +571,7 @@ def test_one_node_cannot_push_the_round_out_of_reach() -> None:
 
 def test_a_fleet_that_does_not_run_is_told_from_round_0() -> None:
     assert safe_round(None, 10.0) == 0
-    assert safe_round(pace_of({"a": health(0, 0.0)}, 1.0), 10.0) == 0
+    assert safe_round(estimate_pace({"a": health(0, 0.0)}, 1.0), 10.0) == 0
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"3", b"\xff", b"[" * 100_000, b"\x91" * 100_000])
@@ -676,11 +678,11 @@ def test_former_edges_stay_open_until_the_next_update(home: Path, tmp_path: Path
         list("abc"),
         2,
     )
-    assert ledger_of(home).linked["d"] == ["a", "c"]  # it takes part until round 70
+    assert ledger_of(home).allowed_links["d"] == ["a", "c"]  # it takes part until round 70
     assert not (home / "current" / "nodes" / "d").exists()
     result = provision.update(file, home, "operator", None, FAST, QUIET)
     assert (result["changed"], result["notified"], result["former_edges"]) == (True, [], 0)
-    assert "d" not in ledger_of(home).linked
+    assert "d" not in ledger_of(home).allowed_links
 
 
 def test_who_runs_is_not_told_before_its_neighbours_can_be(home: Path, tmp_path: Path) -> None:
@@ -778,8 +780,8 @@ def test_a_revocation_is_written_down_even_if_the_broker_is_away(tmp_path: Path)
 def test_nothing_is_told_before_a_neighbourhood_is_complete(tmp_path: Path) -> None:
     home = make(tmp_path)
     ledger = ledger_of(home)
-    assert due(ledger) == {}
-    assert awaited(ledger) == list("abcd")
+    assert compose_updates(ledger) == {}
+    assert find_blocked(ledger) == list("abcd")
 
 
 def test_rotating_a_node_that_is_away_says_so(home: Path) -> None:

@@ -254,13 +254,13 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
 
 
 def test_nats_server_takes_the_installed_configuration(tmp_path: Path) -> None:
-    from cipherfleet_broker.embedded import embedded
+    from cipherfleet_broker.embedded import make_embedded
 
     home = make(tmp_path)
     place = home / "current" / "broker"
     text = (place / "nats-server.conf").read_text().replace("/etc/cipherfleet-broker", str(place))
     (tmp_path / "nats.conf").write_text(text)
-    binary = embedded().configure(tmp_path, 1)[0]
+    binary = make_embedded().configure(tmp_path, 1)[0]
     done = subprocess.run(
         [binary, "-t", "--config", tmp_path / "nats.conf"], capture_output=True, check=False
     )

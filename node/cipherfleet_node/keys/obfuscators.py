@@ -14,7 +14,7 @@ from gmpy2 import mpz, powmod
 
 from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 
-from .fixed_base import ROWS, Comb, FixedBase, group_for
+from .fixed_base import ROWS, Comb, FixedBase, choose_group
 
 # A uniform exponent with so many bits more than the group's order is uniform up to 2^-64.
 _EXCESS_BITS = 128
@@ -60,7 +60,7 @@ class OwnByTables:
 
 def _residue_table(prime: mpz, generator: mpz, limit_bytes: int) -> FixedBase:
     square, bits = prime * prime, prime.bit_length()
-    group = group_for(bits // 4, limit_bytes)
+    group = choose_group(bits // 4, limit_bytes)
     return FixedBase(powmod(generator, prime, square), bits, square, group)
 
 
@@ -104,11 +104,11 @@ class Full:
                 self._comb = self._table()
             return made
         random_bytes = secrets.token_bytes(self._comb.choice_bytes)
-        return self._comb.power(self._comb.choices_from(random_bytes))
+        return self._comb.power(self._comb.make_choices(random_bytes))
 
     def _table(self) -> Comb:
         bits = -(-(self._key.bits + _EXCESS_BITS) // ROWS)
-        group = group_for(self._key.bits // 4, self._limit)
+        group = choose_group(self._key.bits // 4, self._limit)
         return Comb(self._bases[:ROWS], bits, self._key.n_squared, group)
 
 

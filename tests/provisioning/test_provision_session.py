@@ -449,7 +449,7 @@ def test_what_is_wrong_with_a_claim_is_said(device: Device) -> None:
     claim = device.claim()
     proven_again = msgspec.structs.replace
 
-    def with_proof(**changes: Any) -> Any:
+    def prove_again(**changes: Any) -> Any:
         from cipherfleet_node.runtime.enrolment import token_proof
 
         changed = proven_again(claim, **changes)
@@ -461,14 +461,14 @@ def test_what_is_wrong_with_a_claim_is_said(device: Device) -> None:
     troubles = {
         "wrong token": device.look(device.claim(prove=bytes(32))),
         "bad claim (signature)": device.look(claim, stranger),
-        "bad claim (fleet)": device.look(with_proof(fleet="field")),
-        "bad claim (topic)": device.look(with_proof(sender="b")),
-        "unsound modulus: n has a factor below": device.look(with_proof(paillier=even)),
+        "bad claim (fleet)": device.look(prove_again(fleet="field")),
+        "bad claim (topic)": device.look(prove_again(sender="b")),
+        "unsound modulus: n has a factor below": device.look(prove_again(paillier=even)),
         "wrong size: the modulus has 1032 bits, not 512": device.look(
-            with_proof(paillier=b"\x80" + bytes(128))
+            prove_again(paillier=b"\x80" + bytes(128))
         ),
-        "unsound keys": device.look(with_proof(seal=bytes(31))),
-        "bad certificate request": device.look(with_proof(request=b"not DER")),
+        "unsound keys": device.look(prove_again(seal=bytes(31))),
+        "bad certificate request": device.look(prove_again(request=b"not DER")),
     }
     for problem, found in troubles.items():
         if problem == "bad claim (topic)":
@@ -608,7 +608,7 @@ def plain() -> Any:
 
 
 @pytest.fixture(scope="module")
-def enrolled(plain: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def enrolled_set(plain: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a fleet.yaml and a set whose keys the operator has made; to be copied."""
     folder = tmp_path_factory.mktemp("enrolled")
     make(folder, "operator", **port_of(plain))
@@ -616,9 +616,9 @@ def enrolled(plain: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def home(enrolled: Path, tmp_path: Path) -> Path:
+def home(enrolled_set: Path, tmp_path: Path) -> Path:
     """A copy of that set; its fleet.yaml is in tmp_path."""
-    shutil.copytree(enrolled, tmp_path, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(enrolled_set, tmp_path, symlinks=True, dirs_exist_ok=True)
     return tmp_path / "set"
 
 
@@ -626,7 +626,7 @@ def port_of(broker: RunningBroker) -> dict[str, Any]:
     return {"tls": "false", "port": broker.port}
 
 
-def said(home: Path, name: str) -> Membership:
+def read_signed(home: Path, name: str) -> Membership:
     data = (home / "current" / "memberships" / name).read_bytes()
     verifiers = {OPERATOR: identity_from_text(ledger_of(home).operator)}
     message = wire.decode(data, membership_topic("yard", name), "yard", verifiers)
@@ -645,9 +645,9 @@ def test_an_update_tells_those_whom_it_concerns(tmp_path: Path, plain: RunningBr
     result = provision.update(file, home, "operator", 70, FAST, QUIET)
     # a and c have another neighbour; b, d and h have a neighbour who has
     assert result["notified"] == list("abcdh")
-    assert said(home, "a").from_round == 70
-    assert [m.id for m in said(home, "a").members] == ["b", "c", "h"]
-    assert ledger_of(home).version == said(home, "a").epoch == 2
+    assert read_signed(home, "a").from_round == 70
+    assert [m.id for m in read_signed(home, "a").members] == ["b", "c", "h"]
+    assert ledger_of(home).version == read_signed(home, "a").epoch == 2
     before = tree_digest(home)
     again = provision.update(file, home, "operator", 90, FAST, QUIET)
     # the former edges are closed at the broker, and no membership changes
@@ -719,7 +719,7 @@ def test_a_claim_is_believed_only_with_consent(home: Path, tmp_path: Path) -> No
         result = provision.enroll(home, Consent(approved=["e"]), Reach(timeout_s=60, health_s=0.2))
         assert (result["pending"], result["newly_enrolled"]) == ([], ["e"])
         assert not (home / "current" / "operator" / "tokens" / "e").exists()
-        assert {m.id for m in said(home, "e").members} == {"a", "b"}
+        assert {m.id for m in read_signed(home, "e").members} == {"a", "b"}
         before = tree_digest(home)
         provision.enroll(home, Consent(auto=True), FAST)
         assert tree_digest(home) == before
@@ -741,8 +741,8 @@ def publisher(port: int) -> Iterator[mqtt.Client]:
 def test_revoking_tells_the_others_at_once(tmp_path: Path, home: Path) -> None:
     result = provision.revoke_node(home, "b", FAST)
     assert result["notified"] == ["a", "c", "d"]
-    assert said(home, "a").from_round == 0
-    assert [m.id for m in said(home, "a").members] == ["c", "d"]
+    assert read_signed(home, "a").from_round == 0
+    assert [m.id for m in read_signed(home, "a").members] == ["c", "d"]
     assert ledger_of(home).members["b"].status == "revoked"
     assert ledger_of(home).members["b"].certificate == ""
     for place in ("nodes/b", "archives/b.tar.gz", "memberships/b"):
@@ -787,7 +787,7 @@ def test_nothing_is_told_before_a_neighbourhood_is_complete(tmp_path: Path) -> N
 def test_rotating_a_node_that_is_away_says_so(home: Path) -> None:
     with pytest.raises(CipherfleetError, match="'c' has not claimed new keys within 1 s"):
         provision.rotate(home, "c", "keys", None, FAST)
-    assert said(home, "c").rekey
+    assert read_signed(home, "c").rekey
     version = ledger_of(home).version
     with pytest.raises(CipherfleetError, match="run this command again"):
         provision.rotate(home, "c", "keys", None, FAST)

@@ -161,7 +161,7 @@ def test_a_clock_of_1970_fails_and_the_present_one_does_not() -> None:
 
 
 def test_random_numbers_are_ready() -> None:
-    assert the(doctor_machine.check_chance()).level == "ok"
+    assert the(doctor_machine.check_randomness()).level == "ok"
 
 
 def test_arithmetic_that_is_wrong_or_slow_is_told() -> None:
@@ -460,7 +460,7 @@ def test_a_folder_that_tells_nothing_is_looked_at_as_far_as_it_goes(tmp_path: Pa
     (tmp_path / "node.yaml").write_text("][")
     broken = examined(tmp_path)
     assert (doctor.exit_code(broken), levels(broken)["broker"]) == (3, "skip")
-    assert levels(broken)["chance"] == "ok"
+    assert levels(broken)["randomness"] == "ok"
 
 
 @pytest.mark.fleet

@@ -59,7 +59,8 @@ def check_randomness() -> Iterator[Finding]:
         os.getrandom(32, os.GRND_NONBLOCK)
     except BlockingIOError:
         yield Finding(
-            "fail", "randomness", "the kernel's random numbers are not ready, and keys wait for them",
+            "fail", "randomness",
+            "the kernel's random numbers are not ready, and keys wait for them",
             "wait, or install a source of randomness: rng-tools with /dev/hwrng",
         )  # fmt: skip
     else:

@@ -43,6 +43,7 @@ class RunningBroker:
         version: str,
         host: str,
         port: int,
+        *,
         process: Process | None = None,
         context: ssl.SSLContext | None = None,
         make_engine: Callable[[Security], Engine] | None = None,
@@ -185,9 +186,15 @@ def configure_broker(
     with defer_interrupts():
         folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
         process = Process(engine.configure(folder, port), folder)
-    host = security.host if security else LOOPBACK
-    reloader = make if security else None
-    return RunningBroker(engine.name, engine.version, host, port, process, context, reloader)
+    return RunningBroker(
+        engine.name,
+        engine.version,
+        security.host if security else LOOPBACK,
+        port,
+        process=process,
+        context=context,
+        make_engine=make if security else None,
+    )
 
 
 def _await_health(broker: RunningBroker, process: Process) -> None:

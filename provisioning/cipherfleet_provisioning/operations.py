@@ -128,7 +128,9 @@ def make_set(
         _check_same(ledger, fleet)
     else:
         operator = _make_operator_keys(staged, fleet, now)
-        members = _make_bundles(staged, fleet, fleet.members, maker, operator, progress, now)
+        members = _make_bundles(
+            staged, fleet, fleet.members, operator, maker=maker, progress=progress, now=now
+        )
         ledger = _record_bundle_digests(new_ledger(fleet, operator.public, members))
     return _refresh_derived(staged, ledger)
 
@@ -163,8 +165,9 @@ def _make_bundles(
     staged: StagedSet,
     fleet: Fleet,
     newcomers: Iterable[Member],
-    maker: Maker,
     operator: OperatorKeys,
+    *,
+    maker: Maker,
     progress: Progress,
     now: datetime,
 ) -> dict[str, Entry]:
@@ -273,10 +276,12 @@ def update_set(
         )
     operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     newcomers = [m for m in fleet.members if m.id not in ledger.members]
-    fresh = (
-        _make_bundles(staged, fleet, newcomers, maker, operator, progress, now) if newcomers else {}
-    )
-    known = {**ledger.members, **fresh}
+    known = ledger.members
+    if newcomers:
+        fresh = _make_bundles(
+            staged, fleet, newcomers, operator, maker=maker, progress=progress, now=now
+        )
+        known = {**known, **fresh}
     staying = {member.id: known[member.id] for member in fleet.members}
     revoked = {name: ledger.members[name] for name in ledger.list_members("revoked")}
     edges = list(fleet.graph.edges)

@@ -547,8 +547,23 @@ def test_the_certificate_is_for_the_devices_own_key(device: Device) -> None:
 
 def health(number: int, round_s: float) -> Health:
     """What a node in round *number* says of itself."""
-    us = round(1e6 * round_s)
-    return Health("yard", "a", 1, 9, "reading", number, us, 0, 0, {}, {}, 4, 4, 0, None)
+    return Health(
+        fleet="yard",
+        sender="a",
+        epoch=1,
+        number=9,
+        phase="reading",
+        round=number,
+        round_us=round(1e6 * round_s),
+        silent=0,
+        missed=0,
+        rejected={},
+        surplus={},
+        pool=4,
+        pool_size=4,
+        inline=0,
+        temperature=None,
+    )
 
 
 def test_the_round_lies_beyond_the_highest_heard_by_the_margin() -> None:

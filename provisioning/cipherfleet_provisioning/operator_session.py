@@ -93,7 +93,7 @@ class OperatorSession:
             "this set, and are host and port right (--broker HOST:PORT)?"
         )
 
-    # -- paho's thread ------------------------------------------------------------------------
+    # paho calls the following methods in its own thread.
 
     def _on_connect(self, client: mqtt.Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
         if reason.is_failure:

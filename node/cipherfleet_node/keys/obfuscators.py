@@ -35,7 +35,7 @@ class OwnByCrt:
 
     def make(self) -> mpz:
         """Return a new obfuscator, from two exponentiations of half the size."""
-        return self._key.obfuscator(_uniform_below(self._key.p), _uniform_below(self._key.q))
+        return self._key.obfuscator(_draw_below(self._key.p), _draw_below(self._key.q))
 
 
 class OwnByTables:
@@ -72,7 +72,7 @@ class Uniform:
 
     def make(self) -> mpz:
         """Return a new obfuscator, from one exponentiation of full size."""
-        return powmod(_uniform_below(self._key.n), self._key.n, self._key.n_squared)
+        return powmod(_draw_below(self._key.n), self._key.n, self._key.n_squared)
 
 
 class Full:
@@ -112,6 +112,6 @@ class Full:
         return Comb(self._bases[:ROWS], bits, self._key.n_squared, group)
 
 
-def _uniform_below(bound: mpz) -> mpz:
+def _draw_below(bound: mpz) -> mpz:
     """Return a random number that is uniform on 1 .. bound-1."""
     return mpz(secrets.randbelow(int(bound) - 1) + 1)

@@ -527,7 +527,7 @@ class Agent:
             raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
         if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
-        setup.exchange.asked(query)  # raises for an invalid roster, also of a later round
+        setup.exchange.is_addressed(query)  # raises for an invalid roster, also of a later round
         self._neighbours.record_round(sender, query.round)
         self._close_idle_round()
         opened = self._state.records[-1].number if self._state.records else -1
@@ -563,7 +563,7 @@ class Agent:
         record = next((r for r in self._state.records if r.number == k), None)
         if record is None:
             raise RemoteProtocolError("stale_round", f"{sender!r} asks for a round not kept here")
-        if not self._setup.exchange.asked(query):
+        if not self._setup.exchange.is_addressed(query):
             return
         before, answer = self._sent.get((sender, k), (None, None))
         if before and query.attempt < before.attempt:

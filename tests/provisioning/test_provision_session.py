@@ -680,8 +680,8 @@ def test_an_updated_bundle_is_ready_to_run(
     for name in "abcde":
         bundle = read_bundle(home / "current" / "nodes" / name)
         assert set(bundle.neighbours) == set(ledger_of(home).graph.neighbours(name))
-    assert bundle.joined is not None
-    assert bundle.joined.message.from_round == 70
+    assert bundle.membership is not None
+    assert bundle.membership.message.from_round == 70
 
 
 def test_former_edges_stay_open_until_the_next_update(home: Path, tmp_path: Path) -> None:

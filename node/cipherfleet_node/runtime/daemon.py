@@ -132,7 +132,7 @@ class Daemon:
         self._stopping = stopping or threading.Event()
         self._finished = False
         self.restart_requested = False  # the next round has other neighbours
-        self._version = bundle.joined.version if bundle.joined else 0
+        self._version = bundle.membership.version if bundle.membership else 0
         self.rejected: Counter[str] = Counter()
         self.surplus: Counter[str] = Counter()
         self._silent = 0  # neighbours without an answer in the latest round
@@ -185,7 +185,7 @@ class Daemon:
     @property
     def _first_round(self) -> int:
         """The first round of a node without a saved state."""
-        membership = self._bundle.joined
+        membership = self._bundle.membership
         return membership.message.from_round if membership else 0
 
     def _make_exchange(self) -> Exchange:

@@ -27,8 +27,7 @@ class ConnectionClosed(Exception):
 def read_for(client: paho.Client, within_s: float) -> bool:
     """Let *client* read once what comes within *within_s*; True if its connection is still open.
 
-    It is not client.loop(), which opens a pair of sockets
-    that only the garbage collector closes.
+    It is not client.loop(), which opens a pair of sockets that only the garbage collector closes.
     """
     sock = client.socket()
     if sock is None:
@@ -42,7 +41,7 @@ def read_for(client: paho.Client, within_s: float) -> bool:
 class MqttProbe:
     """An MQTT client that runs in the thread of its caller.
 
-    Each method that takes *within_s* waits at most so long. It raises NoAnswer then, and
+    A method with *within_s* raises NoAnswer if the broker has not answered after this time, and
     ConnectionClosed if the broker closes the connection before.
     """
 

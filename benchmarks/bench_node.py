@@ -56,7 +56,7 @@ class PlaintextExchange:
         noise = dither(randomness, neighbour, weight, len(quantised))
         return [mpz(weight * entry + e) for entry, e in zip(quantised, noise, strict=True)]
 
-    def asked(self, query: Query) -> bool:
+    def is_addressed(self, query: Query) -> bool:
         """Return True: every query is for this node."""
         del query
         return True

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cipherfleet_analysis.advice import schedule_advice
-from cipherfleet_analysis.cost.board_card import PROFILES, Calibration, read_calibration
+from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, Calibration, read_calibration
 from cipherfleet_analysis.forecast import Expected, forecast, rounds_needed
 from cipherfleet_analysis.privacy.audit import LEVELS, Finding, check_privacy
 from cipherfleet_deploy.local.results import SETTLED, plural
@@ -58,7 +58,7 @@ def _card(profile: str | None, calibration: Path | None) -> Calibration | None:
         raise ConfigError("--profile and --calibration are both given; leave one of them out")
     if calibration is not None:
         return read_calibration(calibration)
-    return PROFILES[profile] if profile else None
+    return BOARD_ESTIMATES[profile] if profile else None
 
 
 def passes(result: dict[str, Any], *, strict: bool) -> bool:

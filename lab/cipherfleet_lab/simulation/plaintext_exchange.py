@@ -57,7 +57,7 @@ class Clear:
             mpz(factor * (weight * entry + e)) for entry, e in zip(quantised, noise, strict=True)
         ]
 
-    def asked(self, query: Query) -> bool:
+    def is_addressed(self, query: Query) -> bool:
         """Do the same as the encrypted exchange."""
         return self.seal.check(query) if self.seal else True
 

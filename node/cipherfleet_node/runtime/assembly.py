@@ -60,7 +60,7 @@ def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -
 
 def _first_round(bundle: Bundle) -> int:
     """Return the first round of a node without a saved state."""
-    return bundle.joined.message.from_round if bundle.joined else 0
+    return bundle.membership.message.from_round if bundle.membership else 0
 
 
 def make_exchange(bundle: Bundle, blinding: Blinding) -> Exchange:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.sensors.base import listed
+from cipherfleet_node.sensors.base import join_names
 from cipherfleet_node.settings.node_yaml import check_sensor
 from cipherfleet_node.settings.sections import NodeId, Sensor, SyntheticSensor
 from cipherfleet_node.settings.type_errors import Path_, did_you_mean
@@ -40,7 +40,7 @@ def _check_own_broker(
         return
     text = f"is {entry.broker[:80]!r}, and there is no broker.cluster: leave it out"
     if known:
-        text = f"is {entry.broker[:80]!r}, must be one of broker.cluster: {listed(known)}"
+        text = f"is {entry.broker[:80]!r}, must be one of broker.cluster: {join_names(known)}"
     yield document.error(path, text + did_you_mean(entry.broker, known or ()))
 
 

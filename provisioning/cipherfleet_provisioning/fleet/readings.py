@@ -14,7 +14,7 @@ from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.sensors import CsvTable
-from cipherfleet_node.sensors.base import check_fields, listed
+from cipherfleet_node.sensors.base import check_fields, join_names
 from cipherfleet_node.settings.node_yaml import fields_named
 from cipherfleet_node.settings.sections import (
     Algorithm,
@@ -97,7 +97,7 @@ def _check_names(
         return  # the fields of some sensors are known only when they run
     for path, name in fields_named(objective):
         if name not in known:
-            text = f"is {name!r}, which no sensor has, they have {listed(sorted(known))}"
+            text = f"is {name!r}, which no sensor has, they have {join_names(sorted(known))}"
             yield document.error(("objective", *path), text + did_you_mean(name, known))
 
 
@@ -109,7 +109,7 @@ def _check_columns(
     for section, names in (("where", where), ("limits", member.sensor.limits)):
         for name in names:
             if name not in fields:
-                text = f"is no field of the sensor of {member.id!r}, it has {listed(fields)}"
+                text = f"is no field of the sensor of {member.id!r}, it has {join_names(fields)}"
                 path = (*member.path, "sensor", section, name)
                 yield document.key_error(path, text + did_you_mean(name, fields))
 

@@ -166,7 +166,7 @@ def test_opening_gives_the_weighted_sum_of_differences(
     for name in roster:
         state, seed = others[NAMES.index(name)]
         there = answerer(name, NAMES)
-        assert there.asked(query)
+        assert there.is_addressed(query)
         prepared = there.prepare("i", state, RoundRandomness(seed))
         accepted[name] = here.accept(there.answer(query, RoundRandomness(seed), prepared))
         weight = own_weight(RoundRandomness(seed))

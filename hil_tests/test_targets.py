@@ -9,8 +9,8 @@ import pytest
 from cipherfleet_deploy.cli.main import example
 from cipherfleet_hil.measurement.document import read_measurement, write_measurement
 from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
-from cipherfleet_hil.measuring.interleaved import Effort
 from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets.bench_file import Bench, Spec
 from cipherfleet_hil.targets.target import LeasedTarget, TargetFailed, TargetHeld
 from cipherfleet_provisioning.fleet.fleet import load_fleet

@@ -16,8 +16,8 @@ from cipherfleet_deploy.containers.limits import read_profile
 from cipherfleet_hil.measurement.document import read_measurement, write_measurement
 from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
 from cipherfleet_hil.measuring.exchange_scene import PHE
-from cipherfleet_hil.measuring.interleaved import Effort
 from cipherfleet_hil.measuring.rounds import RoundsPlan, measure_rounds
+from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets.bench_file import Bench, BrokerSpec, DockerSpec
 from cipherfleet_hil.targets.docker import DockerTarget
 from cipherfleet_hil.targets.target import LeasedTarget

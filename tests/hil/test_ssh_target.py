@@ -17,8 +17,8 @@ import pytest
 
 from cipherfleet_deploy.cli.main import example
 from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
-from cipherfleet_hil.measuring.interleaved import Effort
 from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets import lease_agent
 from cipherfleet_hil.targets.bench_file import Bench
 from cipherfleet_hil.targets.ssh import SshTarget

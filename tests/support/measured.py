@@ -22,7 +22,8 @@ from cipherfleet_hil.measurement.document import (
     figure,
     measurement,
 )
-from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
+from cipherfleet_hil.measurement.environment import Clock, Environment
+from cipherfleet_hil.measurement.machine_load import Cpu, Memory, Quota
 from cipherfleet_hil.measurement.validity import assess
 
 # A board at rest, its clock held.

@@ -22,8 +22,7 @@ from gmpy2 import mpz, powmod
 
 from cipherfleet_hil.measurement.compare import compare
 from cipherfleet_hil.measurement.document import Measurement, Run, benchmark
-from cipherfleet_hil.measuring.interleaved import Effort, TimedCase
-from cipherfleet_hil.measuring.sampling import CaseSampler, sample
+from cipherfleet_hil.measuring.sampling import CaseSampler, Effort, TimedCase, sample
 from tests.support.measured import document
 
 LIMIT = 0.05

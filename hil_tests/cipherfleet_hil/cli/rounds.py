@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
 from cipherfleet_deploy.cli.options import AS_JSON
 
-BENCH = click.option(
-    "--bench",
-    "bench_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="bench file (YAML) of the targets (default: this machine)",
-)
-
-
-def command_line() -> str:
-    """Return the command line, for documents that record how they were made."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+from .options import BENCH, command_line, refuse_invalid
 
 
 @click.command()
@@ -83,8 +71,6 @@ def rounds(
     from cipherfleet_hil.targets.bench_file import bench_from
     from cipherfleet_provisioning.fleet.file import Overrides
     from cipherfleet_provisioning.fleet.fleet import load_fleet
-
-    from .options import refuse_invalid
 
     bench = bench_from(bench_file)
     if file is None:

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
 from cipherfleet_hil.measurement.document import Labels
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt
+from cipherfleet_node.core.topics import query_topic
 from cipherfleet_node.keys.key_files import NodeKeys, generate_keys
 
 from .exchange_scene import (
+    ASKER,
+    FLEET,
     FULL,
-    ONLINE,
     OWN_TABLE,
     PHE,
     AskerScenario,
+    FilledPool,
     KeyMaterial,
+    Library,
+    PackedExchange,
     Phe,
-    make_all_inside_case,
-    make_naive_case,
-    make_online_case,
-    make_part_cases,
+    UnpooledBlinding,
+    add_vectors,
+    make_query_message,
 )
-from .interleaved import TimedCase
+from .sampling import TimedCase
 
 KEYGEN = "keygen"
-ALL = "all inside"
+ONLINE = "online"  # what a node computes while its neighbours wait: pools full, answers prepared
+ALL = "all inside"  # everything timed, obfuscators and preparation too
 BY_DIMENSION = ("query", "sign", "verify")  # cases that do not depend on the degree
 BY_DIMENSION_AND_DEGREE = ("prepare", "answer", "decrypt")
 RANDOM = (KEYGEN,)  # a search for primes: its time is random on any machine
@@ -111,6 +120,115 @@ def _sized(
     if degree is not None:
         labels["degree"] = degree
     return SizedCase(case, labels)
+
+
+def make_online_case(material: KeyMaterial, scenario: AskerScenario) -> TimedCase:
+    """Return the case `online`: the part of the exchange for which neighbours wait."""
+    pool = FilledPool(material.own[OWN_TABLE])
+    packed, prepared = PackedExchange(scenario, pool), dict[str, list[mpz]]()
+    ciphertexts = Layout(material.bits, scenario.dimension).ciphertexts
+
+    def fill() -> None:
+        pool.fill((1 + len(scenario.neighbours)) * ciphertexts)
+        prepared.update(packed.prepare())
+
+    return TimedCase(ONLINE, lambda: packed.online(prepared), _equals(scenario.expected), fill)
+
+
+def all_inside_name(own: str, towards: str) -> str:
+    """Return the name of a case that times everything."""
+    return f"all: {own}, {towards}"
+
+
+def make_all_inside_case(
+    material: KeyMaterial, scenario: AskerScenario, own: str, towards: str
+) -> TimedCase:
+    """Return a case that times everything; *own* and *towards* name the obfuscators' sources."""
+    packed = PackedExchange(
+        scenario, UnpooledBlinding((material.own[own], material.towards[towards]))
+    )
+    return TimedCase(
+        all_inside_name(own, towards),
+        lambda: packed.online(packed.prepare()),
+        _equals(scenario.expected),
+    )
+
+
+def make_naive_case(library: Library, scenario: AskerScenario) -> TimedCase:
+    """Return the naive exchange: *library* encrypts each number separately."""
+    negated = [-entry for entry in scenario.asked]
+    towards = [(scenario.theirs[name], scenario.weight(name)) for name in scenario.neighbours]
+
+    def run() -> list[int]:
+        return add_vectors(
+            library.open(library.answer(library.query(negated), own, weight))
+            for own, weight in towards
+        )
+
+    return TimedCase(library.name, run, _equals(scenario.expected_naively))
+
+
+def make_part_cases(material: KeyMaterial, scenario: AskerScenario) -> list[TimedCase]:
+    """Return one case per step of the packed exchange, with the previous step's result as input."""
+    pool, degree = FilledPool(material.own[OWN_TABLE]), len(scenario.neighbours)
+    count = Layout(material.bits, scenario.dimension).ciphertexts
+    packed = PackedExchange(scenario, pool)
+    pool.fill(count * (1 + degree))
+    prepared, query = packed.prepare(), packed.query()
+    answers = packed.answer(query, prepared)
+    accepted = packed.accept(answers)
+    exponents = [scenario.exponent(name) for name in accepted]
+    columns = list(zip(*accepted.values(), strict=True))
+    key = material.keys.paillier
+
+    def decrypt() -> list[mpz]:
+        return [key.decrypt_combined(column, exponents) for column in columns]
+
+    def opens(made: Mapping[str, Sequence[mpz]]) -> bool:
+        return packed.open(made) == scenario.expected
+
+    return [
+        TimedCase("query", packed.query, lambda q: len(q) == count, lambda: pool.fill(count)),
+        TimedCase(
+            "prepare",
+            packed.prepare,
+            lambda made: opens(packed.accept(packed.answer(query, made))),
+            lambda: pool.fill(count * degree),
+        ),
+        TimedCase(
+            "answer",
+            lambda: packed.answer(query, prepared),
+            lambda made: opens(packed.accept(made)),
+        ),
+        TimedCase("accept", lambda: packed.accept(answers), opens),
+        TimedCase("open", lambda: packed.open(accepted), _equals(scenario.expected)),
+        TimedCase("decrypt", decrypt, _equals(decrypt())),
+        *_envelope_cases(material.keys.identity, query),
+    ]
+
+
+def _envelope_cases(identity: Ed25519PrivateKey, query: Sequence[bytes]) -> list[TimedCase]:
+    verifiers, topic = {ASKER: identity.public_key()}, query_topic(FLEET, ASKER)
+
+    def verify(envelope: bytes) -> Any:
+        return wire.decode(envelope, topic, FLEET, verifiers)
+
+    def is_right(result: Any) -> bool:
+        return bool(result.ciphertexts == query)
+
+    signed = wire.encode(make_query_message(query), identity)
+    return [
+        TimedCase(
+            "sign",
+            lambda: wire.encode(make_query_message(query), identity),
+            lambda made: is_right(verify(made)),
+        ),
+        TimedCase("verify", lambda: verify(signed), is_right),
+    ]
+
+
+def _equals(expected: object) -> Callable[[object], bool]:
+    return lambda result: result == expected
 
 
 def make_keygen_case(bits: int) -> TimedCase:

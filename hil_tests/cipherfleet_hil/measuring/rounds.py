@@ -30,7 +30,7 @@ from cipherfleet_hil.measurement.document import (
     benchmark,
     measurement,
 )
-from cipherfleet_hil.measurement.environment import Environment, environment
+from cipherfleet_hil.measurement.environment import Environment, read_environment
 from cipherfleet_hil.measurement.round_figures import (
     NETWORK,
     ROUND,
@@ -193,7 +193,7 @@ class _TargetResults:
 def _run(
     fleet: Fleet, targets: Sequence[LeasedTarget], places: Mapping[str, Sequence[str]]
 ) -> _TargetResults:
-    before = environment()
+    before = read_environment()
     jobs = {target.name: _start(target, places[target.name]) for target in targets}
     waiting, began = list(targets), time.monotonic()
     while waiting:
@@ -204,7 +204,7 @@ def _run(
             waiting.append(target)
         elif waited.codes[jobs[target.name]] != 0:
             raise FleetFailed(f"{target.name}: {target.last_error_line(jobs[target.name])}")
-    here = States(before=before, after=environment())
+    here = States(before=before, after=read_environment())
     found = {t.name: _parse_node_runs(t.read(f"jobs/{jobs[t.name]}/out")) for t in targets}
     spans = {t.name: _fetch_spans(t, found[t.name]) for t in targets}
     return _TargetResults(found, spans, here)

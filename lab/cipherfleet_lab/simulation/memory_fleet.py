@@ -49,7 +49,7 @@ from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
 from cipherfleet_node.settings.sections import Algorithm
 from cipherfleet_node.settings.sections import Objective as ObjectiveSection
 
-from .plaintext_exchange import Clear
+from .plaintext_exchange import PlaintextExchange
 
 START_OF_TAG = 8  # number of bytes of a key's fingerprint
 PARAMETERS = b"the same"  # a digest that is equal in all nodes
@@ -236,7 +236,7 @@ class MemoryFleet:
         }
         seal = self._seal(name) if self.sealed else None
         if not self.keys:
-            return Clear(factors, seal)
+            return PlaintextExchange(factors, seal)
         key, seat = self.keys[name], self.seats[name]
         edges = {other: exchange.Edge(self.keys[other].public, m) for other, m in factors.items()}
         seat.blinding = SeededBlinding(key, edges, f"blinding {self.seed} {name} {seat.epoch}")

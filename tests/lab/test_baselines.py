@@ -22,7 +22,7 @@ from cipherfleet_lab.baselines import (
     Ternary,
 )
 from cipherfleet_lab.baselines.differential_privacy import clipped, epsilon
-from cipherfleet_lab.baselines.ring import summed_along_ring, toy_key
+from cipherfleet_lab.baselines.ring import generate_small_key, summed_along_ring
 from cipherfleet_lab.baselines.ternary import ternary
 from cipherfleet_lab.measures import mean_squared_error, relative_error, stationarity
 from cipherfleet_lab.mixing import equal_shares, metropolis
@@ -339,7 +339,7 @@ def test_push_sum_descends_to_the_optimum_over_one_way_links() -> None:
 
 def test_the_ring_sums_exactly_with_signs() -> None:
     chance = np.random.default_rng(1)
-    key = toy_key(256, chance)
+    key = generate_small_key(256, chance)
     assert key.public.bits == 256
     values = np.array([[3.0, -7.0, 0.0], [-5.0, -(2.0**40), 1.0], [1.0, 2.0, -1.0]])
     assert summed_along_ring(key, values, chance) == [-1, -5 - 2**40, 0]

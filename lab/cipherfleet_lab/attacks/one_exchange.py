@@ -5,20 +5,18 @@ The adversary is the asker, which owns the key; it follows the protocol and anal
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
-import gmpy2
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import TOY_BITS, SeededBlinding, shared_secret, toy_key
 from cipherfleet_node.core.exchange import Edge, Pairwise, half_weight, metropolis
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, Layout
-from cipherfleet_node.core.paillier import PrivateKey, PublicKey
+from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal, Sealed, own_weight
@@ -28,9 +26,8 @@ from .guards import GuardedRandomness
 from .names import Guard
 
 Kind = Literal["pairwise", "sealed"]
-TOY_BITS = 512  # size of reproducible keys: fast, and unsafe
 HALF_WEIGHTS = range(2 ** (HALF_WEIGHT_BITS - 1) + 1, 2**HALF_WEIGHT_BITS, 2)
-ASKER, NEIGHBOURS = "asker", ("b", "c")
+FLEET, ASKER, NEIGHBOURS = "lab", "asker", ("b", "c")
 STATE_BITS = 27  # bits of the random states: about 8 in the objective's units
 
 
@@ -73,25 +70,6 @@ class AskerView:
         """
         half = (weight - 1) // 2
         return [(slot + half) // weight + q for slot, q in zip(slots, self.own, strict=True)]
-
-
-@dataclass(frozen=True)
-class LabBlinding:
-    """Reproducible obfuscators: valid in form, not secret."""
-
-    own_key: PublicKey
-    their_key: PublicKey
-    rng: random.Random
-    rerandomise: bool
-
-    def own(self) -> mpz:
-        """Return a new obfuscator for the own key."""
-        return _power(self.own_key, self.rng)
-
-    def towards(self, neighbour: str) -> mpz:
-        """Return a new obfuscator for the asker's key, or 1 if the guard is off."""
-        del neighbour
-        return _power(self.their_key, self.rng) if self.rerandomise else mpz(1)
 
 
 @dataclass(frozen=True)
@@ -140,15 +118,15 @@ def run_exchange(
 ) -> AskerView:
     """Run one round of an asker with two neighbours; the same *trial* gives the same round."""
     rng = random.Random(trial)
-    keys = {name: labelled_key(name, bits) for name in (ASKER, *NEIGHBOURS)}
+    keys = {name: toy_key(name, bits) for name in (ASKER, *NEIGHBOURS)}
     states = {name: _state(rng, dimension) for name in keys}
     randomness = {name: GuardedRandomness(rng.randbytes(32), off) for name in keys}
-    asker = _exchange(kind, off, ASKER, keys, dimension, rng)
+    asker = _exchange(kind, off, ASKER, keys, dimension, trial)
     roster = asker.roster(NEIGHBOURS)
-    query = Query("lab", ASKER, 1, 1, 0, roster, bytes(8), bytes(8), asker.query(states[ASKER]))
+    query = Query(FLEET, ASKER, 1, 1, 0, roster, bytes(8), bytes(8), asker.query(states[ASKER]))
     answers = {}
     for name in NEIGHBOURS:
-        neighbour = _exchange(kind, off, name, keys, dimension, rng)
+        neighbour = _exchange(kind, off, name, keys, dimension, trial)
         prepared = neighbour.prepare(ASKER, states[name], randomness[name])
         answers[name] = asker.accept(neighbour.answer(query, randomness[name], prepared))
     return AskerView(
@@ -164,17 +142,6 @@ def run_exchange(
     )
 
 
-@cache
-def labelled_key(label: str, bits: int) -> PrivateKey:
-    """Return the reproducible key for *label*, for trials only."""
-    rng = random.Random(f"cipherfleet lab key {label} {bits}")
-    half = bits // 2
-    while True:
-        p, q = (gmpy2.next_prime(mpz(rng.getrandbits(half) | 3 << (half - 2))) for _ in "pq")
-        if p != q and gmpy2.bit_length(p * q) == bits:
-            return PrivateKey(p, q)
-
-
 _METROPOLIS = metropolis(len(NEIGHBOURS), len(NEIGHBOURS))
 
 
@@ -184,17 +151,19 @@ def _exchange(
     name: str,
     keys: Mapping[str, PrivateKey],
     dimension: int,
-    rng: random.Random,
+    trial: str,
 ) -> Pairwise | Sealed:
     """Create the exchange of *name* in a triangle in which only the asker sends queries."""
     others = [other for other in keys if other != name]
     edges = {other: Edge(keys[other].public, _METROPOLIS) for other in others}
-    blinding = LabBlinding(keys[name].public, keys[ASKER].public, rng, "rerandomise" not in off)
+    blinding = SeededBlinding(
+        keys[name], edges, f"{trial} {name}", rerandomise="rerandomise" not in off
+    )
     if kind == "pairwise":
         return Pairwise(keys[name], edges, dimension, blinding)
     rosters = {other: frozenset(keys) - {other} for other in others}
-    secrets = {other: _secret(name, other) for other in others}
-    seal = (NoMasks if "masks" in off else Seal)("lab", name, rosters, secrets)
+    secrets = {other: shared_secret(FLEET, name, other) for other in others}
+    seal = (NoMasks if "masks" in off else Seal)(FLEET, name, rosters, secrets)
     return Sealed(keys[name], edges, dimension, blinding, seal)
 
 
@@ -204,11 +173,3 @@ def _weight(kind: Kind, randomness: RoundRandomness) -> int:
 
 def _state(rng: random.Random, dimension: int) -> list[int]:
     return [rng.randrange(-(2**STATE_BITS), 2**STATE_BITS) for _ in range(dimension)]
-
-
-def _secret(a: str, b: str) -> bytes:
-    return hashlib.sha256(f"lab secret {sorted((a, b))}".encode()).digest()
-
-
-def _power(key: PublicKey, rng: random.Random) -> mpz:
-    return gmpy2.powmod(rng.randrange(1, int(key.n)), key.n, key.n_squared)

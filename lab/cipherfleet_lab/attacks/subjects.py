@@ -26,13 +26,14 @@ from cipherfleet_lab.problems import (
     averages,
     five_nodes,
 )
+from cipherfleet_lab.simulation.toy_keys import TOY_BITS
 from cipherfleet_lab.systems import Log, Problem, System
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 from . import coalition as seen_by
 from .guards import describe_guards
 from .names import GraphName, Guard
-from .one_exchange import HALF_WEIGHTS, TOY_BITS, Kind
+from .one_exchange import HALF_WEIGHTS, Kind
 from .transcripts import Reading, read_descent, read_push_sum, read_ring, read_tracking
 
 Off = Collection[Guard]

@@ -22,7 +22,7 @@ from cipherfleet_node.settings.sections import Stepsize
 
 from .trail import Trail, mean_stepsizes, streams
 
-TOY_BITS = 256  # of the modulus; unsafe
+KEY_BITS = 256  # of the modulus; unsafe
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class PaillierRing:
 
     stepsize: Stepsize
     resolution: float = 2.0**-24
-    key_bits: int = TOY_BITS
+    key_bits: int = KEY_BITS
     name: str = "Paillier ring"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
         """Run *rounds* rounds from problem.start; `served` has the sums."""
         rng, own = streams(seed)
-        steps, key = mean_stepsizes(self.stepsize, rounds), toy_key(self.key_bits, own)
+        steps, key = mean_stepsizes(self.stepsize, rounds), generate_small_key(self.key_bits, own)
         trail, x = Trail(problem, rounds), problem.start
         served = np.empty((rounds, problem.dimension))
         for k, step in enumerate(steps):
@@ -68,7 +68,7 @@ def summed_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) 
     return [int(_signed(key.decrypt(token), public.n)) for token in tokens]
 
 
-def toy_key(bits: int, rng: np.random.Generator) -> PrivateKey:
+def generate_small_key(bits: int, rng: np.random.Generator) -> PrivateKey:
     """Generate a reproducible key of *bits* bits."""
     while True:
         p, q = (gmpy2.next_prime(_below(mpz(1) << bits // 2, rng)) for _ in range(2))

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-from gmpy2 import mpz
 
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
@@ -50,37 +49,10 @@ from cipherfleet_node.settings.sections import Algorithm
 from cipherfleet_node.settings.sections import Objective as ObjectiveSection
 
 from .plaintext_exchange import PlaintextExchange
+from .toy_keys import SeededBlinding, shared_secret
 
 START_OF_TAG = 8  # number of bytes of a key's fingerprint
 PARAMETERS = b"the same"  # a digest that is equal in all nodes
-
-
-def shared_secret(fleet: str, a: str, b: str) -> bytes:
-    """Return the secret that *a* and *b* share in *fleet*.
-
-    It is symmetric, and not secret at all.
-    """
-    return hashlib.sha256(f"{fleet} secret {sorted((a, b))}".encode()).digest()
-
-
-class SeededBlinding:
-    """A Blinding with obfuscators from a seeded generator: valid in form, not secret."""
-
-    def __init__(self, own: PrivateKey, edges: Mapping[str, exchange.Edge], seed: str) -> None:
-        self._own, self._edges, self._rng = own, edges, random.Random(seed)
-        self.taken: Counter[str] = Counter()
-
-    def own(self) -> mpz:
-        """Return an obfuscator for the node's own key."""
-        self.taken["own"] += 1
-        s_p, s_q = (mpz(self._rng.randrange(1, int(prime))) for prime in (self._own.p, self._own.q))
-        return self._own.obfuscator(s_p, s_q)
-
-    def towards(self, neighbour: str) -> mpz:
-        """Return an obfuscator for *neighbour*'s key."""
-        self.taken[neighbour] += 1
-        key = self._edges[neighbour].key
-        return pow(mpz(self._rng.randrange(1, int(key.n))), key.n, key.n_squared)
 
 
 class NoTrace:

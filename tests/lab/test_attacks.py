@@ -39,7 +39,7 @@ from cipherfleet_lab.attacks.result import (
     error_by_round,
     relative_error,
 )
-from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, AttackCase
+from cipherfleet_lab.attacks.subjects import GRAPHS, AttackCase
 from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
 from cipherfleet_lab.attacks.wiretap import wiretap
 from cipherfleet_lab.problems import LOGISTIC, SQUARED, RegressionLoss, five_nodes
@@ -52,7 +52,7 @@ OPEN: tuple[Guard, ...] = ("masks",)
 
 def case(name: str, *off: Guard, trials: int = TRIALS, graph: GraphName = "chord") -> AttackCase:
     problem = replace(five_nodes(), edges=GRAPHS[graph])
-    return AttackCase(SUBJECTS[name], frozenset(off), trials, problem=problem)
+    return AttackCase(name, frozenset(off), trials, problem=problem)
 
 
 def found(finding: AttackResult | None) -> AttackResult:

@@ -31,6 +31,7 @@ from cipherfleet_lab.systems import Log, Problem, System
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 from . import coalition as seen_by
+from .catalogue import load_system
 from .guards import describe_guards
 from .names import GraphName, Guard
 from .one_exchange import HALF_WEIGHTS, Kind
@@ -52,13 +53,12 @@ DEVIATION = 10.0  # deviation of every obfuscation, before scaling by the stepsi
 
 @dataclass(frozen=True)
 class Subject:
-    """A system under its command-line name.
+    """A system to attack; the catalogue has its command-line name.
 
     *wire* reads the plaintext messages; it is None if all messages are ciphertexts. *observers* are
     the views of a coalition on one other node: in one round, and over many rounds.
     """
 
-    name: str
     title: str
     build: Callable[[Off, Stepsize], System]
     guards: Sequence[Guard] = ()
@@ -96,59 +96,62 @@ def _cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
 
 _DRAWN: tuple[Guard, ...] = ("dither", "rerandomise", "half-weights", "stepsizes", "attenuation")
 
-SUBJECTS: Mapping[str, Subject] = {
-    subject.name: subject
-    for subject in (
-        Subject(
-            "pairwise", "the article's exchange", _pairwise, _DRAWN, "pairwise",
-            observers=(seen_by.observe_differences, seen_by.observe_differences),
-        ),
-        Subject(
-            "sealed", "the sealed exchange", _sealed, (*_DRAWN, "masks"), "sealed",
-            observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
-        ),
-        Subject("dsgd", "plaintext descent", lambda _, s: Dsgd(s), wire=read_descent),
-        Subject(
-            "ternary", "ternary quantisation", lambda _, s: Ternary(s, TERNARY_BOUND),
-            wire=read_descent,
-        ),
-        Subject(
-            "obfuscation", "Gade and Vaidya's obfuscation",
-            lambda _, s: Obfuscation(s, DEVIATION),
-            wire=read_descent,
-            observers=(seen_by.observe_obfuscations, seen_by.observe_obfuscations),
-        ),
-        Subject(
-            "differential-privacy", "local differential privacy",
-            lambda _, s: DifferentialPrivacy(s, CLIP, NOISE_MULTIPLIER), wire=read_descent,
-        ),
-        Subject(
-            "gradient-tracking", "plaintext gradient tracking",
-            lambda _, s: GradientTracking(s.initial / 2), wire=read_tracking,
-        ),
-        Subject("push-sum", "plaintext push-sum", lambda _, s: PushSum(s), wire=read_push_sum),
-        Subject(
-            "paillier-ring", "Paillier ring with a key holder", lambda _, s: PaillierRing(s),
-            wire=read_ring, observers=(seen_by.observe_ring, seen_by.observe_ring),
-            sees_all_nodes=True,
-        ),
-        Subject(
-            "consensus", "plaintext average consensus", lambda *_: Consensus(), wire=read_descent,
-            descends=False,
-        ),
-    )
-}  # fmt: skip
+PAIRWISE = Subject(
+    "the article's exchange",
+    _pairwise,
+    guards=_DRAWN,
+    kind="pairwise",
+    observers=(seen_by.observe_differences, seen_by.observe_differences),
+)
+SEALED = Subject(
+    "the sealed exchange",
+    _sealed,
+    guards=(*_DRAWN, "masks"),
+    kind="sealed",
+    observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
+)
+DSGD = Subject("plaintext descent", lambda _, s: Dsgd(s), wire=read_descent)
+TERNARY = Subject("ternary quantisation", lambda _, s: Ternary(s, TERNARY_BOUND), wire=read_descent)
+OBFUSCATION = Subject(
+    "Gade and Vaidya's obfuscation",
+    lambda _, s: Obfuscation(s, DEVIATION),
+    wire=read_descent,
+    observers=(seen_by.observe_obfuscations, seen_by.observe_obfuscations),
+)
+DIFFERENTIAL_PRIVACY = Subject(
+    "local differential privacy",
+    lambda _, s: DifferentialPrivacy(s, CLIP, NOISE_MULTIPLIER),
+    wire=read_descent,
+)
+GRADIENT_TRACKING = Subject(
+    "plaintext gradient tracking",
+    lambda _, s: GradientTracking(s.initial / 2),
+    wire=read_tracking,
+)
+PUSH_SUM = Subject("plaintext push-sum", lambda _, s: PushSum(s), wire=read_push_sum)
+PAILLIER_RING = Subject(
+    "Paillier ring with a key holder",
+    lambda _, s: PaillierRing(s),
+    wire=read_ring,
+    observers=(seen_by.observe_ring, seen_by.observe_ring),
+    sees_all_nodes=True,
+)
+CONSENSUS = Subject(
+    "plaintext average consensus", lambda *_: Consensus(), wire=read_descent, descends=False
+)
 
 
 @dataclass(frozen=True)
 class AttackCase:
-    """A system with some guards off, attacked *trials* times; the same seed gives the same runs.
+    """A system, by its name in the catalogue, with some guards off, attacked *trials* times.
+
+    The same seed gives the same runs.
 
     For attacks on ciphertexts a trial is one round of one edge; for others it is a run of ROUNDS
     rounds.
     """
 
-    subject: Subject
+    system: str
     off: frozenset[Guard] = frozenset()
     trials: int = 20
     seed: int = 1
@@ -163,10 +166,15 @@ class AttackCase:
             self._kept[trial] = self.run(self.solved, trial)
         return self._kept[trial]
 
+    @cached_property
+    def subject(self) -> Subject:
+        """The system, with what the attacks must know about it."""
+        return load_system(self.system)
+
     @property
     def name(self) -> str:
         """The name of the system, with the guards that are off."""
-        return self.subject.name + describe_guards(self.off)
+        return self.system + describe_guards(self.off)
 
     @cached_property
     def solved(self) -> Problem:

@@ -76,7 +76,14 @@ def compare_exchanges(
     ms, checked = run_interleaved([naive[0], *ours, *naive[1:]], effort)
     pairs = [(PHE, case.name) for case in ours] + [(library.name, ONLINE) for library in libraries]
     return InterleavedComparison(
-        EXCHANGE, material.bits, ms, checked, pairs, dimension, degree, _bytes(scenario, reference)
+        kind=EXCHANGE,
+        key_bits=material.bits,
+        ms=ms,
+        checked=checked,
+        pairs=pairs,
+        dimension=dimension,
+        degree=degree,
+        bytes=_bytes(scenario, reference),
     )
 
 
@@ -97,8 +104,27 @@ def _bytes(scenario: AskerScenario, reference: Phe) -> dict[str, int]:
 
 def _messages(ciphertexts: list[bytes], identity: Ed25519PrivateKey) -> tuple[bytes, bytes]:
     tag = bytes(TAG_BYTES)
-    query = Query(FLEET, ASKER, 1, 1, 0, [], tag, tag, ciphertexts)
-    answer = Answer(FLEET, ASKER, 1, ASKER, 1, 0, query.digest, ciphertexts)
+    query = Query(
+        fleet=FLEET,
+        sender=ASKER,
+        epoch=1,
+        round=1,
+        attempt=0,
+        roster=[],
+        parameters=tag,
+        key=tag,
+        ciphertexts=ciphertexts,
+    )
+    answer = Answer(
+        fleet=FLEET,
+        sender=ASKER,
+        epoch=1,
+        receiver=ASKER,
+        round=1,
+        attempt=0,
+        query=query.digest,
+        ciphertexts=ciphertexts,
+    )
     return wire.encode(query, identity), wire.encode(answer, identity)
 
 
@@ -108,7 +134,15 @@ def measure_parts(
     """Time the steps of the packed exchange."""
     cases = make_part_cases(material, AskerScenario(material.keys, dimension, degree))
     ms, checked = run_interleaved(cases, effort)
-    return InterleavedComparison(PARTS, material.bits, ms, checked, (), dimension, degree)
+    return InterleavedComparison(
+        kind=PARTS,
+        key_bits=material.bits,
+        ms=ms,
+        checked=checked,
+        pairs=(),
+        dimension=dimension,
+        degree=degree,
+    )
 
 
 def compare_own_encryptions(
@@ -141,7 +175,9 @@ def compare_own_encryptions(
     sources = [ours(name, source) for name, source in material.own.items()]
     ms, checked = run_interleaved([plain, *sources, *map(theirs, libraries)], effort)
     pairs = [(PHE, name) for name in (*material.own, *(library.name for library in libraries))]
-    return InterleavedComparison(OWN, material.bits, ms, checked, pairs)
+    return InterleavedComparison(
+        kind=OWN, key_bits=material.bits, ms=ms, checked=checked, pairs=pairs
+    )
 
 
 def compare_neighbour_obfuscators(material: KeyMaterial, effort: Effort) -> InterleavedComparison:
@@ -152,7 +188,9 @@ def compare_neighbour_obfuscators(material: KeyMaterial, effort: Effort) -> Inte
         for name, source in material.towards.items()
     ]
     ms, checked = run_interleaved(cases, effort)
-    return InterleavedComparison(NEIGHBOUR, material.bits, ms, checked, [(UNIFORM, FULL)])
+    return InterleavedComparison(
+        kind=NEIGHBOUR, key_bits=material.bits, ms=ms, checked=checked, pairs=[(UNIFORM, FULL)]
+    )
 
 
 def compare_decryptions(
@@ -179,7 +217,12 @@ def compare_decryptions(
     ]
     ms, checked = run_interleaved(cases, effort)
     return InterleavedComparison(
-        DECRYPTION, material.bits, ms, checked, [(APART, TOGETHER)], degree=degree
+        kind=DECRYPTION,
+        key_bits=material.bits,
+        ms=ms,
+        checked=checked,
+        pairs=[(APART, TOGETHER)],
+        degree=degree,
     )
 
 

@@ -35,7 +35,7 @@ class RatioSpread:
         return cls(float(median), float(min(ratios)), float(p10), float(p90))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InterleavedComparison:
     """The result of cases that ran interleaved."""
 

@@ -194,6 +194,9 @@ def test_a_library_that_forgets_the_weight_is_found_out() -> None:
 
 def test_ratios_are_of_the_same_pass() -> None:
     comparison = InterleavedComparison(
-        "any", 2048, {"slow": [10.0, 40.0, 30.0], "fast": [1.0, 2.0, 1.0]}, 6
+        kind="any",
+        key_bits=2048,
+        ms={"slow": [10.0, 40.0, 30.0], "fast": [1.0, 2.0, 1.0]},
+        checked=6,
     )
     assert comparison.ratio("slow", "fast") == RatioSpread(20.0, 10.0, 12.0, 28.0)

@@ -52,7 +52,7 @@ OPEN: tuple[Guard, ...] = ("masks",)
 
 def case(name: str, *off: Guard, trials: int = TRIALS, graph: GraphName = "chord") -> AttackCase:
     problem = replace(five_nodes(), edges=GRAPHS[graph])
-    return AttackCase(name, frozenset(off), trials, problem=problem)
+    return AttackCase(system=name, off=frozenset(off), trials=trials, problem=problem)
 
 
 def found(finding: AttackResult | None) -> AttackResult:
@@ -359,8 +359,19 @@ def finding(
     measure: str, value: float, chance: float, worst_off: float | None = None
 ) -> AttackResult:
     return AttackResult(
-        "a", "b", "c", "d", "e", measure, value, chance, "f", 100, "", worst_off  # type: ignore[arg-type]
-    )  # fmt: skip
+        attack="a",
+        system="b",
+        sought="c",
+        saw="d",
+        knew="e",
+        measure=measure,
+        value=value,
+        chance=chance,
+        guess="f",
+        trials=100,
+        note="",
+        worst_off=worst_off,  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize(

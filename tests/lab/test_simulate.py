@@ -56,12 +56,12 @@ def quadratic(noise: float = 0.0) -> Problem:
         return lambda x, chance: x - target + noise * chance.standard_normal(3)
 
     return Problem(
-        "five quadratics",
-        RING,
-        [gradient(target) for target in targets],
-        np.full((5, 3), 3.0),
-        lambda x: float(((x - targets) ** 2).sum(axis=1).mean() / 2),
-        targets.mean(axis=0),
+        name="five quadratics",
+        edges=RING,
+        gradients=[gradient(target) for target in targets],
+        start=np.full((5, 3), 3.0),
+        objective=lambda x: float(((x - targets) ** 2).sum(axis=1).mean() / 2),
+        optimum=targets.mean(axis=0),
     )
 
 

@@ -84,7 +84,7 @@ def rounds(
         fleet = load_fleet(file, Overrides(nodes), endless=False)
         warm_up = warm_up_rounds(fleet, card) if card else WARM_UP
     document = measure_rounds(
-        RoundsPlan(file, bench, rounds, nodes, warm_up, card),
+        RoundsPlan(file=file, bench=bench, rounds=rounds, nodes=nodes, warm_up=warm_up, card=card),
         command_line(),
         lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         out,

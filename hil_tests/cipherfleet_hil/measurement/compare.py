@@ -56,7 +56,7 @@ class Ratio:
         return {**asdict(self), "significant": self.significant, "fails": self.is_slower(limit)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The result of comparing two measurements."""
 
@@ -101,17 +101,19 @@ def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
     freedom = _degrees_of_freedom(pairs)
     wide = _student_quantile(1 - (1 - LEVEL) / len(pairs), freedom)
     return Comparison(
-        a.cipherfleet.kind,
-        limit,
-        [
+        kind=a.cipherfleet.kind,
+        limit=limit,
+        benchmarks=[
             _ratio(first.name, shift, wide * error)
             for (first, _), shift, error in zip(pairs, shifts, errors, strict=True)
         ],
-        _ratio(
+        overall=_ratio(
             "overall", float(np.mean(shifts)), _student_quantile(LEVEL, freedom) * overall_error
         ),
-        list(_find_notes(a, b)),
-        list(_reasons_of_both(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)),
+        notes=list(_find_notes(a, b)),
+        invalidating_reasons=list(
+            _reasons_of_both(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)
+        ),
     )
 
 

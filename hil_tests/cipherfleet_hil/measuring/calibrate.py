@@ -157,9 +157,17 @@ def _saving_ms(bits: int) -> float:
     """Return the wall time of saving a node's state to the disk of temporary files, ms."""
     record = RoundRecord(0, [1 << 20] * 4, bytes(SEED_BYTES), [bytes(bits // 4)])
     state = State(
-        STATE_VERSION, _FLEET, "node", bytes(TAG_BYTES), 1, 1, [0.5] * 4,
-        [record] * HISTORY_ROUNDS, {}, continuous=True,
-    )  # fmt: skip
+        version=STATE_VERSION,
+        fleet=_FLEET,
+        node="node",
+        parameters=bytes(TAG_BYTES),
+        epoch=1,
+        round=1,
+        estimate=[0.5] * 4,
+        records=[record] * HISTORY_ROUNDS,
+        epochs={},
+        continuous=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         try:
@@ -227,9 +235,15 @@ def _round_trip_ms(broker: RunningBroker) -> float:
 
 def _answer(receiver: int) -> Answer:
     return Answer(
-        _FLEET, "sender", int(time.time()), f"receiver{receiver}", 1, 0, bytes(DIGEST_BYTES),
-        [bytes(KEY_SIZES[0] // 4)],
-    )  # fmt: skip
+        fleet=_FLEET,
+        sender="sender",
+        epoch=int(time.time()),
+        receiver=f"receiver{receiver}",
+        round=1,
+        attempt=0,
+        query=bytes(DIGEST_BYTES),
+        ciphertexts=[bytes(KEY_SIZES[0] // 4)],
+    )
 
 
 # -- small fleets -------------------------------------------------------------------------------

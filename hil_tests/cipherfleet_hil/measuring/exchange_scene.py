@@ -243,7 +243,17 @@ class PackedExchange:
 
 def make_query_message(query: Sequence[bytes]) -> Query:
     """Return the asker's query message with these ciphertexts."""
-    return Query(FLEET, ASKER, 1, 1, 0, [], bytes(8), bytes(8), list(query))
+    return Query(
+        fleet=FLEET,
+        sender=ASKER,
+        epoch=1,
+        round=1,
+        attempt=0,
+        roster=[],
+        parameters=bytes(8),
+        key=bytes(8),
+        ciphertexts=list(query),
+    )
 
 
 def _values(randomness: RoundRandomness, count: int) -> list[int]:

@@ -102,7 +102,14 @@ def _case(options: AttackOptions) -> AttackCase:
         raise click.UsageError(f"{system} has no guard {unknown[0]!r}; it has: {has}")
     problem = replace(five_nodes(), edges=GRAPHS[options.graph])
     off, trials = frozenset(options.off), _trials(options)
-    return AttackCase(system, off, trials, options.seed, options.key_bits, problem)
+    return AttackCase(
+        system=system,
+        off=off,
+        trials=trials,
+        seed=options.seed,
+        bits=options.key_bits,
+        problem=problem,
+    )
 
 
 def _trials(options: AttackOptions) -> int:

@@ -63,7 +63,17 @@ def attack_answers(
     rounds = [f"{case.seed} {trial}" for trial in range(case.trials)]
     tried = success_rates(find, kind, case.off, rounds, DIMENSION, case.bits)
     return AttackResult(
-        attack, case.name, "a neighbour's estimate", saw, f"its own key and estimate, {knew}",
-        "fraction", tried.states, 1 / len(HALF_WEIGHTS), _GUESS, case.trials,
-        f"{case.bits}-bit keys, d = {DIMENSION}; the half weight in {100 * tried.weights:.0f} %",
-    )  # fmt: skip
+        attack=attack,
+        system=case.name,
+        sought="a neighbour's estimate",
+        saw=saw,
+        knew=f"its own key and estimate, {knew}",
+        measure="fraction",
+        value=tried.states,
+        chance=1 / len(HALF_WEIGHTS),
+        guess=_GUESS,
+        trials=case.trials,
+        note=(
+            f"{case.bits}-bit keys, d = {DIMENSION}; the half weight in {100 * tried.weights:.0f} %"
+        ),
+    )

@@ -92,10 +92,18 @@ def _one_sample(case: AttackCase, attack: str, source: Source, saw: str) -> Atta
             truth = readings.phi[node, 0, :-1]
             errors.append(relative_error(closed_form(found), truth, np.zeros_like(truth)))
     return AttackResult(
-        attack, case.name, "the one sample of a node, a linear model's", saw, _CLOSED, "error",
-        float(np.median(errors)), 1.0, "features zero, their mean", case.trials,
-        "median over nodes",
-    )  # fmt: skip
+        attack=attack,
+        system=case.name,
+        sought="the one sample of a node, a linear model's",
+        saw=saw,
+        knew=_CLOSED,
+        measure="error",
+        value=float(np.median(errors)),
+        chance=1.0,
+        guess="features zero, their mean",
+        trials=case.trials,
+        note="median over nodes",
+    )
 
 
 def leakage_of_several(case: AttackCase) -> AttackResult | None:
@@ -117,11 +125,18 @@ def leakage_of_several(case: AttackCase) -> AttackResult | None:
             found, _ = matching(gradients, states, SEVERAL, seed=leakage_case.seed)
             errors.append(sample_error(found, readings.phi[node, :, :-1]))
     return AttackResult(
-        "leakage-several", case.name, f"the {SEVERAL} samples of a node, a linear model's",
-        f"what all neighbours know of the first {WATCHED} rounds", "the model", "error",
-        float(np.median(errors)), 1.0, "features zero, their mean", len(errors) // 5,
-        f"median over nodes; L-BFGS from {STARTS} starts",
-    )  # fmt: skip
+        attack="leakage-several",
+        system=case.name,
+        sought=f"the {SEVERAL} samples of a node, a linear model's",
+        saw=f"what all neighbours know of the first {WATCHED} rounds",
+        knew="the model",
+        measure="error",
+        value=float(np.median(errors)),
+        chance=1.0,
+        guess="features zero, their mean",
+        trials=len(errors) // 5,
+        note=f"median over nodes; L-BFGS from {STARTS} starts",
+    )
 
 
 def matching(

@@ -31,7 +31,7 @@ FLEET, ASKER, NEIGHBOURS = "lab", "asker", ("b", "c")
 STATE_BITS = 27  # bits of the random states: about 8 in the objective's units
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AskerView:
     """The asker's view after its round, and the secrets that it must not learn."""
 
@@ -123,22 +123,32 @@ def run_exchange(
     randomness = {name: GuardedRandomness(rng.randbytes(32), off) for name in keys}
     asker = _exchange(kind, off, ASKER, keys, dimension, trial)
     roster = asker.roster(NEIGHBOURS)
-    query = Query(FLEET, ASKER, 1, 1, 0, roster, bytes(8), bytes(8), asker.query(states[ASKER]))
+    query = Query(
+        fleet=FLEET,
+        sender=ASKER,
+        epoch=1,
+        round=1,
+        attempt=0,
+        roster=roster,
+        parameters=bytes(8),
+        key=bytes(8),
+        ciphertexts=asker.query(states[ASKER]),
+    )
     answers = {}
     for name in NEIGHBOURS:
         neighbour = _exchange(kind, off, name, keys, dimension, trial)
         prepared = neighbour.prepare(ASKER, states[name], randomness[name])
         answers[name] = asker.accept(neighbour.answer(query, randomness[name], prepared))
     return AskerView(
-        keys[ASKER],
-        Layout(bits, dimension, asker.half_weights),
-        _METROPOLIS,
-        states[ASKER],
-        [mpz(int.from_bytes(item, "big")) for item in query.ciphertexts],
-        answers,
-        kind == "sealed",
-        {name: states[name] for name in NEIGHBOURS},
-        {name: _weight(kind, randomness[name]) for name in NEIGHBOURS},
+        key=keys[ASKER],
+        layout=Layout(bits, dimension, asker.half_weights),
+        metropolis=_METROPOLIS,
+        own=states[ASKER],
+        query=[mpz(int.from_bytes(item, "big")) for item in query.ciphertexts],
+        answers=answers,
+        sealed=kind == "sealed",
+        truth={name: states[name] for name in NEIGHBOURS},
+        weights={name: _weight(kind, randomness[name]) for name in NEIGHBOURS},
     )
 
 

@@ -110,7 +110,9 @@ def attack_table(
     findings: dict[tuple[str, str], AttackResult] = {}
     for name, off in rows:
         problem = replace(five_nodes(), edges=edges)
-        case = AttackCase(name, frozenset(off), trials, seed, problem=problem)
+        case = AttackCase(
+            system=name, off=frozenset(off), trials=trials, seed=seed, problem=problem
+        )
         systems.append(case.name)
         findings |= {(case.name, finding.attack): finding for finding in _run_attacks(case)}
     return AttackTable(systems, COLUMNS, findings, trials, seed)

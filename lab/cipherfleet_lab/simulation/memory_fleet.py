@@ -172,24 +172,33 @@ class MemoryFleet:
         seat.unread = seat.samples
         first = self.first_rounds.get(name, 0)
         saved = seat.saved or State(
-            STATE_VERSION, self.name, name, b"", 0, first, None, [], {}, continuous=False
+            version=STATE_VERSION,
+            fleet=self.name,
+            node=name,
+            parameters=b"",
+            epoch=0,
+            round=first,
+            estimate=None,
+            records=[],
+            epochs={},
+            continuous=False,
         )
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)
         seat.agent = Agent(
             Setup(
-                self.name,
-                name,
-                self._tag(name),
-                {other: self._tag(other) for other in self.neighbours[name]},
-                self._exchange(name, objective.dimension),
-                self.algorithm,
-                self.resolution,
-                objective,
-                PARAMETERS,
-                lambda k: self.round_seed(name, k),
-                NoTrace(),
-                self.first_rounds.get(name, 0),
+                fleet=self.name,
+                node=name,
+                key_tag=self._tag(name),
+                neighbours={other: self._tag(other) for other in self.neighbours[name]},
+                exchange=self._exchange(name, objective.dimension),
+                algorithm=self.algorithm,
+                resolution=self.resolution,
+                objective=objective,
+                parameters=PARAMETERS,
+                new_seed=lambda k: self.round_seed(name, k),
+                trace=NoTrace(),
+                first_round=self.first_rounds.get(name, 0),
             ),
             seat.saved,
         )

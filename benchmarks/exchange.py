@@ -167,14 +167,14 @@ class KeySizeFigures:
 
     def ratio(self, kind: str, slow: str, fast: str, degree: int | None = None) -> float | None:
         """Return the median of a ratio; None if it was not measured."""
-        for comparison in self._of(kind, degree):
+        for comparison in self._select(kind, degree):
             if {slow, fast} <= comparison.ms.keys():
                 return comparison.ratio(slow, fast).median
         return None
 
     def fastest_other_library(self) -> float | None:
         """Return the ratio of the fastest other library's naive exchange to `online`, degree 1."""
-        comparisons = self._of(EXCHANGE, 1)
+        comparisons = self._select(EXCHANGE, 1)
         libraries = {
             name
             for comparison in comparisons
@@ -185,11 +185,11 @@ class KeySizeFigures:
 
     def bytes_ratio(self) -> float | None:
         """Return the bytes of phe's JSON over those of our ciphertexts."""
-        for comparison in self._of(EXCHANGE, 1):
+        for comparison in self._select(EXCHANGE, 1):
             return comparison.bytes[PHE_JSON] / comparison.bytes[CIPHERTEXTS]
         return None
 
-    def _of(self, kind: str, degree: int | None) -> list[InterleavedComparison]:
+    def _select(self, kind: str, degree: int | None) -> list[InterleavedComparison]:
         return [c for c in self.comparisons if c.kind == kind and c.degree == degree]
 
 

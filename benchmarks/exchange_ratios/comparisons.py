@@ -68,8 +68,8 @@ def compare_exchanges(
     ours = [make_online_case(material, scenario)]
     ours += [
         make_all_inside_case(material, scenario, own, towards)
-        for own in material.own
-        for towards in material.towards
+        for own in material.own_sources
+        for towards in material.neighbour_sources
     ]
     reference = Phe(material.keys)
     naive = [make_naive_case(library, scenario) for library in (reference, *libraries)]
@@ -89,8 +89,8 @@ def compare_exchanges(
 
 def _bytes(scenario: AskerScenario, reference: Phe) -> dict[str, int]:
     """Return the sizes of a query and an answer, in bytes."""
-    asked = reference.query(scenario.asked)
-    answered = reference.answer(asked, scenario.asked, 1)
+    asked = reference.query(scenario.asker_values)
+    answered = reference.answer(asked, scenario.asker_values, 1)
     ciphertexts = [bytes(scenario.edge.key.bits // 4)] * Layout(
         scenario.edge.key.bits, scenario.dimension
     ).ciphertexts
@@ -172,9 +172,11 @@ def compare_own_encryptions(
         lambda: public.encrypt(number),
         lambda c: reference.open(reference.write([c])) == [number],
     )
-    sources = [ours(name, source) for name, source in material.own.items()]
+    sources = [ours(name, source) for name, source in material.own_sources.items()]
     ms, checked = run_interleaved([plain, *sources, *map(theirs, libraries)], effort)
-    pairs = [(PHE, name) for name in (*material.own, *(library.name for library in libraries))]
+    pairs = [
+        (PHE, name) for name in (*material.own_sources, *(library.name for library in libraries))
+    ]
     return InterleavedComparison(
         kind=OWN, key_bits=material.bits, ms=ms, checked=checked, pairs=pairs
     )
@@ -185,7 +187,7 @@ def compare_neighbour_obfuscators(material: KeyMaterial, effort: Effort) -> Inte
     key = material.keys.paillier
     cases = [
         TimedCase(name, source.make, lambda c: key.decrypt(c) == 0)
-        for name, source in material.towards.items()
+        for name, source in material.neighbour_sources.items()
     ]
     ms, checked = run_interleaved(cases, effort)
     return InterleavedComparison(
@@ -197,7 +199,7 @@ def compare_decryptions(
     material: KeyMaterial, degree: int, effort: Effort
 ) -> InterleavedComparison:
     """Compare one decryption of a combination with one decryption per answer."""
-    key, make = material.keys.paillier, material.own[OWN_TABLE].make
+    key, make = material.keys.paillier, material.own_sources[OWN_TABLE].make
     terms = range(1, degree + 1)
     answers = [encrypt(key.public, mpz(term), make()) for term in terms]
     exponents = [(1 << 17) + 2 * term + 1 for term in terms]

@@ -70,7 +70,7 @@ class InterleavedComparison:
             "checked": self.checked,
             "ms": {name: _times(times) for name, times in self.ms.items()},
             "ratios": [
-                {"slow": slow, "fast": fast, **_rounded(vars(self.ratio(slow, fast)))}
+                {"slow": slow, "fast": fast, **_round_figures(vars(self.ratio(slow, fast)))}
                 for slow, fast in self.pairs
             ],
             "bytes": dict(self.bytes),
@@ -101,8 +101,8 @@ def _pass_ms(sampler: CaseSampler, case: TimedCase) -> float:
 
 
 def _times(times: Sequence[float]) -> dict[str, float]:
-    return _rounded({"median": float(np.median(times)), "minimum": min(times)})
+    return _round_figures({"median": float(np.median(times)), "minimum": min(times)})
 
 
-def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+def _round_figures(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in figures.items()}

@@ -237,7 +237,7 @@ def test_an_exchange_of_the_benchmark_takes_every_obfuscator_once(dimension: int
             handed.append(int(super().towards(neighbour)))
             return handed[-1]
 
-    pool = WatchedFleet(material.own[OWN_TABLE])
+    pool = WatchedFleet(material.own_sources[OWN_TABLE])
     pool.fill(4 * math.ceil(dimension / 16))
     packed = PackedExchange(scenario, pool)
     assert packed.online(packed.prepare()) == scenario.expected

@@ -103,7 +103,7 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
         raise NotValid(
             "A or B is not valid, so there is no conclusion; --allow-not-valid compares them anyway"
         )
-    if result.failed:
+    if result.has_failed:
         sys.exit(1)
 
 

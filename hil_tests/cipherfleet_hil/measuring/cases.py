@@ -91,23 +91,25 @@ def _is_wanted(each: SizedCase, only: Sequence[str]) -> bool:
 
 def _cases(bits: int, dimensions: Sequence[int], degrees: Sequence[int]) -> Iterator[SizedCase]:
     material = KeyMaterial(bits)
-    yield _sized(make_keygen_case(bits), bits)
+    yield _label_case(make_keygen_case(bits), bits)
     for case in make_refill_cases(material):
-        yield _sized(case, bits)
+        yield _label_case(case, bits)
     reference = Phe(material.keys)
     for d in dimensions:
         for n in degrees:
             scenario = AskerScenario(material.keys, d, n)
             parts = {case.name: case for case in make_part_cases(material, scenario)}
             if n == degrees[0]:
-                yield from (_sized(parts[name], bits, d) for name in BY_DIMENSION)
-            yield from (_sized(parts[name], bits, d, n) for name in BY_DIMENSION_AND_DEGREE)
-            yield _sized(make_online_case(material, scenario), bits, d, n)
-            yield _sized(make_all_inside_case(material, scenario, OWN_TABLE, FULL), bits, d, n, ALL)
-            yield _sized(make_naive_case(reference, scenario), bits, d, n)
+                yield from (_label_case(parts[name], bits, d) for name in BY_DIMENSION)
+            yield from (_label_case(parts[name], bits, d, n) for name in BY_DIMENSION_AND_DEGREE)
+            yield _label_case(make_online_case(material, scenario), bits, d, n)
+            yield _label_case(
+                make_all_inside_case(material, scenario, OWN_TABLE, FULL), bits, d, n, ALL
+            )
+            yield _label_case(make_naive_case(reference, scenario), bits, d, n)
 
 
-def _sized(
+def _label_case(
     case: TimedCase,
     bits: int,
     dimension: int | None = None,
@@ -124,7 +126,7 @@ def _sized(
 
 def make_online_case(material: KeyMaterial, scenario: AskerScenario) -> TimedCase:
     """Return the case `online`: the part of the exchange for which neighbours wait."""
-    pool = FilledPool(material.own[OWN_TABLE])
+    pool = FilledPool(material.own_sources[OWN_TABLE])
     packed, prepared = PackedExchange(scenario, pool), dict[str, list[mpz]]()
     ciphertexts = Layout(material.bits, scenario.dimension).ciphertexts
 
@@ -132,7 +134,7 @@ def make_online_case(material: KeyMaterial, scenario: AskerScenario) -> TimedCas
         pool.fill((1 + len(scenario.neighbours)) * ciphertexts)
         prepared.update(packed.prepare())
 
-    return TimedCase(ONLINE, lambda: packed.online(prepared), _equals(scenario.expected), fill)
+    return TimedCase(ONLINE, lambda: packed.online(prepared), _make_check(scenario.expected), fill)
 
 
 def all_inside_name(own: str, towards: str) -> str:
@@ -145,19 +147,21 @@ def make_all_inside_case(
 ) -> TimedCase:
     """Return a case that times everything; *own* and *towards* name the obfuscators' sources."""
     packed = PackedExchange(
-        scenario, UnpooledBlinding((material.own[own], material.towards[towards]))
+        scenario, UnpooledBlinding((material.own_sources[own], material.neighbour_sources[towards]))
     )
     return TimedCase(
         all_inside_name(own, towards),
         lambda: packed.online(packed.prepare()),
-        _equals(scenario.expected),
+        _make_check(scenario.expected),
     )
 
 
 def make_naive_case(library: Library, scenario: AskerScenario) -> TimedCase:
     """Return the naive exchange: *library* encrypts each number separately."""
-    negated = [-entry for entry in scenario.asked]
-    towards = [(scenario.theirs[name], scenario.weight(name)) for name in scenario.neighbours]
+    negated = [-entry for entry in scenario.asker_values]
+    towards = [
+        (scenario.neighbour_values[name], scenario.weight(name)) for name in scenario.neighbours
+    ]
 
     def run() -> list[int]:
         return add_vectors(
@@ -165,12 +169,12 @@ def make_naive_case(library: Library, scenario: AskerScenario) -> TimedCase:
             for own, weight in towards
         )
 
-    return TimedCase(library.name, run, _equals(scenario.expected_naively))
+    return TimedCase(library.name, run, _make_check(scenario.expected_naive))
 
 
 def make_part_cases(material: KeyMaterial, scenario: AskerScenario) -> list[TimedCase]:
     """Return one case per step of the packed exchange, with the previous step's result as input."""
-    pool, degree = FilledPool(material.own[OWN_TABLE]), len(scenario.neighbours)
+    pool, degree = FilledPool(material.own_sources[OWN_TABLE]), len(scenario.neighbours)
     count = Layout(material.bits, scenario.dimension).ciphertexts
     packed = PackedExchange(scenario, pool)
     pool.fill(count * (1 + degree))
@@ -201,8 +205,8 @@ def make_part_cases(material: KeyMaterial, scenario: AskerScenario) -> list[Time
             lambda made: opens(packed.accept(made)),
         ),
         TimedCase("accept", lambda: packed.accept(answers), opens),
-        TimedCase("open", lambda: packed.open(accepted), _equals(scenario.expected)),
-        TimedCase("decrypt", decrypt, _equals(decrypt())),
+        TimedCase("open", lambda: packed.open(accepted), _make_check(scenario.expected)),
+        TimedCase("decrypt", decrypt, _make_check(decrypt())),
         *_envelope_cases(material.keys.identity, query),
     ]
 
@@ -227,7 +231,7 @@ def _envelope_cases(identity: Ed25519PrivateKey, query: Sequence[bytes]) -> list
     ]
 
 
-def _equals(expected: object) -> Callable[[object], bool]:
+def _make_check(expected: object) -> Callable[[object], bool]:
     return lambda result: result == expected
 
 
@@ -245,8 +249,8 @@ def make_keygen_case(bits: int) -> TimedCase:
 def make_refill_cases(material: KeyMaterial) -> list[TimedCase]:
     """Return one case per source that makes one obfuscator, checked: it must encrypt 0."""
     key = material.keys.paillier
-    sources = {f"refill own: {name}": source for name, source in material.own.items()}
-    sources |= {f"refill: {name}": source for name, source in material.towards.items()}
+    sources = {f"refill own: {name}": source for name, source in material.own_sources.items()}
+    sources |= {f"refill: {name}": source for name, source in material.neighbour_sources.items()}
     return [
         TimedCase(name, source.make, lambda made: bool(key.decrypt(made) == 0))
         for name, source in sources.items()

@@ -97,7 +97,7 @@ class KeyMaterial:
         self._limit = Crypto().table_kib * 1024
 
     @cached_property
-    def own(self) -> dict[str, Source]:
+    def own_sources(self) -> dict[str, Source]:
         """The sources of obfuscators for the own key."""
         generators = self.keys.generators
         assert generators is not None
@@ -105,7 +105,7 @@ class KeyMaterial:
         return {OWN_TABLE: table, OWN_CRT: OwnByCrt(self.keys.paillier)}
 
     @cached_property
-    def towards(self) -> dict[str, Source]:
+    def neighbour_sources(self) -> dict[str, Source]:
         """The sources of obfuscators for a neighbour's key."""
         public = self.keys.paillier.public
         full = Full(public, self._limit)
@@ -152,20 +152,20 @@ class AskerScenario:
     def __init__(self, keys: NodeKeys, dimension: int, degree: int) -> None:
         self.keys, self.dimension = keys, dimension
         self.randomness = RoundRandomness(os.urandom(SEED_BYTES))
-        self.asked = _values(self.randomness, dimension)
+        self.asker_values = _values(self.randomness, dimension)
         self.neighbours = [f"neighbour-{place}" for place in range(degree)]
-        self.their_randomness = {
+        self.neighbour_randomness = {
             name: RoundRandomness(os.urandom(SEED_BYTES)) for name in self.neighbours
         }
-        self.theirs = {
+        self.neighbour_values = {
             name: _values(randomness, dimension)
-            for name, randomness in self.their_randomness.items()
+            for name, randomness in self.neighbour_randomness.items()
         }
         self.edge = Edge(keys.paillier.public, exchange.metropolis(degree, degree))
 
     def weight(self, neighbour: str) -> int:
         """Return *neighbour*'s half weight; it is the naive exchange's whole weight."""
-        return exchange.half_weight(self.their_randomness[neighbour], ASKER)
+        return exchange.half_weight(self.neighbour_randomness[neighbour], ASKER)
 
     def exponent(self, neighbour: str) -> int:
         """Return the exponent that the asker applies to *neighbour*'s answer."""
@@ -178,19 +178,21 @@ class AskerScenario:
 
     def _term(self, name: str) -> list[int]:
         weight, exponent = self.weight(name), self.exponent(name)
-        noise = exchange.dither(self.their_randomness[name], ASKER, weight, self.dimension)
+        noise = exchange.dither(self.neighbour_randomness[name], ASKER, weight, self.dimension)
         return [
             exponent * (weight * (own - asked) + e)
-            for own, asked, e in zip(self.theirs[name], self.asked, noise, strict=True)
+            for own, asked, e in zip(
+                self.neighbour_values[name], self.asker_values, noise, strict=True
+            )
         ]
 
     @cached_property
-    def expected_naively(self) -> list[int]:
+    def expected_naive(self) -> list[int]:
         """The plaintext result of the naive exchange: sum_j H_ji (q_j - q_i)."""
         return add_vectors(
             [
                 self.weight(name) * (own - asked)
-                for own, asked in zip(self.theirs[name], self.asked, strict=True)
+                for own, asked in zip(self.neighbour_values[name], self.asker_values, strict=True)
             ]
             for name in self.neighbours
         )
@@ -201,29 +203,29 @@ class PackedExchange:
 
     def __init__(self, scenario: AskerScenario, blinding: Blinding) -> None:
         key = scenario.keys.paillier
-        self._scene = scenario
+        self._scenario = scenario
         edges = dict.fromkeys(scenario.neighbours, scenario.edge)
         self._asker = Pairwise(key, edges, scenario.dimension, blinding)
         self._neighbour = Pairwise(key, {ASKER: scenario.edge}, scenario.dimension, blinding)
 
     def query(self) -> list[bytes]:
         """Return the ciphertexts of the asker's query."""
-        return self._asker.query(self._scene.asked)
+        return self._asker.query(self._scenario.asker_values)
 
     def prepare(self) -> dict[str, list[mpz]]:
         """Prepare the answers of all neighbours."""
-        return {name: self._prepare(name) for name in self._scene.neighbours}
+        return {name: self._prepare(name) for name in self._scenario.neighbours}
 
     def _prepare(self, name: str) -> list[mpz]:
         return self._neighbour.prepare(
-            ASKER, self._scene.theirs[name], self._scene.their_randomness[name]
+            ASKER, self._scenario.neighbour_values[name], self._scenario.neighbour_randomness[name]
         )
 
     def answer(
         self, query: Sequence[bytes], prepared: Mapping[str, Sequence[mpz]]
     ) -> dict[str, list[bytes]]:
         """Return the ciphertexts of all neighbours' answers."""
-        randomness, asked = self._scene.their_randomness, make_query_message(query)
+        randomness, asked = self._scenario.neighbour_randomness, make_query_message(query)
         return {
             name: self._neighbour.answer(asked, randomness[name], brackets)
             for name, brackets in prepared.items()
@@ -234,7 +236,7 @@ class PackedExchange:
         return {name: self._asker.accept(answer) for name, answer in answers.items()}
 
     def open(self, accepted: Mapping[str, Sequence[mpz]]) -> list[int]:
-        return self._asker.open(accepted, self._scene.randomness)
+        return self._asker.open(accepted, self._scenario.randomness)
 
     def online(self, prepared: Mapping[str, Sequence[mpz]]) -> list[int]:
         """Run everything for which neighbours wait: query, answers, opening."""

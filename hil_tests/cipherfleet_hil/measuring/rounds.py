@@ -269,15 +269,15 @@ def share_machine_load(
     after = sum(part.after.cpu_time.own_s for part in parts)
     shared = {
         name: States(
-            before=_with_own(states[name].before, before),
-            after=_with_own(states[name].after, after),
+            before=_replace_own_time(states[name].before, before),
+            after=_replace_own_time(states[name].after, after),
         )
         for name in here
     }
     return states | shared
 
 
-def _with_own(state: Environment, own_s: float) -> Environment:
+def _replace_own_time(state: Environment, own_s: float) -> Environment:
     cpu = msgspec.structs.replace(state.cpu_time, own_s=own_s)
     return msgspec.structs.replace(state, cpu_time=cpu)
 

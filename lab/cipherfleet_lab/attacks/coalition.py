@@ -81,7 +81,7 @@ def observe_differences(
             there = locate(log, problem, coalition, near)
             if there is not None:
                 flows += factor * MEAN_HALF_WEIGHT**2 * (there - states)
-    return ObservedTrajectory(states, _attenuated(log, flows))
+    return ObservedTrajectory(states, _attenuate(log, flows))
 
 
 def locate(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Array | None:
@@ -151,7 +151,7 @@ def _observe_sums(
         else:
             term = -MEAN_HALF_WEIGHT * y
         flows += link_factor(problem, node, near) * term
-    return ObservedTrajectory(centre + y / h, _attenuated(log, flows))
+    return ObservedTrajectory(centre + y / h, _attenuate(log, flows))
 
 
 def _equations(
@@ -217,6 +217,6 @@ def observe_ring(
     return ObservedTrajectory(states, log.served / problem.nodes - states)
 
 
-def _attenuated(log: Log, flows: Array) -> Array:
+def _attenuate(log: Log, flows: Array) -> Array:
     assert log.attenuations is not None
     return log.attenuations[:, None] * flows

@@ -41,7 +41,7 @@ def direction(case: AttackCase) -> AttackResult | None:
         attack="direction",
         system=case.name,
         sought="the difference to a neighbour's estimate",
-        saw=_received(case),
+        saw=_describe_received(case),
         knew=_PAIRED,
         measure="error",
         value=error_by_round(found, truth, np.zeros_like(truth)),
@@ -64,7 +64,7 @@ def triangulation(case: AttackCase) -> AttackResult | None:
         attack="triangulation",
         system=case.name,
         sought="the difference to a neighbour's estimate, on average",
-        saw=f"{_received(case)}, of {STANDING} rounds",
+        saw=f"{_describe_received(case)}, of {STANDING} rounds",
         knew=_PAIRED,
         measure="error",
         value=relative_error(found, truth, np.zeros_like(truth)),
@@ -80,10 +80,10 @@ def triangulation_by_two(case: AttackCase) -> AttackResult | None:
         return None
     found, truth, guess = [], [], []
     for log in case.logs:
-        for node in range(case.solved.nodes):
-            for pair in combinations(case.solved.neighbours(node), 2):
+        for node in range(case.solved_problem.nodes):
+            for pair in combinations(case.solved_problem.neighbours(node), 2):
                 look = observe_differences if log.opened else observe_sums
-                found.append(look(log, case.solved, pair, node).states[SETTLED])
+                found.append(look(log, case.solved_problem, pair, node).states[SETTLED])
                 truth.append(log.estimates[:-1, node][SETTLED])
                 guess.append(log.estimates[:-1, list(pair)].mean(axis=1)[SETTLED])
     return AttackResult(
@@ -105,14 +105,14 @@ def _differences(case: AttackCase) -> Iterator[tuple[Array, Array]]:
 
     Both have shape (rounds, links, d).
     """
-    links = [(i, j) for a, b in case.solved.edges for i, j in ((a, b), (b, a))]
+    links = [(i, j) for a, b in case.solved_problem.edges for i, j in ((a, b), (b, a))]
     for log in case.logs:
-        found = [_expected(log, case.solved, asker, node) for asker, node in links]
+        found = [_infer_difference(log, case.solved_problem, asker, node) for asker, node in links]
         truth = [log.estimates[:-1, node] - log.estimates[:-1, asker] for asker, node in links]
         yield np.stack(found, axis=1)[SETTLED], np.stack(truth, axis=1)[SETTLED]
 
 
-def _expected(log: Log, problem: Problem, asker: int, node: int) -> Array:
+def _infer_difference(log: Log, problem: Problem, asker: int, node: int) -> Array:
     """Infer x_node - x_asker: an answer over the mean half weight, or the best share of a sum."""
     if log.opened:
         return opened_difference(log, asker, node) / MEAN_HALF_WEIGHT
@@ -124,7 +124,7 @@ def _expected(log: Log, problem: Problem, asker: int, node: int) -> Array:
     return result
 
 
-def _received(case: AttackCase) -> str:
+def _describe_received(case: AttackCase) -> str:
     return (
         "the neighbour's answer"
         if _answers_open_singly(case)

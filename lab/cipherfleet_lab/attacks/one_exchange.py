@@ -45,7 +45,7 @@ class AskerView:
     truth: Mapping[str, Sequence[int]]  # quantised estimate of each neighbour
     weights: Mapping[str, int]  # half weight of each neighbour
 
-    def opened(self, names: Collection[str]) -> list[int] | None:
+    def open_answers(self, names: Collection[str]) -> list[int] | None:
         """Decrypt the product of the answers of *names* to slots; None if they are out of range."""
         columns = zip(*(self.answers[name] for name in names), strict=True)
         plain = [self.key.decrypt_combined(column, [1] * len(names)) for column in columns]
@@ -57,13 +57,13 @@ class AskerView:
             return None
         return [slot // factor for slot in slots]
 
-    def best(self, name: str) -> list[int]:
+    def best_slots(self, name: str) -> list[int]:
         """Return the slots of *name*'s answer if it opens by itself, otherwise of all answers."""
-        slots = self.opened([name]) or self.opened(NEIGHBOURS)
+        slots = self.open_answers([name]) or self.open_answers(NEIGHBOURS)
         assert slots is not None, "the sum over a roster always opens"
         return slots
 
-    def state_from(self, weight: int, slots: Sequence[int]) -> list[int]:
+    def compute_state(self, weight: int, slots: Sequence[int]) -> list[int]:
         """Compute q_j from H and the slots of its answer.
 
         Dither does not protect against a known H.
@@ -80,7 +80,7 @@ class SuccessRates:
     weights: float
 
 
-def success_rates(
+def measure_success(
     find: Callable[[AskerView, str], int | None],
     kind: Kind,
     off: Collection[Guard],
@@ -99,7 +99,8 @@ def success_rates(
         weight = find(seen, name)
         weights.append(weight == seen.weights[name])
         states.append(
-            weight is not None and seen.state_from(weight, seen.best(name)) == seen.truth[name]
+            weight is not None
+            and seen.compute_state(weight, seen.best_slots(name)) == seen.truth[name]
         )
     return SuccessRates(sum(states) / len(states), sum(weights) / len(weights))
 

@@ -69,15 +69,15 @@ class Subject:
     descends: bool = True
 
 
-def _pairwise(off: Off, stepsize: Stepsize) -> System:
-    return _cipherfleet("pairwise", off, stepsize)
+def _build_pairwise(off: Off, stepsize: Stepsize) -> System:
+    return _build_cipherfleet("pairwise", off, stepsize)
 
 
-def _sealed(off: Off, stepsize: Stepsize) -> System:
-    return _cipherfleet("sealed", off, stepsize)
+def _build_sealed(off: Off, stepsize: Stepsize) -> System:
+    return _build_cipherfleet("sealed", off, stepsize)
 
 
-def _cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
+def _build_cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
     steps = Stepsize(
         initial=stepsize.initial,
         decay=stepsize.decay,
@@ -98,14 +98,14 @@ _DRAWN: tuple[Guard, ...] = ("dither", "rerandomise", "half-weights", "stepsizes
 
 PAIRWISE = Subject(
     "the article's exchange",
-    _pairwise,
+    _build_pairwise,
     guards=_DRAWN,
     kind="pairwise",
     observers=(seen_by.observe_differences, seen_by.observe_differences),
 )
 SEALED = Subject(
     "the sealed exchange",
-    _sealed,
+    _build_sealed,
     guards=(*_DRAWN, "masks"),
     kind="sealed",
     observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
@@ -160,10 +160,10 @@ class AttackCase:
     stepsize: Stepsize = FIVE_STEPSIZE
     _kept: dict[int, Log] = field(init=False, default_factory=dict)
 
-    def once(self, trial: int) -> Log:
+    def run_cached(self, trial: int) -> Log:
         """Return the run of *trial* on this case's own problem; runs are cached."""
         if trial not in self._kept:
-            self._kept[trial] = self.run(self.solved, trial)
+            self._kept[trial] = self.run(self.solved_problem, trial)
         return self._kept[trial]
 
     @cached_property
@@ -177,14 +177,14 @@ class AttackCase:
         return self.system + describe_guards(self.off)
 
     @cached_property
-    def solved(self) -> Problem:
+    def solved_problem(self) -> Problem:
         """The problem that the system solves; consensus solves average consensus instead."""
         return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
 
     @property
     def logs(self) -> Sequence[Log]:
         """The logs of all trials."""
-        return [self.once(trial) for trial in range(self.trials)]
+        return [self.run_cached(trial) for trial in range(self.trials)]
 
     @cached_property
     def others(self) -> dict[str, AttackCase]:
@@ -199,8 +199,8 @@ class AttackCase:
     def neighbours(self, node: int) -> list[int]:
         """Return the nodes that receive messages from *node*."""
         if self.subject.sees_all_nodes:
-            return [other for other in range(self.solved.nodes) if other != node]
-        return self.solved.neighbours(node)
+            return [other for other in range(self.solved_problem.nodes) if other != node]
+        return self.solved_problem.neighbours(node)
 
     def read(self, log: Log, coalition: Collection[int], node: int, *, many: bool) -> Reading:
         """Return what *coalition* infers about *node* from *log*: one row instead of n."""
@@ -209,4 +209,4 @@ class AttackCase:
             whole, own = self.subject.wire(log), slice(node, node + 1)
             return Reading(whole.states[:, own], whole.steps[:, own], whole.scales, whole.first)
         look = seen_by.observe_differences if log.opened else self.subject.observers[many]
-        return look(log, self.solved, coalition, node).reading(log)
+        return look(log, self.solved_problem, coalition, node).reading(log)

@@ -24,7 +24,7 @@ def one_round(case: AttackCase) -> AttackResult | None:
     """A node's gradient from its step in one round."""
     if not case.subject.descends:
         return None
-    by_node = [_steps(case, node) for node in range(case.solved.nodes)]
+    by_node = [_steps(case, node) for node in range(case.solved_problem.nodes)]
     errors = [relative_error(found, true, np.zeros_like(true)) for found, true in by_node]
     result, right = (np.concatenate(part) for part in zip(*by_node, strict=True))
     return AttackResult(
@@ -59,7 +59,7 @@ def telescoping(case: AttackCase) -> AttackResult | None:
     """A node's gradient from many rounds, over which random stepsizes average out."""
     if not case.subject.descends:
         return None
-    coalitions = [(node, case.neighbours(node)) for node in range(case.solved.nodes)]
+    coalitions = [(node, case.neighbours(node)) for node in range(case.solved_problem.nodes)]
     errors = [coalition_error(case, [one]) for one in coalitions]
     return AttackResult(
         attack="telescoping",
@@ -114,7 +114,7 @@ Coalition = tuple[int, Sequence[int]]  # a node, and the members of the coalitio
 
 def coalitions_without_one(case: AttackCase) -> Iterator[Coalition]:
     """Yield every node with all its neighbours except one, for each of them."""
-    for node in range(case.solved.nodes):
+    for node in range(case.solved_problem.nodes):
         near = case.neighbours(node)
         for honest in near:
             yield node, [other for other in near if other != honest]

@@ -44,7 +44,7 @@ class PaillierRing:
             gradients = problem.all_gradients(x, rng)
             trail.keep(x, gradients)
             quantised = np.floor(x / self.resolution + own.random(x.shape))
-            served[k] = self.resolution * np.array(summed_along_ring(key, quantised, own))
+            served[k] = self.resolution * np.array(sum_along_ring(key, quantised, own))
             x = served[k] / problem.nodes - step * gradients
         return trail.log(
             self.name,
@@ -56,7 +56,7 @@ class PaillierRing:
         )
 
 
-def summed_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) -> list[int]:
+def sum_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) -> list[int]:
     """Return the key holder's decrypted sum over nodes of the integers *values*, shape (n, d)."""
     public = key.public
     tokens = [mpz(1)] * values.shape[1]
@@ -65,7 +65,7 @@ def summed_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) 
             token * encrypt(public, mpz(int(value)), _obfuscator(public, rng)) % public.n_squared
             for token, value in zip(tokens, row, strict=True)
         ]
-    return [int(_signed(key.decrypt(token), public.n)) for token in tokens]
+    return [int(_to_signed(key.decrypt(token), public.n)) for token in tokens]
 
 
 def generate_small_key(bits: int, rng: np.random.Generator) -> PrivateKey:
@@ -86,5 +86,5 @@ def _below(limit: mpz, rng: np.random.Generator) -> mpz:
     return mpz(int.from_bytes(rng.bytes(size), "big")) % limit
 
 
-def _signed(plaintext: mpz, n: mpz) -> mpz:
+def _to_signed(plaintext: mpz, n: mpz) -> mpz:
     return plaintext - n if plaintext > n // 2 else plaintext

@@ -43,7 +43,7 @@ class Stopwatch:
     cpu_seconds: float = 0.0  # of this process; other processes hardly change it
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def measuring(self) -> Iterator[None]:
         """Measure the time of the block."""
         began, cpu_began = time.perf_counter(), time.process_time()
         yield
@@ -76,7 +76,7 @@ def simulate(file: Path | None, options: SimulationOptions, console: Console) ->
     rounds = options.rounds or scenario.algorithm.rounds or MADE_UP_ROUNDS
     run, how = _engine(fleet, scenario, rounds, options, console)
     seeds = range(options.seed, options.seed + options.seeds)
-    measured, taken = _measured(run, scenario, rounds, seeds, console)
+    measured, taken = _measure(run, scenario, rounds, seeds, console)
     result = {
         "fleet": scenario.name,
         "nodes": scenario.nodes,
@@ -139,7 +139,7 @@ def _engine(
     if options.engine == "vector":
         own = engines.repeats_node_choices(scenario, rounds)
         how = {"encrypted": False, "draws": "the nodes' own" if own else "fast"}
-        return lambda seed: engines.run_vector(scenario, rounds, seed, own_draws=own), how
+        return lambda seed: engines.run_vector(scenario, rounds, seed, own_choices=own), how
     if fleet is None or not scenario.names:
         raise ConfigError(
             "the core engine runs only the nodes of a file; give FILE, no --degree, and "
@@ -161,7 +161,7 @@ def _nothing() -> Iterator[None]:
 # -- figures ------------------------------------------------------------------------------------
 
 
-def _measured(
+def _measure(
     run: Run, scenario: Scenario, rounds: int, seeds: Sequence[int], console: Console
 ) -> tuple[dict[str, Array], Stopwatch]:
     """Return relative error and disagreement, (seeds, rounds), and the time of all rounds."""
@@ -173,7 +173,7 @@ def _measured(
         for row, seed in enumerate(seeds):
             passed = run(seed)
             for k in range(rounds):
-                with taken.running():
+                with taken.measuring():
                     estimates = next(passed)
                 if scenario.optimum is not None:
                     figures["relative_error"][row, k] = relative_error(estimates, scenario.optimum)
@@ -187,10 +187,10 @@ def _band(values: Array) -> dict[str, list[float | None]] | None:
     if np.isnan(values).all():
         return None
     bands = {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
-    return {name: [_defined(entry) for entry in band] for name, band in bands.items()}
+    return {name: [_finite_or_none(entry) for entry in band] for name, band in bands.items()}
 
 
-def _defined(figure: float) -> float | None:
+def _finite_or_none(figure: float) -> float | None:
     return float(figure) if math.isfinite(figure) else None
 
 

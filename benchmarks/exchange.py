@@ -25,7 +25,7 @@ from cipherfleet_hil.measurement.environment import describe_machine
 from cipherfleet_hil.measuring.cases import ONLINE, all_inside_name
 from cipherfleet_hil.measuring.exchange_scene import OWN_CRT, OWN_TABLE, PHE, UNIFORM
 from cipherfleet_hil.measuring.sampling import Effort
-from cipherfleet_hil.report.terminal import progress_of
+from cipherfleet_hil.report.terminal import track_progress
 from cipherfleet_node.errors import CipherfleetError
 from exchange_ratios.comparisons import (
     APART,
@@ -64,7 +64,7 @@ def main() -> int:
     plan = _plan(options)
     comparisons = measure(
         plan,
-        progress_of("comparisons", console),
+        track_progress("comparisons", console),
         lambda keys: connect_libraries(libraries, keys, console),
     )
     result = report(comparisons, where, *(library.package for library in libraries))

@@ -145,16 +145,16 @@ def _check_cases(names: tuple[str, ...]) -> None:
 def _measure(plan: CryptoPlan, bench_file: Path | None, target: str | None) -> Measurement:
     from rich.console import Console
 
-    from cipherfleet_hil.measuring.crypto import measure_crypto, this_machine, worker_host_on
-    from cipherfleet_hil.report.terminal import progress_of
-    from cipherfleet_hil.targets.bench_file import bench_from
+    from cipherfleet_hil.measuring.crypto import make_worker_host, measure_crypto, this_machine
+    from cipherfleet_hil.report.terminal import track_progress
+    from cipherfleet_hil.targets.bench_file import load_bench
 
-    progress = progress_of("processes", Console(stderr=True))
+    progress = track_progress("processes", Console(stderr=True))
     if bench_file is None and target is None:
         return measure_crypto(plan, this_machine(), command_line(), progress)
-    machines = bench_from(bench_file)
+    machines = load_bench(bench_file)
     with machines.target(target or machines.targets[0].name) as held:
-        return measure_crypto(plan, worker_host_on(held), command_line(), progress)
+        return measure_crypto(plan, make_worker_host(held), command_line(), progress)
 
 
 def _publish(document: Measurement, out: Path | None, *, as_json: bool) -> None:

@@ -68,11 +68,11 @@ def rounds(
     from cipherfleet_hil.measuring.prediction import warm_up_rounds
     from cipherfleet_hil.measuring.rounds import WARM_UP, RoundsPlan, measure_rounds
     from cipherfleet_hil.report.rounds_table import show_rounds
-    from cipherfleet_hil.targets.bench_file import bench_from
+    from cipherfleet_hil.targets.bench_file import load_bench
     from cipherfleet_provisioning.fleet.file import Overrides
     from cipherfleet_provisioning.fleet.fleet import load_fleet
 
-    bench = bench_from(bench_file)
+    bench = load_bench(bench_file)
     if file is None:
         file = example("intel_lab") / "fleet.yaml"
         nodes = nodes or max(3, len(bench.targets))

@@ -270,10 +270,10 @@ def _run_small(broker: RunningBroker, nodes: int) -> _FleetCosts:
         file.write_text(_FLEET_FILE.format(bits=TINY_BITS, rounds=ROUNDS, nodes=nodes))
         address = Broker(host=broker.host, port=broker.port)
         bundles = write_bundles(load_fleet(file), Path(name) / "nodes", address, Simulation())
-        before = _cpu_of(broker)
+        before = _cpu_time_ms(broker)
         _await_end([_spawn(folder) for folder in bundles.values()])
         delivered = 2 * nodes * (nodes - 1)  # messages per round
-        broker_ms = (_cpu_of(broker) - before) / (delivered * ROUNDS)
+        broker_ms = (_cpu_time_ms(broker) - before) / (delivered * ROUNDS)
         costs = [_round_costs_ms(folder) for folder in bundles.values()]
         all_ms, node_ms, wall_ms = (median(column) for column in zip(*costs, strict=True))
         spent = nodes * all_ms + delivered * broker_ms
@@ -318,7 +318,7 @@ def _round_costs_ms(folder: Path) -> tuple[float, float, float]:
     return spent / count, (spent - pools) / count, wall
 
 
-def _cpu_of(broker: RunningBroker) -> float:
+def _cpu_time_ms(broker: RunningBroker) -> float:
     """Return the CPU time of the broker's threads so far, ms; Linux counts nanoseconds."""
     threads = Path(f"/proc/{broker.pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6

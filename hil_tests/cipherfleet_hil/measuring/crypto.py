@@ -100,7 +100,7 @@ def this_machine() -> WorkerHost:
     return WorkerHost("local", kind, run_worker, lambda: read_environment([os.getpid()]))
 
 
-def worker_host_on(target: LeasedTarget) -> WorkerHost:
+def make_worker_host(target: LeasedTarget) -> WorkerHost:
     """Return *target* as a worker host; the caller holds its lease."""
 
     def worker(arguments: Sequence[str]) -> str:

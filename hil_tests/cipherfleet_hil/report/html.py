@@ -19,7 +19,7 @@ from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 from .charts import time_text
 from .measurement_charts import combine_charts, draw_charts
-from .terminal import naive_medians, order_of, ratio_to_naive
+from .terminal import case_order, naive_medians, ratio_to_naive
 
 _STYLE_FILE = Path(__file__).parent / "report.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # a browser loads no other resource
@@ -122,7 +122,7 @@ def _figures(document: Measurement) -> str:
         f"<tr><td>{escape(each.name)}{_unsafe_suffix(each)}</td><td>{each.n}</td>"
         + "".join(f"<td>{_cell(each, key)}</td>" for key in LEAST_SAMPLES)
         + f"<td>{ratio_to_naive(each, naive)}</td></tr>"
-        for each in sorted(body.figures, key=order_of)
+        for each in sorted(body.figures, key=case_order)
     ]
     last = f"<th>{PHE} /</th>" if naive else "<th></th>"
     return (

@@ -23,7 +23,7 @@ PERCENTILES = tuple(LEAST_SAMPLES)
 Naive = Mapping[tuple[str, str, str], float | None]
 
 
-def progress_of(what: str, console: Console) -> Callable[[Sequence[T]], Iterable[T]]:
+def track_progress(what: str, console: Console) -> Callable[[Sequence[T]], Iterable[T]]:
     """Return an iteration over jobs, named *what*, that shows its progress on *console*.
 
     It is a bar on a terminal and lines elsewhere. Both are drawn only between two jobs: the CPU
@@ -89,7 +89,7 @@ def _table(figures: Sequence[Figure]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     naive = naive_medians(figures)
     last = None
-    for each in sorted(figures, key=order_of):
+    for each in sorted(figures, key=case_order):
         case = str(each.labels.get("case", each.name))
         found = [format_ms(getattr(each, key)) for key in PERCENTILES]
         table.add_row(
@@ -103,7 +103,7 @@ def _table(figures: Sequence[Figure]) -> Table:
     return table
 
 
-def order_of(each: Figure) -> int:
+def case_order(each: Figure) -> int:
     """Return a sort key: cases in the order of a round, others after them."""
     cases = [*CASE_DESCRIPTIONS]
     case = str(each.labels.get("case", each.name))

@@ -44,7 +44,7 @@ def link_factor(problem: Problem, i: int, j: int) -> float:
     return float(metropolis(*degrees)) / 2.0**METROPOLIS_BITS
 
 
-def half_weight_of(log: Log, i: int, j: int) -> Array:
+def link_half_weights(log: Log, i: int, j: int) -> Array:
     """Return h_ij, shape (rounds,), which only node i knows."""
     return log.half_weights[i, j] / 2.0**HALF_WEIGHT_BITS
 
@@ -75,7 +75,7 @@ def observe_differences(
     for near in problem.neighbours(node):
         factor = link_factor(problem, node, near)
         if near in coalition:
-            own = half_weight_of(log, near, node)[:, None]
+            own = link_half_weights(log, near, node)[:, None]
             flows -= factor * own * opened_difference(log, near, node)
         else:
             there = locate(log, problem, coalition, near)
@@ -144,7 +144,7 @@ def _observe_sums(
     flows = np.zeros_like(centre)
     for near in problem.neighbours(node):
         if near in coalition:
-            own = half_weight_of(log, near, node)[:, None]
+            own = link_half_weights(log, near, node)[:, None]
             term = own * (h * (log.estimates[:-1, near] - centre) - y)
         elif near in weights:
             term = h * away[near] - weights[near][:, None] * y
@@ -175,7 +175,7 @@ def _equations(
         for near in problem.neighbours(asker):
             factor = link_factor(problem, asker, near)
             if near in coalition:
-                own = half_weight_of(log, near, asker)[:, None]
+                own = link_half_weights(log, near, asker)[:, None]
                 left = left - factor * own * (log.estimates[:-1, near] - log.estimates[:-1, asker])
                 continue
             place = seen.index(near)

@@ -40,7 +40,7 @@ def _run(effort: StudyEffort) -> Result:
     starts = np.random.default_rng(effort.seed).normal(size=(NODES, 2))
     found: dict[str, tuple[Array, Array]] = {}
     for name, graph in GRAPHS.items():
-        problem = problems.averages(starts, problems.edges_of(graph, NODES))
+        problem = problems.averages(starts, problems.build_edges(graph, NODES))
         sealed = fleet(Stepsize())
         runs = [root_error(sealed.run(problem, rounds, seed), problem) for seed in seeds]
         clear = root_error(Consensus().run(problem, rounds, 0), problem)

@@ -91,7 +91,7 @@ def run_core(
     On one machine the estimates are bit-identical to those of `cipherfleet run` with this seed.
     """
     file = fleet.file
-    reads = {member.id: _readings_of(fleet, member, rounds) for member in fleet.members}
+    reads = {member.id: _read_all(fleet, member, rounds) for member in fleet.members}
     memory = MemoryFleet(
         fleet.graph.edges,
         {name: given[0] for name, given in reads.items()},
@@ -120,7 +120,7 @@ def run_core(
         yield np.array([seat.reported[k].estimate for seat in seats])
 
 
-def _readings_of(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
+def _read_all(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
     """Return the samples of each reading of *member*'s sensor, starting before round 0."""
     sensor = member.sensor
     match sensor:

@@ -26,7 +26,7 @@ class WrongResult(CipherfleetError):
     exit_code: ClassVar[int] = 5
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
@@ -37,7 +37,7 @@ class TimedCase:
     name: str
     run: Callable[[], Any]  # the timed computation
     is_right: Callable[[Any], bool]  # compares the result with the plaintext result
-    fill: Callable[[], None] = _nothing  # prepares a run, before the clock starts
+    fill: Callable[[], None] = _do_nothing  # prepares a run, before the clock starts
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def sample(
     effort: Effort,
     sampler: CaseSampler,
     rng: Random,
-    after_pass: Callable[[], None] = _nothing,
+    after_pass: Callable[[], None] = _do_nothing,
 ) -> list[CaseTimes]:
     """Return the times of *cases*, in the order of *cases*.
 

@@ -24,7 +24,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .large_graphs import large_graph, random_regular
 
-MADE_UP_ROWS = 4  # readings per node
+SYNTHETIC_ROWS = 4  # readings per node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +101,11 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
 def make_synthetic(nodes: int, degree: int, dimension: int, seed: int) -> Scenario:
     """Return a sealed fleet with least squares on synthetic readings and a random regular graph."""
     rng = np.random.default_rng([seed, nodes])
-    phi = rng.uniform(-1.0, 1.0, (nodes, MADE_UP_ROWS, dimension))
+    phi = rng.uniform(-1.0, 1.0, (nodes, SYNTHETIC_ROWS, dimension))
     theta = np.arange(1.0, dimension + 1.0)
-    y = phi @ theta + 0.1 * rng.standard_normal((nodes, MADE_UP_ROWS))
-    hessians = np.matmul(phi.swapaxes(1, 2), phi) / MADE_UP_ROWS
-    offsets = -np.einsum("nrd,nr->nd", phi, y) / MADE_UP_ROWS
+    y = phi @ theta + 0.1 * rng.standard_normal((nodes, SYNTHETIC_ROWS))
+    hessians = np.matmul(phi.swapaxes(1, 2), phi) / SYNTHETIC_ROWS
+    offsets = -np.einsum("nrd,nr->nd", phi, y) / SYNTHETIC_ROWS
     return Scenario(
         name="made up",
         links=Links.between(random_regular(nodes, degree, seed), nodes),
@@ -116,7 +116,7 @@ def make_synthetic(nodes: int, degree: int, dimension: int, seed: int) -> Scenar
         ),
         sealed=True,
         optimum=np.linalg.solve(hessians.mean(axis=0), -offsets.mean(axis=0)),
-        readings=f"made up, {MADE_UP_ROWS} of every node",
+        readings=f"made up, {SYNTHETIC_ROWS} of every node",
     )
 
 

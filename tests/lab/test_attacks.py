@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -131,12 +132,12 @@ def test_a_sealed_answer_opens_alone_only_without_its_mask() -> None:
 def test_keys_of_full_size_make_no_difference(off: tuple[Guard, ...]) -> None:
     seen = run_exchange("pairwise", off, 4, "full size", bits=2048)
     name = NEIGHBOURS[0]
-    weights = weight_by_gcd(seen.best(name)), weight_by_randomness(seen, name)
+    weights = weight_by_gcd(seen.best_slots(name)), weight_by_randomness(seen, name)
     lines = [weight == seen.weights[name] for weight in weights]
     assert lines == ["dither" in off, "rerandomise" in off]
     for weight in weights:
         if weight is not None:
-            assert seen.compute_state(weight, seen.best(name)) == seen.truth[name]
+            assert seen.compute_state(weight, seen.best_slots(name)) == seen.truth[name]
 
 
 def test_a_guard_of_the_draws_goes_off_alone() -> None:
@@ -356,7 +357,10 @@ def test_matching_uses_the_slope_of_the_mismatch() -> None:
 
 
 def finding(
-    measure: str, value: float, chance: float, worst_off: float | None = None
+    measure: Literal["error", "fraction"],
+    value: float,
+    chance: float,
+    worst_off: float | None = None,
 ) -> AttackResult:
     return AttackResult(
         attack="a",
@@ -370,7 +374,7 @@ def finding(
         guess="f",
         trials=100,
         note="",
-        worst_off=worst_off,  # type: ignore[arg-type]
+        worst_off=worst_off,
     )
 
 

@@ -82,7 +82,9 @@ CASES = (
 def main() -> int:
     """Measure and print; with --gate exit code 1 if a prediction differs by more than LIMIT."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gate", action="store_true", help=f"fail if one differs by > {LIMIT:.0%}")
+    parser.add_argument(
+        "--gate", action="store_true", help=f"fail if one differs by > {100 * LIMIT:.0f} %%"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     flags = parser.parse_args()
     results = [compare(case) for case in CASES]

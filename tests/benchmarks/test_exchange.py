@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from exchange_ratios.comparisons import (
     compare_exchanges,
 )
 from exchange_ratios.interleaved import InterleavedComparison, RatioSpread, run_interleaved
-from round import FleetResult, compare_with_gates
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "exchange.py"
@@ -124,30 +122,6 @@ def test_what_a_gate_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> Non
     result = gate(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
-
-
-@pytest.mark.parametrize(
-    ("ms", "error", "fallen"),
-    [(129.0, 2e-6, False), (132.0, 2e-6, True), (80.0, 1.3e-5, True), (80.0, math.nan, True)],
-)
-def test_sealed_rounds_fall_for_their_time_and_for_their_error(
-    ms: float, error: float, *, fallen: bool
-) -> None:
-    def ran(times: float, error: float) -> FleetResult:
-        return FleetResult([[{"phase": "round", "round": k, "ms": times} for k in range(9)]], error)
-
-    found = compare_with_gates({"sealed": [ran(ms, error)] * 3, "pairwise": [ran(100.0, 1e-6)] * 3})
-    assert found["fallen"] is fallen
-    assert found["ratio_p50"] == pytest.approx(ms / 100)
-    assert found["pairwise_error"] == 1e-6
-
-
-@pytest.mark.parametrize(
-    "arguments", [["sealed", "--exchange", "sealed"], ["growth", "--rounds", "5"], ["speed"]]
-)
-def test_what_rounds_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
-    done = ended(SCRIPT.parent / "round.py", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
 
 
 # -- the parts -----------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cipherfleet_deploy.containers.engine import Engine
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PrivateKey
 from tests.support.docker_engine import built_image, running_engine
-from tests.support.memory_fleet import toy_key
 
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])

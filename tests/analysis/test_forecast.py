@@ -38,7 +38,7 @@ from cipherfleet_deploy.check.check import check_fleet
 from cipherfleet_hil.measuring import calibrate
 from cipherfleet_hil.measuring.calibrate import measure_powers
 from cipherfleet_lab.reference import iterate
-from cipherfleet_lab.simulation.node_draws import NodeRandomness
+from cipherfleet_lab.simulation.node_randomness import NodeRandomness
 from cipherfleet_node.core import exchange, wire
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.objective import make_objective

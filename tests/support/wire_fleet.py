@@ -262,9 +262,9 @@ def make_fleet(
     A sealed fleet that is *lossy* loses answers in every third round: two nodes ask again then, of
     fewer neighbours.
     """
-    chance = random.Random("readings")
+    rng = random.Random("readings")
     samples: dict[str, Sequence[Sample]] = {
-        name: [Sample({entry: chance.uniform(-5, 5) for entry in FIELDS})] for name in NODES
+        name: [Sample({entry: rng.uniform(-5, 5) for entry in FIELDS})] for name in NODES
     }
     algorithm = Algorithm(rounds=rounds, answer_timeout_s=5.0)
     sealed = exchange == "sealed"

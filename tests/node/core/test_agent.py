@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_lab.simulation.memory_fleet import PARAMETERS, Faults
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (
@@ -37,7 +38,7 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import own_weight
 from cipherfleet_node.errors import HeadroomExceeded, LocalProtocolError
 from cipherfleet_node.settings.sections import Algorithm, Column, Objective
-from tests.support.memory_fleet import MemoryFleet, toy_key
+from tests.support.memory_fleet import MemoryFleet
 
 Edges = list[tuple[str, str]]
 TIMEOUT = 5.0

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.events import MembershipPending, Publish, Restart, Save
 from cipherfleet_node.core.messages import OPERATOR, Answer, Member, Membership, Query
@@ -49,7 +50,7 @@ from cipherfleet_node.settings.sections import (
     SyntheticSensor,
 )
 from tests.node.core.test_agent import agent_of, complete, fleet_of, ring, start_all
-from tests.support.memory_fleet import MemoryFleet, toy_key
+from tests.support.memory_fleet import MemoryFleet
 
 BOSS = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
 BITS = 512

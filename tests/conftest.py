@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, toy keys, one container engine and its image."""
+"""Fixtures and settings of all tests: hypothesis profiles, toy keys, the container engine."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cipherfleet_deploy.containers.engine import Engine
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PrivateKey
 from tests.support.docker_engine import built_image, running_engine
-from tests.support.memory_fleet import toy_key
 
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,6 +19,11 @@ settings.register_profile("ci", settings.get_profile("here"), derandomize=True, 
 # scipy's many small products are not worth threads, which a busy machine makes wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run one worker more than there are cores, since real fleets mostly wait for each other."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

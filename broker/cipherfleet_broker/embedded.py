@@ -38,7 +38,7 @@ API_TIMEOUT_S = 2
 REPLICAS = 3  # of stored messages in a cluster of three or more, so that one member may fail
 
 
-def embedded(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
+def make_embedded(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
     """Return the embedded broker of this Python environment; with *security*, TLS and access rules.
 
     With *member* it is one broker of a cluster. Raises ConfigError if it is not installed.

@@ -48,7 +48,7 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
         "python": _check_python,
         "packages": lambda: check_packages(wanted_packages()),
         "clock": lambda: doctor_machine.check_clock(now),
-        "chance": doctor_machine.check_chance,
+        "randomness": doctor_machine.check_randomness,
         "arithmetic": doctor_machine.check_arithmetic,
         "memory": doctor_machine.check_memory,
         "disk": lambda: doctor_machine.check_disk(here),

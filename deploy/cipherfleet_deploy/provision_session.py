@@ -22,26 +22,26 @@ from cipherfleet_provisioning.ledger import Ledger, Maker, read_ledger
 from cipherfleet_provisioning.memberships import (
     HEALTH_EVERY_S,
     Pace,
-    awaited,
-    due,
+    compose_updates,
+    estimate_pace,
+    find_blocked,
     needs_round,
-    pace_of,
     safe_round,
 )
 from cipherfleet_provisioning.operations import (
     OPERATOR_FOLDER,
-    SAID,
-    accept,
-    ask_for_keys,
+    SIGNED_MEMBERSHIPS,
+    accept_claims,
+    issue_memberships,
     make_set,
     read_token,
     recertify,
+    request_new_keys,
     revoke,
-    tell,
     update_set,
 )
 from cipherfleet_provisioning.operator_session import OperatorLink, operator_context
-from cipherfleet_provisioning.sets import NODES, StagedSet, current, locked, staged_set
+from cipherfleet_provisioning.sets import NODES, StagedSet, find_current_set, lock_set, stage_set
 
 from .progress import counting, print_line
 
@@ -75,7 +75,7 @@ def bundle(file: Path, home: Path, maker: Maker, console: Console) -> Result:
     """
     fleet = load_fleet(file)
     began = time.monotonic()
-    with locked(home, make=True), staged_set(home) as staged:
+    with lock_set(home, make=True), stage_set(home) as staged:
         with _progress(maker, len(fleet.members), console) as advance:
             ledger = make_set(staged, fleet, maker, advance, datetime.now(UTC))
         changed = staged.commit()
@@ -99,9 +99,9 @@ def _summary(home: Path, ledger: Ledger) -> Result:
         "set": str(home / "current"),
         "version": ledger.version,
         "nodes": len(ledger.present),
-        "enrolled": ledger.named("enrolled"),
-        "pending": ledger.named("pending"),
-        "revoked": ledger.named("revoked"),
+        "enrolled": ledger.list_members("enrolled"),
+        "pending": ledger.list_members("pending"),
+        "revoked": ledger.list_members("revoked"),
         "operator": ledger.operator,
     }
 
@@ -129,7 +129,7 @@ def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
 
     Ends when no node is pending, or after the timeout of *reach*. Raises CipherfleetError.
     """
-    with locked(home):
+    with lock_set(home):
         ledger = read_ledger(_current_set(home))
         _check_names(ledger, consent.approved)
         with _link(home, ledger, reach) as link:
@@ -143,7 +143,7 @@ def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
                 chosen = []
                 for each in seen.values():
                     key = (each.node, each.fingerprint)
-                    if each.acceptable and key not in declined:
+                    if each.is_acceptable and key not in declined:
                         if consent.approves(each):
                             chosen.append(each)
                         else:
@@ -151,7 +151,7 @@ def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
                 if chosen:
                     ledger = _accept_claims(home, ledger, chosen, link, reach)
                     enrolled += [each.node for each in chosen]
-                if not ledger.named("pending") or time.monotonic() >= ends:
+                if not ledger.list_members("pending") or time.monotonic() >= ends:
                     break
             ledger, updates = _stage_updates(home, ledger, link, reach, None)
             _publish(home, ledger, link)
@@ -172,7 +172,7 @@ def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
         "newly_enrolled": enrolled,
         "refused": refused,
         "not_seen": sorted(set(consent.approved) - seen.keys()),
-        "awaited": awaited(ledger),
+        "awaited": find_blocked(ledger),
         **updates,
     }
 
@@ -190,8 +190,8 @@ def _review_claims(home: Path, ledger: Ledger, link: OperatorLink) -> dict[str, 
 def _accept_claims(
     home: Path, ledger: Ledger, chosen: list[ReviewedClaim], link: OperatorLink, reach: Reach
 ) -> Ledger:
-    with staged_set(home) as staged:
-        ledger = accept(staged, ledger, chosen, datetime.now(UTC))
+    with stage_set(home) as staged:
+        ledger = accept_claims(staged, ledger, chosen, datetime.now(UTC))
         staged.commit()
     ledger, _ = _stage_updates(home, ledger, link, reach, None)
     _publish(home, ledger, link)
@@ -214,10 +214,10 @@ def update(
     Raises CipherfleetError.
     """
     fleet = load_fleet(file)
-    with locked(home):
+    with lock_set(home):
         before = read_ledger(_current_set(home))
         with _link(home, before, reach) as link:
-            with staged_set(home) as staged:
+            with stage_set(home) as staged:
                 count = sum(m.id not in before.members for m in fleet.members)
                 with _progress(maker, count, console) as advance:
                     ledger = update_set(staged, fleet, maker, advance, datetime.now(UTC))
@@ -231,7 +231,7 @@ def update(
         "added": [name for name in ledger.present if name not in before.members],
         "removed": removed,
         "former_edges": len(ledger.former),
-        "awaited": awaited(ledger),
+        "awaited": find_blocked(ledger),
         **updates,
         **_reload_hint(home, before, ledger),
     }
@@ -239,21 +239,21 @@ def update(
 
 def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reach) -> Result:
     """Give the node *name* new keys, or a new certificate. Raises CipherfleetError."""
-    with locked(home):
+    with lock_set(home):
         ledger = read_ledger(_current_set(home))
         if ledger.entry(name).status != "enrolled":
             raise ConfigError(f"{name!r} is {ledger.entry(name).status}, not enrolled")
         with _link(home, ledger, reach) as link:
             if what == "certificate":
-                with staged_set(home) as staged:
+                with stage_set(home) as staged:
                     ledger = recertify(staged, ledger, name, datetime.now(UTC))
                     ledger, updates = _sign_updates(staged, ledger, link, reach, from_round or 0)
                     staged.commit()
             else:
                 ledger = _request_new_keys(home, ledger, name, link)
                 claim = _wait_for_claim(home, ledger, name, link, reach)
-                with staged_set(home) as staged:
-                    ledger = accept(staged, ledger, [claim], datetime.now(UTC))
+                with stage_set(home) as staged:
+                    ledger = accept_claims(staged, ledger, [claim], datetime.now(UTC))
                     ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
                     staged.commit()
             _publish(home, ledger, link)
@@ -262,18 +262,18 @@ def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reac
         **_summary(home, ledger),
         "node": name,
         "fingerprint": entry.fingerprint,
-        "awaited": awaited(ledger),
+        "awaited": find_blocked(ledger),
         **updates,
     }
 
 
 def _request_new_keys(home: Path, ledger: Ledger, name: str, link: OperatorLink) -> Ledger:
-    if waiting := awaited(ledger):
+    if waiting := find_blocked(ledger):
         raise ConfigError(
             f"{waiting[0]!r} does not have its neighbours yet", remedy="enrol all nodes first"
         )
-    with staged_set(home) as staged:
-        ledger = ask_for_keys(staged, ledger, name)
+    with stage_set(home) as staged:
+        ledger = request_new_keys(staged, ledger, name)
         staged.commit()
     _publish(home, ledger, link)
     return ledger
@@ -286,7 +286,7 @@ def _wait_for_claim(
     while time.monotonic() < ends:
         link.listen(0.2, 0.2)
         claim = _review_claims(home, ledger, link).get(name)
-        if claim is not None and claim.acceptable:
+        if claim is not None and claim.is_acceptable:
             return claim
     why = f" (its present claim: {claim.problem})" if claim and claim.problem else ""
     raise CipherfleetError(
@@ -304,12 +304,12 @@ def revoke_node(home: Path, name: str, reach: Reach) -> Result:
     The set is changed first, then the broker is contacted. Rules without the node can thus be
     installed even if the broker cannot be reached.
     """
-    with locked(home):
+    with lock_set(home):
         before = read_ledger(_current_set(home))
         if before.entry(name).status == "revoked":
             ledger, changed = before, False
         else:
-            with staged_set(home) as staged:
+            with stage_set(home) as staged:
                 ledger = revoke(staged, before, name)
                 changed = staged.commit()
         try:
@@ -334,7 +334,7 @@ def revoke_node(home: Path, name: str, reach: Reach) -> Result:
 
 
 def _current_set(home: Path) -> Path:
-    place = current(home)
+    place = find_current_set(home)
     assert place is not None  # the lock has checked it
     return place
 
@@ -355,7 +355,7 @@ def _link(home: Path, ledger: Ledger, reach: Reach) -> OperatorLink:
 def _stage_updates(
     home: Path, ledger: Ledger, link: OperatorLink, reach: Reach, from_round: int | None
 ) -> tuple[Ledger, Result]:
-    with staged_set(home) as staged:
+    with stage_set(home) as staged:
         ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
         staged.commit()
     return ledger, updates
@@ -369,13 +369,13 @@ def _sign_updates(
     The result says which nodes they are for, the round at which they take effect, and the pace of
     the fleet from which that round was computed.
     """
-    contents: Mapping[str, Membership] = due(ledger)
+    contents: Mapping[str, Membership] = compose_updates(ledger)
     pace = None
     if from_round is None and needs_round(ledger, contents):
-        running = [name for name, entry in ledger.members.items() if entry.holds]
-        pace = pace_of(link.hear(running, reach.health_s), ledger.period_s)
+        running = [name for name, entry in ledger.members.items() if entry.membership_digest]
+        pace = estimate_pace(link.collect_health(running, reach.health_s), ledger.period_s)
     start = safe_round(pace, reach.margin_s) if from_round is None else from_round
-    ledger = tell(staged, ledger, contents, start)
+    ledger = issue_memberships(staged, ledger, contents, start)
     return ledger, {
         "notified": sorted(contents),
         "from_round": start if contents else None,
@@ -394,15 +394,15 @@ def _publish(home: Path, ledger: Ledger, link: OperatorLink, removed: Collection
 
     Memberships published before are published again: nodes apply each one once.
     """
-    place = _current_set(home) / SAID
+    place = _current_set(home) / SIGNED_MEMBERSHIPS
     signed = {
         name: (place / name).read_bytes() for name in ledger.present if (place / name).exists()
     }
-    link.publish({**signed, **dict.fromkeys([*ledger.named("revoked"), *removed], b"")})
+    link.publish({**signed, **dict.fromkeys([*ledger.list_members("revoked"), *removed], b"")})
 
 
 def _reload_hint(home: Path, before: Ledger, after: Ledger) -> Result:
-    changed = before.broker.tls and before.linked != after.linked
+    changed = before.broker.tls and before.allowed_links != after.allowed_links
     target = "the broker"
     if after.cluster:
         target = "the cluster (to each broker the folder with its host name)"

@@ -10,10 +10,12 @@ import click
 
 from cipherfleet_deploy.cli.options import AS_JSON, tell
 
-from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
+from .attacks.catalogue import ATTACKS, SYSTEMS
+from .attacks.names import GRAPHS, GUARDS
 from .figures import STUDIES
 
 MOST_NODES = 10_000_000
+ALL = "all"  # in place of the name of an attack
 
 
 @click.command()
@@ -135,7 +137,7 @@ def _show_figures(result: dict[str, Any], console: Any) -> None:
 @click.argument("name", type=click.Choice([*ATTACKS, ALL]))
 @click.option(
     "--on",
-    type=click.Choice(SYSTEMS),
+    type=click.Choice([*SYSTEMS]),
     help="system to attack (default: pairwise; with all: every system)",
 )
 @click.option(

@@ -1,4 +1,4 @@
-"""How soon averaging succeeds: every formula against the real draws, and the attacks themselves."""
+"""The formulas for averaging attacks, against simulated attacks with real random choices."""
 
 from __future__ import annotations
 

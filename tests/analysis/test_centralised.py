@@ -1,4 +1,4 @@
-"""The centralised answer, against answers found another way."""
+"""The centralised solution of a fleet's problem, against solutions found in another way."""
 
 from __future__ import annotations
 

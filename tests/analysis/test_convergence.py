@@ -1,4 +1,4 @@
-"""Mixing and schedule advice, against drawn weights and plain simulations."""
+"""Convergence estimates and advice, against random weights and plain simulations."""
 
 from __future__ import annotations
 

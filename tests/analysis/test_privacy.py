@@ -1,4 +1,4 @@
-"""The privacy check on graphs whose answers are known."""
+"""The privacy audit on graphs whose result is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An installation without extras, and what each missing library is answered with."""
+"""An installation without extras: each missing library gives one clear line."""
 
 from __future__ import annotations
 

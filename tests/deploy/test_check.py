@@ -1,4 +1,4 @@
-"""`cipherfleet check` as an operator and a script meet it."""
+"""`cipherfleet check` as operators and scripts use it."""
 
 from __future__ import annotations
 

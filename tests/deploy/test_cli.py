@@ -1,4 +1,4 @@
-"""The operator's command as an operator meets it."""
+"""The command `cipherfleet` as an operator uses it."""
 
 from __future__ import annotations
 

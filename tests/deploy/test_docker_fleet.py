@@ -1,4 +1,4 @@
-"""Fleets in containers: from nothing to a result, what a container may do, faults, nothing left."""
+"""Fleets in containers: start, result, isolation, faults and complete removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator sees of mistakes: lines, carets, a count, and never a secret."""
+"""Error excerpts: lines, carets and counts, and never a secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real daemons, a real broker, real files: what a fleet does as a whole."""
+"""Whole fleets with real daemons, a real broker and real files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A card's own scripts, run under a prefix: installed, joined, updated, gone back."""
+"""A card's own scripts, run under a prefix: install, join, update, roll back."""
 
 from __future__ import annotations
 

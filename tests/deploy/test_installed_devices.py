@@ -1,4 +1,4 @@
-"""Devices with TLS, installed by install.sh and started as their units say: they close rounds."""
+"""Devices with TLS, installed by install.sh and started as their units do: they close rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, at moments that are chosen and not waited for."""
+"""Ctrl-C and SIGTERM at chosen moments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file of JSON lines that is read while another process writes it."""
+"""A file of JSON lines is read while another process writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a run is drawn whatever came of it; a warning would fail a test."""
+"""The plot of a run is drawn for every kind of result, without a warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines that tell how far a command is, where there is no terminal."""
+"""Progress lines where there is no terminal."""
 
 from __future__ import annotations
 

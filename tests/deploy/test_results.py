@@ -1,4 +1,4 @@
-"""The figures of a run, on numbers made by hand."""
+"""The figures of a run, computed from hand-made numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards: images with a FAT boot partition, seeded with mtools, and what cloud-init says to it."""
+"""Cards: images with a FAT boot partition, seeded with mtools and checked by cloud-init."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unit of a node, as systemd itself judges it."""
+"""The unit of a node, as systemd itself checks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cipherfleet watch`: the table from messages, and real fleets seen by it."""
+"""`cipherfleet watch`: the table made from messages, and real fleets."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ from cipherfleet_node.core.messages import Health, Message, Presence, PresenceSt
 from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
-from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 from cipherfleet_provisioning.operator_session import AcceptAnySignature
 from tests.support.wiretap import forms_of
 
@@ -517,7 +517,7 @@ def test_a_set_is_watched_in_tls_by_the_operator_alone(tmp_path: Path) -> None:
     file, home = yard(tmp_path, free_port(), tls=True), tmp_path / "set"
     provision.bundle(file, home, "operator", Console(quiet=True))
     ledger = read_ledger(home / "current")
-    security = security_in(home / "current" / BROKER_FOLDER, ledger)
+    security = make_security(home / "current" / BROKER_FOLDER, ledger)
     shutil.copytree(home / "current" / "nodes", tmp_path / "devices")
     places: Mapping[str, Path] = {name: tmp_path / "devices" / name for name in ledger.present}
     with (

@@ -1,4 +1,4 @@
-"""`cipherfleet bench rounds` as it is called: the document, the spans beside it, the exit code."""
+"""`cipherfleet bench rounds` as a command: document, spans and exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A container as a target: what its quota does to a thread, and that nothing of it stays."""
+"""A container as a target: the effect of its quota, and complete removal."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cipherfleet_deploy.cli.main import example
 from cipherfleet_deploy.containers.engine import FLEET_LABEL, Engine
 from cipherfleet_deploy.containers.limits import read_profile
 from cipherfleet_hil.measurement.document import read_measurement, write_measurement
-from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
+from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
 from cipherfleet_hil.measuring.exchange_scene import PHE
-from cipherfleet_hil.measuring.interleaved import Effort
 from cipherfleet_hil.measuring.rounds import RoundsPlan, measure_rounds
+from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets.bench_file import Bench, BrokerSpec, DockerSpec
 from cipherfleet_hil.targets.docker import DockerTarget
 from cipherfleet_hil.targets.target import LeasedTarget
@@ -92,7 +92,7 @@ def test_crypto_in_a_limited_container_is_slower_and_says_that_it_is_emulated(
         DockerTarget("whole", None, image) as whole,
     ):
         for _ in range(3):
-            both = [measure_crypto(plan, worker_host_on(each), "test") for each in (half, whole)]
+            both = [measure_crypto(plan, make_worker_host(each), "test") for each in (half, whole)]
             for name, document in zip(("half", "whole"), both, strict=True):
                 write_measurement(tmp_path / f"{name}.json", document)
                 assert read_measurement(tmp_path / f"{name}.json").cipherfleet.kind == (

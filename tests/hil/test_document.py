@@ -1,4 +1,4 @@
-"""The document of a measurement: what pyperf and the schema say of it, and what is refused."""
+"""The measurement document: accepted by pyperf and by its schema, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made of spans: sums of phases, the network's share, counts."""
+"""Figures computed from spans: sums of phases, the network's share, counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a measurement is not valid: boards with recorded trouble, samples that say too little."""
+"""When a measurement is not valid: boards with recorded faults, samples that are too few."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from cipherfleet_hil.measurement.document import (
     benchmark,
     figure,
 )
-from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
+from cipherfleet_hil.measurement.environment import Clock, Environment
+from cipherfleet_hil.measurement.machine_load import Cpu, Memory, Quota
 from cipherfleet_hil.measurement.validity import assess, spread
 from tests.support.measured import BOARD, LATER, benchmarks, machine, samples
 

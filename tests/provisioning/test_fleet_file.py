@@ -1,4 +1,4 @@
-"""fleet.yaml: what a good one means."""
+"""fleet.yaml: the meaning of a valid file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edges from GraphML and edge lists: what is read, what is refused, and where."""
+"""Graphs from GraphML and edge lists: what is read, what is refused, and where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cipherfleet init`: a fleet.yaml to begin with."""
+"""`cipherfleet init` writes a first fleet.yaml."""
 
 from __future__ import annotations
 

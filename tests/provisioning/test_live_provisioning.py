@@ -1,4 +1,4 @@
-"""A fleet of real devices that enrols, and changes while its rounds go on."""
+"""A fleet of real devices enrols, and changes while its rounds go on."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from cipherfleet_node.runtime.enrolment import TOKEN_FILE
 from cipherfleet_node.runtime.membership import read_membership
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.ledger import Ledger, read_ledger
-from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 
 pytestmark = pytest.mark.fleet
 
@@ -72,7 +72,7 @@ class Garden:
 
     @property
     def security(self) -> Any:
-        return security_in(self.home / "current" / BROKER_FOLDER, self.ledger)
+        return make_security(self.home / "current" / BROKER_FOLDER, self.ledger)
 
     def install(self, name: str) -> Path:
         """Unpack the archive of *name* on its device."""
@@ -125,7 +125,7 @@ class Garden:
         )
         wanted = statistics.fmean(VALUES[name] for name in names)
 
-        def agreed() -> bool:
+        def have_agreed() -> bool:
             found = [self.estimate(name) for name in names]
             mean_is_right = abs(statistics.fmean(found) - wanted) < 0.2
             # A constant stepsize leaves the nodes a little apart, each towards its own value.
@@ -133,7 +133,7 @@ class Garden:
             apart = (max(found) - min(found)) / (max(values) - min(values))
             return mean_is_right and apart < 0.5
 
-        self.wait(agreed, f"the mean {wanted}", within_s)
+        self.wait(have_agreed, f"the mean {wanted}", within_s)
         print([round(self.estimate(name), 2) for name in names], "mean", wanted)  # noqa: T201
 
 
@@ -236,7 +236,8 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     result = provision.revoke_node(garden.home, "d", Reach())
     assert set(result["notified"]) == set("abcef")
     garden.wait(
-        lambda: all(_without(garden, name, "d") for name in "abce"), "a membership without d"
+        lambda: all(has_lost_neighbour(garden, name, "d") for name in "abce"),
+        "a membership without d",
     )
     taken = max(garden.round(name) for name in "abcef")
     step(f"revoked in round {at}, left out by all in round {taken}")
@@ -250,7 +251,7 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     step("five run and agree without it")
 
 
-def _without(garden: Garden, name: str, other: str) -> bool:
+def has_lost_neighbour(garden: Garden, name: str, other: str) -> bool:
     config = load_node_config(garden.place / name)
     membership = read_membership(garden.place / name, config)
     return membership is not None and other not in membership.neighbours

@@ -1,4 +1,4 @@
-"""More than two hundred wrong fleets, one mistake each: place, explanation, suggestion, schema."""
+"""Over two hundred wrong fleets with one error each: position, text, suggestion, schema."""
 
 from __future__ import annotations
 

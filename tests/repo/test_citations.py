@@ -1,4 +1,4 @@
-"""Every document that code or a document cites is there, and so is every anchor in it."""
+"""Every document and anchor that code or a document cites exists."""
 
 from __future__ import annotations
 

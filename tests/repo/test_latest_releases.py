@@ -1,4 +1,4 @@
-"""The search for the library that broke a test, and the failed tests of a run of pytest."""
+"""The search for the library that broke a test, and the parser of pytest's output."""
 
 from __future__ import annotations
 

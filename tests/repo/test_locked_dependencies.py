@@ -1,4 +1,4 @@
-"""The locked versions: that they cover pyproject.toml, agree with each other, and are used."""
+"""The locked versions: complete, consistent and used."""
 
 from __future__ import annotations
 

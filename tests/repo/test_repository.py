@@ -1,4 +1,4 @@
-"""The checks that hold for the house as a whole."""
+"""Checks of the repository as a whole."""
 
 from __future__ import annotations
 

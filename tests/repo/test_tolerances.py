@@ -1,4 +1,4 @@
-"""What the tolerance for trajectories lets pass, and what it does not."""
+"""The tolerance for trajectories: which differences it accepts, and which not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tutorial's commands run, and what it shows of attacks is what they print."""
+"""The tutorial's commands run, and print what the tutorial shows."""
 
 from __future__ import annotations
 

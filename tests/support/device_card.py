@@ -1,4 +1,4 @@
-"""A fleet whose first node comes on a card: what the tests of installed devices share."""
+"""A fleet whose first node comes on a card, for the tests of installed devices."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.errors import StateCorrupt
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.sections import Broker, Simulation
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Maker, read_ledger
-from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 from tests.support.paths import ROOT
 
 NODE, OTHERS = "attic", ("barn", "cellar")
@@ -113,7 +113,7 @@ def secured_site(folder: Path, maker: Maker, settings: str = "") -> Site:
     provision.bundle(folder / "fleet.yaml", home, maker, Console(quiet=True))
     shutil.copytree(home / "current" / "nodes", nodes)
     kept = Path(shutil.copytree(home / "current" / BROKER_FOLDER, folder / "broker"))
-    security = security_in(kept, read_ledger(home / "current"))
+    security = make_security(kept, read_ledger(home / "current"))
     bundles = {name: nodes / name for name in (NODE, *OTHERS)}
     return Site(port, bundles, nodes, replace(security, listen=BROKER_HOST), home)
 

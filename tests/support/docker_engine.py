@@ -1,4 +1,4 @@
-"""A container engine for tests: the one that is there, or one of our own that ends with them."""
+"""A container engine for tests: the running one, or an own one that ends with the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A broker that lies: between the daemons and a real one, whole MQTT packets in its hands."""
+"""A hostile broker: a proxy between daemons and a real broker that sees whole MQTT packets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attack by a curious node: from all it sees of a round, what were its neighbours' states?
+"""An attack by a curious node: it computes its neighbours' states from all it sees of a round.
 
 Written from node/PROTOCOL.md alone, without any module of the node: it would not inherit a mistake.
 """

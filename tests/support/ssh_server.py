@@ -1,4 +1,4 @@
-"""A real sshd on loopback for tests, with a user of its own who logs in; and a wire to cut."""
+"""A real sshd on loopback for tests, with its own user, over a connection that can be cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the floating-point results of different code may lie apart.
+"""Tolerances for floating-point results of different code paths.
 
 Processors round alike but add in different orders: a BLAS kernel or a SIMD loop sums as many terms
 at a time as its registers hold, and some multiply and add with one rounding (FMA). The same sums in

@@ -186,7 +186,7 @@ class WireFleet(MemoryFleet):
         verified, powers = len(self.verified), len(self.powers)
         blinded = self._blinded(forgery.receiver)
         before, state = standing(agent), agent.state
-        claims = dict(agent._neighbours._claims)
+        claims = dict(agent.neighbours._claims)
         reasons: list[str] = []
         others: list[object] = []
         verifiers = self.verifiers[forgery.receiver]
@@ -207,7 +207,7 @@ class WireFleet(MemoryFleet):
             moved,
             len(self.verified) - verified,
             len(self.powers) - powers + self._blinded(forgery.receiver) - blinded,
-            agent._neighbours._claims != claims,
+            agent.neighbours._claims != claims,
         )
 
     def _blinded(self, name: str) -> int:
@@ -219,7 +219,7 @@ class WireFleet(MemoryFleet):
         if not isinstance(message, Answer):
             return False
         agent = agent_of(self, message.sender)
-        sent = agent._sent.get((message.receiver, message.round))
+        sent = agent.answerer.sent.get((message.receiver, message.round))
         return sent is not None and sent[1] is message
 
 
@@ -231,7 +231,7 @@ def agent_of(fleet: MemoryFleet, name: str) -> Agent:
 
 def standing(agent: Agent) -> tuple[object, ...]:
     """All that messages can change in an agent, its saved state and the claims apart."""
-    around, current = agent._neighbours, agent._round
+    around, current = agent.neighbours, agent.collector.current
     of_round = current and (
         current.number,
         current.attempt,
@@ -241,10 +241,10 @@ def standing(agent: Agent) -> tuple[object, ...]:
     return (
         agent.phase,
         of_round,
-        sorted(agent._answers),
-        sorted(agent._sent),
-        sorted(agent._prepared),
-        list(agent._held.items()),
+        sorted(agent.collector.answers),
+        sorted(agent.answerer.sent),
+        sorted(agent.answerer.prepared),
+        list(agent.answerer.held.items()),
         (set(around.present), set(around._departed), set(around._finished), set(around._live)),
     )
 
@@ -262,9 +262,9 @@ def make_fleet(
     A sealed fleet that is *lossy* loses answers in every third round: two nodes ask again then, of
     fewer neighbours.
     """
-    chance = random.Random("readings")
+    rng = random.Random("readings")
     samples: dict[str, Sequence[Sample]] = {
-        name: [Sample({entry: chance.uniform(-5, 5) for entry in FIELDS})] for name in NODES
+        name: [Sample({entry: rng.uniform(-5, 5) for entry in FIELDS})] for name in NODES
     }
     algorithm = Algorithm(rounds=rounds, answer_timeout_s=5.0)
     sealed = exchange == "sealed"

@@ -1,4 +1,4 @@
-"""Everything that passes between daemons and their broker, byte for byte."""
+"""Records everything that passes between daemons and their broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A card put into a device, as far as one machine can show it: about two minutes, as root.
+"""Install a card's contents in a booted Debian root: about two minutes, as root.
 
 `python -m tests.tools.device_root` makes a clean Debian (mmdebstrap) with no pip and no network
 wheels, seeds a card, runs the card's script in it, and boots it (systemd-nspawn): the real

@@ -1,4 +1,4 @@
-"""Nodes of arm64 boards, emulated, beside nodes of this machine: minutes, as root, with Docker.
+"""Run nodes of emulated arm64 boards beside nodes of this machine, as root, with Docker.
 
 `python -m tests.tools.emulated_arm64` builds both images without a registry, and runs a fleet of
 which half the nodes are of either kind, to the answer. All times are those of an emulator: no board

@@ -1,4 +1,4 @@
-"""Messages as attackers make them, and whole fleets that have to refuse every one.
+"""Forged messages of every class, and whole fleets that must refuse each of them.
 
     python -m tests.tools.forgeries --count 10000 --exchange both
 
@@ -24,6 +24,7 @@ import gmpy2
 import msgspec
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import paillier, topics
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.messages import (
@@ -39,7 +40,6 @@ from cipherfleet_node.core.messages import (
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, encode, topic_of
-from tests.support.memory_fleet import toy_key
 from tests.support.wire_fleet import (
     EXCHANGES,
     FLEET,
@@ -136,13 +136,13 @@ class ExchangeScenario:
         if not isinstance(query, Query) or self.agent.phase is Phase.STARTING:
             return None
         opened = any(record.number == query.round for record in self.agent.state.records)
-        answered = (query.sender, query.round) in self.agent._sent
+        answered = (query.sender, query.round) in self.agent.answerer.sent
         asked = not self.fleet.sealed or self.receiver in query.roster
         return query if opened and asked and not answered else None
 
     def live_answer(self) -> Answer | None:
         """The answer about to come, if the receiver waits for it."""
-        answer, current = self.pending.message, self.agent._round
+        answer, current = self.pending.message, self.agent.collector.current
         if not isinstance(answer, Answer) or current is None:
             return None
         if (current.number, current.attempt) != (answer.round, answer.attempt):
@@ -151,14 +151,18 @@ class ExchangeScenario:
 
     def answered_query(self) -> Query | None:
         """A query that the receiver has answered, and no other of its sender and round since."""
-        queries = [query for query, _ in self.agent._sent.values()]
+        queries = [query for query, _ in self.agent.answerer.sent.values()]
         return self.chance.choice(queries) if queries else None
 
     def own_query(self) -> Query | None:
         """What the receiver asks in its open round."""
         agent = self.agent
         record = agent.state.open_record
-        if agent._round is None or record is None or agent._round.number != record.number:
+        if (
+            agent.collector.current is None
+            or record is None
+            or agent.collector.current.number != record.number
+        ):
             return None
         return agent._query(record)
 
@@ -681,7 +685,7 @@ def an_answer_of_a_closed_round_in_other_bytes(scene: ExchangeScenario) -> Forge
 
 @broker("repeated_answer")
 def an_answer_of_the_open_round_again(scene: ExchangeScenario) -> Forgery | None:
-    current = scene.agent._round
+    current = scene.agent.collector.current
     if current is None or not current.answered:
         return None
     frame = scene.captured(
@@ -1023,7 +1027,9 @@ def a_narrower_attempt_with_other_ciphertexts(scene: ExchangeScenario) -> Forger
 
 def given_up(scene: ExchangeScenario) -> Query | None:
     """A query that the receiver has answered in a later attempt, with fewer names."""
-    later = {place: query for place, (query, _) in scene.agent._sent.items() if query.attempt}
+    later = {
+        place: query for place, (query, _) in scene.agent.answerer.sent.items() if query.attempt
+    }
     frame = scene.one_of(
         [
             f
@@ -1090,7 +1096,7 @@ def an_answer_from_outside_the_roster(scene: ExchangeScenario) -> Forgery | None
     if query is None:
         return None
     agent = scene.agent
-    outside = agent._neighbours.present - set(query.roster)
+    outside = agent.neighbours.present - set(query.roster)
     if not outside:
         return None
     name = scene.chance.choice(sorted(outside))
@@ -1216,7 +1222,7 @@ def running(fleet: WireFleet, name: str) -> bool:
     """
     agent, everybody = agent_of(fleet, name), set(fleet.neighbours[name])
     going = agent.phase in (Phase.READING, Phase.COLLECTING) and agent.round_number >= 1
-    around = agent._neighbours
+    around = agent.neighbours
     return going and around._live >= everybody and around.present >= everybody
 
 

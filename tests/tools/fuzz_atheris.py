@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of all that arrives: bytes, and signed bodies, into a running node.
+"""Coverage-guided fuzzing of received bytes and of signed bodies, against a running node.
 
     pip install -e '.[fuzz]'
     python -m tests.tools.fuzz_atheris -max_total_time=300

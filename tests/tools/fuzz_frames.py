@@ -1,4 +1,4 @@
-"""Mutated frames, signed and unsigned, into a node that is in the midst of its rounds.
+"""Sends mutated frames, signed and unsigned, to a node in the middle of its rounds.
 
     python -m tests.tools.fuzz_frames --frames 1000000
 

@@ -1,4 +1,4 @@
-"""Press Ctrl-C at many moments of `run`, `demo`, `fleet up` and `bench crypto`: `interrupts.py`.
+"""Press Ctrl-C at many moments of `run`, `demo`, `fleet up` and `bench crypto`.
 
 A terminal sends SIGINT to all processes in the foreground, and so does this: the command runs in a
 session of its own. At every other moment it presses a second time, 50 ms later. Time counts from

@@ -1,4 +1,4 @@
-"""Runs the numerical tests under every BLAS kernel that this processor can run.
+"""Run the numerical tests under every BLAS kernel that this processor can run.
 
     python -m tests.tools.kernels [PYTEST ARGUMENTS]
 

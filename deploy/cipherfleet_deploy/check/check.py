@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cipherfleet_analysis.advice import schedule_advice
 from cipherfleet_analysis.convergence import SPREAD
-from cipherfleet_analysis.cost.board_card import PROFILES, Calibration, read_calibration
+from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, Calibration, read_calibration
 from cipherfleet_analysis.forecast import Expected, Forecast, forecast, rounds_needed
 from cipherfleet_analysis.privacy.audit import check_privacy
 from cipherfleet_analysis.privacy.observers import Observer
@@ -98,7 +98,7 @@ def _card(profile: str | None, calibration: Path | None) -> Calibration | None:
         )
     if calibration is not None:
         return read_calibration(calibration)
-    return PROFILES[profile] if profile else None
+    return BOARD_ESTIMATES[profile] if profile else None
 
 
 def passes(result: CheckResult, *, strict: bool) -> bool:

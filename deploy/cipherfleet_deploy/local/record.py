@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cipherfleet_node.errors import CipherfleetError
-from cipherfleet_node.runtime.daemon import ESTIMATES_FILE, SPANS_FILE
+from cipherfleet_node.runtime.telemetry import ESTIMATES_FILE, SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 
 from .json_lines import JsonLinesReader

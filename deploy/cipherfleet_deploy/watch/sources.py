@@ -28,7 +28,7 @@ from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Entry, read_ledger
 from cipherfleet_provisioning.operations import OPERATOR_FOLDER
 from cipherfleet_provisioning.operator_session import AcceptAnySignature, operator_context
-from cipherfleet_provisioning.sets import CURRENT, current
+from cipherfleet_provisioning.sets import CURRENT, find_current_set
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WatchedFleet:
     @property
     def is_outdated(self) -> bool:
         """True if the set has been replaced since it was read, by new nodes or new keys."""
-        return self.home is not None and current(self.home) != self.place
+        return self.home is not None and find_current_set(self.home) != self.place
 
 
 def find_fleet(place: Path, broker: str | None) -> WatchedFleet:
@@ -85,7 +85,7 @@ def _read_file(file: Path, broker: str | None) -> WatchedFleet:
 
 
 def _read_set(home: Path, broker: str | None) -> WatchedFleet:
-    place = current(home)
+    place = find_current_set(home)
     assert place is not None  # the caller has seen the link
     ledger = read_ledger(place)
     context = _context_of_set(place / OPERATOR_FOLDER) if ledger.broker.tls else None
@@ -101,9 +101,9 @@ def _context_of_set(folder: Path) -> ssl.SSLContext:
 
 
 def _verifier(entry: Entry) -> Verifier:
-    if entry.halves is None:  # not claimed yet
+    if entry.public_keys is None:  # not claimed yet
         return AcceptAnySignature()
-    return Ed25519PublicKey.from_public_bytes(entry.halves.identity)
+    return Ed25519PublicKey.from_public_bytes(entry.public_keys.identity)
 
 
 def _read_run(out: Path, broker: str | None) -> WatchedFleet:

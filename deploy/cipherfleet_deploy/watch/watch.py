@@ -70,7 +70,7 @@ def watch(place: Path, options: WatchOptions, console: Console) -> None:
     filters = [kind(watched.fleet, "+") for kind in (topics.presence_topic, topics.health_topic)]
     session = OperatorSession(watched.fleet, watched.where, watched.context, filters, on_message)
     with session as link, _showing(options, console) as show:
-        _follow(watched, waiting, options, lambda: link.connected, show)
+        _follow(watched, waiting, options, lambda: link.is_connected, show)
 
 
 def _follow(

@@ -32,7 +32,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
 from .memory_fleet import MemoryFleet
-from .node_draws import NodeRandomness
+from .node_randomness import NodeRandomness
 from .scenario import Scenario
 
 MAX_REPEATED_CHOICES = (
@@ -49,10 +49,10 @@ def repeats_node_choices(scenario: Scenario, rounds: int) -> bool:
     return bool(scenario.names) and len(scenario.links.askers) * rounds <= MAX_REPEATED_CHOICES
 
 
-def run_vector(scenario: Scenario, rounds: int, seed: int, *, own_draws: bool) -> Iterator[Array]:
-    """Simulate all nodes as arrays; *own_draws* repeats the nodes' random choices of this seed."""
+def run_vector(scenario: Scenario, rounds: int, seed: int, *, own_choices: bool) -> Iterator[Array]:
+    """Simulate all nodes as arrays; *own_choices* repeats the nodes' random choices of the seed."""
     randomness: Chance = Generated(seed)
-    if own_draws:
+    if own_choices:
         randomness = NodeRandomness(
             lambda node, k: simulated_seed(seed, scenario.name, node, k),
             scenario.names,
@@ -91,7 +91,7 @@ def run_core(
     On one machine the estimates are bit-identical to those of `cipherfleet run` with this seed.
     """
     file = fleet.file
-    reads = {member.id: _readings_of(fleet, member, rounds) for member in fleet.members}
+    reads = {member.id: _read_all(fleet, member, rounds) for member in fleet.members}
     memory = MemoryFleet(
         fleet.graph.edges,
         {name: given[0] for name, given in reads.items()},
@@ -120,7 +120,7 @@ def run_core(
         yield np.array([seat.reported[k].estimate for seat in seats])
 
 
-def _readings_of(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
+def _read_all(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
     """Return the samples of each reading of *member*'s sensor, starting before round 0."""
     sensor = member.sensor
     match sensor:

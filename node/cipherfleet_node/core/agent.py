@@ -1,8 +1,9 @@
 """The protocol of one node as a state machine without I/O. Events go in, effects come out.
 
-Everything that changes the phase of a node is in this file. `round.py` holds the table of the
-phases and the bookkeeping of one round, `neighbours.py` what is known of each neighbour, and
-`exchange.py` and `sealed.py` the ciphertexts.
+Everything that changes the phase of a node is in this file. `collector.py` collects the answers of
+the open round, `answerer.py` gives the answers that others await, and `neighbours.py` holds what is
+known of each neighbour. `round.py` holds the table of the phases and the deadlines of one round.
+`exchange.py` and `sealed.py` make and open the ciphertexts.
 
 **Events and effects.** The caller passes an event and the monotonic time to `Agent.handle`, which
 is a generator of effects. The caller carries out each effect before it takes the next one. The code
@@ -17,24 +18,10 @@ combination once, computes the next estimate and closes the round. A node answer
 latest HISTORY_ROUNDS rounds that it has opened. It holds the latest query of each neighbour for a
 later round until it opens that round.
 
-**Attempts and rosters.** In the sealed exchange the answers to a query open only all together. The
-query names its roster: the neighbours whose answers are to be combined. If a member of the roster
-departs or lets its deadline pass, the node starts another attempt: it publishes the same
-ciphertexts with a higher attempt number and a roster without that member. Answers to the earlier
-attempt are never opened, because together with the answers to the later one they would show the
-term of a single neighbour. If fewer than LEAST_ROSTER neighbours are left, the roster is empty and
-the round is idle: the node asks no neighbour and keeps its estimate. An idle round closes when a
-neighbour has gone beyond it, or when a neighbour that is in the same round lets its deadline pass.
-In the pairwise exchange the roster is empty and each answer can be opened alone.
-
-**One answer for each neighbour and round.** The half weight and the dither of a round are fixed,
-since they come from its saved seed. A neighbour that got answers to two different queries of one
-round could compute the half weight, and from it this node's estimate. So only the first query of a
-round is answered. The same query again gets the same answer, byte for byte. Another query of that
-round is refused. There is one exception: a later attempt with the same ciphertexts and a smaller
-roster. The masks of its answer are bound to the digest of its query (see `sealed.py`), so answers
-to different attempts do not open together. The list of answered queries is in memory only: a
-restart empties it.
+**Attempts.** If a member of a sealed roster departs or lets its deadline pass, the node starts
+another attempt of the round: it publishes the same ciphertexts with a higher attempt number and a
+roster without that member. `collector.py` says why the answers to earlier attempts are never
+opened, and `answerer.py` why a node answers only one query of each neighbour and round.
 
 **Deadlines.** The node awaits an answer for `answer_timeout_s`, and twice as long from a neighbour
 last seen in the round before, since that neighbour may be waiting out a deadline of its own. It
@@ -63,18 +50,16 @@ most LINGER_TIMEOUTS answer timeouts after the latest query that it answered, or
 message of a neighbour.
 
 **Other neighbours.** `MembershipPending` says from which round on the operator has changed the
-neighbours. The node does not open that round: it saves its state and asks for a restart (`Switch`).
+neighbours. The node does not open that round. It saves its state and requests a `Restart`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import assert_never
 
 import msgspec
 import numpy as np
-from gmpy2 import mpz
 
 from cipherfleet_node.core.events import (
     Connected,
@@ -86,18 +71,20 @@ from cipherfleet_node.core.events import (
     Publish,
     ReadingTaken,
     Rejected,
+    Restart,
     RoundClosed,
     Save,
     Setup,
     Started,
     Stop,
     Surplus,
-    Switch,
     TakeReading,
     TimerFired,
 )
 from cipherfleet_node.errors import RemoteProtocolError
 
+from .answerer import Answerer
+from .collector import Collector
 from .exchange import UNIT
 from .messages import Answer, Message, Presence, PresenceState, Query
 from .neighbours import UNSEEN, NeighbourTable
@@ -108,7 +95,6 @@ from .round import Phase, Round, Trigger, jump_target, next_phase
 from .sample import Sample
 from .state import HISTORY_ROUNDS, RoundRecord, State
 
-RESENDS_PER_TIMEOUT = 2
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
 
 
@@ -122,12 +108,9 @@ class Agent:
     def __init__(self, setup: Setup, state: State) -> None:
         self._setup, self._state = setup, state
         self._phase = Phase.STARTING
-        self._round: Round | None = None
-        self._answers: dict[str, Sequence[mpz]] = {}  # checked answers to the open round's query
-        self._prepared: dict[str, list[mpz]] = {}  # by neighbour, for the open round; used once
-        self._neighbours = NeighbourTable(setup.neighbours)
-        self._held: dict[str, Query] = {}  # by sender, its latest query for a later round
-        self._sent: dict[tuple[str, int], tuple[Query, Answer]] = {}  # by asker and round
+        self.neighbours = NeighbourTable(setup.neighbours)
+        self.answerer = Answerer(setup)
+        self.collector = Collector(setup, self.neighbours)
         self._connected = False
         self._announced: PresenceState | None = None
         self._reading_awaited = False
@@ -164,7 +147,7 @@ class Agent:
             return None
         if self._phase is Phase.READING:
             return None if self._reading_awaited else self._not_before
-        return self._round.next_time() if self._round else None
+        return self.collector.current.next_time() if self.collector.current else None
 
     def handle(self, event: Event, now: float) -> Iterator[Effect]:
         """Process one event at monotonic time *now*.
@@ -204,11 +187,11 @@ class Agent:
 
     def _connect(self, now: float) -> Iterator[Effect]:
         self._connected = True
-        self._neighbours.begin_connection()
+        self.neighbours.begin_connection()
         self._announced = None
         yield from self._announce("finished" if self._phase is Phase.FINISHED else "ready")
         if self._phase is Phase.COLLECTING and self._state.open_record:
-            self._begin_collecting(self._state.open_record, now)
+            self.collector.begin(self._state.open_record, now)
             yield Publish(self._query(self._state.open_record))
             yield from self._reask_without_silent(now)
         yield from self._proceed(now)
@@ -258,22 +241,22 @@ class Agent:
     def _restart_if_idle(self) -> Iterator[Effect]:
         """Restart at once between rounds, or in a round in which no answer is awaited."""
         is_idle = self._phase in (Phase.STARTING, Phase.READING) or (
-            self._round is not None and not self._round.deadlines
+            self._phase is Phase.COLLECTING and not self.collector.is_awaiting
         )
         if self._is_at_boundary and is_idle:
             yield Save(self._state)
-            yield Switch()
+            yield Restart()
 
     def _may_start(self, now: float) -> bool:
         first = self._setup.first_round
-        if first and not self._state.records and self._neighbours.latest_round < first:
+        if first and not self._state.records and self.neighbours.latest_round < first:
             # The neighbours do not know this node before they come to its first round.
-            return self._neighbours.latest_round == UNSEEN and now >= self._deadline
+            return self.neighbours.latest_round == UNSEEN and now >= self._deadline
         if self._can_repeat() or now >= self._deadline:
             return True
         # A node without saved rounds must first learn in which round its neighbours are.
-        knows_rounds = bool(self._state.records) or self._neighbours.are_present_live
-        return knows_rounds and self._neighbours.are_all_present
+        knows_rounds = bool(self._state.records) or self.neighbours.are_present_live
+        return knows_rounds and self.neighbours.are_all_present
 
     def _can_repeat(self) -> bool:
         return self._state.continuous and self._state.open_record is not None
@@ -290,7 +273,7 @@ class Agent:
             return
         if self._is_at_boundary:
             yield Save(self._state)
-            yield Switch()
+            yield Restart()
             return
         setup, k = self._setup, self._state.round
         randomness = RoundRandomness(setup.new_seed(k))
@@ -299,14 +282,15 @@ class Agent:
             quantised = quantise(estimate, setup.resolution, randomness)
         with setup.trace.span("encrypt", k):
             query = setup.exchange.query(quantised)
-        roster = setup.exchange.roster(n for n in self._neighbours.present if self._remembers(n, k))
+        present = self.neighbours.present
+        roster = setup.exchange.roster(n for n in present if self.collector.remembers(n, k))
         record = RoundRecord(k, quantised, randomness.seed, query, 0, roster)
         self._update(
             estimate=estimate.tolist(),
             records=[*self._state.records, record][-HISTORY_ROUNDS:],
             continuous=True,
         )
-        self._forget_old_answers()
+        self.answerer.forget_old_rounds(self._state)
         self._phase = next_phase(self._phase, Trigger.OPEN)
         yield Save(self._state)
         if has_jumped:
@@ -314,12 +298,12 @@ class Agent:
         self._opened = now
         if setup.algorithm.period_s is not None:
             self._not_before = now + setup.algorithm.period_s
-        self._begin_collecting(record, now)
+        self.collector.begin(record, now)
         yield Publish(self._query(record))
         yield from self._announce("ready")
         yield from self._take_reading()
         yield from self._answer_held(now)
-        self._prepare(record, randomness)
+        self.answerer.prepare(record, randomness, self.neighbours.present)
 
     def _repeat(self, now: float) -> Iterator[Effect]:
         """Send again, byte for byte, the query of the round that was open at the last stop."""
@@ -327,21 +311,12 @@ class Agent:
         assert record is not None
         self._phase = next_phase(self._phase, Trigger.REPEAT)
         self._opened = now
-        self._begin_collecting(record, now)
+        self.collector.begin(record, now)
         yield Publish(self._query(record))
         yield from self._take_reading()
         yield from self._answer_held(now)
         yield from self._reask_without_silent(now)
         yield from self._abandon_if_behind(now)
-
-    def _prepare(self, record: RoundRecord, randomness: RoundRandomness) -> None:
-        """Compute the parts of the answers that do not need the queries, before these come."""
-        unanswered = (n for n in self._neighbours.present if (n, record.number) not in self._sent)
-        with self._setup.trace.span("prepare", record.number):
-            for neighbour in unanswered:
-                self._prepared[neighbour] = self._setup.exchange.prepare(
-                    neighbour, record.quantised, randomness
-                )
 
     def _estimate(self, randomness: RoundRandomness) -> FloatVector:
         if self._state.estimate is None:
@@ -350,7 +325,7 @@ class Agent:
         return np.array(self._state.estimate)
 
     def _jump_if_behind(self) -> bool:
-        target = jump_target(self._state.round, self._neighbours.present_rounds())
+        target = jump_target(self._state.round, self.neighbours.present_rounds())
         if target is None:
             return False
         # A node whose latest state is lost may have sent queries up to one round ahead of them.
@@ -360,98 +335,42 @@ class Agent:
     def _abandon_if_behind(self, now: float) -> Iterator[Effect]:
         if self._phase is not Phase.COLLECTING:
             return
-        if jump_target(self._state.round, self._neighbours.present_rounds()) is not None:
+        if jump_target(self._state.round, self.neighbours.present_rounds()) is not None:
             yield from self._abandon_round(now)
 
     def _abandon_round(self, now: float) -> Iterator[Effect]:
         """Leave the open round without a result, and open a later one."""
         self._phase = next_phase(self._phase, Trigger.JUMP)
-        self._round = None
+        self.collector.end()
         self._reading_awaited = False
         yield from self._open(now)
 
-    # -- collecting -----------------------------------------------------------------------------
-
-    def _begin_collecting(self, record: RoundRecord, now: float) -> None:
-        timeout = self._setup.algorithm.answer_timeout_s
-        current, self._round = (
-            self._round,
-            Round(record.number, now, timeout / RESENDS_PER_TIMEOUT, record.attempt),
-        )
-        if current and (current.number, current.attempt) == (record.number, record.attempt):
-            self._round.answered = current.answered
-        else:
-            self._answers = {}
-        for neighbour in record.roster or sorted(self._neighbours.present):
-            self._expect(neighbour, now)
-        self._close_idle_round()
-
-    def _expect(self, neighbour: str, now: float) -> None:
-        """Await an answer of *neighbour*, unless it is not asked or no longer has this round."""
-        current, record = self._round, self._state.open_record
-        if current is None or record is None:
-            return
-        is_asked = neighbour in record.roster or not record.roster
-        is_known = neighbour in self._neighbours.names  # a saved roster may be of an earlier graph
-        if not (is_known and is_asked and self._remembers(neighbour, current.number)):
-            return
-        theirs = self._neighbours.round_of(neighbour)
-        # A neighbour last seen one round behind may be waiting out a deadline of its own.
-        timeouts = 2 if theirs == current.number - 1 else 1
-        current.expect(neighbour, now + timeouts * self._setup.algorithm.answer_timeout_s)
-
-    def _remembers(self, neighbour: str, round_number: int) -> bool:
-        """True unless *neighbour* is so far ahead that it no longer has *round_number*."""
-        return self._neighbours.round_of(neighbour) < round_number + HISTORY_ROUNDS
-
-    @property
-    def _is_idle(self) -> bool:
-        """True if the open round of a sealed exchange has an empty roster: too few are present.
-
-        The estimate stays as it is. The round closes when a neighbour has gone beyond it, so that
-        this node does not delay others. Otherwise it closes at a deadline: without one, the node
-        would go through its rounds at once and compute nothing.
-        """
-        record = self._state.open_record
-        return self._setup.exchange.sealed and record is not None and not record.roster
-
-    def _close_idle_round(self) -> None:
-        """Make an idle round complete if a neighbour has gone beyond it."""
-        current = self._round
-        if current and self._is_idle:
-            for neighbour in self._neighbours.beyond(current.number):
-                current.receive(neighbour)
-                current.deadlines.clear()
+    # -- asking again ---------------------------------------------------------------------------
 
     def _reask_without_silent(self, now: float) -> Iterator[Effect]:
         """Start another attempt without the members of the roster that are not awaited any more."""
-        current, record = self._round, self._state.open_record
-        if current is None or record is None:
+        record, roster = self._state.open_record, self.collector.remaining_roster()
+        if record is None or roster is None:
             return
-        left = [n for n in record.roster if n in current.answered or n in current.deadlines]
-        if len(left) == len(record.roster):
-            return
-        narrower = msgspec.structs.replace(
-            record, attempt=record.attempt + 1, roster=self._setup.exchange.roster(left)
-        )
+        narrower = msgspec.structs.replace(record, attempt=record.attempt + 1, roster=roster)
         self._phase = next_phase(self._phase, Trigger.ASK_AGAIN)
         self._update(records=[*self._state.records[:-1], narrower])
         yield Save(self._state)
-        self._begin_collecting(narrower, now)
+        self.collector.begin(narrower, now)
         yield Publish(self._query(narrower))
 
     def _query(self, record: RoundRecord) -> Query:
         setup, state = self._setup, self._state
         return Query(
-            setup.fleet,
-            setup.node,
-            state.epoch,
-            record.number,
-            record.attempt,
-            record.roster,
-            setup.parameters,
-            setup.key_tag,
-            record.query,
+            fleet=setup.fleet,
+            sender=setup.node,
+            epoch=state.epoch,
+            round=record.number,
+            attempt=record.attempt,
+            roster=record.roster,
+            parameters=setup.parameters,
+            key=setup.key_tag,
+            ciphertexts=record.query,
         )
 
     def _receive(self, message: Message, now: float, *, live: bool) -> Iterator[Effect]:
@@ -459,7 +378,7 @@ class Agent:
         self._check_receiver(message)
         self._check_epoch(sender, message.epoch)
         if live:
-            self._neighbours.mark_live(sender)
+            self.neighbours.mark_live(sender)
         match message:
             case Query():
                 yield from self._mark_alive(sender, now)
@@ -482,16 +401,15 @@ class Agent:
         if epoch < known:
             raise RemoteProtocolError("stale_epoch", f"{sender!r} sent from an earlier start")
         if epoch > known:
-            self._neighbours.begin_epoch(sender)
-            self._held.pop(sender, None)
+            self.neighbours.begin_epoch(sender)
+            self.answerer.forget_held(sender)
             self._update(epochs={**self._state.epochs, sender: epoch})
 
     def _mark_alive(self, sender: str, now: float) -> Iterator[Effect]:
         """Mark *sender* as present; if it was not, show it in which round this node is."""
-        if not self._neighbours.mark_present(sender):
+        if not self.neighbours.mark_present(sender):
             return
-        if self._round is not None and sender not in self._round.answered:
-            self._expect(sender, now)
+        self.collector.expect(sender, now)
         if self._state.records:
             yield Publish(self._query(self._state.records[-1]))  # carries our round number
         else:
@@ -504,18 +422,17 @@ class Agent:
             yield from self._drop_neighbour(sender, now)
             yield from self._stop_if_served(now)
         elif message.state != "init":
-            self._neighbours.arrive(sender, finished=message.state == "finished")
+            self.neighbours.arrive(sender, finished=message.state == "finished")
             yield from self._mark_alive(sender, now)
-            self._close_idle_round()
+            self.collector.close_idle_round()
             yield from self._close_if_complete(now)
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
 
     def _drop_neighbour(self, name: str, now: float) -> Iterator[Effect]:
         """Mark *name* as departed, and go on with the open round without it."""
-        self._neighbours.depart(name)
-        if self._round:
-            self._round.stop_waiting_for(name)
+        self.neighbours.depart(name)
+        self.collector.stop_waiting_for(name)
         yield from self._reask_without_silent(now)
         yield from self._close_if_complete(now)
 
@@ -527,14 +444,15 @@ class Agent:
             raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
         if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
-        setup.exchange.asked(query)  # raises for an invalid roster, also of a later round
-        self._neighbours.record_round(sender, query.round)
-        self._close_idle_round()
+        setup.exchange.is_addressed(query)  # raises for an invalid roster, also of a later round
+        self.neighbours.record_round(sender, query.round)
+        self.collector.close_idle_round()
         opened = self._state.records[-1].number if self._state.records else -1
         if query.round > opened or self._phase is Phase.STARTING:
-            self._hold_query(query)
-            if self._round and not self._remembers(sender, self._round.number):
-                self._round.stop_waiting_for(sender)
+            self.answerer.hold(query)
+            current = self.collector.current
+            if current and not self.collector.remembers(sender, current.number):
+                current.stop_waiting_for(sender)
                 yield from self._reask_without_silent(now)
             yield from self._abandon_if_behind(now)
             yield from self._close_if_complete(now)
@@ -543,146 +461,57 @@ class Agent:
             yield from self._answer(query, now)
             yield from self._close_if_complete(now)
 
-    def _hold_query(self, query: Query) -> None:
-        """Keep *query* for its round, unless a later query of its sender is already kept."""
-        held = self._held.get(query.sender)
-        if held is None or (query.round, query.attempt) >= (held.round, held.attempt):
-            self._held[query.sender] = query
-
     def _answer_held(self, now: float) -> Iterator[Effect]:
-        for sender, query in list(self._held.items()):
-            if query.round <= self._state.round:
-                del self._held[sender]
-                try:
-                    yield from self._answer(query, now)
-                except RemoteProtocolError as error:
-                    yield Rejected(sender, error.reason)
+        for query in self.answerer.release(self._state.round):
+            try:
+                yield from self._answer(query, now)
+            except RemoteProtocolError as error:
+                yield Rejected(query.sender, error.reason)
 
     def _answer(self, query: Query, now: float) -> Iterator[Effect]:
-        sender, k = query.sender, query.round
-        record = next((r for r in self._state.records if r.number == k), None)
-        if record is None:
-            raise RemoteProtocolError("stale_round", f"{sender!r} asks for a round not kept here")
-        if not self._setup.exchange.asked(query):
-            return
-        before, answer = self._sent.get((sender, k), (None, None))
-        if before and query.attempt < before.attempt:
-            raise RemoteProtocolError("stale_attempt", f"{sender!r} repeats an earlier attempt")
-        if before and query.digest != before.digest and not _narrows(query, before):
-            # Answers to two queries of one round would show the half weight.
-            raise RemoteProtocolError("second_query", f"{sender!r} changed its query of round {k}")
-        if answer is None or query.digest != answer.query:
-            with self._setup.trace.span("answer", k):
-                answer = self._make_answer(query, record)
-            self._sent[sender, k] = query, answer
-        else:
-            yield Surplus(sender, "repeated_query")  # the first answer may have been lost
-        yield Publish(answer)
+        yield from self.answerer.answer(query, self._state)
         yield from self._stop_if_served(now)
 
-    def _make_answer(self, query: Query, record: RoundRecord) -> Answer:
-        setup, asker, randomness = self._setup, query.sender, RoundRandomness(record.seed)
-        ready = self._prepared if record.number == self._state.records[-1].number else {}
-        if asker not in ready:
-            setup.exchange.check(query)  # before any modular exponentiation is spent on it
-        prepared = ready.get(asker) or setup.exchange.prepare(asker, record.quantised, randomness)
-        ciphertexts = setup.exchange.answer(query, randomness, prepared)
-        ready.pop(asker, None)  # not before: an invalid query must not use it up
-        return Answer(
-            setup.fleet,
-            setup.node,
-            self._state.epoch,
-            asker,
-            query.round,
-            query.attempt,
-            query.digest,
-            ciphertexts,
-        )
-
-    def _forget_old_answers(self) -> None:
-        self._prepared = {}
-        kept = {record.number for record in self._state.records}
-        self._sent = {key: sent for key, sent in self._sent.items() if key[1] in kept}
-
     def _receive_answer(self, answer: Answer, now: float) -> Iterator[Effect]:
-        sender, record = answer.sender, self._state.open_record
-        if self._round is None or record is None or answer.round != self._round.number:
+        current, record = self.collector.current, self._state.open_record
+        if current is None or record is None or answer.round != current.number:
             is_early = answer.round >= self._state.round
-            yield Surplus(sender, "early_answer" if is_early else "late_answer")
+            yield Surplus(answer.sender, "early_answer" if is_early else "late_answer")
             return
-        if answer.attempt < record.attempt:
-            # Its roster was given up. With the answers to the smaller roster it would show the
-            # term of a single neighbour.
-            yield Surplus(sender, "late_answer")
-            return
-        if self._setup.exchange.sealed and sender not in record.roster:
-            raise RemoteProtocolError("not_asked", f"{sender!r} is not in the roster it answers")
-        if answer.attempt != record.attempt or answer.query != self._query(record).digest:
-            raise RemoteProtocolError("other_query", f"{sender!r} answered another query")
-        if sender in self._round.answered:
-            yield Surplus(sender, "repeated_answer")
-            return
-        with self._setup.trace.span("accept", answer.round):
-            self._answers[sender] = self._setup.exchange.accept(answer.ciphertexts)
-        self._round.receive(sender)
-        yield from self._close_if_complete(now)
+        surplus = self.collector.receive(answer, self._query(record))
+        if surplus:
+            yield surplus
+        else:
+            yield from self._close_if_complete(now)
 
     # -- closing --------------------------------------------------------------------------------
 
     def _close_if_complete(self, now: float) -> Iterator[Effect]:
-        if self._phase is Phase.COLLECTING and self._round and self._round.complete:
-            yield from self._close(self._round, now)
+        if self._phase is Phase.COLLECTING and self.collector.is_complete:
+            yield from self._close(now)
 
-    def _close(self, current: Round, now: float) -> Iterator[Effect]:
+    def _close(self, now: float) -> Iterator[Effect]:
         """Open the answers, compute the next estimate and go on to the next round."""
-        setup, k = self._setup, current.number
-        record = self._state.open_record
+        setup, record = self._setup, self._state.open_record
         assert record is not None
+        k = record.number
         randomness, estimate = RoundRandomness(record.seed), np.array(self._state.estimate)
-        combined, opened = self._open_answers(randomness, k)
-        out_of_range = sorted(self._answers.keys() - opened)
-        for name in out_of_range:
+        term = self.collector.open_answers(randomness)
+        for name in term.out_of_range:
             yield Rejected(name, "out_of_range")
-        if opened:  # without a coupling term the node would move to its own optimum
-            coupling = dequantise(combined, setup.resolution * UNIT)
+        if term.included:  # without a coupling term the node would move to its own optimum
+            coupling = dequantise(term.combined, setup.resolution * UNIT)
             with setup.trace.span("gradient", k):
                 gradient = setup.objective.gradient(estimate, randomness)
             with setup.trace.span("update", k):
                 estimate = descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
         self._update(estimate=estimate.tolist(), round=k + 1)
         self._phase = next_phase(self._phase, Trigger.CLOSE)
-        self._round = None
-        silent = tuple(sorted(setup.neighbours.keys() - opened))
-        spoiled = tuple(out_of_range) if setup.exchange.sealed else ()
+        self.collector.end()
+        silent = tuple(sorted(setup.neighbours.keys() - term.included))
+        spoiled = term.out_of_range if setup.exchange.sealed else ()
         yield RoundClosed(k, self._opened, silent, estimate, spoiled)
         yield from self._proceed(now)
-
-    def _open_answers(self, randomness: RoundRandomness, k: int) -> tuple[list[int], set[str]]:
-        """Return the combined coupling term and the neighbours whose answers are in it.
-
-        If pairwise answers are out of range together, each is opened alone and the faulty ones are
-        left out. Sealed answers do not open alone, so the faulty one is unknown and none is used.
-        """
-        if not self._answers:
-            return [], set()
-
-        def timed(phase: str) -> AbstractContextManager[None]:
-            return self._setup.trace.span(phase, k)
-
-        try:
-            return self._setup.exchange.open(self._answers, randomness, timed), set(self._answers)
-        except RemoteProtocolError:
-            if self._setup.exchange.sealed:
-                return [], set()
-            valid = {n: a for n, a in self._answers.items() if self._is_in_range(n, a, randomness)}
-            return self._setup.exchange.open(valid, randomness) if valid else [], set(valid)
-
-    def _is_in_range(self, name: str, answer: Sequence[mpz], randomness: RoundRandomness) -> bool:
-        try:
-            self._setup.exchange.open({name: answer}, randomness)
-        except RemoteProtocolError:
-            return False
-        return True
 
     # -- time -----------------------------------------------------------------------------------
 
@@ -699,24 +528,16 @@ class Agent:
                 self._deadline = now + self._setup.algorithm.answer_timeout_s
 
     def _on_timer_collecting(self, now: float) -> Iterator[Effect]:
-        if self._round is None or not self._connected:
+        if self.collector.current is None or not self._connected:
             return
-        current = self._round
-        for neighbour in current.overdue(now):
-            # It is awaited again as soon as it is heard: a silent neighbour costs one deadline.
-            current.stop_waiting_for(neighbour)
-            theirs = self._neighbours.round_of(neighbour)
-            if self._is_idle and theirs == current.number:
-                current.receive(neighbour)  # it is in the same round, and idle as well
-            elif theirs <= current.number:
-                self._neighbours.fall_silent(neighbour)
+        self.collector.stop_waiting_for_overdue(now)
         yield from self._reask_without_silent(now)
-        current = self._round  # a new object if another attempt has begun
+        current = self.collector.current
         if current.complete:
-            yield from self._close(current, now)
+            yield from self._close(now)
         elif self._is_left_alone(current, now):
             yield from self._finish(now)
-        elif not current.deadlines and self._neighbours.is_live_neighbour_beyond(current.number):
+        elif not current.deadlines and self.neighbours.is_live_neighbour_beyond(current.number):
             # That neighbour has skipped this round, for example after damage to its state. The
             # node advances by one round at a time: the generation of its state before the latest
             # is then at most one round behind it.
@@ -731,14 +552,14 @@ class Agent:
     def _is_left_alone(self, current: Round, now: float) -> bool:
         """True if every neighbour has finished and none stays any longer to answer this node."""
         linger_s = LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
-        is_alone = self._neighbours.have_all_finished and not current.deadlines
+        is_alone = self.neighbours.have_all_finished and not current.deadlines
         return is_alone and now >= current.opened + linger_s
 
     # -- the end --------------------------------------------------------------------------------
 
     def _finish(self, now: float) -> Iterator[Effect]:
         self._phase = next_phase(self._phase, Trigger.FINISH)
-        self._round = None
+        self.collector.end()
         self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
         yield Save(self._state)
         yield from self._announce("finished")
@@ -753,17 +574,10 @@ class Agent:
         """
         if self._phase is not Phase.FINISHED:
             return
-        if self._neighbours.have_all_left:
+        if self.neighbours.have_all_left:
             yield Stop()
         else:
             self._deadline = now + LINGER_TIMEOUTS * self._setup.algorithm.answer_timeout_s
 
     def _update(self, **changes: object) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)
-
-
-def _narrows(query: Query, before: Query) -> bool:
-    """True if *query* is a later attempt with the ciphertexts of *before* and a smaller roster."""
-    is_same = query.ciphertexts == before.ciphertexts
-    is_smaller = set(query.roster) < set(before.roster)
-    return query.attempt > before.attempt and is_same and is_smaller

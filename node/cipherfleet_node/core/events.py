@@ -149,7 +149,7 @@ class Surplus:
 
 
 @dataclass(frozen=True)
-class Switch:
+class Restart:
     """The next round is the first with other neighbours: restart with the pending membership."""
 
 
@@ -158,4 +158,4 @@ class Stop:
     """The node has finished, and its neighbours do not need it any more: end the daemon."""
 
 
-Effect = Switch | Save | Publish | TakeReading | RoundClosed | Rejected | Surplus | Stop
+Effect = Restart | Save | Publish | TakeReading | RoundClosed | Rejected | Surplus | Stop

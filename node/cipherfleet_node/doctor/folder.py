@@ -88,7 +88,7 @@ def _machine(folder: Path, now: datetime) -> Iterator[Finding]:
     place = state if os.access(state, os.X_OK) else folder
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "clock": lambda: doctor_machine.check_clock(now),
-        "chance": doctor_machine.check_chance,
+        "randomness": doctor_machine.check_randomness,
         "arithmetic": doctor_machine.check_arithmetic,
         "memory": doctor_machine.check_memory,
         "heat": doctor_machine.check_heat,

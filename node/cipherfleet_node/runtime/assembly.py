@@ -1,27 +1,143 @@
-"""Parts of an agent that are computed from a node's settings and keys."""
+"""Builds the agent of a node and its link to the broker from the bundle and the saved state."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import time
 from collections.abc import Callable
 
 import msgspec
 
-from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import (
-    TAG_BYTES,
-)
+from cipherfleet_node.core import topics, wire
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.events import Setup, Trace
+from cipherfleet_node.core.exchange import Blinding, Edge, Exchange, Pairwise, metropolis
+from cipherfleet_node.core.messages import OPERATOR, TAG_BYTES, Presence
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import SEED_BYTES, simulated_seed
-from cipherfleet_node.keys.key_files import NodeKeys
+from cipherfleet_node.core.sealed import Seal, Sealed
+from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.keys.key_files import NodeKeys, identity_from_text
 from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
 from cipherfleet_node.settings.sections import Algorithm, NodeConfig, resolution_of
 
 from .bundle import Bundle
+from .mqtt import Link
 from .obfuscator_pools import OWN
+from .store import Store
+
+log = logging.getLogger(__name__)
+
+
+def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -> Agent:
+    """Return the agent of *bundle*, which continues from the state in *store*."""
+    config = bundle.config
+    assert config.crypto.exchange is not None
+    parameters = parameters_digest(
+        config.algorithm, config.crypto.exchange, bundle.objective.dimension
+    )
+    setup = Setup(
+        fleet=config.fleet,
+        node=config.node,
+        key_tag=key_tag(bundle.keys.paillier.public),
+        neighbours={name: key_tag(key) for name, key in bundle.neighbours_paillier.items()},
+        exchange=make_exchange(bundle, blinding),
+        algorithm=config.algorithm,
+        resolution=resolution_of(config.algorithm),
+        objective=bundle.objective,
+        parameters=parameters,
+        new_seed=round_seeds(config),
+        trace=trace,
+        first_round=_first_round(bundle),
+    )
+    return Agent(setup, restore_state(bundle, store, parameters))
+
+
+def _first_round(bundle: Bundle) -> int:
+    """Return the first round of a node without a saved state."""
+    return bundle.membership.message.from_round if bundle.membership else 0
+
+
+def make_exchange(bundle: Bundle, blinding: Blinding) -> Exchange:
+    """Return the configured exchange with the neighbours of *bundle*."""
+    config, keys = bundle.config, bundle.neighbours_paillier
+    edges = {
+        n.id: Edge(keys[n.id], metropolis(len(config.neighbours), n.degree))
+        for n in config.neighbours
+    }
+    common = bundle.keys.paillier, edges, bundle.objective.dimension, blinding
+    if config.crypto.exchange == "pairwise":
+        return Pairwise(*common)
+    rosters = {n.id: frozenset(n.neighbours) for n in config.neighbours}
+    leaves = config.crypto.leaves == "open"
+    return Sealed(*common, Seal(config.fleet, config.node, rosters, bundle.secrets, leaves))
+
+
+def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
+    """Return the saved state with a new epoch, or a first state if none was saved.
+
+    Raises ConfigError if the saved state belongs to another node or objective.
+    """
+    config, saved = bundle.config, store.load()
+    # From the clock, a node that has lost its state gets a higher epoch than it had before.
+    epoch = max(saved.epoch + 1 if saved else 1, int(time.time()))
+    if saved is None:
+        return State(
+            version=STATE_VERSION,
+            fleet=config.fleet,
+            node=config.node,
+            parameters=parameters,
+            epoch=epoch,
+            round=_first_round(bundle),
+            estimate=None,
+            records=[],
+            epochs={},
+            continuous=False,
+        )
+    dimension = bundle.objective.dimension
+    if (saved.fleet, saved.node) != (config.fleet, config.node) or (
+        saved.estimate is not None and len(saved.estimate) != dimension
+    ):
+        raise ConfigError(
+            f"{store.current}: the saved state belongs to {saved.fleet}/{saved.node} or to "
+            "another objective",
+            remedy="remove the folder 'state' to start without it",
+        )
+    if not saved.continuous:
+        log.warning("the latest state is damaged, continuing from the generation before it")
+    if saved.parameters != parameters:
+        log.warning("the settings have changed: queries of earlier rounds are not answered")
+        saved = msgspec.structs.replace(after_damage(saved), records=[])
+    return msgspec.structs.replace(saved, epoch=epoch, parameters=parameters)
+
+
+def make_link(bundle: Bundle, epoch: int, enqueue: Callable[[object], None]) -> Link:
+    """Return the link to the broker, with the presence `lost` of *epoch* as its last will."""
+    config, keys = bundle.config, bundle.keys
+    lost = Presence(config.fleet, config.node, epoch, "lost")
+    return Link(
+        client_id(config, keys),
+        config.broker,
+        topics.subscriptions(config.fleet, config.node, [n.id for n in config.neighbours]),
+        (wire.topic_of(lost), wire.encode(lost, keys.identity)),
+        enqueue,
+        bundle.tls,
+    )
+
+
+def make_verifiers(bundle: Bundle) -> dict[str, wire.Verifier]:
+    """Return the verifiers of the neighbours' and the operator's signatures, by sender."""
+    verifiers: dict[str, wire.Verifier] = {
+        name: keys.identity for name, keys in bundle.neighbours.items()
+    }
+    if bundle.config.operator is not None:
+        verifiers[OPERATOR] = identity_from_text(bundle.config.operator)
+    return verifiers
 
 
 def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:

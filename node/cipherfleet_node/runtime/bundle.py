@@ -41,7 +41,7 @@ class Bundle:
     objective: Objective
     sensor: SensorDevice
     secrets: Mapping[str, bytes]  # shared with each co-neighbour, for the masks
-    joined: CheckedMembership | None  # the operator's latest, if one has come
+    membership: CheckedMembership | None  # the operator's latest, if one has come
     tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
 
     @property
@@ -81,9 +81,17 @@ def read_bundle(folder: Path) -> Bundle:
     if len(neighbours) > MAX_DEGREE:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
     objective = make_objective(config.objective)
-    sensor = open_sensor(config.sensor, folder, objective.fields)
-    secrets = _shared_secrets(folder, config, keys)
-    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, membership, context)
+    return Bundle(
+        folder=folder,
+        config=config,
+        keys=keys,
+        neighbours=neighbours,
+        objective=objective,
+        sensor=open_sensor(config.sensor, folder, objective.fields),
+        secrets=_shared_secrets(folder, config, keys),
+        membership=membership,
+        tls=context,
+    )
 
 
 def _check_pins(

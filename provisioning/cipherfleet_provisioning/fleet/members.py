@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.sensors.base import listed
+from cipherfleet_node.sensors.base import join_names
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, sensor_errors
 from cipherfleet_node.settings.sections import NodeId, Sensor, SyntheticSensor
 from cipherfleet_node.settings.type_errors import EACH, Path_, did_you_mean
@@ -86,7 +86,7 @@ def _check_own_broker(draft: EntryDraft) -> Iterator[ConfigError]:
         return
     text = f"is {own[:80]!r}, and there is no broker.cluster: leave it out"
     if known:
-        text = f"is {own[:80]!r}, must be one of broker.cluster: {listed(known)}"
+        text = f"is {own[:80]!r}, must be one of broker.cluster: {join_names(known)}"
     yield draft.file.document.error((*draft.path, "broker"), text + did_you_mean(own, known or ()))
 
 

@@ -15,7 +15,7 @@ from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.sensors import CsvTable
-from cipherfleet_node.sensors.base import check_fields, listed
+from cipherfleet_node.sensors.base import check_fields, join_names
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, fields_named
 from cipherfleet_node.settings.sections import (
     Algorithm,
@@ -64,7 +64,7 @@ def check_names(draft: FleetDraft) -> Iterator[ConfigError]:
         return  # the fields of some sensors are known only when they run
     for path, name in fields_named(draft.value.objective):
         if name not in known:
-            text = f"is {name!r}, which no sensor has, they have {listed(sorted(known))}"
+            text = f"is {name!r}, which no sensor has, they have {join_names(sorted(known))}"
             place = ("objective", *path)
             yield draft.document.error(place, text + did_you_mean(name, known))
 
@@ -109,7 +109,9 @@ def _check_columns(draft: MemberDraft) -> Iterator[ConfigError]:
     for section, names in (("where", where), ("limits", sensor.limits)):
         for name in names:
             if name not in fields:
-                text = f"is no field of the sensor of {draft.member.id!r}, it has {listed(fields)}"
+                text = (
+                    f"is no field of the sensor of {draft.member.id!r}, it has {join_names(fields)}"
+                )
                 path = (*draft.path, section, name)
                 yield draft.file.document.key_error(path, text + did_you_mean(name, fields))
 

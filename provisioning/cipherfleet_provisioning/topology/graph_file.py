@@ -59,9 +59,6 @@ def read_graph_file(file: Path) -> GraphFile:
     return found
 
 
-# -- bytes --------------------------------------------------------------------------------------
-
-
 def _read_bytes(file: Path) -> bytes:
     """Read *file*, at most MAX_FILE_BYTES; raises ConfigError."""
     try:
@@ -92,9 +89,6 @@ def _check_count(edges: list[FileEdge], mark: Mark) -> None:
         raise ConfigError(f"{mark}: has more than {MAX_EDGES} edges, the most allowed")
 
 
-# -- a list of edges ----------------------------------------------------------------------------
-
-
 def _parse_edge_list(file: Path, text: str) -> list[FileEdge]:
     """Parse two ids per line, separated by blanks, a tab or a comma; # begins a comment."""
     edges: list[FileEdge] = []
@@ -112,9 +106,6 @@ def _parse_edge_list(file: Path, text: str) -> list[FileEdge]:
         _check_count(edges, Mark(str(file), *places[0]))
         edges.append(FileEdge((words[0][0], words[1][0]), (places[0], places[1])))
     return edges
-
-
-# -- GraphML ------------------------------------------------------------------------------------
 
 
 class _GraphmlReader:

@@ -1,4 +1,4 @@
-"""Whole fleets of real agents, with faults, and single agents under wrong messages."""
+"""Whole fleets of real agents with faults, and single agents that get wrong messages."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_lab.simulation.memory_fleet import PARAMETERS, Faults
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (
@@ -37,7 +38,7 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import own_weight
 from cipherfleet_node.errors import HeadroomExceeded, LocalProtocolError
 from cipherfleet_node.settings.sections import Algorithm, Column, Objective
-from tests.support.memory_fleet import MemoryFleet, toy_key
+from tests.support.memory_fleet import MemoryFleet
 
 Edges = list[tuple[str, str]]
 TIMEOUT = 5.0
@@ -731,7 +732,7 @@ def test_answers_to_a_roster_that_was_given_up_are_not_read() -> None:
     assert (record.number, record.attempt, record.roster) == (2, 1, ["n01", "n02"])
     effects = deliver(fleet, "n00", late[0])
     assert reasons(effects) == []
-    assert "n03" not in agent._answers
+    assert "n03" not in agent.collector.answers
     finish(fleet)
     assert "n03" in fleet.seats["n00"].reported[2].silent
 

@@ -1,4 +1,4 @@
-"""Gradients and second derivatives against the losses written out, and minibatches."""
+"""Gradients and second derivatives against written-out losses, and minibatches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots: every bound from both sides."""
+"""Packing into slots: every bound from both sides."""
 
 from __future__ import annotations
 

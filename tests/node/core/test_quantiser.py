@@ -1,4 +1,4 @@
-"""From real numbers to resolutions and back."""
+"""Quantising: from real numbers to resolutions and back."""
 
 from __future__ import annotations
 

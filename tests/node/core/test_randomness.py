@@ -1,4 +1,4 @@
-"""A round's chances: repeatable, independent by label, uniform."""
+"""The randomness of a round: repeatable, independent by label, uniform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a curious node can make of all it sees: with the guards off its neighbours' states."""
+"""What a curious node computes from all it sees: with guards off, its neighbours' states."""
 
 from __future__ import annotations
 

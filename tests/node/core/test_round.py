@@ -1,4 +1,4 @@
-"""The table of phases, and who is waited for until when."""
+"""The table of phases, and the deadlines of a round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes to messages: all that can be wrong is refused, and under its own reason."""
+"""Bytes to messages: every fault is refused under its own reason."""
 
 from __future__ import annotations
 

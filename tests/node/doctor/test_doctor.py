@@ -1,4 +1,4 @@
-"""The doctors against real brokers, real certificates, real faults."""
+"""The doctors against real brokers, real certificates and real faults."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ from cipherfleet_node.doctor.broker import (
 from cipherfleet_node.errors import ConfigError, ConfigErrors, SensorUnavailable
 from cipherfleet_node.findings import LEVELS, Finding, exit_code, finding_from_error, run_check
 from cipherfleet_node.keys.key_files import identity_to_text, read_keys, read_neighbour
-from cipherfleet_node.runtime import mqtt_probe
 from cipherfleet_node.runtime.heartbeat import (
     BEAT_EVERY_S,
     STALE_S,
@@ -180,7 +179,7 @@ def test_a_clock_of_1970_fails_and_the_present_one_does_not() -> None:
 
 
 def test_random_numbers_are_ready() -> None:
-    assert the(doctor_machine.check_chance()).level == "ok"
+    assert the(doctor_machine.check_randomness()).level == "ok"
 
 
 def test_arithmetic_that_is_wrong_or_slow_is_told() -> None:
@@ -479,7 +478,7 @@ def test_a_folder_that_tells_nothing_is_looked_at_as_far_as_it_goes(tmp_path: Pa
     (tmp_path / "node.yaml").write_text("][")
     broken = examined(tmp_path)
     assert (exit_code_of(broken), levels(broken)["broker"]) == (3, "skip")
-    assert levels(broken)["chance"] == "ok"
+    assert levels(broken)["randomness"] == "ok"
 
 
 @pytest.mark.fleet
@@ -574,7 +573,6 @@ def test_a_listener_that_never_answers_is_exit_code_4_at_its_deadline(
     home: Site, node: Path, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor_broker, "STEP_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(mqtt_probe, "STEP_TIMEOUT_S", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         at_port(node, home.broker.port, silent.getsockname()[1])
         if not tls:

@@ -1,4 +1,4 @@
-"""Everything that arrives at a node is refused unless it is what it should be, and counted so.
+"""A node refuses every invalid message, and counts it under the right reason.
 
 The same with 10,000 forgeries of each class: python -m tests.tools.forgeries --count 10000
 """
@@ -31,7 +31,7 @@ from tests.tools.forgeries import KINDS, Kind, bombard, cases, lie_under_other_k
 
 COUNT = 24  # of each class, in each exchange
 CORE = ROOT / "node" / "cipherfleet_node" / "core"
-RAISING = ("wire", "agent", "exchange", "sealed", "packing", "paillier")
+RAISING = ("wire", "agent", "answerer", "collector", "exchange", "sealed", "packing", "paillier")
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_a_message_of_an_earlier_start_is_no_sign_of_life(midway: WireFleet) -> 
     """A broker that replays it must not make a newcomer believe its neighbours have spoken."""
     agent = agent_of(midway, "n00")
     list(agent.handle(MessageReceived(Presence(FLEET, "n01", 9, "ready")), midway.now))
-    agent._neighbours.begin_connection()
+    agent.neighbours.begin_connection()
     stale = Presence(FLEET, "n01", 1, "ready")
     list(agent.handle(MessageReceived(stale), midway.now))
-    assert not agent._neighbours._live
+    assert not agent.neighbours._live
     list(agent.handle(MessageReceived(Presence(FLEET, "n01", 9, "ready")), midway.now))
-    assert agent._neighbours._live == {"n01"}
+    assert agent.neighbours._live == {"n01"}
 
 
 @pytest.mark.parametrize("prepared", [True, False])
@@ -120,17 +120,17 @@ def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
 ) -> None:
     """Else one bad query would cost its receiver a modular power of full length."""
     agent = agent_of(midway, "n00")
-    name = next(iter(agent._prepared))
+    name = next(iter(agent.answerer.prepared))
     if not prepared:
-        del agent._prepared[name]
-    before = dict(agent._prepared)
+        del agent.answerer.prepared[name]
+    before = dict(agent.answerer.prepared)
     tag, k = midway.keys[name].public.fingerprint[:8], agent.state.records[-1].number
     parameters, epoch = PARAMETERS, midway.seats[name].epoch
     bad = Query(FLEET, name, epoch, k, 0, [], parameters, tag, [bytes(128)])
     outcome = midway.offer(Forgery("n00", topic_of(bad), encode(bad, identity_of(name))))
     assert outcome.reason == "ciphertext_range"
     assert outcome.powers == 0
-    assert agent._prepared == before
+    assert agent.answerer.prepared == before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Real daemons whose broker lies: what it adds changes nothing, what it spoils is fixed."""
+"""Real daemons with a hostile broker: added messages change nothing, lost ones are made up."""
 
 from __future__ import annotations
 

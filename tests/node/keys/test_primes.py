@@ -1,4 +1,4 @@
-"""Primes with their factored predecessor, and the key files that hold them."""
+"""Primes with a factored predecessor, and the key files that hold them."""
 
 from __future__ import annotations
 

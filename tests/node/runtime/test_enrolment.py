@@ -1,4 +1,4 @@
-"""Devices that make their own keys, and an operator that names their neighbours, over a broker."""
+"""Devices that make their own keys enrol over a broker, and get their neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator's word on a node's neighbours: what is taken, kept and let hold."""
+"""Membership updates: which are accepted, how they are stored, when they take effect."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.events import MembershipPending, Publish, Save, Switch
+from cipherfleet_node.core.events import MembershipPending, Publish, Restart, Save
 from cipherfleet_node.core.messages import OPERATOR, Answer, Member, Membership, Query
 from cipherfleet_node.errors import ConfigError, WireError
 from cipherfleet_node.keys.key_files import (
@@ -49,7 +50,7 @@ from cipherfleet_node.settings.sections import (
     SyntheticSensor,
 )
 from tests.node.core.test_agent import agent_of, complete, fleet_of, ring, start_all
-from tests.support.memory_fleet import MemoryFleet, toy_key
+from tests.support.memory_fleet import MemoryFleet
 
 BOSS = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
 BITS = 512
@@ -341,7 +342,7 @@ def test_a_membership_for_at_once_waits_for_the_open_round() -> None:
     fleet.advance(0.02)
     number = agent_of(fleet, "n00").round_number
     effects = effects_of(fleet, "n00", 0)
-    assert not any(isinstance(e, Switch) for e in effects)
+    assert not any(isinstance(e, Restart) for e in effects)
     fleet.advance(0.5)
     seat = fleet.seats["n00"]
     assert seat.switched
@@ -371,7 +372,7 @@ def test_a_node_that_waits_for_nobody_switches_at_once() -> None:
     fleet.kill("n02")
     fleet.advance(30.0)
     effects = effects_of(fleet, "n00", 0)
-    assert [type(e) for e in effects] == [Save, Switch]
+    assert [type(e) for e in effects] == [Save, Restart]
 
 
 def test_a_switch_is_saved_before_it_is_made() -> None:

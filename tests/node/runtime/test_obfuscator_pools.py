@@ -1,4 +1,4 @@
-"""Pools of obfuscators: fresh, each handed out once, made on the spot when they run dry."""
+"""Pools of obfuscators: each is fresh and used once; an empty pool makes one on demand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.keys.obfuscators import OwnByCrt, Uniform
 from cipherfleet_node.runtime.obfuscator_pools import OWN, Pools
-from tests.support.memory_fleet import toy_key
 
 OTHER = toy_key(1)
 

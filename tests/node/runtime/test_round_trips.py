@@ -1,4 +1,4 @@
-"""Trips and services: what is paired with what, and what is left out."""
+"""Round-trip and service times: which messages are paired, and which are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans: what is written, how much of it at most, and how often."""
+"""Spans: their contents, the size of their file, and how often it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state that survives a loss of power at any moment."""
+"""The saved state survives a power cut at any moment."""
 
 from __future__ import annotations
 

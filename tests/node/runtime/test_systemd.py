@@ -1,4 +1,4 @@
-"""The service manager's protocol, against a real socket."""
+"""The protocol of the service manager, against a real socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node folder that was tampered with: what the node says of it, and that the fleet goes on."""
+"""A node folder with changed files: the node's error, and the fleet that goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One mistake at a time: one clear line, the right exit code, and nothing half written."""
+"""One error at a time: one clear line, the right exit code, and no partial output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""node.yaml: what is allowed, and what each mistake is answered."""
+"""node.yaml: allowed settings, and the error for each mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML files: plain data of the core schema, and a place for every complaint."""
+"""YAML documents: plain data of the core schema, with a position for every error."""
 
 from __future__ import annotations
 

@@ -1,0 +1,164 @@
+"""What a daemon records about itself: spans, counts of messages, warnings, and health reports.
+
+Nothing here is computed from a reading, an estimate or a key. The one exception is the file of
+estimates, which a node writes only if `simulation.trace_estimates` is on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.events import RoundClosed
+from cipherfleet_node.core.messages import Health, Message, Query
+from cipherfleet_node.sensors.thermal import processor_temperature
+from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
+from cipherfleet_node.settings.sections import NodeConfig
+
+from .mqtt import Link, Sent
+from .obfuscator_pools import PoolFigures
+from .round_trips import RoundTrips
+from .spans import Spans, resident_mib
+
+log = logging.getLogger(__name__)
+
+HEALTH_EVERY_S = 5.0
+TIMED_ROUNDS = 9  # the health report has their median duration
+SPOILED_ROUNDS = 3  # consecutive rounds, after which the log has a remedy
+SPANS_FILE = "spans.jsonl"
+ESTIMATES_FILE = "estimates.jsonl"
+
+
+class Telemetry:
+    """Collect the figures of one daemon. Times are monotonic seconds."""
+
+    def __init__(self, folder: Path, config: NodeConfig, began: float) -> None:
+        self._folder, self._config = folder / LOGS_FOLDER, config
+        self.spans = Spans(self._folder / SPANS_FILE)
+        self.round_trips = RoundTrips(self.spans)
+        self.rejected: Counter[str] = Counter()
+        self.surplus: Counter[str] = Counter()
+        self.closed_at = self._began = began  # the time at which the latest round was closed
+        self._latest_query: Sent | None = None
+        self._silent = 0  # neighbours without an answer in the latest round
+        self._missed = 0  # answers that did not come, since the start
+        self._round_s: deque[float] = deque(maxlen=TIMED_ROUNDS)
+        self._spoiled = 0  # consecutive rounds whose sealed answers did not open together
+        self._health_at = 0.0
+        self._reports = 0  # number of health reports since the start
+
+    def record_sent(self, message: Message, sent: Sent, before: float) -> None:
+        """Record that *message* was passed to the link between *before* and now."""
+        self.round_trips.sent(message, before, time.monotonic())
+        if isinstance(message, Query):
+            self._latest_query = sent
+
+    def record_wait(self, began: float, ended: float) -> None:
+        """Record a wait for events.
+
+        The part before the broker acknowledged the query counts as phase `acknowledge`, since no
+        neighbour can answer before.
+        """
+        if self._latest_query is not None:
+            waited = self._latest_query.unacknowledged_s(began, ended)
+            self.spans.move("wait", "acknowledge", waited)
+
+    def reject(self, sender: str, reason: str) -> None:
+        """Count a refused message, and warn of it; a flood must not fill the log."""
+        self.rejected[reason] += 1
+        times = self.rejected[reason]
+        if _is_power_of_two(times):
+            log.warning("dropped a message of %s: %s (%d so far)", sender, reason, times)
+
+    def close_round(self, closed: RoundClosed, pools: PoolFigures, link: Link) -> None:
+        """Record the figures of a closed round, and warn of neighbours without a valid answer."""
+        now = time.monotonic()
+        # One event may close a round and open the next: count no time twice.
+        opened, self.closed_at = max(closed.opened, self.closed_at), now
+        self._round_s.append(now - opened)
+        self._silent = len(closed.silent)
+        self._missed += self._silent
+        self.spans.add(
+            "round",
+            closed.number,
+            opened,
+            now,
+            phases=self.spans.phases_ms(now),
+            silent=len(closed.silent),
+            rejected=sum(self.rejected.values()),
+            inline=sum(pools.inline.values()),
+            pool=min(pools.levels.values()),
+            acknowledged_ms=self._latest_query.acknowledged_ms if self._latest_query else None,
+            bytes_sent=link.bytes_sent,
+            bytes_received=link.bytes_received,
+            cpu_s=round(time.process_time(), 4),
+            pool_cpu_s=round(pools.cpu_s, 4),
+            rss_mib=resident_mib(),
+        )
+        with self.spans.during("tend"):
+            self.spans.flush()
+        if closed.number == 0:
+            log.info("first round closed %.2f s after the start", now - self._began)
+        self._warn_of_spoiled(closed)
+        if closed.silent:
+            log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
+        if self._config.simulation.trace_estimates:
+            self._trace_estimate(closed)
+
+    def _warn_of_spoiled(self, closed: RoundClosed) -> None:
+        self._spoiled = self._spoiled + 1 if closed.spoiled else 0
+        times, rest = divmod(self._spoiled, SPOILED_ROUNDS)
+        if times and not rest and _is_power_of_two(times):  # after 3, 6, 12 ... rounds
+            log.warning(
+                "round %d: for %d rounds the answers of %s have not opened together: one of these "
+                "nodes has a wrong seal of another one, or a damaged key; run `cipherfleet-node "
+                "check-config` on each of them and compare seal and seals, then get the bundle "
+                "again where they differ",
+                closed.number,
+                self._spoiled,
+                ", ".join(closed.spoiled),
+            )
+
+    def _trace_estimate(self, closed: RoundClosed) -> None:
+        file = self._folder / ESTIMATES_FILE
+        file.touch(mode=0o600)
+        with file.open("a") as stream:
+            line = {"round": closed.number, "estimate": closed.estimate.tolist()}
+            stream.write(json.dumps(line) + "\n")
+
+    def request_health(self) -> None:
+        """Make the next health report due at once."""
+        self._health_at = 0.0
+
+    def due_health(self, now: float, agent: Agent, pools: PoolFigures) -> Health | None:
+        """Return a health report if one is due at *now*; math.inf returns the final one."""
+        if now < self._health_at:
+            return None
+        self._health_at = now + HEALTH_EVERY_S
+        self._reports += 1
+        config, times = self._config, sorted(self._round_s)
+        return Health(
+            fleet=config.fleet,
+            sender=config.node,
+            epoch=agent.state.epoch,
+            number=self._reports,
+            phase=agent.phase.value,
+            round=agent.round_number,
+            round_us=round(1e6 * times[len(times) // 2]) if times else 0,
+            silent=self._silent,
+            missed=self._missed,
+            rejected=dict(self.rejected),
+            surplus=dict(self.surplus),
+            pool=min(pools.levels.values()),
+            pool_size=config.crypto.pool,
+            inline=sum(pools.inline.values()),
+            temperature=processor_temperature(config.sensor),
+        )
+
+
+def _is_power_of_two(count: int) -> bool:
+    return count & (count - 1) == 0

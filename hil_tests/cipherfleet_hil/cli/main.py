@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cipherfleet_deploy.cli.options import AS_JSON, Command, tell, with_options
+from cipherfleet_deploy.cli.options import AS_JSON, Command, print_result, with_options
 
 from .options import NotValid, check_writable, refuse_invalid
 from .rounds import BENCH, command_line, rounds
@@ -210,7 +210,7 @@ def _show_ratios(
     where = describe_machine()
     plan = RatioPlan(sizes, dimension, degree, effort)
     result = report(measure(plan, progress_bar(Console(stderr=True))), where)
-    tell(result, show, as_json=as_json)
+    print_result(result, show, as_json=as_json)
 
 
 bench.add_command(rounds)
@@ -279,7 +279,7 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
 
     result = compared(read_measurement(a), read_measurement(b), fail_above)
     show = partial(show_comparison, compares_invalid=allow_not_valid)
-    tell(result.to_json(), show, as_json=as_json)
+    print_result(result.to_json(), show, as_json=as_json)
     if result.invalidating_reasons and not allow_not_valid:
         raise NotValid(
             "A or B is not valid, so there is no conclusion; --allow-not-valid compares them anyway"
@@ -318,7 +318,7 @@ def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
         "summary": str(summary),
         "valid": {name: each.cipherfleet.verdict.valid for name, each in documents},
     }
-    tell(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
+    print_result(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
 
 
 # -- cards and studies ----------------------------------------------------------------------------

@@ -49,6 +49,7 @@ from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from tests.support.paths import ROOT
+from tests.support.results import check_result
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -97,7 +98,10 @@ def ended(*arguments: object, timeout: float = 600) -> subprocess.CompletedProce
 def result_of(*arguments: object, timeout: float = 600) -> dict[str, Any]:
     done = ended(*arguments, "--json", timeout=timeout)
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    to_end = arguments[0] == "up" and "--wait" in arguments
+    result: dict[str, Any] = check_result(
+        "run-result" if to_end else f"{arguments[0]}-result", done.stdout
+    )
     return result
 
 

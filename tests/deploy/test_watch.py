@@ -55,6 +55,7 @@ from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
 from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 from cipherfleet_provisioning.operator_session import AcceptAnySignature
+from tests.support.results import check_result
 from tests.support.wiretap import forms_of
 
 FLEET = "yard"
@@ -456,7 +457,7 @@ def test_the_fleet_is_shown_once_with_good_signatures(live: Live) -> None:
     done = ended(live.out, "--once", "--json")
     assert done.returncode == 0, done.stderr
     (text,) = done.stdout.splitlines()
-    result = json.loads(text)
+    result = check_result("watch-result", text)
     assert result["summary"]["standing"] == {"ready": 4}
     assert (result["fleet"], result["connected"]) == ("yard", True)
     for each in result["nodes"]:

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from cipherfleet_deploy.interrupts import EXIT_INTERRUPTED, is_interrupted
+from cipherfleet_deploy.result_schemas import FLEET_FILE, SCHEMAS, make_schema
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
@@ -251,7 +252,15 @@ def watch(place: Path, **flags: Any) -> None:
 
 
 @cli.command()
-def schema() -> None:
+@click.option(
+    "--of",
+    "name",
+    type=click.Choice(SCHEMAS),
+    default=FLEET_FILE,
+    metavar="NAME",
+    help="what the schema describes",
+)
+def schema(name: str) -> None:
     """Print the JSON Schema of fleet.yaml.
 
     An editor can use it to check a fleet.yaml as you type. The first line of the file names the
@@ -259,13 +268,23 @@ def schema() -> None:
     cannot express rules over several values, such as a connected graph or missing readings. Use
     `cipherfleet check` for these.
 
+    With --of, prints the schema of what a command prints with --json.
+
+    \b
+    NAME is one of:
+      fleet (fleet.yaml, the default)
+      run-result watch-result init-result doctor-result
+      bundle-result enroll-result update-result rotate-result revoke-result
+      seed-result
+      up-result status-result down-result compose-result stack-result
+      image-result
+
     \b
     Example:
       cipherfleet schema > fleet.schema.json
+      cipherfleet schema --of run-result
     """
-    from cipherfleet_provisioning.fleet.schema import schema_text
-
-    click.echo(schema_text(), nl=False)
+    click.echo(make_schema(name), nl=False)
 
 
 fleet.add_command(compose)

@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -36,6 +35,13 @@ START_S = 30.0  # to start an embedded broker on a busy machine
 FLEET_S = 300.0  # to check the privacy of 10,000 nodes
 DOCKER_S = 5
 FLEET = "fleet file"
+
+
+class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The findings of `doctor`; `--json` prints these keys."""
+
+    findings: list[Finding]
+    exit_code: int
 
 
 def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Finding]:
@@ -65,7 +71,7 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
         # A file of `init` names the broker that devices will use. `run` starts its own broker, so
         # the named one may be absent.
         may_be_absent = each is not None and broker is None and is_loopback(each.host)
-        check = partial(check_broker_of, each, now, may_be_absent=may_be_absent)
+        check = partial(check_named_broker, each, now, may_be_absent=may_be_absent)
         yield from run_check("broker", CHECK_S, check)
 
 
@@ -194,7 +200,7 @@ def named_brokers(file: Path | None, address: str | None) -> list[Broker]:
         return []  # the check of the fleet file reports it
 
 
-def _broker_section(file: Path) -> dict[str, Any]:
+def _broker_section(file: Path) -> dict[str, object]:
     try:
         section = read_document(file).data.get("broker")
     except ConfigError:
@@ -202,7 +208,7 @@ def _broker_section(file: Path) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def check_broker_of(
+def check_named_broker(
     broker: Broker | None, now: datetime, *, may_be_absent: bool = False
 ) -> Iterator[Finding]:
     """Check that *broker* answers, and send a message through it if it needs no certificate.

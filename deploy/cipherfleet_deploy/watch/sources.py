@@ -81,20 +81,22 @@ def _read_file(file: Path, broker: str | None) -> WatchedFleet:
             ),
         )
     names = [member.id for member in fleet.members]
-    return WatchedFleet(fleet.file.fleet, _address(settings, broker), None, _unverified(names))
+    return WatchedFleet(
+        fleet.file.fleet, _address(settings, broker), None, _accept_any_signature(names)
+    )
 
 
 def _read_set(home: Path, broker: str | None) -> WatchedFleet:
     place = find_current_set(home)
     assert place is not None  # the caller has seen the link
     ledger = read_ledger(place)
-    context = _context_of_set(place / OPERATOR_FOLDER) if ledger.broker.tls else None
+    context = _load_set_context(place / OPERATOR_FOLDER) if ledger.broker.tls else None
     verifiers = {name: _verifier(ledger.members[name]) for name in ledger.present}
     where = _address(ledger.broker, broker)
     return WatchedFleet(ledger.fleet, where, context, verifiers, home, place)
 
 
-def _context_of_set(folder: Path) -> ssl.SSLContext:
+def _load_set_context(folder: Path) -> ssl.SSLContext:
     if (folder / f"{WATCHER_STEM}.pem").exists():
         return operator_context(folder, WATCHER_STEM)
     return operator_context(folder)  # an older set has no certificate for watchers
@@ -115,7 +117,7 @@ def _read_run(out: Path, broker: str | None) -> WatchedFleet:
         )
     config = load_node_config(folders[0])  # fleet and broker are the same for all nodes
     names = [folder.name for folder in folders]
-    verifiers = _unverified(names)
+    verifiers = _accept_any_signature(names)
     for file in sorted((out / NODES_FOLDER).glob(f"*/{NEIGHBOURS_FOLDER}/*.json")):
         if isinstance(verifiers.get(file.stem), AcceptAnySignature):
             verifiers[file.stem] = _read_identity(file)
@@ -123,7 +125,7 @@ def _read_run(out: Path, broker: str | None) -> WatchedFleet:
         where = container_address(config.fleet), config.broker.port
     else:
         where = _address(config.broker, broker)
-    context = _context_of_run(out / TLS_FOLDER, config.broker.host) if config.broker.tls else None
+    context = _load_run_context(out / TLS_FOLDER, config.broker.host) if config.broker.tls else None
     return WatchedFleet(config.fleet, where, context, verifiers)
 
 
@@ -138,7 +140,7 @@ def _read_identity(file: Path) -> Verifier:
         ) from None
 
 
-def _unverified(names: list[str]) -> dict[str, Verifier]:
+def _accept_any_signature(names: list[str]) -> dict[str, Verifier]:
     return {name: AcceptAnySignature() for name in names}
 
 
@@ -158,7 +160,7 @@ class _NamedContext(ssl.SSLContext):
         return super().wrap_socket(*args, **{**options, "server_hostname": self.server_name})
 
 
-def _context_of_run(tls: Path, server_name: str) -> ssl.SSLContext:
+def _load_run_context(tls: Path, server_name: str) -> ssl.SSLContext:
     files = tls / CA_FILE, tls / f"{WATCHER_STEM}.pem", tls / f"{WATCHER_STEM}.key"
     try:
         context = client_context(*files, kind=_NamedContext)
@@ -177,16 +179,12 @@ def container_address(fleet: str) -> str:
 
     This machine can reach that network. Raises BrokerUnreachable if no such container runs.
     """
-    from cipherfleet_deploy.containers.engine import (  # only this function needs Docker
-        NAME_LABEL,
-        Engine,
-    )
+    from cipherfleet_deploy.containers.engine import ContainerEngine  # only this needs Docker
 
-    with Engine() as engine:
+    with ContainerEngine() as engine:
         for each in engine.containers(fleet):
-            if each["Labels"][NAME_LABEL] == BROKER_HOST and each["State"] == "running":
-                networks = each["NetworkSettings"]["Networks"].values()
-                return str(next(iter(networks))["IPAddress"])
+            if each.name == BROKER_HOST and each.state == "running":
+                return each.address
     raise BrokerUnreachable(
         f"the broker of the fleet {fleet!r} does not run in a container on this machine",
         remedy=(

@@ -897,10 +897,10 @@ def test_a_fleet_file_says_where_its_broker_is_and_that_it_speaks_tls(
     file.write_text(TEXT.replace("{tls: true}", address))
     (broker,) = operator.named_brokers(file, None)
     assert broker == Broker(port=site.broker.port, tls=True)
-    found = list(operator.check_broker_of(broker, NOW))
+    found = list(operator.check_named_broker(broker, NOW))
     assert levels(found) == {"broker": "ok", "tls": "ok", "mqtt": "skip"}
     assert "not verified here" in text_of(found, "tls")
-    plain = list(operator.check_broker_of(replace_tls(broker), NOW))
+    plain = list(operator.check_named_broker(replace_tls(broker), NOW))
     assert levels(plain) == {"broker": "fail"}
     assert "if the broker requires TLS" in text_of(plain, "broker")
 

@@ -89,7 +89,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Volume:
+class DataVolume:
     """Bytes of several rounds, without the nodes' health messages."""
 
     rounds: float
@@ -109,8 +109,8 @@ class Forecast:
     room: Headroom
     mixing: Mixing
     traffic: Traffic
-    per_run: Volume | None
-    per_day: Volume | None
+    per_run: DataVolume | None
+    per_day: DataVolume | None
     expected: Expected | None
     round_time: RoundTime | None
 
@@ -141,10 +141,10 @@ def _rounds_per_day(fleet: Fleet, round_time: RoundTime | None) -> float | None:
     return DAY_S / period if period else None
 
 
-def _multiply(moved: Traffic, rounds: float | None) -> Volume | None:
+def _multiply(moved: Traffic, rounds: float | None) -> DataVolume | None:
     if rounds is None:
         return None
-    return Volume(rounds, rounds * moved.per_node, rounds * moved.per_edge)
+    return DataVolume(rounds, rounds * moved.per_node, rounds * moved.per_edge)
 
 
 # -- readings -----------------------------------------------------------------------------------

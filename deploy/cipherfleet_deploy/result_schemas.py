@@ -14,6 +14,7 @@ FLEET_FILE = "fleet"  # the name of the schema of fleet.yaml
 # The modules are imported on use: the command line reads only the names.
 RESULTS = {
     "run-result": "cipherfleet_deploy.local.results:RunResult",
+    "check-result": "cipherfleet_deploy.check.check:CheckResult",
     "init-result": "cipherfleet_deploy.cli.init:InitResult",
     "doctor-result": "cipherfleet_deploy.doctor:DoctorResult",
     "watch-result": "cipherfleet_deploy.watch.watch:WatchResult",

@@ -17,7 +17,7 @@ from cipherfleet_analysis.simulation import (
     Chance,
     Generated,
     Links,
-    Round,
+    SimulatedRound,
     first_estimates,
     run,
 )
@@ -160,7 +160,7 @@ def _own_weights(links: Links, values: Sequence[Array]) -> dict[tuple[int, int],
     return dict(zip(ends, columns.reshape(len(values), len(askers)).T, strict=True))
 
 
-def _collect_opened(links: Links, passed: Sequence[Round]) -> dict[tuple[int, int], Array]:
+def _collect_opened(links: Links, passed: Sequence[SimulatedRound]) -> dict[tuple[int, int], Array]:
     """Return (i, j) -> (rounds, d); empty if no answer can be opened by itself."""
     answers = [each.opened for each in passed if each.opened is not None]
     if not answers:

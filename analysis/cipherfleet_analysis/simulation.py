@@ -146,7 +146,7 @@ class OneByOne:
         )
 
 
-def gradients_of(objectives: Sequence[Objective], section: sections.Objective) -> Gradients:
+def gradients_of(objectives: Sequence[Objective], section: sections.ObjectiveSection) -> Gradients:
     """Return the fastest gradients of *objectives*, which *section* describes."""
     if section.kind not in QUADRATIC or section.minibatch is not None:
         return OneByOne(objectives)
@@ -173,7 +173,7 @@ class Simulated:
 
 
 @dataclass(frozen=True)
-class Round:
+class SimulatedRound:
     """One round of all nodes; arrays have shape (n, d), only `opened` has one row per link."""
 
     estimates: Array  # after the round
@@ -225,7 +225,7 @@ def run(
     *,
     sealed: bool,
     opened: bool = False,
-) -> Iterator[Round]:
+) -> Iterator[SimulatedRound]:
     """Yield rounds from *x* without end, each computed on demand.
 
     Every neighbour answers in every round. *opened* keeps every single answer, which takes memory.
@@ -242,7 +242,7 @@ def run(
                 k, algorithm.stepsize, x.shape
             )
             x = x + attenuation_factor(algorithm.attenuation, k) * couplings - steps * gradient
-        yield Round(x, gradient, couplings, sums, answers)
+        yield SimulatedRound(x, gradient, couplings, sums, answers)
 
 
 @dataclass(frozen=True)

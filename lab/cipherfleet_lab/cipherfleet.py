@@ -17,7 +17,7 @@ from cipherfleet_analysis.simulation import (
     Chance,
     Generated,
     Links,
-    Round,
+    SimulatedRound,
     first_estimates,
     run,
 )
@@ -84,10 +84,10 @@ class Cipherfleet:
         return Log(
             system=self.name,
             estimates=np.array([start, *(each.estimates for each in passed)]),
-            gradients=_stacked([each.gradients for each in passed], start),
-            opened=_opened(links, passed),
-            sums=_stacked([each.sums for each in passed], start),
-            couplings=_stacked([each.couplings for each in passed], start),
+            gradients=_stack_rounds([each.gradients for each in passed], start),
+            opened=_collect_opened(links, passed),
+            sums=_stack_rounds([each.sums for each in passed], start),
+            couplings=_stack_rounds([each.couplings for each in passed], start),
             half_weights=_own_weights(links, randomness.values),
             stepsizes=np.array([mean_stepsize(self.algorithm.stepsize, k) for k in range(rounds)]),
             attenuations=np.array(
@@ -145,8 +145,8 @@ class _StochasticGradients:
         return self.problem.all_gradients(x, self.randomness)
 
 
-def _stacked(of_rounds: Sequence[Array], like: Array) -> Array:
-    return np.array(of_rounds).reshape(len(of_rounds), *like.shape)
+def _stack_rounds(rounds: Sequence[Array], like: Array) -> Array:
+    return np.array(rounds).reshape(len(rounds), *like.shape)
 
 
 def _own_weights(links: Links, values: Sequence[Array]) -> dict[tuple[int, int], Array]:
@@ -160,7 +160,7 @@ def _own_weights(links: Links, values: Sequence[Array]) -> dict[tuple[int, int],
     return dict(zip(ends, columns.reshape(len(values), len(askers)).T, strict=True))
 
 
-def _opened(links: Links, passed: Sequence[Round]) -> dict[tuple[int, int], Array]:
+def _collect_opened(links: Links, passed: Sequence[SimulatedRound]) -> dict[tuple[int, int], Array]:
     """Return (i, j) -> (rounds, d); empty if no answer can be opened by itself."""
     answers = [each.opened for each in passed if each.opened is not None]
     if not answers:

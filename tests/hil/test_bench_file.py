@@ -13,8 +13,8 @@ from cipherfleet_hil.targets.bench_file import (
     DockerSpec,
     LocalSpec,
     SshSpec,
-    bench_from,
     is_loopback,
+    load_bench,
     read_bench,
 )
 from cipherfleet_node.errors import ConfigError
@@ -66,7 +66,7 @@ def test_all_kinds_of_targets_are_read(file: Path) -> None:
 
 
 def test_without_a_file_the_bench_is_this_machine() -> None:
-    assert bench_from(None).targets == (LocalSpec(name="local"),)
+    assert load_bench(None).targets == (LocalSpec(name="local"),)
 
 
 @pytest.mark.parametrize(

@@ -267,20 +267,20 @@ def read_measurement(file: Path) -> Measurement:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    document = _decoded(data, file)
+    document = _decode(data, file)
     for contradiction in _contradictions(document):
         raise ConfigError(f"{file}: {contradiction}; {_REPEAT}")
     return document
 
 
-def _decoded(data: bytes, file: Path) -> Measurement:
+def _decode(data: bytes, file: Path) -> Measurement:
     try:
         return msgspec.json.decode(data, type=Measurement)
     except msgspec.ValidationError as error:
         _refuse_type_errors(data.decode(), file)
         raise ConfigError(f"{file}: is not a measurement: {error}; {_REPEAT}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _broken(data, file) from None
+        raise _json_error(data, file) from None
 
 
 def _refuse_type_errors(text: str, file: Path) -> None:
@@ -291,7 +291,7 @@ def _refuse_type_errors(text: str, file: Path) -> None:
         refuse(ConfigError(f"{each}; {_REPEAT}", each.mark, each.path) for each in error.findings)
 
 
-def _broken(data: bytes, file: Path) -> ConfigError:
+def _json_error(data: bytes, file: Path) -> ConfigError:
     """Return the error with the position at which *data* stops being JSON."""
     try:
         json.loads(data)

@@ -37,7 +37,7 @@ def make(
             document["files"] += write_study(out, study, result, _command(out, name, effort))
             document["figures"][name] = {"finding": result.finding, **_plain(result.numbers)}
         document["files"].append(
-            write_index(out, [load_study(name) for name in STUDIES], _into(out))
+            write_index(out, [load_study(name) for name in STUDIES], _figures_command(out))
         )
     except OSError as error:
         raise ConfigError(
@@ -48,7 +48,7 @@ def make(
     return document
 
 
-def _into(out: Path) -> str:
+def _figures_command(out: Path) -> str:
     return f"cipherfleet figures --out {shlex.quote(str(out))}"
 
 
@@ -56,7 +56,7 @@ def _command(out: Path, name: str, effort: StudyEffort) -> str:
     """Return the command that reproduces one page."""
     options = [f"--only {name}", *(["--quick"] if effort.quick else [])]
     options += [f"--seed {effort.seed}"] if effort.seed != StudyEffort().seed else []
-    return f"{_into(out)} {' '.join(options)}"
+    return f"{_figures_command(out)} {' '.join(options)}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The terminal tables of `bench crypto --ratios`, from the report that `--json` prints."""
+"""The tables of `benchmarks/exchange.py`, from the report that `--json` prints."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from cipherfleet_hil.measuring.exchange_scene import (
+from .comparisons import (
     CIPHERTEXTS,
     DECRYPTION,
     EXCHANGE,
+    HOST_KIND,
     MESSAGES,
     PARTS,
     PHE_JSON,
-    Follow,
 )
-from cipherfleet_hil.measuring.interleaved import HOST_KIND
 
 _SIZES = {"dimension": "d", "degree": "n"}
 _LEGENDS = {
@@ -28,17 +26,6 @@ _LEGENDS = {
     PARTS: "prepare, answer: all n neighbours; decrypt: part of open\nsign, verify: one message",
     DECRYPTION: "n decryptions against one decryption of the combination",
 }
-
-
-def progress_bar(console: Console) -> Follow:
-    """Return a progress bar over the comparisons.
-
-    It is drawn only between them: the CPU time of a drawing thread would count as measured.
-    """
-    hidden = not console.is_terminal
-    return lambda jobs: track(
-        jobs, "comparisons", console=console, disable=hidden, auto_refresh=False
-    )
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:

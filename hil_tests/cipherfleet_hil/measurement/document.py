@@ -269,7 +269,7 @@ def read_measurement(file: Path) -> Measurement:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     document = _decode(data, file)
     for contradiction in _contradictions(document):
-        raise ConfigError(f"{file}: {contradiction}; {_REPEAT}")
+        raise ConfigError(f"{file}: {contradiction}", remedy=_REPEAT)
     return document
 
 
@@ -278,7 +278,7 @@ def _decode(data: bytes, file: Path) -> Measurement:
         return msgspec.json.decode(data, type=Measurement)
     except msgspec.ValidationError as error:
         _refuse_type_errors(data.decode(), file)
-        raise ConfigError(f"{file}: is not a measurement: {error}; {_REPEAT}") from None
+        raise ConfigError(f"{file}: is not a measurement: {error}", remedy=_REPEAT) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _json_error(data, file) from None
 
@@ -288,7 +288,9 @@ def _refuse_type_errors(text: str, file: Path) -> None:
     try:
         parse_document(text, file).convert(Measurement)
     except ConfigError as error:
-        refuse(ConfigError(f"{each}; {_REPEAT}", each.mark, each.path) for each in error.findings)
+        refuse(
+            ConfigError(str(each), each.mark, each.path, remedy=_REPEAT) for each in error.findings
+        )
 
 
 def _json_error(data: bytes, file: Path) -> ConfigError:
@@ -297,10 +299,10 @@ def _json_error(data: bytes, file: Path) -> ConfigError:
         json.loads(data)
     except json.JSONDecodeError as error:
         mark = Mark(str(file), error.lineno, error.colno)
-        return ConfigError(f"{mark}: is not valid JSON: {error.msg}; {_REPEAT}", mark)
+        return ConfigError(f"{mark}: is not valid JSON: {error.msg}", mark, remedy=_REPEAT)
     except (UnicodeDecodeError, RecursionError):
         pass
-    return ConfigError(f"{file}: is not valid JSON; {_REPEAT}")
+    return ConfigError(f"{file}: is not valid JSON", remedy=_REPEAT)
 
 
 def _contradictions(document: Measurement) -> Iterator[str]:

@@ -132,8 +132,8 @@ def _read_all(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sa
             device = open_sensor(sensor, fleet.folder, make_objective(fleet.file.objective).fields)
             return [_read(device.read) for _ in range(rounds + 2)]
     raise ConfigError(
-        f"the sensor of {member.id!r} is a live sensor; simulate a fleet with csv or synthetic "
-        "sensors"
+        f"the sensor of {member.id!r} is a live sensor",
+        remedy="simulate a fleet with csv or synthetic sensors",
     )
 
 

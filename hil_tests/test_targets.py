@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measurement.document import read_measurement, write_measurement
 from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
 from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
@@ -74,7 +74,7 @@ def test_crypto_is_measured(target: LeasedTarget, tmp_path: Path) -> None:
 @pytest.mark.fleet
 def test_the_phases_of_rounds_add_up(target: LeasedTarget, bench: Bench, tmp_path: Path) -> None:
     bench.check_reach()
-    plan = RoundsPlan(example("intel_lab") / "fleet.yaml", bench, ROUNDS, 3, WARM_UP)
+    plan = RoundsPlan(example_folder("intel_lab") / "fleet.yaml", bench, ROUNDS, 3, WARM_UP)
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
     fleet_run = run_fleet(fleet, plan, [target], ignore, tmp_path)
     measured = document(plan, fleet, fleet_run, "test")

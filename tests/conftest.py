@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cipherfleet_deploy.containers.engine import Engine
+from cipherfleet_deploy.containers.engine import ContainerEngine
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PrivateKey
 from tests.support.docker_engine import built_image, running_engine
@@ -57,13 +57,13 @@ def other_key() -> PrivateKey:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
+def engine() -> Iterator[ContainerEngine]:
     """A container engine; tests that want it skip where none can be had."""
     with running_engine() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def image(engine: Engine) -> str:
+def image(engine: ContainerEngine) -> str:
     """The image of this very source."""
     return built_image(engine)

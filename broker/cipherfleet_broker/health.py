@@ -46,7 +46,7 @@ def check_listening(host: str, port: int, timeout_s: float, context: ssl.SSLCont
             pass
     except OSError as error:  # SSLError is an OSError
         raise BrokerUnreachable(
-            f"no broker at {host}:{port}: {error.strerror or error}; is it running?"
+            f"no broker at {host}:{port}: {error.strerror or error}", remedy="is it running?"
         ) from None
 
 
@@ -138,5 +138,5 @@ class _HealthCheck:
 
     def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
         return BrokerUnreachable(
-            f"no working broker at {self._host}:{self._port}: {found}; {advice}"
+            f"no working broker at {self._host}:{self._port}: {found}", remedy=advice
         )

@@ -229,8 +229,9 @@ def _check_external(address: str, port: int | None, security: Security | None) -
     host, found_port = parse_address(address)
     if port is not None:
         raise ConfigError(
-            f"the broker {address} is running already and has its own port: the port {port} is for "
-            "a broker started here; leave it out"
+            f"the broker {address} is running already and has its own port: the port {port} "
+            "is for a broker started here",
+            remedy="leave it out",
         )
     context = security.context() if security else None
     broker = RunningBroker("external", "unknown", host, found_port, context=context)
@@ -262,7 +263,8 @@ def _check_port(port: int) -> int:
     """Return *port* if it is free; otherwise a health check could reach another broker there."""
     if (problem := _find_port_problem(port)) is not None:
         raise ConfigError(
-            f"port {port} on {LOOPBACK} cannot be used: {problem}; name another, or none at all"
+            f"port {port} on {LOOPBACK} cannot be used: {problem}",
+            remedy="name another, or none at all",
         )
     return port
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
@@ -225,7 +225,7 @@ def intel_lab(graph: Topology = LAB_GRAPH, minibatch: int | None = None) -> Prob
     The known optimum is [-0.1525029, -0.9587575, -0.1015940, -0.2449960], checked by
     test_the_lab_problem_has_the_known_answer. Data: examples/intel_lab/README.md.
     """
-    phi, targets = lab_readings(example("intel_lab") / "intel_lab.csv")
+    phi, targets = lab_readings(example_folder("intel_lab") / "intel_lab.csv")
     readings = Readings(phi, targets, SQUARED, minibatch=minibatch)
     start = np.zeros((len(phi), phi.shape[2]))
     return regression(

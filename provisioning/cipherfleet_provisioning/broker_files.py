@@ -9,7 +9,8 @@ from pathlib import Path
 from cipherfleet_broker.program import LOOPBACK, ClusterMember, Peer
 from cipherfleet_broker.security import Identity, Security, fleet_access
 from cipherfleet_broker.service_files import make_service_files
-from cipherfleet_node.settings.node_yaml import CA_FILE, is_loopback
+from cipherfleet_node.settings.node_yaml import CA_FILE
+from cipherfleet_node.settings.rules import is_loopback
 
 from .certificates import BROKER
 from .ledger import Ledger

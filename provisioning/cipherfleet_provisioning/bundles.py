@@ -126,7 +126,7 @@ def _build_beside(target: Path) -> Iterator[Path]:
 def check_target(target: Path) -> None:
     """Raise ConfigError if the folder *target* exists already or cannot be made."""
     if os.path.lexists(target):  # true for a dangling link, too
-        raise ConfigError(f"{target}: exists already; name another folder or remove it")
+        raise ConfigError(f"{target}: exists already", remedy="name another folder or remove it")
     anchor = _anchor(target)
     if not (anchor.is_dir() and os.access(anchor, os.W_OK | os.X_OK)):
         raise ConfigError(f"{target}: cannot be made, since {anchor} is no writable folder")
@@ -179,7 +179,9 @@ def _generate_primes(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Pri
             for key, _ in ready.select():
                 line = key.data()
                 if not line.endswith(b"\n"):
-                    raise CipherfleetError("a process that made keys was killed; run it again")
+                    raise CipherfleetError(
+                        "a process that made keys was killed", remedy="run it again"
+                    )
                 yield read_primes(line)
 
 

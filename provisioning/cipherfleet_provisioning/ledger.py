@@ -191,12 +191,13 @@ def _check_rest(
     try:
         graph = build_graph(Topology(edges=list(edges)), left)
     except TopologyError as error:
-        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}; {remedy}") from None
+        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}", remedy=remedy) from None
     leaf = next((name for name in left if graph.degree(name) == 1), None)
     if leaf is not None and ledger.exchange == "sealed" and ledger.leaves == "refuse":
         raise ConfigError(
-            f"the fleet cannot do without {gone!r}: {leaf!r} would have one neighbour only, and a "
-            f"sealed sum over one hides nothing; {remedy}"
+            f"the fleet cannot do without {gone!r}: {leaf!r} would have one neighbour only, "
+            "and a sealed sum over one hides nothing",
+            remedy=remedy,
         )
 
 
@@ -215,8 +216,8 @@ def read_ledger(folder: Path) -> Ledger:
         return msgspec.json.decode(file.read_bytes(), type=Ledger)
     except OSError as error:
         raise ConfigError(
-            f"{file}: cannot be read: {error.strerror}; make the set with: "
-            "cipherfleet provision bundle FILE DIR"
+            f"{file}: cannot be read: {error.strerror}",
+            remedy="make the set with: cipherfleet provision bundle FILE DIR",
         ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: is not a ledger of version {LEDGER_VERSION}: {error}") from None

@@ -32,11 +32,7 @@ from cipherfleet_node.keys.key_files import (
 from cipherfleet_node.runtime.enrolment import TOKEN_BYTES, TOKEN_FILE
 from cipherfleet_node.runtime.membership import CURRENT as HOLDING
 from cipherfleet_node.runtime.membership import MEMBERSHIP_FOLDER
-from cipherfleet_node.settings.node_yaml import (
-    CA_FILE,
-    CERTIFICATE_FILE,
-    TLS_FOLDER,
-)
+from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, TLS_FOLDER
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member

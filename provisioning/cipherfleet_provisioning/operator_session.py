@@ -89,8 +89,11 @@ class OperatorSession:
     def _unreachable(self, found: str) -> BrokerUnreachable:
         host, port = self._where
         return BrokerUnreachable(
-            f"no working broker at {host}:{port}: {found}; does it run with the configuration of "
-            "this set, and are host and port right (--broker HOST:PORT)?"
+            f"no working broker at {host}:{port}: {found}",
+            remedy=(
+                "does it run with the configuration of this set, and are host and port right "
+                "(--broker HOST:PORT)?"
+            ),
         )
 
     # paho calls the following methods in its own thread.

@@ -86,8 +86,8 @@ def lock_set(home: Path, *, make: bool = False) -> Iterator[None]:
             raise ConfigError(f"{home}: cannot be made: {error.strerror}") from None
     elif not (home / CURRENT).exists():
         raise ConfigError(
-            f"{home}: contains no provisioned set; make it with: "
-            "cipherfleet provision bundle FILE DIR"
+            f"{home}: contains no provisioned set",
+            remedy="make it with: cipherfleet provision bundle FILE DIR",
         )
     umask = os.umask(0o077)
     descriptor = os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -104,7 +104,9 @@ def _take_lock(home: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigError(f"{home}: is in use by another command; wait until it ends") from None
+        raise ConfigError(
+            f"{home}: is in use by another command", remedy="wait until it ends"
+        ) from None
 
 
 def _remove_stale_sets(home: Path) -> None:

@@ -355,7 +355,7 @@ def test_a_long_run_is_shortened_and_says_so(tmp_path: Path) -> None:
     assert result.expected.of is None
     assert result.per_run is None
     assert result.per_day is not None
-    assert result.per_day["node"] == 1440 * result.traffic.per_node
+    assert result.per_day.node == 1440 * result.traffic.per_node
 
 
 # -- the time of a round ------------------------------------------------------------------------
@@ -506,9 +506,10 @@ def test_a_card_of_ones_own_is_told_as_measured(tmp_path: Path) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     write_calibration(tmp_path / "card.json", card(kind="measured", board="bench 1"))
     result = check_fleet(tmp_path / "fleet.yaml", calibration=tmp_path / "card.json")
-    assert result["forecast"]["round_time"]["kind"] == "measured"
-    assert result["forecast"]["round_time"]["board"] == "bench 1"
-    assert check_fleet(tmp_path / "fleet.yaml")["forecast"]["round_time"] is None
+    assert result.forecast.round_time is not None
+    assert result.forecast.round_time.kind == "measured"
+    assert result.forecast.round_time.board == "bench 1"
+    assert check_fleet(tmp_path / "fleet.yaml").forecast.round_time is None
     with pytest.raises(ConfigError, match="both given"):
         check_fleet(tmp_path / "fleet.yaml", "pi-4", tmp_path / "card.json")
 

@@ -27,7 +27,7 @@ from cipherfleet_broker.program import ClusterMember, Peer
 from cipherfleet_deploy.doctor import named_brokers
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import Trajectory, disagreement
-from cipherfleet_deploy.local.run import RunOptions, addresses, run_fleet
+from cipherfleet_deploy.local.run import RunOptions, assign_brokers, run_fleet
 from cipherfleet_deploy.provision_session import bundle
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.keys.tls import client_context
@@ -199,7 +199,7 @@ class WatchedFleet:
 def run_fleet_on(
     found: Fleet, cluster: RunningCluster, authority: Certified, folder: Path
 ) -> Iterator[WatchedFleet]:
-    brokers = addresses(found, cluster.members[:2])
+    brokers = assign_brokers(found, cluster.members[:2])
     bundles = write_bundles(
         found, folder / "nodes", brokers, Simulation(trace_estimates=True), authority=authority
     )

@@ -15,8 +15,8 @@ import pytest
 
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.cards.boot_partition import open_folder
-from cipherfleet_deploy.cards.card import Extras, find_source, write_seed
-from cipherfleet_deploy.cards.systemd_unit import devices_folder
+from cipherfleet_deploy.cards.card import Extras, find_bundle, write_seed
+from cipherfleet_deploy.data_folders import devices_folder
 from tests.support.device_card import (
     ANSWER,
     NODE,
@@ -162,7 +162,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
     # Again: nothing changes. An update that fails, and one taken back: nothing but programs.
     here = files_in(root / "etc") | files_in(root / "var")
     version = (opt / "current").readlink()
-    write_seed(find_source(NODE, tmp_path / "nodes"), open_folder(card), Extras(wheels))
+    write_seed(find_bundle(NODE, tmp_path / "nodes"), open_folder(card), Extras(wheels))
     assert run_script(card / "cipherfleet/first-boot.sh", root=root).returncode == 0
 
     failed = run_script(opt / "update.sh", spoil(wheels, tmp_path / "spoilt"), root=root)
@@ -184,13 +184,13 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
     # A bundle of another node, or another one of this node, is taken only when that is said.
     (bundles["barn"] / "log").unlink()
     barn = tmp_path / "barn.tar.gz"
-    barn.write_bytes(find_source("barn", tmp_path / "nodes").archive)
+    barn.write_bytes(find_bundle("barn", tmp_path / "nodes").archive)
     refused = run_script("install.sh", "--bundle", barn, root=root)
     assert refused.returncode == 6
     assert f"this device is {NODE}, the bundle is for barn" in refused.stderr
     (bundles[NODE] / "neighbours" / "new.json").write_text("{}")
     newer = tmp_path / "newer.tar.gz"
-    newer.write_bytes(find_source(NODE, tmp_path / "nodes").archive)
+    newer.write_bytes(find_bundle(NODE, tmp_path / "nodes").archive)
     assert run_script("install.sh", "--bundle", newer, root=root).returncode == 1
     assert files_in(root / "etc") | files_in(root / "var") == here
     assert run_script("install.sh", "--bundle", newer, "--replace", root=root).returncode == 0

@@ -21,9 +21,9 @@ from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
 from cipherfleet_deploy.cards.card import (
     FIRST_BOOT,
     Extras,
-    Source,
+    PackedBundle,
     bind,
-    find_source,
+    find_bundle,
     hardware_serial,
     host_name,
     seed_files,
@@ -154,7 +154,7 @@ def test_a_seeded_image_holds_what_was_given(
     tmp_path: Path, home: Path, wheels: Path, table: str, fat: str
 ) -> None:
     image = make_image(tmp_path / "raspios.img", table, fat, TRIXIE)
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
     result = write_seed(source, open_image(image), Extras(wheels))
     found = read_files(image, tmp_path / "read")
     assert found["config.txt"].decode() == TRIXIE["config.txt"]
@@ -176,7 +176,7 @@ def test_a_seeded_image_holds_what_was_given(
     meta = yaml.safe_load(found["meta-data"])
     assert meta["dsmode"] == "local"
     assert meta["instance-id"].startswith("cipherfleet-lab-attic-")
-    assert result["files"] == len(found) - 3  # without config, cmdline and the card's mark
+    assert result.files == len(found) - 3  # without config, cmdline and the card's mark
 
 
 @needs_tools
@@ -184,11 +184,11 @@ def test_a_second_seed_replaces_the_first_and_keeps_what_the_user_had(
     tmp_path: Path, home: Path, wheels: Path
 ) -> None:
     image = make_image(tmp_path / "ubuntu.img", "dos", "32", UBUNTU)
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
     first = write_seed(source, open_image(image), Extras(wheels))
     (home / "attic" / "readings.csv").write_text("t\n1\n")
-    again = write_seed(find_source("attic", home), open_image(image), Extras())
-    assert again["card"] == first["card"]
+    again = write_seed(find_bundle("attic", home), open_image(image), Extras())
+    assert again.card == first.card
     found = read_files(image, tmp_path / "read")
     assert not any("wheels" in name for name in found)
     user = yaml.safe_load(found["user-data"])
@@ -202,7 +202,7 @@ def test_a_full_card_is_reported(tmp_path: Path, home: Path, wheels: Path) -> No
     image = make_image(tmp_path / "small.img", "dos", "32", TRIXIE)
     (wheels / "numpy-1.whl").write_bytes(bytes(SIZE_MIB * MIB))
     with pytest.raises(CipherfleetError, match=r"mcopy failed, its last line: .*[Ff]ull"):
-        write_seed(find_source("attic", home), open_image(image), Extras(wheels))
+        write_seed(find_bundle("attic", home), open_image(image), Extras(wheels))
 
 
 @needs_tools
@@ -259,7 +259,7 @@ def test_cloud_init_accepts_the_seed(tmp_path: Path, home: Path) -> None:
         pytest.skip("CLOUD-INIT WAS NOT ASKED: apt-get install cloud-init")
     for node, present in (("attic", TRIXIE), ("Cellar_2", UBUNTU)):
         texts = {name: text.encode() for name, text in present.items()}
-        files = seed_files(find_source(node, home), Extras(), texts)
+        files = seed_files(find_bundle(node, home), Extras(), texts)
         (tmp_path / "user-data").write_bytes(files["user-data"])
         done = subprocess.run(
             ["cloud-init", "schema", "--config-file", tmp_path / "user-data"],
@@ -272,9 +272,9 @@ def test_cloud_init_accepts_the_seed(tmp_path: Path, home: Path) -> None:
 
 
 def test_the_bundle_is_packed_without_what_a_run_has_left(home: Path) -> None:
-    archive = find_source("attic", home).archive
+    archive = find_bundle("attic", home).archive
     (home / "attic" / "node.yaml").touch()
-    assert find_source("attic", home).archive == archive
+    assert find_bundle("attic", home).archive == archive
     assert archive[4:8] == bytes(4)  # no time
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         modes = {member.name: member.mode for member in tar if member.isfile()}
@@ -286,16 +286,16 @@ def test_bundles_are_found_in_a_set_a_folder_of_them_and_by_themselves(
 ) -> None:
     (tmp_path / "set" / "current").mkdir(parents=True)
     shutil.copytree(home, tmp_path / "set" / "current" / "nodes")
-    assert find_source("attic", tmp_path / "set").home == tmp_path / "set"
-    assert find_source("attic", home).home == home
-    assert find_source("attic", home / "attic").home == home
+    assert find_bundle("attic", tmp_path / "set").home == tmp_path / "set"
+    assert find_bundle("attic", home).home == home
+    assert find_bundle("attic", home / "attic").home == home
     for place in (tmp_path, home / "Cellar_2"):
         with pytest.raises(ConfigError, match="holds no bundle of 'attic'"):
-            find_source("attic", place)
+            find_bundle("attic", place)
 
 
 def test_host_names_have_no_underscores(home: Path) -> None:
-    assert host_name(find_source("Cellar_2", home).config) == "cellar-2"
+    assert host_name(find_bundle("Cellar_2", home).config) == "cellar-2"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_user_data_that_nothing_can_be_added_to_is_refused_before_the_card_is_to
     (tmp_path / "user-data").write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         write_seed(
-            find_source("attic", home),
+            find_bundle("attic", home),
             open_folder(boot),
             Extras(user_data=tmp_path / "user-data"),
         )
@@ -325,12 +325,12 @@ def test_user_data_that_nothing_can_be_added_to_is_refused_before_the_card_is_to
 def test_a_network_of_the_operators_is_taken_as_it_is(tmp_path: Path, home: Path) -> None:
     file = tmp_path / "network"
     file.write_text("version: 2  # of the operator\nwifis: {}\n")
-    files = seed_files(find_source("attic", home), Extras(network=file), {})
+    files = seed_files(find_bundle("attic", home), Extras(network=file), {})
     assert files["network-config"] == file.read_bytes()
 
 
 def test_every_new_seed_is_a_new_instance_and_an_equal_one_is_not(home: Path) -> None:
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
 
     def instance(extras: Extras) -> str:
         return str(yaml.safe_load(seed_files(source, extras, {})["meta-data"])["instance-id"])
@@ -342,7 +342,7 @@ def test_every_new_seed_is_a_new_instance_and_an_equal_one_is_not(home: Path) ->
 @pytest.mark.parametrize("form", ["ds=nocloud;i={}", "ds=nocloud-net;h=a;instance-id={};s=x"])
 def test_an_instance_on_the_kernels_command_line_gives_way(home: Path, form: str) -> None:
     """An imaging program writes one, and cloud-init takes it before that of meta-data."""
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
     line = f"console=tty1 {form} root=/dev/mmcblk0p2 rootwait\n"
     files = seed_files(source, Extras(), {"cmdline.txt": line.format("imager-1").encode()})
     instance = yaml.safe_load(files["meta-data"])["instance-id"]
@@ -378,7 +378,7 @@ class Forgetful:
 
 def test_a_card_that_reads_back_differently_is_reported(home: Path) -> None:
     with pytest.raises(CipherfleetError, match="user-data does not read back as it was written"):
-        write_seed(find_source("attic", home), Forgetful(), Extras())
+        write_seed(find_bundle("attic", home), Forgetful(), Extras())
 
 
 # -- one card for one identity ------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_a_card_of_another_node_is_not_taken(tmp_path: Path, seed: Callable[...,
 
 
 def test_a_card_written_again_is_known_by_its_own_number(tmp_path: Path, home: Path) -> None:
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
 
     def mark(name: str, hardware: str) -> str:
         card = open_folder(mounted(tmp_path / name, TRIXIE))
@@ -435,7 +435,7 @@ def test_a_card_written_again_is_known_by_its_own_number(tmp_path: Path, home: P
 def test_an_interrupted_command_can_be_given_again(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source: Source = find_source("attic", home)
+    source: PackedBundle = find_bundle("attic", home)
     card = open_folder(mounted(tmp_path / "card", TRIXIE))
 
     def interrupted(*_: object) -> None:

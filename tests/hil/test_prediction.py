@@ -11,7 +11,7 @@ import pytest
 
 from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, write_calibration
 from cipherfleet_analysis.cost.round_time import predict
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measurement.document import read_measurement
 from cipherfleet_hil.measuring.prediction import SETTLING, predict_rounds, warm_up_rounds
 from cipherfleet_node.errors import ConfigError
@@ -19,7 +19,7 @@ from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 BENCH = [sys.executable, "-m", "cipherfleet_deploy", "bench"]
-LAB = example("intel_lab") / "fleet.yaml"
+LAB = example_folder("intel_lab") / "fleet.yaml"
 
 
 @pytest.fixture(scope="module")

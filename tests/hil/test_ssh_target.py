@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
 from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
 from cipherfleet_hil.measuring.sampling import Effort
@@ -86,7 +86,7 @@ def measure_some_crypto(target: LeasedTarget) -> None:
 
 def measure_some_rounds(target: LeasedTarget, tell: Callable[[str], None]) -> None:
     """Of a fleet between *target* and this machine, which are two machines to each other."""
-    plan = RoundsPlan(example("intel_lab") / "fleet.yaml", Bench(), 12, 3, 3)
+    plan = RoundsPlan(example_folder("intel_lab") / "fleet.yaml", Bench(), 12, 3, 3)
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
     with LeasedTarget("here", LocalLink()) as here:
         fleet_run = run_fleet(fleet, plan, [target, here], tell)

@@ -275,7 +275,7 @@ def test_making_a_set_twice_changes_nothing(tmp_path: Path, maker: Any) -> None:
     home = make(tmp_path, maker)
     before = tree_digest(home)
     result = provision.bundle(tmp_path / "fleet.yaml", home, maker, QUIET)
-    assert not result["changed"]
+    assert not result.changed
     assert tree_digest(home) == before
 
 
@@ -284,7 +284,7 @@ def test_what_was_damaged_is_made_anew_and_keys_are_kept(tmp_path: Path) -> None
     before = tree_digest(home / "current")
     (home / "current" / "archives" / "a.tar.gz").unlink()
     (home / "current" / "broker" / "access.txt").write_text("everything for everybody")
-    assert provision.bundle(tmp_path / "fleet.yaml", home, "operator", QUIET)["changed"]
+    assert provision.bundle(tmp_path / "fleet.yaml", home, "operator", QUIET).changed
     assert tree_digest(home / "current") == before
 
 
@@ -659,16 +659,16 @@ def test_an_update_tells_those_whom_it_concerns(tmp_path: Path, plain: RunningBr
     file = write_fleet(tmp_path, names, [*ring, ("a", "c")], **port_of(plain))
     result = provision.update(file, home, "operator", 70, FAST, QUIET)
     # a and c have another neighbour; b, d and h have a neighbour who has
-    assert result["notified"] == list("abcdh")
+    assert result.notified == list("abcdh")
     assert read_signed(home, "a").from_round == 70
     assert [m.id for m in read_signed(home, "a").members] == ["b", "c", "h"]
     assert ledger_of(home).version == read_signed(home, "a").epoch == 2
     before = tree_digest(home)
     again = provision.update(file, home, "operator", 90, FAST, QUIET)
     # the former edges are closed at the broker, and no membership changes
-    assert again["notified"] == []
+    assert again.notified == []
     assert tree_digest(home) == before
-    assert not again["changed"]
+    assert not again.changed
 
 
 def test_an_updated_bundle_is_ready_to_run(
@@ -676,7 +676,7 @@ def test_an_updated_bundle_is_ready_to_run(
 ) -> None:
     file = write_fleet(tmp_path, "abcde", [*EDGES, ("d", "e"), ("a", "e")], **port_of(plain))
     result = provision.update(file, home, "operator", 70, FAST, QUIET)
-    assert result["added"] == ["e"]
+    assert result.added == ["e"]
     for name in "abcde":
         bundle = read_bundle(home / "current" / "nodes" / name)
         assert set(bundle.neighbours) == set(ledger_of(home).graph.neighbours(name))
@@ -688,7 +688,7 @@ def test_former_edges_stay_open_until_the_next_update(home: Path, tmp_path: Path
     port = ledger_of(home).broker.port
     file = write_fleet(tmp_path, "abc", TRIANGLE, tls="false", port=port)
     result = provision.update(file, home, "operator", 70, FAST, QUIET)
-    assert (result["removed"], result["notified"], result["former_edges"]) == (
+    assert (result.removed, result.notified, result.former_edges) == (
         ["d"],
         list("abc"),
         2,
@@ -696,7 +696,7 @@ def test_former_edges_stay_open_until_the_next_update(home: Path, tmp_path: Path
     assert ledger_of(home).allowed_links["d"] == ["a", "c"]  # it takes part until round 70
     assert not (home / "current" / "nodes" / "d").exists()
     result = provision.update(file, home, "operator", None, FAST, QUIET)
-    assert (result["changed"], result["notified"], result["former_edges"]) == (True, [], 0)
+    assert (result.changed, result.notified, result.former_edges) == (True, [], 0)
     assert "d" not in ledger_of(home).allowed_links
 
 
@@ -705,8 +705,8 @@ def test_who_runs_is_not_told_before_its_neighbours_can_be(home: Path, tmp_path:
     edges = [*EDGES, ("a", "e"), ("b", "e")]
     file = write_fleet(tmp_path, "abcde", edges, tls="false", port=port)
     result = provision.update(file, home, "device", 70, FAST, QUIET)
-    assert (result["pending"], result["notified"]) == (["e"], [])
-    assert result["awaited"] == list("abcde")
+    assert (result.pending, result.notified) == (["e"], [])
+    assert result.awaited == list("abcde")
     with pytest.raises(
         ConfigError, match="cannot get a new membership while the keys of 'e' are missing"
     ):
@@ -730,9 +730,9 @@ def test_a_claim_is_believed_only_with_consent(home: Path, tmp_path: Path) -> No
         client.publish(claim_topic("yard", "e"), payload, 1, retain=True).wait_for_publish(5)
         result = provision.enroll(home, Consent(ask=refuse), Reach(timeout_s=2.5))
         assert asked == [device.keys.public.fingerprint]  # once
-        assert (result["pending"], result["newly_enrolled"]) == (["e"], [])
+        assert (result.pending, result.newly_enrolled) == (["e"], [])
         result = provision.enroll(home, Consent(approved=["e"]), Reach(timeout_s=60, health_s=0.2))
-        assert (result["pending"], result["newly_enrolled"]) == ([], ["e"])
+        assert (result.pending, result.newly_enrolled) == ([], ["e"])
         assert not (home / "current" / "operator" / "tokens" / "e").exists()
         assert {m.id for m in read_signed(home, "e").members} == {"a", "b"}
         before = tree_digest(home)
@@ -755,14 +755,14 @@ def publisher(port: int) -> Iterator[mqtt.Client]:
 
 def test_revoking_tells_the_others_at_once(tmp_path: Path, home: Path) -> None:
     result = provision.revoke_node(home, "b", FAST)
-    assert result["notified"] == ["a", "c", "d"]
+    assert result.notified == ["a", "c", "d"]
     assert read_signed(home, "a").from_round == 0
     assert [m.id for m in read_signed(home, "a").members] == ["c", "d"]
     assert ledger_of(home).members["b"].status == "revoked"
     assert ledger_of(home).members["b"].certificate == ""
     for place in ("nodes/b", "archives/b.tar.gz", "memberships/b"):
         assert not (home / "current" / place).exists()
-    assert not provision.revoke_node(home, "b", FAST)["changed"]
+    assert not provision.revoke_node(home, "b", FAST).changed
     with pytest.raises(ConfigError, match="'b' is revoked: remove it from nodes"):
         provision.update(tmp_path / "fleet.yaml", home, "operator", 0, FAST, QUIET)
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from cipherfleet_broker import Security
 from cipherfleet_deploy import provision_session as provision
 from cipherfleet_deploy.cards.boot_partition import open_folder
-from cipherfleet_deploy.cards.card import Extras, find_source, write_seed
-from cipherfleet_deploy.cards.systemd_unit import devices_folder
+from cipherfleet_deploy.cards.card import Extras, find_bundle, write_seed
+from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.errors import StateCorrupt
 from cipherfleet_node.runtime.store import read_state
@@ -94,7 +94,7 @@ class Site:
         """Accept the claims of all devices, which must be running."""
         assert self.home is not None
         summary = provision.enroll(self.home, ACCEPT_ALL, Reach(timeout_s=60))
-        assert (summary["pending"], summary["refused"], summary["awaited"]) == ([], {}, [])
+        assert (summary.pending, summary.refused, summary.awaited) == ([], {}, [])
 
 
 def plain_site(folder: Path) -> Site:
@@ -130,7 +130,7 @@ def make_card(folder: Path, bundles: Path, wheels: Path) -> Path:
     folder.mkdir(parents=True)
     for name in ("config.txt", "cmdline.txt", "user-data", "meta-data", "network-config"):
         (folder / name).write_text("")
-    write_seed(find_source(NODE, bundles), open_folder(folder), Extras(wheels))
+    write_seed(find_bundle(NODE, bundles), open_folder(folder), Extras(wheels))
     return folder
 
 

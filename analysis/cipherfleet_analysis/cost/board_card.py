@@ -74,12 +74,12 @@ def read_calibration(file: Path) -> Calibration:
     try:
         card = msgspec.json.decode(data, type=Calibration)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: is not a calibration card: {error}; {remedy}") from None
+        raise ConfigError(f"{file}: is not a calibration card: {error}", remedy=remedy) from None
     if not card.powers or not all(size.isdecimal() and int(size) > 0 for size in card.powers):
         found = ", ".join(map(repr, card.powers)) or "none"
         raise ConfigError(
-            f"{file}: powers: has the key sizes {found}, must have one or more, such as '2048'; "
-            f"{remedy}"
+            f"{file}: powers: has the key sizes {found}, must have one or more, such as '2048'",
+            remedy=remedy,
         )
     return card
 

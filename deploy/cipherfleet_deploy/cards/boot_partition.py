@@ -146,7 +146,8 @@ def _program(name: str) -> str:
     program = shutil.which(name)
     if program is None:
         raise ConfigError(
-            f"{name} is not installed; install it (apt-get install mtools), or use --boot FOLDER"
+            f"{name} is not installed",
+            remedy="install it (apt-get install mtools), or use --boot FOLDER",
         )
     return program
 
@@ -158,7 +159,8 @@ def open_folder(place: Path) -> Volume:
     """Return the boot partition mounted at *place*. Raises ConfigError if it is not a known one."""
     if not place.is_dir():
         raise ConfigError(
-            f"{place}: is not a folder; give the folder where the boot partition is mounted"
+            f"{place}: is not a folder",
+            remedy="give the folder where the boot partition is mounted",
         )
     return _choose_known([Mounted(place)], str(place))
 
@@ -175,7 +177,7 @@ def open_image(image: Path) -> Volume:
         reason = error.strerror if isinstance(error, OSError) else "it ends too early"
         raise ConfigError(f"{image}: cannot be read: {reason}") from None
     if not offsets:
-        raise ConfigError(f"{image}: has no FAT partition; give an image of {SYSTEMS}")
+        raise ConfigError(f"{image}: has no FAT partition", remedy=f"give an image of {SYSTEMS}")
     return _choose_known([Image(image, offset) for offset in offsets], str(image))
 
 
@@ -190,12 +192,12 @@ def _choose_known(volumes: list[Mounted] | list[Image], where: str) -> Volume:
             is_bootable = True
     if is_bootable:
         raise ConfigError(
-            f"{where}: boots a system that would ignore the seed (no {', '.join(SEED_FILES)}); "
-            f"give an image of {SYSTEMS}, or run deploy/devices/install.sh on the device"
+            f"{where}: boots a system that would ignore the seed (no {', '.join(SEED_FILES)})",
+            remedy=f"give an image of {SYSTEMS}, or run deploy/devices/install.sh on the device",
         )
     raise ConfigError(
-        f"{where}: is not a known boot partition (no {', '.join(BOOT_FILES)}); give an image of "
-        f"{SYSTEMS}"
+        f"{where}: is not a known boot partition (no {', '.join(BOOT_FILES)})",
+        remedy=f"give an image of {SYSTEMS}",
     )
 
 
@@ -207,7 +209,9 @@ def fat_offsets(image: Path, stream: BinaryIO) -> Iterator[int]:
     first = stream.read(2 * SECTOR)
     for magic, remedy in COMPRESSED.items():
         if first.startswith(magic):
-            raise ConfigError(f"{image}: is compressed; unpack it first: {remedy} {image}")
+            raise ConfigError(
+                f"{image}: is compressed", remedy=f"unpack it first: {remedy} {image}"
+            )
     if first[510:512] != b"\x55\xaa":
         return
     if first[SECTOR:].startswith(b"EFI PART"):

@@ -17,10 +17,12 @@ import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+import msgspec
 import yaml
 
+from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
 from cipherfleet_node.runtime.store import STATE_FOLDER, sync_folder
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER, NODE_FILE, load_node_config
@@ -28,14 +30,13 @@ from cipherfleet_node.settings.sections import NodeConfig
 from cipherfleet_provisioning.sets import tar_gz
 
 from .boot_partition import Volume
-from .systemd_unit import devices_folder
 
 FOLDER = "cipherfleet"  # on the boot partition
 CARD_FILE = f"{FOLDER}/card.json"
 CARDS = "cards"  # folder of the records of cards, beside the provisioned set
 FIRST_BOOT = ["sh", f"/boot/firmware/{FOLDER}/first-boot.sh"]
 HEADER = "#cloud-config\n"
-NETWORK: dict[str, Any] = {
+NETWORK: dict[str, object] = {
     "version": 2,
     "ethernets": {"eth0": {"dhcp4": True, "optional": True}},
 }
@@ -43,8 +44,42 @@ SCRIPTS = ("first-boot.sh", "install.sh")
 _INSTANCE = re.compile(rb"(\bds=nocloud(?:-net)?(?:;[^\s;]*)*?;(?:i|instance-id)=)[^\s;]*")
 
 
+UNREADABLE = "unreadable"
+
+
+class CardMark(msgspec.Struct, frozen=True):
+    """The content of CARD_FILE on a card."""
+
+    card: str  # identifies the card
+    node: str  # FLEET/NODE, the node that the card belongs to
+
+
+class CardRecord(msgspec.Struct, frozen=True):
+    """The operator's record of the card of one node."""
+
+    card: str  # as in the card's mark
+    hardware: str  # serial number of the card; empty if it could not be read
+    written_to: str  # the image, device or folder
+
+
+class SeedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The card that `provision seed` has written; `--json` prints these keys."""
+
+    node: str
+    fleet: str
+    card: str  # identifies the card
+    written_to: str
+    files: int
+    bytes: int
+    private_keys: bool  # True: the card carries private keys until its first boot
+    programs: bool  # True: the card carries the wheels to install
+
+
+Document = TypeVar("Document", CardMark, CardRecord)
+
+
 @dataclass(frozen=True)
-class Source:
+class PackedBundle:
     """The bundle of a node, and the folder of its provisioned set."""
 
     config: NodeConfig
@@ -65,7 +100,7 @@ class Extras:
 # -- the bundle ---------------------------------------------------------------------------------
 
 
-def find_source(node: str, home: Path) -> Source:
+def find_bundle(node: str, home: Path) -> PackedBundle:
     """Find the bundle of *node*.
 
     *home* is a provisioned set, a folder of bundles, or the bundle itself. Raises ConfigError if
@@ -80,9 +115,10 @@ def find_source(node: str, home: Path) -> Source:
         if (folder / NODE_FILE).is_file():
             config = load_node_config(folder)
             if config.node == node:
-                return Source(config, pack(folder, node), set_folder)
+                return PackedBundle(config, pack(folder, node), set_folder)
     raise ConfigError(
-        f"{home}: holds no bundle of {node[:80]!r}; make one with cipherfleet provision bundle"
+        f"{home}: holds no bundle of {node[:80]!r}",
+        remedy="make one with cipherfleet provision bundle",
     )
 
 
@@ -102,28 +138,30 @@ def pack(folder: Path, node: str) -> bytes:
 # -- the seed -----------------------------------------------------------------------------------
 
 
-def seed_files(source: Source, extras: Extras, present: Mapping[str, bytes]) -> dict[str, bytes]:
+def seed_files(
+    bundle: PackedBundle, extras: Extras, present: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """Return all files to write, by name, except the card's mark.
 
     *present* are the seed files that are on the card already. The files that start the installation
     come last: a card that is only partly written installs nothing.
     """
     payload = {name: (devices_folder() / name).read_bytes() for name in SCRIPTS}
-    payload["bundle.tar.gz"] = source.archive
+    payload["bundle.tar.gz"] = bundle.archive
     if extras.replace:
         payload["replace"] = b""
     if extras.wheels is not None:
-        payload |= _wheels(extras.wheels)
+        payload |= _read_wheels(extras.wheels)
     sums = "".join(f"{_digest(data)}  {name}\n" for name, data in sorted(payload.items())).encode()
     network = network_config(extras.network, present.get("network-config", b""))
-    user = user_data(source.config, extras.user_data, present.get("user-data", b""))
-    instance = instance_id(source.config, _digest(sums + network + user))
+    user = user_data(bundle.config, extras.user_data, present.get("user-data", b""))
+    instance = instance_id(bundle.config, _digest(sums + network + user))
     files = {
         **{f"{FOLDER}/{name}": data for name, data in payload.items()},
         f"{FOLDER}/SHA256SUMS": sums,
         "network-config": network,
         "user-data": user,
-        "meta-data": meta_data(source.config, instance, present.get("meta-data", b"")),
+        "meta-data": meta_data(bundle.config, instance, present.get("meta-data", b"")),
     }
     old_line = present.get("cmdline.txt", b"")
     if (new_line := kernel_line(old_line, instance)) != old_line:
@@ -131,11 +169,12 @@ def seed_files(source: Source, extras: Extras, present: Mapping[str, bytes]) -> 
     return files
 
 
-def _wheels(folder: Path) -> dict[str, bytes]:
+def _read_wheels(folder: Path) -> dict[str, bytes]:
     files = sorted(folder.glob("*.whl"))
     if not any(file.name.startswith("cipherfleet-") for file in files):
         raise ConfigError(
-            f"{folder}: holds no wheel of cipherfleet; docs/how-to/devices.md says how to fill it"
+            f"{folder}: holds no wheel of cipherfleet",
+            remedy="docs/how-to/devices.md says how to fill it",
         )
     return {f"wheels/{file.name}": file.read_bytes() for file in files}
 
@@ -144,15 +183,16 @@ def user_data(config: NodeConfig, given: Path | None, present: bytes) -> bytes:
     """Return the cloud-config of *given*, else of *present*, with the first-boot command added."""
     where = str(given) if given else "user-data on the card"
     text = given.read_bytes() if given else present
-    result = _mapping(where, text)
+    result = _parse_mapping(where, text)
     if result and not text.startswith(HEADER.strip().encode()):
         raise ConfigError(
             f"{where}: does not begin with #cloud-config, so the first-boot command cannot be "
-            "added; give a file that does with --user-data FILE"
+            "added",
+            remedy="give a file that does with --user-data FILE",
         )
     commands = result.get("runcmd", [])
     if not isinstance(commands, list):
-        raise ConfigError(f"{where}: runcmd is not a list; write a list of commands")
+        raise ConfigError(f"{where}: runcmd is not a list", remedy="write a list of commands")
     result.setdefault("hostname", host_name(config))
     result["runcmd"] = [*(command for command in commands if command != FIRST_BOOT), FIRST_BOOT]
     return (HEADER + yaml.safe_dump(result, sort_keys=False)).encode()
@@ -161,11 +201,13 @@ def user_data(config: NodeConfig, given: Path | None, present: bytes) -> bytes:
 def network_config(given: Path | None, present: bytes) -> bytes:
     """Return the operator's file, else the one on the card, else Ethernet with DHCP."""
     text = given.read_bytes() if given else present
-    result = _mapping(str(given) if given else "network-config on the card", text)
+    result = _parse_mapping(str(given) if given else "network-config on the card", text)
     if result:
         return text
     if given:
-        raise ConfigError(f"{given}: is empty; write a network-config, version 2 (netplan)")
+        raise ConfigError(
+            f"{given}: is empty", remedy="write a network-config, version 2 (netplan)"
+        )
     return yaml.safe_dump(NETWORK, sort_keys=False).encode()
 
 
@@ -181,10 +223,10 @@ def kernel_line(present: bytes, instance: str) -> bytes:
 
 def meta_data(config: NodeConfig, instance: str, present: bytes) -> bytes:
     """Return meta-data with our instance id and host name, and the card's other settings."""
-    kept = _mapping("meta-data on the card", present)
+    kept = _parse_mapping("meta-data on the card", present)
     for name in ("instance-id", "instance_id", "local-hostname"):
         kept.pop(name, None)
-    ours = {
+    ours: dict[str, object] = {
         "instance-id": instance,
         "local-hostname": host_name(config),
     }
@@ -196,19 +238,19 @@ def host_name(config: NodeConfig) -> str:
     return config.node.replace("_", "-").strip("-").lower()
 
 
-def _mapping(where: str, text: bytes) -> dict[str, Any]:
+def _parse_mapping(where: str, text: bytes) -> dict[str, object]:
     try:
         result = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(
-            f"{where}{place}: is not valid YAML; correct it, or give another file"
+            f"{where}{place}: is not valid YAML", remedy="correct it, or give another file"
         ) from None
     if result is None:
         return {}
     if not isinstance(result, dict):
-        raise ConfigError(f"{where}: is not a mapping of settings; give another file")
+        raise ConfigError(f"{where}: is not a mapping of settings", remedy="give another file")
     return result
 
 
@@ -219,66 +261,69 @@ def _digest(data: bytes) -> str:
 # -- one card for one identity ------------------------------------------------------------------
 
 
-def bind(source: Source, volume: Volume, hardware: str, *, replace: bool) -> str:
-    """Bind the card to the node and return the card's mark.
+def bind(bundle: PackedBundle, volume: Volume, hardware: str, *, replace: bool) -> str:
+    """Bind the card to the node and return the id of the card.
 
     Raises IdentityClash if the node has another card, or the card belongs to another node.
     *hardware* is the serial number of the card, or '' if it cannot be read. The mark is written
     to the card first and to the record second: an interrupted command can then be repeated.
     """
-    config, record_file = source.config, source.home / CARDS / f"{source.config.node}.json"
+    config, record_file = bundle.config, bundle.home / CARDS / f"{bundle.config.node}.json"
     record, mark = _read_record(record_file), _read_mark(volume)
     name = f"{config.fleet}/{config.node}"
-    if mark and mark.get("node") != name and not replace:
+    if mark and mark.node != name and not replace:
         raise IdentityClash(
-            f"{volume.where}: the card belongs to {str(mark.get('node'))[:128]!r}; "
-            f"use --replace to make it the card of {name!r}"
+            f"{volume.where}: the card belongs to {mark.node[:128]!r}",
+            remedy=f"use --replace to make it the card of {name!r}",
         )
-    same = record and (
-        (mark and mark.get("card") == record.get("card"))
-        or (hardware and hardware == record.get("hardware"))
+    same = record is not None and (
+        (mark is not None and mark.card == record.card)
+        or (hardware != "" and hardware == record.hardware)
     )
     if record and not same and not replace:
         raise IdentityClash(
-            f"{volume.where}: {config.node!r} has a card already, {str(record.get('card'))[:16]!r} "
-            f"({record_file}): two devices with one identity would disconnect each other again and "
-            "again; use --replace if the other card is lost, broken or overwritten"
+            f"{volume.where}: {config.node!r} has a card already, "
+            f"{record.card[:16]!r} ({record_file}): two devices with one identity "
+            "would disconnect each other again and again",
+            remedy="use --replace if the other card is lost, broken or overwritten",
         )
     # A replacement card gets a new mark: if the replaced card appears again, it is recognised.
-    kept = mark.get("card") if mark and mark.get("node") == name else None
-    card = str(kept or (record.get("card") if same else None) or secrets.token_hex(8))
-    data = json.dumps({"card": card, "node": name}).encode() + b"\n"
-    volume.write(CARD_FILE, data)
-    _write_record(record_file, {"card": card, "hardware": hardware, "written_to": volume.where})
+    kept = mark.card if mark and mark.node == name else None
+    card = kept or (record.card if record and same else None) or secrets.token_hex(8)
+    volume.write(CARD_FILE, _encode(CardMark(card, name)).encode())
+    _write_record(record_file, CardRecord(card, hardware, volume.where))
     return card
 
 
-def _read_mark(volume: Volume) -> dict[str, Any]:
+def _read_mark(volume: Volume) -> CardMark | None:
     data = volume.read(CARD_FILE)
-    return _parse(data) if data is not None else {}
+    return None if data is None else _parse(data, CardMark(UNREADABLE, UNREADABLE))
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def _read_record(file: Path) -> CardRecord | None:
     try:
-        return _parse(file.read_bytes())
+        return _parse(file.read_bytes(), CardRecord(UNREADABLE, "", ""))
     except FileNotFoundError:
-        return {}
+        return None
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def _parse(data: bytes, unreadable: Document) -> Document:
     """Return a mark or record. An unreadable one counts as that of another card."""
     try:
-        result = json.loads(data)
-    except ValueError:
-        result = None
-    return result if isinstance(result, dict) and result else {"card": "unreadable"}
+        return msgspec.json.decode(data, type=type(unreadable))
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return unreadable
 
 
-def _write_record(file: Path, record: Mapping[str, str]) -> None:
+def _encode(document: CardMark | CardRecord) -> str:
+    return json.dumps(msgspec.to_builtins(document)) + "\n"
+
+
+def _write_record(file: Path, record: CardRecord) -> None:
     file.parent.mkdir(mode=0o700, exist_ok=True)
     fresh = file.with_suffix(".fresh")
     with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
+        stream.write(_encode(record))
         stream.flush()
         os.fsync(stream.fileno())
     fresh.replace(file)
@@ -301,16 +346,13 @@ def hardware_serial(image: Path, sysfs: Path = Path("/sys")) -> str:
 
 
 def write_seed(
-    source: Source, volume: Volume, extras: Extras, hardware: str = ""
-) -> dict[str, Any]:
-    """Write all files, read them back, and bind the card to the node. Return what `--json` prints.
-
-    Raises CipherfleetError.
-    """
+    bundle: PackedBundle, volume: Volume, extras: Extras, hardware: str = ""
+) -> SeedResult:
+    """Write all files, read them back, and bind the card to the node. Raises CipherfleetError."""
     names = ("user-data", "meta-data", "network-config", "cmdline.txt")
     present = {name: data for name in names if (data := volume.read(name)) is not None}
-    files = seed_files(source, extras, present)  # first: an error in them leaves the card alone
-    card = bind(source, volume, hardware, replace=extras.replace)
+    files = seed_files(bundle, extras, present)  # first: an error in them leaves the card alone
+    card = bind(bundle, volume, hardware, replace=extras.replace)
     for name in ("wheels", "bundle.tar.gz", "replace", "first-boot.log"):
         volume.remove(f"{FOLDER}/{name}")
     for name, data in files.items():
@@ -319,19 +361,20 @@ def write_seed(
     for name, data in files.items():
         if volume.read(name) != data:
             raise CipherfleetError(
-                f"{volume.where}: {name} does not read back as it was written: the card is full, "
-                "broken, or was removed; try another card with --replace"
+                f"{volume.where}: {name} does not read back as it was written: the card is "
+                "full, broken, or was removed",
+                remedy="try another card with --replace",
             )
-    return {
-        "node": source.config.node,
-        "fleet": source.config.fleet,
-        "card": card,
-        "written_to": volume.where,
-        "files": len(files),
-        "bytes": sum(map(len, files.values())),
-        "private_keys": _has_keys(source.archive),
-        "programs": extras.wheels is not None,
-    }
+    return SeedResult(
+        node=bundle.config.node,
+        fleet=bundle.config.fleet,
+        card=card,
+        written_to=volume.where,
+        files=len(files),
+        bytes=sum(map(len, files.values())),
+        private_keys=_has_keys(bundle.archive),
+        programs=extras.wheels is not None,
+    )
 
 
 def _has_keys(archive: bytes) -> bool:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
@@ -75,8 +76,11 @@ def _address() -> str:
 
 def _unreachable(what: str, reason: str) -> EngineUnreachable:
     return EngineUnreachable(
-        f"{what}: no Docker engine answers at {_address()} ({reason}); start it (systemctl start "
-        "docker), join the group docker, set DOCKER_HOST, or use --backend process"
+        f"{what}: no Docker engine answers at {_address()} ({reason})",
+        remedy=(
+            "start it (systemctl start docker), join the group docker, set DOCKER_HOST, or use "
+            "--backend process"
+        ),
     )
 
 
@@ -94,15 +98,27 @@ def _check_socket() -> None:
             raise _unreachable("containers", error.strerror or str(error)) from None
 
 
-class Engine:
+@dataclass(frozen=True)
+class ListedContainer:
+    """The engine's entry of one container of a fleet."""
+
+    name: str  # the node's id, or the broker's host name
+    state: str  # such as "running" or "exited"
+    status: str  # in the engine's words, such as "Up 5 minutes"
+    out: Path  # the folder of --out
+    address: str  # on the fleet's network; empty if it does not run
+
+
+class ContainerEngine:
     """The engine that DOCKER_HOST names, or the one at DEFAULT_ADDRESS. It is a context manager."""
 
     def __init__(self) -> None:
         """Connect. Raises EngineUnreachable. Raises ConfigError for an engine elsewhere."""
         if not _address().startswith("unix://"):
             raise ConfigError(
-                f"DOCKER_HOST is {_address()!r}, must be a unix:// address: only an engine on this "
-                "machine sees the nodes' folders; set it to one, or unset it"
+                f"DOCKER_HOST is {_address()!r}, must be a unix:// address: only an engine on "
+                "this machine sees the nodes' folders",
+                remedy="set it to one, or unset it",
             )
         _check_socket()
         with engine_errors("containers"):
@@ -129,8 +145,11 @@ class Engine:
         except EngineRefused as refusal:
             if self._is_missing(image):
                 raise ConfigError(
-                    f"the image {image} does not exist; build it with cipherfleet fleet image "
-                    "(--offline if no image registry can be reached)"
+                    f"the image {image} does not exist",
+                    remedy=(
+                        "build it with cipherfleet fleet image (--offline if no image registry "
+                        "can be reached)"
+                    ),
                 ) from None
             raise refusal from None
 
@@ -223,15 +242,15 @@ class Engine:
 
         run_in_threads(start, names, advance)
 
-    def containers(self, fleet: str) -> list[dict[str, Any]]:
-        """Return the engine's entry of each container: Names, State, Status, Labels and more."""
+    def containers(self, fleet: str) -> list[ListedContainer]:
+        """Return the containers of *fleet*, sorted by name."""
         with engine_errors(f"the containers of {fleet}"):
             entries = self.client.api.containers(all=True, filters=_label_filter(fleet))
-        return sorted(entries, key=lambda each: str(each["Labels"].get(NAME_LABEL)))
+        return sorted(map(_read_entry, entries), key=lambda each: each.name)
 
     def names(self, fleet: str) -> list[str]:
         """Return the names of the containers within *fleet*: node ids and broker hosts."""
-        return [str(each["Labels"][NAME_LABEL]) for each in self.containers(fleet)]
+        return [each.name for each in self.containers(fleet)]
 
     def inspect(self, fleet: str, name: str) -> dict[str, Any]:
         """Return everything that the engine knows about one container."""
@@ -315,22 +334,32 @@ class Engine:
         """Stop and remove everything with the label of *fleet*. Return the names of it."""
         with engine_errors(f"removing {fleet}"):
             containers = self.client.api.containers(all=True, filters=_label_filter(fleet))
-            run_in_threads(self._remove, containers)
+            run_in_threads(lambda each: self._remove(each["Id"], each["State"]), containers)
             networks = self.client.networks.list(filters=_label_filter(fleet))
             for network in networks:
                 network.remove()
         return [each["Names"][0].lstrip("/") for each in containers] + [n.name for n in networks]
 
-    def _remove(self, container: dict[str, Any]) -> None:
-        name = container["Id"]
+    def _remove(self, identifier: str, state: str) -> None:
         try:
-            if container["State"] == "paused":
-                self.client.api.unpause(name)
-            if container["State"] not in ("created", "exited"):
-                self.client.api.stop(name, timeout=STOP_WITHIN_S)
-            self.client.api.remove_container(name, v=True, force=True)
+            if state == "paused":
+                self.client.api.unpause(identifier)
+            if state not in ("created", "exited"):
+                self.client.api.stop(identifier, timeout=STOP_WITHIN_S)
+            self.client.api.remove_container(identifier, v=True, force=True)
         except NotFound:
             pass  # another command is removing it, too
+
+
+def _read_entry(entry: dict[str, Any]) -> ListedContainer:
+    labels, networks = entry["Labels"], [*entry["NetworkSettings"]["Networks"].values()]
+    return ListedContainer(
+        name=labels[NAME_LABEL],
+        state=entry["State"],
+        status=entry["Status"],
+        out=Path(labels[OUT_LABEL]),
+        address=networks[0]["IPAddress"] if networks else "",
+    )
 
 
 def resident_mib(memory: dict[str, Any]) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from cipherfleet_deploy.cli.options import AS_JSON, tell
+from cipherfleet_deploy.cli.options import AS_JSON, print_result
 
 from .crypto import crypto
 from .options import NotValid, command_line
@@ -98,7 +98,7 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
 
     result = compared(read_measurement(a), read_measurement(b), fail_above)
     show = partial(show_comparison, compares_invalid=allow_not_valid)
-    tell(result.to_json(), show, as_json=as_json)
+    print_result(result.to_json(), show, as_json=as_json)
     if result.invalidating_reasons and not allow_not_valid:
         raise NotValid(
             "A or B is not valid, so there is no conclusion; --allow-not-valid compares them anyway"
@@ -137,7 +137,7 @@ def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
         "summary": str(summary),
         "valid": {name: each.cipherfleet.verdict.valid for name, each in documents},
     }
-    tell(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
+    print_result(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
 
 
 # -- cards and studies ----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def rounds(
     from rich.console import Console
 
     from cipherfleet_analysis.cost.board_card import read_calibration
-    from cipherfleet_deploy.cli.main import example
+    from cipherfleet_deploy.data_folders import example_folder
     from cipherfleet_hil.measurement.document import to_text, write_measurement
     from cipherfleet_hil.measuring.prediction import warm_up_rounds
     from cipherfleet_hil.measuring.rounds import WARM_UP, RoundsPlan, measure_rounds
@@ -74,7 +74,7 @@ def rounds(
 
     bench = load_bench(bench_file)
     if file is None:
-        file = example("intel_lab") / "fleet.yaml"
+        file = example_folder("intel_lab") / "fleet.yaml"
         nodes = nodes or max(3, len(bench.targets))
     console = Console(stderr=True)
     if out is not None:

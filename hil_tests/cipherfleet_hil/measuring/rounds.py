@@ -17,7 +17,7 @@ import msgspec
 from cipherfleet_analysis.cost.board_card import Calibration
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local.record import FleetFailed
-from cipherfleet_deploy.local.run import RUN_DAYS, patience
+from cipherfleet_deploy.local.run import RUN_DAYS, stall_timeout_s
 from cipherfleet_hil.measurement.document import (
     Benchmark,
     Kind,
@@ -222,7 +222,7 @@ def _span_paths(nodes: Iterable[str]) -> list[str]:
 
 def _check_progress(fleet: Fleet, target: LeasedTarget, waited: JobStates, since_s: float) -> None:
     """Raise FleetFailed if no node on *target* has written a span for too long."""
-    idle, limit = waited.idle_s if waited.idle_s is not None else since_s, patience(fleet)
+    idle, limit = waited.idle_s if waited.idle_s is not None else since_s, stall_timeout_s(fleet)
     if idle > limit:
         raise FleetFailed(
             f"{target.name}: no round was closed for {idle:.0f} s, at most {limit:.0f} s; make "

@@ -19,7 +19,7 @@ from cipherfleet_analysis.simulation import (
     first_estimates,
     run,
 )
-from cipherfleet_deploy.local.run import patience
+from cipherfleet_deploy.local.run import stall_timeout_s
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.quantiser import VALUE_BITS
@@ -114,12 +114,12 @@ def run_core(
     seats = [memory.seats[member.id] for member in fleet.members]
     for member in fleet.members:
         memory.start(member.id)
-    heard = memory.now
+    heard, limit_s = memory.now, stall_timeout_s(fleet)
     for k in range(rounds):
         while any(len(seat.reported) <= k for seat in seats):
-            if memory.now > heard + patience(fleet):
+            if memory.now > heard + limit_s:
                 raise CipherfleetError(
-                    f"no node closed round {k} within {patience(fleet):g} s: the fleet is stalled"
+                    f"no node closed round {k} within {limit_s:g} s: the fleet is stalled"
                 )
             memory.advance(memory.now + _LOOK_S)
         heard = memory.now

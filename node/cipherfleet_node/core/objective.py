@@ -48,7 +48,7 @@ class Objective(Protocol):
 
 
 def make_objective(section: sections.Objective) -> Objective:
-    """Return the objective that *section* describes; `node_yaml.check_objective` has checked it.
+    """Return the objective that *section* describes; `settings.rules` have checked it.
 
     Raises ConfigError if it is the user's own class and cannot be imported or constructed.
     """

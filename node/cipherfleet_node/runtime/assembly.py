@@ -104,8 +104,9 @@ def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
         saved.estimate is not None and len(saved.estimate) != dimension
     ):
         raise ConfigError(
-            f"{store.current}: the saved state belongs to {saved.fleet}/{saved.node} or "
-            "to another objective; remove the folder 'state' to start without it"
+            f"{store.current}: the saved state belongs to {saved.fleet}/{saved.node} or to "
+            "another objective",
+            remedy="remove the folder 'state' to start without it",
         )
     if not saved.continuous:
         log.warning("the latest state is damaged, continuing from the generation before it")

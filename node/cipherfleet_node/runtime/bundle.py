@@ -67,7 +67,8 @@ def read_bundle(folder: Path) -> Bundle:
             raise ConfigError(
                 f"{folder}: the operator's membership is for keys with fingerprint "
                 f"{membership.message.fingerprint[:16]}..., those in keys have "
-                f"{keys.public.fingerprint[:16]}...; enrol this node again"
+                f"{keys.public.fingerprint[:16]}...",
+                remedy="enrol this node again",
             )
     else:
         neighbours = {
@@ -103,7 +104,8 @@ def _check_pins(
         if name in neighbours and seal != seal_to_text(neighbours[name].seal):
             raise ConfigError(
                 f"{folder / NODE_FILE}: seals.{name} is not the seal in {name}.json among the "
-                f"neighbours; {REISSUE_BUNDLE}"
+                "neighbours",
+                remedy=REISSUE_BUNDLE,
             )
 
 
@@ -117,7 +119,7 @@ def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[st
             secrets[name] = shared_secret(keys.seal, other, config.fleet)
         except ValueError:
             raise ConfigError(
-                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64; "
-                f"{REISSUE_BUNDLE}"
+                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64",
+                remedy=REISSUE_BUNDLE,
             ) from None
     return secrets

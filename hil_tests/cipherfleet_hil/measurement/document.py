@@ -21,12 +21,12 @@ from msgspec import Meta
 
 from cipherfleet_node.errors import ConfigError, Mark, refuse
 from cipherfleet_node.settings.yaml_document import parse_document
+from cipherfleet_provisioning.fleet.schema import make_schema
 
 from .environment import Environment
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).parent / "document.schema.json"
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES = 256 * 1024 * 1024
 SECOND = "second"
 _REPEAT = "measure again: cipherfleet bench"
@@ -355,8 +355,7 @@ def _are_close(a: float | None, b: float | None) -> bool:
 
 def measurement_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the document."""
-    (top,), parts = msgspec.json.schema_components([Measurement], ref_template="#/$defs/{name}")
-    return {"$schema": DIALECT, "title": "cipherfleet measurement", **top, "$defs": parts}
+    return make_schema(Measurement, "cipherfleet measurement")
 
 
 def schema_text() -> str:

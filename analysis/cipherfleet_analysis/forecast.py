@@ -33,8 +33,8 @@ from .convergence import MEAN, spectral_gap
 from .simulation import (
     QUADRATIC,
     Array,
-    Generated,
     Links,
+    SeededRandomness,
     Simulated,
     first_estimates,
     gradients_of,
@@ -314,7 +314,7 @@ def _simulate_fleet(
             gradients,
             file.algorithm,
             rounds,
-            Generated(SEED),
+            SeededRandomness(SEED),
             sealed=fleet.exchange == "sealed",
         )
         answer = answer_of(fleet, objectives)
@@ -339,7 +339,7 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
     objectives, _ = objectives_to_simulate(fleet)
     answer = answer_of(fleet, objectives)
     assert answer is not None
-    algorithm, random = fleet.file.algorithm, Generated(SEED)
+    algorithm, random = fleet.file.algorithm, SeededRandomness(SEED)
     starts = np.array([objective.start() for objective in objectives])
     running = run(
         Links.of(fleet.graph),

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from cipherfleet_analysis.simulation import (
-    Chance,
-    Generated,
+    FleetRandomness,
     Links,
+    SeededRandomness,
     SimulatedRound,
     first_estimates,
     run,
@@ -110,8 +110,8 @@ class Cipherfleet:
         return mixing + np.diag(1.0 - mixing.sum(axis=1))
 
 
-class _Unguarded(Generated):
-    """Generated randomness, without the guards that a system has switched off."""
+class _Unguarded(SeededRandomness):
+    """Random choices from a seed, without the guards that a system has switched off."""
 
     def __init__(self, seed: int, system: Cipherfleet) -> None:
         super().__init__(seed)
@@ -139,7 +139,7 @@ class _StochasticGradients:
     problem: Problem
     randomness: np.random.Generator
 
-    def at(self, x: Array, k: int, randomness: Chance) -> Array:
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
         """Return the gradients of all nodes."""
         del k, randomness
         return self.problem.all_gradients(x, self.randomness)

@@ -134,6 +134,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
         assert done.returncode == 0, done.stdout + done.stderr
         assert (card / "cipherfleet/first-boot.log").read_text().endswith("done\n")
         assert not (card / "cipherfleet/bundle.tar.gz").exists()
+        assert not (card / "cipherfleet/pending").exists()
         assert not (state / "keys").exists()
         kept = root / "etc/cipherfleet" / NODE
         given = ["keys/paillier.json", *(["tls/node.key"] if site.security else [])]
@@ -198,6 +199,40 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
     assert (state / "state" / "current").read_bytes() == here[str(state / "state" / "current")]
 
 
+@pytest.mark.parametrize("removed", [(), ("bundle.tar.gz",)])
+def test_a_power_cut_after_the_installation_leaves_only_the_clean_up(
+    tmp_path: Path, removed: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "card" / "cipherfleet"
+    folder.mkdir(parents=True)
+    for name in ("bundle.tar.gz", "pending", "installed"):
+        (folder / name).write_text("")
+    for name in removed:
+        (folder / name).unlink()
+    shutil.copy(devices_folder() / "first-boot.sh", folder)
+    done = run_script(folder / "first-boot.sh", root=tmp_path / "root")
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in folder.iterdir()} == {
+        "first-boot.log", "first-boot.sh", "installed",
+    }  # fmt: skip
+
+
+def test_the_units_of_the_first_boot_are_valid_and_written_once(tmp_path: Path) -> None:
+    """The timer tries again every minute; the service needs the mount and stops the timer."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("THE UNITS WERE NOT CHECKED: apt-get install systemd")
+    for _ in range(2):
+        done = run_script("enable-first-boot.sh", root=tmp_path)
+        assert done.returncode == 0, done.stderr
+    units = sorted((tmp_path / "etc/systemd/system").iterdir())
+    assert [unit.suffix for unit in units] == [".service", ".timer"]
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert "RequiresMountsFor=/boot/firmware" in units[0].read_text()
+
+
 def test_a_card_that_lost_a_bit_installs_nothing(tmp_path: Path) -> None:
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "cipherfleet-0-py3-none-any.whl").write_bytes(b"never looked at")
@@ -217,5 +252,8 @@ def test_a_card_that_lost_a_bit_installs_nothing(tmp_path: Path) -> None:
     assert done.returncode == 1
     log = (card / "cipherfleet/first-boot.log").read_text()
     assert "the files on the card are damaged" in log
-    assert log.endswith("failed with exit code 1\n")
+    assert log.endswith(
+        "failed with exit code 1; the next attempt is in a minute, or at the next boot\n"
+    )
+    assert (card / "cipherfleet/pending").exists()  # the next boot tries again
     assert not (tmp_path / "root").exists()

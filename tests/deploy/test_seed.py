@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import tarfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
 from cipherfleet_deploy.cards.card import (
-    FIRST_BOOT,
+    ENABLE_FROM_CARD,
     Extras,
     PackedBundle,
     bind,
@@ -30,6 +31,7 @@ from cipherfleet_deploy.cards.card import (
     write_seed,
 )
 from cipherfleet_deploy.cli.main import cli
+from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
 
 TOOLS = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "sfdisk": "fdisk"}
@@ -41,6 +43,7 @@ MISSING = [
 needs_tools = pytest.mark.skipif(
     bool(MISSING), reason=f"IMAGES WERE NOT TESTED: apt-get install {' '.join(MISSING)}"
 )
+ENABLE_AT_EACH_BOOT = ["sh", "-c", (devices_folder() / "enable-first-boot.sh").read_text()]
 MIB = 1024 * 1024
 BEGIN_MIB, SIZE_MIB = 4, 40
 # What the images of the two systems have in their boot partitions, as far as we look.
@@ -168,10 +171,12 @@ def test_a_seeded_image_holds_what_was_given(
     assert {*sums} == {
         name.removeprefix("cipherfleet/")
         for name in found
-        if name.startswith("cipherfleet/") and not name.endswith(("SHA256SUMS", "card.json"))
+        if name.startswith("cipherfleet/")
+        and not name.endswith(("SHA256SUMS", "card.json", "pending"))
     }
     user = yaml.safe_load(found["user-data"])
-    assert user == {"hostname": "attic", "runcmd": [FIRST_BOOT]}
+    assert user == {"hostname": "attic", "bootcmd": [ENABLE_AT_EACH_BOOT]}
+    assert found["cipherfleet/pending"] == b""
     assert yaml.safe_load(found["network-config"])["ethernets"]["eth0"]["dhcp4"] is True
     meta = yaml.safe_load(found["meta-data"])
     assert meta["dsmode"] == "local"
@@ -193,7 +198,8 @@ def test_a_second_seed_replaces_the_first_and_keeps_what_the_user_had(
     assert not any("wheels" in name for name in found)
     user = yaml.safe_load(found["user-data"])
     assert user["ssh_pwauth"] is True
-    assert user["runcmd"] == [["ls"], FIRST_BOOT]
+    assert user["runcmd"] == [["ls"]]
+    assert user["bootcmd"] == [ENABLE_AT_EACH_BOOT]
     assert found["network-config"].decode() == UBUNTU["network-config"]
 
 
@@ -294,6 +300,72 @@ def test_bundles_are_found_in_a_set_a_folder_of_them_and_by_themselves(
             find_bundle("attic", place)
 
 
+PRESEED = """\
+# From the imaging program.
+config_version = "1.1"
+
+[system]
+hostname = "shed"  # mine
+
+[runcmd]
+early = ["rfkill unblock wifi"]
+late = ["apt-get update"]
+"""
+
+
+def test_a_card_of_rpi_preseed_gets_its_command_and_keeps_every_setting_and_comment(
+    tmp_path: Path, home: Path
+) -> None:
+    files = {"config.txt": "", "cmdline.txt": "", "rpi-preseed.toml": PRESEED}
+    boot = mounted(tmp_path / "boot", files)
+    for _ in range(2):  # the second seed changes nothing
+        write_seed(find_bundle("attic", home), open_folder(boot), Extras())
+        text = (boot / "rpi-preseed.toml").read_text()
+        assert tomllib.loads(text) == {
+            "config_version": "1.1",
+            "system": {"hostname": "shed"},
+            "runcmd": {
+                "early": ["rfkill unblock wifi", ENABLE_FROM_CARD],
+                "late": ["apt-get update"],
+            },
+        }
+        assert {"# From the imaging program.", 'hostname = "shed"  # mine'} <= {*text.splitlines()}
+    assert not (boot / "user-data").exists()
+    assert (boot / "cipherfleet" / "pending").exists()
+
+
+def test_an_empty_rpi_preseed_file_becomes_a_whole_one(home: Path) -> None:
+    found = seed_files(find_bundle("Cellar_2", home), Extras(), {"rpi-preseed.toml": b""})
+    assert tomllib.loads(found["rpi-preseed.toml"].decode()) == {
+        "config_version": "1.1",
+        "system": {"hostname": "cellar-2"},
+        "runcmd": {"early": [ENABLE_FROM_CARD]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a = ", r"rpi-preseed.toml on the card: is not valid TOML"),
+        ("runcmd = 1", r"runcmd is not a section"),
+        ('[runcmd]\nearly = "ls"', r"runcmd.early is not a list"),
+    ],
+)
+def test_a_wrong_rpi_preseed_file_is_refused_before_the_card_is_touched(
+    tmp_path: Path, home: Path, text: str, complaint: str
+) -> None:
+    files = {"config.txt": "", "cmdline.txt": "", "rpi-preseed.toml": text}
+    boot = mounted(tmp_path / "boot", files)
+    with pytest.raises(ConfigError, match=complaint):
+        write_seed(find_bundle("attic", home), open_folder(boot), Extras())
+    assert {file.name: file.read_text() for file in boot.iterdir()} == files
+
+
+def test_a_card_that_is_only_partly_written_is_not_installed(home: Path) -> None:
+    present = {"user-data": b"#cloud-config\n"}
+    assert [*seed_files(find_bundle("attic", home), Extras(), present)][-1] == "cipherfleet/pending"
+
+
 def test_host_names_have_no_underscores(home: Path) -> None:
     assert host_name(find_bundle("Cellar_2", home).config) == "cellar-2"
 
@@ -305,7 +377,7 @@ def test_host_names_have_no_underscores(home: Path) -> None:
         ("#cloud-config\na: 1\n  b: 2\n", r"user-data:3:\d+: is not valid YAML"),
         ("#cloud-config\na: " + "[" * 5_000, "user-data.*: is not valid YAML"),
         ("#cloud-config\n- a\n", "not a mapping"),
-        ("#cloud-config\nruncmd: ls\n", "runcmd is not a list"),
+        ("#cloud-config\nbootcmd: ls\n", "bootcmd is not a list"),
     ],
 )
 def test_user_data_that_nothing_can_be_added_to_is_refused_before_the_card_is_touched(

@@ -22,6 +22,7 @@ SECTOR = 512
 MAX_GPT_ENTRIES = 256
 BOOT_FILES = ("config.txt", "cmdline.txt")  # read by the firmware of a Raspberry Pi
 SEED_FILES = ("user-data", "meta-data", "network-config")  # read by cloud-init
+PRESEED_FILE = "rpi-preseed.toml"  # read by rpi-preseed
 COMPRESSED = {b"\xfd7zXZ\0": "unxz -k", b"\x1f\x8b": "gunzip -k", b"\x28\xb5\x2f\xfd": "unzstd"}
 SYSTEMS = "Raspberry Pi OS (trixie or newer) or Ubuntu for the Raspberry Pi"
 
@@ -187,12 +188,13 @@ def _choose_known(volumes: list[Mounted] | list[Image], where: str) -> Volume:
     for volume in volumes:
         names = volume.names()
         if all(name in names for name in BOOT_FILES):
-            if any(name in names for name in SEED_FILES):
+            if any(name in names for name in (*SEED_FILES, PRESEED_FILE)):
                 return volume
             is_bootable = True
     if is_bootable:
         raise ConfigError(
-            f"{where}: boots a system that would ignore the seed (no {', '.join(SEED_FILES)})",
+            f"{where}: boots a system that would ignore the seed (none of "
+            f"{', '.join((*SEED_FILES, PRESEED_FILE))})",
             remedy=f"give an image of {SYSTEMS}, or run deploy/devices/install.sh on the device",
         )
     raise ConfigError(

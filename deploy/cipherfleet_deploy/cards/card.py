@@ -1,8 +1,9 @@
-"""Write a card for one node: a cloud-init seed, the node's bundle, and the programs.
+"""Write a card for one node: the seed of its system, the node's bundle, and the programs.
 
-At the first boot, cloud-init runs cipherfleet/first-boot.sh from the boot partition. Settings that
-are already on the card, such as those of an imaging program, are kept. Everything is read back and
-compared.
+The seed makes the system run enable-first-boot.sh. This installs the node from the boot partition,
+and tries again until it has succeeded. The seed is one of cloud-init, or rpi-preseed.toml where the
+card has that file. Settings that are already on the card, such as those of an imaging program,
+are kept. Everything is read back and compared.
 """
 
 from __future__ import annotations
@@ -29,18 +30,21 @@ from cipherfleet_node.settings.node_yaml import LOGS_FOLDER, NODE_FILE, load_nod
 from cipherfleet_node.settings.sections import NodeConfig
 from cipherfleet_provisioning.sets import tar_gz
 
-from .boot_partition import Volume
+from .boot_partition import PRESEED_FILE, Volume
+from .preseed import preseed
 
 FOLDER = "cipherfleet"  # on the boot partition
 CARD_FILE = f"{FOLDER}/card.json"
 CARDS = "cards"  # folder of the records of cards, beside the provisioned set
-FIRST_BOOT = ["sh", f"/boot/firmware/{FOLDER}/first-boot.sh"]
+ENABLE = "enable-first-boot.sh"
+ENABLE_FROM_CARD = f"sh /boot/firmware/{FOLDER}/{ENABLE}"
+PENDING = f"{FOLDER}/pending"  # exists until the card is installed
 HEADER = "#cloud-config\n"
 NETWORK: dict[str, object] = {
     "version": 2,
     "ethernets": {"eth0": {"dhcp4": True, "optional": True}},
 }
-SCRIPTS = ("first-boot.sh", "install.sh")
+SCRIPTS = ("first-boot.sh", "install.sh", ENABLE)
 _INSTANCE = re.compile(rb"(\bds=nocloud(?:-net)?(?:;[^\s;]*)*?;(?:i|instance-id)=)[^\s;]*")
 
 
@@ -153,15 +157,38 @@ def seed_files(
     if extras.wheels is not None:
         payload |= _read_wheels(extras.wheels)
     sums = "".join(f"{_digest(data)}  {name}\n" for name, data in sorted(payload.items())).encode()
-    network = network_config(extras.network, present.get("network-config", b""))
-    user = user_data(bundle.config, extras.user_data, present.get("user-data", b""))
-    instance = instance_id(bundle.config, _digest(sums + network + user))
-    files = {
+    seed = _preseed_files if PRESEED_FILE in present else _cloud_init_files
+    return {
         **{f"{FOLDER}/{name}": data for name, data in payload.items()},
         f"{FOLDER}/SHA256SUMS": sums,
+        **seed(bundle.config, extras, present, sums),
+        PENDING: b"",
+    }
+
+
+def _preseed_files(
+    config: NodeConfig, extras: Extras, present: Mapping[str, bytes], _sums: bytes
+) -> dict[str, bytes]:
+    if extras.network is not None:
+        raise ConfigError(
+            f"--network {extras.network}: this card's system reads {PRESEED_FILE}, not netplan",
+            remedy=f"write [ethernet] or [wlan] into {PRESEED_FILE}, and leave --network out",
+        )
+    text = present[PRESEED_FILE]
+    seed = preseed(host_name(config), ENABLE_FROM_CARD, extras.user_data, text)
+    return {PRESEED_FILE: seed}
+
+
+def _cloud_init_files(
+    config: NodeConfig, extras: Extras, present: Mapping[str, bytes], sums: bytes
+) -> dict[str, bytes]:
+    network = network_config(extras.network, present.get("network-config", b""))
+    user = user_data(config, extras.user_data, present.get("user-data", b""))
+    instance = instance_id(config, _digest(sums + network + user))
+    files = {
         "network-config": network,
         "user-data": user,
-        "meta-data": meta_data(bundle.config, instance, present.get("meta-data", b"")),
+        "meta-data": meta_data(config, instance, present.get("meta-data", b"")),
     }
     old_line = present.get("cmdline.txt", b"")
     if (new_line := kernel_line(old_line, instance)) != old_line:
@@ -180,7 +207,11 @@ def _read_wheels(folder: Path) -> dict[str, bytes]:
 
 
 def user_data(config: NodeConfig, given: Path | None, present: bytes) -> bytes:
-    """Return the cloud-config of *given*, else of *present*, with the first-boot command added."""
+    """Return the cloud-config of *given*, else of *present*, with the first boot enabled.
+
+    The text of enable-first-boot.sh is a command of `bootcmd`, which cloud-init runs at every boot.
+    A command of `runcmd` would run once for each seed, and not again after a power cut.
+    """
     where = str(given) if given else "user-data on the card"
     text = given.read_bytes() if given else present
     result = _parse_mapping(where, text)
@@ -190,12 +221,19 @@ def user_data(config: NodeConfig, given: Path | None, present: bytes) -> bytes:
             "added",
             remedy="give a file that does with --user-data FILE",
         )
-    commands = result.get("runcmd", [])
+    commands = result.get("bootcmd", [])
     if not isinstance(commands, list):
-        raise ConfigError(f"{where}: runcmd is not a list", remedy="write a list of commands")
+        raise ConfigError(f"{where}: bootcmd is not a list", remedy="write a list of commands")
     result.setdefault("hostname", host_name(config))
-    result["runcmd"] = [*(command for command in commands if command != FIRST_BOOT), FIRST_BOOT]
+    script = (devices_folder() / ENABLE).read_text()
+    kept = (command for command in commands if not _enables_first_boot(command))
+    result["bootcmd"] = [*kept, ["sh", "-c", script]]
     return (HEADER + yaml.safe_dump(result, sort_keys=False)).encode()
+
+
+def _enables_first_boot(command: object) -> bool:
+    """True if an earlier seed has added *command*."""
+    return isinstance(command, list) and "cipherfleet-first-boot" in str(command)
 
 
 def network_config(given: Path | None, present: bytes) -> bytes:
@@ -349,11 +387,11 @@ def write_seed(
     bundle: PackedBundle, volume: Volume, extras: Extras, hardware: str = ""
 ) -> SeedResult:
     """Write all files, read them back, and bind the card to the node. Raises CipherfleetError."""
-    names = ("user-data", "meta-data", "network-config", "cmdline.txt")
+    names = ("user-data", "meta-data", "network-config", "cmdline.txt", PRESEED_FILE)
     present = {name: data for name in names if (data := volume.read(name)) is not None}
     files = seed_files(bundle, extras, present)  # first: an error in them leaves the card alone
     card = bind(bundle, volume, hardware, replace=extras.replace)
-    for name in ("wheels", "bundle.tar.gz", "replace", "first-boot.log"):
+    for name in ("pending", "wheels", "bundle.tar.gz", "replace", "installed", "first-boot.log"):
         volume.remove(f"{FOLDER}/{name}")
     for name, data in files.items():
         volume.write(name, data)

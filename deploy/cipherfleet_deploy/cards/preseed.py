@@ -12,7 +12,8 @@ from tomlkit.exceptions import TOMLKitError
 
 from cipherfleet_node.errors import ConfigError
 
-PRESEED_FILE = "rpi-preseed.toml"
+from .boot_partition import PRESEED_FILE
+
 CONFIG_VERSION = "1.1"
 
 
@@ -27,7 +28,7 @@ def preseed(host_name: str, command: str, given: Path | None, present: bytes) ->
     try:
         document = tomlkit.parse(text.decode())
     except (TOMLKitError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: is not valid TOML ({error}); correct it") from None
+        raise ConfigError(f"{where}: is not valid TOML ({error})", remedy="correct it") from None
     if "config_version" not in document:
         document["config_version"] = CONFIG_VERSION
     system = _section(document, "system", where)
@@ -35,7 +36,7 @@ def preseed(host_name: str, command: str, given: Path | None, present: bytes) ->
     runcmd = _section(document, "runcmd", where)
     early = runcmd.get("early", [])
     if not isinstance(early, list) or not all(isinstance(each, str) for each in early):
-        raise ConfigError(f"{where}: runcmd.early is not a list of commands; write a list")
+        raise ConfigError(f"{where}: runcmd.early is not a list of texts", remedy="write a list")
     if command not in early:
         runcmd["early"] = [*early, command]
     return tomlkit.dumps(document).encode()
@@ -46,5 +47,5 @@ def _section(
 ) -> tomlkit.items.Table | dict[str, object]:
     section = document.setdefault(name, tomlkit.table())
     if not isinstance(section, dict):
-        raise ConfigError(f"{where}: {name} is not a section; write [{name}]")
+        raise ConfigError(f"{where}: {name} is not a section", remedy=f"write [{name}]")
     return section

@@ -33,8 +33,8 @@ from .convergence import MEAN, spectral_gap
 from .simulation import (
     QUADRATIC,
     Array,
-    Generated,
     Links,
+    SeededRandomness,
     Simulated,
     first_estimates,
     gradients_of,
@@ -89,7 +89,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Volume:
+class DataVolume:
     """Bytes of several rounds, without the nodes' health messages."""
 
     rounds: float
@@ -109,8 +109,8 @@ class Forecast:
     room: Headroom
     mixing: Mixing
     traffic: Traffic
-    per_run: Volume | None
-    per_day: Volume | None
+    per_run: DataVolume | None
+    per_day: DataVolume | None
     expected: Expected | None
     round_time: RoundTime | None
 
@@ -141,10 +141,10 @@ def _rounds_per_day(fleet: Fleet, round_time: RoundTime | None) -> float | None:
     return DAY_S / period if period else None
 
 
-def _multiply(moved: Traffic, rounds: float | None) -> Volume | None:
+def _multiply(moved: Traffic, rounds: float | None) -> DataVolume | None:
     if rounds is None:
         return None
-    return Volume(rounds, rounds * moved.per_node, rounds * moved.per_edge)
+    return DataVolume(rounds, rounds * moved.per_node, rounds * moved.per_edge)
 
 
 # -- readings -----------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def _simulate_fleet(
             gradients,
             file.algorithm,
             rounds,
-            Generated(SEED),
+            SeededRandomness(SEED),
             sealed=fleet.exchange == "sealed",
         )
         answer = answer_of(fleet, objectives)
@@ -339,7 +339,7 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
     objectives, _ = objectives_to_simulate(fleet)
     answer = answer_of(fleet, objectives)
     assert answer is not None
-    algorithm, random = fleet.file.algorithm, Generated(SEED)
+    algorithm, random = fleet.file.algorithm, SeededRandomness(SEED)
     starts = np.array([objective.start() for objective in objectives])
     running = run(
         Links.of(fleet.graph),

@@ -14,6 +14,7 @@ FLEET_FILE = "fleet"  # the name of the schema of fleet.yaml
 # The modules are imported on use: the command line reads only the names.
 RESULTS = {
     "run-result": "cipherfleet_deploy.local.results:RunResult",
+    "check-result": "cipherfleet_deploy.check.check:CheckResult",
     "init-result": "cipherfleet_deploy.cli.init:InitResult",
     "doctor-result": "cipherfleet_deploy.doctor:DoctorResult",
     "watch-result": "cipherfleet_deploy.watch.watch:WatchResult",
@@ -42,12 +43,8 @@ def load_result(name: str) -> type[msgspec.Struct]:
 
 def make_schema(name: str) -> str:
     """Return the JSON Schema (2020-12) of the result *name*, or of fleet.yaml, as text."""
-    from cipherfleet_provisioning.fleet.schema import DIALECT, schema_text
+    from cipherfleet_provisioning.fleet import schema
 
     if name == FLEET_FILE:
-        return schema_text()
-    (top,), parts = msgspec.json.schema_components(
-        [load_result(name)], ref_template="#/$defs/{name}"
-    )
-    schema = {"$schema": DIALECT, "title": f"cipherfleet {name}", **top, "$defs": parts}
-    return json.dumps(schema, indent=1) + "\n"
+        return schema.schema_text()
+    return json.dumps(schema.make_schema(load_result(name), f"cipherfleet {name}"), indent=1) + "\n"

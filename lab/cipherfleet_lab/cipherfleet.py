@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 
 from cipherfleet_analysis.simulation import (
-    Chance,
-    Generated,
+    FleetRandomness,
     Links,
-    Round,
+    SeededRandomness,
+    SimulatedRound,
     first_estimates,
     run,
 )
@@ -110,8 +110,8 @@ class Cipherfleet:
         return mixing + np.diag(1.0 - mixing.sum(axis=1))
 
 
-class _Unguarded(Generated):
-    """Generated randomness, without the guards that a system has switched off."""
+class _Unguarded(SeededRandomness):
+    """Random choices from a seed, without the guards that a system has switched off."""
 
     def __init__(self, seed: int, system: Cipherfleet) -> None:
         super().__init__(seed)
@@ -139,7 +139,7 @@ class _StochasticGradients:
     problem: Problem
     randomness: np.random.Generator
 
-    def at(self, x: Array, k: int, randomness: Chance) -> Array:
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
         """Return the gradients of all nodes."""
         del k, randomness
         return self.problem.all_gradients(x, self.randomness)
@@ -160,7 +160,7 @@ def _own_weights(links: Links, values: Sequence[Array]) -> dict[tuple[int, int],
     return dict(zip(ends, columns.reshape(len(values), len(askers)).T, strict=True))
 
 
-def _collect_opened(links: Links, passed: Sequence[Round]) -> dict[tuple[int, int], Array]:
+def _collect_opened(links: Links, passed: Sequence[SimulatedRound]) -> dict[tuple[int, int], Array]:
     """Return (i, j) -> (rounds, d); empty if no answer can be opened by itself."""
     answers = [each.opened for each in passed if each.opened is not None]
     if not answers:

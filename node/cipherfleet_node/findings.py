@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from .errors import BrokerUnreachable, CipherfleetError, ConfigError, remedy_for
@@ -56,10 +56,8 @@ def exit_code(findings: Iterable[Finding], configuration: Collection[str]) -> in
 
 
 def to_json(findings: Iterable[Finding], exit_code: int) -> str:
-    """Return the JSON object of the two doctors, whose findings never name nodes of a fleet."""
-    keys = ("level", "subject", "text", "remedy")
-    shown = [{key: getattr(finding, key) for key in keys} for finding in findings]
-    return json.dumps({"findings": shown, "exit_code": exit_code})
+    """Return the JSON object that a doctor prints."""
+    return json.dumps({"findings": [asdict(each) for each in findings], "exit_code": exit_code})
 
 
 def run_check(

@@ -68,14 +68,12 @@ class Entry(_Record, frozen=True, kw_only=True):
 
     status: Status
     made_by: Maker  # of the keys in use
-    # None: not claimed yet. The names in the file are older than those of the fields.
-    public_keys: PublicKeyBytes | None = msgspec.field(default=None, name="halves")
+    public_keys: PublicKeyBytes | None = None  # None: not claimed yet
     fingerprint: str = ""  # of its public keys
     certificate: str = ""  # in PEM; empty without TLS, or before the device has requested one
     version: int = 0  # of its latest membership; 0: the neighbours in its bundle are valid
     from_round: int = 0  # of that membership
-    # Of its latest membership, or of its bundle's; empty: none yet.
-    membership_digest: str = msgspec.field(default="", name="holds")
+    membership_digest: str = ""  # of its latest membership, or of its bundle's; empty: none yet
     rekey: bool = False  # the operator has requested new keys, and the node has claimed none yet
 
 

@@ -20,7 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import OPERATOR, Health, Member, Membership
+from cipherfleet_node.core.messages import OPERATOR, Health, Membership, MembershipEntry
 from cipherfleet_provisioning.topology.graph import Graph
 
 from .ledger import Ledger, PublicKeyBytes
@@ -52,9 +52,11 @@ def compose_membership(ledger: Ledger, graph: Graph, name: str) -> Membership | 
     )
 
 
-def _member(ledger: Ledger, graph: Graph, name: str) -> Member:
+def _member(ledger: Ledger, graph: Graph, name: str) -> MembershipEntry:
     public = _public_keys(ledger, name)
-    return Member(name, list(graph.neighbours(name)), public.paillier, public.identity, public.seal)
+    return MembershipEntry(
+        name, list(graph.neighbours(name)), public.paillier, public.identity, public.seal
+    )
 
 
 def _public_keys(ledger: Ledger, name: str) -> PublicKeyBytes:

@@ -26,8 +26,8 @@ from cipherfleet_analysis.cost.traffic import traffic
 from cipherfleet_analysis.forecast import Forecast, forecast, mixing
 from cipherfleet_analysis.simulation import (
     Array,
-    Generated,
     Links,
+    SeededRandomness,
     first_estimates,
     gradients_of,
     run,
@@ -140,7 +140,7 @@ def test_the_simulation_equals_the_reference_for_the_same_draws(
 @pytest.mark.parametrize("law", ["uniform", "normal", "log-normal"])
 def test_generated_steps_have_the_moments_of_the_nodes_own(law: str) -> None:
     stepsize = msgspec.convert({"initial": 1.0, "decay": 0.0, "spread": 0.6, "law": law}, Stepsize)
-    generated = Generated(1).steps(0, stepsize, (200, 200)).ravel()
+    generated = SeededRandomness(1).steps(0, stepsize, (200, 200)).ravel()
     own = draw_stepsizes(stepsize, 0, 40_000, RoundRandomness(bytes(32)))
     # Five deviations of the difference of two means of 40,000 draws of deviation 0.35; fixed seeds.
     assert abs(generated.mean() - own.mean()) < 5 * 0.35 * math.sqrt(2 / 40_000)
@@ -149,7 +149,7 @@ def test_generated_steps_have_the_moments_of_the_nodes_own(law: str) -> None:
 
 def test_generated_half_weights_and_dither_are_those_of_the_exchange() -> None:
     """Fixed seed: deterministic."""
-    chance = Generated(1)
+    chance = SeededRandomness(1)
     weights = chance.half_weights(0, 20_000)
     own = {exchange.half_weight(RoundRandomness(k.to_bytes(32)), "n") for k in range(20_000)}
     assert set(weights.astype(int)) == own
@@ -334,12 +334,12 @@ def test_estimates_that_are_no_numbers_any_more_are_out_of_range() -> None:
     """Growing beyond all numbers in one round, infinities cancel to NaN, which compares false."""
 
     class Nowhere:
-        def at(self, x: Array, k: int, chance: object) -> Array:
-            del k, chance
+        def evaluate(self, x: Array, k: int, randomness: object) -> Array:
+            del k, randomness
             return np.full_like(x, np.nan)
 
     result = simulate(
-        graph("ring", 4), np.ones((4, 1)), Nowhere(), Algorithm(rounds=3), 3, Generated(1),
+        graph("ring", 4), np.ones((4, 1)), Nowhere(), Algorithm(rounds=3), 3, SeededRandomness(1),
         sealed=True,
     )  # fmt: skip
     assert result.largest == math.inf

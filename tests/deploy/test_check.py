@@ -15,7 +15,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from cipherfleet_deploy.check.check import CheckFinding, CheckResult, check_fleet, passes, show
+from cipherfleet_deploy.check.check import CheckResult, check_fleet, passes, show
+from cipherfleet_node.findings import Finding
 from tests.support.paths import ROOT
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "check"]
@@ -128,10 +129,10 @@ SCHEMA = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["level", "about", "nodes", "text", "remedy"],
+                "required": ["level", "subject", "nodes", "text", "remedy"],
                 "properties": {
                     "level": {"enum": ["ok", "note", "warn", "fail"]},
-                    "about": TEXT,
+                    "subject": TEXT,
                     "nodes": {"type": "array", "items": TEXT},
                     "text": TEXT,
                     "remedy": {"type": "string"},
@@ -179,8 +180,8 @@ def shown(result: CheckResult, width: int) -> str:
     return console.file.getvalue()
 
 
-def of(result: CheckResult, about: str) -> list[CheckFinding]:
-    return [finding for finding in result.findings if finding.about == about]
+def of(result: CheckResult, subject: str) -> list[Finding]:
+    return [finding for finding in result.findings if finding.subject == subject]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ def mistakes(file: Path, text: str) -> list[str]:
     return [str(each).replace(f"{file}:", "") for each in caught.value.findings]
 
 
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh, which is missing")
 def test_all_kinds_of_targets_are_read(file: Path) -> None:
     file.write_text(WHOLE)
     bench = read_bench(file)

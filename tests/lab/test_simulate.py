@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cipherfleet_analysis import simulation
-from cipherfleet_analysis.simulation import Generated
+from cipherfleet_analysis.simulation import SeededRandomness
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.local.processes import LocalFleet
@@ -348,7 +348,7 @@ def test_a_fleet_is_spread_over_more_nodes_with_the_same_answer(tmp_path: Path) 
     assert large.optimum is not None
     assert own.optimum is not None
     np.testing.assert_allclose(large.optimum, own.optimum, rtol=1e-12)
-    gradient = large.gradients.at(np.tile(large.optimum, (600, 1)), 0, Generated(1))
+    gradient = large.gradients.evaluate(np.tile(large.optimum, (600, 1)), 0, SeededRandomness(1))
     np.testing.assert_allclose(gradient.mean(axis=0), 0.0, atol=1e-12)
     assert spread_fleet(fleet, 601 + 1, degree=6).optimum is None
 

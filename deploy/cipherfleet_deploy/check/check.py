@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -31,16 +31,6 @@ _STYLES: dict[Level, str] = {"fail": "bold red", "warn": "yellow", "note": "cyan
 _HEADINGS = ("observer", "each round", "over many rounds", "never")
 
 
-class CheckFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """A finding with the names that its fields have in `--json`."""
-
-    level: Level
-    about: str  # the subject of the finding
-    nodes: tuple[str, ...]
-    text: str
-    remedy: str
-
-
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of `cipherfleet check`: `--json` prints these keys in this order."""
 
@@ -48,7 +38,7 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     edges: int
     exchange: ExchangeName
-    findings: tuple[CheckFinding, ...]  # the most serious first
+    findings: tuple[Finding, ...]  # the most serious first
     forecast: Forecast
     who_learns_what: tuple[Observer, ...]
 
@@ -71,23 +61,9 @@ def check_fleet(
         nodes=len(fleet.members),
         edges=len(fleet.graph.edges),
         exchange=exchange,
-        findings=_sorted(findings),
+        findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
         forecast=prediction,
         who_learns_what=privacy.who_learns_what,
-    )
-
-
-def _sorted(findings: Iterable[Finding]) -> tuple[CheckFinding, ...]:
-    """Return *findings* as `--json` names them, the most serious first."""
-    return tuple(
-        CheckFinding(
-            level=finding.level,
-            about=finding.subject,
-            nodes=finding.nodes,
-            text=finding.text,
-            remedy=finding.remedy,
-        )
-        for finding in sorted(findings, key=lambda finding: LEVELS.index(finding.level))
     )
 
 
@@ -158,7 +134,7 @@ def show(result: CheckResult, console: Console) -> None:
     console.print(", ".join(f"{levels.count(level)} {level}" for level in _STYLES))
 
 
-def _findings_table(findings: Sequence[CheckFinding]) -> Table:
+def _findings_table(findings: Sequence[Finding]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

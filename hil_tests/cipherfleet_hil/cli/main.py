@@ -101,7 +101,8 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
     print_result(result.to_json(), show, as_json=as_json)
     if result.invalidating_reasons and not allow_not_valid:
         raise NotValid(
-            "A or B is not valid, so there is no conclusion; --allow-not-valid compares them anyway"
+            "A or B is not valid, so there is no conclusion",
+            remedy="--allow-not-valid compares them anyway",
         )
     if result.has_failed:
         sys.exit(1)

@@ -92,8 +92,8 @@ def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
     differences = list(find_differences(a, b))
     if differences:
         raise ConfigError(
-            f"A and B cannot be compared: {'; '.join(differences)}; measure both with the same "
-            "settings"
+            f"A and B cannot be compared: {'; '.join(differences)}",
+            remedy="measure both with the same settings",
         )
     others = {each.name: each for each in b.benchmarks}
     pairs = [(each, others[each.name]) for each in a.benchmarks]

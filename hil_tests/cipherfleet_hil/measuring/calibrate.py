@@ -293,12 +293,12 @@ def _await_end(daemons: Sequence[subprocess.Popen[bytes]]) -> None:
         for daemon in daemons:
             if daemon.wait(max(0.0, deadline - time.monotonic())) != 0:
                 raise CalibrationFailed(
-                    "a daemon of a small fleet failed; run the calibration again"
+                    "a daemon of a small fleet failed", remedy="run the calibration again"
                 )
     except subprocess.TimeoutExpired:
         raise CalibrationFailed(
-            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s; run "
-            "the calibration again when the machine is less busy"
+            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s",
+            remedy="run the calibration again when the machine is less busy",
         ) from None
     finally:
         for daemon in daemons:

@@ -225,9 +225,11 @@ def _check_progress(fleet: Fleet, target: LeasedTarget, waited: JobStates, since
     idle, limit = waited.idle_s if waited.idle_s is not None else since_s, stall_timeout_s(fleet)
     if idle > limit:
         raise FleetFailed(
-            f"{target.name}: no round was closed for {idle:.0f} s, at most {limit:.0f} s; make "
-            "sure "
-            "that the target reaches the broker (broker.address in the bench file, firewalls)"
+            f"{target.name}: no round was closed for {idle:.0f} s, at most {limit:.0f} s",
+            remedy=(
+                "make sure that the target reaches the broker (broker.address in the bench file, "
+                "firewalls)"
+            ),
         )
 
 

@@ -30,7 +30,7 @@ def write_report(documents: Sequence[tuple[str, Measurement]], file: Path) -> Pa
     summary = file.with_suffix(".md")
     if summary == file:
         raise ConfigError(
-            f"{file}: is the name of the summary; give the page a name that ends in .html"
+            f"{file}: is the name of the summary", remedy="give the page a name that ends in .html"
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

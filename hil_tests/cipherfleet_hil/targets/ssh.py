@@ -111,7 +111,8 @@ class SshLink:
             )
             where = f"{self._address.host}:{self._address.port}"
             raise TargetUnreachable(
-                f"target {self._name!r} at {where} cannot be reached, ssh says {words!r}; {remedy}"
+                f"target {self._name!r} at {where} cannot be reached, ssh says {words!r}",
+                remedy=remedy,
             ) from None
 
     def call(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:

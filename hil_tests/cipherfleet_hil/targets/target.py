@@ -310,7 +310,8 @@ class LeasedTarget:
             text = answer.decode(errors="replace")
             raise TargetFailed(
                 f"{self.name}: the target did not answer with a line of JSON, but with "
-                f"{one_line(text)[:200]!r}; does its login shell print a greeting?"
+                f"{one_line(text)[:200]!r}",
+                remedy="does its login shell print a greeting?",
             ) from None
 
     @property

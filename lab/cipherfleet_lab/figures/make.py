@@ -41,8 +41,8 @@ def make(
         )
     except OSError as error:
         raise ConfigError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); give --out a folder "
-            "of your own"
+            f"{error.filename or out}: cannot be written ({error.strerror})",
+            remedy="give --out a folder of your own",
         ) from None
     document["files"] = [str(file) for file in document["files"]]
     return document

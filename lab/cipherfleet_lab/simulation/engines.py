@@ -12,7 +12,13 @@ from itertools import islice
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import Array, Chance, Generated, first_estimates, run
+from cipherfleet_analysis.simulation import (
+    Array,
+    FleetRandomness,
+    SeededRandomness,
+    first_estimates,
+    run,
+)
 from cipherfleet_deploy.local.run import stall_timeout_s
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.paillier import PrivateKey
@@ -51,7 +57,7 @@ def repeats_node_choices(scenario: Scenario, rounds: int) -> bool:
 
 def run_vector(scenario: Scenario, rounds: int, seed: int, *, own_choices: bool) -> Iterator[Array]:
     """Simulate all nodes as arrays; *own_choices* repeats the nodes' random choices of the seed."""
-    randomness: Chance = Generated(seed)
+    randomness: FleetRandomness = SeededRandomness(seed)
     if own_choices:
         randomness = NodeRandomness(
             lambda node, k: simulated_seed(seed, scenario.name, node, k),
@@ -132,8 +138,8 @@ def _read_all(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sa
             device = open_sensor(sensor, fleet.folder, make_objective(fleet.file.objective).fields)
             return [_read(device.read) for _ in range(rounds + 2)]
     raise ConfigError(
-        f"the sensor of {member.id!r} is a live sensor; simulate a fleet with csv or synthetic "
-        "sensors"
+        f"the sensor of {member.id!r} is a live sensor",
+        remedy="simulate a fleet with csv or synthetic sensors",
     )
 
 

@@ -38,8 +38,8 @@ def large_graph(topology: Topology, nodes: int) -> Edges:
             return _require_connected(edges, nodes, f"with {topology.neighbours} neighbours each")
     description = "names its nodes" if topology.kind in KINDS else f"is {topology.kind or 'a list'}"
     raise ConfigError(
-        f"topology {description} and cannot be enlarged to {nodes} nodes; use {', '.join(KINDS)}, "
-        f"{ALTERNATIVE}"
+        f"topology {description} and cannot be enlarged to {nodes} nodes",
+        remedy=f"use {', '.join(KINDS)}, {ALTERNATIVE}",
     )
 
 
@@ -51,8 +51,8 @@ def random_regular(nodes: int, degree: int, seed: int) -> Edges:
     """Generate a random graph in which every node has *degree* neighbours."""
     if not 2 <= degree < nodes or nodes * degree % 2:
         raise ConfigError(
-            f"a regular graph of {nodes} nodes cannot have degree {degree}; choose a degree from 2 "
-            f"to {nodes - 1}, even if the number of nodes is odd"
+            f"a regular graph of {nodes} nodes cannot have degree {degree}",
+            remedy=f"choose a degree from 2 to {nodes - 1}, even if the number of nodes is odd",
         )
     rng, missing = np.random.default_rng(seed), nodes - 1 - degree
     if missing < degree:  # almost complete: generate the missing edges instead
@@ -81,8 +81,8 @@ def _pair_ends(nodes: int, degree: int, rng: np.random.Generator) -> Edges:
         for place in unfit:
             _change_partners(pairs, place, rng, known, nodes)
     raise ConfigError(
-        f"no graph of {nodes} nodes with {degree} neighbours each was found; try more nodes or "
-        "another degree"
+        f"no graph of {nodes} nodes with {degree} neighbours each was found",
+        remedy="try more nodes or another degree",
     )
 
 
@@ -131,8 +131,7 @@ def _require_connected(edges: Edges, nodes: int, kind: str) -> Edges:
     )
     if parts > 1:
         raise ConfigError(
-            f"a graph of {nodes} nodes {kind} has {parts} components, must have 1; use more "
-            "neighbours, "
-            f"{ALTERNATIVE}"
+            f"a graph of {nodes} nodes {kind} has {parts} components, must have 1",
+            remedy=f"use more neighbours, {ALTERNATIVE}",
         )
     return edges

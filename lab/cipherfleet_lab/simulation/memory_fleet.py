@@ -45,8 +45,7 @@ from cipherfleet_node.core.randomness import FloatVector, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
-from cipherfleet_node.settings.sections import Algorithm
-from cipherfleet_node.settings.sections import Objective as ObjectiveSection
+from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection
 
 from .plaintext_exchange import PlaintextExchange
 from .toy_keys import SeededBlinding, shared_secret

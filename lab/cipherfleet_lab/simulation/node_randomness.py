@@ -17,7 +17,7 @@ Seeds = Callable[[str, int], bytes]  # of a node and a round
 
 
 class NodeRandomness:
-    """A Chance that repeats the random choices of the nodes *names* from their *seeds*."""
+    """A FleetRandomness that repeats the random choices of the nodes *names* from their *seeds*."""
 
     def __init__(self, seeds: Seeds, names: Sequence[str], links: Links) -> None:
         self._seeds, self._names = seeds, names

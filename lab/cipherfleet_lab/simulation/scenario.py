@@ -124,8 +124,8 @@ def _objectives(fleet: Fleet) -> tuple[Sequence[Objective], str]:
     objectives, readings = objectives_to_simulate(fleet)
     if not objectives:
         raise ConfigError(
-            f"{fleet.file.fleet!r} has live sensors, or readings that its objective rejects; "
-            "simulate a fleet with csv or synthetic sensors"
+            f"{fleet.file.fleet!r} has live sensors, or readings that its objective rejects",
+            remedy="simulate a fleet with csv or synthetic sensors",
         )
     return objectives, readings
 

@@ -142,8 +142,8 @@ def _engine(
         return lambda seed: engines.run_vector(scenario, rounds, seed, own_choices=own), how
     if fleet is None or not scenario.names:
         raise ConfigError(
-            "the core engine runs only the nodes of a file; give FILE, no --degree, and "
-            "at most the file's --nodes, or use --engine vector"
+            "the core engine runs only the nodes of a file",
+            remedy="give FILE, no --degree, and at most the file's --nodes, or use --engine vector",
         )
     keys = None
     if options.encrypted:

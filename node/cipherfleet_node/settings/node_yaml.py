@@ -87,7 +87,7 @@ def _check_neighbours(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
 
 
 def _check_exchange(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
-    """The exchange is chosen."""
+    """The file chooses one of the two exchanges."""
     if draft.value.crypto.exchange is None:
         yield draft.document.error(("crypto", "exchange"), "is needed: sealed or pairwise")
 

@@ -22,7 +22,7 @@ from cipherfleet_node.settings.sections import (
     CommandSensor,
     Crypto,
     Feature,
-    Objective,
+    ObjectiveSection,
     Sensor,
     resolution_of,
 )
@@ -38,7 +38,7 @@ class Draft(Protocol):
         """True if no error was found at *path*, beneath it or above it."""
 
     def report(self, findings: Iterable[ConfigError]) -> None:
-        """Add *findings*."""
+        """Add *findings* to the errors found so far."""
 
 
 D = TypeVar("D", bound=Draft)
@@ -93,19 +93,19 @@ class Sections(Protocol):
 
     @property
     def algorithm(self) -> Algorithm:
-        """Rounds, stepsizes and resolution."""
+        """The section of rounds, stepsizes and resolution."""
 
     @property
-    def objective(self) -> Objective:
-        """The function to minimise."""
+    def objective(self) -> ObjectiveSection:
+        """The section of the function to minimise."""
 
     @property
     def crypto(self) -> Crypto:
-        """Keys and exchange."""
+        """The section of keys and exchange."""
 
     @property
     def broker(self) -> Broker:
-        """The broker's address."""
+        """The section of the broker's address."""
 
 
 def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
@@ -159,7 +159,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def fields_named(objective: Objective) -> Iterator[tuple[Path_, str]]:
+def fields_named(objective: ObjectiveSection) -> Iterator[tuple[Path_, str]]:
     """Yield the path and the name of each field of a reading that the section uses."""
     for index, column in enumerate(objective.values or ()):
         yield ("values", index, "field"), column.field

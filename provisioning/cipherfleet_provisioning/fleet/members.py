@@ -45,7 +45,7 @@ class EntryDraft(ItemDraft):
 
     @property
     def entry(self) -> NodeEntry:
-        """The entry as written."""
+        """The entry of the node as the file has it."""
         return self.file.value.nodes[self.index]
 
 

@@ -21,7 +21,7 @@ from cipherfleet_node.settings.sections import (
     Algorithm,
     CsvSensor,
     HwmonSensor,
-    Objective,
+    ObjectiveSection,
     Sensor,
     SyntheticSensor,
     ThermalSensor,
@@ -140,7 +140,7 @@ def _find_refusal(
     sensor: Sensor,
     folder: Path,
     tables: Mapping[Path, CsvTable | None],
-    section: Objective,
+    section: ObjectiveSection,
     algorithm: Algorithm | None,
 ) -> str | None:
     """Return the reason why a node would refuse its readings when it starts, None if none."""

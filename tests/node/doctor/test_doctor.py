@@ -29,7 +29,7 @@ from cipherfleet_deploy import doctor as operator
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR as OPERATOR_NAME
-from cipherfleet_node.core.messages import Member, Membership, Presence
+from cipherfleet_node.core.messages import Membership, MembershipEntry, Presence
 from cipherfleet_node.doctor import (
     broker as doctor_broker,
 )
@@ -499,7 +499,7 @@ def joined(node: Path) -> Path:
         keys = read_neighbour(node, each.id, each.fingerprint, 512)
         raw = int(keys.paillier.n).to_bytes(64, "big")
         identity, seal = keys.identity.public_bytes_raw(), keys.seal.public_bytes_raw()
-        members.append(Member(each.id, each.neighbours, raw, identity, seal))
+        members.append(MembershipEntry(each.id, each.neighbours, raw, identity, seal))
     own = read_keys(node, WEAK).public.fingerprint
     word = Membership("line", OPERATOR_NAME, 3, "n2", 0, own, members, [], b"", False)
     store_membership(node, wire.encode(word, BOSS))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.containers.engine import ContainerEngine, EngineUnreachable, engine_errors
+from cipherfleet_deploy.containers.engine import ContainerEngine
+from cipherfleet_deploy.containers.engine_errors import EngineUnreachable, engine_errors
 from cipherfleet_deploy.containers.image import ImageOptions, build_image, make_base
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 

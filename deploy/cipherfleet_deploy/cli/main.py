@@ -207,18 +207,17 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
 
     from datetime import UTC, datetime
 
-    from cipherfleet_deploy.doctor import FLEET, DoctorResult, examine
-    from cipherfleet_node.findings import exit_code
+    from cipherfleet_deploy.doctor import describe_findings, examine
 
     findings = []
     for finding in examine(file, broker, datetime.now(UTC)):
         findings.append(finding)
         if not as_json:
             click.echo(str(finding))
-    code = exit_code(findings, {FLEET})
+    result = describe_findings(findings)
     if as_json:
-        print_json(DoctorResult(findings=findings, exit_code=code))
-    sys.exit(code)
+        print_json(result)
+    sys.exit(result.exit_code)
 
 
 @cli.command()

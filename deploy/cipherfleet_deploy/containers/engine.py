@@ -6,33 +6,34 @@ and removes them by this label, even if the command that created them crashed.
 
 from __future__ import annotations
 
-import os
 import queue
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import docker
-import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import ImageNotFound, NotFound
 from docker.types import Healthcheck, LogConfig, Mount
 
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
+from cipherfleet_node.errors import CipherfleetError, ConfigError
 
+from .engine_errors import (
+    TIMEOUT_S,
+    EngineRefused,
+    check_socket,
+    engine_address,
+    engine_errors,
+)
 from .plan import STOP_WITHIN_S, Container, container_user, hand_over
 
 LABEL = "org.cipherfleet"
 FLEET_LABEL, NAME_LABEL, OUT_LABEL = f"{LABEL}.fleet", f"{LABEL}.name", f"{LABEL}.out"
 IMAGE_LABEL = "org.opencontainers.image.title=cipherfleet"  # as in deploy/Dockerfile
-DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
-TIMEOUT_S = 120  # an engine that creates a hundred containers on two cores answers slowly
 THREADS = 8  # measured: one thread takes twice as long, more threads are no faster
 MAX_RESTARTS = 5
 MAX_PROCESSES = 128
@@ -44,58 +45,6 @@ _MIB = 2**20
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class EngineUnreachable(CipherfleetError):
-    """No container engine answers at its address."""
-
-    exit_code: ClassVar[int] = 4
-
-
-class EngineRefused(CipherfleetError):
-    """The engine refused a request. The text contains the engine's own message."""
-
-
-@contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """Turn errors of the Docker library into EngineRefused and EngineUnreachable.
-
-    The text begins with *what*, the thing that the request was about.
-    """
-    try:
-        yield
-    except APIError as error:
-        raise EngineRefused(f"{what}: the engine reports: {_explanation(error)}") from None
-    except (DockerException, requests.RequestException) as error:
-        raise _unreachable(what, type(error).__name__) from None
-
-
-def _address() -> str:
-    return os.environ.get("DOCKER_HOST") or DEFAULT_ADDRESS
-
-
-def _unreachable(what: str, reason: str) -> EngineUnreachable:
-    return EngineUnreachable(
-        f"{what}: no Docker engine answers at {_address()} ({reason})",
-        remedy=(
-            "start it (systemctl start docker), join the group docker, set DOCKER_HOST, or use "
-            "--backend process"
-        ),
-    )
-
-
-def _explanation(error: APIError) -> str:
-    return one_line(str(error.explanation or error))[:300]
-
-
-def _check_socket() -> None:
-    """Raise EngineUnreachable with the system's reason, which the library's error hides."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(TIMEOUT_S)
-        try:
-            sock.connect(_address().removeprefix("unix://"))
-        except OSError as error:
-            raise _unreachable("containers", error.strerror or str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -110,17 +59,17 @@ class ListedContainer:
 
 
 class ContainerEngine:
-    """The engine that DOCKER_HOST names, or the one at DEFAULT_ADDRESS. It is a context manager."""
+    """The engine that DOCKER_HOST names, or the one of this machine. It is a context manager."""
 
     def __init__(self) -> None:
         """Connect. Raises EngineUnreachable. Raises ConfigError for an engine elsewhere."""
-        if not _address().startswith("unix://"):
+        if not engine_address().startswith("unix://"):
             raise ConfigError(
-                f"DOCKER_HOST is {_address()!r}, must be a unix:// address: only an engine on "
-                "this machine sees the nodes' folders",
+                f"DOCKER_HOST is {engine_address()!r}, must be a unix:// address: only an engine "
+                "on this machine sees the nodes' folders",
                 remedy="set it to one, or unset it",
             )
-        _check_socket()
+        check_socket()
         with engine_errors("containers"):
             self.client = docker.from_env(timeout=TIMEOUT_S, max_pool_size=2 * THREADS)
             options = self.client.info().get("SecurityOptions") or []

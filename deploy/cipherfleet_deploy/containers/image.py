@@ -24,7 +24,8 @@ import msgspec
 from cipherfleet_deploy.progress import EVERY_S
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
-from .engine import ContainerEngine, engine_errors
+from .engine import ContainerEngine
+from .engine_errors import engine_errors
 from .plan import IMAGE, STOP_WITHIN_S
 from .results import ImageResult
 

@@ -23,8 +23,8 @@ from cipherfleet_deploy.containers.engine import (
     NAME_LABEL,
     OUT_LABEL,
     ContainerEngine,
-    engine_errors,
 )
+from cipherfleet_deploy.containers.engine_errors import engine_errors
 from cipherfleet_deploy.containers.limits import Profile
 from cipherfleet_deploy.containers.plan import IMAGE, hand_over
 

@@ -224,7 +224,7 @@ GATES = (
     Gate("all-1", "phe / all timed, degree 1", 30, _exchange(1, _ALL)),
     Gate("all-4", "phe / all timed, degree 4", 45, _exchange(4, _ALL)),
     Gate(
-        "rival",
+        "reference-library",
         "fastest other library / online, degree 1",
         35,
         KeySizeFigures.fastest_other_library,

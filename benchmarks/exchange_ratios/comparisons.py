@@ -298,5 +298,5 @@ def report(
         "clock": "process CPU time",
         "machine": dict(where),
         "versions": versions() | {package: version(package) for package in packages},
-        "contests": [comparison.to_json() for comparison in comparisons],
+        "comparisons": [comparison.to_json() for comparison in comparisons],
     }

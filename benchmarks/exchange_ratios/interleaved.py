@@ -66,7 +66,7 @@ class InterleavedComparison:
             "unsafe": self.key_bits < SAFE_KEY_BITS,
             "dimension": self.dimension,
             "degree": self.degree,
-            "laps": self.passes,
+            "passes": self.passes,
             "checked": self.checked,
             "ms": {name: _times(times) for name, times in self.ms.items()},
             "ratios": [

@@ -34,14 +34,14 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     console.print(f"{report['kind']} figures of this machine, never of a device")
     console.print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_before']}")
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()), style="dim")
-    for bits in sorted({c["key_bits"] for c in report["contests"] if c["unsafe"]}):
+    for bits in sorted({c["key_bits"] for c in report["comparisons"] if c["unsafe"]}):
         console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for comparison in report["contests"]:
+    for comparison in report["comparisons"]:
         by_kind.setdefault(comparison["contest"], []).append(comparison)
     for kind, comparisons in by_kind.items():
         console.print(_table_of_parts(comparisons) if kind == PARTS else _table(kind, comparisons))
-    sized = [comparison for comparison in report["contests"] if comparison["bytes"]]
+    sized = [comparison for comparison in report["comparisons"] if comparison["bytes"]]
     if sized:
         console.print(_table_of_bytes(sized))
 
@@ -55,7 +55,7 @@ def _table(kind: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
         "min",
         "p10..p90",
     )
-    passes = sorted({comparison["laps"] for comparison in comparisons})
+    passes = sorted({comparison["passes"] for comparison in comparisons})
     table = _columns(f"{kind}, {HOST_KIND}: ratios over {_range(passes)} passes", headings)
     table.caption = _LEGENDS.get(kind)
     for comparison in comparisons:

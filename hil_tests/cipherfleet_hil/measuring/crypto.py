@@ -166,7 +166,7 @@ def _document(
         effort={
             "processes": plan.processes,
             "seconds": plan.effort.seconds,
-            "laps": plan.effort.passes,
+            "passes": plan.effort.passes,
             "percentiles": list(plan.percentiles),
         },
     )

@@ -61,7 +61,7 @@ class InterleavedComparison:
     def to_json(self) -> dict[str, Any]:
         """Return the object that the report holds under `contests`."""
         return {
-            "contest": self.kind,
+            "comparison": self.kind,
             "key_bits": self.key_bits,
             "unsafe": self.key_bits < SAFE_KEY_BITS,
             "dimension": self.dimension,

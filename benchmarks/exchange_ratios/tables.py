@@ -38,7 +38,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for comparison in report["comparisons"]:
-        by_kind.setdefault(comparison["contest"], []).append(comparison)
+        by_kind.setdefault(comparison["comparison"], []).append(comparison)
     for kind, comparisons in by_kind.items():
         console.print(_table_of_parts(comparisons) if kind == PARTS else _table(kind, comparisons))
     sized = [comparison for comparison in report["comparisons"] if comparison["bytes"]]

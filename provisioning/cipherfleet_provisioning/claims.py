@@ -149,9 +149,7 @@ def accept_claim(
         entry,
         status="enrolled",
         made_by="device",
-        public_keys=PublicKeyBytes(
-            paillier=claim.paillier, identity=claim.identity, seal=claim.seal
-        ),
+        public_keys=PublicKeyBytes.from_claim(claim),
         fingerprint=reviewed.fingerprint,
         certificate=certificate,
         rekey=False,

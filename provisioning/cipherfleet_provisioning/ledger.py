@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from gmpy2 import mpz
 from msgspec import Meta
 
+from cipherfleet_node.core.messages import Claim
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import PublicKeys
@@ -43,6 +44,11 @@ class PublicKeyBytes(_Record, frozen=True, kw_only=True):
     paillier: bytes  # n, big endian
     identity: bytes  # Ed25519
     seal: bytes  # X25519
+
+    @classmethod
+    def from_claim(cls, claim: Claim) -> PublicKeyBytes:
+        """Return the keys that *claim* names."""
+        return cls(paillier=claim.paillier, identity=claim.identity, seal=claim.seal)
 
     @classmethod
     def from_keys(cls, keys: PublicKeys) -> PublicKeyBytes:

@@ -71,6 +71,14 @@ class StagedSet:
         return True
 
 
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / SETS).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{home}: cannot be made: {error.strerror}") from None
+
+
 @contextmanager
 def lock_set(home: Path, *, make: bool = False) -> Iterator[None]:
     """Lock *home* for the block, and remove what an interrupted command has left there.
@@ -79,11 +87,7 @@ def lock_set(home: Path, *, make: bool = False) -> Iterator[None]:
     the lock, or if *home* has no set.
     """
     if make:
-        try:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (home / SETS).mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{home}: cannot be made: {error.strerror}") from None
+        _make_home(home)
     elif not (home / CURRENT).exists():
         raise ConfigError(
             f"{home}: contains no provisioned set",

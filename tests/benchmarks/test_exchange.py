@@ -59,7 +59,7 @@ def test_the_report_says_where_it_comes_from_and_that_every_result_was_checked()
     assert report["machine"].keys() == {"cpu", "architecture", "cores", "load_before"}
     assert {"cipherfleet", "python", "gmpy2", "gmp", "numpy", "phe"} <= report["versions"].keys()
     comparisons = report["comparisons"]
-    assert [(c["contest"], c["dimension"], c["degree"]) for c in comparisons] == [
+    assert [(c["comparison"], c["dimension"], c["degree"]) for c in comparisons] == [
         (OWN, None, None),
         (NEIGHBOUR, None, None),
         (DECRYPTION, None, 2),
@@ -112,7 +112,7 @@ def test_gates_that_hold_are_exit_code_0() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "FAILED" not in result.stdout
     assert result.stdout.count("holds") == len(GATES) - 1
-    assert result.stdout.count("not measured") == 1, "no rival took part"
+    assert result.stdout.count("not measured") == 1, "the reference library was left out"
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,12 @@ from cipherfleet_deploy.cards.card import (
     ENABLE_FROM_CARD,
     Extras,
     PackedBundle,
-    bind,
     find_bundle,
-    hardware_serial,
-    host_name,
     seed_files,
     write_seed,
 )
+from cipherfleet_deploy.cards.cloud_init import host_name
+from cipherfleet_deploy.cards.identity import bind, hardware_serial
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
@@ -497,7 +496,7 @@ def test_a_card_written_again_is_known_by_its_own_number(tmp_path: Path, home: P
 
     def mark(name: str, hardware: str) -> str:
         card = open_folder(mounted(tmp_path / name, TRIXIE))
-        return bind(source, card, hardware, replace=False)
+        return bind(source.config, source.home, card, hardware, replace=False)
 
     assert mark("once", "cid-1") == mark("again", "cid-1")
     with pytest.raises(IdentityClash):
@@ -514,11 +513,11 @@ def test_an_interrupted_command_can_be_given_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cipherfleet_deploy.cards.card._write_record", interrupted)
+        patched.setattr("cipherfleet_deploy.cards.identity._write_record", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            bind(source, card, "", replace=False)
+            bind(source.config, source.home, card, "", replace=False)
     marked = json.loads(card.read("cipherfleet/card.json") or b"")["card"]
-    assert bind(source, card, "", replace=False) == marked
+    assert bind(source.config, source.home, card, "", replace=False) == marked
 
 
 def test_a_file_has_no_number_of_its_own(tmp_path: Path) -> None:

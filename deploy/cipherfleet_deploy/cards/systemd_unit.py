@@ -57,7 +57,6 @@ def make_unit(
     the groups that may open the sensor's devices.
     """
     place = place or Place()
-    devices = list_devices(config.sensor)
     lines = {
         "NODE": config.node,
         "FLEET": config.fleet,
@@ -67,7 +66,7 @@ def make_unit(
             f"LoadCredential={name}:{place.credentials / config.node / name}"
             for name in credentials
         ),
-        "DEVICES": "\n".join(_device_lines(devices, groups)),
+        "DEVICES": "\n".join(_device_lines(list_devices(config.sensor), groups)),
     }
     template = (devices_folder() / UNIT_FILE).read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda found: lines[found[1]], template)

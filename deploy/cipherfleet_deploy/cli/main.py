@@ -51,12 +51,15 @@ def main() -> None:
     except Exception as error:  # the text of an unexpected error may hold a reading: show its place
         if sys.flags.dev_mode:
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        _fail(
-            f"internal error, {type(error).__name__} at {Path(place.filename).name}:"
-            f"{place.lineno}; please report it (PYTHONDEVMODE=1 prints the traceback)",
-            EXIT_FAILED,
-        )
+        _fail(_describe_bug(error), EXIT_FAILED)
+
+
+def _describe_bug(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"internal error, {type(error).__name__} at {Path(place.filename).name}:"
+        f"{place.lineno}; please report it (PYTHONDEVMODE=1 prints the traceback)"
+    )
 
 
 def _fail(text: str, code: int) -> NoReturn:

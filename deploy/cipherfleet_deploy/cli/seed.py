@@ -60,7 +60,8 @@ def seed(
         raise click.UsageError("give one place to write to: --image FILE or --boot FOLDER")
     # Imported here: --help and usage errors must not wait for these imports.
     from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
-    from cipherfleet_deploy.cards.card import Extras, find_bundle, hardware_serial, write_seed
+    from cipherfleet_deploy.cards.card import Extras, find_bundle, write_seed
+    from cipherfleet_deploy.cards.identity import hardware_serial
 
     bundle = find_bundle(node, home)
     if image is not None:

@@ -78,7 +78,6 @@ def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibra
     Raises BrokerUnreachable if the broker does not start or delivers no messages, and
     CalibrationFailed.
     """
-    powers = {str(bits): measure_powers(bits) for bits in sizes}
     save_ms = _saving_ms(max(sizes))
     with start_broker("embedded") as broker:
         round_trip = _round_trip_ms(broker)
@@ -90,7 +89,7 @@ def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibra
         board=board,
         source=f"measured on this machine with {os.cpu_count()} cores",
         cores=os.cpu_count() or 1,
-        powers=powers,
+        powers={str(bits): measure_powers(bits) for bits in sizes},
         round_ms=_round_figure(max(0.0, few.node_ms - (SMALL_FLEETS[0] - 1) * neighbour)),
         neighbour_ms=_round_figure(neighbour),
         broker_ms=_round_figure((few.broker_ms + many.broker_ms) / 2),

@@ -202,10 +202,7 @@ def _closing_times(nodes: Iterable[NodeRecord], rounds: int) -> Iterator[float]:
 
 
 def write_fleet(case: StudyCase, rounds: int, folder: Path) -> Path:
-    """Write fleet.yaml and its readings.
-
-    The fields have mean 2, and deviation 0.5 between nodes.
-    """
+    """Write fleet.yaml and its readings, with mean 2 and deviation 0.5 between nodes."""
     rng = np.random.default_rng(SEED + case.dimension)
     fields = [f"f{place}" for place in range(case.dimension)]
     lines = [",".join(["node", *fields])]

@@ -197,8 +197,8 @@ def _placeholder(kind: inspect.Type) -> Any:
     match kind:
         case inspect.Metadata(type=inner, extra_json_schema=schema):
             made = schema["examples"][0] if schema and "examples" in schema else _placeholder(inner)
-        case inspect.UnionType(types=types):
-            made = _placeholder(types[0])
+        case inspect.UnionType(types=[first, *_]):
+            made = _placeholder(first)
         case inspect.LiteralType(values=values):
             made = values[0]
         case inspect.StructType(fields=fields, tag_field=tag_field, tag=tag):

@@ -814,7 +814,9 @@ def test_a_daemon_that_holds_its_folder_without_a_heartbeat_is_told(node: Path) 
     finally:
         store.close()
     assert "no heartbeat yet" in text_of(starting, "daemon")
-    assert "no round was closed for 100 s, round 5" in text_of(stuck, "daemon")
+    shown = re.search(r"no round was closed for (\d+) s, round 5", text_of(stuck, "daemon"))
+    assert shown
+    assert int(shown[1]) >= 100  # more if the machine is busy
     assert levels(starting)["daemon"] == levels(stuck)["daemon"] == "warn"
 
 

@@ -22,7 +22,7 @@ from cipherfleet_deploy.local.results import plural
 from cipherfleet_node.doctor import broker as doctor_broker
 from cipherfleet_node.doctor import machine as doctor_machine
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_node.findings import Finding, Level, exit_code, finding_from_error, run_check
+from cipherfleet_node.findings import Finding, exit_code, finding_from_error, run_check
 from cipherfleet_node.installation import install_command
 from cipherfleet_node.settings.rules import is_loopback
 from cipherfleet_node.settings.sections import Broker
@@ -37,29 +37,16 @@ DOCKER_S = 5
 FLEET = "fleet file"
 
 
-class DoctorFinding(msgspec.Struct, frozen=True, kw_only=True):
-    """A finding of `doctor`, which is never about single nodes of a fleet."""
-
-    level: Level
-    subject: str  # a short name for scripts; it is the same in every run
-    text: str
-    remedy: str
-
-
 class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
     """The findings of `doctor`; `--json` prints these keys."""
 
-    findings: list[DoctorFinding]
+    findings: list[Finding]
     exit_code: int
 
 
 def describe_findings(findings: Sequence[Finding]) -> DoctorResult:
     """Return *findings* as `--json` prints them, with the exit code of the command."""
-    found = [
-        DoctorFinding(level=each.level, subject=each.subject, text=each.text, remedy=each.remedy)
-        for each in findings
-    ]
-    return DoctorResult(findings=found, exit_code=exit_code(findings, {FLEET}))
+    return DoctorResult(findings=list(findings), exit_code=exit_code(findings, {FLEET}))
 
 
 def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Finding]:

@@ -16,5 +16,5 @@ def check_result(name: str, text: str) -> Any:
     """Return the JSON in *text*. Fail if it is not a result *name*, or has a key of no schema."""
     result = json.loads(text, parse_constant=pytest.fail)
     jsonschema.validate(result, json.loads(make_schema(name)))
-    assert msgspec.to_builtins(msgspec.convert(result, load_result(name))) == result
+    assert json.loads(msgspec.json.encode(msgspec.convert(result, load_result(name)))) == result
     return result

@@ -188,7 +188,7 @@ class FleetStatus:
     def _row(self, name: str, now: float) -> NodeStatus:
         seen = self._seen[name]
         health = seen.health
-        state = seen.presence.state if seen.presence else "ready"
+        state: str = seen.presence.state if seen.presence else "ready"
         if seen.presence is None and health is None:
             state = self._state_before_messages(name)
         age = None if seen.received_at is None else max(0.0, now - seen.received_at)

@@ -36,8 +36,8 @@ IN_CONTEXT = (
     "analysis/cipherfleet_analysis", "deploy/cipherfleet_deploy", "deploy/devices",
     "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
 )  # fmt: skip
-# Folders that only a wheel has inside this package. In the source they are in other places.
-ADDED_IN_WHEEL = tuple(f"deploy/{PACKAGE.name}/{each}" for each in ("devices", "examples", "source"))
+# Only a wheel has these folders inside this package. In the source they are in other places.
+ADDED_IN_WHEEL = {f"deploy/{PACKAGE.name}/{each}" for each in ("devices", "examples", "source")}
 OFFLINE_BASE, SUITE = "cipherfleet-base:bookworm", "bookworm"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 EMULATORS = Path("/proc/sys/fs/binfmt_misc")

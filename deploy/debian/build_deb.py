@@ -72,14 +72,13 @@ def main() -> int:
 def collect_wheels(wheels: Path, arch: str, pythons: Sequence[str]) -> None:
     """Build our wheel, and download those of all libraries for each of *pythons*."""
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    own = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", wheels, ROOT]
-    subprocess.run([*pip, *own], check=True)
+    own = ["wheel", "--no-deps", "--no-index", "--no-build-isolation"]
+    run(*pip, *own, "-w", wheels, ROOT)
     platforms = [f"--platform={each}_{MACHINES[arch]}" for each in MANYLINUX]
     locked = ["--require-hashes", "-r", ROOT / "locked/device.txt"]
     for python in pythons:
         target = ["--implementation=cp", f"--python-version={python}", *platforms]
-        command = ["download", "--only-binary=:all:", *target, "-d", wheels, *locked]
-        subprocess.run([*pip, *command], check=True)
+        run(*pip, "download", "--only-binary=:all:", *target, "-d", wheels, *locked)
 
 
 def build(tree: Path, wheels: Path, arch: str, pythons: Sequence[str], out: Path) -> Path:
@@ -98,9 +97,8 @@ def build(tree: Path, wheels: Path, arch: str, pythons: Sequence[str], out: Path
     out.mkdir(parents=True, exist_ok=True)
     package = out / f"{PACKAGE}_{version}_{arch}.deb"
     # The wheels are compressed already: more effort would take a minute and save nothing.
-    command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, package]
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(at)}
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    os.environ["SOURCE_DATE_EPOCH"] = str(at)
+    run("dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, package)
     return package
 
 
@@ -115,7 +113,7 @@ def add_files(tree: Path, wheels: Path, version: str, at: int) -> None:
         (tree / folder).mkdir(parents=True)
         (tree / folder / name).symlink_to(target)
     manual = share / "man"
-    subprocess.run([sys.executable, HERE / "man_pages.py", manual], check=True)
+    run(sys.executable, HERE / "man_pages.py", manual)
     documents = share / "doc" / PACKAGE
     documents.mkdir(parents=True)
     (documents / "changelog").write_text(changelog(version, at))
@@ -188,7 +186,7 @@ def source_date() -> int:
     """Return the time of the latest change, in seconds since 1970: a build can be repeated."""
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(given)
-    command = ["git", "-C", ROOT, "log", "-1", "--format=%ct"]
+    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else int(time.time())
 
@@ -226,6 +224,11 @@ def copyright_of(wheels: Path, at: int) -> Iterator[str]:
 
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 _OPERATOR = re.compile(r" (AND|OR|WITH) ")
+
+
+def run(*command: object) -> None:
+    """Run a program without its output, and raise CalledProcessError if it fails."""
+    subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -141,11 +141,11 @@ def renumber(wheels: Path, number: str, *, breaks: bool, folder: Path) -> None:
             new.write(unpacked / name, name)
 
 
-def make_root(root: Path, archive: Path) -> None:
-    """A Debian with Python and systemd, and nothing else that we need."""
+def make_root(root: Path, archive: Path, suite: str = "bookworm", more: str = "") -> None:
+    """A Debian with Python and systemd, the packages *more*, and nothing else that we need."""
     if not archive.exists():
-        parts = "--include=python3,systemd"
-        run(["mmdebstrap", "--quiet", "--variant=minbase", parts, "bookworm", str(archive)])
+        parts = f"--include=python3,systemd{more and ','}{more}"
+        run(["mmdebstrap", "--quiet", "--variant=minbase", parts, suite, str(archive)])
     root.mkdir()
     run(["tar", "-C", str(root), "-xf", str(archive)])
 

@@ -167,10 +167,10 @@ def python_bounds(pythons: Sequence[str]) -> Iterator[str]:
     """Conditions on the system's Python that only *pythons*, in ascending order, meet."""
     minors = [_minor(python) for python in pythons]
     yield f"python3 (>= 3.{minors[0]})"
-    yield f"python3 (<< 3.{minors[-1] + 1})"
+    yield f"python3 (<< 3.{minors[-1] + 1}~)"
     for below, above in pairwise(minors):
         if above > below + 1:
-            yield f"python3 (<< 3.{below + 1}) | python3 (>= 3.{above})"
+            yield f"python3 (<< 3.{below + 1}~) | python3 (>= 3.{above})"
 
 
 def _minor(python: str) -> int:

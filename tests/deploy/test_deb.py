@@ -68,7 +68,7 @@ def test_the_control_file_says_what_the_package_needs(package: Path) -> None:
     assert (fields["Package"], fields["Version"]) == (PACKAGE, VERSION)
     assert fields["Architecture"] == "amd64"
     assert fields["Depends"] == (
-        "python3 (>= 3.11), python3 (<< 3.14), python3 (<< 3.12) | python3 (>= 3.13), systemd"
+        "python3 (>= 3.11), python3 (<< 3.14~), python3 (<< 3.12~) | python3 (>= 3.13), systemd"
     )
     assert package.name == f"{PACKAGE}_{VERSION}_amd64.deb"
 

@@ -130,7 +130,7 @@ def renumber(wheels: Path, number: str, *, breaks: bool, folder: Path) -> None:
     )
     fresh = info.rename(info.with_name(f"cipherfleet-{number}.dist-info"))
     if breaks:
-        daemon = unpacked / "cipherfleet_node" / "daemon.py"
+        daemon = unpacked / "cipherfleet_node/runtime/daemon.py"
         daemon.write_text("raise SystemExit(1)\n")
     # Sums of files that changed; pip takes a list without sums.
     names = [str(file.relative_to(unpacked)) for file in unpacked.rglob("*") if file.is_file()]

@@ -188,7 +188,9 @@ def source_date() -> int:
         return int(given)
     command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(done.stdout) if done.returncode == 0 else int(time.time())
+    if done.returncode == 0:
+        return int(done.stdout)
+    return int((ROOT / "CHANGELOG.md").stat().st_mtime)
 
 
 def changelog(version: str, at: int) -> str:

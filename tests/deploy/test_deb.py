@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_node.__main__ import _parser
@@ -162,6 +163,19 @@ def test_the_completion_of_the_operators_command_asks_click(files: Path) -> None
     assert offered.stdout.strip() == "plain,image"
 
 
+# -- the playbook ----------------------------------------------------------------------------------
+
+
+def test_the_playbook_names_the_package_and_its_command(package: Path, files: Path) -> None:
+    (play,) = yaml.safe_load((ROOT / "deploy/ansible/playbook.yml").read_text())
+    text = str(play["tasks"])
+    name = package.name.replace(VERSION, "{{ version }}").replace("amd64", "{{ machine.stdout }}")
+    assert name in text
+    assert "cipherfleet-install --bundle" in text
+    assert os.access(files / "usr/share/cipherfleet/install.sh", os.X_OK)
+    assert (files / "usr/sbin/cipherfleet-install").resolve().name == "install.sh"
+
+
 # -- in a Debian -----------------------------------------------------------------------------------
 
 
@@ -203,6 +217,13 @@ def test_the_package_is_installed_upgraded_downgraded_removed_and_purged(
     assert debian.runs() == VERSION
     debian.must("cipherfleet-install", "--rollback")
     assert debian.runs() == NEWER
+
+    (library,) = (debian.path / "opt/cipherfleet/current/lib").glob("python3.*")
+    shutil.move(library, library.with_name("python3.9"))  # as if the system had another Python
+    assert debian.run(PACKAGE, "--version").returncode != 0
+    debian.must("dpkg-trigger", "--by-package=python3-minimal", "/usr/bin/python3")
+    debian.must("dpkg", "--triggers-only", PACKAGE)
+    assert debian.must(PACKAGE, "--version").strip() == VERSION
 
     debian.must("dpkg", "--remove", PACKAGE)
     assert not (debian.path / "opt/cipherfleet").exists()

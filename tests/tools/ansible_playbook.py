@@ -74,6 +74,9 @@ def show(folder: Path, package: Path | None, archive: Path | None) -> None:
         assert play(folder, port, package) == 0
         assert service(device, "MainPID") == process
         step("the second run changed nothing")
+        assert play(folder, port, package, "-e", "replace=yes") > 0
+        assert not list((folder / "root/root").glob("*.tar.gz"))
+        step("the same archive was installed again, and removed")
 
 
 def let_in(folder: Path) -> int:
@@ -104,7 +107,7 @@ def play(folder: Path, port: int, package: Path, *options: str) -> int:
         f"ansible_become=false ansible_ssh_private_key_file={folder / 'id'} "
         f"ansible_ssh_common_args='{ssh}' ansible_python_interpreter=/usr/bin/python3\n"
     )
-    command = [
+    command: list[str | Path] = [
         *(folder / "ansible/bin/ansible-playbook", "-i", folder / "inventory.ini", PLAYBOOK),
         *("-e", f"version={package.name.split('_')[1]}", "-e", f"packages={package.parent}"),
         *("-e", f"fleet={folder / 'set'}", *options),

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cipherfleet_node.errors import StateCorrupt
+from cipherfleet_node.runtime.store import read_state
 from tests.support.paths import ROOT
 from tests.tools.device_root import renumber
 
@@ -48,6 +50,23 @@ def in_folder(root: Path) -> list[str]:
     """The words that run a command in the Debian in *root*, which is not booted."""
     script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
     return ["unshare", "--mount", "sh", "-c", script, str(root)]
+
+
+def agree(nodes: Sequence[Path], after: int = 0) -> bool:
+    """Whether the *nodes*, folders, have nearly the same estimate, beyond round *after*.
+
+    It need not be the right one yet: the others have begun without the node that is installed.
+    """
+    try:
+        states = [read_state(node) for node in nodes]
+    except StateCorrupt:
+        return False  # between two looks at it a node has replaced it
+    estimates = [
+        state.estimate[0]
+        for state in states
+        if state is not None and state.estimate is not None and state.round > after
+    ]
+    return len(estimates) == len(nodes) and max(estimates) - min(estimates) < 1e-3
 
 
 @dataclass(frozen=True)

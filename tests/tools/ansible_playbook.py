@@ -19,8 +19,8 @@ import venv
 from pathlib import Path
 
 from cipherfleet_broker import start_broker
-from tests.support.debian_package import build_package
-from tests.support.device_card import NODE, free_port, has_joined, others_running, plain_site
+from tests.support.debian_package import agree, build_package
+from tests.support.device_card import NODE, OTHERS, free_port, others_running, plain_site
 from tests.support.paths import ROOT
 from tests.tools.device_root import booted, make_root, run, service, step, wait_for
 
@@ -67,8 +67,11 @@ def show(folder: Path, package: Path | None, archive: Path | None) -> None:
         wait_for(lambda: listens(port), "sshd listens", PATIENCE_S)
         step("booted")
         assert play(folder, port, package) > 0
-        state = folder / "root/var/lib/cipherfleet" / NODE
-        wait_for(lambda: has_joined(state, 5), "the node joins", PATIENCE_S)
+        nodes = [
+            folder / "root/var/lib/cipherfleet" / NODE,
+            *(site.bundles[name] for name in OTHERS),
+        ]
+        wait_for(lambda: agree(nodes, 5), "the node joins", PATIENCE_S)
         step(f"joined: {service(device, 'ActiveState', 'NRestarts')}")
         process = service(device, "MainPID")
         assert play(folder, port, package) == 0

@@ -24,10 +24,11 @@ from tests.support.debian_package import (
     PACKAGE,
     PLACES,
     DebianRoot,
+    agree,
     build_package,
     newer_package,
 )
-from tests.support.device_card import NODE, Site, has_joined, others_running, plain_site
+from tests.support.device_card import NODE, OTHERS, Site, others_running, plain_site
 from tests.tools.device_root import (
     UNIT,
     booted,
@@ -79,16 +80,16 @@ def show(folder: Path, suite: str, package: Path | None, archive: Path | None) -
         debian.install(package)
         step("installed the package")
         install_bundle(debian, site)
-        goes_on(debian)
+        goes_on(debian, site)
         step(f"joined: {service(device, 'User', 'NRestarts', 'ActiveState', 'MemoryCurrent')}")
         step(f"exposure {exposure(debian)}")
-        change_versions(debian, device, package, newer)
-        replace_python(debian, device)
+        change_versions(debian, site, device, package, newer)
+        replace_python(debian, site, device)
         debian.must("dpkg", "--remove", PACKAGE)
         assert "ActiveState=inactive" in service(device, "ActiveState")
         assert not (debian.path / "opt/cipherfleet").exists()
         debian.install(package)
-        goes_on(debian)
+        goes_on(debian, site)
         step("removed and installed again: the node has its keys and its state")
         debian.must("dpkg", "--purge", PACKAGE)
         assert "LoadState=not-found" in service(device, "LoadState")
@@ -105,12 +106,13 @@ def install_bundle(debian: DebianRoot, site: Site) -> None:
     debian.must("cipherfleet-install", "--bundle", "/root/bundle.tar.gz")
 
 
-def goes_on(debian: DebianRoot) -> None:
-    """Wait until the node has closed five more rounds with the right answer."""
+def goes_on(debian: DebianRoot, site: Site) -> None:
+    """Wait until the node has closed five more rounds and agrees with its neighbours."""
     folder = debian.path / "var/lib/cipherfleet" / NODE
+    nodes = [folder, *(site.bundles[name] for name in OTHERS)]
     saved = read_state(folder)
     latest = saved.round if saved else 0
-    wait_for(lambda: has_joined(folder, latest + 5), "the node closes rounds", PATIENCE_S)
+    wait_for(lambda: agree(nodes, latest + 5), "the node closes rounds", PATIENCE_S)
 
 
 def exposure(debian: DebianRoot) -> float:
@@ -122,7 +124,9 @@ def exposure(debian: DebianRoot) -> float:
     return float(found[1])
 
 
-def change_versions(debian: DebianRoot, device: int, package: Path, newer: Path) -> None:
+def change_versions(
+    debian: DebianRoot, site: Site, device: int, package: Path, newer: Path
+) -> None:
     """The same version again, an upgrade, and a downgrade."""
     process = service(device, "MainPID")
     debian.install(package)
@@ -132,12 +136,12 @@ def change_versions(debian: DebianRoot, device: int, package: Path, newer: Path)
         before = service(device, "MainPID")
         debian.install(each)
         wait_for(lambda: service(device, "MainPID") != before, "a restart", PATIENCE_S)  # noqa: B023
-        goes_on(debian)
+        goes_on(debian, site)
         step(f"{name} to {debian.runs()}: {service(device, 'ActiveState', 'NRestarts')}")
     assert debian.runs() != NEWER
 
 
-def replace_python(debian: DebianRoot, device: int) -> None:
+def replace_python(debian: DebianRoot, site: Site, device: int) -> None:
     """Do to the version to run what an upgrade of the system does, which brings another Python."""
     (library,) = (debian.path / "opt/cipherfleet/current/lib").glob("python3.*")
     library.rename(library.with_name("python3.9"))
@@ -145,7 +149,7 @@ def replace_python(debian: DebianRoot, device: int) -> None:
     debian.must("dpkg-trigger", "--by-package=python3-minimal", "/usr/bin/python3")
     debian.must("dpkg", "--triggers-only", PACKAGE)
     wait_for(lambda: service(device, "MainPID") != before, "a restart", PATIENCE_S)
-    goes_on(debian)
+    goes_on(debian, site)
     step("another Python: the version was made again")
 
 

@@ -86,7 +86,7 @@ def let_in(folder: Path) -> int:
     """Let root of this machine into the Debian with a key. Return the port of its sshd."""
     port, root = free_port(), folder / "root"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")])
-    (root / "root/.ssh").mkdir(mode=0o700)
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
     shutil.copy(folder / "id.pub", root / "root/.ssh/authorized_keys")
     config = f"Port {port}\nListenAddress 127.0.0.1\nUsePAM no\n"
     (root / "etc/ssh/sshd_config.d/trial.conf").write_text(config)

@@ -73,6 +73,7 @@ def write_install(folder: Path) -> None:
 
 def head(name: str, section: int, title: str) -> Iterator[str]:
     """The first lines of a man page. Lines are not stretched to the right margin."""
+    yield ".ds AD l"  # for groff 1.23; older ones know .ad only
     yield f'.TH {name.upper()} {section} "" "cipherfleet {__version__}" "cipherfleet"'
     yield from (".ad l", ".SH NAME", f"{escape(name)} \\- {escape(title)}")
 

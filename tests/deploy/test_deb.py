@@ -210,6 +210,14 @@ def test_the_package_is_installed_upgraded_downgraded_removed_and_purged(
     debian.install_interrupted(newer)
     assert debian.state() in ("half-configured", "unpacked")
     assert debian.runs() == VERSION
+    settings = debian.path / f"var/lib/cipherfleet/{NODE}/node.yaml"
+    good = settings.read_text()
+    settings.write_text(good + "unknown_to_this_version: 1\n")
+    refused = debian.run("dpkg", "--configure", "--pending")
+    assert refused.returncode != 0
+    assert "unknown_to_this_version" in refused.stdout
+    assert debian.runs() == VERSION  # as before: the new version does not read the settings
+    settings.write_text(good)
     debian.must("dpkg", "--configure", "--pending")
     assert debian.runs() == NEWER
 

@@ -180,8 +180,7 @@ class FleetStatus:
     def has_all_reports(self, now: float) -> bool:
         """Return True if each node has reported its round, or is in a state without reports."""
         return all(
-            row.state not in (ABSENT, *EXPECTED)
-            and (row.state in RESTING or row.round is not None)
+            row.state not in (ABSENT, *EXPECTED) and (row.state in RESTING or row.round is not None)
             for row in self.rows(now)
         )
 

@@ -19,10 +19,10 @@ pythons: setup
 	$(BIN)/python -m tests.tools.python_versions
 
 lock:
-	$(PYTHON) tests/tools/lock_dependencies.py
+	$(PYTHON) -m tests.tools.lock_dependencies
 
 latest:
-	$(PYTHON) tests/tools/latest_releases.py $(TESTS)
+	$(PYTHON) -m tests.tools.latest_releases $(TESTS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -28,11 +28,8 @@ from cipherfleet_broker.die_with_parent import die_with_parent
 
 from .guest_image import NoGuest
 
-QEMU = {
-    "amd64": ("qemu-system-x86_64", "-M", "pc", "-cpu", "max"),
-    "arm64": ("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72"),
-}
-CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+QEMU = ("qemu-system-x86_64", "-M", "pc", "-cpu", "max,svm=off")
+CONSOLE = "ttyS0"
 ACCELERATOR = "tcg,thread=multi"
 _TIME = re.compile(r"^\[ *(\d+\.\d+)\]", re.MULTILINE)  # of the kernel and of journald
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
@@ -47,7 +44,6 @@ class Hardware:
     line: str  # the kernel's command line, without the console
     devices: Sequence[str] = ()  # further arguments of QEMU
     memory_mib: int = 1024
-    architecture: str = "amd64"
 
 
 class Guest:
@@ -178,11 +174,11 @@ class Guest:
 
     def _command(self) -> list[str]:
         hardware = self._hardware
-        name, *machine = QEMU[hardware.architecture]
+        name, *machine = QEMU
         program = shutil.which(name)
         if program is None:
             raise NoGuest(f"{name} is not installed: apt-get install qemu-system-x86")
-        line = f"{hardware.line} console={CONSOLES[hardware.architecture]} panic=-1"
+        line = f"{hardware.line} console={CONSOLE} panic=-1 quiet"
         return [
             *(program, *machine, "-accel", ACCELERATOR),
             *("-smp", "2", "-m", str(hardware.memory_mib)),

@@ -29,9 +29,8 @@ SUITE = "trixie"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "kmod", "initramfs-tools"),
     *("python3", "cloud-init", "netplan.io", "iproute2", "dosfstools", "e2fsprogs"),
-    *("ca-certificates", "sudo"),
+    *("ca-certificates", "sudo", "linux-image-cloud-amd64"),
 )
-KERNELS = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-cloud-arm64"}
 TOOLS = ("mmdebstrap", "sfdisk", "mkfs.vfat", "mkfs.ext4", "mcopy", "debugfs")
 
 MIB = 1024 * 1024
@@ -59,6 +58,9 @@ PARTUUID={DISK_ID}-02 / ext4 defaults,noatime 0 1
     "etc/hosts": f"127.0.0.1 localhost\n{HOST_ADDRESS} {BROKER_HOST}\n",
     "etc/hostname": "raspberrypi\n",
     "etc/machine-id": "uninitialized\n",
+    # systemd need not rebuild what it rebuilds after an update of the system.
+    "etc/.updated": "",
+    "var/.updated": "",
     "etc/cloud/cloud.cfg.d/99_raspberry-pi.cfg": """\
 datasource_list: [NoCloud, None]
 datasource: {NoCloud: {fs_label: bootfs}}
@@ -131,28 +133,28 @@ def cache_folder() -> Path:
     return Path(own) / "cipherfleet"
 
 
-def recipe_digest(architecture: str) -> str:
+def recipe_digest() -> str:
     """Return the digest of all that decides what is in the image."""
-    recipe = (RECIPE, SUITE, PACKAGES, KERNELS[architecture], MASKED, BOOT_FILES, ROOT_FILES)
+    recipe = (RECIPE, SUITE, PACKAGES, MASKED, BOOT_FILES, ROOT_FILES)
     return hashlib.sha256(repr((recipe, BOOT_MIB, ROOT_MIB)).encode()).hexdigest()[:12]
 
 
-def guest_image(folder: Path | None = None, architecture: str = "amd64") -> GuestImage:
+def guest_image(folder: Path | None = None) -> GuestImage:
     """Return the image in the cache *folder*, and make it if it is not there (minutes)."""
     cache = folder or cache_folder()
-    place = cache / f"guest-{architecture}-{recipe_digest(architecture)}"
-    with locked(cache, f"guest-{architecture}"):
+    place = cache / f"guest-{recipe_digest()}"
+    with locked(cache, "guest"):
         if not place.exists():
             _check_tools()
             fresh = place.with_suffix(".fresh")
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
             try:
-                _make(fresh, architecture)
+                _make(fresh)
                 fresh.rename(place)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
-            for old in cache.glob(f"guest-{architecture}-*"):
+            for old in cache.glob("guest-*"):
                 if old != place:
                     shutil.rmtree(old)
     return GuestImage(place / "disk.img", place / "vmlinuz", place / "initrd.img")
@@ -172,9 +174,9 @@ def _check_tools() -> None:
         raise NoGuest(f"making an image needs root and {', '.join(missing or TOOLS)}")
 
 
-def _make(place: Path, architecture: str) -> None:
+def _make(place: Path) -> None:
     root, disk = place / "root", place / "disk.img"
-    _make_root(root, architecture)
+    _make_root(root)
     for name in ("vmlinuz", "initrd.img"):
         shutil.copyfile((root / name).resolve(), place / name)
     with disk.open("wb") as stream:
@@ -198,12 +200,9 @@ def _make(place: Path, architecture: str) -> None:
     shutil.rmtree(root)
 
 
-def _make_root(root: Path, architecture: str) -> None:
-    packages = ",".join((*PACKAGES, KERNELS[architecture]))
-    _run(
-        *("mmdebstrap", "--quiet", "--variant=minbase", f"--architectures={architecture}"),
-        *("--aptopt=Acquire::Retries 3", f"--include={packages}", SUITE, str(root)),
-    )
+def _make_root(root: Path) -> None:
+    options = ["--variant=minbase", "--architectures=amd64", f"--include={','.join(PACKAGES)}"]
+    _run("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 3", *options, SUITE, str(root))
     for name, text in ROOT_FILES.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -44,8 +44,10 @@ nodes:
   - {{id: cellar, sensor: {{kind: synthetic, fields: {{t: {{mean: 60}}}}}}}}
 {settings}"""
 SMALL_KEYS = "crypto: {key_bits: 512, allow_weak_keys: true}\n"
-PYTHON_OF_IMAGE = "3.13"
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+PYTHON_OF_IMAGE = (
+    *("--implementation=cp", "--python-version=3.13"),
+    *("--platform=manylinux2014_x86_64", "--platform=manylinux_2_28_x86_64"),
+)
 
 # Processor seconds of the emulator measure how far a boot is, however busy this machine is.
 FIRST_BOOT_CPU_S = (20.0, 220.0)  # from the kernel's start to the node's first round
@@ -75,7 +77,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--keys", choices=["operator", "device"], default="operator")
     parser.add_argument("--cuts", type=int, default=0, help="power cuts of either kind")
     parser.add_argument("--seed", type=int, default=1, help="of the moments of power cuts")
-    parser.add_argument("--arch", choices=[*MACHINES], default="amd64")
     parser.add_argument("--cache", type=Path, help="folder for the image (default: the user's)")
     parser.add_argument("--keep", type=Path, help="copy the logs of a failure to this folder")
     parser.add_argument("--within", type=float, default=1500, help="seconds for one boot")
@@ -96,7 +97,7 @@ class Trial:
         self.where = BROKER_HOST, free_port()
         self.random = random.Random(options.seed)
         self.recorder = QueryRecorder()
-        self.figures: dict[str, Any] = {"architecture": options.arch, "keys": options.keys}
+        self.figures: dict[str, Any] = {"keys": options.keys}
         self.began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -124,12 +125,9 @@ class Trial:
     def prepare(self) -> GuestImage:
         """Provision the fleet and seed the card, with the commands of docs/how-to/devices.md."""
         self.step("image")
-        image = guest_image(self.options.cache, self.options.arch).copy(self.folder)
+        image = guest_image(self.options.cache).copy(self.folder)
         self.step("wheels")
-        machine = MACHINES[self.options.arch]
-        platforms = [f"--platform={name}_{machine}" for name in ("manylinux2014", "manylinux_2_28")]
-        target = ["--implementation=cp", f"--python-version={PYTHON_OF_IMAGE}", *platforms]
-        wheels = fill_wheelhouse(self.folder / "wheels", target)
+        wheels = fill_wheelhouse(self.folder / "wheels", PYTHON_OF_IMAGE)
         self.step("provision")
         settings = SMALL_KEYS if self.options.small_keys else ""
         text = FLEET.format(host=self.where[0], port=self.where[1], settings=settings)
@@ -152,15 +150,12 @@ class Trial:
         return result
 
     def hardware(self, image: GuestImage) -> Hardware:
-        line = image.boot.read("cmdline.txt")
-        assert line is not None
+        line = (image.boot.read("cmdline.txt") or b"").decode().strip() + " systemd.show_status=no"
         devices = [
             *("-drive", f"file={image.disk},format=raw,if=virtio"),
             *("-nic", "user,model=virtio-net-pci", "-device", "virtio-rng-pci"),
         ]
-        return Hardware(
-            image.kernel, image.initrd, line.decode().strip(), devices, 1024, self.options.arch
-        )
+        return Hardware(image.kernel, image.initrd, line, devices)
 
     # -- the guest's life -------------------------------------------------------------------------
 

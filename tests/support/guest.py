@@ -28,7 +28,7 @@ from cipherfleet_broker.die_with_parent import die_with_parent
 
 from .guest_image import NoGuest
 
-QEMU = ("qemu-system-x86_64", "-M", "pc", "-cpu", "max,svm=off")
+QEMU = ("qemu-system-x86_64", "-M", "pc", "-cpu", "max")
 CONSOLE = "ttyS0"
 ACCELERATOR = "tcg,thread=multi"
 _TIME = re.compile(r"^\[ *(\d+\.\d+)\]", re.MULTILINE)  # of the kernel and of journald

@@ -41,10 +41,11 @@ def enter_namespace(module: str, arguments: Sequence[str]) -> int | None:
     """
     if INSIDE in os.environ:
         return None
-    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    command = [shutil.which("unshare") or "unshare", *command[1:], sys.executable, "-m", module]
+    unshare = shutil.which("unshare") or "/usr/bin/unshare"
+    spaces = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = die_with_parent([unshare, *spaces, sys.executable, "-m", module, *arguments])
     environment = {**os.environ, INSIDE: "1"}
-    return subprocess.run([*command, *arguments], env=environment, check=False).returncode
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def lay_over_etc(folder: Path, hosts: str) -> None:

@@ -1,94 +1,20 @@
 """A node for measurements: the daemon with its pools filled first, or without encryption.
 
-`python benchmarks/bench_node.py [--plain] [--fill-first] FOLDER`. Only this file has the plaintext
-exchange: no configuration of a daemon selects it.
+`python benchmarks/bench_node.py [--plain] [--fill-first] FOLDER`. No configuration of a daemon
+selects the plaintext exchange.
 """
 
 from __future__ import annotations
 
 import signal
-import struct
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gmpy2 import mpz
-
-from cipherfleet_node.core.exchange import (
-    Exchange,
-    Timed,
-    dither,
-    half_weight,
-    metropolis,
-    untimed,
-)
-from cipherfleet_node.core.messages import Query
-from cipherfleet_node.core.randomness import RoundRandomness
+from cipherfleet_lab.simulation.plaintext_exchange import PlaintextExchange
+from cipherfleet_node.core.exchange import Exchange, metropolis
 from cipherfleet_node.runtime.bundle import read_bundle
 from cipherfleet_node.runtime.daemon import Daemon
-
-
-class PlaintextExchange:
-    """The exchange in plaintext: the same integers and messages without ciphertexts."""
-
-    sealed = False
-
-    def __init__(self, factors: Mapping[str, int]) -> None:
-        self._factors = factors
-
-    def roster(self, there: Iterable[str]) -> list[str]:
-        """Return an empty roster: the exchange is pairwise."""
-        del there
-        return []
-
-    def query(self, quantised: Sequence[int]) -> list[bytes]:
-        return [struct.pack(f">{len(quantised)}q", *quantised)]
-
-    def check(self, query: Query) -> None:
-        del query
-
-    def prepare(
-        self, neighbour: str, quantised: Sequence[int], randomness: RoundRandomness
-    ) -> list[mpz]:
-        """Return H q + e."""
-        weight = half_weight(randomness, neighbour)
-        noise = dither(randomness, neighbour, weight, len(quantised))
-        return [mpz(weight * entry + e) for entry, e in zip(quantised, noise, strict=True)]
-
-    def asked(self, query: Query) -> bool:
-        """Return True: every query is for this node."""
-        del query
-        return True
-
-    def answer(
-        self, query: Query, randomness: RoundRandomness, prepared: Sequence[mpz]
-    ) -> list[bytes]:
-        """Return H (own - asked) + e, serialised."""
-        weight, asked = half_weight(randomness, query.sender), _integers(query.ciphertexts[0])
-        values = [int(p) - weight * a for p, a in zip(prepared, asked, strict=True)]
-        return [struct.pack(f">{len(values)}q", *values)]
-
-    def accept(self, answer: Sequence[bytes]) -> list[mpz]:
-        return [mpz(value) for value in _integers(answer[0])]
-
-    def open(
-        self,
-        answers: Mapping[str, Sequence[mpz]],
-        randomness: RoundRandomness,
-        timed: Timed = untimed,
-    ) -> list[int]:
-        """Return the weighted sum of the answers."""
-        del timed
-        terms = []
-        for name, values in answers.items():
-            exponent = half_weight(randomness, name) * self._factors[name]
-            terms.append([int(exponent * value) for value in values])
-        return [sum(column) for column in zip(*terms, strict=True)]
-
-
-def _integers(data: bytes) -> tuple[int, ...]:
-    return struct.unpack(f">{len(data) // 8}q", data)
 
 
 class PlaintextDaemon(Daemon):

@@ -11,11 +11,8 @@ exchange as phe: one ciphertext per coordinate, blinded answers.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.metadata
 import json
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,11 +21,36 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from cipherfleet_hil.measuring import exchange_scene as crypto
-from cipherfleet_hil.measuring.interleaved import Effort, InterleavedComparison, describe_machine
-from cipherfleet_hil.report.ratio_tables import progress_bar, show
+from cipherfleet_hil.measurement.environment import describe_machine
+from cipherfleet_hil.measuring.cases import ONLINE, all_inside_name
+from cipherfleet_hil.measuring.exchange_scene import OWN_CRT, OWN_TABLE, PHE, UNIFORM
+from cipherfleet_hil.measuring.sampling import Effort
+from cipherfleet_hil.report.terminal import track_progress
 from cipherfleet_node.errors import CipherfleetError
-from cipherfleet_node.keys.key_files import NodeKeys
+from exchange_ratios.comparisons import (
+    APART,
+    CIPHERTEXTS,
+    DECRYPTION,
+    EXCHANGE,
+    KEY_SIZES,
+    OWN,
+    PHE_JSON,
+    TOGETHER,
+    RatioPlan,
+    compare_decryptions,
+    compare_exchanges,
+    compare_own_encryptions,
+    measure,
+    report,
+)
+from exchange_ratios.interleaved import InterleavedComparison
+from exchange_ratios.libraries import (
+    OTHER_LIBRARIES,
+    PEER,
+    QUICK_LIBRARIES,
+    connect_libraries,
+)
+from exchange_ratios.tables import show
 
 EXIT_FAILED = 1
 
@@ -40,10 +62,12 @@ def main() -> int:
     wanted = [OTHER_LIBRARIES[name] for name in options.libraries]
     libraries = [library for library in wanted if library.is_installed]
     plan = _plan(options)
-    comparisons = crypto.measure(
-        plan, progress_bar(console), lambda keys: _connect(libraries, keys, console)
+    comparisons = measure(
+        plan,
+        track_progress("comparisons", console),
+        lambda keys: connect_libraries(libraries, keys, console),
     )
-    result = crypto.report(comparisons, where, *(library.package for library in libraries))
+    result = report(comparisons, where, *(library.package for library in libraries))
     result["not_installed"] = {r.name: r.how_to_install for r in wanted if not r.is_installed}
     gate_results = (
         evaluate_gates(comparisons, plan.key_bits, dict(options.require)) if options.gate else []
@@ -57,7 +81,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bits", type=int, nargs="+", choices=crypto.KEY_SIZES, metavar="BITS")
+    parser.add_argument("--bits", type=int, nargs="+", choices=KEY_SIZES, metavar="BITS")
     parser.add_argument("--dimensions", type=int, nargs="+", metavar="D")
     parser.add_argument("--degrees", type=int, nargs="+", metavar="N")
     parser.add_argument("--seconds", type=float, help="minimum CPU time per comparison")
@@ -97,16 +121,16 @@ def _requirement(text: str) -> tuple[str, float]:
     return name, float(limit)
 
 
-def _plan(options: argparse.Namespace) -> crypto.RatioPlan:
+def _plan(options: argparse.Namespace) -> RatioPlan:
     """Return the plan: a preset, changed by explicit options."""
     if options.gate:
-        preset = crypto.RatioPlan((2048, 3072), (32,), (1, 4), Effort(2.0, 3), GATED_COMPARISONS)
+        preset = RatioPlan((2048, 3072), (32,), (1, 4), Effort(2.0, 3), GATED_COMPARISONS)
     elif options.full:
-        preset = crypto.RatioPlan(crypto.KEY_SIZES, (1, 2, 8, 32, 128), (1, 4, 8), Effort(2.0, 3))
+        preset = RatioPlan(KEY_SIZES, (1, 2, 8, 32, 128), (1, 4, 8), Effort(2.0, 3))
     elif options.quick:
-        preset = crypto.RatioPlan((2048,), (32,), (1,), Effort(0.0, 2))
+        preset = RatioPlan((2048,), (32,), (1,), Effort(0.0, 2))
     else:
-        preset = crypto.RatioPlan()
+        preset = RatioPlan()
     effort = Effort(
         preset.effort.seconds if options.seconds is None else options.seconds,
         options.passes or preset.effort.passes,
@@ -143,29 +167,29 @@ class KeySizeFigures:
 
     def ratio(self, kind: str, slow: str, fast: str, degree: int | None = None) -> float | None:
         """Return the median of a ratio; None if it was not measured."""
-        for comparison in self._of(kind, degree):
+        for comparison in self._select(kind, degree):
             if {slow, fast} <= comparison.ms.keys():
                 return comparison.ratio(slow, fast).median
         return None
 
     def fastest_other_library(self) -> float | None:
         """Return the ratio of the fastest other library's naive exchange to `online`, degree 1."""
-        comparisons = self._of(crypto.EXCHANGE, 1)
+        comparisons = self._select(EXCHANGE, 1)
         libraries = {
             name
             for comparison in comparisons
             for name in comparison.ms.keys() & OTHER_LIBRARIES.keys()
         }
-        ratios = [self.ratio(crypto.EXCHANGE, name, crypto.ONLINE, 1) for name in libraries]
+        ratios = [self.ratio(EXCHANGE, name, ONLINE, 1) for name in libraries]
         return min((ratio for ratio in ratios if ratio is not None), default=None)
 
     def bytes_ratio(self) -> float | None:
         """Return the bytes of phe's JSON over those of our ciphertexts."""
-        for comparison in self._of(crypto.EXCHANGE, 1):
-            return comparison.bytes[crypto.PHE_JSON] / comparison.bytes[crypto.CIPHERTEXTS]
+        for comparison in self._select(EXCHANGE, 1):
+            return comparison.bytes[PHE_JSON] / comparison.bytes[CIPHERTEXTS]
         return None
 
-    def _of(self, kind: str, degree: int | None) -> list[InterleavedComparison]:
+    def _select(self, kind: str, degree: int | None) -> list[InterleavedComparison]:
         return [c for c in self.comparisons if c.kind == kind and c.degree == degree]
 
 
@@ -180,39 +204,39 @@ class Gate:
 
 
 def _exchange(degree: int, ours: str) -> Callable[[KeySizeFigures], float | None]:
-    return lambda figures: figures.ratio(crypto.EXCHANGE, crypto.PHE, ours, degree)
+    return lambda figures: figures.ratio(EXCHANGE, PHE, ours, degree)
 
 
 def _own(ours: str) -> Callable[[KeySizeFigures], float | None]:
-    return lambda figures: figures.ratio(crypto.OWN, crypto.PHE, ours)
+    return lambda figures: figures.ratio(OWN, PHE, ours)
 
 
 GATED_COMPARISONS = (
-    crypto.compare_own_encryptions,
-    crypto.compare_decryptions,
-    crypto.compare_exchanges,
+    compare_own_encryptions,
+    compare_decryptions,
+    compare_exchanges,
 )
-_ALL = crypto.all_inside_name(crypto.OWN_TABLE, crypto.UNIFORM)
+_ALL = all_inside_name(OWN_TABLE, UNIFORM)
 # 60 to 70 % of the first measurements: ratios vary by 10 to 25 % between runs and machines.
 GATES = (
-    Gate("online-1", "phe / online, degree 1", 150, _exchange(1, crypto.ONLINE)),
-    Gate("online-4", "phe / online, degree 4", 400, _exchange(4, crypto.ONLINE)),
+    Gate("online-1", "phe / online, degree 1", 150, _exchange(1, ONLINE)),
+    Gate("online-4", "phe / online, degree 4", 400, _exchange(4, ONLINE)),
     Gate("all-1", "phe / all timed, degree 1", 30, _exchange(1, _ALL)),
     Gate("all-4", "phe / all timed, degree 4", 45, _exchange(4, _ALL)),
     Gate(
-        "rival",
+        "reference-library",
         "fastest other library / online, degree 1",
         35,
         KeySizeFigures.fastest_other_library,
     ),
     Gate("bytes", "phe JSON / ciphertexts, bytes", 75, KeySizeFigures.bytes_ratio),
-    Gate("own-crt", "phe.encrypt / own key, CRT", 3, _own(crypto.OWN_CRT)),
-    Gate("own-table", "phe.encrypt / own key, table", 8, _own(crypto.OWN_TABLE)),
+    Gate("own-crt", "phe.encrypt / own key, CRT", 3, _own(OWN_CRT)),
+    Gate("own-table", "phe.encrypt / own key, table", 8, _own(OWN_TABLE)),
     Gate(
         "combined-4",
         "four decryptions / one combined",
         3,
-        lambda figures: figures.ratio(crypto.DECRYPTION, crypto.APART, crypto.TOGETHER, 4),
+        lambda figures: figures.ratio(DECRYPTION, APART, TOGETHER, 4),
     ),
 )
 
@@ -276,178 +300,6 @@ def _make_gate_table(gates: Iterable[Mapping[str, Any]]) -> Table:
         )
     return table
 
-
-# -- other libraries -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class OtherLibrary:
-    """Another Paillier library, with the package that provides it."""
-
-    name: str
-    package: str
-    connect: Callable[[NodeKeys], crypto.Library]
-
-    @property
-    def is_installed(self) -> bool:
-        """True if the package is installed."""
-        try:
-            importlib.metadata.version(self.package)
-        except importlib.metadata.PackageNotFoundError:
-            return False
-        return True
-
-    @property
-    def how_to_install(self) -> str:
-        """The command that installs it; it is not a dependency of cipherfleet."""
-        return f"pip install {self.package}"
-
-
-def _connect(
-    libraries: Iterable[OtherLibrary], keys: NodeKeys, console: Console
-) -> list[crypto.Library]:
-    """Connect the *libraries* with the same keys; those that cannot import keys use equal sizes."""
-    connected = []
-    for library in libraries:
-        try:
-            connected.append(library.connect(keys))
-        except (ValueError, RuntimeError, ImportError) as error:
-            console.print(f"{library.name} is not compared: {error}", style="yellow")
-    return connected
-
-
-class Heu:
-    """SecretFlow HEU (ZPaillier): own keys; it blinds by adding an encrypted number."""
-
-    name = "heu"
-
-    def __init__(self, keys: NodeKeys) -> None:
-        self._heu = importlib.import_module("heu.phe")
-        kit = self._heu.setup(self._heu.SchemaType.ZPaillier, keys.paillier.public.bits)
-        self._encrypt, self._decrypt = kit.encryptor().encrypt_raw, kit.decryptor().decrypt_raw
-        self._add, self._multiply = kit.evaluator().add, kit.evaluator().mul
-
-    def query(self, values: Sequence[int]) -> list[bytes]:
-        """Encrypt and serialise each value."""
-        return [self._encrypt(value).serialize() for value in values]
-
-    def answer(self, query: Sequence[bytes], own: Sequence[int], weight: int) -> list[bytes]:
-        """Return the weighted query plus the encrypted weighted own value."""
-        return [
-            self._add(self._multiply(self._load(c), weight), self._encrypt(x * weight)).serialize()
-            for c, x in zip(query, own, strict=True)
-        ]
-
-    def open(self, answer: Sequence[bytes]) -> list[int]:
-        return [self._decrypt(self._load(c)) for c in answer]
-
-    def _load(self, data: bytes) -> Any:
-        return self._heu.Ciphertext.load_from(data)
-
-
-class PyPaillier:
-    """pypaillier (Rust): own keys, short exponents; it processes whole lists."""
-
-    name = "pypaillier"
-
-    def __init__(self, keys: NodeKeys) -> None:
-        self._library = importlib.import_module("paillier")
-        self._public, self._secret = self._library.generate_keypair(keys.paillier.public.bits)
-
-    def query(self, values: Sequence[int]) -> list[bytes]:
-        """Encrypt the values; its ciphertexts are bytes."""
-        encrypted: list[bytes] = self._library.encrypt_integers(self._public, list(values))
-        return encrypted
-
-    def answer(self, query: list[bytes], own: Sequence[int], weight: int) -> list[bytes]:
-        """Return its faster product plus the encrypted weighted own value."""
-        weighted = self._library.multiply_integers_public(
-            self._public, query, [weight] * len(query)
-        )
-        shifts = self.query([entry * weight for entry in own])
-        return [
-            self._library.add_many(self._public, list(pair))
-            for pair in zip(weighted, shifts, strict=True)
-        ]
-
-    def open(self, answer: list[bytes]) -> list[int]:
-        return [int(text) for text in self._library.decrypt_many(self._secret, answer)]
-
-
-def _modulus_and_order(keys: NodeKeys) -> tuple[int, int]:
-    p, q = int(keys.paillier.p), int(keys.paillier.q)
-    return p * q, (p - 1) * (q - 1)
-
-
-class Tno:
-    """tno.mpc.encryption_schemes.paillier on the same keys, with late randomisation as advised."""
-
-    name = "tno"
-
-    def __init__(self, keys: NodeKeys) -> None:
-        library = importlib.import_module("tno.mpc.encryption_schemes.paillier")
-        warnings.simplefilter("ignore", library.EncryptionSchemeWarning)
-        n, order = _modulus_and_order(keys)
-        self._scheme = library.Paillier(
-            library.PaillierPublicKey(n, n + 1),
-            library.PaillierSecretKey(order, pow(order, -1, n), n),
-        )
-
-    def query(self, values: Sequence[int]) -> list[Any]:
-        """Encrypt to its objects; serialisation would need another package."""
-        return [self._scheme.encrypt(value) for value in values]
-
-    def answer(self, query: Sequence[Any], own: Sequence[int], weight: int) -> list[Any]:
-        """Return the answers, randomised once."""
-        answers = [(c + entry) * weight for c, entry in zip(query, own, strict=True)]
-        for c in answers:
-            c.randomize()
-        return answers
-
-    def open(self, answer: Sequence[Any]) -> list[int]:
-        return [int(self._scheme.decrypt(c)) for c in answer]
-
-
-class LightPhe:
-    """lightphe on the same keys: Python integers, unsigned."""
-
-    name = "lightphe"
-
-    def __init__(self, keys: NodeKeys) -> None:
-        library = importlib.import_module("lightphe")
-        n, order = _modulus_and_order(keys)
-        self._n = n
-        self._scheme = library.LightPHE(
-            "Paillier",
-            keys={
-                "public_key": {"n": n, "g": n + 1},
-                "private_key": {"phi": order},
-            },
-        )
-
-    def query(self, values: Sequence[int]) -> list[Any]:
-        return [self._scheme.encrypt(value % self._n) for value in values]
-
-    def answer(self, query: Sequence[Any], own: Sequence[int], weight: int) -> list[Any]:
-        """Return the weighted query plus the encrypted weighted own value."""
-        shifts = self.query([entry * weight for entry in own])
-        return [c * weight + shift for c, shift in zip(query, shifts, strict=True)]
-
-    def open(self, answer: Sequence[Any]) -> list[int]:
-        opened = [self._scheme.decrypt(c) for c in answer]
-        return [m - self._n if 2 * m > self._n else m for m in opened]
-
-
-OTHER_LIBRARIES: Mapping[str, OtherLibrary] = {
-    library.name: library
-    for library in (
-        OtherLibrary("heu", "sf-heu", Heu),
-        OtherLibrary("pypaillier", "pypaillier", PyPaillier),
-        OtherLibrary("tno", "tno.mpc.encryption_schemes.paillier", Tno),
-        OtherLibrary("lightphe", "lightphe", LightPhe),
-    )
-}
-PEER, QUICK_LIBRARIES = "heu", ("heu", "pypaillier")
 
 if __name__ == "__main__":
     try:

@@ -1,8 +1,8 @@
-"""Measure whole rounds: encrypted against plain, throughput, CPU per node as fleets grow.
+"""Measure whole rounds: encrypted against plaintext, throughput, CPU per node as fleets grow.
 
 All figures of a comparison come from one interleaved run over one broker.
 
-    python benchmarks/round.py latency      encrypted / plain rounds, pools filled
+    python benchmarks/round.py latency      encrypted / plaintext rounds, pools filled
     python benchmarks/round.py sealed       sealed / pairwise rounds, 10 nodes, TLS, access rules
     python benchmarks/round.py throughput   10 nodes, degree 4, pools refilled at the same pace
     python benchmarks/round.py growth       CPU per node and round, degree 2, n = 5, 10, 20
@@ -43,7 +43,7 @@ PLAIN = (sys.executable, str(HERE / "bench_node.py"), "--plain")
 FILLED = (sys.executable, str(HERE / "bench_node.py"), "--fill-first")
 CRYPTO_PHASES = frozenset({"encrypt", "prepare", "answer", "combine", "decrypt"})
 STALLED_AFTER_S = 120.0
-RATIO_GATE = 4.0  # p50 of an encrypted round over that of a plain one
+RATIO_GATE = 4.0  # p50 of an encrypted round over that of a plaintext one
 SEALED_GATE = 1.3  # p50 of a sealed round over that of a pairwise one
 ERROR_TOLERANCE = 1e-5  # allowed difference of the two relative errors, which are about 1e-6
 EXCHANGES = ("sealed", "pairwise")
@@ -106,7 +106,7 @@ def _options() -> argparse.Namespace:
 
 
 def latency(broker: RunningBroker, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure p50 and p95 of encrypted (filled pools) and of plain rounds, interleaved."""
+    """Measure p50 and p95 of encrypted (filled pools) and of plaintext rounds, interleaved."""
     cases = [(n, d, degree) for n in (5, 10) for d in (4, 32) for degree in (2, 4)]
     results = []
     for n, d, degree in _with_progress(cases):

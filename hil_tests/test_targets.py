@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measurement.document import read_measurement, write_measurement
-from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
-from cipherfleet_hil.measuring.interleaved import Effort
+from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
 from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets.bench_file import Bench, Spec
 from cipherfleet_hil.targets.target import LeasedTarget, TargetFailed, TargetHeld
 from cipherfleet_provisioning.fleet.fleet import load_fleet
@@ -63,7 +63,7 @@ def test_a_target_reports_its_state(target: LeasedTarget) -> None:
 
 def test_crypto_is_measured(target: LeasedTarget, tmp_path: Path) -> None:
     plan = CryptoPlan((1024,), (1,), (1,), processes=1, effort=Effort(0.0, 1))
-    measured = measure_crypto(plan, worker_host_on(target), "test")
+    measured = measure_crypto(plan, make_worker_host(target), "test")
     write_measurement(tmp_path / "crypto.json", measured)
     result = read_measurement(tmp_path / "crypto.json").cipherfleet
     assert (result.what, result.kind) == ("crypto", target.kind)
@@ -74,7 +74,7 @@ def test_crypto_is_measured(target: LeasedTarget, tmp_path: Path) -> None:
 @pytest.mark.fleet
 def test_the_phases_of_rounds_add_up(target: LeasedTarget, bench: Bench, tmp_path: Path) -> None:
     bench.check_reach()
-    plan = RoundsPlan(example("intel_lab") / "fleet.yaml", bench, ROUNDS, 3, WARM_UP)
+    plan = RoundsPlan(example_folder("intel_lab") / "fleet.yaml", bench, ROUNDS, 3, WARM_UP)
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
     fleet_run = run_fleet(fleet, plan, [target], ignore, tmp_path)
     measured = document(plan, fleet, fleet_run, "test")

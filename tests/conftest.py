@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from cipherfleet_deploy.containers.engine import Engine
+from cipherfleet_deploy.containers.engine import ContainerEngine
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PrivateKey
 from tests.support.docker_engine import built_image, running_engine
-from tests.support.memory_fleet import toy_key
 
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -57,13 +57,13 @@ def other_key() -> PrivateKey:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
+def engine() -> Iterator[ContainerEngine]:
     """A container engine; tests that want it skip where none can be had."""
     with running_engine() as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def image(engine: Engine) -> str:
+def image(engine: ContainerEngine) -> str:
     """The image of this very source."""
     return built_image(engine)

@@ -10,9 +10,9 @@ every neighbour answers in every round.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.findings import Finding
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, resolution_of
 from cipherfleet_provisioning.topology.graph import Graph
 
@@ -42,6 +43,8 @@ NOISE_PEAK = 6.0  # standard deviations of quantisation noise allowed for: excee
 
 COARSE_RESOLUTION = 1e-3
 USUAL_NOISE = 0.5  # resolutions; disagreement_floor is 0.3 to 0.5 on all but long, thin graphs
+
+SCHEDULE, SPREAD = "schedule", "stepsize.spread"  # subjects of findings
 
 
 # -- mixing -------------------------------------------------------------------------------------
@@ -107,7 +110,7 @@ def _moments(graph: Graph, *, sealed: bool) -> tuple[Matrix, Matrix]:
 
 
 class AccuracyError(ConfigError):
-    """The requested accuracy is below the quantisation noise; the text names a remedy."""
+    """The requested accuracy is below the quantisation noise; it has a remedy."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,9 @@ def rounds_to_consensus(
             power = math.floor(math.log2(resolution * tolerance / 2 / noise))
             raise AccuracyError(
                 f"an accuracy of {tolerance:.3g} ({accuracy:.3g} of a range of "
-                f"{reading_range:.3g}) needs quantisation noise of at most half of it, but the "
-                f"noise of resolution {resolution:.3g} is {noise:.2g}; 2^{power} is fine enough"
+                f"{reading_range:.3g}) needs quantisation noise of at most half of it, but "
+                f"the noise of resolution {resolution:.3g} is {noise:.2g}",
+                remedy=f"a resolution of 2^{power} is fine enough",
             )
         tolerance -= noise
     return _rounds(*rates, start, tolerance)
@@ -221,25 +225,20 @@ def noise_floor(graph: Graph, resolution: float, rounds: int, *, sealed: bool) -
 # -- the schedule -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Note:
-    """One line of advice: ok (no problem), note (information) or warn (poor result expected)."""
-
-    level: Literal["ok", "note", "warn"]
-    text: str
-
-
-def schedule_notes(algorithm: Algorithm) -> list[Note]:
+def check_schedule(algorithm: Algorithm) -> list[Finding]:
     """Check the stepsizes lambda_k and the attenuation gamma_k against the articles' conditions.
 
     With lambda ~ k^-p and gamma ~ k^-u the conditions on the sums hold if 1/2 < u <= 1, p <= 1 and
-    2p - u > 1. They are about endless runs; the notes on noise and spread apply to every run.
+    2p - u > 1. They are about endless runs; the findings on noise and spread apply to every run.
+    The level is ok, note (information) or warn (a poor result is expected).
     Source: docs/explanation/algorithm.md#schedule.
     """
-    notes = [Note("warn", text) for text in _failing_sums(algorithm)]
-    if not notes:
-        notes = [Note("ok", f"{_wanted_sums(algorithm)}: as required")]
-    return [*notes, _noise_note(algorithm), _spread_note(algorithm)]
+    all_hold = Finding("ok", SCHEDULE, f"{_wanted_sums(algorithm)}: as required")
+    return [
+        *(list(_failing_sums(algorithm)) or [all_hold]),
+        _check_noise(algorithm),
+        _check_spread(algorithm),
+    ]
 
 
 def _wanted_sums(algorithm: Algorithm) -> str:
@@ -248,42 +247,38 @@ def _wanted_sums(algorithm: Algorithm) -> str:
     return "sum lambda infinite, sum lambda^2 finite"
 
 
-def _failing_sums(algorithm: Algorithm) -> list[str]:
-    """Return a sentence for every condition that fails; _noise_note checks a constant gamma."""
+def _failing_sums(algorithm: Algorithm) -> Iterator[Finding]:
+    """Yield a warning for every condition that fails; _check_noise checks a constant gamma."""
     p = _exponent(algorithm.stepsize.decay, algorithm.stepsize.exponent)
     stepsize = f"stepsize.exponent {float(p):g}" if p else "a constant stepsize"
-    failing = []
     if p > 1:
-        failing.append(
-            f"sum lambda is finite with {stepsize}: the estimates stop short of the optimum; "
-            "choose at most 1"
-        )
+        text = f"sum lambda is finite with {stepsize}: the estimates stop short of the optimum"
+        yield Finding("warn", SCHEDULE, text, "choose stepsize.exponent of at most 1")
     if 2 * p <= 1:
-        failing.append(
+        text = (
             f"sum lambda^2 is infinite with {stepsize}: the estimates keep fluctuating about the "
-            "optimum, by about the size of the last steps; choose a decay above 0 and an exponent "
-            "above 0.5, for example 1"
+            "optimum, by about the size of the last steps"
         )
+        remedy = "choose stepsize.decay above 0 and stepsize.exponent above 0.5, for example 1"
+        yield Finding("warn", SCHEDULE, text, remedy)
     u = _attenuation_exponent(algorithm)
     if not u:
-        return failing
+        return
     attenuation = f"attenuation.exponent {float(u):g}"
     if u > 1:
-        failing.append(
-            f"sum gamma is finite with {attenuation}: the coupling ends before the nodes agree; "
-            "choose below 1, for example 0.81"
-        )
+        text = f"sum gamma is finite with {attenuation}: the coupling ends before the nodes agree"
+        remedy = "choose attenuation.exponent below 1, for example 0.81"
+        yield Finding("warn", SCHEDULE, text, remedy)
     if 2 * u <= 1:
-        failing.append(
-            f"sum gamma^2 is infinite with {attenuation}: quantisation noise is not averaged out; "
-            "choose above 0.5, for example 0.81"
-        )
+        text = f"sum gamma^2 is infinite with {attenuation}: quantisation noise is not averaged out"
+        remedy = "choose attenuation.exponent above 0.5, for example 0.81"
+        yield Finding("warn", SCHEDULE, text, remedy)
     if 2 * p - u <= 1:
-        failing.append(
+        text = (
             f"sum lambda^2/gamma is infinite with {stepsize} and {attenuation}: gradients pull the "
-            f"nodes apart faster than they agree; choose {_remedy(u)}"
+            "nodes apart faster than they agree"
         )
-    return failing
+        yield Finding("warn", SCHEDULE, text, f"choose {_remedy(u)}")
 
 
 def _remedy(u: Fraction) -> str:
@@ -304,37 +299,40 @@ def _attenuation_exponent(algorithm: Algorithm) -> Fraction:
     return Fraction(0)
 
 
-def _noise_note(algorithm: Algorithm) -> Note:
+def _check_noise(algorithm: Algorithm) -> Finding:
     resolution = resolution_of(algorithm)
     coarse = resolution >= COARSE_RESOLUTION
     noise = f"quantisation noise of about {USUAL_NOISE * resolution:.2g} (standard deviation)"
     attenuated = _attenuation_exponent(algorithm) > 0
     if attenuated and coarse:
-        return Note("ok", f"attenuation averages {noise} out, slowly")
+        return Finding("ok", SCHEDULE, f"attenuation averages {noise} out, slowly")
     if attenuated:
-        return Note(
+        return Finding(
             "note",
+            SCHEDULE,
             f"attenuation slows the agreement of nodes with different readings and gains little "
             f"here: without it, {noise} would remain; attenuation: none is usually more accurate "
             "after the same rounds",
         )
     if coarse:
-        return Note(
+        return Finding(
             "warn",
+            SCHEDULE,
             f"sum gamma^2 is infinite without attenuation: {noise} remains in every entry however "
-            "long the fleet runs; choose a finer resolution (2^-24 costs nothing) or attenuation",
+            "long the fleet runs",
+            "choose a finer resolution (2^-24 costs nothing) or attenuation",
         )
-    return Note(
-        "ok", f"no attenuation: {noise} remains in every entry, the resolution is fine enough"
-    )
+    text = f"no attenuation: {noise} remains in every entry, the resolution is fine enough"
+    return Finding("ok", SCHEDULE, text)
 
 
-def _spread_note(algorithm: Algorithm) -> Note:
+def _check_spread(algorithm: Algorithm) -> Finding:
     spread = algorithm.stepsize.spread
     if spread == 0:
-        return Note(
+        return Finding(
             "note",
+            SPREAD,
             "stepsize.spread is 0: all stepsizes are public, so all neighbours of a node together "
             "can compute its gradients exactly; 1 costs hardly any accuracy",
         )
-    return Note("ok", f"every node has random private stepsizes, with spread {spread:g}")
+    return Finding("ok", SPREAD, f"every node has random private stepsizes, with spread {spread:g}")

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from cipherfleet_analysis.cost.board_card import Calibration
@@ -35,8 +33,8 @@ from .convergence import MEAN, spectral_gap
 from .simulation import (
     QUADRATIC,
     Array,
-    Generated,
     Links,
+    SeededRandomness,
     Simulated,
     first_estimates,
     gradients_of,
@@ -91,27 +89,30 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class DataVolume:
+    """Bytes of several rounds, without the nodes' health messages."""
+
+    rounds: float
+    node: float  # sent and received by a node, mean
+    edge: float
+
+
+@dataclass(frozen=True)
 class Forecast:
     """The whole forecast; *expected* is None without readings, *round_time* without a card.
 
-    *per_run* and *per_day* hold a number of rounds, and the traffic of a node and of an edge in
-    these rounds. *per_run* is for the configured number of rounds. *per_day* is for 24 hours. There
-    a round takes the predicted round time if it is known, otherwise the fleet's period. The
-    traffic of the nodes' health messages is not included.
+    *per_run* is for the configured number of rounds. *per_day* is for 24 hours. There a round takes
+    the predicted round time if it is known, otherwise the fleet's period. Fields of all parts are
+    keys of `cipherfleet check --json`, and no figure is NaN.
     """
 
     room: Headroom
     mixing: Mixing
     traffic: Traffic
-    per_run: dict[str, float] | None
-    per_day: dict[str, float] | None
+    per_run: DataVolume | None
+    per_day: DataVolume | None
     expected: Expected | None
     round_time: RoundTime | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object `forecast` of `cipherfleet check --json`; no value in it is NaN."""
-        result: dict[str, Any] = msgspec.to_builtins(asdict(self))
-        return result
 
 
 def forecast(fleet: Fleet, card: Calibration | None = None) -> Forecast:
@@ -140,14 +141,10 @@ def _rounds_per_day(fleet: Fleet, round_time: RoundTime | None) -> float | None:
     return DAY_S / period if period else None
 
 
-def _multiply(moved: Traffic, rounds: float | None) -> dict[str, float] | None:
+def _multiply(moved: Traffic, rounds: float | None) -> DataVolume | None:
     if rounds is None:
         return None
-    return {
-        "rounds": rounds,
-        "node": rounds * moved.per_node,
-        "edge": rounds * moved.per_edge,
-    }
+    return DataVolume(rounds, rounds * moved.per_node, rounds * moved.per_edge)
 
 
 # -- readings -----------------------------------------------------------------------------------
@@ -317,7 +314,7 @@ def _simulate_fleet(
             gradients,
             file.algorithm,
             rounds,
-            Generated(SEED),
+            SeededRandomness(SEED),
             sealed=fleet.exchange == "sealed",
         )
         answer = answer_of(fleet, objectives)
@@ -342,7 +339,7 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
     objectives, _ = objectives_to_simulate(fleet)
     answer = answer_of(fleet, objectives)
     assert answer is not None
-    algorithm, random = fleet.file.algorithm, Generated(SEED)
+    algorithm, random = fleet.file.algorithm, SeededRandomness(SEED)
     starts = np.array([objective.start() for objective in objectives])
     running = run(
         Links.of(fleet.graph),

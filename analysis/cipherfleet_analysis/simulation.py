@@ -36,7 +36,7 @@ BLOCK = 1 << 15  # links per block of the exchange
 # -- random choices -----------------------------------------------------------------------------
 
 
-class Chance(Protocol):
+class FleetRandomness(Protocol):
     """The random choices of all nodes; *shape* is (n, d), a link is an ordered pair (i, j)."""
 
     def start(self, shape: tuple[int, int]) -> Array:
@@ -65,8 +65,8 @@ class Chance(Protocol):
         """Return the randomness of a stochastic gradient of *node* in round *k*."""
 
 
-class Generated:
-    """Random choices from one seed, generated for all nodes at once; see `Chance`."""
+class SeededRandomness:
+    """Random choices from one seed, generated for all nodes at once; see `FleetRandomness`."""
 
     def __init__(self, seed: int) -> None:
         self._seed, self._random = seed, np.random.default_rng(seed)
@@ -115,7 +115,7 @@ class Generated:
 class Gradients(Protocol):
     """The gradients of all nodes, computed together."""
 
-    def at(self, x: Array, k: int, chance: Chance) -> Array:
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
         """Return g_i(x_i) of every node in round *k*, shape (n, d)."""
 
 
@@ -125,8 +125,8 @@ class Linear:
     def __init__(self, hessians: Array, offsets: Array) -> None:
         self.hessians, self.offsets = hessians, offsets
 
-    def at(self, x: Array, k: int, chance: Chance) -> Array:
-        del k, chance
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
+        del k, randomness
         result: Array = np.matmul(self.hessians, x[:, :, None])[:, :, 0] + self.offsets
         return result
 
@@ -137,16 +137,16 @@ class OneByOne:
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = objectives
 
-    def at(self, x: Array, k: int, chance: Chance) -> Array:
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
         return np.array(
             [
-                objective.gradient(own, chance.gradient(k, node))
+                objective.gradient(own, randomness.gradient(k, node))
                 for node, (objective, own) in enumerate(zip(self._objectives, x, strict=True))
             ]
         )
 
 
-def gradients_of(objectives: Sequence[Objective], section: sections.Objective) -> Gradients:
+def gradients_of(objectives: Sequence[Objective], section: sections.ObjectiveSection) -> Gradients:
     """Return the fastest gradients of *objectives*, which *section* describes."""
     if section.kind not in QUADRATIC or section.minibatch is not None:
         return OneByOne(objectives)
@@ -173,7 +173,7 @@ class Simulated:
 
 
 @dataclass(frozen=True)
-class Round:
+class SimulatedRound:
     """One round of all nodes; arrays have shape (n, d), only `opened` has one row per link."""
 
     estimates: Array  # after the round
@@ -189,7 +189,7 @@ def simulate(
     gradients: Gradients,
     algorithm: Algorithm,
     rounds: int,
-    chance: Chance,
+    randomness: FleetRandomness,
     *,
     sealed: bool,
 ) -> Simulated:
@@ -197,9 +197,9 @@ def simulate(
 
     Estimates that overflow become infinite or NaN, without a warning.
     """
-    x = first_estimates(starts, algorithm, chance)
+    x = first_estimates(starts, algorithm, randomness)
     largest = float(np.abs(x).max())
-    running = run(Links.of(graph), x, gradients, algorithm, chance, sealed=sealed)
+    running = run(Links.of(graph), x, gradients, algorithm, randomness, sealed=sealed)
     for closed in islice(running, rounds):
         x = closed.estimates
         greatest = float(np.abs(x).max())
@@ -209,9 +209,9 @@ def simulate(
     return Simulated(x, largest)
 
 
-def first_estimates(starts: Array, algorithm: Algorithm, chance: Chance) -> Array:
+def first_estimates(starts: Array, algorithm: Algorithm, randomness: FleetRandomness) -> Array:
     """Return *starts* plus noise of the size of the resolution, shape (n, d)."""
-    noise = 2.0 * chance.start(starts.shape) - 1.0
+    noise = 2.0 * randomness.start(starts.shape) - 1.0
     result: Array = starts + resolution_of(algorithm) * START_NOISE * noise
     return result
 
@@ -221,11 +221,11 @@ def run(
     x: Array,
     gradients: Gradients,
     algorithm: Algorithm,
-    chance: Chance,
+    randomness: FleetRandomness,
     *,
     sealed: bool,
     opened: bool = False,
-) -> Iterator[Round]:
+) -> Iterator[SimulatedRound]:
     """Yield rounds from *x* without end, each computed on demand.
 
     Every neighbour answers in every round. *opened* keeps every single answer, which takes memory.
@@ -233,16 +233,18 @@ def run(
     resolution = resolution_of(algorithm)
     for k in count():
         with np.errstate(all="ignore"):
-            quantised = np.floor(x / resolution + chance.rounding(k, x.shape))
+            quantised = np.floor(x / resolution + randomness.rounding(k, x.shape))
             answers = np.empty((len(links.askers), x.shape[1])) if opened else None
-            couplings, sums = links.exchange(quantised, k, chance, sealed=sealed, answers=answers)
+            couplings, sums = links.exchange(
+                quantised, k, randomness, sealed=sealed, answers=answers
+            )
             couplings *= resolution
-            gradient = gradients.at(x, k, chance)
-            steps = mean_stepsize(algorithm.stepsize, k) * chance.steps(
+            gradient = gradients.evaluate(x, k, randomness)
+            steps = mean_stepsize(algorithm.stepsize, k) * randomness.steps(
                 k, algorithm.stepsize, x.shape
             )
             x = x + attenuation_factor(algorithm.attenuation, k) * couplings - steps * gradient
-        yield Round(x, gradient, couplings, sums, answers)
+        yield SimulatedRound(x, gradient, couplings, sums, answers)
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,13 @@ class Links:
         return self.metropolis / 2.0**METROPOLIS_BITS
 
     def exchange(
-        self, q: Array, k: int, chance: Chance, *, sealed: bool, answers: Array | None = None
+        self,
+        q: Array,
+        k: int,
+        randomness: FleetRandomness,
+        *,
+        sealed: bool,
+        answers: Array | None = None,
     ) -> tuple[Array, Array]:
         """Return c_i of every node, and the integers that i decrypts; *q* counts resolutions.
 
@@ -295,11 +303,11 @@ class Links:
         e_ji is written to *answers*, if given.
         """
         if sealed:
-            own = chance.node_half_weights(k, len(q))
+            own = randomness.node_half_weights(k, len(q))
             answering, exponents = np.take(own, self.answerers), self.metropolis
         else:
             own = np.ones(len(q))
-            asking = chance.half_weights(k, len(self.askers))
+            asking = randomness.half_weights(k, len(self.askers))
             answering, exponents = np.take(asking, self.back), self.metropolis * asking
         sums = np.empty_like(q)
         for nodes, links in self._blocks():
@@ -308,7 +316,7 @@ class Links:
             theirs = np.take(q, self.answerers[links], axis=0)
             theirs -= np.take(q, self.askers[links], axis=0)
             theirs *= weights[:, None]
-            theirs += chance.dither(k, links, weights, q.shape[1])
+            theirs += randomness.dither(k, links, weights, q.shape[1])
             if answers is not None:
                 answers[links] = theirs
             theirs *= exponents[links, None]

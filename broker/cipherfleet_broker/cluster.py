@@ -11,14 +11,14 @@ from typing import Self
 
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 
-from .embedded import embedded
+from .embedded import make_embedded
 from .health import check_link
-from .mosquitto import mosquitto
+from .mosquitto import make_mosquitto
 from .program import LOOPBACK, ClusterMember, Peer
 from .running import RunningBroker, configure_broker, free_port
 from .security import Security
 
-ENGINES = {"embedded": embedded, "mosquitto": mosquitto}
+ENGINES = {"embedded": make_embedded, "mosquitto": make_mosquitto}
 LINK_TIMEOUT_S = 30.0  # measured: up to 7 s for nats-server, 2 s for mosquitto
 TRY_TIMEOUT_S = 2.0
 

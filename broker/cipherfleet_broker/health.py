@@ -10,14 +10,11 @@ import secrets
 import socket
 import ssl
 import time
-from collections.abc import Callable
-
-import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.reasoncodes import ReasonCode
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from cipherfleet_node.errors import BrokerUnreachable
-from cipherfleet_node.runtime.mqtt import read_for, set_no_delay
+from cipherfleet_node.runtime.mqtt_probe import ConnectionClosed, MqttProbe, NoAnswer
 
 # No fleet can be called _health: its name starts with a letter or a digit.
 HEALTH_TOPIC = "cf/v1/_health"
@@ -32,12 +29,11 @@ def check_broker(
     if the message and its acknowledgement do not arrive within *timeout_s*. The deadline cannot
     interrupt the resolution of the host's name.
     """
-    probe = _Probe(host, port, timeout_s, context)
-    try:
-        probe.connect()
-        probe.send_to_itself()
-    finally:
-        probe.client.disconnect()
+    with closing(_HealthCheck(host, port, timeout_s, context)) as check:
+        check.connect()
+        check.subscribe()
+        payload = check.publish(check.topic)
+        check.await_message(payload, "it did not deliver a QoS 1 message")
 
 
 def check_listening(host: str, port: int, timeout_s: float, context: ssl.SSLContext) -> None:
@@ -50,7 +46,7 @@ def check_listening(host: str, port: int, timeout_s: float, context: ssl.SSLCont
             pass
     except OSError as error:  # SSLError is an OSError
         raise BrokerUnreachable(
-            f"no broker at {host}:{port}: {error.strerror or error}; is it running?"
+            f"no broker at {host}:{port}: {error.strerror or error}", remedy="is it running?"
         ) from None
 
 
@@ -64,94 +60,83 @@ def check_link(
 
     Both belong to one cluster. Raises BrokerUnreachable if it does not arrive within *timeout_s*.
     """
-    receiver = _Probe(*target, timeout_s, context)
-    sender = _Probe(*source, timeout_s, context)
-    try:
+    receiver = _HealthCheck(*target, timeout_s, context)
+    sender = _HealthCheck(*source, timeout_s, context)
+    with closing(receiver), closing(sender):
         receiver.connect()
-        receiver.listen()
+        receiver.subscribe()
         sender.connect()
-        payload = sender.send(receiver.topic)
-        missing = f"it did not deliver a QoS 1 message from {source[0]}:{source[1]}"
-        receiver.await_arrival(payload, missing)
-    finally:
-        for each in (sender, receiver):
-            each.client.disconnect()
+        payload = sender.publish(receiver.topic)
+        problem = f"it did not deliver a QoS 1 message from {source[0]}:{source[1]}"
+        receiver.await_message(payload, problem)
 
 
-class _Probe:
-    """An MQTT client that runs in the caller's thread; its fields hold the broker's responses."""
+class _HealthCheck:
+    """An MQTT probe with one deadline for all its steps, and a topic of its own.
+
+    Every method raises BrokerUnreachable if its step fails.
+    """
 
     def __init__(
         self, host: str, port: int, timeout_s: float, context: ssl.SSLContext | None
     ) -> None:
-        self.host, self.port, self.timeout_s = host, port, timeout_s
-        self.deadline = time.monotonic() + timeout_s
-        self.connected: ReasonCode | None = None
-        self.subscribed: ReasonCode | None = None
-        self.acknowledged = False
-        self.received: list[bytes] = []
-        name = f"health-{secrets.token_hex(6)}"
-        self.topic = f"{HEALTH_TOPIC}/{name}"
-        self.client = client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv311
-        )
-        if context is not None:
-            client.tls_set_context(context)
-        client.connect_timeout = timeout_s
-        client.on_socket_open = set_no_delay
-        client.on_connect = lambda _c, _u, _flags, reason, _p: setattr(self, "connected", reason)
-        client.on_subscribe = lambda _c, _u, _id, reasons, _p: setattr(
-            self, "subscribed", next(iter(reasons), None)
-        )
-        client.on_publish = lambda *_: setattr(self, "acknowledged", True)
-        client.on_message = lambda _c, _u, message: self.received.append(bytes(message.payload))
+        self._host, self._port, self._timeout_s = host, port, timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        client_id = f"health-{secrets.token_hex(6)}"
+        self.topic = f"{HEALTH_TOPIC}/{client_id}"
+        self._probe = MqttProbe((host, port), client_id, context, timeout_s)
 
     def connect(self) -> None:
-        try:
-            self.client.connect(self.host, self.port)
-        except (OSError, ValueError) as error:
-            found = getattr(error, "strerror", None) or str(error)
+        with self._explain("it did not answer MQTT CONNECT") as left_s:
+            try:
+                reply = self._probe.connect(left_s)
+            except (OSError, ValueError) as error:
+                found = getattr(error, "strerror", None) or str(error)
+                raise self._unreachable(
+                    f"cannot connect ({found})", "is it running, and are host and port right?"
+                ) from None
+        if reply.is_failure:
             raise self._unreachable(
-                f"cannot connect ({found})", "is it running, and are host and port right?"
-            ) from None
-        self._await(lambda: self.connected is not None, "it did not answer MQTT CONNECT")
-        if self.connected is not None and self.connected.is_failure:
-            raise self._unreachable(
-                f"it refused the connection ({self.connected})",
+                f"it refused the connection ({reply})",
                 "does it require a certificate or a password?",
             )
 
-    def send_to_itself(self) -> None:
-        self.listen()
-        self.await_arrival(self.send(self.topic), "it did not deliver a QoS 1 message")
-
-    def listen(self) -> None:
-        self.client.subscribe(self.topic, qos=1)
-        self._await(lambda: self.subscribed is not None, "it did not answer SUBSCRIBE")
-        if self.subscribed is not None and self.subscribed.is_failure:
+    def subscribe(self) -> None:
+        with self._explain("it did not answer SUBSCRIBE") as left_s:
+            refused = self._probe.subscribe([self.topic], left_s)
+        if (reason := refused.get(self.topic)) is not None:
             raise self._unreachable(
-                f"it refused a subscription to {self.topic} ({self.subscribed})",
+                f"it refused a subscription to {self.topic} ({reason})",
                 f"its access rules must allow {HEALTH_TOPIC}/#",
             )
 
-    def send(self, topic: str) -> bytes:
+    def publish(self, topic: str) -> bytes:
+        """Publish a random payload on *topic*, and return it."""
         payload = secrets.token_bytes(16)
-        self.client.publish(topic, payload, qos=1)
-        self._await(lambda: self.acknowledged, "it did not acknowledge a QoS 1 message")
+        with self._explain("it did not acknowledge a QoS 1 message") as left_s:
+            self._probe.publish(topic, payload, left_s)
         return payload
 
-    def await_arrival(self, payload: bytes, problem: str) -> None:
-        self._await(lambda: payload in self.received, problem)
+    def await_message(self, payload: bytes, problem: str) -> None:
+        with self._explain(problem) as left_s:
+            self._probe.await_message(self.topic, payload, left_s)
 
-    def _await(self, is_done: Callable[[], bool], problem: str) -> None:
-        """Run the client until *is_done*; raises BrokerUnreachable with *problem*."""
+    def close(self) -> None:
+        self._probe.close()
+
+    @contextmanager
+    def _explain(self, problem: str) -> Iterator[float]:
+        """Yield the seconds left for a step, and report its failure as *problem*."""
         advice = "is it an MQTT broker, and does it work? its log may give the reason"
-        while not is_done():
-            left = self.deadline - time.monotonic()
-            if left <= 0:
-                raise self._unreachable(f"{problem} in {self.timeout_s:g} s", advice)
-            if not read_for(self.client, left) and not is_done():
-                raise self._unreachable(f"{problem} and closed the connection", advice)
+        try:
+            yield self._deadline - time.monotonic()
+        except NoAnswer:
+            text = f"{problem} in {self._timeout_s:g} s"
+            raise self._unreachable(text, advice) from None
+        except ConnectionClosed:
+            raise self._unreachable(f"{problem} and closed the connection", advice) from None
 
     def _unreachable(self, found: str, advice: str) -> BrokerUnreachable:
-        return BrokerUnreachable(f"no working broker at {self.host}:{self.port}: {found}; {advice}")
+        return BrokerUnreachable(
+            f"no working broker at {self._host}:{self._port}: {found}", remedy=advice
+        )

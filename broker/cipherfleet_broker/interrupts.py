@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from cipherfleet_node.signals import END_SIGNALS
 
 
 @contextmanager
@@ -21,9 +21,9 @@ def defer_interrupts() -> Iterator[None]:
         yield
         return
     held: list[int] = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in END_SIGNALS}
     try:
-        for number in SIGNALS:
+        for number in END_SIGNALS:
             signal.signal(number, lambda number, _frame: held.append(number))
         yield
     finally:

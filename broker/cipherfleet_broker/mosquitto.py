@@ -36,7 +36,7 @@ ACCESS_FILE = "access.txt"
 Version = tuple[int, int, int]
 
 
-def mosquitto(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
+def make_mosquitto(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
     """Return the installed mosquitto; with *security* it uses TLS and access rules.
 
     With *member* it is one broker of a cluster. Raises ConfigError if mosquitto is not installed or
@@ -117,7 +117,7 @@ def secured_configuration(
     mosquitto 2.1 reads the rules with its *plugin*, 2.0 has no plugin, and 3.0 will require it. The
     first *member* of a cluster has bridges to the others.
     """
-    return _secured(port, security, rules, plugin) + _bounds() + _bridges(security, member)
+    return _security_lines(port, security, rules, plugin) + _bounds() + _bridges(security, member)
 
 
 def installed_configuration(
@@ -135,13 +135,13 @@ def installed_configuration(
     head = f"listener {port} {LOOPBACK}\n# Anonymous because only this machine can connect.\n"
     head += "allow_anonymous true\n"
     if security is not None:
-        head = _secured(port, security, rules, plugin)
+        head = _security_lines(port, security, rules, plugin)
     kept = "persistence true\npersistence_location /var/lib/mosquitto/\nautosave_interval 60\n"
     bridges = "" if security is None else _bridges(security, member)
     return f"{head}{kept}log_dest stderr\n{_limits()}{bridges}"
 
 
-def _secured(port: int, security: Security, rules: Path, plugin: Path | None) -> str:
+def _security_lines(port: int, security: Security, rules: Path, plugin: Path | None) -> str:
     access = f"acl_file {rules}"
     if plugin is not None:
         access = f"global_plugin {plugin}\nplugin_opt_acl_file {rules}"
@@ -171,7 +171,9 @@ def _bridges(security: Security, member: ClusterMember | None) -> str:
     # A bridge's socket does not set TCP_NODELAY, so a message that follows an acknowledgement waits
     # 40 ms (Nagle). Incoming messages are therefore QoS 0, which needs no acknowledgement. A broken
     # link would lose them in any case.
-    shared = "\n".join(f"topic {topic} out 1\ntopic {topic} in 0" for topic in _shared(member))
+    shared = "\n".join(
+        f"topic {topic} out 1\ntopic {topic} in 0" for topic in _shared_topics(member)
+    )
     return "".join(
         f"""
 connection link{place}
@@ -193,7 +195,7 @@ bridge_tls_version tlsv1.3
     )
 
 
-def _shared(member: ClusterMember) -> tuple[str, str]:
+def _shared_topics(member: ClusterMember) -> tuple[str, str]:
     return f"{topics.ROOT}/{member.fleet}/#", f"{HEALTH_TOPIC}/#"
 
 
@@ -205,7 +207,7 @@ def access_rules(security: Security, member: ClusterMember | None = None) -> str
     """
     lines: list[str] = []
     if member is not None:
-        lines += [f"user {LINK}", *(f"topic readwrite {topic}" for topic in _shared(member))]
+        lines += [f"user {LINK}", *(f"topic readwrite {topic}" for topic in _shared_topics(member))]
     for name, access in security.access.items():
         lines.append(f"user {name}")
         lines += [f"topic write {topic}" for topic in access.publish]

@@ -15,10 +15,10 @@ from typing import Self
 
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 
-from .embedded import embedded
+from .embedded import make_embedded
 from .health import check_broker
 from .interrupts import defer_interrupts
-from .mosquitto import mosquitto
+from .mosquitto import make_mosquitto
 from .process import Process
 from .program import LOOPBACK, Engine
 from .security import Security
@@ -43,6 +43,7 @@ class RunningBroker:
         version: str,
         host: str,
         port: int,
+        *,
         process: Process | None = None,
         context: ssl.SSLContext | None = None,
         make_engine: Callable[[Security], Engine] | None = None,
@@ -147,11 +148,11 @@ def start_broker(
     """
     match choice:
         case "embedded":
-            return run_engine(embedded(security), port, security, embedded)
+            return run_engine(make_embedded(security), port, security, make_embedded)
         case "mosquitto":
-            return run_engine(mosquitto(security), port, security, mosquitto)
+            return run_engine(make_mosquitto(security), port, security, make_mosquitto)
         case _:
-            return _external(choice, port, security)
+            return _check_external(choice, port, security)
 
 
 def run_engine(
@@ -164,7 +165,7 @@ def run_engine(
 
     *make* configures the same program with other access rules; `reload` needs it.
     """
-    port = free_port() if port is None else _checked_port(port)
+    port = free_port() if port is None else _check_port(port)
     broker = configure_broker(engine, port, security, make)
     try:
         broker.restart()
@@ -185,16 +186,22 @@ def configure_broker(
     with defer_interrupts():
         folder = Path(tempfile.mkdtemp(prefix="cipherfleet-broker-"))  # mode 0700
         process = Process(engine.configure(folder, port), folder)
-    host = security.host if security else LOOPBACK
-    reloader = make if security else None
-    return RunningBroker(engine.name, engine.version, host, port, process, context, reloader)
+    return RunningBroker(
+        engine.name,
+        engine.version,
+        security.host if security else LOOPBACK,
+        port,
+        process=process,
+        context=context,
+        make_engine=make if security else None,
+    )
 
 
 def _await_health(broker: RunningBroker, process: Process) -> None:
     """Return once *broker* is healthy; raises BrokerUnreachable with its last log line."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
-        problem = _health_problem(broker, TRY_TIMEOUT_S)
+        problem = _find_health_problem(broker, TRY_TIMEOUT_S)
         if process.pid is None:
             raise BrokerUnreachable(
                 f"{broker.name} {broker.version} stopped while starting on port {broker.port} "
@@ -210,7 +217,7 @@ def _await_health(broker: RunningBroker, process: Process) -> None:
         time.sleep(0.01)
 
 
-def _health_problem(broker: RunningBroker, timeout_s: float) -> BrokerUnreachable | None:
+def _find_health_problem(broker: RunningBroker, timeout_s: float) -> BrokerUnreachable | None:
     try:
         broker.check(timeout_s)
     except BrokerUnreachable as problem:
@@ -218,12 +225,13 @@ def _health_problem(broker: RunningBroker, timeout_s: float) -> BrokerUnreachabl
     return None
 
 
-def _external(address: str, port: int | None, security: Security | None) -> RunningBroker:
+def _check_external(address: str, port: int | None, security: Security | None) -> RunningBroker:
     host, found_port = parse_address(address)
     if port is not None:
         raise ConfigError(
-            f"the broker {address} is running already and has its own port: the port {port} is for "
-            "a broker started here; leave it out"
+            f"the broker {address} is running already and has its own port: the port {port} "
+            "is for a broker started here",
+            remedy="leave it out",
         )
     context = security.context() if security else None
     broker = RunningBroker("external", "unknown", host, found_port, context=context)
@@ -246,21 +254,22 @@ def free_port() -> int:
     """Return a port from FREE_PORTS that no program uses now. Raises ConfigError."""
     for _ in range(100):
         port = FREE_PORTS[secrets.randbelow(len(FREE_PORTS))]
-        if _port_problem(port) is None:
+        if _find_port_problem(port) is None:
             return port
     raise ConfigError(f"no free port among {FREE_PORTS[0]} to {FREE_PORTS[-1]}: name one")
 
 
-def _checked_port(port: int) -> int:
+def _check_port(port: int) -> int:
     """Return *port* if it is free; otherwise a health check could reach another broker there."""
-    if (problem := _port_problem(port)) is not None:
+    if (problem := _find_port_problem(port)) is not None:
         raise ConfigError(
-            f"port {port} on {LOOPBACK} cannot be used: {problem}; name another, or none at all"
+            f"port {port} on {LOOPBACK} cannot be used: {problem}",
+            remedy="name another, or none at all",
         )
     return port
 
 
-def _port_problem(port: int) -> str | None:
+def _find_port_problem(port: int) -> str | None:
     if not 0 < port < 65536:
         return "a port is a number from 1 to 65535"
     with socket.socket() as sock:

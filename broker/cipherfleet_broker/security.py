@@ -87,8 +87,9 @@ def link_identity(security: Security | None) -> Identity:
     """
     if security is None or security.link is None:
         raise ConfigError(
-            "the brokers of a cluster identify each other by certificates: a cluster needs TLS and "
-            "a certificate for its links; call secure with links=True"
+            "the brokers of a cluster identify each other by certificates: a cluster needs "
+            "TLS and a certificate for its links",
+            remedy="call secure with links=True",
         )
     return security.link
 

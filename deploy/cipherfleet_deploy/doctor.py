@@ -6,12 +6,11 @@ import platform
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,9 +22,9 @@ from cipherfleet_deploy.local.results import plural
 from cipherfleet_node.doctor import broker as doctor_broker
 from cipherfleet_node.doctor import machine as doctor_machine
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
-from cipherfleet_node.findings import Finding, finding_from_error, run_check
+from cipherfleet_node.findings import Finding, exit_code, finding_from_error, run_check
 from cipherfleet_node.installation import install_command
-from cipherfleet_node.settings.node_yaml import is_loopback
+from cipherfleet_node.settings.rules import is_loopback
 from cipherfleet_node.settings.sections import Broker
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.fleet.file import Brokers
@@ -38,6 +37,18 @@ DOCKER_S = 5
 FLEET = "fleet file"
 
 
+class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The findings of `doctor`; `--json` prints these keys."""
+
+    findings: list[Finding]
+    exit_code: int
+
+
+def describe_findings(findings: Sequence[Finding]) -> DoctorResult:
+    """Return *findings* as `--json` prints them, with the exit code of the command."""
+    return DoctorResult(findings=list(findings), exit_code=exit_code(findings, {FLEET}))
+
+
 def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Finding]:
     """Check this machine, the fleet in *file*, and the broker at *broker* (HOST:PORT).
 
@@ -48,7 +59,7 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
         "python": _check_python,
         "packages": lambda: check_packages(wanted_packages()),
         "clock": lambda: doctor_machine.check_clock(now),
-        "chance": doctor_machine.check_chance,
+        "randomness": doctor_machine.check_randomness,
         "arithmetic": doctor_machine.check_arithmetic,
         "memory": doctor_machine.check_memory,
         "disk": lambda: doctor_machine.check_disk(here),
@@ -65,22 +76,8 @@ def examine(file: Path | None, broker: str | None, now: datetime) -> Iterator[Fi
         # A file of `init` names the broker that devices will use. `run` starts its own broker, so
         # the named one may be absent.
         may_be_absent = each is not None and broker is None and is_loopback(each.host)
-        check = partial(check_broker_of, each, now, may_be_absent=may_be_absent)
+        check = partial(check_named_broker, each, now, may_be_absent=may_be_absent)
         yield from run_check("broker", CHECK_S, check)
-
-
-def exit_code(findings: Iterable[Finding]) -> int:
-    """Return the exit code of the command.
-
-    0: no check fails. 3: the fleet file is invalid. 4: only the broker is unreachable. 1: any other
-    failure.
-    """
-    subjects = {finding.subject for finding in findings if finding.level == "fail"}
-    if not subjects:
-        return 0
-    if FLEET in subjects:
-        return ConfigError.exit_code
-    return BrokerUnreachable.exit_code if subjects == {"broker"} else CipherfleetError.exit_code
 
 
 # -- this machine -------------------------------------------------------------------------------
@@ -174,12 +171,12 @@ def _check_file(file: Path) -> Iterator[Finding]:
     except ConfigError as error:
         yield finding_from_error(FLEET, error, "correct the file at this place")
         return
-    levels = Counter(finding["level"] for finding in result["findings"])
-    text = f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges"
-    yield Finding("ok", FLEET, f"{text}, {result['exchange']} exchange")
-    for finding in result["findings"]:
-        if finding["level"] == "fail":
-            yield Finding("fail", "check", finding["text"], finding["remedy"])
+    levels = Counter(finding.level for finding in result.findings)
+    text = f"{result.fleet}: {result.nodes} nodes, {result.edges} edges"
+    yield Finding("ok", FLEET, f"{text}, {result.exchange} exchange")
+    for finding in result.findings:
+        if finding.level == "fail":
+            yield Finding("fail", "check", finding.text, finding.remedy)
     if levels["warn"]:
         yield Finding(
             "warn",
@@ -208,7 +205,7 @@ def named_brokers(file: Path | None, address: str | None) -> list[Broker]:
         return []  # the check of the fleet file reports it
 
 
-def _broker_section(file: Path) -> dict[str, Any]:
+def _broker_section(file: Path) -> dict[str, object]:
     try:
         section = read_document(file).data.get("broker")
     except ConfigError:
@@ -216,7 +213,7 @@ def _broker_section(file: Path) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def check_broker_of(
+def check_named_broker(
     broker: Broker | None, now: datetime, *, may_be_absent: bool = False
 ) -> Iterator[Finding]:
     """Check that *broker* answers, and send a message through it if it needs no certificate.

@@ -8,7 +8,7 @@ and drops it; `_raise_later` raises it again a moment later. A C module that is 
 its import may fail with an error of its own; `is_interrupted` recognises this case.
 
 This module is the first import of the program. It imports only modules that the interpreter has
-already loaded.
+already loaded, and the list of the signals.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import signal
 import sys
 from types import FrameType
 
+from cipherfleet_node.signals import END_SIGNALS
+
 EXIT_INTERRUPTED = 130
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN_AFTER_S = 0.01
 
 _interrupted = False
@@ -35,14 +36,14 @@ class Interrupted(KeyboardInterrupt):
 
 def listen() -> None:
     """Let both signals raise Interrupted in the main thread from now on."""
-    for number in (*SIGNALS, signal.SIGALRM):
+    for number in (*END_SIGNALS, signal.SIGALRM):
         signal.signal(number, _interrupt)
     sys.unraisablehook = _raise_later
 
 
 def ignore() -> None:
     """Let both signals change nothing from now on: the command has ended and Python exits."""
-    for number in (*SIGNALS, signal.SIGALRM):
+    for number in (*END_SIGNALS, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -50,7 +50,7 @@ class Lines:
 
 
 @contextmanager
-def counting(what: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
+def show_count(what: str, total: int, console: Console) -> Iterator[Callable[[], None]]:
     """Show a bar of *total* steps, or lines. Yields a function to call after each step."""
     lines, done = Lines(console), 0
     lines.begin(f"{what}: 0 of {total}")

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
+from msgspec.structs import asdict
 from rich.console import Console
 
 from cipherfleet_broker.running import parse_address
@@ -21,29 +20,39 @@ from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Ledger, Maker, read_ledger
 from cipherfleet_provisioning.memberships import (
     HEALTH_EVERY_S,
-    Pace,
-    awaited,
-    due,
+    compose_updates,
+    estimate_pace,
+    find_blocked,
     needs_round,
-    pace_of,
     safe_round,
 )
 from cipherfleet_provisioning.operations import (
     OPERATOR_FOLDER,
-    SAID,
-    accept,
-    ask_for_keys,
+    SIGNED_MEMBERSHIPS,
+    accept_claims,
+    issue_memberships,
     make_set,
     read_token,
     recertify,
+    request_new_keys,
     revoke,
-    tell,
     update_set,
 )
 from cipherfleet_provisioning.operator_session import OperatorLink, operator_context
-from cipherfleet_provisioning.sets import NODES, StagedSet, current, locked, staged_set
+from cipherfleet_provisioning.sets import StagedSet, find_current_set, lock_set, stage_set
 
-from .progress import counting, print_line
+from .progress import show_count
+from .provision_results import (
+    BundleResult,
+    EnrollResult,
+    RevokeResult,
+    RotateResult,
+    SignedUpdates,
+    UpdateResult,
+    describe_claim,
+    describe_pace,
+    describe_set,
+)
 
 # Claims are retained messages: the broker sends all of them at once. None follows after this time.
 QUIET_S = 1.0
@@ -51,8 +60,6 @@ RELOAD = (
     "the broker's rules have changed: copy {place}/broker to {target} and reload it "
     "(systemctl reload mosquitto, or nats-server --signal reload)"
 )
-
-Result = dict[str, Any]  # the object that `--json` prints
 
 
 @dataclass(frozen=True)
@@ -68,42 +75,26 @@ class Reach:
 # -- bundle -------------------------------------------------------------------------------------
 
 
-def bundle(file: Path, home: Path, maker: Maker, console: Console) -> Result:
+def bundle(file: Path, home: Path, maker: Maker, console: Console) -> BundleResult:
     """Make the set of the fleet in *file*, or complete an existing one.
 
     Raises CipherfleetError.
     """
     fleet = load_fleet(file)
     began = time.monotonic()
-    with locked(home, make=True), staged_set(home) as staged:
-        with _progress(maker, len(fleet.members), console) as advance:
+    with lock_set(home, make=True), stage_set(home) as staged:
+        with _show_progress(maker, len(fleet.members), console) as advance:
             ledger = make_set(staged, fleet, maker, advance, datetime.now(UTC))
         changed = staged.commit()
-    return {
-        **_summary(home, ledger),
-        "changed": changed,
-        "wall_s": round(time.monotonic() - began, 2),
-    }
+    wall_s = round(time.monotonic() - began, 2)
+    return BundleResult(**asdict(describe_set(home, ledger)), changed=changed, wall_s=wall_s)
 
 
 @contextmanager
-def _progress(maker: Maker, total: int, console: Console) -> Iterator[Callable[[str], None]]:
+def _show_progress(maker: Maker, total: int, console: Console) -> Iterator[Callable[[str], None]]:
     what = "keys" if maker == "operator" else "bundles"
-    with counting(what, total, console) as advance:
+    with show_count(what, total, console) as advance:
         yield lambda _name: advance()
-
-
-def _summary(home: Path, ledger: Ledger) -> Result:
-    return {
-        "fleet": ledger.fleet,
-        "set": str(home / "current"),
-        "version": ledger.version,
-        "nodes": len(ledger.present),
-        "enrolled": ledger.named("enrolled"),
-        "pending": ledger.named("pending"),
-        "revoked": ledger.named("revoked"),
-        "operator": ledger.operator,
-    }
 
 
 # -- enroll -------------------------------------------------------------------------------------
@@ -124,15 +115,15 @@ class Consent:
         return self.ask is not None and self.ask(claim)
 
 
-def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
+def enroll(home: Path, consent: Consent, reach: Reach) -> EnrollResult:
     """Accept claims, and send a membership to each node whose neighbours have all enrolled.
 
     Ends when no node is pending, or after the timeout of *reach*. Raises CipherfleetError.
     """
-    with locked(home):
+    with lock_set(home):
         ledger = read_ledger(_current_set(home))
         _check_names(ledger, consent.approved)
-        with _link(home, ledger, reach) as link:
+        with _open_link(home, ledger, reach) as link:
             seen: dict[str, ReviewedClaim] = {}
             declined: set[tuple[str, str]] = set()
             enrolled: list[str] = []
@@ -143,7 +134,7 @@ def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
                 chosen = []
                 for each in seen.values():
                     key = (each.node, each.fingerprint)
-                    if each.acceptable and key not in declined:
+                    if each.is_acceptable and key not in declined:
                         if consent.approves(each):
                             chosen.append(each)
                         else:
@@ -151,30 +142,19 @@ def enroll(home: Path, consent: Consent, reach: Reach) -> Result:
                 if chosen:
                     ledger = _accept_claims(home, ledger, chosen, link, reach)
                     enrolled += [each.node for each in chosen]
-                if not ledger.named("pending") or time.monotonic() >= ends:
+                if not ledger.list_members("pending") or time.monotonic() >= ends:
                     break
             ledger, updates = _stage_updates(home, ledger, link, reach, None)
             _publish(home, ledger, link)
-    refused = {name: each.problem for name, each in seen.items() if each.problem}
-    return {
-        **_summary(home, ledger),
-        "claims": [
-            {
-                "node": each.node,
-                "fingerprint": each.fingerprint,
-                "trouble": each.problem,
-                "enrolled": ledger.members[each.node].fingerprint == each.fingerprint != ""
-                if each.node in ledger.members
-                else False,
-            }
-            for each in seen.values()
-        ],
-        "newly_enrolled": enrolled,
-        "refused": refused,
-        "not_seen": sorted(set(consent.approved) - seen.keys()),
-        "awaited": awaited(ledger),
-        **updates,
-    }
+    return EnrollResult(
+        **asdict(describe_set(home, ledger)),
+        claims=[describe_claim(each, ledger) for each in seen.values()],
+        newly_enrolled=enrolled,
+        refused={name: each.problem for name, each in seen.items() if each.problem},
+        not_seen=sorted(set(consent.approved) - seen.keys()),
+        awaited=find_blocked(ledger),
+        **asdict(updates),
+    )
 
 
 def _review_claims(home: Path, ledger: Ledger, link: OperatorLink) -> dict[str, ReviewedClaim]:
@@ -190,8 +170,8 @@ def _review_claims(home: Path, ledger: Ledger, link: OperatorLink) -> dict[str, 
 def _accept_claims(
     home: Path, ledger: Ledger, chosen: list[ReviewedClaim], link: OperatorLink, reach: Reach
 ) -> Ledger:
-    with staged_set(home) as staged:
-        ledger = accept(staged, ledger, chosen, datetime.now(UTC))
+    with stage_set(home) as staged:
+        ledger = accept_claims(staged, ledger, chosen, datetime.now(UTC))
         staged.commit()
     ledger, _ = _stage_updates(home, ledger, link, reach, None)
     _publish(home, ledger, link)
@@ -208,70 +188,71 @@ def update(
     from_round: int | None,
     reach: Reach,
     console: Console,
-) -> Result:
+) -> UpdateResult:
     """Change the running fleet to that of *file*; the change takes effect at one round.
 
     Raises CipherfleetError.
     """
     fleet = load_fleet(file)
-    with locked(home):
+    with lock_set(home):
         before = read_ledger(_current_set(home))
-        with _link(home, before, reach) as link:
-            with staged_set(home) as staged:
+        with _open_link(home, before, reach) as link:
+            with stage_set(home) as staged:
                 count = sum(m.id not in before.members for m in fleet.members)
-                with _progress(maker, count, console) as advance:
+                with _show_progress(maker, count, console) as advance:
                     ledger = update_set(staged, fleet, maker, advance, datetime.now(UTC))
                 ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
                 changed = staged.commit()
             removed = [name for name in before.present if name not in ledger.members]
             _publish(home, ledger, link, removed)
-    return {
-        **_summary(home, ledger),
-        "changed": changed,
-        "added": [name for name in ledger.present if name not in before.members],
-        "removed": removed,
-        "former_edges": len(ledger.former),
-        "awaited": awaited(ledger),
-        **updates,
-        **_reload_hint(home, before, ledger),
-    }
+    return UpdateResult(
+        **asdict(describe_set(home, ledger)),
+        changed=changed,
+        added=[name for name in ledger.present if name not in before.members],
+        removed=removed,
+        former_edges=len(ledger.former),
+        awaited=find_blocked(ledger),
+        **asdict(updates),
+        reload=_reload_hint(home, before, ledger),
+    )
 
 
-def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reach) -> Result:
+def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reach) -> RotateResult:
     """Give the node *name* new keys, or a new certificate. Raises CipherfleetError."""
-    with locked(home):
+    with lock_set(home):
         ledger = read_ledger(_current_set(home))
         if ledger.entry(name).status != "enrolled":
             raise ConfigError(f"{name!r} is {ledger.entry(name).status}, not enrolled")
-        with _link(home, ledger, reach) as link:
+        with _open_link(home, ledger, reach) as link:
             if what == "certificate":
-                with staged_set(home) as staged:
+                with stage_set(home) as staged:
                     ledger = recertify(staged, ledger, name, datetime.now(UTC))
                     ledger, updates = _sign_updates(staged, ledger, link, reach, from_round or 0)
                     staged.commit()
             else:
                 ledger = _request_new_keys(home, ledger, name, link)
                 claim = _wait_for_claim(home, ledger, name, link, reach)
-                with staged_set(home) as staged:
-                    ledger = accept(staged, ledger, [claim], datetime.now(UTC))
+                with stage_set(home) as staged:
+                    ledger = accept_claims(staged, ledger, [claim], datetime.now(UTC))
                     ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
                     staged.commit()
             _publish(home, ledger, link)
-    entry = ledger.members[name]
-    return {
-        **_summary(home, ledger),
-        "node": name,
-        "fingerprint": entry.fingerprint,
-        "awaited": awaited(ledger),
-        **updates,
-    }
+    return RotateResult(
+        **asdict(describe_set(home, ledger)),
+        node=name,
+        fingerprint=ledger.members[name].fingerprint,
+        awaited=find_blocked(ledger),
+        **asdict(updates),
+    )
 
 
 def _request_new_keys(home: Path, ledger: Ledger, name: str, link: OperatorLink) -> Ledger:
-    if waiting := awaited(ledger):
-        raise ConfigError(f"{waiting[0]!r} does not have its neighbours yet; enrol all nodes first")
-    with staged_set(home) as staged:
-        ledger = ask_for_keys(staged, ledger, name)
+    if waiting := find_blocked(ledger):
+        raise ConfigError(
+            f"{waiting[0]!r} does not have its neighbours yet", remedy="enrol all nodes first"
+        )
+    with stage_set(home) as staged:
+        ledger = request_new_keys(staged, ledger, name)
         staged.commit()
     _publish(home, ledger, link)
     return ledger
@@ -284,52 +265,55 @@ def _wait_for_claim(
     while time.monotonic() < ends:
         link.listen(0.2, 0.2)
         claim = _review_claims(home, ledger, link).get(name)
-        if claim is not None and claim.acceptable:
+        if claim is not None and claim.is_acceptable:
             return claim
     why = f" (its present claim: {claim.problem})" if claim and claim.problem else ""
     raise CipherfleetError(
-        f"{name!r} has not claimed new keys within {reach.timeout_s:g} s{why}; a running node "
-        "makes them when it receives the request: check its log, and run this command again"
+        f"{name!r} has not claimed new keys within {reach.timeout_s:g} s{why}",
+        remedy=(
+            "a running node makes them when it receives the request: check its log, and run this "
+            "command again"
+        ),
     )
 
 
-def revoke_node(home: Path, name: str, reach: Reach) -> Result:
+def revoke_node(home: Path, name: str, reach: Reach) -> RevokeResult:
     """Remove the node *name* from the fleet at once. Raises CipherfleetError.
 
     The set is changed first, then the broker is contacted. Rules without the node can thus be
     installed even if the broker cannot be reached.
     """
-    with locked(home):
+    with lock_set(home):
         before = read_ledger(_current_set(home))
         if before.entry(name).status == "revoked":
             ledger, changed = before, False
         else:
-            with staged_set(home) as staged:
+            with stage_set(home) as staged:
                 ledger = revoke(staged, before, name)
                 changed = staged.commit()
         try:
-            with _link(home, ledger, reach) as link:
+            with _open_link(home, ledger, reach) as link:
                 _publish(home, ledger, link)
         except BrokerUnreachable as error:
             raise BrokerUnreachable(
                 f"{name!r} is revoked in the set, but its neighbours were not informed: {error} "
                 f"Install {home}/current/broker on the broker, and run this command again"
             ) from None
-    return {
-        **_summary(home, ledger),
-        "changed": changed,
-        "node": name,
-        "notified": [n for n, e in ledger.members.items() if e.version > before.version],
-        "from_round": 0,
-        **_reload_hint(home, before, ledger),
-    }
+    return RevokeResult(
+        **asdict(describe_set(home, ledger)),
+        changed=changed,
+        node=name,
+        notified=[n for n, e in ledger.members.items() if e.version > before.version],
+        from_round=0,
+        reload=_reload_hint(home, before, ledger),
+    )
 
 
 # -- shared by the commands ---------------------------------------------------------------------
 
 
 def _current_set(home: Path) -> Path:
-    place = current(home)
+    place = find_current_set(home)
     assert place is not None  # the lock has checked it
     return place
 
@@ -339,7 +323,7 @@ def _check_names(ledger: Ledger, names: Collection[str]) -> None:
         ledger.entry(name)
 
 
-def _link(home: Path, ledger: Ledger, reach: Reach) -> OperatorLink:
+def _open_link(home: Path, ledger: Ledger, reach: Reach) -> OperatorLink:
     host, port = ledger.broker.host, ledger.broker.port
     if reach.broker is not None:
         host, port = parse_address(reach.broker)
@@ -349,8 +333,8 @@ def _link(home: Path, ledger: Ledger, reach: Reach) -> OperatorLink:
 
 def _stage_updates(
     home: Path, ledger: Ledger, link: OperatorLink, reach: Reach, from_round: int | None
-) -> tuple[Ledger, Result]:
-    with staged_set(home) as staged:
+) -> tuple[Ledger, SignedUpdates]:
+    with stage_set(home) as staged:
         ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
         staged.commit()
     return ledger, updates
@@ -358,30 +342,24 @@ def _stage_updates(
 
 def _sign_updates(
     staged: StagedSet, ledger: Ledger, link: OperatorLink, reach: Reach, from_round: int | None
-) -> tuple[Ledger, Result]:
+) -> tuple[Ledger, SignedUpdates]:
     """Sign the pending memberships.
 
     The result says which nodes they are for, the round at which they take effect, and the pace of
     the fleet from which that round was computed.
     """
-    contents: Mapping[str, Membership] = due(ledger)
+    contents: Mapping[str, Membership] = compose_updates(ledger)
     pace = None
     if from_round is None and needs_round(ledger, contents):
-        running = [name for name, entry in ledger.members.items() if entry.holds]
-        pace = pace_of(link.hear(running, reach.health_s), ledger.period_s)
+        running = [name for name, entry in ledger.members.items() if entry.membership_digest]
+        pace = estimate_pace(link.collect_health(running, reach.health_s), ledger.period_s)
     start = safe_round(pace, reach.margin_s) if from_round is None else from_round
-    ledger = tell(staged, ledger, contents, start)
-    return ledger, {
-        "notified": sorted(contents),
-        "from_round": start if contents else None,
-        "pace": _pace_result(pace, reach.margin_s),
-    }
-
-
-def _pace_result(pace: Pace | None, margin_s: float) -> Result | None:
-    if pace is None:
-        return None
-    return {**msgspec.to_builtins(pace), "margin_s": margin_s}
+    ledger = issue_memberships(staged, ledger, contents, start)
+    return ledger, SignedUpdates(
+        notified=sorted(contents),
+        from_round=start if contents else None,
+        pace=None if pace is None else describe_pace(pace, reach.margin_s),
+    )
 
 
 def _publish(home: Path, ledger: Ledger, link: OperatorLink, removed: Collection[str] = ()) -> None:
@@ -389,59 +367,17 @@ def _publish(home: Path, ledger: Ledger, link: OperatorLink, removed: Collection
 
     Memberships published before are published again: nodes apply each one once.
     """
-    place = _current_set(home) / SAID
+    place = _current_set(home) / SIGNED_MEMBERSHIPS
     signed = {
         name: (place / name).read_bytes() for name in ledger.present if (place / name).exists()
     }
-    link.publish({**signed, **dict.fromkeys([*ledger.named("revoked"), *removed], b"")})
+    link.publish({**signed, **dict.fromkeys([*ledger.list_members("revoked"), *removed], b"")})
 
 
-def _reload_hint(home: Path, before: Ledger, after: Ledger) -> Result:
-    changed = before.broker.tls and before.linked != after.linked
+def _reload_hint(home: Path, before: Ledger, after: Ledger) -> str | None:
+    if not before.broker.tls or before.allowed_links == after.allowed_links:
+        return None
     target = "the broker"
     if after.cluster:
         target = "the cluster (to each broker the folder with its host name)"
-    return {"reload": RELOAD.format(place=home / "current", target=target) if changed else None}
-
-
-def show(result: Result, console: Console) -> None:
-    """Print *result*, of any of the commands, line by line."""
-
-    def say(text: str) -> None:
-        print_line(console, text)
-
-    for claim in result.get("claims", ()):
-        state = claim["trouble"] or ("enrolled" if claim["enrolled"] else "waits for approval")
-        say(f"{claim['node']}  {claim['fingerprint'] or '-'}  {state}")
-    for word in ("added", "removed", "newly_enrolled", "not_seen"):
-        if result.get(word):
-            say(f"{word.replace('_', ' ')}: {', '.join(result[word])}")
-    if result.get("notified"):
-        say(
-            f"new neighbours sent to: {', '.join(result['notified'])}; they take effect at round "
-            f"{result['from_round']}"
-        )
-    if pace := result.get("pace"):
-        say(
-            f"(highest reported round: {pace['highest']}, by {pace['node']!r}; "
-            f"{pace['round_s']:.3g} s per round, {pace['margin_s']:g} s of margin)"
-        )
-        if pace["ignored"]:
-            say(f"ignored, because too far ahead: {', '.join(pace['ignored'])}")
-    if result.get("awaited"):
-        say(f"not sent yet, because neighbours have not enrolled: {', '.join(result['awaited'])}")
-    say(
-        f"{result['fleet']}: {result['nodes']} nodes, {len(result['enrolled'])} enrolled, "
-        f"{len(result['pending'])} pending, {len(result['revoked'])} revoked, version "
-        f"{result['version']}"
-    )
-    if "changed" in result and not result["changed"]:
-        say("nothing has changed")
-    if result.get("reload"):
-        say(result["reload"])
-    if result.get("former_edges"):
-        say(
-            f"the broker still allows {result['former_edges']} former edges, for the rounds until "
-            "then; run this command again afterwards to close them"
-        )
-    say(f"provisioned set: {result['set']} ({NODES}, archives, broker, operator)")
+    return RELOAD.format(place=home / "current", target=target)

@@ -1,9 +1,11 @@
 #!/bin/sh
-# cloud-init runs this script at the first boot of a card that `cipherfleet provision seed` wrote.
+# Install the node of the card that `cipherfleet provision seed` wrote. The service
+# cipherfleet-first-boot runs this script while the file `pending` is on the card.
 #
 # The script compares the files on the card with their checksums and installs them. Then it removes
-# the bundle from the boot partition, because the bundle may hold private keys. It writes its
-# progress to first-boot.log, in the same folder.
+# the bundle from the boot partition, because the bundle may hold private keys, and `pending` last.
+# It can be interrupted at any point and run again. The log of the latest attempt is
+# first-boot.log, in the same folder.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,6 +13,8 @@ log=$here/first-boot.log
 
 run() {
     cd "$here"
+    # A power cut after the installation leaves nothing to do but to clean up.
+    if [ -f "$here/installed" ]; then return 0; fi
     sha256sum --quiet -c SHA256SUMS || {
         echo "cipherfleet: the files on the card are damaged; write the card again" >&2
         return 1
@@ -18,18 +22,23 @@ run() {
     set -- --bundle "$here/bundle.tar.gz"
     if [ -f "$here/replace" ]; then set -- "$@" --replace; fi
     if [ -d "$here/wheels" ]; then set -- --wheels "$here/wheels" "$@"; fi
-    sh "$here/install.sh" "$@"
+    sh "$here/install.sh" "$@" || return $?
+    : >"$here/installed"
+    sync -f "$here/installed"
 }
 
 echo "first boot" >"$log"
 if run >>"$log" 2>&1; then
     rm -f "$here/bundle.tar.gz" "$here/replace"
+    sync -f "$here"
     echo "done" >>"$log"
-    cat "$log"
     sync -f "$log"
+    rm -f "$here/pending"
+    sync -f "$here"
+    cat "$log"
 else
     code=$?
-    echo "failed with exit code $code" >>"$log"
+    echo "failed with exit code $code; the next attempt is in a minute, or at the next boot" >>"$log"
     cat "$log" >&2
     sync -f "$log"
     exit "$code"

@@ -191,7 +191,7 @@ unit_of() {
 # Each version contains these scripts: $opt/update.sh is that of the current version.
 scripts() {
     "$opt/current/bin/python" -c \
-        'from cipherfleet_deploy.cards.systemd_unit import devices_folder; print(devices_folder())'
+        'from cipherfleet_deploy.data_folders import devices_folder; print(devices_folder())'
 }
 
 # This check runs before anything is changed.

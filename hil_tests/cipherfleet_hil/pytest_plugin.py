@@ -26,11 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _bench(config: pytest.Config) -> Bench:
-    from cipherfleet_hil.targets.bench_file import bench_from
+    from cipherfleet_hil.targets.bench_file import load_bench
     from cipherfleet_node.errors import ConfigError
 
     try:
-        return bench_from(config.getoption("--bench"))
+        return load_bench(config.getoption("--bench"))
     except ConfigError as error:
         raise pytest.UsageError("\n".join(map(str, error.findings))) from None
 

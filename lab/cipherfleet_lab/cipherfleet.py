@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 
 from cipherfleet_analysis.simulation import (
-    Chance,
-    Generated,
+    FleetRandomness,
     Links,
-    Round,
+    SeededRandomness,
+    SimulatedRound,
     first_estimates,
     run,
 )
@@ -84,10 +84,10 @@ class Cipherfleet:
         return Log(
             system=self.name,
             estimates=np.array([start, *(each.estimates for each in passed)]),
-            gradients=_stacked([each.gradients for each in passed], start),
-            opened=_opened(links, passed),
-            sums=_stacked([each.sums for each in passed], start),
-            couplings=_stacked([each.couplings for each in passed], start),
+            gradients=_stack_rounds([each.gradients for each in passed], start),
+            opened=_collect_opened(links, passed),
+            sums=_stack_rounds([each.sums for each in passed], start),
+            couplings=_stack_rounds([each.couplings for each in passed], start),
             half_weights=_own_weights(links, randomness.values),
             stepsizes=np.array([mean_stepsize(self.algorithm.stepsize, k) for k in range(rounds)]),
             attenuations=np.array(
@@ -110,8 +110,8 @@ class Cipherfleet:
         return mixing + np.diag(1.0 - mixing.sum(axis=1))
 
 
-class _Unguarded(Generated):
-    """Generated randomness, without the guards that a system has switched off."""
+class _Unguarded(SeededRandomness):
+    """Random choices from a seed, without the guards that a system has switched off."""
 
     def __init__(self, seed: int, system: Cipherfleet) -> None:
         super().__init__(seed)
@@ -139,14 +139,14 @@ class _StochasticGradients:
     problem: Problem
     randomness: np.random.Generator
 
-    def at(self, x: Array, k: int, randomness: Chance) -> Array:
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
         """Return the gradients of all nodes."""
         del k, randomness
         return self.problem.all_gradients(x, self.randomness)
 
 
-def _stacked(of_rounds: Sequence[Array], like: Array) -> Array:
-    return np.array(of_rounds).reshape(len(of_rounds), *like.shape)
+def _stack_rounds(rounds: Sequence[Array], like: Array) -> Array:
+    return np.array(rounds).reshape(len(rounds), *like.shape)
 
 
 def _own_weights(links: Links, values: Sequence[Array]) -> dict[tuple[int, int], Array]:
@@ -160,7 +160,7 @@ def _own_weights(links: Links, values: Sequence[Array]) -> dict[tuple[int, int],
     return dict(zip(ends, columns.reshape(len(values), len(askers)).T, strict=True))
 
 
-def _opened(links: Links, passed: Sequence[Round]) -> dict[tuple[int, int], Array]:
+def _collect_opened(links: Links, passed: Sequence[SimulatedRound]) -> dict[tuple[int, int], Array]:
     """Return (i, j) -> (rounds, d); empty if no answer can be opened by itself."""
     answers = [each.opened for each in passed if each.opened is not None]
     if not answers:

@@ -8,12 +8,14 @@ from typing import Any
 
 import click
 
-from cipherfleet_deploy.cli.options import AS_JSON, tell
+from cipherfleet_deploy.cli.options import AS_JSON, print_result
 
-from .attacks.names import ALL, ATTACKS, GRAPHS, GUARDS, SYSTEMS
+from .attacks.catalogue import ATTACKS, SYSTEMS
+from .attacks.names import GRAPHS, GUARDS
 from .figures import STUDIES
 
 MOST_NODES = 10_000_000
+ALL = "all"  # in place of the name of an attack
 
 
 @click.command()
@@ -81,7 +83,7 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
             "--crypto on needs --engine core: the vector engine does not encrypt"
         )
     options = SimulationOptions(**flags, encrypted=crypto == "on")
-    tell(run_simulation(file, options, Console(stderr=True)), show, as_json=as_json)
+    print_result(run_simulation(file, options, Console(stderr=True)), show, as_json=as_json)
 
 
 @click.command()
@@ -122,7 +124,7 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
     names = [name for name in STUDIES if not only or name in only]
     with Console(stderr=True).status("") as status:
         result = make(out, names, StudyEffort(quick, seed), status.update)
-    tell(result, _show_figures, as_json=as_json)
+    print_result(result, _show_figures, as_json=as_json)
 
 
 def _show_figures(result: dict[str, Any], console: Any) -> None:
@@ -135,7 +137,7 @@ def _show_figures(result: dict[str, Any], console: Any) -> None:
 @click.argument("name", type=click.Choice([*ATTACKS, ALL]))
 @click.option(
     "--on",
-    type=click.Choice(SYSTEMS),
+    type=click.Choice([*SYSTEMS]),
     help="system to attack (default: pairwise; with all: every system)",
 )
 @click.option(
@@ -194,4 +196,4 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
         result, show = command.attack_all(options, Console(stderr=True)), command.show_all
     else:
         result, show = command.attack_one(name, options), command.show_one
-    tell(result, show, as_json=as_json)
+    print_result(result, show, as_json=as_json)

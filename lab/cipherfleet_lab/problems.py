@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
@@ -161,7 +161,7 @@ class Readings:
         nodes = np.arange(n)[:, None]
         return self._slopes(self.phi[nodes, chosen], self.targets[nodes, chosen], x)
 
-    def gradient_of(self, node: int) -> Gradient:
+    def make_gradient(self, node: int) -> Gradient:
         """Return the gradient function g_i of one node."""
         own = Readings(
             self.phi[node : node + 1],
@@ -210,7 +210,7 @@ def regression(
     return Problem(
         name=name,
         edges=edges,
-        gradients=[readings.gradient_of(node) for node in range(n)],
+        gradients=[readings.make_gradient(node) for node in range(n)],
         start=start,
         objective=readings.objective,
         optimum=optimum,
@@ -225,10 +225,12 @@ def intel_lab(graph: Topology = LAB_GRAPH, minibatch: int | None = None) -> Prob
     The known optimum is [-0.1525029, -0.9587575, -0.1015940, -0.2449960], checked by
     test_the_lab_problem_has_the_known_answer. Data: examples/intel_lab/README.md.
     """
-    phi, targets = lab_readings(example("intel_lab") / "intel_lab.csv")
+    phi, targets = lab_readings(example_folder("intel_lab") / "intel_lab.csv")
     readings = Readings(phi, targets, SQUARED, minibatch=minibatch)
     start = np.zeros((len(phi), phi.shape[2]))
-    return regression("Intel lab", readings, edges_of(graph, len(phi)), start, readings.minimum())
+    return regression(
+        "Intel lab", readings, build_edges(graph, len(phi)), start, readings.minimum()
+    )
 
 
 def lab_readings(file: Path) -> tuple[Array, Array]:
@@ -293,7 +295,7 @@ def non_convex_readings(
 # -- graphs -------------------------------------------------------------------------------------
 
 
-def edges_of(graph: Topology, nodes: int) -> Edges:
+def build_edges(graph: Topology, nodes: int) -> Edges:
     """Return the edges of any topology of fleet.yaml, with nodes by number."""
     names = [f"n{node}" for node in range(nodes)]
     place = {name: node for node, name in enumerate(names)}

@@ -24,7 +24,7 @@ class Problem:
 
     name: str
     edges: Sequence[tuple[int, int]]  # undirected, each once
-    gradients: Sequence[Gradient]  # of each f_i: (x of shape (d,), chance) -> shape (d,)
+    gradients: Sequence[Gradient]  # of each f_i: (x of shape (d,), rng) -> shape (d,)
     start: Array  # (n, d)
     objective: Callable[[Array], float]  # F at x of shape (d,)
     optimum: Array | None = None  # (d,), None if it is unknown

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -147,7 +146,7 @@ def _keygen(options: argparse.Namespace) -> int:
         )
     place = options.folder / KEYS_FOLDER
     if place.exists() and any(place.iterdir()) and not options.replace:
-        raise ConfigError(f"{place}: has keys already; use --replace to generate new ones")
+        raise ConfigError(f"{place}: has keys already", remedy="use --replace to generate new ones")
     keys = generate_keys(bits)
     write_keys(options.folder, keys)
     print(keys.public.fingerprint)
@@ -204,7 +203,8 @@ def _show_state(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from cipherfleet_node.doctor.folder import examine, exit_code
+    from cipherfleet_node.doctor.folder import BUNDLE_SUBJECTS, examine
+    from cipherfleet_node.findings import exit_code, to_json
 
     _protect_process()
     findings = []
@@ -212,9 +212,9 @@ def _doctor(options: argparse.Namespace) -> int:
         findings.append(finding)
         if not options.json:
             print(finding, flush=True)
-    code = exit_code(findings)
+    code = exit_code(findings, BUNDLE_SUBJECTS)
     if options.json:
-        print(json.dumps({"findings": [asdict(each) for each in findings], "exit_code": code}))
+        print(to_json(findings, code))
     return code
 
 

@@ -8,9 +8,16 @@ from typing import ClassVar
 
 
 class CipherfleetError(Exception):
-    """The base of all our errors. Its text is one line for the operator and contains no secret."""
+    """The base of all our errors. Its text is one line for the operator and contains no secret.
+
+    *remedy* says what the operator can do; `str(error)` shows it after the text and "; ".
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, text: str, *, remedy: str = "") -> None:
+        super().__init__(f"{text}; {remedy}" if remedy else text)
+        self.text, self.remedy = text, remedy
 
 
 @dataclass(frozen=True, order=True)
@@ -28,16 +35,20 @@ class Mark:
 class ConfigError(CipherfleetError):
     """An error that the operator can fix. It names file, place, the value and what is allowed.
 
-    If the error is in a document, *mark* is its place and *path* leads to the value. The text may
-    end with a remedy after its last "; " (see `findings.finding_from_error`).
+    If the error is in a document, *mark* is its place and *path* leads to the value.
     """
 
     exit_code = 3
 
     def __init__(
-        self, text: str, mark: Mark | None = None, path: tuple[str | int, ...] | None = None
+        self,
+        text: str,
+        mark: Mark | None = None,
+        path: tuple[str | int, ...] | None = None,
+        *,
+        remedy: str = "",
     ) -> None:
-        super().__init__(text)
+        super().__init__(text, remedy=remedy)
         self.mark, self.path = mark, path
 
     @property
@@ -47,10 +58,11 @@ class ConfigError(CipherfleetError):
 
 
 class ConfigErrors(ConfigError):
-    """Several errors found at once. The text is the first error and the number of the others."""
+    """Several errors found at once: text and remedy of the first, and the number of the others."""
 
     def __init__(self, findings: tuple[ConfigError, ...]) -> None:
-        super().__init__(f"{findings[0]} (and {len(findings) - 1} more)", findings[0].mark)
+        first, others = findings[0], len(findings) - 1
+        super().__init__(f"{first.text} (and {others} more)", first.mark, remedy=first.remedy)
         self._findings = findings
 
     @property

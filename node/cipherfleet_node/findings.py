@@ -1,17 +1,22 @@
-"""Results of diagnostic checks, for `cipherfleet-node doctor` and `cipherfleet doctor`."""
+"""Findings, the results of checks: of `cipherfleet-node doctor`, `cipherfleet doctor` and `check`.
+
+The two doctors run every check with a time limit and share the exit code and the JSON object.
+"""
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-from .errors import CipherfleetError, remedy_for
+from .errors import BrokerUnreachable, CipherfleetError, ConfigError, remedy_for
 
-Level = Literal["ok", "warn", "fail", "skip"]
+Level = Literal["fail", "warn", "note", "skip", "ok"]
+LEVELS: tuple[Level, ...] = ("fail", "warn", "note", "skip", "ok")  # the most serious first
 
 
 @dataclass(frozen=True)
@@ -19,9 +24,10 @@ class Finding:
     """The result of one check. It contains no reading, key or estimate; *remedy* may be empty."""
 
     level: Level
-    subject: str  # a short name that is the same in every run
+    subject: str  # a short name for scripts; it is the same in every run
     text: str
     remedy: str = ""
+    nodes: tuple[str, ...] = ()  # the nodes of a fleet that it is about, if it is about some
 
     def __str__(self) -> str:
         """Return one line, in which control characters are written as escapes."""
@@ -31,11 +37,27 @@ class Finding:
 
 
 def finding_from_error(subject: str, error: CipherfleetError, remedy: str = "") -> Finding:
-    """Return *error* as a finding: the text after its last "; " is the remedy, else *remedy*."""
-    text, separator, last = str(error).rpartition("; ")
-    if not separator:
-        return Finding("fail", subject, last, remedy)
-    return Finding("fail", subject, text, last)
+    """Return *error* as a finding with its own remedy, or else with *remedy*."""
+    return Finding("fail", subject, error.text, error.remedy or remedy)
+
+
+def exit_code(findings: Iterable[Finding], configuration: Collection[str]) -> int:
+    """Return the exit code of a command that checks everything once.
+
+    0: no check fails. 3: a check fails whose subject is in *configuration*. 4: only the broker is
+    unreachable. 1: any other failure.
+    """
+    subjects = {finding.subject for finding in findings if finding.level == "fail"}
+    if not subjects:
+        return 0
+    if not subjects.isdisjoint(configuration):
+        return ConfigError.exit_code
+    return BrokerUnreachable.exit_code if subjects == {"broker"} else CipherfleetError.exit_code
+
+
+def to_json(findings: Iterable[Finding], exit_code: int) -> str:
+    """Return the JSON object that a doctor prints."""
+    return json.dumps({"findings": [asdict(each) for each in findings], "exit_code": exit_code})
 
 
 def run_check(

@@ -97,7 +97,7 @@ def _write_at_once(
     authority: Certified | None,
 ) -> None:
     """Build all folders in a temporary folder, and rename it to *target* when they are complete."""
-    with _building(target) as building:
+    with _build_beside(target) as building:
         keys = make_keys([m.id for m in fleet.members], fleet.file.crypto.key_bits, progress)
         public = {name: pair.public for name, pair in keys.items()}
         for member in fleet.members:
@@ -110,7 +110,7 @@ def _write_at_once(
 
 
 @contextmanager
-def _building(target: Path) -> Iterator[Path]:
+def _build_beside(target: Path) -> Iterator[Path]:
     """Yield a temporary folder on the file system of *target*; it is removed if the block fails."""
     made: list[Path] = []
     try:
@@ -126,7 +126,7 @@ def _building(target: Path) -> Iterator[Path]:
 def check_target(target: Path) -> None:
     """Raise ConfigError if the folder *target* exists already or cannot be made."""
     if os.path.lexists(target):  # true for a dangling link, too
-        raise ConfigError(f"{target}: exists already; name another folder or remove it")
+        raise ConfigError(f"{target}: exists already", remedy="name another folder or remove it")
     anchor = _anchor(target)
     if not (anchor.is_dir() and os.access(anchor, os.W_OK | os.X_OK)):
         raise ConfigError(f"{target}: cannot be made, since {anchor} is no writable folder")
@@ -141,7 +141,7 @@ def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, 
     """Generate keys for every name, on all cores."""
     keys: dict[str, NodeKeys] = {}
     with _prime_workers(min(len(names), len(os.sched_getaffinity(0))), bits) as workers:
-        for name, (p, q) in zip(names, _primes_of(workers), strict=False):  # primes never end
+        for name, (p, q) in zip(names, _generate_primes(workers), strict=False):  # primes never end
             keys[name] = assemble_keys(p, q)
             progress(name)
     return keys
@@ -169,7 +169,7 @@ def _prime_workers(count: int, bits: int) -> Iterator[list[subprocess.Popen[byte
             worker.communicate()
 
 
-def _primes_of(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Primes]:
+def _generate_primes(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Primes]:
     """Yield primes as *workers* generate them. Raises CipherfleetError when a worker has ended."""
     with selectors.DefaultSelector() as ready:
         for worker in workers:
@@ -179,7 +179,9 @@ def _primes_of(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Primes]:
             for key, _ in ready.select():
                 line = key.data()
                 if not line.endswith(b"\n"):
-                    raise CipherfleetError("a process that made keys was killed; run it again")
+                    raise CipherfleetError(
+                        "a process that made keys was killed", remedy="run it again"
+                    )
                 yield read_primes(line)
 
 

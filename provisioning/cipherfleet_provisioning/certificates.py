@@ -163,12 +163,12 @@ def read_authority(folder: Path) -> Certified:
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {RESTORE}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}", remedy=RESTORE) from None
     except (ValueError, TypeError):
-        raise ConfigError(f"{file}: is not a certificate in PEM; {RESTORE}") from None
+        raise ConfigError(f"{file}: is not a certificate in PEM", remedy=RESTORE) from None
     key = read_signing_key(key_file, RESTORE)
     if key.public_key() != certificate.public_key():
-        raise ConfigError(f"{key_file}: is not the Ed25519 key of {CA_FILE}; {RESTORE}")
+        raise ConfigError(f"{key_file}: is not the Ed25519 key of {CA_FILE}", remedy=RESTORE)
     return Certified(certificate, key)
 
 

@@ -27,13 +27,13 @@ class ReviewedClaim:
     node: str
     fingerprint: str  # empty where the keys cannot be read
     problem: str  # empty: the claim is valid
-    known: bool = False  # its keys are in the ledger already: there is nothing to do
+    is_known: bool = False  # its keys are in the ledger already: there is nothing to do
     claim: Claim | None = None
 
     @property
-    def acceptable(self) -> bool:
+    def is_acceptable(self) -> bool:
         """True if the claim is valid, proven and new."""
-        return not self.problem and not self.known
+        return not self.problem and not self.is_known
 
 
 class _SelfSigned:
@@ -73,8 +73,8 @@ def examine(ledger: Ledger, token: bytes | None, topic: str, payload: bytes) -> 
         fingerprint = keys.fingerprint
     except ValueError:
         return ReviewedClaim(node, "", "unsound keys: the seal does not have 32 bytes")
-    if public == entry.halves:
-        return ReviewedClaim(node, fingerprint, "", known=True, claim=claim)
+    if public == entry.public_keys:
+        return ReviewedClaim(node, fingerprint, "", is_known=True, claim=claim)
     return ReviewedClaim(
         node, fingerprint, _find_problem(ledger, entry, token, claim, public), claim=claim
     )
@@ -91,10 +91,10 @@ def _find_problem(
         return f"unsound modulus: n {', '.join(faults)}"
     if shared := _owner_of_shared_key(ledger, claim.sender, public):
         return f"contains a key of {shared!r}"
-    if entry.halves is not None:
+    if entry.public_keys is not None:
         if not entry.rekey:
             return "enrolled already, with other keys"
-        if not _is_proven_by(entry.halves, claim):
+        if not _is_proven_by(entry.public_keys, claim):
             return "not proven with the keys that it replaces"
     elif token is None:
         return "has no token: get its bundle again"
@@ -115,7 +115,7 @@ def _owner_of_shared_key(ledger: Ledger, node: str, public: PublicKeyBytes) -> s
     """Return another member with one of these keys: from a copied card, or an impersonated node."""
     mine = {public.paillier, public.identity, public.seal}
     for name, entry in ledger.members.items():
-        other = entry.halves
+        other = entry.public_keys
         if name != node and other and mine & {other.paillier, other.identity, other.seal}:
             return name
     return None
@@ -138,7 +138,7 @@ def accept_claim(
 
     With an *authority* it also has a certificate for the connection key that the claim requests.
     """
-    assert reviewed.acceptable
+    assert reviewed.is_acceptable
     assert reviewed.claim is not None
     claim, entry = reviewed.claim, ledger.members[reviewed.node]
     certificate = entry.certificate
@@ -149,9 +149,9 @@ def accept_claim(
         entry,
         status="enrolled",
         made_by="device",
-        halves=PublicKeyBytes(paillier=claim.paillier, identity=claim.identity, seal=claim.seal),
+        public_keys=PublicKeyBytes.from_claim(claim),
         fingerprint=reviewed.fingerprint,
         certificate=certificate,
         rekey=False,
     )
-    return ledger.with_entries({reviewed.node: entry})
+    return ledger.replace_entries({reviewed.node: entry})

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from gmpy2 import mpz
 from msgspec import Meta
 
+from cipherfleet_node.core.messages import Claim
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import PublicKeys
@@ -45,7 +46,12 @@ class PublicKeyBytes(_Record, frozen=True, kw_only=True):
     seal: bytes  # X25519
 
     @classmethod
-    def of(cls, keys: PublicKeys) -> PublicKeyBytes:
+    def from_claim(cls, claim: Claim) -> PublicKeyBytes:
+        """Return the keys that *claim* names."""
+        return cls(paillier=claim.paillier, identity=claim.identity, seal=claim.seal)
+
+    @classmethod
+    def from_keys(cls, keys: PublicKeys) -> PublicKeyBytes:
         """Return the bytes of *keys*."""
         return cls(
             paillier=keys.paillier.to_bytes(),
@@ -68,12 +74,12 @@ class Entry(_Record, frozen=True, kw_only=True):
 
     status: Status
     made_by: Maker  # of the keys in use
-    halves: PublicKeyBytes | None = None  # its public keys; None: not claimed yet
+    public_keys: PublicKeyBytes | None = None  # None: not claimed yet
     fingerprint: str = ""  # of its public keys
     certificate: str = ""  # in PEM; empty without TLS, or before the device has requested one
     version: int = 0  # of its latest membership; 0: the neighbours in its bundle are valid
     from_round: int = 0  # of that membership
-    holds: str = ""  # digest of its latest membership, or of its bundle's; empty: none yet
+    membership_digest: str = ""  # of its latest membership, or of its bundle's; empty: none yet
     rekey: bool = False  # the operator has requested new keys, and the node has claimed none yet
 
 
@@ -106,7 +112,7 @@ class Ledger(_Record, frozen=True, kw_only=True):
         """Ids of the members that are not revoked."""
         return [name for name, entry in self.members.items() if entry.status != "revoked"]
 
-    def named(self, status: Status) -> list[str]:
+    def list_members(self, status: Status) -> list[str]:
         """Return the ids of the members with *status*."""
         return [name for name, entry in self.members.items() if entry.status == status]
 
@@ -119,12 +125,12 @@ class Ledger(_Record, frozen=True, kw_only=True):
             )
         return self.members[name]
 
-    def with_entries(self, entries: Mapping[str, Entry]) -> Ledger:
+    def replace_entries(self, entries: Mapping[str, Entry]) -> Ledger:
         """Return the ledger with *entries* added or replaced."""
         return msgspec.structs.replace(self, members={**self.members, **entries})
 
     @property
-    def linked(self) -> dict[str, list[str]]:
+    def allowed_links(self) -> dict[str, list[str]]:
         """Each member's neighbours in the access rules: by the present and by the former edges."""
         links: dict[str, dict[str, None]] = {name: {} for name in self.present}
         for a, b in [*self.edges, *self.former]:
@@ -179,7 +185,7 @@ def revoke_member(ledger: Ledger, gone: str) -> Ledger:
     _check_rest(ledger, gone, left, edges)
     entry = Entry(status="revoked", made_by=ledger.entry(gone).made_by)
     changed = msgspec.structs.replace(ledger, edges=edges, former=former)
-    return changed.with_entries({gone: entry})
+    return changed.replace_entries({gone: entry})
 
 
 def _check_rest(
@@ -189,12 +195,13 @@ def _check_rest(
     try:
         graph = build_graph(Topology(edges=list(edges)), left)
     except TopologyError as error:
-        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}; {remedy}") from None
+        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}", remedy=remedy) from None
     leaf = next((name for name in left if graph.degree(name) == 1), None)
     if leaf is not None and ledger.exchange == "sealed" and ledger.leaves == "refuse":
         raise ConfigError(
-            f"the fleet cannot do without {gone!r}: {leaf!r} would have one neighbour only, and a "
-            f"sealed sum over one hides nothing; {remedy}"
+            f"the fleet cannot do without {gone!r}: {leaf!r} would have one neighbour only, "
+            "and a sealed sum over one hides nothing",
+            remedy=remedy,
         )
 
 
@@ -213,8 +220,8 @@ def read_ledger(folder: Path) -> Ledger:
         return msgspec.json.decode(file.read_bytes(), type=Ledger)
     except OSError as error:
         raise ConfigError(
-            f"{file}: cannot be read: {error.strerror}; make the set with: "
-            "cipherfleet provision bundle FILE DIR"
+            f"{file}: cannot be read: {error.strerror}",
+            remedy="make the set with: cipherfleet provision bundle FILE DIR",
         ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: is not a ledger of version {LEDGER_VERSION}: {error}") from None

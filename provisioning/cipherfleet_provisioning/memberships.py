@@ -20,7 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import OPERATOR, Health, Member, Membership
+from cipherfleet_node.core.messages import OPERATOR, Health, Membership, MembershipEntry
 from cipherfleet_provisioning.topology.graph import Graph
 
 from .ledger import Ledger, PublicKeyBytes
@@ -35,7 +35,7 @@ def compose_membership(ledger: Ledger, graph: Graph, name: str) -> Membership | 
     own = ledger.members[name]
     near = graph.neighbours(name)
     others = {other for each in near for other in graph.neighbours(each)} - {name}
-    if any(ledger.members[other].halves is None for other in {name, *near, *others}):
+    if any(ledger.members[other].public_keys is None for other in {name, *near, *others}):
         return None
     sealed = sorted(others) if ledger.exchange == "sealed" else []
     return Membership(
@@ -52,37 +52,39 @@ def compose_membership(ledger: Ledger, graph: Graph, name: str) -> Membership | 
     )
 
 
-def _member(ledger: Ledger, graph: Graph, name: str) -> Member:
+def _member(ledger: Ledger, graph: Graph, name: str) -> MembershipEntry:
     public = _public_keys(ledger, name)
-    return Member(name, list(graph.neighbours(name)), public.paillier, public.identity, public.seal)
+    return MembershipEntry(
+        name, list(graph.neighbours(name)), public.paillier, public.identity, public.seal
+    )
 
 
 def _public_keys(ledger: Ledger, name: str) -> PublicKeyBytes:
-    public = ledger.members[name].halves
+    public = ledger.members[name].public_keys
     assert public is not None
     return public
 
 
-def digest(content: Membership) -> str:
+def digest_membership(content: Membership) -> str:
     """Return the digest by which the ledger remembers a node's latest membership."""
     return hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
 
 
-def due(ledger: Ledger) -> dict[str, Membership]:
+def compose_updates(ledger: Ledger) -> dict[str, Membership]:
     """Return the new memberships that can be sent now, by node."""
     graph = ledger.graph
     contents = {name: compose_membership(ledger, graph, name) for name in graph.ids}
     changed = {
         name
         for name, content in contents.items()
-        if content is None or digest(content) != ledger.members[name].holds
+        if content is None or digest_membership(content) != ledger.members[name].membership_digest
     }
     updatable = {name for name in changed if contents[name] is not None}
     while True:
         blocked = {
             name
             for name in updatable
-            if ledger.members[name].holds
+            if ledger.members[name].membership_digest
             and any(other in changed - updatable for other in graph.neighbours(name))
         }
         if not blocked:
@@ -95,16 +97,16 @@ def due(ledger: Ledger) -> dict[str, Membership]:
     }
 
 
-def awaited(ledger: Ledger) -> list[str]:
+def find_blocked(ledger: Ledger) -> list[str]:
     """Return the nodes whose new membership has to wait for the keys of other nodes."""
-    graph, updatable = ledger.graph, due(ledger)
+    graph, updatable = ledger.graph, compose_updates(ledger)
     return [
         name
         for name in graph.ids
         if name not in updatable
         and (
             (content := compose_membership(ledger, graph, name)) is None
-            or digest(content) != ledger.members[name].holds
+            or digest_membership(content) != ledger.members[name].membership_digest
         )
     ]
 
@@ -132,10 +134,10 @@ def sign_updates(
         message = msgspec.structs.replace(content, epoch=version, from_round=start)
         signed[name] = wire.encode(message, operator)
         entries[name] = msgspec.structs.replace(
-            entry, version=version, from_round=start, holds=digest(content)
+            entry, version=version, from_round=start, membership_digest=digest_membership(content)
         )
     ledger = msgspec.structs.replace(ledger, version=version, from_round=from_round)
-    return ledger.with_entries(entries), signed
+    return ledger.replace_entries(entries), signed
 
 
 def sign_rekey_request(
@@ -149,7 +151,7 @@ def sign_rekey_request(
         content, epoch=version, from_round=entry.from_round, rekey=True
     )
     entry = msgspec.structs.replace(entry, version=version, rekey=True)
-    ledger = msgspec.structs.replace(ledger, version=version).with_entries({name: entry})
+    ledger = msgspec.structs.replace(ledger, version=version).replace_entries({name: entry})
     return ledger, {name: wire.encode(message, operator)}
 
 
@@ -167,23 +169,23 @@ class Pace:
     ignored: tuple[str, ...] = ()  # nodes whose round is implausibly high
 
 
-def pace_of(result: Mapping[str, Health], period_s: float | None) -> Pace | None:
+def estimate_pace(health: Mapping[str, Health], period_s: float | None) -> Pace | None:
     """Return the fleet's pace; None without a health message.
 
     A faulty or hostile node may report any round. So a round is ignored if it is further above the
     median than nodes can drift apart: two rounds per hop, at most as many hops as nodes, and the
     rounds that a fast fleet completes within the age of a health message.
     """
-    if not result:
+    if not health:
         return None
-    times = [1e-6 * health.round_us for health in result.values() if health.round_us > 0]
+    times = [1e-6 * each.round_us for each in health.values() if each.round_us > 0]
     round_s = max(statistics.median(times) if times else 0.0, period_s or 0.0, FASTEST_ROUND_S)
-    middle = statistics.median_low([health.round for health in result.values()])
-    limit = middle + 2 * len(result) + HEALTH_EVERY_S / round_s
-    ignored = tuple(sorted(name for name, health in result.items() if health.round > limit))
-    counted = {name: health.round for name, health in result.items() if name not in ignored}
+    middle = statistics.median_low([each.round for each in health.values()])
+    limit = middle + 2 * len(health) + HEALTH_EVERY_S / round_s
+    ignored = tuple(sorted(name for name, each in health.items() if each.round > limit))
+    counted = {name: each.round for name, each in health.items() if name not in ignored}
     node = max(counted, key=lambda name: counted[name])
-    return Pace(counted[node], node, round_s, len(result), ignored)
+    return Pace(counted[node], node, round_s, len(health), ignored)
 
 
 def safe_round(pace: Pace | None, margin_s: float) -> int:
@@ -200,4 +202,4 @@ def safe_round(pace: Pace | None, margin_s: float) -> int:
 
 def needs_round(ledger: Ledger, names: Collection[str]) -> bool:
     """True if one of *names* has a membership already, and therefore may be in any round."""
-    return any(ledger.members[name].holds for name in names)
+    return any(ledger.members[name].membership_digest for name in names)

@@ -6,8 +6,8 @@ Every function changes a staged set. The changes take effect when the caller com
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,9 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from cipherfleet_broker.program import LOOPBACK, ClusterMember, Peer
-from cipherfleet_broker.security import HEALTH, WATCHER, Identity, Security, fleet_access
-from cipherfleet_broker.service_files import make_service_files
+from cipherfleet_broker.security import HEALTH, WATCHER
 from cipherfleet_node.core.messages import OPERATOR, Membership
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (
@@ -34,16 +32,12 @@ from cipherfleet_node.keys.key_files import (
 from cipherfleet_node.runtime.enrolment import TOKEN_BYTES, TOKEN_FILE
 from cipherfleet_node.runtime.membership import CURRENT as HOLDING
 from cipherfleet_node.runtime.membership import MEMBERSHIP_FOLDER
-from cipherfleet_node.settings.node_yaml import (
-    CA_FILE,
-    CERTIFICATE_FILE,
-    TLS_FOLDER,
-    is_loopback,
-)
+from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, TLS_FOLDER
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
+from .broker_files import BROKER_FOLDER, list_broker_folders, make_broker_files
 from .bundles import Progress, make_keys, node_config, write_bundle
 from .certificates import (
     BROKER,
@@ -73,12 +67,18 @@ from .ledger import (
     revoke_member,
     settings_digest,
 )
-from .memberships import awaited, compose_membership, digest, due, sign_rekey_request, sign_updates
+from .memberships import (
+    compose_membership,
+    compose_updates,
+    digest_membership,
+    find_blocked,
+    sign_rekey_request,
+    sign_updates,
+)
 from .sets import ARCHIVES, NODES, StagedSet, put_archives
 
-OPERATOR_FOLDER, BROKER_FOLDER, SAID = "operator", "broker", "memberships"
+OPERATOR_FOLDER, SIGNED_MEMBERSHIPS = "operator", "memberships"
 OPERATOR_FILE, CLIENT, TOKENS = "operator.pem", "client", "tokens"
-INSTALLED = Path("/etc/cipherfleet-broker")
 ENROLMENT_DAYS = 90  # validity of the certificate with which a device connects to claim its keys
 
 
@@ -124,8 +124,10 @@ def make_set(
         _check_same(ledger, fleet)
     else:
         operator = _make_operator_keys(staged, fleet, now)
-        members = _make_bundles(staged, fleet, fleet.members, maker, operator, progress, now)
-        ledger = _with_bundle_digests(new_ledger(fleet, operator.public, members))
+        members = _make_bundles(
+            staged, fleet, fleet.members, operator, maker=maker, progress=progress, now=now
+        )
+        ledger = _record_bundle_digests(new_ledger(fleet, operator.public, members))
     return _refresh_derived(staged, ledger)
 
 
@@ -141,7 +143,7 @@ def _make_operator_keys(staged: StagedSet, fleet: Fleet, now: datetime) -> Opera
     _write(issue_client(authority, OPERATOR, now), folder, CLIENT)
     _write(issue_client(authority, WATCHER, now), folder, WATCHER_STEM)
     brokers = fleet.file.broker
-    for host, place in zip(brokers.hosts, _broker_folders(brokers.cluster or []), strict=True):
+    for host, place in zip(brokers.hosts, list_broker_folders(brokers.cluster or []), strict=True):
         put = f"{BROKER_FOLDER}/{place}"
         staged.put(f"{put}{CA_FILE}", authority.pem)
         _write(issue_broker(authority, [host], now), broker / place, BROKER)
@@ -159,8 +161,9 @@ def _make_bundles(
     staged: StagedSet,
     fleet: Fleet,
     newcomers: Iterable[Member],
-    maker: Maker,
     operator: OperatorKeys,
+    *,
+    maker: Maker,
     progress: Progress,
     now: datetime,
 ) -> dict[str, Entry]:
@@ -195,22 +198,24 @@ def _make_bundles(
             entries[member.id] = Entry(
                 status="enrolled",
                 made_by=maker,
-                halves=PublicKeyBytes.of(own),
+                public_keys=PublicKeyBytes.from_keys(own),
                 fingerprint=own.fingerprint,
                 certificate=certificate,
             )
     return entries
 
 
-def _with_bundle_digests(ledger: Ledger) -> Ledger:
+def _record_bundle_digests(ledger: Ledger) -> Ledger:
     """Record the memberships that complete bundles contain, so that they are not sent again."""
     entries = {}
     graph = ledger.graph
     for name, entry in ledger.members.items():
         content = compose_membership(ledger, graph, name)
         if content is not None:
-            entries[name] = msgspec.structs.replace(entry, holds=digest(content))
-    return ledger.with_entries(entries)
+            entries[name] = msgspec.structs.replace(
+                entry, membership_digest=digest_membership(content)
+            )
+    return ledger.replace_entries(entries)
 
 
 def _check_same(ledger: Ledger, fleet: Fleet) -> None:
@@ -260,19 +265,21 @@ def update_set(
     """
     ledger = read_ledger(staged.place)
     check_settings(ledger, fleet)
-    returning = next((m for m in fleet.members if m.id in ledger.named("revoked")), None)
+    returning = next((m for m in fleet.members if m.id in ledger.list_members("revoked")), None)
     if returning is not None:
         raise ConfigError(
             f"{returning.id!r} is revoked: remove it from nodes, or give the device another id"
         )
     operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     newcomers = [m for m in fleet.members if m.id not in ledger.members]
-    fresh = (
-        _make_bundles(staged, fleet, newcomers, maker, operator, progress, now) if newcomers else {}
-    )
-    known = {**ledger.members, **fresh}
+    known = ledger.members
+    if newcomers:
+        fresh = _make_bundles(
+            staged, fleet, newcomers, operator, maker=maker, progress=progress, now=now
+        )
+        known = {**known, **fresh}
     staying = {member.id: known[member.id] for member in fleet.members}
-    revoked = {name: ledger.members[name] for name in ledger.named("revoked")}
+    revoked = {name: ledger.members[name] for name in ledger.list_members("revoked")}
     edges = list(fleet.graph.edges)
     former = [edge for edge in ledger.edges if edge not in edges]
     for name in ledger.present:
@@ -284,7 +291,7 @@ def update_set(
     return _refresh_derived(staged, ledger)
 
 
-def accept(
+def accept_claims(
     staged: StagedSet, ledger: Ledger, reviewed: Iterable[ReviewedClaim], now: datetime
 ) -> Ledger:
     """Enter the keys of acceptable claims into the ledger, and delete the used tokens."""
@@ -299,7 +306,7 @@ def accept(
     return _refresh_derived(staged, ledger)
 
 
-def tell(
+def issue_memberships(
     staged: StagedSet,
     ledger: Ledger,
     contents: Mapping[str, Membership],
@@ -307,13 +314,13 @@ def tell(
     *,
     at_once: bool = False,
 ) -> Ledger:
-    """Sign the memberships *contents* (see `memberships.due`) and store them for publication."""
+    """Sign the memberships *contents* (see `compose_updates`) and store them for publication."""
     operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     ledger, signed = sign_updates(ledger, contents, from_round, operator.signer, at_once=at_once)
     return _store_signed(staged, ledger, signed)
 
 
-def ask_for_keys(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
+def request_new_keys(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
     """Request new keys from *name*, unless a request is pending already."""
     if ledger.members[name].rekey:
         return ledger
@@ -333,7 +340,7 @@ def recertify(staged: StagedSet, ledger: Ledger, name: str, now: datetime) -> Le
     if (staged.place / NODES / name / KEYS_FOLDER).exists():
         staged.put(file, pem)
     entry = msgspec.structs.replace(entry, certificate=pem.decode())
-    return ledger.with_entries({name: entry})
+    return ledger.replace_entries({name: entry})
 
 
 def revoke(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
@@ -343,15 +350,17 @@ def revoke(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
     remaining nodes would be no valid fleet, or if keys for their memberships are missing.
     """
     ledger = revoke_member(ledger, name)
-    contents = due(ledger)
-    if blocked := [other for other in awaited(ledger) if ledger.members[other].holds]:
-        pending = ", ".join(map(repr, ledger.named("pending")[:5]))
+    contents = compose_updates(ledger)
+    if blocked := [
+        other for other in find_blocked(ledger) if ledger.members[other].membership_digest
+    ]:
+        pending = ", ".join(map(repr, ledger.list_members("pending")[:5]))
         raise ConfigError(
             f"{blocked[0]!r} cannot get a new membership while the keys of {pending} are missing: "
             "enrol them, or remove them from fleet.yaml and run cipherfleet provision update first"
         )
     _remove_node_files(staged, name)
-    return _refresh_derived(staged, tell(staged, ledger, contents, 0, at_once=True))
+    return _refresh_derived(staged, issue_memberships(staged, ledger, contents, 0, at_once=True))
 
 
 def _remove_node_files(staged: StagedSet, name: str) -> None:
@@ -359,7 +368,7 @@ def _remove_node_files(staged: StagedSet, name: str) -> None:
         f"{NODES}/{name}",
         f"{ARCHIVES}/{name}.tar.gz",
         f"{OPERATOR_FOLDER}/{TOKENS}/{name}",
-        f"{SAID}/{name}",
+        f"{SIGNED_MEMBERSHIPS}/{name}",
     ):
         staged.remove(place)
 
@@ -367,7 +376,7 @@ def _remove_node_files(staged: StagedSet, name: str) -> None:
 def _store_signed(staged: StagedSet, ledger: Ledger, signed: Mapping[str, bytes]) -> Ledger:
     """Store signed memberships for publication, and in bundles for a device installed again."""
     for name, data in signed.items():
-        staged.put(f"{SAID}/{name}", data)
+        staged.put(f"{SIGNED_MEMBERSHIPS}/{name}", data)
         if (staged.place / NODES / name / KEYS_FOLDER).exists() and not ledger.members[name].rekey:
             staged.put(f"{NODES}/{name}/{MEMBERSHIP_FOLDER}/{HOLDING}", data)
     return _refresh_derived(staged, ledger)
@@ -380,43 +389,3 @@ def _refresh_derived(staged: StagedSet, ledger: Ledger) -> Ledger:
     for name, text in make_broker_files(ledger).items():
         staged.put(f"{BROKER_FOLDER}/{name}", text.encode())
     return ledger
-
-
-# -- the broker ---------------------------------------------------------------------------------
-
-
-def _broker_folders(cluster: Sequence[str]) -> list[str]:
-    """Return the folder in broker/ of each broker's files: HOST/ for a broker of a cluster."""
-    return [f"{host}/" for host in cluster] or [""]
-
-
-def make_broker_files(ledger: Ledger) -> dict[str, str]:
-    """Return the brokers' configuration files by their names in broker/."""
-    security = security_in(INSTALLED, ledger) if ledger.broker.tls else None
-    port, peers = (
-        ledger.broker.port,
-        tuple(Peer(host, ledger.broker.port) for host in ledger.cluster),
-    )
-    files = {}
-    for own, folder in enumerate(_broker_folders(ledger.cluster)):
-        member = ClusterMember(ledger.fleet, peers, own) if peers else None
-        for name, text in make_service_files(port, security, INSTALLED, member).items():
-            files[f"{folder}{name}"] = text
-    return files
-
-
-def security_in(folder: Path, ledger: Ledger) -> Security:
-    """Return the security settings of a broker; *folder* is its copy of the set's broker/."""
-
-    def identity(name: str) -> Identity:
-        return Identity(folder / f"{name}.pem", folder / f"{name}.key")
-
-    security = Security(
-        folder / CA_FILE,
-        identity(BROKER),
-        identity("health"),
-        fleet_access(ledger.fleet, ledger.linked),
-        link=identity("link") if ledger.cluster else None,
-    )
-    all_addresses = "0.0.0.0"  # noqa: S104  # other machines reach it, over TLS
-    return replace(security, listen=LOOPBACK if is_loopback(ledger.broker.host) else all_addresses)

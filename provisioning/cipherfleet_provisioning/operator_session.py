@@ -30,7 +30,7 @@ MAX_MESSAGES = 100_000  # kept of each kind; a fleet has fewer nodes
 class OperatorSession:
     """A connection to the fleet's broker, as a context manager; it reconnects after a loss.
 
-    *heard* is called with topic and payload of every message. It runs in another thread and must
+    *deliver* is called with topic and payload of every message. It runs in another thread and must
     not raise.
     """
 
@@ -40,9 +40,9 @@ class OperatorSession:
         where: tuple[str, int],
         context: ssl.SSLContext | None,
         filters: Sequence[str],
-        heard: Callable[[str, bytes], None],
+        deliver: Callable[[str, bytes], None],
     ) -> None:
-        self._where, self._filters, self._heard = where, filters, heard
+        self._where, self._filters, self._deliver = where, filters, deliver
         self._settled = threading.Event()
         self._problem = "it did not answer MQTT CONNECT"
         name = f"{fleet}-operator-{secrets.token_hex(6)}"
@@ -52,9 +52,9 @@ class OperatorSession:
         client.connect_timeout = CONNECT_S
         client.reconnect_delay_set(*RECONNECT_S)
         client.on_socket_open = set_no_delay
-        client.on_connect = self._connected
-        client.on_subscribe = self._subscribed
-        client.on_message = self._message
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
 
     def __enter__(self) -> Self:
         host, port = self._where
@@ -78,7 +78,7 @@ class OperatorSession:
         self._leave()
 
     @property
-    def connected(self) -> bool:
+    def is_connected(self) -> bool:
         """True while the session is connected to the broker."""
         return self._client.is_connected()
 
@@ -89,31 +89,34 @@ class OperatorSession:
     def _unreachable(self, found: str) -> BrokerUnreachable:
         host, port = self._where
         return BrokerUnreachable(
-            f"no working broker at {host}:{port}: {found}; does it run with the configuration of "
-            "this set, and are host and port right (--broker HOST:PORT)?"
+            f"no working broker at {host}:{port}: {found}",
+            remedy=(
+                "does it run with the configuration of this set, and are host and port right "
+                "(--broker HOST:PORT)?"
+            ),
         )
 
-    # -- paho's thread ------------------------------------------------------------------------
+    # paho calls the following methods in its own thread.
 
-    def _connected(self, client: mqtt.Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
+    def _on_connect(self, client: mqtt.Client, _u: Any, _f: Any, reason: Any, _p: Any) -> None:
         if reason.is_failure:
             self._problem = f"it refused the operator ({reason})"
             self._settled.set()
             return
         client.subscribe([(each, 1) for each in self._filters])
 
-    def _subscribed(self, _c: Any, _u: Any, _mid: int, reasons: Any, _p: Any) -> None:
+    def _on_subscribe(self, _c: Any, _u: Any, _mid: int, reasons: Any, _p: Any) -> None:
         refused = any(reason.is_failure for reason in reasons)
         self._problem = "it refused the operator's subscriptions" if refused else ""
         self._settled.set()
 
-    def _message(self, _c: Any, _u: Any, message: mqtt.MQTTMessage) -> None:
+    def _on_message(self, _c: Any, _u: Any, message: mqtt.MQTTMessage) -> None:
         try:
             topic = message.topic
         except UnicodeDecodeError:
             return
         # One byte above the limit suffices: the decoder refuses the message as too long.
-        self._heard(topic, bytes(message.payload[: wire.MAX_MESSAGE_BYTES + 1]))
+        self._deliver(topic, bytes(message.payload[: wire.MAX_MESSAGE_BYTES + 1]))
 
 
 class OperatorLink(OperatorSession):
@@ -136,7 +139,7 @@ class OperatorLink(OperatorSession):
             except queue.Empty:
                 return
 
-    def hear(self, names: Collection[str], at_most_s: float) -> dict[str, Health]:
+    def collect_health(self, names: Collection[str], at_most_s: float) -> dict[str, Health]:
         """Return the next health messages of *names*, waiting for them at most *at_most_s*."""
         self.health.clear()
         ends = time.monotonic() + at_most_s

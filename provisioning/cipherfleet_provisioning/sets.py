@@ -71,23 +71,27 @@ class StagedSet:
         return True
 
 
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / SETS).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{home}: cannot be made: {error.strerror}") from None
+
+
 @contextmanager
-def locked(home: Path, *, make: bool = False) -> Iterator[None]:
+def lock_set(home: Path, *, make: bool = False) -> Iterator[None]:
     """Lock *home* for the block, and remove what an interrupted command has left there.
 
     With *make*, *home* is created if it does not exist. Raises ConfigError if another command holds
     the lock, or if *home* has no set.
     """
     if make:
-        try:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (home / SETS).mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{home}: cannot be made: {error.strerror}") from None
+        _make_home(home)
     elif not (home / CURRENT).exists():
         raise ConfigError(
-            f"{home}: contains no provisioned set; make it with: "
-            "cipherfleet provision bundle FILE DIR"
+            f"{home}: contains no provisioned set",
+            remedy="make it with: cipherfleet provision bundle FILE DIR",
         )
     umask = os.umask(0o077)
     descriptor = os.open(home / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -104,13 +108,15 @@ def _take_lock(home: Path, descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigError(f"{home}: is in use by another command; wait until it ends") from None
+        raise ConfigError(
+            f"{home}: is in use by another command", remedy="wait until it ends"
+        ) from None
 
 
 def _remove_stale_sets(home: Path) -> None:
     """Delete sets that never became current and sets that were superseded."""
     (home / _FRESH).unlink(missing_ok=True)
-    present = current(home)
+    present = find_current_set(home)
     for place in (home / SETS).iterdir():
         if place != present:
             shutil.rmtree(place)
@@ -118,19 +124,19 @@ def _remove_stale_sets(home: Path) -> None:
         write_private(home / ".gitignore", b"# private keys\n*\n")
 
 
-def current(home: Path) -> Path | None:
+def find_current_set(home: Path) -> Path | None:
     """Return the folder of the current set in *home*, None if there is none yet."""
     link = home / CURRENT
     return home / link.readlink() if link.is_symlink() else None
 
 
 @contextmanager
-def staged_set(home: Path) -> Iterator[StagedSet]:
+def stage_set(home: Path) -> Iterator[StagedSet]:
     """Yield a staged set, which the caller commits; the caller holds the lock.
 
     An exception in the block deletes the staged set.
     """
-    present = current(home)
+    present = find_current_set(home)
     number = int(present.name) + 1 if present is not None else 1
     place = home / SETS / f"{number:06}"
     try:

@@ -17,20 +17,20 @@ from cipherfleet_analysis.convergence import (
     MEAN_SQUARE,
     USUAL_NOISE,
     AccuracyError,
-    Note,
+    check_schedule,
     disagreement_floor,
     mean_square_contraction,
     metropolis_laplacian,
     noise_floor,
     round_noise,
     rounds_to_consensus,
-    schedule_notes,
     spectral_gap,
     worst_contraction,
 )
 from cipherfleet_node.core.exchange import half_weight
 from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.core.randomness import RoundRandomness
+from cipherfleet_node.findings import Finding
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
@@ -384,8 +384,8 @@ def algorithm(
 
 
 def failing(settings_: Algorithm) -> set[str]:
-    """The sums that schedule_notes says fail, noise aside."""
-    texts = [note.text for note in schedule_notes(settings_) if note.level == "warn"]
+    """The sums that check_schedule says fail, noise aside."""
+    texts = [note.text for note in check_schedule(settings_) if note.level == "warn"]
     return {text.split(" is ")[0] for text in texts}
 
 
@@ -416,7 +416,7 @@ def failing(settings_: Algorithm) -> set[str]:
 )
 def test_the_failing_sums_are_named(p: float, u: float | None, sums: set[str]) -> None:
     assert failing(algorithm(p, u)) == sums
-    levels = [note.level for note in schedule_notes(algorithm(p, u))]
+    levels = [note.level for note in check_schedule(algorithm(p, u))]
     assert ("ok" if not sums else "warn") == levels[0]
 
 
@@ -445,24 +445,24 @@ def test_an_exponent_exactly_on_the_boundary_fails() -> None:
 def test_a_decay_or_scale_of_zero_means_a_constant_sequence() -> None:
     assert failing(algorithm(1.0, decay=0)) == {"sum lambda^2"}
     assert failing(algorithm(1.2, decay=0)) == {"sum lambda^2"}
-    assert "a constant stepsize" in schedule_notes(algorithm(1.0, decay=0))[0].text
-    assert schedule_notes(algorithm(1.0, 1.2, scale=0)) == schedule_notes(algorithm(1.0))
+    assert "a constant stepsize" in check_schedule(algorithm(1.0, decay=0))[0].text
+    assert check_schedule(algorithm(1.0, 1.2, scale=0)) == check_schedule(algorithm(1.0))
 
 
 def test_the_advice_on_the_stepsize_exponent_can_be_followed() -> None:
-    (note,) = [n for n in schedule_notes(algorithm(0.6, 0.81)) if n.level == "warn"]
-    assert note.text.endswith("choose stepsize.exponent above 0.905")
+    (note,) = [n for n in check_schedule(algorithm(0.6, 0.81)) if n.level == "warn"]
+    assert note.remedy == "choose stepsize.exponent above 0.905"
     assert failing(algorithm(0.906, 0.81)) == set()
 
 
 def test_attenuation_as_fast_as_any_stepsize_is_advised_to_slow_down() -> None:
     for u in (1.0, 1.2):
-        *_, note = [n for n in schedule_notes(algorithm(1.0, u)) if n.level == "warn"]
-        assert "choose attenuation.exponent below 1" in note.text
+        *_, note = [n for n in check_schedule(algorithm(1.0, u)) if n.level == "warn"]
+        assert "choose attenuation.exponent below 1" in note.remedy
 
 
-def noise_note(settings_: Algorithm) -> Note:
-    (note,) = [n for n in schedule_notes(settings_) if "quantisation noise of about" in n.text]
+def noise_note(settings_: Algorithm) -> Finding:
+    (note,) = [n for n in check_schedule(settings_) if "quantisation noise of about" in n.text]
     return note
 
 
@@ -490,14 +490,14 @@ def test_attenuation_at_a_fine_resolution_is_noted_as_slow() -> None:
 
 
 def test_public_stepsizes_are_noted() -> None:
-    assert schedule_notes(algorithm(spread=0))[-1].level == "note"
-    assert schedule_notes(algorithm(spread=0.5))[-1].level == "ok"
+    assert check_schedule(algorithm(spread=0))[-1].level == "note"
+    assert check_schedule(algorithm(spread=0.5))[-1].level == "ok"
 
 
 def test_notes_are_single_lines() -> None:
     for p in (0.0, 0.7, 1.0, 1.2):
         for u in (None, 0.0, 0.4, 0.81, 1.2):
             for resolution in (1e-6, 0.1):
-                for note in schedule_notes(algorithm(p, u, resolution=resolution)):
-                    assert "\n" not in note.text
+                for note in check_schedule(algorithm(p, u, resolution=resolution)):
+                    assert "\n" not in note.text + note.remedy
                     assert note.text

@@ -16,7 +16,7 @@ from cipherfleet_analysis import forecast as forecasting
 from cipherfleet_analysis.centralised import common_answer, recorded_objectives
 from cipherfleet_analysis.convergence import spectral_gap
 from cipherfleet_analysis.cost.board_card import (
-    PROFILES,
+    BOARD_ESTIMATES,
     Calibration,
     read_calibration,
     write_calibration,
@@ -26,8 +26,8 @@ from cipherfleet_analysis.cost.traffic import traffic
 from cipherfleet_analysis.forecast import Forecast, forecast, mixing
 from cipherfleet_analysis.simulation import (
     Array,
-    Generated,
     Links,
+    SeededRandomness,
     first_estimates,
     gradients_of,
     run,
@@ -38,7 +38,7 @@ from cipherfleet_deploy.check.check import check_fleet
 from cipherfleet_hil.measuring import calibrate
 from cipherfleet_hil.measuring.calibrate import measure_powers
 from cipherfleet_lab.reference import iterate
-from cipherfleet_lab.simulation.node_draws import NodeRandomness
+from cipherfleet_lab.simulation.node_randomness import NodeRandomness
 from cipherfleet_node.core import exchange, wire
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.objective import make_objective
@@ -140,7 +140,7 @@ def test_the_simulation_equals_the_reference_for_the_same_draws(
 @pytest.mark.parametrize("law", ["uniform", "normal", "log-normal"])
 def test_generated_steps_have_the_moments_of_the_nodes_own(law: str) -> None:
     stepsize = msgspec.convert({"initial": 1.0, "decay": 0.0, "spread": 0.6, "law": law}, Stepsize)
-    generated = Generated(1).steps(0, stepsize, (200, 200)).ravel()
+    generated = SeededRandomness(1).steps(0, stepsize, (200, 200)).ravel()
     own = draw_stepsizes(stepsize, 0, 40_000, RoundRandomness(bytes(32)))
     # Five deviations of the difference of two means of 40,000 draws of deviation 0.35; fixed seeds.
     assert abs(generated.mean() - own.mean()) < 5 * 0.35 * math.sqrt(2 / 40_000)
@@ -149,7 +149,7 @@ def test_generated_steps_have_the_moments_of_the_nodes_own(law: str) -> None:
 
 def test_generated_half_weights_and_dither_are_those_of_the_exchange() -> None:
     """Fixed seed: deterministic."""
-    chance = Generated(1)
+    chance = SeededRandomness(1)
     weights = chance.half_weights(0, 20_000)
     own = {exchange.half_weight(RoundRandomness(k.to_bytes(32)), "n") for k in range(20_000)}
     assert set(weights.astype(int)) == own
@@ -334,12 +334,12 @@ def test_estimates_that_are_no_numbers_any_more_are_out_of_range() -> None:
     """Growing beyond all numbers in one round, infinities cancel to NaN, which compares false."""
 
     class Nowhere:
-        def at(self, x: Array, k: int, chance: object) -> Array:
-            del k, chance
+        def evaluate(self, x: Array, k: int, randomness: object) -> Array:
+            del k, randomness
             return np.full_like(x, np.nan)
 
     result = simulate(
-        graph("ring", 4), np.ones((4, 1)), Nowhere(), Algorithm(rounds=3), 3, Generated(1),
+        graph("ring", 4), np.ones((4, 1)), Nowhere(), Algorithm(rounds=3), 3, SeededRandomness(1),
         sealed=True,
     )  # fmt: skip
     assert result.largest == math.inf
@@ -355,19 +355,19 @@ def test_a_long_run_is_shortened_and_says_so(tmp_path: Path) -> None:
     assert result.expected.of is None
     assert result.per_run is None
     assert result.per_day is not None
-    assert result.per_day["node"] == 1440 * result.traffic.per_node
+    assert result.per_day.node == 1440 * result.traffic.per_node
 
 
 # -- the time of a round ------------------------------------------------------------------------
 
 
 def card(**changes: object) -> Calibration:
-    return msgspec.structs.replace(PROFILES["host"], **changes)
+    return msgspec.structs.replace(BOARD_ESTIMATES["host"], **changes)
 
 
 def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_calibration(tmp_path / "card.json", PROFILES["pi-4"])
-    assert read_calibration(tmp_path / "card.json") == PROFILES["pi-4"]
+    write_calibration(tmp_path / "card.json", BOARD_ESTIMATES["pi-4"])
+    assert read_calibration(tmp_path / "card.json") == BOARD_ESTIMATES["pi-4"]
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_what_is_no_card_is_named(data: bytes | None, expected: str, tmp_path: P
     ("field", "value"), [("round_ms", -1), ("cores", 0), ("powers", {}), ("powers", {"2k": None})]
 )
 def test_a_card_of_impossible_figures_is_refused(field: str, value: object, tmp_path: Path) -> None:
-    plain = msgspec.to_builtins(PROFILES["host"])
+    plain = msgspec.to_builtins(BOARD_ESTIMATES["host"])
     if value == {"2k": None}:
         value = {"2k": plain["powers"]["2048"]}
     (tmp_path / "card.json").write_text(json.dumps({**plain, field: value}))
@@ -411,16 +411,18 @@ def test_measured_powers_have_the_order_that_arithmetic_gives_them() -> None:
 
 
 def test_a_size_that_a_card_lacks_is_scaled_from_the_nearest() -> None:
-    host = PROFILES["host"]
+    host = BOARD_ESTIMATES["host"]
     assert host.at(4096).powmod_ms == pytest.approx(host.powers["3072"].powmod_ms * (4 / 3) ** 3)
     assert host.at(2048) == host.powers["2048"]
 
 
 def test_every_profile_is_an_estimate_and_names_its_source() -> None:
-    for profile in PROFILES.values():
+    for profile in BOARD_ESTIMATES.values():
         assert profile.kind == "estimate"
         assert profile.source
-    cpu = [PROFILES[name].at(2048).powmod_ms for name in ("pi-zero-2", "pi-4", "pi-5", "host")]
+    cpu = [
+        BOARD_ESTIMATES[name].at(2048).powmod_ms for name in ("pi-zero-2", "pi-4", "pi-5", "host")
+    ]
     assert cpu == sorted(cpu, reverse=True)
 
 
@@ -429,8 +431,8 @@ def test_the_work_of_a_round_is_counted(tmp_path: Path) -> None:
     text = FLEET.replace("objective:", "crypto: {exchange: pairwise}\nobjective:")
     fleet = fleet_of(tmp_path, text)
     powers = {"powmod_ms": 1e5, "table_ms": 100.0, "own_ms": 10.0, "decrypt_ms": 1.0}
-    costs = card(powers={"2048": msgspec.convert({**powers, "product_ms": 0.0},
-                                                 type(PROFILES["host"].at(2048)))})  # fmt: skip
+    kind = type(BOARD_ESTIMATES["host"].at(2048))
+    costs = card(powers={"2048": msgspec.convert({**powers, "product_ms": 0.0}, kind)})
     work = compute_work(2, fleet, costs)
     assert work.ahead == 10.0 + 2 * 100.0
     assert work.crypto == 1.0
@@ -441,7 +443,7 @@ def test_the_work_of_a_round_is_counted(tmp_path: Path) -> None:
 def test_pools_that_fall_behind_set_the_pace(tmp_path: Path) -> None:
     fleet = fleet_of(tmp_path)
     quick, slow = card(), card(powers={"2048": msgspec.structs.replace(
-        PROFILES["host"].at(2048), table_ms=500.0)})  # fmt: skip
+        BOARD_ESTIMATES["host"].at(2048), table_ms=500.0)})  # fmt: skip
     assert predict(fleet, quick).pools_keep_up
     result = predict(fleet, slow)
     assert not result.pools_keep_up
@@ -455,7 +457,7 @@ def test_every_pool_thread_takes_its_share(tmp_path: Path) -> None:
     crypto = "crypto: {{pool: {pool}, pool_threads: {threads}}}\nobjective:"
     slow = card(
         cores=4,
-        powers={"2048": msgspec.structs.replace(PROFILES["host"].at(2048), table_ms=500.0)},
+        powers={"2048": msgspec.structs.replace(BOARD_ESTIMATES["host"].at(2048), table_ms=500.0)},
     )
     times = [
         predict(
@@ -473,19 +475,19 @@ def test_every_pool_thread_takes_its_share(tmp_path: Path) -> None:
 
 def test_all_nodes_on_one_machine_share_its_cores(tmp_path: Path) -> None:
     few, many = (
-        predict(fleet_of(tmp_path, FLEET.replace("each: 5", f"each: {n}")), PROFILES["host"])
+        predict(fleet_of(tmp_path, FLEET.replace("each: 5", f"each: {n}")), BOARD_ESTIMATES["host"])
         for n in (20, 40)
     )
     assert many.together_ms == pytest.approx(2 * few.together_ms)
     assert many.apart_ms == few.apart_ms
-    assert few.together_ms >= 20 * few.cpu_ms / PROFILES["host"].cores
+    assert few.together_ms >= 20 * few.cpu_ms / BOARD_ESTIMATES["host"].cores
 
 
 def test_the_share_of_a_core_is_what_a_round_computes_of_what_it_lasts(tmp_path: Path) -> None:
-    busy = predict(fleet_of(tmp_path, FLEET), PROFILES["pi-4"])
+    busy = predict(fleet_of(tmp_path, FLEET), BOARD_ESTIMATES["pi-4"])
     assert busy.cpu_share == pytest.approx(busy.cpu_ms / busy.apart_ms)
     paced = FLEET.replace("rounds: 40", "rounds: 40, period_s: 60")
-    calm = predict(fleet_of(tmp_path, paced), PROFILES["pi-4"])
+    calm = predict(fleet_of(tmp_path, paced), BOARD_ESTIMATES["pi-4"])
     assert calm.cpu_share == pytest.approx(busy.cpu_ms / 60_000.0)
 
 
@@ -504,9 +506,10 @@ def test_a_card_of_ones_own_is_told_as_measured(tmp_path: Path) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET)
     write_calibration(tmp_path / "card.json", card(kind="measured", board="bench 1"))
     result = check_fleet(tmp_path / "fleet.yaml", calibration=tmp_path / "card.json")
-    assert result["forecast"]["round_time"]["kind"] == "measured"
-    assert result["forecast"]["round_time"]["board"] == "bench 1"
-    assert check_fleet(tmp_path / "fleet.yaml")["forecast"]["round_time"] is None
+    assert result.forecast.round_time is not None
+    assert result.forecast.round_time.kind == "measured"
+    assert result.forecast.round_time.board == "bench 1"
+    assert check_fleet(tmp_path / "fleet.yaml").forecast.round_time is None
     with pytest.raises(ConfigError, match="both given"):
         check_fleet(tmp_path / "fleet.yaml", "pi-4", tmp_path / "card.json")
 

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherfleet_analysis.privacy import linear_disclosure as sealed_sums
-from cipherfleet_analysis.privacy.audit import LEVELS, Finding, Privacy, check_privacy
+from cipherfleet_analysis.privacy.audit import Privacy, check_privacy
 from cipherfleet_analysis.privacy.disclosure import Disclosure
 from cipherfleet_analysis.privacy.linear_disclosure import identifiable_nodes
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.findings import LEVELS, Finding
 from cipherfleet_node.settings.sections import ExchangeName
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
@@ -65,12 +66,12 @@ def edges(text: str) -> str:
     return f"{{edges: {text}}}"
 
 
-def findings_about(privacy: Privacy, about: str) -> list[tuple[str, tuple[str, ...]]]:
-    return [(f.level, f.nodes) for f in privacy.findings if f.about == about]
+def findings_about(privacy: Privacy, subject: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [(f.level, f.nodes) for f in privacy.findings if f.subject == subject]
 
 
-def only(privacy: Privacy, about: str) -> Finding:
-    (finding,) = (f for f in privacy.findings if f.about == about)
+def only(privacy: Privacy, subject: str) -> Finding:
+    (finding,) = (f for f in privacy.findings if f.subject == subject)
     return finding
 
 

@@ -107,7 +107,7 @@ class Client:
         return seen
 
 
-def eventually(holds: Callable[[], bool], timeout_s: float = 60) -> bool:
+def wait_until(holds: Callable[[], bool], timeout_s: float = 60) -> bool:
     deadline = time.monotonic() + timeout_s
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -143,7 +143,7 @@ def test_message_of_20_kib_passes_whole(broker: RunningBroker) -> None:
 def test_message_beyond_the_limit_is_not_delivered(broker: RunningBroker) -> None:
     with Client(broker, "t") as receiver, Client(broker) as sender:
         sender.paho.publish("t", b"x" * (MAX_PACKET_BYTES + 1))
-        assert eventually(lambda: not sender.paho.is_connected())
+        assert wait_until(lambda: not sender.paho.is_connected())
         with pytest.raises(queue.Empty):
             receiver.next(0.2)
 
@@ -248,7 +248,7 @@ def test_clients_reconnect_after_a_kill_and_a_restart_on_the_same_port(
     port, folder, first_pid = broker.port, broker.folder, broker.pid
     with Client(broker, "t") as receiver, Client(broker) as sender:
         broker.kill()
-        assert eventually(lambda: not receiver.ready.is_set() and not sender.ready.is_set())
+        assert wait_until(lambda: not receiver.ready.is_set() and not sender.ready.is_set())
         broker.restart()
         assert (broker.port, broker.folder) == (port, folder)
         assert broker.pid != first_pid
@@ -335,9 +335,7 @@ if sys.argv[2] == "wait":
 
 
 @contextmanager
-def broker_of_another_process(
-    choice: str, then: str
-) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def start_in_another_process(choice: str, then: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     command = [sys.executable, "-c", STARTER, choice, then]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -346,24 +344,24 @@ def broker_of_another_process(
             yield parent, int(pid)
         finally:
             parent.kill()
-            if not eventually(lambda: not is_running(int(pid))):
+            if not wait_until(lambda: not is_running(int(pid))):
                 os.kill(int(pid), signal.SIGKILL)  # the test has failed: leave nothing behind
             shutil.rmtree(folder, ignore_errors=True)  # nobody was left to remove it
 
 
 @fleet
 def test_broker_dies_when_its_parent_is_killed(choice: str) -> None:
-    with broker_of_another_process(choice, "wait") as (parent, pid):
+    with start_in_another_process(choice, "wait") as (parent, pid):
         assert is_running(pid)
         parent.send_signal(signal.SIGKILL)
-        assert eventually(lambda: not is_running(pid))
+        assert wait_until(lambda: not is_running(pid))
 
 
 @fleet
 def test_broker_dies_when_its_parent_forgets_to_stop_it(choice: str) -> None:
-    with broker_of_another_process(choice, "forget") as (parent, pid):
+    with start_in_another_process(choice, "forget") as (parent, pid):
         assert parent.wait(60) == 0
-        assert eventually(lambda: not is_running(pid))
+        assert wait_until(lambda: not is_running(pid))
 
 
 # -- external brokers, and messages for the operator ---------------------------------------------
@@ -444,7 +442,7 @@ def test_missing_nats_server_says_what_to_install(monkeypatch: pytest.MonkeyPatc
         start_broker("embedded")
 
 
-def program_that_prints(folder: Path, text: str) -> Path:
+def write_program(folder: Path, text: str) -> Path:
     file = folder / "mosquitto"
     file.write_text(f"#!/bin/sh\necho '{text}'\nexit 3\n")
     file.chmod(0o700)
@@ -458,7 +456,7 @@ def program_that_prints(folder: Path, text: str) -> Path:
 def test_version_of_mosquitto_is_read(
     tmp_path: Path, expected: str, version: tuple[int, int, int]
 ) -> None:
-    assert mosquitto_version(program_that_prints(tmp_path, expected)) == version
+    assert mosquitto_version(write_program(tmp_path, expected)) == version
 
 
 @pytest.mark.parametrize(
@@ -469,14 +467,14 @@ def test_unfit_mosquitto_is_a_configuration_error(
     tmp_path: Path, expected: str, complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        mosquitto_version(program_that_prints(tmp_path, expected))
+        mosquitto_version(write_program(tmp_path, expected))
 
 
 # -- the health check ---------------------------------------------------------------------------
 
 
 @contextmanager
-def server_that_answers(answer: bytes | None) -> Iterator[int]:
+def serve_answer(answer: bytes | None) -> Iterator[int]:
     """A port where every connection gets *answer* and is closed; None: silence, held open."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -494,7 +492,7 @@ def server_that_answers(answer: bytes | None) -> Iterator[int]:
         thread.join()
 
 
-def seconds_until_unreachable(host: str, port: int, match: str, timeout_s: float = 0.5) -> float:
+def measure_failure(host: str, port: int, match: str, timeout_s: float = 0.5) -> float:
     """Bounds of a minute tell a deadline from none at all, on a busy machine, too."""
     start = time.monotonic()
     with pytest.raises(BrokerUnreachable, match=match):
@@ -521,12 +519,12 @@ def test_wrong_port_is_told_at_once() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        assert seconds_until_unreachable("127.0.0.1", port, f"127.0.0.1:{port}.*refused", 120) < 60
+        assert measure_failure("127.0.0.1", port, f"127.0.0.1:{port}.*refused", 120) < 60
 
 
 def test_unreachable_host_is_told_within_the_deadline() -> None:
     # 192.0.2.0/24 is for documentation: no host has it (RFC 5737).
-    assert seconds_until_unreachable("192.0.2.1", 1883, "192.0.2.1:1883: cannot connect") < 60
+    assert measure_failure("192.0.2.1", 1883, "192.0.2.1:1883: cannot connect") < 60
 
 
 def test_host_that_answers_no_connection_is_told_at_the_deadline() -> None:
@@ -536,13 +534,13 @@ def test_host_that_answers_no_connection_is_told_at_the_deadline() -> None:
         socket.create_connection(server.getsockname()),
     ):
         port = server.getsockname()[1]
-        taken_s = seconds_until_unreachable("127.0.0.1", port, "cannot connect .timed out")
+        taken_s = measure_failure("127.0.0.1", port, "cannot connect .timed out")
         assert 0.4 < taken_s < 60
 
 
 def test_silent_server_is_told_at_the_deadline() -> None:
-    with server_that_answers(None) as port:
-        taken_s = seconds_until_unreachable("127.0.0.1", port, "not answer MQTT CONNECT in 0.5 s")
+    with serve_answer(None) as port:
+        taken_s = measure_failure("127.0.0.1", port, "not answer MQTT CONNECT in 0.5 s")
         assert 0.4 < taken_s < 60
 
 
@@ -559,5 +557,5 @@ def test_silent_server_is_told_at_the_deadline() -> None:
     ],
 )
 def test_unfit_server_is_told_apart(answer: bytes, complaint: str) -> None:
-    with server_that_answers(answer) as port:
-        assert seconds_until_unreachable("127.0.0.1", port, complaint, 120) < 60
+    with serve_answer(answer) as port:
+        assert measure_failure("127.0.0.1", port, complaint, 120) < 60

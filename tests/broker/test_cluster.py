@@ -27,7 +27,7 @@ from cipherfleet_broker.program import ClusterMember, Peer
 from cipherfleet_deploy.doctor import named_brokers
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import Trajectory, disagreement
-from cipherfleet_deploy.local.run import RunOptions, addresses, run_fleet
+from cipherfleet_deploy.local.run import RunOptions, assign_brokers, run_fleet
 from cipherfleet_deploy.provision_session import bundle
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.keys.tls import client_context
@@ -73,7 +73,7 @@ def cluster_file(folder: Path, rounds: int, more: str = "") -> Path:
     return file
 
 
-def secured(fleet: Fleet, folder: Path) -> tuple[Certified, Security]:
+def make_security(fleet: Fleet, folder: Path) -> tuple[Certified, Security]:
     now = datetime.now(UTC)
     authority = make_authority(fleet.file.fleet, now)
     (folder / "tls").mkdir()
@@ -81,11 +81,11 @@ def secured(fleet: Fleet, folder: Path) -> tuple[Certified, Security]:
 
 
 @contextmanager
-def clustered(
+def start_fleet_cluster(
     choice: str, folder: Path, rounds: int = 5, more: str = "", count: int = 2
 ) -> Iterator[tuple[Fleet, RunningCluster, Certified]]:
     found = load_fleet(cluster_file(folder, rounds, more))
-    authority, security = secured(found, folder)
+    authority, security = make_security(found, folder)
     with start_cluster(choice, found.file.fleet, count, security) as cluster:
         yield found, cluster, authority
 
@@ -105,7 +105,7 @@ class Ground:
 @pytest.fixture(scope="module")
 def ground(choice: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     folder = tmp_path_factory.mktemp(choice)
-    with clustered(choice, folder) as (_, cluster, authority):
+    with start_fleet_cluster(choice, folder) as (_, cluster, authority):
         yield Ground(folder, cluster, authority)
 
 
@@ -113,7 +113,7 @@ class Client:
     """A node's connection by hand; keeps what arrives: topic, payload, whether it was retained."""
 
     def __init__(self, broker: RunningBroker, authority: Certified, name: str, folder: Path):
-        self.arrived: list[tuple[str, bytes, bool]] = []
+        self.messages: list[tuple[str, bytes, bool]] = []
         self.ready = threading.Event()
         place = folder / name
         place.mkdir(exist_ok=True)
@@ -123,11 +123,11 @@ class Client:
         self.paho.tls_set_context(client_context(place / "ca.pem", own.certificate, own.key))
         self.paho.on_socket_open = set_no_delay
         self.paho.on_subscribe = lambda *_: self.ready.set()
-        self.paho.on_message = self._arrived
+        self.paho.on_message = self._on_message
         self._address = broker.host, broker.port
 
-    def _arrived(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
-        self.arrived.append((message.topic, bytes(message.payload), message.retain))
+    def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
+        self.messages.append((message.topic, bytes(message.payload), message.retain))
         if message.payload.startswith(b"ping"):
             self.send("cf/v1/trial/a/n1/n2", b"pong")
 
@@ -145,7 +145,7 @@ class Client:
         self.paho.loop_stop()
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 120.0) -> None:
+def wait_until(holds: Callable[[], bool], within_s: float = 120.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, "waited too long"
@@ -183,7 +183,7 @@ class WatchedFleet:
         self.nodes.poll()
         return min(node.round for node in self.nodes.nodes.values())
 
-    def goes_on(self, within_s: float = 180.0) -> None:
+    def await_progress(self, within_s: float = 180.0) -> None:
         """Wait for ten more rounds of all nodes, the last three without a silent neighbour."""
         goal = max(node.round for node in self.nodes.nodes.values()) + 10
 
@@ -192,21 +192,21 @@ class WatchedFleet:
             latest = [node.rounds[-3:] for node in self.nodes.nodes.values()]
             return there and all(not line["silent"] for lines in latest for line in lines)
 
-        eventually(is_there, within_s)
+        wait_until(is_there, within_s)
 
 
 @contextmanager
-def watched(
+def run_fleet_on(
     found: Fleet, cluster: RunningCluster, authority: Certified, folder: Path
 ) -> Iterator[WatchedFleet]:
-    brokers = addresses(found, cluster.members[:2])
+    brokers = assign_brokers(found, cluster.members[:2])
     bundles = write_bundles(
         found, folder / "nodes", brokers, Simulation(trace_estimates=True), authority=authority
     )
     with LocalFleet(bundles, stalled_after_s=180.0) as nodes:
         nodes.start()
         watched = WatchedFleet(nodes)
-        watched.goes_on()
+        watched.await_progress()
         yield watched
         assert [node.restarts for node in nodes.nodes.values()] == [0] * 4
         assert disagreement(Trajectory.of(nodes, 1).last) < 1e-2
@@ -220,25 +220,25 @@ def test_a_fleet_goes_on_after_a_broker_of_its_cluster_was_killed_and_came_back(
     choice: str, tmp_path: Path
 ) -> None:
     with (
-        clustered(choice, tmp_path, *ENDLESS) as (found, cluster, authority),
-        watched(found, cluster, authority, tmp_path) as nodes,
+        start_fleet_cluster(choice, tmp_path, *ENDLESS) as (found, cluster, authority),
+        run_fleet_on(found, cluster, authority, tmp_path) as nodes,
     ):
         cluster.members[1].kill()
         time.sleep(1.0)
         cluster.members[1].restart()
         cluster.await_links()
-        nodes.goes_on()
+        nodes.await_progress()
 
 
 @fleet
 def test_three_members_do_not_miss_one_of_them(tmp_path: Path) -> None:
     """Two hold the nodes, the third is there so that any two are a majority."""
     with (
-        clustered("embedded", tmp_path, *ENDLESS, count=3) as (found, cluster, authority),
-        watched(found, cluster, authority, tmp_path) as nodes,
+        start_fleet_cluster("embedded", tmp_path, *ENDLESS, count=3) as (found, cluster, authority),
+        run_fleet_on(found, cluster, authority, tmp_path) as nodes,
     ):
         cluster.members[2].kill()
-        nodes.goes_on()
+        nodes.await_progress()
         assert cluster.members[2].pid is None
 
 
@@ -253,23 +253,23 @@ def test_messages_pass_once_both_ways_with_what_is_retained_and_wills(ground: Gr
     there.start("cf/v1/trial/q/n1", "cf/v1/trial/state/n1")
     for n in range(20):
         here.send("cf/v1/trial/q/n1", b"ping%d" % n)
-        eventually(lambda: len(here.arrived) > n)  # noqa: B023  # called at once
+        wait_until(lambda: len(here.messages) > n)  # noqa: B023  # called at once
     here.send("cf/v1/trial/state/n1", b"here", retain=True)
-    eventually(lambda: ("cf/v1/trial/state/n1", b"here", False) in there.arrived)
-    assert [each for each in there.arrived if each[0].endswith("q/n1")] == [
+    wait_until(lambda: ("cf/v1/trial/state/n1", b"here", False) in there.messages)
+    assert [each for each in there.messages if each[0].endswith("q/n1")] == [
         ("cf/v1/trial/q/n1", b"ping%d" % n, False) for n in range(20)
     ]
     line = there.paho.socket()
     assert line is not None
     line.close()  # without a DISCONNECT: the broker says the will
-    eventually(lambda: ("cf/v1/trial/state/n2", b"gone", False) in here.arrived)
+    wait_until(lambda: ("cf/v1/trial/state/n2", b"gone", False) in here.messages)
     there.stop()
     late = ground.client(1, "n2")
     late.start("cf/v1/trial/state/n1")
-    eventually(lambda: ("cf/v1/trial/state/n1", b"here", True) in late.arrived)
+    wait_until(lambda: ("cf/v1/trial/state/n1", b"here", True) in late.messages)
     late.stop()
     here.stop()
-    assert len(here.arrived) == 21
+    assert len(here.messages) == 21
 
 
 @fleet
@@ -277,12 +277,12 @@ def test_access_rules_hold_on_every_broker_of_a_cluster(ground: Ground) -> None:
     liar, ear = ground.client(0, "n3"), ground.client(1, "n4")
     ear.start("cf/v1/trial/q/n3", "cf/v1/trial/state/n1")
     liar.start("cf/v1/trial/q/n2")
-    ear.arrived.clear()  # what another test retained
+    ear.messages.clear()  # what another test retained
     liar.send("cf/v1/trial/q/n1", b"as another")
     liar.send("cf/v1/trial/state/n1", b"as another", retain=True)
     liar.send("cf/v1/trial/q/n3", b"as itself")
-    eventually(lambda: ("cf/v1/trial/q/n3", b"as itself", False) in ear.arrived)
-    assert not [each for each in ear.arrived if each[1] == b"as another"]
+    wait_until(lambda: ("cf/v1/trial/q/n3", b"as itself", False) in ear.messages)
+    assert not [each for each in ear.messages if each[1] == b"as another"]
     ear.stop()
     liar.stop()
 
@@ -296,22 +296,22 @@ def test_nobody_but_a_broker_opens_a_route(ground: Ground) -> None:
         return  # bridges of mosquitto are clients like others: access_rules says what they may
     host, port = json.loads(file.read_text())["cluster"]["listen"].split(":")
 
-    def refusal(certificate: Path, key: Path) -> bytes:
+    def find_refusal(certificate: Path, key: Path) -> bytes:
         """What a route with this certificate is answered: it belongs to no cluster, at best."""
         context = client_context(tls / "ca.pem", certificate, key)
-        heard = b""
+        answer = b""
         plain = socket.create_connection((host, int(port)), 60)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") as line:
             line.sendall(b'CONNECT {"verbose":false,"name":"x"}\r\nPING\r\n')
             with suppress(ssl.SSLError, ConnectionError):
                 while more := line.recv(4096):
-                    heard += more
-        return heard.partition(b"-ERR ")[2]
+                    answer += more
+        return answer.partition(b"-ERR ")[2]
 
     node = issue_client(ground.authority, "n1", datetime.now(UTC))
     own = node.write(ground.folder / "n1.pem", ground.folder / "n1.key")
-    assert b"Authorization Violation" in refusal(own.certificate, own.key)
-    link = refusal(tls / "link.pem", tls / "link.key")
+    assert b"Authorization Violation" in find_refusal(own.certificate, own.key)
+    link = find_refusal(tls / "link.pem", tls / "link.key")
     assert b"cluster name" in link, "the guard refuses brokers, too"
 
 
@@ -329,7 +329,7 @@ def test_a_link_that_is_down_is_told(ground: Ground) -> None:
 # -- configurations -----------------------------------------------------------------------------
 
 
-def member_of(count: int, own: int) -> ClusterMember:
+def make_member(count: int, own: int) -> ClusterMember:
     return ClusterMember("trial", tuple(Peer(f"b{n}.lan") for n in range(count)), own)
 
 
@@ -337,10 +337,10 @@ def member_of(count: int, own: int) -> ClusterMember:
 def test_copies_are_odd_and_every_member_calls_all_others(
     count: int, copies: int, tmp_path: Path
 ) -> None:
-    _, security = secured(load_fleet(cluster_file(tmp_path, 5)), tmp_path)
+    _, security = make_security(load_fleet(cluster_file(tmp_path, 5)), tmp_path)
     names, rules = set(), []
     for own in range(count):
-        text = configuration(tmp_path, 8883, security, member=member_of(count, own))
+        text = configuration(tmp_path, 8883, security, member=make_member(count, own))
         made = json.loads(text)
         assert made["mqtt"]["stream_replicas"] == copies
         others = {f"tls://b{n}.lan:6222" for n in range(count) if n != own}
@@ -353,22 +353,22 @@ def test_copies_are_odd_and_every_member_calls_all_others(
 
 
 def test_only_the_first_mosquitto_has_bridges(tmp_path: Path) -> None:
-    _, security = secured(load_fleet(cluster_file(tmp_path, 5)), tmp_path)
+    _, security = make_security(load_fleet(cluster_file(tmp_path, 5)), tmp_path)
     texts = [
-        secured_configuration(8883, security, tmp_path / "rules", None, member_of(3, own))
+        secured_configuration(8883, security, tmp_path / "rules", None, make_member(3, own))
         for own in range(3)
     ]
     assert [text.count("\nconnection ") for text in texts] == [2, 0, 0]
     assert "address b1.lan:8883\n" in texts[0]
-    assert "user _link\ntopic readwrite cf/v1/trial/#" in access_rules(security, member_of(3, 1))
+    assert "user _link\ntopic readwrite cf/v1/trial/#" in access_rules(security, make_member(3, 1))
     assert "_link" not in access_rules(security)
 
 
 def test_a_cluster_without_a_certificate_for_its_links_is_refused(tmp_path: Path) -> None:
-    _, security = secured(load_fleet(cluster_file(tmp_path, 5)), tmp_path)
+    _, security = make_security(load_fleet(cluster_file(tmp_path, 5)), tmp_path)
     for unlinked in (replace(security, link=None), None):
         with pytest.raises(ConfigError, match="needs TLS"):
-            configuration(tmp_path, 8883, unlinked, member=member_of(2, 0))
+            configuration(tmp_path, 8883, unlinked, member=make_member(2, 0))
     with pytest.raises(ConfigError, match="must be embedded or mosquitto for a cluster"):
         start_cluster("somewhere:1883", "trial", 2, security)
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from rich.console import Console
 
-from cipherfleet_deploy.check.check import check_fleet, passes, show
+from cipherfleet_deploy.check.check import CheckResult, check_fleet, passes, show
+from cipherfleet_node.findings import Finding
 from tests.support.paths import ROOT
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "check"]
@@ -127,10 +129,10 @@ SCHEMA = {
             "items": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["level", "about", "nodes", "text", "remedy"],
+                "required": ["level", "subject", "nodes", "text", "remedy"],
                 "properties": {
                     "level": {"enum": ["ok", "note", "warn", "fail"]},
-                    "about": TEXT,
+                    "subject": TEXT,
                     "nodes": {"type": "array", "items": TEXT},
                     "text": TEXT,
                     "remedy": {"type": "string"},
@@ -171,15 +173,15 @@ def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-def shown(result: dict[str, Any], width: int) -> str:
+def shown(result: CheckResult, width: int) -> str:
     console = Console(width=width, file=io.StringIO())
     show(result, console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-def of(result: dict[str, Any], about: str) -> list[dict[str, Any]]:
-    return [finding for finding in result["findings"] if finding["about"] == about]
+def of(result: CheckResult, subject: str) -> list[Finding]:
+    return [finding for finding in result.findings if finding.subject == subject]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def test_json_is_one_object_of_the_schema(text: str, code: int, tmp_path: Path) 
 
 def test_the_forecast_is_printed_for_people_and_for_scripts(tmp_path: Path) -> None:
     result = check_fleet(written(tmp_path, FLEET), "pi-zero-2")
-    jsonschema.validate(json.loads(json.dumps(result)), SCHEMA)
+    jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
     text = " ".join(shown(result, 200).split())
     assert "slots 40 of 51 bits in a plaintext, 1 ciphertext per vector" in text
     assert "first estimates and steps use 24 of 31 bits" in text
@@ -279,17 +281,17 @@ def test_a_check_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["intel_lab", "average"])
 def test_the_examples_pass_a_strict_check(name: str) -> None:
     result = check_fleet(EXAMPLES / name / "fleet.yaml")
-    assert passes(result, strict=True), [f for f in result["findings"] if f["level"] == "warn"]
-    jsonschema.validate(json.loads(json.dumps(result)), SCHEMA)
+    assert passes(result, strict=True), [f for f in result.findings if f.level == "warn"]
+    jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
 
 
 def test_the_advice_of_a_run_is_among_the_findings(tmp_path: Path) -> None:
     hovering = FLEET.replace("{initial: 0.5}", "{decay: 0}")
     (finding,) = of(check_fleet(written(tmp_path, hovering)), "schedule")
-    assert finding["level"] == "warn"
-    assert "sum lambda^2 is infinite" in finding["text"]
+    assert finding.level == "warn"
+    assert "sum lambda^2 is infinite" in finding.text
     (rounds,) = of(check_fleet(EXAMPLES / "average" / "fleet.yaml"), "schedule")
-    assert rounds["text"].startswith("82 rounds bring every node")
+    assert rounds.text.startswith("82 rounds bring every node")
 
 
 @pytest.mark.parametrize(
@@ -306,23 +308,23 @@ def test_an_answer_that_will_be_far_off_is_a_finding_with_its_remedy(
     file = written(tmp_path, FLEET.replace("rounds: 40", f"rounds: {rounds}"))
     result = check_fleet(file)
     (finding,) = of(result, "accuracy")
-    assert finding["level"] == level
-    assert finding["text"].startswith(text)
+    assert finding.level == level
+    assert finding.text.startswith(text)
     assert passes(result, strict=True) is (level != "warn")
     if level == "ok":
-        assert finding["remedy"] == ""
+        assert finding.remedy == ""
         return
     needed = re.fullmatch(
         r"set algorithm\.rounds to (\d+) or more: the simulation has settled by then",
-        finding["remedy"],
+        finding.remedy,
     )
     assert needed is not None
     file.write_text(FLEET.replace("rounds: 40", f"rounds: {needed[1]}"))
     (finding,) = of(check_fleet(file), "accuracy")
-    assert finding["level"] == "ok"
+    assert finding.level == "ok"
     file.write_text(FLEET.replace("rounds: 40", f"rounds: {int(needed[1]) - 1}"))
     (finding,) = of(check_fleet(file), "accuracy")
-    assert finding["level"] == "note"
+    assert finding.level == "note"
 
 
 def test_a_run_that_no_number_of_rounds_settles_gets_another_remedy(
@@ -330,15 +332,15 @@ def test_a_run_that_no_number_of_rounds_settles_gets_another_remedy(
 ) -> None:
     short = FLEET.replace("initial: 0.5", "initial: 0.001, decay: 1")
     (finding,) = of(check_fleet(written(tmp_path, short)), "accuracy")
-    assert finding["level"] == "warn"
-    assert finding["remedy"].endswith("the simulation has not settled after 5000 rounds either")
+    assert finding.level == "warn"
+    assert finding.remedy.endswith("the simulation has not settled after 5000 rounds either")
 
 
 def test_a_run_that_leaves_its_range_is_a_warning(tmp_path: Path) -> None:
     wild = FLEET.replace("initial: 0.5", "initial: 50, decay: 0").replace("mean: 1", "mean: 0.001")
     (finding,) = of(check_fleet(written(tmp_path, wild)), "accuracy")
-    assert finding["level"] == "warn"
-    assert "leaves its range" in finding["text"]
+    assert finding.level == "warn"
+    assert "leaves its range" in finding.text
 
 
 def test_what_was_simulated_in_part_or_not_at_all_is_not_judged(tmp_path: Path) -> None:
@@ -351,8 +353,8 @@ def test_what_was_simulated_in_part_or_not_at_all_is_not_judged(tmp_path: Path) 
 
 def test_a_spread_of_zero_is_reported_once(tmp_path: Path) -> None:
     result = check_fleet(written(tmp_path, FLEET.replace("initial: 0.5", "spread: 0")))
-    named = [f for f in result["findings"] if f["text"].startswith("stepsize.spread is 0")]
-    assert [finding["level"] for finding in named] == ["warn"]
+    named = [f for f in result.findings if f.text.startswith("stepsize.spread is 0")]
+    assert [finding.level for finding in named] == ["warn"]
     assert passes(result, strict=False)
     assert not passes(result, strict=True)
 
@@ -371,6 +373,6 @@ def test_every_cell_of_the_table_is_shown_in_a_narrow_terminal(tmp_path: Path) -
     result = check_fleet(written(tmp_path, OWNED))
     text = shown(result, 80)
     assert max(map(len, text.splitlines())) <= 80
-    for row in result["who_learns_what"]:
-        for cell in (row["observer"], row["each_round"], row["many_rounds"], row["never"]):
+    for row in result.who_learns_what:
+        for cell in (row.observer, row.each_round, row.many_rounds, row.never):
             assert set(cell.split()) <= set(text.split())

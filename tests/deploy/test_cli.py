@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from cipherfleet_deploy.cli import main as cli
+from cipherfleet_deploy.data_folders import example_folder
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
 FLEET = """\
@@ -170,7 +171,7 @@ def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
 
 def test_the_examples_are_found_beside_the_source() -> None:
     for name in ("intel_lab", "average"):
-        assert (cli.example(name) / "fleet.yaml").is_file()
+        assert (example_folder(name) / "fleet.yaml").is_file()
 
 
 def test_a_fault_of_ours_is_one_line_without_its_text(

@@ -30,25 +30,26 @@ from cipherfleet_deploy.containers.compose import compose
 from cipherfleet_deploy.containers.engine import (
     FLEET_LABEL,
     IMAGE_LABEL,
-    Engine,
+    ContainerEngine,
     container_name,
     network_name,
 )
-from cipherfleet_deploy.containers.image import IN_CONTEXT, LOCKED, check_emulator, context
-from cipherfleet_deploy.containers.limits import PROFILES, read_profile
+from cipherfleet_deploy.containers.image import IN_CONTEXT, LOCKED, build_context, check_emulator
+from cipherfleet_deploy.containers.limits import LIMITS, read_profile
 from cipherfleet_deploy.containers.plan import (
     BROKER_HOST,
     broker_container,
     node_container,
-    prepare,
+    prepare_containers,
 )
-from cipherfleet_deploy.containers.run import DockerFleet, UpOptions, plan_fleet
+from cipherfleet_deploy.containers.run import ContainerOptions, DockerFleet, plan_fleet
 from cipherfleet_deploy.containers.swarm_stack import pack, write_stack
 from cipherfleet_deploy.local.record import FleetFailed, NodeRecord
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from tests.support.paths import ROOT
+from tests.support.results import check_result
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -97,11 +98,14 @@ def ended(*arguments: object, timeout: float = 600) -> subprocess.CompletedProce
 def result_of(*arguments: object, timeout: float = 600) -> dict[str, Any]:
     done = ended(*arguments, "--json", timeout=timeout)
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    to_end = arguments[0] == "up" and "--wait" in arguments
+    result: dict[str, Any] = check_result(
+        "run-result" if to_end else f"{arguments[0]}-result", done.stdout
+    )
     return result
 
 
-def left_of(engine: Engine, fleet: str) -> list[str]:
+def left_of(engine: ContainerEngine, fleet: str) -> list[str]:
     """Names of all that the engine still has of *fleet*."""
     of_it = {"label": f"{FLEET_LABEL}={fleet}"}
     containers = engine.client.api.containers(all=True, filters=of_it)
@@ -117,8 +121,10 @@ def wait_until(condition: Callable[[], bool], within_s: float = 120.0) -> None:
 
 
 @contextmanager
-def up(file: Path, folder: Path, engine: Engine, image: str, **flags: Any) -> Iterator[DockerFleet]:
-    options = UpOptions(out=folder / "out", image=image, **flags)
+def up(
+    file: Path, folder: Path, engine: ContainerEngine, image: str, **flags: Any
+) -> Iterator[DockerFleet]:
+    options = ContainerOptions(out=folder / "out", image=image, **flags)
     nodes, out = plan_fleet(engine, load_fleet(file), options, QUIET)
     try:
         nodes.start(out, image)
@@ -140,7 +146,7 @@ def estimates_in(out: Path) -> dict[str, dict[int, list[float]]]:
 
 @in_containers
 def test_eight_containers_agree_with_eight_processes_after_one_command(
-    engine: Engine, image: str, tmp_path: Path
+    engine: ContainerEngine, image: str, tmp_path: Path
 ) -> None:
     """From nothing, with 2048-bit keys, 20 rounds."""
     file = EXAMPLES / "intel_lab" / "fleet.yaml"
@@ -169,7 +175,7 @@ def test_eight_containers_agree_with_eight_processes_after_one_command(
 
 @in_containers
 def test_a_container_sees_its_own_folder_and_nothing_else(
-    engine: Engine, image: str, tmp_path: Path
+    engine: ContainerEngine, image: str, tmp_path: Path
 ) -> None:
     file = toy_file(tmp_path, 3, 100_000, ", period_s: 0.2")
     fleet = load_fleet(file).file.fleet
@@ -222,7 +228,7 @@ def round_of(file: Path, node: str) -> int:
 
 @in_containers
 def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
-    engine: Engine, image: str, tmp_path: Path
+    engine: ContainerEngine, image: str, tmp_path: Path
 ) -> None:
     rounds = 240
     more = ", period_s: 0.2, answer_timeout_s: 1"
@@ -264,7 +270,7 @@ def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
 
 @in_containers
 def test_a_fleet_in_containers_is_watched_from_outside_and_its_logs_are_followed(
-    engine: Engine, image: str, tmp_path: Path
+    engine: ContainerEngine, image: str, tmp_path: Path
 ) -> None:
     file = toy_file(tmp_path, 4, 100_000, ", period_s: 0.3", kind="complete")
     name = load_fleet(file).file.fleet
@@ -339,7 +345,7 @@ STACK_LABEL = "com.docker.stack.namespace"
 
 
 @pytest.fixture
-def swarm(engine: Engine) -> Iterator[Engine]:
+def swarm(engine: ContainerEngine) -> Iterator[ContainerEngine]:
     """The engine as the only host of a swarm, which it leaves afterwards."""
     if shutil.which("docker") is None:
         pytest.skip("NO docker COMMAND HERE, STACKS ARE NOT TRIED")
@@ -359,14 +365,14 @@ def docker(*arguments: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def tasks_of(engine: Engine, stack: str) -> list[dict[str, Any]]:
+def tasks_of(engine: ContainerEngine, stack: str) -> list[dict[str, Any]]:
     tasks: list[dict[str, Any]] = engine.client.api.tasks(
         {"label": f"{STACK_LABEL}={stack}", "desired-state": "shutdown"}
     )
     return tasks
 
 
-def estimates_of(engine: Engine, container: str) -> list[dict[str, Any]]:
+def estimates_of(engine: ContainerEngine, container: str) -> list[dict[str, Any]]:
     """What a node that has ended left in its volume."""
     chunks, _ = engine.client.api.get_archive(container, "/node/logs/estimates.jsonl")
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as tar:
@@ -377,13 +383,15 @@ def estimates_of(engine: Engine, container: str) -> list[dict[str, Any]]:
 
 @in_containers
 def test_a_stack_on_a_swarm_runs_the_fleet_on_clustered_brokers_to_its_end(
-    swarm: Engine, image: str, tmp_path: Path
+    swarm: ContainerEngine, image: str, tmp_path: Path
 ) -> None:
     rounds = 30
     fleet = load_fleet(toy_file(tmp_path, 4, rounds, kind="complete"))
     out, name = tmp_path / "out", f"cf{os.getpid()}"
     simulation, client = Simulation(trace_estimates=True), swarm.client
-    made = write_stack(prepare(fleet, out, simulation, read_profile("pi-5"), QUIET, 2), out, image)
+    made = write_stack(
+        prepare_containers(fleet, out, simulation, read_profile("pi-5"), QUIET, 2), out, image
+    )
     of_it = {"label": f"{STACK_LABEL}={name}"}
     try:
         docker("stack", "deploy", "--resolve-image", "never", "--compose-file", made, name)
@@ -423,7 +431,7 @@ def test_a_stack_on_a_swarm_runs_the_fleet_on_clustered_brokers_to_its_end(
 @in_containers
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_a_command_that_ends_early_leaves_nothing_after_down(
-    how: signal.Signals, engine: Engine, image: str, tmp_path: Path
+    how: signal.Signals, engine: ContainerEngine, image: str, tmp_path: Path
 ) -> None:
     file = toy_file(tmp_path, 4, 100_000, ", period_s: 0.2")
     fleet = load_fleet(file).file.fleet
@@ -433,7 +441,7 @@ def test_a_command_that_ends_early_leaves_nothing_after_down(
         text=True,
     )
     try:
-        wait_until(lambda: any(each["State"] == "running" for each in engine.containers(fleet)))
+        wait_until(lambda: any(each.state == "running" for each in engine.containers(fleet)))
         process.send_signal(how)
         _, words = process.communicate(timeout=120)
         if how == signal.SIGINT:
@@ -451,7 +459,7 @@ def test_a_command_that_ends_early_leaves_nothing_after_down(
 
 @in_containers
 def test_a_container_that_ends_badly_fails_the_fleet_with_its_last_words(
-    engine: Engine, image: str, tmp_path: Path
+    engine: ContainerEngine, image: str, tmp_path: Path
 ) -> None:
     file = toy_file(tmp_path, 3, 100_000, ", period_s: 0.2")
     name = load_fleet(file).file.fleet
@@ -464,7 +472,7 @@ def test_a_container_that_ends_badly_fails_the_fleet_with_its_last_words(
 
 
 @in_containers
-def test_a_missing_image_is_named_with_its_remedy(engine: Engine, tmp_path: Path) -> None:
+def test_a_missing_image_is_named_with_its_remedy(engine: ContainerEngine, tmp_path: Path) -> None:
     file = toy_file(tmp_path, 3, 5)
     assert engine.user
     done = ended("up", file, "--image", "cipherfleet:nowhere", "--out", tmp_path / "out")
@@ -476,7 +484,9 @@ def test_a_missing_image_is_named_with_its_remedy(engine: Engine, tmp_path: Path
 
 
 @in_containers
-def test_an_image_of_ours_that_lost_its_name_is_removed_and_no_other(engine: Engine) -> None:
+def test_an_image_of_ours_that_lost_its_name_is_removed_and_no_other(
+    engine: ContainerEngine,
+) -> None:
     ours, foreign = "cipherfleet-superseded:test", "foreign-superseded:test"
 
     def build(tag: str, label: str, number: int) -> str:
@@ -549,7 +559,7 @@ def test_the_process_backend_needs_no_engine(
 
 
 def test_profiles_are_limits_and_say_so() -> None:
-    for name in PROFILES:
+    for name in LIMITS:
         assert "emulated" in str(read_profile(name))
     own = read_profile("cpu=0.5,memory=256m")
     assert (own.cpu, own.memory) == (0.5, 256 * 2**20)
@@ -572,7 +582,7 @@ def test_a_compose_file_mounts_each_folder_into_its_own_container_only(tmp_path:
         assert (out / inside.partition(":")[0]).is_dir()
         assert service["read_only"] is True
         assert service["user"].split(":")[0] != "0"
-    assert services["n1"]["cpus"] == PROFILES["pi-zero-2"].cpu
+    assert services["n1"]["cpus"] == LIMITS["pi-zero-2"].cpu
     assert "cpus" not in services[BROKER_HOST]
     config = yaml.safe_load((out / "nodes" / "n1" / "node.yaml").read_text())
     assert config["broker"] == {"host": BROKER_HOST, "port": 8883, "tls": True}
@@ -626,7 +636,7 @@ def test_compose_and_engine_know_the_same_containers(tmp_path: Path) -> None:
         broker_container(tmp_path / "broker"),
         node_container("n1", tmp_path / "n1", None),
     ]
-    made = compose("Lab", containers, tmp_path, "image:1", "7:7")
+    made: Any = compose("Lab", containers, tmp_path, "image:1", "7:7")
     assert made["name"] == "cipherfleet-lab"
     for each in containers:
         service = made["services"][each.name]
@@ -636,7 +646,7 @@ def test_compose_and_engine_know_the_same_containers(tmp_path: Path) -> None:
 
 def test_the_build_context_holds_the_source_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "some.whl").write_bytes(b"")
-    with tarfile.open(fileobj=io.BytesIO(context(tmp_path))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(build_context(tmp_path))) as tar:
         names = tar.getnames()
         assert {file.uname for file in tar} == {""}
     assert {"deploy/Dockerfile", "deploy/wheelhouse/some.whl", "pyproject.toml"} <= set(names)

@@ -15,8 +15,8 @@ import pytest
 
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.cards.boot_partition import open_folder
-from cipherfleet_deploy.cards.card import Extras, find_source, write_seed
-from cipherfleet_deploy.cards.systemd_unit import devices_folder
+from cipherfleet_deploy.cards.card import Extras, find_bundle, write_seed
+from cipherfleet_deploy.data_folders import devices_folder
 from tests.support.device_card import (
     ANSWER,
     NODE,
@@ -134,6 +134,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
         assert done.returncode == 0, done.stdout + done.stderr
         assert (card / "cipherfleet/first-boot.log").read_text().endswith("done\n")
         assert not (card / "cipherfleet/bundle.tar.gz").exists()
+        assert not (card / "cipherfleet/pending").exists()
         assert not (state / "keys").exists()
         kept = root / "etc/cipherfleet" / NODE
         given = ["keys/paillier.json", *(["tls/node.key"] if site.security else [])]
@@ -162,7 +163,7 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
     # Again: nothing changes. An update that fails, and one taken back: nothing but programs.
     here = files_in(root / "etc") | files_in(root / "var")
     version = (opt / "current").readlink()
-    write_seed(find_source(NODE, tmp_path / "nodes"), open_folder(card), Extras(wheels))
+    write_seed(find_bundle(NODE, tmp_path / "nodes"), open_folder(card), Extras(wheels))
     assert run_script(card / "cipherfleet/first-boot.sh", root=root).returncode == 0
 
     failed = run_script(opt / "update.sh", spoil(wheels, tmp_path / "spoilt"), root=root)
@@ -184,18 +185,52 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
     # A bundle of another node, or another one of this node, is taken only when that is said.
     (bundles["barn"] / "log").unlink()
     barn = tmp_path / "barn.tar.gz"
-    barn.write_bytes(find_source("barn", tmp_path / "nodes").archive)
+    barn.write_bytes(find_bundle("barn", tmp_path / "nodes").archive)
     refused = run_script("install.sh", "--bundle", barn, root=root)
     assert refused.returncode == 6
     assert f"this device is {NODE}, the bundle is for barn" in refused.stderr
     (bundles[NODE] / "neighbours" / "new.json").write_text("{}")
     newer = tmp_path / "newer.tar.gz"
-    newer.write_bytes(find_source(NODE, tmp_path / "nodes").archive)
+    newer.write_bytes(find_bundle(NODE, tmp_path / "nodes").archive)
     assert run_script("install.sh", "--bundle", newer, root=root).returncode == 1
     assert files_in(root / "etc") | files_in(root / "var") == here
     assert run_script("install.sh", "--bundle", newer, "--replace", root=root).returncode == 0
     assert (state / "neighbours" / "new.json").exists()
     assert (state / "state" / "current").read_bytes() == here[str(state / "state" / "current")]
+
+
+@pytest.mark.parametrize("removed", [(), ("bundle.tar.gz",)])
+def test_a_power_cut_after_the_installation_leaves_only_the_clean_up(
+    tmp_path: Path, removed: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "card" / "cipherfleet"
+    folder.mkdir(parents=True)
+    for name in ("bundle.tar.gz", "pending", "installed"):
+        (folder / name).write_text("")
+    for name in removed:
+        (folder / name).unlink()
+    shutil.copy(devices_folder() / "first-boot.sh", folder)
+    done = run_script(folder / "first-boot.sh", root=tmp_path / "root")
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in folder.iterdir()} == {
+        "first-boot.log", "first-boot.sh", "installed",
+    }  # fmt: skip
+
+
+def test_the_units_of_the_first_boot_are_valid_and_written_once(tmp_path: Path) -> None:
+    """The timer tries again every minute; the service needs the mount and stops the timer."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("THE UNITS WERE NOT CHECKED: apt-get install systemd")
+    for _ in range(2):
+        done = run_script("enable-first-boot.sh", root=tmp_path)
+        assert done.returncode == 0, done.stderr
+    units = sorted((tmp_path / "etc/systemd/system").iterdir())
+    assert [unit.suffix for unit in units] == [".service", ".timer"]
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert "RequiresMountsFor=/boot/firmware" in units[0].read_text()
 
 
 def test_a_card_that_lost_a_bit_installs_nothing(tmp_path: Path) -> None:
@@ -217,5 +252,8 @@ def test_a_card_that_lost_a_bit_installs_nothing(tmp_path: Path) -> None:
     assert done.returncode == 1
     log = (card / "cipherfleet/first-boot.log").read_text()
     assert "the files on the card are damaged" in log
-    assert log.endswith("failed with exit code 1\n")
+    assert log.endswith(
+        "failed with exit code 1; the next attempt is in a minute, or at the next boot\n"
+    )
+    assert (card / "cipherfleet/pending").exists()  # the next boot tries again
     assert not (tmp_path / "root").exists()

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from cipherfleet_deploy.progress import Lines, counting
+from cipherfleet_deploy.progress import Lines, show_count
 
 
 def console_of(*, terminal: bool) -> tuple[Console, io.StringIO]:
@@ -33,7 +33,7 @@ def test_on_a_terminal_there_are_bars_and_no_lines() -> None:
     lines.begin("starting")
     lines.update(lambda: "going on")
     assert file.getvalue() == ""
-    with counting("keys", 2, console) as advance:
+    with show_count("keys", 2, console) as advance:
         advance()
     assert "keys" in file.getvalue()
     assert "keys: 0 of 2" not in file.getvalue()

@@ -15,10 +15,10 @@ from cipherfleet_deploy.local.results import (
     Percentiles,
     RunResult,
     Trajectory,
+    count_rounds_to,
     disagreement,
     movement,
     relative_error,
-    rounds_to,
     summarise,
 )
 from cipherfleet_provisioning.fleet.file import Overrides
@@ -215,13 +215,13 @@ def test_an_error_that_falls_like_one_over_k_is_no_greater_than_the_movement() -
 def test_rounds_are_counted_up_to_the_one_from_which_the_error_stays_below() -> None:
     errors = [0.5, 0.005, 0.02, 0.009, 0.0009, 0.0002]
     estimates = np.array([1.0 + error for error in errors])[:, None, None]
-    found = rounds_to(Trajectory(estimates), np.array([1.0]))
+    found = count_rounds_to(Trajectory(estimates), np.array([1.0]))
     assert found == {"1e-2": 4, "1e-3": 5, "1e-4": None, "1e-6": None}
     nowhere = dict.fromkeys(("1e-2", "1e-3", "1e-4", "1e-6"))
-    assert rounds_to(Trajectory(estimates), None) == nowhere
-    assert rounds_to(Trajectory(estimates), np.zeros(1)) == nowhere
+    assert count_rounds_to(Trajectory(estimates), None) == nowhere
+    assert count_rounds_to(Trajectory(estimates), np.zeros(1)) == nowhere
 
 
 def test_a_node_that_is_late_counts_with_the_estimate_that_it_has() -> None:
     estimates = np.array([[1.0, math.nan], [1.0, 1.5], [1.0, math.nan], [1.0, 1.0]])[:, :, None]
-    assert rounds_to(Trajectory(estimates), np.array([1.0]))["1e-6"] == 4
+    assert count_rounds_to(Trajectory(estimates), np.array([1.0]))["1e-6"] == 4

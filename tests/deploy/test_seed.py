@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import tarfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,17 +20,17 @@ from click.testing import CliRunner, Result
 
 from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
 from cipherfleet_deploy.cards.card import (
-    FIRST_BOOT,
+    ENABLE_FROM_CARD,
     Extras,
-    Source,
-    bind,
-    find_source,
-    hardware_serial,
-    host_name,
+    PackedBundle,
+    find_bundle,
     seed_files,
     write_seed,
 )
+from cipherfleet_deploy.cards.cloud_init import host_name
+from cipherfleet_deploy.cards.identity import bind, hardware_serial
 from cipherfleet_deploy.cli.main import cli
+from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
 
 TOOLS = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "sfdisk": "fdisk"}
@@ -41,6 +42,7 @@ MISSING = [
 needs_tools = pytest.mark.skipif(
     bool(MISSING), reason=f"IMAGES WERE NOT TESTED: apt-get install {' '.join(MISSING)}"
 )
+ENABLE_AT_EACH_BOOT = ["sh", "-c", (devices_folder() / "enable-first-boot.sh").read_text()]
 MIB = 1024 * 1024
 BEGIN_MIB, SIZE_MIB = 4, 40
 # What the images of the two systems have in their boot partitions, as far as we look.
@@ -154,7 +156,7 @@ def test_a_seeded_image_holds_what_was_given(
     tmp_path: Path, home: Path, wheels: Path, table: str, fat: str
 ) -> None:
     image = make_image(tmp_path / "raspios.img", table, fat, TRIXIE)
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
     result = write_seed(source, open_image(image), Extras(wheels))
     found = read_files(image, tmp_path / "read")
     assert found["config.txt"].decode() == TRIXIE["config.txt"]
@@ -168,15 +170,17 @@ def test_a_seeded_image_holds_what_was_given(
     assert {*sums} == {
         name.removeprefix("cipherfleet/")
         for name in found
-        if name.startswith("cipherfleet/") and not name.endswith(("SHA256SUMS", "card.json"))
+        if name.startswith("cipherfleet/")
+        and not name.endswith(("SHA256SUMS", "card.json", "pending"))
     }
     user = yaml.safe_load(found["user-data"])
-    assert user == {"hostname": "attic", "runcmd": [FIRST_BOOT]}
+    assert user == {"hostname": "attic", "bootcmd": [ENABLE_AT_EACH_BOOT]}
+    assert found["cipherfleet/pending"] == b""
     assert yaml.safe_load(found["network-config"])["ethernets"]["eth0"]["dhcp4"] is True
     meta = yaml.safe_load(found["meta-data"])
     assert meta["dsmode"] == "local"
     assert meta["instance-id"].startswith("cipherfleet-lab-attic-")
-    assert result["files"] == len(found) - 3  # without config, cmdline and the card's mark
+    assert result.files == len(found) - 3  # without config, cmdline and the card's mark
 
 
 @needs_tools
@@ -184,16 +188,17 @@ def test_a_second_seed_replaces_the_first_and_keeps_what_the_user_had(
     tmp_path: Path, home: Path, wheels: Path
 ) -> None:
     image = make_image(tmp_path / "ubuntu.img", "dos", "32", UBUNTU)
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
     first = write_seed(source, open_image(image), Extras(wheels))
     (home / "attic" / "readings.csv").write_text("t\n1\n")
-    again = write_seed(find_source("attic", home), open_image(image), Extras())
-    assert again["card"] == first["card"]
+    again = write_seed(find_bundle("attic", home), open_image(image), Extras())
+    assert again.card == first.card
     found = read_files(image, tmp_path / "read")
     assert not any("wheels" in name for name in found)
     user = yaml.safe_load(found["user-data"])
     assert user["ssh_pwauth"] is True
-    assert user["runcmd"] == [["ls"], FIRST_BOOT]
+    assert user["runcmd"] == [["ls"]]
+    assert user["bootcmd"] == [ENABLE_AT_EACH_BOOT]
     assert found["network-config"].decode() == UBUNTU["network-config"]
 
 
@@ -202,7 +207,7 @@ def test_a_full_card_is_reported(tmp_path: Path, home: Path, wheels: Path) -> No
     image = make_image(tmp_path / "small.img", "dos", "32", TRIXIE)
     (wheels / "numpy-1.whl").write_bytes(bytes(SIZE_MIB * MIB))
     with pytest.raises(CipherfleetError, match=r"mcopy failed, its last line: .*[Ff]ull"):
-        write_seed(find_source("attic", home), open_image(image), Extras(wheels))
+        write_seed(find_bundle("attic", home), open_image(image), Extras(wheels))
 
 
 @needs_tools
@@ -259,7 +264,7 @@ def test_cloud_init_accepts_the_seed(tmp_path: Path, home: Path) -> None:
         pytest.skip("CLOUD-INIT WAS NOT ASKED: apt-get install cloud-init")
     for node, present in (("attic", TRIXIE), ("Cellar_2", UBUNTU)):
         texts = {name: text.encode() for name, text in present.items()}
-        files = seed_files(find_source(node, home), Extras(), texts)
+        files = seed_files(find_bundle(node, home), Extras(), texts)
         (tmp_path / "user-data").write_bytes(files["user-data"])
         done = subprocess.run(
             ["cloud-init", "schema", "--config-file", tmp_path / "user-data"],
@@ -272,9 +277,9 @@ def test_cloud_init_accepts_the_seed(tmp_path: Path, home: Path) -> None:
 
 
 def test_the_bundle_is_packed_without_what_a_run_has_left(home: Path) -> None:
-    archive = find_source("attic", home).archive
+    archive = find_bundle("attic", home).archive
     (home / "attic" / "node.yaml").touch()
-    assert find_source("attic", home).archive == archive
+    assert find_bundle("attic", home).archive == archive
     assert archive[4:8] == bytes(4)  # no time
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         modes = {member.name: member.mode for member in tar if member.isfile()}
@@ -286,16 +291,82 @@ def test_bundles_are_found_in_a_set_a_folder_of_them_and_by_themselves(
 ) -> None:
     (tmp_path / "set" / "current").mkdir(parents=True)
     shutil.copytree(home, tmp_path / "set" / "current" / "nodes")
-    assert find_source("attic", tmp_path / "set").home == tmp_path / "set"
-    assert find_source("attic", home).home == home
-    assert find_source("attic", home / "attic").home == home
+    assert find_bundle("attic", tmp_path / "set").home == tmp_path / "set"
+    assert find_bundle("attic", home).home == home
+    assert find_bundle("attic", home / "attic").home == home
     for place in (tmp_path, home / "Cellar_2"):
         with pytest.raises(ConfigError, match="holds no bundle of 'attic'"):
-            find_source("attic", place)
+            find_bundle("attic", place)
+
+
+PRESEED = """\
+# From the imaging program.
+config_version = "1.1"
+
+[system]
+hostname = "shed"  # mine
+
+[runcmd]
+early = ["rfkill unblock wifi"]
+late = ["apt-get update"]
+"""
+
+
+def test_a_card_of_rpi_preseed_gets_its_command_and_keeps_every_setting_and_comment(
+    tmp_path: Path, home: Path
+) -> None:
+    files = {"config.txt": "", "cmdline.txt": "", "rpi-preseed.toml": PRESEED}
+    boot = mounted(tmp_path / "boot", files)
+    for _ in range(2):  # the second seed changes nothing
+        write_seed(find_bundle("attic", home), open_folder(boot), Extras())
+        text = (boot / "rpi-preseed.toml").read_text()
+        assert tomllib.loads(text) == {
+            "config_version": "1.1",
+            "system": {"hostname": "shed"},
+            "runcmd": {
+                "early": ["rfkill unblock wifi", ENABLE_FROM_CARD],
+                "late": ["apt-get update"],
+            },
+        }
+        assert {"# From the imaging program.", 'hostname = "shed"  # mine'} <= {*text.splitlines()}
+    assert not (boot / "user-data").exists()
+    assert (boot / "cipherfleet" / "pending").exists()
+
+
+def test_an_empty_rpi_preseed_file_becomes_a_whole_one(home: Path) -> None:
+    found = seed_files(find_bundle("Cellar_2", home), Extras(), {"rpi-preseed.toml": b""})
+    assert tomllib.loads(found["rpi-preseed.toml"].decode()) == {
+        "config_version": "1.1",
+        "system": {"hostname": "cellar-2"},
+        "runcmd": {"early": [ENABLE_FROM_CARD]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a = ", r"rpi-preseed.toml on the card: is not valid TOML"),
+        ("runcmd = 1", r"runcmd is not a section"),
+        ('[runcmd]\nearly = "ls"', r"runcmd.early is not a list"),
+    ],
+)
+def test_a_wrong_rpi_preseed_file_is_refused_before_the_card_is_touched(
+    tmp_path: Path, home: Path, text: str, complaint: str
+) -> None:
+    files = {"config.txt": "", "cmdline.txt": "", "rpi-preseed.toml": text}
+    boot = mounted(tmp_path / "boot", files)
+    with pytest.raises(ConfigError, match=complaint):
+        write_seed(find_bundle("attic", home), open_folder(boot), Extras())
+    assert {file.name: file.read_text() for file in boot.iterdir()} == files
+
+
+def test_a_card_that_is_only_partly_written_is_not_installed(home: Path) -> None:
+    present = {"user-data": b"#cloud-config\n"}
+    assert [*seed_files(find_bundle("attic", home), Extras(), present)][-1] == "cipherfleet/pending"
 
 
 def test_host_names_have_no_underscores(home: Path) -> None:
-    assert host_name(find_source("Cellar_2", home).config) == "cellar-2"
+    assert host_name(find_bundle("Cellar_2", home).config) == "cellar-2"
 
 
 @pytest.mark.parametrize(
@@ -305,7 +376,7 @@ def test_host_names_have_no_underscores(home: Path) -> None:
         ("#cloud-config\na: 1\n  b: 2\n", r"user-data:3:\d+: is not valid YAML"),
         ("#cloud-config\na: " + "[" * 5_000, "user-data.*: is not valid YAML"),
         ("#cloud-config\n- a\n", "not a mapping"),
-        ("#cloud-config\nruncmd: ls\n", "runcmd is not a list"),
+        ("#cloud-config\nbootcmd: ls\n", "bootcmd is not a list"),
     ],
 )
 def test_user_data_that_nothing_can_be_added_to_is_refused_before_the_card_is_touched(
@@ -315,7 +386,7 @@ def test_user_data_that_nothing_can_be_added_to_is_refused_before_the_card_is_to
     (tmp_path / "user-data").write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         write_seed(
-            find_source("attic", home),
+            find_bundle("attic", home),
             open_folder(boot),
             Extras(user_data=tmp_path / "user-data"),
         )
@@ -325,12 +396,12 @@ def test_user_data_that_nothing_can_be_added_to_is_refused_before_the_card_is_to
 def test_a_network_of_the_operators_is_taken_as_it_is(tmp_path: Path, home: Path) -> None:
     file = tmp_path / "network"
     file.write_text("version: 2  # of the operator\nwifis: {}\n")
-    files = seed_files(find_source("attic", home), Extras(network=file), {})
+    files = seed_files(find_bundle("attic", home), Extras(network=file), {})
     assert files["network-config"] == file.read_bytes()
 
 
 def test_every_new_seed_is_a_new_instance_and_an_equal_one_is_not(home: Path) -> None:
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
 
     def instance(extras: Extras) -> str:
         return str(yaml.safe_load(seed_files(source, extras, {})["meta-data"])["instance-id"])
@@ -342,7 +413,7 @@ def test_every_new_seed_is_a_new_instance_and_an_equal_one_is_not(home: Path) ->
 @pytest.mark.parametrize("form", ["ds=nocloud;i={}", "ds=nocloud-net;h=a;instance-id={};s=x"])
 def test_an_instance_on_the_kernels_command_line_gives_way(home: Path, form: str) -> None:
     """An imaging program writes one, and cloud-init takes it before that of meta-data."""
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
     line = f"console=tty1 {form} root=/dev/mmcblk0p2 rootwait\n"
     files = seed_files(source, Extras(), {"cmdline.txt": line.format("imager-1").encode()})
     instance = yaml.safe_load(files["meta-data"])["instance-id"]
@@ -378,7 +449,7 @@ class Forgetful:
 
 def test_a_card_that_reads_back_differently_is_reported(home: Path) -> None:
     with pytest.raises(CipherfleetError, match="user-data does not read back as it was written"):
-        write_seed(find_source("attic", home), Forgetful(), Extras())
+        write_seed(find_bundle("attic", home), Forgetful(), Extras())
 
 
 # -- one card for one identity ------------------------------------------------------------------
@@ -421,11 +492,11 @@ def test_a_card_of_another_node_is_not_taken(tmp_path: Path, seed: Callable[...,
 
 
 def test_a_card_written_again_is_known_by_its_own_number(tmp_path: Path, home: Path) -> None:
-    source = find_source("attic", home)
+    source = find_bundle("attic", home)
 
     def mark(name: str, hardware: str) -> str:
         card = open_folder(mounted(tmp_path / name, TRIXIE))
-        return bind(source, card, hardware, replace=False)
+        return bind(source.config, source.home, card, hardware, replace=False)
 
     assert mark("once", "cid-1") == mark("again", "cid-1")
     with pytest.raises(IdentityClash):
@@ -435,18 +506,18 @@ def test_a_card_written_again_is_known_by_its_own_number(tmp_path: Path, home: P
 def test_an_interrupted_command_can_be_given_again(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source: Source = find_source("attic", home)
+    source: PackedBundle = find_bundle("attic", home)
     card = open_folder(mounted(tmp_path / "card", TRIXIE))
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cipherfleet_deploy.cards.card._write_record", interrupted)
+        patched.setattr("cipherfleet_deploy.cards.identity._write_record", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            bind(source, card, "", replace=False)
+            bind(source.config, source.home, card, "", replace=False)
     marked = json.loads(card.read("cipherfleet/card.json") or b"")["card"]
-    assert bind(source, card, "", replace=False) == marked
+    assert bind(source.config, source.home, card, "", replace=False) == marked
 
 
 def test_a_file_has_no_number_of_its_own(tmp_path: Path) -> None:

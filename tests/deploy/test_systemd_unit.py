@@ -14,11 +14,11 @@ from cipherfleet_deploy.cards.systemd_unit import (
     CREDENTIAL_FILES,
     UNIT_FILE,
     Place,
-    devices_folder,
-    groups_of,
+    list_groups,
     main,
-    unit_of,
+    make_unit,
 )
+from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import NodeConfig
@@ -77,7 +77,7 @@ def write_unit(folder: Path, sensor: str) -> Path:
     groups = ["tty"] if "devices" in sensor else []
     place = Place(program=Path("/bin/true"))  # systemd looks whether it is there
     file = folder / UNIT_FILE
-    file.write_text(unit_of(config_of(folder, sensor), CREDENTIAL_FILES, groups, place))
+    file.write_text(make_unit(config_of(folder, sensor), CREDENTIAL_FILES, groups, place))
     return file
 
 
@@ -104,10 +104,10 @@ def test_these_judges_can_say_no(tmp_path: Path) -> None:
 
 
 def test_only_the_devices_of_the_sensor_are_there(tmp_path: Path) -> None:
-    bare = unit_of(config_of(tmp_path, SENSORS["thermal"]))
+    bare = make_unit(config_of(tmp_path, SENSORS["thermal"]))
     assert values(bare, "DeviceAllow") == []
     assert values(bare, "PrivateDevices") == ["yes"]
-    unit = unit_of(config_of(tmp_path, SENSORS["devices"]), groups=["i2c", "dialout"])
+    unit = make_unit(config_of(tmp_path, SENSORS["devices"]), groups=["i2c", "dialout"])
     assert values(unit, "DeviceAllow") == ["/dev/i2c-1 rw", "/dev/serial/by-id/a:0 rw"]
     assert values(unit, "SupplementaryGroups") == ["i2c dialout"]
     assert values(unit, "PrivateDevices") == []  # it would hide them
@@ -125,7 +125,7 @@ def test_a_device_is_a_path_that_says_nothing_else_to_systemd(tmp_path: Path, de
 
 
 def test_the_folder_and_the_keys_are_those_of_the_node(tmp_path: Path) -> None:
-    unit = unit_of(config_of(tmp_path, SENSORS["csv"]), ["paillier.json", "node.key"])
+    unit = make_unit(config_of(tmp_path, SENSORS["csv"]), ["paillier.json", "node.key"])
     assert values(unit, "ExecStart") == [
         "/opt/cipherfleet/current/bin/cipherfleet-node run /var/lib/cipherfleet/attic"
     ]
@@ -137,7 +137,7 @@ def test_the_folder_and_the_keys_are_those_of_the_node(tmp_path: Path) -> None:
 
 
 def test_a_device_that_makes_its_own_keys_is_handed_none(tmp_path: Path) -> None:
-    assert values(unit_of(config_of(tmp_path, SENSORS["csv"])), "LoadCredential") == []
+    assert values(make_unit(config_of(tmp_path, SENSORS["csv"])), "LoadCredential") == []
 
 
 def test_the_command_prints_the_unit_with_the_keys_that_are_there(
@@ -157,7 +157,7 @@ def test_the_command_prints_the_unit_with_the_keys_that_are_there(
 
 def test_groups_are_those_that_own_the_devices() -> None:
     owner = grp.getgrgid(Path("/dev/tty").stat().st_gid).gr_name
-    assert groups_of(["/dev/tty", "/dev/not-plugged-in"]) == ([] if owner == "root" else [owner])
+    assert list_groups(["/dev/tty", "/dev/not-plugged-in"]) == ([] if owner == "root" else [owner])
 
 
 def test_the_user_and_the_folders_come_to_be(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,12 @@ from cipherfleet_deploy.watch.table import (
     COLUMNS,
     STALE_S,
     FleetStatus,
-    Row,
-    by_number,
+    NodeStatus,
     cells,
     headline,
     line,
-    summary,
+    natural_sort_key,
+    summarise_rows,
     table,
 )
 from cipherfleet_deploy.watch.watch import ChangeFilter, View
@@ -50,11 +50,12 @@ from cipherfleet_node.core.messages import Health, Message, Presence, PresenceSt
 from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
-from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 from cipherfleet_provisioning.operator_session import AcceptAnySignature
+from tests.support.results import check_result
 from tests.support.wiretap import forms_of
 
 FLEET = "yard"
@@ -93,7 +94,7 @@ def status_after(
     return status
 
 
-def row(status: FleetStatus, name: str = "n1", now: float = 0.0) -> Row:
+def row(status: FleetStatus, name: str = "n1", now: float = 0.0) -> NodeStatus:
     (found,) = [each for each in status.rows(now) if each.node == name]
     return found
 
@@ -108,7 +109,7 @@ def shown(status: FleetStatus, now: float = 0.0, *, connected: bool = True) -> s
 
 def test_a_row_holds_what_a_node_has_reported() -> None:
     status = status_after(presence("n1", "ready"), health())
-    assert row(status, now=2.0) == Row(
+    assert row(status, now=2.0) == NodeStatus(
         node="n1", state="ready", stale=False, age_s=2.0, epoch=5, phase="collecting", round=12,
         round_ms=250.0, silent=1, missed=3, rejected=3, pool=3, pool_size=8, temperature_c=51,
     )  # fmt: skip
@@ -119,7 +120,7 @@ def test_a_row_holds_what_a_node_has_reported() -> None:
 
 def test_who_was_never_heard_is_absent() -> None:
     status = status_after(presence("n1", "ready"))
-    assert row(status, "n2") == Row("n2", ABSENT, stale=False, age_s=None)
+    assert row(status, "n2") == NodeStatus("n2", ABSENT, stale=False, age_s=None)
     assert cells(row(status, "n2"))[:3] == ("n2", ABSENT, "-")
     assert "2 absent" in shown(status)
 
@@ -128,7 +129,7 @@ def test_who_was_never_heard_is_absent() -> None:
 def test_a_node_stands_as_it_says(state: PresenceState) -> None:
     status = status_after(presence("n1", "ready"), presence("n1", state))
     assert row(status).standing == state
-    assert summary(status.rows(0.0))["standing"] == {state: 1, ABSENT: 2}
+    assert summarise_rows(status.rows(0.0)).standing == {state: 1, ABSENT: 2}
     assert f"1 {state}" in shown(status)
 
 
@@ -163,7 +164,7 @@ def test_who_needs_looking_after_comes_first_and_n10_after_n2() -> None:
     assert [each.node for each in status.rows(0.0)] == ["n1", "n2", "n10"]
     status_after(presence("n10", "lost"), presence("n2", "waiting"), status=status)
     assert [each.node for each in status.rows(0.0)] == ["n10", "n2", "n1"]
-    assert sorted(["10", "b", "a10b", "a9b", "9", ""], key=by_number) == [
+    assert sorted(["10", "b", "a10b", "a9b", "9", ""], key=natural_sort_key) == [
         "", "9", "10", "a9b", "a10b", "b",
     ]  # fmt: skip
 
@@ -186,7 +187,7 @@ def test_messages_that_a_node_did_not_sign_change_nothing_and_show() -> None:
     for message in (presence("n1", "lost"), health(round=99), presence("n1", "init", epoch=99)):
         status.receive(topic_of(message), encode(message, STRANGER), 0.0)
     status.receive(topic_of(health("n2")), encode(health("n1"), KEYS["n1"]), 0.0)
-    assert row(status) == replace(before, refused=3)
+    assert row(status) == msgspec.structs.replace(before, refused=3)
     assert row(status, "n2").refused == 1
     assert "3 REFUSED" in shown(status)
     assert "4 messages refused" in shown(status)
@@ -205,7 +206,7 @@ def test_of_strangers_nothing_is_kept() -> None:
         message = health(f"other{n}")
         status.receive(topic_of(message), encode(message, STRANGER), 0.0)
     assert [each.node for each in status.rows(0.0)] == list(NODES)
-    assert summary(status.rows(0.0))["refused"] == 0
+    assert summarise_rows(status.rows(0.0)).refused == 0
 
 
 def test_a_retained_state_that_is_taken_back_is_no_fault() -> None:
@@ -220,7 +221,10 @@ def test_huge_numbers_fit_into_their_columns_and_stay_exact_in_json() -> None:
     most = health(epoch=MAX_COUNTER, rejected=refusals)
     status = status_after(msgspec.structs.replace(most, **dict.fromkeys(names, MAX_COUNTER)))
     assert row(status).rejected == 2 * MAX_COUNTER
-    assert json.loads(json.dumps(summary(status.rows(0.0))))["lowest_round"] == MAX_COUNTER
+    assert (
+        json.loads(msgspec.json.encode(summarise_rows(status.rows(0.0))))["lowest_round"]
+        == MAX_COUNTER
+    )
     lines = shown(status).splitlines()
     assert max(len(each.rstrip()) for each in lines) < 140
     assert "9.2e+18" in next(each for each in lines if each.startswith("n1 "))
@@ -241,7 +245,7 @@ def test_words_of_the_attackers_choice_are_refused(word: str) -> None:
     """A node with a good key may say what it likes, in the words of the protocol."""
     for fields in ({"phase": word}, {"rejected": {word: 1}}, {"surplus": {word: 1}}):
         status = status_after(health(**fields))
-        assert row(status) == Row("n1", ABSENT, stale=False, age_s=None, refused=1)
+        assert row(status) == NodeStatus("n1", ABSENT, stale=False, age_s=None, refused=1)
 
 
 def test_the_headline_counts_and_names_the_slowest() -> None:
@@ -453,7 +457,7 @@ def test_the_fleet_is_shown_once_with_good_signatures(live: Live) -> None:
     done = ended(live.out, "--once", "--json")
     assert done.returncode == 0, done.stderr
     (text,) = done.stdout.splitlines()
-    result = json.loads(text)
+    result = check_result("watch-result", text)
     assert result["summary"]["standing"] == {"ready": 4}
     assert (result["fleet"], result["connected"]) == ("yard", True)
     for each in result["nodes"]:
@@ -517,7 +521,7 @@ def test_a_set_is_watched_in_tls_by_the_operator_alone(tmp_path: Path) -> None:
     file, home = yard(tmp_path, free_port(), tls=True), tmp_path / "set"
     provision.bundle(file, home, "operator", Console(quiet=True))
     ledger = read_ledger(home / "current")
-    security = security_in(home / "current" / BROKER_FOLDER, ledger)
+    security = make_security(home / "current" / BROKER_FOLDER, ledger)
     shutil.copytree(home / "current" / "nodes", tmp_path / "devices")
     places: Mapping[str, Path] = {name: tmp_path / "devices" / name for name in ledger.present}
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -10,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import jsonschema
 import pytest
 
 from cipherfleet_hil.measurement.document import SCHEMA_FILE, read_measurement
-from cipherfleet_hil.measurement.environment import environment
+from cipherfleet_hil.measurement.environment import read_environment
 from cipherfleet_hil.measuring import crypto as crypto_bench
 from cipherfleet_hil.measuring.cases import CASE_DESCRIPTIONS, make_sized_cases
 from cipherfleet_hil.measuring.crypto import (
@@ -25,8 +27,21 @@ from cipherfleet_hil.measuring.crypto import (
     measure_crypto,
     run_worker,
 )
-from cipherfleet_hil.measuring.interleaved import Effort, TimedCase, WrongResult
-from cipherfleet_hil.measuring.sampling import CaseSampler, CaseTimes, sample
+from cipherfleet_hil.measuring.exchange_scene import (
+    OWN_TABLE,
+    AskerScenario,
+    FilledPool,
+    KeyMaterial,
+    PackedExchange,
+)
+from cipherfleet_hil.measuring.sampling import (
+    CaseSampler,
+    CaseTimes,
+    Effort,
+    TimedCase,
+    WrongResult,
+    sample,
+)
 from cipherfleet_node.errors import CipherfleetError
 
 QUICK = ("--quick", "--bits", 1024, "--dimension", 2, "--degree", 2)
@@ -51,9 +66,10 @@ def test_a_quick_run_measures_every_case_and_says_that_it_is_not_valid(tmp_path:
     out = tmp_path / "quick.json"
     done = bench(*QUICK, "--out", out, "--json")
     assert done.returncode == 5
-    assert done.stderr.startswith("cipherfleet: the measurement is not valid: ")
-    assert "only 2 processes, at least 5 are needed" in done.stderr
-    assert done.stderr.count("\n") == 1
+    *progress, error = done.stderr.splitlines()
+    assert progress[0] == "processes: 0 of 2", "there is no terminal"
+    assert error.startswith("cipherfleet: the measurement is not valid: ")
+    assert "only 2 processes, at least 5 are needed" in error
     assert done.stdout == out.read_text()
     jsonschema.validate(json.loads(done.stdout), json.loads(SCHEMA_FILE.read_text()))
     made = read_measurement(out)
@@ -136,7 +152,7 @@ def test_a_measurement_asks_the_place_that_it_was_given() -> None:
         case = {"labels": {"case": "online", "key_bits": 1024}, "run": {"values": values}}
         return json.dumps({"cases": [case]})
 
-    place = WorkerHost("bench-3", "emulated", worker, environment)
+    place = WorkerHost("bench-3", "emulated", worker, read_environment)
     plan = CryptoPlan((1024,), (4,), (2,), processes=2, effort=Effort(0.5, 2), clock="cpu")
     made = measure_crypto(plan, place, "any")
     assert asked == [plan.worker_arguments(1024)] * 2
@@ -176,10 +192,10 @@ def test_a_wrong_result_ends_the_worker_with_a_line_and_exit_code_5(tmp_path: Pa
 def test_a_board_is_a_device_and_this_is_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     import msgspec
 
-    result = environment()
+    result = read_environment()
     for is_board, kind in ((True, "device"), (False, "host")):
         state = msgspec.structs.replace(result, is_board=is_board)
-        monkeypatch.setattr(crypto_bench, "environment", lambda *_, state=state: state)
+        monkeypatch.setattr(crypto_bench, "read_environment", lambda *_, state=state: state)
         assert crypto_bench.this_machine().kind == kind
 
 
@@ -204,6 +220,28 @@ def is_right(case: TimedCase, result: object) -> bool:
         return bool(case.is_right(result))
     except CipherfleetError:
         return False
+
+
+@pytest.mark.parametrize("dimension", [1, 17], ids=["one ciphertext", "two ciphertexts"])
+def test_an_exchange_of_the_benchmark_takes_every_obfuscator_once(dimension: int) -> None:
+    material = KeyMaterial(1024)
+    scenario = AskerScenario(material.keys, dimension, 3)
+    handed: list[int] = []
+
+    class WatchedFleet(FilledPool):
+        def own(self) -> Any:
+            handed.append(int(super().own()))
+            return handed[-1]
+
+        def towards(self, neighbour: str) -> Any:
+            handed.append(int(super().towards(neighbour)))
+            return handed[-1]
+
+    pool = WatchedFleet(material.own_sources[OWN_TABLE])
+    pool.fill(4 * math.ceil(dimension / 16))
+    packed = PackedExchange(scenario, pool)
+    assert packed.online(packed.prepare()) == scenario.expected
+    assert len(handed) == len(set(handed)) == 4 * math.ceil(dimension / 16)
 
 
 # -- samples -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ from cipherfleet_hil.targets.bench_file import (
     DockerSpec,
     LocalSpec,
     SshSpec,
-    bench_from,
     is_loopback,
+    load_bench,
     read_bench,
 )
 from cipherfleet_node.errors import ConfigError
@@ -50,6 +51,7 @@ def mistakes(file: Path, text: str) -> list[str]:
     return [str(each).replace(f"{file}:", "") for each in caught.value.findings]
 
 
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH's ssh, which is missing")
 def test_all_kinds_of_targets_are_read(file: Path) -> None:
     file.write_text(WHOLE)
     bench = read_bench(file)
@@ -66,7 +68,7 @@ def test_all_kinds_of_targets_are_read(file: Path) -> None:
 
 
 def test_without_a_file_the_bench_is_this_machine() -> None:
-    assert bench_from(None).targets == (LocalSpec(name="local"),)
+    assert load_bench(None).targets == (LocalSpec(name="local"),)
 
 
 @pytest.mark.parametrize(

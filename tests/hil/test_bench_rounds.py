@@ -13,7 +13,7 @@ import jsonschema
 import pyperf
 import pytest
 
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measurement.document import SCHEMA_FILE, read_measurement
 from cipherfleet_hil.measuring.rounds import RoundsPlan, measure_rounds
 from cipherfleet_hil.targets.bench_file import Bench, BrokerSpec
@@ -66,7 +66,7 @@ def test_a_broker_that_boards_reach_speaks_tls_with_certificates_of_its_own(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     bench = Bench(broker=BrokerSpec(address=own_address()))
-    plan = RoundsPlan(example("intel_lab") / "fleet.yaml", bench, 4, 3, 1)
+    plan = RoundsPlan(example_folder("intel_lab") / "fleet.yaml", bench, 4, 3, 1)
     result = measure_rounds(plan, "test", lambda _text: None).cipherfleet
     assert result.settings["tls"] is True
     assert [node.counts["rounds"] for node in result.nodes] == [4.0] * 3

@@ -48,7 +48,7 @@ def test_the_command_that_measures_slower_work_says_what_was_found() -> None:
     assert done.returncode == int(found == "0" or alarms == "1")
 
 
-# -- chance --------------------------------------------------------------------------------------
+# -- random variation ----------------------------------------------------------------------------
 
 
 def drawn(rng: Random, count: int, last: float = 1.0, apart: float = 0.02) -> Measurement:
@@ -72,18 +72,18 @@ def drawn(rng: Random, count: int, last: float = 1.0, apart: float = 0.02) -> Me
 def test_equal_measurements_seldom_differ_however_many_benchmarks_they_have(
     count: int, trials: int
 ) -> None:
-    """A false alarm anywhere, at any size: 5 % of comparisons at most, and chance on top.
+    """A false alarm anywhere, at any size: 5 % of comparisons at most, and random variation on top.
 
     The samples are synthetic and their seed is fixed: deterministic.
     """
     rng = Random(7)
     found = [compare(drawn(rng, count), drawn(rng, count), 0.0) for _ in range(trials)]
-    anywhere = sum(any(each.significant for each in one.benchmarks) for one in found)
-    overall = sum(one.overall.significant for one in found)
+    anywhere = sum(any(each.is_significant for each in one.benchmarks) for one in found)
+    overall = sum(one.overall.is_significant for one in found)
     most = 0.05 * trials + 3 * (0.05 * 0.95 * trials) ** 0.5
     assert anywhere <= most
     assert overall <= most
-    assert not any(compare(drawn(rng, count), drawn(rng, count), 0.1).failed for _ in "ab")
+    assert not any(compare(drawn(rng, count), drawn(rng, count), 0.1).has_failed for _ in "ab")
 
 
 def test_an_interval_that_ignored_processes_or_the_number_of_benchmarks_would_cry_wolf() -> None:
@@ -125,7 +125,7 @@ def test_one_process_proves_nothing() -> None:
     other = document(benchmarks(processes=1, times=3.0))
     result = compare(one, other, LIMIT)
     assert result.overall.ratio == pytest.approx(3.0)
-    assert not result.failed
+    assert not result.has_failed
 
 
 def test_the_same_documents_always_have_the_same_interval() -> None:

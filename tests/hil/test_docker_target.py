@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import pytest
 
-from cipherfleet_deploy.cli.main import example
-from cipherfleet_deploy.containers.engine import FLEET_LABEL, Engine
+from cipherfleet_deploy.containers.engine import FLEET_LABEL, ContainerEngine
 from cipherfleet_deploy.containers.limits import read_profile
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measurement.document import read_measurement, write_measurement
-from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
+from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
 from cipherfleet_hil.measuring.exchange_scene import PHE
-from cipherfleet_hil.measuring.interleaved import Effort
 from cipherfleet_hil.measuring.rounds import RoundsPlan, measure_rounds
+from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets.bench_file import Bench, BrokerSpec, DockerSpec
 from cipherfleet_hil.targets.docker import DockerTarget
 from cipherfleet_hil.targets.target import LeasedTarget
@@ -36,7 +36,7 @@ def in_containers(test: Test) -> Test:
     return marked
 
 
-def left(engine: Engine) -> list[Any]:
+def left(engine: ContainerEngine) -> list[Any]:
     """Containers of measurements."""
     labelled = {"label": FLEET_LABEL}
     return [
@@ -59,7 +59,7 @@ def one_long_run(target: LeasedTarget) -> tuple[float, float]:
 
 @in_containers
 def test_a_quota_of_half_a_cpu_makes_one_thread_take_about_twice_as_long_or_more(
-    engine: Engine, image: str
+    engine: ContainerEngine, image: str
 ) -> None:
     """A thread computes for 50 of every 100 ms. What is shorter than that may not notice.
 
@@ -92,7 +92,7 @@ def test_crypto_in_a_limited_container_is_slower_and_says_that_it_is_emulated(
         DockerTarget("whole", None, image) as whole,
     ):
         for _ in range(3):
-            both = [measure_crypto(plan, worker_host_on(each), "test") for each in (half, whole)]
+            both = [measure_crypto(plan, make_worker_host(each), "test") for each in (half, whole)]
             for name, document in zip(("half", "whole"), both, strict=True):
                 write_measurement(tmp_path / f"{name}.json", document)
                 assert read_measurement(tmp_path / f"{name}.json").cipherfleet.kind == (
@@ -109,10 +109,10 @@ def test_crypto_in_a_limited_container_is_slower_and_says_that_it_is_emulated(
 
 @in_containers
 def test_rounds_between_containers_are_measured_and_nothing_stays(
-    engine: Engine, image: str
+    engine: ContainerEngine, image: str
 ) -> None:
     specs = tuple(DockerSpec(name=name, profile=HALF, image=image) for name in ("a", "b", "c"))
-    file = example("intel_lab") / "fleet.yaml"
+    file = example_folder("intel_lab") / "fleet.yaml"
     plan = RoundsPlan(file, Bench(specs, BrokerSpec()), 10, 3, 3)
     result = measure_rounds(plan, "test", lambda _text: None).cipherfleet
     assert result.kind == "emulated"

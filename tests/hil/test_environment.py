@@ -15,15 +15,15 @@ import pytest
 from cipherfleet_hil.measurement.environment import (
     Clock,
     Environment,
-    MachineFiles,
-    Quota,
     clock_now,
     core_volts,
-    environment,
     firmware_clock,
     firmware_temperature,
+    read_environment,
     throttled_bits,
 )
+from cipherfleet_hil.measurement.machine_files import MachineFiles
+from cipherfleet_hil.measurement.machine_load import Quota
 
 PI_FILES = {
     "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
@@ -81,7 +81,7 @@ def made(
 
 
 def test_a_board_reports_its_whole_state(tmp_path: Path) -> None:
-    found = environment([99], made(tmp_path, PI_FILES, PI_TOOLS))
+    found = read_environment([99], made(tmp_path, PI_FILES, PI_TOOLS))
     assert (found.board, found.is_board, found.virtual) == (
         "Raspberry Pi 4 Model B Rev 1.4",
         True,
@@ -105,7 +105,7 @@ def test_a_board_reports_its_whole_state(tmp_path: Path) -> None:
 
 def test_a_board_without_its_firmwares_tool_reports_what_the_kernel_knows(tmp_path: Path) -> None:
     machine = made(tmp_path, PI_FILES)
-    found = environment([99], machine)
+    found = read_environment([99], machine)
     assert (found.firmware_clock_hz, found.throttled, found.core_volts) == (None, None, None)
     assert found.temperature_c == 49.1
     assert clock_now(machine) == 1_500_000_000
@@ -114,11 +114,11 @@ def test_a_board_without_its_firmwares_tool_reports_what_the_kernel_knows(tmp_pa
 
 def test_a_virtual_machine_is_no_board(tmp_path: Path) -> None:
     files = {**PI_FILES, "proc/device-tree/model": "linux,dummy-virt\0"}
-    found = environment([99], made(tmp_path, files))
+    found = read_environment([99], made(tmp_path, files))
     assert (found.is_board, found.virtual) == (False, True)
     (tmp_path / "proc/device-tree/model").unlink()
     (tmp_path / "proc/cpuinfo").write_text("model name\t: Some CPU\nflags\t: fpu hypervisor\n")
-    found = environment([99], MachineFiles(tmp_path, lambda _: ""))
+    found = read_environment([99], MachineFiles(tmp_path, lambda _: ""))
     assert (found.cpu, found.board, found.virtual) == ("Some CPU", None, True)
 
 
@@ -132,7 +132,7 @@ def test_the_first_version_of_control_groups_has_its_quota_read_too(tmp_path: Pa
         "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
         "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
     }
-    found = environment([99], made(tmp_path, files))
+    found = read_environment([99], made(tmp_path, files))
     assert found.quota == Quota(cpus=0.5, periods_throttled=7, throttled_s=1.5)
 
 
@@ -150,8 +150,8 @@ def test_the_time_of_a_process_is_that_of_all_it_started_and_of_no_other(tmp_pat
     process(12, 11, "worker", "0 200 0 0")
     process(13, 1, "other", "5000 0 0 0")
     ticks = os.sysconf("SC_CLK_TCK")
-    assert environment([10], machine).cpu_time.own_s * ticks == pytest.approx(337)
-    assert environment([11, 13], machine).cpu_time.own_s * ticks == pytest.approx(5300)
+    assert read_environment([10], machine).cpu_time.own_s * ticks == pytest.approx(337)
+    assert read_environment([11, 13], machine).cpu_time.own_s * ticks == pytest.approx(5300)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_what_the_firmware_prints_otherwise_is_not_guessed_at() -> None:
 
 
 def test_this_machine_reports_its_state_through_the_worker_and_counts_up() -> None:
-    first = environment()
+    first = read_environment()
     assert sum(range(3_000_000)) > 0
-    second = environment()
+    second = read_environment()
     assert second.cpu_time.own_s > first.cpu_time.own_s
     assert second.cpu_time.busy_s >= first.cpu_time.busy_s
     code = [

@@ -9,9 +9,9 @@ from subprocess import run
 
 import pytest
 
-from cipherfleet_analysis.cost.board_card import PROFILES, write_calibration
+from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, write_calibration
 from cipherfleet_analysis.cost.round_time import predict
-from cipherfleet_deploy.cli.main import example
+from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measurement.document import read_measurement
 from cipherfleet_hil.measuring.prediction import SETTLING, predict_rounds, warm_up_rounds
 from cipherfleet_node.errors import ConfigError
@@ -19,7 +19,7 @@ from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 BENCH = [sys.executable, "-m", "cipherfleet_deploy", "bench"]
-LAB = example("intel_lab") / "fleet.yaml"
+LAB = example_folder("intel_lab") / "fleet.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def fleet() -> Fleet:
 
 
 def test_nodes_together_and_apart_are_predicted_as_such(fleet: Fleet) -> None:
-    board = PROFILES["pi-4"]
+    board = BOARD_ESTIMATES["pi-4"]
     expected = predict(fleet, board)
     assert predict_rounds(fleet, board, ["here"]) == {"round, here": expected.together_ms / 1000}
     apart = predict_rounds(fleet, board, ["a", "b", "c"])
@@ -38,21 +38,21 @@ def test_nodes_together_and_apart_are_predicted_as_such(fleet: Fleet) -> None:
 
 
 def test_rounds_that_make_tables_are_not_what_a_card_speaks_of(fleet: Fleet) -> None:
-    first = predict(fleet, PROFILES["host"]).first_rounds
+    first = predict(fleet, BOARD_ESTIMATES["host"]).first_rounds
     assert first > 0
-    assert warm_up_rounds(fleet, PROFILES["host"]) == first + SETTLING
+    assert warm_up_rounds(fleet, BOARD_ESTIMATES["host"]) == first + SETTLING
 
 
 @pytest.mark.fleet
 def test_a_prediction_is_in_the_document_of_what_was_measured(tmp_path: Path, fleet: Fleet) -> None:
     card = tmp_path / "card.json"
-    write_calibration(card, PROFILES["host"])
+    write_calibration(card, BOARD_ESTIMATES["host"])
     flags = ["--calibration", card, "--rounds", "5", "--warm-up", "1", "--out", tmp_path / "out"]
     done = run([*BENCH, "rounds", *map(str, flags)], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 5), done.stderr
     result = read_measurement(tmp_path / "out" / "rounds.json").cipherfleet
     target = result.targets[0].name
-    assert result.predicted == predict_rounds(fleet, PROFILES["host"], [target])
+    assert result.predicted == predict_rounds(fleet, BOARD_ESTIMATES["host"], [target])
     assert f"round, {target}: predicted " in done.stdout
     assert set(result.predicted) <= {figure.name for figure in result.figures}
 

@@ -82,13 +82,13 @@ LONG = "a benchmark whose name is long enough to leave no room for the chart, <&
 
 def many() -> list[tuple[str, Measurement]]:
     """What the page has to show: sizes, phases, predictions, and one that is not valid."""
-    chance = Random(4)
+    rng = Random(4)
     small = document(
         [
             benchmark(
                 f"{case}, 1024 bits, d={d}, n={n}",
                 {"case": case, "key_bits": 1024, "dimension": d, "degree": n},
-                samples(chance, middle * d, count=30),
+                samples(rng, middle * d, count=30),
             )
             for case, middle in (("online", 2e-3), ("decrypt", 1.9e-3), ("phe", 2e-2), ("a", 1e-6))
             for d in (1, 8)
@@ -101,7 +101,7 @@ def many() -> list[tuple[str, Measurement]]:
             benchmark(
                 "online, 2048 bits, d=8, n=4",
                 {"case": "online", "key_bits": 2048, "dimension": 8, "degree": 4},
-                samples(chance, 9e-3),
+                samples(rng, 9e-3),
             )
         ],
         machine(throttled=0x50005),
@@ -109,7 +109,7 @@ def many() -> list[tuple[str, Measurement]]:
     )
     chatty = document(
         [
-            benchmark(LONG + str(d), {"dimension": d, "case": LONG}, samples(chance, d * 1e-3))
+            benchmark(LONG + str(d), {"dimension": d, "case": LONG}, samples(rng, d * 1e-3))
             for d in (1, 2)
         ],
         machine("host"),

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cipherfleet_deploy.cli.main import example
-from cipherfleet_hil.measuring.crypto import CryptoPlan, measure_crypto, worker_host_on
-from cipherfleet_hil.measuring.interleaved import Effort
+from cipherfleet_deploy.data_folders import example_folder
+from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
 from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets import lease_agent
 from cipherfleet_hil.targets.bench_file import Bench
 from cipherfleet_hil.targets.ssh import SshTarget
@@ -78,7 +78,7 @@ def test_a_board_with_nothing_on_it_is_measured_and_left_as_it_was(
 
 def measure_some_crypto(target: LeasedTarget) -> None:
     plan = CryptoPlan((1024,), (1,), (1,), processes=1, effort=Effort(0.0, 1))
-    measured = measure_crypto(plan, worker_host_on(target), "test")
+    measured = measure_crypto(plan, make_worker_host(target), "test")
     assert {each.metadata["target"] for b in measured.benchmarks for each in b.runs} == {"pi"}
     before = measured.cipherfleet.targets[0].environment.before
     assert before.versions["python"] == ".".join(map(str, target.machine.python))
@@ -86,7 +86,7 @@ def measure_some_crypto(target: LeasedTarget) -> None:
 
 def measure_some_rounds(target: LeasedTarget, tell: Callable[[str], None]) -> None:
     """Of a fleet between *target* and this machine, which are two machines to each other."""
-    plan = RoundsPlan(example("intel_lab") / "fleet.yaml", Bench(), 12, 3, 3)
+    plan = RoundsPlan(example_folder("intel_lab") / "fleet.yaml", Bench(), 12, 3, 3)
     fleet = load_fleet(plan.file, plan.overrides, endless=False)
     with LeasedTarget("here", LocalLink()) as here:
         fleet_run = run_fleet(fleet, plan, [target, here], tell)

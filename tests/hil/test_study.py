@@ -25,7 +25,14 @@ WHERE = {"cpu": "some", "cores": 2, "load_before": 0.1}
 
 
 def outcome(error: list[float], case: StudyCase = CASE) -> StudyOutcome:
-    return StudyOutcome(case, 1, 20.0, 2000.0, error, [0.1 * (k + 1) for k in range(len(error))])
+    return StudyOutcome(
+        case=case,
+        ciphertexts=1,
+        round_ms=20.0,
+        bytes_per_edge_round=2000.0,
+        error=error,
+        seconds=[0.1 * (k + 1) for k in range(len(error))],
+    )
 
 
 def test_rounds_are_counted_to_where_the_error_stays_below() -> None:

@@ -15,7 +15,8 @@ from cipherfleet_hil.measurement.document import (
     benchmark,
     figure,
 )
-from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
+from cipherfleet_hil.measurement.environment import Clock, Environment
+from cipherfleet_hil.measurement.machine_load import Cpu, Memory, Quota
 from cipherfleet_hil.measurement.validity import assess, spread
 from tests.support.measured import BOARD, LATER, benchmarks, machine, samples
 

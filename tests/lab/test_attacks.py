@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,14 +21,14 @@ from cipherfleet_lab.attacks.common_factor import (
 from cipherfleet_lab.attacks.eavesdropper import eavesdropper, key_holder, observer
 from cipherfleet_lab.attacks.guards import GuardedRandomness
 from cipherfleet_lab.attacks.leakage import (
-    closed_form,
     leakage_of_round,
     leakage_of_several,
     leakage_of_telescoped,
     leakage_of_truth,
-    matching,
+    match_gradients,
     sample_error,
     samples,
+    solve_closed_form,
 )
 from cipherfleet_lab.attacks.names import GraphName, Guard
 from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangulation_by_two
@@ -39,7 +40,7 @@ from cipherfleet_lab.attacks.result import (
     error_by_round,
     relative_error,
 )
-from cipherfleet_lab.attacks.subjects import GRAPHS, SUBJECTS, AttackCase
+from cipherfleet_lab.attacks.subjects import GRAPHS, AttackCase
 from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
 from cipherfleet_lab.attacks.wiretap import wiretap
 from cipherfleet_lab.problems import LOGISTIC, SQUARED, RegressionLoss, five_nodes
@@ -52,7 +53,7 @@ OPEN: tuple[Guard, ...] = ("masks",)
 
 def case(name: str, *off: Guard, trials: int = TRIALS, graph: GraphName = "chord") -> AttackCase:
     problem = replace(five_nodes(), edges=GRAPHS[graph])
-    return AttackCase(SUBJECTS[name], frozenset(off), trials, problem=problem)
+    return AttackCase(system=name, off=frozenset(off), trials=trials, problem=problem)
 
 
 def found(finding: AttackResult | None) -> AttackResult:
@@ -68,10 +69,10 @@ def test_the_common_factor_needs_the_known_range(
     dimension: int, naive: float, known: float
 ) -> None:
     """1/zeta(d) of the greatest common divisors are the half weight itself."""
-    chance, trials, plain, ranged = random.Random(3), 4000, 0, 0
+    rng, trials, plain, ranged = random.Random(3), 4000, 0, 0
     for _ in range(trials):
-        weight = chance.choice(HALF_WEIGHTS)
-        slots = [weight * chance.randrange(-(2**28), 2**28) for _ in range(dimension)]
+        weight = rng.choice(HALF_WEIGHTS)
+        slots = [weight * rng.randrange(-(2**28), 2**28) for _ in range(dimension)]
         plain += math.gcd(*slots) == weight
         ranged += weight_by_gcd(slots) == weight
     zeta = sum(k**-dimension for k in range(1, 10**5))
@@ -93,8 +94,8 @@ def test_a_common_factor_of_the_slots_is_hidden_by_dither_alone(attack: object) 
 
 
 def test_trial_of_divisors_bears_noise_that_the_common_factor_does_not() -> None:
-    chance = random.Random(4)
-    slots = [2777 * chance.randrange(-(2**20), 2**20) + chance.randint(-50, 50) for _ in range(8)]
+    rng = random.Random(4)
+    slots = [2777 * rng.randrange(-(2**20), 2**20) + rng.randint(-50, 50) for _ in range(8)]
     assert weight_by_gcd(slots) is None
     assert weight_by_remainders(slots) == 2777
 
@@ -119,10 +120,10 @@ def test_sealed_answers_hide_the_state_even_from_who_has_the_half_weight() -> No
 def test_a_sealed_answer_opens_alone_only_without_its_mask() -> None:
     for trial in range(10):
         masked = run_exchange("sealed", (), 4, f"masked {trial}")
-        assert masked.opened([NEIGHBOURS[0]]) is None
-        assert masked.opened(NEIGHBOURS) is not None
+        assert masked.open_answers([NEIGHBOURS[0]]) is None
+        assert masked.open_answers(NEIGHBOURS) is not None
         unmasked = run_exchange("sealed", OPEN, 4, f"open {trial}")
-        assert unmasked.opened([NEIGHBOURS[0]]) is not None
+        assert unmasked.open_answers([NEIGHBOURS[0]]) is not None
     assert found(common_factor(case("sealed", "dither", trials=20))).value == 0
     assert found(common_factor(case("sealed", "dither", "masks", trials=20))).value >= 0.95
 
@@ -131,12 +132,12 @@ def test_a_sealed_answer_opens_alone_only_without_its_mask() -> None:
 def test_keys_of_full_size_make_no_difference(off: tuple[Guard, ...]) -> None:
     seen = run_exchange("pairwise", off, 4, "full size", bits=2048)
     name = NEIGHBOURS[0]
-    weights = weight_by_gcd(seen.best(name)), weight_by_randomness(seen, name)
+    weights = weight_by_gcd(seen.best_slots(name)), weight_by_randomness(seen, name)
     lines = [weight == seen.weights[name] for weight in weights]
     assert lines == ["dither" in off, "rerandomise" in off]
     for weight in weights:
         if weight is not None:
-            assert seen.state_from(weight, seen.best(name)) == seen.truth[name]
+            assert seen.compute_state(weight, seen.best_slots(name)) == seen.truth[name]
 
 
 def test_a_guard_of_the_draws_goes_off_alone() -> None:
@@ -250,11 +251,11 @@ def crossing() -> tuple[Log, Problem]:
 
 def test_two_lines_cross_where_the_node_is_and_its_flow_is_known() -> None:
     log, problem = crossing()
-    sight = observe_differences(log, problem, [1, 2], 0)
-    np.testing.assert_allclose(sight.states, [[1.0, 2.0]], atol=1e-12)
+    observed = observe_differences(log, problem, [1, 2], 0)
+    np.testing.assert_allclose(observed.states, [[1.0, 2.0]], atol=1e-12)
     # gamma m h^2 (x_1 + x_2 - 2 x_0), m = floor(64/3)/64
     flow = 0.5 * 21 / 64 * 0.75**2 * np.array([[-1.0, -2.0]])
-    np.testing.assert_allclose(sight.flows, flow, atol=1e-12)
+    np.testing.assert_allclose(observed.flows, flow, atol=1e-12)
 
 
 def test_sums_that_leave_no_choice_are_solved_for_the_estimate() -> None:
@@ -267,8 +268,8 @@ def test_sums_that_leave_no_choice_are_solved_for_the_estimate() -> None:
         [[np.zeros(2), *(unit * (h0 * (x[0] - x[j]) + h * (x[3 - j] - x[j])) for j in (1, 2))]]
     )
     sealed = replace(log, opened={}, sums=sums)
-    sight = observe_sums(sealed, problem, [1, 2], 0)
-    np.testing.assert_allclose(sight.states, [[1.0, 2.0]], atol=1e-9)
+    observed = observe_sums(sealed, problem, [1, 2], 0)
+    np.testing.assert_allclose(observed.states, [[1.0, 2.0]], atol=1e-9)
 
 
 # -- all neighbours, or nearly ------------------------------------------------------------------
@@ -324,8 +325,8 @@ def test_deep_leakage_from_a_true_gradient_is_exact_for_one_sample(loss: Regress
     x = np.random.default_rng(8).normal(size=(5, 3))
     for node, gradient in enumerate(readings.gradients(x, np.random.default_rng(0))):
         truth = readings.phi[node, 0, :-1]
-        np.testing.assert_allclose(closed_form(gradient), truth, rtol=1e-9)
-    assert closed_form(np.zeros(3)).tolist() == [0.0, 0.0]
+        np.testing.assert_allclose(solve_closed_form(gradient), truth, rtol=1e-9)
+    assert solve_closed_form(np.zeros(3)).tolist() == [0.0, 0.0]
 
 
 def test_deep_leakage_is_as_good_as_the_gradient_it_is_given() -> None:
@@ -344,10 +345,10 @@ def test_several_samples_leak_from_exact_gradients_and_not_from_one_rounds_steps
 
 def test_matching_uses_the_slope_of_the_mismatch() -> None:
     """Gradients of two samples at many estimates have one explanation, up to the order."""
-    readings, chance = samples(9, 2), np.random.default_rng(1)
-    estimates = chance.normal(size=(8, 3))
-    gradients = np.array([readings.gradients(np.tile(x, (5, 1)), chance)[0] for x in estimates])
-    features, targets = matching(gradients, estimates, 2, seed=2)
+    readings, rng = samples(9, 2), np.random.default_rng(1)
+    estimates = rng.normal(size=(8, 3))
+    gradients = np.array([readings.gradients(np.tile(x, (5, 1)), rng)[0] for x in estimates])
+    features, targets = match_gradients(gradients, estimates, 2, seed=2)
     assert sample_error(features, readings.phi[0, :, :-1]) < 1e-3
     np.testing.assert_allclose(np.sort(targets), np.sort(readings.targets[0]), atol=1e-2)
 
@@ -356,11 +357,25 @@ def test_matching_uses_the_slope_of_the_mismatch() -> None:
 
 
 def finding(
-    measure: str, value: float, chance: float, worst_off: float | None = None
+    measure: Literal["error", "fraction"],
+    value: float,
+    chance: float,
+    worst_off: float | None = None,
 ) -> AttackResult:
     return AttackResult(
-        "a", "b", "c", "d", "e", measure, value, chance, "f", 100, "", worst_off  # type: ignore[arg-type]
-    )  # fmt: skip
+        attack="a",
+        system="b",
+        sought="c",
+        saw="d",
+        knew="e",
+        measure=measure,
+        value=value,
+        chance=chance,
+        guess="f",
+        trials=100,
+        note="",
+        worst_off=worst_off,
+    )
 
 
 @pytest.mark.parametrize(

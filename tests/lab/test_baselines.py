@@ -21,8 +21,8 @@ from cipherfleet_lab.baselines import (
     RmsProp,
     Ternary,
 )
-from cipherfleet_lab.baselines.differential_privacy import clipped, epsilon
-from cipherfleet_lab.baselines.ring import summed_along_ring, toy_key
+from cipherfleet_lab.baselines.differential_privacy import clip_gradients, epsilon
+from cipherfleet_lab.baselines.ring import generate_small_key, sum_along_ring
 from cipherfleet_lab.baselines.ternary import ternary
 from cipherfleet_lab.measures import mean_squared_error, relative_error, stationarity
 from cipherfleet_lab.mixing import equal_shares, metropolis
@@ -168,8 +168,8 @@ def test_trackers_sum_to_the_gradients_in_every_round() -> None:
 
 def test_ternary_values_are_three_and_unbiased() -> None:
     """Within five standard errors. Fixed seed: deterministic."""
-    values, chance = np.array([-3.0, -0.5, 0.0, 1.0, 2.9]), np.random.default_rng(1)
-    drawn = np.array([ternary(values, 3.0, chance) for _ in range(20_000)])
+    values, rng = np.array([-3.0, -0.5, 0.0, 1.0, 2.9]), np.random.default_rng(1)
+    drawn = np.array([ternary(values, 3.0, rng) for _ in range(20_000)])
     assert set(np.unique(drawn)) == {-3.0, 0.0, 3.0}
     variance = np.abs(values) * 3.0 - values**2
     assert np.abs(drawn.mean(axis=0) - values) == pytest.approx(
@@ -259,8 +259,8 @@ def test_other_readings_move_a_message_no_further_than_the_sensitivity() -> None
     system = DifferentialPrivacy(SHRINKING, clip=0.7, multiplier=5.0)
 
     def pulled(strength: float) -> Problem:
-        def together(x: Array, chance: np.random.Generator) -> Array:
-            del chance
+        def together(x: Array, rng: np.random.Generator) -> Array:
+            del rng
             return np.concatenate([[[strength, 0.0]], np.zeros((len(x) - 1, 2))])
 
         return replace(EXACT, vectorised=together)
@@ -272,7 +272,9 @@ def test_other_readings_move_a_message_no_further_than_the_sensitivity() -> None
 
 def test_clipping_shortens_what_is_long_and_nothing_else() -> None:
     rows = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    assert clipped(rows, 1.0) == pytest.approx(np.array([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
+    assert clip_gradients(rows, 1.0) == pytest.approx(
+        np.array([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]])
+    )
 
 
 # -- adaptive stepsizes -------------------------------------------------------------------------
@@ -338,11 +340,11 @@ def test_push_sum_descends_to_the_optimum_over_one_way_links() -> None:
 
 
 def test_the_ring_sums_exactly_with_signs() -> None:
-    chance = np.random.default_rng(1)
-    key = toy_key(256, chance)
+    rng = np.random.default_rng(1)
+    key = generate_small_key(256, rng)
     assert key.public.bits == 256
     values = np.array([[3.0, -7.0, 0.0], [-5.0, -(2.0**40), 1.0], [1.0, 2.0, -1.0]])
-    assert summed_along_ring(key, values, chance) == [-1, -5 - 2**40, 0]
+    assert sum_along_ring(key, values, rng) == [-1, -5 - 2**40, 0]
 
 
 def test_the_key_holder_sees_the_sum_that_steers_the_fleet() -> None:

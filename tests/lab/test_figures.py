@@ -26,7 +26,7 @@ from cipherfleet_lab.figures.attenuation import GRAPHS, lab_stepsize, table_row
 from cipherfleet_lab.figures.five_nodes import STEPSIZE, run_courses
 from cipherfleet_lab.figures.make import make
 from cipherfleet_lab.figures.pages import write_index
-from cipherfleet_lab.figures.seeds import ARTICLES, NONE, at_the_end, fleet
+from cipherfleet_lab.figures.seeds import ARTICLES, NONE, fleet, measure_end
 from cipherfleet_lab.figures.study import StudyEffort
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.errors import ConfigError
@@ -93,7 +93,7 @@ def test_attenuation_pays_at_a_coarse_resolution_and_only_there() -> None:
 
     def error(attenuation: Any, resolution: float) -> float:
         way = fleet(lab_stepsize(1.0), attenuation, resolution)
-        return at_the_end(way, problem, 1000, range(2), relative_error)
+        return measure_end(way, problem, 1000, range(2), relative_error)
 
     assert error(NONE, 2.0**-24) < 0.3 * error(ARTICLES, 2.0**-24)
     assert error(NONE, 2.0**-1) > 2 * error(ARTICLES, 2.0**-1)

@@ -65,8 +65,8 @@ def test_nothing_pulls_at_the_optimum(name: str) -> None:
 def test_the_quick_way_draws_what_the_nodes_draw_one_by_one(name: str) -> None:
     problem = DRAWN[name]
     x = np.random.default_rng(2).normal(size=problem.start.shape)
-    chance = np.random.default_rng(3)
-    single = [g(own, chance) for g, own in zip(problem.gradients, x, strict=True)]
+    rng = np.random.default_rng(3)
+    single = [g(own, rng) for g, own in zip(problem.gradients, x, strict=True)]
     together = problem.all_gradients(x, np.random.default_rng(3))
     assert together == pytest.approx(np.array(single), abs=1e-14)
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cipherfleet_analysis import simulation
-from cipherfleet_analysis.simulation import Generated
+from cipherfleet_analysis.simulation import SeededRandomness
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.local.processes import LocalFleet
@@ -53,15 +53,15 @@ def quadratic(noise: float = 0.0) -> Problem:
     targets = np.random.default_rng(5).normal(size=(5, 3))
 
     def gradient(target: Array) -> Gradient:
-        return lambda x, chance: x - target + noise * chance.standard_normal(3)
+        return lambda x, rng: x - target + noise * rng.standard_normal(3)
 
     return Problem(
-        "five quadratics",
-        RING,
-        [gradient(target) for target in targets],
-        np.full((5, 3), 3.0),
-        lambda x: float(((x - targets) ** 2).sum(axis=1).mean() / 2),
-        targets.mean(axis=0),
+        name="five quadratics",
+        edges=RING,
+        gradients=[gradient(target) for target in targets],
+        start=np.full((5, 3), 3.0),
+        objective=lambda x: float(((x - targets) ** 2).sum(axis=1).mean() / 2),
+        optimum=targets.mean(axis=0),
     )
 
 
@@ -189,12 +189,12 @@ nodes:
 def fleet_file(
     folder: Path, exchange: Exchange = "sealed", rounds: int = 12, more: str = "", rows: str = ""
 ) -> Path:
-    chance = np.random.default_rng(8)
+    rng = np.random.default_rng(8)
     lines = ["room,a,b,y"]
     for room in range(1, 7):
         for _ in range(12):
-            a, b = chance.normal(0.1 * room), chance.normal()
-            lines.append(f"{room},{a:.6f},{b:.6f},{1 + 2 * a - b + 0.1 * chance.normal():.6f}")
+            a, b = rng.normal(0.1 * room), rng.normal()
+            lines.append(f"{room},{a:.6f},{b:.6f},{1 + 2 * a - b + 0.1 * rng.normal():.6f}")
     (folder / "readings.csv").write_text("\n".join(lines) + "\n")
     file = folder / "fleet.yaml"
     file.write_text(FLEET.format(exchange=exchange, rounds=rounds, more=more, rows=rows))
@@ -262,10 +262,10 @@ def test_the_vector_engine_equals_the_core_to_the_rounding_of_sums(
     """The core multiplies by readings, the arrays by Hessians; both add in their own order."""
     fleet = load_fleet(fleet_file(tmp_path, exchange, 40, more))
     scenario = scenario_of_fleet(fleet)
-    arrays = np.array(list(run_vector(scenario, 40, 3, own_draws=True)))
+    arrays = np.array(list(run_vector(scenario, 40, 3, own_choices=True)))
     agents = by_core(fleet, 3)
     assert_same_trajectories(arrays, agents, resolution_of(scenario.algorithm), operations=30)
-    fast = np.array(list(run_vector(scenario, 40, 3, own_draws=False)))
+    fast = np.array(list(run_vector(scenario, 40, 3, own_choices=False)))
     assert np.abs(arrays - fast).max() > 1e-6
 
 
@@ -285,7 +285,7 @@ def test_fast_draws_and_the_nodes_own_come_equally_close(tmp_path: Path) -> None
     errors = [
         [
             relative_error(
-                list(run_vector(scenario, 20, seed, own_draws=own))[-1], scenario.optimum
+                list(run_vector(scenario, 20, seed, own_choices=own))[-1], scenario.optimum
             )
             for seed in range(40)
         ]
@@ -299,7 +299,7 @@ def test_a_fleet_that_diverges_is_refused_with_its_round(tmp_path: Path) -> None
     file = fleet_file(tmp_path, rounds=60)
     file.write_text(file.read_text().replace("initial: 0.2, decay: 0.1", "initial: 30, decay: 0"))
     with pytest.raises(HeadroomExceeded, match=r"leaves the range of .* in round"):
-        list(run_vector(scenario_of_fleet(load_fleet(file)), 60, 1, own_draws=False))
+        list(run_vector(scenario_of_fleet(load_fleet(file)), 60, 1, own_choices=False))
 
 
 # -- many nodes ---------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ def test_a_fleet_is_spread_over_more_nodes_with_the_same_answer(tmp_path: Path) 
     assert large.optimum is not None
     assert own.optimum is not None
     np.testing.assert_allclose(large.optimum, own.optimum, rtol=1e-12)
-    gradient = large.gradients.at(np.tile(large.optimum, (600, 1)), 0, Generated(1))
+    gradient = large.gradients.evaluate(np.tile(large.optimum, (600, 1)), 0, SeededRandomness(1))
     np.testing.assert_allclose(gradient.mean(axis=0), 0.0, atol=1e-12)
     assert spread_fleet(fleet, 601 + 1, degree=6).optimum is None
 
@@ -356,16 +356,16 @@ def test_a_fleet_is_spread_over_more_nodes_with_the_same_answer(tmp_path: Path) 
 def test_a_made_up_fleet_comes_to_its_optimum() -> None:
     scenario = make_synthetic(500, 6, 4, seed=1)
     assert scenario.optimum is not None
-    last = list(run_vector(scenario, 300, 1, own_draws=False))[-1]
+    last = list(run_vector(scenario, 300, 1, own_choices=False))[-1]
     assert relative_error(last, scenario.optimum) < 0.05
 
 
 def test_blocks_do_not_change_the_coupling(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same numbers are drawn in the same order, whatever is worked on at a time."""
     scenario = make_synthetic(300, 6, 2, seed=1)
-    whole = list(run_vector(scenario, 3, 1, own_draws=False))[-1]
+    whole = list(run_vector(scenario, 3, 1, own_choices=False))[-1]
     monkeypatch.setattr(simulation, "BLOCK", 50)
-    np.testing.assert_array_equal(list(run_vector(scenario, 3, 1, own_draws=False))[-1], whole)
+    np.testing.assert_array_equal(list(run_vector(scenario, 3, 1, own_choices=False))[-1], whole)
 
 
 # -- the command --------------------------------------------------------------------------------

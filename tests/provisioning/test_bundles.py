@@ -43,7 +43,7 @@ nodes:
 """
 
 
-def fleet_in(folder: Path) -> Fleet:
+def write_fleet(folder: Path) -> Fleet:
     (folder / "t.csv").write_text(
         "room,t,note\n" + "".join(f'{n},{t},"of {n}, é"\n' for n, t in READINGS.items())
     )
@@ -58,7 +58,7 @@ def fleet_in(folder: Path) -> Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    return fleet_in(tmp_path_factory.mktemp("fleet"))
+    return write_fleet(tmp_path_factory.mktemp("fleet"))
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,12 @@ def bundles(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         os.umask(umask)
 
 
-def everything_in(folder: Path) -> Iterator[Path]:
+def list_paths(folder: Path) -> Iterator[Path]:
     yield folder
     yield from folder.rglob("*")
 
 
-def secrets_of(folder: Path) -> list[bytes]:
+def read_secrets(folder: Path) -> list[bytes]:
     """What no other node may know: p, q and the identity as they are written, and the readings."""
     key = json.loads((folder / "keys" / "paillier.json").read_text())
     pem = (folder / "keys" / "identity.pem").read_text().splitlines()[1]
@@ -109,7 +109,7 @@ def test_the_settings_come_back_as_they_were_written(
 
 def test_nobody_but_the_owner_can_read_what_is_made(bundles: dict[str, Path]) -> None:
     nodes = bundles["live"].parent
-    for path in everything_in(nodes):
+    for path in list_paths(nodes):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), f"{path} has mode {mode:o}"
     assert stat.S_IMODE(nodes.parent.stat().st_mode) == 0o700
@@ -123,7 +123,7 @@ def test_a_folder_holds_no_secret_and_no_reading_of_another_node(
         for name, folder in bundles.items()
     }
     for one, other in permutations(bundles, 2):
-        secrets = secrets_of(bundles[one])
+        secrets = read_secrets(bundles[one])
         if one in READINGS:
             secrets.append(READINGS[one].encode())
         for secret in secrets:
@@ -144,7 +144,7 @@ def test_made_up_readings_are_not_the_same_on_two_nodes(
     assert isinstance(live, SyntheticSensor)
     assert live.seed != SyntheticSensor(fields={}).seed
     again = load_node_config(
-        write_bundles(fleet_in(tmp_path), tmp_path / "nodes", BROKER, Simulation())["live"]
+        write_bundles(write_fleet(tmp_path), tmp_path / "nodes", BROKER, Simulation())["live"]
     ).sensor
     assert again == live
 
@@ -229,10 +229,10 @@ def test_an_error_in_the_middle_leaves_nothing(
 def test_a_full_disk_is_one_clear_error(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_folder: Path, _keys: NodeKeys) -> None:
+    def fail_with_full_disk(_folder: Path, _keys: NodeKeys) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(bundles_module, "write_keys", full)
+    monkeypatch.setattr(bundles_module, "write_keys", fail_with_full_disk)
     with pytest.raises(ConfigError, match="nodes: cannot be made: No space left on device"):
         write_bundles(fleet, tmp_path / "nodes", BROKER, Simulation())
 
@@ -265,7 +265,7 @@ def maker() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def gone(processes: list[psutil.Process], within_s: float = 60.0) -> bool:
+def have_ended(processes: list[psutil.Process], within_s: float = 60.0) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=within_s)
     return not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
@@ -276,7 +276,7 @@ def test_no_process_is_left_when_the_one_that_wants_keys_is_killed(
     workers = psutil.Process(maker.pid).children(recursive=True)
     assert workers
     maker.kill()
-    assert gone(workers)
+    assert have_ended(workers)
 
 
 def test_ctrl_c_while_keys_are_made_ends_all_and_only_the_parent_speaks(
@@ -285,7 +285,7 @@ def test_ctrl_c_while_keys_are_made_ends_all_and_only_the_parent_speaks(
     workers = psutil.Process(maker.pid).children(recursive=True)
     os.killpg(maker.pid, signal.SIGINT)
     _, err = maker.communicate(timeout=120)
-    assert gone(workers)
+    assert have_ended(workers)
     assert err.count("Traceback") == 1  # this parent has nobody to catch it
     assert err.rstrip().endswith("KeyboardInterrupt")
 

@@ -23,8 +23,8 @@ from cipherfleet_node.runtime.enrolment import TOKEN_FILE
 from cipherfleet_node.runtime.membership import read_membership
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.ledger import Ledger, read_ledger
-from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 
 pytestmark = pytest.mark.fleet
 
@@ -72,7 +72,7 @@ class Garden:
 
     @property
     def security(self) -> Any:
-        return security_in(self.home / "current" / BROKER_FOLDER, self.ledger)
+        return make_security(self.home / "current" / BROKER_FOLDER, self.ledger)
 
     def install(self, name: str) -> Path:
         """Unpack the archive of *name* on its device."""
@@ -125,7 +125,7 @@ class Garden:
         )
         wanted = statistics.fmean(VALUES[name] for name in names)
 
-        def agreed() -> bool:
+        def have_agreed() -> bool:
             found = [self.estimate(name) for name in names]
             mean_is_right = abs(statistics.fmean(found) - wanted) < 0.2
             # A constant stepsize leaves the nodes a little apart, each towards its own value.
@@ -133,7 +133,7 @@ class Garden:
             apart = (max(found) - min(found)) / (max(values) - min(values))
             return mean_is_right and apart < 0.5
 
-        self.wait(agreed, f"the mean {wanted}", within_s)
+        self.wait(have_agreed, f"the mean {wanted}", within_s)
         print([round(self.estimate(name), 2) for name in names], "mean", wanted)  # noqa: T201
 
 
@@ -171,21 +171,21 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
         garden.start(name)
     garden.wait(lambda: all("claiming" in garden.log(n) for n in "abcde"), "five claims")
     for _ in range(20):  # e is waited for in vain, the others may come late
-        result = provision.enroll(garden.home, AUTO, Reach(timeout_s=2.5))
-        if result["enrolled"] == list("abcd"):
+        enrolled = provision.enroll(garden.home, AUTO, Reach(timeout_s=2.5))
+        if enrolled.enrolled == list("abcd"):
             break
-    assert result["refused"] == {"e": "wrong token"}
-    assert result["enrolled"] == list("abcd")
-    assert result["notified"] == []  # everybody shares a neighbour with e
-    assert result["awaited"] == list("abcde")
+    assert enrolled.refused == {"e": "wrong token"}
+    assert enrolled.enrolled == list("abcd")
+    assert enrolled.notified == []  # everybody shares a neighbour with e
+    assert enrolled.awaited == list("abcde")
     step("four enrolled, one refused")
 
     # -- its token is fixed: the fleet is complete and begins
     garden.stop("e")
     (garden.place / "e" / TOKEN_FILE).write_bytes(right)
     garden.start("e")
-    result = provision.enroll(garden.home, AUTO, Reach(timeout_s=120))
-    assert (result["pending"], result["refused"], result["awaited"]) == ([], {}, [])
+    enrolled = provision.enroll(garden.home, AUTO, Reach(timeout_s=120))
+    assert (enrolled.pending, enrolled.refused, enrolled.awaited) == ([], {}, [])
     assert garden.ledger.from_round == 0
     garden.settle("abcde", 0)
     assert not (garden.place / "e" / TOKEN_FILE).exists()
@@ -193,14 +193,14 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
 
     # -- a sixth joins while they go on
     garden.describe("abcdef", WIDER)
-    result = provision.update(garden.file, garden.home, "device", None, Reach(margin_s=0), QUIET)
-    assert (result["added"], result["pending"], result["notified"]) == (["f"], ["f"], [])
-    assert "reload" in result["reload"]
+    updated = provision.update(garden.file, garden.home, "device", None, Reach(margin_s=0), QUIET)
+    assert (updated.added, updated.pending, updated.notified) == (["f"], ["f"], [])
+    assert "reload" in (updated.reload or "")
     garden.broker.reload(garden.security)
     garden.install("f")
     garden.start("f")
-    result = provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
-    assert (result["pending"], result["awaited"]) == ([], [])
+    enrolled = provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
+    assert (enrolled.pending, enrolled.awaited) == ([], [])
     joined = garden.ledger.from_round
     assert joined > 12
     step(f"the sixth is enrolled, from round {joined}")
@@ -212,14 +212,14 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     # -- new keys for one, new certificates for it and for another
     before = garden.ledger
     rotated = max(garden.round(name) for name in "abcdef") + 100
-    result = provision.rotate(garden.home, "c", "keys", rotated, Reach(timeout_s=120))
-    assert result["from_round"] == rotated
-    assert result["fingerprint"] != before.members["c"].fingerprint
-    assert set(result["notified"]) == set("abcdef")
+    new_keys = provision.rotate(garden.home, "c", "keys", rotated, Reach(timeout_s=120))
+    assert new_keys.from_round == rotated
+    assert new_keys.fingerprint != before.members["c"].fingerprint
+    assert set(new_keys.notified) == set("abcdef")
     step(f"new keys from round {rotated}")
     old = (garden.place / "b" / "tls" / "node.pem").read_bytes()
-    result = provision.rotate(garden.home, "b", "certificate", None, Reach())
-    assert result["notified"] == ["b"]
+    new_certificate = provision.rotate(garden.home, "b", "certificate", None, Reach())
+    assert new_certificate.notified == ["b"]
     garden.settle("abcdef", rotated)
     assert (garden.place / "b" / "tls" / "node.pem").read_bytes() != old
     config = load_node_config(garden.place / "a")
@@ -233,10 +233,11 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     # -- one is revoked; its daemon goes on, and nobody listens
     seen = {name: garden.log(name).count("stranger") for name in "abce"}
     at = max(garden.round(name) for name in "abcef")
-    result = provision.revoke_node(garden.home, "d", Reach())
-    assert set(result["notified"]) == set("abcef")
+    revoked = provision.revoke_node(garden.home, "d", Reach())
+    assert set(revoked.notified) == set("abcef")
     garden.wait(
-        lambda: all(_without(garden, name, "d") for name in "abce"), "a membership without d"
+        lambda: all(has_lost_neighbour(garden, name, "d") for name in "abce"),
+        "a membership without d",
     )
     taken = max(garden.round(name) for name in "abcef")
     step(f"revoked in round {at}, left out by all in round {taken}")
@@ -250,7 +251,7 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     step("five run and agree without it")
 
 
-def _without(garden: Garden, name: str, other: str) -> bool:
+def has_lost_neighbour(garden: Garden, name: str, other: str) -> bool:
     config = load_node_config(garden.place / name)
     membership = read_membership(garden.place / name, config)
     return membership is not None and other not in membership.neighbours

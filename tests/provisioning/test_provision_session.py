@@ -50,14 +50,14 @@ from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_provisioning.claims import ReviewedClaim, examine
 from cipherfleet_provisioning.ledger import Ledger, read_ledger, revoke_member
 from cipherfleet_provisioning.memberships import (
-    awaited,
-    due,
-    pace_of,
+    compose_updates,
+    estimate_pace,
+    find_blocked,
     safe_round,
 )
 from cipherfleet_provisioning.operations import read_token
 from cipherfleet_provisioning.operator_session import read_health
-from cipherfleet_provisioning.sets import archive, locked, staged_set, tree_digest
+from cipherfleet_provisioning.sets import archive, lock_set, stage_set, tree_digest
 
 QUIET = Console(quiet=True)
 EDGES = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d"), ("a", "c")]
@@ -119,7 +119,7 @@ def test_a_set_for_devices_holds_a_token_and_no_key_of_the_fleets(tmp_path: Path
     assert config.neighbours == []
     assert config.operator == ledger_of(home).operator
     assert read_token(home / "current", "a") == files["a/token"]
-    assert ledger_of(home).named("pending") == list("abcd")
+    assert ledger_of(home).list_members("pending") == list("abcd")
 
 
 def test_a_set_with_the_operators_keys_is_ready_to_run(complete: Path) -> None:
@@ -129,8 +129,8 @@ def test_a_set_with_the_operators_keys_is_ready_to_run(complete: Path) -> None:
         entry = ledger_of(home).members[name]
         assert bundle.keys.public.fingerprint == entry.fingerprint
         assert bundle.config.operator is not None
-    assert ledger_of(home).named("enrolled") == list("abcd")
-    assert due(ledger_of(home)) == {}  # the bundles hold all memberships
+    assert ledger_of(home).list_members("enrolled") == list("abcd")
+    assert compose_updates(ledger_of(home)) == {}  # the bundles hold all memberships
 
 
 def private_numbers(home: Path, name: str) -> dict[str, bytes]:
@@ -230,7 +230,7 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
     from cipherfleet_broker.mosquitto import find_mosquitto
     from cipherfleet_broker.program import Engine
     from cipherfleet_broker.running import run_engine
-    from cipherfleet_provisioning.operations import security_in
+    from cipherfleet_provisioning.broker_files import make_security
 
     try:
         binary = find_mosquitto()
@@ -247,20 +247,20 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
         (folder / "mosquitto.conf").write_text(text)
         return [str(binary), "-c", str(folder / "mosquitto.conf")]
 
-    security = security_in(place, ledger_of(home)) if secured else None
+    security = make_security(place, ledger_of(home)) if secured else None
     with run_engine(Engine("mosquitto", "2.0", configure), security=security) as broker:
         context = security.context() if security else None
         check_broker(broker.host, broker.port, context=context)
 
 
 def test_nats_server_takes_the_installed_configuration(tmp_path: Path) -> None:
-    from cipherfleet_broker.embedded import embedded
+    from cipherfleet_broker.embedded import make_embedded
 
     home = make(tmp_path)
     place = home / "current" / "broker"
     text = (place / "nats-server.conf").read_text().replace("/etc/cipherfleet-broker", str(place))
     (tmp_path / "nats.conf").write_text(text)
-    binary = embedded().configure(tmp_path, 1)[0]
+    binary = make_embedded().configure(tmp_path, 1)[0]
     done = subprocess.run(
         [binary, "-t", "--config", tmp_path / "nats.conf"], capture_output=True, check=False
     )
@@ -275,7 +275,7 @@ def test_making_a_set_twice_changes_nothing(tmp_path: Path, maker: Any) -> None:
     home = make(tmp_path, maker)
     before = tree_digest(home)
     result = provision.bundle(tmp_path / "fleet.yaml", home, maker, QUIET)
-    assert not result["changed"]
+    assert not result.changed
     assert tree_digest(home) == before
 
 
@@ -284,7 +284,7 @@ def test_what_was_damaged_is_made_anew_and_keys_are_kept(tmp_path: Path) -> None
     before = tree_digest(home / "current")
     (home / "current" / "archives" / "a.tar.gz").unlink()
     (home / "current" / "broker" / "access.txt").write_text("everything for everybody")
-    assert provision.bundle(tmp_path / "fleet.yaml", home, "operator", QUIET)["changed"]
+    assert provision.bundle(tmp_path / "fleet.yaml", home, "operator", QUIET).changed
     assert tree_digest(home / "current") == before
 
 
@@ -308,18 +308,18 @@ import os, shutil, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from cipherfleet_provisioning.fleet.fleet import load_fleet
-from cipherfleet_provisioning.operations import tell, update_set
-from cipherfleet_provisioning.memberships import due
-from cipherfleet_provisioning.sets import locked, staged_set, tree_digest
+from cipherfleet_provisioning.operations import issue_memberships, update_set
+from cipherfleet_provisioning.memberships import compose_updates
+from cipherfleet_provisioning.sets import lock_set, stage_set, tree_digest
 
 home, work, file = map(Path, sys.argv[1:4])
 fleet = load_fleet(file)
 STEPS = {"open", "os.rename", "os.link", "os.symlink", "os.mkdir", "os.remove", "os.rmdir"}
 
 def change():
-    with locked(work), staged_set(work) as draft:
+    with lock_set(work), stage_set(work) as draft:
         ledger = update_set(draft, fleet, "device", lambda _: None, datetime.now(UTC))
-        tell(draft, ledger, due(ledger), 5)
+        issue_memberships(draft, ledger, compose_updates(ledger), 5)
         draft.commit()
 
 def die_at(step):
@@ -390,7 +390,7 @@ def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
     before = tree_digest(home)
 
     def fail() -> None:
-        with locked(home), staged_set(home) as draft:
+        with lock_set(home), stage_set(home) as draft:
             draft.put("ledger.json", b"broken")
             draft.put("nodes/a/node.yaml", b"broken")
             raise KeyboardInterrupt
@@ -403,9 +403,9 @@ def test_a_draft_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_two_commands_do_not_work_on_one_set(tmp_path: Path) -> None:
     home = make(tmp_path)
     with (
-        locked(home),
+        lock_set(home),
         pytest.raises(ConfigError, match="is in use by another command"),
-        locked(home),
+        lock_set(home),
     ):
         pass
 
@@ -441,7 +441,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Device:
 
 def test_a_sound_claim_is_acceptable(device: Device) -> None:
     found = device.look(device.claim())
-    assert found.acceptable
+    assert found.is_acceptable
     assert found.fingerprint == device.keys.public.fingerprint
 
 
@@ -449,7 +449,7 @@ def test_what_is_wrong_with_a_claim_is_said(device: Device) -> None:
     claim = device.claim()
     proven_again = msgspec.structs.replace
 
-    def with_proof(**changes: Any) -> Any:
+    def prove_again(**changes: Any) -> Any:
         from cipherfleet_node.runtime.enrolment import token_proof
 
         changed = proven_again(claim, **changes)
@@ -461,21 +461,21 @@ def test_what_is_wrong_with_a_claim_is_said(device: Device) -> None:
     troubles = {
         "wrong token": device.look(device.claim(prove=bytes(32))),
         "bad claim (signature)": device.look(claim, stranger),
-        "bad claim (fleet)": device.look(with_proof(fleet="field")),
-        "bad claim (topic)": device.look(with_proof(sender="b")),
-        "unsound modulus: n has a factor below": device.look(with_proof(paillier=even)),
+        "bad claim (fleet)": device.look(prove_again(fleet="field")),
+        "bad claim (topic)": device.look(prove_again(sender="b")),
+        "unsound modulus: n has a factor below": device.look(prove_again(paillier=even)),
         "wrong size: the modulus has 1032 bits, not 512": device.look(
-            with_proof(paillier=b"\x80" + bytes(128))
+            prove_again(paillier=b"\x80" + bytes(128))
         ),
-        "unsound keys": device.look(with_proof(seal=bytes(31))),
-        "bad certificate request": device.look(with_proof(request=b"not DER")),
+        "unsound keys": device.look(prove_again(seal=bytes(31))),
+        "bad certificate request": device.look(prove_again(request=b"not DER")),
     }
     for problem, found in troubles.items():
         if problem == "bad claim (topic)":
             assert found.problem.startswith("bad claim"), found
         else:
             assert found.problem.startswith(problem), (problem, found)
-        assert not found.acceptable
+        assert not found.is_acceptable
 
 
 def test_a_request_for_anothers_certificate_is_refused(device: Device) -> None:
@@ -497,18 +497,20 @@ def test_claims_of_strangers_copies_and_of_the_enrolled_are_refused(device: Devi
         ledger_of(device.home), device.look(claim), operator.authority, datetime.now(UTC)
     )
     again = device.look(claim, ledger=enrolled)
-    assert again.known
-    assert not again.acceptable
+    assert again.is_known
+    assert not again.is_acceptable
     (device.folder / "other").mkdir(exist_ok=True)
     fresh = make_own_keys(device.folder / "other", device.config, "keys")
     second = device.look(device.claim(keys=fresh), fresh.identity, enrolled)
     assert second.problem == "enrolled already, with other keys"
     # asked for new keys: only the present identity proves them
-    asked = enrolled.with_entries({"a": msgspec.structs.replace(enrolled.members["a"], rekey=True)})
+    asked = enrolled.replace_entries(
+        {"a": msgspec.structs.replace(enrolled.members["a"], rekey=True)}
+    )
     by_token = device.look(device.claim(keys=fresh), fresh.identity, asked)
     assert by_token.problem == "not proven with the keys that it replaces"
     proven = device.claim(keys=fresh, prove=device.keys.identity)
-    assert device.look(proven, fresh.identity, asked).acceptable
+    assert device.look(proven, fresh.identity, asked).is_acceptable
     # the keys of another member
     b = Device(device.home, "b")
     copied = make_claim(
@@ -545,23 +547,38 @@ def test_the_certificate_is_for_the_devices_own_key(device: Device) -> None:
 
 def health(number: int, round_s: float) -> Health:
     """What a node in round *number* says of itself."""
-    us = round(1e6 * round_s)
-    return Health("yard", "a", 1, 9, "reading", number, us, 0, 0, {}, {}, 4, 4, 0, None)
+    return Health(
+        fleet="yard",
+        sender="a",
+        epoch=1,
+        number=9,
+        phase="reading",
+        round=number,
+        round_us=round(1e6 * round_s),
+        silent=0,
+        missed=0,
+        rejected={},
+        surplus={},
+        pool=4,
+        pool_size=4,
+        inline=0,
+        temperature=None,
+    )
 
 
 def test_the_round_lies_beyond_the_highest_heard_by_the_margin() -> None:
     result = {"a": health(100, 0.5), "b": health(103, 0.5)}
-    pace = pace_of(result, None)
+    pace = estimate_pace(result, None)
     assert pace is not None
     assert (pace.highest, pace.node, pace.round_s) == (103, "b", 0.5)
     assert safe_round(pace, 10.0) == 103 + 30 + 3  # 10 s of margin, 5 s that the word is old
-    slow = pace_of(result, 5.0)
+    slow = estimate_pace(result, 5.0)
     assert safe_round(slow, 10.0) == 103 + 3 + 3
 
 
 def test_one_node_cannot_push_the_round_out_of_reach() -> None:
     result = {"a": health(100, 0.5), "b": health(103, 0.5), "c": health(10**15, 0.5)}
-    pace = pace_of(result, None)
+    pace = estimate_pace(result, None)
     assert pace is not None
     assert pace.ignored == ("c",)
     assert pace.highest == 103
@@ -569,7 +586,7 @@ def test_one_node_cannot_push_the_round_out_of_reach() -> None:
 
 def test_a_fleet_that_does_not_run_is_told_from_round_0() -> None:
     assert safe_round(None, 10.0) == 0
-    assert safe_round(pace_of({"a": health(0, 0.0)}, 1.0), 10.0) == 0
+    assert safe_round(estimate_pace({"a": health(0, 0.0)}, 1.0), 10.0) == 0
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"3", b"\xff", b"[" * 100_000, b"\x91" * 100_000])
@@ -606,7 +623,7 @@ def plain() -> Any:
 
 
 @pytest.fixture(scope="module")
-def enrolled(plain: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def enrolled_set(plain: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a fleet.yaml and a set whose keys the operator has made; to be copied."""
     folder = tmp_path_factory.mktemp("enrolled")
     make(folder, "operator", **port_of(plain))
@@ -614,9 +631,9 @@ def enrolled(plain: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def home(enrolled: Path, tmp_path: Path) -> Path:
+def home(enrolled_set: Path, tmp_path: Path) -> Path:
     """A copy of that set; its fleet.yaml is in tmp_path."""
-    shutil.copytree(enrolled, tmp_path, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(enrolled_set, tmp_path, symlinks=True, dirs_exist_ok=True)
     return tmp_path / "set"
 
 
@@ -624,7 +641,7 @@ def port_of(broker: RunningBroker) -> dict[str, Any]:
     return {"tls": "false", "port": broker.port}
 
 
-def said(home: Path, name: str) -> Membership:
+def read_signed(home: Path, name: str) -> Membership:
     data = (home / "current" / "memberships" / name).read_bytes()
     verifiers = {OPERATOR: identity_from_text(ledger_of(home).operator)}
     message = wire.decode(data, membership_topic("yard", name), "yard", verifiers)
@@ -642,16 +659,16 @@ def test_an_update_tells_those_whom_it_concerns(tmp_path: Path, plain: RunningBr
     file = write_fleet(tmp_path, names, [*ring, ("a", "c")], **port_of(plain))
     result = provision.update(file, home, "operator", 70, FAST, QUIET)
     # a and c have another neighbour; b, d and h have a neighbour who has
-    assert result["notified"] == list("abcdh")
-    assert said(home, "a").from_round == 70
-    assert [m.id for m in said(home, "a").members] == ["b", "c", "h"]
-    assert ledger_of(home).version == said(home, "a").epoch == 2
+    assert result.notified == list("abcdh")
+    assert read_signed(home, "a").from_round == 70
+    assert [m.id for m in read_signed(home, "a").members] == ["b", "c", "h"]
+    assert ledger_of(home).version == read_signed(home, "a").epoch == 2
     before = tree_digest(home)
     again = provision.update(file, home, "operator", 90, FAST, QUIET)
     # the former edges are closed at the broker, and no membership changes
-    assert again["notified"] == []
+    assert again.notified == []
     assert tree_digest(home) == before
-    assert not again["changed"]
+    assert not again.changed
 
 
 def test_an_updated_bundle_is_ready_to_run(
@@ -659,28 +676,28 @@ def test_an_updated_bundle_is_ready_to_run(
 ) -> None:
     file = write_fleet(tmp_path, "abcde", [*EDGES, ("d", "e"), ("a", "e")], **port_of(plain))
     result = provision.update(file, home, "operator", 70, FAST, QUIET)
-    assert result["added"] == ["e"]
+    assert result.added == ["e"]
     for name in "abcde":
         bundle = read_bundle(home / "current" / "nodes" / name)
         assert set(bundle.neighbours) == set(ledger_of(home).graph.neighbours(name))
-    assert bundle.joined is not None
-    assert bundle.joined.message.from_round == 70
+    assert bundle.membership is not None
+    assert bundle.membership.message.from_round == 70
 
 
 def test_former_edges_stay_open_until_the_next_update(home: Path, tmp_path: Path) -> None:
     port = ledger_of(home).broker.port
     file = write_fleet(tmp_path, "abc", TRIANGLE, tls="false", port=port)
     result = provision.update(file, home, "operator", 70, FAST, QUIET)
-    assert (result["removed"], result["notified"], result["former_edges"]) == (
+    assert (result.removed, result.notified, result.former_edges) == (
         ["d"],
         list("abc"),
         2,
     )
-    assert ledger_of(home).linked["d"] == ["a", "c"]  # it takes part until round 70
+    assert ledger_of(home).allowed_links["d"] == ["a", "c"]  # it takes part until round 70
     assert not (home / "current" / "nodes" / "d").exists()
     result = provision.update(file, home, "operator", None, FAST, QUIET)
-    assert (result["changed"], result["notified"], result["former_edges"]) == (True, [], 0)
-    assert "d" not in ledger_of(home).linked
+    assert (result.changed, result.notified, result.former_edges) == (True, [], 0)
+    assert "d" not in ledger_of(home).allowed_links
 
 
 def test_who_runs_is_not_told_before_its_neighbours_can_be(home: Path, tmp_path: Path) -> None:
@@ -688,8 +705,8 @@ def test_who_runs_is_not_told_before_its_neighbours_can_be(home: Path, tmp_path:
     edges = [*EDGES, ("a", "e"), ("b", "e")]
     file = write_fleet(tmp_path, "abcde", edges, tls="false", port=port)
     result = provision.update(file, home, "device", 70, FAST, QUIET)
-    assert (result["pending"], result["notified"]) == (["e"], [])
-    assert result["awaited"] == list("abcde")
+    assert (result.pending, result.notified) == (["e"], [])
+    assert result.awaited == list("abcde")
     with pytest.raises(
         ConfigError, match="cannot get a new membership while the keys of 'e' are missing"
     ):
@@ -713,11 +730,11 @@ def test_a_claim_is_believed_only_with_consent(home: Path, tmp_path: Path) -> No
         client.publish(claim_topic("yard", "e"), payload, 1, retain=True).wait_for_publish(5)
         result = provision.enroll(home, Consent(ask=refuse), Reach(timeout_s=2.5))
         assert asked == [device.keys.public.fingerprint]  # once
-        assert (result["pending"], result["newly_enrolled"]) == (["e"], [])
+        assert (result.pending, result.newly_enrolled) == (["e"], [])
         result = provision.enroll(home, Consent(approved=["e"]), Reach(timeout_s=60, health_s=0.2))
-        assert (result["pending"], result["newly_enrolled"]) == ([], ["e"])
+        assert (result.pending, result.newly_enrolled) == ([], ["e"])
         assert not (home / "current" / "operator" / "tokens" / "e").exists()
-        assert {m.id for m in said(home, "e").members} == {"a", "b"}
+        assert {m.id for m in read_signed(home, "e").members} == {"a", "b"}
         before = tree_digest(home)
         provision.enroll(home, Consent(auto=True), FAST)
         assert tree_digest(home) == before
@@ -738,14 +755,14 @@ def publisher(port: int) -> Iterator[mqtt.Client]:
 
 def test_revoking_tells_the_others_at_once(tmp_path: Path, home: Path) -> None:
     result = provision.revoke_node(home, "b", FAST)
-    assert result["notified"] == ["a", "c", "d"]
-    assert said(home, "a").from_round == 0
-    assert [m.id for m in said(home, "a").members] == ["c", "d"]
+    assert result.notified == ["a", "c", "d"]
+    assert read_signed(home, "a").from_round == 0
+    assert [m.id for m in read_signed(home, "a").members] == ["c", "d"]
     assert ledger_of(home).members["b"].status == "revoked"
     assert ledger_of(home).members["b"].certificate == ""
     for place in ("nodes/b", "archives/b.tar.gz", "memberships/b"):
         assert not (home / "current" / place).exists()
-    assert not provision.revoke_node(home, "b", FAST)["changed"]
+    assert not provision.revoke_node(home, "b", FAST).changed
     with pytest.raises(ConfigError, match="'b' is revoked: remove it from nodes"):
         provision.update(tmp_path / "fleet.yaml", home, "operator", 0, FAST, QUIET)
 
@@ -778,14 +795,14 @@ def test_a_revocation_is_written_down_even_if_the_broker_is_away(tmp_path: Path)
 def test_nothing_is_told_before_a_neighbourhood_is_complete(tmp_path: Path) -> None:
     home = make(tmp_path)
     ledger = ledger_of(home)
-    assert due(ledger) == {}
-    assert awaited(ledger) == list("abcd")
+    assert compose_updates(ledger) == {}
+    assert find_blocked(ledger) == list("abcd")
 
 
 def test_rotating_a_node_that_is_away_says_so(home: Path) -> None:
     with pytest.raises(CipherfleetError, match="'c' has not claimed new keys within 1 s"):
         provision.rotate(home, "c", "keys", None, FAST)
-    assert said(home, "c").rekey
+    assert read_signed(home, "c").rekey
     version = ledger_of(home).version
     with pytest.raises(CipherfleetError, match="run this command again"):
         provision.rotate(home, "c", "keys", None, FAST)

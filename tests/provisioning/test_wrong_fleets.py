@@ -26,6 +26,9 @@ from cipherfleet_node.settings.type_errors import nearest, validate
 from cipherfleet_node.settings.yaml_document import parse_document, read_document
 from cipherfleet_provisioning.fleet.file import FleetFile
 from cipherfleet_provisioning.fleet.fleet import load_fleet
+from cipherfleet_provisioning.fleet.members import ENTRY_RULES
+from cipherfleet_provisioning.fleet.readings import FILE_RULES, READING_RULES
+from cipherfleet_provisioning.fleet.rules import FLEET_RULES, describe_rules
 from cipherfleet_provisioning.fleet.schema import SCHEMA_FILE, fleet_schema, schema_text
 from cipherfleet_provisioning.topology.section import KEYS_OF_KIND
 from tests.support.paths import ROOT
@@ -387,3 +390,29 @@ def test_slips_of_every_key_and_word_find_their_way_back() -> None:
     lost = [(slip, word, found) for slip, word, found in tried if found != word]
     assert len(tried) > 2000
     assert len(lost) <= 0.02 * len(tried), lost
+
+
+# -- the rules ------------------------------------------------------------------------------------
+
+
+def test_every_rule_of_fleet_yaml_says_what_must_hold() -> None:
+    rules = [*FLEET_RULES, *ENTRY_RULES, *FILE_RULES, *READING_RULES]
+    texts = [str(rule) for rule in rules]
+    assert len(set(texts)) == len(texts)
+    assert all(text in describe_rules() for text in texts)
+    assert all(text[0].isupper() and "  " not in text for text in texts)
+
+
+def test_an_entry_of_many_nodes_gives_one_error_for_a_wrong_column(folder: Path) -> None:
+    nodes = (
+        "  - {id: n1, sensor: {kind: synthetic, fields: {t: {mean: 1}}, limits: {u: [0, 1]}}}\n"
+        "  - each: 5\n    id: 'm{n}'\n"
+        "    sensor: {kind: synthetic, fields: {t: {mean: 1}}, limits: {u: [0, 1], v: [0, 1]}}\n"
+    )
+    text = RIGHT[: RIGHT.index("  kind: edges")].rstrip() + " {kind: ring}\nnodes:\n" + nodes
+    found = [error.path for error in findings(folder, text) if error.path is not None]
+    assert [path[1:] for path in found if path[0] == "nodes"] == [
+        (0, "sensor", "limits", "u"),
+        (1, "sensor", "limits", "u"),
+        (1, "sensor", "limits", "v"),
+    ]

@@ -45,7 +45,7 @@ from cipherfleet_deploy.doctor import wanted_packages
 from cipherfleet_hil.report.inline_svg import COLOURS, empty_figure, inline, page_style, tooltip
 from cipherfleet_hil.targets import payload
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.runtime.mqtt import read_for
+from cipherfleet_node.runtime.mqtt_probe import read_for
 from cipherfleet_node.settings.type_errors import validate
 from cipherfleet_node.settings.yaml_document import parse_document
 from cipherfleet_provisioning.topology.build import build_graph

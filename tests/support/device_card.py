@@ -18,16 +18,16 @@ from rich.console import Console
 from cipherfleet_broker import Security
 from cipherfleet_deploy import provision_session as provision
 from cipherfleet_deploy.cards.boot_partition import open_folder
-from cipherfleet_deploy.cards.card import Extras, find_source, write_seed
-from cipherfleet_deploy.cards.systemd_unit import devices_folder
+from cipherfleet_deploy.cards.card import Extras, find_bundle, write_seed
+from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.errors import StateCorrupt
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.sections import Broker, Simulation
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Maker, read_ledger
-from cipherfleet_provisioning.operations import BROKER_FOLDER, security_in
 from tests.support.paths import ROOT
 
 NODE, OTHERS = "attic", ("barn", "cellar")
@@ -100,7 +100,7 @@ class Site:
         """Accept the claims of all devices, which must be running."""
         assert self.home is not None
         summary = provision.enroll(self.home, ACCEPT_ALL, Reach(timeout_s=60))
-        assert (summary["pending"], summary["refused"], summary["awaited"]) == ([], {}, [])
+        assert (summary.pending, summary.refused, summary.awaited) == ([], {}, [])
 
 
 def plain_site(folder: Path) -> Site:
@@ -119,7 +119,7 @@ def secured_site(folder: Path, maker: Maker, settings: str = "") -> Site:
     provision.bundle(folder / "fleet.yaml", home, maker, Console(quiet=True))
     shutil.copytree(home / "current" / "nodes", nodes)
     kept = Path(shutil.copytree(home / "current" / BROKER_FOLDER, folder / "broker"))
-    security = security_in(kept, read_ledger(home / "current"))
+    security = make_security(kept, read_ledger(home / "current"))
     bundles = {name: nodes / name for name in (NODE, *OTHERS)}
     return Site(port, bundles, nodes, replace(security, listen=BROKER_HOST), home)
 
@@ -136,7 +136,7 @@ def make_card(folder: Path, bundles: Path, wheels: Path) -> Path:
     folder.mkdir(parents=True)
     for name in ("config.txt", "cmdline.txt", "user-data", "meta-data", "network-config"):
         (folder / name).write_text("")
-    write_seed(find_source(NODE, bundles), open_folder(folder), Extras(wheels))
+    write_seed(find_bundle(NODE, bundles), open_folder(folder), Extras(wheels))
     return folder
 
 

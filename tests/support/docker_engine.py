@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_deploy.containers.engine import Engine, EngineUnreachable, engine_errors
+from cipherfleet_deploy.containers.engine import ContainerEngine
+from cipherfleet_deploy.containers.engine_errors import EngineUnreachable, engine_errors
 from cipherfleet_deploy.containers.image import ImageOptions, build_image, make_base
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 
@@ -23,10 +24,10 @@ READY_WITHIN_S = 60.0
 
 
 @contextmanager
-def running_engine() -> Iterator[Engine]:
+def running_engine() -> Iterator[ContainerEngine]:
     """An engine, also named in DOCKER_HOST; skips the test where none can be had."""
     try:
-        with Engine() as engine:
+        with ContainerEngine() as engine:
             yield engine
             return
     except (EngineUnreachable, ConfigError) as error:
@@ -39,7 +40,7 @@ def running_engine() -> Iterator[Engine]:
 
 
 @contextmanager
-def _started(dockerd: str) -> Iterator[Engine]:
+def _started(dockerd: str) -> Iterator[ContainerEngine]:
     """Our own engine, in a folder of its own, beside whatever else the machine has."""
     folder = Path(tempfile.mkdtemp(prefix="cipherfleet-engine-"))
     named = os.environ.get("DOCKER_HOST")
@@ -67,11 +68,11 @@ def _started(dockerd: str) -> Iterator[Engine]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _awaited(process: subprocess.Popen[bytes], log: Path) -> Engine:
+def _awaited(process: subprocess.Popen[bytes], log: Path) -> ContainerEngine:
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
         try:
-            return Engine()
+            return ContainerEngine()
         except EngineUnreachable:
             words = log.read_text(errors="replace").strip().splitlines()[-1:]
             if process.poll() is not None or time.monotonic() > deadline:
@@ -79,7 +80,7 @@ def _awaited(process: subprocess.Popen[bytes], log: Path) -> Engine:
         time.sleep(0.2)
 
 
-def built_image(engine: Engine) -> str:
+def built_image(engine: ContainerEngine) -> str:
     """The image of this very source."""
     offline = shutil.which("mmdebstrap") is not None
     try:
@@ -90,7 +91,7 @@ def built_image(engine: Engine) -> str:
     return IMAGE
 
 
-def _pulled(engine: Engine) -> str:
+def _pulled(engine: ContainerEngine) -> str:
     with engine_errors("the base image"):
         engine.client.images.pull(PUBLIC_BASE)
     return PUBLIC_BASE

@@ -22,7 +22,8 @@ from cipherfleet_hil.measurement.document import (
     figure,
     measurement,
 )
-from cipherfleet_hil.measurement.environment import Clock, Cpu, Environment, Memory, Quota
+from cipherfleet_hil.measurement.environment import Clock, Environment
+from cipherfleet_hil.measurement.machine_load import Cpu, Memory, Quota
 from cipherfleet_hil.measurement.validity import assess
 
 # A board at rest, its clock held.
@@ -70,19 +71,19 @@ def machine(kind: Kind = "device", before: Environment = BOARD, **after: Any) ->
 
 
 def samples(
-    chance: Random, middle: float, processes: int = 5, count: int = 20, between: float = 0.01
+    rng: Random, middle: float, processes: int = 5, count: int = 20, between: float = 0.01
 ) -> list[Run]:
     """Times around *middle* seconds; the medians of processes differ by *between*."""
     runs = []
     for _ in range(processes):
-        own = middle * (1 + between * chance.gauss(0, 1))
-        runs.append(Run(values=[own * (1 + chance.expovariate(100)) for _ in range(count)]))
+        own = middle * (1 + between * rng.gauss(0, 1))
+        runs.append(Run(values=[own * (1 + rng.expovariate(100)) for _ in range(count)]))
     return runs
 
 
 def benchmarks(seed: int = 1, times: float = 1.0, **how: Any) -> list[Benchmark]:
     """A benchmark of 2 ms, and one of 20 ms at two sizes, all *times* as long."""
-    chance = Random(seed)
+    rng = Random(seed)
     sizes: list[tuple[float, Labels]] = [
         (2e-3, {"case": "online", "key_bits": 2048, "dimension": 8, "degree": 4}),
         (2e-2, {"case": "phe", "key_bits": 2048, "dimension": 8, "degree": 4}),
@@ -92,7 +93,7 @@ def benchmarks(seed: int = 1, times: float = 1.0, **how: Any) -> list[Benchmark]
         benchmark(
             f"{labels['case']}, d={labels['dimension']}",
             labels,
-            samples(chance, times * middle, **how),
+            samples(rng, times * middle, **how),
         )
         for middle, labels in sizes
     ]
@@ -118,13 +119,13 @@ def document(
 
 def rounds(nodes: int = 3, target: Target | None = None) -> Measurement:
     """A measurement of rounds, with phases of every node and predictions."""
-    chance = Random(2)
+    rng = Random(2)
     middles = {"encrypt": 1e-3, "wait": 8e-3, "answer": 2e-3, "decrypt": 2.3e-3, "round": 14e-3}
     made = [
         benchmark(
             f"{phase}, n={degree}",
             {"phase": phase, "key_bits": 2048, "dimension": 4, "degree": degree},
-            samples(chance, middle * (1 + degree / 8)),
+            samples(rng, middle * (1 + degree / 8)),
         )
         for phase, middle in middles.items()
         for degree in (2, 4)
@@ -132,7 +133,7 @@ def rounds(nodes: int = 3, target: Target | None = None) -> Measurement:
 
     def phases() -> dict[str, Figure]:
         return {
-            phase: figure(phase, {}, [middle * chance.uniform(0.9, 1.1) for _ in range(20)])
+            phase: figure(phase, {}, [middle * rng.uniform(0.9, 1.1) for _ in range(20)])
             for phase, middle in middles.items()
         }
 

@@ -21,7 +21,7 @@ from cipherfleet_node.core.messages import Answer, Message
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.wire import Verifier, decode, encode, topic_of
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.settings.sections import Algorithm, Column, Objective
+from cipherfleet_node.settings.sections import Algorithm, Column, ObjectiveSection
 from tests.support.memory_fleet import MemoryFleet
 
 FLEET = "toy"  # the name that MemoryFleet gives
@@ -29,7 +29,7 @@ NODES = ("n00", "n01", "n02", "n03", "n04")
 # A ring with a chord: some neighbours have neighbours in common, some pairs are strangers.
 EDGES = (*zip(NODES, NODES[1:] + NODES[:1], strict=True), ("n00", "n02"))
 FIELDS = ("u", "v")
-OBJECTIVE = Objective(kind="average", values=[Column(field=name) for name in FIELDS])
+OBJECTIVE = ObjectiveSection(kind="average", values=[Column(field=name) for name in FIELDS])
 ROUNDS = 12
 LOSING = (("n04", "n00"), ("n03", "n02"))  # (answerer, asker): the answers that a lossy fleet loses
 
@@ -262,9 +262,9 @@ def make_fleet(
     A sealed fleet that is *lossy* loses answers in every third round: two nodes ask again then, of
     fewer neighbours.
     """
-    chance = random.Random("readings")
+    rng = random.Random("readings")
     samples: dict[str, Sequence[Sample]] = {
-        name: [Sample({entry: chance.uniform(-5, 5) for entry in FIELDS})] for name in NODES
+        name: [Sample({entry: rng.uniform(-5, 5) for entry in FIELDS})] for name in NODES
     }
     algorithm = Algorithm(rounds=rounds, answer_timeout_s=5.0)
     sealed = exchange == "sealed"

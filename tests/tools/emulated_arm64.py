@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cipherfleet_deploy.containers.engine import Engine
+from cipherfleet_deploy.containers.engine import ContainerEngine
 from cipherfleet_deploy.containers.image import ImageOptions, build_image
-from cipherfleet_deploy.containers.plan import prepare
+from cipherfleet_deploy.containers.plan import prepare_containers
 from cipherfleet_deploy.containers.run import DockerFleet
 from cipherfleet_deploy.local.record import NodeRecord
 from cipherfleet_node.settings.sections import Simulation
@@ -46,13 +46,13 @@ def main() -> int:
     return 0
 
 
-def built(engine: Engine, machine: str | None) -> str:
+def built(engine: ContainerEngine, machine: str | None) -> str:
     """The image of this source for *machine*; its time and size are printed."""
     began = time.monotonic()
     made = build_image(engine, ImageOptions(IMAGE, None, True, machine), lambda _text: None)
     took = time.monotonic() - began
-    print(f"image {made['image']}: {made['mib']} MiB, {took:.0f} s, what was cached left out")
-    return str(made["image"])
+    print(f"image {made.image}: {made.mib} MiB, {took:.0f} s, what was cached left out")
+    return made.image
 
 
 def fleet_file(folder: Path, rounds: int, key_bits: int) -> Path:
@@ -75,10 +75,12 @@ nodes:
     return file
 
 
-def run(engine: Engine, images: list[str], fleet: Fleet) -> None:
+def run(engine: ContainerEngine, images: list[str], fleet: Fleet) -> None:
     """Run *fleet* to its end and say what came of it; raises AssertionError where it is wrong."""
     out, name = fleet.folder / "out", fleet.file.fleet
-    containers = prepare(fleet, out, Simulation(trace_estimates=True), None, Console(stderr=True))
+    containers = prepare_containers(
+        fleet, out, Simulation(trace_estimates=True), None, Console(stderr=True)
+    )
     mixed = [
         replace(each, image=images[1] if each.name in ARM_NODES else None) for each in containers
     ]

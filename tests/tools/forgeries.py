@@ -24,6 +24,7 @@ import gmpy2
 import msgspec
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import paillier, topics
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.messages import (
@@ -39,7 +40,6 @@ from cipherfleet_node.core.messages import (
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, encode, topic_of
-from tests.support.memory_fleet import toy_key
 from tests.support.wire_fleet import (
     EXCHANGES,
     FLEET,

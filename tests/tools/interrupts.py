@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cipherfleet_deploy.containers.engine import FLEET_LABEL, Engine
+from cipherfleet_deploy.containers.engine import FLEET_LABEL, ContainerEngine
 from tests.support.docker_engine import built_image, running_engine
 
 COMMAND = (sys.executable, "-m", "cipherfleet_deploy")
@@ -141,7 +141,7 @@ def after(seconds: float) -> Moment:
     return wait
 
 
-def left_in(engine: Engine, fleet: str) -> list[str]:
+def left_in(engine: ContainerEngine, fleet: str) -> list[str]:
     """Names of all that the engine still has of *fleet*."""
     of_it = {"label": f"{FLEET_LABEL}={fleet}"}
     containers = engine.client.api.containers(all=True, filters=of_it)

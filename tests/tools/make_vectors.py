@@ -15,13 +15,14 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange, topics, wire
 from cipherfleet_node.core.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal
-from tests.support.memory_fleet import toy_key, toy_secret
+from tests.support.memory_fleet import toy_secret
 
 FOLDER = Path(__file__).parents[2] / "node" / "vectors"
 HALF = 1 << 62

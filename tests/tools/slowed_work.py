@@ -22,8 +22,7 @@ from gmpy2 import mpz, powmod
 
 from cipherfleet_hil.measurement.compare import compare
 from cipherfleet_hil.measurement.document import Measurement, Run, benchmark
-from cipherfleet_hil.measuring.interleaved import Effort, TimedCase
-from cipherfleet_hil.measuring.sampling import CaseSampler, sample
+from cipherfleet_hil.measuring.sampling import CaseSampler, Effort, TimedCase, sample
 from tests.support.measured import document
 
 LIMIT = 0.05
@@ -66,11 +65,11 @@ def _tell(write: int, powers: int) -> NoReturn:
     os._exit(0)
 
 
-def trial(processes: int, chance: Random) -> dict[str, Measurement]:
+def trial(processes: int, rng: Random) -> dict[str, Measurement]:
     """All three, in a random order in every turn."""
     runs: dict[str, list[Run]] = {name: [] for name in POWERS}
     for _ in range(processes):
-        for name in chance.sample([*POWERS], len(POWERS)):
+        for name in rng.sample([*POWERS], len(POWERS)):
             runs[name].append(Run(values=in_a_new_process(POWERS[name])))
     return {name: document([benchmark("powers", {}, each)]) for name, each in runs.items()}
 
@@ -83,8 +82,8 @@ def main(arguments: list[str]) -> int:
     found = alarms = 0
     for number in range(given.trials):
         made = trial(given.processes, Random(number))
-        found += compare(made["first"], made["slower"], LIMIT).failed
-        alarms += compare(made["first"], made["again"], LIMIT).failed
+        found += compare(made["first"], made["slower"], LIMIT).has_failed
+        alarms += compare(made["first"], made["again"], LIMIT).has_failed
     print(f"a tenth more work was found in {found} of {given.trials} trials")
     print(f"the same work was called slower in {alarms} of {given.trials} trials")
     return int(found < 0.9 * given.trials or alarms > 0.1 * given.trials)

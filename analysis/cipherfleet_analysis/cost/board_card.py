@@ -1,7 +1,8 @@
 """Board cards: the cost of the parts of a round on one board, as a small JSON file.
 
-A card is measured on the board itself, or estimated. PROFILES are estimates for boards that are not
-available: the reference card below, scaled by published figures. A measured card is more accurate.
+A card is measured on the board itself, or estimated. BOARD_ESTIMATES has estimates for boards that
+are not available: the reference card below, scaled by published figures. A measured card is more
+accurate.
 """
 
 from __future__ import annotations
@@ -73,12 +74,12 @@ def read_calibration(file: Path) -> Calibration:
     try:
         card = msgspec.json.decode(data, type=Calibration)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: is not a calibration card: {error}; {remedy}") from None
+        raise ConfigError(f"{file}: is not a calibration card: {error}", remedy=remedy) from None
     if not card.powers or not all(size.isdecimal() and int(size) > 0 for size in card.powers):
         found = ", ".join(map(repr, card.powers)) or "none"
         raise ConfigError(
-            f"{file}: powers: has the key sizes {found}, must have one or more, such as '2048'; "
-            f"{remedy}"
+            f"{file}: powers: has the key sizes {found}, must have one or more, such as '2048'",
+            remedy=remedy,
         )
     return card
 
@@ -129,14 +130,15 @@ _SOURCE = (
 )
 
 
-def _profile(
+def _estimate_board(
     board: str,
+    core: str,
+    *,
     cycles: float,
     ghz: float,
     mips: float,
     save_ms: float,
     network_ms: float,
-    of: str = "",
 ) -> Calibration:
     """Scale REFERENCE: large numbers by cycles per limb and clock rate, everything else by *mips*.
 
@@ -149,7 +151,7 @@ def _profile(
         version=CARD_VERSION,
         kind="estimate",
         board=board,
-        source=_SOURCE.format(cycles=cycles, ghz=ghz, mips=mips, of=of),
+        source=_SOURCE.format(cycles=cycles, ghz=ghz, mips=mips, of=core),
         cores=4,
         powers={
             size: Powers(
@@ -166,13 +168,18 @@ def _profile(
     )
 
 
-PROFILES = {
-    "pi-zero-2": _profile("Raspberry Pi Zero 2 W", 9.55, 1.0, 3030 / 4, 20.0, 8.0, ", Cortex-A53"),
-    "pi-4": _profile(
-        "Raspberry Pi 4", 7.0, 1.8, 1769, 15.0, 1.0, ", Cortex-A57, the predecessor of the A72"
+BOARD_ESTIMATES = {
+    "pi-zero-2": _estimate_board(
+        "Raspberry Pi Zero 2 W", ", Cortex-A53",
+        cycles=9.55, ghz=1.0, mips=3030 / 4, save_ms=20.0, network_ms=8.0,
     ),
-    "pi-5": _profile(
-        "Raspberry Pi 5", 7.0, 2.4, 3200, 10.0, 1.0, ", without an A76: assumed equal to an A57"
+    "pi-4": _estimate_board(
+        "Raspberry Pi 4", ", Cortex-A57, the predecessor of the A72",
+        cycles=7.0, ghz=1.8, mips=1769, save_ms=15.0, network_ms=1.0,
+    ),
+    "pi-5": _estimate_board(
+        "Raspberry Pi 5", ", without an A76: assumed equal to an A57",
+        cycles=7.0, ghz=2.4, mips=3200, save_ms=10.0, network_ms=1.0,
     ),
     "host": REFERENCE,
-}
+}  # fmt: skip

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from cipherfleet_analysis.convergence import COARSE_RESOLUTION
 from cipherfleet_analysis.privacy.disclosure import Disclosure, count_triangulated
 from cipherfleet_analysis.privacy.observers import Observer, list_observers
 from cipherfleet_analysis.privacy.wording import format_count, format_names, format_nodes
-from cipherfleet_node.settings.node_yaml import is_loopback
+from cipherfleet_node.findings import LEVELS, Finding
+from cipherfleet_node.settings.rules import is_loopback
 from cipherfleet_node.settings.sections import (
     SAFE_KEY_BITS,
     CsvSensor,
@@ -43,20 +43,6 @@ from .averaging import (
     rounding_noise,
     rounds_to_pin_state,
 )
-
-Level = Literal["ok", "note", "warn", "fail"]
-LEVELS: tuple[Level, ...] = ("fail", "warn", "note", "ok")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check; *about* is its name for scripts, *remedy* may be empty."""
-
-    level: Level
-    about: str
-    nodes: tuple[str, ...]
-    text: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,38 +76,38 @@ def _check_settings(fleet: Fleet) -> Iterator[Finding]:
     crypto, broker, algorithm = file.crypto, file.broker, file.algorithm
     if crypto.key_bits < SAFE_KEY_BITS:
         yield Finding(
-            "fail", "keys", (),
+            "fail", "keys",
             f"keys of {crypto.key_bits} bits are weak: an observer that records the traffic can "
             "factor them and read every estimate",
             f"set crypto.key_bits to {SAFE_KEY_BITS} or more, without allow_weak_keys",
         )  # fmt: skip
     elif crypto.allow_weak_keys:
         yield Finding(
-            "note", "keys", (),
+            "note", "keys",
             f"crypto.allow_weak_keys is set although keys have {crypto.key_bits} bits",
             "leave it out, so that weak keys are refused",
         )  # fmt: skip
     else:
-        yield Finding("ok", "keys", (), f"keys of {crypto.key_bits} bits")
+        yield Finding("ok", "keys", f"keys of {crypto.key_bits} bits")
     if broker.tls:
-        yield Finding("ok", "transport", (), "TLS 1.3 with a certificate per node")
+        yield Finding("ok", "transport", "TLS 1.3 with a certificate per node")
     elif is_loopback(broker.host):
         yield Finding(
-            "note", "transport", (),
+            "note", "transport",
             "plain TCP on this machine: its users see sizes, timing and the graph, and the broker "
             "admits every client",
             "write broker: {tls: true}",
         )  # fmt: skip
     else:
         yield Finding(
-            "fail", "transport", (),
+            "fail", "transport",
             f"plain TCP to {broker.host!r}: an observer on the network sees sizes, timing and the "
             "graph, and the broker admits every client",
             "write broker: {tls: true}",
         )  # fmt: skip
     if algorithm.stepsize.spread == 0 and file.objective.kind != "average":
         yield Finding(
-            "warn", "spread", (),
+            "warn", "spread",
             "stepsize.spread is 0: all stepsizes are public, so an observer that knows two "
             "consecutive estimates and the coupling term between them knows the gradient exactly, "
             "from one round",
@@ -129,7 +115,7 @@ def _check_settings(fleet: Fleet) -> Iterator[Finding]:
         )  # fmt: skip
     if resolution_of(algorithm) >= COARSE_RESOLUTION:
         yield Finding(
-            "note", "resolution", (),
+            "note", "resolution",
             f"resolution {resolution_of(algorithm):.2g} is coarse: rounding hides steps below "
             f"{resolution_of(algorithm):.2g}, which hardly protects them and costs accuracy; "
             "observers see that closer estimates are equal",
@@ -139,10 +125,11 @@ def _check_settings(fleet: Fleet) -> Iterator[Finding]:
     recorded = [m.id for m in fleet.members if isinstance(m.sensor, CsvSensor)]
     if len(recorded) > 1:
         yield Finding(
-            "note", "readings", tuple(recorded),
+            "note", "readings",
             "recorded files are divided among the nodes on the operator's machine: it sees these "
             "readings, and `cipherfleet run` traces estimates",
             "use live sensors, or a file on each device",
+            nodes=tuple(recorded),
         )  # fmt: skip
 
 
@@ -156,10 +143,11 @@ def _check_answer(disclosure: Disclosure) -> Iterator[Finding]:
             outside = [node for node in disclosure.graph.ids if node not in inside]
             learnt = "value" if disclosure.is_average else "gradient at the optimum"
             yield Finding(
-                "fail", "answer", tuple(outside),
+                "fail", "answer",
                 f"{domain} owns every node except {outside[0]!r}: the common answer minus the "
                 f"shares of its own nodes is that node's {learnt}",
                 "add nodes of a third party: no exchange can hide it",
+                nodes=tuple(outside),
             )  # fmt: skip
 
 
@@ -170,22 +158,24 @@ def _check_leaves(disclosure: Disclosure) -> Iterator[Finding]:
     graph = disclosure.graph
     leaves = [node for node in graph.ids if graph.degree(node) == 1]
     if not leaves:
-        yield Finding("ok", "leaf", (), "every node has two or more neighbours")
+        yield Finding("ok", "leaf", "every node has two or more neighbours")
         return
     if disclosure.exchange == "sealed" and disclosure.fleet.file.crypto.leaves == "open":
         yield Finding(
-            "warn", "leaf", tuple(leaves),
+            "warn", "leaf",
             f"{format_nodes(leaves)} with one neighbour only: the answer of that neighbour has no "
             "mask, and such a node learns as much about it as with the pairwise exchange",
             "add a second neighbour for each, or write crypto.leaves: refuse",
+            nodes=tuple(leaves),
         )  # fmt: skip
         return
     if disclosure.exchange == "sealed":
         yield Finding(
-            "fail", "leaf", tuple(leaves),
+            "fail", "leaf",
             f"{format_nodes(leaves)} with one neighbour only: a sum over one neighbour hides "
             "nothing, and the sealed exchange cannot run",
             "add a second neighbour for each, or write crypto.exchange: pairwise",
+            nodes=tuple(leaves),
         )  # fmt: skip
         return
     foreign = [
@@ -193,15 +183,17 @@ def _check_leaves(disclosure: Disclosure) -> Iterator[Finding]:
     ]
     if not foreign:
         yield Finding(
-            "ok", "leaf", tuple(leaves),
+            "ok", "leaf",
             f"{format_nodes(leaves)} with one neighbour only, of the same owner",
+            nodes=tuple(leaves),
         )  # fmt: skip
         return
     yield Finding(
-        "fail" if disclosure.is_average else "warn", "leaf", tuple(foreign),
+        "fail" if disclosure.is_average else "warn", "leaf",
         f"{format_nodes(foreign)} with one neighbour only: that neighbour alone sees the coupling "
         f"term of such a node, and learns {disclosure.gradient_text}",
         "add a second neighbour of another owner for each",
+        nodes=tuple(foreign),
     )  # fmt: skip
 
 
@@ -216,7 +208,7 @@ def _check_owners(disclosure: Disclosure) -> Iterator[Finding]:
             yield finding
     if disclosure.owners and not before:
         yield Finding(
-            "ok", "owner", (),
+            "ok", "owner",
             f"{format_count(disclosure.owners, 'owner')} of several nodes: together these nodes "
             "learn no more than each of them alone",
         )  # fmt: skip
@@ -232,36 +224,40 @@ def _check_owner(disclosure: Disclosure, owner: str) -> Iterator[Finding]:
     flow, estimate = ordered["flow"], [n for n in ordered["estimate"] if n not in learnt["flow"]]
     if flow:
         yield Finding(
-            "fail", "surrounded", tuple(flow),
+            "fail", "surrounded",
             f"{owner} owns all neighbours of {format_nodes(flow)} and combines what they see: it "
             f"learns {disclosure.gradient_text}",
             "add a neighbour of another owner for each",
+            nodes=tuple(flow),
         )  # fmt: skip
     if estimate:
         first = ", and the first is the node's own value" if disclosure.is_average else ""
         yield Finding(
-            "fail" if disclosure.is_average else "warn", "estimate", tuple(estimate),
+            "fail" if disclosure.is_average else "warn", "estimate",
             f"{owner} sees enough differences to {format_nodes(estimate)} to compute the estimate "
             f"exactly in every round{first}",
             "choose a graph in which fewer of its nodes are neighbours of each, or in which those "
             "have neighbours of other owners",
+            nodes=tuple(estimate),
         )  # fmt: skip
     found = learnt["flow"] | learnt["estimate"]
     difference = [n for n in ordered["difference"] if n not in found]
     if difference:
         yield Finding(
-            "warn", "isolated", tuple(difference),
+            "warn", "isolated",
             f"{owner} owns an asking node and all its other neighbours, and can therefore separate "
             f"the term of {format_nodes(difference)} from the sum: it sees this difference as with "
             "the pairwise exchange",
             "add a second neighbour of another owner to the asking node",
+            nodes=tuple(difference),
         )  # fmt: skip
     if ordered["surrounded"]:
         yield Finding(
-            "warn", "surrounded", tuple(ordered["surrounded"]),
+            "warn", "surrounded",
             f"{owner} owns all neighbours of {format_nodes(ordered['surrounded'])}: only the terms "
             "of other nodes in the sums hide the differences",
             "add a neighbour of another owner for each",
+            nodes=tuple(ordered["surrounded"]),
         )  # fmt: skip
 
 
@@ -274,7 +270,7 @@ def _check_bottlenecks(disclosure: Disclosure) -> Iterator[Finding]:
     graph = nx.Graph(disclosure.graph.edges)
     cuts = set(nx.articulation_points(graph))
     if not cuts:
-        yield Finding("ok", "cut", (), "the loss of one node or link does not split the fleet")
+        yield Finding("ok", "cut", "the loss of one node or link does not split the fleet")
         return
     nodes = tuple(node for node in disclosure.graph.ids if node in cuts)
     total = "values" if disclosure.is_average else "gradients at the optimum"
@@ -284,20 +280,22 @@ def _check_bottlenecks(disclosure: Disclosure) -> Iterator[Finding]:
         "sealed": "the parts influence each other only through it, although it sees one sum only",
     }[disclosure.exchange]
     yield Finding(
-        "warn", "cut", nodes,
+        "warn", "cut",
         f"{format_nodes(nodes)} whose loss splits the fleet: {shown}",
         "add an edge that bypasses each, for example with topology: {kind: random_regular, degree: "
         "4}",
+        nodes=nodes,
     )  # fmt: skip
     leaf = {node for node in disclosure.graph.ids if disclosure.graph.degree(node) == 1}
     bridges = [edge for edge in nx.bridges(graph) if not leaf & set(edge)]
     if bridges:
         ends = {node for edge in bridges for node in edge}
         yield Finding(
-            "note", "bridge", tuple(node for node in disclosure.graph.ids if node in ends),
+            "note", "bridge",
             f"{format_count(bridges, 'link')} whose loss splits the fleet: "
             f"{format_names(f'{a} - {b}' for a, b in sorted(bridges))}",
             "add a second link between the parts",
+            nodes=tuple(node for node in disclosure.graph.ids if node in ends),
         )  # fmt: skip
 
 
@@ -309,7 +307,7 @@ def _describe_exchange(disclosure: Disclosure) -> Iterator[Finding]:
         yield _describe_averaging()
         if count_triangulated(disclosure):
             yield Finding(
-                "note", "pair", (),
+                "note", "pair",
                 "any two colluding neighbours of a node can compute its estimate exactly in every "
                 "round: it is the intersection of the two lines that their differences define",
                 "choose neighbours that do not collude, or the sealed exchange",
@@ -323,7 +321,7 @@ def _describe_exchange(disclosure: Disclosure) -> Iterator[Finding]:
 def _describe_averaging() -> Finding:
     tenth, hundredth = rounds_to_pin_state(0.1), rounds_to_pin_state(0.01)
     return Finding(
-        "note", "neighbour", (),
+        "note", "neighbour",
         f"every neighbour knows the difference, and with it the estimate, to within a factor of "
         f"two in one round, and to 10 % after {tenth} and to 1 % after {hundredth} rounds in which "
         "estimates hardly change",
@@ -337,10 +335,11 @@ def _describe_isolation(disclosure: Disclosure) -> Finding:
     fewest = min(least.values())
     weakest = tuple(n for n in graph.ids if least[n] == fewest)
     return Finding(
-        "note", "isolated", weakest,
+        "note", "isolated",
         f"{fewest} colluding nodes, an asking node and all its other neighbours, suffice to see "
         f"the difference of one of {format_nodes(weakest)} as with the pairwise exchange",
         "add neighbours to the nodes next to them",
+        nodes=weakest,
     )  # fmt: skip
 
 
@@ -356,7 +355,7 @@ def _describe_telescoping(disclosure: Disclosure) -> Finding:
         )
         end = f"after this fleet's {rounds:,} rounds the error is {100 * error:.2g} % or more"
     return Finding(
-        "note", "telescoping", (),
+        "note", "telescoping",
         f"all neighbours of a node together, if they know its coupling term, learn "
         f"{disclosure.gradient_text}; {end}; in one round rounding adds an error of {noise:.2g}, "
         "relative to a gradient of 1",

@@ -22,6 +22,7 @@ SECTOR = 512
 MAX_GPT_ENTRIES = 256
 BOOT_FILES = ("config.txt", "cmdline.txt")  # read by the firmware of a Raspberry Pi
 SEED_FILES = ("user-data", "meta-data", "network-config")  # read by cloud-init
+PRESEED_FILE = "rpi-preseed.toml"  # read by rpi-preseed
 COMPRESSED = {b"\xfd7zXZ\0": "unxz -k", b"\x1f\x8b": "gunzip -k", b"\x28\xb5\x2f\xfd": "unzstd"}
 SYSTEMS = "Raspberry Pi OS (trixie or newer) or Ubuntu for the Raspberry Pi"
 
@@ -146,7 +147,8 @@ def _program(name: str) -> str:
     program = shutil.which(name)
     if program is None:
         raise ConfigError(
-            f"{name} is not installed; install it (apt-get install mtools), or use --boot FOLDER"
+            f"{name} is not installed",
+            remedy="install it (apt-get install mtools), or use --boot FOLDER",
         )
     return program
 
@@ -158,7 +160,8 @@ def open_folder(place: Path) -> Volume:
     """Return the boot partition mounted at *place*. Raises ConfigError if it is not a known one."""
     if not place.is_dir():
         raise ConfigError(
-            f"{place}: is not a folder; give the folder where the boot partition is mounted"
+            f"{place}: is not a folder",
+            remedy="give the folder where the boot partition is mounted",
         )
     return _choose_known([Mounted(place)], str(place))
 
@@ -175,7 +178,7 @@ def open_image(image: Path) -> Volume:
         reason = error.strerror if isinstance(error, OSError) else "it ends too early"
         raise ConfigError(f"{image}: cannot be read: {reason}") from None
     if not offsets:
-        raise ConfigError(f"{image}: has no FAT partition; give an image of {SYSTEMS}")
+        raise ConfigError(f"{image}: has no FAT partition", remedy=f"give an image of {SYSTEMS}")
     return _choose_known([Image(image, offset) for offset in offsets], str(image))
 
 
@@ -185,17 +188,18 @@ def _choose_known(volumes: list[Mounted] | list[Image], where: str) -> Volume:
     for volume in volumes:
         names = volume.names()
         if all(name in names for name in BOOT_FILES):
-            if any(name in names for name in SEED_FILES):
+            if any(name in names for name in (*SEED_FILES, PRESEED_FILE)):
                 return volume
             is_bootable = True
     if is_bootable:
         raise ConfigError(
-            f"{where}: boots a system that would ignore the seed (no {', '.join(SEED_FILES)}); "
-            f"give an image of {SYSTEMS}, or run deploy/devices/install.sh on the device"
+            f"{where}: boots a system that would ignore the seed (none of "
+            f"{', '.join((*SEED_FILES, PRESEED_FILE))})",
+            remedy=f"give an image of {SYSTEMS}, or run deploy/devices/install.sh on the device",
         )
     raise ConfigError(
-        f"{where}: is not a known boot partition (no {', '.join(BOOT_FILES)}); give an image of "
-        f"{SYSTEMS}"
+        f"{where}: is not a known boot partition (no {', '.join(BOOT_FILES)})",
+        remedy=f"give an image of {SYSTEMS}",
     )
 
 
@@ -207,7 +211,9 @@ def fat_offsets(image: Path, stream: BinaryIO) -> Iterator[int]:
     first = stream.read(2 * SECTOR)
     for magic, remedy in COMPRESSED.items():
         if first.startswith(magic):
-            raise ConfigError(f"{image}: is compressed; unpack it first: {remedy} {image}")
+            raise ConfigError(
+                f"{image}: is compressed", remedy=f"unpack it first: {remedy} {image}"
+            )
     if first[510:512] != b"\x55\xaa":
         return
     if first[SECTOR:].startswith(b"EFI PART"):

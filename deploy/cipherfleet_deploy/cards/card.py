@@ -1,50 +1,63 @@
-"""Write a card for one node: a cloud-init seed, the node's bundle, and the programs.
+"""Write a card for one node: the seed of its system, the node's bundle, and the programs.
 
-At the first boot, cloud-init runs cipherfleet/first-boot.sh from the boot partition. Settings that
-are already on the card, such as those of an imaging program, are kept. Everything is read back and
-compared.
+The seed makes the system run enable-first-boot.sh. This installs the node from the boot partition,
+and tries again until it has succeeded. The seed is one of cloud-init, or rpi-preseed.toml where the
+card has that file. Settings that are already on the card, such as those of an imaging program,
+are kept. Everything is read back and compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
-import re
-import secrets
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+import msgspec
 
-from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
-from cipherfleet_node.runtime.store import STATE_FOLDER, sync_folder
+from cipherfleet_deploy.data_folders import devices_folder
+from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.runtime.store import STATE_FOLDER
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER, NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import NodeConfig
 from cipherfleet_provisioning.sets import tar_gz
 
-from .boot_partition import Volume
-from .systemd_unit import devices_folder
+from .boot_partition import PRESEED_FILE, Volume
+from .cloud_init import (
+    ENABLE,
+    host_name,
+    instance_id,
+    kernel_line,
+    meta_data,
+    network_config,
+    user_data,
+)
+from .identity import bind
+from .preseed import preseed
 
 FOLDER = "cipherfleet"  # on the boot partition
-CARD_FILE = f"{FOLDER}/card.json"
-CARDS = "cards"  # folder of the records of cards, beside the provisioned set
-FIRST_BOOT = ["sh", f"/boot/firmware/{FOLDER}/first-boot.sh"]
-HEADER = "#cloud-config\n"
-NETWORK: dict[str, Any] = {
-    "version": 2,
-    "ethernets": {"eth0": {"dhcp4": True, "optional": True}},
-}
-SCRIPTS = ("first-boot.sh", "install.sh")
-_INSTANCE = re.compile(rb"(\bds=nocloud(?:-net)?(?:;[^\s;]*)*?;(?:i|instance-id)=)[^\s;]*")
+ENABLE_FROM_CARD = f"sh /boot/firmware/{FOLDER}/{ENABLE}"
+PENDING = f"{FOLDER}/pending"  # exists until the card is installed
+SCRIPTS = ("first-boot.sh", "install.sh", ENABLE)
+
+
+class SeedResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The card that `provision seed` has written; `--json` prints these keys."""
+
+    node: str
+    fleet: str
+    card: str  # identifies the card
+    written_to: str
+    files: int
+    bytes: int
+    private_keys: bool  # True: the card carries private keys until its first boot
+    programs: bool  # True: the card carries the wheels to install
 
 
 @dataclass(frozen=True)
-class Source:
+class PackedBundle:
     """The bundle of a node, and the folder of its provisioned set."""
 
     config: NodeConfig
@@ -65,7 +78,7 @@ class Extras:
 # -- the bundle ---------------------------------------------------------------------------------
 
 
-def find_source(node: str, home: Path) -> Source:
+def find_bundle(node: str, home: Path) -> PackedBundle:
     """Find the bundle of *node*.
 
     *home* is a provisioned set, a folder of bundles, or the bundle itself. Raises ConfigError if
@@ -80,9 +93,10 @@ def find_source(node: str, home: Path) -> Source:
         if (folder / NODE_FILE).is_file():
             config = load_node_config(folder)
             if config.node == node:
-                return Source(config, pack(folder, node), set_folder)
+                return PackedBundle(config, pack(folder, node), set_folder)
     raise ConfigError(
-        f"{home}: holds no bundle of {node[:80]!r}; make one with cipherfleet provision bundle"
+        f"{home}: holds no bundle of {node[:80]!r}",
+        remedy="make one with cipherfleet provision bundle",
     )
 
 
@@ -102,28 +116,53 @@ def pack(folder: Path, node: str) -> bytes:
 # -- the seed -----------------------------------------------------------------------------------
 
 
-def seed_files(source: Source, extras: Extras, present: Mapping[str, bytes]) -> dict[str, bytes]:
+def seed_files(
+    bundle: PackedBundle, extras: Extras, present: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """Return all files to write, by name, except the card's mark.
 
     *present* are the seed files that are on the card already. The files that start the installation
     come last: a card that is only partly written installs nothing.
     """
     payload = {name: (devices_folder() / name).read_bytes() for name in SCRIPTS}
-    payload["bundle.tar.gz"] = source.archive
+    payload["bundle.tar.gz"] = bundle.archive
     if extras.replace:
         payload["replace"] = b""
     if extras.wheels is not None:
-        payload |= _wheels(extras.wheels)
+        payload |= _read_wheels(extras.wheels)
     sums = "".join(f"{_digest(data)}  {name}\n" for name, data in sorted(payload.items())).encode()
-    network = network_config(extras.network, present.get("network-config", b""))
-    user = user_data(source.config, extras.user_data, present.get("user-data", b""))
-    instance = instance_id(source.config, _digest(sums + network + user))
-    files = {
+    seed = _preseed_files if PRESEED_FILE in present else _cloud_init_files
+    return {
         **{f"{FOLDER}/{name}": data for name, data in payload.items()},
         f"{FOLDER}/SHA256SUMS": sums,
+        **seed(bundle.config, extras, present, sums),
+        PENDING: b"",
+    }
+
+
+def _preseed_files(
+    config: NodeConfig, extras: Extras, present: Mapping[str, bytes], _sums: bytes
+) -> dict[str, bytes]:
+    if extras.network is not None:
+        raise ConfigError(
+            f"--network {extras.network}: this card's system reads {PRESEED_FILE}, not netplan",
+            remedy=f"write [ethernet] or [wlan] into {PRESEED_FILE}, and leave --network out",
+        )
+    text = present[PRESEED_FILE]
+    seed = preseed(host_name(config), ENABLE_FROM_CARD, extras.user_data, text)
+    return {PRESEED_FILE: seed}
+
+
+def _cloud_init_files(
+    config: NodeConfig, extras: Extras, present: Mapping[str, bytes], sums: bytes
+) -> dict[str, bytes]:
+    network = network_config(extras.network, present.get("network-config", b""))
+    user = user_data(config, extras.user_data, present.get("user-data", b""))
+    instance = instance_id(config, _digest(sums + network + user))
+    files = {
         "network-config": network,
         "user-data": user,
-        "meta-data": meta_data(source.config, instance, present.get("meta-data", b"")),
+        "meta-data": meta_data(config, instance, present.get("meta-data", b"")),
     }
     old_line = present.get("cmdline.txt", b"")
     if (new_line := kernel_line(old_line, instance)) != old_line:
@@ -131,187 +170,32 @@ def seed_files(source: Source, extras: Extras, present: Mapping[str, bytes]) -> 
     return files
 
 
-def _wheels(folder: Path) -> dict[str, bytes]:
+def _read_wheels(folder: Path) -> dict[str, bytes]:
     files = sorted(folder.glob("*.whl"))
     if not any(file.name.startswith("cipherfleet-") for file in files):
         raise ConfigError(
-            f"{folder}: holds no wheel of cipherfleet; docs/how-to/devices.md says how to fill it"
+            f"{folder}: holds no wheel of cipherfleet",
+            remedy="docs/how-to/devices.md says how to fill it",
         )
     return {f"wheels/{file.name}": file.read_bytes() for file in files}
-
-
-def user_data(config: NodeConfig, given: Path | None, present: bytes) -> bytes:
-    """Return the cloud-config of *given*, else of *present*, with the first-boot command added."""
-    where = str(given) if given else "user-data on the card"
-    text = given.read_bytes() if given else present
-    result = _mapping(where, text)
-    if result and not text.startswith(HEADER.strip().encode()):
-        raise ConfigError(
-            f"{where}: does not begin with #cloud-config, so the first-boot command cannot be "
-            "added; give a file that does with --user-data FILE"
-        )
-    commands = result.get("runcmd", [])
-    if not isinstance(commands, list):
-        raise ConfigError(f"{where}: runcmd is not a list; write a list of commands")
-    result.setdefault("hostname", host_name(config))
-    result["runcmd"] = [*(command for command in commands if command != FIRST_BOOT), FIRST_BOOT]
-    return (HEADER + yaml.safe_dump(result, sort_keys=False)).encode()
-
-
-def network_config(given: Path | None, present: bytes) -> bytes:
-    """Return the operator's file, else the one on the card, else Ethernet with DHCP."""
-    text = given.read_bytes() if given else present
-    result = _mapping(str(given) if given else "network-config on the card", text)
-    if result:
-        return text
-    if given:
-        raise ConfigError(f"{given}: is empty; write a network-config, version 2 (netplan)")
-    return yaml.safe_dump(NETWORK, sort_keys=False).encode()
-
-
-def instance_id(config: NodeConfig, digest: str) -> str:
-    """Return the instance id of a seed. Each seed has another one: cloud-init runs it only then."""
-    return f"cipherfleet-{config.fleet}-{config.node}-{digest[:12]}"
-
-
-def kernel_line(present: bytes, instance: str) -> bytes:
-    """Replace the instance id in cmdline.txt, if there is one: it overrides that in meta-data."""
-    return _INSTANCE.sub(lambda found: found[1] + instance.encode(), present)
-
-
-def meta_data(config: NodeConfig, instance: str, present: bytes) -> bytes:
-    """Return meta-data with our instance id and host name, and the card's other settings."""
-    kept = _mapping("meta-data on the card", present)
-    for name in ("instance-id", "instance_id", "local-hostname"):
-        kept.pop(name, None)
-    ours = {
-        "instance-id": instance,
-        "local-hostname": host_name(config),
-    }
-    return yaml.safe_dump(ours | kept, sort_keys=False).encode()
-
-
-def host_name(config: NodeConfig) -> str:
-    """Return the node's id as a host name: without underscores, and no dash at either end."""
-    return config.node.replace("_", "-").strip("-").lower()
-
-
-def _mapping(where: str, text: bytes) -> dict[str, Any]:
-    try:
-        result = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(
-            f"{where}{place}: is not valid YAML; correct it, or give another file"
-        ) from None
-    if result is None:
-        return {}
-    if not isinstance(result, dict):
-        raise ConfigError(f"{where}: is not a mapping of settings; give another file")
-    return result
 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-# -- one card for one identity ------------------------------------------------------------------
-
-
-def bind(source: Source, volume: Volume, hardware: str, *, replace: bool) -> str:
-    """Bind the card to the node and return the card's mark.
-
-    Raises IdentityClash if the node has another card, or the card belongs to another node.
-    *hardware* is the serial number of the card, or '' if it cannot be read. The mark is written
-    to the card first and to the record second: an interrupted command can then be repeated.
-    """
-    config, record_file = source.config, source.home / CARDS / f"{source.config.node}.json"
-    record, mark = _read_record(record_file), _read_mark(volume)
-    name = f"{config.fleet}/{config.node}"
-    if mark and mark.get("node") != name and not replace:
-        raise IdentityClash(
-            f"{volume.where}: the card belongs to {str(mark.get('node'))[:128]!r}; "
-            f"use --replace to make it the card of {name!r}"
-        )
-    same = record and (
-        (mark and mark.get("card") == record.get("card"))
-        or (hardware and hardware == record.get("hardware"))
-    )
-    if record and not same and not replace:
-        raise IdentityClash(
-            f"{volume.where}: {config.node!r} has a card already, {str(record.get('card'))[:16]!r} "
-            f"({record_file}): two devices with one identity would disconnect each other again and "
-            "again; use --replace if the other card is lost, broken or overwritten"
-        )
-    # A replacement card gets a new mark: if the replaced card appears again, it is recognised.
-    kept = mark.get("card") if mark and mark.get("node") == name else None
-    card = str(kept or (record.get("card") if same else None) or secrets.token_hex(8))
-    data = json.dumps({"card": card, "node": name}).encode() + b"\n"
-    volume.write(CARD_FILE, data)
-    _write_record(record_file, {"card": card, "hardware": hardware, "written_to": volume.where})
-    return card
-
-
-def _read_mark(volume: Volume) -> dict[str, Any]:
-    data = volume.read(CARD_FILE)
-    return _parse(data) if data is not None else {}
-
-
-def _read_record(file: Path) -> dict[str, Any]:
-    try:
-        return _parse(file.read_bytes())
-    except FileNotFoundError:
-        return {}
-
-
-def _parse(data: bytes) -> dict[str, Any]:
-    """Return a mark or record. An unreadable one counts as that of another card."""
-    try:
-        result = json.loads(data)
-    except ValueError:
-        result = None
-    return result if isinstance(result, dict) and result else {"card": "unreadable"}
-
-
-def _write_record(file: Path, record: Mapping[str, str]) -> None:
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    fresh = file.with_suffix(".fresh")
-    with fresh.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(record) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    fresh.replace(file)
-    sync_folder(file.parent)
-
-
-def hardware_serial(image: Path, sysfs: Path = Path("/sys")) -> str:
-    """Return the serial number of the card in the reader *image*, or '' if it has none."""
-    if not image.is_block_device():
-        return ""
-    disk = (sysfs / "class" / "block" / image.resolve().name).resolve()
-    for name in ("cid", "serial", "wwid"):
-        for place in (disk / "device" / name, disk / name, disk.parent / "device" / name):
-            if place.is_file() and (serial := place.read_text().strip()):
-                return serial
-    return ""
-
-
 # -- writing ------------------------------------------------------------------------------------
 
 
 def write_seed(
-    source: Source, volume: Volume, extras: Extras, hardware: str = ""
-) -> dict[str, Any]:
-    """Write all files, read them back, and bind the card to the node. Return what `--json` prints.
-
-    Raises CipherfleetError.
-    """
-    names = ("user-data", "meta-data", "network-config", "cmdline.txt")
+    bundle: PackedBundle, volume: Volume, extras: Extras, hardware: str = ""
+) -> SeedResult:
+    """Write all files, read them back, and bind the card to the node. Raises CipherfleetError."""
+    names = ("user-data", "meta-data", "network-config", "cmdline.txt", PRESEED_FILE)
     present = {name: data for name in names if (data := volume.read(name)) is not None}
-    files = seed_files(source, extras, present)  # first: an error in them leaves the card alone
-    card = bind(source, volume, hardware, replace=extras.replace)
-    for name in ("wheels", "bundle.tar.gz", "replace", "first-boot.log"):
+    files = seed_files(bundle, extras, present)  # first: an error in them leaves the card alone
+    card = bind(bundle.config, bundle.home, volume, hardware, replace=extras.replace)
+    for name in ("pending", "wheels", "bundle.tar.gz", "replace", "installed", "first-boot.log"):
         volume.remove(f"{FOLDER}/{name}")
     for name, data in files.items():
         volume.write(name, data)
@@ -319,19 +203,20 @@ def write_seed(
     for name, data in files.items():
         if volume.read(name) != data:
             raise CipherfleetError(
-                f"{volume.where}: {name} does not read back as it was written: the card is full, "
-                "broken, or was removed; try another card with --replace"
+                f"{volume.where}: {name} does not read back as it was written: the card is "
+                "full, broken, or was removed",
+                remedy="try another card with --replace",
             )
-    return {
-        "node": source.config.node,
-        "fleet": source.config.fleet,
-        "card": card,
-        "written_to": volume.where,
-        "files": len(files),
-        "bytes": sum(map(len, files.values())),
-        "private_keys": _has_keys(source.archive),
-        "programs": extras.wheels is not None,
-    }
+    return SeedResult(
+        node=bundle.config.node,
+        fleet=bundle.config.fleet,
+        card=card,
+        written_to=volume.where,
+        files=len(files),
+        bytes=sum(map(len, files.values())),
+        private_keys=_has_keys(bundle.archive),
+        programs=extras.wheels is not None,
+    )
 
 
 def _has_keys(archive: bytes) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
+from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import (
@@ -44,7 +45,7 @@ class Place:
     credentials: Path = CREDENTIALS
 
 
-def unit_of(
+def make_unit(
     config: NodeConfig,
     credentials: Sequence[str] = (),
     groups: Sequence[str] = (),
@@ -56,7 +57,6 @@ def unit_of(
     the groups that may open the sensor's devices.
     """
     place = place or Place()
-    devices = devices_of(config.sensor)
     lines = {
         "NODE": config.node,
         "FLEET": config.fleet,
@@ -66,13 +66,13 @@ def unit_of(
             f"LoadCredential={name}:{place.credentials / config.node / name}"
             for name in credentials
         ),
-        "DEVICES": "\n".join(_device_lines(devices, groups)),
+        "DEVICES": "\n".join(_device_lines(list_devices(config.sensor), groups)),
     }
     template = (devices_folder() / UNIT_FILE).read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda found: lines[found[1]], template)
 
 
-def devices_of(sensor: Sensor) -> list[str]:
+def list_devices(sensor: Sensor) -> list[str]:
     """Return the device nodes that *sensor* opens. Sensors on a bus belong here, too."""
     match sensor:
         case CsvSensor() | SyntheticSensor():
@@ -96,17 +96,10 @@ def _device_lines(devices: Sequence[str], groups: Sequence[str]) -> list[str]:
     return lines
 
 
-def groups_of(devices: Sequence[str]) -> list[str]:
+def list_groups(devices: Sequence[str]) -> list[str]:
     """Return the groups of *devices* on this machine. A device that is not plugged in has none."""
     numbers = {Path(device).stat().st_gid for device in devices if Path(device).exists()}
     return sorted(grp.getgrgid(number).gr_name for number in numbers - {0})
-
-
-def devices_folder() -> Path:
-    """Return the folder of scripts and templates: in an installed wheel, or beside the source."""
-    package = Path(__file__).parents[1]
-    installed = package / "devices"
-    return installed if installed.is_dir() else package.parent / "devices"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         return error.exit_code
     kept = root / CREDENTIALS.relative_to("/") / config.node
     given = [name for name in CREDENTIAL_FILES if (kept / name).is_file()]
-    sys.stdout.write(unit_of(config, given, groups_of(devices_of(config.sensor))))
+    sys.stdout.write(make_unit(config, given, list_groups(list_devices(config.sensor))))
     return 0
 
 

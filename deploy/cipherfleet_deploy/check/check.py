@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cipherfleet_analysis.advice import schedule_advice
-from cipherfleet_analysis.cost.board_card import PROFILES, Calibration, read_calibration
-from cipherfleet_analysis.forecast import Expected, forecast, rounds_needed
-from cipherfleet_analysis.privacy.audit import LEVELS, Finding, check_privacy
+from cipherfleet_analysis.convergence import SPREAD
+from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, Calibration, read_calibration
+from cipherfleet_analysis.forecast import Expected, Forecast, forecast, rounds_needed
+from cipherfleet_analysis.privacy.audit import check_privacy
+from cipherfleet_analysis.privacy.observers import Observer
 from cipherfleet_deploy.local.results import SETTLED, plural
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.findings import LEVELS, Finding, Level
+from cipherfleet_node.settings.sections import ExchangeName
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from .forecast_table import forecast_table
 
 NODES_SHOWN = 5
 FAR_OFF = 0.1  # relative error at which no digit of the answer is right
-_STYLES = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
+_STYLES: dict[Level, str] = {"fail": "bold red", "warn": "yellow", "note": "cyan", "ok": "green"}
 _HEADINGS = ("observer", "each round", "over many rounds", "never")
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `cipherfleet check`: `--json` prints these keys in this order."""
+
+    fleet: str
+    nodes: int
+    edges: int
+    exchange: ExchangeName
+    findings: tuple[Finding, ...]  # the most serious first
+    forecast: Forecast
+    who_learns_what: tuple[Observer, ...]
 
 
 def check_fleet(
     file: Path, profile: str | None = None, calibration: Path | None = None
-) -> dict[str, Any]:
-    """Return the object that `--json` prints. Raises ConfigError if *file* is not a valid fleet.
+) -> CheckResult:
+    """Check and forecast the fleet in *file*. Raises ConfigError if it is not a valid fleet.
 
     The costs of the parts of a round come from *profile*, or from the card in *calibration*.
     """
@@ -40,44 +55,40 @@ def check_fleet(
     exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
     prediction = forecast(fleet, card)
-    unsorted = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, prediction.expected)]
-    findings = sorted(unsorted, key=lambda finding: LEVELS.index(finding.level))
-    return {
-        "fleet": fleet.file.fleet,
-        "nodes": len(fleet.members),
-        "edges": len(fleet.graph.edges),
-        "exchange": exchange,
-        "findings": [asdict(finding) for finding in findings],
-        "forecast": prediction.to_json(),
-        "who_learns_what": [asdict(row) for row in privacy.who_learns_what],
-    }
+    findings = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, prediction.expected)]
+    return CheckResult(
+        fleet=fleet.file.fleet,
+        nodes=len(fleet.members),
+        edges=len(fleet.graph.edges),
+        exchange=exchange,
+        findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
+        forecast=prediction,
+        who_learns_what=privacy.who_learns_what,
+    )
 
 
 def _card(profile: str | None, calibration: Path | None) -> Calibration | None:
     if profile is not None and calibration is not None:
-        raise ConfigError("--profile and --calibration are both given; leave one of them out")
+        raise ConfigError(
+            "--profile and --calibration are both given", remedy="leave one of them out"
+        )
     if calibration is not None:
         return read_calibration(calibration)
-    return PROFILES[profile] if profile else None
+    return BOARD_ESTIMATES[profile] if profile else None
 
 
-def passes(result: dict[str, Any], *, strict: bool) -> bool:
+def passes(result: CheckResult, *, strict: bool) -> bool:
     """Return True if no finding fails. With *strict*, warnings are failures too."""
     bad = {"fail", "warn"} if strict else {"fail"}
-    return not any(finding["level"] in bad for finding in result["findings"])
+    return not any(finding.level in bad for finding in result.findings)
 
 
 def _advice(fleet: Fleet) -> list[Finding]:
-    """Return the advice of `run` on rounds and stepsizes, as findings.
+    """Return the advice of `run` on rounds and stepsizes.
 
     Advice on stepsize.spread is left out: the privacy check says more about it.
     """
-    lines = [line.partition(": ") for line in schedule_advice(fleet)]
-    return [
-        Finding(_level(level), "schedule", (), text)
-        for level, _, text in lines
-        if not text.startswith("stepsize.spread")
-    ]
+    return [finding for finding in schedule_advice(fleet) if finding.subject != SPREAD]
 
 
 def _accuracy(fleet: Fleet, expected: Expected | None) -> Iterator[Finding]:
@@ -86,7 +97,7 @@ def _accuracy(fleet: Fleet, expected: Expected | None) -> Iterator[Finding]:
         return
     if not expected.stays_in_range:
         text = "in the simulated run an estimate leaves its range; the fleet would stop there"
-        yield Finding("warn", "accuracy", (), text, "choose a smaller algorithm.stepsize.initial")
+        yield Finding("warn", "accuracy", text, "choose a smaller algorithm.stepsize.initial")
         return
     known = expected.relative_error is not None
     error = expected.relative_error if known else expected.disagreement
@@ -95,12 +106,11 @@ def _accuracy(fleet: Fleet, expected: Expected | None) -> Iterator[Finding]:
     what = "relative error" if known else "disagreement"
     text = f"after {plural(expected.rounds, 'round')} the simulated {what} is {error:.2g}"
     if error < SETTLED:
-        yield Finding("ok", "accuracy", (), f"{text}, below {SETTLED:g}")
+        yield Finding("ok", "accuracy", f"{text}, below {SETTLED:g}")
         return
     remedy = _remedy(fleet) if known else "set more algorithm.rounds, or other stepsizes"
-    level = _level("warn" if error >= FAR_OFF else "note")
     text += f": the fleet will not have settled (below {SETTLED:g})"
-    yield Finding(level, "accuracy", (), text, remedy)
+    yield Finding("warn" if error >= FAR_OFF else "note", "accuracy", text, remedy)
 
 
 def _remedy(fleet: Fleet) -> str:
@@ -113,38 +123,28 @@ def _remedy(fleet: Fleet) -> str:
     )
 
 
-def _level(word: str) -> Any:
-    assert word in LEVELS, word
-    return word
-
-
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: CheckResult, console: Console) -> None:
     """Print the findings, the forecast, and the table of who learns what."""
-    console.print(
-        Text(
-            f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
-            f"{result['exchange']} "
-            "exchange"
-        )
-    )
-    console.print(_findings_table(result["findings"]))
-    console.print(forecast_table(result["forecast"]))
-    console.print(_disclosure_table(result["who_learns_what"]))
-    levels = [finding["level"] for finding in result["findings"]]
-    console.print(", ".join(f"{levels.count(level)} {level}" for level in LEVELS))
+    size = f"{result.nodes} nodes, {result.edges} edges"
+    console.print(Text(f"{result.fleet}: {size}, {result.exchange} exchange"))
+    console.print(_findings_table(result.findings))
+    console.print(forecast_table(result.forecast))
+    console.print(_disclosure_table(result.who_learns_what))
+    levels = [finding.level for finding in result.findings]
+    console.print(", ".join(f"{levels.count(level)} {level}" for level in _STYLES))
 
 
-def _findings_table(findings: Sequence[dict[str, Any]]) -> Table:
+def _findings_table(findings: Sequence[Finding]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        text = Text(finding["text"])
-        if finding["nodes"] and finding["level"] in ("fail", "warn"):
-            text.append(f"\n{_first_names(finding['nodes'])}", style="dim")
-        if finding["remedy"]:
-            text.append(f"\nremedy: {finding['remedy']}", style="italic")
-        table.add_row(Text(finding["level"], style=_STYLES[finding["level"]]), text)
+        text = Text(finding.text)
+        if finding.nodes and finding.level in ("fail", "warn"):
+            text.append(f"\n{_first_names(finding.nodes)}", style="dim")
+        if finding.remedy:
+            text.append(f"\nremedy: {finding.remedy}", style="italic")
+        table.add_row(Text(finding.level, style=_STYLES[finding.level]), text)
     return table
 
 
@@ -153,12 +153,12 @@ def _first_names(nodes: Sequence[str]) -> str:
     return ", ".join(nodes[:NODES_SHOWN]) + more
 
 
-def _disclosure_table(rows: Sequence[dict[str, Any]]) -> Table:
+def _disclosure_table(rows: Sequence[Observer]) -> Table:
     table = Table(title="who learns what", box=SIMPLE, pad_edge=False, show_lines=True)
     for heading in _HEADINGS:
         table.add_column(heading, overflow="fold", ratio=1)
     for row in rows:
-        times = f" ({row['count']:,} of them)" if row["count"] > 1 else ""
-        cells = (f"{row['observer']}{times}", row["each_round"], row["many_rounds"], row["never"])
+        times = f" ({row.count:,} of them)" if row.count > 1 else ""
+        cells = (f"{row.observer}{times}", row.each_round, row.many_rounds, row.never)
         table.add_row(*(Text(cell) for cell in cells))
     return table

@@ -1,121 +1,120 @@
-"""The forecast of `cipherfleet check` as a table, made from the object that `--json` prints."""
+"""The forecast of `cipherfleet check` as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.table import Table
 from rich.text import Text
 
+from cipherfleet_analysis.cost.round_time import RoundTime
+from cipherfleet_analysis.cost.traffic import Traffic
+from cipherfleet_analysis.forecast import Expected, Forecast, Headroom, Mixing
 from cipherfleet_deploy.local.results import plural
 
-Section = Mapping[str, Any]  # of the object that `--json` prints
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def forecast_table(result: Section) -> Table:
+def forecast_table(forecast: Forecast) -> Table:
     """Return a table with one line for each predicted quantity."""
     table = Table(
         title="forecast", box=None, show_header=False, pad_edge=False, title_justify="left"
     )
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, line in _lines(result):
+    for name, line in _lines(forecast):
         table.add_row(Text(name), Text(line))
     return table
 
 
-def _lines(result: Section) -> Iterator[tuple[str, str]]:
-    yield "slots", _slots(result["room"])
-    yield "headroom", _headroom(result["room"])
-    yield "graph", _graph(result["mixing"])
-    yield "traffic", _traffic(result["traffic"])
-    yield from _over_time(result)
-    yield "error", _error(result["expected"])
-    yield "round time", _round_time(result["round_time"])
+def _lines(forecast: Forecast) -> Iterator[tuple[str, str]]:
+    yield "slots", _slots(forecast.room)
+    yield "headroom", _headroom(forecast.room)
+    yield "graph", _graph(forecast.mixing)
+    yield "traffic", _traffic(forecast.traffic)
+    yield from _over_time(forecast)
+    yield "error", _error(forecast.expected)
+    yield "round time", _round_time(forecast.round_time)
 
 
-def _slots(room: Section) -> str:
-    ciphertexts = plural(room["ciphertexts"], "ciphertext")
-    return f"{room['slots']} of {room['slot_bits']} bits in a plaintext, {ciphertexts} per vector"
+def _slots(room: Headroom) -> str:
+    ciphertexts = plural(room.ciphertexts, "ciphertext")
+    return f"{room.slots} of {room.slot_bits} bits in a plaintext, {ciphertexts} per vector"
 
 
-def _headroom(room: Section) -> str:
-    start, largest, bits = room["start_bits"], room["largest_bits"], room["value_bits"]
+def _headroom(room: Headroom) -> str:
+    start, largest, bits = room.start_bits, room.largest_bits, room.value_bits
     if start is None:
         return f"{bits} bits for an estimate; the readings decide how many are used"
     widest = f"{largest:g}" if largest is not None else "more than all of them"
     return f"first estimates and steps use {start:g} of {bits} bits, the simulated run {widest}"
 
 
-def _graph(mixing: Section) -> str:
-    gap, hops = mixing["spectral_gap"], mixing["diameter"]
-    if mixing["method"] == "dense":
+def _graph(mixing: Mixing) -> str:
+    gap, hops = mixing.spectral_gap, mixing.diameter
+    if mixing.method == "dense":
         return f"spectral gap {gap[0]:.3g}, diameter {hops[0]:,}"
     return (
         f"spectral gap {gap[0]:.2g} to {gap[1]:.2g}, diameter {hops[0]:,} to {hops[1]:,} "
-        f"(bounds: {mixing['method']})"
+        f"(bounds: {mixing.method})"
     )
 
 
-def _traffic(moved: Section) -> str:
+def _traffic(moved: Traffic) -> str:
     return (
-        f"a round: {_bytes(moved['per_node'])} sent and received per node "
-        f"(at most {_bytes(moved['busiest'])}, {moved['busiest_node']}), "
-        f"{_bytes(moved['per_edge'])} per edge, {moved['overhead']:.1%} of it MQTT's; "
+        f"a round: {_bytes(moved.per_node)} sent and received per node "
+        f"(at most {_bytes(moved.busiest)}, {moved.busiest_node}), "
+        f"{_bytes(moved.per_edge)} per edge, {moved.overhead:.1%} of it MQTT's; "
         "without TCP/IP and TLS"
     )
 
 
-def _over_time(result: Section) -> Iterator[tuple[str, str]]:
-    for name, heading in (("per_run", "whole run"), ("per_day", "a day")):
-        if (moved := result[name]) is not None:
-            yield (
-                heading,
-                (
-                    f"{moved['rounds']:,.0f} rounds: {_bytes(moved['node'])} per node, "
-                    f"{_bytes(moved['edge'])} per edge"
-                ),
+def _over_time(forecast: Forecast) -> Iterator[tuple[str, str]]:
+    for heading, volume in (("whole run", forecast.per_run), ("a day", forecast.per_day)):
+        if volume is not None:
+            line = (
+                f"{volume.rounds:,.0f} rounds: {_bytes(volume.node)} per node, "
+                f"{_bytes(volume.edge)} per edge"
             )
+            yield heading, line
 
 
-def _error(expected: Section | None) -> str:
+def _error(expected: Expected | None) -> str:
     if expected is None:
         return "not simulated: there are no readings to simulate with"
-    what = f"after {plural(expected['rounds'], 'round')}"
-    if expected["of"] != expected["rounds"]:
-        whole = "without end" if expected["of"] is None else f"{expected['of']:,}"
+    what = f"after {plural(expected.rounds, 'round')}"
+    if expected.of != expected.rounds:
+        whole = "without end" if expected.of is None else f"{expected.of:,}"
         what += f" (shortened: the fleet runs {whole})"
-    figures = [
-        f"{name} {expected[key]:.2g}"
-        for key, name in (("relative_error", "relative error"), ("disagreement", "disagreement"))
-        if expected[key] is not None
-    ]
-    if not expected["stays_in_range"]:
+    errors = {
+        "relative error": expected.relative_error,
+        "disagreement": expected.disagreement,
+    }
+    figures = [f"{name} {error:.2g}" for name, error in errors.items() if error is not None]
+    if not expected.stays_in_range:
         figures = ["an estimate leaves its range; the fleet would stop there"]
-    return f"{what}, simulated with {expected['readings']} readings: " + (
+    return f"{what}, simulated with {expected.readings} readings: " + (
         ", ".join(figures) or "no relative error is defined"
     )
 
 
-def _round_time(result: Section | None) -> str:
-    if result is None:
+def _round_time(predicted: RoundTime | None) -> str:
+    if predicted is None:
         return "choose a board: --profile pi-zero-2, pi-4, pi-5 or host, or --calibration FILE"
-    how = "predicted from measured figures" if result["kind"] == "measured" else "ESTIMATE"
+    how = "predicted from measured figures" if predicted.kind == "measured" else "ESTIMATE"
     first = ""
-    if result["first_rounds"] and result["first_apart_ms"] > 1.05 * result["apart_ms"]:
+    if predicted.first_rounds and predicted.first_apart_ms > 1.05 * predicted.apart_ms:
         first = (
-            f"; in the first {plural(result['first_rounds'], 'round')}, which compute the tables, "
-            f"{_ms(result['first_apart_ms'])} and {_ms(result['first_together_ms'])}"
+            f"; in the first {plural(predicted.first_rounds, 'round')}, which compute the tables, "
+            f"{_ms(predicted.first_apart_ms)} and {_ms(predicted.first_together_ms)}"
         )
-    behind = "" if result["pools_keep_up"] else "; obfuscators limit the pace"
+    behind = "" if predicted.pools_keep_up else "; obfuscators limit the pace"
     return (
-        f"{how}, {result['board']}: {_ms(result['apart_ms'])} with one board per node, "
-        f"{_ms(result['together_ms'])} with all nodes on one board{first}; "
-        f"{_ms(result['cpu_ms'])} of CPU time per node "
-        f"({result['cpu_share']:.0%} of a core with one board per node)"
-        f"{behind} ({result['source']})"
+        f"{how}, {predicted.board}: {_ms(predicted.apart_ms)} with one board per node, "
+        f"{_ms(predicted.together_ms)} with all nodes on one board{first}; "
+        f"{_ms(predicted.cpu_ms)} of CPU time per node "
+        f"({predicted.cpu_share:.0%} of a core with one board per node)"
+        f"{behind} ({predicted.source})"
     )
 
 

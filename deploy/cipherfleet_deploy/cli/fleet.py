@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,21 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import AS_JSON, SIZES, Command, tell, with_options
+from .options import AS_JSON, SIZES, Command, print_result, with_options
 
 if TYPE_CHECKING:
-    from cipherfleet_deploy.containers.run import UpResult
+    from rich.console import Console
+
+    from cipherfleet_deploy.containers.results import (
+        DownResult,
+        ImageResult,
+        StatusResult,
+        UpResult,
+    )
+    from cipherfleet_deploy.containers.run import ContainerOptions
     from cipherfleet_deploy.local.results import RunResult
 
 NAMES_SHOWN = 20
 FILE = click.argument("file", type=click.Path(path_type=Path))
-IMAGE = click.option("--image", help="image of all containers (default: the image of this version)")
-OUT = click.option(
-    "--out", type=click.Path(path_type=Path), help="folder for keys, logs and results"
-)
 
 
-def _size_flags(command: Command) -> Command:
+def container_flags(command: Command) -> Command:
+    """Add the options for the size of a fleet, and for the limits and image of its containers."""
     flags = [
         *SIZES,
         click.option(
@@ -32,8 +36,36 @@ def _size_flags(command: Command) -> Command:
             metavar="pi-zero-2|pi-4|pi-5|cpu=N,memory=SIZE",
             help="limits of each node's container: an emulation, not a device",
         ),
+        click.option(
+            "--image", help="image of all containers (default: the image of this version)"
+        ),
     ]
     return with_options(command, flags)
+
+
+def container_options(
+    *,
+    nodes: int | None,
+    rounds: int | None,
+    key_bits: int | None,
+    seed: int | None,
+    profile: str | None,
+    image: str | None,
+    out: Path | None,
+) -> ContainerOptions:
+    """Return the options of a fleet in containers. Raises ConfigError for an unknown profile."""
+    from cipherfleet_deploy.containers.limits import read_profile
+    from cipherfleet_deploy.containers.plan import IMAGE
+    from cipherfleet_deploy.containers.run import ContainerOptions
+    from cipherfleet_provisioning.fleet.file import Overrides
+
+    return ContainerOptions(
+        Overrides(nodes, rounds, key_bits),
+        seed,
+        out,
+        image or IMAGE,
+        read_profile(profile) if profile else None,
+    )
 
 
 @click.group()
@@ -50,9 +82,8 @@ def fleet() -> None:
 
 @fleet.command()
 @FILE
-@_size_flags
-@IMAGE
-@OUT
+@container_flags
+@click.option("--out", type=click.Path(path_type=Path), help="folder for keys, logs and results")
 @click.option(
     "--wait", is_flag=True, help="wait for the last round, print the results, remove the containers"
 )
@@ -64,7 +95,7 @@ def fleet() -> None:
     help="process: run without containers, as cipherfleet run does",
 )
 @AS_JSON
-def up(file: Path, **flags: Any) -> None:
+def up(file: Path, wait: bool, backend: str, as_json: bool, **flags: Any) -> None:
     """Start each node of FILE in a container.
 
     Each container sees only the folder of its own node. It has a read-only root file system and no
@@ -78,63 +109,67 @@ def up(file: Path, **flags: Any) -> None:
     # Imported here: --help and usage errors must not wait for these imports.
     from rich.console import Console
 
-    from cipherfleet_deploy.local.results import RunResult
-    from cipherfleet_deploy.local.run import show_result, watch_hint
+    from cipherfleet_deploy.local.run import watch_hint
 
     def show(result: RunResult | UpResult, console: Console) -> None:
-        if isinstance(result, RunResult):
-            show_result(result, console)
-        _show_container_figures(result)
-        if not isinstance(result, RunResult):
+        _show_run(result, console)
+        if not wait:
             status_of = shlex.join(["cipherfleet", "fleet", "status", str(file)])
             click.echo(f"{result.nodes} nodes are up: {status_of}")
             click.echo(watch_hint(Path(result.out)))
 
     console = Console(stderr=True)
-    if flags["backend"] == "process":
-        tell(_up_as_processes(file, flags, console), show, as_json=flags["as_json"])
+    if backend == "process":
+        result: RunResult | UpResult = _run_processes(file, wait, console, **flags)
     else:
-        tell(_up_in_containers(file, flags, console), show, as_json=flags["as_json"])
+        result = _run_containers(file, wait, console, container_options(**flags))
+    print_result(result, show, as_json=as_json)
 
 
-def _overrides(flags: dict[str, Any]) -> Any:
+def _run_processes(
+    file: Path,
+    wait: bool,
+    console: Console,
+    *,
+    nodes: int | None,
+    rounds: int | None,
+    key_bits: int | None,
+    seed: int | None,
+    profile: str | None,
+    image: str | None,
+    out: Path | None,
+) -> RunResult:
+    from cipherfleet_deploy.local.run import RunOptions, run_fleet
     from cipherfleet_provisioning.fleet.file import Overrides
 
-    return Overrides(flags["nodes"], flags["rounds"], flags["key_bits"])
-
-
-def _up_as_processes(file: Path, flags: dict[str, Any], console: Any) -> RunResult:
-    from cipherfleet_deploy.local.run import RunOptions, run_fleet
-
-    if flags["profile"] or flags["image"]:
+    if profile or image:
         raise click.UsageError("--profile and --image need --backend docker")
-    if not flags["wait"]:
+    if not wait:
         raise click.UsageError("--backend process needs --wait: processes end with the command")
-    options = RunOptions(_overrides(flags), seed=flags["seed"], out=flags["out"])
-    return run_fleet(file, options, console)
-
-
-def _up_in_containers(file: Path, flags: dict[str, Any], console: Any) -> RunResult | UpResult:
-    from cipherfleet_deploy.containers.engine import Engine
-    from cipherfleet_deploy.containers.limits import read_profile
-    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
-    from cipherfleet_deploy.containers.run import UpOptions, bring_up, run_to_end
-
-    options = UpOptions(
-        _overrides(flags),
-        flags["seed"],
-        flags["out"],
-        flags["image"] or DEFAULT_IMAGE,
-        read_profile(flags["profile"]) if flags["profile"] else None,
+    return run_fleet(
+        file, RunOptions(Overrides(nodes, rounds, key_bits), seed=seed, out=out), console
     )
-    with Engine() as engine:
-        return (run_to_end if flags["wait"] else bring_up)(engine, file, options, console)
 
 
-def _show_container_figures(result: RunResult | UpResult) -> None:
-    """Print the figures that a fleet of containers has and a fleet of processes has not."""
+def _run_containers(
+    file: Path, wait: bool, console: Console, options: ContainerOptions
+) -> RunResult | UpResult:
+    from cipherfleet_deploy.containers.engine import ContainerEngine
+    from cipherfleet_deploy.containers.run import bring_up, run_to_end
+
+    with ContainerEngine() as engine:
+        return (run_to_end if wait else bring_up)(engine, file, options, console)
+
+
+def _show_run(result: RunResult | UpResult, console: Console) -> None:
+    """Print the figures of a run, and those that only a fleet in containers has."""
     import msgspec
 
+    from cipherfleet_deploy.local.results import RunResult
+    from cipherfleet_deploy.local.run import show_result
+
+    if isinstance(result, RunResult):
+        show_result(result, console)
     figures = msgspec.to_builtins(result)
     for name in ("emulated", "start", "memory_mib", "image"):
         figure = figures.get(name)
@@ -157,20 +192,21 @@ def status(file: Path, as_json: bool) -> None:
     Example:
       cipherfleet fleet status examples/intel_lab/fleet.yaml
     """
-    from cipherfleet_deploy.containers.engine import Engine
-    from cipherfleet_deploy.containers.run import status as states_of
+    from cipherfleet_deploy.containers.engine import ContainerEngine
+    from cipherfleet_deploy.containers.run import read_status
 
-    name = _name_of(file)
-    with Engine() as engine:
-        states = states_of(engine, name)
-    if as_json:
-        click.echo(json.dumps({"fleet": name, "containers": states}))
-    for each in () if as_json else states:
-        memory = "-" if each["memory_mib"] is None else f"{each['memory_mib']:.1f} MiB"
-        number = "-" if each["round"] is None else f"round {each['round']}"
-        click.echo(f"{each['name']:<20} {number:<12} {memory:<12} {each['status']}")
-    if not states:
-        _not_up(name)
+    with ContainerEngine() as engine:
+        result = read_status(engine, _read_name(file))
+    print_result(result, _show_status, as_json=as_json)
+    if not result.containers:
+        _fail_not_up(result.fleet)
+
+
+def _show_status(result: StatusResult, _console: Console) -> None:
+    for each in result.containers:
+        memory = "-" if each.memory_mib is None else f"{each.memory_mib:.1f} MiB"
+        number = "-" if each.round is None else f"round {each.round}"
+        click.echo(f"{each.name:<20} {number:<12} {memory:<12} {each.status}")
 
 
 @fleet.command()
@@ -191,10 +227,10 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
     Example:
       cipherfleet fleet logs examples/intel_lab/fleet.yaml mote01 --tail 50 --follow
     """
-    from cipherfleet_deploy.containers.engine import Engine
+    from cipherfleet_deploy.containers.engine import ContainerEngine
 
-    name = _name_of(file)
-    with Engine() as engine:
+    name = _read_name(file)
+    with ContainerEngine() as engine:
         names = engine.names(name)
         if node:
             check_node(names, node, name)
@@ -208,7 +244,7 @@ def logs(file: Path, node: str | None, tail: int, follow: bool) -> None:
         for each, line in lines:
             click.echo(line if node else f"{each}: {line}")
     if not names:
-        _not_up(name)
+        _fail_not_up(name)
 
 
 @fleet.command("exec", context_settings={"ignore_unknown_options": True})
@@ -224,10 +260,10 @@ def execute(file: Path, node: str, command: tuple[str, ...]) -> None:
     Example:
       cipherfleet fleet exec examples/intel_lab/fleet.yaml mote01 cipherfleet-node show-state .
     """
-    from cipherfleet_deploy.containers.engine import Engine
+    from cipherfleet_deploy.containers.engine import ContainerEngine
 
-    with Engine() as engine:
-        name = _name_of(file)
+    with ContainerEngine() as engine:
+        name = _read_name(file)
         check_node(engine.names(name), node, name)
         code, output = engine.run(name, node, command)
     click.echo(output, nl=False)
@@ -248,110 +284,17 @@ def down(file: Path, as_json: bool) -> None:
     Example:
       cipherfleet fleet down examples/intel_lab/fleet.yaml
     """
-    from cipherfleet_deploy.containers.engine import Engine
+    from cipherfleet_deploy.containers.engine import ContainerEngine
+    from cipherfleet_deploy.containers.results import DownResult
 
-    name = _name_of(file)
-    with Engine() as engine:
-        removed = engine.down(name)
-    if as_json:
-        click.echo(json.dumps({"fleet": name, "removed": removed}))
-    else:
-        click.echo(f"removed {len(removed)} containers and networks of {name}")
+    name = _read_name(file)
+    with ContainerEngine() as engine:
+        result = DownResult(fleet=name, removed=engine.down(name))
+    print_result(result, _show_down, as_json=as_json)
 
 
-@fleet.command()
-@FILE
-@_size_flags
-@IMAGE
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="folder for keys and compose.yaml"
-)
-@AS_JSON
-def compose(file: Path, out: Path, as_json: bool, **flags: Any) -> None:
-    """Write compose.yaml for the fleet of FILE.
-
-    Also writes the folders of the containers, beside compose.yaml.
-
-    \b
-    Example:
-      cipherfleet fleet compose examples/average/fleet.yaml --out my-fleet
-    """
-    from rich.console import Console
-
-    from cipherfleet_deploy.containers.compose import write_compose
-    from cipherfleet_deploy.containers.limits import read_profile
-    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
-    from cipherfleet_deploy.containers.plan import container_user, prepare
-    from cipherfleet_node.settings.sections import Simulation
-    from cipherfleet_provisioning.fleet.fleet import load_fleet
-
-    profile = read_profile(flags["profile"]) if flags["profile"] else None
-    loaded = load_fleet(file, _overrides(flags))
-    containers = prepare(loaded, out, Simulation(seed=flags["seed"]), profile, Console(stderr=True))
-    user, chosen_image = container_user(rootless=False), flags["image"] or DEFAULT_IMAGE
-    written = write_compose(loaded.file.fleet, containers, out, chosen_image, user)
-    if as_json:
-        click.echo(json.dumps({"written": str(written), "containers": len(containers)}))
-    else:
-        up_command = shlex.join(["docker", "compose", "-f", str(written), "up", "--detach"])
-        click.echo(f"wrote {written}: {up_command}")
-
-
-@fleet.command()
-@FILE
-@_size_flags
-@IMAGE
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="folder for keys and stack.yaml"
-)
-@click.option(
-    "--brokers",
-    type=click.IntRange(1, 9),
-    help="number of brokers in the cluster (default: as many as broker.cluster has, else 1)",
-)
-@click.option(
-    "--host", "hosts", multiple=True, help="place services on these hosts in turn; may be repeated"
-)
-@AS_JSON
-def stack(
-    file: Path, out: Path, brokers: int | None, hosts: tuple[str, ...], as_json: bool, **flags: Any
-) -> None:
-    """Write stack.yaml for a Docker Swarm.
-
-    Also writes the secrets of the fleet of FILE, beside stack.yaml. Without --host, Swarm may move
-    a node to another host. The node's volume stays on the first host, so the node then starts
-    without its state.
-
-    \b
-    Example:
-      cipherfleet fleet stack examples/average/fleet.yaml --out my-fleet --brokers 3
-    """
-    from rich.console import Console
-
-    from cipherfleet_deploy.containers.limits import read_profile
-    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
-    from cipherfleet_deploy.containers.plan import prepare
-    from cipherfleet_deploy.containers.swarm_stack import write_stack
-    from cipherfleet_node.settings.sections import Simulation
-    from cipherfleet_provisioning.fleet.fleet import load_fleet
-
-    profile = read_profile(flags["profile"]) if flags["profile"] else None
-    loaded, console = load_fleet(file, _overrides(flags)), Console(stderr=True)
-    count = brokers or len(loaded.file.broker.hosts)
-    if count % 2 == 0:
-        note = (
-            f"note: {count} brokers tolerate no more failures than {count - 1}: more than half of "
-            "the brokers must run"
-        )
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    containers = prepare(loaded, out, Simulation(seed=flags["seed"]), profile, console, count)
-    written = write_stack(containers, out, flags["image"] or DEFAULT_IMAGE, hosts)
-    if as_json:
-        click.echo(json.dumps({"written": str(written), "services": len(containers)}))
-    else:
-        name = f"cipherfleet-{loaded.file.fleet.lower()}"
-        deploy = ["docker", "stack", "deploy", "--compose-file", str(written), name]
-        click.echo(f"wrote {written}: {shlex.join(deploy)}")
+def _show_down(result: DownResult, _console: Console) -> None:
+    click.echo(f"removed {len(result.removed)} containers and networks of {result.fleet}")
 
 
 @fleet.command()
@@ -380,18 +323,22 @@ def image(
     Example:
       cipherfleet fleet image --offline
     """
-    from cipherfleet_deploy.containers.engine import Engine
+    from cipherfleet_deploy.containers.engine import ContainerEngine
     from cipherfleet_deploy.containers.image import ImageOptions, build_image
-    from cipherfleet_deploy.containers.plan import IMAGE as DEFAULT_IMAGE
+    from cipherfleet_deploy.containers.plan import IMAGE
 
     machine = platform and platform.partition("/")[2]
-    options = ImageOptions(tag or DEFAULT_IMAGE, base, offline, machine)
-    with Engine() as engine:
+    options = ImageOptions(tag or IMAGE, base, offline, machine)
+    with ContainerEngine() as engine:
         result = build_image(engine, options, lambda text: click.echo(text, err=True))
-    click.echo(json.dumps(result) if as_json else f"built {result['image']}, {result['mib']} MiB")
+    print_result(result, _show_image, as_json=as_json)
 
 
-def _name_of(file: Path) -> str:
+def _show_image(result: ImageResult, _console: Console) -> None:
+    click.echo(f"built {result.image}, {result.mib} MiB")
+
+
+def _read_name(file: Path) -> str:
     from cipherfleet_provisioning.fleet.fleet import load_fleet
 
     return load_fleet(file).file.fleet
@@ -403,7 +350,7 @@ def check_node(names: list[str], node: str, fleet_name: str) -> None:
     from cipherfleet_node.settings.type_errors import did_you_mean
 
     if not names:
-        _not_up(fleet_name)
+        _fail_not_up(fleet_name)
     if node not in names:
         more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
         raise CipherfleetError(
@@ -412,10 +359,10 @@ def check_node(names: list[str], node: str, fleet_name: str) -> None:
         )
 
 
-def _not_up(name: str) -> None:
+def _fail_not_up(name: str) -> None:
     from cipherfleet_node.errors import CipherfleetError
 
     raise CipherfleetError(
-        f"the fleet {name!r} has no container on this machine; start it with cipherfleet fleet up "
-        "FILE"
+        f"the fleet {name!r} has no container on this machine",
+        remedy="start it with cipherfleet fleet up FILE",
     )

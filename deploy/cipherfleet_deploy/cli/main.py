@@ -5,9 +5,7 @@ Commands import what they need when they run. `--help` and usage errors answer a
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import sys
 import traceback
 from functools import cache
@@ -17,16 +15,19 @@ from typing import Any, NoReturn
 
 import click
 
-from cipherfleet_deploy.cli.provision import provision
 from cipherfleet_deploy.interrupts import EXIT_INTERRUPTED, is_interrupted
+from cipherfleet_deploy.result_schemas import FLEET_FILE, SCHEMAS, make_schema
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
 from .fleet import fleet
-from .options import AS_JSON, EXIT_FAILED, SIZES, Command, tell, with_options
+from .fleet_files import compose, stack
+from .init import init
+from .options import AS_JSON, EXIT_FAILED, print_json, print_result
+from .provision import provision
+from .run import demo, run
 from .seed import seed
 
-DEMO_NODES = 10
 PROGRAM = "cipherfleet"
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         cli.main(prog_name=PROGRAM, standalone_mode=False)
     except ConfigError as error:
-        _fail_at(error)
+        _fail_config(error)
     except CipherfleetError as error:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -50,12 +51,15 @@ def main() -> None:
     except Exception as error:  # the text of an unexpected error may hold a reading: show its place
         if sys.flags.dev_mode:
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        _fail(
-            f"internal error, {type(error).__name__} at {Path(place.filename).name}:"
-            f"{place.lineno}; please report it (PYTHONDEVMODE=1 prints the traceback)",
-            EXIT_FAILED,
-        )
+        _fail(_describe_bug(error), EXIT_FAILED)
+
+
+def _describe_bug(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"internal error, {type(error).__name__} at {Path(place.filename).name}:"
+        f"{place.lineno}; please report it (PYTHONDEVMODE=1 prints the traceback)"
+    )
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -65,7 +69,7 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _fail_at(error: ConfigError) -> NoReturn:
+def _fail_config(error: ConfigError) -> NoReturn:
     """Print every error in the operator's files, each with the line of the file it is in."""
     from .error_excerpts import error_lines
 
@@ -77,27 +81,6 @@ def _fail_at(error: ConfigError) -> NoReturn:
 def _print_error(text: str) -> None:
     """Print *text* on one line: names of files and their content may hold control characters."""
     click.echo(one_line(text), err=True)
-
-
-def run_flags(command: Command) -> Command:
-    """Add the options that `demo` and `run` share."""
-    flags = [
-        *SIZES,
-        click.option(
-            "--broker",
-            default="embedded",
-            show_default=True,
-            metavar="embedded|mosquitto|HOST:PORT",
-            help="broker to start, or the address of a running one",
-        ),
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path),
-            help="folder for keys, logs and results (default: cipherfleet-out/FLEET-TIME)",
-        ),
-        AS_JSON,
-    ]
-    return with_options(command, flags)
 
 
 class Commands(click.Group):
@@ -155,111 +138,13 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@cli.command()
-@run_flags
-def demo(nodes: int | None, **flags: Any) -> None:
-    """Fit real sensor readings on this machine.
-
-    Starts a broker and ten daemons, with recorded readings of the Intel lab data. Ends with the
-    fleet's answer beside the answer of a centralised solver that sees all readings.
-
-    \b
-    Example:
-      cipherfleet demo --nodes 50 --rounds 20
-    """
-    _run(example("intel_lab") / "fleet.yaml", nodes=nodes or DEMO_NODES, **flags)
-
-
-@cli.command()
-@click.argument("folder", metavar="DIR")
-@click.option(
-    "--nodes", type=click.IntRange(2, 10_000), default=9, show_default=True, help="number of nodes"
-)
-@click.option(
-    "--topology",
-    default="ring",
-    show_default=True,
-    metavar="KIND",
-    help="which nodes are neighbours: ring, line, star, grid, torus, complete, random_regular, "
-    "erdos_renyi, small_world, geometric, file or edges",
-)
-@click.option(
-    "--key-bits",
-    type=click.IntRange(256, 8192),
-    default=2048,
-    show_default=True,
-    help="Paillier key size in bits; below 2048 is unsafe",
-)
-@AS_JSON
-def init(folder: str, nodes: int, topology: str, key_bits: int, as_json: bool) -> None:
-    """Write a first fleet.yaml into DIR.
-
-    The fleet runs without any change. Comments in the file explain each setting. Existing files
-    are never overwritten.
-
-    \b
-    Example:
-      cipherfleet init my-fleet --nodes 12 --topology geometric
-    """
-    from cipherfleet_provisioning.fleet.template import Plan, write_template
-
-    if not folder.strip():
-        raise click.UsageError("DIR is empty: name a folder, or . for this one")
-    plan = Plan(nodes, topology, key_bits)
-    written = [str(file) for file in write_template(Path(folder), plan)]
-    if as_json:
-        click.echo(json.dumps({"written": written}))
-    else:
-        click.echo("".join(f"wrote {file}\n" for file in written), nl=False)
-        click.echo(f"try it: cipherfleet run {shlex.quote(written[-1])} --rounds 3")
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@run_flags
-def run(file: Path, **flags: Any) -> None:
-    """Run the fleet of FILE on this machine.
-
-    FILE is a fleet.yaml. Each node runs as a daemon in its own process. In the table of results,
-    `silent` counts the answers that did not arrive in time, `rejected` counts the messages that
-    nodes refused, and `restarts` counts the daemons that ended early and were started again.
-
-    \b
-    Example:
-      cipherfleet run examples/average/fleet.yaml --json
-    """
-    _run(file, **flags)
-
-
-def _given_once(
+def _refuse_repetition(
     _context: click.Context, option: click.Parameter, given: tuple[str, ...]
 ) -> str | None:
     """Return the value of an option. Refuse a second value: click would drop the first one."""
     if len(given) > 1:
         raise click.BadParameter(f"{option.opts[0]} is given {len(given)} times, give it once")
     return given[0] if given else None
-
-
-def _run(
-    file: Path,
-    *,
-    nodes: int | None,
-    rounds: int | None,
-    key_bits: int | None,
-    seed: int | None,
-    broker: str,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    # Imported here: --help and usage errors must not wait for these imports.
-    from rich.console import Console
-
-    from cipherfleet_deploy.local.run import RunOptions, run_fleet, show_result
-    from cipherfleet_provisioning.fleet.file import Overrides
-
-    options = RunOptions(Overrides(nodes, rounds, key_bits), broker, seed, out)
-    result = run_fleet(file, options, Console(stderr=True))
-    tell(result, show_result, as_json=as_json)
 
 
 @cli.command()
@@ -271,7 +156,7 @@ def _run(
     "--profile",
     type=click.Choice(["pi-zero-2", "pi-4", "pi-5", "host"]),
     multiple=True,
-    callback=_given_once,
+    callback=_refuse_repetition,
     help="estimate the round time on this board; an estimate, not a measurement",
 )
 @click.option(
@@ -301,7 +186,7 @@ def check(
     from cipherfleet_deploy.check.check import check_fleet, passes, show
 
     result = check_fleet(file, profile, calibration)
-    tell(result, show, as_json=as_json)
+    print_result(result, show, as_json=as_json)
     if not passes(result, strict=strict):
         sys.exit(EXIT_FAILED)
 
@@ -323,21 +208,19 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in check
 
-    from dataclasses import asdict
     from datetime import UTC, datetime
 
-    from cipherfleet_deploy.doctor import examine, exit_code
+    from cipherfleet_deploy.doctor import describe_findings, examine
 
     findings = []
     for finding in examine(file, broker, datetime.now(UTC)):
         findings.append(finding)
         if not as_json:
             click.echo(str(finding))
-    code = exit_code(findings)
+    result = describe_findings(findings)
     if as_json:
-        result = {"findings": [asdict(each) for each in findings], "exit_code": code}
-        click.echo(json.dumps(result))
-    sys.exit(code)
+        print_json(result)
+    sys.exit(result.exit_code)
 
 
 @cli.command()
@@ -372,7 +255,15 @@ def watch(place: Path, **flags: Any) -> None:
 
 
 @cli.command()
-def schema() -> None:
+@click.option(
+    "--of",
+    "name",
+    type=click.Choice(SCHEMAS),
+    default=FLEET_FILE,
+    metavar="NAME",
+    help="what the schema describes",
+)
+def schema(name: str) -> None:
     """Print the JSON Schema of fleet.yaml.
 
     An editor can use it to check a fleet.yaml as you type. The first line of the file names the
@@ -380,22 +271,27 @@ def schema() -> None:
     cannot express rules over several values, such as a connected graph or missing readings. Use
     `cipherfleet check` for these.
 
+    With --of, prints the schema of what a command prints with --json.
+
+    \b
+    NAME is one of:
+      fleet (fleet.yaml, the default)
+      run-result watch-result init-result check-result doctor-result
+      bundle-result enroll-result update-result rotate-result revoke-result
+      seed-result
+      up-result status-result down-result compose-result stack-result
+      image-result
+
     \b
     Example:
       cipherfleet schema > fleet.schema.json
+      cipherfleet schema --of run-result
     """
-    from cipherfleet_provisioning.fleet.schema import schema_text
-
-    click.echo(schema_text(), nl=False)
+    click.echo(make_schema(name), nl=False)
 
 
+fleet.add_command(compose)
+fleet.add_command(stack)
 provision.add_command(seed)
-cli.add_command(fleet)
-cli.add_command(provision)
-
-
-def example(name: str) -> Path:
-    """Return the folder of an example: inside an installed wheel, or beside the source."""
-    package = Path(__file__).parents[1]
-    installed = package / "examples" / name
-    return installed if installed.is_dir() else package.parents[1] / "examples" / name
+for command in (demo, fleet, init, provision, run):
+    cli.add_command(command)

@@ -32,20 +32,24 @@ def with_options(command: Command, flags: Sequence[Flag]) -> Command:
     return command
 
 
-def tell(result: R, show: Callable[[R, Any], None], *, as_json: bool) -> None:
+def print_result(result: R, show: Callable[[R, Any], None], *, as_json: bool) -> None:
     """Print *result* as one JSON object, or let *show* render it on a console.
 
     *result* is a msgspec struct, or a dictionary that JSON can encode.
     """
     if as_json:
-        import msgspec
-
-        content = msgspec.to_builtins(result) if isinstance(result, msgspec.Struct) else result
-        click.echo(json.dumps(content, allow_nan=False))
+        print_json(result)
         return
     from rich.console import Console
 
     show(result, Console())
+
+
+def print_json(result: object) -> None:
+    """Print *result* as one JSON object on one line."""
+    import msgspec
+
+    click.echo(json.dumps(msgspec.to_builtins(result), allow_nan=False))
 
 
 EXIT_FAILED = 1

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import AS_JSON, EXIT_FAILED, Command, tell, with_options
+from .options import AS_JSON, EXIT_FAILED, Command, print_result, with_options
+
+if TYPE_CHECKING:
+    from cipherfleet_deploy.provision_results import ProvisionResult
 
 
 @click.group()
@@ -75,10 +78,10 @@ from_round_flag = click.option(
 )
 
 
-def _show_provision(result: dict[str, Any], *, as_json: bool) -> None:
-    from cipherfleet_deploy.provision_session import show
+def _print_provision_result(result: ProvisionResult, *, as_json: bool) -> None:
+    from cipherfleet_deploy.provision_results import show
 
-    tell(result, show, as_json=as_json)
+    print_result(result, show, as_json=as_json)
 
 
 @provision.command()
@@ -100,7 +103,7 @@ def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
 
     from cipherfleet_deploy.provision_session import bundle as make
 
-    _show_provision(make(file, home, maker, Console(stderr=True)), as_json=as_json)
+    _print_provision_result(make(file, home, maker, Console(stderr=True)), as_json=as_json)
 
 
 @provision.command()
@@ -138,8 +141,8 @@ def enroll(
     asking = ask if sys.stdin.isatty() and not (auto or approved) else None
     consent = Consent(auto, approved, asking)
     result = run_enroll(home, consent, Reach(broker, margin_s, timeout_s))
-    _show_provision(result, as_json=as_json)
-    if result["refused"] or result["not_seen"]:
+    _print_provision_result(result, as_json=as_json)
+    if result.refused or result.not_seen:
         sys.exit(EXIT_FAILED)
 
 
@@ -175,7 +178,7 @@ def update(
 
     reach = Reach(broker, margin_s, timeout_s)
     result = run_update(file, home, maker, from_round, reach, Console(stderr=True))
-    _show_provision(result, as_json=as_json)
+    _print_provision_result(result, as_json=as_json)
 
 
 @provision.command()
@@ -207,7 +210,7 @@ def rotate(
     from cipherfleet_deploy.provision_session import rotate as run_rotate
 
     result = run_rotate(home, node, what, from_round, Reach(broker, margin_s, timeout_s))
-    _show_provision(result, as_json=as_json)
+    _print_provision_result(result, as_json=as_json)
 
 
 @provision.command()
@@ -226,4 +229,4 @@ def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
     """
     from cipherfleet_deploy.provision_session import Reach, revoke_node
 
-    _show_provision(revoke_node(home, node, Reach(broker)), as_json=as_json)
+    _print_provision_result(revoke_node(home, node, Reach(broker)), as_json=as_json)

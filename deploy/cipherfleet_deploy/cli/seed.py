@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import AS_JSON
+from .options import AS_JSON, print_result
+
+if TYPE_CHECKING:
+    from cipherfleet_deploy.cards.card import SeedResult
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -58,21 +60,23 @@ def seed(
         raise click.UsageError("give one place to write to: --image FILE or --boot FOLDER")
     # Imported here: --help and usage errors must not wait for these imports.
     from cipherfleet_deploy.cards.boot_partition import open_folder, open_image
-    from cipherfleet_deploy.cards.card import Extras, find_source, hardware_serial, write_seed
+    from cipherfleet_deploy.cards.card import Extras, find_bundle, write_seed
+    from cipherfleet_deploy.cards.identity import hardware_serial
 
-    source = find_source(node, home)
+    bundle = find_bundle(node, home)
     if image is not None:
         volume, hardware = open_image(image), hardware_serial(image)
     else:
         assert boot is not None
         volume, hardware = open_folder(boot), ""
-    result = write_seed(source, volume, Extras(**given), hardware)
-    if as_json:
-        click.echo(json.dumps(result))
-        return
+    result = write_seed(bundle, volume, Extras(**given), hardware)
+    print_result(result, _show, as_json=as_json)
+
+
+def _show(result: SeedResult, _console: object) -> None:
     click.echo(
-        f"wrote {result['node']} onto {result['written_to']}: {result['files']} files, "
-        f"{result['bytes'] / 1e6:.1f} MB, read back; card {result['card']}"
+        f"wrote {result.node} onto {result.written_to}: {result.files} files, "
+        f"{result.bytes / 1e6:.1f} MB, read back; card {result.card}"
     )
-    if result["private_keys"]:
+    if result.private_keys:
         click.echo("the card carries private keys until its first boot: keep it safe until then")

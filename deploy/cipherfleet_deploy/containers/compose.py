@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -18,7 +17,7 @@ NETWORK = "fleet"
 
 def compose(
     fleet: str, containers: Sequence[Container], root: Path, image: str, user: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the content of a Compose file for *root*, the folder of the containers' folders."""
     return {
         # Compose allows lower case only; the fleet keeps its own name in its settings.
@@ -28,9 +27,9 @@ def compose(
     }
 
 
-def _service(container: Container, root: Path, image: str, user: str) -> dict[str, Any]:
+def _service(container: Container, root: Path, image: str, user: str) -> dict[str, object]:
     folder = container.folder.relative_to(root)
-    service: dict[str, Any] = {
+    service: dict[str, object] = {
         "image": image,
         "command": list(container.command),
         "working_dir": container.place,

@@ -6,32 +6,34 @@ and removes them by this label, even if the command that created them crashed.
 
 from __future__ import annotations
 
-import os
 import queue
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import docker
-import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import ImageNotFound, NotFound
 from docker.types import Healthcheck, LogConfig, Mount
 
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
+from cipherfleet_node.errors import CipherfleetError, ConfigError
 
+from .engine_errors import (
+    TIMEOUT_S,
+    EngineRefused,
+    check_socket,
+    engine_address,
+    engine_errors,
+)
 from .plan import STOP_WITHIN_S, Container, container_user, hand_over
 
 LABEL = "org.cipherfleet"
 FLEET_LABEL, NAME_LABEL, OUT_LABEL = f"{LABEL}.fleet", f"{LABEL}.name", f"{LABEL}.out"
 IMAGE_LABEL = "org.opencontainers.image.title=cipherfleet"  # as in deploy/Dockerfile
-DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
-TIMEOUT_S = 120  # an engine that creates a hundred containers on two cores answers slowly
 THREADS = 8  # measured: one thread takes twice as long, more threads are no faster
 MAX_RESTARTS = 5
 MAX_PROCESSES = 128
@@ -45,66 +47,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class EngineUnreachable(CipherfleetError):
-    """No container engine answers at its address."""
+@dataclass(frozen=True)
+class ListedContainer:
+    """The engine's entry of one container of a fleet."""
 
-    exit_code: ClassVar[int] = 4
-
-
-class EngineRefused(CipherfleetError):
-    """The engine refused a request. The text contains the engine's own message."""
-
-
-@contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """Turn errors of the Docker library into EngineRefused and EngineUnreachable.
-
-    The text begins with *what*, the thing that the request was about.
-    """
-    try:
-        yield
-    except APIError as error:
-        raise EngineRefused(f"{what}: the engine reports: {_explanation(error)}") from None
-    except (DockerException, requests.RequestException) as error:
-        raise _unreachable(what, type(error).__name__) from None
+    name: str  # the node's id, or the broker's host name
+    state: str  # such as "running" or "exited"
+    status: str  # in the engine's words, such as "Up 5 minutes"
+    out: Path  # the folder of --out
+    address: str  # on the fleet's network; empty if it does not run
 
 
-def _address() -> str:
-    return os.environ.get("DOCKER_HOST") or DEFAULT_ADDRESS
-
-
-def _unreachable(what: str, reason: str) -> EngineUnreachable:
-    return EngineUnreachable(
-        f"{what}: no Docker engine answers at {_address()} ({reason}); start it (systemctl start "
-        "docker), join the group docker, set DOCKER_HOST, or use --backend process"
-    )
-
-
-def _explanation(error: APIError) -> str:
-    return one_line(str(error.explanation or error))[:300]
-
-
-def _check_socket() -> None:
-    """Raise EngineUnreachable with the system's reason, which the library's error hides."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(TIMEOUT_S)
-        try:
-            sock.connect(_address().removeprefix("unix://"))
-        except OSError as error:
-            raise _unreachable("containers", error.strerror or str(error)) from None
-
-
-class Engine:
-    """The engine that DOCKER_HOST names, or the one at DEFAULT_ADDRESS. It is a context manager."""
+class ContainerEngine:
+    """The engine that DOCKER_HOST names, or the one of this machine. It is a context manager."""
 
     def __init__(self) -> None:
         """Connect. Raises EngineUnreachable. Raises ConfigError for an engine elsewhere."""
-        if not _address().startswith("unix://"):
+        if not engine_address().startswith("unix://"):
             raise ConfigError(
-                f"DOCKER_HOST is {_address()!r}, must be a unix:// address: only an engine on this "
-                "machine sees the nodes' folders; set it to one, or unset it"
+                f"DOCKER_HOST is {engine_address()!r}, must be a unix:// address: only an engine "
+                "on this machine sees the nodes' folders",
+                remedy="set it to one, or unset it",
             )
-        _check_socket()
+        check_socket()
         with engine_errors("containers"):
             self.client = docker.from_env(timeout=TIMEOUT_S, max_pool_size=2 * THREADS)
             options = self.client.info().get("SecurityOptions") or []
@@ -129,8 +94,11 @@ class Engine:
         except EngineRefused as refusal:
             if self._is_missing(image):
                 raise ConfigError(
-                    f"the image {image} does not exist; build it with cipherfleet fleet image "
-                    "(--offline if no image registry can be reached)"
+                    f"the image {image} does not exist",
+                    remedy=(
+                        "build it with cipherfleet fleet image (--offline if no image registry "
+                        "can be reached)"
+                    ),
                 ) from None
             raise refusal from None
 
@@ -223,15 +191,15 @@ class Engine:
 
         run_in_threads(start, names, advance)
 
-    def containers(self, fleet: str) -> list[dict[str, Any]]:
-        """Return the engine's entry of each container: Names, State, Status, Labels and more."""
+    def containers(self, fleet: str) -> list[ListedContainer]:
+        """Return the containers of *fleet*, sorted by name."""
         with engine_errors(f"the containers of {fleet}"):
             entries = self.client.api.containers(all=True, filters=_label_filter(fleet))
-        return sorted(entries, key=lambda each: str(each["Labels"].get(NAME_LABEL)))
+        return sorted(map(_read_entry, entries), key=lambda each: each.name)
 
     def names(self, fleet: str) -> list[str]:
         """Return the names of the containers within *fleet*: node ids and broker hosts."""
-        return [str(each["Labels"][NAME_LABEL]) for each in self.containers(fleet)]
+        return [each.name for each in self.containers(fleet)]
 
     def inspect(self, fleet: str, name: str) -> dict[str, Any]:
         """Return everything that the engine knows about one container."""
@@ -315,22 +283,32 @@ class Engine:
         """Stop and remove everything with the label of *fleet*. Return the names of it."""
         with engine_errors(f"removing {fleet}"):
             containers = self.client.api.containers(all=True, filters=_label_filter(fleet))
-            run_in_threads(self._remove, containers)
+            run_in_threads(lambda each: self._remove(each["Id"], each["State"]), containers)
             networks = self.client.networks.list(filters=_label_filter(fleet))
             for network in networks:
                 network.remove()
         return [each["Names"][0].lstrip("/") for each in containers] + [n.name for n in networks]
 
-    def _remove(self, container: dict[str, Any]) -> None:
-        name = container["Id"]
+    def _remove(self, identifier: str, state: str) -> None:
         try:
-            if container["State"] == "paused":
-                self.client.api.unpause(name)
-            if container["State"] not in ("created", "exited"):
-                self.client.api.stop(name, timeout=STOP_WITHIN_S)
-            self.client.api.remove_container(name, v=True, force=True)
+            if state == "paused":
+                self.client.api.unpause(identifier)
+            if state not in ("created", "exited"):
+                self.client.api.stop(identifier, timeout=STOP_WITHIN_S)
+            self.client.api.remove_container(identifier, v=True, force=True)
         except NotFound:
             pass  # another command is removing it, too
+
+
+def _read_entry(entry: dict[str, Any]) -> ListedContainer:
+    labels, networks = entry["Labels"], [*entry["NetworkSettings"]["Networks"].values()]
+    return ListedContainer(
+        name=labels[NAME_LABEL],
+        state=entry["State"],
+        status=entry["Status"],
+        out=Path(labels[OUT_LABEL]),
+        address=networks[0]["IPAddress"] if networks else "",
+    )
 
 
 def resident_mib(memory: dict[str, Any]) -> float:

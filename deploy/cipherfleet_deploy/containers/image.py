@@ -17,13 +17,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+import msgspec
 
 from cipherfleet_deploy.progress import EVERY_S
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
-from .engine import Engine, engine_errors
+from .engine import ContainerEngine
+from .engine_errors import engine_errors
 from .plan import IMAGE, STOP_WITHIN_S
+from .results import ImageResult
 
 SOURCE = Path(__file__).parents[3]
 DOCKERFILE, WHEELHOUSE = "deploy/Dockerfile", "deploy/wheelhouse"
@@ -65,12 +69,15 @@ class ImageOptions:
         return self.tag if self.machine is None else f"{self.tag}-{self.machine}"
 
 
-def build_image(engine: Engine, options: ImageOptions, report: ShowProgress) -> dict[str, Any]:
+def build_image(
+    engine: ContainerEngine, options: ImageOptions, report: ShowProgress
+) -> ImageResult:
     """Build the image. Return its name and size. Raises CipherfleetError."""
     if not (SOURCE / DOCKERFILE).is_file():
         raise ConfigError(
-            f"{SOURCE / DOCKERFILE}: does not exist: this is an installed wheel, and an image is "
-            "built from the project's source; install the source with pip install -e"
+            f"{SOURCE / DOCKERFILE}: does not exist: this is an installed wheel, and an image "
+            "is built from the project's source",
+            remedy="install the source with pip install -e",
         )
     with engine_errors("the engine's processor"):
         check_emulator(engine.client.version()["Arch"], options.machine)
@@ -81,11 +88,16 @@ def build_image(engine: Engine, options: ImageOptions, report: ShowProgress) -> 
             arguments = {"BASE_IMAGE": base, "PIP_ARGS": OFFLINE_PIP}
             download_wheels(engine, base, Path(wheels), report, options)
         report("building")
-        packed = io.BytesIO(context(Path(wheels)))
+        packed = io.BytesIO(build_context(Path(wheels)))
         _build(engine, packed, DOCKERFILE, options.name, options.platform, arguments, report)
     engine.remove_superseded_images()
-    size = round(engine.image_mib(options.name), 1)
-    return {"image": options.name, "mib": size, "platform": options.platform, **arguments}
+    return ImageResult(
+        image=options.name,
+        mib=round(engine.image_mib(options.name), 1),
+        platform=options.platform,
+        base_image=arguments.get("BASE_IMAGE", msgspec.UNSET),
+        pip_args=arguments.get("PIP_ARGS", msgspec.UNSET),
+    )
 
 
 def check_emulator(here: str, machine: str | None) -> None:
@@ -93,13 +105,13 @@ def check_emulator(here: str, machine: str | None) -> None:
     if machine in (None, here) or (EMULATORS / f"qemu-{MACHINES[machine]}").exists():
         return
     raise ConfigError(
-        f"this machine is {here} and has no emulator of {machine}; install one: apt-get install "
-        "binfmt-support qemu-user-static arch-test"
+        f"this machine is {here} and has no emulator of {machine}",
+        remedy="install one: apt-get install binfmt-support qemu-user-static arch-test",
     )
 
 
 def _build(
-    engine: Engine,
+    engine: ContainerEngine,
     context: IO[bytes],
     dockerfile: str,
     tag: str,
@@ -131,17 +143,17 @@ def _build(
             last_line = step.get("stream", "").strip() or last_line
 
 
-def context(wheels: Path) -> bytes:
+def build_context(wheels: Path) -> bytes:
     """Return the build context as a tar file, with the folder *wheels* as its wheelhouse."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in IN_CONTEXT:
-            tar.add(SOURCE / name, name, filter=_anonymous)
-        tar.add(wheels, WHEELHOUSE, filter=_anonymous)
+            tar.add(SOURCE / name, name, filter=_anonymise)
+        tar.add(wheels, WHEELHOUSE, filter=_anonymise)
     return archive.getvalue()
 
 
-def _anonymous(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _anonymise(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Leave out compiled files, and remove the owner and the mode of this machine."""
     if "__pycache__" in file.name:
         return None
@@ -151,7 +163,7 @@ def _anonymous(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return file
 
 
-def make_base(engine: Engine, report: ShowProgress, machine: str | None = None) -> str:
+def make_base(engine: ContainerEngine, report: ShowProgress, machine: str | None = None) -> str:
     """Make a base image from Debian packages, unless it exists. Return its name.
 
     It needs a Debian mirror, but no image registry.
@@ -163,8 +175,11 @@ def make_base(engine: Engine, report: ShowProgress, machine: str | None = None) 
     program = shutil.which("mmdebstrap")
     if program is None:
         raise ConfigError(
-            "mmdebstrap is not installed, and --offline needs it to make a base image; install it "
-            "(apt-get install mmdebstrap), or name an image that the engine has with --base"
+            "mmdebstrap is not installed, and --offline needs it to make a base image",
+            remedy=(
+                "install it (apt-get install mmdebstrap), or name an image that the engine has "
+                "with --base"
+            ),
         )
     report(f"making {base} from Debian packages")
     with tempfile.TemporaryDirectory() as folder:
@@ -182,7 +197,9 @@ def make_base(engine: Engine, report: ShowProgress, machine: str | None = None) 
     return base
 
 
-def _build_base(engine: Engine, file: Path, base: str, machine: str, report: ShowProgress) -> None:
+def _build_base(
+    engine: ContainerEngine, file: Path, base: str, machine: str, report: ShowProgress
+) -> None:
     """Build the base image from its tar file.
 
     An import would label the image with the engine's own processor. A build labels it with the
@@ -200,7 +217,7 @@ def _build_base(engine: Engine, file: Path, base: str, machine: str, report: Sho
 
 
 def download_wheels(
-    engine: Engine, base: str, folder: Path, report: ShowProgress, options: ImageOptions
+    engine: ContainerEngine, base: str, folder: Path, report: ShowProgress, options: ImageOptions
 ) -> None:
     """Download every wheel that the image needs into *folder*, for the Python in *base*."""
     question = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]

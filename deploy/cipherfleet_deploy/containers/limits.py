@@ -33,7 +33,7 @@ class Profile:
 
 # The memory is that of the smallest model of the board. The CPU time is a rough share of a
 # server's core.
-PROFILES = {
+LIMITS = {
     profile.name: profile
     for profile in (
         Profile("pi-zero-2", 0.2, 512 * MIB),
@@ -48,12 +48,12 @@ def read_profile(text: str) -> Profile:
 
     Raises ConfigError for any other text, and for limits under which a node does not start.
     """
-    if text in PROFILES:
-        return PROFILES[text]
+    if text in LIMITS:
+        return LIMITS[text]
     found = re.fullmatch(r"cpu=(\d+(?:\.\d+)?),memory=(\d+)([kmg]?)", text.strip().lower())
     if found is None:
         raise ConfigError(
-            f"the profile is {text!r}, must be one of {', '.join(PROFILES)}, or "
+            f"the profile is {text!r}, must be one of {', '.join(LIMITS)}, or "
             "cpu=CORES,memory=SIZE, for example cpu=0.5,memory=256m"
         )
     profile = Profile("custom", float(found[1]), int(found[2]) * _UNITS[found[3]])

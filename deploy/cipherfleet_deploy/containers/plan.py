@@ -17,7 +17,7 @@ from rich.console import Console
 from cipherfleet_broker.embedded import configuration
 from cipherfleet_broker.program import ClusterMember, Peer
 from cipherfleet_broker.security import TLS_PORT, Identity, Security
-from cipherfleet_deploy.local.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, provision
+from cipherfleet_deploy.local.run import NODES_FOLDER, RUN_DAYS, TLS_FOLDER, write_node_folders
 from cipherfleet_node import __version__
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import check_target
@@ -86,7 +86,7 @@ def broker_hosts(count: int) -> tuple[str, ...]:
     return tuple(f"{name}{number}.{domain}" for number in range(1, count + 1))
 
 
-def prepare(
+def prepare_containers(
     fleet: Fleet,
     out: Path,
     simulation: Simulation,
@@ -111,7 +111,7 @@ def prepare(
     security = secure(fleet, authority, tls, now, hosts, links=brokers > 1)
     sections = [Broker(host=host, port=TLS_PORT, tls=True) for host in hosts]
     addresses = {name: sections[place] for name, place in fleet.places(brokers).items()}
-    bundles = provision(fleet, out, addresses, authority, simulation, console)
+    bundles = write_node_folders(fleet, out, addresses, authority, simulation, console)
     peers = tuple(Peer(host) for host in hosts)
     for own, folder in enumerate(places.values()):
         member = ClusterMember(fleet.file.fleet, peers, own) if brokers > 1 else None

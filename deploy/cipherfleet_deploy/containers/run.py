@@ -8,33 +8,33 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 from rich.console import Console
 
-from cipherfleet_analysis.advice import advice
+from cipherfleet_analysis.advice import advice, advice_line
 from cipherfleet_broker.embedded import PACKAGE
 from cipherfleet_broker.interrupts import defer_interrupts
 from cipherfleet_deploy.local.record import FleetFailed, NodeRecord, StallDetector
 from cipherfleet_deploy.local.results import ContainerImage, ContainerMemory, RunResult
 from cipherfleet_deploy.local.run import (
+    NODES_FOLDER,
     Report,
     default_folder,
-    patience,
-    showing_progress,
+    show_progress,
+    stall_timeout_s,
     watch_hint,
 )
-from cipherfleet_deploy.progress import Lines, counting, print_line
+from cipherfleet_deploy.progress import Lines, print_line, show_count
 from cipherfleet_node.errors import CipherfleetError
 from cipherfleet_node.settings.sections import Simulation
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
-from .engine import NAME_LABEL, OUT_LABEL, Engine
+from .engine import ContainerEngine, ListedContainer
 from .limits import Profile
-from .plan import BROKER_HOST, IMAGE, Container, prepare
+from .plan import BROKER_HOST, IMAGE, Container, prepare_containers
+from .results import ContainerStatus, StatusResult, UpResult
 
 POLL_S = 0.5
 LIST_EVERY_S = 2.0  # a request to the engine costs more than reading files
@@ -42,7 +42,7 @@ MEMORY_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
-class UpOptions:
+class ContainerOptions:
     """The options of `fleet up`."""
 
     overrides: Overrides = field(default_factory=Overrides)
@@ -68,7 +68,7 @@ class DockerFleet:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ContainerEngine,
         fleet: str,
         containers: Sequence[Container],
         stalled_after_s: float,
@@ -96,7 +96,7 @@ class DockerFleet:
         began = time.monotonic()
         self._began = began
         try:
-            with counting("containers created", len(self._containers), self._console) as advance:
+            with show_count("containers created", len(self._containers), self._console) as advance:
                 self.engine.create(self.fleet, out, image, self._containers, advance)
             self.timing["created_s"] = time.monotonic() - began
             self.engine.start(self.fleet, [BROKER_HOST])
@@ -121,7 +121,7 @@ class DockerFleet:
                 self._measure_memory()
 
         with (
-            counting("containers started", len(self.nodes), self._console) as advance,
+            show_count("containers started", len(self.nodes), self._console) as advance,
             ThreadPoolExecutor(1) as pool,
         ):
             observing = pool.submit(observe)
@@ -166,14 +166,14 @@ class DockerFleet:
 
     def _check_containers(self) -> None:
         listed = self.engine.containers(self.fleet)
-        names = {each["Labels"][NAME_LABEL] for each in listed}
+        names = {each.name for each in listed}
         if gone := sorted(({BROKER_HOST} | set(self.nodes)) - names):
             raise FleetFailed(
                 f"the container of {gone[0]} does not exist any more: another command removed it"
             )
         for each in listed:
-            if each["State"] in ("exited", "dead"):
-                self._check_ended(each["Labels"][NAME_LABEL])
+            if each.state in ("exited", "dead"):
+                self._check_ended(each.name)
 
     def _check_ended(self, name: str) -> None:
         node = self.nodes.get(name)
@@ -202,7 +202,7 @@ class DockerFleet:
     def save_logs(self) -> None:
         """Write the log of each node that still has a container into the node's folder."""
         for each in self.engine.containers(self.fleet):
-            node = self.nodes.get(each["Labels"][NAME_LABEL])
+            node = self.nodes.get(each.name)
             if node is not None:
                 node.log.parent.mkdir(exist_ok=True)
                 node.log.write_text(self.engine.log(self.fleet, node.id))
@@ -232,7 +232,7 @@ class DockerFleet:
 
 
 def plan_fleet(
-    engine: Engine, fleet: Fleet, options: UpOptions, console: Console
+    engine: ContainerEngine, fleet: Fleet, options: ContainerOptions, console: Console
 ) -> tuple[DockerFleet, Path]:
     """Write the folders of *fleet*. Return its containers, not yet created, and the folder.
 
@@ -242,35 +242,26 @@ def plan_fleet(
     engine.image_mib(options.image)
     if engine.containers(name):
         raise CipherfleetError(
-            f"the fleet {name!r} has containers on this machine already; remove them with "
-            "cipherfleet fleet down FILE"
+            f"the fleet {name!r} has containers on this machine already",
+            remedy="remove them with cipherfleet fleet down FILE",
         )
-    for line in advice(fleet):
-        print_line(console, line)
+    for finding in advice(fleet):
+        print_line(console, advice_line(finding))
     if options.profile is not None:
         print_line(console, f"note: {options.profile}; the figures are not those of a device")
     out = options.out or default_folder(fleet)
     simulation = Simulation(seed=options.seed, trace_estimates=True)
-    containers = prepare(fleet, out, simulation, options.profile, console)
-    return DockerFleet(engine, name, containers, patience(fleet), console), out
+    containers = prepare_containers(fleet, out, simulation, options.profile, console)
+    return DockerFleet(engine, name, containers, stall_timeout_s(fleet), console), out
 
 
-class UpResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The fleet that `fleet up` has started without --wait; `--json` prints these keys."""
-
-    fleet: str
-    nodes: int
-    out: str
-    emulated: str | None
-    start: dict[str, float]
-    memory_mib: ContainerMemory
-
-
-def bring_up(engine: Engine, file: Path, options: UpOptions, console: Console) -> UpResult:
+def bring_up(
+    engine: ContainerEngine, file: Path, options: ContainerOptions, console: Console
+) -> UpResult:
     """Start the fleet of *file* and leave it running."""
     fleet = load_fleet(file, options.overrides)
     report = Report(fleet, options.out or default_folder(fleet), console)
-    with report.reporting_failures():
+    with report.report_failures():
         nodes, out = plan_fleet(engine, fleet, replace(options, out=report.out), console)
         report.nodes = nodes
         nodes.start(out, options.image)
@@ -278,13 +269,15 @@ def bring_up(engine: Engine, file: Path, options: UpOptions, console: Console) -
         fleet=fleet.file.fleet,
         nodes=len(nodes.nodes),
         out=str(out),
-        emulated=_emulated(options.profile),
+        emulated=_profile_text(options.profile),
         start=nodes.start_times_s,
         memory_mib=nodes.memory_mib,
     )
 
 
-def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console) -> RunResult:
+def run_to_end(
+    engine: ContainerEngine, file: Path, options: ContainerOptions, console: Console
+) -> RunResult:
     """Run the fleet of *file* in containers to its end, then remove them.
 
     Returns the figures of `run_fleet` and those that only containers have.
@@ -294,9 +287,9 @@ def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console)
     report.more = {
         "broker": f"{PACKAGE}, in a container",
         "backend": "docker",
-        "emulated": _emulated(options.profile),
+        "emulated": _profile_text(options.profile),
     }
-    with report.reporting_failures():
+    with report.report_failures():
         nodes, out = plan_fleet(engine, fleet, replace(options, out=report.out), console)
         size = round(engine.image_mib(options.image), 1)
         report.more["image"] = ContainerImage(options.image, size)
@@ -304,7 +297,7 @@ def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console)
         try:
             nodes.start(out, options.image)
             print_line(console, watch_hint(out))
-            with showing_progress(fleet, nodes, console) as show:
+            with show_progress(fleet, nodes, console) as show:
                 nodes.wait(show)
         finally:
             Lines(console).begin("removing the containers")
@@ -313,30 +306,32 @@ def run_to_end(engine: Engine, file: Path, options: UpOptions, console: Console)
     return report.conclude()
 
 
-def _emulated(profile: Profile | None) -> str | None:
+def _profile_text(profile: Profile | None) -> str | None:
     return None if profile is None else str(profile)
 
 
-def status(engine: Engine, fleet: str) -> list[dict[str, Any]]:
-    """Return one object for each container of *fleet*, for `--json`."""
+def read_status(engine: ContainerEngine, fleet: str) -> StatusResult:
+    """Return the state of each container of *fleet*."""
     listed = engine.containers(fleet)
-    running = [each["Labels"][NAME_LABEL] for each in listed if each["State"] == "running"]
+    running = [each.name for each in listed if each.state == "running"]
     memory = engine.memory_mib(fleet, running)
-    return [_state_of(each, memory) for each in listed]
+    return StatusResult(
+        fleet=fleet, containers=[_read_container_status(each, memory) for each in listed]
+    )
 
 
-def _state_of(container: Mapping[str, Any], memory: Mapping[str, float]) -> dict[str, Any]:
-    labels = container["Labels"]
-    name = labels[NAME_LABEL]
-    state: dict[str, Any] = {
-        "name": name,
-        "state": container["State"],
-        "status": container["Status"],
-    }
-    state["memory_mib"] = round(memory[name], 1) if name in memory else None
-    state["round"] = None
-    if name != BROKER_HOST:
-        node = NodeRecord(name, Path(labels[OUT_LABEL]) / "nodes" / name)
+def _read_container_status(
+    container: ListedContainer, memory: Mapping[str, float]
+) -> ContainerStatus:
+    closed = None
+    if container.name != BROKER_HOST:
+        node = NodeRecord(container.name, container.out / NODES_FOLDER / container.name)
         node.read()
-        state["round"] = node.round
-    return state
+        closed = node.round
+    return ContainerStatus(
+        name=container.name,
+        state=container.state,
+        status=container.status,
+        memory_mib=round(memory[container.name], 1) if container.name in memory else None,
+        round=closed,
+    )

@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -73,22 +72,23 @@ def pack(container: Container) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=9) as tar:
         for file in files:
-            tar.add(file, str(file.relative_to(container.folder)), False, filter=_without_owner)
+            tar.add(file, str(file.relative_to(container.folder)), False, filter=_remove_owner)
     if archive.tell() > SECRET_BYTES:
         raise ConfigError(
-            f"{container.folder}: has {archive.tell() / 1024:.0f} KiB packed, a secret of Docker "
-            f"Swarm holds at most {SECRET_BYTES // 1024}; give its sensor fewer recorded readings"
+            f"{container.folder}: has {archive.tell() / 1024:.0f} KiB packed, a secret of "
+            f"Docker Swarm holds at most {SECRET_BYTES // 1024}",
+            remedy="give its sensor fewer recorded readings",
         )
     return archive.getvalue()
 
 
-def _without_owner(file: tarfile.TarInfo) -> tarfile.TarInfo:
+def _remove_owner(file: tarfile.TarInfo) -> tarfile.TarInfo:
     file.uid = file.gid = 0
     file.uname = file.gname = ""
     return file
 
 
-def stack(services: Sequence[Service], image: str) -> dict[str, Any]:
+def stack(services: Sequence[Service], image: str) -> dict[str, object]:
     """Return the content of a stack file beside the folder of bundles."""
     return {
         "version": VERSION,
@@ -109,10 +109,10 @@ def _bundle_file(service: Service) -> Path:
     return Path(BUNDLES_FOLDER) / f"{service.storage_name}.tar.gz"
 
 
-def _service(service: Service, image: str) -> dict[str, Any]:
+def _service(service: Service, image: str) -> dict[str, object]:
     container = service.container
     own = {"uid": str(IMAGE_USER), "gid": str(IMAGE_USER), "mode": 0o400}
-    limits: dict[str, Any] = {"pids": MAX_PROCESSES}
+    limits: dict[str, int | str] = {"pids": MAX_PROCESSES}
     if container.profile is not None:
         limits["cpus"] = str(container.profile.cpu)
         limits["memory"] = f"{container.profile.memory // MIB}M"
@@ -155,7 +155,7 @@ def _service(service: Service, image: str) -> dict[str, Any]:
     }
 
 
-def _placement(service: Service) -> dict[str, Any]:
+def _placement(service: Service) -> dict[str, object]:
     if service.host is not None:
         return {"constraints": [f"node.hostname == {service.host}"]}
     return {"preferences": [{"spread": "node.id"}]}

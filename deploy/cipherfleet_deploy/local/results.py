@@ -140,7 +140,7 @@ def relative_error(estimates: FloatArray, optimum: FloatVector) -> float:
 
     *estimates* has shape (nodes, d). The result is NaN if *optimum* is 0.
     """
-    return _relative(estimates - optimum, optimum)
+    return _relative_length(estimates - optimum, optimum)
 
 
 def disagreement(estimates: FloatArray) -> float:
@@ -149,7 +149,7 @@ def disagreement(estimates: FloatArray) -> float:
     *estimates* has shape (nodes, d). The result is NaN if the mean is 0.
     """
     mean = estimates.mean(axis=0)
-    return _relative(estimates - mean, mean)
+    return _relative_length(estimates - mean, mean)
 
 
 def movement(trajectory: Trajectory) -> float:
@@ -160,10 +160,10 @@ def movement(trajectory: Trajectory) -> float:
     """
     half = Trajectory(trajectory.estimates[: len(trajectory.estimates) // 2])
     mean = trajectory.last.mean(axis=0)
-    return _relative(half.last.mean(axis=0) - mean, mean)
+    return _relative_length(half.last.mean(axis=0) - mean, mean)
 
 
-def rounds_to(trajectory: Trajectory, optimum: FloatVector | None) -> dict[str, int | None]:
+def count_rounds_to(trajectory: Trajectory, optimum: FloatVector | None) -> dict[str, int | None]:
     """Return for each of ACCURACIES the number of rounds after which the error stays below it.
 
     The number is None if the relative error is not below it after the last round, or if *optimum*
@@ -185,7 +185,7 @@ def stays_below(errors: Sequence[float], level: float) -> int | None:
     return first if first <= len(errors) else None
 
 
-def _relative(deviations: FloatArray, answer: FloatVector) -> float:
+def _relative_length(deviations: FloatArray, answer: FloatVector) -> float:
     distance = math.sqrt(float(np.mean(np.sum(deviations**2, axis=-1))))
     size = float(np.linalg.norm(answer))
     return distance / size if size else math.nan
@@ -202,8 +202,8 @@ def summarise(
     file, last = fleet.file, trajectory.last
     closed = [line for node in nodes.nodes.values() for line in node.rounds]
     known = last[~np.isnan(last).any(axis=1)]
-    error = None if optimum is None else _defined(relative_error(known, optimum))
-    apart, moved = _defined(disagreement(known)), _defined(movement(trajectory))
+    error = None if optimum is None else _finite_or_none(relative_error(known, optimum))
+    apart, moved = _finite_or_none(disagreement(known)), _finite_or_none(movement(trajectory))
     decisive = (apart, moved) if error is None else (error,)
     return RunResult(
         fleet=file.fleet,
@@ -219,7 +219,7 @@ def summarise(
         disagreement=apart,
         movement=moved,
         settled=len(known) == len(last) and all(e is not None and e < SETTLED for e in decisive),
-        rounds_to=rounds_to(trajectory, optimum),
+        rounds_to=count_rounds_to(trajectory, optimum),
         round_ms=_percentiles([line["ms"] for line in closed]),
         bytes_per_edge_round=round(_bytes_sent(nodes) / max(1, _edge_rounds(fleet, nodes)), 1),
         silent=int(sum(line["silent"] for line in closed)),
@@ -235,7 +235,7 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
-def _defined(figure: float) -> float | None:
+def _finite_or_none(figure: float) -> float | None:
     return figure if math.isfinite(figure) else None
 
 

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cipherfleet_analysis.advice import advice
+from cipherfleet_analysis.advice import advice, advice_line
 from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_broker import RunningBroker, Security, start_broker, start_cluster
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_deploy.progress import Lines, counting, print_line
+from cipherfleet_deploy.progress import Lines, print_line, show_count
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import check_target, write_bundles
@@ -88,7 +88,7 @@ class Report:
         self.optimum = centralised_answer(self.fleet)
 
     @contextmanager
-    def reporting_failures(self) -> Iterator[None]:
+    def report_failures(self) -> Iterator[None]:
         """Report the rounds closed so far if the block is interrupted or fails."""
         try:
             yield
@@ -116,7 +116,7 @@ class Report:
         )
         plot_run(trajectory, self.optimum, _title(result), self.out / PLOT_FILE)
         if not result.settled:
-            print_line(self.console, f"warn: {unsettled(result)}")
+            print_line(self.console, f"warn: {unsettled_warning(result)}")
         return result
 
     def _end_early(self, error: KeyboardInterrupt | CipherfleetError | OSError) -> None:
@@ -148,32 +148,32 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> RunResult:
     fleet = load_fleet(file, options.overrides, endless=False)
     out, lines = options.out or default_folder(fleet), Lines(console)
     report = Report(fleet, out, console)
-    for line in advice(fleet):
-        print_line(console, line)
-    with report.reporting_failures():
+    for finding in advice(fleet):
+        print_line(console, advice_line(finding))
+    with report.report_failures():
         authority, security = (
-            _secured(fleet, out, options) if fleet.file.broker.tls else (None, None)
+            _make_security(fleet, out, options) if fleet.file.broker.tls else (None, None)
         )
         lines.begin("starting the broker")
-        with _running_brokers(fleet, options.broker, security) as brokers:
+        with _start_brokers(fleet, options.broker, security) as brokers:
             count = "" if len(brokers) == 1 else f", a cluster of {len(brokers)}"
             report.more = {"broker": f"{brokers[0].name} {brokers[0].version}{count}"}
             simulation = Simulation(seed=options.seed, trace_estimates=True)
-            bundles = provision(
-                fleet, out, addresses(fleet, brokers), authority, simulation, console
+            bundles = write_node_folders(
+                fleet, out, assign_brokers(fleet, brokers), authority, simulation, console
             )
-            with LocalFleet(bundles, patience(fleet)) as nodes:
+            with LocalFleet(bundles, stall_timeout_s(fleet)) as nodes:
                 lines.begin(f"starting {len(bundles)} nodes")
                 report.nodes = nodes
                 nodes.start()
                 print_line(console, watch_hint(out))
-                with showing_progress(fleet, nodes, console) as show:
+                with show_progress(fleet, nodes, console) as show:
                     nodes.wait(show)
     return report.conclude()
 
 
 @contextmanager
-def _running_brokers(
+def _start_brokers(
     fleet: Fleet, choice: str, security: Security | None
 ) -> Iterator[Sequence[RunningBroker]]:
     """Start one broker, or as many as the cluster in fleet.yaml has."""
@@ -186,18 +186,19 @@ def _running_brokers(
             yield running.members
 
 
-def addresses(fleet: Fleet, brokers: Sequence[RunningBroker]) -> dict[str, Broker]:
+def assign_brokers(fleet: Fleet, brokers: Sequence[RunningBroker]) -> dict[str, Broker]:
     """Return the address of each node's own broker, which is one of *brokers*."""
     found = [Broker(host=each.host, port=each.port, tls=fleet.file.broker.tls) for each in brokers]
     return {name: found[place] for name, place in fleet.places(len(found)).items()}
 
 
-def _secured(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, Security]:
+def _make_security(fleet: Fleet, out: Path, options: RunOptions) -> tuple[Certified, Security]:
     """Make a certificate authority for this run, and the broker's files from it, in <out>/tls."""
     if ":" in options.broker:
         raise ConfigError(
-            f"broker.tls is true, and this run cannot make a certificate for the broker "
-            f"{options.broker}; leave --broker out, or choose embedded or mosquitto"
+            "broker.tls is true, and this run cannot make a certificate for the broker "
+            f"{options.broker}",
+            remedy="leave --broker out, or choose embedded or mosquitto",
         )
     folder, now = out / TLS_FOLDER, datetime.now(UTC)
     check_target(folder)
@@ -221,15 +222,16 @@ def check_out(out: Path) -> None:
         return
     remedy = f"name another folder with --out, or remove this one: rm -r {shlex.quote(str(out))}"
     if (out / RESULT_FILE).exists():
-        raise ConfigError(f"{out}: holds an earlier run and its {RESULT_FILE}; {remedy}")
-    closed = max((_rounds_closed(folder) for folder in nodes.iterdir()), default=0)
+        raise ConfigError(f"{out}: holds an earlier run and its {RESULT_FILE}", remedy=remedy)
+    closed = max((_count_closed_rounds(folder) for folder in nodes.iterdir()), default=0)
     raise ConfigError(
         f"{out}: holds keys and logs of a run without a {RESULT_FILE}: it was killed after "
-        f"{plural(closed, 'round')}, or is still running; it cannot be resumed; {remedy}"
+        f"{plural(closed, 'round')}, or is still running; it cannot be resumed",
+        remedy=remedy,
     )
 
 
-def _rounds_closed(folder: Path) -> int:
+def _count_closed_rounds(folder: Path) -> int:
     node = NodeRecord(folder.name, folder)
     node.read()
     return node.round
@@ -240,13 +242,13 @@ def watch_hint(out: Path) -> str:
     return f"to watch it: cipherfleet watch {shlex.quote(str(out))}"
 
 
-def patience(fleet: Fleet) -> float:
+def stall_timeout_s(fleet: Fleet) -> float:
     """Return the seconds without any closed round after which a run has failed."""
     algorithm = fleet.file.algorithm
     return algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s + (algorithm.period_s or 0.0)
 
 
-def provision(
+def write_node_folders(
     fleet: Fleet,
     out: Path,
     broker: Broker | Mapping[str, Broker],
@@ -255,7 +257,7 @@ def provision(
     console: Console,
 ) -> dict[str, Path]:
     """Write keys and a folder for every node under <out>/nodes; return the folders by node id."""
-    with counting("keys", len(fleet.members), console) as advance:
+    with show_count("keys", len(fleet.members), console) as advance:
         return write_bundles(
             fleet,
             out / NODES_FOLDER,
@@ -267,9 +269,7 @@ def provision(
 
 
 @contextmanager
-def showing_progress(
-    fleet: Fleet, nodes: Recorded, console: Console
-) -> Iterator[Callable[[], None]]:
+def show_progress(fleet: Fleet, nodes: Recorded, console: Console) -> Iterator[Callable[[], None]]:
     """Show the round, the round time and the disagreement, in a bar or in lines.
 
     Yields a function that updates the display. No estimate is ever shown.
@@ -317,13 +317,13 @@ def _ms_and_disagreement(nodes: Recorded, slowest: int) -> tuple[str, str]:
     )
 
 
-def unsettled(result: RunResult) -> str:
+def unsettled_warning(result: RunResult) -> str:
     """Return the warning that the estimates have not settled, with the remedy."""
     names = ("relative_error",) if result.relative_error is not None else (
         "disagreement", "movement",
     )  # fmt: skip
     figures = ", ".join(
-        f"{name.replace('_', ' ')} {_shown(getattr(result, name))}" for name in names
+        f"{name.replace('_', ' ')} {_format(getattr(result, name))}" for name in names
     )
     return (
         f"not settled after {plural(result.rounds, 'round')}: {figures}, must be below "
@@ -339,7 +339,7 @@ def _title(result: RunResult) -> str:
     )
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -360,7 +360,7 @@ def show_result(result: RunResult, console: Console) -> None:
         "wall_s",
     ):
         value = getattr(result, name)
-        table.add_row(name, _shown(value))
+        table.add_row(name, _format(value))
     table.add_row("round_ms p50 / p95", f"{result.round_ms.p50} / {result.round_ms.p95}")
     table.add_row("bytes_per_edge_round", f"{result.bytes_per_edge_round:.0f}")
     reached = {name: count for name, count in result.rounds_to.items() if count is not None}

@@ -28,7 +28,7 @@ from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Entry, read_ledger
 from cipherfleet_provisioning.operations import OPERATOR_FOLDER
 from cipherfleet_provisioning.operator_session import AcceptAnySignature, operator_context
-from cipherfleet_provisioning.sets import CURRENT, current
+from cipherfleet_provisioning.sets import CURRENT, find_current_set
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WatchedFleet:
     @property
     def is_outdated(self) -> bool:
         """True if the set has been replaced since it was read, by new nodes or new keys."""
-        return self.home is not None and current(self.home) != self.place
+        return self.home is not None and find_current_set(self.home) != self.place
 
 
 def find_fleet(place: Path, broker: str | None) -> WatchedFleet:
@@ -61,8 +61,11 @@ def find_fleet(place: Path, broker: str | None) -> WatchedFleet:
     if (place / NODES_FOLDER).is_dir():
         return _read_run(place, broker)
     raise ConfigError(
-        f"{place}: holds no fleet; name a fleet.yaml, the folder of cipherfleet provision bundle, "
-        "or the --out folder of cipherfleet run or fleet up"
+        f"{place}: holds no fleet",
+        remedy=(
+            "name a fleet.yaml, the folder of cipherfleet provision bundle, or the --out folder "
+            "of cipherfleet run or fleet up"
+        ),
     )
 
 
@@ -71,45 +74,50 @@ def _read_file(file: Path, broker: str | None) -> WatchedFleet:
     settings = fleet.file.broker
     if settings.tls:
         raise ConfigError(
-            f"{file}: broker.tls is true, and the operator's certificate is not in this file; name "
-            "the folder of cipherfleet provision bundle, or the --out folder of the run instead"
+            f"{file}: broker.tls is true, and the operator's certificate is not in this file",
+            remedy=(
+                "name the folder of cipherfleet provision bundle, or the --out folder of the run "
+                "instead"
+            ),
         )
     names = [member.id for member in fleet.members]
-    return WatchedFleet(fleet.file.fleet, _address(settings, broker), None, _unverified(names))
+    return WatchedFleet(
+        fleet.file.fleet, _address(settings, broker), None, _accept_any_signature(names)
+    )
 
 
 def _read_set(home: Path, broker: str | None) -> WatchedFleet:
-    place = current(home)
+    place = find_current_set(home)
     assert place is not None  # the caller has seen the link
     ledger = read_ledger(place)
-    context = _context_of_set(place / OPERATOR_FOLDER) if ledger.broker.tls else None
+    context = _load_set_context(place / OPERATOR_FOLDER) if ledger.broker.tls else None
     verifiers = {name: _verifier(ledger.members[name]) for name in ledger.present}
     where = _address(ledger.broker, broker)
     return WatchedFleet(ledger.fleet, where, context, verifiers, home, place)
 
 
-def _context_of_set(folder: Path) -> ssl.SSLContext:
+def _load_set_context(folder: Path) -> ssl.SSLContext:
     if (folder / f"{WATCHER_STEM}.pem").exists():
         return operator_context(folder, WATCHER_STEM)
     return operator_context(folder)  # an older set has no certificate for watchers
 
 
 def _verifier(entry: Entry) -> Verifier:
-    if entry.halves is None:  # not claimed yet
+    if entry.public_keys is None:  # not claimed yet
         return AcceptAnySignature()
-    return Ed25519PublicKey.from_public_bytes(entry.halves.identity)
+    return Ed25519PublicKey.from_public_bytes(entry.public_keys.identity)
 
 
 def _read_run(out: Path, broker: str | None) -> WatchedFleet:
     folders = sorted(file.parent for file in (out / NODES_FOLDER).glob(f"*/{NODE_FILE}"))
     if not folders:
         raise ConfigError(
-            f"{out / NODES_FOLDER}: holds no folder of a node; if the run has just started, try "
-            "again"
+            f"{out / NODES_FOLDER}: holds no folder of a node",
+            remedy="if the run has just started, try again",
         )
     config = load_node_config(folders[0])  # fleet and broker are the same for all nodes
     names = [folder.name for folder in folders]
-    verifiers = _unverified(names)
+    verifiers = _accept_any_signature(names)
     for file in sorted((out / NODES_FOLDER).glob(f"*/{NEIGHBOURS_FOLDER}/*.json")):
         if isinstance(verifiers.get(file.stem), AcceptAnySignature):
             verifiers[file.stem] = _read_identity(file)
@@ -117,7 +125,7 @@ def _read_run(out: Path, broker: str | None) -> WatchedFleet:
         where = container_address(config.fleet), config.broker.port
     else:
         where = _address(config.broker, broker)
-    context = _context_of_run(out / TLS_FOLDER, config.broker.host) if config.broker.tls else None
+    context = _load_run_context(out / TLS_FOLDER, config.broker.host) if config.broker.tls else None
     return WatchedFleet(config.fleet, where, context, verifiers)
 
 
@@ -127,12 +135,12 @@ def _read_identity(file: Path) -> Verifier:
         return identity_from_text(json.loads(file.read_bytes())["identity"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
-            f"{file}: holds no public identity; name the --out folder of cipherfleet run or fleet "
-            "up"
+            f"{file}: holds no public identity",
+            remedy="name the --out folder of cipherfleet run or fleet up",
         ) from None
 
 
-def _unverified(names: list[str]) -> dict[str, Verifier]:
+def _accept_any_signature(names: list[str]) -> dict[str, Verifier]:
     return {name: AcceptAnySignature() for name in names}
 
 
@@ -152,7 +160,7 @@ class _NamedContext(ssl.SSLContext):
         return super().wrap_socket(*args, **{**options, "server_hostname": self.server_name})
 
 
-def _context_of_run(tls: Path, server_name: str) -> ssl.SSLContext:
+def _load_run_context(tls: Path, server_name: str) -> ssl.SSLContext:
     files = tls / CA_FILE, tls / f"{WATCHER_STEM}.pem", tls / f"{WATCHER_STEM}.key"
     try:
         context = client_context(*files, kind=_NamedContext)
@@ -171,17 +179,16 @@ def container_address(fleet: str) -> str:
 
     This machine can reach that network. Raises BrokerUnreachable if no such container runs.
     """
-    from cipherfleet_deploy.containers.engine import (  # only this function needs Docker
-        NAME_LABEL,
-        Engine,
-    )
+    from cipherfleet_deploy.containers.engine import ContainerEngine  # only this needs Docker
 
-    with Engine() as engine:
+    with ContainerEngine() as engine:
         for each in engine.containers(fleet):
-            if each["Labels"][NAME_LABEL] == BROKER_HOST and each["State"] == "running":
-                networks = each["NetworkSettings"]["Networks"].values()
-                return str(next(iter(networks))["IPAddress"])
+            if each.name == BROKER_HOST and each.state == "running":
+                return each.address
     raise BrokerUnreachable(
-        f"the broker of the fleet {fleet!r} does not run in a container on this machine; start it "
-        "with cipherfleet fleet up FILE, or name another broker with --broker HOST:PORT"
+        f"the broker of the fleet {fleet!r} does not run in a container on this machine",
+        remedy=(
+            "start it with cipherfleet fleet up FILE, or name another broker with --broker "
+            "HOST:PORT"
+        ),
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
+import msgspec
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -41,8 +41,7 @@ STYLES = {
 BIG = 10**7  # numbers from here on are shown in powers of ten
 
 
-@dataclass(frozen=True)
-class Row:
+class NodeStatus(msgspec.Struct, frozen=True):
     """The state of one node at one moment. A value that it has not reported is None."""
 
     node: str
@@ -68,9 +67,22 @@ class Row:
         return "stale" if self.stale else self.state
 
     @property
-    def lasting_values(self) -> dict[str, Any]:
-        """The row without its age. If two rows differ here, the node's state has changed."""
-        return {name: value for name, value in asdict(self).items() if name != "age_s"}
+    def without_age(self) -> NodeStatus:
+        """The status without its age. If two of them differ, the node's state has changed."""
+        return msgspec.structs.replace(self, age_s=None)
+
+
+class WatchSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of all nodes together."""
+
+    nodes: int
+    standing: dict[str, int]  # number of nodes, by standing
+    lowest_round: int | None  # of the nodes that are present
+    highest_round: int | None
+    slowest: str | None  # the node with the longest rounds
+    slowest_ms: float | None
+    unverified: int  # number of nodes whose public key is not known here
+    refused: int  # number of messages with a wrong signature or an invalid content
 
 
 @dataclass
@@ -131,8 +143,8 @@ class FleetStatus:
             case _:  # a repeated message is no sign of life: a broker may deliver it twice
                 pass
 
-    def rows(self, now: float) -> list[Row]:
-        """Return one row for each node; nodes that need attention come first."""
+    def rows(self, now: float) -> list[NodeStatus]:
+        """Return the status of each node; nodes that need attention come first."""
         return sorted((self._row(name, now) for name in self._seen), key=_sort_key)
 
     def is_finished(self, now: float) -> bool:
@@ -146,30 +158,43 @@ class FleetStatus:
             for row in self.rows(now)
         )
 
-    def _row(self, name: str, now: float) -> Row:
+    def _row(self, name: str, now: float) -> NodeStatus:
         seen = self._seen[name]
         health = seen.health
         state = seen.presence.state if seen.presence else (ABSENT if health is None else "ready")
         age = None if seen.received_at is None else max(0.0, now - seen.received_at)
         stale = age is not None and age > STALE_S and state not in RESTING
         verified = not isinstance(self._verifiers[name], AcceptAnySignature)
-        row: dict[str, Any] = {"verified": verified, "refused": seen.refused, "epoch": seen.epoch}
-        if health is not None:
-            row |= {name: getattr(health, name) for name in _SHOWN_FIELDS}
-            row["round_ms"] = health.round_us / 1000 if health.round_us else None
-            row["rejected"] = sum(health.rejected.values())
-            row["temperature_c"] = health.temperature
-        return Row(name, state, stale, None if age is None else round(age, 1), **row)
+        status = NodeStatus(
+            node=name,
+            state=state,
+            stale=stale,
+            age_s=None if age is None else round(age, 1),
+            epoch=seen.epoch,
+            verified=verified,
+            refused=seen.refused,
+        )
+        if health is None:
+            return status
+        return msgspec.structs.replace(
+            status,
+            phase=health.phase,
+            round=health.round,
+            round_ms=health.round_us / 1000 if health.round_us else None,
+            silent=health.silent,
+            missed=health.missed,
+            rejected=sum(health.rejected.values()),
+            pool=health.pool,
+            pool_size=health.pool_size,
+            temperature_c=health.temperature,
+        )
 
 
-_SHOWN_FIELDS = ("phase", "round", "silent", "missed", "pool", "pool_size")
+def _sort_key(row: NodeStatus) -> tuple[int, list[str | int]]:
+    return ORDER.index(row.standing), natural_sort_key(row.node)
 
 
-def _sort_key(row: Row) -> tuple[int, list[str | int]]:
-    return ORDER.index(row.standing), by_number(row.node)
-
-
-def by_number(name: str) -> list[str | int]:
+def natural_sort_key(name: str) -> list[str | int]:
     """Return a sort key that puts n10 behind n9."""
     parts: list[str | int] = list(re.split(r"([0-9]+)", name))
     parts[1::2] = [int(part) for part in parts[1::2]]
@@ -179,41 +204,41 @@ def by_number(name: str) -> list[str | int]:
 # -- the fleet as a whole -----------------------------------------------------------------------
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def summarise_rows(rows: Sequence[NodeStatus]) -> WatchSummary:
     """Count the nodes by state; find the slowest node, and the lowest and the highest round."""
     standing = Counter(row.standing for row in rows)
     present = [row for row in rows if row.standing not in (*GONE, "stale", ABSENT)]
     rounds = [row.round for row in present if row.round is not None]
     timed = [(row.round_ms, row.node) for row in present if row.round_ms is not None]
     slowest_ms, slowest = max(timed, default=(None, None), key=lambda each: each[0] or 0.0)
-    return {
-        "nodes": len(rows),
-        "standing": {name: standing[name] for name in ORDER if standing[name]},
-        "lowest_round": min(rounds, default=None),
-        "highest_round": max(rounds, default=None),
-        "slowest": slowest,
-        "slowest_ms": slowest_ms,
-        "unverified": sum(not row.verified for row in rows),
-        "refused": sum(row.refused for row in rows),
-    }
+    return WatchSummary(
+        nodes=len(rows),
+        standing={name: standing[name] for name in ORDER if standing[name]},
+        lowest_round=min(rounds, default=None),
+        highest_round=max(rounds, default=None),
+        slowest=slowest,
+        slowest_ms=slowest_ms,
+        unverified=sum(not row.verified for row in rows),
+        refused=sum(row.refused for row in rows),
+    )
 
 
-def headline(fleet: str, rows: Sequence[Row], *, connected: bool) -> Text:
+def headline(fleet: str, rows: Sequence[NodeStatus], *, connected: bool) -> Text:
     """Return the line that summarises the fleet."""
-    result = summary(rows)
-    text = Text(f"{fleet}: {result['nodes']} nodes")
-    for standing, count in result["standing"].items():
+    result = summarise_rows(rows)
+    text = Text(f"{fleet}: {result.nodes} nodes")
+    for standing, count in result.standing.items():
         text.append("  ")
         text.append(f"{count} {standing}", STYLES[standing])
-    if result["lowest_round"] is not None:
-        low, high = _number(result["lowest_round"]), _number(result["highest_round"])
+    if result.lowest_round is not None:
+        low, high = _number(result.lowest_round), _number(result.highest_round)
         text.append(f"  round {low}" if low == high else f"  rounds {low} to {high}")
-    if result["slowest"] is not None:
-        text.append(f"  slowest {_number(result['slowest_ms'])} ms ({result['slowest']})")
-    if result["unverified"]:
-        text.append(f"  {result['unverified']} unverified", "yellow")
-    if result["refused"]:
-        text.append(f"  {result['refused']} messages refused", "bold red")
+    if result.slowest is not None:
+        text.append(f"  slowest {_number(result.slowest_ms)} ms ({result.slowest})")
+    if result.unverified:
+        text.append(f"  {result.unverified} unverified", "yellow")
+    if result.refused:
+        text.append(f"  {result.refused} messages refused", "bold red")
     if not connected:
         text.append("  ")
         text.append("BROKER UNREACHABLE", STYLES["lost"])
@@ -228,7 +253,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: NodeStatus) -> tuple[str, ...]:
     """Return the texts of *row*, in the order of COLUMNS."""
     state = f"{row.state}, stale" if row.stale else row.state
     signature = "good" if row.verified else "unverified"
@@ -256,7 +281,7 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
-def table(head: Text, rows: Iterable[Row]) -> Group:
+def table(head: Text, rows: Iterable[NodeStatus]) -> Group:
     """Return *head* above a table of *rows*, for the live display."""
     body = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
@@ -271,7 +296,7 @@ def table(head: Text, rows: Iterable[Row]) -> Group:
     return Group(head, body)
 
 
-def line(row: Row) -> str:
+def line(row: NodeStatus) -> str:
     """Return *row* as one line, for output that is not a terminal."""
     named_cells = zip(COLUMNS, cells(row), strict=True)
     return "  ".join(

@@ -7,11 +7,11 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
+import msgspec
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from cipherfleet_node.core import topics
@@ -19,7 +19,7 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.operator_session import OperatorSession
 
 from .sources import WatchedFleet, find_fleet
-from .table import FleetStatus, Row, headline, line, summary, table
+from .table import FleetStatus, NodeStatus, WatchSummary, headline, line, summarise_rows, table
 
 EVERY_S = 1.0
 ONCE_S = 10.0  # each node sends two health messages in this time
@@ -46,8 +46,18 @@ class View:
     """The state of the whole fleet at one moment."""
 
     fleet: str
-    rows: list[Row]
+    rows: list[NodeStatus]
     connected: bool
+
+
+class WatchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of the fleet; `--json` prints one object for each."""
+
+    at: float  # seconds since 1970
+    fleet: str
+    connected: bool  # False: the broker cannot be reached
+    summary: WatchSummary  # of all nodes
+    nodes: list[NodeStatus]  # those that have changed
 
 
 Show = Callable[[View], None]
@@ -69,8 +79,8 @@ def watch(place: Path, options: WatchOptions, console: Console) -> None:
 
     filters = [kind(watched.fleet, "+") for kind in (topics.presence_topic, topics.health_topic)]
     session = OperatorSession(watched.fleet, watched.where, watched.context, filters, on_message)
-    with session as link, _showing(options, console) as show:
-        _follow(watched, waiting, options, lambda: link.connected, show)
+    with session as link, _open_display(options, console) as show:
+        _follow(watched, waiting, options, lambda: link.is_connected, show)
 
 
 def _follow(
@@ -122,7 +132,7 @@ def _read_again(watched: WatchedFleet, options: WatchOptions) -> WatchedFleet:
 
 
 @contextmanager
-def _showing(options: WatchOptions, console: Console) -> Iterator[Show]:
+def _open_display(options: WatchOptions, console: Console) -> Iterator[Show]:
     if options.as_json:
         yield ChangeFilter(lambda view, rows: _print_json(console, view, rows))
     elif console.is_terminal and not options.once:
@@ -140,36 +150,36 @@ class ChangeFilter:
     It is called when a row has changed, and when the broker appears or disappears.
     """
 
-    def __init__(self, on_change: Callable[[View, list[Row]], None]) -> None:
+    def __init__(self, on_change: Callable[[View, list[NodeStatus]], None]) -> None:
         self._on_change = on_change
-        self._before: dict[str, dict[str, Any]] = {}
+        self._before: dict[str, NodeStatus] = {}
         self._connected: bool | None = None
 
     def __call__(self, view: View) -> None:
         """Compare *view* with the previous one."""
-        lasting = {row.node: row.lasting_values for row in view.rows}
+        lasting = {row.node: row.without_age for row in view.rows}
         changed = [row for row in view.rows if lasting[row.node] != self._before.get(row.node)]
         if changed or view.connected != self._connected:
             self._before, self._connected = lasting, view.connected
             self._on_change(view, changed)
 
 
-def _render(view: View) -> Any:
+def _render(view: View) -> RenderableType:
     return table(headline(view.fleet, view.rows, connected=view.connected), view.rows)
 
 
-def _print_json(console: Console, view: View, rows: list[Row]) -> None:
-    result = {
-        "at": round(time.time(), 1),
-        "fleet": view.fleet,
-        "connected": view.connected,
-        "summary": summary(view.rows),
-        "nodes": [asdict(row) for row in rows],
-    }
-    _print(console, json.dumps(result, allow_nan=False))
+def _print_json(console: Console, view: View, rows: list[NodeStatus]) -> None:
+    result = WatchResult(
+        at=round(time.time(), 1),
+        fleet=view.fleet,
+        connected=view.connected,
+        summary=summarise_rows(view.rows),
+        nodes=rows,
+    )
+    _print(console, json.dumps(msgspec.to_builtins(result), allow_nan=False))
 
 
-def _print_lines(console: Console, view: View, rows: list[Row]) -> None:
+def _print_lines(console: Console, view: View, rows: list[NodeStatus]) -> None:
     _print(console, headline(view.fleet, view.rows, connected=view.connected).plain)
     for row in rows:
         _print(console, line(row))

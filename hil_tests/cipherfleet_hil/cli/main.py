@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from cipherfleet_deploy.cli.options import AS_JSON, Command, tell, with_options
+from cipherfleet_deploy.cli.options import AS_JSON, print_result
 
-from .options import NotValid, check_writable, refuse_invalid
-from .rounds import BENCH, command_line, rounds
-
-if TYPE_CHECKING:
-    from cipherfleet_hil.measurement.document import Measurement
-    from cipherfleet_hil.measuring.crypto import CryptoPlan
+from .crypto import crypto
+from .options import NotValid, command_line
+from .rounds import rounds
 
 
 @click.group()
@@ -36,183 +31,7 @@ def bench() -> None:
     """
 
 
-# -- crypto --------------------------------------------------------------------------------------
-
-
-def add_size_options(command: Command) -> Command:
-    """Add the options for the sizes to measure."""
-    flags: list[Callable[[Any], Any]] = [
-        click.option(
-            "--bits",
-            type=click.Choice(["1024", "2048", "3072", "4096"]),
-            multiple=True,
-            default=["2048"],
-            show_default=True,
-            help="Paillier key size in bits; 1024 is unsafe",
-        ),
-        click.option(
-            "--dimension",
-            type=click.IntRange(1, 4000),
-            multiple=True,
-            default=[1, 8, 32],
-            show_default=True,
-            help="dimension of the estimate",
-        ),
-        click.option(
-            "--degree",
-            type=click.IntRange(1, 63),
-            multiple=True,
-            default=[1, 4],
-            show_default=True,
-            help="number of neighbours of the asking node",
-        ),
-        click.option(
-            "--seconds",
-            type=click.FloatRange(0),
-            help="minimum seconds per process and key size (14); with --ratios, CPU seconds (4)",
-        ),
-    ]
-    return with_options(command, flags)
-
-
-@bench.command()
-@add_size_options
-@click.option(
-    "--processes", type=click.IntRange(1), default=5, show_default=True, help="number of processes"
-)
-@click.option(
-    "--clock",
-    type=click.Choice(["wall", "cpu"]),
-    default="wall",
-    show_default=True,
-    help="clock for the timings: wall time, or CPU time of the process",
-)
-@click.option(
-    "--percentile",
-    type=click.Choice(["50", "90", "95", "99"]),
-    multiple=True,
-    default=["50"],
-    show_default=True,
-    help="required percentile: not valid if there are too few samples",
-)
-@BENCH
-@click.option("--target", metavar="NAME", help="name of a target in the bench (default: the first)")
-@click.option("--case", multiple=True, help="measure only the case of this name (default: all)")
-@click.option("--quick", is_flag=True, help="one short pass in two processes; never valid")
-@click.option("--ratios", is_flag=True, help="measure ratios to phe, interleaved in one process")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="file for the measurement document",
-)
-@AS_JSON
-def crypto(
-    bits: tuple[str, ...],
-    dimension: tuple[int, ...],
-    degree: tuple[int, ...],
-    seconds: float | None,
-    processes: int,
-    clock: str,
-    percentile: tuple[str, ...],
-    bench_file: Path | None,
-    target: str | None,
-    case: tuple[str, ...],
-    quick: bool,
-    ratios: bool,
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Time keys, pools and the exchange.
-
-    The parts of the exchange and the naive exchange with phe are timed too. Independent processes
-    run one after another. In each process the cases are interleaved after a warm-up, and every
-    decrypted result is checked. --json prints and --out writes a document with the raw samples, the
-    state of the machine before and after, and the validity (`bench schema`; pyperf reads it too).
-    Exit code 5: the figures are not valid; the reasons are printed. Repeat an option to measure
-    several sizes.
-
-    \b
-    Example:
-      cipherfleet bench crypto --bits 2048 --bits 3072 --dimension 32 --out here.json
-    """
-    from cipherfleet_hil.measuring.crypto import CryptoPlan
-    from cipherfleet_hil.measuring.interleaved import Effort
-
-    sizes = [int(size) for size in dict.fromkeys(bits)]
-    dimension, degree = tuple(dict.fromkeys(dimension)), tuple(dict.fromkeys(degree))
-    if ratios:
-        _show_ratios(sizes, dimension, degree, Effort(4.0 if seconds is None else seconds), as_json)
-        return
-    plan = CryptoPlan(
-        sizes,
-        dimension[:1] if quick else dimension,
-        degree[:1] if quick else degree,
-        2 if quick else processes,
-        Effort(0.0 if quick else 14.0 if seconds is None else seconds, 1),
-        "cpu" if clock == "cpu" else "wall",
-        [f"p{number}" for number in percentile],
-        case,
-    )
-    _check_cases(case)
-    check_writable(out)
-    _publish(_measure(plan, bench_file, target), out, as_json=as_json)
-
-
-def _check_cases(names: tuple[str, ...]) -> None:
-    from cipherfleet_hil.measuring.cases import CASE_DESCRIPTIONS
-    from cipherfleet_node.settings.type_errors import did_you_mean
-
-    for name in names:
-        if name not in CASE_DESCRIPTIONS:
-            text = f"--case is {name!r}, must be one of {', '.join(CASE_DESCRIPTIONS)}"
-            raise click.UsageError(text + did_you_mean(name, [*CASE_DESCRIPTIONS]))
-
-
-def _measure(plan: CryptoPlan, bench_file: Path | None, target: str | None) -> Measurement:
-    from cipherfleet_hil.measuring.crypto import measure_crypto, this_machine, worker_host_on
-    from cipherfleet_hil.report.terminal import progress_bar
-    from cipherfleet_hil.targets.bench_file import bench_from
-
-    if bench_file is None and target is None:
-        return measure_crypto(plan, this_machine(), command_line(), progress_bar())
-    machines = bench_from(bench_file)
-    with machines.target(target or machines.targets[0].name) as held:
-        return measure_crypto(plan, worker_host_on(held), command_line(), progress_bar())
-
-
-def _publish(document: Measurement, out: Path | None, *, as_json: bool) -> None:
-    """Write and show the measurement. Raises NotValid (exit code 5) if it is not valid."""
-    from cipherfleet_hil.measurement.document import to_text, write_measurement
-    from cipherfleet_hil.report.terminal import show
-
-    if out is not None:
-        write_measurement(out, document)
-    if as_json:
-        click.echo(to_text(document), nl=False)
-    else:
-        show(document)
-    refuse_invalid(document)
-
-
-def _show_ratios(
-    sizes: list[int],
-    dimension: tuple[int, ...],
-    degree: tuple[int, ...],
-    effort: Any,
-    as_json: bool,
-) -> None:
-    from rich.console import Console
-
-    from cipherfleet_hil.measuring.exchange_scene import RatioPlan, measure, report
-    from cipherfleet_hil.measuring.interleaved import describe_machine
-    from cipherfleet_hil.report.ratio_tables import progress_bar, show
-
-    where = describe_machine()
-    plan = RatioPlan(sizes, dimension, degree, effort)
-    result = report(measure(plan, progress_bar(Console(stderr=True))), where)
-    tell(result, show, as_json=as_json)
-
-
+bench.add_command(crypto)
 bench.add_command(rounds)
 
 
@@ -279,12 +98,13 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
 
     result = compared(read_measurement(a), read_measurement(b), fail_above)
     show = partial(show_comparison, compares_invalid=allow_not_valid)
-    tell(result.to_json(), show, as_json=as_json)
+    print_result(result.to_json(), show, as_json=as_json)
     if result.invalidating_reasons and not allow_not_valid:
         raise NotValid(
-            "A or B is not valid, so there is no conclusion; --allow-not-valid compares them anyway"
+            "A or B is not valid, so there is no conclusion",
+            remedy="--allow-not-valid compares them anyway",
         )
-    if result.failed:
+    if result.has_failed:
         sys.exit(1)
 
 
@@ -318,7 +138,7 @@ def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
         "summary": str(summary),
         "valid": {name: each.cipherfleet.verdict.valid for name, each in documents},
     }
-    tell(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
+    print_result(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
 
 
 # -- cards and studies ----------------------------------------------------------------------------
@@ -356,8 +176,8 @@ def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool
     from msgspec import to_builtins
 
     from cipherfleet_analysis.cost.board_card import write_calibration
+    from cipherfleet_hil.measurement.environment import describe_machine
     from cipherfleet_hil.measuring.calibrate import measure_calibration
-    from cipherfleet_hil.measuring.interleaved import describe_machine
 
     card = measure_calibration(board or describe_machine()["cpu"], sorted(bits))
     write_calibration(out, card)
@@ -397,7 +217,7 @@ def study(out: Path, bits: tuple[str, ...], quick: bool, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from cipherfleet_hil.measuring.interleaved import describe_machine
+    from cipherfleet_hil.measurement.environment import describe_machine
     from cipherfleet_hil.measuring.study import QUICK, Grid, run_study
     from cipherfleet_hil.report.study_pages import to_json, write_study
 

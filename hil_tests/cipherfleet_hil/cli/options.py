@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+import click
 
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 
 if TYPE_CHECKING:
     from cipherfleet_hil.measurement.document import Measurement
+
+
+BENCH = click.option(
+    "--bench",
+    "bench_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="bench file (YAML) of the targets (default: this machine)",
+)
+
+
+def command_line() -> str:
+    """Return the command line, for documents that record how they were made."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 class NotValid(CipherfleetError):

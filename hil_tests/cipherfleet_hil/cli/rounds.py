@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
 from cipherfleet_deploy.cli.options import AS_JSON
 
-BENCH = click.option(
-    "--bench",
-    "bench_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="bench file (YAML) of the targets (default: this machine)",
-)
-
-
-def command_line() -> str:
-    """Return the command line, for documents that record how they were made."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+from .options import BENCH, command_line, refuse_invalid
 
 
 @click.command()
@@ -75,20 +63,18 @@ def rounds(
     from rich.console import Console
 
     from cipherfleet_analysis.cost.board_card import read_calibration
-    from cipherfleet_deploy.cli.main import example
+    from cipherfleet_deploy.data_folders import example_folder
     from cipherfleet_hil.measurement.document import to_text, write_measurement
     from cipherfleet_hil.measuring.prediction import warm_up_rounds
     from cipherfleet_hil.measuring.rounds import WARM_UP, RoundsPlan, measure_rounds
     from cipherfleet_hil.report.rounds_table import show_rounds
-    from cipherfleet_hil.targets.bench_file import bench_from
+    from cipherfleet_hil.targets.bench_file import load_bench
     from cipherfleet_provisioning.fleet.file import Overrides
     from cipherfleet_provisioning.fleet.fleet import load_fleet
 
-    from .options import refuse_invalid
-
-    bench = bench_from(bench_file)
+    bench = load_bench(bench_file)
     if file is None:
-        file = example("intel_lab") / "fleet.yaml"
+        file = example_folder("intel_lab") / "fleet.yaml"
         nodes = nodes or max(3, len(bench.targets))
     console = Console(stderr=True)
     if out is not None:
@@ -98,7 +84,7 @@ def rounds(
         fleet = load_fleet(file, Overrides(nodes), endless=False)
         warm_up = warm_up_rounds(fleet, card) if card else WARM_UP
     document = measure_rounds(
-        RoundsPlan(file, bench, rounds, nodes, warm_up, card),
+        RoundsPlan(file=file, bench=bench, rounds=rounds, nodes=nodes, warm_up=warm_up, card=card),
         command_line(),
         lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
         out,

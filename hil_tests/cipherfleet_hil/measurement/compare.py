@@ -43,20 +43,20 @@ class Ratio:
     high: float
 
     @property
-    def significant(self) -> bool:
+    def is_significant(self) -> bool:
         """True if the interval does not contain 1."""
         return self.low > 1 or self.high < 1
 
     def is_slower(self, limit: float) -> bool:
         """True if B is slower by more than *limit* (0.05: 5 %), and significantly so."""
-        return self.significant and self.ratio > 1 + limit
+        return self.is_significant and self.ratio > 1 + limit
 
     def to_json(self, limit: float) -> dict[str, Any]:
         """Return the object that the result holds under `benchmarks`."""
-        return {**asdict(self), "significant": self.significant, "fails": self.is_slower(limit)}
+        return {**asdict(self), "significant": self.is_significant, "fails": self.is_slower(limit)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The result of comparing two measurements."""
 
@@ -68,7 +68,7 @@ class Comparison:
     invalidating_reasons: Sequence[str]  # reasons against A or B
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """True if any ratio is significantly above 1 + limit."""
         return any(each.is_slower(self.limit) for each in (*self.benchmarks, self.overall))
 
@@ -78,7 +78,7 @@ class Comparison:
             "kind": self.kind,
             "fail_above": self.limit,
             "level": LEVEL,
-            "failed": self.failed,
+            "failed": self.has_failed,
             "valid": not self.invalidating_reasons,
             "reasons": list(self.invalidating_reasons),
             "notes": list(self.notes),
@@ -92,8 +92,8 @@ def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
     differences = list(find_differences(a, b))
     if differences:
         raise ConfigError(
-            f"A and B cannot be compared: {'; '.join(differences)}; measure both with the same "
-            "settings"
+            f"A and B cannot be compared: {'; '.join(differences)}",
+            remedy="measure both with the same settings",
         )
     others = {each.name: each for each in b.benchmarks}
     pairs = [(each, others[each.name]) for each in a.benchmarks]
@@ -101,17 +101,19 @@ def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
     freedom = _degrees_of_freedom(pairs)
     wide = _student_quantile(1 - (1 - LEVEL) / len(pairs), freedom)
     return Comparison(
-        a.cipherfleet.kind,
-        limit,
-        [
+        kind=a.cipherfleet.kind,
+        limit=limit,
+        benchmarks=[
             _ratio(first.name, shift, wide * error)
             for (first, _), shift, error in zip(pairs, shifts, errors, strict=True)
         ],
-        _ratio(
+        overall=_ratio(
             "overall", float(np.mean(shifts)), _student_quantile(LEVEL, freedom) * overall_error
         ),
-        list(_find_notes(a, b)),
-        list(_reasons_of_both(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)),
+        notes=list(_find_notes(a, b)),
+        invalidating_reasons=list(
+            _reasons_of_both(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)
+        ),
     )
 
 

@@ -21,12 +21,12 @@ from msgspec import Meta
 
 from cipherfleet_node.errors import ConfigError, Mark, refuse
 from cipherfleet_node.settings.yaml_document import parse_document
+from cipherfleet_provisioning.fleet.schema import make_schema
 
 from .environment import Environment
 
 SCHEMA = 1
 SCHEMA_FILE = Path(__file__).parent / "document.schema.json"
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MAX_BYTES = 256 * 1024 * 1024
 SECOND = "second"
 _REPEAT = "measure again: cipherfleet bench"
@@ -267,20 +267,20 @@ def read_measurement(file: Path) -> Measurement:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    document = _decoded(data, file)
+    document = _decode(data, file)
     for contradiction in _contradictions(document):
-        raise ConfigError(f"{file}: {contradiction}; {_REPEAT}")
+        raise ConfigError(f"{file}: {contradiction}", remedy=_REPEAT)
     return document
 
 
-def _decoded(data: bytes, file: Path) -> Measurement:
+def _decode(data: bytes, file: Path) -> Measurement:
     try:
         return msgspec.json.decode(data, type=Measurement)
     except msgspec.ValidationError as error:
         _refuse_type_errors(data.decode(), file)
-        raise ConfigError(f"{file}: is not a measurement: {error}; {_REPEAT}") from None
+        raise ConfigError(f"{file}: is not a measurement: {error}", remedy=_REPEAT) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _broken(data, file) from None
+        raise _json_error(data, file) from None
 
 
 def _refuse_type_errors(text: str, file: Path) -> None:
@@ -288,19 +288,21 @@ def _refuse_type_errors(text: str, file: Path) -> None:
     try:
         parse_document(text, file).convert(Measurement)
     except ConfigError as error:
-        refuse(ConfigError(f"{each}; {_REPEAT}", each.mark, each.path) for each in error.findings)
+        refuse(
+            ConfigError(str(each), each.mark, each.path, remedy=_REPEAT) for each in error.findings
+        )
 
 
-def _broken(data: bytes, file: Path) -> ConfigError:
+def _json_error(data: bytes, file: Path) -> ConfigError:
     """Return the error with the position at which *data* stops being JSON."""
     try:
         json.loads(data)
     except json.JSONDecodeError as error:
         mark = Mark(str(file), error.lineno, error.colno)
-        return ConfigError(f"{mark}: is not valid JSON: {error.msg}; {_REPEAT}", mark)
+        return ConfigError(f"{mark}: is not valid JSON: {error.msg}", mark, remedy=_REPEAT)
     except (UnicodeDecodeError, RecursionError):
         pass
-    return ConfigError(f"{file}: is not valid JSON; {_REPEAT}")
+    return ConfigError(f"{file}: is not valid JSON", remedy=_REPEAT)
 
 
 def _contradictions(document: Measurement) -> Iterator[str]:
@@ -353,8 +355,7 @@ def _are_close(a: float | None, b: float | None) -> bool:
 
 def measurement_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the document."""
-    (top,), parts = msgspec.json.schema_components([Measurement], ref_template="#/$defs/{name}")
-    return {"$schema": DIALECT, "title": "cipherfleet measurement", **top, "$defs": parts}
+    return make_schema(Measurement, "cipherfleet measurement")
 
 
 def schema_text() -> str:

@@ -10,13 +10,11 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
 import ssl
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import gmpy2
 import msgspec
@@ -24,9 +22,10 @@ import msgspec
 from cipherfleet_node import __version__
 from cipherfleet_node.sensors.sysfs import folders, word
 
+from .machine_files import MachineFiles
+from .machine_load import Cpu, Memory, Quota, read_cpu_time, read_memory, read_quota
+
 PACKAGES = ("cryptography", "msgspec", "numpy", "paho-mqtt", "phe")
-_TIMEOUT_S = 3.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 _VIRTUAL_BOARD = re.compile(r"virt|qemu|kvm|xen|vmware|firecracker|dummy", re.I)
 
 
@@ -36,33 +35,6 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
     now: int  # of the fastest core
     least: int | None  # limits of the governor
     most: int | None
-
-
-class Cpu(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU time of all cores since boot, in seconds."""
-
-    total_s: float
-    busy_s: float
-    steal_s: float  # taken by the hypervisor
-    own_s: float  # by the measured processes and their children
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory in KiB, and pages swapped since boot."""
-
-    total_kib: int
-    available_kib: int
-    swap_used_kib: int
-    swapped_in: int
-    swapped_out: int
-
-
-class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """The CPU quota of the control group."""
-
-    cpus: float | None  # None: no limit
-    periods_throttled: int
-    throttled_s: float
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,37 +66,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     revision: str | None  # git revision of the running checkout
 
 
-def run_tool(words: Sequence[str]) -> str:
-    """Return the output of a program; '' if it does not exist or fails."""
-    program = shutil.which(words[0])
-    if program is None:
-        return ""
-    try:
-        done = subprocess.run(
-            [program, *words[1:]], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-@dataclass(frozen=True)
-class MachineFiles:
-    """Access to a machine: the root of its file system, and a function that runs a program."""
-
-    root: Path = Path("/")
-    tool: Callable[[Sequence[str]], str] = run_tool
-
-    @property
-    def proc(self) -> Path:
-        return self.root / "proc"
-
-    @property
-    def sys(self) -> Path:
-        return self.root / "sys"
-
-
-def environment(own: Iterable[int] = (), machine: MachineFiles | None = None) -> Environment:
+def read_environment(own: Iterable[int] = (), machine: MachineFiles | None = None) -> Environment:
     """Read the state of *machine* (default: this machine).
 
     CPU time of the processes *own* (default: this process) and of their children counts as the
@@ -152,9 +94,9 @@ def environment(own: Iterable[int] = (), machine: MachineFiles | None = None) ->
         core_volts=core_volts(machine.tool(["vcgencmd", "measure_volts", "core"])),
         temperature_c=_temperature(machine),
         load_1min=float(word(machine.proc / "loadavg").split()[0]),
-        cpu_time=_cpu_time(machine, tuple(own) or (os.getpid(),)),
-        memory=_memory(machine),
-        quota=_quota(machine),
+        cpu_time=read_cpu_time(machine, tuple(own) or (os.getpid(),)),
+        memory=read_memory(machine),
+        quota=read_quota(machine),
         clock_source=word(
             machine.sys / "devices/system/clocksource/clocksource0/current_clocksource"
         )
@@ -180,6 +122,16 @@ def cpu_model(machine: MachineFiles | None = None) -> str:
     """Return the name of the processor, or on boards the name of the board."""
     cpuinfo = _cpuinfo(machine or MachineFiles())
     return cpuinfo.get("model name") or cpuinfo.get("Model") or platform.processor() or "unknown"
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe this machine in four values, for results that are no measurement documents."""
+    return {
+        "cpu": cpu_model(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
 
 
 def _is_virtual_board(board: str | None) -> bool:
@@ -308,107 +260,3 @@ def _temperature(machine: MachineFiles) -> float | None:
     zones = folders(machine.sys / "class" / "thermal", "thermal_zone").values()
     degrees = [int(text) for text in (word(zone / "temp") for zone in zones) if text.isdecimal()]
     return max(degrees) / 1000 if degrees else None
-
-
-# -- load ----------------------------------------------------------------------------------------
-
-
-def _cpu_time(machine: MachineFiles, own: Sequence[int]) -> Cpu:
-    ticks = [int(text) for text in word(machine.proc / "stat").split("\n", 1)[0].split()[1:9]]
-    user, nice, system, idle, iowait, irq, softirq, steal = ticks
-    busy = user + nice + system + irq + softirq
-    return Cpu(
-        total_s=(busy + idle + iowait + steal) / _TICKS,
-        busy_s=busy / _TICKS,
-        steal_s=steal / _TICKS,
-        own_s=_own_ticks(machine, own) / _TICKS,
-    )
-
-
-def _own_ticks(machine: MachineFiles, roots: Sequence[int]) -> int:
-    """Return the CPU ticks of the processes *roots* and of their children, ended ones included."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    for pid, fields in _processes(machine):
-        parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
-    return sum(ticks[pid] for pid in ticks if _descends(pid, parents, roots))
-
-
-def _processes(machine: MachineFiles) -> Iterator[tuple[int, list[str]]]:
-    for folder in folders(machine.proc, "").items():
-        text = word(folder[1] / "stat")
-        if text:  # the process may have ended; its name may hold spaces and brackets
-            yield folder[0], text.rpartition(")")[2].split()
-
-
-def _descends(pid: int, parents: Mapping[int, int], roots: Sequence[int]) -> bool:
-    for _ in range(len(parents) + 1):
-        if pid in roots:
-            return True
-        if pid not in parents:
-            return False
-        pid = parents[pid]
-    return False
-
-
-def _memory(machine: MachineFiles) -> Memory:
-    info = _counts(r"^(\w+): +(\d+) kB$", (machine.proc / "meminfo").read_text())
-    pages = _counts(r"^(pswp\w+) (\d+)$", (machine.proc / "vmstat").read_text())
-    return Memory(
-        total_kib=info["MemTotal"],
-        available_kib=info.get("MemAvailable", info["MemFree"]),
-        swap_used_kib=info.get("SwapTotal", 0) - info.get("SwapFree", 0),
-        swapped_in=pages.get("pswpin", 0),
-        swapped_out=pages.get("pswpout", 0),
-    )
-
-
-def _counts(pattern: str, text: str) -> dict[str, int]:
-    """Return the numbers in *text*, by the names that *pattern* finds before them."""
-    return {name: int(number) for name, number in re.findall(pattern, text, re.M)}
-
-
-# -- CPU quota -----------------------------------------------------------------------------------
-
-
-def _quota(machine: MachineFiles) -> Quota | None:
-    """Return the tightest limit of this control group and its parents (cgroup versions 1 and 2)."""
-    cpus: list[float] = []
-    throttled, seconds, seen = 0, 0.0, False
-    for folder in _groups(machine):
-        found = _counts(r"^(\w+) (\d+)$", word(folder / "cpu.stat"))
-        limit = _limit(folder)
-        seen = seen or bool(found)
-        cpus += [limit] if limit is not None else []
-        throttled += found.get("nr_throttled", 0)
-        seconds += found.get("throttled_usec", 0) / 1e6 + found.get("throttled_time", 0) / 1e9
-    if not seen:
-        return None
-    return Quota(cpus=min(cpus, default=None), periods_throttled=throttled, throttled_s=seconds)
-
-
-def _groups(machine: MachineFiles) -> Iterator[Path]:
-    mount = machine.sys / "fs" / "cgroup"
-    for line in word(machine.proc / "self" / "cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top = mount if (mount / "cgroup.controllers").exists() else mount / "unified"
-        elif "cpu" in controllers.split(","):
-            top = mount / "cpu"
-        else:
-            continue
-        folder = top / path.lstrip("/")
-        while folder != top:
-            yield folder
-            folder = folder.parent
-        yield top
-
-
-def _limit(folder: Path) -> float | None:
-    """Return the limit in CPUs from cpu.max (`50000 100000`) or cpu.cfs_quota_us and period."""
-    words = word(folder / "cpu.max").split() or [
-        word(folder / "cpu.cfs_quota_us"), word(folder / "cpu.cfs_period_us")
-    ]  # fmt: skip
-    if len(words) == 2 and all(text.isdecimal() for text in words):  # "-1" and "max" mean no limit
-        return int(words[0]) / int(words[1])
-    return None

@@ -27,11 +27,11 @@ class NodeSpans:
     target: str
     spans: Sequence[Span]
 
-    def spans_of(self, phase: str) -> list[Span]:
+    def select_spans(self, phase: str) -> list[Span]:
         return [span for span in self.spans if span["phase"] == phase]
 
     def seconds(self, phase: str) -> list[float]:
-        return [span["ms"] / 1000.0 for span in self.spans_of(phase)]
+        return [span["ms"] / 1000.0 for span in self.select_spans(phase)]
 
 
 def skip_warm_up(spans: Iterable[Span], warm_up: int) -> list[Span]:
@@ -41,13 +41,13 @@ def skip_warm_up(spans: Iterable[Span], warm_up: int) -> list[Span]:
 
 def node_figures(node: NodeSpans, others: Mapping[str, NodeSpans]) -> NodeFigures:
     """Compute all figures of *node*; *others* are the nodes by name."""
-    rounds = node.spans_of(ROUND)
+    rounds = node.select_spans(ROUND)
     labels: Labels = {"node": node.name, "target": node.target}
 
-    def figure_of(name: str, seconds: list[float]) -> Figure:
+    def make_figure(name: str, seconds: list[float]) -> Figure:
         return figure(name, labels, seconds)
 
-    phases = {name: figure_of(name, times) for name, times in phase_seconds(rounds).items()}
+    phases = {name: make_figure(name, times) for name, times in phase_seconds(rounds).items()}
     beside = {
         SAMPLE: node.seconds(SAMPLE),
         ACKNOWLEDGED: [r["acknowledged_ms"] / 1000.0 for r in rounds if r["acknowledged_ms"]],
@@ -57,8 +57,8 @@ def node_figures(node: NodeSpans, others: Mapping[str, NodeSpans]) -> NodeFigure
     return NodeFigures(
         name=node.name,
         target=node.target,
-        phases={ROUND: figure_of(ROUND, node.seconds(ROUND)), **phases},
-        beside={name: figure_of(name, seconds) for name, seconds in beside.items() if seconds},
+        phases={ROUND: make_figure(ROUND, node.seconds(ROUND)), **phases},
+        beside={name: make_figure(name, seconds) for name, seconds in beside.items() if seconds},
         counts=node_counts(node, others),
     )
 
@@ -87,19 +87,19 @@ def network_seconds(node: NodeSpans, others: Mapping[str, NodeSpans]) -> list[fl
     services = {
         (other.name, line["round"], line["attempt"]): line["ms"]
         for other in others.values()
-        for line in other.spans_of(SERVICE)
+        for line in other.select_spans(SERVICE)
         if line["neighbour"] == node.name
     }
     return [
         (line["ms"] - services[key]) / 1000.0
-        for line in node.spans_of(TRIP)
+        for line in node.select_spans(TRIP)
         if (key := (line["neighbour"], line["round"], line["attempt"])) in services
     ]
 
 
 def node_counts(node: NodeSpans, others: Mapping[str, NodeSpans]) -> dict[str, float]:
     """Return counters and costs of *node*; names that end in _per_round are averages per round."""
-    rounds = node.spans_of(ROUND)
+    rounds = node.select_spans(ROUND)
     first, last, steps = rounds[0], rounds[-1], max(1, len(rounds) - 1)
 
     def growth(name: str) -> float:

@@ -84,10 +84,10 @@ def _throttling(before: Environment, after: Environment) -> Iterator[str]:
 def _clocks(target: Target, benchmarks: Sequence[Benchmark]) -> list[int]:
     """Return the clocks that the processes read while they were busy, in Hz."""
     keys = ("clock_hz_least", "clock_hz_most")
-    return [int(hz) for key in keys for hz in _of_runs(target, benchmarks, key)]
+    return [int(hz) for key in keys for hz in _run_values(target, benchmarks, key)]
 
 
-def _of_runs(target: Target, benchmarks: Sequence[Benchmark], key: str) -> list[float]:
+def _run_values(target: Target, benchmarks: Sequence[Benchmark], key: str) -> list[float]:
     return [
         float(run.metadata[key])
         for benchmark in benchmarks
@@ -146,7 +146,7 @@ def _quota(before: Environment, after: Environment, kind: Kind) -> Iterator[str]
 
 
 def _waiting(target: Target, benchmarks: Sequence[Benchmark]) -> Iterator[str]:
-    shares = _of_runs(target, benchmarks, "cpu_share")
+    shares = _run_values(target, benchmarks, "cpu_share")
     if shares and target.kind != "emulated" and min(shares) < 1 - WAITED:
         yield (
             f"a process had a CPU for only {min(shares):.0%} of the timed runs, "
@@ -157,27 +157,27 @@ def _waiting(target: Target, benchmarks: Sequence[Benchmark]) -> Iterator[str]:
 def caveats(target: Target) -> Iterator[str]:
     """Yield what a reader must know of *target* although it does not invalidate the measurement."""
     before, after = target.environment.before, target.environment.after
-    for note in (*_about_clock(before), *_about_past(before, after), *_about_heat(after)):
+    for note in (*_clock_caveats(before), *_past_caveats(before, after), *_heat_caveats(after)):
         yield f"{target.name}: {note}"
     if after.virtual:
         yield f"{target.name}: a virtual machine: others may share its processor unnoticed"
 
 
-def _about_clock(before: Environment) -> Iterator[str]:
+def _clock_caveats(before: Environment) -> Iterator[str]:
     if before.governor is None:
         yield "the machine does not report its clock, so a change of the clock cannot be seen"
     elif not set(before.governor.split(", ")) <= _FIXED_GOVERNORS:
         yield f"governor {before.governor}: the clock may move; the governor performance fixes it"
 
 
-def _about_past(before: Environment, after: Environment) -> Iterator[str]:
+def _past_caveats(before: Environment, after: Environment) -> Iterator[str]:
     both = (before.throttled or 0) & (after.throttled or 0)
     names = [name for bit, name in _BITS.items() if both >> (bit + 16) & 1]
     if names:
         yield f"since boot, before the measurement: {', '.join(names)}; a repetition cannot be seen"
 
 
-def _about_heat(after: Environment) -> Iterator[str]:
+def _heat_caveats(after: Environment) -> Iterator[str]:
     if after.temperature_c is not None and after.temperature_c >= HOT_C:
         yield f"{after.temperature_c:.0f} °C at the end, at most {HOT_C:.0f} °C: cool the machine"
 

@@ -78,7 +78,6 @@ def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibra
     Raises BrokerUnreachable if the broker does not start or delivers no messages, and
     CalibrationFailed.
     """
-    powers = {str(bits): measure_powers(bits) for bits in sizes}
     save_ms = _saving_ms(max(sizes))
     with start_broker("embedded") as broker:
         round_trip = _round_trip_ms(broker)
@@ -90,13 +89,13 @@ def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibra
         board=board,
         source=f"measured on this machine with {os.cpu_count()} cores",
         cores=os.cpu_count() or 1,
-        powers=powers,
-        round_ms=_rounded(max(0.0, few.node_ms - (SMALL_FLEETS[0] - 1) * neighbour)),
-        neighbour_ms=_rounded(neighbour),
-        broker_ms=_rounded((few.broker_ms + many.broker_ms) / 2),
-        shared_use=_rounded(min(1.0, many.use)),
-        save_ms=_rounded(save_ms),
-        round_trip_ms=_rounded(round_trip),
+        powers={str(bits): measure_powers(bits) for bits in sizes},
+        round_ms=_round_figure(max(0.0, few.node_ms - (SMALL_FLEETS[0] - 1) * neighbour)),
+        neighbour_ms=_round_figure(neighbour),
+        broker_ms=_round_figure((few.broker_ms + many.broker_ms) / 2),
+        shared_use=_round_figure(min(1.0, many.use)),
+        save_ms=_round_figure(save_ms),
+        round_trip_ms=_round_figure(round_trip),
     )
 
 
@@ -117,36 +116,38 @@ def measure_powers(bits: int) -> Powers:
             number = number * base % public.n_squared
 
     return Powers(
-        powmod_ms=_rounded(_cpu_ms(lambda: powmod(base, public.n, public.n_squared), 9)),
-        table_ms=_rounded(_cpu_ms(full.make, 25)),
-        own_ms=_rounded(_cpu_ms(own.make, 25)),
-        decrypt_ms=_rounded(_cpu_ms(lambda: key.decrypt(base), 15)),
-        product_ms=_rounded(_cpu_ms(products, 9) / 100),
+        powmod_ms=_round_figure(
+            _median_cpu_ms(lambda: powmod(base, public.n, public.n_squared), 9)
+        ),
+        table_ms=_round_figure(_median_cpu_ms(full.make, 25)),
+        own_ms=_round_figure(_median_cpu_ms(own.make, 25)),
+        decrypt_ms=_round_figure(_median_cpu_ms(lambda: key.decrypt(base), 15)),
+        product_ms=_round_figure(_median_cpu_ms(products, 9) / 100),
     )
 
 
-def _cpu_ms(run: Callable[[], object], times: int) -> float:
+def _median_cpu_ms(run: Callable[[], object], times: int) -> float:
     """Return the median CPU time of *run* in this thread, ms; the first run does not count."""
     run()
-    return median(_timed(run, time.thread_time_ns) for _ in range(times))
+    return median(_measure_ms(run, time.thread_time_ns) for _ in range(times))
 
 
-def _after_pauses(run: Callable[[], object], clock: Callable[[], int]) -> float:
+def _median_after_pauses_ms(run: Callable[[], object], clock: Callable[[], int]) -> float:
     """Return the median time of *run* after a pause, ms; the first run does not count."""
     times = []
     for _ in range(26):
         time.sleep(PAUSE_S)
-        times.append(_timed(run, clock))
+        times.append(_measure_ms(run, clock))
     return median(times[1:])
 
 
-def _timed(run: Callable[[], object], clock: Callable[[], int]) -> float:
+def _measure_ms(run: Callable[[], object], clock: Callable[[], int]) -> float:
     began = clock()
     run()
     return (clock() - began) / 1e6
 
 
-def _rounded(figure: float) -> float:
+def _round_figure(figure: float) -> float:
     return float(f"{figure:.4g}")
 
 
@@ -157,13 +158,21 @@ def _saving_ms(bits: int) -> float:
     """Return the wall time of saving a node's state to the disk of temporary files, ms."""
     record = RoundRecord(0, [1 << 20] * 4, bytes(SEED_BYTES), [bytes(bits // 4)])
     state = State(
-        STATE_VERSION, _FLEET, "node", bytes(TAG_BYTES), 1, 1, [0.5] * 4,
-        [record] * HISTORY_ROUNDS, {}, continuous=True,
-    )  # fmt: skip
+        version=STATE_VERSION,
+        fleet=_FLEET,
+        node="node",
+        parameters=bytes(TAG_BYTES),
+        epoch=1,
+        round=1,
+        estimate=[0.5] * 4,
+        records=[record] * HISTORY_ROUNDS,
+        epochs={},
+        continuous=True,
+    )
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         try:
-            return _after_pauses(lambda: store.save(state), time.monotonic_ns)
+            return _median_after_pauses_ms(lambda: store.save(state), time.monotonic_ns)
         finally:
             store.close()
 
@@ -218,7 +227,7 @@ def _round_trip_ms(broker: RunningBroker) -> float:
 
     try:
         exchange_messages()
-        times = sorted(_timed(exchange_messages, time.monotonic_ns) for _ in range(60))
+        times = sorted(_measure_ms(exchange_messages, time.monotonic_ns) for _ in range(60))
     finally:
         here.close()
         there.close()
@@ -227,9 +236,15 @@ def _round_trip_ms(broker: RunningBroker) -> float:
 
 def _answer(receiver: int) -> Answer:
     return Answer(
-        _FLEET, "sender", int(time.time()), f"receiver{receiver}", 1, 0, bytes(DIGEST_BYTES),
-        [bytes(KEY_SIZES[0] // 4)],
-    )  # fmt: skip
+        fleet=_FLEET,
+        sender="sender",
+        epoch=int(time.time()),
+        receiver=f"receiver{receiver}",
+        round=1,
+        attempt=0,
+        query=bytes(DIGEST_BYTES),
+        ciphertexts=[bytes(KEY_SIZES[0] // 4)],
+    )
 
 
 # -- small fleets -------------------------------------------------------------------------------
@@ -254,10 +269,10 @@ def _run_small(broker: RunningBroker, nodes: int) -> _FleetCosts:
         file.write_text(_FLEET_FILE.format(bits=TINY_BITS, rounds=ROUNDS, nodes=nodes))
         address = Broker(host=broker.host, port=broker.port)
         bundles = write_bundles(load_fleet(file), Path(name) / "nodes", address, Simulation())
-        before = _cpu_of(broker)
+        before = _cpu_time_ms(broker)
         _await_end([_spawn(folder) for folder in bundles.values()])
         delivered = 2 * nodes * (nodes - 1)  # messages per round
-        broker_ms = (_cpu_of(broker) - before) / (delivered * ROUNDS)
+        broker_ms = (_cpu_time_ms(broker) - before) / (delivered * ROUNDS)
         costs = [_round_costs_ms(folder) for folder in bundles.values()]
         all_ms, node_ms, wall_ms = (median(column) for column in zip(*costs, strict=True))
         spent = nodes * all_ms + delivered * broker_ms
@@ -277,12 +292,12 @@ def _await_end(daemons: Sequence[subprocess.Popen[bytes]]) -> None:
         for daemon in daemons:
             if daemon.wait(max(0.0, deadline - time.monotonic())) != 0:
                 raise CalibrationFailed(
-                    "a daemon of a small fleet failed; run the calibration again"
+                    "a daemon of a small fleet failed", remedy="run the calibration again"
                 )
     except subprocess.TimeoutExpired:
         raise CalibrationFailed(
-            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s; run "
-            "the calibration again when the machine is less busy"
+            f"a small fleet did not finish {ROUNDS} rounds within {_SMALL_FLEET_S:g} s",
+            remedy="run the calibration again when the machine is less busy",
         ) from None
     finally:
         for daemon in daemons:
@@ -302,7 +317,7 @@ def _round_costs_ms(folder: Path) -> tuple[float, float, float]:
     return spent / count, (spent - pools) / count, wall
 
 
-def _cpu_of(broker: RunningBroker) -> float:
+def _cpu_time_ms(broker: RunningBroker) -> float:
     """Return the CPU time of the broker's threads so far, ms; Linux counts nanoseconds."""
     threads = Path(f"/proc/{broker.pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
 from cipherfleet_hil.measurement.document import Labels
+from cipherfleet_node.core import wire
+from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt
+from cipherfleet_node.core.topics import query_topic
 from cipherfleet_node.keys.key_files import NodeKeys, generate_keys
 
 from .exchange_scene import (
+    ASKER,
+    FLEET,
     FULL,
-    ONLINE,
     OWN_TABLE,
     PHE,
     AskerScenario,
+    FilledPool,
     KeyMaterial,
+    Library,
+    PackedExchange,
     Phe,
-    make_all_inside_case,
-    make_naive_case,
-    make_online_case,
-    make_part_cases,
+    UnpooledBlinding,
+    add_vectors,
+    make_query_message,
 )
-from .interleaved import TimedCase
+from .sampling import TimedCase
 
 KEYGEN = "keygen"
-ALL = "all inside"
+ONLINE = "online"  # what a node computes while its neighbours wait: pools full, answers prepared
+ALL = "all inside"  # everything timed, obfuscators and preparation too
 BY_DIMENSION = ("query", "sign", "verify")  # cases that do not depend on the degree
 BY_DIMENSION_AND_DEGREE = ("prepare", "answer", "decrypt")
 RANDOM = (KEYGEN,)  # a search for primes: its time is random on any machine
@@ -82,23 +91,25 @@ def _is_wanted(each: SizedCase, only: Sequence[str]) -> bool:
 
 def _cases(bits: int, dimensions: Sequence[int], degrees: Sequence[int]) -> Iterator[SizedCase]:
     material = KeyMaterial(bits)
-    yield _sized(make_keygen_case(bits), bits)
+    yield _label_case(make_keygen_case(bits), bits)
     for case in make_refill_cases(material):
-        yield _sized(case, bits)
+        yield _label_case(case, bits)
     reference = Phe(material.keys)
     for d in dimensions:
         for n in degrees:
             scenario = AskerScenario(material.keys, d, n)
             parts = {case.name: case for case in make_part_cases(material, scenario)}
             if n == degrees[0]:
-                yield from (_sized(parts[name], bits, d) for name in BY_DIMENSION)
-            yield from (_sized(parts[name], bits, d, n) for name in BY_DIMENSION_AND_DEGREE)
-            yield _sized(make_online_case(material, scenario), bits, d, n)
-            yield _sized(make_all_inside_case(material, scenario, OWN_TABLE, FULL), bits, d, n, ALL)
-            yield _sized(make_naive_case(reference, scenario), bits, d, n)
+                yield from (_label_case(parts[name], bits, d) for name in BY_DIMENSION)
+            yield from (_label_case(parts[name], bits, d, n) for name in BY_DIMENSION_AND_DEGREE)
+            yield _label_case(make_online_case(material, scenario), bits, d, n)
+            yield _label_case(
+                make_all_inside_case(material, scenario, OWN_TABLE, FULL), bits, d, n, ALL
+            )
+            yield _label_case(make_naive_case(reference, scenario), bits, d, n)
 
 
-def _sized(
+def _label_case(
     case: TimedCase,
     bits: int,
     dimension: int | None = None,
@@ -111,6 +122,117 @@ def _sized(
     if degree is not None:
         labels["degree"] = degree
     return SizedCase(case, labels)
+
+
+def make_online_case(material: KeyMaterial, scenario: AskerScenario) -> TimedCase:
+    """Return the case `online`: the part of the exchange for which neighbours wait."""
+    pool = FilledPool(material.own_sources[OWN_TABLE])
+    packed, prepared = PackedExchange(scenario, pool), dict[str, list[mpz]]()
+    ciphertexts = Layout(material.bits, scenario.dimension).ciphertexts
+
+    def fill() -> None:
+        pool.fill((1 + len(scenario.neighbours)) * ciphertexts)
+        prepared.update(packed.prepare())
+
+    return TimedCase(ONLINE, lambda: packed.online(prepared), _make_check(scenario.expected), fill)
+
+
+def all_inside_name(own: str, towards: str) -> str:
+    """Return the name of a case that times everything."""
+    return f"all: {own}, {towards}"
+
+
+def make_all_inside_case(
+    material: KeyMaterial, scenario: AskerScenario, own: str, towards: str
+) -> TimedCase:
+    """Return a case that times everything; *own* and *towards* name the obfuscators' sources."""
+    packed = PackedExchange(
+        scenario, UnpooledBlinding((material.own_sources[own], material.neighbour_sources[towards]))
+    )
+    return TimedCase(
+        all_inside_name(own, towards),
+        lambda: packed.online(packed.prepare()),
+        _make_check(scenario.expected),
+    )
+
+
+def make_naive_case(library: Library, scenario: AskerScenario) -> TimedCase:
+    """Return the naive exchange: *library* encrypts each number separately."""
+    negated = [-entry for entry in scenario.asker_values]
+    towards = [
+        (scenario.neighbour_values[name], scenario.weight(name)) for name in scenario.neighbours
+    ]
+
+    def run() -> list[int]:
+        return add_vectors(
+            library.open(library.answer(library.query(negated), own, weight))
+            for own, weight in towards
+        )
+
+    return TimedCase(library.name, run, _make_check(scenario.expected_naive))
+
+
+def make_part_cases(material: KeyMaterial, scenario: AskerScenario) -> list[TimedCase]:
+    """Return one case per step of the packed exchange, with the previous step's result as input."""
+    pool, degree = FilledPool(material.own_sources[OWN_TABLE]), len(scenario.neighbours)
+    count = Layout(material.bits, scenario.dimension).ciphertexts
+    packed = PackedExchange(scenario, pool)
+    pool.fill(count * (1 + degree))
+    prepared, query = packed.prepare(), packed.query()
+    answers = packed.answer(query, prepared)
+    accepted = packed.accept(answers)
+    exponents = [scenario.exponent(name) for name in accepted]
+    columns = list(zip(*accepted.values(), strict=True))
+    key = material.keys.paillier
+
+    def decrypt() -> list[mpz]:
+        return [key.decrypt_combined(column, exponents) for column in columns]
+
+    def opens(made: Mapping[str, Sequence[mpz]]) -> bool:
+        return packed.open(made) == scenario.expected
+
+    return [
+        TimedCase("query", packed.query, lambda q: len(q) == count, lambda: pool.fill(count)),
+        TimedCase(
+            "prepare",
+            packed.prepare,
+            lambda made: opens(packed.accept(packed.answer(query, made))),
+            lambda: pool.fill(count * degree),
+        ),
+        TimedCase(
+            "answer",
+            lambda: packed.answer(query, prepared),
+            lambda made: opens(packed.accept(made)),
+        ),
+        TimedCase("accept", lambda: packed.accept(answers), opens),
+        TimedCase("open", lambda: packed.open(accepted), _make_check(scenario.expected)),
+        TimedCase("decrypt", decrypt, _make_check(decrypt())),
+        *_envelope_cases(material.keys.identity, query),
+    ]
+
+
+def _envelope_cases(identity: Ed25519PrivateKey, query: Sequence[bytes]) -> list[TimedCase]:
+    verifiers, topic = {ASKER: identity.public_key()}, query_topic(FLEET, ASKER)
+
+    def verify(envelope: bytes) -> Any:
+        return wire.decode(envelope, topic, FLEET, verifiers)
+
+    def is_right(result: Any) -> bool:
+        return bool(result.ciphertexts == query)
+
+    signed = wire.encode(make_query_message(query), identity)
+    return [
+        TimedCase(
+            "sign",
+            lambda: wire.encode(make_query_message(query), identity),
+            lambda made: is_right(verify(made)),
+        ),
+        TimedCase("verify", lambda: verify(signed), is_right),
+    ]
+
+
+def _make_check(expected: object) -> Callable[[object], bool]:
+    return lambda result: result == expected
 
 
 def make_keygen_case(bits: int) -> TimedCase:
@@ -127,8 +249,8 @@ def make_keygen_case(bits: int) -> TimedCase:
 def make_refill_cases(material: KeyMaterial) -> list[TimedCase]:
     """Return one case per source that makes one obfuscator, checked: it must encrypt 0."""
     key = material.keys.paillier
-    sources = {f"refill own: {name}": source for name, source in material.own.items()}
-    sources |= {f"refill: {name}": source for name, source in material.towards.items()}
+    sources = {f"refill own: {name}": source for name, source in material.own_sources.items()}
+    sources |= {f"refill: {name}": source for name, source in material.neighbour_sources.items()}
     return [
         TimedCase(name, source.make, lambda made: bool(key.decrypt(made) == 0))
         for name, source in sources.items()

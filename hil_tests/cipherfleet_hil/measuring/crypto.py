@@ -22,14 +22,13 @@ from cipherfleet_hil.measurement.document import (
     benchmark,
     measurement,
 )
-from cipherfleet_hil.measurement.environment import Environment, environment
+from cipherfleet_hil.measurement.environment import Environment, read_environment
 from cipherfleet_hil.measurement.validity import LEAST_PROCESSES, assess
 from cipherfleet_hil.targets.target import LeasedTarget
 from cipherfleet_node.errors import CipherfleetError
 
 from .cases import RANDOM, benchmark_name
-from .interleaved import Effort
-from .sampling import ClockName
+from .sampling import ClockName, Effort
 from .worker import Samples
 
 WORKER_WITHIN_S = 3600.0  # enough for 4096 bits on the slowest board
@@ -97,11 +96,11 @@ class WorkerHost:
 
 def this_machine() -> WorkerHost:
     """Return this machine: kind `device` if its firmware names a board, otherwise `host`."""
-    kind: Kind = "device" if environment().is_board else "host"
-    return WorkerHost("local", kind, run_worker, lambda: environment([os.getpid()]))
+    kind: Kind = "device" if read_environment().is_board else "host"
+    return WorkerHost("local", kind, run_worker, lambda: read_environment([os.getpid()]))
 
 
-def worker_host_on(target: LeasedTarget) -> WorkerHost:
+def make_worker_host(target: LeasedTarget) -> WorkerHost:
     """Return *target* as a worker host; the caller holds its lease."""
 
     def worker(arguments: Sequence[str]) -> str:
@@ -167,7 +166,7 @@ def _document(
         effort={
             "processes": plan.processes,
             "seconds": plan.effort.seconds,
-            "laps": plan.effort.passes,
+            "passes": plan.effort.passes,
             "percentiles": list(plan.percentiles),
         },
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cipherfleet_hil.measurement.document import DocumentPart, States
-from cipherfleet_hil.measurement.environment import environment
+from cipherfleet_hil.measurement.environment import read_environment
 from cipherfleet_node.errors import CipherfleetError, one_line
 from cipherfleet_node.runtime.telemetry import SPANS_FILE
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
@@ -59,14 +59,14 @@ def main() -> int:
 
 def run(folders: Sequence[Path], own: int) -> NodeRuns:
     """Run the nodes of *folders* until all have finished. Raises NodeFailed."""
-    before = environment([own])
+    before = read_environment([own])
     nodes = {folder: _start(folder) for folder in folders}
     try:
         while _is_any_running(nodes):
             time.sleep(LOOK_EVERY_S)
     finally:
         _stop(nodes)
-    after = environment([own])
+    after = read_environment([own])
     return NodeRuns(
         environment=States(before=before, after=after),
         spans={folder.name: _span_files(folder) for folder in folders},

@@ -27,8 +27,8 @@ def predict_rounds(fleet: Fleet, card: Calibration, targets: Sequence[str]) -> d
     found, nodes = predict(fleet, card), len(fleet.members)
     if len(targets) not in (1, nodes):
         raise ConfigError(
-            f"--calibration: {nodes} nodes on {len(targets)} targets cannot be predicted; use "
-            "one target for all nodes, or one target per node"
+            f"--calibration: {nodes} nodes on {len(targets)} targets cannot be predicted",
+            remedy="use one target for all nodes, or one target per node",
         )
     round_ms = found.together_ms if len(targets) == 1 else found.apart_ms
     return {f"{ROUND}, {target}": round_ms / 1000.0 for target in targets}

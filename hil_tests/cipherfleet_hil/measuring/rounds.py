@@ -17,7 +17,7 @@ import msgspec
 from cipherfleet_analysis.cost.board_card import Calibration
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_deploy.local.record import FleetFailed
-from cipherfleet_deploy.local.run import RUN_DAYS, patience
+from cipherfleet_deploy.local.run import RUN_DAYS, stall_timeout_s
 from cipherfleet_hil.measurement.document import (
     Benchmark,
     Kind,
@@ -30,7 +30,7 @@ from cipherfleet_hil.measurement.document import (
     benchmark,
     measurement,
 )
-from cipherfleet_hil.measurement.environment import Environment, environment
+from cipherfleet_hil.measurement.environment import Environment, read_environment
 from cipherfleet_hil.measurement.round_figures import (
     NETWORK,
     ROUND,
@@ -193,7 +193,7 @@ class _TargetResults:
 def _run(
     fleet: Fleet, targets: Sequence[LeasedTarget], places: Mapping[str, Sequence[str]]
 ) -> _TargetResults:
-    before = environment()
+    before = read_environment()
     jobs = {target.name: _start(target, places[target.name]) for target in targets}
     waiting, began = list(targets), time.monotonic()
     while waiting:
@@ -204,7 +204,7 @@ def _run(
             waiting.append(target)
         elif waited.codes[jobs[target.name]] != 0:
             raise FleetFailed(f"{target.name}: {target.last_error_line(jobs[target.name])}")
-    here = States(before=before, after=environment())
+    here = States(before=before, after=read_environment())
     found = {t.name: _parse_node_runs(t.read(f"jobs/{jobs[t.name]}/out")) for t in targets}
     spans = {t.name: _fetch_spans(t, found[t.name]) for t in targets}
     return _TargetResults(found, spans, here)
@@ -222,12 +222,14 @@ def _span_paths(nodes: Iterable[str]) -> list[str]:
 
 def _check_progress(fleet: Fleet, target: LeasedTarget, waited: JobStates, since_s: float) -> None:
     """Raise FleetFailed if no node on *target* has written a span for too long."""
-    idle, limit = waited.idle_s if waited.idle_s is not None else since_s, patience(fleet)
+    idle, limit = waited.idle_s if waited.idle_s is not None else since_s, stall_timeout_s(fleet)
     if idle > limit:
         raise FleetFailed(
-            f"{target.name}: no round was closed for {idle:.0f} s, at most {limit:.0f} s; make "
-            "sure "
-            "that the target reaches the broker (broker.address in the bench file, firewalls)"
+            f"{target.name}: no round was closed for {idle:.0f} s, at most {limit:.0f} s",
+            remedy=(
+                "make sure that the target reaches the broker (broker.address in the bench file, "
+                "firewalls)"
+            ),
         )
 
 
@@ -269,15 +271,15 @@ def share_machine_load(
     after = sum(part.after.cpu_time.own_s for part in parts)
     shared = {
         name: States(
-            before=_with_own(states[name].before, before),
-            after=_with_own(states[name].after, after),
+            before=_replace_own_time(states[name].before, before),
+            after=_replace_own_time(states[name].after, after),
         )
         for name in here
     }
     return states | shared
 
 
-def _with_own(state: Environment, own_s: float) -> Environment:
+def _replace_own_time(state: Environment, own_s: float) -> Environment:
     cpu = msgspec.structs.replace(state.cpu_time, own_s=own_s)
     return msgspec.structs.replace(state, cpu_time=cpu)
 

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from statistics import median
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from .interleaved import Effort, TimedCase, WrongResult
+from cipherfleet_node.errors import CipherfleetError
 
 ClockName = Literal["wall", "cpu"]
 CLOCKS: dict[ClockName, Callable[[], int]] = {
@@ -19,6 +18,37 @@ CLOCKS: dict[ClockName, Callable[[], int]] = {
 _SLOT_S = 0.03  # a short case is repeated for this long within its slot
 _MOST_REPEATS = 25
 _LONG_RUN_S = 0.25  # a first run of this length needs no warm-up run before it
+
+
+class WrongResult(CipherfleetError):
+    """A case computed a wrong result, so that its time is meaningless."""
+
+    exit_code: ClassVar[int] = 5
+
+
+def _do_nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class TimedCase:
+    """A computation to time, with a check of its result."""
+
+    name: str
+    run: Callable[[], Any]  # the timed computation
+    is_right: Callable[[Any], bool]  # compares the result with the plaintext result
+    fill: Callable[[], None] = _do_nothing  # prepares a run, before the clock starts
+
+
+@dataclass(frozen=True)
+class Effort:
+    """The length of a measurement: at least *seconds* and at least *passes* passes."""
+
+    seconds: float
+    passes: int
+
+    def is_spent(self, passes: int, seconds: float) -> bool:
+        return passes >= self.passes and seconds >= self.seconds
 
 
 @dataclass
@@ -71,39 +101,12 @@ class CaseSampler:
         return round(max(elapsed, 1) / 1e9, 9)
 
 
-def run_interleaved(
-    cases: Sequence[TimedCase], effort: Effort
-) -> tuple[dict[str, list[float]], int]:
-    """Run *cases* pass by pass (A, B, A, B, ...); return ms per case and pass, and results checked.
-
-    The times and the effort are CPU times. Raises WrongResult.
-    """
-    sampler = CaseSampler("cpu")
-    passes: list[list[float]] = []
-    began = time.process_time()
-    while not effort.is_spent(len(passes), time.process_time() - began):
-        passes.append([_pass_ms(sampler, case) for case in cases])
-    by_case = zip(*passes, strict=True)
-    times = {case.name: list(result) for case, result in zip(cases, by_case, strict=True)}
-    return times, sampler.runs
-
-
-def _pass_ms(sampler: CaseSampler, case: TimedCase) -> float:
-    taken = CaseTimes()
-    sampler.sample_slot(case, taken, is_first=False)
-    return 1e3 * median(taken.values)
-
-
-def _nothing() -> None:
-    pass
-
-
 def sample(
     cases: Sequence[TimedCase],
     effort: Effort,
     sampler: CaseSampler,
     rng: Random,
-    after_pass: Callable[[], None] = _nothing,
+    after_pass: Callable[[], None] = _do_nothing,
 ) -> list[CaseTimes]:
     """Return the times of *cases*, in the order of *cases*.
 

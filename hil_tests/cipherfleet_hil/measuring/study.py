@@ -99,7 +99,7 @@ class Grid:
 QUICK = Grid(("average",), (1024,), (4, 24), (2,), 18)  # 1024 bits are unsafe but quick
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyOutcome:
     """The result of one case.
 
@@ -174,12 +174,12 @@ def run_case(case: StudyCase, rounds: int) -> StudyOutcome:
         _FinishedFleet({node.id: node for node in nodes}), fleet.dimension
     ).estimates
     return StudyOutcome(
-        case,
-        layout_of(fleet).ciphertexts,
-        result.round_ms.p50,
-        result.bytes_per_edge_round,
-        [relative_error(known[~np.isnan(known).any(axis=1)], optimum) for known in estimates],
-        list(_closing_times(nodes, len(estimates))),
+        case=case,
+        ciphertexts=layout_of(fleet).ciphertexts,
+        round_ms=result.round_ms.p50,
+        bytes_per_edge_round=result.bytes_per_edge_round,
+        error=[relative_error(known[~np.isnan(known).any(axis=1)], optimum) for known in estimates],
+        seconds=list(_closing_times(nodes, len(estimates))),
     )
 
 
@@ -202,10 +202,7 @@ def _closing_times(nodes: Iterable[NodeRecord], rounds: int) -> Iterator[float]:
 
 
 def write_fleet(case: StudyCase, rounds: int, folder: Path) -> Path:
-    """Write fleet.yaml and its readings.
-
-    The fields have mean 2, and deviation 0.5 between nodes.
-    """
+    """Write fleet.yaml and its readings, with mean 2 and deviation 0.5 between nodes."""
     rng = np.random.default_rng(SEED + case.dimension)
     fields = [f"f{place}" for place in range(case.dimension)]
     lines = [",".join(["node", *fields])]

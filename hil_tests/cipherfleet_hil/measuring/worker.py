@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 
 from cipherfleet_hil.measurement.document import DocumentPart, Labels, Run
-from cipherfleet_hil.measurement.environment import clock_now, environment
+from cipherfleet_hil.measurement.environment import clock_now, read_environment
 from cipherfleet_node.errors import CipherfleetError
 
-from .interleaved import Effort
-from .sampling import CLOCKS, CaseSampler, sample
+from .sampling import CLOCKS, CaseSampler, Effort, sample
 
 
 class CaseSamples(DocumentPart, frozen=True):
@@ -47,7 +46,7 @@ def main() -> int:
 
 
 def _environment(options: argparse.Namespace) -> Any:
-    return environment(options.own)
+    return read_environment(options.own)
 
 
 def _crypto(options: argparse.Namespace) -> Samples:

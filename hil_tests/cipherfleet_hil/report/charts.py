@@ -56,7 +56,7 @@ def time_text(seconds: float) -> str:
 def histogram(samples: Sequence[float], label: str) -> str:
     """Draw a histogram with the median; samples that are far out are only counted."""
     values = np.sort(np.asarray(samples, dtype=float))
-    shown = _near(values)
+    shown = _without_outliers(values)
     text = f"{len(values)} samples"
     if len(shown) < len(values):
         text += f", {len(values) - len(shown)} beyond (to {time_text(float(values[-1]))})"
@@ -75,7 +75,7 @@ def histogram(samples: Sequence[float], label: str) -> str:
     return inline(figure, label)
 
 
-def _near(values: Floats) -> Floats:
+def _without_outliers(values: Floats) -> Floats:
     """Return those of the sorted *values* that are not far out."""
     quarter, three = np.percentile(values, [25, 75])
     reach = max(_FAR * float(three - quarter), 0.01 * float(three))
@@ -98,7 +98,7 @@ def line_chart(series: Sequence[Series], x_label: str, label: str) -> str:
     for each in series:
         look = {"color": f"C{each.number % COLOURS}", "ls": ("-", "--")[each.number // COLOURS % 2]}
         axes.plot(
-            *np.transpose(each.points), **look, label=_short(each.name), gid=tooltip(each.name)
+            *np.transpose(each.points), **look, label=_shorten(each.name), gid=tooltip(each.name)
         )
         for x, y in each.points:
             _dot(axes, x, y, look["color"], f"{each.name}: {time_text(y)} at {x:g}")
@@ -158,11 +158,11 @@ def _dot(axes: Any, x: float, y: float, colour: str, text: str, label: str = "")
 
 def _rows(axes: Any, names: Sequence[str]) -> None:
     """Label one row per name, the first on top, with times along the axis."""
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), [_shorten(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(EngFormatter("s"))
     axes.grid(visible=False, axis="y")
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

@@ -19,7 +19,7 @@ from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 from .charts import time_text
 from .measurement_charts import combine_charts, draw_charts
-from .terminal import naive_medians, order_of, ratio_to_naive
+from .terminal import case_order, naive_medians, ratio_to_naive
 
 _STYLE_FILE = Path(__file__).parent / "report.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # a browser loads no other resource
@@ -30,7 +30,7 @@ def write_report(documents: Sequence[tuple[str, Measurement]], file: Path) -> Pa
     summary = file.with_suffix(".md")
     if summary == file:
         raise ConfigError(
-            f"{file}: is the name of the summary; give the page a name that ends in .html"
+            f"{file}: is the name of the summary", remedy="give the page a name that ends in .html"
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,10 +119,10 @@ def _figures(document: Measurement) -> str:
     naive = naive_medians(body.figures)
     heads = "".join(f"<th>{key}</th>" for key in ("samples", *LEAST_SAMPLES))
     rows = [
-        f"<tr><td>{escape(each.name)}{_unsafe(each)}</td><td>{each.n}</td>"
+        f"<tr><td>{escape(each.name)}{_unsafe_suffix(each)}</td><td>{each.n}</td>"
         + "".join(f"<td>{_cell(each, key)}</td>" for key in LEAST_SAMPLES)
         + f"<td>{ratio_to_naive(each, naive)}</td></tr>"
-        for each in sorted(body.figures, key=order_of)
+        for each in sorted(body.figures, key=case_order)
     ]
     last = f"<th>{PHE} /</th>" if naive else "<th></th>"
     return (
@@ -143,7 +143,7 @@ def _cases(figures: Sequence[Figure]) -> str:
     return f'<p class="soft">{"; ".join(found)}.</p>' if found else ""
 
 
-def _unsafe(each: Figure) -> str:
+def _unsafe_suffix(each: Figure) -> str:
     bits = each.labels.get("key_bits")
     return " (UNSAFE key)" if isinstance(bits, int) and bits < SAFE_KEY_BITS else ""
 
@@ -192,7 +192,7 @@ def _machine(document: Measurement, target: Target) -> str:
     rows = [
         f"<tr><td>{escape(name)}</td>"
         f'<td class="words">{escape(before[name] or "not reported")}</td>'
-        f'<td class="words">{_after(before[name], after[name]) or same}</td></tr>'
+        f'<td class="words">{_changed_value(before[name], after[name]) or same}</td></tr>'
         for name in found
     ]
     head = '<tr><th></th><th class="words">before</th><th class="words">after</th></tr>'
@@ -206,7 +206,7 @@ def _machine(document: Measurement, target: Target) -> str:
     )
 
 
-def _after(before: str | None, after: str | None) -> str:
+def _changed_value(before: str | None, after: str | None) -> str:
     return "" if after == before else escape(after or "not reported")
 
 
@@ -224,11 +224,11 @@ def _state(state: Environment) -> dict[str, str | None]:
         "kernel": state.kernel,
         "governor": state.governor,
         "clock": f"{clock.now / 1e6:,.0f} MHz" if clock else None,
-        "firmware's clock": _scaled(state.firmware_clock_hz, 1e6, "MHz"),
+        "firmware's clock": _format_scaled(state.firmware_clock_hz, 1e6, "MHz"),
         "throttled": f"0x{state.throttled:x}" if state.throttled is not None else None,
-        "throttle events": _scaled(state.throttle_events, 1, ""),
-        "temperature": _scaled(state.temperature_c, 1, "°C"),
-        "core": _scaled(state.core_volts, 1, "V"),
+        "throttle events": _format_scaled(state.throttle_events, 1, ""),
+        "temperature": _format_scaled(state.temperature_c, 1, "°C"),
+        "core": _format_scaled(state.core_volts, 1, "V"),
         "load, 1 min": f"{state.load_1min:.2f}",
         "memory available": f"{free} of {total} MiB",
         "swap used": f"{swap} MiB",
@@ -239,7 +239,7 @@ def _state(state: Environment) -> dict[str, str | None]:
     }
 
 
-def _scaled(value: float | None, size: float, unit: str) -> str | None:
+def _format_scaled(value: float | None, size: float, unit: str) -> str | None:
     return None if value is None else f"{value / size:,.4g} {unit}".strip()
 
 
@@ -271,7 +271,7 @@ def _summary(name: str, document: Measurement) -> Iterator[str]:
     for each in body.figures:
         values = [getattr(each, key) for key in LEAST_SAMPLES]
         cells = ["-" if value is None else _format_amount(value, each.unit) for value in values]
-        yield f"| {_inline(each.name)}{_unsafe(each)} | {each.n} | {' | '.join(cells)} |"
+        yield f"| {_inline(each.name)}{_unsafe_suffix(each)} | {each.n} | {' | '.join(cells)} |"
     yield ""
 
 

@@ -184,10 +184,12 @@ def _limit_phases(bars: Sequence[Stack]) -> list[Stack]:
         return list(bars)
     kept = [name for name, _ in totals.most_common(COLOURS - 1)]
     rest = f"{len(totals) - len(kept)} others"
-    return [Stack(bar.name, _merged(dict(bar.parts), kept, rest)) for bar in bars]
+    return [Stack(bar.name, _merge_rest(dict(bar.parts), kept, rest)) for bar in bars]
 
 
-def _merged(parts: Mapping[str, float], kept: Sequence[str], rest: str) -> list[tuple[str, float]]:
+def _merge_rest(
+    parts: Mapping[str, float], kept: Sequence[str], rest: str
+) -> list[tuple[str, float]]:
     other = sum(value for name, value in parts.items() if name not in kept)
     return [*((name, parts[name]) for name in kept if name in parts), (rest, other)]
 

@@ -90,11 +90,11 @@ def _row(outcome: StudyOutcome) -> list[str]:
         f"{outcome.round_ms:.0f}",
         f"{outcome.bytes_per_edge_round:,.0f}",
         f"{outcome.error[-1]:.2g}",
-        *(_reached(outcome, accuracy) for accuracy in ACCURACIES),
+        *(_format_reached(outcome, accuracy) for accuracy in ACCURACIES),
     ]
 
 
-def _reached(outcome: StudyOutcome, accuracy: float) -> str:
+def _format_reached(outcome: StudyOutcome, accuracy: float) -> str:
     rounds, seconds = outcome.rounds_to(accuracy), outcome.seconds_to(accuracy)
     return "-" if rounds is None else f"{rounds} ({seconds:.1f})"
 
@@ -122,10 +122,10 @@ def _error_by_resolution(figure: Any, outcomes: Sequence[StudyOutcome]) -> None:
     dimension = _values(outcomes, "dimension")[0]
     panels = figure.subplots(1, len(objectives), squeeze=False)[0]
     for axes, objective in zip(panels, objectives, strict=True):
-        of_it = _where(outcomes, objective=objective)
+        of_it = _select(outcomes, objective=objective)
         bits = next((b for b in _values(of_it, "key_bits") if b >= SAFE_KEY_BITS), None)
         bits = bits or _values(of_it, "key_bits")[0]
-        chosen = _where(of_it, key_bits=bits, dimension=dimension)
+        chosen = _select(of_it, key_bits=bits, dimension=dimension)
         for place, outcome in enumerate(chosen):
             rounds = np.arange(1, len(outcome.error) + 1)
             label = f"resolution 2^-{outcome.case.resolution_bits}"
@@ -139,7 +139,7 @@ def _error_by_time(figure: Any, outcomes: Sequence[StudyOutcome]) -> None:
     objective = _values(outcomes, "objective")[0]
     panels = figure.subplots(1, len(dimensions), squeeze=False, sharey=True)[0]
     for axes, dimension in zip(panels, dimensions, strict=True):
-        chosen = _where(outcomes, objective=objective, dimension=dimension, resolution_bits=finest)
+        chosen = _select(outcomes, objective=objective, dimension=dimension, resolution_bits=finest)
         for place, outcome in enumerate(chosen):
             label = f"{outcome.case.key_bits} bits"
             axes.plot(
@@ -154,7 +154,7 @@ def _round_time(figure: Any, outcomes: Sequence[StudyOutcome]) -> None:
     axes, finest = figure.subplots(), _values(outcomes, "resolution_bits")[-1]
     objective = _values(outcomes, "objective")[0]
     for place, bits in enumerate(_values(outcomes, "key_bits")):
-        chosen = _where(outcomes, objective=objective, key_bits=bits, resolution_bits=finest)
+        chosen = _select(outcomes, objective=objective, key_bits=bits, resolution_bits=finest)
         d = [outcome.case.dimension for outcome in chosen]
         ms = [outcome.round_ms for outcome in chosen]
         axes.plot(d, ms, "o" + _LINES[place % 4], color=f"C{place}", label=f"{bits} bits")
@@ -181,7 +181,7 @@ def _values(outcomes: Iterable[StudyOutcome], axis: str) -> list[Any]:
     return sorted({getattr(outcome.case, axis) for outcome in outcomes})
 
 
-def _where(outcomes: Iterable[StudyOutcome], **wanted: object) -> list[StudyOutcome]:
+def _select(outcomes: Iterable[StudyOutcome], **wanted: object) -> list[StudyOutcome]:
     return [
         outcome
         for outcome in outcomes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from rich.box import SIMPLE
@@ -11,9 +12,10 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from cipherfleet_deploy.progress import Lines
 from cipherfleet_hil.measurement.document import LEAST_SAMPLES, Figure, Measurement, Validity
-from cipherfleet_hil.measuring.cases import ALL, CASE_DESCRIPTIONS
-from cipherfleet_hil.measuring.exchange_scene import ONLINE, PHE
+from cipherfleet_hil.measuring.cases import ALL, CASE_DESCRIPTIONS, ONLINE
+from cipherfleet_hil.measuring.exchange_scene import PHE
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 T = TypeVar("T")
@@ -21,12 +23,24 @@ PERCENTILES = tuple(LEAST_SAMPLES)
 Naive = Mapping[tuple[str, str, str], float | None]
 
 
-def progress_bar() -> Callable[[Sequence[T]], Iterable[T]]:
-    """Return a progress bar over the processes; it is never drawn while one is timed."""
-    console = Console(stderr=True)
-    return lambda jobs: track(
-        jobs, "processes", console=console, disable=not console.is_terminal, auto_refresh=False
-    )
+def track_progress(what: str, console: Console) -> Callable[[Sequence[T]], Iterable[T]]:
+    """Return an iteration over jobs, named *what*, that shows its progress on *console*.
+
+    It is a bar on a terminal and lines elsewhere. Both are drawn only between two jobs: the CPU
+    time of a drawing thread would count as measured.
+    """
+
+    def follow(jobs: Sequence[T]) -> Iterator[T]:
+        lines = Lines(console)
+        lines.begin(f"{what}: 0 of {len(jobs)}")
+        hidden = not console.is_terminal
+        for done, job in enumerate(
+            track(jobs, what, console=console, disable=hidden, auto_refresh=False), 1
+        ):
+            yield job
+            lines.update(partial("{}: {} of {}".format, what, done, len(jobs)))
+
+    return follow
 
 
 def show(document: Measurement, console: Console | None = None) -> None:
@@ -75,7 +89,7 @@ def _table(figures: Sequence[Figure]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     naive = naive_medians(figures)
     last = None
-    for each in sorted(figures, key=order_of):
+    for each in sorted(figures, key=case_order):
         case = str(each.labels.get("case", each.name))
         found = [format_ms(getattr(each, key)) for key in PERCENTILES]
         table.add_row(
@@ -89,7 +103,7 @@ def _table(figures: Sequence[Figure]) -> Table:
     return table
 
 
-def order_of(each: Figure) -> int:
+def case_order(each: Figure) -> int:
     """Return a sort key: cases in the order of a round, others after them."""
     cases = [*CASE_DESCRIPTIONS]
     case = str(each.labels.get("case", each.name))

@@ -189,6 +189,6 @@ def _path(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / Path(name).expanduser()
 
 
-def bench_from(file: Path | None) -> Bench:
+def load_bench(file: Path | None) -> Bench:
     """Read the bench in *file*; None gives a bench with only this machine."""
     return Bench() if file is None else read_bench(file)

@@ -22,9 +22,9 @@ from cipherfleet_deploy.containers.engine import (
     MAX_PROCESSES,
     NAME_LABEL,
     OUT_LABEL,
-    Engine,
-    engine_errors,
+    ContainerEngine,
 )
+from cipherfleet_deploy.containers.engine_errors import engine_errors
 from cipherfleet_deploy.containers.limits import Profile
 from cipherfleet_deploy.containers.plan import IMAGE, hand_over
 
@@ -45,14 +45,14 @@ class DockerLink:
 
     def __init__(self, name: str, image: str, profile: Profile | None) -> None:
         self._name, self._image, self._profile = name, image, profile
-        self._engine: Engine | None = None
+        self._engine: ContainerEngine | None = None
         self._container: str | None = None
         self._inbox: Path | None = None  # standard input of the commands, as files
         self._numbers = count()
 
     def open(self) -> None:
         """Create the container. Raises CipherfleetError, with the remedy, if no engine answers."""
-        self._engine = engine = Engine()
+        self._engine = engine = ContainerEngine()
         try:
             engine.image_mib(self._image)
             self._inbox = Path(tempfile.mkdtemp(prefix="cipherfleet-inbox-"))

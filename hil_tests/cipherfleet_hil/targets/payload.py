@@ -35,13 +35,19 @@ def check_machine(name: str, machine: TargetMachine) -> None:
     version = ".".join(map(str, machine.python))
     if machine.python[:2] < LEAST_PYTHON:
         raise PayloadUnavailable(
-            f"target {name!r} has Python {version}, needs 3.11 or newer; install it on the target, "
-            "and name it, or an environment with cipherfleet, in the bench file (python: PATH)"
+            f"target {name!r} has Python {version}, needs 3.11 or newer",
+            remedy=(
+                "install it on the target, and name it, or an environment with cipherfleet, in "
+                "the bench file (python: PATH)"
+            ),
         )
     if machine.libc[0] != "glibc":
         raise PayloadUnavailable(
-            f"target {name!r} has the C library {machine.libc[0]!r}, wheels need 'glibc'; install "
-            "cipherfleet on the target, and name its Python in the bench file (python: PATH)"
+            f"target {name!r} has the C library {machine.libc[0]!r}, wheels need 'glibc'",
+            remedy=(
+                "install cipherfleet on the target, and name its Python in the bench file "
+                "(python: PATH)"
+            ),
         )
 
 
@@ -82,9 +88,11 @@ def _unpack(version: str, architecture: str, folder: Path) -> None:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise PayloadUnavailable(
             f"no packages for Python {version} on {architecture}, pip says "
-            f"{one_line(lines[-1])[:300] if lines else 'nothing'}; install cipherfleet on the "
-            "target, "
-            "and name its Python in the bench file (python: PATH)"
+            f"{one_line(lines[-1])[:300] if lines else 'nothing'}",
+            remedy=(
+                "install cipherfleet on the target, and name its Python in the bench file "
+                "(python: PATH)"
+            ),
         )
 
 

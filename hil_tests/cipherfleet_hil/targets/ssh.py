@@ -72,16 +72,16 @@ class Address:
         if self.user is not None:
             arguments["User"] = self.user
         if self.identity is not None:
-            arguments |= {"IdentityFile": _quoted(self.identity), "IdentitiesOnly": "yes"}
+            arguments |= {"IdentityFile": _quote(self.identity), "IdentitiesOnly": "yes"}
         if self.known_hosts is not None:
             arguments |= {
-                "UserKnownHostsFile": _quoted(self.known_hosts),
+                "UserKnownHostsFile": _quote(self.known_hosts),
                 "GlobalKnownHostsFile": "/dev/null",
             }
         return [f"-o{name}={value}" for name, value in arguments.items()]
 
 
-def _quoted(path: Path) -> str:
+def _quote(path: Path) -> str:
     return f'"{path.absolute()}"'
 
 
@@ -111,7 +111,8 @@ class SshLink:
             )
             where = f"{self._address.host}:{self._address.port}"
             raise TargetUnreachable(
-                f"target {self._name!r} at {where} cannot be reached, ssh says {words!r}; {remedy}"
+                f"target {self._name!r} at {where} cannot be reached, ssh says {words!r}",
+                remedy=remedy,
             ) from None
 
     def call(self, argv: Sequence[str], stdin: bytes, timeout_s: float) -> bytes:

@@ -291,10 +291,10 @@ class LeasedTarget:
             [*self._agent_command, command], {"nonce": self._nonce, **request}, stdin
         )
         if answer.get("lost"):
-            raise self._lost()
+            raise self._lease_lost()
         return answer
 
-    def _lost(self) -> TargetUnreachable:
+    def _lease_lost(self) -> TargetUnreachable:
         return TargetUnreachable(
             f"{self.name}: the lease has ended, and its jobs were killed: the target could not be "
             f"reached for {self._lease_s:g} s, or was restarted"
@@ -310,7 +310,8 @@ class LeasedTarget:
             text = answer.decode(errors="replace")
             raise TargetFailed(
                 f"{self.name}: the target did not answer with a line of JSON, but with "
-                f"{one_line(text)[:200]!r}; does its login shell print a greeting?"
+                f"{one_line(text)[:200]!r}",
+                remedy="does its login shell print a greeting?",
             ) from None
 
     @property
@@ -337,7 +338,7 @@ class LeasedTarget:
                     ) from None
             except TargetFailed as failed:
                 if _NO_AGENT in str(failed):  # removed with the lease's folder
-                    raise self._lost() from None
+                    raise self._lease_lost() from None
                 raise
             time.sleep(RETRY_AFTER_S)
 
@@ -360,7 +361,7 @@ def holder() -> str:
 def pack(folder: Path) -> bytes:
     """Return *folder* as a tar file without owners and groups."""
 
-    def plain(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    def strip_owner(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
         if "__pycache__" in file.name:
             return None
         file.uid = file.gid = 0
@@ -369,7 +370,7 @@ def pack(folder: Path) -> bytes:
 
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w:gz", compresslevel=1) as tar:
-        tar.add(folder, ".", filter=plain)
+        tar.add(folder, ".", filter=strip_owner)
     return made.getvalue()
 
 

@@ -1,54 +1,88 @@
-"""The catalogue of attacks, by their command-line names."""
+"""The attacks and the systems that they attack, by their command-line names.
+
+This module imports quickly. The code of an attack or a system is imported when it is used; a
+location names it, for example "telescoping:one_round".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .common_factor import common_factor, divisor
-from .eavesdropper import eavesdropper, key_holder, observer
-from .leakage import leakage_of_round, leakage_of_several, leakage_of_telescoped, leakage_of_truth
-from .neighbours import direction, triangulation, triangulation_by_two
-from .randomness import randomness_of_answers
-from .result import AttackResult
-from .subjects import AttackCase
-from .telescoping import one_round, telescoping, telescoping_but_one
-from .wiretap import wiretap
+if TYPE_CHECKING:
+    from .result import AttackResult
+    from .subjects import AttackCase, Subject
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack; *run* returns None if it does not apply to the system."""
+    """An attack; *location* is that of its function."""
 
     name: str
     adversary: str
-    run: Callable[[AttackCase], AttackResult | None]
+    location: str
+
+    def run(self, case: AttackCase) -> AttackResult | None:
+        """Run the attack; None if it does not apply to the system."""
+        return self._function(case)
 
     @property
     def text(self) -> str:
         """The description: the first line of the attack's docstring."""
-        return (self.run.__doc__ or "").split("\n", maxsplit=1)[0]
+        return (self._function.__doc__ or "").split("\n", maxsplit=1)[0]
+
+    @property
+    def _function(self) -> Callable[[AttackCase], AttackResult | None]:
+        function: Callable[[AttackCase], AttackResult | None] = _load(self.location)
+        return function
 
 
 ATTACKS: Mapping[str, Attack] = {
     attack.name: attack
     for attack in (
-        Attack("wiretap", "an eavesdropper", wiretap),
-        Attack("eavesdropper", "an eavesdropper", eavesdropper),
-        Attack("observer", "an eavesdropper", observer),
-        Attack("key-holder", "the key holder", key_holder),
-        Attack("common-factor", "one neighbour", common_factor),
-        Attack("divisor", "one neighbour", divisor),
-        Attack("randomness", "one neighbour", randomness_of_answers),
-        Attack("direction", "one neighbour", direction),
-        Attack("triangulation", "one neighbour", triangulation),
-        Attack("triangulation-two", "two neighbours", triangulation_by_two),
-        Attack("one-round", "all neighbours", one_round),
-        Attack("telescoping", "all neighbours", telescoping),
-        Attack("telescoping-but-one", "all neighbours but one", telescoping_but_one),
-        Attack("leakage-round", "all neighbours", leakage_of_round),
-        Attack("leakage-telescoped", "all neighbours", leakage_of_telescoped),
-        Attack("leakage-several", "all neighbours", leakage_of_several),
-        Attack("leakage-true", "no real adversary", leakage_of_truth),
+        Attack("wiretap", "an eavesdropper", "wiretap:wiretap"),
+        Attack("eavesdropper", "an eavesdropper", "eavesdropper:eavesdropper"),
+        Attack("observer", "an eavesdropper", "eavesdropper:observer"),
+        Attack("key-holder", "the key holder", "eavesdropper:key_holder"),
+        Attack("common-factor", "one neighbour", "common_factor:common_factor"),
+        Attack("divisor", "one neighbour", "common_factor:divisor"),
+        Attack("randomness", "one neighbour", "randomness:randomness_of_answers"),
+        Attack("direction", "one neighbour", "neighbours:direction"),
+        Attack("triangulation", "one neighbour", "neighbours:triangulation"),
+        Attack("triangulation-two", "two neighbours", "neighbours:triangulation_by_two"),
+        Attack("one-round", "all neighbours", "telescoping:one_round"),
+        Attack("telescoping", "all neighbours", "telescoping:telescoping"),
+        Attack("telescoping-but-one", "all neighbours but one", "telescoping:telescoping_but_one"),
+        Attack("leakage-round", "all neighbours", "leakage:leakage_of_round"),
+        Attack("leakage-telescoped", "all neighbours", "leakage:leakage_of_telescoped"),
+        Attack("leakage-several", "all neighbours", "leakage:leakage_of_several"),
+        Attack("leakage-true", "no real adversary", "leakage:leakage_of_truth"),
     )
 }
+
+# The location of each system; its command-line name is in no other place.
+SYSTEMS: Mapping[str, str] = {
+    "pairwise": "subjects:PAIRWISE",
+    "sealed": "subjects:SEALED",
+    "dsgd": "subjects:DSGD",
+    "ternary": "subjects:TERNARY",
+    "obfuscation": "subjects:OBFUSCATION",
+    "differential-privacy": "subjects:DIFFERENTIAL_PRIVACY",
+    "gradient-tracking": "subjects:GRADIENT_TRACKING",
+    "push-sum": "subjects:PUSH_SUM",
+    "paillier-ring": "subjects:PAILLIER_RING",
+    "consensus": "subjects:CONSENSUS",
+}
+
+
+def load_system(name: str) -> Subject:
+    """Import and return the system of this *name*, one of SYSTEMS."""
+    subject: Subject = _load(SYSTEMS[name])
+    return subject
+
+
+def _load(location: str) -> Any:
+    module, _, attribute = location.partition(":")
+    return getattr(import_module(f".{module}", __package__), attribute)

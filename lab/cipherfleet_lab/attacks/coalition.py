@@ -44,7 +44,7 @@ def link_factor(problem: Problem, i: int, j: int) -> float:
     return float(metropolis(*degrees)) / 2.0**METROPOLIS_BITS
 
 
-def half_weight_of(log: Log, i: int, j: int) -> Array:
+def link_half_weights(log: Log, i: int, j: int) -> Array:
     """Return h_ij, shape (rounds,), which only node i knows."""
     return log.half_weights[i, j] / 2.0**HALF_WEIGHT_BITS
 
@@ -75,13 +75,13 @@ def observe_differences(
     for near in problem.neighbours(node):
         factor = link_factor(problem, node, near)
         if near in coalition:
-            own = half_weight_of(log, near, node)[:, None]
+            own = link_half_weights(log, near, node)[:, None]
             flows -= factor * own * opened_difference(log, near, node)
         else:
             there = locate(log, problem, coalition, near)
             if there is not None:
                 flows += factor * MEAN_HALF_WEIGHT**2 * (there - states)
-    return ObservedTrajectory(states, _attenuated(log, flows))
+    return ObservedTrajectory(states, _attenuate(log, flows))
 
 
 def locate(log: Log, problem: Problem, coalition: Collection[int], node: int) -> Array | None:
@@ -144,14 +144,14 @@ def _observe_sums(
     flows = np.zeros_like(centre)
     for near in problem.neighbours(node):
         if near in coalition:
-            own = half_weight_of(log, near, node)[:, None]
+            own = link_half_weights(log, near, node)[:, None]
             term = own * (h * (log.estimates[:-1, near] - centre) - y)
         elif near in weights:
             term = h * away[near] - weights[near][:, None] * y
         else:
             term = -MEAN_HALF_WEIGHT * y
         flows += link_factor(problem, node, near) * term
-    return ObservedTrajectory(centre + y / h, _attenuated(log, flows))
+    return ObservedTrajectory(centre + y / h, _attenuate(log, flows))
 
 
 def _equations(
@@ -175,7 +175,7 @@ def _equations(
         for near in problem.neighbours(asker):
             factor = link_factor(problem, asker, near)
             if near in coalition:
-                own = half_weight_of(log, near, asker)[:, None]
+                own = link_half_weights(log, near, asker)[:, None]
                 left = left - factor * own * (log.estimates[:-1, near] - log.estimates[:-1, asker])
                 continue
             place = seen.index(near)
@@ -217,6 +217,6 @@ def observe_ring(
     return ObservedTrajectory(states, log.served / problem.nodes - states)
 
 
-def _attenuated(log: Log, flows: Array) -> Array:
+def _attenuate(log: Log, flows: Array) -> Array:
     assert log.attenuations is not None
     return log.attenuations[:, None] * flows

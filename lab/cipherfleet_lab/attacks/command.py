@@ -13,10 +13,10 @@ from rich.progress import track
 
 from cipherfleet_lab.problems import five_nodes
 
-from .catalogue import ATTACKS
+from .catalogue import ATTACKS, load_system
 from .names import GraphName, Guard
 from .result import AttackResult, percent
-from .subjects import GRAPHS, SUBJECTS, AttackCase
+from .subjects import GRAPHS, AttackCase
 from .table import QUICK_TRIALS, ROWS, TRIALS, AttackTable, Row, attack_table, plot_table
 
 TABLE_FILE, FIGURE_FILE = "attacks.md", "attacks.png"
@@ -56,7 +56,7 @@ def attack_all(options: AttackOptions, progress: Console) -> dict[str, Any]:
     rows: Sequence[Row] = ROWS
     if options.on is not None or options.off:
         case = _case(options)
-        rows = [(case.subject.name, tuple(case.off))]
+        rows = [(case.system, tuple(case.off))]
     watched = track(rows, "attacks", console=progress, disable=not progress.is_terminal)
     table = attack_table(options.seed, _trials(options), watched, GRAPHS[options.graph])
     result = {**table.to_json(), "graph": options.graph, "markdown": table.markdown()}
@@ -94,14 +94,22 @@ def show_all(result: dict[str, Any], console: Console) -> None:
 
 
 def _case(options: AttackOptions) -> AttackCase:
-    subject = SUBJECTS[options.on or "pairwise"]
-    unknown = [guard for guard in options.off if guard not in subject.guards]
+    system = options.on or "pairwise"
+    guards = load_system(system).guards
+    unknown = [guard for guard in options.off if guard not in guards]
     if unknown:
-        has = ", ".join(subject.guards) or "none"
-        raise click.UsageError(f"{subject.name} has no guard {unknown[0]!r}; it has: {has}")
+        has = ", ".join(guards) or "none"
+        raise click.UsageError(f"{system} has no guard {unknown[0]!r}; it has: {has}")
     problem = replace(five_nodes(), edges=GRAPHS[options.graph])
     off, trials = frozenset(options.off), _trials(options)
-    return AttackCase(subject, off, trials, options.seed, options.key_bits, problem)
+    return AttackCase(
+        system=system,
+        off=off,
+        trials=trials,
+        seed=options.seed,
+        bits=options.key_bits,
+        problem=problem,
+    )
 
 
 def _trials(options: AttackOptions) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from .one_exchange import HALF_WEIGHTS, AskerView, success_rates
+from .one_exchange import HALF_WEIGHTS, AskerView, measure_success
 from .result import AttackResult
 from .subjects import AttackCase
 
@@ -41,7 +41,7 @@ def common_factor(case: AttackCase) -> AttackResult | None:
     """The neighbour's estimate from the common factor of one answer's slots."""
     return attack_answers(
         case, "common-factor", "the slots of one answer, or of the sum if it opens only so",
-        "the range of half weights", lambda seen, name: weight_by_gcd(seen.best(name)),
+        "the range of half weights", lambda seen, name: weight_by_gcd(seen.best_slots(name)),
     )  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def divisor(case: AttackCase) -> AttackResult | None:
     """The same by trial of every half weight, which tolerates a little noise."""
     return attack_answers(
         case, "divisor", "the slots of one answer, or of the sum if it opens only so",
-        "the range of half weights", lambda seen, name: weight_by_remainders(seen.best(name)),
+        "the range of half weights", lambda seen, name: weight_by_remainders(seen.best_slots(name)),
     )  # fmt: skip
 
 
@@ -61,9 +61,19 @@ def attack_answers(
     if kind is None:
         return None
     rounds = [f"{case.seed} {trial}" for trial in range(case.trials)]
-    tried = success_rates(find, kind, case.off, rounds, DIMENSION, case.bits)
+    tried = measure_success(find, kind, case.off, rounds, DIMENSION, case.bits)
     return AttackResult(
-        attack, case.name, "a neighbour's estimate", saw, f"its own key and estimate, {knew}",
-        "fraction", tried.states, 1 / len(HALF_WEIGHTS), _GUESS, case.trials,
-        f"{case.bits}-bit keys, d = {DIMENSION}; the half weight in {100 * tried.weights:.0f} %",
-    )  # fmt: skip
+        attack=attack,
+        system=case.name,
+        sought="a neighbour's estimate",
+        saw=saw,
+        knew=f"its own key and estimate, {knew}",
+        measure="fraction",
+        value=tried.states,
+        chance=1 / len(HALF_WEIGHTS),
+        guess=_GUESS,
+        trials=case.trials,
+        note=(
+            f"{case.bits}-bit keys, d = {DIMENSION}; the half weight in {100 * tried.weights:.0f} %"
+        ),
+    )

@@ -21,11 +21,18 @@ def eavesdropper(case: AttackCase) -> AttackResult | None:
     truth = np.array([log.estimates[:-1][rounds].mean(axis=0) for log in case.logs])
     found = np.array([wire(log).states[rounds].mean(axis=0) for log in case.logs])
     return AttackResult(
-        "eavesdropper", case.name,
-        "estimates" if case.subject.descends else "the nodes' own values", _SAW, _KNEW, "error",
-        relative_error(found, truth, np.zeros_like(truth)), 1.0, "zero", case.trials,
-        f"means over {HEARD} rounds" if case.subject.descends else "",
-    )  # fmt: skip
+        attack="eavesdropper",
+        system=case.name,
+        sought="estimates" if case.subject.descends else "the nodes' own values",
+        saw=_SAW,
+        knew=_KNEW,
+        measure="error",
+        value=relative_error(found, truth, np.zeros_like(truth)),
+        chance=1.0,
+        guess="zero",
+        trials=case.trials,
+        note=f"means over {HEARD} rounds" if case.subject.descends else "",
+    )
 
 
 def observer(case: AttackCase) -> AttackResult | None:
@@ -41,9 +48,17 @@ def observer(case: AttackCase) -> AttackResult | None:
         truth.append(true[: len(seen)])
     result, right = np.concatenate(found), np.concatenate(truth)
     return AttackResult(
-        "observer", case.name, "gradients, round by round", _SAW, _KNEW, "error",
-        error_by_round(result, right, np.zeros_like(right)), 1.0, "zero", case.trials,
-    )  # fmt: skip
+        attack="observer",
+        system=case.name,
+        sought="gradients, round by round",
+        saw=_SAW,
+        knew=_KNEW,
+        measure="error",
+        value=error_by_round(result, right, np.zeros_like(right)),
+        chance=1.0,
+        guess="zero",
+        trials=case.trials,
+    )
 
 
 def key_holder(case: AttackCase) -> AttackResult | None:
@@ -53,7 +68,14 @@ def key_holder(case: AttackCase) -> AttackResult | None:
     found = np.array([log.served for log in case.logs])
     truth = np.array([log.estimates[:-1].sum(axis=1) for log in case.logs])
     return AttackResult(
-        "key-holder", case.name, "the sum of all estimates, round by round",
-        "every sum, decrypted", "its own key", "error",
-        relative_error(found, truth, np.zeros_like(truth)), 1.0, "zero", case.trials,
-    )  # fmt: skip
+        attack="key-holder",
+        system=case.name,
+        sought="the sum of all estimates, round by round",
+        saw="every sum, decrypted",
+        knew="its own key",
+        measure="error",
+        value=relative_error(found, truth, np.zeros_like(truth)),
+        chance=1.0,
+        guess="zero",
+        trials=case.trials,
+    )

@@ -58,7 +58,7 @@ def make_regression_problem(readings: Readings, edges: Edges = FIVE_EDGES) -> Pr
     return regression("leakage", readings, edges, start, None)
 
 
-def closed_form(gradient: Array) -> Array:
+def solve_closed_form(gradient: Array) -> Array:
     """Return the features of the one sample behind *gradient*, shape (features,), or zeros."""
     if gradient[-1] == 0.0:
         return np.zeros(len(gradient) - 1)
@@ -88,14 +88,22 @@ def _one_sample(case: AttackCase, attack: str, source: Source, saw: str) -> Atta
         return None
     errors = []
     for readings, leakage_case in _regression_cases(case, case.trials, 1):
-        for node, found in enumerate(recovered(leakage_case, source)):
+        for node, found in enumerate(recover_gradients(leakage_case, source)):
             truth = readings.phi[node, 0, :-1]
-            errors.append(relative_error(closed_form(found), truth, np.zeros_like(truth)))
+            errors.append(relative_error(solve_closed_form(found), truth, np.zeros_like(truth)))
     return AttackResult(
-        attack, case.name, "the one sample of a node, a linear model's", saw, _CLOSED, "error",
-        float(np.median(errors)), 1.0, "features zero, their mean", case.trials,
-        "median over nodes",
-    )  # fmt: skip
+        attack=attack,
+        system=case.name,
+        sought="the one sample of a node, a linear model's",
+        saw=saw,
+        knew=_CLOSED,
+        measure="error",
+        value=float(np.median(errors)),
+        chance=1.0,
+        guess="features zero, their mean",
+        trials=case.trials,
+        note="median over nodes",
+    )
 
 
 def leakage_of_several(case: AttackCase) -> AttackResult | None:
@@ -109,22 +117,29 @@ def leakage_of_several(case: AttackCase) -> AttackResult | None:
     for readings, leakage_case in _regression_cases(
         case, max(1, case.trials // SEVERAL_EACH), SEVERAL
     ):
-        log = leakage_case.once(0)
-        for node in range(leakage_case.solved.nodes):
+        log = leakage_case.run_cached(0)
+        for node in range(leakage_case.solved_problem.nodes):
             reading = leakage_case.read(log, leakage_case.neighbours(node), node, many=False)
             gradients = reading.steps[:WATCHED, 0] / reading.scales[:WATCHED, None]
             states = reading.states[reading.first :][:WATCHED, 0]
-            found, _ = matching(gradients, states, SEVERAL, seed=leakage_case.seed)
+            found, _ = match_gradients(gradients, states, SEVERAL, seed=leakage_case.seed)
             errors.append(sample_error(found, readings.phi[node, :, :-1]))
     return AttackResult(
-        "leakage-several", case.name, f"the {SEVERAL} samples of a node, a linear model's",
-        f"what all neighbours know of the first {WATCHED} rounds", "the model", "error",
-        float(np.median(errors)), 1.0, "features zero, their mean", len(errors) // 5,
-        f"median over nodes; L-BFGS from {STARTS} starts",
-    )  # fmt: skip
+        attack="leakage-several",
+        system=case.name,
+        sought=f"the {SEVERAL} samples of a node, a linear model's",
+        saw=f"what all neighbours know of the first {WATCHED} rounds",
+        knew="the model",
+        measure="error",
+        value=float(np.median(errors)),
+        chance=1.0,
+        guess="features zero, their mean",
+        trials=len(errors) // 5,
+        note=f"median over nodes; L-BFGS from {STARTS} starts",
+    )
 
 
-def matching(
+def match_gradients(
     gradients: Array, estimates: Array, count: int, seed: int, loss: RegressionLoss = SQUARED
 ) -> tuple[Array, Array]:
     """Find features, shape (count, f), and targets that match *gradients* at *estimates* (K, d)."""
@@ -169,12 +184,12 @@ def sample_error(found: Array, truth: Array) -> float:
     return min(relative_error(found[list(o)], truth, np.zeros_like(truth)) for o in orders)
 
 
-def recovered(leakage_case: AttackCase, source: Source) -> Array:
+def recover_gradients(leakage_case: AttackCase, source: Source) -> Array:
     """Return a gradient of every node from *source*, shape (n, d), in a run of *leakage_case*."""
-    log, middle = leakage_case.once(0), SETTLED.start
+    log, middle = leakage_case.run_cached(0), SETTLED.start
     if source == "true":
         return np.array(log.gradients[middle])
-    nodes = range(leakage_case.solved.nodes)
+    nodes = range(leakage_case.solved_problem.nodes)
     if source == "telescoped":
         return np.array(
             [

@@ -38,12 +38,18 @@ def direction(case: AttackCase) -> AttackResult | None:
         np.linalg.norm(found, axis=2) * np.linalg.norm(truth, axis=2)
     )
     return AttackResult(
-        "direction", case.name, "the difference to a neighbour's estimate", _received(case),
-        _PAIRED,
-        "error", error_by_round(found, truth, np.zeros_like(truth)), 1.0,
-        "the same estimate as its own", case.trials,
-        f"median cosine to the true direction {np.median(cosine):.4f}",
-    )  # fmt: skip
+        attack="direction",
+        system=case.name,
+        sought="the difference to a neighbour's estimate",
+        saw=_describe_received(case),
+        knew=_PAIRED,
+        measure="error",
+        value=error_by_round(found, truth, np.zeros_like(truth)),
+        chance=1.0,
+        guess="the same estimate as its own",
+        trials=case.trials,
+        note=f"median cosine to the true direction {np.median(cosine):.4f}",
+    )
 
 
 def triangulation(case: AttackCase) -> AttackResult | None:
@@ -55,11 +61,17 @@ def triangulation(case: AttackCase) -> AttackResult | None:
     ]
     found, truth = (np.array(part) for part in zip(*pairs, strict=True))
     return AttackResult(
-        "triangulation", case.name, "the difference to a neighbour's estimate, on average",
-        f"{_received(case)}, of {STANDING} rounds", _PAIRED, "error",
-        relative_error(found, truth, np.zeros_like(truth)), 1.0,
-        "the same estimate as its own", case.trials,
-    )  # fmt: skip
+        attack="triangulation",
+        system=case.name,
+        sought="the difference to a neighbour's estimate, on average",
+        saw=f"{_describe_received(case)}, of {STANDING} rounds",
+        knew=_PAIRED,
+        measure="error",
+        value=relative_error(found, truth, np.zeros_like(truth)),
+        chance=1.0,
+        guess="the same estimate as its own",
+        trials=case.trials,
+    )
 
 
 def triangulation_by_two(case: AttackCase) -> AttackResult | None:
@@ -68,19 +80,24 @@ def triangulation_by_two(case: AttackCase) -> AttackResult | None:
         return None
     found, truth, guess = [], [], []
     for log in case.logs:
-        for node in range(case.solved.nodes):
-            for pair in combinations(case.solved.neighbours(node), 2):
+        for node in range(case.solved_problem.nodes):
+            for pair in combinations(case.solved_problem.neighbours(node), 2):
                 look = observe_differences if log.opened else observe_sums
-                found.append(look(log, case.solved, pair, node).states[SETTLED])
+                found.append(look(log, case.solved_problem, pair, node).states[SETTLED])
                 truth.append(log.estimates[:-1, node][SETTLED])
                 guess.append(log.estimates[:-1, list(pair)].mean(axis=1)[SETTLED])
     return AttackResult(
-        "triangulation-two", case.name, "a node's estimate",
-        "its answers to both" if _answers_open_singly(case) else "the sums that both received",
-        "their own estimates and half weights", "error",
-        error_by_round(*(np.array(part).swapaxes(0, 1) for part in (found, truth, guess))), 1.0,
-        "the mean of their own estimates", case.trials,
-    )  # fmt: skip
+        attack="triangulation-two",
+        system=case.name,
+        sought="a node's estimate",
+        saw="its answers to both" if _answers_open_singly(case) else "the sums that both received",
+        knew="their own estimates and half weights",
+        measure="error",
+        value=error_by_round(*(np.array(part).swapaxes(0, 1) for part in (found, truth, guess))),
+        chance=1.0,
+        guess="the mean of their own estimates",
+        trials=case.trials,
+    )
 
 
 def _differences(case: AttackCase) -> Iterator[tuple[Array, Array]]:
@@ -88,14 +105,14 @@ def _differences(case: AttackCase) -> Iterator[tuple[Array, Array]]:
 
     Both have shape (rounds, links, d).
     """
-    links = [(i, j) for a, b in case.solved.edges for i, j in ((a, b), (b, a))]
+    links = [(i, j) for a, b in case.solved_problem.edges for i, j in ((a, b), (b, a))]
     for log in case.logs:
-        found = [_expected(log, case.solved, asker, node) for asker, node in links]
+        found = [_infer_difference(log, case.solved_problem, asker, node) for asker, node in links]
         truth = [log.estimates[:-1, node] - log.estimates[:-1, asker] for asker, node in links]
         yield np.stack(found, axis=1)[SETTLED], np.stack(truth, axis=1)[SETTLED]
 
 
-def _expected(log: Log, problem: Problem, asker: int, node: int) -> Array:
+def _infer_difference(log: Log, problem: Problem, asker: int, node: int) -> Array:
     """Infer x_node - x_asker: an answer over the mean half weight, or the best share of a sum."""
     if log.opened:
         return opened_difference(log, asker, node) / MEAN_HALF_WEIGHT
@@ -107,7 +124,7 @@ def _expected(log: Log, problem: Problem, asker: int, node: int) -> Array:
     return result
 
 
-def _received(case: AttackCase) -> str:
+def _describe_received(case: AttackCase) -> str:
     return (
         "the neighbour's answer"
         if _answers_open_singly(case)

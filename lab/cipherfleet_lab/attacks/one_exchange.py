@@ -5,20 +5,18 @@ The adversary is the asker, which owns the key; it follows the protocol and anal
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
-import gmpy2
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import TOY_BITS, SeededBlinding, shared_secret, toy_key
 from cipherfleet_node.core.exchange import Edge, Pairwise, half_weight, metropolis
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, Layout
-from cipherfleet_node.core.paillier import PrivateKey, PublicKey
+from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal, Sealed, own_weight
@@ -28,13 +26,12 @@ from .guards import GuardedRandomness
 from .names import Guard
 
 Kind = Literal["pairwise", "sealed"]
-TOY_BITS = 512  # size of reproducible keys: fast, and unsafe
 HALF_WEIGHTS = range(2 ** (HALF_WEIGHT_BITS - 1) + 1, 2**HALF_WEIGHT_BITS, 2)
-ASKER, NEIGHBOURS = "asker", ("b", "c")
+FLEET, ASKER, NEIGHBOURS = "lab", "asker", ("b", "c")
 STATE_BITS = 27  # bits of the random states: about 8 in the objective's units
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AskerView:
     """The asker's view after its round, and the secrets that it must not learn."""
 
@@ -48,7 +45,7 @@ class AskerView:
     truth: Mapping[str, Sequence[int]]  # quantised estimate of each neighbour
     weights: Mapping[str, int]  # half weight of each neighbour
 
-    def opened(self, names: Collection[str]) -> list[int] | None:
+    def open_answers(self, names: Collection[str]) -> list[int] | None:
         """Decrypt the product of the answers of *names* to slots; None if they are out of range."""
         columns = zip(*(self.answers[name] for name in names), strict=True)
         plain = [self.key.decrypt_combined(column, [1] * len(names)) for column in columns]
@@ -60,38 +57,19 @@ class AskerView:
             return None
         return [slot // factor for slot in slots]
 
-    def best(self, name: str) -> list[int]:
+    def best_slots(self, name: str) -> list[int]:
         """Return the slots of *name*'s answer if it opens by itself, otherwise of all answers."""
-        slots = self.opened([name]) or self.opened(NEIGHBOURS)
+        slots = self.open_answers([name]) or self.open_answers(NEIGHBOURS)
         assert slots is not None, "the sum over a roster always opens"
         return slots
 
-    def state_from(self, weight: int, slots: Sequence[int]) -> list[int]:
+    def compute_state(self, weight: int, slots: Sequence[int]) -> list[int]:
         """Compute q_j from H and the slots of its answer.
 
         Dither does not protect against a known H.
         """
         half = (weight - 1) // 2
         return [(slot + half) // weight + q for slot, q in zip(slots, self.own, strict=True)]
-
-
-@dataclass(frozen=True)
-class LabBlinding:
-    """Reproducible obfuscators: valid in form, not secret."""
-
-    own_key: PublicKey
-    their_key: PublicKey
-    rng: random.Random
-    rerandomise: bool
-
-    def own(self) -> mpz:
-        """Return a new obfuscator for the own key."""
-        return _power(self.own_key, self.rng)
-
-    def towards(self, neighbour: str) -> mpz:
-        """Return a new obfuscator for the asker's key, or 1 if the guard is off."""
-        del neighbour
-        return _power(self.their_key, self.rng) if self.rerandomise else mpz(1)
 
 
 @dataclass(frozen=True)
@@ -102,7 +80,7 @@ class SuccessRates:
     weights: float
 
 
-def success_rates(
+def measure_success(
     find: Callable[[AskerView, str], int | None],
     kind: Kind,
     off: Collection[Guard],
@@ -121,7 +99,8 @@ def success_rates(
         weight = find(seen, name)
         weights.append(weight == seen.weights[name])
         states.append(
-            weight is not None and seen.state_from(weight, seen.best(name)) == seen.truth[name]
+            weight is not None
+            and seen.compute_state(weight, seen.best_slots(name)) == seen.truth[name]
         )
     return SuccessRates(sum(states) / len(states), sum(weights) / len(weights))
 
@@ -140,39 +119,38 @@ def run_exchange(
 ) -> AskerView:
     """Run one round of an asker with two neighbours; the same *trial* gives the same round."""
     rng = random.Random(trial)
-    keys = {name: labelled_key(name, bits) for name in (ASKER, *NEIGHBOURS)}
+    keys = {name: toy_key(name, bits) for name in (ASKER, *NEIGHBOURS)}
     states = {name: _state(rng, dimension) for name in keys}
     randomness = {name: GuardedRandomness(rng.randbytes(32), off) for name in keys}
-    asker = _exchange(kind, off, ASKER, keys, dimension, rng)
+    asker = _exchange(kind, off, ASKER, keys, dimension, trial)
     roster = asker.roster(NEIGHBOURS)
-    query = Query("lab", ASKER, 1, 1, 0, roster, bytes(8), bytes(8), asker.query(states[ASKER]))
+    query = Query(
+        fleet=FLEET,
+        sender=ASKER,
+        epoch=1,
+        round=1,
+        attempt=0,
+        roster=roster,
+        parameters=bytes(8),
+        key=bytes(8),
+        ciphertexts=asker.query(states[ASKER]),
+    )
     answers = {}
     for name in NEIGHBOURS:
-        neighbour = _exchange(kind, off, name, keys, dimension, rng)
+        neighbour = _exchange(kind, off, name, keys, dimension, trial)
         prepared = neighbour.prepare(ASKER, states[name], randomness[name])
         answers[name] = asker.accept(neighbour.answer(query, randomness[name], prepared))
     return AskerView(
-        keys[ASKER],
-        Layout(bits, dimension, asker.half_weights),
-        _METROPOLIS,
-        states[ASKER],
-        [mpz(int.from_bytes(item, "big")) for item in query.ciphertexts],
-        answers,
-        kind == "sealed",
-        {name: states[name] for name in NEIGHBOURS},
-        {name: _weight(kind, randomness[name]) for name in NEIGHBOURS},
+        key=keys[ASKER],
+        layout=Layout(bits, dimension, asker.half_weights),
+        metropolis=_METROPOLIS,
+        own=states[ASKER],
+        query=[mpz(int.from_bytes(item, "big")) for item in query.ciphertexts],
+        answers=answers,
+        sealed=kind == "sealed",
+        truth={name: states[name] for name in NEIGHBOURS},
+        weights={name: _weight(kind, randomness[name]) for name in NEIGHBOURS},
     )
-
-
-@cache
-def labelled_key(label: str, bits: int) -> PrivateKey:
-    """Return the reproducible key for *label*, for trials only."""
-    rng = random.Random(f"cipherfleet lab key {label} {bits}")
-    half = bits // 2
-    while True:
-        p, q = (gmpy2.next_prime(mpz(rng.getrandbits(half) | 3 << (half - 2))) for _ in "pq")
-        if p != q and gmpy2.bit_length(p * q) == bits:
-            return PrivateKey(p, q)
 
 
 _METROPOLIS = metropolis(len(NEIGHBOURS), len(NEIGHBOURS))
@@ -184,17 +162,19 @@ def _exchange(
     name: str,
     keys: Mapping[str, PrivateKey],
     dimension: int,
-    rng: random.Random,
+    trial: str,
 ) -> Pairwise | Sealed:
     """Create the exchange of *name* in a triangle in which only the asker sends queries."""
     others = [other for other in keys if other != name]
     edges = {other: Edge(keys[other].public, _METROPOLIS) for other in others}
-    blinding = LabBlinding(keys[name].public, keys[ASKER].public, rng, "rerandomise" not in off)
+    blinding = SeededBlinding(
+        keys[name], edges, f"{trial} {name}", rerandomise="rerandomise" not in off
+    )
     if kind == "pairwise":
         return Pairwise(keys[name], edges, dimension, blinding)
     rosters = {other: frozenset(keys) - {other} for other in others}
-    secrets = {other: _secret(name, other) for other in others}
-    seal = (NoMasks if "masks" in off else Seal)("lab", name, rosters, secrets)
+    secrets = {other: shared_secret(FLEET, name, other) for other in others}
+    seal = (NoMasks if "masks" in off else Seal)(FLEET, name, rosters, secrets)
     return Sealed(keys[name], edges, dimension, blinding, seal)
 
 
@@ -204,11 +184,3 @@ def _weight(kind: Kind, randomness: RoundRandomness) -> int:
 
 def _state(rng: random.Random, dimension: int) -> list[int]:
     return [rng.randrange(-(2**STATE_BITS), 2**STATE_BITS) for _ in range(dimension)]
-
-
-def _secret(a: str, b: str) -> bytes:
-    return hashlib.sha256(f"lab secret {sorted((a, b))}".encode()).digest()
-
-
-def _power(key: PublicKey, rng: random.Random) -> mpz:
-    return gmpy2.powmod(rng.randrange(1, int(key.n)), key.n, key.n_squared)

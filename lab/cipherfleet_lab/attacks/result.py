@@ -21,7 +21,7 @@ RECOVERED_FRACTION = 0.95
 _DEVIATIONS = 3.0  # standard deviations of the number of lucky guesses
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttackResult:
     """The result of one attack on one system.
 

@@ -26,13 +26,15 @@ from cipherfleet_lab.problems import (
     averages,
     five_nodes,
 )
+from cipherfleet_lab.simulation.toy_keys import TOY_BITS
 from cipherfleet_lab.systems import Log, Problem, System
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 
 from . import coalition as seen_by
+from .catalogue import load_system
 from .guards import describe_guards
 from .names import GraphName, Guard
-from .one_exchange import HALF_WEIGHTS, TOY_BITS, Kind
+from .one_exchange import HALF_WEIGHTS, Kind
 from .transcripts import Reading, read_descent, read_push_sum, read_ring, read_tracking
 
 Off = Collection[Guard]
@@ -51,13 +53,12 @@ DEVIATION = 10.0  # deviation of every obfuscation, before scaling by the stepsi
 
 @dataclass(frozen=True)
 class Subject:
-    """A system under its command-line name.
+    """A system to attack; the catalogue has its command-line name.
 
     *wire* reads the plaintext messages; it is None if all messages are ciphertexts. *observers* are
     the views of a coalition on one other node: in one round, and over many rounds.
     """
 
-    name: str
     title: str
     build: Callable[[Off, Stepsize], System]
     guards: Sequence[Guard] = ()
@@ -68,15 +69,15 @@ class Subject:
     descends: bool = True
 
 
-def _pairwise(off: Off, stepsize: Stepsize) -> System:
-    return _cipherfleet("pairwise", off, stepsize)
+def _build_pairwise(off: Off, stepsize: Stepsize) -> System:
+    return _build_cipherfleet("pairwise", off, stepsize)
 
 
-def _sealed(off: Off, stepsize: Stepsize) -> System:
-    return _cipherfleet("sealed", off, stepsize)
+def _build_sealed(off: Off, stepsize: Stepsize) -> System:
+    return _build_cipherfleet("sealed", off, stepsize)
 
 
-def _cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
+def _build_cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
     steps = Stepsize(
         initial=stepsize.initial,
         decay=stepsize.decay,
@@ -95,59 +96,62 @@ def _cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
 
 _DRAWN: tuple[Guard, ...] = ("dither", "rerandomise", "half-weights", "stepsizes", "attenuation")
 
-SUBJECTS: Mapping[str, Subject] = {
-    subject.name: subject
-    for subject in (
-        Subject(
-            "pairwise", "the article's exchange", _pairwise, _DRAWN, "pairwise",
-            observers=(seen_by.observe_differences, seen_by.observe_differences),
-        ),
-        Subject(
-            "sealed", "the sealed exchange", _sealed, (*_DRAWN, "masks"), "sealed",
-            observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
-        ),
-        Subject("dsgd", "plaintext descent", lambda _, s: Dsgd(s), wire=read_descent),
-        Subject(
-            "ternary", "ternary quantisation", lambda _, s: Ternary(s, TERNARY_BOUND),
-            wire=read_descent,
-        ),
-        Subject(
-            "obfuscation", "Gade and Vaidya's obfuscation",
-            lambda _, s: Obfuscation(s, DEVIATION),
-            wire=read_descent,
-            observers=(seen_by.observe_obfuscations, seen_by.observe_obfuscations),
-        ),
-        Subject(
-            "differential-privacy", "local differential privacy",
-            lambda _, s: DifferentialPrivacy(s, CLIP, NOISE_MULTIPLIER), wire=read_descent,
-        ),
-        Subject(
-            "gradient-tracking", "plaintext gradient tracking",
-            lambda _, s: GradientTracking(s.initial / 2), wire=read_tracking,
-        ),
-        Subject("push-sum", "plaintext push-sum", lambda _, s: PushSum(s), wire=read_push_sum),
-        Subject(
-            "paillier-ring", "Paillier ring with a key holder", lambda _, s: PaillierRing(s),
-            wire=read_ring, observers=(seen_by.observe_ring, seen_by.observe_ring),
-            sees_all_nodes=True,
-        ),
-        Subject(
-            "consensus", "plaintext average consensus", lambda *_: Consensus(), wire=read_descent,
-            descends=False,
-        ),
-    )
-}  # fmt: skip
+PAIRWISE = Subject(
+    "the article's exchange",
+    _build_pairwise,
+    guards=_DRAWN,
+    kind="pairwise",
+    observers=(seen_by.observe_differences, seen_by.observe_differences),
+)
+SEALED = Subject(
+    "the sealed exchange",
+    _build_sealed,
+    guards=(*_DRAWN, "masks"),
+    kind="sealed",
+    observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
+)
+DSGD = Subject("plaintext descent", lambda _, s: Dsgd(s), wire=read_descent)
+TERNARY = Subject("ternary quantisation", lambda _, s: Ternary(s, TERNARY_BOUND), wire=read_descent)
+OBFUSCATION = Subject(
+    "Gade and Vaidya's obfuscation",
+    lambda _, s: Obfuscation(s, DEVIATION),
+    wire=read_descent,
+    observers=(seen_by.observe_obfuscations, seen_by.observe_obfuscations),
+)
+DIFFERENTIAL_PRIVACY = Subject(
+    "local differential privacy",
+    lambda _, s: DifferentialPrivacy(s, CLIP, NOISE_MULTIPLIER),
+    wire=read_descent,
+)
+GRADIENT_TRACKING = Subject(
+    "plaintext gradient tracking",
+    lambda _, s: GradientTracking(s.initial / 2),
+    wire=read_tracking,
+)
+PUSH_SUM = Subject("plaintext push-sum", lambda _, s: PushSum(s), wire=read_push_sum)
+PAILLIER_RING = Subject(
+    "Paillier ring with a key holder",
+    lambda _, s: PaillierRing(s),
+    wire=read_ring,
+    observers=(seen_by.observe_ring, seen_by.observe_ring),
+    sees_all_nodes=True,
+)
+CONSENSUS = Subject(
+    "plaintext average consensus", lambda *_: Consensus(), wire=read_descent, descends=False
+)
 
 
 @dataclass(frozen=True)
 class AttackCase:
-    """A system with some guards off, attacked *trials* times; the same seed gives the same runs.
+    """A system, by its name in the catalogue, with some guards off, attacked *trials* times.
+
+    The same seed gives the same runs.
 
     For attacks on ciphertexts a trial is one round of one edge; for others it is a run of ROUNDS
     rounds.
     """
 
-    subject: Subject
+    system: str
     off: frozenset[Guard] = frozenset()
     trials: int = 20
     seed: int = 1
@@ -156,26 +160,31 @@ class AttackCase:
     stepsize: Stepsize = FIVE_STEPSIZE
     _kept: dict[int, Log] = field(init=False, default_factory=dict)
 
-    def once(self, trial: int) -> Log:
+    def run_cached(self, trial: int) -> Log:
         """Return the run of *trial* on this case's own problem; runs are cached."""
         if trial not in self._kept:
-            self._kept[trial] = self.run(self.solved, trial)
+            self._kept[trial] = self.run(self.solved_problem, trial)
         return self._kept[trial]
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The system, with what the attacks must know about it."""
+        return load_system(self.system)
 
     @property
     def name(self) -> str:
         """The name of the system, with the guards that are off."""
-        return self.subject.name + describe_guards(self.off)
+        return self.system + describe_guards(self.off)
 
     @cached_property
-    def solved(self) -> Problem:
+    def solved_problem(self) -> Problem:
         """The problem that the system solves; consensus solves average consensus instead."""
         return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
 
     @property
     def logs(self) -> Sequence[Log]:
         """The logs of all trials."""
-        return [self.once(trial) for trial in range(self.trials)]
+        return [self.run_cached(trial) for trial in range(self.trials)]
 
     @cached_property
     def others(self) -> dict[str, AttackCase]:
@@ -190,8 +199,8 @@ class AttackCase:
     def neighbours(self, node: int) -> list[int]:
         """Return the nodes that receive messages from *node*."""
         if self.subject.sees_all_nodes:
-            return [other for other in range(self.solved.nodes) if other != node]
-        return self.solved.neighbours(node)
+            return [other for other in range(self.solved_problem.nodes) if other != node]
+        return self.solved_problem.neighbours(node)
 
     def read(self, log: Log, coalition: Collection[int], node: int, *, many: bool) -> Reading:
         """Return what *coalition* infers about *node* from *log*: one row instead of n."""
@@ -200,4 +209,4 @@ class AttackCase:
             whole, own = self.subject.wire(log), slice(node, node + 1)
             return Reading(whole.states[:, own], whole.steps[:, own], whole.scales, whole.first)
         look = seen_by.observe_differences if log.opened else self.subject.observers[many]
-        return look(log, self.solved, coalition, node).reading(log)
+        return look(log, self.solved_problem, coalition, node).reading(log)

@@ -9,10 +9,10 @@ from typing import Any
 
 from cipherfleet_lab.problems import FIVE_EDGES, Edges, five_nodes
 
-from .catalogue import ATTACKS, Attack
+from .catalogue import ATTACKS, SYSTEMS, Attack
 from .names import Guard
 from .result import AttackOutcome, AttackResult
-from .subjects import SUBJECTS, AttackCase
+from .subjects import AttackCase
 
 TRIALS = 20
 QUICK_TRIALS = 3
@@ -27,7 +27,7 @@ ROWS: Sequence[Row] = (
     ("pairwise", ("attenuation",)),
     ("sealed", ()),
     ("sealed", ("masks",)),
-    *((name, ()) for name in SUBJECTS if name not in ("pairwise", "sealed")),
+    *((name, ()) for name in SYSTEMS if name not in ("pairwise", "sealed")),
 )
 # Without leakage-true, which is the same for every system.
 COLUMNS = [attack for attack in ATTACKS.values() if attack.name != "leakage-true"]
@@ -110,13 +110,15 @@ def attack_table(
     findings: dict[tuple[str, str], AttackResult] = {}
     for name, off in rows:
         problem = replace(five_nodes(), edges=edges)
-        case = AttackCase(SUBJECTS[name], frozenset(off), trials, seed, problem=problem)
+        case = AttackCase(
+            system=name, off=frozenset(off), trials=trials, seed=seed, problem=problem
+        )
         systems.append(case.name)
-        findings |= {(case.name, finding.attack): finding for finding in _of(case)}
+        findings |= {(case.name, finding.attack): finding for finding in _run_attacks(case)}
     return AttackTable(systems, COLUMNS, findings, trials, seed)
 
 
-def _of(case: AttackCase) -> Iterator[AttackResult]:
+def _run_attacks(case: AttackCase) -> Iterator[AttackResult]:
     for attack in COLUMNS:
         finding = attack.run(case)
         if finding is not None:

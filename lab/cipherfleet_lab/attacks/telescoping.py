@@ -24,14 +24,23 @@ def one_round(case: AttackCase) -> AttackResult | None:
     """A node's gradient from its step in one round."""
     if not case.subject.descends:
         return None
-    by_node = [_steps(case, node) for node in range(case.solved.nodes)]
+    by_node = [_steps(case, node) for node in range(case.solved_problem.nodes)]
     errors = [relative_error(found, true, np.zeros_like(true)) for found, true in by_node]
     result, right = (np.concatenate(part) for part in zip(*by_node, strict=True))
     return AttackResult(
-        "one-round", case.name, "a node's gradient, round by round", _SAW, _KNEW,
-        "error", relative_error(result, right, np.zeros_like(right)), 1.0, "zero", case.trials,
-        _between(errors, "node"), min(errors),
-    )  # fmt: skip
+        attack="one-round",
+        system=case.name,
+        sought="a node's gradient, round by round",
+        saw=_SAW,
+        knew=_KNEW,
+        measure="error",
+        value=relative_error(result, right, np.zeros_like(right)),
+        chance=1.0,
+        guess="zero",
+        trials=case.trials,
+        note=_between(errors, "node"),
+        worst_off=min(errors),
+    )
 
 
 def _steps(case: AttackCase, node: int) -> tuple[Array, Array]:
@@ -50,13 +59,22 @@ def telescoping(case: AttackCase) -> AttackResult | None:
     """A node's gradient from many rounds, over which random stepsizes average out."""
     if not case.subject.descends:
         return None
-    coalitions = [(node, case.neighbours(node)) for node in range(case.solved.nodes)]
+    coalitions = [(node, case.neighbours(node)) for node in range(case.solved_problem.nodes)]
     errors = [coalition_error(case, [one]) for one in coalitions]
     return AttackResult(
-        "telescoping", case.name, "a node's gradient, on average over rounds", _SAW,
-        _KNEW, "error", coalition_error(case, coalitions), 1.0, "zero", case.trials,
-        _between(errors, "node"), min(errors),
-    )  # fmt: skip
+        attack="telescoping",
+        system=case.name,
+        sought="a node's gradient, on average over rounds",
+        saw=_SAW,
+        knew=_KNEW,
+        measure="error",
+        value=coalition_error(case, coalitions),
+        chance=1.0,
+        guess="zero",
+        trials=case.trials,
+        note=_between(errors, "node"),
+        worst_off=min(errors),
+    )
 
 
 def telescoping_but_one(case: AttackCase) -> AttackResult | None:
@@ -72,11 +90,19 @@ def telescoping_but_one(case: AttackCase) -> AttackResult | None:
         if chosen:
             note.append(f"{percent(coalition_error(case, chosen))} where {words} beside that one")
     return AttackResult(
-        "telescoping-but-one", case.name, "a node's gradient, on average over rounds",
-        "what all its neighbours but one received", _KNEW, "error",
-        coalition_error(case, coalitions), 1.0, "zero", case.trials,
-        "; ".join([_between(errors, "coalition"), *note]), min(errors),
-    )  # fmt: skip
+        attack="telescoping-but-one",
+        system=case.name,
+        sought="a node's gradient, on average over rounds",
+        saw="what all its neighbours but one received",
+        knew=_KNEW,
+        measure="error",
+        value=coalition_error(case, coalitions),
+        chance=1.0,
+        guess="zero",
+        trials=case.trials,
+        note="; ".join([_between(errors, "coalition"), *note]),
+        worst_off=min(errors),
+    )
 
 
 def _between(errors: Sequence[float], what: str) -> str:
@@ -88,7 +114,7 @@ Coalition = tuple[int, Sequence[int]]  # a node, and the members of the coalitio
 
 def coalitions_without_one(case: AttackCase) -> Iterator[Coalition]:
     """Yield every node with all its neighbours except one, for each of them."""
-    for node in range(case.solved.nodes):
+    for node in range(case.solved_problem.nodes):
         near = case.neighbours(node)
         for honest in near:
             yield node, [other for other in near if other != honest]

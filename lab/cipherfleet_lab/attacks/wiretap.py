@@ -37,11 +37,18 @@ def wiretap(case: AttackCase) -> AttackResult | None:
             state = own_term(seen.key.public, seen.layout, factor, seen.query, seen.answers[name])
             found += state == seen.truth[name]
     return AttackResult(
-        "wiretap", case.name, "a node's estimate", "queries and answers, encrypted",
-        "the public keys, the range of half weights", "fraction",
-        found / case.trials / len(NEIGHBOURS), 0.0, "an estimate at random: never", case.trials,
-        f"{case.bits}-bit keys, d = {DIMENSION}",
-    )  # fmt: skip
+        attack="wiretap",
+        system=case.name,
+        sought="a node's estimate",
+        saw="queries and answers, encrypted",
+        knew="the public keys, the range of half weights",
+        measure="fraction",
+        value=found / case.trials / len(NEIGHBOURS),
+        chance=0.0,
+        guess="an estimate at random: never",
+        trials=case.trials,
+        note=f"{case.bits}-bit keys, d = {DIMENSION}",
+    )
 
 
 def own_term(

@@ -47,13 +47,13 @@ class DifferentialPrivacy:
             gradients = problem.all_gradients(x, rng)
             sent = x + deviation * own.standard_normal(x.shape)
             trail.keep(x, gradients, sent)
-            x = mix(sent) - step * clipped(gradients, self.clip)
-        rho = concentrated(moved, self.multiplier * moved)
+            x = mix(sent) - step * clip_gradients(gradients, self.clip)
+        rho = sum_privacy_loss(moved, self.multiplier * moved)
         figures = {"rho": rho, "epsilon": epsilon(rho, self.delta), "delta": self.delta}
         return trail.log(self.name, x, stepsizes=steps, weights=mix.matrix, figures=figures)
 
 
-def clipped(gradients: Array, clip: float) -> Array:
+def clip_gradients(gradients: Array, clip: float) -> Array:
     """Scale each row to a length of at most *clip*."""
     lengths = np.linalg.norm(gradients, axis=1, keepdims=True)
     result: Array = gradients * np.minimum(1.0, clip / np.maximum(lengths, np.finfo(float).tiny))
@@ -65,7 +65,7 @@ def sensitivities(steps: Array, clip: float) -> Array:
     return np.concatenate([[0.0], 2.0 * clip * steps[:-1]])
 
 
-def concentrated(sensitivity: Array, deviation: Array) -> float:
+def sum_privacy_loss(sensitivity: Array, deviation: Array) -> float:
     """Return rho = sum Delta_k^2 / (2 sigma_k^2) over the rounds that depend on readings."""
     private = sensitivity > 0
     with np.errstate(divide="ignore"):

@@ -22,7 +22,7 @@ from cipherfleet_node.settings.sections import Stepsize
 
 from .trail import Trail, mean_stepsizes, streams
 
-TOY_BITS = 256  # of the modulus; unsafe
+KEY_BITS = 256  # of the modulus; unsafe
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class PaillierRing:
 
     stepsize: Stepsize
     resolution: float = 2.0**-24
-    key_bits: int = TOY_BITS
+    key_bits: int = KEY_BITS
     name: str = "Paillier ring"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
         """Run *rounds* rounds from problem.start; `served` has the sums."""
         rng, own = streams(seed)
-        steps, key = mean_stepsizes(self.stepsize, rounds), toy_key(self.key_bits, own)
+        steps, key = mean_stepsizes(self.stepsize, rounds), generate_small_key(self.key_bits, own)
         trail, x = Trail(problem, rounds), problem.start
         served = np.empty((rounds, problem.dimension))
         for k, step in enumerate(steps):
             gradients = problem.all_gradients(x, rng)
             trail.keep(x, gradients)
             quantised = np.floor(x / self.resolution + own.random(x.shape))
-            served[k] = self.resolution * np.array(summed_along_ring(key, quantised, own))
+            served[k] = self.resolution * np.array(sum_along_ring(key, quantised, own))
             x = served[k] / problem.nodes - step * gradients
         return trail.log(
             self.name,
@@ -56,7 +56,7 @@ class PaillierRing:
         )
 
 
-def summed_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) -> list[int]:
+def sum_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) -> list[int]:
     """Return the key holder's decrypted sum over nodes of the integers *values*, shape (n, d)."""
     public = key.public
     tokens = [mpz(1)] * values.shape[1]
@@ -65,10 +65,10 @@ def summed_along_ring(key: PrivateKey, values: Array, rng: np.random.Generator) 
             token * encrypt(public, mpz(int(value)), _obfuscator(public, rng)) % public.n_squared
             for token, value in zip(tokens, row, strict=True)
         ]
-    return [int(_signed(key.decrypt(token), public.n)) for token in tokens]
+    return [int(_to_signed(key.decrypt(token), public.n)) for token in tokens]
 
 
-def toy_key(bits: int, rng: np.random.Generator) -> PrivateKey:
+def generate_small_key(bits: int, rng: np.random.Generator) -> PrivateKey:
     """Generate a reproducible key of *bits* bits."""
     while True:
         p, q = (gmpy2.next_prime(_below(mpz(1) << bits // 2, rng)) for _ in range(2))
@@ -86,5 +86,5 @@ def _below(limit: mpz, rng: np.random.Generator) -> mpz:
     return mpz(int.from_bytes(rng.bytes(size), "big")) % limit
 
 
-def _signed(plaintext: mpz, n: mpz) -> mpz:
+def _to_signed(plaintext: mpz, n: mpz) -> mpz:
     return plaintext - n if plaintext > n // 2 else plaintext

@@ -15,8 +15,8 @@ from cipherfleet_lab.systems import Array, System
 from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.section import Topology
 
-from .drawing import line_with_band, look, powers_of_two, shown_rounds
-from .seeds import ARTICLES, FINE, NONE, Schedule, at_the_end, fleet, over_rounds
+from .drawing import line_style, line_with_band, powers_of_two, shown_rounds
+from .seeds import ARTICLES, FINE, NONE, Schedule, fleet, measure_end, measure_rounds
 from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 10
@@ -48,7 +48,7 @@ def table_row(graph: Topology, rounds: int, seeds: range) -> tuple[int, list[flo
         *(fleet(lab_stepsize(spread), NONE) for spread in (0.0, 1.0)),
         GradientTracking(TRACKING_STEP),
     ]
-    errors = [at_the_end(way, problem, rounds, seeds, relative_error) for way in ways]
+    errors = [measure_end(way, problem, rounds, seeds, relative_error) for way in ways]
     return len(problem.edges), errors
 
 
@@ -58,7 +58,7 @@ def _run(effort: StudyEffort) -> Result:
     rows = [(_graph_name(g), *table_row(g, rounds, seeds[:3])) for g in graphs]
     lines = _lines(shown_rounds(rounds), seeds)
     exponents = EXPONENTS[::4] if effort.quick else EXPONENTS
-    by_resolution = _by_resolution(exponents, rounds, seeds[:5])
+    by_resolution = _errors_by_resolution(exponents, rounds, seeds[:5])
     near = [name for name, _, errors in rows if _is_within_factor_two(errors)]
     attenuated = [errors[2] for _, _, errors in rows]
     plain = [errors[3] for _, _, errors in rows]
@@ -114,7 +114,7 @@ def _graph_name(graph: Topology) -> str:
 def _lines(rounds: npt.NDArray[np.intp], seeds: range) -> dict[str, Array]:
     problem = problems.intel_lab()
     return {
-        f"{name}, $\\delta = {tex}$": over_rounds(
+        f"{name}, $\\delta = {tex}$": measure_rounds(
             fleet(lab_stepsize(1.0), attenuation, resolution),
             problem,
             rounds,
@@ -126,11 +126,13 @@ def _lines(rounds: npt.NDArray[np.intp], seeds: range) -> dict[str, Array]:
     }
 
 
-def _by_resolution(exponents: Sequence[int], rounds: int, seeds: range) -> dict[str, list[float]]:
+def _errors_by_resolution(
+    exponents: Sequence[int], rounds: int, seeds: range
+) -> dict[str, list[float]]:
     problem = problems.intel_lab()
     return {
         name: [
-            at_the_end(
+            measure_end(
                 fleet(lab_stepsize(1.0), attenuation, 2.0**e),
                 problem,
                 rounds,
@@ -193,7 +195,12 @@ def _draw(
         line_with_band(left, rounds, runs, name, place + 1)
     for place, (name, errors) in enumerate(by_resolution.items()):
         right.plot(
-            [2.0**e for e in exponents], errors, marker="o", ms=3, label=name, **look(place + 1)
+            [2.0**e for e in exponents],
+            errors,
+            marker="o",
+            ms=3,
+            label=name,
+            **line_style(place + 1),
         )
     left.set(xscale="log", yscale="log", xlabel="round", title="Relative error")
     right.set(xlabel="resolution $\\delta$", title=f"Relative error after {rounds[-1]} rounds")

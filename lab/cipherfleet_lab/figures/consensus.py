@@ -14,7 +14,7 @@ from cipherfleet_lab.systems import Array, Log, Problem
 from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.section import Topology
 
-from .drawing import look
+from .drawing import line_style
 from .seeds import FINE, fleet
 from .study import Result, Study, StudyEffort, Table
 
@@ -40,7 +40,7 @@ def _run(effort: StudyEffort) -> Result:
     starts = np.random.default_rng(effort.seed).normal(size=(NODES, 2))
     found: dict[str, tuple[Array, Array]] = {}
     for name, graph in GRAPHS.items():
-        problem = problems.averages(starts, problems.edges_of(graph, NODES))
+        problem = problems.averages(starts, problems.build_edges(graph, NODES))
         sealed = fleet(Stepsize())
         runs = [root_error(sealed.run(problem, rounds, seed), problem) for seed in seeds]
         clear = root_error(Consensus().run(problem, rounds, 0), problem)
@@ -96,8 +96,10 @@ def _first_below(errors: Array) -> int | str:
 def _draw(figure: Any, found: Mapping[str, tuple[Array, Array]]) -> None:
     axes = figure.subplots()
     for place, (name, (sealed, clear)) in enumerate(found.items()):
-        axes.plot(sealed, label=name, **look(place))
-        axes.plot(np.where(clear > FINE / 30, clear, np.nan), lw=0.7, color=look(place)["color"])
+        axes.plot(sealed, label=name, **line_style(place))
+        axes.plot(
+            np.where(clear > FINE / 30, clear, np.nan), lw=0.7, color=line_style(place)["color"]
+        )
     axes.axhline(FINE, color="#777777", lw=0.8)
     axes.text(0.01, FINE * 1.3, "one resolution", transform=axes.get_yaxis_transform())
     axes.set(yscale="log", xlabel="round", title="Distance to the mean, per entry")

@@ -11,8 +11,8 @@ from cipherfleet_lab.baselines.differential_privacy import epsilon
 from cipherfleet_lab.measures import relative_error
 
 from .attenuation import lab_stepsize
-from .drawing import look
-from .seeds import at_the_end, fleet
+from .drawing import line_style
+from .seeds import fleet, measure_end
 from .study import Result, Study, StudyEffort, Table
 
 ROUNDS = (100, 300, 1000)
@@ -27,14 +27,14 @@ def _run(effort: StudyEffort) -> Result:
         rounds: [
             (
                 epsilon((rounds - 1) / (2 * z**2), DELTA),
-                at_the_end(_private(z), problem, rounds, seeds, relative_error),
+                measure_end(_make_system(z), problem, rounds, seeds, relative_error),
             )
             for z in MULTIPLIERS
         ]
         for rounds in dict.fromkeys(lengths)
     }
-    clear = at_the_end(Dsgd(lab_stepsize(0.0)), problem, lengths[-1], seeds[:1], relative_error)
-    sealed = at_the_end(fleet(lab_stepsize(1.0)), problem, lengths[-1], seeds[:3], relative_error)
+    clear = measure_end(Dsgd(lab_stepsize(0.0)), problem, lengths[-1], seeds[:1], relative_error)
+    sealed = measure_end(fleet(lab_stepsize(1.0)), problem, lengths[-1], seeds[:3], relative_error)
     nearest = min(found[lengths[-1]], key=lambda point: abs(point[0] - 10.0))
     return Result(
         finding=(
@@ -72,7 +72,7 @@ def _run(effort: StudyEffort) -> Result:
     )
 
 
-def _private(multiplier: float) -> DifferentialPrivacy:
+def _make_system(multiplier: float) -> DifferentialPrivacy:
     return DifferentialPrivacy(lab_stepsize(0.0), CLIP, multiplier, DELTA)
 
 
@@ -85,7 +85,7 @@ def _draw(
 ) -> None:
     axes = figure.subplots()
     for place, (length, points) in enumerate(found.items()):
-        style = {"marker": "o", "ms": 3, **look(place + 1)}
+        style = {"marker": "o", "ms": 3, **line_style(place + 1)}
         axes.plot(*zip(*points, strict=True), label=f"{length} rounds", **style)
     lines = {
         f"sealed fleet, {rounds} rounds": (sealed, "-"),

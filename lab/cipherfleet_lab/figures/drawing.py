@@ -51,17 +51,17 @@ def shown_rounds(rounds: int) -> npt.NDArray[np.intp]:
     return result
 
 
-def look(place: int) -> dict[str, Any]:
+def line_style(place: int) -> dict[str, Any]:
     """Return colour and dashes of the line at *place* in a legend."""
     return {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
 
 
 def line_with_band(axes: Any, x: Any, runs: Array, label: str, place: int) -> None:
     """Draw the median over *runs*, shape (runs, points), and the band with eight of ten runs."""
-    axes.plot(x, np.median(runs, axis=0), label=label, zorder=3, **look(place))
+    axes.plot(x, np.median(runs, axis=0), label=label, zorder=3, **line_style(place))
     if len(runs) > 2:
         low, high = np.quantile(runs, [0.1, 0.9], axis=0)
-        axes.fill_between(x, low, high, color=look(place)["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, high, color=line_style(place)["color"], alpha=0.15, linewidth=0)
 
 
 def powers_of_two(axes: Any, exponents: Sequence[int]) -> None:
@@ -77,7 +77,7 @@ def legend_below(figure: Any, axes: Any, columns: int) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
-def svg_of(draw: Any, size: tuple[float, float], command: str) -> bytes:
+def draw_svg(draw: Any, size: tuple[float, float], command: str) -> bytes:
     """Return the SVG of *draw* with its command; equal numbers give equal bytes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -90,10 +90,10 @@ def svg_of(draw: Any, size: tuple[float, float], command: str) -> bytes:
         parts[1].text(0.995, 0.5, command, ha="right", va="center", fontsize=6, color=GREY)
         file = BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    lines = [_short(line.rstrip()) for line in file.getvalue().splitlines()]
+    lines = [_shorten_coordinates(line.rstrip()) for line in file.getvalue().splitlines()]
     return b"\n".join(lines) + b"\n"
 
 
-def _short(line: bytes) -> bytes:
+def _shorten_coordinates(line: bytes) -> bytes:
     """Shorten coordinates to hundredths of a point; this makes the file half as large."""
     return re.sub(rb"(\.\d\d)\d+", rb"\1", line) if line.startswith(b"L ") else line

@@ -14,7 +14,7 @@ from cipherfleet_lab.systems import Array, Problem, System
 from cipherfleet_node.settings.sections import Stepsize
 
 from .drawing import legend_below, line_with_band, shown_rounds
-from .seeds import ARTICLES, NONE, Measure, fleet, over_rounds
+from .seeds import ARTICLES, NONE, Measure, fleet, measure_rounds
 from .study import StudyEffort
 
 ROUNDS, SEEDS, MINIBATCH = 2000, 10, 5
@@ -69,7 +69,7 @@ def compare(
     kinds = {"exact gradients": exact, f"{MINIBATCH} of 20 readings": drawn}
     runs = {
         kind: {
-            name: over_rounds(system, problem, rounds, seeds, measure)
+            name: measure_rounds(system, problem, rounds, seeds, measure)
             for name, system in systems().items()
         }
         for kind, problem in kinds.items()

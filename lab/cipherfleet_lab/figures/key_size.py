@@ -15,8 +15,8 @@ from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.settings.sections import Stepsize
 
 from .attenuation import lab_stepsize
-from .drawing import look, powers_of_two
-from .seeds import at_the_end, fleet
+from .drawing import line_style, powers_of_two
+from .seeds import fleet, measure_end
 from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 5
@@ -45,7 +45,7 @@ def errors_by_resolution(
     }
     return {
         name: [
-            at_the_end(fleet(stepsize, resolution=2.0**e), problem, rounds, seeds, measure)
+            measure_end(fleet(stepsize, resolution=2.0**e), problem, rounds, seeds, measure)
             for e in exponents
         ]
         for name, (problem, stepsize, measure) in ways.items()
@@ -118,7 +118,7 @@ def _draw(figure: Any, exponents: Sequence[int], errors: dict[str, list[float]])
     left, right = figure.subplots(1, 2)
     resolutions = [2.0**e for e in exponents]
     for place, (name, line) in enumerate(errors.items()):
-        left.plot(resolutions, line, marker="o", ms=3, label=name, **look(place + 1))
+        left.plot(resolutions, line, marker="o", ms=3, label=name, **line_style(place + 1))
     left.plot(resolutions, resolutions, color="#777777", lw=0.8, label="one resolution")
     left.set(yscale="log", xlabel="resolution $\\delta$", title="Error")
     powers_of_two(left, [-28, -24, -20, -16, -12, -8, -4])
@@ -127,7 +127,11 @@ def _draw(figure: Any, exponents: Sequence[int], errors: dict[str, list[float]])
     for place, (exchange, half_weights) in enumerate(EXCHANGES.items()):
         slots = [packing(bits, half_weights)[0] for bits in KEY_BITS]
         bars = right.bar(
-            at + 0.4 * place - 0.2, slots, 0.38, label=exchange, color=look(place + 1)["color"]
+            at + 0.4 * place - 0.2,
+            slots,
+            0.38,
+            label=exchange,
+            color=line_style(place + 1)["color"],
         )
         right.bar_label(bars, fontsize=8)
     right.set_xticks(at, ["1024\n(unsafe)", "2048", "3072", "4096"])

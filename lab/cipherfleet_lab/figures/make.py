@@ -37,18 +37,18 @@ def make(
             document["files"] += write_study(out, study, result, _command(out, name, effort))
             document["figures"][name] = {"finding": result.finding, **_plain(result.numbers)}
         document["files"].append(
-            write_index(out, [load_study(name) for name in STUDIES], _into(out))
+            write_index(out, [load_study(name) for name in STUDIES], _figures_command(out))
         )
     except OSError as error:
         raise ConfigError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); give --out a folder "
-            "of your own"
+            f"{error.filename or out}: cannot be written ({error.strerror})",
+            remedy="give --out a folder of your own",
         ) from None
     document["files"] = [str(file) for file in document["files"]]
     return document
 
 
-def _into(out: Path) -> str:
+def _figures_command(out: Path) -> str:
     return f"cipherfleet figures --out {shlex.quote(str(out))}"
 
 
@@ -56,7 +56,7 @@ def _command(out: Path, name: str, effort: StudyEffort) -> str:
     """Return the command that reproduces one page."""
     options = [f"--only {name}", *(["--quick"] if effort.quick else [])]
     options += [f"--seed {effort.seed}"] if effort.seed != StudyEffort().seed else []
-    return f"{_into(out)} {' '.join(options)}"
+    return f"{_figures_command(out)} {' '.join(options)}"
 
 
 def _plain(value: Any) -> Any:

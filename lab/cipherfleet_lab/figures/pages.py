@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .drawing import svg_of
+from .drawing import draw_svg
 from .study import Result, Study, Table
 
 INDEX = "README.md"
@@ -29,7 +29,7 @@ def write_study(folder: Path, study: Study, result: Result, command: str) -> lis
     """Write the page and the figure of *study* into *folder*; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     figure = folder / f"{study.name}.svg"
-    figure.write_bytes(svg_of(result.draw, result.size, command))
+    figure.write_bytes(draw_svg(result.draw, result.size, command))
     page = folder / f"{study.name}.md"
     page.write_text(_page(study, result, command), encoding="utf-8")
     return [figure, page]

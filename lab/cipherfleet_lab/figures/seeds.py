@@ -31,7 +31,7 @@ def fleet(
     return Cipherfleet(exchange, algorithm)
 
 
-def over_rounds(
+def measure_rounds(
     system: System,
     problem: Problem,
     rounds: npt.NDArray[np.intp],
@@ -43,10 +43,10 @@ def over_rounds(
     return np.array([measure(system.run(problem, last, seed), problem)[rounds] for seed in seeds])
 
 
-def at_the_end(
+def measure_end(
     system: System, problem: Problem, rounds: int, seeds: Iterable[int], measure: Measure
 ) -> float:
     """Return the median over seeds of *measure* after *rounds* rounds; infinite if it diverged."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = over_rounds(system, problem, np.array([rounds]), seeds, measure)
+        found = measure_rounds(system, problem, np.array([rounds]), seeds, measure)
     return float(np.median(np.nan_to_num(found, nan=np.inf, posinf=np.inf)))

@@ -9,8 +9,8 @@ from cipherfleet_lab import problems
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
-from .drawing import look
-from .seeds import ARTICLES, NONE, Schedule, at_the_end, fleet
+from .drawing import line_style
+from .seeds import ARTICLES, NONE, Schedule, fleet, measure_end
 from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 5
@@ -30,14 +30,14 @@ def _run(effort: StudyEffort) -> Result:
 
     def error(stepsize: Stepsize, attenuation: Schedule) -> float:
         way = fleet(stepsize, attenuation)
-        return at_the_end(way, problem, rounds, seeds, relative_error)
+        return measure_end(way, problem, rounds, seeds, relative_error)
 
-    def lawful(law: Law, spread: float) -> Stepsize:
+    def make_stepsize(law: Law, spread: float) -> Stepsize:
         return Stepsize(base.initial, base.decay, base.exponent, spread, law)
 
     schedules: dict[str, Schedule] = {"no attenuation": NONE, "attenuated": ARTICLES}
     by_spread: Lines = {
-        f"{law}, {name}": [error(lawful(law, spread), attenuation) for spread in SPREADS]
+        f"{law}, {name}": [error(make_stepsize(law, spread), attenuation) for spread in SPREADS]
         for name, attenuation in schedules.items()
         for law in LAWS
     }
@@ -49,7 +49,9 @@ def _run(effort: StudyEffort) -> Result:
         for decay in (0.01, 0.05)
     }
     by_scale: Lines = {
-        f"u = {u}": [error(lawful("uniform", 1.0), Attenuation(scale, u)) for scale in SCALES]
+        f"u = {u}": [
+            error(make_stepsize("uniform", 1.0), Attenuation(scale, u)) for scale in SCALES
+        ]
         for u in (0.6, 0.81, 1.0)
     }
     plain = [e for name, errors in by_spread.items() if "no att" in name for e in errors]
@@ -100,7 +102,7 @@ def _draw(figure: Any, by_spread: Lines, by_step: Lines, by_scale: Lines) -> Non
     ):
         for place, (name, errors) in enumerate(lines.items()):
             shown = [e if e < DIVERGED else float("nan") for e in errors]
-            axes.plot(values, shown, marker="o", ms=3, label=name, **look(place + 1))
+            axes.plot(values, shown, marker="o", ms=3, label=name, **line_style(place + 1))
         axes.set(yscale="log")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     panels[0].set(xlabel="spread", title="Law and spread")

@@ -12,8 +12,14 @@ from itertools import islice
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import Array, Chance, Generated, first_estimates, run
-from cipherfleet_deploy.local.run import patience
+from cipherfleet_analysis.simulation import (
+    Array,
+    FleetRandomness,
+    SeededRandomness,
+    first_estimates,
+    run,
+)
+from cipherfleet_deploy.local.run import stall_timeout_s
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.quantiser import VALUE_BITS
@@ -32,7 +38,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
 from .memory_fleet import MemoryFleet
-from .node_draws import NodeRandomness
+from .node_randomness import NodeRandomness
 from .scenario import Scenario
 
 MAX_REPEATED_CHOICES = (
@@ -49,10 +55,10 @@ def repeats_node_choices(scenario: Scenario, rounds: int) -> bool:
     return bool(scenario.names) and len(scenario.links.askers) * rounds <= MAX_REPEATED_CHOICES
 
 
-def run_vector(scenario: Scenario, rounds: int, seed: int, *, own_draws: bool) -> Iterator[Array]:
-    """Simulate all nodes as arrays; *own_draws* repeats the nodes' random choices of this seed."""
-    randomness: Chance = Generated(seed)
-    if own_draws:
+def run_vector(scenario: Scenario, rounds: int, seed: int, *, own_choices: bool) -> Iterator[Array]:
+    """Simulate all nodes as arrays; *own_choices* repeats the nodes' random choices of the seed."""
+    randomness: FleetRandomness = SeededRandomness(seed)
+    if own_choices:
         randomness = NodeRandomness(
             lambda node, k: simulated_seed(seed, scenario.name, node, k),
             scenario.names,
@@ -91,7 +97,7 @@ def run_core(
     On one machine the estimates are bit-identical to those of `cipherfleet run` with this seed.
     """
     file = fleet.file
-    reads = {member.id: _readings_of(fleet, member, rounds) for member in fleet.members}
+    reads = {member.id: _read_all(fleet, member, rounds) for member in fleet.members}
     memory = MemoryFleet(
         fleet.graph.edges,
         {name: given[0] for name, given in reads.items()},
@@ -108,19 +114,19 @@ def run_core(
     seats = [memory.seats[member.id] for member in fleet.members]
     for member in fleet.members:
         memory.start(member.id)
-    heard = memory.now
+    heard, limit_s = memory.now, stall_timeout_s(fleet)
     for k in range(rounds):
         while any(len(seat.reported) <= k for seat in seats):
-            if memory.now > heard + patience(fleet):
+            if memory.now > heard + limit_s:
                 raise CipherfleetError(
-                    f"no node closed round {k} within {patience(fleet):g} s: the fleet is stalled"
+                    f"no node closed round {k} within {limit_s:g} s: the fleet is stalled"
                 )
             memory.advance(memory.now + _LOOK_S)
         heard = memory.now
         yield np.array([seat.reported[k].estimate for seat in seats])
 
 
-def _readings_of(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
+def _read_all(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
     """Return the samples of each reading of *member*'s sensor, starting before round 0."""
     sensor = member.sensor
     match sensor:
@@ -132,8 +138,8 @@ def _readings_of(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence
             device = open_sensor(sensor, fleet.folder, make_objective(fleet.file.objective).fields)
             return [_read(device.read) for _ in range(rounds + 2)]
     raise ConfigError(
-        f"the sensor of {member.id!r} is a live sensor; simulate a fleet with csv or synthetic "
-        "sensors"
+        f"the sensor of {member.id!r} is a live sensor",
+        remedy="simulate a fleet with csv or synthetic sensors",
     )
 
 

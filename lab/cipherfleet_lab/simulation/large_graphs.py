@@ -33,17 +33,17 @@ def large_graph(topology: Topology, nodes: int) -> Edges:
             return _ring(nodes)
         case "random_regular" if topology.degree is not None:
             return random_regular(nodes, topology.degree, seed)
-        case "geometric" if topology.neighbours is not None and _is_drawn(topology):
-            edges = nearest(random_places(nodes, topology), topology.neighbours)
-            return _connected(edges, nodes, f"with {topology.neighbours} neighbours each")
+        case "geometric" if topology.neighbours is not None and _is_random(topology):
+            edges = link_nearest(random_places(nodes, topology), topology.neighbours)
+            return _require_connected(edges, nodes, f"with {topology.neighbours} neighbours each")
     description = "names its nodes" if topology.kind in KINDS else f"is {topology.kind or 'a list'}"
     raise ConfigError(
-        f"topology {description} and cannot be enlarged to {nodes} nodes; use {', '.join(KINDS)}, "
-        f"{ALTERNATIVE}"
+        f"topology {description} and cannot be enlarged to {nodes} nodes",
+        remedy=f"use {', '.join(KINDS)}, {ALTERNATIVE}",
     )
 
 
-def _is_drawn(topology: Topology) -> bool:
+def _is_random(topology: Topology) -> bool:
     return topology.positions is None and topology.positions_file is None
 
 
@@ -51,18 +51,18 @@ def random_regular(nodes: int, degree: int, seed: int) -> Edges:
     """Generate a random graph in which every node has *degree* neighbours."""
     if not 2 <= degree < nodes or nodes * degree % 2:
         raise ConfigError(
-            f"a regular graph of {nodes} nodes cannot have degree {degree}; choose a degree from 2 "
-            f"to {nodes - 1}, even if the number of nodes is odd"
+            f"a regular graph of {nodes} nodes cannot have degree {degree}",
+            remedy=f"choose a degree from 2 to {nodes - 1}, even if the number of nodes is odd",
         )
     rng, missing = np.random.default_rng(seed), nodes - 1 - degree
     if missing < degree:  # almost complete: generate the missing edges instead
-        absent = _codes(_paired(nodes, missing, rng), nodes)
+        absent = _codes(_pair_ends(nodes, missing, rng), nodes)
         edges = np.column_stack(np.triu_indices(nodes, 1))
         return edges[~np.isin(_codes(edges, nodes), absent)]
-    return _connected(_paired(nodes, degree, rng), nodes, f"of degree {degree}")
+    return _require_connected(_pair_ends(nodes, degree, rng), nodes, f"of degree {degree}")
 
 
-def _paired(nodes: int, degree: int, rng: np.random.Generator) -> Edges:
+def _pair_ends(nodes: int, degree: int, rng: np.random.Generator) -> Edges:
     """Pair stubs at random, then remove loops and duplicate pairs.
 
     There are about degree^2/4 of those, independent of the number of nodes. Each swaps an end with
@@ -81,8 +81,8 @@ def _paired(nodes: int, degree: int, rng: np.random.Generator) -> Edges:
         for place in unfit:
             _change_partners(pairs, place, rng, known, nodes)
     raise ConfigError(
-        f"no graph of {nodes} nodes with {degree} neighbours each was found; try more nodes or "
-        "another degree"
+        f"no graph of {nodes} nodes with {degree} neighbours each was found",
+        remedy="try more nodes or another degree",
     )
 
 
@@ -104,7 +104,7 @@ def _change_partners(
     pairs[place], pairs[other] = fresh
 
 
-def nearest(places: npt.NDArray[np.float64], neighbours: int) -> Edges:
+def link_nearest(places: npt.NDArray[np.float64], neighbours: int) -> Edges:
     """Link each of the *places*, shape (n, 2), to its nearest *neighbours*."""
     nodes = len(places)
     near = min(neighbours, nodes - 1)
@@ -124,15 +124,14 @@ def _ring(nodes: int) -> Edges:
     return np.unique(np.sort(np.column_stack([places, np.roll(places, -1)]), axis=1), axis=0)
 
 
-def _connected(edges: Edges, nodes: int, kind: str) -> Edges:
+def _require_connected(edges: Edges, nodes: int, kind: str) -> Edges:
     ones = np.ones(len(edges), dtype=np.int8)
     parts, _ = connected_components(
         coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(nodes, nodes)), directed=False
     )
     if parts > 1:
         raise ConfigError(
-            f"a graph of {nodes} nodes {kind} has {parts} components, must have 1; use more "
-            "neighbours, "
-            f"{ALTERNATIVE}"
+            f"a graph of {nodes} nodes {kind} has {parts} components, must have 1",
+            remedy=f"use more neighbours, {ALTERNATIVE}",
         )
     return edges

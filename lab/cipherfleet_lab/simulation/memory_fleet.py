@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-from gmpy2 import mpz
 
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
@@ -46,41 +45,13 @@ from cipherfleet_node.core.randomness import FloatVector, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
-from cipherfleet_node.settings.sections import Algorithm
-from cipherfleet_node.settings.sections import Objective as ObjectiveSection
+from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection
 
-from .plaintext_exchange import Clear
+from .plaintext_exchange import PlaintextExchange
+from .toy_keys import SeededBlinding, shared_secret
 
 START_OF_TAG = 8  # number of bytes of a key's fingerprint
 PARAMETERS = b"the same"  # a digest that is equal in all nodes
-
-
-def shared_secret(fleet: str, a: str, b: str) -> bytes:
-    """Return the secret that *a* and *b* share in *fleet*.
-
-    It is symmetric, and not secret at all.
-    """
-    return hashlib.sha256(f"{fleet} secret {sorted((a, b))}".encode()).digest()
-
-
-class SeededBlinding:
-    """A Blinding with obfuscators from a seeded generator: valid in form, not secret."""
-
-    def __init__(self, own: PrivateKey, edges: Mapping[str, exchange.Edge], seed: str) -> None:
-        self._own, self._edges, self._rng = own, edges, random.Random(seed)
-        self.taken: Counter[str] = Counter()
-
-    def own(self) -> mpz:
-        """Return an obfuscator for the node's own key."""
-        self.taken["own"] += 1
-        s_p, s_q = (mpz(self._rng.randrange(1, int(prime))) for prime in (self._own.p, self._own.q))
-        return self._own.obfuscator(s_p, s_q)
-
-    def towards(self, neighbour: str) -> mpz:
-        """Return an obfuscator for *neighbour*'s key."""
-        self.taken[neighbour] += 1
-        key = self._edges[neighbour].key
-        return pow(mpz(self._rng.randrange(1, int(key.n))), key.n, key.n_squared)
 
 
 class NoTrace:
@@ -200,24 +171,33 @@ class MemoryFleet:
         seat.unread = seat.samples
         first = self.first_rounds.get(name, 0)
         saved = seat.saved or State(
-            STATE_VERSION, self.name, name, b"", 0, first, None, [], {}, continuous=False
+            version=STATE_VERSION,
+            fleet=self.name,
+            node=name,
+            parameters=b"",
+            epoch=0,
+            round=first,
+            estimate=None,
+            records=[],
+            epochs={},
+            continuous=False,
         )
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)
         seat.agent = Agent(
             Setup(
-                self.name,
-                name,
-                self._tag(name),
-                {other: self._tag(other) for other in self.neighbours[name]},
-                self._exchange(name, objective.dimension),
-                self.algorithm,
-                self.resolution,
-                objective,
-                PARAMETERS,
-                lambda k: self.round_seed(name, k),
-                NoTrace(),
-                self.first_rounds.get(name, 0),
+                fleet=self.name,
+                node=name,
+                key_tag=self._tag(name),
+                neighbours={other: self._tag(other) for other in self.neighbours[name]},
+                exchange=self._exchange(name, objective.dimension),
+                algorithm=self.algorithm,
+                resolution=self.resolution,
+                objective=objective,
+                parameters=PARAMETERS,
+                new_seed=lambda k: self.round_seed(name, k),
+                trace=NoTrace(),
+                first_round=self.first_rounds.get(name, 0),
             ),
             seat.saved,
         )
@@ -236,7 +216,7 @@ class MemoryFleet:
         }
         seal = self._seal(name) if self.sealed else None
         if not self.keys:
-            return Clear(factors, seal)
+            return PlaintextExchange(factors, seal)
         key, seat = self.keys[name], self.seats[name]
         edges = {other: exchange.Edge(self.keys[other].public, m) for other, m in factors.items()}
         seat.blinding = SeededBlinding(key, edges, f"blinding {self.seed} {name} {seat.epoch}")

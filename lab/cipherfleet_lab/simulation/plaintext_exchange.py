@@ -1,7 +1,7 @@
-"""Both exchanges without encryption: the same integers as in the ciphertexts, in plaintext.
+"""The exchange in plaintext, pairwise or sealed: the same integers as in the ciphertexts.
 
-Simulations use them to save the modular powers. On one machine the estimates are bit-identical to
-those of the encrypted exchanges.
+Simulations use it to save the modular powers, benchmarks to compare with. On one machine the
+estimates are bit-identical to those of the encrypted exchanges.
 Checked by test_without_encryption_the_estimates_are_the_same_bit_for_bit.
 """
 
@@ -22,8 +22,8 @@ ENTRY_BYTES = 9  # enough for a signed integer below 2^63
 
 
 @dataclass(frozen=True)
-class Clear:
-    """A plaintext Exchange.
+class PlaintextExchange:
+    """An Exchange in plaintext.
 
     Pairwise, or sealed if there is a *seal*, of which it uses the rosters.
     """
@@ -57,7 +57,7 @@ class Clear:
             mpz(factor * (weight * entry + e)) for entry, e in zip(quantised, noise, strict=True)
         ]
 
-    def asked(self, query: Query) -> bool:
+    def is_addressed(self, query: Query) -> bool:
         """Do the same as the encrypted exchange."""
         return self.seal.check(query) if self.seal else True
 

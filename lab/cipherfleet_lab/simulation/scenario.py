@@ -24,10 +24,10 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .large_graphs import large_graph, random_regular
 
-MADE_UP_ROWS = 4  # readings per node
+SYNTHETIC_ROWS = 4  # readings per node
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
     """The input of the vector engine."""
 
@@ -55,15 +55,15 @@ def scenario_of_fleet(fleet: Fleet) -> Scenario:
     """Return the fleet of a file unchanged, with all readings available from the first round."""
     objectives, readings = _objectives(fleet)
     return Scenario(
-        fleet.file.fleet,
-        Links.of(fleet.graph),
-        np.array([objective.start() for objective in objectives]),
-        gradients_of(objectives, fleet.file.objective),
-        fleet.file.algorithm,
-        fleet.exchange == "sealed",
-        answer_of(fleet, objectives),
-        readings,
-        [member.id for member in fleet.members],
+        name=fleet.file.fleet,
+        links=Links.of(fleet.graph),
+        starts=np.array([objective.start() for objective in objectives]),
+        gradients=gradients_of(objectives, fleet.file.objective),
+        algorithm=fleet.file.algorithm,
+        sealed=fleet.exchange == "sealed",
+        optimum=answer_of(fleet, objectives),
+        readings=readings,
+        names=[member.id for member in fleet.members],
     )
 
 
@@ -85,34 +85,38 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
     # If some nodes' readings are used more often, the file's answer is not the optimum.
     optimum = answer_of(fleet, objectives) if nodes % own == 0 else None
     return Scenario(
-        fleet.file.fleet,
-        Links.between(edges, nodes),
-        starts,
-        _assign_gradients(place, objectives, gradients_of(objectives, fleet.file.objective)),
-        fleet.file.algorithm,
-        fleet.exchange == "sealed",
-        optimum,
-        f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
+        name=fleet.file.fleet,
+        links=Links.between(edges, nodes),
+        starts=starts,
+        gradients=_assign_gradients(
+            place, objectives, gradients_of(objectives, fleet.file.objective)
+        ),
+        algorithm=fleet.file.algorithm,
+        sealed=fleet.exchange == "sealed",
+        optimum=optimum,
+        readings=f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
     )
 
 
 def make_synthetic(nodes: int, degree: int, dimension: int, seed: int) -> Scenario:
     """Return a sealed fleet with least squares on synthetic readings and a random regular graph."""
     rng = np.random.default_rng([seed, nodes])
-    phi = rng.uniform(-1.0, 1.0, (nodes, MADE_UP_ROWS, dimension))
+    phi = rng.uniform(-1.0, 1.0, (nodes, SYNTHETIC_ROWS, dimension))
     theta = np.arange(1.0, dimension + 1.0)
-    y = phi @ theta + 0.1 * rng.standard_normal((nodes, MADE_UP_ROWS))
-    hessians = np.matmul(phi.swapaxes(1, 2), phi) / MADE_UP_ROWS
-    offsets = -np.einsum("nrd,nr->nd", phi, y) / MADE_UP_ROWS
+    y = phi @ theta + 0.1 * rng.standard_normal((nodes, SYNTHETIC_ROWS))
+    hessians = np.matmul(phi.swapaxes(1, 2), phi) / SYNTHETIC_ROWS
+    offsets = -np.einsum("nrd,nr->nd", phi, y) / SYNTHETIC_ROWS
     return Scenario(
-        "made up",
-        Links.between(random_regular(nodes, degree, seed), nodes),
-        np.zeros((nodes, dimension)),
-        Linear(hessians, offsets),
-        Algorithm(rounds=10, stepsize=Stepsize(initial=0.3, decay=0.01), attenuation="none"),
-        True,
-        np.linalg.solve(hessians.mean(axis=0), -offsets.mean(axis=0)),
-        f"made up, {MADE_UP_ROWS} of every node",
+        name="made up",
+        links=Links.between(random_regular(nodes, degree, seed), nodes),
+        starts=np.zeros((nodes, dimension)),
+        gradients=Linear(hessians, offsets),
+        algorithm=Algorithm(
+            rounds=10, stepsize=Stepsize(initial=0.3, decay=0.01), attenuation="none"
+        ),
+        sealed=True,
+        optimum=np.linalg.solve(hessians.mean(axis=0), -offsets.mean(axis=0)),
+        readings=f"made up, {SYNTHETIC_ROWS} of every node",
     )
 
 
@@ -120,8 +124,8 @@ def _objectives(fleet: Fleet) -> tuple[Sequence[Objective], str]:
     objectives, readings = objectives_to_simulate(fleet)
     if not objectives:
         raise ConfigError(
-            f"{fleet.file.fleet!r} has live sensors, or readings that its objective rejects; "
-            "simulate a fleet with csv or synthetic sensors"
+            f"{fleet.file.fleet!r} has live sensors, or readings that its objective rejects",
+            remedy="simulate a fleet with csv or synthetic sensors",
         )
     return objectives, readings
 

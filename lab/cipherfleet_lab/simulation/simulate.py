@@ -7,7 +7,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from . import engines
 from .scenario import Scenario, make_synthetic, scenario_of_fleet, spread_fleet
 
-MADE_UP_NODES, MADE_UP_DEGREE, MADE_UP_DIMENSION, MADE_UP_ROUNDS = 1000, 6, 4, 10
+SYNTHETIC_NODES, SYNTHETIC_DEGREE, SYNTHETIC_DIMENSION, SYNTHETIC_ROUNDS = 1000, 6, 4, 10
 RESULT_FILE, PLOT_FILE = "simulation.json", "simulation.png"
 SHOWN_ROUNDS = 10
 FIGURES = {"relative_error": "relative error", "disagreement": "disagreement"}
@@ -43,7 +43,7 @@ class Stopwatch:
     cpu_seconds: float = 0.0  # of this process; other processes hardly change it
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def measuring(self) -> Iterator[None]:
         """Measure the time of the block."""
         began, cpu_began = time.perf_counter(), time.process_time()
         yield
@@ -73,10 +73,10 @@ def simulate(file: Path | None, options: SimulationOptions, console: Console) ->
     began = time.monotonic()
     fleet = None if file is None else _load(file, options)
     scenario = _scenario(file, fleet, options)
-    rounds = options.rounds or scenario.algorithm.rounds or MADE_UP_ROUNDS
+    rounds = options.rounds or scenario.algorithm.rounds or SYNTHETIC_ROUNDS
     run, how = _engine(fleet, scenario, rounds, options, console)
     seeds = range(options.seed, options.seed + options.seeds)
-    measured, taken = _measured(run, scenario, rounds, seeds, console)
+    measured, taken = _measure(run, scenario, rounds, seeds, console)
     result = {
         "fleet": scenario.name,
         "nodes": scenario.nodes,
@@ -118,8 +118,8 @@ def _is_enlarged(fleet: Fleet, options: SimulationOptions) -> bool:
 
 def _scenario(file: Path | None, fleet: Fleet | None, options: SimulationOptions) -> Scenario:
     if fleet is None:
-        nodes, degree = options.nodes or MADE_UP_NODES, options.degree or MADE_UP_DEGREE
-        return make_synthetic(nodes, degree, MADE_UP_DIMENSION, seed=0)
+        nodes, degree = options.nodes or SYNTHETIC_NODES, options.degree or SYNTHETIC_DEGREE
+        return make_synthetic(nodes, degree, SYNTHETIC_DIMENSION, seed=0)
     try:
         if _is_enlarged(fleet, options):
             return spread_fleet(fleet, options.nodes or len(fleet.members), options.degree)
@@ -139,29 +139,24 @@ def _engine(
     if options.engine == "vector":
         own = engines.repeats_node_choices(scenario, rounds)
         how = {"encrypted": False, "draws": "the nodes' own" if own else "fast"}
-        return lambda seed: engines.run_vector(scenario, rounds, seed, own_draws=own), how
+        return lambda seed: engines.run_vector(scenario, rounds, seed, own_choices=own), how
     if fleet is None or not scenario.names:
         raise ConfigError(
-            "the core engine runs only the nodes of a file; give FILE, no --degree, and "
-            "at most the file's --nodes, or use --engine vector"
+            "the core engine runs only the nodes of a file",
+            remedy="give FILE, no --degree, and at most the file's --nodes, or use --engine vector",
         )
     keys = None
     if options.encrypted:
-        with console.status("keys") if console.is_terminal else _nothing():
+        with console.status("keys") if console.is_terminal else nullcontext():
             keys = engines.make_fleet_keys(fleet, lambda _name: None)
     how = {"encrypted": options.encrypted, "draws": "the nodes' own"}
     return lambda seed: engines.run_core(fleet, rounds, seed, keys), how
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
 # -- figures ------------------------------------------------------------------------------------
 
 
-def _measured(
+def _measure(
     run: Run, scenario: Scenario, rounds: int, seeds: Sequence[int], console: Console
 ) -> tuple[dict[str, Array], Stopwatch]:
     """Return relative error and disagreement, (seeds, rounds), and the time of all rounds."""
@@ -173,7 +168,7 @@ def _measured(
         for row, seed in enumerate(seeds):
             passed = run(seed)
             for k in range(rounds):
-                with taken.running():
+                with taken.measuring():
                     estimates = next(passed)
                 if scenario.optimum is not None:
                     figures["relative_error"][row, k] = relative_error(estimates, scenario.optimum)
@@ -187,10 +182,10 @@ def _band(values: Array) -> dict[str, list[float | None]] | None:
     if np.isnan(values).all():
         return None
     bands = {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
-    return {name: [_defined(entry) for entry in band] for name, band in bands.items()}
+    return {name: [_finite_or_none(entry) for entry in band] for name, band in bands.items()}
 
 
-def _defined(figure: float) -> float | None:
+def _finite_or_none(figure: float) -> float | None:
     return float(figure) if math.isfinite(figure) else None
 
 
@@ -214,7 +209,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     over = f"seeds {seeds[0]} to {seeds[-1]}: mean [least, greatest]" if seeds[1:] else "one seed"
     cost = f"{result['seconds_per_round']:.3g} s per round"
     lines = [
-        f"{over}; draws: {result['draws']}; readings: {result['readings']}",
+        f"{over}; random choices: {result['draws']}; readings: {result['readings']}",
         f"{cost}, {result['peak_memory_mib']:.0f} MiB at most",
     ]
     if "out" in result:

@@ -444,7 +444,7 @@ class Agent:
             raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
         if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
-        setup.exchange.asked(query)  # raises for an invalid roster, also of a later round
+        setup.exchange.is_addressed(query)  # raises for an invalid roster, also of a later round
         self.neighbours.record_round(sender, query.round)
         self.collector.close_idle_round()
         opened = self._state.records[-1].number if self._state.records else -1

@@ -84,7 +84,7 @@ class Answerer:
         record = next((r for r in state.records if r.number == k), None)
         if record is None:
             raise RemoteProtocolError("stale_round", f"{sender!r} asks for a round not kept here")
-        if not self._setup.exchange.asked(query):
+        if not self._setup.exchange.is_addressed(query):
             return
         before, answer = self.sent.get((sender, k), (None, None))
         if before and query.attempt < before.attempt:

@@ -107,7 +107,7 @@ class Exchange(Protocol):
     ) -> list[mpz]:
         """Return the factor of an answer that does not depend on the query; for one answer."""
 
-    def asked(self, query: Query) -> bool:
+    def is_addressed(self, query: Query) -> bool:
         """True if *query* asks this node; raises RemoteProtocolError for an invalid roster."""
 
     def answer(
@@ -193,7 +193,7 @@ class Pairwise(Packed):
             lambda: self._blinding.towards(neighbour),
         )
 
-    def asked(self, query: Query) -> bool:
+    def is_addressed(self, query: Query) -> bool:
         """Return True; raises RemoteProtocolError if a pairwise query names a roster."""
         if query.roster:
             raise RemoteProtocolError(

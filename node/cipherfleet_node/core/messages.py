@@ -81,7 +81,7 @@ class Answer(Message, frozen=True):
     ciphertexts: Ciphertexts
 
 
-class Member(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class MembershipEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A neighbour in a membership: its id, the ids of its own neighbours, and its public keys."""
 
     id: str
@@ -102,7 +102,7 @@ class Membership(Message, frozen=True):
     receiver: str
     from_round: int
     fingerprint: str  # of the receiver's own keys from that round on
-    members: list[Member]  # the neighbours of the receiver
+    members: list[MembershipEntry]  # the neighbours of the receiver
     seals: list[tuple[str, bytes]]  # ids and X25519 keys of the receiver's co-neighbours
     certificate: bytes  # a new certificate of the receiver, in PEM; empty: no change
     rekey: bool  # the receiver must generate new keys and claim them

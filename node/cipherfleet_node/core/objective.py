@@ -47,8 +47,8 @@ class Objective(Protocol):
         """Return a stochastic gradient at *x*, shape (d,), unbiased over *randomness*."""
 
 
-def make_objective(section: sections.Objective) -> Objective:
-    """Return the objective that *section* describes; `node_yaml.check_objective` has checked it.
+def make_objective(section: sections.ObjectiveSection) -> Objective:
+    """Return the objective that *section* describes; `settings.rules` have checked it.
 
     Raises ConfigError if it is the user's own class and cannot be imported or constructed.
     """
@@ -67,7 +67,7 @@ def make_objective(section: sections.Objective) -> Objective:
             return _import_objective(other, section)
 
 
-def _import_objective(name: str, section: sections.Objective) -> Objective:
+def _import_objective(name: str, section: sections.ObjectiveSection) -> Objective:
     module, _, attribute = name.partition(":")
     try:
         made = getattr(importlib.import_module(module), attribute)(section)
@@ -97,7 +97,7 @@ class Window:
 class Mean:
     """f(x) = 1/2 mean |x - y|^2 over the readings y: the fleet finds the mean over the nodes."""
 
-    def __init__(self, section: sections.Objective) -> None:
+    def __init__(self, section: sections.ObjectiveSection) -> None:
         self._columns = section.values or []
         self._section = section
         self.dimension = len(self._columns)
@@ -216,7 +216,7 @@ class HuberLoss:
 class Regression:
     """f(x) = mean loss(phi . x, y) + penalty/2 |x|^2 over the readings' (phi, y)."""
 
-    def __init__(self, section: sections.Objective, loss: Loss) -> None:
+    def __init__(self, section: sections.ObjectiveSection, loss: Loss) -> None:
         if section.target is None:
             raise ConfigError("objective.target is needed")
         self._section, self._loss, self._target = section, loss, section.target
@@ -285,7 +285,7 @@ def _scaled(sample: Sample, column: sections.Column) -> float:
 
 
 def _minibatch(
-    rows: FloatMatrix, section: sections.Objective, randomness: RoundRandomness
+    rows: FloatMatrix, section: sections.ObjectiveSection, randomness: RoundRandomness
 ) -> FloatMatrix:
     size = section.minibatch
     if size is None or size >= len(rows):
@@ -295,7 +295,7 @@ def _minibatch(
 
 
 def _normalised(
-    total: FloatVector, batch: int, window: int, section: sections.Objective
+    total: FloatVector, batch: int, window: int, section: sections.ObjectiveSection
 ) -> FloatVector:
     """Scale a sum over *batch* of *window* rows to their mean, or to normalise_by rows."""
     return total / batch * (window / (section.normalise_by or window))

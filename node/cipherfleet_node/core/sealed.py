@@ -172,7 +172,7 @@ class Sealed(Packed):
             key, layout, ciphertexts, edge.metropolis * own_weight(randomness), masked
         )
 
-    def asked(self, query: Query) -> bool:
+    def is_addressed(self, query: Query) -> bool:
         """True if *query* asks this node; raises RemoteProtocolError for an invalid roster."""
         return self._seal.check(query)
 

@@ -20,14 +20,10 @@ from cipherfleet_node.core.messages import Presence
 from cipherfleet_node.errors import WireError
 from cipherfleet_node.findings import Finding
 from cipherfleet_node.keys.tls import EXPIRES_SOON, REISSUE_TLS
-from cipherfleet_node.runtime.mqtt_probe import (
-    STEP_TIMEOUT_S,
-    ConnectionClosed,
-    MqttProbe,
-    NoAnswer,
-)
+from cipherfleet_node.runtime.mqtt_probe import ConnectionClosed, MqttProbe, NoAnswer
 from cipherfleet_node.settings.sections import Broker
 
+STEP_TIMEOUT_S = 5.0  # for each step of the connection
 REFUSAL_S = 0.5  # in TLS 1.3 a broker refuses a certificate after the client's handshake has ended
 RETAINED_S = 1.0  # for the retained presence messages after the subscription
 THERE = ("init", "ready", "waiting", "alert", "finished")  # not disconnected, not lost
@@ -180,11 +176,12 @@ def check_session(
     verifiers: Mapping[str, wire.Verifier],
 ) -> Iterator[Finding]:
     """Check CONNECT, TCP_NODELAY, the subscriptions within and outside of its rights, presence."""
-    probe = MqttProbe(broker, visitor_id(fleet, node), context)
+    visitor = visitor_id(fleet, node)
+    probe = MqttProbe((broker.host, broker.port), visitor, context, STEP_TIMEOUT_S)
     remedy = CHECK_BROKER
     try:
         began = time.perf_counter()
-        reason = probe.connect()
+        reason = probe.connect(STEP_TIMEOUT_S)
         took = 1000.0 * (time.perf_counter() - began)
         if reason.is_failure:
             yield Finding("fail", "mqtt", f"{address(broker)}: refuses CONNECT ({reason})", remedy)
@@ -204,7 +201,7 @@ def check_session(
         found = f"the connection broke ({_reason_of(error)})"
         yield Finding("fail", "mqtt", f"{address(broker)}: {found}", remedy)
     finally:
-        probe.client.disconnect()
+        probe.close()
 
 
 def _no_delay(probe: MqttProbe) -> Finding:
@@ -219,7 +216,7 @@ def _access(
     probe: MqttProbe, fleet: str, node: str, neighbours: list[str], *, secured: bool
 ) -> Iterator[Finding]:
     own = topics.subscriptions(fleet, node, neighbours)
-    if refused := probe.subscribe(own):
+    if refused := probe.subscribe(own, STEP_TIMEOUT_S):
         text = f"the broker refuses {', '.join(refused)}, which this node needs"
         remedy = "its access rules differ from node.yaml: renew the rules or the bundle"
         yield Finding("fail", "access", text, remedy)
@@ -231,7 +228,7 @@ def _access(
     # The broker must not deliver answers to a neighbour, nor our own (retained) presence.
     mine = topics.presence_topic(fleet, node)
     foreign = [topics.answer_topic(fleet, name, "+") for name in neighbours[:1]]
-    refused = probe.subscribe([*foreign, mine])
+    refused = probe.subscribe([*foreign, mine], STEP_TIMEOUT_S)
     if len(refused) <= len(foreign):
         probe.listen(lambda: mine in probe.received, REFUSAL_S)
     if mine in probe.received:

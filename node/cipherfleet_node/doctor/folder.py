@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from cipherfleet_node.core.objective import make_objective
-from cipherfleet_node.errors import REISSUE_BUNDLE, BrokerUnreachable, CipherfleetError, ConfigError
+from cipherfleet_node.errors import REISSUE_BUNDLE, CipherfleetError, ConfigError
 from cipherfleet_node.findings import Finding, finding_from_error, run_check
 from cipherfleet_node.keys.key_files import (
     KEYS_FOLDER,
@@ -83,25 +83,12 @@ def examine(folder: Path, now: datetime) -> Iterator[Finding]:
     yield from _broker(folder, parts, now)
 
 
-def exit_code(findings: Iterable[Finding]) -> int:
-    """Return the exit code: 0 if no check fails, 3 if the bundle is invalid, else 4 or 1.
-
-    It is 4 if nothing fails but the connection to the broker.
-    """
-    subjects = {finding.subject for finding in findings if finding.level == "fail"}
-    if not subjects:
-        return 0
-    if subjects & BUNDLE_SUBJECTS:
-        return ConfigError.exit_code
-    return BrokerUnreachable.exit_code if subjects == {"broker"} else CipherfleetError.exit_code
-
-
 def _machine(folder: Path, now: datetime) -> Iterator[Finding]:
     state = folder / STATE_FOLDER
     place = state if os.access(state, os.X_OK) else folder
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         "clock": lambda: doctor_machine.check_clock(now),
-        "chance": doctor_machine.check_chance,
+        "randomness": doctor_machine.check_randomness,
         "arithmetic": doctor_machine.check_arithmetic,
         "memory": doctor_machine.check_memory,
         "heat": doctor_machine.check_heat,

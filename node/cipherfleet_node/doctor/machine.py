@@ -53,17 +53,18 @@ def check_clock(now: datetime) -> Iterator[Finding]:
         yield Finding("ok", "clock", f"{wording}, synchronised")
 
 
-def check_chance() -> Iterator[Finding]:
+def check_randomness() -> Iterator[Finding]:
     """Check that the kernel's random numbers are ready; keys and obfuscators need them."""
     try:
         os.getrandom(32, os.GRND_NONBLOCK)
     except BlockingIOError:
         yield Finding(
-            "fail", "chance", "the kernel's random numbers are not ready, and keys wait for them",
+            "fail", "randomness",
+            "the kernel's random numbers are not ready, and keys wait for them",
             "wait, or install a source of randomness: rng-tools with /dev/hwrng",
         )  # fmt: skip
     else:
-        yield Finding("ok", "chance", "the kernel's random numbers are ready")
+        yield Finding("ok", "randomness", "the kernel's random numbers are ready")
 
 
 def check_arithmetic(powmod: Callable[[int, int, int], object] = gmpy2.powmod) -> Iterator[Finding]:

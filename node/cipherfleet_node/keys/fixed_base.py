@@ -31,7 +31,7 @@ class Comb:
         """The number of bytes that `power` reads: one per group and bit of the exponents."""
         return self.bits * len(self._tables)
 
-    def choices_from(self, random_bytes: bytes) -> bytes:
+    def make_choices(self, random_bytes: bytes) -> bytes:
         """Return uniform choices from uniform bytes: each is reduced to the bits of a group."""
         mask = (1 << self._group) - 1
         return random_bytes if mask == 255 else bytes(byte & mask for byte in random_bytes)
@@ -77,7 +77,7 @@ class FixedBase:
         return self._comb.power(choices.tobytes())
 
 
-def group_for(entry_bytes: int, limit_bytes: int) -> int:
+def choose_group(entry_bytes: int, limit_bytes: int) -> int:
     """Return the largest group (8, 4, 2 or 1) whose tables over ROWS bases fit *limit_bytes*."""
     for group in (8, 4, 2):
         if table_bytes(entry_bytes, group) <= limit_bytes:

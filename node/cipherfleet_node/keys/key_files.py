@@ -144,7 +144,9 @@ def read_keys(folder: Path, crypto: Crypto, name: str = KEYS_FOLDER) -> NodeKeys
     document = _read_json(place / PAILLIER_FILE, read_private(place / PAILLIER_FILE))
     p, q = (_text_to_number(place / PAILLIER_FILE, document, name) for name in ("p", "q"))
     if not (is_prime(p) and is_prime(q)) or p == q:
-        raise ConfigError(f"{place / PAILLIER_FILE}: p and q are not two primes; {REISSUE_BUNDLE}")
+        raise ConfigError(
+            f"{place / PAILLIER_FILE}: p and q are not two primes", remedy=REISSUE_BUNDLE
+        )
     key = PrivateKey(p, q, crypto.constant_time)
     if key.public.bits != crypto.key_bits:
         raise ConfigError(
@@ -176,7 +178,8 @@ def check_own_keys(folder: Path, keys: NodeKeys, wanted: OwnKeys) -> None:
         if getattr(found, name) != getattr(wanted, name):
             raise ConfigError(
                 f"{folder / KEYS_FOLDER / file}: is not this node's key, which keys.{name} in "
-                f"{NODE_FILE} names; {REISSUE_BUNDLE}"
+                f"{NODE_FILE} names",
+                remedy=REISSUE_BUNDLE,
             )
 
 
@@ -203,26 +206,26 @@ def _read_primes(
         )
     except (ValueError, TypeError, KeyError):
         raise ConfigError(
-            f"{file}: primes must be a list of two, each with factors and generator; "
-            f"{REISSUE_BUNDLE}"
+            f"{file}: primes must be a list of two, each with factors and generator",
+            remedy=REISSUE_BUNDLE,
         ) from None
     if not (p.fits() and q.fits()):
-        raise ConfigError(f"{file}: primes does not belong to p and q; {REISSUE_BUNDLE}")
+        raise ConfigError(f"{file}: primes does not belong to p and q", remedy=REISSUE_BUNDLE)
     return p, q
 
 
 def read_signing_key(file: Path, remedy: str = REISSUE_BUNDLE) -> Ed25519PrivateKey:
-    """Return the Ed25519 key in *file*, PEM; raises ConfigError, whose text ends with *remedy*."""
+    """Return the Ed25519 key in *file*, PEM; raises ConfigError with *remedy*."""
     key = _read_pem(file, remedy)
     if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{file}: is not an Ed25519 key; {remedy}")
+        raise ConfigError(f"{file}: is not an Ed25519 key", remedy=remedy)
     return key
 
 
 def _read_seal(file: Path) -> X25519PrivateKey:
     seal = _read_pem(file, REISSUE_BUNDLE)
     if not isinstance(seal, X25519PrivateKey):
-        raise ConfigError(f"{file}: is not an X25519 key; {REISSUE_BUNDLE}")
+        raise ConfigError(f"{file}: is not an X25519 key", remedy=REISSUE_BUNDLE)
     return seal
 
 
@@ -230,7 +233,7 @@ def _read_pem(file: Path, remedy: str) -> object:
     try:
         return load_pem_private_key(read_private(file), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ConfigError(f"{file}: is not an unencrypted PEM private key; {remedy}") from None
+        raise ConfigError(f"{file}: is not an unencrypted PEM private key", remedy=remedy) from None
 
 
 def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> bytes:
@@ -264,26 +267,32 @@ def read_neighbour(folder: Path, neighbour: str, pinned: str, bits: int) -> Publ
         document = _read_json(file, file.read_bytes())
     except OSError as error:
         remedy = remedy_for(error, REISSUE_BUNDLE)
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}", remedy=remedy) from None
     paillier = document.get("paillier")
     n = _text_to_number(file, paillier if isinstance(paillier, dict) else {}, "n")
     faults = list(faults_of_modulus(int(n), bits))
     if faults:
         raise ConfigError(
-            f"{file}: the key of {neighbour!r} is invalid: n {', '.join(faults)}; {REISSUE_BUNDLE}"
+            f"{file}: the key of {neighbour!r} is invalid: n {', '.join(faults)}",
+            remedy=REISSUE_BUNDLE,
         )
     try:
         identity = identity_from_text(str(document.get("identity")))
     except ValueError:
-        raise ConfigError(f"{file}: identity is not 32 bytes in base64; {REISSUE_BUNDLE}") from None
+        raise ConfigError(
+            f"{file}: identity is not 32 bytes in base64", remedy=REISSUE_BUNDLE
+        ) from None
     try:
         public = PublicKeys(PublicKey(n), identity, seal_from_text(str(document.get("seal"))))
     except ValueError:
-        raise ConfigError(f"{file}: seal is not 32 bytes in base64; {REISSUE_BUNDLE}") from None
+        raise ConfigError(
+            f"{file}: seal is not 32 bytes in base64", remedy=REISSUE_BUNDLE
+        ) from None
     if public.fingerprint != pinned:
         raise ConfigError(
-            f"{file}: the keys of {neighbour!r} have fingerprint {public.fingerprint[:16]}..., "
-            f"the configuration pins {pinned[:16]}...; {REISSUE_BUNDLE}"
+            f"{file}: the keys of {neighbour!r} have fingerprint "
+            f"{public.fingerprint[:16]}..., the configuration pins {pinned[:16]}...",
+            remedy=REISSUE_BUNDLE,
         )
     return public
 
@@ -331,7 +340,9 @@ def find_private(file: Path) -> Path:
     if credentials:
         where, remedy = f", nor is it in {CREDENTIALS_VARIABLE}, which is {credentials}", ""
     missing = os.strerror(errno.ENOENT)
-    raise ConfigError(f"{file}: cannot be read: {missing}{where}; {remedy}{REISSUE_BUNDLE}")
+    raise ConfigError(
+        f"{file}: cannot be read: {missing}{where}", remedy=f"{remedy}{REISSUE_BUNDLE}"
+    )
 
 
 def read_private(file: Path) -> bytes:
@@ -355,16 +366,16 @@ def read_private(file: Path) -> bytes:
 
 def _unreadable(file: Path, error: OSError) -> ConfigError:
     remedy = remedy_for(error, REISSUE_BUNDLE)
-    return ConfigError(f"{error.filename or file}: cannot be read: {error.strerror}; {remedy}")
+    return ConfigError(f"{error.filename or file}: cannot be read: {error.strerror}", remedy=remedy)
 
 
 def _read_json(file: Path, data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        raise ConfigError(f"{file}: is not JSON; {REISSUE_BUNDLE}") from None
+        raise ConfigError(f"{file}: is not JSON", remedy=REISSUE_BUNDLE) from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{file}: is not a JSON object; {REISSUE_BUNDLE}")
+        raise ConfigError(f"{file}: is not a JSON object", remedy=REISSUE_BUNDLE)
     return document
 
 
@@ -381,5 +392,5 @@ def _text_to_number(file: Path, document: dict[str, Any], name: str) -> mpz:
         return mpz(int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big"))
     except ValueError:
         raise ConfigError(
-            f"{file}: {name} is missing or is not base64url; {REISSUE_BUNDLE}"
+            f"{file}: {name} is missing or is not base64url", remedy=REISSUE_BUNDLE
         ) from None

@@ -14,7 +14,7 @@ from gmpy2 import mpz, powmod
 
 from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 
-from .fixed_base import ROWS, Comb, FixedBase, group_for
+from .fixed_base import ROWS, Comb, FixedBase, choose_group
 
 # A uniform exponent with so many bits more than the group's order is uniform up to 2^-64.
 _EXCESS_BITS = 128
@@ -35,7 +35,7 @@ class OwnByCrt:
 
     def make(self) -> mpz:
         """Return a new obfuscator, from two exponentiations of half the size."""
-        return self._key.obfuscator(_uniform_below(self._key.p), _uniform_below(self._key.q))
+        return self._key.obfuscator(_draw_below(self._key.p), _draw_below(self._key.q))
 
 
 class OwnByTables:
@@ -60,7 +60,7 @@ class OwnByTables:
 
 def _residue_table(prime: mpz, generator: mpz, limit_bytes: int) -> FixedBase:
     square, bits = prime * prime, prime.bit_length()
-    group = group_for(bits // 4, limit_bytes)
+    group = choose_group(bits // 4, limit_bytes)
     return FixedBase(powmod(generator, prime, square), bits, square, group)
 
 
@@ -72,7 +72,7 @@ class Uniform:
 
     def make(self) -> mpz:
         """Return a new obfuscator, from one exponentiation of full size."""
-        return powmod(_uniform_below(self._key.n), self._key.n, self._key.n_squared)
+        return powmod(_draw_below(self._key.n), self._key.n, self._key.n_squared)
 
 
 class Full:
@@ -104,14 +104,14 @@ class Full:
                 self._comb = self._table()
             return made
         random_bytes = secrets.token_bytes(self._comb.choice_bytes)
-        return self._comb.power(self._comb.choices_from(random_bytes))
+        return self._comb.power(self._comb.make_choices(random_bytes))
 
     def _table(self) -> Comb:
         bits = -(-(self._key.bits + _EXCESS_BITS) // ROWS)
-        group = group_for(self._key.bits // 4, self._limit)
+        group = choose_group(self._key.bits // 4, self._limit)
         return Comb(self._bases[:ROWS], bits, self._key.n_squared, group)
 
 
-def _uniform_below(bound: mpz) -> mpz:
+def _draw_below(bound: mpz) -> mpz:
     """Return a random number that is uniform on 1 .. bound-1."""
     return mpz(secrets.randbelow(int(bound) - 1) + 1)

@@ -32,7 +32,7 @@ class FactoredPrime:
                 return False
             while rest % factor == 0:
                 rest //= factor
-        return rest == 1 and _generates(self.generator, self.prime, self.factors)
+        return rest == 1 and _is_generator(self.generator, self.prime, self.factors)
 
 
 def draw_factored_prime(bits: int) -> FactoredPrime:
@@ -69,11 +69,11 @@ def _small_factors(number: mpz) -> list[mpz]:
 def _draw_generator(prime: mpz, factors: tuple[mpz, ...]) -> mpz:
     while True:
         candidate = mpz(secrets.randbelow(int(prime) - 3) + 2)
-        if _generates(candidate, prime, factors):
+        if _is_generator(candidate, prime, factors):
             return candidate
 
 
-def _generates(candidate: mpz, prime: mpz, factors: tuple[mpz, ...]) -> bool:
+def _is_generator(candidate: mpz, prime: mpz, factors: tuple[mpz, ...]) -> bool:
     """True if *candidate* is in no proper subgroup of the units mod *prime*."""
     if not 1 < candidate < prime:
         return False

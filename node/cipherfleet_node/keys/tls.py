@@ -53,20 +53,21 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
         key = load_pem_private_key(read_private(place / KEY_FILE), password=None)
     except (ValueError, TypeError):
         raise ConfigError(
-            f"{key_file}: is not an unencrypted PEM private key; {REISSUE_TLS}"
+            f"{key_file}: is not an unencrypted PEM private key", remedy=REISSUE_TLS
         ) from None
     if key.public_key() != certificate.public_key():
-        raise ConfigError(f"{key_file}: is not the key of {CERTIFICATE_FILE}; {REISSUE_TLS}")
+        raise ConfigError(f"{key_file}: is not the key of {CERTIFICATE_FILE}", remedy=REISSUE_TLS)
     names = [str(name.value) for name in certificate.subject]
     if names != [node] or not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         raise ConfigError(
-            f"{file}: is the certificate of {', '.join(names)!r}, not of {node!r}; {REISSUE_TLS}"
+            f"{file}: is the certificate of {', '.join(names)!r}, not of {node!r}",
+            remedy=REISSUE_TLS,
         )
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):
         raise ConfigError(
-            f"{file}: was not issued by the authority in {CA_FILE}; {REISSUE_TLS}"
+            f"{file}: was not issued by the authority in {CA_FILE}", remedy=REISSUE_TLS
         ) from None
     for each, found in ((ca_file, ca), (file, certificate)):
         _check_time(each, found, now)
@@ -77,11 +78,13 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
     try:
         return client_context(ca_file, file, key_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"{file}: OpenSSL refuses it: {error.reason}; {REISSUE_TLS}") from None
+        raise ConfigError(
+            f"{file}: OpenSSL refuses it: {error.reason}", remedy=REISSUE_TLS
+        ) from None
     except OSError as error:  # OpenSSL does not say which file
         files = f"{ca_file}, {file} or {key_file}"
         remedy = remedy_for(error, REISSUE_TLS)
-        raise ConfigError(f"{files}: cannot be read: {error.strerror}; {remedy}") from None
+        raise ConfigError(f"{files}: cannot be read: {error.strerror}", remedy=remedy) from None
 
 
 def days_left(file: Path, now: datetime) -> int:
@@ -97,9 +100,9 @@ def _read_certificate(file: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(file.read_bytes())
     except OSError as error:
         remedy = remedy_for(error, f"broker.tls needs it, {REISSUE_TLS}")
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}", remedy=remedy) from None
     except ValueError:
-        raise ConfigError(f"{file}: is not a certificate in PEM; {REISSUE_TLS}") from None
+        raise ConfigError(f"{file}: is not a certificate in PEM", remedy=REISSUE_TLS) from None
 
 
 def _check_time(file: Path, certificate: x509.Certificate, now: datetime) -> None:

@@ -60,7 +60,7 @@ def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -
 
 def _first_round(bundle: Bundle) -> int:
     """Return the first round of a node without a saved state."""
-    return bundle.joined.message.from_round if bundle.joined else 0
+    return bundle.membership.message.from_round if bundle.membership else 0
 
 
 def make_exchange(bundle: Bundle, blinding: Blinding) -> Exchange:
@@ -104,8 +104,9 @@ def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
         saved.estimate is not None and len(saved.estimate) != dimension
     ):
         raise ConfigError(
-            f"{store.current}: the saved state belongs to {saved.fleet}/{saved.node} or "
-            "to another objective; remove the folder 'state' to start without it"
+            f"{store.current}: the saved state belongs to {saved.fleet}/{saved.node} or to "
+            "another objective",
+            remedy="remove the folder 'state' to start without it",
         )
     if not saved.continuous:
         log.warning("the latest state is damaged, continuing from the generation before it")

@@ -41,7 +41,7 @@ class Bundle:
     objective: Objective
     sensor: SensorDevice
     secrets: Mapping[str, bytes]  # shared with each co-neighbour, for the masks
-    joined: CheckedMembership | None  # the operator's latest, if one has come
+    membership: CheckedMembership | None  # the operator's latest, if one has come
     tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
 
     @property
@@ -67,7 +67,8 @@ def read_bundle(folder: Path) -> Bundle:
             raise ConfigError(
                 f"{folder}: the operator's membership is for keys with fingerprint "
                 f"{membership.message.fingerprint[:16]}..., those in keys have "
-                f"{keys.public.fingerprint[:16]}...; enrol this node again"
+                f"{keys.public.fingerprint[:16]}...",
+                remedy="enrol this node again",
             )
     else:
         neighbours = {
@@ -80,9 +81,17 @@ def read_bundle(folder: Path) -> Bundle:
     if len(neighbours) > MAX_DEGREE:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
     objective = make_objective(config.objective)
-    sensor = open_sensor(config.sensor, folder, objective.fields)
-    secrets = _shared_secrets(folder, config, keys)
-    return Bundle(folder, config, keys, neighbours, objective, sensor, secrets, membership, context)
+    return Bundle(
+        folder=folder,
+        config=config,
+        keys=keys,
+        neighbours=neighbours,
+        objective=objective,
+        sensor=open_sensor(config.sensor, folder, objective.fields),
+        secrets=_shared_secrets(folder, config, keys),
+        membership=membership,
+        tls=context,
+    )
 
 
 def _check_pins(
@@ -95,7 +104,8 @@ def _check_pins(
         if name in neighbours and seal != seal_to_text(neighbours[name].seal):
             raise ConfigError(
                 f"{folder / NODE_FILE}: seals.{name} is not the seal in {name}.json among the "
-                f"neighbours; {REISSUE_BUNDLE}"
+                "neighbours",
+                remedy=REISSUE_BUNDLE,
             )
 
 
@@ -109,7 +119,7 @@ def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[st
             secrets[name] = shared_secret(keys.seal, other, config.fleet)
         except ValueError:
             raise ConfigError(
-                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64; "
-                f"{REISSUE_BUNDLE}"
+                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64",
+                remedy=REISSUE_BUNDLE,
             ) from None
     return secrets

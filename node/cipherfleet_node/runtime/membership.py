@@ -127,7 +127,7 @@ def read_membership(
         return None
     except OSError as error:
         remedy = remedy_for(error, REISSUE_BUNDLE)
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {remedy}") from None
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}", remedy=remedy) from None
     if config.operator is None:
         raise ConfigError(
             f"{file}: {config.node!r} accepts no membership: its settings pin no operator's key"
@@ -140,7 +140,8 @@ def read_membership(
         return check_membership(message, config)
     except WireError as error:
         raise ConfigError(
-            f"{file}: is not what the operator signed ({error.reason}: {error}); {REISSUE_BUNDLE}"
+            f"{file}: is not what the operator signed ({error.reason}: {error})",
+            remedy=REISSUE_BUNDLE,
         ) from None
 
 

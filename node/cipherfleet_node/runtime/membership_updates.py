@@ -44,7 +44,7 @@ class MembershipUpdates:
     ) -> None:
         self._bundle, self._verifiers = bundle, verifiers
         self._reject, self._publish_claim = reject, publish_claim
-        self._version = bundle.joined.version if bundle.joined else 0
+        self._version = bundle.membership.version if bundle.membership else 0
 
     def take(self, message: Membership, payload: bytes, opened: int) -> MembershipPending | None:
         """Store a newer membership, and return its event; the rounds before it go on.

@@ -8,7 +8,6 @@ at QoS 0 (see DECISIONS.md).
 from __future__ import annotations
 
 import logging
-import select
 import socket
 import ssl
 import sys
@@ -101,21 +100,6 @@ def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
     """
     if isinstance(sock, socket.socket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def read_for(client: paho.Client, within_s: float) -> bool:
-    """Let *client* read once what comes within *within_s*; True if its connection is still open.
-
-    This is for clients without a thread. It is not client.loop(), which opens a pair of sockets
-    that only the garbage collector closes.
-    """
-    sock = client.socket()
-    if sock is None:
-        return False
-    # select does not see data that TLS has decrypted already.
-    waiting = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-    readable, _, _ = select.select([sock], [], [], 0.0 if waiting else within_s)
-    return not (readable or waiting) or client.loop_read() == paho.MQTT_ERR_SUCCESS
 
 
 class Link:

@@ -34,13 +34,15 @@ def check_exchanges(own: PrivateKey, neighbours: Mapping[str, PublicKey]) -> Non
     if not _passes(_own_key_works, own):
         raise ConfigError(
             "the known-answer exchange fails with this node's own key: the key file or this "
-            "machine's gmpy2 is damaged; run `cipherfleet-node keygen` or reinstall gmpy2"
+            "machine's gmpy2 is damaged",
+            remedy="run `cipherfleet-node keygen` or reinstall gmpy2",
         )
     for name, key in neighbours.items():
         if not _passes(_neighbours_key_works, key):
             raise ConfigError(
-                f"the known-answer exchange fails with the key of {name!r}: this machine's gmpy2 "
-                "is damaged; reinstall it"
+                f"the known-answer exchange fails with the key of {name!r}: this machine's "
+                "gmpy2 is damaged",
+                remedy="reinstall it",
             )
 
 

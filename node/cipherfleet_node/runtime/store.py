@@ -45,7 +45,7 @@ class Store:
         except BlockingIOError:
             os.close(self._lock)
             raise IdentityClash(
-                f"{folder}: another daemon runs from this folder; stop it"
+                f"{folder}: another daemon runs from this folder", remedy="stop it"
             ) from None
 
     def close(self) -> None:
@@ -61,8 +61,8 @@ class Store:
             self._save(state)
         except OSError as error:
             raise StateNotSaved(
-                f"{self._folder}: the state cannot be written: {error.strerror}; free disk space, "
-                "or replace the card, and start the node again"
+                f"{self._folder}: the state cannot be written: {error.strerror}",
+                remedy="free disk space, or replace the card, and start the node again",
             ) from None
 
     def _save(self, state: State) -> None:
@@ -124,8 +124,11 @@ def read_state(folder: Path) -> State | None:
             return after_damage(_read(previous))
         except StateCorrupt:
             raise StateCorrupt(
-                f"{current.parent}: both generations of the state are damaged; remove the folder: "
-                "the node then starts from its readings and joins the round of its neighbours"
+                f"{current.parent}: both generations of the state are damaged",
+                remedy=(
+                    "remove the folder: the node then starts from its readings and joins the "
+                    "round of its neighbours"
+                ),
             ) from None
 
 

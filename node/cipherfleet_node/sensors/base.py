@@ -41,13 +41,13 @@ def check_fields(
     absent = sorted(set(needed).difference(fields))
     if absent:
         raise ConfigError(
-            f"{who}: the objective needs {listed(absent)}, the sensor has {listed(fields)}"
+            f"{who}: the objective needs {join_names(absent)}, the sensor has {join_names(fields)}"
         )
     # A limit with a misspelt field would have no effect.
     absent = sorted(set(limits).difference(fields))
     if absent:
         raise ConfigError(
-            f"{who}: sensor.limits names {listed(absent)}, the sensor has {listed(fields)}"
+            f"{who}: sensor.limits names {join_names(absent)}, the sensor has {join_names(fields)}"
         )
 
 
@@ -56,23 +56,23 @@ def check_plausible(who: str, values: Mapping[str, float], limits: Limits) -> No
     for name, value in values.items():
         if not math.isfinite(value):
             raise SensorUnavailable(f"{who}: {name} is not a finite number")
-        if not within(limits, name, value):
-            raise SensorUnavailable(f"{who}: {name} is {outside(limits, name)}")
+        if not is_within(limits, name, value):
+            raise SensorUnavailable(f"{who}: {name} is {describe_limits(limits, name)}")
 
 
-def within(limits: Limits, name: str, value: float) -> bool:
+def is_within(limits: Limits, name: str, value: float) -> bool:
     """True if *value* is within the limits of the field *name*, or the field has no limits."""
     low, high = limits.get(name, (-math.inf, math.inf))
     return low <= value <= high
 
 
-def outside(limits: Limits, name: str) -> str:
+def describe_limits(limits: Limits, name: str) -> str:
     """Return the words for a value outside of its limits. The value itself is private."""
     low, high = limits[name]
     return f"outside its limits [{low:g}, {high:g}]"
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Return *names* as a list for messages, for example "'a', 'b' and 3 more"."""
     known = [repr(name if len(name) <= 40 else name[:37] + "...") for name in names]
     if not known:

@@ -18,7 +18,7 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.settings.sections import CommandSensor
 
-from .base import check_plausible, listed
+from .base import check_plausible, join_names
 
 MAX_OUTPUT_BYTES = 64 * 1024
 _LOOK_S = 0.01  # interval of the checks whether a program without output has ended
@@ -56,13 +56,13 @@ class Program:
 
     def read(self) -> list[Sample]:
         """Run the program; raises SensorUnavailable unless it prints numbers within the limits."""
-        numbers = numbers_in(self._who, self._run())
+        numbers = parse_numbers(self._who, self._run())
         wanted = {*self.fields, *self._config.limits}
         absent = sorted(wanted - numbers.keys())
         if absent:
             # A name that is not an identifier could be a reading, and is not shown.
-            known = listed(name for name in numbers if name.isidentifier())
-            raise SensorUnavailable(f"{self._who}: printed no {listed(absent)}, but {known}")
+            known = join_names(name for name in numbers if name.isidentifier())
+            raise SensorUnavailable(f"{self._who}: printed no {join_names(absent)}, but {known}")
         check_plausible(self._who, {name: numbers[name] for name in wanted}, self._config.limits)
         return [Sample({name: numbers[name] for name in self.fields})]
 
@@ -75,7 +75,7 @@ class Program:
         process = self._start()
         assert process.stdout is not None
         try:
-            output = self._output_until_end(process, process.stdout, deadline)
+            output = self._read_output(process, process.stdout, deadline)
         finally:
             _kill_group(process)
         code = process.returncode
@@ -99,7 +99,7 @@ class Program:
         except OSError as error:
             raise SensorUnavailable(f"{self._who}: cannot start: {error.strerror}") from None
 
-    def _output_until_end(
+    def _read_output(
         self, process: subprocess.Popen[bytes], pipe: IO[bytes], deadline: float
     ) -> bytes:
         os.set_blocking(pipe.fileno(), False)
@@ -130,7 +130,7 @@ class Program:
                 return False
 
 
-def numbers_in(who: str, output: bytes) -> dict[str, float]:
+def parse_numbers(who: str, output: bytes) -> dict[str, float]:
     """Return the numbers of the JSON object in *output*.
 
     Raises SensorUnavailable for other output, and never quotes it, because it may be a reading.

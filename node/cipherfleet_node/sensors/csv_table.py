@@ -16,7 +16,7 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.type_errors import may_be_secret
 
-from .base import Limits, check_fields, listed, outside, within
+from .base import Limits, check_fields, describe_limits, is_within, join_names
 
 Where = Mapping[str, str | int | float]
 Key = str | Decimal
@@ -52,13 +52,13 @@ class CsvTable:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        records = _records(file, _text_of(file))
+        records = _parse_rows(file, _read_text(file))
         header = next(records, None)
         if header is None:
             raise ConfigError(f"{file}:1: is empty, must begin with a line of column names")
         self._header_line = header.line
         self.columns = self._column_names(header.cells)
-        self._rows = [self._checked(row) for row in records]
+        self._rows = [self._check_row(row) for row in records]
         if not self._rows:
             raise ConfigError(f"{file}:{header.line}: has column names but no rows below them")
         self._groups: dict[tuple[str, ...], dict[tuple[Key, ...], list[Row]]] = {}
@@ -69,9 +69,9 @@ class CsvTable:
         Raises ConfigError for an unknown column, and if no row matches.
         """
         names = tuple(sorted(where))
-        rows = self._grouped_by(names).get(tuple(_key(str(where[name])) for name in names))
+        rows = self._group_rows(names).get(tuple(_key(str(where[name])) for name in names))
         if not rows:
-            wanted = ", ".join(f"{name}: {_shown(name, where[name])}" for name in names)
+            wanted = ", ".join(f"{name}: {_quote_value(name, where[name])}" for name in names)
             raise ConfigError(
                 f"{self.file}: none of its {len(self._rows)} rows matches where {{{wanted}}}"
             )
@@ -109,7 +109,7 @@ class CsvTable:
                 raise self._error(self._header_line, f"names the column {name!r} twice")
         return names
 
-    def _checked(self, row: Row) -> Row:
+    def _check_row(self, row: Row) -> Row:
         found, wanted = len(row.cells), len(self.columns)
         if found < wanted:
             missing = self.columns[found]
@@ -120,12 +120,14 @@ class CsvTable:
             raise self._error(row.line, f"{text} {self.columns[-1]!r}")
         return row
 
-    def _grouped_by(self, names: tuple[str, ...]) -> dict[tuple[Key, ...], list[Row]]:
+    def _group_rows(self, names: tuple[str, ...]) -> dict[tuple[Key, ...], list[Row]]:
         groups = self._groups.get(names)
         if groups is None:
             absent = [name for name in names if name not in self.columns]
             if absent:
-                text = f"where names {listed(absent)}, the columns are {listed(self.columns)}"
+                text = (
+                    f"where names {join_names(absent)}, the columns are {join_names(self.columns)}"
+                )
                 raise self._error(self._header_line, text)
             places = [self.columns.index(name) for name in names]
             groups = {}
@@ -137,24 +139,24 @@ class CsvTable:
     def _value(self, row: Row, name: str, place: int, limits: Limits) -> float:
         text = row.cells[place].strip()
         if not _NUMBER.fullmatch(text):
-            raise self._error(row.line, f"column {name!r} {_not_a_number(text)}")
+            raise self._error(row.line, f"column {name!r} {_describe_cell(text)}")
         value = float(text)
         if not math.isfinite(value):
             raise self._error(row.line, f"column {name!r} is too large for a number")
-        if not within(limits, name, value):
-            raise self._error(row.line, f"column {name!r} is {outside(limits, name)}")
+        if not is_within(limits, name, value):
+            raise self._error(row.line, f"column {name!r} is {describe_limits(limits, name)}")
         return value
 
     def _error(self, line: int, text: str) -> ConfigError:
         return ConfigError(f"{self.file}:{line}: {text}")
 
 
-def _shown(name: str, value: str | int | float) -> str:
+def _quote_value(name: str, value: str | int | float) -> str:
     text = "..." if may_be_secret(name) else str(value)
     return text if text.isprintable() and len(text) <= _CELL_SHOWN else repr(text[:_CELL_SHOWN])
 
 
-def _text_of(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would block until it has a writer
@@ -172,7 +174,7 @@ def _text_of(file: Path) -> str:
         raise ConfigError(f"{file}:{line}: is not UTF-8 text") from None
 
 
-def _records(file: Path, text: str) -> Iterator[Row]:
+def _parse_rows(file: Path, text: str) -> Iterator[Row]:
     """Yield the records of *text*, without blank lines."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
@@ -210,7 +212,7 @@ def _key(text: str) -> Key:
     return text
 
 
-def _not_a_number(text: str) -> str:
+def _describe_cell(text: str) -> str:
     """Return the error of a cell. A text with digits could be a reading and is not shown."""
     if not text:
         return "is empty, must be a number"

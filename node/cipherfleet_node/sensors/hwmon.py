@@ -14,7 +14,7 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.settings.sections import HwmonSensor
 
-from .base import check_fields, check_plausible, listed
+from .base import check_fields, check_plausible, join_names
 from .sysfs import ABSOLUTE_ZERO_MILLIDEGREES, SYS, TimedReader, folders, whole_number, word
 
 # The number of the kernel's units in one of our units.
@@ -92,7 +92,7 @@ class HwmonChip:
         if len(found) == 1:
             return found[0]
         if found:
-            others = listed(_names(chip)[-1] for chip in found)
+            others = join_names(_names(chip)[-1] for chip in found)
             raise ConfigError(f"{self._who}: several have this name, write one of {others}")
         known = ", ".join(f"{_names(chip)[0]} ({_names(chip)[-1]})" for chip in chips)
         raise ConfigError(f"{self._who}: is not here, this machine has {known or 'no chips'}")
@@ -115,7 +115,9 @@ class HwmonChip:
         known = sorted(path.name for path in chip.glob("*_*") if _INPUT.fullmatch(path.name))
         absent = [file for file in self._config.inputs if file not in known]
         if absent:
-            raise ConfigError(f"{self._who}: has no {listed(absent)}, it has {listed(known)}")
+            raise ConfigError(
+                f"{self._who}: has no {join_names(absent)}, it has {join_names(known)}"
+            )
 
 
 def _names(chip: Path) -> list[str]:

@@ -155,7 +155,7 @@ class Feature(Section, frozen=True):
     harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
 
 
-class Objective(Section, frozen=True):
+class ObjectiveSection(Section, frozen=True):
     """The private objective f_i of a node, computed from its readings."""
 
     kind: ObjectiveKind
@@ -263,7 +263,7 @@ class NodeConfig(Section, frozen=True):
     fleet: NodeId
     node: NodeId
     algorithm: Algorithm
-    objective: Objective
+    objective: ObjectiveSection
     sensor: Sensor
     neighbours: list[Neighbour] = []  # empty only if the operator sets them later
     operator: str | None = None  # Ed25519 key in base64 that signs memberships for this node

@@ -25,6 +25,7 @@ PEM = "-----BEGIN"
 _OF_KEY = re.compile(r"(Expected `str`.*) - at `key` in `(\$[^`]*)`", re.DOTALL)  # msgspec's text
 
 Path_ = tuple[str | int, ...]
+EACH = -1  # in a path: every index of a list
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,8 @@ def validate(data: Any, kind: Any) -> tuple[Any, list[TypeMismatch]]:
             return msgspec.convert(data, kind, strict=True), found
         except msgspec.ValidationError as error:
             mismatch, data = _repaired(str(error), data, kind, info)
-        if not any(
-            overlaps(mismatch.path, place) for known in found for place in known.invalid_paths
-        ):
+        known = [place for earlier in found for place in earlier.invalid_paths]
+        if not any(overlaps(mismatch.path, place) for place in known):
             found.append(mismatch)
         if len(found) == MAX_MISFITS:
             break
@@ -61,16 +61,15 @@ def validate(data: Any, kind: Any) -> tuple[Any, list[TypeMismatch]]:
 
 def overlaps(one: Path_, other: Path_) -> bool:
     """True if one of the two paths is equal to the other or leads through it."""
-    shared = min(len(one), len(other))
-    return one[:shared] == other[:shared]
+    return all(a == b or EACH in (a, b) for a, b in zip(one, other, strict=False))
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """Return a path as text: ('nodes', 3, 'id') becomes 'nodes[3].id'."""
+    """Return a path as text: ('nodes', 3, 'id') becomes 'nodes[3].id', with EACH 'nodes[].id'."""
     text = ""
     for step in path:
         if isinstance(step, int):
-            text += f"[{step}]"
+            text += "[]" if step == EACH else f"[{step}]"
             continue
         word = step if len(step) <= _WORD_SHOWN else step[: _WORD_SHOWN - 3] + "..."
         text += f".{word}" if text else word
@@ -136,16 +135,12 @@ def _repaired(text: str, data: Any, kind: Any, info: inspect.Type) -> tuple[Type
     missing = re.search(r"missing required field `(.*)`", message)
     if missing:
         path = (*path, missing[1])
-        mismatch = TypeMismatch(
-            path, "is missing and has no default" + _allowed(info, path, data), (path,)
-        )
+        wording = "is missing and has no default" + _allowed(info, path, data)
     else:
         wording = f"is {found_at(data, path)}, must be {_wanted(message, path, data, info)}"
-        mismatch = TypeMismatch(path, wording, (path,))
-    if _is_tag(info, path, data):  # the type of the enclosing mapping is unknown without its tag
-        path = path[:-1]
-        mismatch = TypeMismatch(mismatch.path, mismatch.message, (path,))
-    return mismatch, _with_placeholder(data, path, info)
+    # The type of a mapping is unknown without its tag, so the whole mapping is invalid.
+    invalid = path[:-1] if _is_tag(info, path, data) else path
+    return TypeMismatch(path, wording, (invalid,)), _with_placeholder(data, invalid, info)
 
 
 def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[TypeMismatch, Any]:
@@ -173,13 +168,8 @@ def _without_key(
 ) -> tuple[TypeMismatch, Any]:
     """Report a key that its mapping does not allow; return the data without it."""
     home, key = path[:-1], path[-1]
-    types = [
-        each.key_type for each in _types_at(info, home, data) if isinstance(each, inspect.DictType)
-    ]
-    words = next(
-        (schema["description"] for schema in map(_schema_of, types) if "description" in schema),
-        None,
-    )
+    mappings = [t for t in _types_at(info, home, data) if isinstance(t, inspect.DictType)]
+    words = _description(mapping.key_type for mapping in mappings)
     wanted = words or _plain_words(message.removeprefix("Expected ").replace("`", ""))
     text = f"is not allowed as a key, must be {wanted}"
     mismatch = TypeMismatch(path, text, (path,), at_key=True)
@@ -207,8 +197,8 @@ def _placeholder(kind: inspect.Type) -> Any:
     match kind:
         case inspect.Metadata(type=inner, extra_json_schema=schema):
             made = schema["examples"][0] if schema and "examples" in schema else _placeholder(inner)
-        case inspect.UnionType(types=types):
-            made = _placeholder(types[0])
+        case inspect.UnionType(types=[first, *_]):
+            made = _placeholder(first)
         case inspect.LiteralType(values=values):
             made = values[0]
         case inspect.StructType(fields=fields, tag_field=tag_field, tag=tag):
@@ -247,10 +237,8 @@ def _split_path(text: str) -> tuple[str, Path_]:
 
 def _steps(where: str) -> Path_:
     """Parse msgspec's '$.a[0].b' as ('a', 0, 'b')."""
-    steps: list[str | int] = []
-    for name, index in re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", where):
-        steps.append(name or (int(index) if index != "..." else index))
-    return tuple(steps)
+    steps = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", where)
+    return tuple(name or (int(index) if index != "..." else index) for name, index in steps)
 
 
 def _located(path: Path_, text: str, data: Any, kind: Any) -> Path_:
@@ -272,16 +260,15 @@ def _located(path: Path_, text: str, data: Any, kind: Any) -> Path_:
 def _wanted(message: str, path: Path_, data: Any, info: inspect.Type) -> str:
     """Return what is allowed at *path*: the type's choices, its description, or msgspec's text."""
     types = list(_types_at(info, path, data))
-    found = [_schema_of(each) for each in types]
     choices = _choices(types)
     if choices and re.match("Invalid|Expected `.*str", message):
         mapping = any(isinstance(each, inspect.StructType | inspect.DictType) for each in types)
         text = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         return text + " or a mapping" * mapping + did_you_mean(_at(data, path), choices)
-    words = next((each["description"] for each in found if "description" in each), None)
+    words = _description(types)
     if words and ", got " not in message:
-        examples = [word for each in found for word in each.get("examples", ())]
-        return str(words) + did_you_mean(_at(data, path), examples)
+        examples = [word for each in types for word in _schema_of(each).get("examples", ())]
+        return words + did_you_mean(_at(data, path), examples)
     if message == "Number out of range":
         return "a number that fits 64 bits"
     text = re.sub(r", got `.*`$", "", message.removeprefix("Expected "), flags=re.DOTALL)
@@ -361,9 +348,8 @@ def _structs_at(info: inspect.Type, path: Path_, data: Any) -> Iterator[inspect.
 
 
 def _is_tag(info: inspect.Type, path: Path_, data: Any) -> bool:
-    return bool(path) and any(
-        struct.tag_field == path[-1] for struct in _structs_at(info, path[:-1], data)
-    )
+    structs = _structs_at(info, path[:-1], data)
+    return bool(path) and any(struct.tag_field == path[-1] for struct in structs)
 
 
 def _homes(kind: inspect.Type, key: str, path: Path_ = ()) -> Iterator[Path_]:
@@ -384,6 +370,11 @@ def _choices(types: Iterable[inspect.Type]) -> list[str]:
 def _schema_of(kind: inspect.Type) -> dict[str, Any]:
     """Return the description and examples that a type has for operators and editors."""
     return (kind.extra_json_schema or {}) if isinstance(kind, inspect.Metadata) else {}
+
+
+def _description(types: Iterable[inspect.Type]) -> str | None:
+    found = (_schema_of(each).get("description") for each in types)
+    return next((words for words in found if words is not None), None)
 
 
 def _child(data: Any, step: str | int) -> Any:

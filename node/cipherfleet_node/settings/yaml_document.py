@@ -27,6 +27,7 @@ _BRACKET = re.compile(  # strings and comments first: their brackets open no lev
 )
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -71,9 +72,9 @@ class Document:
             place = place[:-1]
         return self.marks.get(place, Mark(str(self.file), 1, 1))
 
-    def error(self, path: Sequence[str | int], message: str) -> ConfigError:
+    def error(self, path: Sequence[str | int], message: str, *, remedy: str = "") -> ConfigError:
         """Return a ConfigError at the value: 'file:line:column: dotted.path message'."""
-        return complaint(self.mark(path), path, message)
+        return complaint(self.mark(path), path, message, remedy)
 
     def key_error(self, path: Path_, message: str) -> ConfigError:
         """Return a ConfigError at the key of *path* instead of its value."""
@@ -102,18 +103,19 @@ class Document:
         invalid_paths += [place for mismatch in mismatches for place in mismatch.invalid_paths]
         if value is None:
             refuse(findings)
-        return Unchecked(value, findings, tuple(invalid_paths))
+        return Unchecked(self, value, findings, tuple(invalid_paths))
 
 
-@dataclass(frozen=True)
-class Unchecked(Generic[T]):
+@dataclass
+class Unchecked(Generic[T_co]):
     """A parsed value together with the errors found so far.
 
     At *invalid_paths* the value has placeholders. It may be used for further checks only, until
     `finish` returns it.
     """
 
-    value: T
+    document: Document
+    value: T_co
     findings: list[ConfigError]
     invalid_paths: tuple[Path_, ...] = ()
 
@@ -129,19 +131,19 @@ class Unchecked(Generic[T]):
         places = [*self.invalid_paths, *(f.path for f in self.findings if f.path is not None)]
         return not any(overlaps(path, place) for place in places)
 
-    def finish(self) -> T:
+    def finish(self) -> T_co:
         """Return the value; raises ConfigError, or ConfigErrors, if any error was found."""
         refuse(self.findings)
         return self.value
 
 
-def complaint(mark: Mark, path: Sequence[str | int], message: str) -> ConfigError:
+def complaint(mark: Mark, path: Sequence[str | int], message: str, remedy: str = "") -> ConfigError:
     """Return a ConfigError 'file:line:column: dotted.path message'; never shows a PEM text."""
     name = dotted(path)
     text = f"{name} {message}" if name else message
     if PEM in text:
         text = "this looks like a key or a certificate, which does not belong here (not shown)"
-    return ConfigError(one_line(f"{mark}: {text}"), mark, tuple(path))
+    return ConfigError(one_line(f"{mark}: {text}"), mark, tuple(path), remedy=one_line(remedy))
 
 
 def read_document(file: Path) -> Document:

@@ -13,7 +13,7 @@ from cipherfleet_node.settings.sections import (
     Broker,
     Crypto,
     NodeId,
-    Objective,
+    ObjectiveSection,
     Section,
     Sensor,
 )
@@ -61,7 +61,7 @@ class FleetFile(Section, frozen=True):
     config_version: Annotated[int, Meta(ge=CONFIG_VERSION, le=CONFIG_VERSION)]
     fleet: NodeId
     algorithm: Algorithm
-    objective: Objective
+    objective: ObjectiveSection
     topology: Topology
     nodes: Annotated[list[NodeEntry], Meta(min_length=1)]
     broker: Brokers = field(default_factory=Brokers)

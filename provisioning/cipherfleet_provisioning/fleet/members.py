@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.sensors.base import listed
-from cipherfleet_node.settings.node_yaml import check_sensor
+from cipherfleet_node.sensors.base import join_names
+from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, sensor_errors
 from cipherfleet_node.settings.sections import NodeId, Sensor, SyntheticSensor
-from cipherfleet_node.settings.type_errors import Path_, did_you_mean
+from cipherfleet_node.settings.type_errors import EACH, Path_, did_you_mean
 from cipherfleet_node.settings.yaml_document import Document, Unchecked
 
 from .file import FleetFile, NodeEntry
@@ -26,51 +26,95 @@ class Member:
 
     id: str
     sensor: Sensor
-    path: Path_  # of its entry in fleet.yaml
+    entry: int  # the place of its entry among `nodes:` in fleet.yaml, from 0
     owner: str | None = None
     broker: str | None = None  # one of broker.cluster
 
 
-def _check_own_broker(
-    document: Document, unchecked: Unchecked[FleetFile], entry: NodeEntry, path: Path_
-) -> Iterator[ConfigError]:
-    """Check that the broker of *entry* is one of broker.cluster."""
-    known = unchecked.value.broker.cluster
-    if entry.broker is None or not unchecked.is_valid_at("broker") or entry.broker in (known or ()):
-        return
-    text = f"is {entry.broker[:80]!r}, and there is no broker.cluster: leave it out"
-    if known:
-        text = f"is {entry.broker[:80]!r}, must be one of broker.cluster: {listed(known)}"
-    yield document.error(path, text + did_you_mean(entry.broker, known or ()))
+@dataclass
+class EntryDraft(ItemDraft):
+    """An entry of `nodes:` while it is checked; *members* are those of this and earlier entries."""
+
+    file: Unchecked[FleetFile]
+    members: dict[str, Member]
+
+    @property
+    def path(self) -> Path_:
+        """The place of the entry."""
+        return ("nodes", self.index)
+
+    @property
+    def entry(self) -> NodeEntry:
+        """The entry of the node as the file has it."""
+        return self.file.value.nodes[self.index]
 
 
-def read_members(
-    document: Document, unchecked: Unchecked[FleetFile], file: FleetFile
-) -> tuple[Member, ...]:
+def read_members(unchecked: Unchecked[FleetFile]) -> tuple[Member, ...]:
     """Return one member per node, and report errors in the entries to *unchecked*."""
     members: dict[str, Member] = {}
-    for index, entry in enumerate(file.nodes):
-        path: Path_ = ("nodes", index)
-        unchecked.report(check_sensor(document, entry.sensor, (*path, "sensor")))
-        if unchecked.is_valid_at(*path, "owner") and unchecked.is_valid_at(*path, "each"):
-            unchecked.report(_check_owner(document, entry, (*path, "owner")))
-        if unchecked.is_valid_at(*path, "broker"):
-            unchecked.report(_check_own_broker(document, unchecked, entry, (*path, "broker")))
-        if not (unchecked.is_valid_at(*path, "id") and unchecked.is_valid_at(*path, "each")):
-            continue
-        try:
-            for member in _expand(document, entry, path):
-                if member.id in members:
-                    remedy = ", put {n} into it" if entry.each else ""
-                    text = f"gives the id {member.id!r} twice{remedy}"
-                    raise document.error((*path, "id"), text)
-                members[member.id] = member
-        except ConfigError as error:
-            unchecked.report([error])
+    for index in range(len(unchecked.value.nodes)):
+        apply_rules(ENTRY_RULES, EntryDraft(unchecked, index, members))
     return tuple(members.values())
 
 
-def _expand(document: Document, entry: NodeEntry, path: Path_) -> Iterator[Member]:
+def _check_sensor(draft: EntryDraft) -> Iterator[ConfigError]:
+    """The sensor has limits that values can satisfy, and a command if it needs one."""
+    yield from sensor_errors(draft.file.document, draft.entry.sensor, (*draft.path, "sensor"))
+
+
+def _check_owner(draft: EntryDraft) -> Iterator[ConfigError]:
+    """The owner of every node is a valid name.
+
+    At most one error is reported, even if *each* makes many nodes.
+    """
+    entry = draft.entry
+    if entry.owner is None:
+        return
+    count = entry.each or 1
+    owners = [
+        _fill_in_number(entry.owner, n) if entry.each else entry.owner for n in range(1, count + 1)
+    ]
+    wrong = next((owner for owner in owners if not _is_name(owner)), None)
+    if wrong is not None:
+        yield _name_error(draft.file.document, (*draft.path, "owner"), wrong)
+
+
+def _check_own_broker(draft: EntryDraft) -> Iterator[ConfigError]:
+    """The broker of an entry is one of broker.cluster."""
+    own, known = draft.entry.broker, draft.file.value.broker.cluster
+    if own is None or own in (known or ()):
+        return
+    text = f"is {own[:80]!r}, and there is no broker.cluster: leave it out"
+    if known:
+        text = f"is {own[:80]!r}, must be one of broker.cluster: {join_names(known)}"
+    yield draft.file.document.error((*draft.path, "broker"), text + did_you_mean(own, known or ()))
+
+
+def _make_members(draft: EntryDraft) -> Iterator[ConfigError]:
+    """The id of every node is a valid name, and no other node has it."""
+    try:
+        for member in _expand(draft):
+            if member.id in draft.members:
+                remedy = ", put {n} into it" if draft.entry.each else ""
+                text = f"gives the id {member.id!r} twice{remedy}"
+                raise draft.file.document.error((*draft.path, "id"), text)
+            draft.members[member.id] = member
+    except ConfigError as error:
+        yield error
+
+
+ID, COUNT = ("nodes", EACH, "id"), ("nodes", EACH, "each")
+ENTRY_RULES: tuple[Rule[EntryDraft], ...] = (
+    Rule((), _check_sensor),
+    Rule((("nodes", EACH, "owner"), COUNT), _check_owner),
+    Rule((("nodes", EACH, "broker"), ("broker",)), _check_own_broker),
+    Rule((ID, COUNT), _make_members),
+)
+
+
+def _expand(draft: EntryDraft) -> Iterator[Member]:
+    """Yield the members of an entry; raises ConfigError for an id that is no name."""
+    entry = draft.entry
     plain = msgspec.to_builtins(entry.sensor)
     for n in range(1, (entry.each or 1) + 1):
         name, sensor, owner = entry.id, plain, entry.owner
@@ -81,22 +125,9 @@ def _expand(document: Document, entry: NodeEntry, path: Path_) -> Iterator[Membe
                 _fill_in_number(owner, n),
             )
         if not _is_name(name):
-            raise _name_error(document, (*path, "id"), name)
+            raise _name_error(draft.file.document, (*draft.path, "id"), name)
         own = _with_own_seed(msgspec.convert(sensor, Sensor), name)
-        yield Member(name, own, path, owner, entry.broker)
-
-
-def _check_owner(document: Document, entry: NodeEntry, path: Path_) -> Iterator[ConfigError]:
-    """Report at most one error, even if *each* makes many nodes."""
-    if entry.owner is None:
-        return
-    count = entry.each or 1
-    owners = [
-        _fill_in_number(entry.owner, n) if entry.each else entry.owner for n in range(1, count + 1)
-    ]
-    wrong = next((owner for owner in owners if not _is_name(owner)), None)
-    if wrong is not None:
-        yield _name_error(document, path, wrong)
+        yield Member(name, own, draft.index, owner, entry.broker)
 
 
 def _is_name(text: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,111 +15,132 @@ from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.sensors import CsvTable
-from cipherfleet_node.sensors.base import check_fields, listed
-from cipherfleet_node.settings.node_yaml import fields_named
+from cipherfleet_node.sensors.base import check_fields, join_names
+from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, fields_named
 from cipherfleet_node.settings.sections import (
     Algorithm,
     CsvSensor,
     HwmonSensor,
-    Objective,
+    ObjectiveSection,
     Sensor,
     SyntheticSensor,
     ThermalSensor,
     resolution_of,
 )
-from cipherfleet_node.settings.type_errors import did_you_mean
-from cipherfleet_node.settings.yaml_document import Document, Unchecked
+from cipherfleet_node.settings.type_errors import EACH, Path_, did_you_mean
 from cipherfleet_provisioning.topology.given import near
 
-from .file import FleetFile
+from .draft import FleetDraft
 from .members import Member
 
 
-def check_readings(
-    document: Document, unchecked: Unchecked[FleetFile], file: FleetFile, members: Sequence[Member]
-) -> dict[Path, CsvTable]:
-    """Report readings that a node would refuse when it starts; return the tables of recorded files.
+@dataclass
+class MemberDraft(ItemDraft):
+    """A node while its readings are checked; *reasons* are those of all nodes, each is given once.
 
-    Each file is read once. One error is reported for each entry of fleet.yaml, each file and each
-    reason.
+    *index* is that of its entry, so that one error is reported for each entry of fleet.yaml.
     """
-    tables: dict[Path, CsvTable | None] = {}
-    for member in members:
-        if unchecked.is_valid_at(*member.path, "sensor"):
-            unchecked.report(_read_table(document, member, tables))
-    folder = document.file.parent
-    named = [
-        _fields_of(member.sensor, folder, tables)
-        if unchecked.is_valid_at(*member.path, "sensor")
-        else None
-        for member in members
-    ]
-    unchecked.report(_check_names(document, file.objective, named))
+
+    file: FleetDraft
+    member: Member
+    reasons: set[str]
+
+    @property
+    def path(self) -> Path_:
+        """The place of the sensor."""
+        return ("nodes", self.index, "sensor")
+
+
+def check_files(draft: FleetDraft) -> Iterable[ConfigError]:
+    """Every recorded file can be read: FILE_RULES."""
+    return _apply_to_members(FILE_RULES, draft)
+
+
+def check_names(draft: FleetDraft) -> Iterator[ConfigError]:
+    """Every field of the objective is a field of some sensor: otherwise it is misspelt."""
+    sensors = [_fields_of(member.sensor, draft.folder, draft.tables) for member in draft.members]
+    known = {name for fields in sensors if fields is not None for name in fields}
+    if not known or any(fields is None for fields in sensors):
+        return  # the fields of some sensors are known only when they run
+    for path, name in fields_named(draft.value.objective):
+        if name not in known:
+            text = f"is {name!r}, which no sensor has, they have {join_names(sorted(known))}"
+            place = ("objective", *path)
+            yield draft.document.error(place, text + did_you_mean(name, known))
+
+
+def check_readings(draft: FleetDraft) -> Iterable[ConfigError]:
+    """No node would refuse its readings when it starts: READING_RULES."""
+    return _apply_to_members(READING_RULES, draft)
+
+
+def _apply_to_members(
+    rules: Iterable[Rule[MemberDraft]], draft: FleetDraft
+) -> tuple[ConfigError, ...]:
     reasons: set[str] = set()
-    for member, fields in zip(members, named, strict=True):
-        path = (*member.path, "sensor")
-        if fields is not None:
-            unchecked.report(_check_columns(document, member, fields))
-        if unchecked.is_valid_at("objective") and unchecked.is_valid_at(*path):
-            algorithm = file.algorithm if unchecked.is_valid_at("algorithm") else None
-            reason = _find_refusal(member.sensor, folder, tables, file.objective, algorithm)
-            if reason is not None and reason not in reasons:
-                reasons.add(reason)
-                unchecked.report([document.error(path, f"of node {member.id!r}: {reason}")])
-    return {path: table for path, table in tables.items() if table is not None}
+    for member in draft.members:
+        apply_rules(rules, MemberDraft(draft, member.entry, member, reasons))
+    return ()  # apply_rules has reported the errors
 
 
-def _read_table(
-    document: Document, member: Member, tables: dict[Path, CsvTable | None]
-) -> Iterator[ConfigError]:
-    """Read the recorded file of *member* into *tables*, if it is not there; None if it has errors.
-
-    Many nodes may read the same file.
-    """
-    if not isinstance(member.sensor, CsvSensor):
+def _read_table(draft: MemberDraft) -> Iterator[ConfigError]:
+    """A recorded file is a table in CSV; each file is read once."""
+    sensor, tables = draft.member.sensor, draft.file.tables
+    if not isinstance(sensor, CsvSensor):
         return
-    path = document.file.parent / member.sensor.path
+    path = draft.file.folder / sensor.path
     if path in tables:
         return
     tables[path] = None
     try:
         tables[path] = CsvTable(path)
     except ConfigError as error:
-        place = (*member.path, "sensor", "path")
-        yield document.error(place, f"of node {member.id!r}: {error}{near(path)}")
+        text = f"of node {draft.member.id!r}: {error}{near(path)}"
+        yield draft.file.document.error((*draft.path, "path"), text)
 
 
-def _check_names(
-    document: Document, objective: Objective, sensors: Sequence[Collection[str] | None]
-) -> Iterator[ConfigError]:
-    """Report fields of the objective that no sensor has: probably misspelt in the objective."""
-    known = {name for fields in sensors if fields is not None for name in fields}
-    if not known or any(fields is None for fields in sensors):
-        return  # the fields of some sensors are known only when they run
-    for path, name in fields_named(objective):
-        if name not in known:
-            text = f"is {name!r}, which no sensor has, they have {listed(sorted(known))}"
-            yield document.error(("objective", *path), text + did_you_mean(name, known))
-
-
-def _check_columns(
-    document: Document, member: Member, fields: Collection[str]
-) -> Iterator[ConfigError]:
-    """Report columns and fields that the section of a sensor names but its readings lack."""
-    where = member.sensor.where if isinstance(member.sensor, CsvSensor) else {}
-    for section, names in (("where", where), ("limits", member.sensor.limits)):
+def _check_columns(draft: MemberDraft) -> Iterator[ConfigError]:
+    """The readings have all columns and fields that the section of the sensor names."""
+    sensor = draft.member.sensor
+    fields = _fields_of(sensor, draft.file.folder, draft.file.tables)
+    if fields is None:
+        return
+    where = sensor.where if isinstance(sensor, CsvSensor) else {}
+    for section, names in (("where", where), ("limits", sensor.limits)):
         for name in names:
             if name not in fields:
-                text = f"is no field of the sensor of {member.id!r}, it has {listed(fields)}"
-                path = (*member.path, "sensor", section, name)
-                yield document.key_error(path, text + did_you_mean(name, fields))
+                text = (
+                    f"is no field of the sensor of {draft.member.id!r}, it has {join_names(fields)}"
+                )
+                path = (*draft.path, section, name)
+                yield draft.file.document.key_error(path, text + did_you_mean(name, fields))
+
+
+def _check_start(draft: MemberDraft) -> Iterator[ConfigError]:
+    """The objective accepts the readings, and the first step stays in range."""
+    fleet = draft.file
+    algorithm = fleet.value.algorithm if draft.is_valid_at("algorithm") else None
+    reason = _find_refusal(
+        draft.member.sensor, fleet.folder, fleet.tables, fleet.value.objective, algorithm
+    )
+    if reason is not None and reason not in draft.reasons:
+        draft.reasons.add(reason)
+        yield fleet.document.error(draft.path, f"of node {draft.member.id!r}: {reason}")
+
+
+SENSOR = ("nodes", EACH, "sensor")
+FILE_RULES: tuple[Rule[MemberDraft], ...] = (Rule((SENSOR,), _read_table),)
+READING_RULES: tuple[Rule[MemberDraft], ...] = (
+    Rule((SENSOR,), _check_columns),
+    Rule((("objective",), SENSOR), _check_start),
+)
 
 
 def _find_refusal(
     sensor: Sensor,
     folder: Path,
     tables: Mapping[Path, CsvTable | None],
-    section: Objective,
+    section: ObjectiveSection,
     algorithm: Algorithm | None,
 ) -> str | None:
     """Return the reason why a node would refuse its readings when it starts, None if none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,19 @@ def fleet_schema() -> dict[str, Any]:
 
     It does not cover rules over several values or over other files; `load_fleet` checks these.
     """
-    (top,), parts = msgspec.json.schema_components([FleetFile], ref_template="#/$defs/{name}")
-    return {"$schema": DIALECT, "title": "cipherfleet fleet.yaml", **top, "$defs": parts}
+    return make_schema(FleetFile, "cipherfleet fleet.yaml")
+
+
+def make_schema(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of *kind*. It is the same for every version of Python.
+
+    Descriptions are docstrings. From Python 3.13 on, these have no indentation.
+    """
+    (top,), parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    for part in parts.values():
+        if "description" in part:
+            part["description"] = inspect.cleandoc(part["description"])
+    return {"$schema": DIALECT, "title": title, **top, "$defs": parts}
 
 
 def schema_text() -> str:

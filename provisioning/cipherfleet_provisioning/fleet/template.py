@@ -262,7 +262,7 @@ broker: {{host: 127.0.0.1, port: 1883}}
 
 def _check_absent(file: Path) -> None:
     if os.path.lexists(file):  # true for a dangling link, too
-        raise ConfigError(f"{file}: exists already; name another folder, or move it away")
+        raise ConfigError(f"{file}: exists already", remedy="name another folder, or move it away")
 
 
 def _write(file: Path, text: str) -> None:

@@ -96,7 +96,8 @@ def _check_degrees(graph: Graph, kind: str) -> None:
         raise TopologyError(
             _path_of(kind),
             f"gives {busiest!r} {graph.degree(busiest)} neighbours, at most {MAX_DEGREE} are "
-            "allowed; choose a sparser graph, for example {kind: geometric, neighbours: 6}",
+            "allowed",
+            remedy="choose a sparser graph, for example {kind: geometric, neighbours: 6}",
         )
 
 
@@ -113,8 +114,9 @@ def _check_connected(graph: Graph, kind: str) -> None:
         rest = [f"{len(sizes) - MOST_SHOWN} more"] if len(sizes) > MOST_SHOWN else []
         raise TopologyError(
             _path_of(kind),
-            f"leaves {a!r} and {b!r} without a path between them; {len(parts)} parts, their nodes: "
-            f"{', '.join(sizes[:MOST_SHOWN] + rest)}; {_ADVICE[kind]}",
+            f"leaves {a!r} and {b!r} without a path between them; {len(parts)} parts, their "
+            f"nodes: {', '.join(sizes[:MOST_SHOWN] + rest)}",
+            remedy=_ADVICE[kind],
         )
 
 

@@ -104,8 +104,9 @@ def _check_regular(n: int, degree: int) -> None:
     if n * degree % 2:
         raise TopologyError(
             ("degree",),
-            f"is {degree}: {n} nodes cannot all have {degree} neighbours, since {n} x {degree} is "
-            "odd; choose an even degree or an even number of nodes",
+            f"is {degree}: {n} nodes cannot all have {degree} neighbours, since {n} x "
+            f"{degree} is odd",
+            remedy="choose an even degree or an even number of nodes",
         )
     if degree == 1 and n > 2:
         raise TopologyError(("degree",), f"is 1, must be at least 2 to connect {n} nodes")
@@ -142,8 +143,8 @@ def _small_world(n: int, topology: Topology) -> Iterable[Pair]:
     except nx.NetworkXError:
         raise TopologyError(
             (),
-            f"of kind small_world was not connected in {TRIES} attempts; choose more neighbours "
-            "or a smaller probability",
+            f"of kind small_world was not connected in {TRIES} attempts",
+            remedy="choose more neighbours or a smaller probability",
         ) from None
     return edges
 

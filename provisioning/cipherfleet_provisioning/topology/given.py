@@ -31,7 +31,8 @@ def read_positions(
         try:
             found = _read_positions(file, {*ids, *others})
         except ConfigError as error:
-            raise TopologyError(("positions_file",), f"leads to {error}{near(file)}") from None
+            text = f"leads to {error.text}{near(file)}"
+            raise TopologyError(("positions_file",), text, remedy=error.remedy) from None
         missing = [node for node in ids if node not in found]
         if missing:
             text = f"is {topology.positions_file!r}, which {_lacking_text(missing)}"
@@ -116,7 +117,8 @@ def pairs_of_file(name: str, ids: Sequence[str], folder: Path) -> list[Pair]:
     try:
         listed = read_graph_file(folder / name)
     except ConfigError as error:
-        raise TopologyError(("file",), f"leads to {error}{near(folder / name)}") from None
+        text = f"leads to {error.text}{near(folder / name)}"
+        raise TopologyError(("file",), text, remedy=error.remedy) from None
     edges: list[FileEdge] = listed.edges
 
     def refusal(index: int, side: int | None, text: str) -> TopologyError:

@@ -25,6 +25,11 @@ class Graph:
         """Return the number of neighbours of *node*."""
         return len(self._neighbours[node])
 
+    @property
+    def leaf(self) -> str | None:
+        """The first node with one neighbour only, None if there is none."""
+        return next((name for name in self.ids if self.degree(name) == 1), None)
+
     def distances(self, start: str) -> dict[str, int]:
         """Return the number of hops from *start* to every node it can reach, nearest first."""
         hops = {start: 0}

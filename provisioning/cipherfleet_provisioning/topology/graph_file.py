@@ -59,9 +59,6 @@ def read_graph_file(file: Path) -> GraphFile:
     return found
 
 
-# -- bytes --------------------------------------------------------------------------------------
-
-
 def _read_bytes(file: Path) -> bytes:
     """Read *file*, at most MAX_FILE_BYTES; raises ConfigError."""
     try:
@@ -92,9 +89,6 @@ def _check_count(edges: list[FileEdge], mark: Mark) -> None:
         raise ConfigError(f"{mark}: has more than {MAX_EDGES} edges, the most allowed")
 
 
-# -- a list of edges ----------------------------------------------------------------------------
-
-
 def _parse_edge_list(file: Path, text: str) -> list[FileEdge]:
     """Parse two ids per line, separated by blanks, a tab or a comma; # begins a comment."""
     edges: list[FileEdge] = []
@@ -105,16 +99,13 @@ def _parse_edge_list(file: Path, text: str) -> list[FileEdge]:
         places = [(number, word.start() + 1) for word in words[:2]]
         if len(words) != 2:
             raise ConfigError(
-                f"{Mark(str(file), *places[0])}: has {len(words)} word{'s' * (len(words) > 1)}, "
-                "must be two node ids; remove weights and other data (networkx: "
-                "write_edgelist(..., data=False))"
+                f"{Mark(str(file), *places[0])}: has {len(words)} "
+                f"word{'s' * (len(words) > 1)}, must be two node ids",
+                remedy="remove weights and other data (networkx: write_edgelist(..., data=False))",
             )
         _check_count(edges, Mark(str(file), *places[0]))
         edges.append(FileEdge((words[0][0], words[1][0]), (places[0], places[1])))
     return edges
-
-
-# -- GraphML ------------------------------------------------------------------------------------
 
 
 class _GraphmlReader:
@@ -138,14 +129,16 @@ class _GraphmlReader:
             reason = expat.ErrorString(error.code)
             raise ConfigError(f"{mark}: is not valid XML: {reason}") from None
         except (LookupError, ValueError):
-            raise self._error("has an encoding that is not known; write it in UTF-8") from None
+            raise self._error(
+                "has an encoding that is not known", remedy="write it in UTF-8"
+            ) from None
         return GraphFile(self._file, self._edges, self._nodes)
 
     def _place(self) -> Place:
         return self._parser.CurrentLineNumber, self._parser.CurrentColumnNumber + 1
 
-    def _error(self, text: str) -> ConfigError:
-        return ConfigError(f"{Mark(str(self._file), *self._place())}: {text}")
+    def _error(self, text: str, *, remedy: str = "") -> ConfigError:
+        return ConfigError(f"{Mark(str(self._file), *self._place())}: {text}", remedy=remedy)
 
     def _refuse_doctype(self, *_: object) -> None:
         # Only a document type can declare entities. A few entities can expand to gigabytes, or

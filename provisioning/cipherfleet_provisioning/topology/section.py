@@ -60,14 +60,14 @@ class Topology(Section, frozen=True):
 class TopologyError(ConfigError):
     """The topology is not valid for the fleet.
 
-    *path* leads from the topology section to the wrong value. With it the reader of the file can
-    report the position: `document.error(("topology", *error.path), error.message)`.
+    *path* leads from the topology section to the wrong value. With *path*, *message* and *remedy*
+    the reader of the file can report the same error at its position.
     """
 
     path: tuple[str | int, ...]
 
-    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
-        super().__init__(f"{dotted(('topology', *path))} {message}", path=path)
+    def __init__(self, path: tuple[str | int, ...], message: str, *, remedy: str = "") -> None:
+        super().__init__(f"{dotted(('topology', *path))} {message}", path=path, remedy=remedy)
         self.message = message
 
 
@@ -107,10 +107,12 @@ def has_positions(topology: Topology) -> bool:
 def _company_faults(topology: Topology) -> Iterator[TopologyError]:
     """Yield an error if positions are given twice, or together with a seed."""
     if topology.positions is not None and topology.positions_file is not None:
-        yield TopologyError(("positions_file",), "is given beside positions; leave one of them out")
+        yield TopologyError(
+            ("positions_file",), "is given beside positions", remedy="leave one of them out"
+        )
     if topology.seed is not None:
-        text = "is for random positions, and the positions are given; leave seed out"
-        yield TopologyError(("seed",), text)
+        text = "is for random positions, and the positions are given"
+        yield TopologyError(("seed",), text, remedy="leave seed out")
 
 
 def _one_of_kinds() -> str:

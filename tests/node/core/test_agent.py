@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_lab.simulation.memory_fleet import PARAMETERS, Faults
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (
@@ -36,14 +37,14 @@ from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import own_weight
 from cipherfleet_node.errors import HeadroomExceeded, LocalProtocolError
-from cipherfleet_node.settings.sections import Algorithm, Column, Objective
-from tests.support.memory_fleet import MemoryFleet, toy_key
+from cipherfleet_node.settings.sections import Algorithm, Column, ObjectiveSection
+from tests.support.memory_fleet import MemoryFleet
 
 Edges = list[tuple[str, str]]
 TIMEOUT = 5.0
 D = 2
 FIELDS = ("u", "v")
-OBJECTIVE = Objective(kind="average", values=[Column(field=name) for name in FIELDS])
+OBJECTIVE = ObjectiveSection(kind="average", values=[Column(field=name) for name in FIELDS])
 
 
 def names(n: int) -> list[str]:

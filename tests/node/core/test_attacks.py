@@ -18,6 +18,7 @@ from gmpy2 import mpz
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.exchange import (
     dither,
     half_weight,
@@ -31,7 +32,6 @@ from cipherfleet_node.core.paillier import PublicKey, faults_of_modulus
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.obfuscators import Full, Uniform
-from tests.support.memory_fleet import toy_key
 
 ASKER = toy_key(0)
 N, N2 = ASKER.public.n, ASKER.public.n_squared

@@ -13,7 +13,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_lab.simulation.memory_fleet import SeededBlinding
+from cipherfleet_lab.simulation.toy_keys import SeededBlinding, toy_key
 from cipherfleet_node.core.exchange import (
     Edge,
     Opening,
@@ -31,7 +31,6 @@ from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
-from tests.support.memory_fleet import toy_key
 from tests.support.paths import ROOT
 from tests.tools.make_vectors import exchange_vectors
 

@@ -22,7 +22,7 @@ from cipherfleet_node.core.objective import (
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.settings.sections import Column, Feature, Objective
+from cipherfleet_node.settings.sections import Column, Feature, ObjectiveSection
 
 NO_DRAWS = RoundRandomness(bytes(32))
 FEATURES = [
@@ -70,16 +70,18 @@ def readings(count: int = 12) -> list[Sample]:
     ]
 
 
-def section(kind: str, **changes: Any) -> Objective:
+def section(kind: str, **changes: Any) -> ObjectiveSection:
     if kind in ("mean", "average"):
         values = [Column(field="t", offset=20.0, scale=5.0), Column(field="y")]
-        return Objective(kind=kind, values=values, **changes)
+        return ObjectiveSection(kind=kind, values=values, **changes)
     numeric = Column(field="y", offset=40.0, scale=10.0)
     target = Column(field="class") if kind == "logistic" else numeric
-    return Objective(kind=kind, target=target, features=FEATURES, threshold=0.7, **changes)
+    return ObjectiveSection(kind=kind, target=target, features=FEATURES, threshold=0.7, **changes)
 
 
-def loss_by_hand(kind: str, samples: list[Sample], settings: Objective, x: FloatVector) -> float:
+def loss_by_hand(
+    kind: str, samples: list[Sample], settings: ObjectiveSection, x: FloatVector
+) -> float:
     """f(x) from the texts of the docstrings alone."""
     total = 0.0
     for sample in samples:
@@ -250,7 +252,7 @@ def test_an_objective_of_ones_own_is_imported(monkeypatch: pytest.MonkeyPatch) -
     module = types.ModuleType("their_objective")
     module.Mine = lambda given: ("made of", given)  # type: ignore[attr-defined]
     monkeypatch.setitem(__import__("sys").modules, "their_objective", module)
-    settings = Objective(kind="their_objective:Mine")
+    settings = ObjectiveSection(kind="their_objective:Mine")
     made: object = make_objective(settings)
     assert made == ("made of", settings)
 
@@ -258,9 +260,9 @@ def test_an_objective_of_ones_own_is_imported(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("kind", ["no_such_module:Mine", "math:NoSuchClass"])
 def test_an_objective_that_cannot_be_imported_is_told_by_its_name(kind: str) -> None:
     with pytest.raises(ConfigError, match=f"objective.kind '{kind}' cannot be imported"):
-        make_objective(Objective(kind=kind))
+        make_objective(ObjectiveSection(kind=kind))
 
 
 def test_a_regression_without_a_target_is_refused() -> None:
     with pytest.raises(ConfigError, match="target is needed"):
-        make_objective(Objective(kind="ridge", features=FEATURES))
+        make_objective(ObjectiveSection(kind="ridge", features=FEATURES))

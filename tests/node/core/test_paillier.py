@@ -12,6 +12,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import paillier
 from cipherfleet_node.core.paillier import (
     PrivateKey,
@@ -22,7 +23,6 @@ from cipherfleet_node.core.paillier import (
     scale,
 )
 from cipherfleet_node.errors import RemoteProtocolError
-from tests.support.memory_fleet import toy_key
 from tests.support.paths import ROOT
 from tests.tools.make_vectors import paillier_vectors
 

@@ -14,7 +14,7 @@ from cipherfleet_node.core import exchange
 from cipherfleet_node.core.messages import Answer, Message
 from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_node.core.sample import Sample
-from cipherfleet_node.settings.sections import Algorithm, Column, Objective
+from cipherfleet_node.settings.sections import Algorithm, Column, ObjectiveSection
 from tests.support.memory_fleet import MemoryFleet
 from tests.support.recover_state import View, decrypt, guess_from_sum, opened, recover
 
@@ -52,7 +52,7 @@ def watched(*, sealed: bool, faults: Faults | None = None) -> list[Seen]:
     fleet = MemoryFleet(
         EDGES,
         samples,
-        Objective(kind="mean", values=[Column(field=field) for field in FIELDS]),
+        ObjectiveSection(kind="mean", values=[Column(field=field) for field in FIELDS]),
         Algorithm(rounds=ROUNDS),
         faults or Faults(),
         tap=note,

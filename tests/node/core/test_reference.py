@@ -20,7 +20,7 @@ from cipherfleet_node.settings.sections import (
     Attenuation,
     Column,
     Feature,
-    Objective,
+    ObjectiveSection,
     Stepsize,
 )
 from tests.support.memory_fleet import MemoryFleet
@@ -49,16 +49,18 @@ def names_of(edges: Edges) -> list[str]:
 
 
 FIELDS = [f"v{index}" for index in range(D - 1)]
-SQUARES = Objective(
+SQUARES = ObjectiveSection(
     kind="least_squares",
     target=Column(field="y"),
     features=[Feature(constant=1.0), *(Feature(field=name) for name in FIELDS)],
 )
 OBJECTIVES = {
-    "average": Objective(kind="average", values=[Column(field=f) for f in (*FIELDS, "y")]),
-    "mean": Objective(kind="mean", values=[Column(field=f) for f in (*FIELDS, "y")], minibatch=2),
+    "average": ObjectiveSection(kind="average", values=[Column(field=f) for f in (*FIELDS, "y")]),
+    "mean": ObjectiveSection(
+        kind="mean", values=[Column(field=f) for f in (*FIELDS, "y")], minibatch=2
+    ),
     "least_squares": SQUARES,
-    "huber": Objective(
+    "huber": ObjectiveSection(
         kind="huber",
         target=SQUARES.target,
         features=SQUARES.features,
@@ -66,7 +68,7 @@ OBJECTIVES = {
         penalty=0.01,
         minibatch=3,
     ),
-    "logistic": Objective(
+    "logistic": ObjectiveSection(
         kind="logistic",
         target=Column(field="class"),
         features=SQUARES.features,

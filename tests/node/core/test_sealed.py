@@ -12,7 +12,7 @@ from gmpy2 import mpz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_lab.simulation.memory_fleet import SeededBlinding
+from cipherfleet_lab.simulation.toy_keys import SeededBlinding, toy_key
 from cipherfleet_node.core.exchange import Edge, dither, metropolis
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.packing import MAX_DEGREE, Layout
@@ -20,7 +20,7 @@ from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal, Sealed, mask, own_weight
 from cipherfleet_node.errors import RemoteProtocolError
-from tests.support.memory_fleet import toy_key, toy_secret
+from tests.support.memory_fleet import toy_secret
 from tests.support.paths import ROOT
 from tests.tools.make_vectors import sealed_vectors
 
@@ -166,7 +166,7 @@ def test_opening_gives_the_weighted_sum_of_differences(
     for name in roster:
         state, seed = others[NAMES.index(name)]
         there = answerer(name, NAMES)
-        assert there.asked(query)
+        assert there.is_addressed(query)
         prepared = there.prepare("i", state, RoundRandomness(seed))
         accepted[name] = here.accept(there.answer(query, RoundRandomness(seed), prepared))
         weight = own_weight(RoundRandomness(seed))

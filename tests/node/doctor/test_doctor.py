@@ -29,7 +29,7 @@ from cipherfleet_deploy import doctor as operator
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR as OPERATOR_NAME
-from cipherfleet_node.core.messages import Member, Membership, Presence
+from cipherfleet_node.core.messages import Membership, MembershipEntry, Presence
 from cipherfleet_node.doctor import (
     broker as doctor_broker,
 )
@@ -46,10 +46,9 @@ from cipherfleet_node.doctor.broker import (
     check_tls,
     trust_only,
 )
-from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.findings import Finding, finding_from_error, run_check
+from cipherfleet_node.errors import ConfigError, ConfigErrors, SensorUnavailable
+from cipherfleet_node.findings import LEVELS, Finding, exit_code, finding_from_error, run_check
 from cipherfleet_node.keys.key_files import identity_to_text, read_keys, read_neighbour
-from cipherfleet_node.runtime import mqtt_probe
 from cipherfleet_node.runtime.heartbeat import (
     BEAT_EVERY_S,
     STALE_S,
@@ -88,11 +87,10 @@ OPERATOR = [sys.executable, "-m", "cipherfleet_deploy"]
 
 def levels(findings: Sequence[Finding]) -> dict[str, str]:
     """The worst level of every subject."""
-    order = ("ok", "skip", "warn", "fail")
-    worst: dict[str, str] = {}
-    for each in findings:
-        worst[each.subject] = max(worst.get(each.subject, "ok"), each.level, key=order.index)
-    return worst
+    return {
+        each.subject: each.level
+        for each in sorted(findings, key=lambda each: LEVELS.index(each.level), reverse=True)
+    }
 
 
 def text_of(findings: Sequence[Finding], subject: str) -> str:
@@ -101,6 +99,10 @@ def text_of(findings: Sequence[Finding], subject: str) -> str:
 
 def examined(folder: Path) -> list[Finding]:
     return list(doctor.examine(folder, datetime.now(UTC)))
+
+
+def exit_code_of(findings: list[Finding]) -> int:
+    return exit_code(findings, doctor.BUNDLE_SUBJECTS)
 
 
 def the(findings: Iterator[Finding]) -> Finding:
@@ -129,7 +131,7 @@ def test_a_check_that_hangs_is_left_at_its_deadline_with_what_it_found() -> None
     [
         (ValueError(f"bad value {CANARY}"), "the check raised ValueError"),
         (PermissionError(13, "Permission denied", "x"), "x: Permission denied"),
-        (SensorUnavailable("s: is away; plug it in"), "s: is away"),
+        (SensorUnavailable("s: is away", remedy="plug it in"), "s: is away"),
     ],
 )
 def test_an_error_in_a_check_is_a_finding_without_what_it_may_hold(
@@ -144,11 +146,26 @@ def test_an_error_in_a_check_is_a_finding_without_what_it_may_hold(
 
 def test_a_finding_is_one_line_whatever_a_file_is_called() -> None:
     found = finding_from_error(
-        "keys", ConfigError("evil\n\x1b[2Jname: has mode 0644; chmod 600 it")
+        "keys", ConfigError("evil\n\x1b[2Jname: has mode 0644", remedy="chmod 600 it")
     )
     assert found.remedy == "chmod 600 it"
     assert str(found).splitlines() == [str(found)]
     assert str(found).isprintable()
+
+
+def test_a_remedy_is_a_field_and_is_never_read_out_of_a_text() -> None:
+    error = ConfigError("x: is wrong; it was right before", remedy="correct it")
+    assert str(error) == "x: is wrong; it was right before; correct it"
+    found = finding_from_error("x", error, "otherwise")
+    assert (found.text, found.remedy) == ("x: is wrong; it was right before", "correct it")
+    found = finding_from_error("x", ConfigError("x: is wrong; it was right before"), "otherwise")
+    assert (found.text, found.remedy) == ("x: is wrong; it was right before", "otherwise")
+
+
+def test_several_errors_have_the_remedy_of_the_first() -> None:
+    errors = ConfigErrors((ConfigError("x: is wrong", remedy="correct it"), ConfigError("y")))
+    assert str(errors) == "x: is wrong (and 1 more); correct it"
+    assert (errors.text, errors.remedy) == ("x: is wrong (and 1 more)", "correct it")
 
 
 # -- the machine --------------------------------------------------------------------------------
@@ -162,7 +179,7 @@ def test_a_clock_of_1970_fails_and_the_present_one_does_not() -> None:
 
 
 def test_random_numbers_are_ready() -> None:
-    assert the(doctor_machine.check_chance()).level == "ok"
+    assert the(doctor_machine.check_randomness()).level == "ok"
 
 
 def test_arithmetic_that_is_wrong_or_slow_is_told() -> None:
@@ -338,7 +355,7 @@ def test_a_sound_node_fails_nowhere_and_is_not_changed(site: Site) -> None:
     with present(site, "n1", "n3"):
         found = examined(site.bundles["n2"])
     result = levels(found)
-    assert doctor.exit_code(found) == 0, [str(each) for each in found]
+    assert exit_code_of(found) == 0, [str(each) for each in found]
     assert {result[subject] for subject in REACHED} == {"ok"}
     assert result["rules"] == ("ok" if site.choice == "embedded" else "skip")
     assert (result["presence"], result["daemon"], result["keys"]) == ("ok", "skip", "warn")
@@ -372,7 +389,7 @@ def test_the_doctor_disturbs_no_running_daemon(site: Site, tmp_path: Path) -> No
         seen = rounds_of(nodes)
         until(lambda: rounds_of(nodes) > seen + 2)
         result = levels(found)
-        assert doctor.exit_code(found) == 0, [str(each) for each in found]
+        assert exit_code_of(found) == 0, [str(each) for each in found]
         assert (result["daemon"], result["mqtt"], result["access"]) == ("ok", "ok", "skip")
         assert health.returncode == 0
         assert "connection to the broker lost" not in log.read_text()
@@ -446,7 +463,7 @@ def test_a_fault_in_the_folder_is_exit_code_3_and_the_rest_is_looked_at(
     remedy, subject, result = FAULTS[fault]
     remedy(node, home.authority)
     found = examined(node)
-    assert doctor.exit_code(found) == 3
+    assert exit_code_of(found) == 3
     assert {s for s, level in levels(found).items() if level == "fail"} == {subject}
     assert result in text_of(found, subject)
     assert levels(found)["broker"] == levels(found)["tls"] == "ok"
@@ -457,18 +474,18 @@ def test_a_fault_in_the_folder_is_exit_code_3_and_the_rest_is_looked_at(
 @pytest.mark.fleet
 def test_a_folder_that_tells_nothing_is_looked_at_as_far_as_it_goes(tmp_path: Path) -> None:
     absent = examined(tmp_path / "no-such")
-    assert (doctor.exit_code(absent), levels(absent)["folder"]) == (3, "fail")
+    assert (exit_code_of(absent), levels(absent)["folder"]) == (3, "fail")
     (tmp_path / "node.yaml").write_text("][")
     broken = examined(tmp_path)
-    assert (doctor.exit_code(broken), levels(broken)["broker"]) == (3, "skip")
-    assert levels(broken)["chance"] == "ok"
+    assert (exit_code_of(broken), levels(broken)["broker"]) == (3, "skip")
+    assert levels(broken)["randomness"] == "ok"
 
 
 @pytest.mark.fleet
 def test_a_certificate_that_ends_soon_is_a_warning(home: Site, node: Path) -> None:
     rewritten(node / "tls", issue_client(home.authority, "n2", NOW, days=20))
     found = examined(node)
-    assert (doctor.exit_code(found), levels(found)["tls files"]) == (0, "warn")
+    assert (exit_code_of(found), levels(found)["tls files"]) == (0, "warn")
 
 
 def joined(node: Path) -> Path:
@@ -482,7 +499,7 @@ def joined(node: Path) -> Path:
         keys = read_neighbour(node, each.id, each.fingerprint, 512)
         raw = int(keys.paillier.n).to_bytes(64, "big")
         identity, seal = keys.identity.public_bytes_raw(), keys.seal.public_bytes_raw()
-        members.append(Member(each.id, each.neighbours, raw, identity, seal))
+        members.append(MembershipEntry(each.id, each.neighbours, raw, identity, seal))
     own = read_keys(node, WEAK).public.fingerprint
     word = Membership("line", OPERATOR_NAME, 3, "n2", 0, own, members, [], b"", False)
     store_membership(node, wire.encode(word, BOSS))
@@ -494,12 +511,12 @@ def joined(node: Path) -> Path:
 def test_the_operators_word_on_neighbours_is_looked_at(node: Path) -> None:
     file = joined(node)
     found = examined(node)
-    assert doctor.exit_code(found) == 0, [str(each) for each in found]
+    assert exit_code_of(found) == 0, [str(each) for each in found]
     assert "version 3, signed by the operator: n1, n3" in text_of(found, "membership")
     assert "of 2 neighbours are connected" in text_of(found, "presence")
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     forged = examined(node)
-    assert (doctor.exit_code(forged), levels(forged)["membership"]) == (3, "fail")
+    assert (exit_code_of(forged), levels(forged)["membership"]) == (3, "fail")
 
 
 @pytest.mark.fleet
@@ -515,13 +532,13 @@ def test_a_node_that_is_not_enrolled_yet_is_no_failure(tmp_path: Path) -> None:
         finally:
             daemon.terminate()
             daemon.wait()
-    assert doctor.exit_code(found) == doctor.exit_code(meanwhile) == 0
+    assert exit_code_of(found) == exit_code_of(meanwhile) == 0
     result = levels(found)
     assert (result["membership"], result["keys"], result["mqtt"]) == ("warn", "ok", "ok")
     assert result["bundle"] == result["access"] == result["daemon"] == "skip"
     assert levels(meanwhile)["daemon"] == "ok"
     (device / "token").unlink()
-    assert doctor.exit_code(examined(device)) == 3
+    assert exit_code_of(examined(device)) == 3
 
 
 # -- a broker that is not as it should be ---------------------------------------------------------
@@ -543,11 +560,11 @@ def test_a_closed_port_is_exit_code_4_and_3_if_the_folder_is_broken_too(
 ) -> None:
     at_port(node, home.broker.port, free_port())
     found = examined(node)
-    assert doctor.exit_code(found) == 4
+    assert exit_code_of(found) == 4
     assert "cannot connect (Connection refused)" in text_of(found, "broker")
     assert levels(found)["mqtt"] == "skip"
     (node / "neighbours" / "n1.json").unlink()
-    assert doctor.exit_code(examined(node)) == 3
+    assert exit_code_of(examined(node)) == 3
 
 
 @pytest.mark.fleet
@@ -556,13 +573,12 @@ def test_a_listener_that_never_answers_is_exit_code_4_at_its_deadline(
     home: Site, node: Path, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor_broker, "STEP_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(mqtt_probe, "STEP_TIMEOUT_S", 0.5)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         at_port(node, home.broker.port, silent.getsockname()[1])
         if not tls:
             change(node / "node.yaml", "tls: true", "tls: false")
         found = examined(node)
-    assert doctor.exit_code(found) == 4
+    assert exit_code_of(found) == 4
     assert "in 0.5 s" in text_of(found, "broker")
 
 
@@ -578,7 +594,7 @@ def test_the_folder_of_another_authority_is_refused_at_tls(site: Site, tmp_path:
     shutil.rmtree(folder / "tls")
     write_client(folder, other, "n2", NOW)
     found = examined(folder)
-    assert doctor.exit_code(found) == 1
+    assert exit_code_of(found) == 1
     assert "its certificate is not trusted" in text_of(found, "tls")
     assert levels(found)["mqtt"] == "skip"
 
@@ -594,7 +610,7 @@ def test_a_client_certificate_that_the_broker_refuses_is_told(site: Site) -> Non
 def test_plain_tcp_where_the_broker_wants_tls_fails(node: Path) -> None:
     change(node / "node.yaml", "tls: true", "tls: false")
     found = examined(node)
-    assert doctor.exit_code(found) == 1
+    assert exit_code_of(found) == 1
     assert "closed the connection at CONNECT" in text_of(found, "mqtt")
     assert "it may require TLS" in text_of(found, "mqtt")
 
@@ -798,7 +814,9 @@ def test_a_daemon_that_holds_its_folder_without_a_heartbeat_is_told(node: Path) 
     finally:
         store.close()
     assert "no heartbeat yet" in text_of(starting, "daemon")
-    assert "no round was closed for 100 s, round 5" in text_of(stuck, "daemon")
+    shown = re.search(r"no round was closed for (\d+) s, round 5", text_of(stuck, "daemon"))
+    assert shown
+    assert int(shown[1]) >= 100  # more if the machine is busy
     assert levels(starting)["daemon"] == levels(stuck)["daemon"] == "warn"
 
 
@@ -881,10 +899,10 @@ def test_a_fleet_file_says_where_its_broker_is_and_that_it_speaks_tls(
     file.write_text(TEXT.replace("{tls: true}", address))
     (broker,) = operator.named_brokers(file, None)
     assert broker == Broker(port=site.broker.port, tls=True)
-    found = list(operator.check_broker_of(broker, NOW))
+    found = list(operator.check_named_broker(broker, NOW))
     assert levels(found) == {"broker": "ok", "tls": "ok", "mqtt": "skip"}
     assert "not verified here" in text_of(found, "tls")
-    plain = list(operator.check_broker_of(replace_tls(broker), NOW))
+    plain = list(operator.check_named_broker(replace_tls(broker), NOW))
     assert levels(plain) == {"broker": "fail"}
     assert "if the broker requires TLS" in text_of(plain, "broker")
 

@@ -7,7 +7,7 @@ from gmpy2 import mpz, powmod
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.keys.fixed_base import ROWS, Comb, FixedBase, group_for, table_bytes
+from cipherfleet_node.keys.fixed_base import ROWS, Comb, FixedBase, choose_group, table_bytes
 
 MODULUS = mpz(2) ** 521 - 1
 FIXED = {group: FixedBase(mpz(3), 300, MODULUS, group) for group in (1, 2, 4, 8)}
@@ -39,8 +39,8 @@ def test_choices_select_independent_exponents(seed: int) -> None:
 
 def test_tables_are_kept_within_the_memory_they_are_given() -> None:
     for limit in (10_000, 100_000, 1_000_000, 10_000_000):
-        group = group_for(512, limit)
+        group = choose_group(512, limit)
         assert group == 1 or table_bytes(512, group) <= limit
-    assert group_for(512, 2 * 2**20) == 8
+    assert choose_group(512, 2 * 2**20) == 8
     assert table_bytes(512, 8) < 1.2 * 2**20
     assert ROWS % 8 == 0

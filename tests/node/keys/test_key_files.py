@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (
@@ -41,7 +42,6 @@ from cipherfleet_node.keys.key_files import (
     write_public,
 )
 from cipherfleet_node.settings.sections import Crypto
-from tests.support.memory_fleet import toy_key
 
 CRYPTO = Crypto(key_bits=512, allow_weak_keys=True)
 IDENTITY = Ed25519PrivateKey.from_private_bytes(b"i" * 32)

@@ -190,12 +190,12 @@ def is_uniform(made: Sequence[mpz], cells: set[mpz]) -> bool:
 @pytest.fixture
 def units_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers that share a factor with a real modulus do not occur; with a tiny one they do."""
-    plain = obfuscators._uniform_below
+    plain = obfuscators._draw_below
 
     def unit_below(bound: mpz) -> mpz:
         return next(x for x in iter(lambda: plain(bound), None) if gmpy2.gcd(x, bound) == 1)
 
-    monkeypatch.setattr(obfuscators, "_uniform_below", unit_below)
+    monkeypatch.setattr(obfuscators, "_draw_below", unit_below)
 
 
 @pytest.mark.parametrize("name", TINY)

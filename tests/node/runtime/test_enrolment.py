@@ -24,7 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_node.core import topics, wire
-from cipherfleet_node.core.messages import OPERATOR, Claim, Member, Membership
+from cipherfleet_node.core.messages import OPERATOR, Claim, Membership, MembershipEntry
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.core.state import State
 from cipherfleet_node.keys.key_files import PublicKeys, identity_to_text, write_private
@@ -73,7 +73,7 @@ class Operator:
         for name in names:
             others = [other for other in names if other != name]
             members = [
-                Member(
+                MembershipEntry(
                     other,
                     [each for each in names if each != other],
                     self.claims[other].paillier,

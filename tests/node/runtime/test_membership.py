@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.events import MembershipPending, Publish, Restart, Save
-from cipherfleet_node.core.messages import OPERATOR, Answer, Member, Membership, Query
+from cipherfleet_node.core.messages import OPERATOR, Answer, Membership, MembershipEntry, Query
 from cipherfleet_node.errors import ConfigError, WireError
 from cipherfleet_node.keys.key_files import (
     NodeKeys,
@@ -44,12 +45,12 @@ from cipherfleet_node.settings.sections import (
     Column,
     Crypto,
     NodeConfig,
-    Objective,
+    ObjectiveSection,
     SyntheticField,
     SyntheticSensor,
 )
 from tests.node.core.test_agent import agent_of, complete, fleet_of, ring, start_all
-from tests.support.memory_fleet import MemoryFleet, toy_key
+from tests.support.memory_fleet import MemoryFleet
 
 BOSS = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
 BITS = 512
@@ -70,7 +71,7 @@ def config_of(**changes: Any) -> NodeConfig:
         fleet="f",
         node="me",
         algorithm=Algorithm(rounds=3),
-        objective=Objective(kind="average", values=[Column(field="t")]),
+        objective=ObjectiveSection(kind="average", values=[Column(field="t")]),
         sensor=SyntheticSensor(fields={"t": SyntheticField(mean=1.0)}),
         operator=identity_to_text(BOSS.public_key()),
         broker=Broker(),
@@ -79,11 +80,11 @@ def config_of(**changes: Any) -> NodeConfig:
     return msgspec.structs.replace(config, **changes)
 
 
-def member_of(index: int, name: str, neighbours: list[str]) -> Member:
+def member_of(index: int, name: str, neighbours: list[str]) -> MembershipEntry:
     public = keys_of(index).public
     n = int(public.paillier.n).to_bytes(BITS // 8, "big")
     identity, seal = public.identity.public_bytes_raw(), public.seal.public_bytes_raw()
-    return Member(name, neighbours, n, identity, seal)
+    return MembershipEntry(name, neighbours, n, identity, seal)
 
 
 def membership_of(version: int = 1, **changes: Any) -> Membership:
@@ -427,7 +428,7 @@ def test_what_membership_files_hold_is_for_their_owner_only(folder: Path) -> Non
 # -- whatever may be signed -----------------------------------------------------------------------
 
 members = st.builds(
-    Member,
+    MembershipEntry,
     st.sampled_from(["a", "b", "me", "", "x" * 70, "\0", "ä"]),
     st.lists(st.sampled_from(["me", "a", "b", "", "z" * 64]), max_size=4),
     st.one_of(st.binary(max_size=80), st.just(member_of(1, "a", []).paillier)),

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.keys.obfuscators import OwnByCrt, Uniform
 from cipherfleet_node.runtime.obfuscator_pools import OWN, Pools
-from tests.support.memory_fleet import toy_key
 
 OTHER = toy_key(1)
 

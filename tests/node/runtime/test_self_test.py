@@ -9,11 +9,11 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
+from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange, paillier
 from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.runtime.self_test import check_exchanges
-from tests.support.memory_fleet import toy_key
 
 OWN = toy_key(0)
 NEIGHBOURS = {"a": toy_key(1).public, "b": toy_key(2).public}

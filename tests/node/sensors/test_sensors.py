@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.sensors import CsvTable, SensorDevice, open_sensor, read_rows
-from cipherfleet_node.sensors.command import MAX_OUTPUT_BYTES, numbers_in
+from cipherfleet_node.sensors.command import MAX_OUTPUT_BYTES, parse_numbers
 from cipherfleet_node.sensors.hwmon import PER_UNIT, HwmonChip
 from cipherfleet_node.sensors.thermal import ThermalZone, processor_temperature
 from cipherfleet_node.settings.sections import (
@@ -865,7 +865,7 @@ NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**3
 @unhurried
 @given(numbers=st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), NUMBERS))
 def test_any_object_of_finite_numbers_is_understood(numbers: dict[str, float]) -> None:
-    assert numbers_in("it", json.dumps(numbers).encode()) == {
+    assert parse_numbers("it", json.dumps(numbers).encode()) == {
         name: float(number) for name, number in numbers.items()
     }
 
@@ -885,7 +885,7 @@ def odd_json() -> st.SearchStrategy[object]:
 )
 def test_any_other_output_is_unavailable_and_never_a_crash(output: bytes) -> None:
     try:
-        numbers = numbers_in("it", output)
+        numbers = parse_numbers("it", output)
     except SensorUnavailable:
         return
     assert all(type(value) is float and math.isfinite(value) for value in numbers.values())

@@ -1,31 +1,33 @@
-"""The crypto benchmark through its real commands, on tiny numbers. No test asserts a time."""
+"""Ratios of the exchange by their real command, on tiny numbers; no test asserts a time."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
-from cipherfleet_hil.measuring import exchange_scene as crypto
-from cipherfleet_hil.measuring.interleaved import (
-    Effort,
-    InterleavedComparison,
-    RatioSpread,
-    TimedCase,
-    WrongResult,
+from cipherfleet_hil.measuring.exchange_scene import KeyMaterial, Phe
+from cipherfleet_hil.measuring.sampling import Effort, TimedCase, WrongResult
+from exchange_ratios.comparisons import (
+    CIPHERTEXTS,
+    DECRYPTION,
+    EXCHANGE,
+    MESSAGES,
+    NEIGHBOUR,
+    OWN,
+    PARTS,
+    PHE_JSON,
+    compare_exchanges,
 )
-from cipherfleet_hil.measuring.sampling import run_interleaved
+from exchange_ratios.interleaved import InterleavedComparison, RatioSpread, run_interleaved
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "exchange.py"
 GATES = {
-    "online-1", "online-4", "all-1", "all-4", "rival", "bytes", "own-crt", "own-table",
+    "online-1", "online-4", "all-1", "all-4", "reference-library", "bytes", "own-crt", "own-table",
     "combined-4",
 }  # fmt: skip
 ONE_PASS = Effort(0.0, 1)
@@ -36,9 +38,9 @@ def ended(*command: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
-    sizes = ("--bits", 1024, "--dimension", 2, "--degree", 1, "--degree", 2, "--seconds", 0)
-    return ended("-m", "cipherfleet_deploy", "bench", "crypto", "--ratios", *sizes, *arguments)
+def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    sizes = ("--bits", 1024, "--dimensions", 2, "--degrees", 1, 2, "--seconds", 0, "--libraries")
+    return ended(SCRIPT, *sizes, *arguments)
 
 
 def gate(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -49,39 +51,39 @@ def gate(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_report_says_where_it_comes_from_and_that_every_result_was_checked() -> None:
-    result = bench("--json")
+    result = compare("--json")
     assert result.returncode == 0, result.stderr
-    assert result.stderr == "", "no bar where there is no terminal"
+    assert result.stderr.startswith("comparisons: 0 of 7\n"), "lines where there is no terminal"
     report = json.loads(result.stdout)
     assert (report["benchmark"], report["kind"]) == ("crypto", "host")
     assert report["machine"].keys() == {"cpu", "architecture", "cores", "load_before"}
     assert {"cipherfleet", "python", "gmpy2", "gmp", "numpy", "phe"} <= report["versions"].keys()
-    comparisons = report["contests"]
-    assert [(c["contest"], c["dimension"], c["degree"]) for c in comparisons] == [
-        (crypto.OWN, None, None),
-        (crypto.NEIGHBOUR, None, None),
-        (crypto.DECRYPTION, None, 2),
-        (crypto.PARTS, 2, 1),
-        (crypto.PARTS, 2, 2),
-        (crypto.EXCHANGE, 2, 1),
-        (crypto.EXCHANGE, 2, 2),
+    comparisons = report["comparisons"]
+    assert [(c["comparison"], c["dimension"], c["degree"]) for c in comparisons] == [
+        (OWN, None, None),
+        (NEIGHBOUR, None, None),
+        (DECRYPTION, None, 2),
+        (PARTS, 2, 1),
+        (PARTS, 2, 2),
+        (EXCHANGE, 2, 1),
+        (EXCHANGE, 2, 2),
     ]
     for comparison in comparisons:
         assert comparison["key_bits"] == 1024
         assert comparison["unsafe"] is True
-        assert comparison["laps"] >= 3
-        assert comparison["checked"] >= comparison["laps"] * len(comparison["ms"])
+        assert comparison["passes"] >= 3
+        assert comparison["checked"] >= comparison["passes"] * len(comparison["ms"])
         assert all(0 < ms["minimum"] <= ms["median"] for ms in comparison["ms"].values())
         for ratio in comparison["ratios"]:
             assert ratio["minimum"] <= ratio["p10"] <= ratio["median"] <= ratio["p90"]
             assert {ratio["slow"], ratio["fast"]} <= comparison["ms"].keys()
     sizes = comparisons[-1]["bytes"]
-    assert sizes[crypto.CIPHERTEXTS] == 2 * 1024 // 4
-    assert sizes[crypto.CIPHERTEXTS] < sizes[crypto.MESSAGES] < sizes[crypto.PHE_JSON]
+    assert sizes[CIPHERTEXTS] == 2 * 1024 // 4
+    assert sizes[CIPHERTEXTS] < sizes[MESSAGES] < sizes[PHE_JSON]
 
 
 def test_the_tables_say_that_they_are_the_hosts_and_that_a_key_is_unsafe() -> None:
-    result = bench()
+    result = compare()
     assert result.returncode == 0, result.stderr
     assert "host figures" in result.stdout
     assert "keys of 1024 bits are UNSAFE" in result.stdout
@@ -100,7 +102,7 @@ def test_a_gate_that_falls_is_exit_code_1() -> None:
     measured = {name for name, verdict in gates.items() if verdict["ratio"] is not None}
     if report["not_installed"]:
         assert report["not_installed"] == {"heu": "pip install sf-heu"}
-        assert measured == GATES - {"rival"}
+        assert measured == GATES - {"reference-library"}
     else:
         assert measured == GATES
 
@@ -110,7 +112,7 @@ def test_gates_that_hold_are_exit_code_0() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "FAILED" not in result.stdout
     assert result.stdout.count("holds") == len(GATES) - 1
-    assert result.stdout.count("not measured") == 1, "no rival took part"
+    assert result.stdout.count("not measured") == 1, "the reference library was left out"
 
 
 @pytest.mark.parametrize(
@@ -120,47 +122,6 @@ def test_what_a_gate_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> Non
     result = gate(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
-
-
-def rounds_script() -> Any:
-    """benchmarks/round.py as a module."""
-    spec = importlib.util.spec_from_file_location("bench_round", SCRIPT.parent / "round.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("ms", "error", "fallen"),
-    [(129.0, 2e-6, False), (132.0, 2e-6, True), (80.0, 1.3e-5, True), (80.0, math.nan, True)],
-)
-def test_sealed_rounds_fall_for_their_time_and_for_their_error(
-    ms: float, error: float, *, fallen: bool
-) -> None:
-    script = rounds_script()
-
-    def ran(times: float, error: float) -> Any:
-        return script.FleetResult(
-            [[{"phase": "round", "round": k, "ms": times} for k in range(9)]], error
-        )
-
-    found = script.compare_with_gates(
-        {"sealed": [ran(ms, error)] * 3, "pairwise": [ran(100.0, 1e-6)] * 3}
-    )
-    assert found["fallen"] is fallen
-    assert found["ratio_p50"] == pytest.approx(ms / 100)
-    assert found["pairwise_error"] == 1e-6
-
-
-@pytest.mark.parametrize(
-    "arguments", [["sealed", "--exchange", "sealed"], ["growth", "--rounds", "5"], ["speed"]]
-)
-def test_what_rounds_cannot_be_asked_is_exit_code_2(arguments: list[str]) -> None:
-    done = ended(SCRIPT.parent / "round.py", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
 
 
 # -- the parts -----------------------------------------------------------------------------------
@@ -194,41 +155,22 @@ def test_a_wrong_result_is_no_time() -> None:
 
 
 def test_a_library_that_forgets_the_weight_is_found_out() -> None:
-    class Forgetful(crypto.Phe):
+    class Forgetful(Phe):
         name = "forgetful"
 
         def answer(self, query: str, own: Sequence[int], weight: int) -> str:
             return super().answer(query, own, weight - weight + 1)
 
-    material = crypto.KeyMaterial(1024)
+    material = KeyMaterial(1024)
     with pytest.raises(WrongResult, match="forgetful"):
-        crypto.compare_exchanges(material, [Forgetful(material.keys)], 1, 1, ONE_PASS)
-
-
-@pytest.mark.parametrize("dimension", [1, 17], ids=["one ciphertext", "two ciphertexts"])
-def test_an_exchange_of_the_benchmark_takes_every_obfuscator_once(dimension: int) -> None:
-    material = crypto.KeyMaterial(1024)
-    scenario = crypto.AskerScenario(material.keys, dimension, 3)
-    handed: list[int] = []
-
-    class WatchedFleet(crypto.FilledPool):
-        def own(self) -> Any:
-            handed.append(int(super().own()))
-            return handed[-1]
-
-        def towards(self, neighbour: str) -> Any:
-            handed.append(int(super().towards(neighbour)))
-            return handed[-1]
-
-    pool = WatchedFleet(material.own[crypto.OWN_TABLE])
-    pool.fill(4 * math.ceil(dimension / 16))
-    packed = crypto.PackedExchange(scenario, pool)
-    assert packed.online(packed.prepare()) == scenario.expected
-    assert len(handed) == len(set(handed)) == 4 * math.ceil(dimension / 16)
+        compare_exchanges(material, [Forgetful(material.keys)], 1, 1, ONE_PASS)
 
 
 def test_ratios_are_of_the_same_pass() -> None:
     comparison = InterleavedComparison(
-        "any", 2048, {"slow": [10.0, 40.0, 30.0], "fast": [1.0, 2.0, 1.0]}, 6
+        kind="any",
+        key_bits=2048,
+        ms={"slow": [10.0, 40.0, 30.0], "fast": [1.0, 2.0, 1.0]},
+        checked=6,
     )
     assert comparison.ratio("slow", "fast") == RatioSpread(20.0, 10.0, 12.0, 28.0)

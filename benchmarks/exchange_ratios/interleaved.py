@@ -8,51 +8,16 @@ uses one thread and never waits, this equals the wall time.
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from statistics import median
+from typing import Any
 
 import numpy as np
 
-from cipherfleet_hil.measurement import environment
-from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_hil.measuring.sampling import CaseSampler, CaseTimes, Effort, TimedCase
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
-
-HOST_KIND = "host"  # the figures are those of this machine, never those of a device
-
-
-class WrongResult(CipherfleetError):
-    """A case computed a wrong result, so that its time is meaningless."""
-
-    exit_code: ClassVar[int] = 5
-
-
-def _nothing() -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class TimedCase:
-    """A computation to time, with a check of its result."""
-
-    name: str
-    run: Callable[[], Any]  # the timed computation
-    is_right: Callable[[Any], bool]  # compares the result with the plaintext result
-    fill: Callable[[], None] = _nothing  # prepares a run, before the clock starts
-
-
-@dataclass(frozen=True)
-class Effort:
-    """The length of a measurement: at least *seconds* and at least *passes* passes."""
-
-    seconds: float = 4.0
-    passes: int = 3
-
-    def is_spent(self, passes: int, seconds: float) -> bool:
-        return passes >= self.passes and seconds >= self.seconds
 
 
 @dataclass(frozen=True)
@@ -70,7 +35,7 @@ class RatioSpread:
         return cls(float(median), float(min(ratios)), float(p10), float(p90))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InterleavedComparison:
     """The result of cases that ran interleaved."""
 
@@ -96,45 +61,48 @@ class InterleavedComparison:
     def to_json(self) -> dict[str, Any]:
         """Return the object that the report holds under `contests`."""
         return {
-            "contest": self.kind,
+            "comparison": self.kind,
             "key_bits": self.key_bits,
             "unsafe": self.key_bits < SAFE_KEY_BITS,
             "dimension": self.dimension,
             "degree": self.degree,
-            "laps": self.passes,
+            "passes": self.passes,
             "checked": self.checked,
             "ms": {name: _times(times) for name, times in self.ms.items()},
             "ratios": [
-                {"slow": slow, "fast": fast, **_rounded(vars(self.ratio(slow, fast)))}
+                {"slow": slow, "fast": fast, **_round_figures(vars(self.ratio(slow, fast)))}
                 for slow, fast in self.pairs
             ],
             "bytes": dict(self.bytes),
         }
 
 
-# -- the machine ---------------------------------------------------------------------------------
+def run_interleaved(
+    cases: Sequence[TimedCase], effort: Effort
+) -> tuple[dict[str, list[float]], int]:
+    """Run *cases* pass by pass (A, B, A, B, ...); return ms per case and pass, and results checked.
+
+    The times and the effort are CPU times. Raises WrongResult.
+    """
+    sampler = CaseSampler("cpu")
+    passes: list[list[float]] = []
+    began = time.process_time()
+    while not effort.is_spent(len(passes), time.process_time() - began):
+        passes.append([_pass_ms(sampler, case) for case in cases])
+    by_case = zip(*passes, strict=True)
+    times = {case.name: list(result) for case, result in zip(cases, by_case, strict=True)}
+    return times, sampler.runs
 
 
-def describe_machine() -> dict[str, Any]:
-    """Describe the machine to which the figures belong."""
-    return {
-        "cpu": environment.cpu_model(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of cipherfleet, of the number libraries and of *packages*."""
-    return environment.versions() | {
-        package: importlib.metadata.version(package) for package in packages
-    }
+def _pass_ms(sampler: CaseSampler, case: TimedCase) -> float:
+    taken = CaseTimes()
+    sampler.sample_slot(case, taken, is_first=False)
+    return 1e3 * median(taken.values)
 
 
 def _times(times: Sequence[float]) -> dict[str, float]:
-    return _rounded({"median": float(np.median(times)), "minimum": min(times)})
+    return _round_figures({"median": float(np.median(times)), "minimum": min(times)})
 
 
-def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+def _round_figures(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""The terminal tables of `bench crypto --ratios`, from the report that `--json` prints."""
+"""The tables of `benchmarks/exchange.py`, from the report that `--json` prints."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from cipherfleet_hil.measuring.exchange_scene import (
+from .comparisons import (
     CIPHERTEXTS,
     DECRYPTION,
     EXCHANGE,
+    HOST_KIND,
     MESSAGES,
     PARTS,
     PHE_JSON,
-    Follow,
 )
-from cipherfleet_hil.measuring.interleaved import HOST_KIND
 
 _SIZES = {"dimension": "d", "degree": "n"}
 _LEGENDS = {
@@ -30,31 +28,20 @@ _LEGENDS = {
 }
 
 
-def progress_bar(console: Console) -> Follow:
-    """Return a progress bar over the comparisons.
-
-    It is drawn only between them: the CPU time of a drawing thread would count as measured.
-    """
-    hidden = not console.is_terminal
-    return lambda jobs: track(
-        jobs, "comparisons", console=console, disable=hidden, auto_refresh=False
-    )
-
-
 def show(report: Mapping[str, Any], console: Console) -> None:
     """Print the tables of a report."""
     machine, versions = report["machine"], report["versions"]
     console.print(f"{report['kind']} figures of this machine, never of a device")
     console.print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_before']}")
     console.print(", ".join(f"{name} {version}" for name, version in versions.items()), style="dim")
-    for bits in sorted({c["key_bits"] for c in report["contests"] if c["unsafe"]}):
+    for bits in sorted({c["key_bits"] for c in report["comparisons"] if c["unsafe"]}):
         console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
-    for comparison in report["contests"]:
-        by_kind.setdefault(comparison["contest"], []).append(comparison)
+    for comparison in report["comparisons"]:
+        by_kind.setdefault(comparison["comparison"], []).append(comparison)
     for kind, comparisons in by_kind.items():
         console.print(_table_of_parts(comparisons) if kind == PARTS else _table(kind, comparisons))
-    sized = [comparison for comparison in report["contests"] if comparison["bytes"]]
+    sized = [comparison for comparison in report["comparisons"] if comparison["bytes"]]
     if sized:
         console.print(_table_of_bytes(sized))
 
@@ -68,7 +55,7 @@ def _table(kind: str, comparisons: Sequence[Mapping[str, Any]]) -> Table:
         "min",
         "p10..p90",
     )
-    passes = sorted({comparison["laps"] for comparison in comparisons})
+    passes = sorted({comparison["passes"] for comparison in comparisons})
     table = _columns(f"{kind}, {HOST_KIND}: ratios over {_range(passes)} passes", headings)
     table.caption = _LEGENDS.get(kind)
     for comparison in comparisons:

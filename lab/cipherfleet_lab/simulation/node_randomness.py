@@ -17,7 +17,7 @@ Seeds = Callable[[str, int], bytes]  # of a node and a round
 
 
 class NodeRandomness:
-    """A Chance that repeats the random choices of the nodes *names* from their *seeds*."""
+    """A FleetRandomness that repeats the random choices of the nodes *names* from their *seeds*."""
 
     def __init__(self, seeds: Seeds, names: Sequence[str], links: Links) -> None:
         self._seeds, self._names = seeds, names
@@ -25,11 +25,13 @@ class NodeRandomness:
             (names[i], names[j]) for i, j in zip(links.askers, links.answerers, strict=True)
         ]
 
-    def _draws(self, node: int, k: int) -> RoundRandomness:
+    def _round_randomness(self, node: int, k: int) -> RoundRandomness:
         return RoundRandomness(self._seeds(self._names[node], k))
 
     def _uniform(self, label: str, k: int, shape: tuple[int, int]) -> Array:
-        return np.array([self._draws(i, k).uniform(label, shape[1]) for i in range(shape[0])])
+        return np.array(
+            [self._round_randomness(i, k).uniform(label, shape[1]) for i in range(shape[0])]
+        )
 
     def start(self, shape: tuple[int, int]) -> Array:
         """Same as randomise_start, in round 0."""
@@ -51,7 +53,7 @@ class NodeRandomness:
 
     def node_half_weights(self, k: int, nodes: int) -> Array:
         """Same as sealed.own_weight, for every node."""
-        return np.array([float(own_weight(self._draws(i, k))) for i in range(nodes)])
+        return np.array([float(own_weight(self._round_randomness(i, k))) for i in range(nodes)])
 
     def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
         """Same as exchange.dither, for the answerers of *links*."""
@@ -65,9 +67,12 @@ class NodeRandomness:
 
     def steps(self, k: int, stepsize: Stepsize, shape: tuple[int, int]) -> Array:
         """Same as draw_stepsizes, divided by the mean stepsize."""
-        drawn = [draw_stepsizes(stepsize, k, shape[1], self._draws(i, k)) for i in range(shape[0])]
+        drawn = [
+            draw_stepsizes(stepsize, k, shape[1], self._round_randomness(i, k))
+            for i in range(shape[0])
+        ]
         return np.array(drawn) / mean_stepsize(stepsize, k)
 
     def gradient(self, k: int, node: int) -> RoundRandomness:
         """Return the random choices for the node's gradient."""
-        return self._draws(node, k)
+        return self._round_randomness(node, k)

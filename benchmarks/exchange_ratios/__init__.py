@@ -1,0 +1,1 @@
+"""Ratios of times of one encrypted exchange and of other Paillier libraries, from one process."""

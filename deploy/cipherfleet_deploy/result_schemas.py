@@ -1,0 +1,50 @@
+"""JSON Schemas of the objects that commands print with `--json`, generated from their types.
+
+docs/reference/json-results.md explains the keys.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+
+import msgspec
+
+FLEET_FILE = "fleet"  # the name of the schema of fleet.yaml
+# The modules are imported on use: the command line reads only the names.
+RESULTS = {
+    "run-result": "cipherfleet_deploy.local.results:RunResult",
+    "check-result": "cipherfleet_deploy.check.check:CheckResult",
+    "init-result": "cipherfleet_deploy.cli.init:InitResult",
+    "doctor-result": "cipherfleet_deploy.doctor:DoctorResult",
+    "watch-result": "cipherfleet_deploy.watch.watch:WatchResult",
+    "bundle-result": "cipherfleet_deploy.provision_results:BundleResult",
+    "enroll-result": "cipherfleet_deploy.provision_results:EnrollResult",
+    "update-result": "cipherfleet_deploy.provision_results:UpdateResult",
+    "rotate-result": "cipherfleet_deploy.provision_results:RotateResult",
+    "revoke-result": "cipherfleet_deploy.provision_results:RevokeResult",
+    "seed-result": "cipherfleet_deploy.cards.card:SeedResult",
+    "up-result": "cipherfleet_deploy.containers.results:UpResult",
+    "status-result": "cipherfleet_deploy.containers.results:StatusResult",
+    "down-result": "cipherfleet_deploy.containers.results:DownResult",
+    "compose-result": "cipherfleet_deploy.containers.results:ComposeResult",
+    "stack-result": "cipherfleet_deploy.containers.results:StackResult",
+    "image-result": "cipherfleet_deploy.containers.results:ImageResult",
+}
+SCHEMAS = (FLEET_FILE, *RESULTS)
+
+
+def load_result(name: str) -> type[msgspec.Struct]:
+    """Import and return the struct of the result *name*."""
+    module, _, struct = RESULTS[name].partition(":")
+    found: type[msgspec.Struct] = getattr(import_module(module), struct)
+    return found
+
+
+def make_schema(name: str) -> str:
+    """Return the JSON Schema (2020-12) of the result *name*, or of fleet.yaml, as text."""
+    from cipherfleet_provisioning.fleet import schema
+
+    if name == FLEET_FILE:
+        return schema.schema_text()
+    return json.dumps(schema.make_schema(load_result(name), f"cipherfleet {name}"), indent=1) + "\n"

@@ -1,0 +1,231 @@
+"""Rules: what types cannot express about a file, as a list of checks that one loop applies.
+
+A rule names the places of the file that its check reads. While one of them is wrong the rule does
+not apply, because its errors would only follow from that one. The checks in this module are for
+sections that node.yaml and fleet.yaml share.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import (
+    _RESOLUTION,
+    OBJECTIVE_KINDS,
+    SAFE_KEY_BITS,
+    Algorithm,
+    Broker,
+    CommandSensor,
+    Crypto,
+    Feature,
+    ObjectiveSection,
+    Sensor,
+    resolution_of,
+)
+
+from .type_errors import EACH, Path_, dotted
+from .yaml_document import Document, Unchecked
+
+
+class Draft(Protocol):
+    """What rules are applied to: it knows the places that are wrong, and collects errors."""
+
+    def is_valid_at(self, *path: str | int) -> bool:
+        """True if no error was found at *path*, beneath it or above it."""
+
+    def report(self, findings: Iterable[ConfigError]) -> None:
+        """Add *findings* to the errors found so far."""
+
+
+D = TypeVar("D", bound=Draft)
+D_contra = TypeVar("D_contra", bound=Draft, contravariant=True)
+
+
+@dataclass(frozen=True)
+class Rule(Generic[D_contra]):
+    """A check, and the places that it needs: () is the whole file, EACH every item of a list.
+
+    The first line of the check's docstring says what the file must fulfil.
+    """
+
+    needs: tuple[Path_, ...]
+    check: Callable[[D_contra], Iterable[ConfigError]]
+
+    def __str__(self) -> str:
+        """Return the rule as one line, with the places that it needs."""
+        text = (self.check.__doc__ or "").partition("\n")[0]
+        places = ", ".join(dotted(place) or "the whole file" for place in self.needs)
+        return f"{text} Needs: {places}." if places else text
+
+
+def apply_rules(rules: Iterable[Rule[D]], draft: D) -> None:
+    """Report the errors that *rules* find in *draft*, in their order."""
+    for rule in rules:
+        if all(draft.is_valid_at(*place) for place in rule.needs):
+            draft.report(rule.check(draft))
+
+
+@dataclass
+class ItemDraft:
+    """An item of a list in *file*: in the needs of its rules EACH is *index*."""
+
+    file: Draft
+    index: int
+
+    def is_valid_at(self, *path: str | int) -> bool:
+        """True if no error was found at *path* of this item."""
+        return self.file.is_valid_at(*(self.index if step == EACH else step for step in path))
+
+    def report(self, findings: Iterable[ConfigError]) -> None:
+        """Add *findings* to those of the file."""
+        self.file.report(findings)
+
+
+# -- checks of the sections that node.yaml and fleet.yaml share ---------------------------------
+
+
+class Sections(Protocol):
+    """The sections that the checks of this module read."""
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The section of rounds, stepsizes and resolution."""
+
+    @property
+    def objective(self) -> ObjectiveSection:
+        """The section of the function to minimise."""
+
+    @property
+    def crypto(self) -> Crypto:
+        """The section of keys and exchange."""
+
+    @property
+    def broker(self) -> Broker:
+        """The section of the broker's address."""
+
+
+def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """The resolution is valid, and the fleet has a number of rounds or a period."""
+    document, algorithm = draft.document, draft.value.algorithm
+    here = ("algorithm", "resolution")
+    try:
+        fits = 0 < resolution_of(algorithm) <= 1e6
+    except (ValueError, OverflowError):
+        fits = False
+    if not fits:
+        yield document.error(here, f"is {document.found(here)}, must be {_RESOLUTION}")
+    if algorithm.rounds is None and algorithm.period_s is None:
+        yield document.error(
+            ("algorithm",), "needs rounds (how many), or period_s (seconds) for an endless fleet"
+        )
+
+
+def check_crypto(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """Keys have a possible size, and weak keys are allowed explicitly."""
+    crypto, here = draft.value.crypto, ("crypto", "key_bits")
+    if crypto.key_bits % 16:
+        near = max(crypto.key_bits + 8, SAFE_KEY_BITS) // 16 * 16
+        yield draft.document.error(
+            here, f"is {crypto.key_bits}, must be a multiple of 16, for example {near}"
+        )
+    elif crypto.key_bits < SAFE_KEY_BITS and not crypto.allow_weak_keys:
+        yield draft.document.error(
+            here,
+            f"is {crypto.key_bits}, which is a weak key: use {SAFE_KEY_BITS} or more, or set "
+            "crypto.allow_weak_keys: true in a fleet that protects nothing",
+        )
+
+
+def check_broker(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """A connection without TLS stays on this machine."""
+    broker = draft.value.broker
+    if not broker.tls and not is_loopback(broker.host):
+        yield draft.document.error(
+            ("broker", "host"),
+            f"is {broker.host!r}: plain TCP is allowed on the loopback interface only",
+            remedy="set broker.tls: true",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """True if *host* is an address or a name of this machine's loopback interface."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def fields_named(objective: ObjectiveSection) -> Iterator[tuple[Path_, str]]:
+    """Yield the path and the name of each field of a reading that the section uses."""
+    for index, column in enumerate(objective.values or ()):
+        yield ("values", index, "field"), column.field
+    if objective.target is not None:
+        yield ("target", "field"), objective.target.field
+    for index, feature in enumerate(objective.features or ()):
+        for key, name in (("field", feature.field), ("daily", feature.daily)):
+            if name is not None:
+                yield ("features", index, key), name
+
+
+def check_objective(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """No scale of a column is 0, and every feature has exactly one source."""
+    document, objective = draft.document, draft.value.objective
+    for index, column in enumerate(objective.values or ()):
+        yield from _check_scale(document, ("objective", "values", index), column.scale)
+    if objective.target is not None:
+        yield from _check_scale(document, ("objective", "target"), objective.target.scale)
+    for index, feature in enumerate(objective.features or ()):
+        yield from _check_feature(document, ("objective", "features", index), feature)
+
+
+def check_parts(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """The objective has the parts that its kind requires, and no others.
+
+    Only the first missing part is reported: the kind itself may be the error.
+    """
+    document, objective = draft.document, draft.value.objective
+    kind = objective.kind
+    required: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    if kind in ("average", "mean"):
+        required, excluded = ("values",), ("target", "features")
+    elif kind in OBJECTIVE_KINDS:
+        required, excluded = ("target", "features"), ("values",)
+    for name in required:
+        if not getattr(objective, name):
+            yield document.error(("objective", name), f"is needed for kind {kind}")
+            return
+    for name in excluded:
+        if getattr(objective, name) is not None:
+            yield document.error(("objective", name), f"does not belong to kind {kind}")
+
+
+def _check_scale(document: Document, path: Path_, scale: float) -> Iterator[ConfigError]:
+    if scale == 0:
+        yield document.error((*path, "scale"), "is 0, must be another number")
+
+
+def _check_feature(document: Document, path: Path_, feature: Feature) -> Iterator[ConfigError]:
+    given = [n for n in ("constant", "field", "daily") if getattr(feature, n) is not None]
+    if len(given) != 1:
+        yield document.error(
+            path, "must have exactly one of constant, field and daily, for example {constant: 1}"
+        )
+    elif feature.harmonics is not None and feature.daily is None:
+        yield document.error((*path, "harmonics"), "belongs to daily features only")
+    yield from _check_scale(document, path, feature.scale)
+
+
+def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
+    """Yield an error for limits that no value satisfies, and for an empty command."""
+    for name, (low, high) in sensor.limits.items():
+        if not low < high:
+            yield document.error(
+                (*path, "limits", name), f"is [{low}, {high}], must be [lowest, highest]"
+            )
+    if isinstance(sensor, CommandSensor) and not sensor.command:
+        yield document.error((*path, "command"), "is empty, must be [program, argument, ...]")

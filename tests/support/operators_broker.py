@@ -22,8 +22,9 @@ from cipherfleet_broker.mosquitto import ACCESS_FILE, find_mosquitto
 from cipherfleet_node.core import topics
 from cipherfleet_node.errors import BrokerUnreachable
 from cipherfleet_node.keys.tls import client_context
+from cipherfleet_provisioning.broker_files import BROKER_FOLDER, INSTALLED
 from cipherfleet_provisioning.certificates import issue_client, read_authority
-from cipherfleet_provisioning.operations import BROKER_FOLDER, INSTALLED, OPERATOR_FOLDER
+from cipherfleet_provisioning.operations import OPERATOR_FOLDER
 from cipherfleet_provisioning.operator_session import OperatorSession
 
 from .wiretap import query_in

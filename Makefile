@@ -63,6 +63,8 @@ device: setup
 	$(BIN)/python -m tests.tools.device_root
 	$(BIN)/python -m tests.tools.device_root --tls operator
 	$(BIN)/python -m tests.tools.device_root --tls device
+	$(BIN)/python -m tests.tools.booted_card --keys operator
+	$(BIN)/python -m tests.tools.booted_card --keys device --cuts 3
 
 deb: setup
 	$(BIN)/python deploy/debian/build_deb.py $(ARCH:%=--arch %) $(PYTHONS:%=--python %)

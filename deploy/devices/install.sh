@@ -182,9 +182,12 @@ unpack() {
     cp -a "$fresh/$node/." "$var/$node/"
     rm -rf "$fresh"
     echo "$node" >"$etc/node"
+    echo "$digest" >"$etc/$node/.bundle.fresh"
     sync -f "$etc"
     sync -f "$var"
-    echo "$digest" >"$etc/$node/bundle" # last: an interrupted run is repeated
+    # Last: an interrupted run is repeated. A file that is only written may be empty after a power
+    # cut, and would count as another bundle.
+    mv -f "$etc/$node/.bundle.fresh" "$etc/$node/bundle"
     say "installed the bundle of $node"
 }
 

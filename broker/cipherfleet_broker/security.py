@@ -99,8 +99,8 @@ def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[st
 
     *neighbours* holds the neighbours of every node. A node publishes under its own id and reads
     only messages of its neighbours and of the operator. The operator reads presence, health and
-    claims, and no ciphertext; it publishes memberships. The watcher reads presence and health, and
-    publishes nothing.
+    claims, and no ciphertext; it publishes memberships. The watcher reads the same,
+    and publishes nothing.
     """
     access = {node: _node_access(fleet, node, others) for node, others in neighbours.items()}
     probe = (f"{HEALTH_TOPIC}/#",)
@@ -109,7 +109,7 @@ def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[st
     access[OPERATOR] = Access(
         (topics.membership_topic(fleet, "+"),), (*seen, topics.claim_topic(fleet, "+"))
     )
-    access[WATCHER] = Access((), seen)
+    access[WATCHER] = Access((), (*seen, topics.claim_topic(fleet, "+")))
     return access
 
 

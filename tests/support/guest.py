@@ -136,8 +136,8 @@ class Guest:
 
     def tail(self) -> str:
         """Return the last lines of the console, for messages."""
-        told = (self._folder / "qemu.log").read_text(errors="replace")
-        return told + "\n".join(self.console.splitlines()[-30:])
+        complaints = (self._folder / "qemu.log").read_text(errors="replace")
+        return complaints + "\n".join(self.console.splitlines()[-30:])
 
     @property
     def on_for_s(self) -> float:

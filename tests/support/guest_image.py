@@ -112,12 +112,23 @@ class GuestImage:
         names = [line.split("/")[5] for line in listed if line.startswith("/")]
         return [name for name in names if name not in (".", "..", "")]
 
-    def _debugfs(self, request: str) -> str:
+    def write_root(self, name: str, data: bytes) -> None:
+        """Write the file *name* of the ext4 partition, in a folder that exists."""
+        with tempfile.NamedTemporaryFile() as copy:
+            copy.write(data)
+            copy.flush()
+            self._debugfs(f'rm "/{name}"', writes=True)
+            self._debugfs(f'write "{copy.name}" "/{name}"', writes=True)
+
+    def link_root(self, name: str, target: str) -> None:
+        """Make the symbolic link *name* of the ext4 partition, and the folder that holds it."""
+        self._debugfs(f'mkdir "/{Path(name).parent}"', writes=True)
+        self._debugfs(f'symlink "/{name}" "{target}"', writes=True)
+
+    def _debugfs(self, request: str, *, writes: bool = False) -> str:
         where = f"{self.disk}?offset={ROOT_OFFSET}"
-        done = subprocess.run(
-            ["debugfs", "-R", request, where], capture_output=True, text=True, check=True
-        )
-        return done.stdout
+        command = ["debugfs", *(["-w"] if writes else []), "-R", request, where]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def copy(self, folder: Path) -> GuestImage:
         """Return a copy for one run in *folder*; it takes little room until it is written to."""

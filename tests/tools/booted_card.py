@@ -3,7 +3,9 @@
 `python -m tests.tools.booted_card` makes a Debian that is laid out like Raspberry Pi OS, or takes
 it from the cache. It provisions a fleet with TLS and seeds the image as an operator would. The
 other nodes and mosquitto run on this machine, with the set's own files. `--cuts N` cuts the power
-N times during the first boot and N times while rounds go on. Prints the figures as JSON at the end.
+N times during the first boot and N times while rounds go on. `--late-mount` lets the boot partition
+mount late. `--defect NAME` builds an earlier error in again, and succeeds if the node does not
+join. Prints the figures as JSON at the end.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cipherfleet_broker.running import free_port
+from tests.support.card_faults import delay_mount, install_once, look_for_key_in_folder
 from tests.support.device_card import NODE, OTHERS, fill_wheelhouse, has_joined, others_running
 from tests.support.guest import Guest, Hardware
 from tests.support.guest_image import BROKER_HOST, GuestImage, NoGuest, guest_image
@@ -53,7 +56,9 @@ PYTHON_OF_IMAGE = (
 FIRST_BOOT_CPU_S = (20.0, 180.0)  # from the kernel's start to the node's first round
 ROUNDS_CPU_S = (0.0, 15.0)
 MORE_ROUNDS = 5  # that the node must open to count as joined
-DEFECTS = ("late-mount", "key-path")
+# What the console shows once a defect has had its effect.
+DEFECTS = {"one-shot": "Mounted boot-firmware.mount", "key-path": "restart counter is at 3"}
+QUIET_S = 240.0  # without a query after that, the node does not join
 
 
 def main() -> int:
@@ -83,11 +88,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="copy the logs of a failure to this folder")
     parser.add_argument("--within", type=float, default=1500, help="seconds for one boot")
     parser.add_argument("--small-keys", action="store_true", help="512 bits, to save time")
-    parser.add_argument("--defect", choices=DEFECTS, help="build this error in; not available yet")
-    options = parser.parse_args(arguments)
-    if options.defect:
-        parser.error(f"--defect {options.defect} is not available yet")
-    return options
+    parser.add_argument("--late-mount", action="store_true", help="the boot partition mounts late")
+    parser.add_argument(
+        "--defect",
+        choices=DEFECTS,
+        help="one-shot: cloud-init installs the node itself, once, and the boot partition mounts "
+        "late; key-path: the node does not look for its keys among systemd's credentials",
+    )
+    return parser.parse_args(arguments)
 
 
 class Trial:
@@ -113,6 +121,9 @@ class Trial:
             others_running(bundles),
             Guest(self.hardware(image), self.folder) as guest,
         ):
+            if self.options.defect:
+                self.fail_to_join(guest)
+                return self.figures
             self.live(guest)
             self.figures["cpu_s of the emulator"] = round(guest.cpu_s, 1)
         self.look_at(image)
@@ -130,6 +141,8 @@ class Trial:
         image = guest_image(self.options.cache).copy(self.folder)
         self.step("wheels")
         wheels = fill_wheelhouse(self.folder / "wheels", PYTHON_OF_IMAGE)
+        if self.options.defect == "key-path":
+            look_for_key_in_folder(wheels)
         self.step("provision")
         settings = SMALL_KEYS if self.options.small_keys else ""
         text = FLEET.format(host=self.where[0], port=self.where[1], settings=settings)
@@ -138,6 +151,10 @@ class Trial:
         self.provision("bundle", file, self.home, "--keys", self.options.keys)
         shutil.copytree(self.home / "current/nodes", self.nodes)
         card = self.provision("seed", NODE, self.home, "--image", image.disk, "--wheels", wheels)
+        if self.options.late_mount or self.options.defect == "one-shot":
+            delay_mount(image)
+        if self.options.defect == "one-shot":
+            install_once(image)
         self.figures |= {
             "image_mib": round(image.disk.stat().st_blocks * 512 / 2**20),
             "card": {"files": card["files"], "mib": round(card["bytes"] / 2**20, 1)},
@@ -179,6 +196,17 @@ class Trial:
         )
         guest.switch_off(within_s=600)
         self.step("switched off")
+
+    def fail_to_join(self, guest: Guest) -> None:
+        """Boot a card with a defect: the node must not send a query."""
+        guest.switch_on()
+        sign = DEFECTS[self.options.defect]
+        guest.wait(lambda: sign in guest.console, f"the sign {sign!r}", self.options.within)
+        self.note(guest, f"defect {self.options.defect} had its effect")
+        until = time.monotonic() + QUIET_S
+        guest.wait(lambda: time.monotonic() > until, "quiet", 2 * QUIET_S)
+        assert self.recorder.latest(NODE) < 0, "the node joins in spite of the defect"
+        self.figures["joined"] = False
 
     def cut_after(self, guest: Guest, cpu_s: tuple[float, float], what: str) -> None:
         """Cut the power at a random moment within the next processor seconds."""

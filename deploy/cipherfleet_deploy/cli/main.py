@@ -11,7 +11,7 @@ import traceback
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -27,6 +27,9 @@ from .options import AS_JSON, EXIT_FAILED, print_json, print_result
 from .provision import provision
 from .run import demo, run
 from .seed import seed
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "cipherfleet"
 
@@ -254,15 +257,25 @@ def watch(place: Path, **flags: Any) -> None:
     run_watch(place, WatchOptions(**flags), Console())
 
 
-def _check_schema_name(context: click.Context, option: click.Parameter, name: str) -> str:
-    return click.Choice(schema_names()).convert(name, option, context)
+class SchemaName(click.ParamType):
+    """The name of a schema. The names of other packages are read only when one is needed."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return click.Choice(schema_names()).convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return click.Choice(schema_names()).shell_complete(ctx, param, incomplete)
 
 
 @cli.command()
 @click.option(
     "--of",
     "name",
-    callback=_check_schema_name,
+    type=SchemaName(),
     default=FLEET_FILE,
     metavar="NAME",
     help="what the schema describes",

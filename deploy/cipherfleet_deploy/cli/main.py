@@ -257,25 +257,23 @@ def watch(place: Path, **flags: Any) -> None:
     run_watch(place, WatchOptions(**flags), Console())
 
 
-class SchemaName(click.ParamType):
-    """The name of a schema. The names of other packages are read only when one is needed."""
+# A click.Choice would read the names of other packages at the start of every command.
+def _check_schema_name(context: click.Context, option: click.Parameter, name: str) -> str:
+    return click.Choice(schema_names()).convert(name, option, context)
 
-    name = "name"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return click.Choice(schema_names()).convert(value, param, ctx)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        return click.Choice(schema_names()).shell_complete(ctx, param, incomplete)
+def _complete_schema_name(
+    context: click.Context, option: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    return click.Choice(schema_names()).shell_complete(context, option, begun)
 
 
 @cli.command()
 @click.option(
     "--of",
     "name",
-    type=SchemaName(),
+    callback=_check_schema_name,
+    shell_complete=_complete_schema_name,
     default=FLEET_FILE,
     metavar="NAME",
     help="what the schema describes",

@@ -11,7 +11,7 @@ import traceback
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -27,6 +27,9 @@ from .options import AS_JSON, EXIT_FAILED, print_json, print_result
 from .provision import provision
 from .run import demo, run
 from .seed import seed
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "cipherfleet"
 
@@ -254,8 +257,15 @@ def watch(place: Path, **flags: Any) -> None:
     run_watch(place, WatchOptions(**flags), Console())
 
 
+# A click.Choice would read the names of other packages at the start of every command.
 def _check_schema_name(context: click.Context, option: click.Parameter, name: str) -> str:
     return click.Choice(schema_names()).convert(name, option, context)
+
+
+def _complete_schema_name(
+    context: click.Context, option: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    return click.Choice(schema_names()).shell_complete(context, option, begun)
 
 
 @cli.command()
@@ -263,6 +273,7 @@ def _check_schema_name(context: click.Context, option: click.Parameter, name: st
     "--of",
     "name",
     callback=_check_schema_name,
+    shell_complete=_complete_schema_name,
     default=FLEET_FILE,
     metavar="NAME",
     help="what the schema describes",

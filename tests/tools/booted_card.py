@@ -18,12 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cipherfleet_broker.running import free_port
+from cipherfleet_node.errors import StateCorrupt
+from cipherfleet_node.runtime.store import read_state
 from tests.support.card_faults import delay_mount, install_once, look_for_key_in_folder
-from tests.support.device_card import NODE, OTHERS, fill_wheelhouse, has_joined, others_running
+from tests.support.device_card import NODE, OTHERS, fill_wheelhouse, others_running
 from tests.support.guest import Guest, Hardware
 from tests.support.guest_image import BROKER_HOST, GuestImage, NoGuest, guest_image
 from tests.support.operators_broker import (
@@ -226,20 +230,29 @@ class Trial:
         self.note(guest, "enrolled")
 
     def await_rounds(self, guest: Guest, what: str) -> None:
-        """Wait until the guest opens rounds, and its neighbours' answer counts its reading."""
-        before = self.recorder.latest(NODE)
+        """Wait until the guest opens rounds, and its neighbours close rounds with its answers.
+
+        The estimates must agree. Their value is printed and not checked: whatever a node loses in
+        the middle of a round changes the mean of an average for good.
+        """
+        before = {name: self.recorder.latest(name) for name in (NODE, *OTHERS)}
 
         def has_opened(rounds: int) -> bool:
-            return self.recorder.latest(NODE) >= before + rounds
+            return self.recorder.latest(NODE) >= before[NODE] + rounds
 
         guest.wait(lambda: has_opened(1), "a query of the guest", self.options.within)
         self.note(guest, f"{what}: first query")
         guest.wait(
-            lambda: has_opened(MORE_ROUNDS) and has_joined(self.nodes / OTHERS[0]),
+            lambda: (
+                has_opened(MORE_ROUNDS)
+                and all(has_closed_full_round(self.nodes / name, before[name]) for name in OTHERS)
+                and agree([self.nodes / name for name in OTHERS])
+            ),
             what,
             self.options.within,
         )
         self.note(guest, what)
+        self.figures["answer"] = estimate_of(self.nodes / OTHERS[0])
         self.recorder.check()
 
     # -- after it ---------------------------------------------------------------------------------
@@ -273,6 +286,29 @@ class Trial:
         seconds = {"guest_s": round(guest.on_for_s), "cpu_s": round(guest.present_cpu_s, 1)}
         self.figures[what] = seconds
         self.step(f"{what}: {seconds['guest_s']} s after power-on, {seconds['cpu_s']} s of CPU")
+
+
+def has_closed_full_round(node: Path, after: int) -> bool:
+    """Whether *node* has closed a round beyond *after* with the answers of all its neighbours."""
+    file = node / "logs" / "spans.jsonl"
+    lines = file.read_text().split("\n")[-100:-1] if file.exists() else []
+    rounds = [span for span in map(json.loads, lines) if span["phase"] == "round"]
+    return any(span["round"] > after and span["silent"] == 0 for span in rounds)
+
+
+def estimate_of(node: Path) -> float | None:
+    """Return the estimate of *node*, None before the first or while the node replaces its file."""
+    with suppress(StateCorrupt):
+        state = read_state(node)
+        if state is not None and state.estimate is not None:
+            return float(state.estimate[0])
+    return None
+
+
+def agree(nodes: Sequence[Path]) -> bool:
+    """Whether the estimates of *nodes* differ by less than a thousandth."""
+    estimates = [estimate for node in nodes if (estimate := estimate_of(node)) is not None]
+    return len(estimates) == len(nodes) and max(estimates) - min(estimates) < 1e-3
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ BASE_MODULES = ("virtio_pci", "9p", "9pnet_virtio", "virtio_rng")
 DEPENDS = re.compile(rb"\0depends=([^\0]*)\0")
 RESULT = "result"  # the file of the guest's second serial port
 WITHIN_S = 600.0
+DOWNLOAD_S = 300.0
 
 INIT = """\
 #!/bin/busybox sh
@@ -136,10 +137,11 @@ def _kernel_package() -> str:
 
 def _try(command: list[str], folder: Path) -> str:
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", "").strip().splitlines()[-1:]
-        raise NoGuest(f"no kernel for a guest: {shlex.join(command)}: {told or error}") from None
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=True, timeout=DOWNLOAD_S
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise NoGuest(f"no kernel for a guest: {shlex.join(command)}: {error}") from None
     return done.stdout
 
 

@@ -225,7 +225,9 @@ def test_without_tls_there_are_no_certificates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("secured", [True, False])
-def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bool) -> None:
+def test_mosquitto_takes_the_installed_configuration_as_its_only_one(
+    tmp_path: Path, secured: bool
+) -> None:
     from cipherfleet_broker import check_broker
     from cipherfleet_broker.mosquitto import find_mosquitto
     from cipherfleet_broker.program import Engine
@@ -241,9 +243,12 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
 
     def configure(folder: Path, port: int) -> list[str]:
         text = (place / "mosquitto-2.0.conf").read_text()
+        to_add = re.findall("^#   (.*)$", text, re.M)  # what its comment tells to add
+        assert [line.split()[0] for line in to_add] == ["persistence_location", "log_dest"]
+        text = "\n".join([text, *to_add, "user root", ""])
         text = text.replace("listener 8883", f"listener {port}")
         text = text.replace("/etc/cipherfleet-broker", str(place))
-        text = text.replace("/var/lib/mosquitto/", f"{folder}/") + "user root\n"
+        text = text.replace("/var/lib/mosquitto/", f"{folder}/")
         (folder / "mosquitto.conf").write_text(text)
         return [str(binary), "-c", str(folder / "mosquitto.conf")]
 

@@ -21,6 +21,7 @@ RESULTS = {
     "doctor-result": "cipherfleet_deploy.doctor:DoctorResult",
     "watch-result": "cipherfleet_deploy.watch.watch:WatchResult",
     "bundle-result": "cipherfleet_deploy.provision_results:BundleResult",
+    "broker-result": "cipherfleet_deploy.broker_setup:BrokerResult",
     "enroll-result": "cipherfleet_deploy.provision_results:EnrollResult",
     "update-result": "cipherfleet_deploy.provision_results:UpdateResult",
     "rotate-result": "cipherfleet_deploy.provision_results:RotateResult",

@@ -20,14 +20,35 @@ ENTER = ("unshare", "--mount", "--propagation", "private", "sh", "-euc")
 OVERLAY = """
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$1/etc,workdir=$1/work" /etc
 """
-START = """
+PLACES = """
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /var/lib/mosquitto
 mount --bind "$1/log" /var/log/mosquitto
 mkdir /run/mosquitto
 chown mosquitto /run/mosquitto /var/lib/mosquitto /var/log/mosquitto
-exec mosquitto -c /etc/mosquitto/mosquitto.conf
 """
+START = PLACES + "exec mosquitto -c /etc/mosquitto/mosquitto.conf\n"
+# A systemctl that knows one service, and notes what it was asked.
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$@" >>/run/asked
+pid=$(cat /run/mosquitto/mosquitto.pid 2>/dev/null || true)
+case $1 in
+restart) if [ -n "$pid" ]; then kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done; fi ;;
+reload*) exec kill -HUP "$pid" ;;
+start) if [ -n "$pid" ]; then exit 0; fi ;;
+esac
+exec mosquitto -d -c /etc/mosquitto/mosquitto.conf
+"""  # noqa: E501
+BOOT = (
+    PLACES
+    + """
+trap 'kill $(cat /run/mosquitto/mosquitto.pid 2>/dev/null) 2>/dev/null || true' EXIT
+mkdir -p /run/systemd/system
+cp "$1/systemctl" /run/systemctl
+PATH=/run:$PATH
+"""
+)
 
 
 def find_obstacle(folder: Path) -> str:
@@ -53,6 +74,8 @@ def prepare(root: Path) -> Path:
     """Make the folders that are needed in *root*; root/etc lies over /etc."""
     for name in ("etc", "work", "log"):
         (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "systemctl").write_text(SYSTEMCTL)
+    (root / "systemctl").chmod(0o755)
     return root
 
 

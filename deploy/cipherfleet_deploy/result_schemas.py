@@ -27,6 +27,7 @@ RESULTS = {
     "rotate-result": "cipherfleet_deploy.provision_results:RotateResult",
     "revoke-result": "cipherfleet_deploy.provision_results:RevokeResult",
     "seed-result": "cipherfleet_deploy.cards.card:SeedResult",
+    "seed-all-result": "cipherfleet_deploy.cards.tray:SeedAllResult",
     "up-result": "cipherfleet_deploy.containers.results:UpResult",
     "status-result": "cipherfleet_deploy.containers.results:StatusResult",
     "down-result": "cipherfleet_deploy.containers.results:DownResult",

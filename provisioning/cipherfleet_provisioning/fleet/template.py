@@ -198,8 +198,8 @@ _ON_DEVICES = """\
   #rounds: 100
 """
 _SET_SENSORS = """\
-# THE READINGS ARE ARTIFICIAL until you set the sensors. If the devices differ, give each an entry of
-# its own instead: - {id: attic, sensor: {kind: thermal, zone: 0, field: temperature_c}}
+# THE READINGS ARE ARTIFICIAL until you set the sensors. If the devices differ, give each an entry
+# of its own instead: - {id: attic, sensor: {kind: thermal, zone: 0, field: temperature_c}}
 """
 _HERE = """\
 # The address of the MQTT broker for devices; `run` starts a broker of its own. A broker on another

@@ -194,15 +194,6 @@ def test_what_is_no_python_version_is_refused(home: Path, python: str) -> None:
         wheels_module.collect_wheels(home, python, print)
 
 
-def test_an_installed_wheel_says_that_it_has_no_source(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wheels_module, "SOURCE", tmp_path)
-    with pytest.raises(ConfigError, match="this is an installed wheel"):
-        wheels_module.collect_wheels(home, "3.13", print)
-    assert not (home / "wheels").exists()
-
-
 @pytest.mark.fleet
 def test_pip_collects_the_wheels_for_boards(home: Path) -> None:
     if os.environ.get("PIP_NO_INDEX"):

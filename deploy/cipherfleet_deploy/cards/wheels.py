@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
-SOURCE = Path(__file__).parents[3]
-LOCKED = Path("locked/device.txt")
 WHEELS = "wheels"  # folder in the provisioned set, with a folder for each Python version
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64")
 
@@ -28,24 +28,31 @@ def collect_wheels(home: Path, python: str, report: Callable[[str], None]) -> Pa
     if folder.is_dir():
         report(f"using the wheels in {folder}; remove this folder to collect them again")
         return folder
-    if not (SOURCE / LOCKED).is_file():
-        raise ConfigError(
-            f"{SOURCE / LOCKED}: does not exist: this is an installed wheel, and --python builds "
-            "a wheel from the project's source",
-            remedy="install the source with pip install -e, or give a folder of wheels: --wheels",
-        )
+    # Imported here: the engine of containers takes long to import, and is needed for nothing else.
+    from cipherfleet_deploy.containers.image import DEVICE_LOCK, locate
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as new:
         wheels = Path(new) / python
         report("building the wheel of cipherfleet")
-        _run_pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(SOURCE))
+        _write_source(Path(new) / "source")
+        _run_pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(Path(new) / "source"))
         report(f"downloading wheels for Python {python}")
         target = ["--python-version", python, "--implementation=cp"]
         target += [f"--platform={each}" for each in PLATFORMS]
         target += ["--only-binary=:all:", "--require-hashes"]
-        _run_pip("download", *target, "--dest", str(wheels), "-r", str(SOURCE / LOCKED))
+        _run_pip("download", *target, "--dest", str(wheels), "-r", str(locate(DEVICE_LOCK)))
         wheels.rename(folder)
     return folder
+
+
+def _write_source(folder: Path) -> None:
+    """Write the source of cipherfleet to *folder*, from the project or from an installed wheel."""
+    from cipherfleet_deploy.containers.image import build_context
+
+    (wheelhouse := folder / "no-wheels").mkdir(parents=True)
+    with tarfile.open(fileobj=io.BytesIO(build_context(wheelhouse))) as tar:
+        tar.extractall(folder, filter="data")
 
 
 def _run_pip(*words: str) -> None:

@@ -43,6 +43,7 @@ MAIN = Path("/etc/mosquitto/mosquitto.conf")
 ADDED = Path("/etc/mosquitto/conf.d")
 CONFIGURATION = "cipherfleet.conf"  # in ADDED
 FOR_2_0, FOR_2_1 = "mosquitto-2.0.conf", "mosquitto-2.1.conf"
+NOT_READ = {FOR_2_0, FOR_2_1, "nats-server.conf"}  # mosquitto reads CONFIGURATION instead
 SYSTEMD = Path("/run/systemd/system")  # exists where systemd runs
 ANSWER_WITHIN_S = 15.0  # of a service that was just started
 # Set by another file, these mean that the mosquitto serves other clients, too.
@@ -290,18 +291,19 @@ def _put(file: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> b
 
 def _act_on_service(changed: list[str]) -> ServiceAction:
     """Let mosquitto read what has changed. New rules alone do not end any connection."""
-    if not changed:
+    read = _names_that_are_read(changed)
+    if not read:
         _systemctl("start")
         return "checked"
-    if _has_new_rules_only(changed):
+    if read == {ACCESS_FILE}:
         _systemctl("reload-or-restart")
         return "reloaded"
     _systemctl("restart")
     return "restarted"
 
 
-def _has_new_rules_only(changed: list[str]) -> bool:
-    return [Path(name).name for name in changed] == [ACCESS_FILE]
+def _names_that_are_read(changed: list[str]) -> set[str]:
+    return {Path(name).name for name in changed} - NOT_READ
 
 
 def _systemctl(verb: str) -> None:
@@ -320,11 +322,12 @@ def _systemctl(verb: str) -> None:
 def _start_commands(changed: list[str], *, is_running: bool) -> list[str]:
     """Return how mosquitto gets its files where no systemd runs."""
     start, running = f"mosquitto -d -c {MAIN}", "$(pidof mosquitto)"
+    read = _names_that_are_read(changed)
     if not is_running:
         return [start]
-    if _has_new_rules_only(changed):
+    if read == {ACCESS_FILE}:
         return [f"kill -HUP {running}"]
-    return [f"kill {running}", start] if changed else []
+    return [f"kill {running}", start] if read else []
 
 
 def _find_problem(files: BrokerFiles, within_s: float) -> str:

@@ -181,6 +181,15 @@ def test_files_are_installed_once_and_again_after_a_change(tmp_path: Path) -> No
     assert (folder / "access.txt").read_text() == "user other\n"
 
 
+def test_only_root_installs_on_a_running_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_set(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"must run as root.*; sudo /"):
+        install(home, None)
+
+
 @needs_mosquitto
 @pytest.mark.parametrize("line", ["listener 1883", "  password_file /etc/mosquitto/passwords"])
 def test_a_mosquitto_that_serves_other_clients_is_left_alone(tmp_path: Path, line: str) -> None:
@@ -225,6 +234,35 @@ def test_debians_mosquitto_is_restarted_and_reloaded_when_something_changed(
     assert (first["service"], first["answers"]) == ("restarted", True)
     assert (again["service"], again["changed"]) == ("checked", [])
     assert (reloaded["service"], reloaded["answers"]) == ("reloaded", True)
+
+
+@pytest.mark.fleet
+def test_after_an_update_the_new_device_is_let_in(tmp_path: Path, root: Path) -> None:
+    home, file, device = make_set(tmp_path), tmp_path / "fleet.yaml", tmp_path / "n4"
+    cipherfleet = f"{sys.executable} -m cipherfleet_deploy provision"
+    enroll = f"{cipherfleet} enroll {home} --auto --json --timeout"
+    switch_on = f"{sys.executable} -m cipherfleet_node run {device} 2>{device}/log & device=$!"
+    script = f"""
+{BOOT}
+{cipherfleet} broker {home} --install >/dev/null
+sed -i 's/each: 3/each: 4/' {file}
+{cipherfleet} update {file} {home} --margin 0 >/dev/null
+cp -r {home}/current/nodes/n4 {device}
+{switch_on}
+{enroll} 3
+kill $device; wait $device || true
+{cipherfleet} broker {home} --install >/dev/null
+{switch_on}
+{enroll} 15
+kill $device
+cat /run/asked
+"""
+    done = run_with_files(root, script)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after, *asked = done.stdout.splitlines()
+    assert json.loads(before)["newly_enrolled"] == []  # its messages are not delivered yet
+    assert json.loads(after)["newly_enrolled"] == ["n4"]
+    assert asked == ["restart mosquitto", "reload-or-restart mosquitto"]
 
 
 @pytest.mark.fleet

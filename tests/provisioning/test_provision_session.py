@@ -302,7 +302,7 @@ def test_results_end_with_the_commands_that_follow(tmp_path: Path) -> None:
         **summary, **updates, changed=True, added=["e"], removed=[], former_edges=0, reload="reload"
     )
     assert following(updated) == ["broker", "seed", "enroll", "watch"]
-    moved = {"added": [], "reload": None, "pending": []}
+    moved: dict[str, Any] = {"added": [], "reload": None, "pending": []}
     assert following(msgspec.structs.replace(updated, **moved)) == ["watch"]
 
 

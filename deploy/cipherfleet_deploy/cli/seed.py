@@ -183,7 +183,7 @@ def _show_all(result: SeedAllResult, console: object) -> None:
         )
     if result.skipped:
         click.echo(f"left out: {', '.join(result.skipped)}")
-    click.echo(f"{len(result.seeds)} cards written")
+    click.echo(f"cards written: {len(result.seeds)}")
 
 
 def _show(result: SeedResult, _console: object) -> None:

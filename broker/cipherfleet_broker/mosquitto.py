@@ -34,6 +34,12 @@ PLUGIN_FOLDERS = ("/usr/lib", "/usr/lib/*-linux-gnu", "/usr/lib64", "/usr/local/
 SBIN = ("/usr/local/sbin", "/usr/sbin")  # distributions install it there; PATH may lack them
 ACCESS_FILE = "access.txt"
 Version = tuple[int, int, int]
+_INSTALLED_HEAD = """\
+# For /etc/mosquitto/conf.d, which the mosquitto.conf of Debian includes. That file says where
+# messages are stored and where the log goes. Where this file is the only configuration, add:
+#   persistence_location /var/lib/mosquitto/
+#   log_dest stderr
+"""
 
 
 def make_mosquitto(security: Security | None = None, member: ClusterMember | None = None) -> Engine:
@@ -127,18 +133,19 @@ def installed_configuration(
     plugin: Path | None = None,
     member: ClusterMember | None = None,
 ) -> str:
-    """Return the configuration of a mosquitto that runs as a service.
+    """Return the configuration of a mosquitto that runs as a service, for its folder conf.d.
 
-    Its retained messages survive its restarts. Otherwise it equals `secured_configuration`, or
-    `configuration` if *security* is None.
+    The distribution's mosquitto.conf must set the store and the log: mosquitto refuses an option
+    with a text, such as persistence_location, that is given twice. Retained messages survive a
+    restart. Otherwise it equals `secured_configuration`, or `configuration` if *security* is None.
     """
     head = f"listener {port} {LOOPBACK}\n# Anonymous because only this machine can connect.\n"
     head += "allow_anonymous true\n"
     if security is not None:
         head = _security_lines(port, security, rules, plugin)
-    kept = "persistence true\npersistence_location /var/lib/mosquitto/\nautosave_interval 60\n"
+    kept = "persistence true\nautosave_interval 60\n"
     bridges = "" if security is None else _bridges(security, member)
-    return f"{head}{kept}log_dest stderr\n{_limits()}{bridges}"
+    return f"{_INSTALLED_HEAD}{head}{kept}{_limits()}{bridges}"
 
 
 def _security_lines(port: int, security: Security, rules: Path, plugin: Path | None) -> str:

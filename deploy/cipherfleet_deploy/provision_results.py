@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import assert_never
@@ -192,6 +193,35 @@ def _lines(result: ProvisionResult) -> Iterator[str]:
         case _:
             assert_never(result)
     yield f"provisioned set: {result.set} ({NODES}, archives, broker, operator)"
+    yield from _next_step_lines(result)
+
+
+def _next_step_lines(result: ProvisionResult) -> Iterator[str]:
+    """Yield the commands that follow *result*, in their order."""
+    home = shlex.quote(str(Path(result.set).parent))
+    broker = (
+        f"set up the broker, on its machine, as root: cipherfleet provision broker {home} --install"
+    )
+    cards = (
+        f"write the cards: cipherfleet provision seed --all {home} --python 3.13 --image IMAGE.img "
+        "--out cards"
+    )
+    enrol = f"enrol the devices that are switched on: cipherfleet provision enroll {home} --auto"
+    watch = f"watch the fleet: cipherfleet watch {home}"
+    match result:
+        case BundleResult():
+            steps = [broker, cards, *([enrol] if result.pending else []), watch]
+        case UpdateResult():
+            steps = [broker] if result.reload else []
+            steps += [cards] if result.added else []
+            steps += [enrol] if result.pending else []
+            steps.append(watch)
+        case EnrollResult():
+            steps = [*([enrol] if result.pending else []), watch]
+        case _:
+            return
+    yield "next:"
+    yield from (f"  {step}" for step in steps)
 
 
 def _claim_line(claim: ClaimResult) -> str:

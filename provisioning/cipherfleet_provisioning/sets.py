@@ -163,7 +163,9 @@ def _sync_file_system(place: Path) -> None:
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(descriptor) != 0:
+        if not hasattr(libc, "syncfs"):  # not on macOS
+            os.sync()
+        elif libc.syncfs(descriptor) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), str(place))
     finally:

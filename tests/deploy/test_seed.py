@@ -32,34 +32,17 @@ from cipherfleet_deploy.cards.identity import bind, hardware_serial
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
-
-TOOLS = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "sfdisk": "fdisk"}
-MISSING = [
-    package
-    for tool, package in TOOLS.items()
-    if shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None
-]
-needs_tools = pytest.mark.skipif(
-    bool(MISSING), reason=f"IMAGES WERE NOT TESTED: apt-get install {' '.join(MISSING)}"
+from tests.support.card_image import (
+    MIB,
+    SIZE_MIB,
+    TRIXIE,
+    UBUNTU,
+    make_image,
+    needs_tools,
+    read_files,
 )
+
 ENABLE_AT_EACH_BOOT = ["sh", "-c", (devices_folder() / "enable-first-boot.sh").read_text()]
-MIB = 1024 * 1024
-BEGIN_MIB, SIZE_MIB = 4, 40
-# What the images of the two systems have in their boot partitions, as far as we look.
-TRIXIE = {
-    "config.txt": "arm_64bit=1\n",
-    "cmdline.txt": "console=tty1 root=PARTUUID=1-02\n",
-    "user-data": "#cloud-config\n# hostname: raspberrypi\n",
-    "meta-data": "dsmode: local\ninstance_id: rpios-image\n",
-    "network-config": "# network:\n#  version: 2\n",
-}
-UBUNTU = {
-    "config.txt": "[all]\n",
-    "cmdline.txt": "root=LABEL=writable\n",
-    "user-data": "#cloud-config\nchpasswd:\n  expire: true\nssh_pwauth: true\nruncmd:\n- [ls]\n",
-    "meta-data": "instance-id: nocloud\n",
-    "network-config": "version: 2\nethernets:\n  eth0: {dhcp4: true}\nwifis: {}\n",
-}
 SETTINGS = """\
 config_version: 1
 fleet: lab
@@ -70,44 +53,6 @@ objective: {{kind: average, values: [{{field: t}}]}}
 sensor: {{kind: synthetic, fields: {{t: {{mean: 1}}}}}}
 crypto: {{exchange: sealed}}
 """
-
-
-def run(*command: str | Path, given: str | None = None) -> None:
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    subprocess.run(
-        [*map(str, command)],
-        input=given,
-        text=True,
-        check=True,
-        capture_output=True,
-        env={**os.environ, "PATH": path},
-    )
-
-
-def make_image(image: Path, table: str, fat: str, files: dict[str, str]) -> Path:
-    """An image with one FAT partition, partitioned and formatted by the system's own tools."""
-    with image.open("wb") as stream:
-        stream.truncate((BEGIN_MIB + SIZE_MIB + 4) * MIB)
-    kind = "c" if table == "dos" else "U"
-    run(
-        "sfdisk",
-        "-q",
-        image,
-        given=f"label: {table}\nstart={BEGIN_MIB}MiB, size={SIZE_MIB}MiB, type={kind}\n",
-    )
-    partition = image.with_suffix(".fat")
-    with partition.open("wb") as stream:
-        stream.truncate(SIZE_MIB * MIB)
-    run("mkfs.vfat", "-F", fat, partition)
-    with image.open("rb+") as stream:
-        stream.seek(BEGIN_MIB * MIB)
-        stream.write(partition.read_bytes())
-    volume = f"{image}@@{BEGIN_MIB * MIB}"
-    for name, text in files.items():
-        file = image.parent / "file"
-        file.write_text(text)
-        run("mcopy", "-i", volume, file, f"::/{name}")
-    return image
 
 
 def mounted(place: Path, files: dict[str, str]) -> Path:
@@ -138,13 +83,6 @@ def wheels(tmp_path: Path) -> Path:
     (place / "cipherfleet-0.1.0-py3-none-any.whl").write_bytes(os.urandom(3 * MIB))
     (place / "a_long.name-1.0-cp313-cp313-manylinux_2_28_aarch64.whl").write_bytes(b"wheel")
     return place
-
-
-def read_files(image: Path, folder: Path) -> dict[str, bytes]:
-    """All files of the partition, read with the offset that the test itself knows."""
-    folder.mkdir()
-    run("mcopy", "-s", "-i", f"{image}@@{BEGIN_MIB * MIB}", "::/*", folder)
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 # -- images -------------------------------------------------------------------------------------

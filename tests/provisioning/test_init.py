@@ -18,6 +18,7 @@ from cipherfleet_deploy.cli import main as cli
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.fleet import template as module
+from cipherfleet_provisioning.fleet.file import Brokers
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.fleet.schema import SCHEMA_FILE
 from cipherfleet_provisioning.fleet.template import Plan, template, write_template
@@ -91,6 +92,31 @@ def test_safe_keys_are_the_default_and_weak_ones_are_called_so(tmp_path: Path) -
     weak = written(tmp_path / "weak", Plan(key_bits=512)).file.crypto
     assert (weak.key_bits, weak.allow_weak_keys) == (512, True)
     assert "WEAK KEYS" in (tmp_path / "weak" / "fleet.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("broker.lan", "broker.lan", 8883), ("10.5", "10.5", 8883),
+        ("192.168.1.5:18883", "192.168.1.5", 18883), ("[fe80::1]:8884", "fe80::1", 8884),
+        ("null", "null", 8883),
+    ],
+)  # fmt: skip
+def test_a_fleet_of_devices_has_the_broker_with_tls_and_rounds_without_end(
+    address: str, host: str, port: int, tmp_path: Path
+) -> None:
+    plan = Plan(3, broker=module.parse_broker(address))
+    write_template(tmp_path, plan)
+    fleet = load_fleet(tmp_path / "fleet.yaml")
+    assert fleet.file.broker == Brokers(host=host, port=port, tls=True)
+    assert (fleet.file.algorithm.rounds, fleet.file.algorithm.period_s) == (None, 60)
+    assert "until you set the sensors" in (tmp_path / "fleet.yaml").read_text()
+
+
+@pytest.mark.parametrize("address", ["", "a b", "host:0", "host:65536", "host:", "a:b", "fe80::1"])
+def test_what_is_no_address_of_a_broker_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="must be a host name or an address"):
+        module.parse_broker(address)
 
 
 # -- its comments ---------------------------------------------------------------------------------
@@ -270,6 +296,13 @@ def test_the_help_names_every_kind() -> None:
     (topology,) = (o for o in cli.cli.commands["init"].params if o.name == "topology")
     help_text = getattr(topology, "help", "")
     assert set(re.findall(r"\w+", help_text.partition(":")[2])) - {"or"} == set(ALL_KINDS)
+
+
+def test_the_next_step_of_devices_is_a_set(tmp_path: Path) -> None:
+    result = cipherfleet("init", "lab", "--broker", "broker.lan", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "cipherfleet provision bundle lab/fleet.yaml my-set" in result.stdout
+    assert cipherfleet("init", "lab2", "--broker", "a b", cwd=tmp_path).returncode == 3
 
 
 def test_what_init_suggests_is_quoted_for_a_shell(tmp_path: Path) -> None:

@@ -28,6 +28,12 @@ from rich.console import Console
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_broker.security import WATCHER
 from cipherfleet_deploy import provision_session as provision
+from cipherfleet_deploy.provision_results import (
+    EnrollResult,
+    ProvisionResult,
+    UpdateResult,
+    show,
+)
 from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Health, Membership, Presence
@@ -225,7 +231,9 @@ def test_without_tls_there_are_no_certificates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("secured", [True, False])
-def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bool) -> None:
+def test_mosquitto_takes_the_installed_configuration_as_its_only_one(
+    tmp_path: Path, secured: bool
+) -> None:
     from cipherfleet_broker import check_broker
     from cipherfleet_broker.mosquitto import find_mosquitto
     from cipherfleet_broker.program import Engine
@@ -241,9 +249,12 @@ def test_mosquitto_takes_the_installed_configuration(tmp_path: Path, secured: bo
 
     def configure(folder: Path, port: int) -> list[str]:
         text = (place / "mosquitto-2.0.conf").read_text()
+        to_add = re.findall("^#   (.*)$", text, re.M)  # what its comment tells to add
+        assert [line.split()[0] for line in to_add] == ["persistence_location", "log_dest"]
+        text = "\n".join([text, *to_add, "user root", ""])
         text = text.replace("listener 8883", f"listener {port}")
         text = text.replace("/etc/cipherfleet-broker", str(place))
-        text = text.replace("/var/lib/mosquitto/", f"{folder}/") + "user root\n"
+        text = text.replace("/var/lib/mosquitto/", f"{folder}/")
         (folder / "mosquitto.conf").write_text(text)
         return [str(binary), "-c", str(folder / "mosquitto.conf")]
 
@@ -265,6 +276,34 @@ def test_nats_server_takes_the_installed_configuration(tmp_path: Path) -> None:
         [binary, "-t", "--config", tmp_path / "nats.conf"], capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_results_end_with_the_commands_that_follow(tmp_path: Path) -> None:
+    def following(result: ProvisionResult) -> list[str]:
+        console = Console(file=io.StringIO(), width=200)
+        show(result, console)
+        assert isinstance(console.file, io.StringIO)
+        _, _, after = console.file.getvalue().partition("\nnext:\n")
+        return re.findall(r": cipherfleet (?:provision )?(\w+)", after)
+
+    home = make(tmp_path)
+    file = tmp_path / "fleet.yaml"
+    made = provision.bundle(file, home, "device", QUIET)
+    assert following(made) == ["broker", "seed", "enroll", "watch"]
+    complete = provision.bundle(file, tmp_path / "complete", "operator", QUIET)
+    assert following(complete) == ["broker", "seed", "watch"]
+    summary = msgspec.structs.asdict(made)
+    del summary["changed"], summary["wall_s"]
+    updates: dict[str, Any] = {"awaited": [], "notified": [], "from_round": None, "pace": None}
+    none: dict[str, Any] = {"claims": [], "newly_enrolled": [], "refused": {}, "not_seen": []}
+    assert following(EnrollResult(**summary, **updates, **none)) == ["enroll", "watch"]
+    assert following(EnrollResult(**{**summary, "pending": []}, **updates, **none)) == ["watch"]
+    updated = UpdateResult(
+        **summary, **updates, changed=True, added=["e"], removed=[], former_edges=0, reload="reload"
+    )
+    assert following(updated) == ["broker", "seed", "enroll", "watch"]
+    moved: dict[str, Any] = {"added": [], "reload": None, "pending": []}
+    assert following(msgspec.structs.replace(updated, **moved)) == ["watch"]
 
 
 # -- twice, interrupted -------------------------------------------------------------------------

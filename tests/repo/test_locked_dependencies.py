@@ -146,7 +146,7 @@ def test_the_lists_named_in_files_exist() -> None:
         )
         for found in re.findall(r"locked/\w+\.txt", (ROOT / place).read_text())
     }
-    assert named_lists == {"locked/dev.txt", "locked/build.txt", "locked/image.txt"}
+    assert named_lists == {f"locked/{name}.txt" for name in ("dev", "build", "image", "device")}
     assert all((ROOT / each).is_file() for each in named_lists)
 
 

@@ -62,7 +62,7 @@ def lay_over_etc(folder: Path, hosts: str) -> None:
 
 @contextmanager
 def operators_broker(home: Path, where: tuple[str, int], folder: Path) -> Iterator[None]:
-    """The broker of the provisioned set *home*, installed as docs/how-to/devices.md says."""
+    """The broker of the provisioned set *home*; the set's file is its only configuration."""
     store = folder / "mosquitto"
     store.mkdir()
     shutil.chown(store, "mosquitto", "mosquitto")
@@ -70,6 +70,8 @@ def operators_broker(home: Path, where: tuple[str, int], folder: Path) -> Iterat
     INSTALLED.mkdir(mode=0o700)
     for file in (home / "current" / BROKER_FOLDER).iterdir():
         shutil.copyfile(file, INSTALLED / file.name)
+    with (INSTALLED / "mosquitto-2.0.conf").open("a") as only:  # what its first lines say to add
+        only.write(f"persistence_location {STORE}/\nlog_dest stderr\n")
     fleet_queries = f"user {RECORDER}\ntopic read {topics.ROOT}/+/q/+\n"
     with (INSTALLED / ACCESS_FILE).open("a") as rules:
         rules.write(fleet_queries)

@@ -58,10 +58,11 @@ class Mounted:
         return [file.name for file in self._place.iterdir()]
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of *name*, or None. Reads the card, not the page cache."""
+        """Return the content of *name*, or None. Reads the card, not Linux's page cache."""
         try:
             with (self._place / name).open("rb") as stream:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                if hasattr(os, "posix_fadvise"):  # not on macOS
+                    os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 return stream.read()
         except FileNotFoundError:
             return None

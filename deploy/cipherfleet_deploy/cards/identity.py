@@ -46,8 +46,8 @@ def bind(config: NodeConfig, home: Path, volume: Volume, hardware: str, *, repla
     *hardware* is the serial number of the card, or '' if it cannot be read. The mark is written
     to the card first and to the record second: an interrupted command can then be repeated.
     """
-    record_file = home / CARDS / f"{config.node}.json"
-    record, mark = _read_record(record_file), _read_mark(volume)
+    record_file = _record_file(home, config.node)
+    record, mark = read_record(home, config.node), _read_mark(volume)
     name = f"{config.fleet}/{config.node}"
     if mark and mark.node != name and not replace:
         raise IdentityClash(
@@ -78,9 +78,14 @@ def _read_mark(volume: Volume) -> CardMark | None:
     return None if data is None else _parse(data, CardMark(UNREADABLE, UNREADABLE))
 
 
-def _read_record(file: Path) -> CardRecord | None:
+def _record_file(home: Path, node: str) -> Path:
+    return home / CARDS / f"{node}.json"
+
+
+def read_record(home: Path, node: str) -> CardRecord | None:
+    """Return the record of the card of *node* in *home*; None if the node has no card yet."""
     try:
-        return _parse(file.read_bytes(), CardRecord(UNREADABLE, "", ""))
+        return _parse(_record_file(home, node).read_bytes(), CardRecord(UNREADABLE, "", ""))
     except FileNotFoundError:
         return None
 

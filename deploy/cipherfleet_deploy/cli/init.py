@@ -41,26 +41,39 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     show_default=True,
     help="Paillier key size in bits; below 2048 is unsafe",
 )
+@click.option(
+    "--broker",
+    metavar="HOST[:PORT]",
+    help="for devices: the broker's host, as they reach it; TLS, port 8883 unless another is given",
+)
 @AS_JSON
-def init(folder: str, nodes: int, topology: str, key_bits: int, as_json: bool) -> None:
+def init(
+    folder: str, nodes: int, topology: str, key_bits: int, broker: str | None, as_json: bool
+) -> None:
     """Write a first fleet.yaml into DIR.
 
     The fleet runs without any change. Comments in the file explain each setting. Existing files
-    are never overwritten.
+    are never overwritten. With --broker, the file is for devices: set their sensors in it.
 
     \b
     Example:
       cipherfleet init my-fleet --nodes 12 --topology geometric
+      cipherfleet init my-fleet --nodes 3 --broker broker.example.org
     """
-    from cipherfleet_provisioning.fleet.template import Plan, write_template
+    from cipherfleet_provisioning.fleet.template import Plan, parse_broker, write_template
 
     if not folder.strip():
         raise click.UsageError("DIR is empty: name a folder, or . for this one")
-    plan = Plan(nodes, topology, key_bits)
+    address = None if broker is None else parse_broker(broker)
+    plan = Plan(nodes, topology, key_bits, address)
     result = InitResult(written=[str(file) for file in write_template(Path(folder), plan)])
-    print_result(result, _show, as_json=as_json)
 
+    def show(result: InitResult, _console: Console) -> None:
+        file = shlex.quote(result.written[-1])
+        click.echo("".join(f"wrote {each}\n" for each in result.written), nl=False)
+        click.echo(f"try it: cipherfleet run {file} --rounds 3")
+        if address is not None:
+            click.echo(f"next: set the sensors in {file}, then")
+            click.echo(f"  provision the devices: cipherfleet provision bundle {file} my-set")
 
-def _show(result: InitResult, _console: Console) -> None:
-    click.echo("".join(f"wrote {file}\n" for file in result.written), nl=False)
-    click.echo(f"try it: cipherfleet run {shlex.quote(result.written[-1])} --rounds 3")
+    print_result(result, show, as_json=as_json)

@@ -1,7 +1,8 @@
-"""`cipherfleet provision`: the subcommands bundle, enroll, update, rotate and revoke."""
+"""`cipherfleet provision`: all subcommands but seed."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ def provision() -> None:
     \b
     Example:
       cipherfleet provision bundle fleet.yaml my-set
+      cipherfleet provision broker my-set --install
       cipherfleet provision enroll my-set --auto
     """
 
@@ -104,6 +106,38 @@ def bundle(file: Path, home: Path, maker: Any, as_json: bool) -> None:
     from cipherfleet_deploy.provision_session import bundle as make
 
     _print_provision_result(make(file, home, maker, Console(stderr=True)), as_json=as_json)
+
+
+@provision.command()
+@set_argument
+@click.option(
+    "--install", "installing", is_flag=True, help="install the files on this machine, as root"
+)
+@click.option("--host", help="the broker's host, where the set has several brokers")
+@AS_JSON
+def broker(home: Path, installing: bool, host: str | None, as_json: bool) -> None:
+    """Set up mosquitto with the files of DIR.
+
+    Without --install, prints where the files are, and the commands that install them on another
+    machine. With --install, writes them to /etc/cipherfleet-broker and /etc/mosquitto/conf.d,
+    restarts mosquitto if they have changed, and checks that it answers. A second run changes
+    nothing. Run it again after each change of the fleet. Exit code 4 when the broker does not
+    answer. The variable DESTDIR is a prefix of all paths; no service is started then.
+
+    \b
+    Example:
+      cipherfleet provision broker my-set --install
+    """
+    from cipherfleet_deploy.broker_setup import describe_setup, install, show
+    from cipherfleet_node.errors import BrokerUnreachable
+
+    if installing:
+        result = install(home, host, os.environ.get("DESTDIR", ""))
+    else:
+        result = describe_setup(home, host)
+    print_result(result, show, as_json=as_json)
+    if result.answers is False:
+        sys.exit(BrokerUnreachable.exit_code)
 
 
 @provision.command()

@@ -34,9 +34,10 @@ SOURCE = Path(__file__).parents[3]
 PACKAGE = Path(__file__).parents[1]
 DOCKERFILE, WHEELHOUSE = "deploy/Dockerfile", "deploy/wheelhouse"
 LOCKED = ("locked/build.txt", "locked/image.txt")  # packages to build our wheel, and of the image
+DEVICE_LOCK = "locked/device.txt"  # packages that a device installs
 IN_CONTEXT = (
-    "pyproject.toml", "README.md", "LICENSE", *LOCKED, DOCKERFILE, "node/cipherfleet_node",
-    "broker/cipherfleet_broker", "provisioning/cipherfleet_provisioning",
+    "pyproject.toml", "README.md", "LICENSE", *LOCKED, DEVICE_LOCK, DOCKERFILE,
+    "node/cipherfleet_node", "broker/cipherfleet_broker", "provisioning/cipherfleet_provisioning",
     "analysis/cipherfleet_analysis", "deploy/cipherfleet_deploy", "deploy/devices",
     "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
 )  # fmt: skip

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta, field
+
+from .type_errors import Refusal
 
 CONFIG_VERSION = 1
 
@@ -125,8 +128,21 @@ class Crypto(Section, frozen=True):
     allow_weak_keys: bool = False
 
 
+NO_PASSWORDS = Refusal(
+    "is refused: the broker's access rules need one certificate per node; with a password that all "
+    "nodes share, every node could publish as any other",
+    "run a second mosquitto beside that broker, on another port, and set it up with: "
+    "cipherfleet provision broker DIR --install",
+)
+
+
 class Broker(Section, frozen=True):
     """The address of the MQTT broker, and whether it uses TLS with a client certificate."""
+
+    # Keys that other programs have here, and why they are refused.
+    REFUSED: ClassVar[Mapping[str, Refusal]] = dict.fromkeys(
+        ("user", "username", "password"), NO_PASSWORDS
+    )
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 1883

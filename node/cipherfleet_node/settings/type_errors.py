@@ -36,6 +36,18 @@ class TypeMismatch:
     message: str
     invalid_paths: tuple[Path_, ...]
     at_key: bool = False  # the error is in the key, not in its value
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a section refuses a key on purpose, and what to do instead.
+
+    A section gives them by key in its class variable REFUSED.
+    """
+
+    reason: str
+    remedy: str
 
 
 def validate(data: Any, kind: Any) -> tuple[Any, list[TypeMismatch]]:
@@ -147,6 +159,9 @@ def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[Type
     """Report an unknown *key*; return the data without it, or with its probable name if free."""
     here = dict(_at(data, path))
     value = here.pop(key)
+    if refusal := _find_refusal(info, path, data, key):
+        mismatch = TypeMismatch((*path, key), refusal.reason, ((*path, key),), True, refusal.remedy)
+        return mismatch, _replaced(data, path, here)
     known = [field.encode_name for each in _structs_at(info, path, data) for field in each.fields]
     close = nearest(key, known)
     message, invalid_paths = "is not a known key", [(*path, key)]
@@ -161,6 +176,12 @@ def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[Type
         message += f", known here are {', '.join(sorted(set(known)))}"
     mismatch = TypeMismatch((*path, key), message, tuple(invalid_paths), at_key=True)
     return mismatch, _replaced(data, path, here)
+
+
+def _find_refusal(info: inspect.Type, path: Path_, data: Any, key: str) -> Refusal | None:
+    """Return why the section at *path* refuses *key* on purpose, if it does."""
+    refused = (getattr(each.cls, "REFUSED", {}).get(key) for each in _structs_at(info, path, data))
+    return next(filter(None, refused), None)
 
 
 def _without_key(

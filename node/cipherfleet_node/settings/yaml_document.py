@@ -76,9 +76,9 @@ class Document:
         """Return a ConfigError at the value: 'file:line:column: dotted.path message'."""
         return complaint(self.mark(path), path, message, remedy)
 
-    def key_error(self, path: Path_, message: str) -> ConfigError:
+    def key_error(self, path: Path_, message: str, *, remedy: str = "") -> ConfigError:
         """Return a ConfigError at the key of *path* instead of its value."""
-        return complaint(self.keys.get(path) or self.mark(path), path, message)
+        return complaint(self.keys.get(path) or self.mark(path), path, message, remedy)
 
     def found(self, path: Sequence[str | int]) -> str:
         """Return the value at *path* as text, shortened, and not shown if it may be a secret."""
@@ -99,7 +99,7 @@ class Document:
         for mismatch in mismatches:
             if not any(overlaps(mismatch.path, place) for place in invalid_paths):
                 error = self.key_error if mismatch.at_key else self.error
-                findings.append(error(mismatch.path, mismatch.message))
+                findings.append(error(mismatch.path, mismatch.message, remedy=mismatch.remedy))
         invalid_paths += [place for mismatch in mismatches for place in mismatch.invalid_paths]
         if value is None:
             refuse(findings)

@@ -16,7 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import msgspec
+import yaml
 
+from cipherfleet_broker.program import TLS_PORT
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 from cipherfleet_node.settings.type_errors import did_you_mean
@@ -28,6 +30,9 @@ from .schema import SCHEMA_FILE, schema_text
 FLEET_FILE, IGNORE_FILE, EDGES_FILE = "fleet.yaml", ".gitignore", "network.txt"
 SEEDS = range(1, 21)  # tried in turn, until a random graph is connected
 _EDGES_PER_LINE = 6
+_ADDRESS = re.compile(
+    r"(?:(?P<name>[A-Za-z0-9][A-Za-z0-9.-]{0,252})|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>\d{1,5}))?"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Plan:
     nodes: int = 9
     topology: str = "ring"
     key_bits: int = SAFE_KEY_BITS
+    broker: tuple[str, int] | None = None  # host and port; None: the fleet runs on this machine
 
 
 def write_template(folder: Path, plan: Plan) -> list[Path]:
@@ -78,6 +84,9 @@ def template(name: str, plan: Plan) -> dict[str, str]:
         key_bits=plan.key_bits,
         weak=", allow_weak_keys: true" if plan.key_bits < SAFE_KEY_BITS else "",
         weak_remark=_WEAK if plan.key_bits < SAFE_KEY_BITS else "",
+        schedule=_ON_MACHINE if plan.broker is None else _ON_DEVICES,
+        sensors="" if plan.broker is None else _SET_SENSORS,
+        broker=_broker_text(plan.broker),
     )
     return files | {FLEET_FILE: fleet}
 
@@ -94,6 +103,26 @@ def _digits(nodes: int) -> int:
 def _fleet_name(folder: str) -> str:
     """Derive a fleet's name from its folder's name, with the characters that a name may have."""
     return re.sub(r"[^A-Za-z0-9]+", "-", folder)[:63].strip("-") or "fleet"
+
+
+def parse_broker(address: str) -> tuple[str, int]:
+    """Return host and port of 'HOST' or 'HOST:PORT'. Raises ConfigError."""
+    found = _ADDRESS.fullmatch(address)
+    port = int(found["port"] or TLS_PORT) if found else 0
+    if found is None or not 0 < port < 65536:
+        raise ConfigError(
+            f"--broker is {address!r}, must be a host name or an address, with or without a port, "
+            "for example broker.example.org or 192.168.1.5:8883"
+        )
+    return found["name"] or found["ipv6"], port
+
+
+def _broker_text(broker: tuple[str, int] | None) -> str:
+    if broker is None:
+        return _HERE
+    host, port = broker
+    is_plain = ":" not in host and yaml.safe_load(host) == host  # no number, no null
+    return _ELSEWHERE.format(host=host if is_plain else f'"{host}"', port=port)
 
 
 # -- the topology -------------------------------------------------------------------------------
@@ -163,6 +192,26 @@ def _wrap_lines(items: Iterable[str]) -> str:
 
 _WEAK = "# WEAK KEYS: this fleet protects no data, it is for trials only.\n"
 
+_ON_MACHINE = "  rounds: 100\n  #period_s: 60\n"
+_ON_DEVICES = """\
+  period_s: 60  # a round every minute, without end
+  #rounds: 100
+"""
+_SET_SENSORS = """\
+# THE READINGS ARE ARTIFICIAL until you set the sensors. If the devices differ, give each an entry
+# of its own instead: - {id: attic, sensor: {kind: thermal, zone: 0, field: temperature_c}}
+"""
+_HERE = """\
+# The address of the MQTT broker for devices; `run` starts a broker of its own. A broker on another
+# machine must use TLS.
+broker: {host: 127.0.0.1, port: 1883}
+"""
+_ELSEWHERE = """\
+# The address of the MQTT broker, as all devices reach it; its certificate has this name. To set it
+# up: cipherfleet provision broker. `run` starts a broker of its own.
+broker: {{host: {host}, port: {port}, tls: true}}
+"""
+
 _IGNORED = """\
 # Do not put these under version control: private keys, the nodes' folders with keys, results.
 cipherfleet-out/
@@ -221,9 +270,7 @@ topology: {topology}
 # The schedule, the same for all nodes. The largest stepsize is (1 + spread) * initial. It must be
 # below 2/L for the greatest curvature L of a node's objective; otherwise `run` warns.
 algorithm:
-  rounds: 100
-  #period_s: 60
-  resolution: 2^-24  # estimates are rounded to multiples of it before they are encrypted
+{schedule}  resolution: 2^-24  # estimates are rounded to multiples of it before they are encrypted
   stepsize: {{initial: 0.3, decay: 0.01, exponent: 1.0, spread: 1.0, law: uniform}}
   attenuation: none
   #attenuation: {{scale: 0.1, exponent: 0.81}}
@@ -233,7 +280,7 @@ algorithm:
 # The nodes and their sensors. With each: N, one entry makes N nodes. In id and sensor, {{n}} is the
 # number of the node, and {{n:02}} has leading zeros. kind: synthetic makes artificial readings; the
 # other kinds read files, sensors of the machine, or the output of a command.
-nodes:
+{sensors}nodes:
   - each: {nodes}
     id: "{pattern}"
     sensor: {{kind: synthetic, rows_per_round: 1, fields: {{temperature_c: {{mean: 21, deviation: 2}}, humidity_pct: {{mean: 40, deviation: 5}}}}}}
@@ -248,10 +295,7 @@ nodes:
 # neighbours, and no single neighbour's term. Otherwise, or if you choose it, it is pairwise.
 #crypto: {{key_bits: 3072, pool: 16, pool_threads: 2, exchange: pairwise}}
 
-# The address of the MQTT broker for devices; `run` starts a broker of its own. A broker on another
-# machine must use TLS.
-broker: {{host: 127.0.0.1, port: 1883}}
-#broker: {{host: 127.0.0.1, port: 8883, tls: true}}
+{broker}#broker: {{host: 127.0.0.1, port: 8883, tls: true}}
 #broker: {{host: broker.example.org, port: 8883, tls: true}}
 #broker: {{port: 8883, tls: true, cluster: [a.example.org, b.example.org, c.example.org]}}
 """  # noqa: E501 - a setting that is off is one line, so that a single # turns it on

@@ -145,8 +145,7 @@ def install(home: Path, host: str | None, prefix: str = "") -> BrokerResult:
     """
     files = read_broker_files(home, host)
     _check_permission(prefix)
-    version = _installed_version()
-    owner = _owner(prefix)
+    version, owner = _installed_version(), _owner(prefix)
     _check_configuration(Path(prefix + str(MAIN)), Path(prefix + str(ADDED)), files.folder)
     changed = _put_files(files, _configuration(files, version), owner, prefix)
     program = f"mosquitto {'.'.join(map(str, version))}"

@@ -19,7 +19,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where cards are written to: exactly one of *image* and *boot* is given."""
 
     image: Path | None
@@ -101,7 +101,7 @@ def seed(
       cipherfleet provision seed --all my-set --image raspios.img --out cards --python 3.13
     """
     node, home = _node_and_home(words, for_all=for_all)
-    place = Place(image, boot, out)
+    place = Destination(image, boot, out)
     _check_usage(place, for_all=for_all, python=python, **given)
     # Imported here: --help and usage errors must not wait for these imports.
     from cipherfleet_deploy.cards.card import Extras, find_bundle, write_seed
@@ -129,7 +129,7 @@ def _node_and_home(words: tuple[str, ...], *, for_all: bool) -> tuple[str, Path]
 
 
 def _check_usage(
-    place: Place,
+    place: Destination,
     *,
     for_all: bool,
     python: str | None,
@@ -155,7 +155,7 @@ def _check_usage(
             raise click.UsageError(text)
 
 
-def _seed_all(home: Path, place: Place, extras: Extras) -> SeedAllResult:
+def _seed_all(home: Path, place: Destination, extras: Extras) -> SeedAllResult:
     from cipherfleet_deploy.cards.tray import seed_images, seed_in_turn
 
     if place.out is not None:

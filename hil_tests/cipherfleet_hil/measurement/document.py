@@ -21,7 +21,6 @@ from msgspec import Meta
 
 from cipherfleet_node.errors import ConfigError, Mark, refuse
 from cipherfleet_node.settings.yaml_document import parse_document
-from cipherfleet_provisioning.fleet.schema import make_schema
 
 from .environment import Environment
 
@@ -355,6 +354,8 @@ def _are_close(a: float | None, b: float | None) -> bool:
 
 def measurement_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the document."""
+    from cipherfleet_provisioning.fleet.schema import make_schema  # boards do not have it
+
     return make_schema(Measurement, "cipherfleet measurement")
 
 

@@ -133,7 +133,7 @@ class MachineSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_machine() -> MachineSummary:
-    """Describe this machine."""
+    """Describe the processor and the system of this machine."""
     return MachineSummary(
         cpu=cpu_model(),
         architecture=platform.machine(),

@@ -295,8 +295,7 @@ def _plot(result: SimulationResult, file: Path) -> None:
         )
         axes.plot(rounds, mean, ".-", color=f"C{place}", label=label)
         axes.fill_between(rounds, low, high, color=f"C{place}", alpha=0.25)
-    axes.set_yscale("log")
-    axes.set_xlabel("round")
+    axes.set(yscale="log", xlabel="round")
     seeds = len(result.seeds)
     over = f"; mean and range over {seeds} seeds" if seeds > 1 else ""
     axes.set_title(f"root mean square over nodes{over}", fontsize="medium", loc="left")

@@ -30,6 +30,7 @@ from cipherfleet_provisioning.operations import (
     OPERATOR_FOLDER,
     SIGNED_MEMBERSHIPS,
     accept_claims,
+    close_claims,
     issue_memberships,
     make_set,
     read_token,
@@ -202,6 +203,7 @@ def update(
                 with _show_progress(maker, count, console) as advance:
                     ledger = update_set(staged, fleet, maker, advance, datetime.now(UTC))
                 ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
+                ledger = _close_claims(staged, ledger, link, reach)
                 changed = staged.commit()
             removed = [name for name in before.present if name not in ledger.members]
             _publish(home, ledger, link, removed)
@@ -215,6 +217,17 @@ def update(
         **asdict(updates),
         reload=_reload_hint(home, before, ledger),
     )
+
+
+def _close_claims(staged: StagedSet, ledger: Ledger, link: OperatorLink, reach: Reach) -> Ledger:
+    """Withdraw the access for claiming from the enrolled nodes that are heard.
+
+    They have their own certificates. One that is away may not have received its certificate yet.
+    """
+    enrolled = [name for name in ledger.claiming if ledger.members[name].status == "enrolled"]
+    if not enrolled:
+        return ledger
+    return close_claims(staged, ledger, link.collect_health(enrolled, reach.health_s))
 
 
 def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reach) -> RotateResult:
@@ -375,7 +388,8 @@ def _publish(home: Path, ledger: Ledger, link: OperatorLink, removed: Collection
 
 
 def _reload_hint(home: Path, before: Ledger, after: Ledger) -> str | None:
-    if not before.broker.tls or before.allowed_links == after.allowed_links:
+    rules = [(each.allowed_links, each.claiming) for each in (before, after)]
+    if not before.broker.tls or rules[0] == rules[1]:
         return None
     target = "the broker"
     if after.cluster:

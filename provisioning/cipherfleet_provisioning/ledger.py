@@ -81,6 +81,7 @@ class Entry(_Record, frozen=True, kw_only=True):
     from_round: int = 0  # of that membership
     membership_digest: str = ""  # of its latest membership, or of its bundle's; empty: none yet
     rekey: bool = False  # the operator has requested new keys, and the node has claimed none yet
+    is_claiming: bool = False  # the broker admits its `claim_client`, even if it is enrolled now
 
 
 class Ledger(_Record, frozen=True, kw_only=True):
@@ -115,6 +116,11 @@ class Ledger(_Record, frozen=True, kw_only=True):
     def list_members(self, status: Status) -> list[str]:
         """Return the ids of the members with *status*."""
         return [name for name, entry in self.members.items() if entry.status == status]
+
+    @property
+    def claiming(self) -> list[str]:
+        """Ids of the nodes that may use the certificate with which they claim their keys."""
+        return [name for name, entry in self.members.items() if entry.is_claiming]
 
     def entry(self, name: str) -> Entry:
         """Return the record of *name*; raises ConfigError if it is no node of the fleet."""

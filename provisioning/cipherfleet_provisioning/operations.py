@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cipherfleet_broker.security import HEALTH, WATCHER
 from cipherfleet_node.core.messages import OPERATOR, Membership
+from cipherfleet_node.core.topics import claim_client
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (
     KEYS_FOLDER,
@@ -187,8 +188,11 @@ def _make_bundles(
             staged.put(f"{NODES}/{member.id}/{TOKEN_FILE}", token)
             staged.put(f"{OPERATOR_FOLDER}/{TOKENS}/{member.id}", token)
             if operator.authority is not None:
-                write_client(folder, operator.authority, member.id, now, ENROLMENT_DAYS)
-            entries[member.id] = Entry(status="pending", made_by=maker)
+                client = claim_client(member.id)
+                write_client(folder, operator.authority, client, now, ENROLMENT_DAYS)
+            entries[member.id] = Entry(
+                status="pending", made_by=maker, is_claiming=operator.authority is not None
+            )
             progress(member.id)
         else:
             certificate = ""
@@ -318,6 +322,14 @@ def issue_memberships(
     operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     ledger, signed = sign_updates(ledger, contents, from_round, operator.signer, at_once=at_once)
     return _store_signed(staged, ledger, signed)
+
+
+def close_claims(staged: StagedSet, ledger: Ledger, names: Iterable[str]) -> Ledger:
+    """Withdraw the access of the `claim_client` of *names*, which have their own certificates."""
+    closed = {
+        name: msgspec.structs.replace(ledger.members[name], is_claiming=False) for name in names
+    }
+    return _refresh_derived(staged, ledger.replace_entries(closed))
 
 
 def request_new_keys(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:

@@ -32,6 +32,7 @@ from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Health, Membership, Presence
 from cipherfleet_node.core.topics import (
+    claim_client,
     claim_topic,
     health_topic,
     membership_topic,
@@ -211,11 +212,11 @@ def test_the_brokers_files_hold_the_fleets_rules_for_each_program(tmp_path: Path
     assert not re.search("^acl_file", newer, re.M)
     assert "persistence true" in newer  # what the operator said last is not forgotten
     rules = (broker / "access.txt").read_text()
-    assert re.findall("^user (.*)$", rules, re.M) == [*"abcd", "_health", OPERATOR, WATCHER]
+    claiming = [claim_client(name) for name in "abcd"]
+    clients = [*"abcd", *claiming, "_health", OPERATOR, WATCHER]
+    assert re.findall("^user (.*)$", rules, re.M) == clients
     users = json.loads((broker / "nats-server.conf").read_text())["authorization"]["users"]
-    assert [user["user"] for user in users] == [
-        f"CN={n}" for n in (*"abcd", "_health", OPERATOR, WATCHER)
-    ]
+    assert [user["user"] for user in users] == [f"CN={name}" for name in clients]
 
 
 def test_without_tls_there_are_no_certificates(tmp_path: Path) -> None:

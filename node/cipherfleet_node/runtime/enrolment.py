@@ -1,6 +1,8 @@
 """Enrolment: a device joins the fleet with keys that it has generated itself.
 
-The bundle of such a device has a one-time token and no other secret. At its first start the node
+The bundle of such a device has a one-time token and, with TLS, a certificate that is for claiming
+only: its name is not the node's (`claim_client`). A copy of the bundle can therefore neither speak
+for the enrolled node nor end its connection. At its first start the node
 generates its keys and publishes a claim with the public keys. The proof in the claim is an HMAC
 under the token, which does not show the token. The node then waits for the operator's membership,
 which names its neighbours. A claim of later keys is signed by the identity that they replace.
@@ -140,7 +142,7 @@ def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
     if config.broker.tls:
         from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
-        read_context(folder, config.node, datetime.now(UTC))
+        read_context(folder, config.node, datetime.now(UTC), enrolled=False)
     open_sensor(config.sensor, folder, make_objective(config.objective).fields).close()
     return keys
 
@@ -195,7 +197,7 @@ class _Claimant:
         if config.broker.tls:
             from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
-            context = read_context(folder, config.node, datetime.now(UTC))
+            context = read_context(folder, config.node, datetime.now(UTC), enrolled=False)
         self._link = Link(
             f"{config.fleet}-{config.node}-claim",
             config.broker,

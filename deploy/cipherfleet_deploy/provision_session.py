@@ -36,16 +36,20 @@ from cipherfleet_provisioning.operations import (
     read_token,
     recertify,
     request_new_keys,
-    revoke,
     update_set,
 )
 from cipherfleet_provisioning.operator_session import OperatorLink, operator_context
+from cipherfleet_provisioning.repair import find_problems
+from cipherfleet_provisioning.replacement import replace_device
+from cipherfleet_provisioning.revocation import revoke
 from cipherfleet_provisioning.sets import StagedSet, find_current_set, lock_set, stage_set
 
+from .cards.identity import forget_card
 from .progress import show_count
 from .provision_results import (
     BundleResult,
     EnrollResult,
+    ReplaceResult,
     RevokeResult,
     RotateResult,
     SignedUpdates,
@@ -164,7 +168,9 @@ def _review_claims(home: Path, ledger: Ledger, link: OperatorLink) -> dict[str, 
     for topic, payload in sorted(link.claims.copy().items()):
         node = topic.rsplit("/", 1)[-1]
         token = read_token(place, node) if node in ledger.members else None
-        reviewed[node] = examine(ledger, token, topic, payload)
+        found = examine(ledger, token, topic, payload)
+        if not (found.fingerprint and found.fingerprint == ledger.members[node].replaced):
+            reviewed[node] = found  # the broker still has the claim of a replaced device
     return reviewed
 
 
@@ -179,7 +185,7 @@ def _accept_claims(
     return ledger
 
 
-# -- update, rotate, revoke ---------------------------------------------------------------------
+# -- update, replace, rotate, revoke ------------------------------------------------------------
 
 
 def update(
@@ -228,6 +234,35 @@ def _close_claims(staged: StagedSet, ledger: Ledger, link: OperatorLink, reach: 
     if not enrolled:
         return ledger
     return close_claims(staged, ledger, link.collect_health(enrolled, reach.health_s))
+
+
+def replace(home: Path, name: str, maker: Maker, reach: Reach, console: Console) -> ReplaceResult:
+    """Give the node *name* a new bundle for a new device, and forget its former keys and its card.
+
+    Raises CipherfleetError.
+    """
+    with lock_set(home):
+        before = read_ledger(_current_set(home))
+        before.entry(name)
+        with _open_link(home, before, reach) as link:
+            with stage_set(home) as staged:
+                with _show_progress(maker, 1, console) as advance:
+                    ledger = replace_device(staged, name, maker, advance, datetime.now(UTC))
+                ledger, updates = _sign_updates(staged, ledger, link, reach, None)
+                staged.commit()
+            former_card = forget_card(home, name)
+            # The membership of the former device must not reach the new one.
+            cleared = [name] if not ledger.members[name].membership_digest else []
+            _publish(home, ledger, link, cleared)
+    return ReplaceResult(
+        **asdict(describe_set(home, ledger)),
+        node=name,
+        keys=maker,
+        former_card=former_card,
+        awaited=find_blocked(ledger),
+        **asdict(updates),
+        reload=_reload_hint(home, before, ledger),
+    )
 
 
 def rotate(home: Path, name: str, what: str, from_round: int | None, reach: Reach) -> RotateResult:
@@ -291,7 +326,9 @@ def _wait_for_claim(
 
 
 def revoke_node(home: Path, name: str, reach: Reach) -> RevokeResult:
-    """Remove the node *name* from the fleet at once. Raises CipherfleetError.
+    """Remove the node *name* from the fleet at once, whatever this leaves of the graph.
+
+    Raises CipherfleetError.
 
     The set is changed first, then the broker is contacted. Rules without the node can thus be
     installed even if the broker cannot be reached.
@@ -318,6 +355,8 @@ def revoke_node(home: Path, name: str, reach: Reach) -> RevokeResult:
         node=name,
         notified=[n for n, e in ledger.members.items() if e.version > before.version],
         from_round=0,
+        awaited=find_blocked(ledger),
+        warnings=find_problems(ledger, name),
         reload=_reload_hint(home, before, ledger),
     )
 

@@ -169,13 +169,15 @@ def open_garden(
     provision.bundle(garden.file, garden.home, "device", QUIET)
     with start_broker(choice, garden.port, garden.security) as broker:
         garden.broker = broker
-        yield garden
-        for device in garden.devices.values():
-            assert device.process is not None
-            device.process.terminate()
-        for device in garden.devices.values():
-            assert device.process is not None
-            device.process.wait(60)
+        try:
+            yield garden
+        finally:
+            for device in garden.devices.values():
+                assert device.process is not None
+                device.process.terminate()
+            for device in garden.devices.values():
+                assert device.process is not None
+                device.process.wait(60)
 
 
 AUTO = Consent(auto=True)
@@ -318,9 +320,65 @@ def test_a_second_start_of_a_bundle_does_not_stop_the_enrolled_node(tmp_path: Pa
         assert authority is not None
         write_client(copy, authority, "c", datetime.now(UTC))
         enrolled = garden.devices.pop("c").process
+        assert enrolled is not None
         garden.start("c", copy)
         try:
-            assert enrolled is not None
             assert enrolled.wait(60) == IdentityClash.exit_code
         finally:
             enrolled.kill()
+
+
+# -- a device is replaced, and two are lost ------------------------------------------------------
+
+
+def test_a_device_is_replaced_and_two_are_revoked_while_the_others_go_on(tmp_path: Path) -> None:
+    ring = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d"), ("c", "e"), ("d", "e")]
+    with open_garden(tmp_path, "abcde", ring, "embedded") as garden:
+        garden.enrol("abcde")
+        provision.update(garden.file, garden.home, "device", None, Reach(), QUIET)
+        garden.broker.reload(garden.security)  # no enrolled node may claim any more
+        assert garden.ledger.claiming == []
+
+        # -- the device of d dies and gets a successor
+        garden.stop("d", signal.SIGKILL)
+        former = garden.ledger.members["d"].fingerprint
+        replaced = provision.replace(garden.home, "d", "device", Reach(), QUIET)
+        assert (replaced.pending, replaced.notified) == (["d"], [])
+        assert "reload" in (replaced.reload or "")
+        garden.broker.reload(garden.security)
+        shutil.rmtree(garden.place / "d")
+        garden.install("d")
+        garden.start("d")
+        at = max(garden.round(name) for name in "abce")
+        enrolled = provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
+        assert (enrolled.pending, enrolled.refused, enrolled.awaited) == ([], {}, [])
+        assert garden.ledger.from_round > at
+        assert garden.ledger.members["d"].fingerprint != former
+        garden.settle("abcde", garden.ledger.from_round)
+
+        # -- c and d are stolen: e has no neighbour any more, a and b have each other
+        for name in "cd":
+            revoked = provision.revoke_node(garden.home, name, Reach())
+        assert "without a neighbour, these nodes wait: 'e'" in revoked.warnings
+        garden.broker.reload(garden.security)
+        for name, said in (("e", "has no neighbours: it waits"), ("a", "one neighbour only, b")):
+            garden.wait(lambda n=name, s=said: s in garden.log(n), said)  # type: ignore[misc]
+        noise = garden.log("a").count("no answer of")
+        for name in "cd":
+            garden.stop(name)
+            del garden.devices[name]
+
+        # -- as the warnings say, an update brings them together again
+        garden.describe("abe", TRIANGLE_ABE)
+        updated = provision.update(
+            garden.file, garden.home, "device", None, Reach(margin_s=1), QUIET
+        )
+        assert (updated.notified, updated.awaited) == (list("abe"), [])
+        garden.broker.reload(garden.security)
+        garden.settle("abe", updated.from_round or 0)
+        assert garden.log("a").count("no answer of") <= noise + 2
+        for name in "abe":
+            assert sum(word in garden.log(name) for word in ("ERROR", "Traceback")) == 0
+
+
+TRIANGLE_ABE = [("a", "b"), ("b", "e"), ("a", "e")]

@@ -277,7 +277,7 @@ def schema(name: str) -> None:
     NAME is one of:
       fleet (fleet.yaml, the default)
       run-result watch-result init-result check-result doctor-result
-      bundle-result enroll-result update-result rotate-result revoke-result
+      bundle-result enroll-result update-result rotate-result replace-result revoke-result
       seed-result
       up-result status-result down-result compose-result stack-result
       image-result

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries interrupts device boards fuzz schema lock latest pythons figures-of-code
+.PHONY: setup check test hil bench kernels slowed forgeries interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -19,10 +19,10 @@ pythons: setup
 	$(BIN)/python -m tests.tools.python_versions
 
 lock:
-	$(PYTHON) tests/tools/lock_dependencies.py
+	$(PYTHON) -m tests.tools.lock_dependencies
 
 latest:
-	$(PYTHON) tests/tools/latest_releases.py $(TESTS)
+	$(PYTHON) -m tests.tools.latest_releases $(TESTS)
 
 check: setup
 	$(BIN)/ruff check .
@@ -63,6 +63,18 @@ device: setup
 	$(BIN)/python -m tests.tools.device_root
 	$(BIN)/python -m tests.tools.device_root --tls operator
 	$(BIN)/python -m tests.tools.device_root --tls device
+	$(BIN)/python -m tests.tools.booted_card --keys operator
+	$(BIN)/python -m tests.tools.booted_card --keys device --cuts 3
+
+deb: setup
+	$(BIN)/python deploy/debian/build_deb.py $(ARCH:%=--arch %) $(PYTHONS:%=--python %)
+
+deb-test: setup
+	$(BIN)/python -m tests.tools.booted_package bookworm
+	$(BIN)/python -m tests.tools.booted_package trixie
+
+ansible-test: setup
+	$(BIN)/python -m tests.tools.ansible_playbook
 
 boards: setup
 	$(BIN)/python -m tests.tools.emulated_arm64

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec.structs import asdict
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -58,7 +59,7 @@ EXIT_FAILED = 1
 def main() -> int:
     """Measure and print; exit code 1 if a gate fails."""
     options = _options()
-    where, console = describe_machine(), Console(stderr=True)
+    where, console = asdict(describe_machine()), Console(stderr=True)
     wanted = [OTHER_LIBRARIES[name] for name in options.libraries]
     libraries = [library for library in wanted if library.is_installed]
     plan = _plan(options)

@@ -102,9 +102,8 @@ def fleet_access(
     *neighbours* holds the neighbours of every node. A node publishes under its own id and reads
     only messages of its neighbours and of the operator. A node of *claiming*, which has no
     certificate with its own name yet, may also connect as its `claim_client`: this one publishes
-    the claim and reads the membership. The operator reads presence, health and
-    claims, and no ciphertext; it publishes memberships. The watcher reads presence and health, and
-    publishes nothing.
+    the claim and reads the membership. The operator reads presence, health and claims, and no
+    ciphertext; it publishes memberships. The watcher reads the same, and publishes nothing.
     """
     access = {node: _node_access(fleet, node, others) for node, others in neighbours.items()}
     for node in claiming:
@@ -117,7 +116,7 @@ def fleet_access(
     access[OPERATOR] = Access(
         (topics.membership_topic(fleet, "+"),), (*seen, topics.claim_topic(fleet, "+"))
     )
-    access[WATCHER] = Access((), seen)
+    access[WATCHER] = Access((), (*seen, topics.claim_topic(fleet, "+")))
     return access
 
 

@@ -6,7 +6,9 @@ docs/reference/json-results.md explains the keys.
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoints, entry_points
 
 import msgspec
 
@@ -32,13 +34,27 @@ RESULTS = {
     "stack-result": "cipherfleet_deploy.containers.results:StackResult",
     "image-result": "cipherfleet_deploy.containers.results:ImageResult",
 }
-SCHEMAS = (FLEET_FILE, *RESULTS)
+
+
+@cache
+def _other_results() -> EntryPoints:
+    """The results of the harness and the lab, which this package never imports."""
+    return entry_points(group="cipherfleet.results")
+
+
+def schema_names() -> list[str]:
+    """Return the names of all schemas; only names are read."""
+    return [FLEET_FILE, *RESULTS, *sorted(_other_results().names)]
 
 
 def load_result(name: str) -> type[msgspec.Struct]:
     """Import and return the struct of the result *name*."""
-    module, _, struct = RESULTS[name].partition(":")
-    found: type[msgspec.Struct] = getattr(import_module(module), struct)
+    found: type[msgspec.Struct]
+    if name in RESULTS:
+        module, _, struct = RESULTS[name].partition(":")
+        found = getattr(import_module(module), struct)
+    else:
+        found = _other_results()[name].load()
     return found
 
 

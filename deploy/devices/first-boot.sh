@@ -23,6 +23,7 @@ run() {
     if [ -f "$here/replace" ]; then set -- "$@" --replace; fi
     if [ -d "$here/wheels" ]; then set -- --wheels "$here/wheels" "$@"; fi
     sh "$here/install.sh" "$@" || return $?
+    sync # the unit and its links are on another file system than the mark
     : >"$here/installed"
     sync -f "$here/installed"
 }

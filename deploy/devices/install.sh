@@ -61,9 +61,13 @@ install_version() {
     sums=$(cd "$wheels" && sha256sum ./*.whl)
     version=$number-$(echo "$sums" | sha256sum | cut -c1-12)
     mkdir -p "$opt/versions"
-    if [ ! -f "$opt/versions/$version/complete" ]; then
+    # An installed version that no longer starts is made again: an upgrade of the system may have
+    # replaced the Python that it was made with.
+    if [ ! -f "$opt/versions/$version/complete" ] ||
+        ! starts "$opt/versions/$version" 2>/dev/null; then
         make_environment "$opt/versions/$version"
         say "installed version $version"
+        changed=yes
     fi
     now=$(target_of "$opt/current")
     if [ "$now" != "versions/$version" ]; then
@@ -73,6 +77,8 @@ install_version() {
         changed=yes
     fi
 }
+
+starts() { "$1/bin/cipherfleet-node" --version >/dev/null; }
 
 # A virtual environment cannot be moved, so it is made in its final place. The file `complete` is
 # written last.
@@ -95,7 +101,7 @@ make_environment() {
         fail "the wheels in $wheels do not fit this machine ($(uname -m), $("$PYTHON" -V)); \
 download matching ones: pip download --require-hashes -r locked/device.txt --only-binary :all: \
 --platform ... --python-version ..."
-    "$making/bin/cipherfleet-node" --version >/dev/null ||
+    starts "$making" ||
         fail "the version in $wheels does not start; nothing was changed"
     sync -f "$making"
     : >"$making/complete"
@@ -176,9 +182,12 @@ unpack() {
     cp -a "$fresh/$node/." "$var/$node/"
     rm -rf "$fresh"
     echo "$node" >"$etc/node"
+    echo "$digest" >"$etc/$node/.bundle.fresh"
     sync -f "$etc"
     sync -f "$var"
-    echo "$digest" >"$etc/$node/bundle" # last: an interrupted run is repeated
+    # Last: an interrupted run is repeated. A file that is only written may be empty after a power
+    # cut, and would count as another bundle.
+    mv -f "$etc/$node/.bundle.fresh" "$etc/$node/bundle"
     say "installed the bundle of $node"
 }
 

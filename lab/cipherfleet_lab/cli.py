@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from cipherfleet_deploy.cli.options import AS_JSON, print_result
 from .attacks.catalogue import ATTACKS, SYSTEMS
 from .attacks.names import GRAPHS, GUARDS
 from .figures import STUDIES
+
+if TYPE_CHECKING:
+    from .figures.make import FiguresResult
 
 MOST_NODES = 10_000_000
 ALL = "all"  # in place of the name of an attack
@@ -127,10 +130,10 @@ def figures(out: Path, only: tuple[str, ...], quick: bool, seed: int, as_json: b
     print_result(result, _show_figures, as_json=as_json)
 
 
-def _show_figures(result: dict[str, Any], console: Any) -> None:
-    for name, study in result["figures"].items():
+def _show_figures(result: FiguresResult, console: Any) -> None:
+    for name, study in result.figures.items():
         console.print(f"[bold]{name}[/]: {study['finding']}")
-    console.print(f"\n{len(result['files'])} files in {result['out']}", highlight=False)
+    console.print(f"\n{len(result.files)} files in {result.out}", highlight=False)
 
 
 @click.command()
@@ -193,7 +196,7 @@ def attack(name: str, guards: tuple[str, ...], key_bits: str, as_json: bool, **f
     off = [guard.removeprefix("off:") for guard in guards]
     options = command.AttackOptions(off=off, key_bits=int(key_bits), **flags)  # type: ignore[arg-type]
     if name == ALL:
-        result, show = command.attack_all(options, Console(stderr=True)), command.show_all
+        table = command.attack_all(options, Console(stderr=True))
+        print_result(table, command.show_all, as_json=as_json)
     else:
-        result, show = command.attack_one(name, options), command.show_one
-    print_result(result, show, as_json=as_json)
+        print_result(command.attack_one(name, options), command.show_one, as_json=as_json)

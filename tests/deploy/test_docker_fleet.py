@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -659,13 +660,42 @@ def test_all_that_our_wheel_is_made_of_comes_into_the_image() -> None:
     root = EXAMPLES.parent
     made = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
     parts = {*made["wheel"]["packages"], *made["wheel"]["force-include"]}
-    copied = set(re.findall(r"^COPY (\S+) /src", (root / "deploy/Dockerfile").read_text(), re.M))
+    lines = re.findall(r"^COPY (.+) /src", (root / "deploy/Dockerfile").read_text(), re.M)
+    copied = {name for line in lines for name in line.split()}
     allowed = set(re.findall(r"^!(.+)", (root / ".dockerignore").read_text(), re.M))
     for part in parts:
         above = {part, *map(str, Path(part).parents)}
         assert above & copied, f"deploy/Dockerfile copies no {part}"
         assert above & allowed, f".dockerignore hides {part}"
         assert above & set(IN_CONTEXT), f"the context of fleet image lacks {part}"
+
+
+def test_an_installed_wheel_makes_the_same_build_context_as_the_source(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--no-build-isolation", "-w", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    (tmp_path / "wheels").mkdir()
+    program = (
+        "import sys; from pathlib import Path; from cipherfleet_deploy.containers import image; "
+        "assert image.PACKAGE.is_relative_to(sys.argv[1]); "
+        "sys.stdout.buffer.write(image.build_context(Path(sys.argv[2])))"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "site", tmp_path / "wheels"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        check=True,
+    )
+    assert contents_of(made.stdout) == contents_of(build_context(tmp_path / "wheels"))
+
+
+def contents_of(archive: bytes) -> dict[str, tuple[int, bytes]]:
+    """The mode and the contents of each file in a tar archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        files = [(each, tar.extractfile(each)) for each in tar]
+        return {each.name: (each.mode, file.read() if file else b"") for each, file in files}
 
 
 def test_another_machines_image_needs_an_emulator_of_it(

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.support.device_card import (
     Site,
     fill_wheelhouse,
     has_joined,
+    install_this_version,
     make_card,
     others_running,
     plain_site,
@@ -215,6 +217,30 @@ def test_a_power_cut_after_the_installation_leaves_only_the_clean_up(
     assert {file.name for file in folder.iterdir()} == {
         "first-boot.log", "first-boot.sh", "installed",
     }  # fmt: skip
+
+
+def test_a_power_cut_before_the_mark_of_a_bundle_repeats_the_installation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written and not yet on the disk is empty after a power cut."""
+    archive, root = tmp_path / "bundle.tar.gz", tmp_path / "root"
+    archive.write_bytes(find_bundle(NODE, plain_site(tmp_path).nodes).archive)
+    install_this_version(root)
+    kept = root / "etc/cipherfleet" / NODE
+    power_cut = tmp_path / "bin/mv"
+    power_cut.parent.mkdir()
+    power_cut.write_text(
+        '#!/bin/sh\ncase $* in *.bundle.fresh*) exit 9 ;; esac\nexec /bin/mv "$@"\n'
+    )
+    power_cut.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{power_cut.parent}:/usr/bin:/bin")
+        assert run_script("install.sh", "--bundle", archive, root=root).returncode == 9
+    assert not (kept / "bundle").exists()
+    (kept / ".bundle.fresh").write_text("")
+    again = run_script("install.sh", "--bundle", archive, root=root)
+    assert again.returncode == 0, again.stderr
+    assert (kept / "bundle").read_text().strip() == sha256(archive.read_bytes()).hexdigest()
 
 
 def test_the_units_of_the_first_boot_are_valid_and_written_once(tmp_path: Path) -> None:

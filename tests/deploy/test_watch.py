@@ -34,8 +34,11 @@ from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.watch.sources import find_fleet
 from cipherfleet_deploy.watch.table import (
     ABSENT,
+    CLAIMING,
     COLUMNS,
+    SEEDED,
     STALE_S,
+    UNENROLLED,
     FleetStatus,
     NodeStatus,
     cells,
@@ -47,6 +50,7 @@ from cipherfleet_deploy.watch.table import (
 )
 from cipherfleet_deploy.watch.watch import ChangeFilter, View
 from cipherfleet_node.core.messages import Health, Message, Presence, PresenceState
+from cipherfleet_node.core.topics import claim_topic
 from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
@@ -123,6 +127,23 @@ def test_who_was_never_heard_is_absent() -> None:
     assert row(status, "n2") == NodeStatus("n2", ABSENT, stale=False, age_s=None)
     assert cells(row(status, "n2"))[:3] == ("n2", ABSENT, "-")
     assert "2 absent" in shown(status)
+
+
+def test_a_device_is_unenrolled_then_seeded_then_claims_until_its_first_message() -> None:
+    """What an operator wants to know of a card: was it written, did it boot, is it my turn?"""
+    keys = {name: PUBLIC[name] for name in ("n1", "n2")}
+    status = FleetStatus(FLEET, keys, {"n1": UNENROLLED, "n2": SEEDED})
+    assert [row(status, name).state for name in ("n1", "n2")] == [UNENROLLED, SEEDED]
+    assert "1 seeded  1 unenrolled" in shown(status)
+    for name in ("n2", "n3"):  # n3 is no node of this fleet
+        status.receive(claim_topic(FLEET, name), b"a claim", 1.0)
+    assert row(status, "n2").state == CLAIMING
+    assert not status.has_all_reports(1.0)
+    status.update(keys)  # the operator has accepted the claim
+    assert row(status, "n2").state == ABSENT
+    message = presence("n2", "ready")
+    status.receive(topic_of(message), encode(message, KEYS["n2"]), 2.0)
+    assert row(status, "n2").state == "ready"
 
 
 @pytest.mark.parametrize("state", ["init", "ready", "waiting", "alert", "finished", "lost"])
@@ -277,7 +298,7 @@ def test_a_fleet_that_changes_is_known_again() -> None:
     status = status_after(presence("n1", "ready"), presence("n2", "ready"))
     after = {"n1": STRANGER.public_key(), "n2": PUBLIC["n2"], "n3": PUBLIC["n10"]}
     for _ in range(2000):  # the keys of before are remembered once, however often it is asked
-        status.update_verifiers(after)
+        status.update(after)
     assert [each.node for each in status.rows(0.0)] == ["n3", "n1", "n2"]
     status_after(health("n1"), status=status)  # still with its old key
     assert row(status).round == 12

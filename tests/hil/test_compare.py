@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from cipherfleet_hil.measurement.document import (
 from cipherfleet_node.errors import ConfigError
 from tests.support.measured import BOARD, benchmarks, document, machine, rounds, samples
 from tests.support.paths import ROOT
+from tests.support.results import check_result
 
 LIMIT = 0.05
 SLOWED = "tests.tools.slowed_work"
@@ -78,12 +78,12 @@ def test_equal_measurements_seldom_differ_however_many_benchmarks_they_have(
     """
     rng = Random(7)
     found = [compare(drawn(rng, count), drawn(rng, count), 0.0) for _ in range(trials)]
-    anywhere = sum(any(each.is_significant for each in one.benchmarks) for one in found)
-    overall = sum(one.overall.is_significant for one in found)
+    anywhere = sum(any(each.significant for each in one.benchmarks) for one in found)
+    overall = sum(one.overall.significant for one in found)
     most = 0.05 * trials + 3 * (0.05 * 0.95 * trials) ** 0.5
     assert anywhere <= most
     assert overall <= most
-    assert not any(compare(drawn(rng, count), drawn(rng, count), 0.1).has_failed for _ in "ab")
+    assert not any(compare(drawn(rng, count), drawn(rng, count), 0.1).failed for _ in "ab")
 
 
 def test_an_interval_that_ignored_processes_or_the_number_of_benchmarks_would_cry_wolf() -> None:
@@ -107,7 +107,7 @@ def test_a_tenth_is_found_in_one_benchmark_among_many() -> None:
     rng, found = Random(3), 0
     for _ in range(10):
         result = compare(drawn(rng, 12, apart=0.01), drawn(rng, 12, 1.1, apart=0.01), LIMIT)
-        found += [each.is_slower(LIMIT) for each in result.benchmarks] == [False] * 11 + [True]
+        found += [each.fails for each in result.benchmarks] == [False] * 11 + [True]
     assert found >= 9
 
 
@@ -125,7 +125,7 @@ def test_one_process_proves_nothing() -> None:
     other = document(benchmarks(processes=1, times=3.0))
     result = compare(one, other, LIMIT)
     assert result.overall.ratio == pytest.approx(3.0)
-    assert not result.has_failed
+    assert not result.failed
 
 
 def test_the_same_documents_always_have_the_same_interval() -> None:
@@ -187,7 +187,7 @@ def test_the_command_ends_with_1_for_what_is_slower_and_0_for_what_is_not(tmp_pa
     assert "not significant" in found.stdout
     found = cipherfleet("compare", a, slow, "--json")
     assert (found.returncode, found.stderr) == (1, "")
-    result = json.loads(found.stdout)
+    result = check_result("compare-result", found.stdout)
     assert result["failed"]
     assert result["overall"]["fails"]
     assert result["overall"]["low"] <= result["overall"]["ratio"] <= result["overall"]["high"]

@@ -17,6 +17,7 @@ from cipherfleet_hil.measuring.prediction import SETTLING, predict_rounds, warm_
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from tests.support.results import check_result
 
 BENCH = [sys.executable, "-m", "cipherfleet_deploy", "bench"]
 LAB = example_folder("intel_lab") / "fleet.yaml"
@@ -63,7 +64,7 @@ def test_a_card_is_measured_written_and_read_by_check(tmp_path: Path) -> None:
     flags = ["--board", "bench 1", "--bits", "1024", "--out", str(card), "--json"]
     done = run([*BENCH, "calibrate", *flags], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    result = check_result("calibrate-result", done.stdout)
     assert (result["kind"], result["board"], set(result["powers"])) == (
         "measured",
         "bench 1",

@@ -35,6 +35,7 @@ from cipherfleet_hil.report.charts import (
 from cipherfleet_hil.report.html import markdown, page, write_report
 from cipherfleet_node.errors import ConfigError
 from tests.support.measured import document, machine, rounds, samples
+from tests.support.results import check_result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROBE = """<script>
@@ -412,7 +413,7 @@ def test_the_command_writes_both_and_reports_what_is_not_valid(tmp_path: Path) -
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == {
+    assert check_result("report-result", done.stdout) == {
         "report": str(out),
         "summary": str(tmp_path / "out.md"),
         "valid": {

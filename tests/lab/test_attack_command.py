@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from cipherfleet_lab.attacks.catalogue import ATTACKS, SYSTEMS, load_system
 from cipherfleet_lab.attacks.names import GRAPHS, GUARDS
 from cipherfleet_lab.attacks.subjects import GRAPHS as EDGES
 from cipherfleet_lab.attacks.table import COLUMNS, ROWS, AttackTable, attack_table, plot_table
+from tests.support.results import check_result
 
 
 def ended(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -27,7 +27,8 @@ def attacked(*arguments: object) -> Any:
     done = ended(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "no bar where there is no terminal"
-    return json.loads(done.stdout)
+    name = "attack-all-result" if arguments[0] == "all" else "attack-result"
+    return check_result(name, done.stdout)
 
 
 def test_the_names_of_the_command_line_are_those_of_what_runs() -> None:

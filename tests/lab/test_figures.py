@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -24,20 +25,21 @@ from cipherfleet_lab.figures.articles import (
 )
 from cipherfleet_lab.figures.attenuation import GRAPHS, lab_stepsize, table_row
 from cipherfleet_lab.figures.five_nodes import STEPSIZE, run_courses
-from cipherfleet_lab.figures.make import make
+from cipherfleet_lab.figures.make import FiguresResult, make
 from cipherfleet_lab.figures.pages import write_index
 from cipherfleet_lab.figures.seeds import ARTICLES, NONE, fleet, measure_end
 from cipherfleet_lab.figures.study import StudyEffort
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.errors import ConfigError
 from tests.support.paths import ROOT
+from tests.support.results import check_result
 from tests.support.tolerances import assert_same_text
 
 RESULTS = ROOT / "docs" / "results"
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "figures"]
 
 
-def quick(out: Path, *names: str) -> dict[str, Any]:
+def quick(out: Path, *names: str) -> FiguresResult:
     return make(out, names or tuple(STUDIES), StudyEffort(quick=True), lambda _: None)
 
 
@@ -104,17 +106,17 @@ def test_attenuation_pays_at_a_coarse_resolution_and_only_there() -> None:
 
 def test_every_study_makes_its_page_and_figure(tmp_path: Path) -> None:
     result = quick(tmp_path)
-    json.dumps(result, allow_nan=False)
-    assert list(result["figures"]) == list(STUDIES)
-    assert len(result["files"]) == 2 * len(STUDIES) + 1
+    json.dumps(msgspec.to_builtins(result), allow_nan=False)
+    assert list(result.figures) == list(STUDIES)
+    assert len(result.files) == 2 * len(STUDIES) + 1
     index = (tmp_path / "README.md").read_text()
     assert f"\n    cipherfleet figures --out {tmp_path}\n" in index
     for name in STUDIES:
         page = (tmp_path / f"{name}.md").read_text()
         assert f"`cipherfleet figures --out {tmp_path} --only {name} --quick`" in page
         assert not re.search(r"\b(nan|inf)\b", page)
-        assert result["figures"][name]["finding"] in page
-        assert result["figures"][name]["finding"] in index
+        assert result.figures[name]["finding"] in page
+        assert result.figures[name]["finding"] in index
         figure = (tmp_path / f"{name}.svg").read_text()
         assert figure.startswith("<?xml")
         assert len(figure) < 150_000
@@ -180,7 +182,7 @@ def test_the_command_prints_findings_or_one_json_object(tmp_path: Path) -> None:
     )
     assert (spoken.returncode, spoken.stderr) == (0, "")
     assert spoken.stdout.startswith("articles: The quantisation bound")
-    report = json.loads(result.stdout)
+    report = check_result("figures-result", result.stdout)
     assert report["figures"]["articles"]["misprinted"] == [10]
     assert all(Path(file).is_file() for file in report["files"])
 

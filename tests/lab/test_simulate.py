@@ -39,6 +39,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
 from tests.support.paths import ROOT
+from tests.support.results import check_result
 from tests.support.tolerances import UNIT_ROUNDOFF, assert_same_trajectories
 
 SCALE = ROOT / "benchmarks" / "simulation_scale.py"
@@ -371,11 +372,10 @@ def test_blocks_do_not_change_the_coupling(monkeypatch: pytest.MonkeyPatch) -> N
 # -- the command --------------------------------------------------------------------------------
 
 
-def simulate_json(*arguments: object) -> dict[str, Any]:
+def simulate_json(*arguments: object) -> Any:
     result = CliRunner().invoke(cli, ["simulate", *map(str, arguments), "--json"])
     assert result.exit_code == 0, result.output
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
+    return check_result("simulate-result", result.stdout)
 
 
 def test_both_engines_tell_the_same_of_a_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,24 @@ def test_the_device_imports_nothing_of_the_workstation() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_command_of_the_makefile_is_there() -> None:
+    text = (ROOT / "Makefile").read_text()
+    modules = re.findall(r"python -m ([\w.]+)|\$\(PYTHON\) -m (tests[\w.]+)", text)
+    files = re.findall(r"\$\(BIN\)/python ([\w/]+\.py)", text)
+    assert len(modules) > 10
+    assert files
+    for name in (one or other for one, other in modules):
+        assert find_spec(name) is not None, f"make runs {name}"
+    for file in files:
+        assert (ROOT / file).is_file(), f"make runs {file}"
+
+
+def test_the_commands_that_make_runs_without_libraries_need_none() -> None:
+    names = re.findall(r"\$\(PYTHON\) -m (tests[\w.]+)", (ROOT / "Makefile").read_text())
+    assert names
+    for name in names:
+        command = [sys.executable, "-S", "-m", name, "--help"]  # -S: no installed libraries
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,10 +49,16 @@ ACCEPT_ALL = Consent(auto=True)
 CREDENTIALS = ("keys/paillier.json", "keys/identity.pem", "keys/seal.pem", "tls/node.key")
 
 
-def fill_wheelhouse(place: Path) -> Path:
-    """The wheels of cipherfleet, of all that a device needs for it, and of pip."""
-    locked = ("--only-binary=:all:", "--require-hashes", "-r", ROOT / "locked/device.txt")
-    for command in (("wheel", "--no-deps", "-w", place, ROOT), ("download", "-d", place, *locked)):
+def fill_wheelhouse(place: Path, target: Sequence[str] = ()) -> Path:
+    """The wheels of cipherfleet, of all that a device needs for it, and of pip.
+
+    *target* are pip's options for another system than this one.
+    """
+    locked = ("--only-binary=:all:", "--require-hashes", "-r", f"{ROOT}/locked/device.txt")
+    for command in (
+        ("wheel", "--no-deps", "-w", str(place), str(ROOT)),
+        ("download", *target, "-d", str(place), *locked),
+    ):
         pip = [sys.executable, "-m", "pip", "-q", *command]
         subprocess.run(pip, check=True, capture_output=True)
     return place

@@ -130,7 +130,7 @@ def renumber(wheels: Path, number: str, *, breaks: bool, folder: Path) -> None:
     )
     fresh = info.rename(info.with_name(f"cipherfleet-{number}.dist-info"))
     if breaks:
-        daemon = unpacked / "cipherfleet_node" / "daemon.py"
+        daemon = unpacked / "cipherfleet_node/runtime/daemon.py"
         daemon.write_text("raise SystemExit(1)\n")
     # Sums of files that changed; pip takes a list without sums.
     names = [str(file.relative_to(unpacked)) for file in unpacked.rglob("*") if file.is_file()]
@@ -141,11 +141,11 @@ def renumber(wheels: Path, number: str, *, breaks: bool, folder: Path) -> None:
             new.write(unpacked / name, name)
 
 
-def make_root(root: Path, archive: Path) -> None:
-    """A Debian with Python and systemd, and nothing else that we need."""
+def make_root(root: Path, archive: Path, suite: str = "bookworm", more: str = "") -> None:
+    """A Debian with Python and systemd, the packages *more*, and nothing else that we need."""
     if not archive.exists():
-        parts = "--include=python3,systemd"
-        run(["mmdebstrap", "--quiet", "--variant=minbase", parts, "bookworm", str(archive)])
+        parts = f"--include=python3,systemd{more and ','}{more}"
+        run(["mmdebstrap", "--quiet", "--variant=minbase", parts, suite, str(archive)])
     root.mkdir()
     run(["tar", "-C", str(root), "-xf", str(archive)])
 

@@ -31,7 +31,7 @@ class Powers(Section, frozen=True):
     product_ms: Cost  # a product mod n^2
 
 
-class Calibration(Section, frozen=True):
+class Calibration(Section, frozen=True, kw_only=True):
     """The costs of the parts of a round on one board, and the source of these figures."""
 
     version: Annotated[int, Meta(ge=CARD_VERSION, le=CARD_VERSION)]

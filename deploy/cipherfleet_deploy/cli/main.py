@@ -11,12 +11,12 @@ import traceback
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cipherfleet_deploy.interrupts import EXIT_INTERRUPTED, is_interrupted
-from cipherfleet_deploy.result_schemas import FLEET_FILE, SCHEMAS, make_schema
+from cipherfleet_deploy.result_schemas import FLEET_FILE, make_schema, schema_names
 from cipherfleet_node import __version__
 from cipherfleet_node.errors import CipherfleetError, ConfigError, one_line
 
@@ -27,6 +27,9 @@ from .options import AS_JSON, EXIT_FAILED, print_json, print_result
 from .provision import provision
 from .run import demo, run
 from .seed import seed
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 PROGRAM = "cipherfleet"
 
@@ -254,16 +257,29 @@ def watch(place: Path, **flags: Any) -> None:
     run_watch(place, WatchOptions(**flags), Console())
 
 
+# A click.Choice would read the names of other packages at the start of every command.
+def _check_schema_name(context: click.Context, option: click.Parameter, name: str) -> str:
+    return click.Choice(schema_names()).convert(name, option, context)
+
+
+def _complete_schema_name(
+    context: click.Context, option: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    return click.Choice(schema_names()).shell_complete(context, option, begun)
+
+
 @cli.command()
 @click.option(
     "--of",
     "name",
-    type=click.Choice(SCHEMAS),
+    callback=_check_schema_name,
+    shell_complete=_complete_schema_name,
     default=FLEET_FILE,
     metavar="NAME",
     help="what the schema describes",
 )
-def schema(name: str) -> None:
+@click.option("--names", is_flag=True, help="print the names of all schemas")
+def schema(name: str, names: bool) -> None:
     """Print the JSON Schema of fleet.yaml.
 
     An editor can use it to check a fleet.yaml as you type. The first line of the file names the
@@ -281,13 +297,14 @@ def schema(name: str) -> None:
       seed-result
       up-result status-result down-result compose-result stack-result
       image-result
+    or a result of bench, simulate, figures or attack (see --names).
 
     \b
     Example:
       cipherfleet schema > fleet.schema.json
       cipherfleet schema --of run-result
     """
-    click.echo(make_schema(name), nl=False)
+    click.echo("\n".join(schema_names()) + "\n" if names else make_schema(name), nl=False)
 
 
 fleet.add_command(compose)

@@ -33,10 +33,7 @@ def with_options(command: Command, flags: Sequence[Flag]) -> Command:
 
 
 def print_result(result: R, show: Callable[[R, Any], None], *, as_json: bool) -> None:
-    """Print *result* as one JSON object, or let *show* render it on a console.
-
-    *result* is a msgspec struct, or a dictionary that JSON can encode.
-    """
+    """Print *result*, a msgspec struct, as one JSON object, or let *show* render it."""
     if as_json:
         print_json(result)
         return

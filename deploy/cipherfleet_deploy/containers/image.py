@@ -1,7 +1,8 @@
-"""Build the image of nodes and brokers from this source, also without an image registry.
+"""Build the image of nodes and brokers from this installation, also without an image registry.
 
 The build context holds only the files that deploy/Dockerfile copies. Other files of the source
-folder, such as keys and results, never get into it.
+folder, such as keys and results, never get into it. An installed wheel contains the same files in
+other places (pyproject.toml: force-include), so both give the same context.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .plan import IMAGE, STOP_WITHIN_S
 from .results import ImageResult
 
 SOURCE = Path(__file__).parents[3]
+PACKAGE = Path(__file__).parents[1]
 DOCKERFILE, WHEELHOUSE = "deploy/Dockerfile", "deploy/wheelhouse"
 LOCKED = ("locked/build.txt", "locked/image.txt")  # packages to build our wheel, and of the image
 IN_CONTEXT = (
@@ -38,6 +40,8 @@ IN_CONTEXT = (
     "analysis/cipherfleet_analysis", "deploy/cipherfleet_deploy", "deploy/devices",
     "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
 )  # fmt: skip
+# Only a wheel has these folders inside this package. In the source they are in other places.
+ADDED_IN_WHEEL = {f"deploy/{PACKAGE.name}/{each}" for each in ("devices", "examples", "source")}
 OFFLINE_BASE, SUITE = "cipherfleet-base:bookworm", "bookworm"
 BASE_PACKAGES = "python3,python3-venv,ca-certificates"
 EMULATORS = Path("/proc/sys/fs/binfmt_misc")
@@ -73,12 +77,6 @@ def build_image(
     engine: ContainerEngine, options: ImageOptions, report: ShowProgress
 ) -> ImageResult:
     """Build the image. Return its name and size. Raises CipherfleetError."""
-    if not (SOURCE / DOCKERFILE).is_file():
-        raise ConfigError(
-            f"{SOURCE / DOCKERFILE}: does not exist: this is an installed wheel, and an image "
-            "is built from the project's source",
-            remedy="install the source with pip install -e",
-        )
     with engine_errors("the engine's processor"):
         check_emulator(engine.client.version()["Arch"], options.machine)
     arguments = {} if options.base is None else {"BASE_IMAGE": options.base}
@@ -143,19 +141,31 @@ def _build(
             last_line = step.get("stream", "").strip() or last_line
 
 
+def locate(name: str) -> Path:
+    """Return where the file or folder *name* of the source is: in the source or in this wheel."""
+    if (SOURCE / DOCKERFILE).is_file():
+        return SOURCE / name
+    last = Path(name).name
+    if last.startswith("cipherfleet_"):
+        return PACKAGE.parent / last
+    if last in ("devices", "examples"):
+        return PACKAGE / last
+    return PACKAGE / "source" / name
+
+
 def build_context(wheels: Path) -> bytes:
     """Return the build context as a tar file, with the folder *wheels* as its wheelhouse."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in IN_CONTEXT:
-            tar.add(SOURCE / name, name, filter=_anonymise)
+            tar.add(locate(name), name, filter=_anonymise)
         tar.add(wheels, WHEELHOUSE, filter=_anonymise)
     return archive.getvalue()
 
 
 def _anonymise(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Leave out compiled files, and remove the owner and the mode of this machine."""
-    if "__pycache__" in file.name:
+    """Leave out what a build adds, and remove the owner and the mode of this machine."""
+    if "__pycache__" in file.name or file.name in ADDED_IN_WHEEL:
         return None
     file.uid = file.gid = 0
     file.uname = file.gname = ""
@@ -231,7 +241,7 @@ def download_wheels(
     platforms = [f"--platform={each}_{MACHINES.get(machine, machine)}" for each in MANYLINUX]
     python = [f"--python-version={version}", "--implementation=cp"]
     command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:"]
-    locked = [f"--requirement={SOURCE / each}" for each in LOCKED]
+    locked = [f"--requirement={locate(each)}" for each in LOCKED]
     command += [*python, *platforms, f"--dest={folder}", "--require-hashes", *locked]
     _run(command, "downloading wheels", report)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cipherfleet_broker.running import parse_address
+from cipherfleet_deploy.cards.identity import CARDS
 from cipherfleet_deploy.containers.plan import BROKER_HOST
 from cipherfleet_deploy.local.run import NODES_FOLDER, TLS_FOLDER
 from cipherfleet_node.core.wire import Verifier
@@ -30,6 +31,8 @@ from cipherfleet_provisioning.operations import OPERATOR_FOLDER
 from cipherfleet_provisioning.operator_session import AcceptAnySignature, operator_context
 from cipherfleet_provisioning.sets import CURRENT, find_current_set
 
+from .table import SEEDED, UNENROLLED
+
 
 @dataclass(frozen=True)
 class WatchedFleet:
@@ -39,6 +42,7 @@ class WatchedFleet:
     where: tuple[str, int]
     context: ssl.SSLContext | None  # None: without TLS
     verifiers: Mapping[str, Verifier]  # by node id; AcceptAnySignature if its key is not known
+    expected: Mapping[str, str] = field(default_factory=dict)  # devices not installed yet
     home: Path | None = None  # folder of the provisioned set; None: another source
     place: Path | None = None  # the version of the set that was current when it was read
 
@@ -93,7 +97,12 @@ def _read_set(home: Path, broker: str | None) -> WatchedFleet:
     context = _load_set_context(place / OPERATOR_FOLDER) if ledger.broker.tls else None
     verifiers = {name: _verifier(ledger.members[name]) for name in ledger.present}
     where = _address(ledger.broker, broker)
-    return WatchedFleet(ledger.fleet, where, context, verifiers, home, place)
+    expected = {
+        name: SEEDED if (home / CARDS / f"{name}.json").exists() else UNENROLLED
+        for name in ledger.present
+        if ledger.members[name].status == "pending" or (home / CARDS / f"{name}.json").exists()
+    }
+    return WatchedFleet(ledger.fleet, where, context, verifiers, expected, home, place)
 
 
 def _load_set_context(folder: Path) -> ssl.SSLContext:

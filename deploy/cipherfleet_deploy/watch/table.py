@@ -23,15 +23,26 @@ from cipherfleet_provisioning.operator_session import AcceptAnySignature
 
 STALE_S = 15.0  # three health messages in a row did not arrive
 ABSENT = "absent"  # no message of the node has arrived
+# The states of a device of a set before its first message, in their order.
+UNENROLLED = "unenrolled"  # no card was written for it yet
+SEEDED = "seeded"  # its card was written; the first boot has not come so far, or has failed
+CLAIMING = "claiming"  # it is installed and waits until the operator accepts its keys
+EXPECTED = (UNENROLLED, SEEDED, CLAIMING)
 GONE = ("lost", "disconnected")
-RESTING = (*GONE, "finished", ABSENT)  # states in which a node sends no health messages
+RESTING = (*GONE, "finished", ABSENT, *EXPECTED)  # states in which a node sends no health messages
 # The states that need attention come first.
-ORDER = ("lost", "disconnected", "stale", ABSENT, "alert", "waiting", "init", "ready", "finished")
+ORDER = (
+    "lost", "disconnected", "stale", ABSENT, CLAIMING, SEEDED, UNENROLLED,
+    "alert", "waiting", "init", "ready", "finished",
+)  # fmt: skip
 STYLES = {
     "lost": "bold white on red",
     "disconnected": "bold red",
     "stale": "bold magenta",
     ABSENT: "magenta",
+    CLAIMING: "bold yellow",
+    SEEDED: "yellow",
+    UNENROLLED: "dim",
     "alert": "bold yellow",
     "waiting": "yellow",
     "init": "cyan",
@@ -45,7 +56,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     """The state of one node at one moment. A value that it has not reported is None."""
 
     node: str
-    state: str  # reported by the node or by its last will, or ABSENT
+    state: str  # reported by the node or by its last will; ABSENT or one of EXPECTED before that
     stale: bool  # True: a health message is overdue
     age_s: float | None  # seconds since its latest message
     epoch: int | None = None
@@ -94,22 +105,34 @@ class _Reports:
     health: Health | None = None
     received_at: float | None = None  # monotonic seconds
     refused: int = 0
+    has_claimed: bool = False  # a claim of keys was published under its name
 
 
 class FleetStatus:
-    """The latest reports of the nodes in *verifiers*. Messages of other senders are dropped."""
+    """The latest reports of the nodes in *verifiers*. Messages of other senders are dropped.
 
-    def __init__(self, fleet: str, verifiers: Mapping[str, wire.Verifier]) -> None:
-        self._fleet, self._keys = fleet, dict(verifiers)
+    *expected* holds a state of EXPECTED for the devices of a set that may not be installed yet.
+    """
+
+    def __init__(
+        self,
+        fleet: str,
+        verifiers: Mapping[str, wire.Verifier],
+        expected: Mapping[str, str] | None = None,
+    ) -> None:
+        self._fleet, self._keys, self._expected = fleet, dict(verifiers), dict(expected or {})
         self._verifiers: dict[str, wire.Verifier] = dict(verifiers)
         self._seen = {name: _Reports() for name in verifiers}
 
-    def update_verifiers(self, verifiers: Mapping[str, wire.Verifier]) -> None:
-        """Take over the nodes and keys of a changed fleet.
+    def update(
+        self, verifiers: Mapping[str, wire.Verifier], expected: Mapping[str, str] | None = None
+    ) -> None:
+        """Take over the nodes and keys of a changed fleet, and the devices that are expected.
 
         If a node has a new key, signatures with its previous key are accepted, too: the node signs
         with that key until it activates the new one.
         """
+        self._expected = dict(expected or {})
         for name in self._seen.keys() - verifiers.keys():
             del self._seen[name], self._verifiers[name], self._keys[name]
         for name, key in verifiers.items():
@@ -125,6 +148,9 @@ class FleetStatus:
         seen = self._seen.get(topics.sender_of(topic))
         # An empty payload clears a retained message.
         if seen is None or not payload:
+            return
+        if topic == topics.claim_topic(self._fleet, topics.sender_of(topic)):
+            seen.has_claimed = True  # the operator checks the claim, not this display
             return
         try:
             message = wire.decode(payload, topic, self._fleet, self._verifiers)
@@ -154,14 +180,16 @@ class FleetStatus:
     def has_all_reports(self, now: float) -> bool:
         """Return True if each node has reported its round, or is in a state without reports."""
         return all(
-            row.state != ABSENT and (row.state in RESTING or row.round is not None)
+            row.state not in (ABSENT, *EXPECTED) and (row.state in RESTING or row.round is not None)
             for row in self.rows(now)
         )
 
     def _row(self, name: str, now: float) -> NodeStatus:
         seen = self._seen[name]
         health = seen.health
-        state = seen.presence.state if seen.presence else (ABSENT if health is None else "ready")
+        state: str = seen.presence.state if seen.presence else "ready"
+        if seen.presence is None and health is None:
+            state = self._state_before_messages(name)
         age = None if seen.received_at is None else max(0.0, now - seen.received_at)
         stale = age is not None and age > STALE_S and state not in RESTING
         verified = not isinstance(self._verifiers[name], AcceptAnySignature)
@@ -189,6 +217,10 @@ class FleetStatus:
             temperature_c=health.temperature,
         )
 
+    def _state_before_messages(self, name: str) -> str:
+        state = self._expected.get(name, ABSENT)
+        return CLAIMING if state in EXPECTED and self._seen[name].has_claimed else state
+
 
 def _sort_key(row: NodeStatus) -> tuple[int, list[str | int]]:
     return ORDER.index(row.standing), natural_sort_key(row.node)
@@ -207,7 +239,7 @@ def natural_sort_key(name: str) -> list[str | int]:
 def summarise_rows(rows: Sequence[NodeStatus]) -> WatchSummary:
     """Count the nodes by state; find the slowest node, and the lowest and the highest round."""
     standing = Counter(row.standing for row in rows)
-    present = [row for row in rows if row.standing not in (*GONE, "stale", ABSENT)]
+    present = [row for row in rows if row.standing not in (*GONE, "stale", ABSENT, *EXPECTED)]
     rounds = [row.round for row in present if row.round is not None]
     timed = [(row.round_ms, row.node) for row in present if row.round_ms is not None]
     slowest_ms, slowest = max(timed, default=(None, None), key=lambda each: each[0] or 0.0)

@@ -77,7 +77,8 @@ def watch(place: Path, options: WatchOptions, console: Console) -> None:
         if waiting.qsize() < MAX_WAITING:
             waiting.put((topic, payload))
 
-    filters = [kind(watched.fleet, "+") for kind in (topics.presence_topic, topics.health_topic)]
+    kinds = topics.presence_topic, topics.health_topic, topics.claim_topic
+    filters = [kind(watched.fleet, "+") for kind in kinds]
     session = OperatorSession(watched.fleet, watched.where, watched.context, filters, on_message)
     with session as link, _open_display(options, console) as show:
         _follow(watched, waiting, options, lambda: link.is_connected, show)
@@ -90,7 +91,7 @@ def _follow(
     connected: Callable[[], bool],
     show: Show,
 ) -> None:
-    status = FleetStatus(watched.fleet, watched.verifiers)
+    status = FleetStatus(watched.fleet, watched.verifiers, watched.expected)
     limit_s = options.time_limit_s
     ends = None if limit_s is None else time.monotonic() + limit_s
     while True:
@@ -98,7 +99,7 @@ def _follow(
         _receive_until(status, waiting, tick if ends is None else min(tick, ends))
         if watched.is_outdated:
             watched = _read_again(watched, options)
-            status.update_verifiers(watched.verifiers)
+            status.update(watched.verifiers, watched.expected)
         now = time.monotonic()
         done = (ends is not None and now >= ends) or status.is_finished(now)
         done |= options.once and status.has_all_reports(now)

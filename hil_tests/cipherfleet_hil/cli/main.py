@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cipherfleet_deploy.cli.options import AS_JSON, print_result
+from cipherfleet_deploy.cli.options import AS_JSON, print_json, print_result
 
 from .crypto import crypto
 from .options import NotValid, command_line
@@ -98,13 +97,13 @@ def compare(a: Path, b: Path, fail_above: float, allow_not_valid: bool, as_json:
 
     result = compared(read_measurement(a), read_measurement(b), fail_above)
     show = partial(show_comparison, compares_invalid=allow_not_valid)
-    print_result(result.to_json(), show, as_json=as_json)
-    if result.invalidating_reasons and not allow_not_valid:
+    print_result(result, show, as_json=as_json)
+    if not (result.valid or allow_not_valid):
         raise NotValid(
             "A or B is not valid, so there is no conclusion",
             remedy="--allow-not-valid compares them anyway",
         )
-    if result.has_failed:
+    if result.failed:
         sys.exit(1)
 
 
@@ -129,15 +128,15 @@ def report(files: tuple[Path, ...], out: Path, as_json: bool) -> None:
       cipherfleet bench report host.json pi-4.json --out report.html
     """
     from cipherfleet_hil.measurement.document import read_measurement
-    from cipherfleet_hil.report.html import write_report
+    from cipherfleet_hil.report.html import ReportResult, write_report
 
     documents = [(file.name, read_measurement(file)) for file in files]
     summary = write_report(documents, out)
-    result = {
-        "report": str(out),
-        "summary": str(summary),
-        "valid": {name: each.cipherfleet.verdict.valid for name, each in documents},
-    }
+    result = ReportResult(
+        report=str(out),
+        summary=str(summary),
+        valid={name: each.cipherfleet.verdict.valid for name, each in documents},
+    )
     print_result(result, lambda _, console: console.print(f"{out}, {summary}"), as_json=as_json)
 
 
@@ -173,16 +172,16 @@ def calibrate(board: str | None, bits: tuple[int, ...], out: Path, as_json: bool
     Example:
       cipherfleet bench calibrate --board "Raspberry Pi 4" --out pi4.json
     """
-    from msgspec import to_builtins
+    from msgspec.structs import asdict
 
     from cipherfleet_analysis.cost.board_card import write_calibration
-    from cipherfleet_hil.measurement.environment import describe_machine
-    from cipherfleet_hil.measuring.calibrate import measure_calibration
+    from cipherfleet_hil.measurement.environment import cpu_model
+    from cipherfleet_hil.measuring.calibrate import CalibrateResult, measure_calibration
 
-    card = measure_calibration(board or describe_machine()["cpu"], sorted(bits))
+    card = measure_calibration(board or cpu_model(), sorted(bits))
     write_calibration(out, card)
     if as_json:
-        click.echo(json.dumps({"card": str(out), **to_builtins(card)}))
+        print_json(CalibrateResult(card=str(out), **asdict(card)))
     else:
         click.echo(f"wrote {out}: cipherfleet check FILE --calibration {shlex.quote(str(out))}")
 
@@ -218,16 +217,17 @@ def study(out: Path, bits: tuple[str, ...], quick: bool, as_json: bool) -> None:
     from rich.console import Console
 
     from cipherfleet_hil.measurement.environment import describe_machine
-    from cipherfleet_hil.measuring.study import QUICK, Grid, run_study
-    from cipherfleet_hil.report.study_pages import to_json, write_study
+    from cipherfleet_hil.measuring.study import QUICK, Grid, StudyResult, run_study
+    from cipherfleet_hil.report.study_pages import write_study
 
-    where, command = describe_machine(), command_line()
+    machine = describe_machine()
     grid = QUICK if quick else Grid()
     if bits:
         grid = replace(grid, key_bits=sorted(map(int, bits)))
     outcomes = run_study(grid, Console(stderr=True))
-    written = write_study(outcomes, where, command, out)
+    result = StudyResult(kind="host", command=command_line(), machine=machine, outcomes=outcomes)
+    written = write_study(result, out)
     if as_json:
-        click.echo(json.dumps(to_json(outcomes, where, command), allow_nan=False))
+        print_json(result)
     else:
         click.echo("".join(f"wrote {file}\n" for file in written), nl=False)

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from cipherfleet_node.errors import ConfigError
 
-from .document import Benchmark, Measurement
+from .document import Benchmark, Kind, Measurement
 
 Array = npt.NDArray[np.float64]
 LEVEL = 0.95
@@ -33,62 +32,36 @@ _SEED = 2604_21381  # fixed, so that the same documents give the same interval
 _MOST_SAMPLES = 200  # samples per process: more do not change its median noticeably
 
 
-@dataclass(frozen=True)
-class Ratio:
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     """The time of B over that of A, with its interval."""
 
     name: str
     ratio: float
     low: float
     high: float
-
-    @property
-    def is_significant(self) -> bool:
-        """True if the interval does not contain 1."""
-        return self.low > 1 or self.high < 1
-
-    def is_slower(self, limit: float) -> bool:
-        """True if B is slower by more than *limit* (0.05: 5 %), and significantly so."""
-        return self.is_significant and self.ratio > 1 + limit
-
-    def to_json(self, limit: float) -> dict[str, Any]:
-        """Return the object that the result holds under `benchmarks`."""
-        return {**asdict(self), "significant": self.is_significant, "fails": self.is_slower(limit)}
+    significant: bool  # the interval does not contain 1
+    fails: bool  # significant, and slower by more than the limit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The result of comparing two measurements."""
+class CompareResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `bench compare`: `--json` prints these keys in this order."""
 
-    kind: str
-    limit: float
-    benchmarks: Sequence[Ratio]
+    kind: Kind
+    fail_above: float  # the limit; 0.05: slower by 5 %
+    level: float  # of confidence
+    failed: bool  # a ratio fails
+    valid: bool  # there are no reasons
+    reasons: list[str]  # against A or B
+    notes: list[str]  # other differences, which may explain the result
     overall: Ratio
-    notes: Sequence[str]  # other differences, which may explain the result
-    invalidating_reasons: Sequence[str]  # reasons against A or B
-
-    @property
-    def has_failed(self) -> bool:
-        """True if any ratio is significantly above 1 + limit."""
-        return any(each.is_slower(self.limit) for each in (*self.benchmarks, self.overall))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `--json` prints."""
-        return {
-            "kind": self.kind,
-            "fail_above": self.limit,
-            "level": LEVEL,
-            "failed": self.has_failed,
-            "valid": not self.invalidating_reasons,
-            "reasons": list(self.invalidating_reasons),
-            "notes": list(self.notes),
-            "overall": self.overall.to_json(self.limit),
-            "benchmarks": [each.to_json(self.limit) for each in self.benchmarks],
-        }
+    benchmarks: list[Ratio]
 
 
-def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
-    """Compare B with A. Raises ConfigError if they are not comparable."""
+def compare(a: Measurement, b: Measurement, limit: float) -> CompareResult:
+    """Compare B with A; B fails if it is slower by more than *limit* (0.05: 5 %).
+
+    Raises ConfigError if they are not comparable.
+    """
     differences = list(find_differences(a, b))
     if differences:
         raise ConfigError(
@@ -100,20 +73,23 @@ def compare(a: Measurement, b: Measurement, limit: float) -> Comparison:
     shifts, errors, overall_error = _bootstrap(pairs)
     freedom = _degrees_of_freedom(pairs)
     wide = _student_quantile(1 - (1 - LEVEL) / len(pairs), freedom)
-    return Comparison(
+    benchmarks = [
+        _ratio(first.name, shift, wide * error, limit)
+        for (first, _), shift, error in zip(pairs, shifts, errors, strict=True)
+    ]
+    half_width = _student_quantile(LEVEL, freedom) * overall_error
+    overall = _ratio("overall", float(np.mean(shifts)), half_width, limit)
+    reasons = list(_reasons_of_both(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons))
+    return CompareResult(
         kind=a.cipherfleet.kind,
-        limit=limit,
-        benchmarks=[
-            _ratio(first.name, shift, wide * error)
-            for (first, _), shift, error in zip(pairs, shifts, errors, strict=True)
-        ],
-        overall=_ratio(
-            "overall", float(np.mean(shifts)), _student_quantile(LEVEL, freedom) * overall_error
-        ),
+        fail_above=limit,
+        level=LEVEL,
+        failed=any(each.fails for each in (*benchmarks, overall)),
+        valid=not reasons,
+        reasons=reasons,
         notes=list(_find_notes(a, b)),
-        invalidating_reasons=list(
-            _reasons_of_both(a.cipherfleet.verdict.reasons, b.cipherfleet.verdict.reasons)
-        ),
+        overall=overall,
+        benchmarks=benchmarks,
     )
 
 
@@ -124,9 +100,18 @@ def _reasons_of_both(of_a: Sequence[str], of_b: Sequence[str]) -> Iterator[str]:
         yield f"{' and '.join(names)}: {reason}"
 
 
-def _ratio(name: str, shift: float, half_width: float) -> Ratio:
-    low, high = shift - half_width, min(shift + half_width, 700.0)  # e^710 overflows a float
-    return Ratio(name, math.exp(shift), math.exp(low), math.exp(high))
+def _ratio(name: str, shift: float, half_width: float, limit: float) -> Ratio:
+    ratio, low = math.exp(shift), math.exp(shift - half_width)
+    high = math.exp(min(shift + half_width, 700.0))  # e^710 overflows a float
+    significant = low > 1 or high < 1
+    return Ratio(
+        name=name,
+        ratio=ratio,
+        low=low,
+        high=high,
+        significant=significant,
+        fails=significant and ratio > 1 + limit,
+    )
 
 
 # -- comparability -------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import gmpy2
 import msgspec
@@ -124,14 +123,23 @@ def cpu_model(machine: MachineFiles | None = None) -> str:
     return cpuinfo.get("model name") or cpuinfo.get("Model") or platform.processor() or "unknown"
 
 
-def describe_machine() -> dict[str, Any]:
-    """Describe this machine in four values, for results that are no measurement documents."""
-    return {
-        "cpu": cpu_model(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+class MachineSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine in four values, for results that are no measurement documents."""
+
+    cpu: str
+    architecture: str
+    cores: int | None  # None if it is not known
+    load_before: float  # average over one minute, before the measurement
+
+
+def describe_machine() -> MachineSummary:
+    """Describe this machine."""
+    return MachineSummary(
+        cpu=cpu_model(),
+        architecture=platform.machine(),
+        cores=os.cpu_count(),
+        load_before=round(os.getloadavg()[0], 2),
+    )
 
 
 def _is_virtual_board(board: str | None) -> bool:

@@ -72,6 +72,13 @@ nodes: [{{each: {nodes}, id: "n{{n}}", sensor: {{kind: synthetic, fields: {{t: {
 """
 
 
+class CalibrateResult(Calibration, frozen=True):
+    """The result of `bench calibrate` as `--json` prints it: the file, then the card's keys."""
+
+    # Fields that are not keyword-only are printed before those of the base class.
+    card: str
+
+
 def measure_calibration(board: str, sizes: Sequence[int] = KEY_SIZES) -> Calibration:
     """Measure the card of this machine, under the name *board*, with an embedded broker.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -23,6 +24,7 @@ from cipherfleet_analysis.cost.traffic import layout_of
 from cipherfleet_deploy.local.record import NodeRecord
 from cipherfleet_deploy.local.results import Trajectory, relative_error
 from cipherfleet_deploy.local.run import NODES_FOLDER, RunOptions, run_fleet
+from cipherfleet_hil.measurement.environment import MachineSummary
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 
@@ -56,8 +58,7 @@ nodes:
 _STEPSIZE = "stepsize: {initial: 0.5, decay: 0.2, exponent: 1, spread: 0.5, law: uniform}\n  "
 
 
-@dataclass(frozen=True)
-class StudyCase:
+class StudyCase(msgspec.Struct, frozen=True):
     """The settings of one fleet of the study; *objective* is `average` or `mean`."""
 
     objective: str
@@ -99,8 +100,14 @@ class Grid:
 QUICK = Grid(("average",), (1024,), (4, 24), (2,), 18)  # 1024 bits are unsafe but quick
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyOutcome:
+class Reached(msgspec.Struct, frozen=True):
+    """When the error came to stay at or below an accuracy; None if it did not."""
+
+    rounds: int | None
+    seconds: float | None  # wall time of these rounds
+
+
+class StudyOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one case.
 
     *error* is the relative error after each round, root mean square over nodes. *seconds* is the
@@ -111,33 +118,28 @@ class StudyOutcome:
     ciphertexts: int  # per vector
     round_ms: float  # median over nodes and rounds, ms
     bytes_per_edge_round: float
-    error: Sequence[float]
-    seconds: Sequence[float]
+    error: list[float]
+    seconds: list[float]
+    unsafe: bool  # the key is too short
+    reached: dict[str, Reached]  # by the numbers ACCURACIES, as text
 
-    def rounds_to(self, accuracy: float) -> int | None:
-        """Return the rounds after which the error stays at or below *accuracy*.
 
-        None if it never does.
-        """
-        above = [k for k, error in enumerate(self.error) if error > accuracy]
-        reached = above[-1] + 2 if above else 1
-        return reached if reached <= len(self.error) else None
+class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `bench study`: `--json` and the file of the study have these keys."""
 
-    def seconds_to(self, accuracy: float) -> float | None:
-        """Return the wall time of `rounds_to`, in seconds."""
-        rounds = self.rounds_to(accuracy)
-        return None if rounds is None else self.seconds[rounds - 1]
+    kind: Literal["host"]
+    command: str
+    machine: MachineSummary
+    outcomes: list[StudyOutcome]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return one entry of `outcomes` in the study's file."""
-        reached = {
-            f"{accuracy:g}": {
-                "rounds": self.rounds_to(accuracy),
-                "seconds": self.seconds_to(accuracy),
-            }
-            for accuracy in ACCURACIES
-        }
-        return asdict(self) | {"unsafe": self.case.key_bits < SAFE_KEY_BITS, "reached": reached}
+
+def reach(accuracy: float, error: Sequence[float], seconds: Sequence[float]) -> Reached:
+    """Return the rounds after which *error* stays at or below *accuracy*, and their time."""
+    above = [k for k, each in enumerate(error) if each > accuracy]
+    rounds = above[-1] + 2 if above else 1
+    if rounds > len(error):
+        return Reached(None, None)
+    return Reached(rounds, seconds[rounds - 1])
 
 
 def run_study(grid: Grid, console: Console) -> list[StudyOutcome]:
@@ -173,13 +175,17 @@ def run_case(case: StudyCase, rounds: int) -> StudyOutcome:
     estimates = Trajectory.of(
         _FinishedFleet({node.id: node for node in nodes}), fleet.dimension
     ).estimates
+    error = [relative_error(known[~np.isnan(known).any(axis=1)], optimum) for known in estimates]
+    seconds = list(_closing_times(nodes, len(estimates)))
     return StudyOutcome(
         case=case,
         ciphertexts=layout_of(fleet).ciphertexts,
         round_ms=result.round_ms.p50,
         bytes_per_edge_round=result.bytes_per_edge_round,
-        error=[relative_error(known[~np.isnan(known).any(axis=1)], optimum) for known in estimates],
-        seconds=list(_closing_times(nodes, len(estimates))),
+        error=error,
+        seconds=seconds,
+        unsafe=case.key_bits < SAFE_KEY_BITS,
+        reached={f"{accuracy:g}": reach(accuracy, error, seconds) for accuracy in ACCURACIES},
     )
 
 

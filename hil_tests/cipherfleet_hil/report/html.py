@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
+import msgspec
+
 from cipherfleet_hil.measurement.document import LEAST_SAMPLES, Figure, Measurement, Target
 from cipherfleet_hil.measurement.environment import Environment
 from cipherfleet_hil.measuring.cases import CASE_DESCRIPTIONS
@@ -23,6 +25,14 @@ from .terminal import case_order, naive_medians, ratio_to_naive
 
 _STYLE_FILE = Path(__file__).parent / "report.css"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # a browser loads no other resource
+
+
+class ReportResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `bench report`: `--json` prints these keys in this order."""
+
+    report: str  # the HTML page
+    summary: str  # the Markdown file
+    valid: dict[str, bool]  # by measurement
 
 
 def write_report(documents: Sequence[tuple[str, Measurement]], file: Path) -> Path:

@@ -7,45 +7,41 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from cipherfleet_hil.measuring.study import ACCURACIES, DEGREE, NODES, READINGS, SEED, StudyOutcome
+from cipherfleet_hil.measuring.study import (
+    ACCURACIES,
+    DEGREE,
+    NODES,
+    READINGS,
+    SEED,
+    Reached,
+    StudyOutcome,
+    StudyResult,
+)
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 DATA_FILE, PAGE_FILE = "study.json", "README.md"
 _LINES = ("-", "--", ":", "-.")
 
 
-def write_study(
-    outcomes: Sequence[StudyOutcome], machine: Mapping[str, Any], command: str, folder: Path
-) -> list[Path]:
+def write_study(result: StudyResult, folder: Path) -> list[Path]:
     """Write README.md, study.json and the figures into *folder*; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     data, page = folder / DATA_FILE, folder / PAGE_FILE
-    data.write_text(json.dumps(to_json(outcomes, machine, command), indent=1) + "\n")
-    drawn = [_draw(folder / name, draw, outcomes) for name, draw in _FIGURES.items()]
-    page.write_text(_page(outcomes, machine, command, drawn))
+    data.write_text(json.dumps(msgspec.to_builtins(result), indent=1) + "\n")
+    drawn = [_draw(folder / name, draw, result.outcomes) for name, draw in _FIGURES.items()]
+    page.write_text(_page(result, drawn))
     return [page, data, *drawn]
-
-
-def to_json(
-    outcomes: Sequence[StudyOutcome], machine: Mapping[str, Any], command: str
-) -> dict[str, Any]:
-    """Return the object that `--json` prints."""
-    result = [outcome.to_json() for outcome in outcomes]
-    return {"kind": "host", "command": command, "machine": dict(machine), "outcomes": result}
 
 
 # -- the page -----------------------------------------------------------------------------------
 
 
-def _page(
-    outcomes: Sequence[StudyOutcome],
-    machine: Mapping[str, Any],
-    command: str,
-    drawn: Iterable[Path],
-) -> str:
-    where = f"{machine['cpu']}, {machine['cores']} cores, load before {machine['load_before']}"
+def _page(result: StudyResult, drawn: Iterable[Path]) -> str:
+    machine = result.machine
+    where = f"{machine.cpu}, {machine.cores} cores, load before {machine.load_before}"
     figures = "\n\n".join(f"![{path.stem.replace('-', ' ')}]({path.name})" for path in drawn)
     return f"""# Key size, resolution and dimension against error and time (kind: host)
 
@@ -58,7 +54,7 @@ stepsizes 0.5 / (1 + 0.2 k), spread 0.5. No attenuation. Each node has {READINGS
 The first rounds build the tables from which later rounds make their obfuscators (64 rounds at one
 ciphertext per vector). The rounds of a longer run are shorter; `cipherfleet check` predicts them.
 
-Made by `{command}`; all figures of all rounds are in [{DATA_FILE}]({DATA_FILE}).
+Made by `{result.command}`; all figures of all rounds are in [{DATA_FILE}]({DATA_FILE}).
 
 {figures}
 
@@ -66,7 +62,7 @@ Error is relative to the centralised answer, root mean square over nodes. "round
 the rounds after which the error stays at or below this value, and the wall time until then; "-"
 means not within this run.
 
-{_table(outcomes)}
+{_table(result.outcomes)}
 """
 
 
@@ -83,20 +79,19 @@ def _row(outcome: StudyOutcome) -> list[str]:
     case = outcome.case
     return [
         case.objective,
-        f"{case.key_bits}" + " (unsafe)" * (case.key_bits < SAFE_KEY_BITS),
+        f"{case.key_bits}" + " (unsafe)" * outcome.unsafe,
         f"2^-{case.resolution_bits}",
         str(case.dimension),
         str(outcome.ciphertexts),
         f"{outcome.round_ms:.0f}",
         f"{outcome.bytes_per_edge_round:,.0f}",
         f"{outcome.error[-1]:.2g}",
-        *(_format_reached(outcome, accuracy) for accuracy in ACCURACIES),
+        *map(_format_reached, outcome.reached.values()),
     ]
 
 
-def _format_reached(outcome: StudyOutcome, accuracy: float) -> str:
-    rounds, seconds = outcome.rounds_to(accuracy), outcome.seconds_to(accuracy)
-    return "-" if rounds is None else f"{rounds} ({seconds:.1f})"
+def _format_reached(reached: Reached) -> str:
+    return "-" if reached.rounds is None else f"{reached.rounds} ({reached.seconds:.1f})"
 
 
 # -- the figures --------------------------------------------------------------------------------

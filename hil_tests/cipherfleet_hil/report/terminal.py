@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.progress import track
 from rich.table import Table
 
 from cipherfleet_deploy.progress import Lines
+from cipherfleet_hil.measurement.compare import CompareResult, Ratio
 from cipherfleet_hil.measurement.document import LEAST_SAMPLES, Figure, Measurement, Validity
 from cipherfleet_hil.measuring.cases import ALL, CASE_DESCRIPTIONS, ONLINE
 from cipherfleet_hil.measuring.exchange_scene import PHE
@@ -134,39 +135,37 @@ def ratio_to_naive(each: Figure, naive: Naive) -> str:
 
 
 def show_comparison(
-    body: Mapping[str, Any], console: Console, *, compares_invalid: bool = False
+    result: CompareResult, console: Console, *, compares_invalid: bool = False
 ) -> None:
     """Print ratios with their intervals, the slowest first, and the conclusion.
 
     There is no conclusion from measurements that are not valid, unless *compares_invalid*.
     """
-    table = Table(title=f"{body['kind']}: B over A", box=SIMPLE, pad_edge=False)
+    table = Table(title=f"{result.kind}: B over A", box=SIMPLE, pad_edge=False)
     table.add_column("benchmark")
     for heading in ("ratio", "interval"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
-    rows = sorted(body["benchmarks"], key=lambda each: -each["ratio"] * each["significant"])
-    for each in (body["overall"], *rows):
-        interval = f"{each['low']:.3f} to {min(each['high'], 999):.3f}"
-        table.add_row(each["name"], f"{each['ratio']:.3f}", interval, _conclusion(each))
+    rows = sorted(result.benchmarks, key=lambda each: -each.ratio * each.significant)
+    for each in (result.overall, *rows):
+        interval = f"{each.low:.3f} to {min(each.high, 999):.3f}"
+        table.add_row(each.name, f"{each.ratio:.3f}", interval, _conclusion(each))
     console.print(table)
-    for note in body["notes"]:
+    for note in result.notes:
         console.print(f"  [dim]differs: {escape(note)}", highlight=False)
-    for reason in body["reasons"]:
+    for reason in result.reasons:
         console.print(f"  [bold red]NOT VALID[/] {escape(reason)}", highlight=False)
-    if not (body["valid"] or compares_invalid):
+    if not (result.valid or compares_invalid):
         return
-    limit = f"{100 * body['fail_above']:.3g} %"
+    limit = f"{100 * result.fail_above:.3g} %"
     console.print(
-        f"[red]slower by more than {limit}"
-        if body["failed"]
-        else f"not slower by more than {limit}"
+        f"[red]slower by more than {limit}" if result.failed else f"not slower by more than {limit}"
     )
 
 
-def _conclusion(each: Mapping[str, Any]) -> str:
-    if not each["significant"]:
+def _conclusion(each: Ratio) -> str:
+    if not each.significant:
         return "[dim]not significant"
-    if each["fails"]:
+    if each.fails:
         return "[bold red]slower"
-    return "slower, within the limit" if each["ratio"] > 1 else "[green]faster"
+    return "slower, within the limit" if each.ratio > 1 else "[green]faster"

@@ -105,10 +105,7 @@ class TargetMachine:
 
 @dataclass(frozen=True)
 class JobStates:
-    """Exit codes of jobs (None.
-
-    Still running), and the seconds since a watched file was written.
-    """
+    """Exit codes of jobs, None for a running one, and seconds since a watched file was written."""
 
     codes: Mapping[str, int | None]
     idle_s: float | None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import track
 
@@ -36,7 +36,27 @@ class AttackOptions:
     out: Path | None
 
 
-def attack_one(name: str, options: AttackOptions) -> dict[str, Any]:
+class SingleAttackResult(AttackResult, frozen=True):
+    """The result of one attack as `--json` prints it: these keys, then those of AttackResult."""
+
+    # Fields that are not keyword-only are printed before those of the base class.
+    adversary: str
+    graph: GraphName
+    seed: int  # of the first trial
+
+
+class AttackTableResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `attack all`: `--json` prints these keys in this order."""
+
+    seed: int
+    trials: int
+    findings: tuple[AttackResult, ...]  # one for each system and each attack that applies to it
+    graph: GraphName
+    markdown: str  # the table
+    out: str | msgspec.UnsetType = msgspec.UNSET  # the folder of table and figure; left out without
+
+
+def attack_one(name: str, options: AttackOptions) -> SingleAttackResult:
     """Run the attack *name*. Raises UsageError if it does not apply to the system."""
     if options.out is not None:
         raise click.UsageError("--out is for `attack all`, which has a table to write")
@@ -47,11 +67,15 @@ def attack_one(name: str, options: AttackOptions) -> dict[str, Any]:
             f"{name}: the attack does not apply to {case.subject.title}; `cipherfleet attack all` "
             "shows to which systems it applies"
         )
-    adversary = ATTACKS[name].adversary
-    return {"adversary": adversary, "graph": options.graph, "seed": case.seed, **finding.to_json()}
+    return SingleAttackResult(
+        adversary=ATTACKS[name].adversary,
+        graph=options.graph,
+        seed=case.seed,
+        **msgspec.structs.asdict(finding),
+    )
 
 
-def attack_all(options: AttackOptions, progress: Console) -> dict[str, Any]:
+def attack_all(options: AttackOptions, progress: Console) -> AttackTableResult:
     """Run every attack on every system, or on the one in *options*; write files if requested."""
     rows: Sequence[Row] = ROWS
     if options.on is not None or options.off:
@@ -59,37 +83,40 @@ def attack_all(options: AttackOptions, progress: Console) -> dict[str, Any]:
         rows = [(case.system, tuple(case.off))]
     watched = track(rows, "attacks", console=progress, disable=not progress.is_terminal)
     table = attack_table(options.seed, _trials(options), watched, GRAPHS[options.graph])
-    result = {**table.to_json(), "graph": options.graph, "markdown": table.markdown()}
     if options.out is not None:
-        result["out"] = str(options.out)
         _write(table, options.out)
-    return result
+    return AttackTableResult(
+        seed=table.seed,
+        trials=table.trials,
+        findings=tuple(table.findings.values()),
+        graph=options.graph,
+        markdown=table.markdown(),
+        out=msgspec.UNSET if options.out is None else str(options.out),
+    )
 
 
-def show_one(result: dict[str, Any], console: Console) -> None:
+def show_one(result: SingleAttackResult, console: Console) -> None:
     """Print the result of one attack."""
-    fields = {key: result[key] for key in AttackResult.__dataclass_fields__}
-    finding = AttackResult(**fields)
-    chance = percent(finding.chance) + (" error" if finding.measure == "error" else " found")
-    value = percent(finding.value) + (" error" if finding.measure == "error" else " found")
+    chance = percent(result.chance) + (" error" if result.measure == "error" else " found")
+    value = percent(result.value) + (" error" if result.measure == "error" else " found")
     lines = {
-        "attack": f"{finding.attack}, by {result['adversary']}",
-        "system": f"{finding.system}, {finding.trials} trials from seed {result['seed']}",
-        "sought": finding.sought,
-        "saw": finding.saw,
-        "knew": finding.knew,
-        "guess": f"{chance}: {finding.guess}",
-        "result": f"{value}: {finding.verdict}" + (f" ({finding.note})" if finding.note else ""),
+        "attack": f"{result.attack}, by {result.adversary}",
+        "system": f"{result.system}, {result.trials} trials from seed {result.seed}",
+        "sought": result.sought,
+        "saw": result.saw,
+        "knew": result.knew,
+        "guess": f"{chance}: {result.guess}",
+        "result": f"{value}: {result.verdict}" + (f" ({result.note})" if result.note else ""),
     }
     for name, text in lines.items():
         console.print(f"{name:<8}{text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_all(result: dict[str, Any], console: Console) -> None:
+def show_all(result: AttackTableResult, console: Console) -> None:
     """Print the table as Markdown, and the folder of the files."""
-    console.print(result["markdown"], markup=False, highlight=False, soft_wrap=True)
-    if "out" in result:
-        files = f"table and figure: {result['out']}"
+    console.print(result.markdown, markup=False, highlight=False, soft_wrap=True)
+    if result.out is not msgspec.UNSET:
+        files = f"table and figure: {result.out}"
         console.print(files, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,8 +21,7 @@ RECOVERED_FRACTION = 0.95
 _DEVIATIONS = 3.0  # standard deviations of the number of lucky guesses
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttackResult:
+class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one attack on one system.
 
     error:    root mean square distance from the truth, over that of the guess, which has 1
@@ -41,10 +40,13 @@ class AttackResult:
     trials: int
     note: str = ""
     worst_off: float | None = None  # the smallest error of any node
+    verdict: AttackOutcome = "nothing beyond chance"  # follows from the figures above
 
-    @property
-    def verdict(self) -> AttackOutcome:
-        """The outcome of the attack, by fixed limits.
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "verdict", self._judge(self.worst_off))
+
+    def _judge(self, worst_off: float | None) -> AttackOutcome:
+        """Return the outcome of the attack, by fixed limits.
 
         error:    recovered up to RECOVERED_ERROR, nothing from NO_BETTER_ERROR of chance on, unless
                   one node's error is below that
@@ -53,7 +55,7 @@ class AttackResult:
         if self.measure == "error":
             if self.value <= RECOVERED_ERROR * self.chance:
                 return "recovered"
-            least = self.value if self.worst_off is None else min(self.value, self.worst_off)
+            least = self.value if worst_off is None else min(self.value, worst_off)
             return "partly" if least < NO_BETTER_ERROR * self.chance else "nothing beyond chance"
         limit = self.chance + _DEVIATIONS * math.sqrt(self.chance / self.trials)
         if self.value <= limit:
@@ -86,11 +88,7 @@ class AttackResult:
     @property
     def _average_outcome(self) -> AttackOutcome:
         """The outcome of the average error, without the most exposed node."""
-        return replace(self, worst_off=None).verdict
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON object, with its outcome as `verdict`."""
-        return {**asdict(self), "verdict": self.verdict}
+        return self._judge(None)
 
 
 def percent(share: float) -> str:

@@ -86,11 +86,6 @@ class AttackTable:
             ]
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all results as JSON object."""
-        found = [finding.to_json() for finding in self.findings.values()]
-        return {"seed": self.seed, "trials": self.trials, "findings": found}
-
     def _cell(self, system: str, attack: Attack) -> str:
         finding = self.findings.get((system, attack.name))
         if finding is None:

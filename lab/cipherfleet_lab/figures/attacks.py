@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cipherfleet_lab.attacks.result import percent
 from cipherfleet_lab.attacks.table import (
     QUICK_TRIALS,
@@ -32,7 +34,11 @@ def _run(effort: StudyEffort) -> Result:
             "guessed."
         ),
         tables=[Table(head, rows), Table(["attack", "adversary", "what it finds"], attacks)],
-        numbers=table.to_json(),
+        numbers={
+            "seed": table.seed,
+            "trials": table.trials,
+            "findings": msgspec.to_builtins([*table.findings.values()]),
+        },
         draw=lambda figure: draw_table(figure, table),
         size=figure_size(table),
     )

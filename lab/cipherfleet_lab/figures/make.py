@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from cipherfleet_node.errors import ConfigError
@@ -19,33 +20,38 @@ from .study import StudyEffort
 Progress = Callable[[str], None]
 
 
-def make(
-    out: Path, names: Sequence[str], effort: StudyEffort, progress: Progress
-) -> dict[str, Any]:
+class FiguresResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `cipherfleet figures`: `--json` prints these keys in this order."""
+
+    out: str
+    files: list[str]
+    figures: dict[str, dict[str, Any]]  # by study: its `finding`, and numbers under keys of its own
+
+
+def make(out: Path, names: Sequence[str], effort: StudyEffort, progress: Progress) -> FiguresResult:
     """Write the studies *names* into *out*; return the files and all numbers.
 
     *progress* receives the name of each study before it runs. Raises ConfigError for a folder that
     cannot be written.
     """
-    document: dict[str, Any] = {"out": str(out), "files": [], "figures": {}}
+    files: list[Path] = []
+    figures = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in names:
             progress(name)
             study = load_study(name)
             result = study.run(effort)
-            document["files"] += write_study(out, study, result, _command(out, name, effort))
-            document["figures"][name] = {"finding": result.finding, **_plain(result.numbers)}
-        document["files"].append(
-            write_index(out, [load_study(name) for name in STUDIES], _figures_command(out))
-        )
+            files += write_study(out, study, result, _command(out, name, effort))
+            figures[name] = {"finding": result.finding, **_plain(result.numbers)}
+        studies = [load_study(name) for name in STUDIES]
+        files.append(write_index(out, studies, _figures_command(out)))
     except OSError as error:
         raise ConfigError(
             f"{error.filename or out}: cannot be written ({error.strerror})",
             remedy="give --out a folder of your own",
         ) from None
-    document["files"] = [str(file) for file in document["files"]]
-    return document
+    return FiguresResult(out=str(out), files=[str(file) for file in files], figures=figures)
 
 
 def _figures_command(out: Path) -> str:

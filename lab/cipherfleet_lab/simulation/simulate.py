@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -20,6 +21,7 @@ from rich.table import Table
 from cipherfleet_analysis.simulation import Array
 from cipherfleet_deploy.local.results import disagreement, relative_error
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import ExchangeName
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
@@ -33,6 +35,7 @@ FIGURES = {"relative_error": "relative error", "disagreement": "disagreement"}
 
 Rounds = Iterator[Array]
 Run = Callable[[int], Rounds]  # simulates one seed
+RandomChoices = Literal["the nodes' own", "fast"]
 
 
 @dataclass
@@ -65,8 +68,40 @@ class SimulationOptions:
     out: Path | None = None
 
 
-def simulate(file: Path | None, options: SimulationOptions, console: Console) -> dict[str, Any]:
-    """Return the object that `--json` prints.
+class Band(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of every round over the seeds; None in rounds in which it is not defined."""
+
+    mean: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+
+
+class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of `cipherfleet simulate`: `--json` prints these keys in this order."""
+
+    fleet: str
+    nodes: int
+    edges: int
+    rounds: int
+    dimension: int
+    exchange: ExchangeName
+    engine: Literal["core", "vector"]
+    encrypted: bool
+    draws: RandomChoices
+    readings: str
+    optimum: list[float] | None  # the centralised answer; None if it is not known
+    seeds: list[int]
+    relative_error: Band | None  # None if the optimum is not known
+    disagreement: Band | None
+    seconds_per_round: float
+    cpu_seconds_per_round: float
+    peak_memory_mib: float
+    wall_s: float
+    out: str | msgspec.UnsetType = msgspec.UNSET  # the folder of file and plot; left out without
+
+
+def simulate(file: Path | None, options: SimulationOptions, console: Console) -> SimulationResult:
+    """Simulate the fleet of *file*, or a synthetic one, and write the files that are requested.
 
     Raises ConfigError if the file cannot be simulated.
     """
@@ -74,31 +109,33 @@ def simulate(file: Path | None, options: SimulationOptions, console: Console) ->
     fleet = None if file is None else _load(file, options)
     scenario = _scenario(file, fleet, options)
     rounds = options.rounds or scenario.algorithm.rounds or SYNTHETIC_ROUNDS
-    run, how = _engine(fleet, scenario, rounds, options, console)
+    run, draws = _engine(fleet, scenario, rounds, options, console)
     seeds = range(options.seed, options.seed + options.seeds)
     measured, taken = _measure(run, scenario, rounds, seeds, console)
-    result = {
-        "fleet": scenario.name,
-        "nodes": scenario.nodes,
-        "edges": scenario.edges,
-        "rounds": rounds,
-        "dimension": scenario.starts.shape[1],
-        "exchange": "sealed" if scenario.sealed else "pairwise",
-        "engine": options.engine,
-        **how,
-        "readings": scenario.readings,
-        "optimum": None if scenario.optimum is None else scenario.optimum.tolist(),
-        "seeds": list(seeds),
-        **{name: _band(values) for name, values in measured.items()},
-        "seconds_per_round": taken.seconds / (len(seeds) * rounds),
-        "cpu_seconds_per_round": taken.cpu_seconds / (len(seeds) * rounds),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
-        "wall_s": time.monotonic() - began,
-    }
-    if options.out is not None:
-        _write(result, options.out)
-        result["out"] = str(options.out)
-    return result
+    result = SimulationResult(
+        fleet=scenario.name,
+        nodes=scenario.nodes,
+        edges=scenario.edges,
+        rounds=rounds,
+        dimension=scenario.starts.shape[1],
+        exchange="sealed" if scenario.sealed else "pairwise",
+        engine=options.engine,
+        encrypted=options.encrypted,
+        draws=draws,
+        readings=scenario.readings,
+        optimum=None if scenario.optimum is None else scenario.optimum.tolist(),
+        seeds=list(seeds),
+        relative_error=_band(measured["relative_error"]),
+        disagreement=_band(measured["disagreement"]),
+        seconds_per_round=taken.seconds / (len(seeds) * rounds),
+        cpu_seconds_per_round=taken.cpu_seconds / (len(seeds) * rounds),
+        peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+        wall_s=time.monotonic() - began,
+    )
+    if options.out is None:
+        return result
+    _write(result, options.out)
+    return msgspec.structs.replace(result, out=str(options.out))
 
 
 # -- scenarios and engines ----------------------------------------------------------------------
@@ -134,12 +171,12 @@ def _engine(
     rounds: int,
     options: SimulationOptions,
     console: Console,
-) -> tuple[Run, dict[str, Any]]:
-    """Return the function that runs a seed, and its description for the result."""
+) -> tuple[Run, RandomChoices]:
+    """Return the function that runs a seed, and which random choices it makes."""
     if options.engine == "vector":
         own = engines.repeats_node_choices(scenario, rounds)
-        how = {"encrypted": False, "draws": "the nodes' own" if own else "fast"}
-        return lambda seed: engines.run_vector(scenario, rounds, seed, own_choices=own), how
+        draws: RandomChoices = "the nodes' own" if own else "fast"
+        return lambda seed: engines.run_vector(scenario, rounds, seed, own_choices=own), draws
     if fleet is None or not scenario.names:
         raise ConfigError(
             "the core engine runs only the nodes of a file",
@@ -149,8 +186,7 @@ def _engine(
     if options.encrypted:
         with console.status("keys") if console.is_terminal else nullcontext():
             keys = engines.make_fleet_keys(fleet, lambda _name: None)
-    how = {"encrypted": options.encrypted, "draws": "the nodes' own"}
-    return lambda seed: engines.run_core(fleet, rounds, seed, keys), how
+    return lambda seed: engines.run_core(fleet, rounds, seed, keys), "the nodes' own"
 
 
 # -- figures ------------------------------------------------------------------------------------
@@ -177,12 +213,15 @@ def _measure(
     return figures, taken
 
 
-def _band(values: Array) -> dict[str, list[float | None]] | None:
+def _band(values: Array) -> Band | None:
     """Return mean, minimum and maximum over seeds per round; None if all values are unknown."""
     if np.isnan(values).all():
         return None
-    bands = {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
-    return {name: [_finite_or_none(entry) for entry in band] for name, band in bands.items()}
+    mean, low, high = (
+        [_finite_or_none(entry) for entry in over_seeds(values, axis=0)]
+        for over_seeds in (np.mean, np.min, np.max)
+    )
+    return Band(mean=mean, low=low, high=high)
 
 
 def _finite_or_none(figure: float) -> float | None:
@@ -192,28 +231,28 @@ def _finite_or_none(figure: float) -> float | None:
 # -- output -------------------------------------------------------------------------------------
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: SimulationResult, console: Console) -> None:
     """Print the result as a table."""
-    secret = "encrypted" if result["encrypted"] else "plaintext"
+    secret = "encrypted" if result.encrypted else "plaintext"
     table = Table(
-        title=f"{result['fleet']}: {result['nodes']} nodes, {result['edges']} edges, "
-        f"{result['exchange']}, {result['engine']} engine, {secret}"
+        title=f"{result.fleet}: {result.nodes} nodes, {result.edges} edges, "
+        f"{result.exchange}, {result.engine} engine, {secret}"
     )
     table.add_column("round", justify="right")
     for heading in FIGURES.values():
         table.add_column(heading)
-    for k in _shown_rounds(result["rounds"]):
+    for k in _shown_rounds(result.rounds):
         table.add_row(str(k + 1), *(_cell(result, name, k) for name in FIGURES))
     console.print(table)
-    seeds = result["seeds"]
+    seeds = result.seeds
     over = f"seeds {seeds[0]} to {seeds[-1]}: mean [least, greatest]" if seeds[1:] else "one seed"
-    cost = f"{result['seconds_per_round']:.3g} s per round"
+    cost = f"{result.seconds_per_round:.3g} s per round"
     lines = [
-        f"{over}; random choices: {result['draws']}; readings: {result['readings']}",
-        f"{cost}, {result['peak_memory_mib']:.0f} MiB at most",
+        f"{over}; random choices: {result.draws}; readings: {result.readings}",
+        f"{cost}, {result.peak_memory_mib:.0f} MiB at most",
     ]
-    if "out" in result:
-        lines.append(f"plot and figures: {result['out']}")
+    if result.out is not msgspec.UNSET:
+        lines.append(f"plot and figures: {result.out}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -223,43 +262,45 @@ def _shown_rounds(rounds: int) -> list[int]:
     return sorted({round(k) - 1 for k in np.geomspace(1, rounds, min(rounds, SHOWN_ROUNDS))})
 
 
-def _cell(result: dict[str, Any], name: str, k: int) -> str:
-    band = result[name]
-    if band is None or band["mean"][k] is None:
+def _cell(result: SimulationResult, name: str, k: int) -> str:
+    band: Band | None = getattr(result, name)
+    if band is None or band.mean[k] is None:
         return "-"
-    if len(result["seeds"]) == 1:
-        return f"{band['mean'][k]:.3g}"
-    return f"{band['mean'][k]:.3g} [{band['low'][k]:.3g}, {band['high'][k]:.3g}]"
+    if len(result.seeds) == 1:
+        return f"{band.mean[k]:.3g}"
+    return f"{band.mean[k]:.3g} [{band.low[k]:.3g}, {band.high[k]:.3g}]"
 
 
-def _write(result: dict[str, Any], out: Path) -> None:
+def _write(result: SimulationResult, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / RESULT_FILE).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(msgspec.to_builtins(result), indent=1, allow_nan=False)
+    (out / RESULT_FILE).write_text(text + "\n")
     _plot(result, out / PLOT_FILE)
 
 
-def _plot(result: dict[str, Any], file: Path) -> None:
+def _plot(result: SimulationResult, file: Path) -> None:
     from matplotlib.figure import Figure  # takes 0.4 s, which --help must not wait for
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    rounds = np.arange(1, result["rounds"] + 1)
+    rounds = np.arange(1, result.rounds + 1)
     for place, (name, label) in enumerate(FIGURES.items()):
-        if result[name] is None:
+        band: Band | None = getattr(result, name)
+        if band is None:
             continue
         # A logarithmic axis has no zero: rounds in which all nodes agree exactly leave a gap.
         mean, low, high = (
-            np.array([entry or np.nan for entry in result[name][part]], dtype=np.float64)
-            for part in ("mean", "low", "high")
+            np.array([entry or np.nan for entry in entries], dtype=np.float64)
+            for entries in (band.mean, band.low, band.high)
         )
         axes.plot(rounds, mean, ".-", color=f"C{place}", label=label)
         axes.fill_between(rounds, low, high, color=f"C{place}", alpha=0.25)
     axes.set_yscale("log")
     axes.set_xlabel("round")
-    seeds = len(result["seeds"])
-    band = f"; mean and range over {seeds} seeds" if seeds > 1 else ""
-    axes.set_title(f"root mean square over nodes{band}", fontsize="medium", loc="left")
+    seeds = len(result.seeds)
+    over = f"; mean and range over {seeds} seeds" if seeds > 1 else ""
+    axes.set_title(f"root mean square over nodes{over}", fontsize="medium", loc="left")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(loc="best", fontsize="small")
-    figure.suptitle(f"{result['fleet']}: {result['nodes']} nodes, {result['exchange']}")
+    figure.suptitle(f"{result.fleet}: {result.nodes} nodes, {result.exchange}")
     figure.savefig(file, dpi=120)

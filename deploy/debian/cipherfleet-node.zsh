@@ -1,0 +1,14 @@
+#compdef cipherfleet-node
+# Completion of cipherfleet-node in zsh.
+if (( CURRENT == 2 )); then
+    compadd -- run keygen check-config show-state doctor health --version --help
+elif [[ $PREFIX == -* ]]; then
+    case $words[2] in
+    keygen) compadd -- --bits --replace --help ;;
+    check-config | doctor) compadd -- --json --help ;;
+    show-state) compadd -- --estimate --json --help ;;
+    *) compadd -- --help ;;
+    esac
+else
+    _files -/
+fi

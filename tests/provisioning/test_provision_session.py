@@ -720,6 +720,8 @@ def test_who_waits_for_keys_drops_a_revoked_neighbour_at_once(home: Path, tmp_pa
     edges = [*EDGES, ("a", "e"), ("b", "e")]
     file = write_fleet(tmp_path, "abcde", edges, tls="false", port=port)
     provision.update(file, home, "device", 70, FAST, QUIET)
+    for name in "ac":  # they may not wait for e with d as a neighbour
+        assert "d" in read_bundle(home / "current" / "nodes" / name).neighbours
     result = provision.revoke_node(home, "d", FAST)
     assert (result.notified, result.awaited) == (list("abc"), list("abce"))
     held = {name: read_signed(home, name) for name in "abc"}

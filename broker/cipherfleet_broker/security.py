@@ -7,7 +7,7 @@ refused.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -94,15 +94,22 @@ def link_identity(security: Security | None) -> Identity:
     return security.link
 
 
-def fleet_access(fleet: str, neighbours: Mapping[str, Sequence[str]]) -> dict[str, Access]:
+def fleet_access(
+    fleet: str, neighbours: Mapping[str, Sequence[str]], claiming: Iterable[str] = ()
+) -> dict[str, Access]:
     """Return the access rules of *fleet* by client name.
 
     *neighbours* holds the neighbours of every node. A node publishes under its own id and reads
-    only messages of its neighbours and of the operator. The operator reads presence, health and
-    claims, and no ciphertext; it publishes memberships. The watcher reads the same,
-    and publishes nothing.
+    only messages of its neighbours and of the operator. A node of *claiming*, which has no
+    certificate with its own name yet, may also connect as its `claim_client`: this one publishes
+    the claim and reads the membership. The operator reads presence, health and claims, and no
+    ciphertext; it publishes memberships. The watcher reads the same, and publishes nothing.
     """
     access = {node: _node_access(fleet, node, others) for node, others in neighbours.items()}
+    for node in claiming:
+        access[topics.claim_client(node)] = Access(
+            (topics.claim_topic(fleet, node),), (topics.membership_topic(fleet, node),)
+        )
     probe = (f"{HEALTH_TOPIC}/#",)
     access[HEALTH] = Access(probe, probe)
     seen = topics.presence_topic(fleet, "+"), topics.health_topic(fleet, "+")

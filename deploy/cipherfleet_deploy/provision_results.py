@@ -11,9 +11,9 @@ import msgspec
 from rich.console import Console
 
 from cipherfleet_provisioning.claims import ReviewedClaim
-from cipherfleet_provisioning.ledger import Ledger
+from cipherfleet_provisioning.ledger import Ledger, Maker
 from cipherfleet_provisioning.memberships import Pace
-from cipherfleet_provisioning.sets import NODES
+from cipherfleet_provisioning.sets import ARCHIVES, NODES
 
 from .progress import print_line
 
@@ -107,6 +107,19 @@ class RotateResult(SetSummary, frozen=True, kw_only=True):
     pace: FleetPace | None
 
 
+class ReplaceResult(SetSummary, frozen=True, kw_only=True):
+    """The result of `provision replace`."""
+
+    node: str
+    keys: Maker  # who makes its new keys
+    former_card: str | None  # the id of its card, which is forgotten; None: it had no card
+    awaited: list[str]
+    notified: list[str]
+    from_round: int | None
+    pace: FleetPace | None
+    reload: str | None
+
+
 class RevokeResult(SetSummary, frozen=True, kw_only=True):
     """The result of `provision revoke`."""
 
@@ -114,10 +127,14 @@ class RevokeResult(SetSummary, frozen=True, kw_only=True):
     node: str
     notified: list[str]
     from_round: int
+    awaited: list[str]  # they have dropped the node, and wait for keys of their new neighbours
+    warnings: list[str]  # the problems of the remaining graph, and then the remedy
     reload: str | None
 
 
-ProvisionResult = BundleResult | EnrollResult | UpdateResult | RotateResult | RevokeResult
+ProvisionResult = (
+    BundleResult | EnrollResult | UpdateResult | RotateResult | ReplaceResult | RevokeResult
+)
 
 
 def describe_set(home: Path, ledger: Ledger) -> SetSummary:
@@ -185,11 +202,19 @@ def _lines(result: ProvisionResult) -> Iterator[str]:
             yield from _update_lines(result.notified, result.from_round, result.pace)
             yield from _awaited_lines(result.awaited)
             yield _summary_line(result)
+        case ReplaceResult():
+            yield from _update_lines(result.notified, result.from_round, result.pace)
+            yield from _awaited_lines(result.awaited)
+            yield _summary_line(result)
+            yield from filter(None, [result.reload])
+            yield from _replace_steps(result)
         case RevokeResult():
             yield from _update_lines(result.notified, result.from_round, None)
+            yield from _awaited_lines(result.awaited)
             yield _summary_line(result)
             yield from _unchanged_lines(result.changed)
             yield from filter(None, [result.reload])
+            yield from (f"warning: {warning}" for warning in result.warnings)
         case _:
             assert_never(result)
     yield f"provisioned set: {result.set} ({NODES}, archives, broker, operator)"
@@ -222,6 +247,14 @@ def _next_step_lines(result: ProvisionResult) -> Iterator[str]:
             return
     yield "next:"
     yield from (f"  {step}" for step in steps)
+
+
+def _replace_steps(result: ReplaceResult) -> Iterator[str]:
+    home = shlex.quote(str(Path(result.set).parent))
+    yield f"next: cipherfleet provision seed {result.node} {home} --image CARD"
+    yield f"      (or install {home}/current/{ARCHIVES}/{result.node}.tar.gz), and start the device"
+    if result.keys == "device":
+        yield f"then: cipherfleet provision enroll {home} --approve {result.node}"
 
 
 def _claim_line(claim: ClaimResult) -> str:

@@ -30,21 +30,26 @@ from cipherfleet_provisioning.operations import (
     OPERATOR_FOLDER,
     SIGNED_MEMBERSHIPS,
     accept_claims,
+    close_claims,
     issue_memberships,
     make_set,
     read_token,
     recertify,
     request_new_keys,
-    revoke,
     update_set,
 )
 from cipherfleet_provisioning.operator_session import OperatorLink, operator_context
+from cipherfleet_provisioning.repair import find_problems
+from cipherfleet_provisioning.replacement import replace_device
+from cipherfleet_provisioning.revocation import revoke
 from cipherfleet_provisioning.sets import StagedSet, find_current_set, lock_set, stage_set
 
+from .cards.identity import forget_card
 from .progress import show_count
 from .provision_results import (
     BundleResult,
     EnrollResult,
+    ReplaceResult,
     RevokeResult,
     RotateResult,
     SignedUpdates,
@@ -163,7 +168,9 @@ def _review_claims(home: Path, ledger: Ledger, link: OperatorLink) -> dict[str, 
     for topic, payload in sorted(link.claims.copy().items()):
         node = topic.rsplit("/", 1)[-1]
         token = read_token(place, node) if node in ledger.members else None
-        reviewed[node] = examine(ledger, token, topic, payload)
+        found = examine(ledger, token, topic, payload)
+        if not (found.fingerprint and found.fingerprint == ledger.members[node].replaced):
+            reviewed[node] = found  # the broker still has the claim of a replaced device
     return reviewed
 
 
@@ -178,7 +185,7 @@ def _accept_claims(
     return ledger
 
 
-# -- update, rotate, revoke ---------------------------------------------------------------------
+# -- update, replace, rotate, revoke ------------------------------------------------------------
 
 
 def update(
@@ -202,6 +209,7 @@ def update(
                 with _show_progress(maker, count, console) as advance:
                     ledger = update_set(staged, fleet, maker, advance, datetime.now(UTC))
                 ledger, updates = _sign_updates(staged, ledger, link, reach, from_round)
+                ledger = _close_claims(staged, ledger, link, reach)
                 changed = staged.commit()
             removed = [name for name in before.present if name not in ledger.members]
             _publish(home, ledger, link, removed)
@@ -211,6 +219,46 @@ def update(
         added=[name for name in ledger.present if name not in before.members],
         removed=removed,
         former_edges=len(ledger.former),
+        awaited=find_blocked(ledger),
+        **asdict(updates),
+        reload=_reload_hint(home, before, ledger),
+    )
+
+
+def _close_claims(staged: StagedSet, ledger: Ledger, link: OperatorLink, reach: Reach) -> Ledger:
+    """Withdraw the access for claiming from the enrolled nodes that are heard.
+
+    They have their own certificates. One that is away may not have received its certificate yet.
+    """
+    enrolled = [name for name in ledger.claiming if ledger.members[name].status == "enrolled"]
+    if not enrolled:
+        return ledger
+    return close_claims(staged, ledger, link.collect_health(enrolled, reach.health_s))
+
+
+def replace(home: Path, name: str, maker: Maker, reach: Reach, console: Console) -> ReplaceResult:
+    """Give the node *name* a new bundle for a new device, and forget its former keys and its card.
+
+    Raises CipherfleetError.
+    """
+    with lock_set(home):
+        before = read_ledger(_current_set(home))
+        before.entry(name)
+        with _open_link(home, before, reach) as link:
+            with stage_set(home) as staged:
+                with _show_progress(maker, 1, console) as advance:
+                    ledger = replace_device(staged, name, maker, advance, datetime.now(UTC))
+                ledger, updates = _sign_updates(staged, ledger, link, reach, None)
+                staged.commit()
+            former_card = forget_card(home, name)
+            # The membership of the former device must not reach the new one.
+            cleared = [name] if not ledger.members[name].membership_digest else []
+            _publish(home, ledger, link, cleared)
+    return ReplaceResult(
+        **asdict(describe_set(home, ledger)),
+        node=name,
+        keys=maker,
+        former_card=former_card,
         awaited=find_blocked(ledger),
         **asdict(updates),
         reload=_reload_hint(home, before, ledger),
@@ -278,7 +326,9 @@ def _wait_for_claim(
 
 
 def revoke_node(home: Path, name: str, reach: Reach) -> RevokeResult:
-    """Remove the node *name* from the fleet at once. Raises CipherfleetError.
+    """Remove the node *name* from the fleet at once, whatever this leaves of the graph.
+
+    Raises CipherfleetError.
 
     The set is changed first, then the broker is contacted. Rules without the node can thus be
     installed even if the broker cannot be reached.
@@ -305,6 +355,8 @@ def revoke_node(home: Path, name: str, reach: Reach) -> RevokeResult:
         node=name,
         notified=[n for n, e in ledger.members.items() if e.version > before.version],
         from_round=0,
+        awaited=find_blocked(ledger),
+        warnings=find_problems(ledger, name),
         reload=_reload_hint(home, before, ledger),
     )
 
@@ -375,7 +427,8 @@ def _publish(home: Path, ledger: Ledger, link: OperatorLink, removed: Collection
 
 
 def _reload_hint(home: Path, before: Ledger, after: Ledger) -> str | None:
-    if not before.broker.tls or before.allowed_links == after.allowed_links:
+    rules = [(each.allowed_links, each.claiming) for each in (before, after)]
+    if not before.broker.tls or rules[0] == rules[1]:
         return None
     target = "the broker"
     if after.cluster:

@@ -25,6 +25,7 @@ RESULTS = {
     "enroll-result": "cipherfleet_deploy.provision_results:EnrollResult",
     "update-result": "cipherfleet_deploy.provision_results:UpdateResult",
     "rotate-result": "cipherfleet_deploy.provision_results:RotateResult",
+    "replace-result": "cipherfleet_deploy.provision_results:ReplaceResult",
     "revoke-result": "cipherfleet_deploy.provision_results:RevokeResult",
     "seed-result": "cipherfleet_deploy.cards.card:SeedResult",
     "seed-all-result": "cipherfleet_deploy.cards.tray:SeedAllResult",

@@ -161,7 +161,7 @@ def _check_config(options: argparse.Namespace) -> int:
     folder, config = options.folder, load_node_config(options.folder)
     if needs_enrolment(folder, config):
         keys = check_unenrolled(folder, config)
-        _print(_summary(config, keys), as_json=options.json)
+        _print(_summary(config, keys, enrolled=False), as_json=options.json)
         print(
             f"cipherfleet-node: {folder}: is valid, but not enrolled yet; run the node, and let "
             "the operator enrol it: cipherfleet provision enroll SET",
@@ -170,11 +170,11 @@ def _check_config(options: argparse.Namespace) -> int:
         return EXIT_NOT_ENROLLED
     bundle = read_bundle(folder)
     check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
-    _print(_summary(bundle.config, bundle.keys), as_json=options.json)
+    _print(_summary(bundle.config, bundle.keys, enrolled=True), as_json=options.json)
     return EXIT_OK
 
 
-def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
+def _summary(config: NodeConfig, keys: NodeKeys | None, *, enrolled: bool) -> dict[str, object]:
     """Return the output of check-config; *keys* is None if the node has generated none yet."""
     from cipherfleet_node.core.objective import make_objective
     from cipherfleet_node.keys.key_files import seal_to_text
@@ -182,7 +182,7 @@ def _summary(config: NodeConfig, keys: NodeKeys | None) -> dict[str, object]:
     return {
         "fleet": config.fleet,
         "node": config.node,
-        "enrolled": bool(config.neighbours),
+        "enrolled": enrolled,
         "neighbours": sorted(neighbour.id for neighbour in config.neighbours),
         "key_bits": config.crypto.key_bits,
         "dimension": make_objective(config.objective).dimension,

@@ -47,7 +47,7 @@ def make_security(folder: Path, ledger: Ledger) -> Security:
         folder / CA_FILE,
         identity(BROKER),
         identity("health"),
-        fleet_access(ledger.fleet, ledger.allowed_links),
+        fleet_access(ledger.fleet, ledger.allowed_links, ledger.claiming),
         link=identity("link") if ledger.cluster else None,
     )
     all_addresses = "0.0.0.0"  # noqa: S104  # other machines reach it, over TLS

@@ -260,8 +260,12 @@ def write_bundle(
         table = fleet.tables[fleet.folder / member.sensor.path]
         text = table.cut(member.sensor.where)
         (folder / READINGS_FILE).write_text(text, encoding="utf-8")
-    settings = yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False)
-    (folder / NODE_FILE).write_text(settings, encoding="utf-8")
+    (folder / NODE_FILE).write_text(settings_text(config), encoding="utf-8")
+
+
+def settings_text(config: NodeConfig) -> str:
+    """Return the text of node.yaml with *config*."""
+    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False)
 
 
 class _Dumper(yaml.SafeDumper):

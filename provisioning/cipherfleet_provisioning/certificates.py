@@ -173,13 +173,13 @@ def read_authority(folder: Path) -> Certified:
 
 
 def write_client(
-    folder: Path, authority: Certified, node: str, now: datetime, days: int = CERTIFICATE_DAYS
+    folder: Path, authority: Certified, client: str, now: datetime, days: int = CERTIFICATE_DAYS
 ) -> Certified:
-    """Write the tls folder of *node* into its bundle *folder*; return its new certificate."""
+    """Write the tls folder of *client* into its bundle *folder*; return its new certificate."""
     place = folder / TLS_FOLDER
     place.mkdir(mode=0o700)
     (place / CA_FILE).write_bytes(authority.pem)
-    issued = issue_client(authority, node, now, days)
+    issued = issue_client(authority, client, now, days)
     issued.write(place / CERTIFICATE_FILE, place / KEY_FILE)
     return issued
 

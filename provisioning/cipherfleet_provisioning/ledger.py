@@ -7,7 +7,7 @@ membership with a lower version than its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,9 +23,7 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import PublicKeys
 from cipherfleet_node.settings.sections import Broker, Crypto, ExchangeName
 from cipherfleet_provisioning.fleet.fleet import Fleet
-from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
-from cipherfleet_provisioning.topology.section import Topology, TopologyError
 
 LEDGER_FILE = "ledger.json"
 LEDGER_VERSION = 1
@@ -81,6 +79,8 @@ class Entry(_Record, frozen=True, kw_only=True):
     from_round: int = 0  # of that membership
     membership_digest: str = ""  # of its latest membership, or of its bundle's; empty: none yet
     rekey: bool = False  # the operator has requested new keys, and the node has claimed none yet
+    replaced: str = ""  # fingerprint of the keys of the device that this one replaces
+    is_claiming: bool = False  # the broker admits its `claim_client`, even if it is enrolled now
 
 
 class Ledger(_Record, frozen=True, kw_only=True):
@@ -115,6 +115,11 @@ class Ledger(_Record, frozen=True, kw_only=True):
     def list_members(self, status: Status) -> list[str]:
         """Return the ids of the members with *status*."""
         return [name for name, entry in self.members.items() if entry.status == status]
+
+    @property
+    def claiming(self) -> list[str]:
+        """Ids of the nodes that may use the certificate with which they claim their keys."""
+        return [name for name, entry in self.members.items() if entry.is_claiming]
 
     def entry(self, name: str) -> Entry:
         """Return the record of *name*; raises ConfigError if it is no node of the fleet."""
@@ -174,35 +179,12 @@ def new_ledger(fleet: Fleet, operator: str, members: Mapping[str, Entry]) -> Led
 
 
 def revoke_member(ledger: Ledger, gone: str) -> Ledger:
-    """Return the ledger with *gone* revoked.
-
-    Raises ConfigError if the remaining nodes are not connected, or if one of them would have a
-    single neighbour where the exchange does not allow it.
-    """
-    left = [name for name in ledger.present if name != gone]
+    """Return the ledger with *gone* revoked, whatever this leaves of the graph."""
     edges = [edge for edge in ledger.edges if gone not in edge]
     former = [edge for edge in ledger.former if gone not in edge]
-    _check_rest(ledger, gone, left, edges)
     entry = Entry(status="revoked", made_by=ledger.entry(gone).made_by)
     changed = msgspec.structs.replace(ledger, edges=edges, former=former)
     return changed.replace_entries({gone: entry})
-
-
-def _check_rest(
-    ledger: Ledger, gone: str, left: list[str], edges: Iterable[tuple[str, str]]
-) -> None:
-    remedy = "first give the others more edges in fleet.yaml and run: cipherfleet provision update"
-    try:
-        graph = build_graph(Topology(edges=list(edges)), left)
-    except TopologyError as error:
-        raise ConfigError(f"the fleet cannot do without {gone!r}: {error}", remedy=remedy) from None
-    leaf = next((name for name in left if graph.degree(name) == 1), None)
-    if leaf is not None and ledger.exchange == "sealed" and ledger.leaves == "refuse":
-        raise ConfigError(
-            f"the fleet cannot do without {gone!r}: {leaf!r} would have one neighbour only, "
-            "and a sealed sum over one hides nothing",
-            remedy=remedy,
-        )
 
 
 # -- on disk ------------------------------------------------------------------------------------

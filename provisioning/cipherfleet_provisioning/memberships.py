@@ -111,6 +111,25 @@ def find_blocked(ledger: Ledger) -> list[str]:
     ]
 
 
+def leave_out(held: Membership, gone: str) -> Membership | None:
+    """Return the membership *held* without the node *gone*; None if it does not name *gone*.
+
+    It is for a node whose new membership has to wait, and takes effect at once.
+    """
+    members = [
+        msgspec.structs.replace(each, neighbours=[n for n in each.neighbours if n != gone])
+        for each in held.members
+        if each.id != gone
+    ]
+    if members == held.members:
+        return None
+    others = {name for each in members for name in each.neighbours} - {held.receiver}
+    seals = [(name, seal) for name, seal in held.seals if name in others]
+    return msgspec.structs.replace(
+        held, epoch=0, from_round=0, members=members, seals=seals, rekey=False
+    )
+
+
 def sign_updates(
     ledger: Ledger,
     contents: Mapping[str, Membership],

@@ -1,4 +1,4 @@
-"""Operations on a provisioned set: create, accept keys, update the graph, renew, revoke.
+"""Operations on a provisioned set: create, accept keys, update the graph, renew.
 
 Every function changes a staged set. The changes take effect when the caller commits it.
 """
@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cipherfleet_broker.security import HEALTH, WATCHER
 from cipherfleet_node.core.messages import OPERATOR, Membership
+from cipherfleet_node.core.topics import claim_client
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (
     KEYS_FOLDER,
     NodeKeys,
+    PublicKeys,
     identity_to_text,
     read_private,
     read_signing_key,
@@ -64,14 +66,11 @@ from .ledger import (
     ledger_bytes,
     new_ledger,
     read_ledger,
-    revoke_member,
     settings_digest,
 )
 from .memberships import (
     compose_membership,
-    compose_updates,
     digest_membership,
-    find_blocked,
     sign_rekey_request,
     sign_updates,
 )
@@ -79,6 +78,7 @@ from .sets import ARCHIVES, NODES, StagedSet, put_archives
 
 OPERATOR_FOLDER, SIGNED_MEMBERSHIPS = "operator", "memberships"
 OPERATOR_FILE, CLIENT, TOKENS = "operator.pem", "client", "tokens"
+SETTINGS = "settings"  # settings and readings of nodes whose bundles are no longer valid
 ENROLMENT_DAYS = 90  # validity of the certificate with which a device connects to claim its keys
 
 
@@ -128,7 +128,7 @@ def make_set(
             staged, fleet, fleet.members, operator, maker=maker, progress=progress, now=now
         )
         ledger = _record_bundle_digests(new_ledger(fleet, operator.public, members))
-    return _refresh_derived(staged, ledger)
+    return refresh_derived(staged, ledger)
 
 
 def _make_operator_keys(staged: StagedSet, fleet: Fleet, now: datetime) -> OperatorKeys:
@@ -183,26 +183,40 @@ def _make_bundles(
         config = node_config(fleet, member, complete, broker, Simulation(), operator.public)
         write_bundle(folder, fleet, member, config, keys.get(member.id), public)
         if maker == "device":
-            token = secrets.token_bytes(TOKEN_BYTES)
-            staged.put(f"{NODES}/{member.id}/{TOKEN_FILE}", token)
-            staged.put(f"{OPERATOR_FOLDER}/{TOKENS}/{member.id}", token)
-            if operator.authority is not None:
-                write_client(folder, operator.authority, member.id, now, ENROLMENT_DAYS)
-            entries[member.id] = Entry(status="pending", made_by=maker)
+            entries[member.id] = prepare_claim(staged, member.id, operator, now)
             progress(member.id)
         else:
-            certificate = ""
-            if operator.authority is not None:
-                certificate = write_client(folder, operator.authority, member.id, now).pem.decode()
-            own = public[member.id]
-            entries[member.id] = Entry(
-                status="enrolled",
-                made_by=maker,
-                public_keys=PublicKeyBytes.from_keys(own),
-                fingerprint=own.fingerprint,
-                certificate=certificate,
-            )
+            entries[member.id] = certify_keys(folder, public[member.id], operator, now)
     return entries
+
+
+def prepare_claim(staged: StagedSet, name: str, operator: OperatorKeys, now: datetime) -> Entry:
+    """Put a token and, with TLS, a certificate for claiming into the bundle of *name*."""
+    token = secrets.token_bytes(TOKEN_BYTES)
+    staged.put(f"{NODES}/{name}/{TOKEN_FILE}", token)
+    staged.put(f"{OPERATOR_FOLDER}/{TOKENS}/{name}", token)
+    if operator.authority is not None:
+        folder = staged.place / NODES / name
+        write_client(folder, operator.authority, claim_client(name), now, ENROLMENT_DAYS)
+    is_claiming = operator.authority is not None
+    return Entry(status="pending", made_by="device", is_claiming=is_claiming)
+
+
+def certify_keys(folder: Path, public: PublicKeys, operator: OperatorKeys, now: datetime) -> Entry:
+    """Return the entry of a node whose keys the operator has made; *folder* is its bundle.
+
+    With TLS the bundle gets a certificate.
+    """
+    certificate = ""
+    if operator.authority is not None:
+        certificate = write_client(folder, operator.authority, folder.name, now).pem.decode()
+    return Entry(
+        status="enrolled",
+        made_by="operator",
+        public_keys=PublicKeyBytes.from_keys(public),
+        fingerprint=public.fingerprint,
+        certificate=certificate,
+    )
 
 
 def _record_bundle_digests(ledger: Ledger) -> Ledger:
@@ -284,11 +298,11 @@ def update_set(
     former = [edge for edge in ledger.edges if edge not in edges]
     for name in ledger.present:
         if name not in staying:
-            _remove_node_files(staged, name)
+            remove_node_files(staged, name)
     ledger = msgspec.structs.replace(
         ledger, members={**staying, **revoked}, edges=edges, former=former
     )
-    return _refresh_derived(staged, ledger)
+    return refresh_derived(staged, ledger)
 
 
 def accept_claims(
@@ -299,11 +313,14 @@ def accept_claims(
     for each in reviewed:
         ledger = accept_claim(ledger, each, operator.authority, now)
         staged.remove(f"{OPERATOR_FOLDER}/{TOKENS}/{each.node}")
-        if (
-            staged.place / NODES / each.node / KEYS_FOLDER
-        ).exists():  # keys that have been replaced
+        bundle = staged.place / NODES / each.node
+        if (bundle / KEYS_FOLDER).exists():  # keys that have been replaced
+            for file in filter(Path.is_file, bundle.iterdir()):
+                staged.put(
+                    f"{OPERATOR_FOLDER}/{SETTINGS}/{each.node}/{file.name}", file.read_bytes()
+                )
             staged.remove(f"{NODES}/{each.node}")
-    return _refresh_derived(staged, ledger)
+    return refresh_derived(staged, ledger)
 
 
 def issue_memberships(
@@ -318,6 +335,14 @@ def issue_memberships(
     operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     ledger, signed = sign_updates(ledger, contents, from_round, operator.signer, at_once=at_once)
     return _store_signed(staged, ledger, signed)
+
+
+def close_claims(staged: StagedSet, ledger: Ledger, names: Iterable[str]) -> Ledger:
+    """Withdraw the access of the `claim_client` of *names*, which have their own certificates."""
+    closed = {
+        name: msgspec.structs.replace(ledger.members[name], is_claiming=False) for name in names
+    }
+    return refresh_derived(staged, ledger.replace_entries(closed))
 
 
 def request_new_keys(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
@@ -343,31 +368,13 @@ def recertify(staged: StagedSet, ledger: Ledger, name: str, now: datetime) -> Le
     return ledger.replace_entries({name: entry})
 
 
-def revoke(staged: StagedSet, ledger: Ledger, name: str) -> Ledger:
-    """Remove *name* from the graph, the access rules and the set.
-
-    The remaining nodes get new memberships that take effect at once. Raises ConfigError if the
-    remaining nodes would be no valid fleet, or if keys for their memberships are missing.
-    """
-    ledger = revoke_member(ledger, name)
-    contents = compose_updates(ledger)
-    if blocked := [
-        other for other in find_blocked(ledger) if ledger.members[other].membership_digest
-    ]:
-        pending = ", ".join(map(repr, ledger.list_members("pending")[:5]))
-        raise ConfigError(
-            f"{blocked[0]!r} cannot get a new membership while the keys of {pending} are missing: "
-            "enrol them, or remove them from fleet.yaml and run cipherfleet provision update first"
-        )
-    _remove_node_files(staged, name)
-    return _refresh_derived(staged, issue_memberships(staged, ledger, contents, 0, at_once=True))
-
-
-def _remove_node_files(staged: StagedSet, name: str) -> None:
+def remove_node_files(staged: StagedSet, name: str) -> None:
+    """Remove the bundle, the token and the membership of *name* from the set."""
     for place in (
         f"{NODES}/{name}",
         f"{ARCHIVES}/{name}.tar.gz",
         f"{OPERATOR_FOLDER}/{TOKENS}/{name}",
+        f"{OPERATOR_FOLDER}/{SETTINGS}/{name}",
         f"{SIGNED_MEMBERSHIPS}/{name}",
     ):
         staged.remove(place)
@@ -379,10 +386,10 @@ def _store_signed(staged: StagedSet, ledger: Ledger, signed: Mapping[str, bytes]
         staged.put(f"{SIGNED_MEMBERSHIPS}/{name}", data)
         if (staged.place / NODES / name / KEYS_FOLDER).exists() and not ledger.members[name].rekey:
             staged.put(f"{NODES}/{name}/{MEMBERSHIP_FOLDER}/{HOLDING}", data)
-    return _refresh_derived(staged, ledger)
+    return refresh_derived(staged, ledger)
 
 
-def _refresh_derived(staged: StagedSet, ledger: Ledger) -> Ledger:
+def refresh_derived(staged: StagedSet, ledger: Ledger) -> Ledger:
     """Write the ledger and all files that are derived from it and from the keys."""
     staged.put(LEDGER_FILE, ledger_bytes(ledger))
     put_archives(staged)

@@ -141,6 +141,8 @@ def test_the_results_of_provisioning_are_valid(tmp_path: Path, file: Path) -> No
         words = ["--keys", "operator", "--from-round", "9"]
         updated = check_result("update-result", run("provision", "update", file, home, *words))
         assert updated["from_round"] == 9
+        replaced = check_result("replace-result", run("provision", "replace", home, "n3"))
+        assert (replaced["pending"], replaced["former_card"]) == (["n3"], None)
         check_result("revoke-result", run("provision", "revoke", home, "n4"))
 
 

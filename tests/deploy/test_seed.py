@@ -28,7 +28,7 @@ from cipherfleet_deploy.cards.card import (
     write_seed,
 )
 from cipherfleet_deploy.cards.cloud_init import host_name
-from cipherfleet_deploy.cards.identity import bind, hardware_serial
+from cipherfleet_deploy.cards.identity import bind, forget_card, hardware_serial
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError, ConfigError, IdentityClash
@@ -417,6 +417,18 @@ def test_an_identity_is_bound_to_its_card(tmp_path: Path, seed: Callable[..., Re
     assert taken != card
     assert (second / "cipherfleet" / "replace").exists()
     # The card that was replaced has turned up again.
+    assert isinstance(seed(first).exception, IdentityClash)
+
+
+def test_the_card_of_a_node_that_is_replaced_is_forgotten(
+    tmp_path: Path, home: Path, seed: Callable[..., Result]
+) -> None:
+    first, second = (mounted(tmp_path / name, TRIXIE) for name in ("first", "second"))
+    card = json.loads(seed(first, "--json").stdout)["card"]
+    assert isinstance(seed(second).exception, IdentityClash)
+    assert forget_card(home, "attic") == card
+    assert forget_card(home, "attic") is None
+    assert json.loads(seed(second, "--json").stdout)["card"] != card
     assert isinstance(seed(first).exception, IdentityClash)
 
 

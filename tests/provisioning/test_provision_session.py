@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import re
 import shutil
@@ -22,6 +23,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from hypothesis import given
+from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 
@@ -38,6 +41,7 @@ from cipherfleet_deploy.provision_session import Consent, Reach
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Health, Membership, Presence
 from cipherfleet_node.core.topics import (
+    claim_client,
     claim_topic,
     health_topic,
     membership_topic,
@@ -54,7 +58,7 @@ from cipherfleet_node.runtime.enrolment import (
 )
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_provisioning.claims import ReviewedClaim, examine
-from cipherfleet_provisioning.ledger import Ledger, read_ledger, revoke_member
+from cipherfleet_provisioning.ledger import Ledger, read_ledger
 from cipherfleet_provisioning.memberships import (
     compose_updates,
     estimate_pace,
@@ -63,7 +67,9 @@ from cipherfleet_provisioning.memberships import (
 )
 from cipherfleet_provisioning.operations import read_token
 from cipherfleet_provisioning.operator_session import read_health
+from cipherfleet_provisioning.repair import propose_edges
 from cipherfleet_provisioning.sets import archive, lock_set, stage_set, tree_digest
+from cipherfleet_provisioning.topology.graph import Graph
 
 QUIET = Console(quiet=True)
 EDGES = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d"), ("a", "c")]
@@ -217,11 +223,11 @@ def test_the_brokers_files_hold_the_fleets_rules_for_each_program(tmp_path: Path
     assert not re.search("^acl_file", newer, re.M)
     assert "persistence true" in newer  # what the operator said last is not forgotten
     rules = (broker / "access.txt").read_text()
-    assert re.findall("^user (.*)$", rules, re.M) == [*"abcd", "_health", OPERATOR, WATCHER]
+    claiming = [claim_client(name) for name in "abcd"]
+    clients = [*"abcd", *claiming, "_health", OPERATOR, WATCHER]
+    assert re.findall("^user (.*)$", rules, re.M) == clients
     users = json.loads((broker / "nats-server.conf").read_text())["authorization"]["users"]
-    assert [user["user"] for user in users] == [
-        f"CN={n}" for n in (*"abcd", "_health", OPERATOR, WATCHER)
-    ]
+    assert [user["user"] for user in users] == [f"CN={name}" for name in clients]
 
 
 def test_without_tls_there_are_no_certificates(tmp_path: Path) -> None:
@@ -455,10 +461,10 @@ def test_two_commands_do_not_work_on_one_set(tmp_path: Path) -> None:
 class Device:
     """What a device does in its folder before it is enrolled."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, *, with_token: bool = True) -> None:
         self.home, self.name, self.folder = home, name, home / "current" / "nodes" / name
         self.config = load_node_config(self.folder)
-        self.token = (self.folder / TOKEN_FILE).read_bytes()
+        self.token = (self.folder / TOKEN_FILE).read_bytes() if with_token else bytes(32)
         self.keys: NodeKeys = make_own_keys(self.folder, self.config, "keys")
 
     def claim(self, **changes: Any) -> Any:
@@ -746,10 +752,37 @@ def test_who_runs_is_not_told_before_its_neighbours_can_be(home: Path, tmp_path:
     result = provision.update(file, home, "device", 70, FAST, QUIET)
     assert (result.pending, result.notified) == (["e"], [])
     assert result.awaited == list("abcde")
-    with pytest.raises(
-        ConfigError, match="cannot get a new membership while the keys of 'e' are missing"
-    ):
-        provision.revoke_node(home, "d", FAST)
+
+
+def test_who_waits_for_keys_drops_a_revoked_neighbour_at_once(home: Path, tmp_path: Path) -> None:
+    port = ledger_of(home).broker.port
+    edges = [*EDGES, ("a", "e"), ("b", "e")]
+    file = write_fleet(tmp_path, "abcde", edges, tls="false", port=port)
+    provision.update(file, home, "device", 70, FAST, QUIET)
+    for name in "ac":  # they may not wait for e with d as a neighbour
+        assert "d" in read_bundle(home / "current" / "nodes" / name).neighbours
+    result = provision.revoke_node(home, "d", FAST)
+    assert (result.notified, result.awaited) == (list("abc"), list("abce"))
+    held = {name: read_signed(home, name) for name in "abc"}
+    assert {name: [m.id for m in held[name].members] for name in "abc"} == {
+        "a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"]
+    }  # fmt: skip
+    for message in held.values():
+        assert message.from_round == 0
+        named = {name for m in message.members for name in m.neighbours} - {message.receiver}
+        assert "d" not in named
+        assert dict(message.seals).keys() == named
+    # the second one leaves out of what the first one has signed
+    result = provision.revoke_node(home, "c", FAST)
+    assert result.notified == ["a", "b"]
+    assert [m.id for m in read_signed(home, "a").members] == ["b"]
+    assert result.warnings == []  # with e the graph is a triangle
+    # and when the keys of e are known, everybody gets what waited
+    device = Device(home, "e")
+    with claimed(device):
+        enrolled = provision.enroll(home, Consent(auto=True), Reach(timeout_s=60, health_s=0.2))
+    assert enrolled.awaited == []
+    assert [m.id for m in read_signed(home, "a").members] == ["b", "e"]
 
 
 def test_a_claim_is_believed_only_with_consent(home: Path, tmp_path: Path) -> None:
@@ -792,6 +825,133 @@ def publisher(port: int) -> Iterator[mqtt.Client]:
         client.loop_stop()
 
 
+# -- another device for a node -------------------------------------------------------------------
+
+
+@contextmanager
+def claimed(device: Device) -> Iterator[None]:
+    """The broker retains the claim of *device* during the block."""
+    topic = claim_topic("yard", device.name)
+    with publisher(device.config.broker.port) as client:
+        payload = wire.encode(device.claim(), device.keys.identity)
+        client.publish(topic, payload, 1, retain=True).wait_for_publish(5)
+        yield
+        client.publish(topic, b"", 1, retain=True).wait_for_publish(5)
+
+
+def test_a_replaced_node_gets_a_new_bundle_and_the_others_keep_theirs(home: Path) -> None:
+    before = ledger_of(home)
+    bundles = {name: archive_of(home, name) for name in "abcd"}
+    cards = home / "cards"
+    cards.mkdir()
+    (cards / "b.json").write_text('{"card": "c0ffee", "hardware": "", "written_to": "/dev/sda"}')
+    result = provision.replace(home, "b", "device", FAST, QUIET)
+    assert (result.pending, result.notified, result.awaited) == (["b"], [], list("abcd"))
+    assert result.former_card == "c0ffee"
+    assert not (cards / "b.json").exists()
+    entry = ledger_of(home).members["b"]
+    assert (entry.status, entry.public_keys, entry.membership_digest) == ("pending", None, "")
+    assert archive_of(home, "b").keys() == {"b/node.yaml", "b/token"}
+    config = load_node_config(home / "current" / "nodes" / "b")
+    assert (config.neighbours, config.seals, config.keys) == ([], {}, None)
+    for name in "acd":
+        assert archive_of(home, name) == bundles[name]
+        assert ledger_of(home).members[name] == before.members[name]
+    first = read_token(home / "current", "b")
+    provision.replace(home, "b", "device", FAST, QUIET)
+    assert read_token(home / "current", "b") != first
+
+
+def test_the_claim_of_a_new_device_brings_its_keys_to_the_neighbours(home: Path) -> None:
+    former = ledger_of(home).members["b"].public_keys
+    provision.replace(home, "b", "device", FAST, QUIET)
+    device = Device(home, "b")
+    with claimed(device):
+        result = provision.enroll(home, Consent(auto=True), Reach(timeout_s=60, health_s=0.2))
+    assert (result.newly_enrolled, result.awaited) == (["b"], [])
+    (named,) = [m for m in read_signed(home, "a").members if m.id == "b"]
+    assert former is not None
+    assert named.paillier == device.keys.public.paillier.to_bytes() != former.paillier
+    assert {read_signed(home, name).from_round for name in "abcd"} == {0}  # no node runs
+    assert read_signed(home, "b").fingerprint == device.keys.public.fingerprint
+
+
+def test_the_keys_of_a_replaced_device_do_not_come_back(home: Path) -> None:
+    """Its retained claim is not shown; with the former token it is refused."""
+    provision.replace(home, "b", "device", FAST, QUIET)
+    former = Device(home, "b")
+    with claimed(former):
+        provision.enroll(home, Consent(auto=True), Reach(timeout_s=60, health_s=0.2))
+        assert ledger_of(home).list_members("pending") == []
+        provision.replace(home, "b", "device", FAST, QUIET)
+        result = provision.enroll(home, Consent(auto=True), Reach(timeout_s=2.5))
+        assert (result.pending, result.refused, result.claims) == (["b"], {}, [])
+    other = make_own_keys(former.folder, former.config, "others")
+    found = former.look(former.claim(keys=other), other.identity)
+    assert found.problem == "wrong token"
+
+
+def test_a_node_may_be_replaced_with_keys_of_the_operator(home: Path) -> None:
+    former = ledger_of(home).members["b"]
+    result = provision.replace(home, "b", "operator", FAST, QUIET)
+    assert (result.pending, result.awaited, result.notified) == ([], [], list("abcd"))
+    bundle = read_bundle(home / "current" / "nodes" / "b")
+    assert bundle.keys.public.fingerprint == ledger_of(home).members["b"].fingerprint
+    assert bundle.keys.public.fingerprint != former.fingerprint
+    assert set(bundle.neighbours) == {"a", "c"}
+    neighbour = read_bundle(home / "current" / "nodes" / "a").neighbours["b"]
+    assert neighbour.fingerprint == bundle.keys.public.fingerprint
+
+
+def test_a_node_that_changed_its_keys_itself_can_be_replaced(home: Path) -> None:
+    """Its first bundle is not valid any more, but the settings in it are kept."""
+    from datetime import UTC, datetime
+
+    from cipherfleet_provisioning.operations import accept_claims
+
+    device = Device(home, "b", with_token=False)
+    reviewed = ReviewedClaim("b", device.keys.public.fingerprint, "", claim=device.claim())
+    with lock_set(home), stage_set(home) as staged:
+        accept_claims(staged, ledger_of(home), [reviewed], datetime.now(UTC))
+        staged.commit()
+    assert not (home / "current" / "nodes" / "b").exists()
+    provision.replace(home, "b", "device", FAST, QUIET)
+    config = load_node_config(home / "current" / "nodes" / "b")
+    assert (config.node, config.sensor) == ("b", device.config.sensor)
+    assert not (home / "current" / "operator" / "settings" / "b").exists()
+
+
+def test_a_node_that_is_revoked_or_unknown_is_not_replaced(home: Path) -> None:
+    provision.revoke_node(home, "b", FAST)
+    before = tree_digest(home)
+    for name, problem in (("b", "'b' is revoked"), ("zed", "'zed' is no node of the fleet yard")):
+        with pytest.raises(ConfigError, match=problem):
+            provision.replace(home, name, "device", FAST, QUIET)
+    assert tree_digest(home) == before
+
+
+def test_with_tls_a_new_device_may_claim_as_soon_as_the_rules_are_reloaded(
+    complete: Path, tmp_path: Path
+) -> None:
+    from datetime import UTC, datetime
+
+    from cipherfleet_provisioning.replacement import replace_device
+
+    home = tmp_path / "set"
+    shutil.copytree(complete, home, symlinks=True)
+    rules = home / "current" / "broker" / "access.txt"
+    assert "user _claim-b" not in rules.read_text()
+    with lock_set(home), stage_set(home) as staged:
+        replace_device(staged, "b", "device", lambda _: None, datetime.now(UTC))
+        staged.commit()
+    assert "user _claim-b\ntopic write cf/v1/yard/claim/b\n" in rules.read_text()
+    certificate = x509.load_pem_x509_certificate(archive_of(home, "b")["b/tls/node.pem"])
+    assert [part.value for part in certificate.subject] == ["_claim-b"]
+
+
+# -- a node leaves at once -----------------------------------------------------------------------
+
+
 def test_revoking_tells_the_others_at_once(tmp_path: Path, home: Path) -> None:
     result = provision.revoke_node(home, "b", FAST)
     assert result.notified == ["a", "c", "d"]
@@ -806,19 +966,60 @@ def test_revoking_tells_the_others_at_once(tmp_path: Path, home: Path) -> None:
         provision.update(tmp_path / "fleet.yaml", home, "operator", 0, FAST, QUIET)
 
 
-def test_a_revocation_that_breaks_the_fleet_is_refused(home: Path) -> None:
+def test_a_revocation_is_done_whatever_it_leaves_and_says_how_to_repair_that(home: Path) -> None:
+    result = provision.revoke_node(home, "a", FAST)
+    assert (result.revoked, result.notified) == (["a"], list("bcd"))
+    assert [m.id for m in read_signed(home, "b").members] == ["c"]
+    update = "and run: cipherfleet provision update FILE DIR"
+    assert result.warnings == [
+        "with one neighbour only, these nodes keep their estimates, since a sealed sum over one "
+        "hides nothing: 'b', 'd'",
+        f"remedy: remove 'a' from fleet.yaml, add edges to fleet.yaml, such as [b, d], {update}",
+    ]
+    result = provision.revoke_node(home, "c", FAST)
+    assert result.notified == ["b", "d"]
+    assert read_signed(home, "b").members == []
+    assert result.warnings == [
+        "the fleet is in 2 parts, each with an answer of its own: 'b' | 'd'",
+        "without a neighbour, these nodes wait: 'b', 'd'",
+        "remedy: remove 'c' from fleet.yaml, add nodes to fleet.yaml (this fleet needs 3), "
+        f"{update}",
+    ]
+    again = provision.revoke_node(home, "c", FAST)
+    assert (again.changed, again.warnings) == (False, result.warnings)
     before = tree_digest(home)
-    with pytest.raises(ConfigError, match="'b' would have one neighbour only"):
-        provision.revoke_node(home, "a", FAST)
     with pytest.raises(ConfigError, match="'zed' is no node of the fleet yard"):
         provision.revoke_node(home, "zed", FAST)
     assert tree_digest(home) == before
-    ledger = ledger_of(home)
-    line = msgspec.structs.replace(ledger, edges=EDGES[:3])
-    with pytest.raises(ConfigError, match=r"cannot do without 'b': .*path between them"):
-        revoke_member(line, "b")
-    leaves = msgspec.structs.replace(ledger, leaves="open")
-    assert revoke_member(leaves, "a").present == list("bcd")
+
+
+def test_a_fleet_is_repaired_as_a_revocation_says(home: Path, tmp_path: Path) -> None:
+    provision.revoke_node(home, "a", FAST)
+    port = ledger_of(home).broker.port
+    edges = [("b", "c"), ("c", "d"), ("b", "d")]
+    file = write_fleet(tmp_path, "bcd", edges, tls="false", port=port)
+    result = provision.update(file, home, "device", 70, FAST, QUIET)
+    assert (result.notified, result.removed) == (list("bcd"), [])
+    assert [m.id for m in read_signed(home, "b").members] == ["c", "d"]
+
+
+graphs = st.integers(1, 7).flatmap(
+    lambda n: st.builds(
+        lambda edges: Graph(tuple("abcdefg"[:n]), tuple(sorted(edges))),
+        st.sets(st.sampled_from([*itertools.combinations("abcdefg"[:n], 2), ("a", "a")])),
+    )
+).map(lambda graph: Graph(graph.ids, tuple(e for e in graph.edges if e[0] != e[1])))  # fmt: skip
+
+
+@given(graphs, st.sampled_from([1, 2]))
+def test_the_proposed_edges_repair_any_graph(graph: Graph, least: int) -> None:
+    added = propose_edges(graph, least)
+    assert not {*added} & {*graph.edges}
+    repaired = Graph(graph.ids, tuple({*graph.edges, *added}))
+    assert len(repaired.parts()) == 1
+    assert all(repaired.degree(name) >= min(least, len(graph.ids) - 1) for name in graph.ids)
+    if len(graph.parts()) == 1 and all(graph.degree(name) >= least for name in graph.ids):
+        assert added == []
 
 
 def test_a_revocation_is_written_down_even_if_the_broker_is_away(tmp_path: Path) -> None:

@@ -73,6 +73,14 @@ def bind(config: NodeConfig, home: Path, volume: Volume, hardware: str, *, repla
     return card
 
 
+def forget_card(home: Path, node: str) -> str | None:
+    """Forget the card of *node*, so that it may have another one; return the former card's id."""
+    file = home / CARDS / f"{node}.json"
+    record = read_record(home, node)
+    file.unlink(missing_ok=True)
+    return record.card if record else None
+
+
 def _read_mark(volume: Volume) -> CardMark | None:
     data = volume.read(CARD_FILE)
     return None if data is None else _parse(data, CardMark(UNREADABLE, UNREADABLE))

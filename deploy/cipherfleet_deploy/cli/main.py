@@ -293,8 +293,8 @@ def schema(name: str, names: bool) -> None:
     NAME is one of:
       fleet (fleet.yaml, the default)
       run-result watch-result init-result check-result doctor-result
-      bundle-result broker-result enroll-result update-result rotate-result revoke-result
-      seed-result seed-all-result
+      bundle-result broker-result enroll-result update-result rotate-result
+      replace-result revoke-result seed-result seed-all-result
       up-result status-result down-result compose-result stack-result image-result
     or a result of bench, simulate, figures or attack (see --names).
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import AS_JSON, EXIT_FAILED, Command, print_result, with_options
+from .options import AS_JSON, EXIT_FAILED, Command, Flag, print_result, with_options
 
 if TYPE_CHECKING:
     from cipherfleet_deploy.provision_results import ProvisionResult
@@ -31,12 +31,27 @@ def provision() -> None:
     """
 
 
+broker_flag = click.option(
+    "--broker", metavar="HOST:PORT", help="address of the broker (default: from the set)"
+)
+
+
+def margin_flag(margin_s: float) -> Flag:
+    """Add the option --margin with the default *margin_s*."""
+    return click.option(
+        "--margin",
+        "margin_s",
+        type=click.FloatRange(0),
+        default=margin_s,
+        show_default=True,
+        help="seconds before new neighbours take effect on running nodes",
+    )
+
+
 def reach_flags(timeout_s: float, margin_s: float) -> Callable[[Command], Command]:
     """Add the options of the commands that talk to running nodes."""
-    flags = [
-        click.option(
-            "--broker", metavar="HOST:PORT", help="address of the broker (default: from the set)"
-        ),
+    flags: list[Flag] = [
+        broker_flag,
         click.option(
             "--timeout",
             "timeout_s",
@@ -45,14 +60,7 @@ def reach_flags(timeout_s: float, margin_s: float) -> Callable[[Command], Comman
             show_default=True,
             help="seconds to wait for claims from devices",
         ),
-        click.option(
-            "--margin",
-            "margin_s",
-            type=click.FloatRange(0),
-            default=margin_s,
-            show_default=True,
-            help="seconds before new neighbours take effect on running nodes",
-        ),
+        margin_flag(margin_s),
         AS_JSON,
     ]
     return lambda command: with_options(command, flags)
@@ -250,12 +258,46 @@ def rotate(
 @provision.command()
 @set_argument
 @click.argument("node")
-@click.option("--broker", metavar="HOST:PORT", help="address of the broker (default: from the set)")
+@keys_flag
+@broker_flag
+@margin_flag(10.0)
+@AS_JSON
+def replace(
+    home: Path, node: str, maker: Any, broker: str | None, margin_s: float, as_json: bool
+) -> None:
+    """Prepare a new device for NODE.
+
+    For a device that is broken or lost. NODE gets a new bundle, its former keys and its card are
+    forgotten, and the other nodes continue. They accept the new device when its claim is accepted
+    (enroll). The certificate of the former device stays valid until it expires: revoke a stolen
+    one.
+
+    \b
+    Example:
+      cipherfleet provision replace my-set n7
+      cipherfleet provision seed n7 my-set --image raspios.img
+      cipherfleet provision enroll my-set --approve n7
+    """
+    from rich.console import Console
+
+    from cipherfleet_deploy.provision_session import Reach
+    from cipherfleet_deploy.provision_session import replace as run_replace
+
+    result = run_replace(home, node, maker, Reach(broker, margin_s), Console(stderr=True))
+    _print_provision_result(result, as_json=as_json)
+
+
+@provision.command()
+@set_argument
+@click.argument("node")
+@broker_flag
 @AS_JSON
 def revoke(home: Path, node: str, broker: str | None, as_json: bool) -> None:
     """Remove NODE from the fleet at once.
 
-    Its neighbours accept no further message from it.
+    Its neighbours accept no further message from it. This is done whatever it leaves of the graph.
+    Warnings name the problems of the rest, and the edges that repair it. Use it for a device that
+    is stolen; for one that is broken or lost, see replace.
 
     \b
     Example:

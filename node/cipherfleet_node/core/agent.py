@@ -50,7 +50,8 @@ most LINGER_TIMEOUTS answer timeouts after the latest query that it answered, or
 message of a neighbour.
 
 **Other neighbours.** `MembershipPending` says from which round on the operator has changed the
-neighbours. The node does not open that round. It saves its state and requests a `Restart`.
+neighbours. The node does not open that round. It saves its state and requests a `Restart`. A node
+without neighbours opens no round. It waits for a membership, and restarts with it at once.
 """
 
 from __future__ import annotations
@@ -189,7 +190,8 @@ class Agent:
         self._connected = True
         self.neighbours.begin_connection()
         self._announced = None
-        yield from self._announce("finished" if self._phase is Phase.FINISHED else "ready")
+        idle: PresenceState = "ready" if self._setup.neighbours else "waiting"
+        yield from self._announce("finished" if self._phase is Phase.FINISHED else idle)
         if self._phase is Phase.COLLECTING and self._state.open_record:
             self.collector.begin(self._state.open_record, now)
             yield Publish(self._query(self._state.open_record))
@@ -236,7 +238,9 @@ class Agent:
 
     @property
     def _is_at_boundary(self) -> bool:
-        return self._boundary is not None and self._state.round >= self._boundary
+        if self._boundary is None:
+            return False
+        return self._state.round >= self._boundary or not self._setup.neighbours
 
     def _restart_if_idle(self) -> Iterator[Effect]:
         """Restart at once between rounds, or in a round in which no answer is awaited."""
@@ -248,8 +252,11 @@ class Agent:
             yield Restart()
 
     def _may_start(self, now: float) -> bool:
+        if not self._setup.neighbours:
+            return False
         first = self._setup.first_round
-        if first and not self._state.records and self.neighbours.latest_round < first:
+        is_new = not self._state.records or self._state.round < first
+        if first and is_new and self.neighbours.latest_round < first:
             # The neighbours do not know this node before they come to its first round.
             return self.neighbours.latest_round == UNSEEN and now >= self._deadline
         if self._can_repeat() or now >= self._deadline:

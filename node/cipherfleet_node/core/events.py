@@ -39,7 +39,8 @@ class Setup:
     parameters: bytes  # digest of the settings that must be equal on all nodes
     new_seed: Callable[[int], bytes]  # the seed of a round's random choices, by round number
     trace: Trace
-    first_round: int = 0  # a newcomer begins when one of its neighbours has come to this round
+    # A newcomer, or a node that had no neighbours, begins when a neighbour has come to this round.
+    first_round: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 ROOT = "cf/v1"
+CLAIM_CLIENT = "_claim-"
+MAX_CLIENT_NAME = 63  # the common name of a certificate has at most 64 characters
 
 
 def query_topic(fleet: str, sender: str) -> str:
@@ -33,6 +37,17 @@ def membership_topic(fleet: str, receiver: str) -> str:
 def claim_topic(fleet: str, sender: str) -> str:
     """Return the topic of the claim of *sender*: the keys that it has made itself."""
     return f"{ROOT}/{fleet}/claim/{sender}"
+
+
+def claim_client(node: str) -> str:
+    """Return the name of the client as which *node* claims its keys, before it is enrolled.
+
+    Its certificate has this name. It equals no id of a node, which begins with a letter or a digit.
+    """
+    name = f"{CLAIM_CLIENT}{node}"
+    if len(name) <= MAX_CLIENT_NAME:
+        return name
+    return f"_claim_{hashlib.sha256(node.encode()).hexdigest()[:32]}"
 
 
 def subscriptions(fleet: str, node: str, neighbours: list[str]) -> list[str]:

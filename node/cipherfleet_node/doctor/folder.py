@@ -206,7 +206,7 @@ def _keys(folder: Path, config: NodeConfig) -> Finding:
 
 def _certificate(folder: Path, parts: _Parts, config: NodeConfig, now: datetime) -> Finding:
     try:
-        parts.context = read_context(folder, config.node, now)
+        parts.context = read_context(folder, config.node, now, enrolled=parts.enrolled)
         left = days_left(folder / TLS_FOLDER / CERTIFICATE_FILE, now)
     except ConfigError as error:
         return finding_from_error("tls files", error, REISSUE_TLS)

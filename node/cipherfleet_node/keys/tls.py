@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from cipherfleet_node.core.topics import claim_client
 from cipherfleet_node.errors import ConfigError, remedy_for
 from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 
@@ -39,11 +40,14 @@ def client_context(
     return context
 
 
-def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
+def read_context(
+    folder: Path, node: str, now: datetime, *, enrolled: bool = True
+) -> ssl.SSLContext:
     """Return the context with which *node* connects; raises ConfigError for invalid files.
 
-    *now* has a time zone. A broker refuses a certificate without a reason, so every reason is
-    checked here before.
+    *now* has a time zone. Before a node is *enrolled*, its certificate may be one that is for
+    claiming keys only. A broker refuses a certificate without a reason, so every reason is checked
+    here before.
     """
     place = folder / TLS_FOLDER
     ca_file, file = place / CA_FILE, place / CERTIFICATE_FILE
@@ -58,7 +62,8 @@ def read_context(folder: Path, node: str, now: datetime) -> ssl.SSLContext:
     if key.public_key() != certificate.public_key():
         raise ConfigError(f"{key_file}: is not the key of {CERTIFICATE_FILE}", remedy=REISSUE_TLS)
     names = [str(name.value) for name in certificate.subject]
-    if names != [node] or not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+    expected = [[node]] if enrolled else [[claim_client(node)], [node]]
+    if names not in expected or not certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
         raise ConfigError(
             f"{file}: is the certificate of {', '.join(names)!r}, not of {node!r}",
             remedy=REISSUE_TLS,

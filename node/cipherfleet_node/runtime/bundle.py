@@ -76,7 +76,7 @@ def read_bundle(folder: Path) -> Bundle:
             for n in config.neighbours
         }
         _check_pins(folder, config, keys, neighbours)
-    if not neighbours:
+    if not neighbours and membership is None:
         raise ConfigError(f"{folder}: has no neighbours yet: run the node, so that it enrols")
     if len(neighbours) > MAX_DEGREE:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")

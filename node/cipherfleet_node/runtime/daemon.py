@@ -38,13 +38,13 @@ from cipherfleet_node.core.messages import Claim, Membership, Message, Presence
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.errors import BrokerUnreachable, IdentityClash, WireError
 from cipherfleet_node.settings.node_yaml import load_node_config
-from cipherfleet_node.settings.sections import Simulation
+from cipherfleet_node.settings.sections import NodeConfig, Simulation
 
 from .assembly import make_agent, make_link, make_verifiers, obfuscator_sources, patience_s
 from .bundle import Bundle, read_bundle
 from .enrolment import enrol, needs_enrolment
 from .heartbeat import BEAT_EVERY_S, Heartbeat
-from .membership import complete_promotion, is_due, promote
+from .membership import complete_promotion, is_due, promote, read_membership
 from .membership_updates import MembershipUpdates
 from .mqtt import Arrived, LinkDown, LinkRefused, LinkUp
 from .obfuscator_pools import Pools, release_interpreter_during_powers
@@ -75,6 +75,20 @@ def simulation_warnings(simulation: Simulation) -> Iterator[str]:
         )
 
 
+def neighbour_warning(config: NodeConfig) -> str | None:
+    """Return a warning if the node has too few neighbours to compute anything."""
+    remedy = "until the operator adds one (cipherfleet provision update)"
+    if not config.neighbours:
+        return f"this node has no neighbours: it waits {remedy}"
+    if config.is_idle_leaf:
+        only = config.neighbours[0].id
+        return (
+            f"this node has one neighbour only, {only}: a sealed sum over one hides nothing, so it "
+            f"keeps its estimate {remedy}"
+        )
+    return None
+
+
 class Daemon:
     """Run one node until it has finished, must stop or restart, or cannot go on."""
 
@@ -92,7 +106,9 @@ class Daemon:
         self.restart_requested = False  # the next round has other neighbours
         self._alive_at = 0.0
         self._telemetry = Telemetry(bundle.folder, self._config, began)
-        self._heartbeat = Heartbeat(bundle.folder, patience_s(self._config))
+        # Without neighbours no round is due: the operator may add some days later.
+        patience = patience_s(self._config) if bundle.neighbours else math.inf
+        self._heartbeat = Heartbeat(bundle.folder, patience)
         self._manager = manager or ServiceManager()
         self._sampler = Sampler(bundle.sensor, self._config.sensor.timeout_s, self._enqueue)
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
@@ -119,6 +135,8 @@ class Daemon:
             log.warning(warning)
         if self._config.crypto.allow_weak_keys:
             log.warning("WEAK KEYS ARE ALLOWED: this node protects nothing")
+        if (too_few := neighbour_warning(self._config)) is not None:
+            log.warning(too_few)
         self._pools.start()
         self._sampler.start()
         try:
@@ -295,14 +313,21 @@ def run_node(folder: Path, stopping: threading.Event) -> None:
     if needs_enrolment(folder, config) and not enrol(folder, config, stopping, manager):
         return
     while not stopping.is_set():
-        saved = read_state(folder)
-        if is_due(folder, config, saved.round if saved else 0):
+        if is_due(folder, config, _next_round(folder, config)):
             promote(folder, config)
         daemon = Daemon(read_bundle(folder), stopping, manager)
         daemon.run()
         if not daemon.restart_requested:
             return
         log.info("restarting with other neighbours")
+
+
+def _next_round(folder: Path, config: NodeConfig) -> int:
+    """Return the round that the node opens next; without neighbours no round is too early."""
+    membership, saved = read_membership(folder, config), read_state(folder)
+    if membership is not None and not membership.neighbours:
+        return 2**63
+    return saved.round if saved else 0
 
 
 def node_summary(folder: Path, *, with_estimate: bool) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """Enrolment: a device joins the fleet with keys that it has generated itself.
 
-The bundle of such a device has a one-time token and no other secret. At its first start the node
+The bundle of such a device has a one-time token and, with TLS, a certificate that is for claiming
+only: its name is not the node's (`claim_client`). A copy of the bundle can therefore neither speak
+for the enrolled node nor end its connection. At its first start the node
 generates its keys and publishes a claim with the public keys. The proof in the claim is an HMAC
 under the token, which does not show the token. The node then waits for the operator's membership,
 which names its neighbours. A claim of later keys is signed by the identity that they replace.
@@ -63,6 +65,7 @@ log = logging.getLogger(__name__)
 TOKEN_FILE = "token"  # noqa: S105  # the name of a file
 TOKEN_BYTES = 32
 WAIT_S = 0.5
+CLAIM_AGAIN_S = 60.0
 
 
 def token_proof(token: bytes, claim: Claim) -> bytes:
@@ -140,7 +143,7 @@ def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
     if config.broker.tls:
         from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
-        read_context(folder, config.node, datetime.now(UTC))
+        read_context(folder, config.node, datetime.now(UTC), enrolled=False)
     open_sensor(config.sensor, folder, make_objective(config.objective).fields).close()
     return keys
 
@@ -187,6 +190,7 @@ class _Claimant:
         self._folder, self._config, self._keys = folder, config, keys
         self._done = threading.Event()
         self._refused: str | None = None  # the reason if the broker cannot be used
+        self._claim_at = math.inf  # monotonic time; not before the connection
         self._payload = wire.encode(claim, keys.identity)
         self._topic = claim_topic(config.fleet, config.node)
         assert config.operator is not None
@@ -195,7 +199,7 @@ class _Claimant:
         if config.broker.tls:
             from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
-            context = read_context(folder, config.node, datetime.now(UTC))
+            context = read_context(folder, config.node, datetime.now(UTC), enrolled=False)
         self._link = Link(
             f"{config.fleet}-{config.node}-claim",
             config.broker,
@@ -215,16 +219,23 @@ class _Claimant:
             self._link.resubscribe_if_due(time.monotonic())
             if self._link.is_alive(time.monotonic()):
                 manager.alive()
+            self._claim_if_due(time.monotonic())
             self._done.wait(WAIT_S)
         self._link.stop(1.0)
         heartbeat.stop()
         if self._refused is not None:
             raise BrokerUnreachable(self._refused)
 
+    def _claim_if_due(self, now: float) -> None:
+        """Publish the claim again: a broker drops it while its rules do not know the node."""
+        if now >= self._claim_at:
+            self._claim_at = now + CLAIM_AGAIN_S
+            self._link.publish(self._topic, self._payload, retain=True)
+
     def _handle(self, event: object) -> None:
         match event:
             case LinkUp():
-                self._link.publish(self._topic, self._payload, retain=True)
+                self._claim_at = 0.0  # at once
             case Arrived():
                 self._take(event)
             case LinkRefused(reason):

@@ -101,7 +101,8 @@ class MembershipUpdates:
         """Refuse from now on the neighbours that *membership* leaves out, if it is already due."""
         if membership.message.from_round > opened:
             return frozenset()
-        revoked = frozenset(self._bundle.neighbours.keys() - membership.neighbours.keys())
+        left_out = self._bundle.neighbours.keys() - membership.neighbours.keys()
+        revoked = frozenset(left_out & self._verifiers.keys())  # not yet by another membership
         for name in revoked:  # also in the open round
             del self._verifiers[name]
             log.info("round %d: %s is not a neighbour any more", opened, name)

@@ -104,7 +104,7 @@ class Telemetry:
         if closed.number == 0:
             log.info("first round closed %.2f s after the start", now - self._began)
         self._warn_of_spoiled(closed)
-        if closed.silent:
+        if closed.silent and not self._config.is_idle_leaf:  # it asks no neighbour
             log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
         if self._config.simulation.trace_estimates:
             self._trace_estimate(closed)

@@ -295,6 +295,12 @@ class NodeConfig(Section, frozen=True):
         """The ids of all nodes that share a neighbour with this node."""
         return {name for n in self.neighbours for name in n.neighbours} - {self.node}
 
+    @property
+    def is_idle_leaf(self) -> bool:
+        """True for a node that asks no neighbour, because it has one in a sealed exchange."""
+        crypto = self.crypto
+        return len(self.neighbours) == 1 and crypto.exchange == "sealed" and crypto.leaves != "open"
+
 
 def resolution_of(algorithm: Algorithm) -> float:
     """Return the resolution as a number; '2^-24' and 1e-6 are both allowed.

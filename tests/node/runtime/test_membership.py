@@ -19,6 +19,7 @@ from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.events import MembershipPending, Publish, Restart, Save
 from cipherfleet_node.core.messages import OPERATOR, Answer, Membership, MembershipEntry, Query
+from cipherfleet_node.core.round import Phase
 from cipherfleet_node.errors import ConfigError, WireError
 from cipherfleet_node.keys.key_files import (
     NodeKeys,
@@ -28,6 +29,8 @@ from cipherfleet_node.keys.key_files import (
     write_private,
 )
 from cipherfleet_node.runtime import membership
+from cipherfleet_node.runtime.bundle import Bundle
+from cipherfleet_node.runtime.daemon import neighbour_warning
 from cipherfleet_node.runtime.membership import (
     CURRENT,
     NEXT,
@@ -38,6 +41,7 @@ from cipherfleet_node.runtime.membership import (
     read_membership,
     store_membership,
 )
+from cipherfleet_node.runtime.membership_updates import MembershipUpdates
 from cipherfleet_node.runtime.store import write_synced
 from cipherfleet_node.settings.sections import (
     Algorithm,
@@ -119,6 +123,22 @@ def test_a_membership_takes_the_place_of_the_neighbours(folder: Path) -> None:
     assert [n.degree for n in changed.neighbours] == [2, 2]
     assert changed.co_neighbours == {"a", "b"} == set(changed.seals)
     assert joined.neighbours["a"].fingerprint == keys_of(1).public.fingerprint
+
+
+@pytest.mark.parametrize("names", [[], ["a"]])
+def test_a_membership_may_leave_one_neighbour_or_none(folder: Path, names: list[str]) -> None:
+    members = [member_of(1, name, ["me"]) for name in names]
+    store_membership(folder, signed(membership_of(from_round=0, members=members, seals=[])))
+    promote(folder, config_of())
+    joined = read_membership(folder, config_of())
+    assert joined is not None
+    config = joined.apply_to(config_of())
+    assert config.is_idle_leaf == bool(names)
+    warning = neighbour_warning(config)
+    assert warning is not None
+    assert ("one neighbour only, a:" if names else "has no neighbours: it waits") in warning
+    open_leaf = msgspec.structs.replace(config.crypto, leaves="open")
+    assert not msgspec.structs.replace(config, crypto=open_leaf).is_idle_leaf
 
 
 BAD: dict[str, dict[str, Any]] = {
@@ -317,6 +337,22 @@ def test_a_loss_of_power_at_any_step_leaves_the_old_or_the_new(
         assert moment > 8, "the steps were not interrupted at all"
 
 
+def test_two_revocations_in_a_row_drop_both_neighbours(folder: Path) -> None:
+    """The second one comes before the node has restarted without the first neighbour."""
+    names = ["a", "b", "c"]
+    neighbours = {name: keys_of(index).public for index, name in enumerate(names, 1)}
+    rest: Any = None  # objective and sensor are of no concern here
+    bundle = Bundle(folder, config_of(), keys_of(0), neighbours, rest, rest, {}, None)
+    verifiers: dict[str, wire.Verifier] = {n: keys.identity for n, keys in neighbours.items()}
+    updates = MembershipUpdates(bundle, verifiers, lambda *_: None, lambda *_: None)
+    for version, left in ((1, names[:2]), (2, names[:1])):
+        members = [member_of(names.index(name) + 1, name, ["me"]) for name in left]
+        message = membership_of(version, from_round=0, members=members)
+        pending = updates.take(message, signed(message), opened=7)
+        assert pending == MembershipPending(0, frozenset({names[len(left)]}))
+        assert verifiers.keys() == {*left}
+
+
 # -- in the agent ---------------------------------------------------------------------------------
 
 
@@ -373,6 +409,45 @@ def test_a_node_that_waits_for_nobody_switches_at_once() -> None:
     fleet.advance(30.0)
     effects = effects_of(fleet, "n00", 0)
     assert [type(e) for e in effects] == [Save, Restart]
+
+
+@pytest.mark.parametrize("rounds", [None, 12])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_node_without_neighbours_waits_for_a_membership(rounds: int, sealed: bool) -> None:
+    fleet = fleet_of(ring(3), rounds=rounds, sealed=sealed)
+    fleet.neighbours["n00"] = []
+    fleet.start("n00")
+    fleet.advance(100.0)
+    seat = fleet.seats["n00"]
+    assert agent_of(fleet, "n00").phase is Phase.STARTING
+    assert (seat.reported, seat.stopped, seat.switched) == ([], False, False)
+    # its new neighbours may be far ahead: it does not wait for that round
+    assert [type(e) for e in effects_of(fleet, "n00", 900)] == [Save, Restart]
+
+
+def test_a_node_that_loses_its_last_neighbour_restarts_at_once() -> None:
+    fleet = fleet_of(ring(4), rounds=12)
+    fleet.neighbours = {"n00": ["n01"], "n01": ["n00"], "n02": ["n03"], "n03": ["n02"]}
+    start_all(fleet)
+    fleet.advance(0.02)
+    agent = agent_of(fleet, "n00")
+    effects = list(agent.handle(MembershipPending(0, frozenset({"n01"})), fleet.now))
+    assert [type(e) for e in effects][-2:] == [Save, Restart]
+
+
+def test_a_node_that_had_no_neighbours_comes_back_at_the_round_of_its_membership() -> None:
+    fleet = fleet_of(ring(4), rounds=40, period_s=0.1)
+    start_all(fleet)
+    fleet.advance(0.35)
+    fleet.kill("n00")
+    left = agent_of(fleet, "n01").round_number
+    fleet.advance(0.5)
+    fleet.first_rounds = {"n00": left + 20}
+    before = len(fleet.seats["n00"].reported)
+    fleet.start("n00")
+    fleet.advance(200.0)
+    # It jumps to the second highest round of its neighbours, which may be one round before.
+    assert fleet.seats["n00"].reported[before].number >= left + 19
 
 
 def test_a_switch_is_saved_before_it_is_made() -> None:

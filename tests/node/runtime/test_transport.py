@@ -40,6 +40,7 @@ from cipherfleet_broker.security import HEALTH, WATCHER
 from cipherfleet_deploy.local.run import RunOptions, run_fleet
 from cipherfleet_node.__main__ import main as node_command
 from cipherfleet_node.core.messages import OPERATOR
+from cipherfleet_node.core.topics import claim_client
 from cipherfleet_node.errors import BrokerUnreachable, ConfigError
 from cipherfleet_node.keys.tls import client_context
 from cipherfleet_node.runtime.assembly import client_id
@@ -47,6 +48,7 @@ from cipherfleet_node.runtime.bundle import read_bundle
 from cipherfleet_node.runtime.mqtt import (
     Arrived,
     Link,
+    LinkDown,
     LinkEvent,
     LinkRefused,
     LinkUp,
@@ -97,7 +99,9 @@ class Ground:
     def __init__(self, choice: str, folder: Path) -> None:
         self.choice, self.folder = choice, folder
         self.authority = make_authority("line", NOW)
-        self.security = secure(fleet_in(folder), self.authority, folder, NOW)
+        made = secure(fleet_in(folder), self.authority, folder, NOW)
+        claims = fleet_access("line", {}, ["n1", "n2"])  # these two may claim keys
+        self.security = replace(made, access={**claims, **made.access})
         self.broker: RunningBroker
 
     def context(self, name: str, made: Certified | None = None) -> ssl.SSLContext:
@@ -312,6 +316,70 @@ def test_nobody_publishes_as_another(
     if retain:
         with ground.client(listener) as later:
             assert b"forged" not in [payload for _, payload in later.rest()]
+
+
+@fleet
+@pytest.mark.parametrize(("name", "is_guarded"), [("n1", False), (claim_client("n1"), True)])
+def test_the_certificate_in_a_bundle_claims_keys_and_does_nothing_else(
+    ground: Ground, name: str, is_guarded: bool
+) -> None:
+    """Without the guard a copy of the bundle reads and speaks as the enrolled node."""
+    member = "members/n1"
+    with (
+        ground.client(OPERATOR) as operator,
+        ground.client("n2") as n2,
+        ground.client(name, *EVERYTHING, f"{F}/{member}") as copy,
+    ):
+        copy.send(f"{F}/claim/n1", b"claim")
+        assert operator.until(f"{F}/claim/n1", b"claim")
+        for topic in ("q/n1", "state/n1", "health/n1", "a/n2/n1", "claim/n2"):
+            copy.send(f"{F}/{topic}", b"forged")
+        n2.send(f"{F}/q/n2")
+        n2.send(f"{F}/a/n1/n2")
+        n2.send(f"{F}/claim/n2")
+        operator.send(f"{F}/{member}")
+        heard = {topic for topic, payload in n2.rest() if payload == b"forged"}
+        heard |= {topic for topic, payload in operator.rest() if payload == b"forged"}
+        read = {topic for topic, payload in copy.rest() if payload == b"honest"}
+    assert f"{F}/{member}" in read
+    if is_guarded:
+        assert (heard, read) == (set(), {f"{F}/{member}"})
+    else:
+        assert heard == {f"{F}/{each}" for each in ("q/n1", "state/n1", "health/n1", "a/n2/n1")}
+        assert read >= {f"{F}/q/n2", f"{F}/a/n1/n2"}
+
+
+@fleet
+@pytest.mark.parametrize(("name", "is_guarded"), [("n1", False), (claim_client("n1"), True)])
+def test_a_copy_of_a_bundle_ends_no_connection_of_the_enrolled_node(
+    ground: Ground, name: str, is_guarded: bool
+) -> None:
+    if ground.choice == "embedded":
+        pytest.skip(
+            "nats-server knows clients by their ids, and that of an enrolled node is secret"
+        )
+    link, events = linked(ground, ground.context("n1"))
+    try:
+        while not isinstance(events.get(timeout=60), LinkUp):
+            pass
+        with ground.client(name, f"{F}/members/n1") as copy:
+            assert copy.connected
+            time.sleep(0.5)
+        is_cut = any(isinstance(events.get(), LinkDown) for _ in range(events.qsize()))
+    finally:
+        link.stop(2)
+    assert is_cut != is_guarded
+
+
+def test_the_name_for_claiming_is_no_nodes_and_fits_a_certificate() -> None:
+    ids = ["n1", "operator", "n" * 56, "n" * 57, "n" * 62 + "1", "n" * 62 + "2"]
+    names = [claim_client(node) for node in ids]
+    assert names[0] == "_claim-n1"
+    assert len({*names, *ids, OPERATOR, WATCHER, HEALTH}) == 2 * len(ids) + 3
+    authority = make_authority("line", NOW)
+    for name in names:
+        issue_client(authority, name, NOW)
+        assert not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)
 
 
 @fleet

@@ -59,7 +59,7 @@ class InterleavedComparison:
         return RatioSpread.of([s / f for s, f in zip(self.ms[slow], self.ms[fast], strict=True)])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that the report holds under `contests`."""
+        """Return the object that the report holds under `comparisons`."""
         return {
             "comparison": self.kind,
             "key_bits": self.key_bits,

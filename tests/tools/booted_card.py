@@ -61,7 +61,7 @@ FIRST_BOOT_CPU_S = (20.0, 180.0)  # from the kernel's start to the node's first 
 ROUNDS_CPU_S = (0.0, 15.0)
 MORE_ROUNDS = 5  # that the node must open to count as joined
 # What the console shows once a defect has had its effect.
-DEFECTS = {"one-shot": "Mounted boot-firmware.mount", "key-path": "restart counter is at 3"}
+DEFECTS = {"one-shot": "Finished late-mount.service", "key-path": "restart counter is at 3"}
 QUIET_S = 240.0  # without a query after that, the node does not join
 
 

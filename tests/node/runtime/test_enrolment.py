@@ -113,6 +113,10 @@ crypto: {{key_bits: 512, allow_weak_keys: true, exchange: sealed}}
     write_private(folder / "token", token_of(name))
 
 
+# Rounds of 0.2 s: a busy machine must deliver a membership before the nodes come to its round.
+AHEAD = 40
+
+
 def token_of(name: str) -> bytes:
     return name.encode() * 32
 
@@ -203,7 +207,7 @@ def test_devices_enrol_and_change_neighbours_and_keys_while_rounds_go_on(tmp_pat
             assert not any((folders[name] / "token").exists() for name in three)
 
             # The fourth joins at a round that all of them come to.
-            at = max(state.round for state in states(three).values()) + 20
+            at = max(state.round for state in states(three).values()) + AHEAD
             operator.tell(3, at, NODES)
             wait_for(lambda: agree(folders, 11.5, at + 20))
             found = states(folders)
@@ -214,7 +218,7 @@ def test_devices_enrol_and_change_neighbours_and_keys_while_rounds_go_on(tmp_pat
             wait_for(lambda: operator.claims["b"] != first["b"])
             before = Ed25519PublicKey.from_public_bytes(first["b"].identity)
             before.verify(operator.claims["b"].proof, operator.claims["b"].proven)
-            at = max(state.round for state in states(folders).values()) + 15
+            at = max(state.round for state in states(folders).values()) + AHEAD
             operator.tell(5, at, NODES)
             wait_for(lambda: agree(folders, 11.5, at + 15))
             assert all(process.poll() is None for process in running.values())

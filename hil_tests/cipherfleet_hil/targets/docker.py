@@ -94,7 +94,8 @@ class DockerLink:
                 f"target {self._name!r}: its container no longer exists"
             ) from None
         if code != 0:
-            raise TargetFailed(f"{self._name}: {last_line(err or out or b'')}")
+            found = f"exit code {code}, last line of the output: {last_line(err or out or b'')}"
+            raise TargetFailed(f"{self._name}: {found}")
         return bytes(out or b"")
 
     def close(self) -> None:

@@ -9,11 +9,12 @@ import pytest
 from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measurement.document import read_measurement, write_measurement
 from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
-from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.measuring.rounds import RoundsPlan, document, run_fleet
 from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets.bench_file import Bench, Spec
 from cipherfleet_hil.targets.target import LeasedTarget, TargetFailed, TargetHeld
 from cipherfleet_provisioning.fleet.fleet import load_fleet
+from tests.support.measured import most_unaccounted
 
 ROUNDS, WARM_UP = 12, 3
 
@@ -83,7 +84,7 @@ def test_the_phases_of_rounds_add_up(target: LeasedTarget, bench: Bench, tmp_pat
     assert len(result.nodes) == 3
     for node in result.nodes:
         assert node.counts["rounds"] == ROUNDS
-        assert abs(node.counts["unaccounted"]) < MOST_UNACCOUNTED
+        assert abs(node.counts["unaccounted"]) < most_unaccounted()
         assert {
             *("quantise", "encrypt", "save", "publish", "wait", "receive", "accept", "prepare"),
             *("answer", "combine", "decrypt", "gradient", "update", "agent", "tend", "round"),

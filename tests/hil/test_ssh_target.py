@@ -17,13 +17,14 @@ import pytest
 
 from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_hil.measuring.crypto import CryptoPlan, make_worker_host, measure_crypto
-from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED, RoundsPlan, document, run_fleet
+from cipherfleet_hil.measuring.rounds import RoundsPlan, document, run_fleet
 from cipherfleet_hil.measuring.sampling import Effort
 from cipherfleet_hil.targets import lease_agent
 from cipherfleet_hil.targets.bench_file import Bench
 from cipherfleet_hil.targets.ssh import SshTarget
 from cipherfleet_hil.targets.target import LeasedTarget, LocalLink, TargetHeld, TargetUnreachable
 from cipherfleet_provisioning.fleet.fleet import load_fleet
+from tests.support.measured import most_unaccounted
 from tests.support.ssh_server import SshServer, Wire, running_sshd
 
 PYTHON = "/usr/bin/python3"  # for tests of the lease alone: it has nothing of ours
@@ -94,7 +95,7 @@ def measure_some_rounds(target: LeasedTarget, tell: Callable[[str], None]) -> No
     assert sorted(node.target for node in result.nodes) == ["here", "pi", "pi"]
     for node in result.nodes:
         assert node.counts["rounds"] == 12
-        assert abs(node.counts["unaccounted"]) < MOST_UNACCOUNTED
+        assert abs(node.counts["unaccounted"]) < most_unaccounted()
         assert node.beside["network"].n > 0
 
 

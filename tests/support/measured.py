@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -25,6 +26,7 @@ from cipherfleet_hil.measurement.document import (
 from cipherfleet_hil.measurement.environment import Clock, Environment
 from cipherfleet_hil.measurement.machine_load import Cpu, Memory, Quota
 from cipherfleet_hil.measurement.validity import assess
+from cipherfleet_hil.measuring.rounds import MOST_UNACCOUNTED
 
 # A board at rest, its clock held.
 BOARD = Environment(
@@ -149,3 +151,13 @@ def rounds(nodes: int = 3, target: Target | None = None) -> Measurement:
         ],
         predicted={"round, n=2": 15e-3, "decrypt, n=4": 4e-3},
     )
+
+
+def most_unaccounted() -> float:
+    """The share of a round's time that may be in no phase: more if this machine is busy.
+
+    Between two phases a busy machine may take the processor away. Such a measurement calls itself
+    not valid.
+    """
+    is_busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+    return 0.5 if is_busy else MOST_UNACCOUNTED

@@ -1,4 +1,7 @@
-"""`cipherfleet provision`: make a provisioned set, enrol devices, and change a running fleet."""
+"""`cipherfleet provision`: make a provisioned set, enrol devices, and change a running fleet.
+
+All commands are in this file, since they share how they connect, sign and publish.
+"""
 
 from __future__ import annotations
 

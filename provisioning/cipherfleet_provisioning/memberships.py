@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -32,31 +32,40 @@ MARGIN_ROUNDS = 3
 
 def compose_membership(ledger: Ledger, graph: Graph, name: str) -> Membership | None:
     """Return the membership of *name* without version and round; None if keys are missing."""
-    own = ledger.members[name]
     near = graph.neighbours(name)
     others = {other for each in near for other in graph.neighbours(each)} - {name}
     if any(ledger.members[other].public_keys is None for other in {name, *near, *others}):
         return None
     sealed = sorted(others) if ledger.exchange == "sealed" else []
+    members = [
+        make_entry(other, graph.neighbours(other), _public_keys(ledger, other)) for other in near
+    ]
+    seals = [(other, _public_keys(ledger, other).seal) for other in sealed]
+    return make_content(ledger, name, members, seals)
+
+
+def make_content(
+    ledger: Ledger, name: str, members: list[MembershipEntry], seals: list[tuple[str, bytes]]
+) -> Membership:
+    """Return a membership of *name* without version and round."""
+    entry = ledger.members[name]
     return Membership(
         fleet=ledger.fleet,
         sender=OPERATOR,
         epoch=0,
         receiver=name,
         from_round=0,
-        fingerprint=own.fingerprint,
-        members=[_member(ledger, graph, other) for other in near],
-        seals=[(other, _public_keys(ledger, other).seal) for other in sealed],
-        certificate=own.certificate.encode(),
+        fingerprint=entry.fingerprint,
+        members=members,
+        seals=seals,
+        certificate=entry.certificate.encode(),
         rekey=False,
     )
 
 
-def _member(ledger: Ledger, graph: Graph, name: str) -> MembershipEntry:
-    public = _public_keys(ledger, name)
-    return MembershipEntry(
-        name, list(graph.neighbours(name)), public.paillier, public.identity, public.seal
-    )
+def make_entry(name: str, neighbours: Iterable[str], public: PublicKeyBytes) -> MembershipEntry:
+    """Return the entry of the neighbour *name*: its neighbours and its public keys."""
+    return MembershipEntry(name, list(neighbours), public.paillier, public.identity, public.seal)
 
 
 def _public_keys(ledger: Ledger, name: str) -> PublicKeyBytes:

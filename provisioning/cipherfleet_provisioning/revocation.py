@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import OPERATOR, Membership, MembershipEntry
+from cipherfleet_node.core.messages import OPERATOR, Membership
 from cipherfleet_node.core.topics import membership_topic
 from cipherfleet_node.errors import ConfigError, WireError
 from cipherfleet_node.keys.key_files import identity_from_text, read_neighbour, seal_from_text
@@ -13,7 +13,7 @@ from cipherfleet_node.settings.node_yaml import load_node_config
 
 from .certificates import RESTORE
 from .ledger import Ledger, PublicKeyBytes, revoke_member
-from .memberships import compose_updates, find_blocked, leave_out
+from .memberships import compose_updates, find_blocked, leave_out, make_content, make_entry
 from .operations import (
     SIGNED_MEMBERSHIPS,
     issue_memberships,
@@ -64,26 +64,12 @@ def _read_signed(file: Path, ledger: Ledger, name: str) -> Membership:
 
 def _read_bundled(folder: Path, ledger: Ledger, name: str) -> Membership:
     """Return the membership that the bundle *folder* of *name* contains; raises ConfigError."""
-    config, entry = load_node_config(folder), ledger.members[name]
+    config = load_node_config(folder)
     members = []
     for near in config.neighbours:
         public = read_neighbour(folder, near.id, near.fingerprint, ledger.key_bits)
-        keys = PublicKeyBytes.from_keys(public)
-        members.append(
-            MembershipEntry(near.id, near.neighbours, keys.paillier, keys.identity, keys.seal)
-        )
+        members.append(make_entry(near.id, near.neighbours, PublicKeyBytes.from_keys(public)))
     seals = [
         (other, seal_from_text(text).public_bytes_raw()) for other, text in config.seals.items()
     ]
-    return Membership(
-        fleet=ledger.fleet,
-        sender=OPERATOR,
-        epoch=0,
-        receiver=name,
-        from_round=0,
-        fingerprint=entry.fingerprint,
-        members=members,
-        seals=seals,
-        certificate=entry.certificate.encode(),
-        rekey=False,
-    )
+    return make_content(ledger, name, members, seals)

@@ -75,9 +75,8 @@ def bind(config: NodeConfig, home: Path, volume: Volume, hardware: str, *, repla
 
 def forget_card(home: Path, node: str) -> str | None:
     """Forget the card of *node*, so that it may have another one; return the former card's id."""
-    file = home / CARDS / f"{node}.json"
     record = read_record(home, node)
-    file.unlink(missing_ok=True)
+    _record_file(home, node).unlink(missing_ok=True)
     return record.card if record else None
 
 

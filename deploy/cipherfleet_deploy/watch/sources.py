@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cipherfleet_broker.running import parse_address
-from cipherfleet_deploy.cards.identity import CARDS
+from cipherfleet_deploy.cards.identity import read_record
 from cipherfleet_deploy.containers.plan import BROKER_HOST
 from cipherfleet_deploy.local.run import NODES_FOLDER, TLS_FOLDER
 from cipherfleet_node.core.wire import Verifier
@@ -97,11 +97,8 @@ def _read_set(home: Path, broker: str | None) -> WatchedFleet:
     context = _load_set_context(place / OPERATOR_FOLDER) if ledger.broker.tls else None
     verifiers = {name: _verifier(ledger.members[name]) for name in ledger.present}
     where = _address(ledger.broker, broker)
-    expected = {
-        name: SEEDED if (home / CARDS / f"{name}.json").exists() else UNENROLLED
-        for name in ledger.present
-        if ledger.members[name].status == "pending" or (home / CARDS / f"{name}.json").exists()
-    }
+    expected = dict.fromkeys(ledger.list_members("pending"), UNENROLLED)
+    expected |= {name: SEEDED for name in ledger.present if read_record(home, name) is not None}
     return WatchedFleet(ledger.fleet, where, context, verifiers, expected, home, place)
 
 

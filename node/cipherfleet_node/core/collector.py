@@ -98,8 +98,9 @@ class Collector:
         They are awaited again as soon as they are heard: a silent neighbour costs one deadline.
         """
         current = self.current
-        for neighbour in current.overdue(now) if current else ():
-            assert current is not None
+        if current is None:
+            return
+        for neighbour in current.overdue(now):
             current.stop_waiting_for(neighbour)
             theirs = self._neighbours.round_of(neighbour)
             if self.is_idle and theirs == current.number:

@@ -100,6 +100,7 @@ class Daemon:
     ) -> None:
         began = time.monotonic()
         self._bundle, self._config = bundle, bundle.config
+        self._store = Store(bundle.folder)  # first: it refuses a second daemon in this folder
         self._events: queue.Queue[object] = queue.Queue(MAX_EVENTS)
         self._stopping = stopping or threading.Event()
         self._finished = False
@@ -118,7 +119,6 @@ class Daemon:
         self._updates = MembershipUpdates(
             bundle, self._verifiers, self._telemetry.reject, self._publish_claim
         )
-        self._store = Store(bundle.folder)
         self._agent = make_agent(bundle, self._store, self._pools, self._telemetry.spans)
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
 
@@ -295,11 +295,12 @@ class Daemon:
         self._link.publish(wire.topic_of(claim), payload, retain=True)
 
     def _report_health(self, now: float) -> None:
-        health = self._telemetry.due_health(now, self._agent, self._pools.figures())
-        if health is not None:
-            self._send(health)
-            self._manager.status(f"{health.phase}, round {health.round}")
-            self._telemetry.spans.flush()
+        if not self._telemetry.is_health_due(now):
+            return
+        health = self._telemetry.report_health(now, self._agent, self._pools.figures())
+        self._send(health)
+        self._manager.status(f"{health.phase}, round {health.round}")
+        self._telemetry.spans.flush()
 
 
 def run_node(folder: Path, stopping: threading.Event) -> None:

@@ -134,10 +134,12 @@ class Telemetry:
         """Make the next health report due at once."""
         self._health_at = 0.0
 
-    def due_health(self, now: float, agent: Agent, pools: PoolFigures) -> Health | None:
-        """Return a health report if one is due at *now*; math.inf returns the final one."""
-        if now < self._health_at:
-            return None
+    def is_health_due(self, now: float) -> bool:
+        """True if a health report is due at *now*; at math.inf the final one is."""
+        return now >= self._health_at
+
+    def report_health(self, now: float, agent: Agent, pools: PoolFigures) -> Health:
+        """Return the health report of *now*; the next one is due HEALTH_EVERY_S later."""
         self._health_at = now + HEALTH_EVERY_S
         self._reports += 1
         config, times = self._config, sorted(self._round_s)

@@ -232,7 +232,7 @@ class Link:
         refused = [t for t, r in zip(self._topics, reasons, strict=False) if r.is_failure]
         if refused:
             text = "the broker refuses the subscription of %s; trying again"
-            log.error(text, ", ".join(refused))
+            log.warning(text, ", ".join(refused))
             self._subscribe_at = time.monotonic() + ASKED_AGAIN_S
         elif mid in self._pending:
             self._pending.clear()

@@ -394,7 +394,7 @@ def wrong_types(frame: Frame, chance: random.Random) -> bytes:
 
 
 def signed_bytes(kind: str, body: bytes) -> bytes:
-    return b"cipherfleet/v1/" + kind.encode() + b"\0" + body
+    return b"cipherfleet/v2/" + kind.encode() + b"\0" + body
 
 
 @broker("version")
@@ -516,7 +516,7 @@ def another_topic(scene: ExchangeScenario) -> Forgery:
         "",
         "/",
         "#",
-        "cf/v1/toy/q/+",
+        "cf/v2/toy/q/+",
         f"{frame.topic}/",
         f"/{frame.topic}",
         f"{frame.topic}\0",

@@ -288,7 +288,7 @@ def sealed_vectors() -> Any:
         seal = Seal("f", name, {"i": frozenset(roster)}, secrets)
         masks.append({"sender": name, "values": texts(seal.masks(query, modulus))})
     return {
-        "about": 'F = SHAKE256(secret || "cipherfleet/v1/mask" NUL fleet NUL asker NUL index NUL '
+        "about": 'F = SHAKE256(secret || "cipherfleet/v2/mask" NUL fleet NUL asker NUL index NUL '
         "digest), as many bytes as hold the modulus and 128 bits, big-endian, modulo the modulus; "
         "R_j = sum of F over the roster's members above j, less those below",
         "fleet": "f",
@@ -361,7 +361,7 @@ def wire_vectors() -> Any:
     envelope = msgspec.msgpack.decode(encoded)
 
     def signed(kind: str, body: bytes, version: int = 1) -> bytes:
-        signature = signer.sign(b"cipherfleet/v1/" + kind.encode() + b"\0" + body)
+        signature = signer.sign(b"cipherfleet/v2/" + kind.encode() + b"\0" + body)
         return encode([version, kind, body, signature])
 
     def changed(**fields: Any) -> bytes:
@@ -428,7 +428,7 @@ def wire_vectors() -> Any:
     ]
     return {
         "about": "envelope = [1, kind, body, signature], MessagePack; signature = Ed25519 over "
-        '"cipherfleet/v1/" kind NUL body; JSON shows bytes of fields as base64',
+        '"cipherfleet/v2/" kind NUL body; JSON shows bytes of fields as base64',
         "identity_seed": (b"a" * 32).hex(),
         "fleet": "fleet",
         "senders": ["a", "b"],

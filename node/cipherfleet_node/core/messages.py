@@ -8,8 +8,10 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 # A node publishes its presence itself. Only `lost` is its last will, which the broker publishes.
-PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
+PresenceState = Literal["ready", "waiting", "alert", "done", "finished", "disconnected", "lost"]
 PhaseName = Literal["starting", "reading", "collecting", "finished"]
+
+RefusalReason = Literal["old", "closed", "roster", "stale_epoch"]
 
 OPERATOR = "_operator"  # the sender of memberships; the id of a node cannot begin with "_"
 DIGEST_BYTES = 32
@@ -40,28 +42,30 @@ class Query(Message, frozen=True):
     """The sender's negated, quantised estimate of *round*, encrypted under its own key.
 
     One message serves all neighbours, because the answerers apply the half weights. In the sealed
-    exchange only the members of the roster answer. The attempts of a round have equal ciphertexts
-    and different rosters.
+    exchange only the members of the roster answer. A round has one roster and one query: a
+    repeated query has the same bytes in every field that the digest covers.
     """
 
     KIND: ClassVar[str] = "query"
 
     round: int
-    attempt: int
     roster: Names  # sorted; the neighbours whose answers open together; empty if pairwise
+    previous: int  # pairwise: the sender's latest closed round, or -1
+    counted: Names  # pairwise: sorted; the neighbours whose answers the sender counted there
+    unbalanced: bool  # the sender knows of a term that was counted at one end only
     parameters: bytes  # TAG_BYTES of the digest of the settings that all nodes share
     key: bytes  # the first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: Ciphertexts
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 of one attempt of a round: round, attempt, roster and ciphertexts.
+        """The SHA-256 of the round, the roster and the ciphertexts.
 
         An answer names its query by this digest. Every number and length is hashed as well, so that
         no other lists give the same input.
         """
-        hashed = hashlib.sha256(b"cipherfleet/v1/query-digest\0")
-        hashed.update(_eight(self.round) + _eight(self.attempt))
+        hashed = hashlib.sha256(b"cipherfleet/v2/query-digest\0")
+        hashed.update(_eight(self.round))
         for items in ([name.encode() for name in self.roster], self.ciphertexts):
             hashed.update(_eight(len(items)))
             for item in items:
@@ -69,16 +73,37 @@ class Query(Message, frozen=True):
         return hashed.digest()
 
 
-class Answer(Message, frozen=True):
+class Reply(Message, frozen=True):
+    """The fields that answers and refusals have: both reply to a query of *receiver*."""
+
+    receiver: str
+    round: int
+    waited_ms: int  # how long the query waited at the sender for its round
+    query: bytes  # digest of the query
+
+
+class Answer(Reply, frozen=True):
     """The sender's part of the coupling term of *receiver*, encrypted under the receiver's key."""
 
     KIND: ClassVar[str] = "answer"
 
-    receiver: str
-    round: int
-    attempt: int
-    query: bytes  # digest of the query that is answered
     ciphertexts: Ciphertexts
+
+
+class Refusal(Reply, frozen=True):
+    """Says why the sender does not answer a query; published on the topic of the answers.
+
+    `old`: the sender does not have the round any more; *theirs* is its own round.
+    `closed`: pairwise only; the sender closed the round without the receiver's answer.
+    `roster`: the sender has answered another roster with the same draw; see `answerer.py`.
+    `stale_epoch`: the query is of an earlier start of the receiver; *theirs* is the latest epoch of
+    the receiver that the sender knows.
+    """
+
+    KIND: ClassVar[str] = "refusal"
+
+    reason: RefusalReason
+    theirs: int
 
 
 class MembershipEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -123,7 +148,7 @@ class Claim(Message, frozen=True):
     def proven(self) -> bytes:
         """The bytes that the proof covers: all fields except the epoch and the proof."""
         fields = (self.fleet, self.sender, self.paillier, self.identity, self.seal, self.request)
-        return b"cipherfleet/v1/claim\0" + msgspec.msgpack.encode(fields)
+        return b"cipherfleet/v2/claim\0" + msgspec.msgpack.encode(fields)
 
 
 class Presence(Message, frozen=True):

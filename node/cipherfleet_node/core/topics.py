@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-ROOT = "cf/v1"
+ROOT = "cf/v2"
 CLAIM_CLIENT = "_claim-"
 MAX_CLIENT_NAME = 63  # the common name of a certificate has at most 64 characters
 

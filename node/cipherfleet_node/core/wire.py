@@ -2,7 +2,7 @@
 
     envelope  = [version, kind, body, signature]
     body      = the message's fields in order, MessagePack array
-    signature = Ed25519 over "cipherfleet/v1/" kind NUL body
+    signature = Ed25519 over "cipherfleet/v2/" kind NUL body
 
 node/PROTOCOL.md specifies the layout, the limits and the version.
 """
@@ -31,6 +31,8 @@ from .messages import (
     Message,
     Presence,
     Query,
+    Refusal,
+    Reply,
 )
 from .packing import MAX_DEGREE
 from .topics import (
@@ -42,7 +44,7 @@ from .topics import (
     query_topic,
 )
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 MAX_MESSAGE_BYTES = 256 * 1024  # d = 4,000 at 2048 bits is 64 KiB; brokers are configured the same
 MAX_COUNTER = 2**63 - 1  # of rounds, epochs and all other counts
 
@@ -84,7 +86,7 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 _KINDS: Mapping[str, type[Message]] = {
-    kind.KIND: kind for kind in (Query, Answer, Presence, Membership, Claim, Health)
+    kind.KIND: kind for kind in (Query, Answer, Refusal, Presence, Membership, Claim, Health)
 }
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
@@ -111,7 +113,9 @@ def decode(data: bytes, topic: str, fleet: str, verifiers: Mapping[str, Verifier
         raise WireError("too_long", f"a message has {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
     envelope = _parse(_envelope_decoder, data, "an envelope")
     if envelope.version != WIRE_VERSION:
-        raise WireError("version", f"a message has wire version {envelope.version}, not 1")
+        raise WireError(
+            "version", f"a message has wire version {envelope.version}, not {WIRE_VERSION}"
+        )
     decoder = _body_decoders.get(envelope.kind)
     if decoder is None:
         raise WireError("kind", "a message is of an unknown kind")
@@ -138,7 +142,7 @@ def topic_of(message: Message) -> str:
     match message:
         case Query(fleet=fleet, sender=sender):
             return query_topic(fleet, sender)
-        case Answer(fleet=fleet, sender=sender, receiver=receiver):
+        case Reply(fleet=fleet, sender=sender, receiver=receiver):
             return answer_topic(fleet, receiver, sender)
         case Presence(fleet=fleet, sender=sender):
             return presence_topic(fleet, sender)
@@ -153,8 +157,9 @@ def topic_of(message: Message) -> str:
 
 
 def _check_roster(query: Query) -> None:
-    roster = query.roster
-    if len(roster) > MAX_DEGREE or not all(0 < len(name) <= MAX_ID for name in roster):
+    names = [*query.roster, *query.counted]
+    longest = max(len(query.roster), len(query.counted))
+    if longest > MAX_DEGREE or not all(0 < len(name) <= MAX_ID for name in names):
         raise WireError("roster", f"the roster of a query of {query.sender!r} is too long")
 
 
@@ -164,7 +169,7 @@ def _check_temperature(health: Health) -> None:
 
 
 def _signed(kind: str, body: bytes) -> bytes:
-    return b"cipherfleet/v1/" + kind.encode() + b"\0" + body
+    return b"cipherfleet/v2/" + kind.encode() + b"\0" + body
 
 
 def _parse(decoder: msgspec.msgpack.Decoder[Any], data: bytes, what: str) -> Any:
@@ -179,12 +184,14 @@ def _check_ranges(message: Message) -> None:
     tags: list[tuple[bytes, int]] = []
     match message:
         case Query():
-            counters += [message.round, message.attempt]
+            counters += [message.round, message.previous + 1]
             _check_roster(message)
             tags += [(message.parameters, TAG_BYTES), (message.key, TAG_BYTES)]
-        case Answer():
-            counters += [message.round, message.attempt]
+        case Reply():
+            counters += [message.round, message.waited_ms]
             tags += [(message.query, DIGEST_BYTES)]
+            if isinstance(message, Refusal):
+                counters.append(message.theirs)
         case Membership():
             counters.append(message.from_round)
         case Health():

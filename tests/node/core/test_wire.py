@@ -93,7 +93,7 @@ def test_the_digest_is_that_of_the_protocol(
     def eight(number: int) -> bytes:
         return number.to_bytes(8, "big")
 
-    data = b"cipherfleet/v1/query-digest\0" + eight(k) + eight(attempt) + eight(len(roster))
+    data = b"cipherfleet/v2/query-digest\0" + eight(k) + eight(attempt) + eight(len(roster))
     data += b"".join(eight(len(name)) + name.encode() for name in roster)
     data += eight(len(ciphertexts))
     data += b"".join(eight(len(ciphertext)) + ciphertext for ciphertext in ciphertexts)
@@ -161,7 +161,7 @@ anything = st.recursive(
 def test_signed_nonsense_is_refused_too(kind: str, fields: list[Any]) -> None:
     """A neighbour may sign what it likes."""
     body = msgspec.msgpack.encode(fields)
-    signature = SIGNER.sign(b"cipherfleet/v1/" + kind.encode() + b"\0" + body)
+    signature = SIGNER.sign(b"cipherfleet/v2/" + kind.encode() + b"\0" + body)
     data = msgspec.msgpack.encode([1, kind, body, signature])
     with pytest.raises(WireError):
         decode(data, topics.query_topic(FLEET, "a"), FLEET, VERIFIERS)
@@ -213,7 +213,7 @@ def test_only_messages_have_topics() -> None:
 
 def test_an_answer_travels_between_its_two_nodes_only() -> None:
     answer = Answer(FLEET, "a", 1, "b", 1, 0, bytes(16), [])
-    assert topic_of(answer) == f"cf/v1/{FLEET}/a/b/a"
+    assert topic_of(answer) == f"cf/v2/{FLEET}/a/b/a"
     with pytest.raises(WireError) as refused:
         decode(encode(answer, SIGNER), topics.answer_topic(FLEET, "c", "a"), FLEET, VERIFIERS)
     assert refused.value.reason == "topic"
@@ -222,16 +222,16 @@ def test_an_answer_travels_between_its_two_nodes_only() -> None:
 def test_a_node_subscribes_to_exactly_what_concerns_it() -> None:
     wanted = topics.subscriptions("f", "me", ["a", "b"])
     assert wanted == [
-        "cf/v1/f/q/a",
-        "cf/v1/f/q/b",
-        "cf/v1/f/state/a",
-        "cf/v1/f/state/b",
-        "cf/v1/f/a/me/+",
-        "cf/v1/f/members/me",
+        "cf/v2/f/q/a",
+        "cf/v2/f/q/b",
+        "cf/v2/f/state/a",
+        "cf/v2/f/state/b",
+        "cf/v2/f/a/me/+",
+        "cf/v2/f/members/me",
     ]
-    for topic in ("cf/v1/f/q/a", "cf/v1/f/state/a", "cf/v1/f/a/me/a", "cf/v1/f/health/a"):
+    for topic in ("cf/v2/f/q/a", "cf/v2/f/state/a", "cf/v2/f/a/me/a", "cf/v2/f/health/a"):
         assert topics.sender_of(topic) == "a"
-    assert topics.health_topic("f", "a") == "cf/v1/f/health/a"
+    assert topics.health_topic("f", "a") == "cf/v2/f/health/a"
 
 
 def test_the_longest_health_is_short() -> None:

@@ -1,10 +1,10 @@
 """The replies that a node gives to its neighbours, and the queries that it holds for later.
 
-**One answer for each neighbour and round.** Half weight and dither of a round are fixed. A neighbour
-that got answers to two different queries of one round could compute the half weight, and from it
-this node's estimate. So only the first query of a round is answered. The same query again gets the
-same answer. The digest of the answered query is in the saved record of the round, so a restart does
-not forget it.
+**One answer for each neighbour and round.** Half weight and dither of a round are fixed. A
+neighbour that got answers to two different queries of one round could compute the half weight, and
+from it this node's estimate. So only the first query of a round is answered. The same query again
+gets the same answer. The digest of the answered query is in the saved record of the round, so a
+restart does not forget it.
 
 **One roster for each neighbour and draw.** The difference of two sealed sums over rosters that
 differ by one member is the term of that member, as long as the answerers use the same numbers. So a

@@ -2,9 +2,9 @@
 
 **Rosters.** The query of a round names its roster, the neighbours that are asked. In the sealed
 exchange their answers open only all together. A round has one roster. If a member does not answer
-in time, the round is *held*: it closes without a coupling term, and the estimate stays as it is. The
-next round has a narrower roster. If fewer than two neighbours can be asked, the roster is empty and
-the round is held from the beginning.
+in time, the round is *held*: it closes without a coupling term, and the estimate stays as it is.
+The next round has a narrower roster. If fewer than two neighbours can be asked, the roster is empty
+and the round is held from the beginning.
 
 **Pending rounds.** A held round stays pending for PENDING_ROUNDS rounds. Its answers are kept. When
 those of its whole roster are in, their sum is opened once and counted, since the neighbours have

@@ -7,10 +7,10 @@ the round would be held anyway.
 
 **Answers out of range.** The answers of the sealed exchange open only together. If they are out of
 range in SPOILED_ROUNDS rounds one after another, one of the roster is faulty, and nobody can say
-which. The node then leaves out half of the roster. If the others open, the faulty one is in the half
-that is left out; otherwise the halves change places. After some rounds a part of those left out is
-asked again. So in the end one neighbour is left out, and the log and the health report name it. A
-roster of fewer than four is not divided: both halves need two members.
+which. The node then leaves out half of the roster. If the others open, the faulty one is in the
+half that is left out; otherwise the halves change places. After some rounds a part of those left
+out is asked again. So in the end one neighbour is left out, and the log and the health report name
+it. A roster of fewer than four is not divided: both halves need two members.
 """
 
 from __future__ import annotations

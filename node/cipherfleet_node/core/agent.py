@@ -228,7 +228,18 @@ class Agent:
             current.repeated = False
             current.await_until(now, self._wait, self.deadlines.current_s)
             yield Publish(self._query(record))
+        yield from self._ask_again_for_pending(self._setup.neighbours)
         yield from self._proceed(now)
+
+    def _ask_again_for_pending(self, names: Iterable[str]) -> Iterator[Effect]:
+        """Send the queries of held rounds again that await an answer of one of *names*.
+
+        These neighbours, or this node, have a new connection: the answers may have been lost.
+        """
+        for record in self._state.records:
+            missing = set(record.roster) - record.answers.keys()
+            if record.outcome == "held" and missing & set(names):
+                yield Publish(self._query(record))
 
     @property
     def _condition(self) -> PresenceState:
@@ -477,7 +488,7 @@ class Agent:
                 yield from self._greet(sender)
                 yield from self._receive_reply(message, now)
             case Presence():
-                yield from self._receive_presence(message, now)
+                yield from self._receive_presence(message, now, live=live)
 
     def _check_kind(self, message: Message, *, live: bool) -> None:
         # A broker may deliver messages of topics that this node has not subscribed to.
@@ -506,7 +517,7 @@ class Agent:
             self._announced = None
             yield from self._announce(self._condition)
 
-    def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
+    def _receive_presence(self, message: Presence, now: float, *, live: bool) -> Iterator[Effect]:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
             yield from self._drop_neighbour(sender, now)
@@ -514,6 +525,8 @@ class Agent:
         else:
             self.neighbours.arrive(sender, message.state)
             yield from self._greet(sender)
+            if live and message.state in ("ready", "waiting"):  # said on every connection
+                yield from self._ask_again_for_pending([sender])
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
 

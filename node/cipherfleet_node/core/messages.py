@@ -178,6 +178,7 @@ class Health(Message, frozen=True):
     pool: int  # obfuscators ready, in the pool that has the fewest
     pool_size: int
     inline: int  # obfuscators made on demand, because a pool was empty
+    left_out: Names  # neighbours that are not asked, since answers with theirs were out of range
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
 
 

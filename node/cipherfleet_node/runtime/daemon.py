@@ -22,6 +22,7 @@ from cipherfleet_node.core.events import (
     Disconnected,
     Effect,
     Event,
+    LateCoupling,
     MessageReceived,
     Publish,
     Rejected,
@@ -36,7 +37,12 @@ from cipherfleet_node.core.events import (
 )
 from cipherfleet_node.core.messages import Claim, Membership, Message, Presence
 from cipherfleet_node.core.round import Phase
-from cipherfleet_node.errors import BrokerUnreachable, IdentityClash, WireError
+from cipherfleet_node.errors import (
+    BrokerUnreachable,
+    IdentityClash,
+    NothingExchanged,
+    WireError,
+)
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import NodeConfig, Simulation
 
@@ -104,6 +110,7 @@ class Daemon:
         self._events: queue.Queue[object] = queue.Queue(MAX_EVENTS)
         self._stopping = stopping or threading.Event()
         self._finished = False
+        self._gave_up = False
         self.restart_requested = False  # the next round has other neighbours
         self._alive_at = 0.0
         self._telemetry = Telemetry(bundle.folder, self._config, began)
@@ -149,6 +156,13 @@ class Daemon:
                 self._step()
         finally:
             self._shut_down()
+        if self._gave_up:
+            raise NothingExchanged(
+                f"{self._config.node!r} has coupled {self._agent.state.coupled} of "
+                f"{self._config.algorithm.rounds} rounds and gives up: no neighbour answers any "
+                "more",
+                remedy="see `no answer of` in its log, start the missing nodes, then this one again",
+            )
 
     def _step(self) -> None:
         wake = self._agent.timer()
@@ -275,14 +289,17 @@ class Daemon:
                     self._enqueue(reading)
             case RoundClosed():
                 self._telemetry.close_round(effect, self._pools.figures(), self._link)
+            case LateCoupling(number):
+                log.info("round %d is coupled after all: its last answer has come", number)
             case Rejected(sender, reason):
                 self._telemetry.reject(sender, reason)
             case Surplus(_, reason):
                 self._telemetry.surplus[reason] += 1
             case Restart():
                 self.restart_requested = True
-            case Stop():
+            case Stop(is_complete):
                 self._finished = True
+                self._gave_up = not is_complete
 
     def _send(self, message: Message) -> None:
         payload = wire.encode(message, self._bundle.keys.identity)

@@ -25,6 +25,7 @@ from cipherfleet_node.core.events import (
     Disconnected,
     Event,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -44,7 +45,7 @@ from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
-from cipherfleet_node.core.state import State, after_damage, first_state
+from cipherfleet_node.core.state import State, after_damage, first_state, note_answered
 from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection
 
 from .plaintext_exchange import PlaintextExchange
@@ -306,6 +307,10 @@ class MemoryFleet:
                     # Encode to bytes, as on a disk: only saved data survives.
                     seat.previous = seat.saved
                     seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
+                case Note(entry):
+                    assert seat.saved is not None
+                    seat.saved = note_answered(seat.saved, entry)
+                    seat.previous = seat.previous and note_answered(seat.previous, entry)
                 case Publish(message):
                     self._publish(name, message)
                 case TakeReading():

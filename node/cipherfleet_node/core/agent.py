@@ -73,6 +73,7 @@ from cipherfleet_node.core.events import (
     LateCoupling,
     MembershipPending,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -100,7 +101,7 @@ from .randomness import RoundRandomness
 from .roster import Roster
 from .round import Phase, Round, Trigger, next_phase
 from .sample import Sample
-from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State
+from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State, note_answered
 from .stepping import Stepper
 
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
@@ -585,9 +586,9 @@ class Agent:
             return
         if reply.is_repeated:
             yield Surplus(query.sender, "repeated_query")  # the first reply may have been lost
-        if reply.state is not self._state:
-            self._state = reply.state
-            yield Save(self._state)
+        if reply.entry is not None:
+            self._state = note_answered(self._state, reply.entry)
+            yield Note(reply.entry)
         yield Publish(reply.message)
         yield from self._stop_if_served(now)
 

@@ -24,6 +24,7 @@ from cipherfleet_node.core.events import (
     Event,
     LateCoupling,
     MessageReceived,
+    Note,
     Publish,
     Rejected,
     Restart,
@@ -287,6 +288,9 @@ class Daemon:
             case Save(state):
                 with self._telemetry.spans.span("save", state.round):
                     self._store.save(state)
+            case Note(entry):
+                with self._telemetry.spans.span("save", entry.round):
+                    self._store.note(entry)
             case Publish(message):
                 with self._telemetry.spans.span("publish", self._agent.round_number):
                     self._send(message)

@@ -42,7 +42,7 @@ from cipherfleet_node.runtime.membership import (
     store_membership,
 )
 from cipherfleet_node.runtime.membership_updates import MembershipUpdates
-from cipherfleet_node.runtime.store import write_synced
+from cipherfleet_node.runtime.synced_files import write_synced
 from cipherfleet_node.settings.sections import (
     Algorithm,
     Broker,

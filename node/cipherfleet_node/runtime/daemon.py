@@ -162,7 +162,7 @@ class Daemon:
                 f"{self._config.node!r} has coupled {self._agent.state.coupled} of "
                 f"{self._config.algorithm.rounds} rounds and gives up: no neighbour answers any "
                 "more",
-                remedy="start the missing nodes (`no answer of` in the log names them), then this one",
+                remedy="start the nodes that its log names (`no answer of`), then this one",
             )
 
     def _step(self) -> None:

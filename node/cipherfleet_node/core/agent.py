@@ -454,7 +454,8 @@ class Agent:
     def _target(self, now: float) -> int | None:
         current = self.collector.current
         is_idle = current is not None and not current.roster
-        holding = self._is_holding or is_idle or not self._state.records
+        is_new_leaf = not self._state.records and len(self._setup.neighbours) == 1
+        holding = self._is_holding or is_idle or is_new_leaf
         return self.claims.target(self._state.round, now, self.deadlines.current_s, holding=holding)
 
     def _leave_if_behind(self, now: float) -> Iterator[Effect]:
@@ -669,6 +670,7 @@ class Agent:
         yield Surplus(name, f"refused_{refusal.reason}")
         if name in current.missing:
             current.refused.add(name)
+            self.roster.refused(name)
         if refusal.reason == "roster":
             self.opener.note_kicks(self._state.round)
         if refusal.reason == "old" and self._setup.exchange.sealed:

@@ -232,14 +232,18 @@ class Agent:
         yield from self._ask_again_for_pending(self._setup.neighbours)
         yield from self._proceed(now)
 
-    def _ask_again_for_pending(self, names: Iterable[str]) -> Iterator[Effect]:
+    def _ask_again_for_pending(
+        self, names: Iterable[str], *, latest_only: bool = False
+    ) -> Iterator[Effect]:
         """Send the queries of held rounds again that await an answer of one of *names*.
 
-        These neighbours, or this node, have a new connection: the answers may have been lost.
+        The answers may have been lost. It is done once for each held round, when the next one
+        opens, and when this node or one of *names* has a new connection.
         """
         for record in self._state.records:
             missing = set(record.roster) - record.answers.keys()
-            if record.outcome == "held" and missing & set(names):
+            is_meant = not latest_only or record.number == self._state.round - 1
+            if record.outcome == "held" and is_meant and missing & set(names):
                 yield Publish(self._query(record))
 
     @property
@@ -397,6 +401,7 @@ class Agent:
             self._not_before = now + self._setup.algorithm.period_s
         self.deadlines.sent(record.number, now)
         yield from self._collect(record, asked, now)
+        yield from self._ask_again_for_pending(self._setup.neighbours, latest_only=True)
         yield from self._announce("done" if self._is_done else "ready")
         yield from self._take_reading()
         yield from self._answer_held(now)

@@ -1,10 +1,10 @@
 """Whom a node asks in a round.
 
-**Back-off.** A neighbour that lets a round close without its answer has missed once more. With m > 1
-misses it is asked in rounds divisible by 2^(m-1) only, with m - 1 at most MOST_DOUBLINGS. An answer in time
-takes one miss away. A neighbour without which there are too few is asked in any case: without it
-the round would be held anyway. A refusal is no miss, since an honest neighbour refuses for a few
-rounds at most. From PATIENCE refusals in a row on, each one counts as a miss.
+**Back-off.** A neighbour that lets a round close without its answer has missed once more. With m >
+1 misses it is asked in rounds divisible by 2^(m-1) only, with m - 1 at most MOST_DOUBLINGS. An
+answer in time takes one miss away. A neighbour without which there are too few is asked in any
+case: without it the round would be held anyway. A refusal is no miss, since an honest neighbour
+refuses for a few rounds at most. From PATIENCE refusals in a row on, each one counts as a miss.
 
 **Answers out of range.** The answers of the sealed exchange open only together. If they are out of
 range in SPOILED_ROUNDS rounds one after another, one of the roster is faulty, and nobody can say

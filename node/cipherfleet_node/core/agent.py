@@ -602,7 +602,7 @@ class Agent:
         """Pairwise: undo the term of a neighbour that did not count this node in the same round."""
         current, is_counted = self.collector.current, self._setup.node in query.counted
         if current is not None and current.number == query.previous and not is_counted:
-            self.collector.forget(query.sender)
+            self.collector.exclude(query.sender)
         self._state = self.stepper.take_back(self._state, query)
 
     # -- replies --------------------------------------------------------------------------------

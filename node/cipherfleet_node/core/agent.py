@@ -564,6 +564,7 @@ class Agent:
         if query.round > opened or self._phase is Phase.STARTING:
             self.answerer.hold(query, now)
             yield from self._leave_if_behind(now)
+            yield from self._close_if_complete(now)  # its sender may have been excluded
             yield from self._proceed(now)
         else:
             yield from self._reply(query, now, 0.0)

@@ -593,6 +593,8 @@ class Agent:
             return
         if reply.is_repeated:
             yield Surplus(query.sender, "repeated_query")  # the first reply may have been lost
+        if isinstance(reply.message, Refusal):
+            yield Surplus(query.sender, f"{reply.message.reason}_query")
         if reply.entry is not None:
             self._state = note_answered(self._state, reply.entry)
             yield Note(reply.entry)

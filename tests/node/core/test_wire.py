@@ -336,7 +336,7 @@ FAULTS = {
 
 
 def faulty(faults: set[str]) -> tuple[bytes, str, bool]:
-    """The bytes of an answer of a to b with all of *faults*, its topic, and whether it is retained."""
+    """The bytes of an answer of a to b with all of *faults*, its topic, whether it is retained."""
     query = bytes(31 if "tag" in faults else 32)
     sender = OPERATOR if "operator as sender" in faults else "a"
     answer = Answer(FLEET, sender, 1, "b", 3, 0, query, [])

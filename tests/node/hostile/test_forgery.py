@@ -142,34 +142,16 @@ def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
     assert agent.answerer.prepared == before
 
 
+def membership(members: list[MembershipEntry], seals: list[tuple[str, bytes]]) -> Membership:
+    return Membership(FLEET, OPERATOR, 1, "me", 1, "", members, seals, b"", rekey=False)
+
+
 LONG = {
     "ciphertexts": Query(FLEET, "n00", 1, 1, 0, [], bytes(8), bytes(8), [b""] * 120_000),
     "roster": Query(FLEET, "n00", 1, 1, 0, [""] * 240_000, bytes(8), bytes(8), []),
-    "members": Membership(
-        FLEET,
-        OPERATOR,
-        1,
-        "me",
-        1,
-        "",
-        [MembershipEntry("", [], b"", b"", b"")] * 29_000,
-        [],
-        b"",
-        False,
-    ),
-    "neighbours of a member": Membership(
-        FLEET,
-        OPERATOR,
-        1,
-        "me",
-        1,
-        "",
-        [MembershipEntry("n01", ["n02"] * 60_000, b"", b"", b"")],
-        [],
-        b"",
-        rekey=False,
-    ),
-    "seals": Membership(FLEET, OPERATOR, 1, "me", 1, "", [], [("", b"")] * 60_000, b"", False),
+    "members": membership([MembershipEntry("", [], b"", b"", b"")] * 29_000, []),
+    "neighbours of a member": membership([MembershipEntry("n", ["m"] * 60_000, b"", b"", b"")], []),
+    "seals": membership([], [("", b"")] * 60_000),
 }
 
 

@@ -142,3 +142,9 @@ class IdentityClash(CipherfleetError):
     """Another process or device uses the identity of this node, for example from a copied card."""
 
     exit_code = 6
+
+
+class NothingExchanged(CipherfleetError):
+    """A node has finished its rounds, and no neighbour has answered any of its queries."""
+
+    exit_code = 8

@@ -154,6 +154,7 @@ class Health(Message, frozen=True):
     pool_size: int
     inline: int  # obfuscators made on demand, because a pool was empty
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
+    unanswered_s: int = 0  # without an answer, although neighbours speak; 0: no such alert
 
 
 def _eight(number: int) -> bytes:

@@ -198,5 +198,6 @@ def _check_ranges(message: Message) -> None:
 
 def _counters_of(health: Health) -> list[int]:
     own = [health.number, health.round, health.round_us, health.silent, health.missed]
+    own.append(health.unanswered_s)
     pools = [health.pool, health.pool_size, health.inline]
     return [*own, *pools, *health.rejected.values(), *health.surplus.values()]

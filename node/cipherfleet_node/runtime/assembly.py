@@ -27,6 +27,7 @@ from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Sourc
 from cipherfleet_node.settings.sections import Algorithm, NodeConfig, resolution_of
 
 from .bundle import Bundle
+from .epochs import new_epoch
 from .mqtt import Link
 from .obfuscator_pools import OWN
 from .store import Store
@@ -34,8 +35,13 @@ from .store import Store
 log = logging.getLogger(__name__)
 
 
-def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -> Agent:
-    """Return the agent of *bundle*, which continues from the state in *store*."""
+def make_agent(
+    bundle: Bundle, store: Store, blinding: Blinding, trace: Trace, epoch: int | None = None
+) -> Agent:
+    """Return the agent of *bundle*, which continues from the state in *store*.
+
+    *epoch* is that of this start; None: a new one.
+    """
     config = bundle.config
     assert config.crypto.exchange is not None
     parameters = parameters_digest(
@@ -55,7 +61,7 @@ def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -
         trace=trace,
         first_round=_first_round(bundle),
     )
-    return Agent(setup, restore_state(bundle, store, parameters))
+    return Agent(setup, restore_state(bundle, store, parameters, epoch))
 
 
 def _first_round(bundle: Bundle) -> int:
@@ -78,27 +84,19 @@ def make_exchange(bundle: Bundle, blinding: Blinding) -> Exchange:
     return Sealed(*common, Seal(config.fleet, config.node, rosters, bundle.secrets, leaves))
 
 
-def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
-    """Return the saved state with a new epoch, or a first state if none was saved.
+def restore_state(
+    bundle: Bundle, store: Store, parameters: bytes, epoch: int | None = None
+) -> State:
+    """Return the saved state with *epoch* or a new one, or a first state if none was saved.
 
     Raises ConfigError if the saved state belongs to another node or objective.
     """
     config, saved = bundle.config, store.load()
-    # From the clock, a node that has lost its state gets a higher epoch than it had before.
-    epoch = max(saved.epoch + 1 if saved else 1, int(time.time()))
+    if epoch is None:
+        epoch = new_epoch(saved.epoch if saved else 0, time.time())
     if saved is None:
-        return State(
-            version=STATE_VERSION,
-            fleet=config.fleet,
-            node=config.node,
-            parameters=parameters,
-            epoch=epoch,
-            round=_first_round(bundle),
-            estimate=None,
-            records=[],
-            epochs={},
-            continuous=False,
-        )
+        has_run = store.has_run(bundle.keys.public.fingerprint)
+        return _first_state(bundle, parameters, epoch, has_run=has_run)
     dimension = bundle.objective.dimension
     if (saved.fleet, saved.node) != (config.fleet, config.node) or (
         saved.estimate is not None and len(saved.estimate) != dimension
@@ -108,25 +106,61 @@ def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
             "another objective",
             remedy="remove the folder 'state' to start without it",
         )
-    if not saved.continuous:
-        log.warning("the latest state is damaged, continuing from the generation before it")
+    if not saved.continuous and saved.records:
+        log.warning("the saved state is not the latest one: this node skips rounds")
     if saved.parameters != parameters:
         log.warning("the settings have changed: queries of earlier rounds are not answered")
         saved = msgspec.structs.replace(after_damage(saved), records=[])
     return msgspec.structs.replace(saved, epoch=epoch, parameters=parameters)
 
 
+def _first_state(bundle: Bundle, parameters: bytes, epoch: int, *, has_run: bool) -> State:
+    """Return the state of a node without a saved one; it *has_run* if it has lost its state.
+
+    Such a node may have sent the queries of its first rounds, so it opens none of them again.
+    """
+    config = bundle.config
+    first = State(
+        version=STATE_VERSION,
+        fleet=config.fleet,
+        node=config.node,
+        parameters=parameters,
+        epoch=epoch,
+        round=_first_round(bundle),
+        estimate=None,
+        records=[],
+        epochs={},
+        continuous=False,
+    )
+    if not has_run:
+        return first
+    log.warning("this node has run before and its state is lost: it skips rounds")
+    return after_damage(first)
+
+
+def raise_epoch(state: State, epoch: int) -> State:
+    """Return *state* for a start with *epoch*, after another start of this node became known.
+
+    That start may have sent queries of later rounds, so the rounds of *state* are not continued.
+    """
+    return msgspec.structs.replace(after_damage(state), epoch=epoch)
+
+
 def make_link(bundle: Bundle, epoch: int, enqueue: Callable[[object], None]) -> Link:
     """Return the link to the broker, with the presence `lost` of *epoch* as its last will."""
     config, keys = bundle.config, bundle.keys
     lost = Presence(config.fleet, config.node, epoch, "lost")
+    neighbours = [n.id for n in config.neighbours]
+    own = topics.presence_topic(config.fleet, config.node)
+    wanted = topics.subscriptions(config.fleet, config.node, neighbours)
     return Link(
         client_id(config, keys),
         config.broker,
-        topics.subscriptions(config.fleet, config.node, [n.id for n in config.neighbours]),
+        [topic for topic in wanted if topic != own],
         (wire.topic_of(lost), wire.encode(lost, keys.identity)),
         enqueue,
         bundle.tls,
+        before=[own],  # an epoch above ours must be known before the first message is sent
     )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cipherfleet_broker import RunningBroker, start_broker
@@ -18,7 +19,9 @@ from cipherfleet_node.core.state import State
 from cipherfleet_node.runtime.store import read_state
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
+from cipherfleet_provisioning.certificates import make_authority, secure
 from cipherfleet_provisioning.fleet.fleet import load_fleet
+from tests.support.faulty_path import FaultyPath
 
 FLEET_FILE = """\
 config_version: 1
@@ -142,18 +145,29 @@ def open_daemons(
     algorithm: str = "period_s: 0.2, answer_timeout_s: 2, start_timeout_s: 5",
     exchange: str = "sealed",
     sensor: str = SENSOR,
-    port: int | None = None,
+    path: FaultyPath | None = None,
+    tls: bool = False,
 ) -> Iterator[Daemons]:
-    """The folders of a fleet on a broker of its own; the nodes connect at *port* where given."""
+    """The folders of a fleet on a broker of its own, which n1 reaches through *path* if given."""
     file = folder / "fleet.yaml"
     file.write_text(
         FLEET_FILE.format(
             exchange=exchange, algorithm=algorithm, topology=topology, nodes=nodes, sensor=sensor
         )
     )
-    with start_broker(broker) as running:
-        where = Broker(host=running.host, port=port or running.port)
-        bundles = write_bundles(load_fleet(file), folder / "nodes", where, Simulation())
+    fleet, now = load_fleet(file), datetime.now(UTC)
+    authority = make_authority("trial", now) if tls else None
+    security = secure(fleet, authority, folder, now) if authority else None
+    with start_broker(broker, security=security) as running:
+        brokers = {
+            member.id: Broker(host=running.host, port=running.port, tls=tls)
+            for member in fleet.members
+        }
+        if path is not None:
+            path.target = running.host, running.port
+            brokers["n1"] = Broker(host=running.host, port=path.port, tls=tls)
+        place = folder / "nodes"
+        bundles = write_bundles(fleet, place, brokers, Simulation(), authority=authority)
         daemons = Daemons(dict(bundles), running)
         try:
             yield daemons

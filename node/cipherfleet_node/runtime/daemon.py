@@ -55,7 +55,7 @@ from .assembly import (
 )
 from .bundle import Bundle, read_bundle
 from .enrolment import enrol, needs_enrolment
-from .epochs import new_epoch
+from .epochs import answer_to, new_epoch
 from .heartbeat import BEAT_EVERY_S, Heartbeat
 from .membership import complete_promotion, is_due, promote, read_membership
 from .membership_updates import MembershipUpdates
@@ -341,7 +341,7 @@ class Daemon:
                 "another device was started later with the identity of this node, from a copy of "
                 "its card: it must be switched off; this node goes on"
             )
-            self._restart_with(own.epoch + 1)
+            self._restart_with(answer_to(own.epoch))
         elif conclusion is Conclusion.STATE_IS_OLD:
             log.warning("the saved state does not know the latest start of this node")
             self._restart_with(new_epoch(max(own.epoch, self._own.epoch), time.time()))

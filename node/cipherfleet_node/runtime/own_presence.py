@@ -12,10 +12,11 @@ The node takes an epoch above it, and does not continue the saved rounds.
 copy of the card. Two devices with one identity end each other's connection, so each of them hears
 what the broker has retained of the other one, and rarely a live message. Exactly one has to end:
 
-* The node that was there first answers the later start with exactly its epoch + 1, and goes on.
-* The later start hears its own epoch + 1 and ends. The number is a proof: it is above an epoch with
-  random bits, so only a device that has heard this very start can have chosen it. No earlier
-  message, repeated by a broker, can carry it. `epochs.new_epoch` never returns it.
+* The device that was there first answers: it takes an epoch just above that of the later start,
+  and goes on.
+* The later start hears an epoch just above its own, and ends. The number is a proof. An epoch has a
+  random part, so only a device that has heard this very start can have chosen a number so close to
+  it. No earlier message, repeated by a broker, carries one.
 
 A lower epoch is of an earlier start, for example a last will that the broker publishes late.
 """
@@ -24,6 +25,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+
+from .epochs import is_answer
 
 
 class Conclusion(Enum):
@@ -48,6 +51,6 @@ class OwnPresence:
         if not self.has_spoken:
             is_unknown = epoch > self.saved and epoch != self.epoch
             return Conclusion.STATE_IS_OLD if is_unknown else Conclusion.NOTHING_NEW
-        if epoch == self.epoch + 1:
+        if is_answer(epoch, self.epoch):
             return Conclusion.WAS_FIRST
         return Conclusion.STARTED_LATER if epoch > self.epoch else Conclusion.NOTHING_NEW

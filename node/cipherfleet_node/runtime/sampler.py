@@ -90,7 +90,8 @@ class Sampler:
         self._report_stuck_read(now)
         if now < self.deadline:
             return None
-        self._is_slow = self._is_slow or self._began is not None
+        if self._began is not None and now - self._began >= PATIENCE_S:
+            self._is_slow = True
         return self._take()
 
     def _take(self) -> ReadingTaken:

@@ -134,15 +134,15 @@ class LocalFleet:
         if node.process is None or node.process.poll() is None:
             return
         code = node.process.returncode
+        is_clash = code == IdentityClash.exit_code
         if code == 0:
             node.read()
             node.finished = True
-        elif code in FINAL_EXITS or node.restarts >= MAX_RESTARTS:
+        elif code in FINAL_EXITS or (node.restarts >= MAX_RESTARTS and not is_clash):
             raise FleetFailed(_exit_report(node, code))
         elif node.restart_at is None:
-            node.has_clashed = code == IdentityClash.exit_code
-            pause_s = RESTART_AFTER_CLASH_S if node.has_clashed else RESTART_AFTER_S
-            node.restart_at = time.monotonic() + pause_s
+            pause_s = RESTART_AFTER_CLASH_S if is_clash else RESTART_AFTER_S
+            node.has_clashed, node.restart_at = is_clash, time.monotonic() + pause_s
         elif time.monotonic() >= node.restart_at:
             node.restarts, node.restart_at, node.has_clashed = node.restarts + 1, None, False
             node.start()

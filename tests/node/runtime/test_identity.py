@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cipherfleet_broker.mosquitto import find_mosquitto
-from cipherfleet_node.errors import ConfigError, IdentityClash
+from cipherfleet_node.errors import ConfigError, IdentityClash, NothingExchanged
 from cipherfleet_node.runtime.store import STARTED_FILE, STATE_FOLDER
 from tests.support.daemons import Daemons, clock_at, open_daemons, patched
 from tests.support.faulty_path import FaultyPath
@@ -141,9 +141,15 @@ def lose_state(daemons: Daemons, name: str, *more: str) -> None:
         shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
-@pytest.mark.parametrize("lost", [(), (STARTED_FILE,)], ids=["mark kept", "mark lost"])
 @pytest.mark.parametrize(
-    ("before", "after"), [(None, None), (2030, None), (None, 1970), (None, 2100), (2100, 1970)]
+    ("before", "after", "lost"),
+    [
+        (None, None, []),
+        (2030, None, [STARTED_FILE]),
+        (None, 1970, [STARTED_FILE]),
+        (None, 2100, []),
+        (2100, 1970, [STARTED_FILE]),
+    ],
 )
 def test_a_node_that_has_lost_its_state_joins_again_under_any_clock(
     tmp_path: Path, before: int | None, after: int | None, lost: Sequence[str]
@@ -163,7 +169,9 @@ def test_a_node_that_has_lost_its_state_joins_again_under_any_clock(
         assert highest is not None
         assert state.epoch > highest.epoch
         assert state.round > highest.round
-        assert "skips rounds" in daemons.log("n1")
+        # The mark beside the state shows it, or the node's own presence at the broker.
+        notice = "does not know the latest start" if lost else "its state is lost"
+        assert notice in daemons.log("n1")
 
 
 def test_a_state_put_back_from_a_copy_is_noticed(tmp_path: Path) -> None:
@@ -190,7 +198,8 @@ def test_a_state_put_back_from_a_copy_is_noticed(tmp_path: Path) -> None:
 def test_a_node_closes_its_open_round_before_it_stops(tmp_path: Path, closes: bool) -> None:
     """With the guard off, the round whose answers have gone out is left without a result."""
     patch = "" if closes else "import cipherfleet_node.runtime.daemon as d; d.CLOSE_WITHIN_S = 0.0"
-    algorithm = "answer_timeout_s: 4, start_timeout_s: 5"  # no period: a round is always open
+    # Without a period a round is always open.
+    algorithm = "rounds: 1000000, answer_timeout_s: 4, start_timeout_s: 5"
     left_open = 0
     with open_daemons(tmp_path, algorithm=algorithm) as daemons:
         daemons.start("n2", "n3")
@@ -206,8 +215,71 @@ def test_a_node_closes_its_open_round_before_it_stops(tmp_path: Path, closes: bo
 
 # -- sensors --------------------------------------------------------------------------------------
 
+# A program that never ends while the file `hang` is in the node's folder.
+HANGING = """{kind: command, timeout_s: 3,
+       command: [sh, -c, "test -e hang && sleep 1000; echo '{\\"t\\": 20}'"]}"""
+
+
+def rounds_within(daemons: Daemons, names: Sequence[str], seconds: float) -> int:
+    before = sum(daemons.round(name) for name in names)
+    time.sleep(seconds)
+    return sum(daemons.round(name) for name in names) - before
+
+
+def test_a_hung_sensor_does_not_slow_the_others_down(tmp_path: Path) -> None:
+    """Before, a round waited for the sensor's whole timeout: a tenth of the rate."""
+    algorithm = "period_s: 0.4, answer_timeout_s: 4, start_timeout_s: 10"
+    with open_daemons(tmp_path, algorithm=algorithm, sensor=HANGING) as daemons:
+        daemons.start(*NAMES)
+        daemons.wait_for_rounds(NAMES, 3)
+        for _ in range(4):  # another process may need the machine meanwhile
+            undisturbed = rounds_within(daemons, ["n2", "n3"], 6.0)
+            (daemons.bundles["n1"] / "hang").touch()
+            time.sleep(1.0)
+            disturbed = rounds_within(daemons, ["n2", "n3"], 6.0)
+            (daemons.bundles["n1"] / "hang").unlink()
+            if disturbed >= 0.9 * undisturbed:
+                return
+            time.sleep(4.0)
+    raise AssertionError(f"{disturbed} rounds instead of {undisturbed}")
+
 
 # -- alerts ---------------------------------------------------------------------------------------
+
+
+def test_a_node_that_nobody_answers_gives_an_alert(tmp_path: Path) -> None:
+    """Its stepsize is another one, so its neighbours refuse its queries."""
+    algorithm = "answer_timeout_s: 0.5, start_timeout_s: 1, period_s: 0.2, stepsize: {initial: 0.5}"
+    with open_daemons(tmp_path, algorithm=algorithm, exchange="pairwise") as daemons:
+        file = daemons.bundles["n1"] / "node.yaml"
+        text = file.read_text()
+        assert "initial: 0.5" in text
+        file.write_text(text.replace("initial: 0.5", "initial: 0.25"))
+        daemons.start(*NAMES)
+        alert = "no neighbour has answered this node"
+        daemons.wait(lambda: alert in daemons.log("n1"), "alert")
+        assert "although messages of n2, n3 arrive" in daemons.log("n1")
+        beat = daemons.bundles["n1"] / "logs" / "heartbeat.json"
+        daemons.wait(lambda: '"unanswered_s": 0' not in beat.read_text(), "alert in the heartbeat")
+        assert alert not in daemons.log("n2")
+        assert daemons.exit_code("n1") is None
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.7])
+def test_rounds_that_have_exchanged_nothing_do_not_end_well(tmp_path: Path, delay_s: float) -> None:
+    """Every answer to n1 comes after its deadlines where the path is slow."""
+    algorithm = "rounds: 6, answer_timeout_s: 0.5, start_timeout_s: 3"
+    with (
+        FaultyPath(delay_s=delay_s) as path,
+        open_daemons(tmp_path, algorithm=algorithm, path=path) as daemons,
+    ):
+        daemons.start(*NAMES)
+        daemons.wait(lambda: daemons.exit_code("n1") is not None, "end of n1")
+        if delay_s:
+            assert daemons.exit_code("n1") == NothingExchanged.exit_code, daemons.log("n1")
+            assert "without a single answer" in daemons.log("n1")
+        else:
+            assert daemons.exit_code("n1") == 0
 
 
 def test_too_few_descriptors_are_one_line(tmp_path: Path) -> None:

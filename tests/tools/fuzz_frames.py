@@ -64,6 +64,7 @@ from cipherfleet_node.core.messages import (
 )
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.wire import (
+    WIRE_VERSION,
     MAX_COUNTER,
     MAX_MESSAGE_BYTES,
     MAX_ROUND,

@@ -175,7 +175,8 @@ class MemoryFleet:
         seat.unread = seat.samples
         first = self.first_rounds.get(name, 0)
         new = first_state(self.name, name, b"", 0, draw=1000 * (seat.epoch - 1))
-        saved = seat.saved or msgspec.structs.replace(new, round=first)
+        new = msgspec.structs.replace(new, round=first, has_lost_round=seat.has_lost_state)
+        saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)
         seat.agent = Agent(
@@ -193,7 +194,6 @@ class MemoryFleet:
                 trace=NoTrace(),
                 identities={other: other.encode() for other in self.neighbours[name]},
                 first_round=first,
-                has_lost_round=seat.has_lost_state,
                 away_s=self.now - seat.stopped_at,
             ),
             seat.saved,

@@ -106,7 +106,7 @@ from .stepping import Stepper
 
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
 GIVE_UP_DEADLINES = 512  # without a coupled round
-GREATEST_EPOCH_FOLLOWED = 2**40  # a neighbour's word does not move the epoch beyond
+GREATEST_EPOCH_FOLLOWED = 2**52  # a neighbour's word moves the epoch no further
 
 
 class Agent:
@@ -222,7 +222,7 @@ class Agent:
         self.neighbours.begin_connection()
         self._announced = None
         yield from self._announce(self._condition)
-        if self._phase is Phase.STARTING and self._setup.has_lost_round:
+        if self._phase is Phase.STARTING and self._state.has_lost_round:
             self._deadline = now + 2.0 * self.deadlines.current_s
         current, record = self.collector.current, self._state.open_record
         if self._phase is Phase.COLLECTING and current and record:
@@ -252,8 +252,8 @@ class Agent:
             return "finished"
         if self._is_done:
             return "done"
-        has_round = self._state.records or not self._setup.has_lost_round
-        return "ready" if self._setup.neighbours and has_round else "waiting"
+        has_round = bool(self._setup.neighbours) and not self._state.has_lost_round
+        return "ready" if has_round else "waiting"
 
     def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
         self._reading_awaited = False
@@ -296,7 +296,8 @@ class Agent:
             yield from self._announce("waiting")
 
     def _proceed_when_done(self, now: float) -> Iterator[Effect]:
-        if self._phase is Phase.STARTING or self.neighbours.are_present_done:
+        is_new = self._phase is Phase.STARTING and not self.neighbours.present
+        if self.neighbours.are_present_done and not (is_new and self._only_answers):
             yield from self._finish(now)
             return
         yield from self._announce("done")
@@ -304,12 +305,13 @@ class Agent:
             yield from self._open(now)
 
     def _open_first(self, now: float) -> Iterator[Effect]:
-        if self._setup.has_lost_round and not self._state.records:
+        if self._state.has_lost_round:
             target = self._learned_round(now)
             if target is None:
                 yield from self._announce("waiting")
                 return
-            self._update(round=max(target, self._state.round))
+            self._update(round=max(target, self._state.round), continuous=True)
+            self._state = self.opener.draw_now(self._state, now)
             yield from self._open(now)
         elif self._can_repeat:
             yield from self._repeat(now)
@@ -377,7 +379,18 @@ class Agent:
     @property
     def _is_done(self) -> bool:
         rounds = self._setup.algorithm.rounds
-        return rounds is not None and self._state.coupled >= rounds
+        is_run = rounds is not None and self._state.coupled >= rounds
+        return is_run or (rounds is not None and self._only_answers)
+
+    @property
+    def _only_answers(self) -> bool:
+        """True if the node can never ask anybody: a leaf of the sealed exchange."""
+        return 0 < len(self._setup.neighbours) < self._setup.exchange.least
+
+    @property
+    def needs_operator(self) -> bool:
+        """True if neither this node nor any of its neighbours knows a round that is unused."""
+        return self._state.has_lost_round and self.neighbours.are_all_waiting
 
     # -- opening a round ------------------------------------------------------------------------
 

@@ -42,7 +42,6 @@ class Setup:
     identities: Mapping[str, bytes] = field(default_factory=dict)  # tag of each identity key
     # A newcomer, or a node that had no neighbours, begins when a neighbour has come to this round.
     first_round: int = 0
-    has_lost_round: bool = False  # it has run before, but does not know up to which round
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
 
 

@@ -48,6 +48,10 @@ class Opener:
         waits = max(drawing.times - ROUNDS_PER_DRAW, 0)
         if waits and now < self._drawn_at + deadline_s * 2.0 ** min(waits, MOST_DOUBLINGS):
             return None
+        return self.draw_now(state, now)
+
+    def draw_now(self, state: State, now: float) -> State:
+        """Return *state* with the next draw."""
         self._drawn_at = now
         self.note_kicks(state.round)
         return progress.redrawn(state, self._kick_size(state))

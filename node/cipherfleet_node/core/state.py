@@ -86,6 +86,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: digest of the answered roster
     sizes: list[float] = []  # of the latest coupling terms, for the cap
     coupled: int = 0  # the number of rounds with a coupling term
+    has_lost_round: bool = False  # the node has run, but does not know up to which round
     unbalanced: bool = False  # a term may have been counted at one end only
 
     def __repr__(self) -> str:
@@ -142,6 +143,18 @@ def first_state(fleet: str, node: str, parameters: bytes, epoch: int, draw: int)
         neighbours={},
         continuous=False,
         drawing=Drawing(draw),
+    )
+
+
+def after_loss(state: State, draw: int) -> State:
+    """Return the state of a node that does not know in which rounds it has sent queries.
+
+    *state* is a first one, or an old copy. The node waits until its neighbours show it a round that
+    it cannot have used. *draw* is random, since the answered rosters may be lost as well.
+    """
+    drawing = msgspec.structs.replace(state.drawing, number=draw)
+    return msgspec.structs.replace(
+        state, records=[], rosters={}, continuous=False, has_lost_round=True, drawing=drawing
     )
 
 

@@ -3,6 +3,9 @@
 Each state is written to a temporary file, synchronised with fsync and renamed; then the folder is
 synchronised. The generation before is kept under another name. A checksum shows if a file is
 damaged. There is one small write per round, and a smaller one for each answer (`answered_log.py`).
+
+Outside the state folder, the file STARTED_FILE says that the node has saved a state once. A node
+without a state is therefore known to have lost it, or to be new.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from .answered_log import AnsweredLog, with_entries
 from .synced_files import sync_folder, write_synced
 
 STATE_FOLDER = "state"
+STARTED_FILE = "started"  # beside the state folder; it holds the fingerprint of the keys
+REMEDY_NOT_SAVED = "free disk space, or replace the card, and start the node again"
 _MAGIC = b"cipherfleet state 2\n"
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(State)
@@ -38,11 +43,14 @@ class Store:
         Raises IdentityClash if another process has locked it, ConfigError if it cannot be written.
         """
         self._folder = folder / STATE_FOLDER
+        self._started = folder / STARTED_FILE
         self.current = self._folder / "current"
         self.previous = self._folder / "previous"
         self._answered = AnsweredLog(self._folder)
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not self._folder.exists():
+                self._folder.mkdir(mode=0o700)
+                sync_folder(folder)  # otherwise a loss of power may take the whole folder
             self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(f"{self._folder}: cannot be written: {error.strerror}") from None
@@ -52,6 +60,31 @@ class Store:
             os.close(self._lock)
             raise IdentityClash(
                 f"{folder}: another daemon runs from this folder", remedy="stop it"
+            ) from None
+
+    def has_run(self, fingerprint: str) -> bool:
+        """True if the node with the keys of *fingerprint* has saved a state in this folder."""
+        try:
+            return self._started.read_text().strip() == fingerprint
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def record_start(self, fingerprint: str) -> None:
+        """Record durably that the node with the keys of *fingerprint* is about to run.
+
+        Raises StateNotSaved.
+        """
+        if self.has_run(fingerprint):
+            return
+        fresh = self._started.with_suffix(".fresh")
+        try:
+            write_synced(fresh, f"{fingerprint}\n".encode())
+            fresh.replace(self._started)
+            sync_folder(self._started.parent)
+        except OSError as error:
+            raise StateNotSaved(
+                f"{self._started}: cannot be written: {error.strerror}",
+                remedy=REMEDY_NOT_SAVED,
             ) from None
 
     def close(self) -> None:
@@ -83,7 +116,7 @@ class Store:
         except OSError as error:
             raise StateNotSaved(
                 f"{self._folder}: the state cannot be written: {error.strerror}",
-                remedy="free disk space, or replace the card, and start the node again",
+                remedy=REMEDY_NOT_SAVED,
             ) from None
 
     def _save(self, state: State) -> None:

@@ -792,7 +792,7 @@ class Agent:
                 yield Rejected(name, "overreach")
             yield from self._spoil(term, now)
             return
-        self.roster.opened(record.number)
+        self.roster.opened(term.included)
         self.claims.coupled(term.included)
         self._coupled_at = now
         if not setup.exchange.sealed:

@@ -148,7 +148,9 @@ def rounds_of(fleet: MemoryFleet, name: str) -> list[int]:
 
 
 def coupled_of(fleet: MemoryFleet, name: str) -> int:
-    return saved_of(fleet, name).coupled
+    """The number of coupled rounds; the saved state does not know of the latest one yet."""
+    agent = fleet.seats[name].agent
+    return agent.state.coupled if agent is not None else saved_of(fleet, name).coupled
 
 
 def saved_of(fleet: MemoryFleet, name: str) -> State:

@@ -87,13 +87,11 @@ both = pytest.mark.parametrize("sealed", [False, True], ids=["pairwise", "sealed
 def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(
     shape: str, n: int, faults: str, sealed: bool
 ) -> None:
-    fleet = fleet_of(SHAPES[shape](n), faults=FAULTS[faults], sealed=sealed)
-    fleet.run()
+    fleet = fleet_of(SHAPES[shape](n), faults=FAULTS[faults], sealed=sealed, encrypted=n < 10)
+    fleet.run(20_000.0)
     assert not reused_rounds(fleet)
-    for name, seat in fleet.seats.items():
-        assert seat.saved is not None
-        # Of a few last answers lost, some are asked for again when their sender has gone.
-        assert 4 <= seat.saved.round <= 8
+    for name in fleet.seats:
+        assert coupled_of(fleet, name) >= 8
         done = rounds_of(fleet, name)
         assert done == sorted(set(done)), "a round is closed once, and in order"
     if faults in ("no faults", "repetitions"):
@@ -123,9 +121,10 @@ def test_random_graphs_never_deadlock(
 ) -> None:
     faults = Faults(drop, duplicate, (0.001, longest_s))
     edges = random_graph(n, graph_seed)
-    fleet = fleet_of(edges, rounds=5, faults=faults, seed=seed, sealed=sealed)
-    fleet.run()
+    fleet = fleet_of(edges, 5, faults=faults, seed=seed, sealed=sealed, encrypted=False)
+    fleet.run(20_000.0)
     assert not reused_rounds(fleet)
+    assert all(coupled_of(fleet, name) >= 5 for name in fleet.seats)
 
 
 def test_two_nodes_agree() -> None:
@@ -156,76 +155,78 @@ def test_the_same_seed_gives_the_same_fleet() -> None:
 # -- silence --------------------------------------------------------------------------------------
 
 
-def test_silent_neighbour_closes_the_round_at_its_deadline() -> None:
+def test_silent_neighbour_closes_the_round_at_its_second_deadline() -> None:
     """n01 does not get the answer of n00 in round 2, however often it asks."""
 
     def lost(sender: str, receiver: str, message: Message) -> bool:
-        return isinstance(message, Answer) and (sender, receiver, message.round) == (
-            "n00",
-            "n01",
-            2,
-        )
+        is_answer = isinstance(message, Answer) and message.round == 2
+        return is_answer and (sender, receiver) == ("n00", "n01")
 
     fleet = fleet_of(ring(4), tap=drop(lost))
     fleet.run()
-    closed = {r.number: r for r in fleet.seats["n01"].reported}
-    durations = {
-        r.number: at - r.opened
-        for r, at in zip(fleet.seats["n01"].reported, fleet.seats["n01"].closed_at, strict=True)
-    }
+    seat = fleet.seats["n01"]
+    closed = {r.number: r for r in seat.reported}
     assert closed[2].silent == ("n00",)
-    # Two deadlines, if n00 was still in round 1 when n01 opened round 2.
-    assert any(durations[2] == pytest.approx(count * TIMEOUT) for count in (1, 2))
+    (took_s,) = (at - r.opened for r, at in zip(seat.reported, seat.closed_at) if r.number == 2)
+    # Each deadline is doubled if n00 was still in round 1 when it began.
+    assert any(took_s == pytest.approx(count * TIMEOUT) for count in (2, 3, 4))
     assert all(not closed[k].silent for k in closed if k != 2)
-    assert all(durations[k] < 2 * TIMEOUT + 1 for k in durations)
     assert fleet.silent() == 1
 
 
-def test_an_unanswered_query_is_sent_again_within_the_deadline() -> None:
-    seen: list[float] = []
+def test_an_unanswered_query_is_sent_again_at_the_first_deadline() -> None:
+    seen: list[tuple[float, Query]] = []
 
     def lost(sender: str, receiver: str, message: Message) -> bool:
         if isinstance(message, Query) and (sender, receiver, message.round) == ("n01", "n00", 2):
-            seen.append(fleet.now)
+            seen.append((fleet.now, message))
             return len(seen) == 1
         return False
 
     fleet = fleet_of(line(3), tap=drop(lost))
     fleet.run()
     assert fleet.silent() == 0
-    assert seen[1] - seen[0] == pytest.approx(TIMEOUT / 2)
+    (first, query), (second, repeated), *_ = seen
+    assert any(second - first == pytest.approx(count * TIMEOUT) for count in (1, 2))
+    assert query == repeated
 
 
-@both
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_killed_node_without_a_last_will_is_waited_for_once(shape: str, sealed: bool) -> None:
-    """Once, whatever the number of rounds to come.
-
-    A neighbour that saw it in the round before gives it two deadlines; half of one more may pass
-    until a query is sent again to those who wait themselves.
-    """
-    fleet = fleet_of(SHAPES[shape](6), rounds=20, sealed=sealed)
+@pytest.mark.parametrize(
+    ("shape", "sealed"),
+    [*((shape, False) for shape in SHAPES), ("star", True), ("complete", True)],
+)
+def test_a_killed_node_without_a_last_will_costs_a_few_deadlines(shape: str, sealed: bool) -> None:
+    """Whatever the number of rounds: it is asked less and less often."""
+    fleet = fleet_of(SHAPES[shape](6), rounds=60, sealed=sealed, encrypted=False)
     start_all(fleet)
     fleet.advance(0.05)
     fleet.kill("n05", last_will=False)
-    fleet.advance(1_000.0)
-    others = [seat for name, seat in fleet.seats.items() if name != "n05"]
-    assert all(seat.saved is not None and seat.saved.round == 20 for seat in others)
-    last = max(seat.closed_at[-1] for seat in others)
-    assert last < 3 * TIMEOUT
+    fleet.advance(2_000.0)
+    others = [name for name in fleet.seats if name != "n05"]
+    assert all(coupled_of(fleet, name) >= 60 for name in others)
+    last = max(fleet.seats[name].closed_at[-1] for name in others)
+    assert last < 20 * TIMEOUT, "of 55 rounds without it"
 
 
 @both
 @pytest.mark.parametrize("shape", ["ring", "star", "complete", "grid"])
-def test_a_last_will_costs_no_deadline(shape: str, sealed: bool) -> None:
-    fleet = fleet_of(SHAPES[shape](6), rounds=20, sealed=sealed)
+def test_a_last_will_costs_a_pairwise_round_no_deadline_and_a_sealed_one_few(
+    shape: str, sealed: bool
+) -> None:
+    """A sealed node closes its round at once, held; its next roster is another, refused once."""
+    fleet = fleet_of(SHAPES[shape](6), rounds=20, sealed=sealed, encrypted=False)
     start_all(fleet)
     fleet.advance(0.05)
     fleet.kill("n01")
     fleet.advance(1_000.0)
-    others = [seat for name, seat in fleet.seats.items() if name != "n01"]
-    assert all(seat.stopped for seat in others)
-    assert max(seat.closed_at[-1] for seat in others) < TIMEOUT
+    others = [name for name in fleet.seats if name != "n01"]
+    if sealed and shape in ("ring", "grid"):  # a neighbour of two is left with one, and holds
+        others = [name for name in others if len(fleet.neighbours[name]) > 2]
+    assert all(coupled_of(fleet, name) >= 20 for name in others)
+    if sealed:
+        return
+    assert max(fleet.seats[name].closed_at[-1] for name in others) < TIMEOUT
+    assert all(fleet.seats[name].stopped for name in others)
 
 
 def test_a_node_all_of_whose_neighbours_are_gone_waits_and_says_so() -> None:
@@ -235,14 +236,15 @@ def test_a_node_all_of_whose_neighbours_are_gone_waits_and_says_so() -> None:
     fleet.kill("n01")
     fleet.advance(60.0)
     for name in ("n00", "n02"):
-        assert agent_of(fleet, name).phase is Phase.COLLECTING
+        assert agent_of(fleet, name).phase is Phase.READING
         assert fleet.presence[name].state == "waiting"
     fleet.start("n01")
     finish(fleet)
     assert not reused_rounds(fleet)
     for name in ("n00", "n02"):
-        assert rounds_of(fleet, name) == list(range(20))
-        assert not any(closed.silent for closed in fleet.seats[name].reported)
+        assert coupled_of(fleet, name) == 20
+        held = [closed.number for closed in fleet.seats[name].reported if closed.silent]
+        assert len(held) == 1, "the round that was open when its neighbour left"
 
 
 def test_a_node_that_has_waited_says_when_its_rounds_go_on() -> None:
@@ -271,7 +273,7 @@ def test_a_restarted_node_rejoins_and_agrees(sealed: bool) -> None:
     fleet.start("n02")
     finish(fleet)
     done = rounds_of(fleet, "n02")
-    assert done[-1] == 99
+    assert coupled_of(fleet, "n02") == 100
     assert min(k for k in done if k > before) > before + 15, "it joins its neighbours' round"
     assert not reused_rounds(fleet)
     assert np.ptp(fleet.estimates(), axis=0).max() < 1e-4
@@ -279,11 +281,11 @@ def test_a_restarted_node_rejoins_and_agrees(sealed: bool) -> None:
 
 @both
 def test_a_restart_repeats_the_query_of_its_round_byte_for_byte(sealed: bool) -> None:
-    sent: dict[int, list[Query]] = {}
+    queries: dict[int, list[Query]] = {}
 
     def note(sender: str, _receiver: str, message: Message) -> Message | None:
         if sender == "n00" and isinstance(message, Query):
-            sent.setdefault(message.epoch, []).append(message)
+            queries.setdefault(message.epoch, []).append(message)
         blocked = isinstance(message, Answer) and message.round == 3 and fleet.now < 1.0
         return None if blocked else message
 
@@ -291,11 +293,11 @@ def test_a_restart_repeats_the_query_of_its_round_byte_for_byte(sealed: bool) ->
     start_all(fleet)
     fleet.advance(0.5)
     assert agent_of(fleet, "n00").round_number == 3
-    fleet.kill("n00")
+    fleet.kill("n00", last_will=False)
     fleet.advance(1.0)
     fleet.start("n00")
     finish(fleet)
-    before, after = sent[1][-1], sent[2][0]
+    before, after = queries[1][-1], queries[2][0]
     assert (before.round, after.round) == (3, 3)
     assert before.digest == after.digest
     assert rounds_of(fleet, "n00") == list(range(8))
@@ -340,12 +342,10 @@ def saved_first(fleet: MemoryFleet) -> Callable[[str, str, Message], Message]:
         records = {record.number: record for record in saved.records}
         if isinstance(message, Query):
             assert records[message.round].query == message.ciphertexts
-            attempt = records[message.round].attempt
-            assert message.attempt <= attempt
-            assert message.attempt < attempt or message.roster == records[message.round].roster
+            assert records[message.round].roster == message.roster
             assert message.round <= saved.round
         elif isinstance(message, Answer):
-            assert message.round in records
+            assert records[message.round].answered[message.receiver] == message.query
         return message
 
     return check

@@ -14,7 +14,7 @@ from .messages import Message
 from .objective import Objective
 from .randomness import FloatVector, Seeds
 from .sample import Sample
-from .state import State
+from .state import AnsweredQuery, State
 
 
 class Trace(Protocol):
@@ -111,6 +111,13 @@ class Save:
 
 
 @dataclass(frozen=True, repr=False)
+class Note:
+    """Add *entry* durably to the state that was saved last, before the next effect is taken."""
+
+    entry: AnsweredQuery
+
+
+@dataclass(frozen=True, repr=False)
 class Publish:
     """Publish *message* on its topic."""
 
@@ -177,5 +184,14 @@ class Stop:
 
 
 Effect = (
-    Save | Publish | TakeReading | RoundClosed | LateCoupling | Rejected | Surplus | Restart | Stop
+    Save
+    | Note
+    | Publish
+    | TakeReading
+    | RoundClosed
+    | LateCoupling
+    | Rejected
+    | Surplus
+    | Restart
+    | Stop
 )

@@ -42,6 +42,15 @@ class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"<RoundRecord {self.number}>"
 
 
+class AnsweredQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query that was answered: no other one of this asker and round may be answered."""
+
+    round: int
+    asker: str
+    digest: bytes
+    roster: bytes  # digest of the roster; empty in the pairwise exchange
+
+
 class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node remembers of a neighbour, as long as the neighbour keeps its identity."""
 
@@ -100,6 +109,20 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             same = known is not None and known.identity == identity
             found[name] = known if known is not None and same else Known(identity)
         return found
+
+
+def note_answered(state: State, entry: AnsweredQuery) -> State:
+    """Return *state* with *entry*, or *state* itself if it does not have that round any more."""
+    record = state.record(entry.round)
+    if record is None:
+        return state
+    noted = msgspec.structs.replace(record, answered={**record.answered, entry.asker: entry.digest})
+    records = [noted if r.number == entry.round else r for r in state.records]
+    if not entry.roster:
+        return msgspec.structs.replace(state, records=records)
+    seen = {**state.rosters.get(record.draw, {}), entry.asker: entry.roster}
+    rosters = {**state.rosters, record.draw: seen}
+    return msgspec.structs.replace(state, records=records, rosters=rosters)
 
 
 def first_state(fleet: str, node: str, parameters: bytes, epoch: int, draw: int) -> State:

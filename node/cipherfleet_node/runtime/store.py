@@ -2,7 +2,7 @@
 
 Each state is written to a temporary file, synchronised with fsync and renamed; then the folder is
 synchronised. The generation before is kept under another name. A checksum shows if a file is
-damaged. There is one small write per round.
+damaged. There is one small write per round, and a smaller one for each answer (`answered_log.py`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ import fcntl
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.core.state import STATE_VERSION, AnsweredQuery, State, after_damage
 from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 
+from .answered_log import AnsweredLog, with_entries
+from .synced_files import sync_folder, write_synced
+
 STATE_FOLDER = "state"
-_MAGIC = b"cipherfleet state 1\n"
+_MAGIC = b"cipherfleet state 2\n"
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(State)
 
@@ -35,6 +40,7 @@ class Store:
         self._folder = folder / STATE_FOLDER
         self.current = self._folder / "current"
         self.previous = self._folder / "previous"
+        self._answered = AnsweredLog(self._folder)
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -50,6 +56,7 @@ class Store:
 
     def close(self) -> None:
         """Release the lock of the folder."""
+        self._answered.close()
         os.close(self._lock)
 
     def save(self, state: State) -> None:
@@ -57,8 +64,22 @@ class Store:
 
         Raises StateNotSaved. In that case no message that depends on *state* may be sent.
         """
-        try:
+        with self._refusing():
             self._save(state)
+            self._answered.shorten(state)
+
+    def note(self, entry: AnsweredQuery) -> None:
+        """Add *entry* durably to the state that was saved last.
+
+        Raises StateNotSaved. In that case the query must not be answered.
+        """
+        with self._refusing():
+            self._answered.append(entry)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StateNotSaved(
                 f"{self._folder}: the state cannot be written: {error.strerror}",
@@ -118,10 +139,10 @@ def read_state(folder: Path) -> State | None:
     if not current.exists() and not previous.exists():
         return None
     try:
-        return _read(current)
+        return with_entries(_read(current), current.parent)
     except StateCorrupt:
         try:
-            return after_damage(_read(previous))
+            return after_damage(with_entries(_read(previous), current.parent))
         except StateCorrupt:
             raise StateCorrupt(
                 f"{current.parent}: both generations of the state are damaged",
@@ -150,21 +171,3 @@ def _read(file: Path) -> State:
     if state.version != STATE_VERSION:
         raise StateCorrupt(f"{file}: has version {state.version}, this is {STATE_VERSION}")
     return state
-
-
-def write_synced(file: Path, data: bytes) -> None:
-    """Write *data* durably to *file*, which only its owner can read."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the entries of *folder* durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.core.roster import FIRST_TRIAL, MOST_DOUBLINGS, SPOILED_ROUNDS, Roster
+from cipherfleet_node.core.roster import (
+    FIRST_TRIAL,
+    MOST_DOUBLINGS,
+    PATIENCE,
+    SPOILED_ROUNDS,
+    Roster,
+)
 
 NAMES = [f"n{index}" for index in range(6)]
 
@@ -24,14 +30,14 @@ def after_misses(count: int, name: str = "n0") -> Roster:
     return roster
 
 
-@pytest.mark.parametrize("misses", range(MOST_DOUBLINGS + 3))
+@pytest.mark.parametrize("misses", range(MOST_DOUBLINGS + 4))
 def test_a_mute_neighbour_is_asked_ever_less_often(misses: int) -> None:
-    interval = 1 << min(misses, MOST_DOUBLINGS)
+    interval = 1 << min(max(misses - 1, 0), MOST_DOUBLINGS)
     assert asked_in(after_misses(misses), range(256), "n0") == list(range(0, 256, interval))
 
 
 def test_an_answer_takes_one_miss_away_and_not_all() -> None:
-    roster = after_misses(3)
+    roster = after_misses(4)
     roster.answered("n0")
     assert asked_in(roster, range(16), "n0") == [0, 4, 8, 12]
     for _ in range(5):
@@ -43,15 +49,28 @@ def test_who_is_needed_to_make_two_is_asked_in_any_case() -> None:
     roster = after_misses(9)
     assert roster.choose(["n0", "n1"], 1) == ["n0", "n1"]
     assert roster.choose(["n0", "n1", "n2"], 1) == ["n1", "n2"]
-    roster.missed(["n1"])
+    roster.missed(["n1"] * 2)
     assert roster.choose(["n0", "n1", "n2"], 1) == ["n1", "n2"], "the one with fewest misses"
 
 
 def test_a_pairwise_node_needs_one() -> None:
     roster = Roster(least=1)
-    roster.missed(["n0"])
+    roster.missed(["n0"] * 2)
     assert roster.choose(["n0"], 1) == ["n0"]
     assert roster.choose(["n0", "n1"], 1) == ["n1"]
+
+
+def test_only_refusals_without_end_count_as_misses() -> None:
+    roster = Roster(least=2)
+    for _ in range(PATIENCE - 1):
+        roster.refused("n0")
+    assert not roster.has_missed("n0")
+    roster.refused("n0")
+    assert roster.has_missed("n0")
+    roster.answered("n0")
+    for _ in range(PATIENCE - 1):
+        roster.refused("n0")
+    assert not roster.has_missed("n0"), "an answer ends the row"
 
 
 # -- answers out of range -------------------------------------------------------------------------

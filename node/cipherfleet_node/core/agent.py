@@ -279,7 +279,8 @@ class Agent:
         """Open the next round, or finish, unless something that it needs is still missing."""
         if self._phase not in (Phase.STARTING, Phase.READING) or not self._connected:
             return
-        if self._reading_awaited or (now < self._not_before and not self._is_behind):
+        is_early = now < self._not_before and not self._is_behind and not self._is_done
+        if self._reading_awaited or is_early:
             return
         if not self._setup.objective.ready:
             if now >= self._not_before:
@@ -734,7 +735,7 @@ class Agent:
             yield from self._spoil(term, now)
             return
         self._state, self._coupled_at = coupled, now
-        self.roster.opened(record.number)
+        self.roster.opened(term.included)
         self.claims.coupled(term.included)
         yield from self._close(now, record.number, term)
 

@@ -66,12 +66,12 @@ class Roster:
         self._refusals.pop(name, None)
         self._misses[name] = max(self._misses.get(name, 0) - 1, 0)
 
-    def opened(self, round_number: int) -> None:
-        """Record that the answers of the roster of *round_number* were in range."""
-        del round_number
+    def opened(self, roster: Collection[str]) -> None:
+        """Record that the answers of *roster* were in range."""
         self._spoiled = 0
-        self.left_out -= self._on_trial
-        self._on_trial = frozenset()
+        tried = self._on_trial & set(roster)
+        self.left_out -= tried
+        self._on_trial -= tried
 
     def spoiled(self, roster: Collection[str], round_number: int) -> None:
         """Record that the sealed answers of *roster* were out of range together."""
@@ -79,7 +79,7 @@ class Roster:
         if self._spoiled < SPOILED_ROUNDS:
             return
         self._spoiled = 0
-        if self._on_trial:
+        if self._on_trial & set(roster):
             self._end_trial(round_number)
         elif self.left_out:
             self._leave_out(frozenset(roster), round_number)  # the halves change places
@@ -88,7 +88,7 @@ class Roster:
 
     def _end_trial(self, round_number: int) -> None:
         """The faulty one is among those on trial: ask the rest of those left out next time."""
-        self.left_out, self._on_trial = self._on_trial or self.left_out, frozenset()
+        self.left_out, self._on_trial = self._on_trial, frozenset()
         self._trials += 1
         self._trial_at = round_number + (FIRST_TRIAL << min(self._trials, MOST_DOUBLINGS))
 

@@ -13,15 +13,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from cipherfleet_node.core.state import STATE_VERSION, RoundRecord, State
+from cipherfleet_node.core.state import STATE_VERSION, Known, RoundRecord, State, first_state
 from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 from cipherfleet_node.runtime import store as store_module
 from cipherfleet_node.runtime.store import Store, read_state
 
 
 def state(k: int) -> State:
-    records = [RoundRecord(k, [k, -k], bytes([k] * 32), [bytes([k]) * 64])]
-    return State(STATE_VERSION, "f", "n", b"tag", 3, k, [0.5 * k], records, {"m": 1}, True)
+    draw, known = bytes(8), {"m": Known(b"identity", epoch=1, round=k)}
+    records = [RoundRecord(k, draw, [k, -k], bytes([k] * 32), [bytes([k]) * 64])]
+    made = first_state("f", "n", b"tag", 3, draw=k)
+    changes = {"round": k, "estimate": [0.5 * k], "records": records, "neighbours": known}
+    return msgspec.structs.replace(made, continuous=True, rosters={draw: {"m": bytes(16)}}, **changes)
 
 
 @pytest.fixture

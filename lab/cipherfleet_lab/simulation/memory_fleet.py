@@ -179,7 +179,7 @@ class MemoryFleet:
         saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)
-        seat.agent = Agent(
+        seat.agent = self.make_agent(
             Setup(
                 fleet=self.name,
                 node=name,
@@ -200,6 +200,10 @@ class MemoryFleet:
         )
         self._deliver(name, Started())
         self.connect(name)
+
+    def make_agent(self, setup: Setup, state: State) -> Agent:
+        """Return the agent of a process that starts; attacks replace parts of it."""
+        return Agent(setup, state)
 
     def _tag(self, name: str) -> bytes:
         key = self.keys.get(name)

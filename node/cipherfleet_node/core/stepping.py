@@ -47,7 +47,7 @@ class Stepper:
             gradient = setup.objective.gradient(estimate, randomness)
         with setup.trace.span("update", k):
             estimate = descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
-        if not is_within_headroom(estimate, setup.resolution):
+        if not self._fits(estimate):
             return None
         if not setup.exchange.sealed:
             self._keep_single(answers, k)
@@ -62,7 +62,7 @@ class Stepper:
             return None
         state, coupling = self._limited(state, record, term, {})
         estimate = np.array(state.estimate) + self._attenuation(record) * coupling
-        if not is_within_headroom(estimate, self._setup.resolution):
+        if not self._fits(estimate):
             return None
         return self._coupled(state, record, term, estimate, state.round)
 
@@ -79,9 +79,12 @@ class Stepper:
         estimate = np.array(state.estimate) - self._attenuation(record) * self._real(term)
         others = [other for other in record.counted if other != name]
         state = progress.closed(state, record.number, "coupled", others)
-        if not is_within_headroom(estimate, setup.resolution):
+        if not self._fits(estimate):
             return progress.replaced(state, unbalanced=True)
         return progress.moved(state, estimate, state.round)
+
+    def _fits(self, estimate: FloatVector) -> bool:
+        return is_within_headroom(estimate, self._setup.resolution)
 
     def _coupled(
         self, state: State, record: RoundRecord, term: CouplingTerm, x: FloatVector, since: int

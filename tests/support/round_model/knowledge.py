@@ -16,27 +16,33 @@ a large random-looking prime are too small only with negligible probability.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
-from .symbolic_exchange import Term, opens
+from .symbolic_exchange import STEP, Term, opens
 
 ENTRIES = 3  # of an estimate, in the equations; the model's own estimates have one entry
 PRIME = (1 << 61) - 1
+WINDOW = 70  # so many of the latest sums of an asker are compared
 Sum = frozenset[Term]
 Column = tuple[object, ...]
 Row = dict[Column, int]
 
 
-@cache
-def isolated(sums: frozenset[Sum]) -> tuple[frozenset[str], ...]:
+def isolated(sums: Iterable[Sum]) -> tuple[frozenset[str], frozenset[str]]:
     """Return what linear combinations of *sums* isolate.
 
     The first set names the answerers of which one single term is isolated. The second one names the
     answerers of which a combination of several terms is isolated: their changes.
     """
-    rows = [row for one in _entangled(sums) for row in _equations(one)]
+    return _isolated(_entangled(frozenset(sums)))
+
+
+@lru_cache(maxsize=100_000)
+def _isolated(sums: frozenset[Sum]) -> tuple[frozenset[str], frozenset[str]]:
+    rows = [row for one in sums for row in _equations(one)]
     everything = _rank(rows)
     versions = {term.version for one in sums for term in one}
     single = {
@@ -111,87 +117,80 @@ def _rank(rows: Iterable[Row]) -> int:
     return len(pivots)
 
 
-def near(sums: Iterable[Sum]) -> tuple[frozenset[str], frozenset[str]]:
-    """Return what is isolated nearly, if draws were no difference: of states that stand still.
+@lru_cache(maxsize=100_000)
+def _places(one: Sum) -> frozenset[Hashable]:
+    return frozenset(term.place for term in one)
+
+
+def near(new: Sum, sums: Iterable[Sum]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return what *new* and one of *sums* isolate nearly, if draws were no difference.
 
     The first set names the answerers that are in one of two sums only, while all others stand still.
     The second one names those that have moved between two sums while all others stood still.
     """
     alone, moved = set[str](), set[str]()
-    places = {frozenset(term.place for term in one) for one in sums}
-    for a in places:
-        for b in places:
-            rest = a ^ b
-            if a & b and len({place[0] for place in rest}) == 1:
-                (alone if len(rest) == 1 else moved).update(place[0] for place in rest)
+    for one in sums:
+        rest: frozenset[tuple[str, int]] = _places(new) ^ _places(one)  # type: ignore[assignment]
+        names = {name for name, _ in rest}
+        if len(names) == 1 and _places(new) & _places(one):
+            (alone if len(rest) == 1 else moved).update(names)
     return frozenset(alone), frozenset(moved)
 
 
+Findings = frozenset[tuple[str, str]]  # kind and answerer; `invariants.KINDS` explains the kinds
+
+
+@dataclass(frozen=True)
 class Knowledge:
     """The answers to the queries of one asker. Immutable, so that branches may share it."""
 
-    def __init__(self, answers: frozenset[Term] = frozenset()) -> None:
-        self.answers = answers
+    groups: Mapping[bytes, frozenset[Term]] = field(default_factory=dict)  # by digest of the query
+    sums: tuple[Sum, ...] = ()  # the latest that can be opened
+    asked: Mapping[Hashable, frozenset[Hashable]] = field(default_factory=dict)  # pairwise answers
+    print: int = 0  # equal for equal answers
 
-    def with_answer(self, term: Term) -> Knowledge:
-        """Return the knowledge after one more answer."""
-        return self if term in self.answers else Knowledge(self.answers | {term})
+    def with_answer(self, term: Term) -> tuple[Knowledge, Findings]:
+        """Return the knowledge after one more answer, and what the answer shows."""
+        group = self.groups.get(term.digest, frozenset())
+        if term in group:
+            return self, frozenset()
+        groups = {**self.groups, term.digest: group | {term}}
+        mark = self.print ^ hash(term)
+        if not term.size:
+            return self._with_single(term, groups, mark)
+        # With two answers to one query the masks are equal: the difference shows the answerer.
+        twice = {("isolated", t.answerer) for t in group if t.answerer == term.answerer}
+        if not opens(groups[term.digest]):
+            return Knowledge(groups, self.sums, print=mark), frozenset(twice)
+        sums = (*self.sums, groups[term.digest])[-WINDOW:]
+        return Knowledge(groups, sums, print=mark), frozenset(twice) | _findings(sums)
 
-    def sums(self) -> frozenset[Sum]:
-        """Return the sums that can be opened: each of one query, with its whole roster."""
-        groups = defaultdict[bytes, set[Term]](set)
-        for term in self.answers:
-            groups[term.digest].add(term)
-        sealed = frozenset(
-            frozenset(terms) for terms in groups.values() if opens(frozenset(terms))
-        )
-        return frozenset(one for one in sealed if all(term.size for term in one))
+    def _with_single(
+        self, term: Term, groups: Mapping[bytes, frozenset[Term]], mark: int
+    ) -> tuple[Knowledge, Findings]:
+        """Compare a pairwise answer with the earlier ones.
 
-    def twice_answered(self) -> frozenset[str]:
-        """Return the answerers that gave two different answers to one query.
-
-        Their masks are equal, so the difference shows these answerers alone.
+        With equal half weight and dither, the answers to two estimates differ by the half weight
+        times the known difference of the estimates. With two half weights while both ends stand
+        still, the quotient of the answers is nearly the quotient of the half weights, two short
+        integers.
         """
-        counts = Counter((term.answerer, term.digest) for term in self.answers)
-        return frozenset(name for (name, _), count in counts.items() if count > 1)
+        stands = term.place, term.asked // STEP
+        asked = dict(self.asked)
+        asked[term.version] = asked.get(term.version, frozenset()) | {term.asked}
+        asked[stands] = asked.get(stands, frozenset()) | {term.draw}
+        found = {("half_weight", term.answerer)} if len(asked[term.version]) > 1 else set()
+        found |= {("redrawn", term.answerer)} if len(asked[stands]) > 1 else set()
+        return Knowledge(groups, self.sums, asked, mark), frozenset(found)
 
-    def solved_weights(self) -> frozenset[str]:
-        """Return the pairwise answerers whose half weight follows from two of their answers.
 
-        With equal half weight and dither, two answers to two different estimates differ by the half
-        weight times the known difference of these estimates.
-        """
-        asked = defaultdict[tuple[str, int, bytes], set[int]](set)
-        for term in self.answers:
-            if not term.size:
-                asked[term.version].add(term.asked)
-        return frozenset(version[0] for version, estimates in asked.items() if len(estimates) > 1)
-
-    def redrawn(self) -> frozenset[str]:
-        """Return the pairwise answerers that used two half weights while both ends stood still.
-
-        The quotient of two such answers is nearly the quotient of the half weights, which are short.
-        """
-        draws = defaultdict[tuple[tuple[str, int], int], set[bytes]](set)
-        for term in self.answers:
-            if not term.size:
-                draws[term.place, term.asked // 64].add(term.draw)
-        return frozenset(place[0] for (place, _), found in draws.items() if len(found) > 1)
-
-    def findings(self) -> frozenset[tuple[str, str]]:
-        """Return every leak as a pair of kind and answerer; the kinds are in `model.KINDS`."""
-        sums = self.sums()
-        single, several = isolated(sums)
-        alone, moved = near(sums)
-        return frozenset(
-            (kind, name)
-            for kind, names in (
-                ("isolated", single | self.twice_answered()),
-                ("isolated_change", several),
-                ("nearly_isolated", alone),
-                ("nearly_isolated_change", moved),
-                ("half_weight", self.solved_weights()),
-                ("redrawn", self.redrawn()),
-            )
-            for name in names
-        )
+def _findings(sums: tuple[Sum, ...]) -> Findings:
+    single, several = isolated(sums)
+    alone, moved = near(sums[-1], sums[:-1])
+    kinds = {
+        "isolated": single,
+        "isolated_change": several,
+        "nearly_isolated": alone,
+        "nearly_isolated_change": moved,
+    }
+    return frozenset((kind, name) for kind, names in kinds.items() for name in names)

@@ -118,7 +118,7 @@ class World:
 
     def fingerprint(self) -> int:
         """Return a hash of all that the future depends on, and of what the askers know."""
-        known = tuple((name, k.answers) for name, k in sorted(self.knowledge.items()))
+        known = tuple((name, k.print) for name, k in sorted(self.knowledge.items()))
         history = (frozenset(self.queries.items()), frozenset(self.answered.items()))
         nodes = tuple(node.fingerprint() for node in self.nodes.values())
         messages = tuple(tuple(_print(f) for f in fs) for fs in (self.flights, self.withheld))
@@ -328,11 +328,8 @@ class World:
 
     def _learn(self, answer: Answer) -> None:
         before = self.knowledge.get(answer.receiver, Knowledge())
-        after = before.with_answer(term_of(answer))
-        if after is before:
-            return
-        self.knowledge[answer.receiver] = after
-        for kind, name in after.findings():
+        self.knowledge[answer.receiver], findings = before.with_answer(term_of(answer))
+        for kind, name in findings:
             self._violate(kind, answer.receiver, f"of {name}")
 
     def _violate(self, kind: str, node: str, detail: str = "") -> None:

@@ -8,80 +8,89 @@ that cannot be copied faithfully, such as a function that an agent keeps, raises
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any
+from functools import cache
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from gmpy2 import mpz
 
 from cipherfleet_node.core.events import Setup
 
-ATOMS = (int, float, str, bytes, bool, type(None), Enum, Setup, msgspec.Struct)
-SEQUENCES: dict[type, Callable[[Iterable[Any]], Any]] = {
-    list: list,
-    tuple: tuple,
-    set: set,
-    frozenset: frozenset,
-}
+Kind = Literal["atom", "struct", "setup", "dict", "set", "list", "deque", "array", "object"]
+ATOMS = (int, float, str, bytes, bool, type(None), Enum, type(mpz()))
+KINDS: tuple[tuple[type, Kind], ...] = (
+    (Setup, "setup"),
+    (dict, "dict"),
+    (set, "set"),
+    (frozenset, "set"),
+    (list, "list"),
+    (tuple, "list"),
+    (deque, "deque"),
+    (np.ndarray, "array"),
+)
+SHARED = ("atom", "struct", "setup")
 
 
-def is_atom(value: object) -> bool:
-    """True if *value* never changes, so that copies may share it."""
-    if isinstance(value, msgspec.Struct) and not type(value).__struct_config__.frozen:
-        return False
-    # An integer of gmpy2 has no __dict__ and is immutable.
-    return isinstance(value, ATOMS) or type(value).__name__ == "mpz"
-
-
-def attributes(value: object) -> dict[str, Any]:
-    """Return the attributes of a plain object; raises TypeError if it is none."""
-    if callable(value) or not hasattr(value, "__dict__"):
-        raise TypeError(f"an agent holds a {type(value).__name__}, which cannot be copied")
-    return vars(value)
+@cache
+def kind_of(cls: type) -> Kind:
+    """Return how values of *cls* are treated; raises TypeError if they cannot be copied."""
+    if issubclass(cls, ATOMS):
+        return "atom"
+    if issubclass(cls, msgspec.Struct) and cls.__struct_config__.frozen:
+        return "struct"
+    kind = next((kind for known, kind in KINDS if issubclass(cls, known)), None)
+    if kind is not None:
+        return kind
+    if "__call__" in dir(cls) or "__dict__" not in dir(cls):
+        raise TypeError(f"an agent holds a {cls.__name__}, which cannot be copied")
+    return "object"
 
 
 def clone(value: Any, done: dict[int, Any] | None = None) -> Any:
     """Return a copy of *value* that shares nothing with it that can change."""
-    done = {} if done is None else done
-    if is_atom(value):
+    kind = kind_of(type(value))
+    if kind in SHARED:
         return value
+    done = {} if done is None else done
     if id(value) not in done:
-        done[id(value)] = _clone_container(value, done)
+        done[id(value)] = _clone(value, kind, done)
     return done[id(value)]
 
 
-def _clone_container(value: Any, done: dict[int, Any]) -> Any:
-    if type(value) in SEQUENCES:
-        return SEQUENCES[type(value)](clone(item, done) for item in value)
-    if type(value) is deque:
-        return deque((clone(item, done) for item in value), value.maxlen)
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, dict):
+def _clone(value: Any, kind: Kind, done: dict[int, Any]) -> Any:
+    if kind == "dict":
         copied = value.copy()
-        copied.update((key, clone(item, done)) for key, item in value.items())
+        for key, item in value.items():
+            copied[key] = clone(item, done)
         return copied
+    if kind in ("set", "list"):
+        return type(value)([clone(item, done) for item in value])
+    if kind == "deque":
+        return deque([clone(item, done) for item in value], value.maxlen)
+    if kind == "array":
+        return value.copy()
     result = done[id(value)] = object.__new__(type(value))
-    for name, item in attributes(value).items():
-        object.__setattr__(result, name, clone(item, done))
+    for name, item in vars(value).items():
+        result.__dict__[name] = clone(item, done)
     return result
 
 
 def fingerprint(value: Any) -> Any:
     """Return a hashable value that is equal for equal contents; times are compared as they are."""
-    if isinstance(value, Setup):
-        return value.node
-    if isinstance(value, msgspec.Struct):
-        return msgspec.msgpack.encode(value)
-    if is_atom(value):
+    kind = kind_of(type(value))
+    if kind == "atom":
         return value
-    if isinstance(value, dict):
-        return frozenset((key, fingerprint(item)) for key, item in value.items())
-    if isinstance(value, set | frozenset):
-        return frozenset(fingerprint(item) for item in value)
-    if isinstance(value, list | tuple | deque):
-        return tuple(fingerprint(item) for item in value)
-    if isinstance(value, np.ndarray):
+    if kind == "struct":
+        return msgspec.msgpack.encode(value)
+    if kind == "setup":
+        return value.node
+    if kind == "dict":
+        return frozenset([(key, fingerprint(item)) for key, item in value.items()])
+    if kind == "set":
+        return frozenset([fingerprint(item) for item in value])
+    if kind == "array":
         return value.tobytes()
-    return tuple((name, fingerprint(item)) for name, item in attributes(value).items())
+    items = vars(value).values() if kind == "object" else value
+    return tuple([fingerprint(item) for item in items])

@@ -32,3 +32,12 @@ def line(n: int) -> Graph:
 def ring(n: int) -> Graph:
     names = "abcdef"[:n]
     return _graph(zip(names, names[1:] + names[:1], strict=True))
+
+
+GRAPHS = {
+    "complete3": complete(3),
+    "complete4": complete(4),
+    "line3": line(3),
+    "ring4": ring(4),
+    "star4": star(3),
+}

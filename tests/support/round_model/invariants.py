@@ -32,8 +32,8 @@ SECRECY = frozenset(
 )
 FAILURES = frozenset({"exception", "spin", "deadlock", "apart", "idle"})
 
-HEALING_S = 40 * DEADLINE_S  # from the end of the faults to the check
-COUPLING_S = 20 * DEADLINE_S  # within so long before the check every node must have coupled
+HEALING_S = 24 * DEADLINE_S  # from the end of the faults to the check
+COUPLING_S = 12 * DEADLINE_S  # within so long before the check every node must have coupled
 MAX_STEPS = 60_000
 
 
@@ -58,7 +58,8 @@ def _unhealed(world: World) -> list[Violation]:
         for other in node.neighbours:
             if abs(node.round_number - world.nodes[other].round_number) > 2:
                 found.append(Violation("apart", name, f"from {other}"))
-        if node.coupled_at < world.now - COUPLING_S:
+        can_couple = len(node.neighbours) >= 2 or not node.exchange.sealed
+        if can_couple and node.coupled_at < world.now - COUPLING_S:
             found.append(Violation("idle", name))
     return found
 

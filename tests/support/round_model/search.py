@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from cipherfleet_node.core.messages import Presence
 
-from .invariants import heal
+from .invariants import FAILURES, MAX_STEPS, heal
 from .model_nodes import MEMORIES, Memory
 from .world import DOWN_S, STEP, Action, Violation, World
 
@@ -178,12 +178,38 @@ def _crashes(name: str, effects: int, limits: Limits) -> Iterator[Action]:
             yield Action("crash", name, "", effects, memory, down_s)
 
 
-def replay(new_world: NewWorld, schedule: Schedule, steps: int) -> World:
-    """Return the world after *steps* steps of *schedule*."""
+def replay(new_world: NewWorld, schedule: Schedule, until_s: float = 20.0) -> World:
+    """Return the world after *schedule*, at virtual time *until_s*."""
     world, faults = new_world(), dict(schedule)
-    while world.steps < steps:
+    while world.now < until_s and world.steps < MAX_STEPS:
         world.apply(faults.get(world.steps, STEP))
     return world
+
+
+def shows(new_world: NewWorld, schedule: Schedule, kind: str) -> bool:
+    """True if *schedule*, and then a fleet without faults, breaks the invariant *kind*."""
+    try:
+        world = replay(new_world, schedule)
+    except (IndexError, KeyError, StopIteration):
+        return False  # the schedule names a message or a node that is not there
+    if kind in FAILURES:
+        heal(world)
+    return any(violation.kind == kind for violation in world.violations)
+
+
+def shrink(new_world: NewWorld, schedule: Schedule, kind: str) -> Schedule:
+    """Return a part of *schedule* that still breaks *kind*, and none of whose faults can go."""
+    size = max(len(schedule) // 2, 1)
+    while True:
+        for start in range(0, len(schedule), size):
+            part = schedule[:start] + schedule[start + size :]
+            if shows(new_world, part, kind):
+                schedule = part
+                break
+        else:
+            if size == 1:
+                return schedule
+            size //= 2
 
 
 # -- at random --------------------------------------------------------------------------------
@@ -209,7 +235,7 @@ def wander(
     used = {kind for kind in kinds if chance.random() < 0.4} | {"release"}
     limits = Limits({}, memories=memories)
     rate, schedule = 10.0 ** -chance.uniform(0.7, 2.5), list[Deviation]()
-    while world.now < until_s and world.steps < 40_000:
+    while world.now < until_s and world.steps < MAX_STEPS:
         action = STEP
         if world.now < faults_s and chance.random() < rate:
             action = _random_fault(world, limits, used, chance)

@@ -20,7 +20,7 @@ from tests.support.round_model.graphs import GRAPHS
 from tests.support.round_model.invariants import FAILURES, KINDS, SECRECY
 from tests.support.round_model.model_nodes import MEMORIES
 from tests.support.round_model.search import Limits, Report, explore, wander_many
-from tests.support.round_model.world import World, new_world
+from tests.support.round_model.world import Action, World, new_world
 
 
 def main() -> int:
@@ -89,9 +89,14 @@ def describe(report: Report) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _words(action: object) -> str:
-    fields = action._asdict()  # type: ignore[attr-defined]
-    return " ".join(f"{name}={value}" for name, value in fields.items() if value)
+def _words(action: Action) -> str:
+    """Return an action as text, such as `late answer b -> a`."""
+    arrow = f"{action.other} -> {action.node}" if action.message else ""
+    if action.kind == "crash":
+        memory = f"{action.memory}, effects {action.index}, down {action.down_s} s"
+        return f"crash {action.node} ({memory})"
+    place = arrow or " ".join(part for part in (action.node, action.other) if part)
+    return " ".join(part for part in (action.kind, action.message, place) if part)
 
 
 if __name__ == "__main__":

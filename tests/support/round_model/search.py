@@ -164,7 +164,8 @@ def faults_of(world: World, limits: Limits) -> Iterator[Action]:
 def _faults_of_flights(world: World, limits: Limits) -> Iterator[Action]:
     head = world.flights[0]
     if not isinstance(head.message, Presence):
-        yield from (Action(kind) for kind in ("late", "drop", "duplicate"))
+        for kind in ("late", "drop", "duplicate"):
+            yield Action(kind, head.receiver, head.sender, message=head.message.KIND)
     senders = {f.sender for f in world.flights if f.receiver == head.receiver} - {head.sender}
     yield from (Action("reorder", head.receiver, sender) for sender in sorted(senders))
     if world.nodes[head.receiver].effects_left is None:

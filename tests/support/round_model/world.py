@@ -82,6 +82,7 @@ class Action(NamedTuple):
     index: int = 0  # of a withheld message, or of effects until the process dies
     memory: Memory = "saved"
     down_s: float = 0.0
+    message: str = ""  # kind of the message that is withheld, dropped or repeated; for the reader
 
 
 STEP = Action("step")

@@ -118,6 +118,10 @@ class HeadroomExceeded(CipherfleetError):
     """A value would leave its slot; raised before anything is encrypted."""
 
 
+class NothingExchanged(CipherfleetError):
+    """The node could not couple all its rounds, because no neighbour answers any more."""
+
+
 class SensorUnavailable(CipherfleetError):
     """The sensor has no usable reading now; the daemon tries again in the next round."""
 

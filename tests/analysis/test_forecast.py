@@ -208,8 +208,8 @@ def test_what_mqtt_adds_is_counted_by_hand(tmp_path: Path) -> None:
     def packet(payload: float, topic: str) -> float:  # payloads need two bytes of length
         return 1 + 2 + 2 + len(topic) + 2 + payload
 
-    query = packet(moved.query, "cf/v1/toy/q/n1")
-    answer = packet(moved.answer, "cf/v1/toy/a/n1/n2")
+    query = packet(moved.query, "cf/v2/toy/q/n1")
+    answer = packet(moved.answer, "cf/v2/toy/a/n1/n2")
     # Sent at QoS 1 and acknowledged; received at QoS 0, without the packet's id.
     expected = query + 4 + answer + 4 + query - 2 + answer - 2
     assert moved.per_node == expected == moved.busiest

@@ -255,7 +255,7 @@ def test_huge_numbers_fit_into_their_columns_and_stay_exact_in_json() -> None:
        st.binary(max_size=200))  # fmt: skip
 def test_whatever_comes_no_control_character_is_shown(kind: str, name: str, data: bytes) -> None:
     status = status_after(presence("n1", "ready"))
-    status.receive(f"cf/v1/{FLEET}/{kind}/{name}", data, 0.0)
+    status.receive(f"cf/v2/{FLEET}/{kind}/{name}", data, 0.0)
     for text in (*map(line, status.rows(0.0)), *shown(status).splitlines()):
         assert text.isprintable()
     assert row(status).state == "ready"
@@ -426,7 +426,7 @@ def listening(broker: RunningBroker) -> Iterator[list[tuple[str, bytes]]]:
     client.on_message = lambda _c, _d, m: heard.append((m.topic, bytes(m.payload)))
     client.on_subscribe = lambda *_: ready.set()
     client.connect(broker.host, broker.port)
-    client.subscribe([("cf/v1/+/health/+", 1), ("cf/v1/+/state/+", 1)])
+    client.subscribe([("cf/v2/+/health/+", 1), ("cf/v2/+/state/+", 1)])
     client.loop_start()
     try:
         assert ready.wait(60)

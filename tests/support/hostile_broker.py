@@ -243,8 +243,8 @@ def _swell(_meddler: Meddler, genuine: Publication) -> bytes | None:
 
 
 def _readdress(meddler: Meddler, genuine: Publication) -> bytes | None:
-    forged_line = b"cf/v1/trial/q/n1\n2026 WARNING forged line"
-    topic = meddler.chance.choice([b"cf/v1/trial/q/nobody", b"\xff\xfe", b"x", forged_line])
+    forged_line = b"cf/v2/trial/q/n1\n2026 WARNING forged line"
+    topic = meddler.chance.choice([b"cf/v2/trial/q/nobody", b"\xff\xfe", b"x", forged_line])
     return genuine.loose(genuine.payload, topic)
 
 

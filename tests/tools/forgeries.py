@@ -33,13 +33,20 @@ from cipherfleet_node.core.messages import (
     Answer,
     Health,
     Membership,
+    MembershipEntry,
     Message,
     Presence,
     Query,
 )
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.round import Phase
-from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, encode, topic_of
+from cipherfleet_node.core.wire import (
+    MAX_COUNTER,
+    MAX_MESSAGE_BYTES,
+    MAX_ROUND,
+    encode,
+    topic_of,
+)
 from tests.support.wire_fleet import (
     EXCHANGES,
     FLEET,
@@ -120,6 +127,12 @@ class ExchangeScenario:
         payload = encode(message, self.fleet.identities[message.sender])
         return Forgery(self.receiver, topic_of(message), payload)
 
+    def signed_body(self, frame: Frame, body: bytes) -> Forgery:
+        """*frame* with another *body*, as its sender itself would sign it."""
+        kind = frame.message.KIND
+        signature = self.fleet.identities[frame.sender].sign(signed_bytes(kind, body))
+        return self.forged(close_envelope([1, kind, body, signature]), frame.topic)
+
     def health(self) -> Health:
         """What the sender of the message about to come may tell the operator."""
         message = self.pending.message
@@ -198,20 +211,21 @@ class Kind:
     exchanges: tuple[ExchangeName, ...]  # in which it can be made
 
 
-# What is refused before any signature is looked at.
+# For these a message without a genuine signature is refused before any signature is looked at.
 BEFORE_SIGNATURE = frozenset(
-    {"too_long", "malformed", "version", "kind", "fleet", "role", "unknown_sender"}
-    | {"topic", "range", "length"}
+    {"too_long", "topic", "unknown_sender", "retained", "malformed", "version", "kind", "encoding"}
 )
 KINDS: dict[str, Kind] = {}
 
 
-def broker(*reasons: str, verified: int = 1, only: ExchangeName | None = None) -> Enter:
+def broker(*reasons: str, genuine: bool = False, only: ExchangeName | None = None) -> Enter:
     """Enter what a broker can make, without any key, that must be counted under *reasons*.
 
-    *verified* signatures may be checked for it, none where all *reasons* are of BEFORE_SIGNATURE.
+    One signature may be checked for it, none where all *reasons* are of BEFORE_SIGNATURE and it is
+    not *genuine*: the bytes that the sender of its topic has signed.
     """
-    return _entering("broker", reasons, verified, only)
+    cheap = BEFORE_SIGNATURE.issuperset(reasons) and not genuine
+    return _entering("broker", reasons, 0 if cheap else 1, only)
 
 
 def neighbour(*reasons: str, only: ExchangeName | None = None) -> Enter:
@@ -222,11 +236,9 @@ def neighbour(*reasons: str, only: ExchangeName | None = None) -> Enter:
 def _entering(
     by: Literal["broker", "neighbour"],
     reasons: Sequence[str],
-    verified: int,
+    most: int,
     only: ExchangeName | None,
 ) -> Enter:
-    most = 0 if BEFORE_SIGNATURE.issuperset(reasons) else verified
-
     def enter(make: Make) -> Make:
         name = make.__name__.replace("_", " ")
         exchanges = EXCHANGES if only is None else (only,)
@@ -276,11 +288,10 @@ def ciphertexts_in(frame: Frame) -> tuple[int, int] | None:
 
 # -- altered bytes --------------------------------------------------------------------------------
 
-ENVELOPE_REASONS = ("malformed", "version", "kind")
-FIELD_REASONS = ("malformed", "fleet", "unknown_sender", "topic", "range", "length", "signature")
+ENVELOPE_REASONS = ("malformed", "version", "kind", "encoding")
 
 
-@broker(*{*ENVELOPE_REASONS, *FIELD_REASONS})
+@broker(*ENVELOPE_REASONS, "signature")
 def a_bit_flipped_anywhere(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(flipped(frame.payload, scene.chance, 0, len(frame.payload)), frame.topic)
@@ -301,7 +312,7 @@ def a_bit_of_a_ciphertext_flipped(scene: ExchangeScenario) -> Forgery | None:
     return scene.forged(flipped(frame.payload, scene.chance, *place), frame.topic)
 
 
-@broker(*FIELD_REASONS)
+@broker("signature")
 def a_bit_of_the_other_fields_flipped(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     body = open_envelope(frame.payload)[2]
@@ -325,7 +336,7 @@ def truncated(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload[: scene.chance.randrange(len(frame.payload))], frame.topic)
 
 
-@broker("malformed")
+@broker("signature")
 def truncated_inside(scene: ExchangeScenario) -> Forgery:
     """The body is cut, the envelope fits it."""
     frame = scene.any_frame()
@@ -341,7 +352,7 @@ def extended(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload + more, frame.topic)
 
 
-@broker("malformed")
+@broker("signature")
 def extended_inside(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     body = open_envelope(frame.payload)[2] + scene.chance.randbytes(scene.chance.randint(1, 200))
@@ -354,16 +365,26 @@ def too_long(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload.ljust(MAX_MESSAGE_BYTES + 1, b"\0"), frame.topic)
 
 
-@broker("malformed")
+@neighbour("malformed")
 def a_list_too_long(scene: ExchangeScenario) -> Forgery:
-    """Small bytes that claim, or have, entries without number."""
+    """Short bytes that have very many entries, well signed."""
     frame = scene.captured(Query) or scene.pending
     body = msgspec.msgpack.decode(open_envelope(frame.payload)[2])
     if isinstance(frame.message, Query) and scene.chance.random() < 0.5:
-        body[Query.__struct_fields__.index("roster")] = [""] * scene.chance.randint(4097, 200_000)
+        many = scene.chance.choice([MAX_DEGREE + 1, 4097, 200_000])
+        name = scene.chance.choice(["", scene.receiver])
+        body[Query.__struct_fields__.index("roster")] = [name] * min(many, 40_000)
     else:
         body[-1] = [b""] * scene.chance.randint(4097, 20_000)
-    return scene.forged(with_part(frame.payload, 2, msgspec.msgpack.encode(body)), frame.topic)
+    return scene.signed_body(frame, msgspec.msgpack.encode(body))
+
+
+@broker("signature")
+def a_list_too_long_unsigned(scene: ExchangeScenario) -> Forgery:
+    """Its entries are not read: the signature is not that of these bytes."""
+    signed = a_list_too_long(scene)
+    assert signed is not None
+    return scene.forged(with_part(signed.payload, 3, bytes(64)), signed.topic)
 
 
 @broker("malformed")
@@ -371,7 +392,7 @@ def random_bytes(scene: ExchangeScenario) -> Forgery:
     return scene.forged(scene.chance.randbytes(scene.chance.randrange(200)))
 
 
-@broker("malformed")
+@broker("signature")
 def values_of_wrong_types(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(with_part(frame.payload, 2, wrong_types(frame, scene.chance)), frame.topic)
@@ -380,9 +401,7 @@ def values_of_wrong_types(scene: ExchangeScenario) -> Forgery:
 @neighbour("malformed")
 def values_of_wrong_types_signed(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
-    body, kind = wrong_types(frame, scene.chance), frame.message.KIND
-    signature = scene.fleet.identities[frame.sender].sign(signed_bytes(kind, body))
-    return scene.forged(close_envelope([1, kind, body, signature]), frame.topic)
+    return scene.signed_body(frame, wrong_types(frame, scene.chance))
 
 
 def wrong_types(frame: Frame, chance: random.Random) -> bytes:
@@ -394,7 +413,7 @@ def wrong_types(frame: Frame, chance: random.Random) -> bytes:
 
 
 def signed_bytes(kind: str, body: bytes) -> bytes:
-    return b"cipherfleet/v1/" + kind.encode() + b"\0" + body
+    return b"cipherfleet/v2/" + kind.encode() + b"\0" + body
 
 
 @broker("version")
@@ -411,7 +430,7 @@ def an_unknown_kind(scene: ExchangeScenario) -> Forgery:
     return scene.forged(with_part(frame.payload, 1, kind), frame.topic)
 
 
-@broker("malformed")
+@broker("topic")
 def another_kind(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     kind = scene.chance.choice(
@@ -420,11 +439,37 @@ def another_kind(scene: ExchangeScenario) -> Forgery:
     return scene.forged(with_part(frame.payload, 1, kind), frame.topic)
 
 
-@broker("malformed")
+@neighbour("malformed")
 def a_state_that_is_none(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(Presence)
-    state = scene.chance.choice(["", "Ready", "root", "lost\0"])
-    return scene.forged(with_fields(frame, state=state), frame.topic) if frame else None
+    state: Any = scene.chance.choice(["", "Ready", "root", "lost\0"])
+    return scene.signed(msgspec.structs.replace(frame.message, state=state)) if frame else None
+
+
+@neighbour("encoding")
+def a_longer_form_signed(scene: ExchangeScenario) -> Forgery:
+    """The array of the fields, or the length of the fleet's name, in more bytes than it needs."""
+    frame = scene.any_frame()
+    body = open_envelope(frame.payload)[2]
+    name = len(FLEET)
+    forms = [
+        b"\xdc\0" + bytes([body[0] & 15]) + body[1:],
+        b"\xdd\0\0\0" + bytes([body[0] & 15]) + body[1:],
+        body[:1] + b"\xd9" + bytes([name]) + body[2:],
+        body[:1] + b"\xda\0" + bytes([name]) + body[2:],
+    ]
+    return scene.signed_body(frame, scene.chance.choice(forms))
+
+
+@neighbour("encoding")
+def a_reason_twice_in_a_map(scene: ExchangeScenario) -> Forgery:
+    """One reader would take the first count, another the second."""
+    health = msgspec.structs.replace(scene.health(), rejected={"topic": 1})
+    count = scene.chance.randrange(100)
+    body = msgspec.msgpack.encode(health)
+    once, twice = b"\x81\xa5topic\x01", b"\x82\xa5topic\x01\xa5topic" + bytes([count])
+    frame = Frame(scene.receiver, topic_of(health), b"", health)
+    return scene.signed_body(frame, body.replace(once, twice, 1))
 
 
 # -- signatures -----------------------------------------------------------------------------------
@@ -508,7 +553,7 @@ def other_numbers(scene: ExchangeScenario) -> Forgery | None:
 # -- the wrong place ------------------------------------------------------------------------------
 
 
-@broker("topic")
+@broker("topic", "unknown_sender", "signature", genuine=True)
 def another_topic(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     sender, receiver = frame.sender, scene.receiver
@@ -516,7 +561,7 @@ def another_topic(scene: ExchangeScenario) -> Forgery:
         "",
         "/",
         "#",
-        "cf/v1/toy/q/+",
+        "cf/v2/toy/q/+",
         f"{frame.topic}/",
         f"/{frame.topic}",
         f"{frame.topic}\0",
@@ -534,7 +579,7 @@ def another_topic(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload, scene.chance.choice(sorted(wrong)))
 
 
-@broker("topic")
+@broker("unknown_sender", "signature")
 def a_query_under_another_nodes_topic(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(Query)
     if frame is None:
@@ -543,7 +588,7 @@ def a_query_under_another_nodes_topic(scene: ExchangeScenario) -> Forgery | None
     return scene.forged(frame.payload, topics.query_topic(FLEET, other))
 
 
-@broker("topic")
+@broker("topic", genuine=True)
 def an_answer_to_another_node_readdressed(scene: ExchangeScenario) -> Forgery | None:
     frame = answer_for_another(scene)
     if frame is None:
@@ -603,13 +648,13 @@ def a_message_of_somebody_made_up(scene: ExchangeScenario) -> Forgery:
     return scene.forged(encode(message, identity_of(name)), topic_of(message))
 
 
-@broker("role")
+@broker("topic")
 def a_nodes_message_in_the_operators_name(scene: ExchangeScenario) -> Forgery:
     message = msgspec.structs.replace(scene.any_frame().message, sender=OPERATOR)
     return scene.forged(encode(message, identity_of(OPERATOR)), topic_of(message))
 
 
-@neighbour("role")
+@neighbour("signature")
 def a_membership_that_a_neighbour_signs(scene: ExchangeScenario) -> Forgery:
     """It would show with which nodes the receiver exchanges."""
     membership = Membership(
@@ -618,7 +663,29 @@ def a_membership_that_a_neighbour_signs(scene: ExchangeScenario) -> Forgery:
     return scene.signed(membership)
 
 
-@broker("fleet")
+@neighbour("topic")
+def a_membership_on_the_topic_of_a_neighbour(scene: ExchangeScenario) -> Forgery:
+    """With lists as long as they may be: they are not read."""
+    names = [f"n{number:02}" for number in range(MAX_DEGREE)]
+    member = MembershipEntry(scene.receiver, names, bytes(256), bytes(32), bytes(32))
+    seals = [(f"n{number}", bytes(32)) for number in range(scene.chance.choice([1, 100, 3000]))]
+    rest = scene.receiver, 1, "", [member] * scene.chance.randint(1, 63), seals, b""
+    membership = Membership(FLEET, OPERATOR, 2, *rest, rekey=False)
+    payload = encode(membership, scene.fleet.identities[scene.pending.sender])
+    topic = scene.chance.choice([topics.query_topic, topics.presence_topic, topics.health_topic])
+    return scene.forged(payload, topic(FLEET, scene.pending.sender))
+
+
+@broker("retained")
+def a_query_or_answer_that_was_kept(scene: ExchangeScenario) -> Forgery | None:
+    """Genuine: a neighbour or the broker had it retained for the next subscriber."""
+    frame = scene.any_frame()
+    if isinstance(frame.message, Presence):
+        return None
+    return Forgery(scene.receiver, frame.topic, frame.payload, retained=True)
+
+
+@broker("fleet", "topic")
 def a_message_of_another_fleet(scene: ExchangeScenario) -> Forgery:
     """The same node, with the same keys, in a fleet of another name."""
     frame = scene.any_frame()
@@ -628,24 +695,24 @@ def a_message_of_another_fleet(scene: ExchangeScenario) -> Forgery:
     return scene.forged(encode(message, scene.fleet.identities[frame.sender]), topic)
 
 
-@broker("range")
+@neighbour("range")
 def numbers_out_of_range(scene: ExchangeScenario) -> Forgery:
-    frame = scene.any_frame()
-    names = {"epoch", "round", "attempt"} & set(frame.message.__struct_fields__)
-    number = scene.chance.choice([-1, -(2**63), MAX_COUNTER + 1, 2**64 - 1])
+    message = scene.any_frame().message
+    names = {"epoch", "round", "attempt"} & set(message.__struct_fields__)
+    odd = [-1, -(2**63), MAX_ROUND + 1, MAX_COUNTER, MAX_COUNTER + 1, 2**64 - 1]
     name = scene.chance.choice(sorted(names))
-    return scene.forged(with_fields(frame, **{name: number}), frame.topic)
+    return scene.signed(msgspec.structs.replace(message, **{name: scene.chance.choice(odd)}))
 
 
-@broker("length")
+@neighbour("length")
 def tags_of_another_length(scene: ExchangeScenario) -> Forgery | None:
-    frame = scene.any_frame()
-    names = {"parameters", "key", "query"} & set(frame.message.__struct_fields__)
+    message = scene.any_frame().message
+    names = {"parameters", "key", "query"} & set(message.__struct_fields__)
     if not names:
         return None
     name = scene.chance.choice(sorted(names))
     wrong = scene.chance.randbytes(scene.chance.choice([0, 1, 7, 9, 15, 17, 64]))
-    return scene.forged(with_fields(frame, **{name: wrong}), frame.topic)
+    return scene.signed(msgspec.structs.replace(message, **{name: wrong}))
 
 
 # -- the wrong time -------------------------------------------------------------------------------
@@ -670,7 +737,7 @@ def an_answer_of_the_round_before(scene: ExchangeScenario) -> Forgery | None:
     return scene.brought(frame)
 
 
-@broker("late_answer")
+@broker("encoding")
 def an_answer_of_a_closed_round_in_other_bytes(scene: ExchangeScenario) -> Forgery | None:
     """The envelope's form is not signed: lengths and numbers may be written longer."""
     frame = scene.captured(Answer, of_closed_round(scene))
@@ -797,7 +864,7 @@ def an_answer_to_a_round_to_come(scene: ExchangeScenario) -> Forgery | None:
     answer, now = scene.pending.message, scene.agent.state.round
     if not isinstance(answer, Answer):
         return None
-    ahead = scene.chance.choice([1, 2, 1000, MAX_COUNTER - now])
+    ahead = scene.chance.choice([1, 2, 1000, MAX_ROUND - now])
     return scene.signed(msgspec.structs.replace(answer, round=now + ahead))
 
 
@@ -923,9 +990,9 @@ def a_roster_altered(scene: ExchangeScenario) -> Forgery | None:
     return scene.forged(with_fields(scene.pending, roster=roster), scene.pending.topic)
 
 
-@broker("roster", verified=0)
+@neighbour("malformed")
 def a_roster_too_long(scene: ExchangeScenario) -> Forgery | None:
-    """In the number of its names, or the length of one: no signature is looked at."""
+    """In the number of its names, or the length of one."""
     query = scene.pending.message
     if not isinstance(query, Query):
         return None
@@ -933,7 +1000,7 @@ def a_roster_too_long(scene: ExchangeScenario) -> Forgery | None:
     names = [*query.roster, *(f"n{number:02}" for number in range(many))]
     long = [*query.roster, "n" * scene.chance.choice([64, 100, 60_000])]
     roster = scene.chance.choice([names, [scene.receiver] * many, long, [*query.roster, ""]])
-    return scene.forged(with_fields(scene.pending, roster=roster), scene.pending.topic)
+    return altered_query(scene, roster=roster)
 
 
 @neighbour("roster", only="pairwise")
@@ -964,7 +1031,7 @@ def a_name_repeated_in_a_roster(scene: ExchangeScenario) -> Forgery | None:
     return with_roster(scene, lambda _: scene.chance.choice([twice, [scene.receiver] * 2]))
 
 
-@neighbour("roster", only="sealed")
+@neighbour("roster", "malformed", only="sealed")
 def a_stranger_in_a_roster(scene: ExchangeScenario) -> Forgery | None:
     """Who is no neighbour of the asker has no mask that would cancel the receiver's."""
     asker = scene.pending.sender
@@ -1124,7 +1191,7 @@ def an_answer_made_for_another_attempt_or_roster(scene: ExchangeScenario) -> For
     if (answer := scene.live_answer()) is None or (query := scene.own_query()) is None:
         return None
     rosters = [r for r in [*possible_rosters(scene, query.sender), []] if r != query.roster]
-    attempt = query.attempt + scene.chance.choice([1, 2, 1000, MAX_COUNTER - query.attempt])
+    attempt = query.attempt + scene.chance.choice([1, 2, 1000, MAX_ROUND - query.attempt])
     changes: list[dict[str, Any]] = [
         {"attempt": attempt},
         {"roster": scene.chance.choice(rosters)},
@@ -1142,7 +1209,7 @@ def an_answer_that_names_an_attempt_to_come(scene: ExchangeScenario) -> Forgery 
     """With the digest of the query that is open."""
     if (answer := scene.live_answer()) is None:
         return None
-    ahead = scene.chance.choice([1, 2, 1000, MAX_COUNTER - answer.attempt])
+    ahead = scene.chance.choice([1, 2, 1000, MAX_ROUND - answer.attempt])
     return scene.signed(msgspec.structs.replace(answer, attempt=answer.attempt + ahead))
 
 

@@ -111,7 +111,7 @@ class Target:
     def sign(self, sender: str, kind: str, body: bytes) -> bytes:
         """The envelope of *body* as *sender* would sign it."""
         signature = self._fleet.identities[sender].sign(
-            b"cipherfleet/v1/" + kind.encode() + b"\0" + body
+            b"cipherfleet/v2/" + kind.encode() + b"\0" + body
         )
         return msgspec.msgpack.encode([1, kind, body, signature])
 

@@ -71,8 +71,9 @@ def traffic(fleet: Fleet) -> Traffic:
 
     for node in graph.ids:
         neighbours = graph.neighbours(node)
-        roster = sorted(neighbours) if sealed else []
-        count(_query_size(name, node, tuple(map(len, roster)), k, layout), node, neighbours)
+        names = tuple(map(len, sorted(neighbours)))
+        size = _query_size(name, node, names, k, layout, sealed=sealed)
+        count(size, node, neighbours)
     queries = sum(sizes)
     for node in graph.ids:
         for other in graph.neighbours(node):
@@ -115,10 +116,11 @@ def _packet_bytes(rest: int) -> int:
     return 1 + -(-rest.bit_length() // 7) + rest
 
 
-def _query_size(fleet: str, node: str, roster: tuple[int, ...], k: int, layout: Layout) -> _Size:
-    return _padded_query_size(
-        fleet, len(node), roster, k, layout.ciphertexts, layout.ciphertext_bytes
-    )
+def _query_size(
+    fleet: str, node: str, names: tuple[int, ...], k: int, layout: Layout, *, sealed: bool
+) -> _Size:
+    sizes = layout.ciphertexts, layout.ciphertext_bytes
+    return _padded_query_size(fleet, len(node), names, k, *sizes, sealed)
 
 
 def _answer_size(fleet: str, sender: int, receiver: int, k: int, layout: Layout) -> _Size:
@@ -128,12 +130,17 @@ def _answer_size(fleet: str, sender: int, receiver: int, k: int, layout: Layout)
 
 @lru_cache(maxsize=4096)
 def _padded_query_size(
-    fleet: str, sender: int, roster: tuple[int, ...], k: int, count: int, length: int
+    fleet: str, sender: int, names: tuple[int, ...], k: int, count: int, length: int, sealed: bool
 ) -> _Size:
-    """Return the size for names of the given lengths; their characters do not matter."""
-    names = ["x" * name for name in roster]
+    """Return the size for *names* of the given lengths; their characters do not matter.
+
+    A sealed query has them as its roster, a pairwise one as those counted in the round before.
+    """
+    padded = ["x" * name for name in names]
+    rest = (padded, -1, []) if sealed else ([], k - 1, padded if k else [])
     tag, ciphertexts = bytes(TAG_BYTES), [bytes(length)] * count
-    return _message_size(Query(fleet, "x" * sender, _EPOCH, k, 0, names, tag, tag, ciphertexts))
+    head = (fleet, "x" * sender, _EPOCH, k)
+    return _message_size(Query(*head, *rest, False, tag, tag, ciphertexts))
 
 
 @lru_cache(maxsize=4096)

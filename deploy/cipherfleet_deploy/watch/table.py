@@ -33,7 +33,7 @@ RESTING = (*GONE, "finished", ABSENT, *EXPECTED)  # states in which a node sends
 # The states that need attention come first.
 ORDER = (
     "lost", "disconnected", "stale", ABSENT, CLAIMING, SEEDED, UNENROLLED,
-    "alert", "waiting", "init", "ready", "finished",
+    "alert", "waiting", "ready", "done", "finished",
 )  # fmt: skip
 STYLES = {
     "lost": "bold white on red",
@@ -45,8 +45,8 @@ STYLES = {
     UNENROLLED: "dim",
     "alert": "bold yellow",
     "waiting": "yellow",
-    "init": "cyan",
     "ready": "green",
+    "done": "cyan",
     "finished": "blue",
 }
 BIG = 10**7  # numbers from here on are shown in powers of ten

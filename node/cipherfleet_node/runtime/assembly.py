@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
-import os
+import secrets
 import time
 from collections.abc import Callable
 
@@ -15,16 +16,15 @@ from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Setup, Trace
 from cipherfleet_node.core.exchange import Blinding, Edge, Exchange, Pairwise, metropolis
 from cipherfleet_node.core.messages import OPERATOR, TAG_BYTES, Presence
-from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.paillier import PublicKey
-from cipherfleet_node.core.quantiser import VALUE_BITS
-from cipherfleet_node.core.randomness import SEED_BYTES, simulated_seed
+from cipherfleet_node.core.parameters import shared_parameters
+from cipherfleet_node.core.randomness import Seeds, seeds_of, simulated_seeds
 from cipherfleet_node.core.sealed import Seal, Sealed
-from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.core.state import State, after_damage, first_state
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys.key_files import NodeKeys, identity_from_text
+from cipherfleet_node.keys.key_files import NodeKeys, PublicKeys, identity_from_text
 from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from cipherfleet_node.settings.sections import Algorithm, NodeConfig, resolution_of
+from cipherfleet_node.settings.sections import NodeConfig, resolution_of
 
 from .bundle import Bundle
 from .mqtt import Link
@@ -33,14 +33,16 @@ from .store import Store
 
 log = logging.getLogger(__name__)
 
+DRAW_BITS = 48  # of the first draw: an earlier life of the node, now lost, had another one
+
 
 def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -> Agent:
     """Return the agent of *bundle*, which continues from the state in *store*."""
     config = bundle.config
     assert config.crypto.exchange is not None
-    parameters = parameters_digest(
+    parameters = shared_parameters(
         config.algorithm, config.crypto.exchange, bundle.objective.dimension
-    )
+    ).tag
     setup = Setup(
         fleet=config.fleet,
         node=config.node,
@@ -51,8 +53,9 @@ def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -
         resolution=resolution_of(config.algorithm),
         objective=bundle.objective,
         parameters=parameters,
-        new_seed=round_seeds(config),
+        seeds=draw_seeds(config, bundle.keys),
         trace=trace,
+        identities={name: identity_tag(keys) for name, keys in bundle.neighbours.items()},
         first_round=_first_round(bundle),
     )
     return Agent(setup, restore_state(bundle, store, parameters))
@@ -87,18 +90,9 @@ def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
     # From the clock, a node that has lost its state gets a higher epoch than it had before.
     epoch = max(saved.epoch + 1 if saved else 1, int(time.time()))
     if saved is None:
-        return State(
-            version=STATE_VERSION,
-            fleet=config.fleet,
-            node=config.node,
-            parameters=parameters,
-            epoch=epoch,
-            round=_first_round(bundle),
-            estimate=None,
-            records=[],
-            epochs={},
-            continuous=False,
-        )
+        draw = 0 if config.simulation.seed is not None else secrets.randbits(DRAW_BITS)
+        new = first_state(config.fleet, config.node, parameters, epoch, draw)
+        return msgspec.structs.replace(new, round=_first_round(bundle))
     dimension = bundle.objective.dimension
     if (saved.fleet, saved.node) != (config.fleet, config.node) or (
         saved.estimate is not None and len(saved.estimate) != dimension
@@ -140,23 +134,9 @@ def make_verifiers(bundle: Bundle) -> dict[str, wire.Verifier]:
     return verifiers
 
 
-def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
-    """Return TAG_BYTES of a digest over the settings that must be equal on every node.
-
-    If they differed, the fleet would converge to another point than its optimum.
-    """
-    shared = [
-        wire.WIRE_VERSION,
-        exchange,
-        dimension,
-        [VALUE_BITS, HALF_WEIGHT_BITS, METROPOLIS_BITS],
-        resolution_of(algorithm),
-        algorithm.stepsize.initial,
-        algorithm.stepsize.decay,
-        algorithm.stepsize.exponent,
-        algorithm.attenuation,
-    ]
-    return hashlib.sha256(msgspec.json.encode(shared)).digest()[:TAG_BYTES]
+def identity_tag(keys: PublicKeys) -> bytes:
+    """Return the tag by which a neighbour's identity key is remembered."""
+    return hashlib.sha256(keys.identity.public_bytes_raw()).digest()[:TAG_BYTES]
 
 
 def key_tag(key: PublicKey) -> bytes:
@@ -170,7 +150,7 @@ def client_id(config: NodeConfig, keys: NodeKeys) -> str:
     A broker ends a connection when another client connects with the same id. A client that does not
     know the id cannot end this node's connection in this way.
     """
-    secret = b"cipherfleet/v1/client-id\0" + keys.identity.private_bytes_raw()
+    secret = b"cipherfleet/v2/client-id\0" + keys.identity.private_bytes_raw()
     return f"{config.fleet}-{config.node}-{hashlib.sha256(secret).hexdigest()[:16]}"
 
 
@@ -184,12 +164,13 @@ def patience_s(config: NodeConfig) -> float:
     return waits + config.sensor.timeout_s + (algorithm.period_s or 0.0)
 
 
-def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
-    """Return the source of round seeds: the operating system, or the seed of a simulation."""
+def draw_seeds(config: NodeConfig, keys: NodeKeys) -> Seeds:
+    """Return the seeds of the node's draws: from its identity key, or from that of a simulation."""
     seed = config.simulation.seed
-    if seed is None:
-        return lambda _round: os.urandom(SEED_BYTES)
-    return lambda k: simulated_seed(seed, config.fleet, config.node, k)
+    if seed is not None:
+        return simulated_seeds(seed, config.fleet, config.node)
+    label = b"cipherfleet/v2/draw-secret\0"
+    return seeds_of(hmac.digest(keys.identity.private_bytes_raw(), label, "sha256"))
 
 
 def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:

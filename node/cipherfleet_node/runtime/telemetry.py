@@ -48,6 +48,7 @@ class Telemetry:
         self._missed = 0  # answers that did not come, since the start
         self._round_s: deque[float] = deque(maxlen=TIMED_ROUNDS)
         self._spoiled = 0  # consecutive rounds whose sealed answers did not open together
+        self._left_out: tuple[str, ...] = ()  # neighbours that are not asked any more
         self._health_at = 0.0
         self._reports = 0  # number of health reports since the start
 
@@ -89,6 +90,7 @@ class Telemetry:
             now,
             phases=self.spans.phases_ms(now),
             silent=len(closed.silent),
+            coupled=closed.is_coupled,
             rejected=sum(self.rejected.values()),
             inline=sum(pools.inline.values()),
             pool=min(pools.levels.values()),
@@ -104,6 +106,7 @@ class Telemetry:
         if closed.number == 0:
             log.info("first round closed %.2f s after the start", now - self._began)
         self._warn_of_spoiled(closed)
+        self._note_left_out(closed)
         if closed.silent and not self._config.is_idle_leaf:  # it asks no neighbour
             log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
         if self._config.simulation.trace_estimates:
@@ -122,6 +125,17 @@ class Telemetry:
                 self._spoiled,
                 ", ".join(closed.spoiled),
             )
+
+    def _note_left_out(self, closed: RoundClosed) -> None:
+        if closed.left_out == self._left_out:
+            return
+        self._left_out = closed.left_out
+        names = ", ".join(closed.left_out)
+        if names:
+            text = "round %d: %s not asked any more, since answers with theirs were out of range"
+            log.warning(text, closed.number, f"{names} is" if len(closed.left_out) == 1 else names)
+        else:
+            log.info("round %d: all neighbours are asked again", closed.number)
 
     def _trace_estimate(self, closed: RoundClosed) -> None:
         file = self._folder / ESTIMATES_FILE
@@ -158,6 +172,7 @@ class Telemetry:
             pool=min(pools.levels.values()),
             pool_size=config.crypto.pool,
             inline=sum(pools.inline.values()),
+            left_out=list(self._left_out),
             temperature=processor_temperature(config.sensor),
         )
 

@@ -81,7 +81,7 @@ def health_of(broker: RunningBroker) -> Iterator[dict[str, Health]]:
     client.on_message = note
     client.on_subscribe = lambda *_: ready.set()
     client.connect(broker.host, broker.port)
-    client.subscribe("cf/v1/+/health/+", 1)
+    client.subscribe("cf/v2/+/health/+", 1)
     client.loop_start()
     try:
         assert ready.wait(10)

@@ -74,7 +74,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
 )
 NOW = datetime.now(UTC)
-F = "cf/v1/line"
+F = "cf/v2/line"
 TEXT = """\
 config_version: 1
 fleet: line

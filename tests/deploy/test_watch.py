@@ -79,7 +79,7 @@ ticks = count(1)
 def health(name: str = "n1", epoch: int = 5, **fields: Any) -> Health:
     result = Health(
         FLEET, name, epoch, next(ticks), "collecting", 12, 250_000, 1, 3,
-        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, 51,
+        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, [], 51,
     )  # fmt: skip
     return msgspec.structs.replace(result, **fields)
 
@@ -146,7 +146,7 @@ def test_a_device_is_unenrolled_then_seeded_then_claims_until_its_first_message(
     assert row(status, "n2").state == "ready"
 
 
-@pytest.mark.parametrize("state", ["init", "ready", "waiting", "alert", "finished", "lost"])
+@pytest.mark.parametrize("state", ["ready", "waiting", "alert", "done", "finished", "lost"])
 def test_a_node_stands_as_it_says(state: PresenceState) -> None:
     status = status_after(presence("n1", "ready"), presence("n1", state))
     assert row(status).standing == state
@@ -205,7 +205,7 @@ def test_a_new_start_forgets_the_reports_of_the_previous_one() -> None:
 def test_messages_that_a_node_did_not_sign_change_nothing_and_show() -> None:
     status = status_after(presence("n1", "ready"), health())
     before = row(status)
-    for message in (presence("n1", "lost"), health(round=99), presence("n1", "init", epoch=99)):
+    for message in (presence("n1", "lost"), health(round=99), presence("n1", "ready", epoch=99)):
         status.receive(topic_of(message), encode(message, STRANGER), 0.0)
     status.receive(topic_of(health("n2")), encode(health("n1"), KEYS["n1"]), 0.0)
     assert row(status) == msgspec.structs.replace(before, refused=3)

@@ -607,6 +607,7 @@ def health(number: int, round_s: float) -> Health:
         pool=4,
         pool_size=4,
         inline=0,
+        left_out=[],
         temperature=None,
     )
 

@@ -61,13 +61,14 @@ from cipherfleet_node.core.messages import (
     Message,
     Presence,
     Query,
+    Refusal,
 )
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.wire import (
-    WIRE_VERSION,
     MAX_COUNTER,
     MAX_MESSAGE_BYTES,
     MAX_ROUND,
+    WIRE_VERSION,
     decode,
     encode,
     topic_of,
@@ -92,7 +93,7 @@ TICK_EVERY = 40  # frames between two looks at the clock
 TARGET = "n00"
 
 APART = ("round", "membership")  # outcomes whose frames may cost more
-KINDS = (Query, Answer, Presence, Membership, Claim, Health)
+KINDS = (Query, Answer, Refusal, Presence, Membership, Claim, Health)
 
 Raw = tuple[str, bytes, bool]  # topic, payload, whether the broker had retained it
 
@@ -140,7 +141,7 @@ class Target:
     def health_of(self, name: str) -> Frame:
         """What *name* tells the operator, brought to the node by its broker."""
         counts = {"signature": 3, "stale_epoch": 1}
-        health = Health(FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, 51)
+        health = Health(FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, [], 51)
         payload = encode(health, self._fleet.identities[name])
         return Frame(TARGET, topic_of(health), payload, health)
 
@@ -448,7 +449,9 @@ def length(chance: random.Random, limit: int, most: int) -> int:
 
 def long_query(chance: random.Random) -> Query:
     roster = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
-    return Query(FLEET, "", 1, 3, 0, roster, bytes(8), bytes(8), long_ciphertexts(chance))
+    counted = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
+    head = FLEET, "", 1, 3, roster, 2, counted, False
+    return Query(*head, bytes(8), bytes(8), long_ciphertexts(chance))
 
 
 def long_answer(chance: random.Random) -> Answer:
@@ -476,7 +479,9 @@ def long_membership(chance: random.Random) -> Membership:
 def long_health(chance: random.Random) -> Health:
     names = ["".join("abcdefghij"[int(d)] for d in f"{number:032}") for number in range(2500)]
     counts = dict.fromkeys(names[: length(chance, MAX_REASONS, 2500)], MAX_COUNTER)
-    return Health(FLEET, "", 1, 9, "reading", 3, 25, 1, 2, counts, counts, 4, 8, 1, 51)
+    left_out = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
+    head = FLEET, "", 1, 9, "reading", 3, 25, 1, 2
+    return Health(*head, counts, counts, 4, 8, 1, left_out, 51)
 
 
 def long_claim(chance: random.Random) -> Claim:

@@ -480,8 +480,8 @@ def long_health(chance: random.Random) -> Health:
     names = ["".join("abcdefghij"[int(d)] for d in f"{number:032}") for number in range(2500)]
     counts = dict.fromkeys(names[: length(chance, MAX_REASONS, 2500)], MAX_COUNTER)
     left_out = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
-    head = FLEET, "", 1, 9, "reading", 3, 25, 1, 2
-    return Health(*head, counts, counts, 4, 8, 1, left_out, 51)
+    rest = counts, counts, 4, 8, 1, left_out, 51
+    return Health(FLEET, "", 1, 9, "reading", 3, 25, 1, 2, *rest)
 
 
 def long_claim(chance: random.Random) -> Claim:

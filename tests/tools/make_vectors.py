@@ -412,9 +412,9 @@ def longer(data: bytes, at: int, more: bytes, instead_of: int = 0) -> bytes:
 def wider(envelope: list[Any]) -> bytes:
     """Return *envelope* with a longer length of the body than it needs."""
     encode = msgspec.msgpack.encode
-    head = b"\x94\x01" + encode(envelope[1])
-    length = b"\xc5" + len(envelope[2]).to_bytes(2, "big")
-    return head + length + envelope[2] + encode(envelope[3])
+    _, kind, body, signature = envelope
+    length = b"\xc5" + len(body).to_bytes(2, "big")
+    return b"".join((b"\x94\x01", encode(kind), length, body, encode(signature)))
 
 
 def wire_vectors() -> Any:

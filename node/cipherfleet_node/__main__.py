@@ -72,9 +72,10 @@ def _no_permission(error: PermissionError, folder: Path) -> str:
 def _no_descriptor(error: OSError) -> str:
     """Return the error text for a process that may not open another file."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    problem = (error.strerror or "too many open files").lower()
     return (
-        f"{(error.strerror or 'too many open files').lower()}: this process may open {allowed}, and "
-        "needs at least 24; raise LimitNOFILE of the service, or call ulimit -n 1024"
+        f"{problem}: this process may open {allowed}, and needs at least 24; raise LimitNOFILE of "
+        "the service, or call ulimit -n 1024"
     )
 
 

@@ -227,6 +227,7 @@ def test_a_node_subscribes_to_exactly_what_concerns_it() -> None:
         "cf/v1/f/state/a",
         "cf/v1/f/state/b",
         "cf/v1/f/a/me/+",
+        "cf/v1/f/state/me",
         "cf/v1/f/members/me",
     ]
     for topic in ("cf/v1/f/q/a", "cf/v1/f/state/a", "cf/v1/f/a/me/a", "cf/v1/f/health/a"):

@@ -39,7 +39,10 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 def settle_clash(daemons: Daemons, one: str, other: str) -> list[str]:
     """Wait until a daemon of the two has ended; return the names of those that have, for good."""
-    ended = lambda: [name for name in (one, other) if daemons.exit_code(name) is not None]  # noqa: E731
+
+    def ended() -> list[str]:
+        return [name for name in (one, other) if daemons.exit_code(name) is not None]
+
     daemons.wait(lambda: bool(ended()), "end of one of two devices", 90)
     survivor = other if ended() == [one] else one
     daemons.wait_for_rounds([survivor], 6)
@@ -184,7 +187,8 @@ def test_a_state_put_back_from_a_copy_is_noticed(tmp_path: Path) -> None:
         daemons.wait_for_rounds(NAMES, 3)
         daemons.signal("n1")
         lose_state(daemons, "n1")
-        shutil.copytree(daemons.bundles["image"] / STATE_FOLDER, daemons.bundles["n1"] / STATE_FOLDER)
+        place, image = daemons.bundles["n1"], daemons.bundles["image"]
+        shutil.copytree(image / STATE_FOLDER, place / STATE_FOLDER)
         daemons.start("n1")
         daemons.wait_for_rounds(NAMES, 3, JOINS_WITHIN_S)
         assert "the saved state does not know the latest start" in daemons.log("n1")

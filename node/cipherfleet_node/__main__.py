@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import run_node  # the other commands start faster
+    from cipherfleet_node.runtime.run_node import run_node  # the other commands start faster
 
     _protect_process()
     stopping, signalled = threading.Event(), 0
@@ -210,7 +210,7 @@ def _summary(config: NodeConfig, keys: NodeKeys | None, *, enrolled: bool) -> di
 
 
 def _show_state(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import node_summary
+    from cipherfleet_node.runtime.run_node import node_summary
 
     load_node_config(options.folder)
     summary = node_summary(options.folder, with_estimate=options.estimate)

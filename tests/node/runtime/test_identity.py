@@ -15,6 +15,7 @@ from cipherfleet_node.errors import ConfigError, IdentityClash, NothingExchanged
 from cipherfleet_node.runtime.store import STARTED_FILE, STATE_FOLDER
 from tests.support.daemons import Daemons, clock_at, open_daemons, patched
 from tests.support.faulty_path import FaultyPath
+from tests.tools.flapping_path import flap
 
 pytestmark = pytest.mark.fleet
 
@@ -104,19 +105,9 @@ def test_a_card_whose_copy_has_ended_has_no_second_clash_with_itself(tmp_path: P
 # -- connections that break -----------------------------------------------------------------------
 
 
-def flap(daemons: Daemons, path: FaultyPath, seconds: float) -> float:
-    """Cut every connection of n1 for *seconds*; return the time of its return afterwards."""
-    daemons.start(*NAMES)
-    began = time.monotonic()
-    while time.monotonic() - began < seconds:
-        assert daemons.exit_code("n1") is None, daemons.log("n1")
-        time.sleep(0.2)
-    path.lifetime_s = None
-    return daemons.wait_for_rounds(["n1"], 3, 30.0)
-
-
 def test_a_path_that_cuts_tls_connections_ends_no_daemon(tmp_path: Path) -> None:
-    with FaultyPath(lifetime_s=0.6) as path, open_daemons(tmp_path, path=path, tls=True) as daemons:
+    """`python -m tests.tools.flapping_path` does it for five minutes."""
+    with FaultyPath() as path, open_daemons(tmp_path, path=path, tls=True) as daemons:
         flap(daemons, path, 20.0)
         assert path.cuts >= 4
         assert daemons.exit_code("n1") is None

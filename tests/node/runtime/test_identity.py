@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,33 @@ def test_the_copy_of_a_card_ends_and_the_card_goes_on(tmp_path: Path, broker: st
         assert "was there first" in daemons.log("copy")
         assert "another device was started later" in daemons.log("n1")
         daemons.wait_for_rounds(NAMES, 5)  # the neighbours accept the epochs of the card
+
+
+def test_a_service_waits_before_it_ends_because_of_a_clash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else systemd would start it again every 20 s, and end the card's connection each time."""
+    address = tmp_path / "notify"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        open_daemons(tmp_path) as daemons,
+    ):
+        manager.bind(str(address))
+        manager.settimeout(90.0)
+        daemons.start(*NAMES)
+        daemons.wait_for_rounds(NAMES, 3)
+        daemons.copy("n1", "copy")
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+        daemons.start("copy")
+        heard = [b""]
+        while not heard[-1].startswith(b"STATUS=another device"):
+            heard.append(manager.recv(1000))
+        assert b"STOPPING=1" not in heard  # systemd would end the wait after TimeoutStopSec
+        assert manager.recv(1000) == manager.recv(1000) == b"WATCHDOG=1"
+        daemons.wait_for_rounds(NAMES, 5)  # it has left the connection to the card
+        assert daemons.exit_code("copy") is None
+        assert daemons.signal("copy") == IdentityClash.exit_code
 
 
 @pytest.mark.parametrize("clock", [1970, None], ids=["without a clock", "with a clock"])

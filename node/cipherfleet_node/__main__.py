@@ -72,9 +72,10 @@ def _no_permission(error: PermissionError, folder: Path) -> str:
 def _no_descriptor(error: OSError) -> str:
     """Return the error text for a process that may not open another file."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    problem = (error.strerror or "too many open files").lower()
     return (
-        f"{(error.strerror or 'too many open files').lower()}: this process may open {allowed}, "
-        "and needs at least 24; raise LimitNOFILE of the service, or call ulimit -n 1024"
+        f"{problem}: this process may open {allowed}, and needs at least 24; raise LimitNOFILE of "
+        "the service, or call ulimit -n 1024"
     )
 
 
@@ -132,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import run_node  # the other commands start faster
+    from cipherfleet_node.runtime.run_node import run_node  # the other commands start faster
 
     _protect_process()
     stopping, signalled = threading.Event(), 0
@@ -209,7 +210,7 @@ def _summary(config: NodeConfig, keys: NodeKeys | None, *, enrolled: bool) -> di
 
 
 def _show_state(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import node_summary
+    from cipherfleet_node.runtime.run_node import node_summary
 
     load_node_config(options.folder)
     summary = node_summary(options.folder, with_estimate=options.estimate)

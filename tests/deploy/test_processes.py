@@ -12,10 +12,6 @@ from cipherfleet_deploy.local.record import FleetFailed
 from cipherfleet_node.errors import ConfigError, IdentityClash, NothingExchanged
 
 
-def ends_with(code: int) -> tuple[str, ...]:
-    return ("/bin/sh", "-c", f"exit {code}")
-
-
 def poll_for(fleet: LocalFleet, seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -29,9 +25,8 @@ def open_fleet(folder: Path, codes: dict[str, int | None]) -> LocalFleet:
     fleet = LocalFleet({name: folder / name for name in codes}, stalled_after_s=1000.0)
     for name, code in codes.items():
         # A shell ignores the folder of the node, which is appended.
-        fleet.nodes[name].command = (
-            ("/bin/sh", "-c", "sleep 1000") if code is None else ends_with(code)
-        )
+        last = "sleep 1000" if code is None else f"exit {code}"
+        fleet.nodes[name].command = ("/bin/sh", "-c", last)
     return fleet
 
 

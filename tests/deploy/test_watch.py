@@ -38,6 +38,7 @@ from cipherfleet_deploy.watch.table import (
     COLUMNS,
     SEEDED,
     STALE_S,
+    UNANSWERED,
     UNENROLLED,
     FleetStatus,
     NodeStatus,
@@ -116,6 +117,7 @@ def test_a_row_holds_what_a_node_has_reported() -> None:
     assert row(status, now=2.0) == NodeStatus(
         node="n1", state="ready", stale=False, age_s=2.0, epoch=5, phase="collecting", round=12,
         round_ms=250.0, silent=1, missed=3, rejected=3, pool=3, pool_size=8, temperature_c=51,
+        unanswered_s=0,
     )  # fmt: skip
     assert cells(row(status, now=2.0)) == (
         "n1", "ready", "5", "12", "250.0", "1", "3", "3/8", "51", "2.0 s ago", "good",
@@ -163,6 +165,15 @@ def test_who_falls_silent_is_stale_after_three_words_by_the_watchers_clock() -> 
     assert row(status, "n2", late).standing == "lost", "nothing more is to come from it"
     status_after(health(), at=late, status=status)
     assert row(status, now=late).standing == "ready"
+
+
+def test_a_node_that_nobody_answers_stands_out() -> None:
+    status = status_after(presence("n1", "ready"), health(unanswered_s=40))
+    assert row(status).standing == UNANSWERED
+    assert row(status).unanswered_s == 40
+    assert "ready, unanswered" in shown(status, 0.0)
+    status_after(health(unanswered_s=0), status=status)
+    assert row(status).standing == "ready"
 
 
 def test_what_a_broker_repeats_keeps_no_node_alive() -> None:

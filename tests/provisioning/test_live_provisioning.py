@@ -332,6 +332,7 @@ def test_a_second_start_of_a_bundle_does_not_stop_the_enrolled_node(tmp_path: Pa
             assert enrolled.poll() is None  # nothing proves a clash: it tries again without end
         finally:
             enrolled.kill()
+            enrolled.wait()
 
 
 # -- a device is replaced, and two are lost ------------------------------------------------------

@@ -50,7 +50,7 @@ def patched(patch: str) -> Sequence[str]:
 
 
 def clock_at(year: int) -> Sequence[str]:
-    """Return the command of a daemon whose clock is wrong by whole years, so that it shows *year*."""
+    """Return the command of a daemon whose clock shows *year*."""
     offset_s = (year - time.gmtime().tm_year) * 365.25 * 86400
     return patched(f"time.time = lambda: real_time() + {offset_s!r}")
 
@@ -112,11 +112,8 @@ class Daemons:
             time.sleep(0.05)
         return time.monotonic() - began
 
-    def wait_for_rounds(
-        self, names: str | Sequence[str], more: int, within_s: float = 60.0
-    ) -> float:
+    def wait_for_rounds(self, names: Sequence[str], more: int, within_s: float = 60.0) -> float:
         """Wait until each of *names* has closed *more* rounds than now; return the seconds."""
-        names = [names] if isinstance(names, str) else names
         wanted = {name: self.round(name) + more for name in names}
         return self.wait(
             lambda: all(self.round(name) >= wanted[name] for name in names),

@@ -365,6 +365,7 @@ class Mutator:
                 | "pool_size"
                 | "inline"
                 | "temperature"
+                | "unanswered_s"
             ):
                 fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
             case "members" | "seals":

@@ -12,9 +12,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from cipherfleet_node.core import topics, wire
 from cipherfleet_node.core.events import (
@@ -44,8 +42,6 @@ from cipherfleet_node.errors import (
     NothingExchanged,
     WireError,
 )
-from cipherfleet_node.settings.node_yaml import load_node_config
-from cipherfleet_node.settings.sections import NodeConfig, Simulation
 
 from .assembly import (
     make_agent,
@@ -55,56 +51,26 @@ from .assembly import (
     patience_s,
     raise_epoch,
 )
-from .bundle import Bundle, read_bundle
-from .enrolment import enrol, needs_enrolment
+from .bundle import Bundle
 from .epochs import answer_to, new_epoch
 from .event_queue import EventQueue
 from .heartbeat import BEAT_EVERY_S, Heartbeat
-from .membership import complete_promotion, is_due, promote, read_membership
 from .membership_updates import MembershipUpdates
 from .mqtt import Arrived, LinkDown, LinkRefused, LinkUp
 from .obfuscator_pools import Pools, release_interpreter_during_powers
 from .own_presence import Conclusion, OwnPresence
 from .sampler import Sampled, Sampler
 from .self_test import check_exchanges
-from .store import Store, read_state
+from .start_warnings import start_warnings
+from .store import Store
 from .systemd import ServiceManager
-from .telemetry import ESTIMATES_FILE, Telemetry
+from .telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
 LEAVE_WITHIN_S = 5.0
 CLOSE_WITHIN_S = 2.0  # after a signal to stop, for the round that is open
-CLASH_PAUSE_S = 600.0  # before a service ends because of a clash and is started again
 IDLE_S = 1.0  # the longest wait for an event, so that signals and the watchdog are served
-
-
-def simulation_warnings(simulation: Simulation) -> Iterator[str]:
-    """Yield a warning for each setting of *simulation* that is on: its effect and its purpose."""
-    if simulation.seed is not None:
-        yield (
-            "SIMULATION SETTINGS ARE ON: simulation.seed makes every random number repeatable, so "
-            "this node protects nothing; use it for trials only"
-        )
-    if simulation.trace_estimates:
-        yield (
-            "simulation.trace_estimates is on: the estimate of every round is written to "
-            f"logs/{ESTIMATES_FILE}, for the plot of the run; keep that file private"
-        )
-
-
-def neighbour_warning(config: NodeConfig) -> str | None:
-    """Return a warning if the node has too few neighbours to compute anything."""
-    remedy = "until the operator adds one (cipherfleet provision update)"
-    if not config.neighbours:
-        return f"this node has no neighbours: it waits {remedy}"
-    if config.is_idle_leaf:
-        only = config.neighbours[0].id
-        return (
-            f"this node has one neighbour only, {only}: a sealed sum over one hides nothing, so it "
-            f"keeps its estimate {remedy}"
-        )
-    return None
 
 
 class Daemon:
@@ -157,12 +123,8 @@ class Daemon:
     def run(self) -> None:
         """Run to the end; raises CipherfleetError for a problem that needs the operator."""
         release_interpreter_during_powers()
-        for warning in simulation_warnings(self._config.simulation):
+        for warning in start_warnings(self._config):
             log.warning(warning)
-        if self._config.crypto.allow_weak_keys:
-            log.warning("WEAK KEYS ARE ALLOWED: this node protects nothing")
-        if (too_few := neighbour_warning(self._config)) is not None:
-            log.warning(too_few)
         self._pools.start()
         self._sampler.start()
         try:
@@ -417,55 +379,3 @@ class Daemon:
         alone = f", NO ANSWER FOR {health.unanswered_s} s" if health.unanswered_s else ""
         self._manager.status(f"{health.phase}, round {health.round}{alone}")
         self._telemetry.spans.flush()
-
-
-def run_node(folder: Path, stopping: threading.Event) -> None:
-    """Run the node of *folder* until it has finished or *stopping* is set.
-
-    If necessary it enrols first. When its neighbours change, it restarts within this process.
-    """
-    manager = ServiceManager()  # one for all daemons: it removes its address from the environment
-    complete_promotion(folder)
-    config = load_node_config(folder)
-    if needs_enrolment(folder, config) and not enrol(folder, config, stopping, manager):
-        return
-    epoch: int | None = None
-    while not stopping.is_set():
-        if is_due(folder, config, _next_round(folder, config)):
-            promote(folder, config)
-        daemon = Daemon(read_bundle(folder), stopping, manager, epoch)
-        try:
-            daemon.run()
-        except IdentityClash:
-            manager.pause(CLASH_PAUSE_S, stopping)
-            raise
-        if not daemon.restart_requested:
-            return
-        epoch = daemon.next_epoch
-        log.info("restarting with %s", "other neighbours" if epoch is None else "another epoch")
-
-
-def _next_round(folder: Path, config: NodeConfig) -> int:
-    """Return the round that the node opens next; without neighbours no round is too early."""
-    membership, saved = read_membership(folder, config), read_state(folder)
-    if membership is not None and not membership.neighbours:
-        return 2**63
-    return saved.round if saved else 0
-
-
-def node_summary(folder: Path, *, with_estimate: bool) -> dict[str, object]:
-    """Return the output of `show-state`; the estimate is private and included on request only."""
-    state = read_state(folder)
-    if state is None:
-        return {"saved": False}
-    summary: dict[str, object] = {
-        "saved": True,
-        "fleet": state.fleet,
-        "node": state.node,
-        "epoch": state.epoch,
-        "round": state.round,
-        "continuous": state.continuous,
-    }
-    if with_estimate:
-        summary["estimate"] = state.estimate
-    return summary

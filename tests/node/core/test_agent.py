@@ -17,7 +17,6 @@ from cipherfleet_lab.simulation.memory_fleet import PARAMETERS, Faults
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.events import (
-    Effect,
     MessageReceived,
     Publish,
     ReadingTaken,
@@ -25,14 +24,13 @@ from cipherfleet_node.core.events import (
     Save,
     Surplus,
 )
-from cipherfleet_node.core.messages import Answer, Message, Presence, Query, Refusal
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import own_weight
-from cipherfleet_node.core.state import UNSEEN
 from cipherfleet_node.errors import HeadroomExceeded, LocalProtocolError
 from tests.support.memory_fleet import (
     FIELDS,
@@ -51,15 +49,12 @@ from tests.support.memory_fleet import (
     names,
     random_graph,
     reading,
-    record_of,
     rejections,
     reused_rounds,
     ring,
     rounds_of,
-    sent,
     star,
     start_all,
-    surpluses,
 )
 
 D = len(FIELDS)

@@ -414,6 +414,7 @@ def test_a_node_subscribes_to_exactly_what_concerns_it() -> None:
         "cf/v2/f/state/a",
         "cf/v2/f/state/b",
         "cf/v2/f/a/me/+",
+        "cf/v2/f/state/me",
         "cf/v2/f/members/me",
     ]
     for topic in ("cf/v2/f/q/a", "cf/v2/f/state/a", "cf/v2/f/a/me/a", "cf/v2/f/health/a"):

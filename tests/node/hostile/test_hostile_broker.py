@@ -21,7 +21,7 @@ from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import FloatArray, Trajectory
 from cipherfleet_node.core import topics
 from cipherfleet_node.core.messages import Health
-from cipherfleet_node.runtime import mqtt
+from cipherfleet_node.runtime import back_off, mqtt
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
@@ -196,7 +196,7 @@ def test_the_network_thread_outlives_whatever_a_broker_sends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An exception that escapes in it would fail this test as well."""
-    monkeypatch.setattr(mqtt, "RECONNECT_S", (0, 0))
+    monkeypatch.setattr(back_off, "FIRST_S", 0.0)
     babbler = Babbler(seed=5)
     threading.Thread(target=babbler.serve, daemon=True).start()
     events: list[mqtt.LinkEvent] = []

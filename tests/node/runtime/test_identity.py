@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from cipherfleet_node.errors import ConfigError, IdentityClash, NothingExchanged
 from cipherfleet_node.runtime.store import STARTED_FILE, STATE_FOLDER
 from tests.support.daemons import Daemons, clock_at, open_daemons, patched
 from tests.support.faulty_path import FaultyPath
+from tests.tools.flapping_path import flap
 
 pytestmark = pytest.mark.fleet
 
@@ -39,7 +41,10 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 def settle_clash(daemons: Daemons, one: str, other: str) -> list[str]:
     """Wait until a daemon of the two has ended; return the names of those that have, for good."""
-    ended = lambda: [name for name in (one, other) if daemons.exit_code(name) is not None]  # noqa: E731
+
+    def ended() -> list[str]:
+        return [name for name in (one, other) if daemons.exit_code(name) is not None]
+
     daemons.wait(lambda: bool(ended()), "end of one of two devices", 90)
     survivor = other if ended() == [one] else one
     daemons.wait_for_rounds([survivor], 6)
@@ -57,6 +62,33 @@ def test_the_copy_of_a_card_ends_and_the_card_goes_on(tmp_path: Path, broker: st
         assert "was there first" in daemons.log("copy")
         assert "another device was started later" in daemons.log("n1")
         daemons.wait_for_rounds(NAMES, 5)  # the neighbours accept the epochs of the card
+
+
+def test_a_service_waits_before_it_ends_because_of_a_clash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else systemd would start it again every 20 s, and end the card's connection each time."""
+    address = tmp_path / "notify"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        open_daemons(tmp_path) as daemons,
+    ):
+        manager.bind(str(address))
+        manager.settimeout(90.0)
+        daemons.start(*NAMES)
+        daemons.wait_for_rounds(NAMES, 3)
+        daemons.copy("n1", "copy")
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+        daemons.start("copy")
+        heard = [b""]
+        while not heard[-1].startswith(b"STATUS=another device"):
+            heard.append(manager.recv(1000))
+        assert b"STOPPING=1" not in heard  # systemd would end the wait after TimeoutStopSec
+        assert manager.recv(1000) == manager.recv(1000) == b"WATCHDOG=1"
+        daemons.wait_for_rounds(NAMES, 5)  # it has left the connection to the card
+        assert daemons.exit_code("copy") is None
+        assert daemons.signal("copy") == IdentityClash.exit_code
 
 
 @pytest.mark.parametrize("clock", [1970, None], ids=["without a clock", "with a clock"])
@@ -101,19 +133,9 @@ def test_a_card_whose_copy_has_ended_has_no_second_clash_with_itself(tmp_path: P
 # -- connections that break -----------------------------------------------------------------------
 
 
-def flap(daemons: Daemons, path: FaultyPath, seconds: float) -> float:
-    """Cut every connection of n1 for *seconds*; return the time of its return afterwards."""
-    daemons.start(*NAMES)
-    began = time.monotonic()
-    while time.monotonic() - began < seconds:
-        assert daemons.exit_code("n1") is None, daemons.log("n1")
-        time.sleep(0.2)
-    path.lifetime_s = None
-    return daemons.wait_for_rounds(["n1"], 3, 30.0)
-
-
 def test_a_path_that_cuts_tls_connections_ends_no_daemon(tmp_path: Path) -> None:
-    with FaultyPath(lifetime_s=0.6) as path, open_daemons(tmp_path, path=path, tls=True) as daemons:
+    """`python -m tests.tools.flapping_path` does it for five minutes."""
+    with FaultyPath() as path, open_daemons(tmp_path, path=path, tls=True) as daemons:
         flap(daemons, path, 20.0)
         assert path.cuts >= 4
         assert daemons.exit_code("n1") is None
@@ -184,9 +206,8 @@ def test_a_state_put_back_from_a_copy_is_noticed(tmp_path: Path) -> None:
         daemons.wait_for_rounds(NAMES, 3)
         daemons.signal("n1")
         lose_state(daemons, "n1")
-        shutil.copytree(
-            daemons.bundles["image"] / STATE_FOLDER, daemons.bundles["n1"] / STATE_FOLDER
-        )
+        place, image = daemons.bundles["n1"], daemons.bundles["image"]
+        shutil.copytree(image / STATE_FOLDER, place / STATE_FOLDER)
         daemons.start("n1")
         daemons.wait_for_rounds(NAMES, 3, JOINS_WITHIN_S)
         assert "the saved state does not know the latest start" in daemons.log("n1")

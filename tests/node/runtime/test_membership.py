@@ -30,7 +30,6 @@ from cipherfleet_node.keys.key_files import (
 )
 from cipherfleet_node.runtime import membership
 from cipherfleet_node.runtime.bundle import Bundle
-from cipherfleet_node.runtime.daemon import neighbour_warning
 from cipherfleet_node.runtime.membership import (
     CURRENT,
     NEXT,
@@ -42,6 +41,7 @@ from cipherfleet_node.runtime.membership import (
     store_membership,
 )
 from cipherfleet_node.runtime.membership_updates import MembershipUpdates
+from cipherfleet_node.runtime.start_warnings import neighbour_warning
 from cipherfleet_node.runtime.synced_files import write_synced
 from cipherfleet_node.settings.sections import (
     Algorithm,
@@ -57,7 +57,6 @@ from tests.support.memory_fleet import (
     MemoryFleet,
     agent_of,
     complete,
-    coupled_of,
     fleet_of,
     ring,
     start_all,

@@ -17,6 +17,8 @@ TIMEOUT_S = 3.0
 class Gate:
     """A sensor that gives a reading each time the gate is opened."""
 
+    fields = ("t",)
+
     def __init__(self) -> None:
         self._open = threading.Semaphore(0)
         self.reads = 0

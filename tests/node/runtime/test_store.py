@@ -354,9 +354,12 @@ def test_the_mark_is_written_once_and_durably(
 ) -> None:
     synced: list[Path] = []
     genuine = store_module.sync_folder
-    monkeypatch.setattr(
-        store_module, "sync_folder", lambda folder: (synced.append(folder), genuine(folder))[1]
-    )
+
+    def recorded(folder: Path) -> None:
+        synced.append(folder)
+        genuine(folder)
+
+    monkeypatch.setattr(store_module, "sync_folder", recorded)
     store.record_start("keys of n")
     store.record_start("keys of n")
     assert synced == [tmp_path]

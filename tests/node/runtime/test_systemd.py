@@ -86,9 +86,8 @@ def test_a_pause_keeps_the_service_alive_until_it_is_over_or_stopped(
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     service, stopping = ServiceManager(), threading.Event()
     service.pause(0.1, stopping)
-    assert (
-        manager.recv(200) == b"STATUS=another device has this identity: the next start is in 0.1 s"
-    )
+    status = manager.recv(200)
+    assert status == b"STATUS=another device has this identity: the next start is in 0.1 s"
     assert manager.recv(200) == b"WATCHDOG=1"
     stopping.set()
     began = time.monotonic()

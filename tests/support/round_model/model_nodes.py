@@ -17,9 +17,9 @@ import numpy as np
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Setup
 from cipherfleet_node.core.messages import Presence, PresenceState
-from cipherfleet_node.core.randomness import FloatVector, simulated_seed
+from cipherfleet_node.core.randomness import FloatVector, seeds_of
 from cipherfleet_node.core.sealed import Seal
-from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.core.state import State, after_damage, first_state
 from cipherfleet_node.settings.sections import Algorithm
 
 from .copies import fingerprint
@@ -90,6 +90,8 @@ class ModelNode:
     effects_left: int | None = None  # of the next event, until the process dies
     memory: Memory = "saved"  # what the next start finds
     counted: frozenset[tuple[str, int]] = frozenset()
+    has_lost_round: bool = False
+    stopped_at: float = 0.0
     coupled_at: float = -1.0  # when it opened a sum last
     print: Any = field(default=None, compare=False)  # its fingerprint, until it changes
 
@@ -99,6 +101,12 @@ class ModelNode:
         if self.agent is not None:
             return self.agent.round_number
         return decode(self.saved).round if self.saved else 0
+
+    def note_counted(self, state: State) -> None:
+        """Note which edge-rounds *state* has counted; of older rounds what was noted stays."""
+        kept = {record.number for record in state.records}
+        counted = {(n, r.number) for r in state.records if r.outcome == "coupled" for n in r.counted}
+        self.counted = frozenset({(n, k) for n, k in self.counted if k not in kept} | counted)
 
     def fingerprint(self) -> Any:
         """Return a hashable value that is equal for equal nodes."""
@@ -127,13 +135,13 @@ def _seal(name: str, graph: Graph, sealed: bool) -> Seal | None:
     return Seal(FLEET, name, rosters, {}) if sealed else None
 
 
-def start_agent(node: ModelNode, order: Sequence[str]) -> None:
+def start_agent(node: ModelNode, order: Sequence[str], now: float) -> None:
     """Start a process of *node* with what its memory has kept."""
     node.epoch += 1
     state = _remember(node)
     node.saved = Saved(msgspec.msgpack.encode(state), node.counted)
     node.memory, node.down_until, node.effects_left = "saved", None, None
-    node.agent = Agent(_setup(node, order), state)
+    node.agent = Agent(_setup(node, order, now), state)
 
 
 def _remember(node: ModelNode) -> State:
@@ -141,31 +149,15 @@ def _remember(node: ModelNode) -> State:
     generation = node.saved if node.memory == "saved" else node.previous
     if node.memory == "lost" or generation is None:
         node.previous, node.counted = None, frozenset()
-        return first_state(node)
+        node.has_lost_round = node.epoch > 1
+        return first_state(FLEET, node.name, PARAMETERS, node.epoch, 1000 * node.epoch)
     node.counted = generation.counted
     state = decode(generation)
     state = after_damage(state) if node.memory == "damaged" else state
     return msgspec.structs.replace(state, epoch=node.epoch)
 
 
-def first_state(node: ModelNode) -> State:
-    """Return the state of a node that has none."""
-    return State(
-        version=STATE_VERSION,
-        fleet=FLEET,
-        node=node.name,
-        parameters=PARAMETERS,
-        epoch=node.epoch,
-        round=0,
-        estimate=None,
-        records=[],
-        epochs={},
-        continuous=False,
-    )
-
-
-def _setup(node: ModelNode, order: Sequence[str]) -> Setup:
-    epoch = node.epoch
+def _setup(node: ModelNode, order: Sequence[str], now: float) -> Setup:
     return Setup(
         fleet=FLEET,
         node=node.name,
@@ -176,8 +168,11 @@ def _setup(node: ModelNode, order: Sequence[str]) -> Setup:
         resolution=RESOLUTION,
         objective=Still(1 + order.index(node.name)),
         parameters=PARAMETERS,
-        new_seed=lambda k: simulated_seed(epoch, FLEET, node.name, k),
+        seeds=seeds_of(node.name.encode()),
         trace=NoTrace(),
+        identities={other: tag(other) for other in node.neighbours},
+        has_lost_round=node.has_lost_round,
+        away_s=now - node.stopped_at,
     )
 
 

@@ -35,6 +35,9 @@ class Limits:
     until_s: float = 12.0  # or at this time
     memories: tuple[Memory, ...] = ("saved",)
     downs: tuple[float, ...] = DOWN_S
+    focus: frozenset[str] = frozenset()  # only their messages and wills are disturbed; empty: all
+    crashing: frozenset[str] = frozenset()  # only these nodes crash; empty: all
+    effects: tuple[int, ...] = (0, 1, 2, 3, 4)  # of an event, after which a process dies
     is_healed: bool = False  # check progress at the end of each schedule
 
 
@@ -93,29 +96,45 @@ class _Search:
         visited = set[int]()
         stack: list[tuple[World, Schedule, Iterator[Action]]] = []
         stack.append((world, (), self._actions(world, (), most)))
-        while stack:
+        while stack and not self._is_over():
             world, schedule, actions = stack[-1]
             action = next(actions, None)
             if action is None:
                 stack.pop()
                 continue
             child, after = self._child(world, schedule, action)
-            if self._is_over():
-                return False
+            if len(after) >= most:
+                self._finish(child, after)
+                continue
             key = hash((child.fingerprint(), _spent(after)))
             if key not in visited:
                 visited.add(key)
                 stack.append((child, after, self._actions(child, after, most)))
-        return True
+        return not stack
 
     def _child(self, world: World, schedule: Schedule, action: Action) -> tuple[World, Schedule]:
         child = world.fork()
-        child.apply(action)
         after = schedule if action is STEP else (*schedule, (world.steps, action))
-        self.report.states += 1
-        self.report.depth = max(self.report.depth, child.steps)
-        self.report.note(child, after, world.violations)
+        self._apply(child, after, action)
         return child, after
+
+    def _apply(self, world: World, schedule: Schedule, action: Action) -> None:
+        before = world.violations
+        world.apply(action)
+        self.report.states += 1
+        self.report.depth = max(self.report.depth, world.steps)
+        if world.violations is not before:
+            self.report.note(world, schedule, before)
+
+    def _finish(self, world: World, schedule: Schedule) -> None:
+        """Go on to the end of a schedule that has all its faults: there is no choice any more."""
+        while not self._is_at_end(world):
+            self._apply(world, schedule, STEP)
+        self._end(world, schedule)
+
+    def _is_at_end(self, world: World) -> bool:
+        slowest = min(node.round_number for node in world.nodes.values())
+        return slowest >= self.limits.rounds or world.now >= self.limits.until_s
 
     def _is_over(self) -> bool:
         is_found = any(kind in self.report.found for kind in self.wanted)
@@ -123,10 +142,10 @@ class _Search:
 
     def _actions(self, world: World, schedule: Schedule, most: int) -> Iterator[Action]:
         limits, slowest = self.limits, min(n.round_number for n in world.nodes.values())
-        if slowest >= limits.rounds or world.now >= limits.until_s:
+        if self._is_at_end(world):
             self._end(world, schedule)
             return
-        if len(schedule) < most and limits.first_round <= slowest <= limits.last_round:
+        if limits.first_round <= slowest <= limits.last_round:
             spent = Counter(action.kind for _, action in schedule)
             for action in faults_of(world, limits):
                 if spent[action.kind] < limits.faults.get(action.kind, 0):
@@ -156,27 +175,36 @@ def faults_of(world: World, limits: Limits) -> Iterator[Action]:
         yield Action("release", index=index)
     for name, node in world.nodes.items():
         if node.is_connected and node.effects_left is None:
-            yield from (Action("will", name, other) for other in node.neighbours)
+            shown = [other for other in node.neighbours if _is_in(limits.focus, other)]
+            yield from (Action("will", name, other) for other in shown)
             yield from (Action("cut", name, down_s=down_s) for down_s in limits.downs)
-            yield from _crashes(name, 0, limits)
+            yield from _crashes(name, limits)
 
 
 def _faults_of_flights(world: World, limits: Limits) -> Iterator[Action]:
     head = world.flights[0]
-    if not isinstance(head.message, Presence):
+    in_focus = _is_in(limits.focus, head.sender, head.receiver)
+    if in_focus and not isinstance(head.message, Presence):
         for kind in ("late", "drop", "duplicate"):
             yield Action(kind, head.receiver, head.sender, message=head.message.KIND)
     senders = {f.sender for f in world.flights if f.receiver == head.receiver} - {head.sender}
     yield from (Action("reorder", head.receiver, sender) for sender in sorted(senders))
-    if world.nodes[head.receiver].effects_left is None:
-        for effects in (1, 2, 3):
-            yield from _crashes(head.receiver, effects, limits)
+    node = world.nodes[head.receiver]
+    if node.is_connected and node.effects_left is None:
+        yield from _crashes(head.receiver, limits)
 
 
-def _crashes(name: str, effects: int, limits: Limits) -> Iterator[Action]:
-    for memory in limits.memories:
-        for down_s in limits.downs:
-            yield Action("crash", name, "", effects, memory, down_s)
+def _is_in(names: frozenset[str], *found: str) -> bool:
+    return not names or not names.isdisjoint(found)
+
+
+def _crashes(name: str, limits: Limits) -> Iterator[Action]:
+    if not _is_in(limits.crashing, name):
+        return
+    for effects in limits.effects:
+        for memory in limits.memories:
+            for down_s in limits.downs:
+                yield Action("crash", name, "", effects, memory, down_s)
 
 
 def replay(new_world: NewWorld, schedule: Schedule, until_s: float = 20.0) -> World:

@@ -71,6 +71,14 @@ class SymbolicExchange:
     def sealed(self) -> bool:
         return self.seal is not None
 
+    @property
+    def least(self) -> int:
+        return self.seal.least if self.seal else 1
+
+    @property
+    def mean_metropolis(self) -> float:
+        return 0.25
+
     def roster(self, there: Iterable[str]) -> list[str]:
         return self.seal.roster(there) if self.seal else []
 

@@ -218,7 +218,7 @@ class World:
 
     def start(self, name: str) -> None:
         """Start a process of the node and connect it."""
-        start_agent(self.own(name), list(self.nodes))
+        start_agent(self.own(name), list(self.nodes), self.now)
         self._handle(name, Started())
         self._connect(name)
 
@@ -234,6 +234,7 @@ class World:
 
     def _die(self, node: ModelNode) -> None:
         node.agent, node.is_connected, node.effects_left = None, False, None
+        node.stopped_at = self.now
         if node.name in self.presence:
             self._publish(node, will_of(self.presence[node.name]))
 
@@ -255,7 +256,7 @@ class World:
     def _run(self, node: ModelNode, events: deque[Event]) -> None:
         assert node.agent is not None
         for effect in node.agent.handle(events.popleft(), self.now):
-            self._count(node)
+            self._note_opened(node)
             if node.effects_left == 0:
                 self._die(node)
                 return
@@ -265,20 +266,19 @@ class World:
                 events.append(ReadingTaken(()))
             else:
                 self._carry_out(node, effect)
-        self._count(node)
+        self._note_opened(node)
 
-    def _count(self, node: ModelNode) -> None:
-        """Note the sums that the agent has opened since the last effect."""
-        for terms in node.exchange.opened:
+    def _note_opened(self, node: ModelNode) -> None:
+        """Note that the agent has opened a sum since the last effect."""
+        if node.exchange.opened:
             node.coupled_at = self.now
-            counted = {(t.answerer, self.rounds[t.digest]) for t in terms}
-            node.counted |= counted
-        node.exchange.opened.clear()
+            node.exchange.opened.clear()
 
     def _carry_out(self, node: ModelNode, effect: Effect) -> None:
         match effect:
             case Save(state):
                 node.previous = node.saved
+                node.note_counted(state)
                 node.saved = Saved(msgspec.msgpack.encode(state), node.counted)
             case Publish(message):
                 self._note(message)

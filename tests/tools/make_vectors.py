@@ -7,6 +7,7 @@ are toys of 512 bits, identities are derived from fixed seeds: nothing here prot
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from gmpy2 import mpz
 
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange, topics, wire
-from cipherfleet_node.core.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
+from cipherfleet_node.core.messages import (
+    MAX_REASONS,
+    Answer,
+    Health,
+    Message,
+    Presence,
+    Query,
+    Refusal,
+)
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
 from cipherfleet_node.core.randomness import RoundRandomness
@@ -26,6 +35,8 @@ from tests.support.memory_fleet import toy_secret
 
 FOLDER = Path(__file__).parents[2] / "node" / "vectors"
 HALF = 1 << 62
+MOST = wire.MAX_COUNTER
+KEY_TAG = b"key-tag."
 BITS = 512
 SEED = bytes(range(32))
 
@@ -36,6 +47,21 @@ def texts(numbers: Any) -> list[str]:
 
 def hexes(items: Any) -> list[str]:
     return [item.hex() for item in items]
+
+
+def query_of(
+    fleet: str,
+    sender: str,
+    epoch: int,
+    number: int,
+    roster: Sequence[str] = (),
+    ciphertexts: Sequence[bytes] = (),
+) -> Query:
+    """Return a query with empty tags that says nothing of the round before."""
+    tag = bytes(8)
+    return Query(
+        fleet, sender, epoch, number, list(roster), -1, [], False, tag, tag, list(ciphertexts)
+    )
 
 
 # -- draws ----------------------------------------------------------------------------------------
@@ -216,7 +242,7 @@ def exchange_vectors() -> Any:
     take = lambda: gmpy2.powmod(next(roots), public.n, public.n_squared)  # noqa: E731
     query = exchange.make_query(public, layout, asked, take)
     read = exchange.read_ciphertexts(public, layout, query)
-    digest = Query("f", "i", 1, 3, 0, [], bytes(8), bytes(8), query).digest
+    digest = query_of("f", "i", 1, 3, ciphertexts=query).digest
     answers, openings = [], {}
     for name, m, own_weight, sign in (("j", 21, 2049, 1), ("k", 16, 4095, -1)):
         own = [sign * entry for entry in reversed(asked)]
@@ -281,7 +307,7 @@ def exchange_vectors() -> Any:
 def sealed_vectors() -> Any:
     roster, modulus = ["a", "b", "c"], toy_key(0).public.n
     ciphertexts = [b"\x01" * 8, b"\x02" * 8]
-    query = Query("f", "i", 1, 3, 0, roster, b"", b"", ciphertexts)
+    query = query_of("f", "i", 1, 3, roster, ciphertexts=ciphertexts)
     masks = []
     for name in roster:
         secrets = {other: toy_secret(name, other) for other in roster if other != name}
@@ -294,7 +320,6 @@ def sealed_vectors() -> Any:
         "fleet": "f",
         "asker": "i",
         "round": 3,
-        "attempt": 0,
         "roster": roster,
         "ciphertexts": hexes(ciphertexts),
         "digest": query.digest.hex(),
@@ -313,9 +338,17 @@ def sealed_vectors() -> Any:
 def wire_messages() -> dict[str, Message]:
     tag = b"paramete"
     return {
-        "query": Query("fleet", "a", 7, 3, 0, [], tag, b"key-tag.", [b"\x01" * 4, b"\xff" * 4]),
-        "sealed query": Query("fleet", "a", 7, 4, 1, ["b", "c"], tag, b"key-tag.", [b"\x01"]),
-        "answer": Answer("fleet", "a", 7, "b", 3, 0, bytes(range(32)), [b"\x02" * 4]),
+        "query": Query(
+            "fleet", "a", 7, 3, [], 2, ["b", "c"], False, tag, KEY_TAG, [b"\x01" * 4, b"\xff" * 4]
+        ),
+        "sealed query": Query(
+            "fleet", "a", 7, 4, ["b", "c"], -1, [], True, tag, KEY_TAG, [b"\x01"]
+        ),
+        "answer": Answer("fleet", "a", 7, "b", 3, 1500, bytes(range(32)), [b"\x02" * 4]),
+        "refusal": Refusal("fleet", "a", 7, "b", 3, 0, bytes(range(32)), "old", 12),
+        "refusal of an earlier start": Refusal(
+            "fleet", "a", 7, "b", 3, 0, bytes(range(32)), "stale_epoch", 9
+        ),
         "presence": Presence("fleet", "a", 7, "ready"),
         "health": Health(
             "fleet",
@@ -337,7 +370,7 @@ def wire_messages() -> dict[str, Message]:
         "health of a node that has just begun": Health(
             "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, None
         ),
-        "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, [], bytes(8), bytes(8), []),
+        "largest numbers": query_of("fleet", "a", MOST, MOST),
     }
 
 
@@ -360,7 +393,7 @@ def wire_vectors() -> Any:
     encoded = wire.encode(query, signer)
     envelope = msgspec.msgpack.decode(encoded)
 
-    def signed(kind: str, body: bytes, version: int = 1) -> bytes:
+    def signed(kind: str, body: bytes, version: int = wire.WIRE_VERSION) -> bytes:
         signature = signer.sign(b"cipherfleet/v2/" + kind.encode() + b"\0" + body)
         return encode([version, kind, body, signature])
 
@@ -374,7 +407,7 @@ def wire_vectors() -> Any:
     healths = topics.health_topic("fleet", "a")
     many = {f"reason_{chr(97 + n // 26)}{chr(97 + n % 26)}": 1 for n in range(MAX_REASONS + 1)}
     answers = topics.answer_topic("fleet", "b", "a")
-    moved = encode([1, "presence", encode(presence), envelope[3]])
+    moved = encode([wire.WIRE_VERSION, "presence", encode(presence), envelope[3]])
     asleep = encode(["fleet", "a", 7, "asleep"])
     fields = msgspec.msgpack.decode(envelope[2])
     bad = [
@@ -388,7 +421,7 @@ def wire_vectors() -> Any:
             ("a field too many", home, signed("query", encode([*fields, 0])), "malformed"),
             ("a field too few", home, signed("query", encode(fields[:-1])), "malformed"),
             ("a text that is not UTF-8", home, b"\x94\x01\xa1\xff\xc4\x00\xc4\x00", "malformed"),
-            ("version 2", home, signed("query", envelope[2], 2), "version"),
+            ("version 1", home, signed("query", envelope[2], 1), "version"),
             ("unknown kind", home, signed("quest", envelope[2]), "kind"),
             ("another fleet", home, changed(fleet="other"), "fleet"),
             ("unknown sender", home, changed(sender="c"), "unknown_sender"),
@@ -427,7 +460,7 @@ def wire_vectors() -> Any:
         )
     ]
     return {
-        "about": "envelope = [1, kind, body, signature], MessagePack; signature = Ed25519 over "
+        "about": "envelope = [2, kind, body, signature], MessagePack; signature = Ed25519 over "
         '"cipherfleet/v2/" kind NUL body; JSON shows bytes of fields as base64',
         "identity_seed": (b"a" * 32).hex(),
         "fleet": "fleet",

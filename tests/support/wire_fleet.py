@@ -18,7 +18,7 @@ from gmpy2 import mpz
 from cipherfleet_node.core import paillier
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Event, MessageReceived, Publish, Rejected, Surplus
-from cipherfleet_node.core.messages import Answer, Message, Refusal
+from cipherfleet_node.core.messages import OPERATOR, Answer, Message, Refusal
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.wire import Verifier, decode, encode, topic_of
 from cipherfleet_node.errors import WireError
@@ -163,7 +163,8 @@ class WireFleet(MemoryFleet):
         self.verified: list[str] = []
         self.verifiers: dict[str, dict[str, Verifier]] = {
             name: {
-                other: RecordingVerifier(other, self.verified) for other in self.neighbours[name]
+                other: RecordingVerifier(other, self.verified)
+                for other in [*self.neighbours[name], OPERATOR]
             }
             for name in self.seats
         }
@@ -183,7 +184,9 @@ class WireFleet(MemoryFleet):
             self.log.append(frame)
             if self.loses is not None and self.loses(frame):
                 return
-            received = decode(payload, frame.topic, FLEET, self.verifiers[name])
+            received = decode(
+                payload, frame.topic, FLEET, self.verifiers[name], retained=event.retained
+            )
             event = MessageReceived(received, event.retained)
         super()._deliver(name, event)
 
@@ -197,7 +200,9 @@ class WireFleet(MemoryFleet):
         others: list[object] = []
         verifiers = self.verifiers[forgery.receiver]
         try:
-            message = decode(forgery.payload, forgery.topic, FLEET, verifiers)
+            message = decode(
+                forgery.payload, forgery.topic, FLEET, verifiers, retained=forgery.retained
+            )
         except WireError as error:
             reasons.append(error.reason)
         else:

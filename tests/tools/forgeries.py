@@ -33,6 +33,7 @@ from cipherfleet_node.core.messages import (
     Answer,
     Health,
     Membership,
+    MembershipEntry,
     Message,
     Presence,
     Query,
@@ -45,6 +46,7 @@ from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.wire import (
     MAX_COUNTER,
     MAX_MESSAGE_BYTES,
+    MAX_ROUND,
     WIRE_VERSION,
     encode,
     topic_of,
@@ -131,6 +133,12 @@ class ExchangeScenario:
         """*message* as its sender itself would sign it: a node that deviates."""
         payload = encode(message, self.fleet.identities[message.sender])
         return Forgery(self.receiver, topic_of(message), payload)
+
+    def signed_body(self, frame: Frame, body: bytes) -> Forgery:
+        """*frame* with another *body*, as its sender itself would sign it."""
+        kind = frame.message.KIND
+        signature = self.fleet.identities[frame.sender].sign(signed_bytes(kind, body))
+        return self.forged(close_envelope([WIRE_VERSION, kind, body, signature]), frame.topic)
 
     def health(self) -> Health:
         """What the sender of the message about to come may tell the operator."""
@@ -229,20 +237,21 @@ class Kind:
     exchanges: tuple[ExchangeName, ...]  # in which it can be made
 
 
-# What is refused before any signature is looked at.
+# For these a message without a genuine signature is refused before any signature is looked at.
 BEFORE_SIGNATURE = frozenset(
-    {"too_long", "malformed", "version", "kind", "fleet", "role", "unknown_sender"}
-    | {"topic", "range", "length"}
+    {"too_long", "topic", "unknown_sender", "retained", "malformed", "version", "kind", "encoding"}
 )
 KINDS: dict[str, Kind] = {}
 
 
-def broker(*reasons: str, verified: int = 1, only: ExchangeName | None = None) -> Enter:
+def broker(*reasons: str, genuine: bool = False, only: ExchangeName | None = None) -> Enter:
     """Enter what a broker can make, without any key, that must be counted under *reasons*.
 
-    *verified* signatures may be checked for it, none where all *reasons* are of BEFORE_SIGNATURE.
+    One signature may be checked for it, none where all *reasons* are of BEFORE_SIGNATURE and it is
+    not *genuine*: the bytes that the sender of its topic has signed.
     """
-    return _entering("broker", reasons, verified, only)
+    cheap = BEFORE_SIGNATURE.issuperset(reasons) and not genuine
+    return _entering("broker", reasons, 0 if cheap else 1, only)
 
 
 def neighbour(*reasons: str, only: ExchangeName | None = None) -> Enter:
@@ -253,11 +262,9 @@ def neighbour(*reasons: str, only: ExchangeName | None = None) -> Enter:
 def _entering(
     by: Literal["broker", "neighbour"],
     reasons: Sequence[str],
-    verified: int,
+    most: int,
     only: ExchangeName | None,
 ) -> Enter:
-    most = 0 if BEFORE_SIGNATURE.issuperset(reasons) else verified
-
     def enter(make: Make) -> Make:
         name = make.__name__.replace("_", " ")
         exchanges = EXCHANGES if only is None else (only,)
@@ -308,11 +315,10 @@ def ciphertexts_in(frame: Frame) -> tuple[int, int] | None:
 # -- altered bytes --------------------------------------------------------------------------------
 
 NUMBERS = {"epoch", "round", "waited_ms", "theirs"}
-ENVELOPE_REASONS = ("malformed", "version", "kind")
-FIELD_REASONS = ("malformed", "fleet", "unknown_sender", "topic", "range", "length", "signature")
+ENVELOPE_REASONS = ("malformed", "version", "kind", "encoding")
 
 
-@broker(*{*ENVELOPE_REASONS, *FIELD_REASONS})
+@broker(*ENVELOPE_REASONS, "signature")
 def a_bit_flipped_anywhere(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(flipped(frame.payload, scene.chance, 0, len(frame.payload)), frame.topic)
@@ -333,7 +339,7 @@ def a_bit_of_a_ciphertext_flipped(scene: ExchangeScenario) -> Forgery | None:
     return scene.forged(flipped(frame.payload, scene.chance, *place), frame.topic)
 
 
-@broker(*FIELD_REASONS)
+@broker("signature")
 def a_bit_of_the_other_fields_flipped(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     body = open_envelope(frame.payload)[2]
@@ -357,7 +363,7 @@ def truncated(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload[: scene.chance.randrange(len(frame.payload))], frame.topic)
 
 
-@broker("malformed")
+@broker("signature")
 def truncated_inside(scene: ExchangeScenario) -> Forgery:
     """The body is cut, the envelope fits it."""
     frame = scene.any_frame()
@@ -373,7 +379,7 @@ def extended(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload + more, frame.topic)
 
 
-@broker("malformed")
+@broker("signature")
 def extended_inside(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     body = open_envelope(frame.payload)[2] + scene.chance.randbytes(scene.chance.randint(1, 200))
@@ -386,16 +392,26 @@ def too_long(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload.ljust(MAX_MESSAGE_BYTES + 1, b"\0"), frame.topic)
 
 
-@broker("malformed")
+@neighbour("malformed")
 def a_list_too_long(scene: ExchangeScenario) -> Forgery:
-    """Small bytes that claim, or have, entries without number."""
+    """Short bytes that have very many entries, well signed."""
     frame = scene.captured(Query) or scene.pending
     body = msgspec.msgpack.decode(open_envelope(frame.payload)[2])
     if isinstance(frame.message, Query) and scene.chance.random() < 0.5:
-        body[Query.__struct_fields__.index("roster")] = [""] * scene.chance.randint(4097, 200_000)
+        many = scene.chance.choice([MAX_DEGREE + 1, 4097, 200_000])
+        name = scene.chance.choice(["", scene.receiver])
+        body[Query.__struct_fields__.index("roster")] = [name] * min(many, 40_000)
     else:
         body[-1] = [b""] * scene.chance.randint(4097, 20_000)
-    return scene.forged(with_part(frame.payload, 2, msgspec.msgpack.encode(body)), frame.topic)
+    return scene.signed_body(frame, msgspec.msgpack.encode(body))
+
+
+@broker("signature")
+def a_list_too_long_unsigned(scene: ExchangeScenario) -> Forgery:
+    """Its entries are not read: the signature is not that of these bytes."""
+    signed = a_list_too_long(scene)
+    assert signed is not None
+    return scene.forged(with_part(signed.payload, 3, bytes(64)), signed.topic)
 
 
 @broker("malformed")
@@ -403,7 +419,7 @@ def random_bytes(scene: ExchangeScenario) -> Forgery:
     return scene.forged(scene.chance.randbytes(scene.chance.randrange(200)))
 
 
-@broker("malformed")
+@broker("signature")
 def values_of_wrong_types(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     return scene.forged(with_part(frame.payload, 2, wrong_types(frame, scene.chance)), frame.topic)
@@ -412,9 +428,7 @@ def values_of_wrong_types(scene: ExchangeScenario) -> Forgery:
 @neighbour("malformed")
 def values_of_wrong_types_signed(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
-    body, kind = wrong_types(frame, scene.chance), frame.message.KIND
-    signature = scene.fleet.identities[frame.sender].sign(signed_bytes(kind, body))
-    return scene.forged(close_envelope([WIRE_VERSION, kind, body, signature]), frame.topic)
+    return scene.signed_body(frame, wrong_types(frame, scene.chance))
 
 
 def wrong_types(frame: Frame, chance: random.Random) -> bytes:
@@ -443,7 +457,7 @@ def an_unknown_kind(scene: ExchangeScenario) -> Forgery:
     return scene.forged(with_part(frame.payload, 1, kind), frame.topic)
 
 
-@broker("malformed")
+@broker("topic")
 def another_kind(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     kind = scene.chance.choice(
@@ -452,11 +466,37 @@ def another_kind(scene: ExchangeScenario) -> Forgery:
     return scene.forged(with_part(frame.payload, 1, kind), frame.topic)
 
 
-@broker("malformed")
+@neighbour("malformed")
 def a_state_that_is_none(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(Presence)
-    state = scene.chance.choice(["", "Ready", "root", "lost\0"])
-    return scene.forged(with_fields(frame, state=state), frame.topic) if frame else None
+    state: Any = scene.chance.choice(["", "Ready", "root", "lost\0"])
+    return scene.signed(msgspec.structs.replace(frame.message, state=state)) if frame else None
+
+
+@neighbour("encoding")
+def a_longer_form_signed(scene: ExchangeScenario) -> Forgery:
+    """The array of the fields, or the length of the fleet's name, in more bytes than it needs."""
+    frame = scene.any_frame()
+    body = open_envelope(frame.payload)[2]
+    name = len(FLEET)
+    forms = [
+        b"\xdc\0" + bytes([body[0] & 15]) + body[1:],
+        b"\xdd\0\0\0" + bytes([body[0] & 15]) + body[1:],
+        body[:1] + b"\xd9" + bytes([name]) + body[2:],
+        body[:1] + b"\xda\0" + bytes([name]) + body[2:],
+    ]
+    return scene.signed_body(frame, scene.chance.choice(forms))
+
+
+@neighbour("encoding")
+def a_reason_twice_in_a_map(scene: ExchangeScenario) -> Forgery:
+    """One reader would take the first count, another the second."""
+    health = msgspec.structs.replace(scene.health(), rejected={"topic": 1})
+    count = scene.chance.randrange(100)
+    body = msgspec.msgpack.encode(health)
+    once, twice = b"\x81\xa5topic\x01", b"\x82\xa5topic\x01\xa5topic" + bytes([count])
+    frame = Frame(scene.receiver, topic_of(health), b"", health)
+    return scene.signed_body(frame, body.replace(once, twice, 1))
 
 
 # -- signatures -----------------------------------------------------------------------------------
@@ -540,7 +580,7 @@ def other_numbers(scene: ExchangeScenario) -> Forgery | None:
 # -- the wrong place ------------------------------------------------------------------------------
 
 
-@broker("topic")
+@broker("topic", "unknown_sender", "signature", genuine=True)
 def another_topic(scene: ExchangeScenario) -> Forgery:
     frame = scene.any_frame()
     sender, receiver = frame.sender, scene.receiver
@@ -566,7 +606,7 @@ def another_topic(scene: ExchangeScenario) -> Forgery:
     return scene.forged(frame.payload, scene.chance.choice(sorted(wrong)))
 
 
-@broker("topic")
+@broker("unknown_sender", "signature")
 def a_query_under_another_nodes_topic(scene: ExchangeScenario) -> Forgery | None:
     frame = scene.captured(Query)
     if frame is None:
@@ -575,7 +615,7 @@ def a_query_under_another_nodes_topic(scene: ExchangeScenario) -> Forgery | None
     return scene.forged(frame.payload, topics.query_topic(FLEET, other))
 
 
-@broker("topic")
+@broker("topic", genuine=True)
 def an_answer_to_another_node_readdressed(scene: ExchangeScenario) -> Forgery | None:
     frame = answer_for_another(scene)
     if frame is None:
@@ -635,13 +675,13 @@ def a_message_of_somebody_made_up(scene: ExchangeScenario) -> Forgery:
     return scene.forged(encode(message, identity_of(name)), topic_of(message))
 
 
-@broker("role")
+@broker("topic")
 def a_nodes_message_in_the_operators_name(scene: ExchangeScenario) -> Forgery:
     message = msgspec.structs.replace(scene.any_frame().message, sender=OPERATOR)
     return scene.forged(encode(message, identity_of(OPERATOR)), topic_of(message))
 
 
-@neighbour("role")
+@neighbour("signature")
 def a_membership_that_a_neighbour_signs(scene: ExchangeScenario) -> Forgery:
     """It would show with which nodes the receiver exchanges."""
     membership = Membership(
@@ -650,7 +690,29 @@ def a_membership_that_a_neighbour_signs(scene: ExchangeScenario) -> Forgery:
     return scene.signed(membership)
 
 
-@broker("fleet")
+@neighbour("topic")
+def a_membership_on_the_topic_of_a_neighbour(scene: ExchangeScenario) -> Forgery:
+    """With lists as long as they may be: they are not read."""
+    names = [f"n{number:02}" for number in range(MAX_DEGREE)]
+    member = MembershipEntry(scene.receiver, names, bytes(256), bytes(32), bytes(32))
+    seals = [(f"n{number}", bytes(32)) for number in range(scene.chance.choice([1, 100, 3000]))]
+    rest = scene.receiver, 1, "", [member] * scene.chance.randint(1, 63), seals, b""
+    membership = Membership(FLEET, OPERATOR, 2, *rest, rekey=False)
+    payload = encode(membership, scene.fleet.identities[scene.pending.sender])
+    topic = scene.chance.choice([topics.query_topic, topics.presence_topic, topics.health_topic])
+    return scene.forged(payload, topic(FLEET, scene.pending.sender))
+
+
+@broker("retained")
+def a_query_or_answer_that_was_kept(scene: ExchangeScenario) -> Forgery | None:
+    """Genuine: a neighbour or the broker had it retained for the next subscriber."""
+    frame = scene.any_frame()
+    if isinstance(frame.message, Presence):
+        return None
+    return Forgery(scene.receiver, frame.topic, frame.payload, retained=True)
+
+
+@broker("fleet", "topic")
 def a_message_of_another_fleet(scene: ExchangeScenario) -> Forgery:
     """The same node, with the same keys, in a fleet of another name."""
     frame = scene.any_frame()
@@ -660,24 +722,24 @@ def a_message_of_another_fleet(scene: ExchangeScenario) -> Forgery:
     return scene.forged(encode(message, scene.fleet.identities[frame.sender]), topic)
 
 
-@broker("range")
+@neighbour("range")
 def numbers_out_of_range(scene: ExchangeScenario) -> Forgery:
-    frame = scene.any_frame()
-    names = NUMBERS & set(frame.message.__struct_fields__)
-    number = scene.chance.choice([-2, -(2**63), MAX_COUNTER + 1, 2**64 - 1])
+    message = scene.any_frame().message
+    names = NUMBERS & set(message.__struct_fields__)
+    odd = [-2, -(2**63), MAX_COUNTER + 1, 2**64 - 1]
     name = scene.chance.choice(sorted(names))
-    return scene.forged(with_fields(frame, **{name: number}), frame.topic)
+    return scene.signed(msgspec.structs.replace(message, **{name: scene.chance.choice(odd)}))
 
 
-@broker("length")
+@neighbour("length")
 def tags_of_another_length(scene: ExchangeScenario) -> Forgery | None:
-    frame = scene.any_frame()
-    names = {"parameters", "key", "query"} & set(frame.message.__struct_fields__)
+    message = scene.any_frame().message
+    names = {"parameters", "key", "query"} & set(message.__struct_fields__)
     if not names:
         return None
     name = scene.chance.choice(sorted(names))
     wrong = scene.chance.randbytes(scene.chance.choice([0, 1, 7, 9, 15, 17, 64]))
-    return scene.forged(with_fields(frame, **{name: wrong}), frame.topic)
+    return scene.signed(msgspec.structs.replace(message, **{name: wrong}))
 
 
 # -- the wrong time -------------------------------------------------------------------------------
@@ -715,7 +777,7 @@ def an_answer_of_the_round_before(scene: ExchangeScenario) -> Forgery | None:
     return scene.brought(frame)
 
 
-@broker("late_answer")
+@broker("encoding")
 def an_answer_of_a_closed_round_in_other_bytes(scene: ExchangeScenario) -> Forgery | None:
     """The envelope's form is not signed: lengths and numbers may be written longer."""
     frame = scene.captured(Answer, of_closed_round(scene))
@@ -808,15 +870,6 @@ def refusal_of(scene: ExchangeScenario, answer: Answer, digest: bytes) -> Refusa
     reason = scene.chance.choice(REFUSALS)
     head = FLEET, answer.sender, answer.epoch, answer.receiver, answer.round, 0
     return Refusal(*head, digest, reason, answer.round)
-
-
-@broker("retained")
-def a_query_or_answer_that_was_kept(scene: ExchangeScenario) -> Forgery | None:
-    """Genuine: a neighbour or the broker had it retained for the next subscriber."""
-    frame = scene.any_frame()
-    if isinstance(frame.message, Presence):
-        return None
-    return Forgery(scene.receiver, frame.topic, frame.payload, retained=True)
 
 
 @broker("refusal_old")
@@ -913,7 +966,7 @@ def an_answer_to_a_round_to_come(scene: ExchangeScenario) -> Forgery | None:
     answer, now = scene.pending.message, scene.agent.state.round
     if not isinstance(answer, Answer):
         return None
-    ahead = scene.chance.choice([1, 2, 1000, MAX_COUNTER - now])
+    ahead = scene.chance.choice([1, 2, 1000, MAX_ROUND - now])
     return scene.signed(msgspec.structs.replace(answer, round=now + ahead))
 
 
@@ -1039,9 +1092,9 @@ def a_roster_altered(scene: ExchangeScenario) -> Forgery | None:
     return scene.forged(with_fields(scene.pending, roster=roster), scene.pending.topic)
 
 
-@broker("roster", verified=0)
+@neighbour("malformed")
 def a_roster_too_long(scene: ExchangeScenario) -> Forgery | None:
-    """In the number of its names, or the length of one: no signature is looked at."""
+    """In the number of its names, or the length of one."""
     query = scene.pending.message
     if not isinstance(query, Query):
         return None
@@ -1049,7 +1102,7 @@ def a_roster_too_long(scene: ExchangeScenario) -> Forgery | None:
     names = [*query.roster, *(f"n{number:02}" for number in range(many))]
     long = [*query.roster, "n" * scene.chance.choice([64, 100, 60_000])]
     roster = scene.chance.choice([names, [scene.receiver] * many, long, [*query.roster, ""]])
-    return scene.forged(with_fields(scene.pending, roster=roster), scene.pending.topic)
+    return altered_query(scene, roster=roster)
 
 
 @neighbour("roster", only="pairwise")
@@ -1080,7 +1133,7 @@ def a_name_repeated_in_a_roster(scene: ExchangeScenario) -> Forgery | None:
     return with_roster(scene, lambda _: scene.chance.choice([twice, [scene.receiver] * 2]))
 
 
-@neighbour("roster", only="sealed")
+@neighbour("roster", "malformed", only="sealed")
 def a_stranger_in_a_roster(scene: ExchangeScenario) -> Forgery | None:
     """Who is no neighbour of the asker has no mask that would cancel the receiver's."""
     asker = scene.pending.sender

@@ -16,16 +16,15 @@ from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Setup, Trace
 from cipherfleet_node.core.exchange import Blinding, Edge, Exchange, Pairwise, metropolis
 from cipherfleet_node.core.messages import OPERATOR, TAG_BYTES, Presence
-from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.paillier import PublicKey
-from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.core.randomness import Seeds, seeds_of, simulated_seeds
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import State, after_damage, first_state
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import NodeKeys, PublicKeys, identity_from_text
 from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from cipherfleet_node.settings.sections import Algorithm, NodeConfig, resolution_of
+from cipherfleet_node.settings.sections import NodeConfig, resolution_of
 
 from .bundle import Bundle
 from .mqtt import Link
@@ -41,9 +40,9 @@ def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -
     """Return the agent of *bundle*, which continues from the state in *store*."""
     config = bundle.config
     assert config.crypto.exchange is not None
-    parameters = parameters_digest(
+    parameters = shared_parameters(
         config.algorithm, config.crypto.exchange, bundle.objective.dimension
-    )
+    ).tag
     setup = Setup(
         fleet=config.fleet,
         node=config.node,
@@ -133,25 +132,6 @@ def make_verifiers(bundle: Bundle) -> dict[str, wire.Verifier]:
     if bundle.config.operator is not None:
         verifiers[OPERATOR] = identity_from_text(bundle.config.operator)
     return verifiers
-
-
-def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
-    """Return TAG_BYTES of a digest over the settings that must be equal on every node.
-
-    If they differed, the fleet would converge to another point than its optimum.
-    """
-    shared = [
-        wire.WIRE_VERSION,
-        exchange,
-        dimension,
-        [VALUE_BITS, HALF_WEIGHT_BITS, METROPOLIS_BITS],
-        resolution_of(algorithm),
-        algorithm.stepsize.initial,
-        algorithm.stepsize.decay,
-        algorithm.stepsize.exponent,
-        algorithm.attenuation,
-    ]
-    return hashlib.sha256(msgspec.json.encode(shared)).digest()[:TAG_BYTES]
 
 
 def identity_tag(keys: PublicKeys) -> bytes:

@@ -43,6 +43,7 @@ from cipherfleet_node.settings.sections import NodeConfig, Simulation
 from .assembly import make_agent, make_link, make_verifiers, obfuscator_sources, patience_s
 from .bundle import Bundle, read_bundle
 from .enrolment import enrol, needs_enrolment
+from .event_queue import EventQueue
 from .heartbeat import BEAT_EVERY_S, Heartbeat
 from .membership import complete_promotion, is_due, promote, read_membership
 from .membership_updates import MembershipUpdates
@@ -56,7 +57,6 @@ from .telemetry import ESTIMATES_FILE, Telemetry
 
 log = logging.getLogger(__name__)
 
-MAX_EVENTS = 4096  # in the queue; further messages are dropped, and the rounds ask again
 LEAVE_WITHIN_S = 5.0
 IDLE_S = 1.0  # the longest wait for an event, so that signals and the watchdog are served
 
@@ -101,7 +101,7 @@ class Daemon:
         began = time.monotonic()
         self._bundle, self._config = bundle, bundle.config
         self._store = Store(bundle.folder)  # first: it refuses a second daemon in this folder
-        self._events: queue.Queue[object] = queue.Queue(MAX_EVENTS)
+        self._events = EventQueue()
         self._stopping = stopping or threading.Event()
         self._finished = False
         self.restart_requested = False  # the next round has other neighbours
@@ -196,11 +196,10 @@ class Daemon:
         self._store.close()
 
     def _enqueue(self, event: object) -> None:
-        """Add an event, from any thread; a full queue drops it, and the rounds ask again."""
-        try:
-            self._events.put_nowait(event)
-        except queue.Full:
-            self._telemetry.rejected["queue_full"] += 1
+        """Add an event, from any thread; count a message for which there is no room."""
+        if not self._events.put(event):
+            assert isinstance(event, Arrived)  # no other event is dropped
+            self._telemetry.reject(self._name_sender(event.topic), "queue_full")
 
     # -- events in ------------------------------------------------------------------------------
 
@@ -233,12 +232,15 @@ class Daemon:
         fleet = self._config.fleet
         try:
             with self._telemetry.spans.during("receive"):
-                message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
+                message = wire.decode(
+                    arrived.payload,
+                    arrived.topic,
+                    fleet,
+                    self._verifiers,
+                    retained=arrived.retained,
+                )
         except WireError as error:
-            # A hostile broker chooses the text of a topic, so only known names are logged.
-            sender = topics.sender_of(arrived.topic)
-            known = sender if sender in self._verifiers else "a stranger"
-            self._telemetry.reject(known, error.reason)
+            self._telemetry.reject(self._name_sender(arrived.topic), error.reason)
             return
         if isinstance(message, Membership):
             opened = self._agent.round_number
@@ -248,6 +250,11 @@ class Daemon:
         else:
             self._telemetry.round_trips.arrived(message, arrived.at)
             self._handle(MessageReceived(message, arrived.retained))
+
+    def _name_sender(self, topic: str) -> str:
+        """Return the sender on *topic* for the log, if it is known: a broker may write anything."""
+        sender = topics.sender_of(topic)
+        return sender if sender in self._verifiers else "a stranger"
 
     def _handle(self, event: Event) -> None:
         now = time.monotonic()

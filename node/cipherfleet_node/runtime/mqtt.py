@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -29,8 +29,13 @@ log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 15
 RECONNECT_S = (1, 10)
-MAX_INFLIGHT = 64
-MAX_QUEUED = 512
+MAX_INFLIGHT = 64  # published messages that the broker has not acknowledged yet
+MAX_QUEUED = 512  # published messages that wait, those in flight included
+# An MQTT packet may have 256 MiB. Of a longer one than this, the rest is read and not kept. A topic
+# has at most 64 KiB, so what is kept is still refused as too long a message.
+MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 128 * 1024
+READ_BYTES = 64 * 1024  # at once from the socket
+QOS_2 = 0b100  # of the first byte of a PUBLISH packet
 ASKED_AGAIN_S = 5.0  # after a refused subscription; a cluster of brokers may have no majority now
 STALLED_S = 30.0  # without an acknowledgement: the network thread or the broker hangs
 # Two clients with one identity end each other's connection without end. So many short connections
@@ -102,6 +107,26 @@ def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+class BoundedClient(paho.Client):
+    """paho's client, with a bound on what a broker can make it keep; paho has no option for it.
+
+    It overrides internal methods of paho 2.x. `test_a_long_packet_takes_no_memory` and
+    `test_messages_at_qos_2_are_not_kept` fail if a release of paho changes these.
+    """
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # paho counts the bytes to come by themselves, so the packet may be cut between two reads.
+        del self._in_packet["packet"][MAX_PACKET_BYTES:]
+        return super()._sock_recv(min(bufsize, READ_BYTES))
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        # paho keeps a message at QoS 2 until the broker releases it. All our subscriptions are at
+        # QoS 0, so a broker must not send any.
+        if self._in_packet["command"] & QOS_2:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._handle_publish()
+
+
 class Link:
     """An MQTT client that calls *deliver* with every event, from its own thread."""
 
@@ -124,7 +149,7 @@ class Link:
         self._refusals: int | None = 0  # of certificates, in a row; None once the broker accepted
         self._unacknowledged: deque[tuple[Sent, paho.MQTTMessageInfo]] = deque()
         self._sent: dict[int, Sent] = {}  # the same, by message id, for paho's thread
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
+        client = BoundedClient(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
         if context is not None:
             client.tls_set_context(context)
             client.on_log = self._logged
@@ -243,8 +268,7 @@ class Link:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""  # not one of our topics: decoding the payload refuses it
-        # A payload over the limit is cut to one byte over it: it is still refused as too long, and
-        # takes less memory in the queue.
+        # A payload over the limit is cut to one byte over it: it is still refused as too long.
         payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
         self.bytes_received += len(payload)
         self._deliver(Arrived(topic, payload, message.retain, time.monotonic()))

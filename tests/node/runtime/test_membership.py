@@ -204,7 +204,7 @@ def test_only_the_operator_sends_memberships_and_it_sends_nothing_else() -> None
     for message in (forged, query):
         with pytest.raises(WireError) as refused:
             wire.decode(wire.encode(message, BOSS), wire.topic_of(message), "f", verifiers)
-        assert refused.value.reason == "role"
+        assert refused.value.reason == "topic"
 
 
 # -- letting it hold ------------------------------------------------------------------------------
@@ -514,9 +514,9 @@ memberships = st.builds(
     Membership,
     st.just("f"),
     st.just(OPERATOR),
-    st.integers(0, 2**63 - 1),
+    st.integers(0, wire.MAX_ROUND),
     st.just("me"),
-    st.integers(0, 2**63 - 1),
+    st.integers(0, wire.MAX_ROUND),
     st.text(max_size=70),
     st.lists(members, max_size=4),
     st.lists(st.tuples(st.text(max_size=4), st.binary(max_size=33)), max_size=4),
@@ -530,8 +530,9 @@ memberships = st.builds(
 def test_whatever_the_operator_signs_is_taken_or_refused(message: Membership) -> None:
     """Never an exception of another kind, and what is taken can be configured and kept."""
     data = signed(message)
-    decoded = wire.decode(data, wire.topic_of(message), "f", {OPERATOR: BOSS.public_key()})
-    assert decoded == message
+    with suppress(WireError):
+        decoded = wire.decode(data, wire.topic_of(message), "f", {OPERATOR: BOSS.public_key()})
+        assert decoded == message
     with suppress(WireError):
         joined = check_membership(message, config_of())
         assert {n.id for n in joined.apply_to(config_of()).neighbours} == set(joined.neighbours)

@@ -30,7 +30,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -61,8 +61,10 @@ from cipherfleet_node.core.messages import (
     MembershipEntry,
     Message,
     Presence,
+    PresenceState,
     Query,
     Refusal,
+    RefusalReason,
 )
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.wire import (
@@ -251,7 +253,7 @@ class Mutator:
         if self.chance.random() < 0.7:
             payload = self.target.sign(frame.sender, kind, body)
         else:
-            payload = msgspec.msgpack.encode([1, kind, body, self.chance.randbytes(64)])
+            payload = msgspec.msgpack.encode([WIRE_VERSION, kind, body, self.chance.randbytes(64)])
         return self.topic(frame), payload
 
     def long_lists(self) -> tuple[str, bytes]:
@@ -337,12 +339,11 @@ class Mutator:
         match name:
             case "epoch":  # seldom: after a greater one all genuine messages are stale
                 fields[index] = self.chance.choice([0, 1] * 30 + [2, 3, MAX_ROUND, MAX_COUNTER])
-            case "attempt":
-                fields[index] = self.chance.choice([0, 0, 1, 1, 1, 2, 3, 2**32, MAX_ROUND])
-            case "roster":
-                assert isinstance(message, Query)
-                fields[index] = self.roster(message.roster)
-            case "round":
+            case "waited_ms":
+                fields[index] = self.chance.choice([0, 0, 1, 1000, 2**32, MAX_COUNTER])
+            case "roster" | "counted":
+                fields[index] = self.roster(getattr(message, name))
+            case "round" | "previous" | "theirs":
                 now = self.target._agent.round_number
                 near = [now + step for step in range(-8, 9)]
                 fields[index] = max(0, self.chance.choice([*near, 2**32, MAX_ROUND, MAX_COUNTER]))
@@ -350,8 +351,11 @@ class Mutator:
                 assert isinstance(message, Query | Answer)
                 fields[index] = self.ciphertexts(message)
             case "state":
-                states = ["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
-                fields[index] = self.chance.choice(states)
+                fields[index] = self.chance.choice(get_args(PresenceState))
+            case "reason":
+                fields[index] = self.chance.choice(get_args(RefusalReason))
+            case "unbalanced":
+                fields[index] = self.chance.random() < 0.5
             case "phase":
                 fields[index] = self.chance.choice(["starting", "collecting", "finished", "asleep"])
             case "rejected" | "surplus":
@@ -453,8 +457,8 @@ def length(chance: random.Random, limit: int, most: int) -> int:
 def long_query(chance: random.Random) -> Query:
     roster = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
     counted = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
-    head = FLEET, "", 1, 3, roster, 2, counted, False
-    return Query(*head, bytes(8), bytes(8), long_ciphertexts(chance))
+    tags = bytes(8), bytes(8)
+    return Query(FLEET, "", 1, 3, roster, 2, counted, False, *tags, long_ciphertexts(chance))
 
 
 def long_answer(chance: random.Random) -> Answer:

@@ -9,16 +9,17 @@ import hashlib
 from typing import NamedTuple
 
 ROOT = "cf/v2"
-# The third level of a topic, by the kind of its messages.
+# The third level of a topic, by the kind of its messages. Refusals come on the answers' topic.
 LEVELS = {
     "query": "q",
     "answer": "a",
+    "refusal": "a",
     "presence": "state",
     "health": "health",
     "membership": "members",
     "claim": "claim",
 }
-_KINDS = {level: kind for kind, level in LEVELS.items()}
+_KINDS = {level: kind for kind, level in reversed(LEVELS.items())}
 CLAIM_CLIENT = "_claim-"
 MAX_CLIENT_NAME = 63  # the common name of a certificate has at most 64 characters
 

@@ -41,6 +41,7 @@ from .messages import (
     Reply,
 )
 from .topics import (
+    LEVELS,
     answer_topic,
     claim_topic,
     health_topic,
@@ -59,9 +60,6 @@ MAX_ROUND = MAX_COUNTER - 1000
 # The broker keeps a retained message and delivers it to later subscribers. An old query or answer
 # that is delivered in this way would be taken for a new one.
 RETAINED_KINDS = frozenset({Presence.KIND, Membership.KIND, Claim.KIND})
-
-
-_CARRIED_BY = {Refusal.KIND: Answer.KIND}  # the kind whose topics carry another kind as well
 
 
 class Signer(Protocol):
@@ -164,7 +162,7 @@ def _open_envelope(data: bytes, kind: str) -> _Envelope:
         )
     if envelope.kind not in _body_decoders:
         raise WireError("kind", "a message is of an unknown kind")
-    if _CARRIED_BY.get(envelope.kind, envelope.kind) != kind:
+    if LEVELS[envelope.kind] != LEVELS[kind]:
         raise WireError("topic", f"a {envelope.kind} came on the topic of a {kind}")
     _check_encoding(envelope, data, "an envelope")
     return envelope

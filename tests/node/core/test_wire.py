@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -25,20 +25,24 @@ from cipherfleet_node.core.messages import (
     MembershipEntry,
     Message,
     Presence,
+    PresenceState,
     Query,
+    Refusal,
+    RefusalReason,
 )
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.wire import (
     MAX_COUNTER,
     MAX_MESSAGE_BYTES,
     MAX_ROUND,
+    WIRE_VERSION,
     decode,
     encode,
     topic_of,
 )
 from cipherfleet_node.errors import WireError
 from tests.support.paths import ROOT
-from tests.tools.make_vectors import wire_vectors
+from tests.tools.make_vectors import query_of, wire_vectors
 
 VECTORS = json.loads((ROOT / "node/vectors/wire.json").read_text())
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTORS["identity_seed"]))
@@ -48,11 +52,13 @@ FLEET = VECTORS["fleet"]
 names = st.sampled_from(["a", "b"])
 rounds = st.one_of(st.integers(0, MAX_ROUND), st.sampled_from([0, MAX_ROUND]))
 counters = st.one_of(st.integers(0, MAX_COUNTER), st.sampled_from([0, MAX_COUNTER]))
+previous = st.one_of(st.just(-1), rounds.filter(lambda n: n < MAX_ROUND))
+refusals = st.sampled_from(get_args(RefusalReason))
 parts = st.lists(st.binary(max_size=40), max_size=4)
 tags = st.binary(min_size=8, max_size=8)
 digests = st.binary(min_size=32, max_size=32)
 rosters = st.lists(names, max_size=4)
-states = st.sampled_from(["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"])
+states = st.sampled_from(get_args(PresenceState))
 phases = st.sampled_from([phase.value for phase in Phase])
 reasons = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=32)
 counts = st.dictionaries(reasons, counters, max_size=3)
@@ -64,8 +70,13 @@ members = st.lists(st.builds(MembershipEntry, names, rosters, *keys), max_size=3
 seals = st.lists(st.tuples(names, st.binary(max_size=32)), max_size=3)
 changes = st.binary(max_size=40), st.booleans()
 messages = st.one_of(
-    st.builds(Query, fleet, names, rounds, rounds, rounds, rosters, tags, tags, parts),
-    st.builds(Answer, fleet, names, rounds, names, rounds, rounds, digests, parts),
+    st.builds(
+        Query,
+        *[fleet, names, rounds, rounds, rosters, previous, rosters, st.booleans(), tags, tags],
+        parts,
+    ),
+    st.builds(Answer, fleet, names, rounds, names, rounds, counters, digests, parts),
+    st.builds(Refusal, fleet, names, rounds, names, rounds, counters, digests, refusals, rounds),
     st.builds(Presence, fleet, names, rounds, states),
     st.builds(Membership, fleet, operator, rounds, names, rounds, texts, members, seals, *changes),
     st.builds(Claim, fleet, names, rounds, *[st.binary(max_size=40)] * 5),
@@ -109,23 +120,23 @@ def test_messages_survive_the_wire(message: Message) -> None:
 def test_the_digest_tells_where_every_name_and_ciphertext_ends(
     roster: list[str], ciphertexts: list[bytes]
 ) -> None:
-    query = Query(FLEET, "a", 1, 3, 0, ["a", "b"], bytes(8), bytes(8), [b"12", b"3"])
+    query = query_of(FLEET, "a", 1, 3, ["a", "b"], [b"12", b"3"])
     other = msgspec.structs.replace(query, roster=roster, ciphertexts=ciphertexts)
     assert other.digest != query.digest
 
 
-@given(counters, counters, rosters, parts)
+@given(counters, rosters, parts)
 def test_the_digest_is_that_of_the_protocol(
-    k: int, attempt: int, roster: list[str], ciphertexts: list[bytes]
+    k: int, roster: list[str], ciphertexts: list[bytes]
 ) -> None:
     def eight(number: int) -> bytes:
         return number.to_bytes(8, "big")
 
-    data = b"cipherfleet/v2/query-digest\0" + eight(k) + eight(attempt) + eight(len(roster))
+    data = b"cipherfleet/v2/query-digest\0" + eight(k) + eight(len(roster))
     data += b"".join(eight(len(name)) + name.encode() for name in roster)
     data += eight(len(ciphertexts))
     data += b"".join(eight(len(ciphertext)) + ciphertext for ciphertext in ciphertexts)
-    query = Query(FLEET, "a", 1, k, attempt, roster, bytes(8), bytes(8), ciphertexts)
+    query = query_of(FLEET, "a", 1, k, roster, ciphertexts)
     assert query.digest == hashlib.sha256(data).digest()
 
 
@@ -183,7 +194,7 @@ def test_signed_nonsense_is_refused_too(kind: str, fields: list[Any]) -> None:
     """A neighbour may sign what it likes."""
     body = msgspec.msgpack.encode(fields)
     signature = SIGNER.sign(b"cipherfleet/v2/" + kind.encode() + b"\0" + body)
-    data = msgspec.msgpack.encode([1, kind, body, signature])
+    data = msgspec.msgpack.encode([WIRE_VERSION, kind, body, signature])
     with pytest.raises(WireError):
         decode(data, topics.query_topic(FLEET, "a"), FLEET, VERIFIERS)
 
@@ -195,7 +206,7 @@ def test_deep_nesting_is_refused() -> None:
 
 
 def test_a_message_beyond_the_limit_is_refused_unread() -> None:
-    query = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES)])
+    query = query_of(FLEET, "a", 1, 1, [], [bytes(MAX_MESSAGE_BYTES)])
     with pytest.raises(WireError, match=f"limit {MAX_MESSAGE_BYTES}") as refused:
         decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS)
     assert refused.value.reason == "too_long"
@@ -204,14 +215,14 @@ def test_a_message_beyond_the_limit_is_refused_unread() -> None:
 
 
 def test_a_message_just_within_the_limit_is_read() -> None:
-    query = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [bytes(MAX_MESSAGE_BYTES - 200)])
+    query = query_of(FLEET, "a", 1, 1, [], [bytes(MAX_MESSAGE_BYTES - 200)])
     assert decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS) == query
 
 
-@pytest.mark.parametrize("field", ["round", "epoch", "attempt"])
-@pytest.mark.parametrize("value", [-1, -(2**63), MAX_ROUND + 1, MAX_COUNTER, 2**64 - 1])
+@pytest.mark.parametrize("field", ["round", "epoch", "previous"])
+@pytest.mark.parametrize("value", [-2, -(2**63), MAX_ROUND + 1, MAX_COUNTER, 2**64 - 1])
 def test_counters_out_of_range_are_refused(field: str, value: int) -> None:
-    good = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [])
+    good = query_of(FLEET, "a", 1, 1)
     message = msgspec.structs.replace(good, **{field: value})
     with pytest.raises(WireError) as refused:
         decode(encode(message, SIGNER), topic_of(message), FLEET, VERIFIERS)
@@ -219,19 +230,22 @@ def test_counters_out_of_range_are_refused(field: str, value: int) -> None:
 
 
 def test_a_signature_does_not_move_to_another_kind() -> None:
-    """Presence and answers begin with the same fields; the domain tag keeps them apart."""
-    presence = Presence(FLEET, "a", 1, "ready")
-    version, _, body, signature = msgspec.msgpack.decode(encode(presence, SIGNER))
-    moved = msgspec.msgpack.encode([version, "query", body, signature])
-    with pytest.raises(WireError):
-        decode(moved, topics.query_topic(FLEET, "a"), FLEET, VERIFIERS)
+    """Answers and refusals begin with the same fields; the domain tag keeps them apart."""
+    fields = (FLEET, "a", 1, "b", 1, 0, bytes(32))
+    answer, refusal = Answer(*fields, []), Refusal(*fields, "old", 2)
+    for genuine, kind in ((answer, "refusal"), (refusal, "answer"), (answer, "query")):
+        version, _, body, signature = msgspec.msgpack.decode(encode(genuine, SIGNER))
+        moved = msgspec.msgpack.encode([version, kind, body, signature])
+        with pytest.raises(WireError):
+            decode(moved, topic_of(genuine), FLEET, VERIFIERS)
 
 
 @given(messages)
 def test_a_topic_tells_kind_and_sender(message: Message) -> None:
     place = topics.read_topic(topic_of(message), FLEET)
     named = message.receiver if isinstance(message, Membership) else message.sender
-    assert place == (message.KIND, named)
+    kind = "answer" if isinstance(message, Refusal) else message.KIND
+    assert place == (kind, named)
 
 
 @given(st.text("/qastem +#", max_size=12) | st.just("/" * 60_000))
@@ -295,7 +309,7 @@ def test_a_longer_form_of_any_value_is_refused(message: Message, data: st.DataOb
     forms = [body[:place] + form for form in wide_forms(body[place:])]
     for form in forms:
         signature = SIGNER.sign(b"cipherfleet/v2/" + message.KIND.encode() + b"\0" + form)
-        payload = msgspec.msgpack.encode([1, message.KIND, form, signature])
+        payload = msgspec.msgpack.encode([WIRE_VERSION, message.KIND, form, signature])
         with pytest.raises(WireError) as refused:
             decode(payload, topic_of(message), FLEET, VERIFIERS)
         assert refused.value.reason == "encoding"
@@ -350,7 +364,7 @@ def faulty(faults: set[str]) -> tuple[bytes, str, bool]:
     kind = "quest" if "kind" in faults else kind
     signature = SIGNER.sign(b"cipherfleet/v2/" + kind.encode() + b"\0" + body)
     signature = bytes(64) if "signature" in faults else signature
-    data = msgspec.msgpack.encode([2 if "version" in faults else 1, kind, body, signature])
+    data = msgspec.msgpack.encode([1 if "version" in faults else 2, kind, body, signature])
     data = data[:1] + b"\xcc" + data[1:] if "long envelope" in faults else data
     data = data[:-1] if "cut" in faults else data
     data = data.ljust(MAX_MESSAGE_BYTES + 1) if "too_long" in faults else data
@@ -438,26 +452,26 @@ def test_the_longest_health_is_short() -> None:
 
 def test_refusals_never_tell_the_content() -> None:
     secret = b"0123456789abcdef"
-    query = Query(FLEET, "a", 1, 1, 0, [], secret, bytes(8), [secret])
+    query = msgspec.structs.replace(query_of(FLEET, "a", 1, 1, [], [secret]), parameters=secret)
     with pytest.raises(WireError) as refused:
         decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS)
     assert refused.value.reason == "length"
     assert "0123" not in str(refused.value)
 
 
-def test_a_digest_tells_rounds_attempts_rosters_and_ciphertexts_apart() -> None:
-    base = Query(FLEET, "a", 1, 1, 0, [], bytes(8), bytes(8), [b"x" * 8, b"y" * 8])
+def test_a_digest_tells_rounds_rosters_and_ciphertexts_apart() -> None:
+    base = query_of(FLEET, "a", 1, 1, [], [b"x" * 8, b"y" * 8])
     replace = msgspec.structs.replace
     others = [
         replace(base, round=2),
-        replace(base, attempt=1),
         replace(base, roster=["a", "b"]),
         replace(base, roster=["ab"]),
         replace(base, ciphertexts=[b"y" * 8, b"x" * 8]),
     ]
-    assert len({base.digest, *(other.digest for other in others)}) == 6
-    # Sent again after a restart, it is still the same query.
-    assert replace(base, epoch=2).digest == base.digest
+    assert len({base.digest, *(other.digest for other in others)}) == 5
+    # Sent again after a restart, or with other news of the round before, it is the same query.
+    again = replace(base, epoch=2, previous=0, counted=["b"], unbalanced=True)
+    assert again.digest == base.digest
 
 
 # -- vectors --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from cipherfleet_node.core.events import Setup
 from cipherfleet_node.core.messages import Presence, PresenceState
 from cipherfleet_node.core.randomness import FloatVector, seeds_of
 from cipherfleet_node.core.sealed import Seal
-from cipherfleet_node.core.state import State, after_damage, first_state
+from cipherfleet_node.core.state import State, after_damage, after_loss, first_state
 from cipherfleet_node.settings.sections import Algorithm
 
 from .copies import fingerprint
@@ -90,7 +90,6 @@ class ModelNode:
     effects_left: int | None = None  # of the next event, until the process dies
     memory: Memory = "saved"  # what the next start finds
     counted: frozenset[tuple[str, int]] = frozenset()
-    has_lost_round: bool = False
     stopped_at: float = 0.0
     coupled_at: float = -1.0  # when it opened a sum last
     print: Any = field(default=None, compare=False)  # its fingerprint, until it changes
@@ -149,8 +148,8 @@ def _remember(node: ModelNode) -> State:
     generation = node.saved if node.memory == "saved" else node.previous
     if node.memory == "lost" or generation is None:
         node.previous, node.counted = None, frozenset()
-        node.has_lost_round = node.epoch > 1
-        return first_state(FLEET, node.name, PARAMETERS, node.epoch, 1000 * node.epoch)
+        first = first_state(FLEET, node.name, PARAMETERS, node.epoch, 1000 * node.epoch)
+        return after_loss(first, 1000 * node.epoch) if node.epoch > 1 else first
     node.counted = generation.counted
     state = decode(generation)
     state = after_damage(state) if node.memory == "damaged" else state
@@ -171,7 +170,6 @@ def _setup(node: ModelNode, order: Sequence[str], now: float) -> Setup:
         seeds=seeds_of(node.name.encode()),
         trace=NoTrace(),
         identities={other: tag(other) for other in node.neighbours},
-        has_lost_round=node.has_lost_round,
         away_s=now - node.stopped_at,
     )
 

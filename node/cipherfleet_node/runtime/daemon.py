@@ -110,6 +110,7 @@ class Daemon:
         self._own = OwnPresence(saved.epoch if saved else 0, self._agent.state.epoch)
         self._own_key = {self._config.node: bundle.keys.identity.public_key()}
         self._has_clashed = False
+        self._presence: Presence | None = None  # the latest that was sent
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
 
     # -- running --------------------------------------------------------------------------------
@@ -288,9 +289,15 @@ class Daemon:
         try:
             own = wire.decode(arrived.payload, arrived.topic, self._config.fleet, self._own_key)
         except WireError as error:
-            self._telemetry.reject(node, error.reason)
+            # Before the first message it may be signed with the keys that this node had before.
+            if self._own.has_spoken:
+                self._telemetry.reject(node, error.reason)
             return
-        conclusion = self._own.judge(own.epoch)
+        assert isinstance(own, Presence)  # no other kind has this topic
+        self._conclude(own, is_live=not arrived.retained)
+
+    def _conclude(self, own: Presence, *, is_live: bool) -> None:
+        node, conclusion = self._config.node, self._own.judge(own.epoch)
         if conclusion is Conclusion.WAS_FIRST:
             self._has_clashed = True
             raise IdentityClash(
@@ -307,6 +314,9 @@ class Daemon:
         elif conclusion is Conclusion.STATE_IS_OLD:
             log.warning("the saved state does not know the latest start of this node")
             self._restart_with(new_epoch(max(own.epoch, self._own.epoch), time.time()))
+        elif is_live and own.epoch == self._own.epoch and own.state == "lost" and self._presence:
+            # The will of a connection that this node has left: its neighbours take it for gone.
+            self._send(self._presence)
 
     def _restart_with(self, epoch: int) -> None:
         """Request a restart with *epoch*, which is saved before any message carries it."""
@@ -354,7 +364,9 @@ class Daemon:
 
     def _send(self, message: Message) -> None:
         payload = wire.encode(message, self._bundle.keys.identity)
-        before, retain = time.monotonic(), isinstance(message, Presence)
+        if retain := isinstance(message, Presence):
+            self._presence = message
+        before = time.monotonic()
         sent = self._link.publish(wire.topic_of(message), payload, retain=retain)
         if sent is not None:
             self._telemetry.record_sent(message, sent, before)

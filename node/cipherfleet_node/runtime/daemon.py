@@ -108,7 +108,6 @@ class Daemon:
         self._agent = make_agent(bundle, self._store, self._pools, self._telemetry.spans, epoch)
         self._is_first_start = saved is None
         self._own = OwnPresence(saved.epoch if saved else 0, self._agent.state.epoch)
-        self._own_key = {self._config.node: bundle.keys.identity.public_key()}
         self._has_clashed = False
         self._presence: Presence | None = None  # the latest that was sent
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
@@ -259,42 +258,41 @@ class Daemon:
 
     def _receive(self, arrived: Arrived) -> None:
         fleet = self._config.fleet
-        if arrived.topic == topics.presence_topic(fleet, self._config.node):
-            self._receive_own_presence(arrived)
-            return
         try:
             with self._telemetry.spans.during("receive"):
                 message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
         except WireError as error:
-            # A hostile broker chooses the text of a topic, so only known names are logged.
-            sender = topics.sender_of(arrived.topic)
-            known = sender if sender in self._verifiers else "a stranger"
-            self._telemetry.reject(known, error.reason)
+            self._reject_undecoded(arrived, error.reason)
             return
         if isinstance(message, Membership):
             opened = self._agent.round_number
             pending = self._updates.take(message, arrived.payload, opened)
             if pending is not None:
                 self._handle(pending)
+        elif message.sender == self._config.node:
+            self._receive_own(message, is_live=not arrived.retained)
         else:
             self._telemetry.hear(message, arrived.at, is_live=not arrived.retained)
             self._handle(MessageReceived(message, arrived.retained))
 
-    def _receive_own_presence(self, arrived: Arrived) -> None:
+    def _reject_undecoded(self, arrived: Arrived, reason: str) -> None:
+        own = topics.presence_topic(self._config.fleet, self._config.node)
+        if arrived.topic == own and not self._own.has_spoken:
+            return  # signed with the keys that this node had before
+        # A hostile broker chooses the text of a topic, so only known names are logged.
+        sender = topics.sender_of(arrived.topic)
+        known = self._verifiers.keys() - {self._config.node}
+        self._telemetry.reject(sender if sender in known else "a stranger", reason)
+
+    def _receive_own(self, message: Message, *, is_live: bool) -> None:
         """Compare a presence of this node with the epoch of this start; see own_presence.py.
 
         Raises IdentityClash if a device with this identity was there first.
         """
-        node = self._config.node
-        try:
-            own = wire.decode(arrived.payload, arrived.topic, self._config.fleet, self._own_key)
-        except WireError as error:
-            # Before the first message it may be signed with the keys that this node had before.
-            if self._own.has_spoken:
-                self._telemetry.reject(node, error.reason)
-            return
-        assert isinstance(own, Presence)  # no other kind has this topic
-        self._conclude(own, is_live=not arrived.retained)
+        if isinstance(message, Presence):
+            self._conclude(message, is_live=is_live)
+        else:  # a node does not subscribe to its own queries and answers
+            self._telemetry.reject(message.sender, "other_receiver")
 
     def _conclude(self, own: Presence, *, is_live: bool) -> None:
         node, conclusion = self._config.node, self._own.judge(own.epoch)

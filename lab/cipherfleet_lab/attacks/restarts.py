@@ -14,13 +14,16 @@ from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_node.core.state import after_old_copy
 
 from .result import AttackResult
-from .round_fleet import RoundFleet, RoundScene, complete
+from .round_fleet import RoundFleet, RoundScene, circulant, complete
 from .subjects import AttackCase
 
 ASKER, VICTIM = "n0", "n1"
-SCENE = RoundScene(complete(5), faults=Faults(delay_s=(0.05, 0.1)))
+LINKS = Faults(delay_s=(0.05, 0.1))
+SCENE = RoundScene(complete(5), faults=LINKS)
+RING = RoundScene(circulant(5, 2), faults=LINKS)  # its neighbours cannot go far without a node
 BEFORE = 6  # rounds before the restart
 ADDED = 10**6  # to every entry of the second query, in resolutions
+OFF_S = 0.5
 AGE = 8  # rounds since the card was copied, at most
 REPEATS = 4  # restarts for each fleet of a case
 
@@ -174,14 +177,14 @@ def old_card(case: AttackCase) -> AttackResult | None:
 
 def _put_back(case: AttackCase, trial: int) -> RoundFleet:
     """Run, copy the state, run on, put the copy back, and run on."""
-    fleet, chance = SCENE.fleet(case, trial), random.Random(f"card {case.seed} {trial}")
+    fleet, chance = RING.fleet(case, trial), random.Random(f"card {case.seed} {trial}")
     fleet.begin()
     fleet.run_rounds(BEFORE, [VICTIM])
     copied = fleet.seats[VICTIM].saved
     assert copied is not None
     _pass_rounds(fleet, chance.randint(1, AGE))
     fleet.kill(VICTIM)
-    fleet.advance(fleet.now + chance.uniform(0.0, 3.0))
+    fleet.advance(fleet.now + chance.uniform(0.0, OFF_S))
     seat = fleet.seats[VICTIM]
     seat.saved = copied
     if "own-presence" not in case.off:  # the node's own retained presence has a later epoch

@@ -165,3 +165,18 @@ def after_damage(previous: State) -> State:
     not used again. Checked by test_no_round_number_ever_covers_two_queries.
     """
     return msgspec.structs.replace(previous, round=previous.round + 2, continuous=False)
+
+
+def after_old_copy(state: State, draw: int) -> State:
+    """Return the state to continue from when *state* is known to be older than the latest one.
+
+    A later start of the node may have opened later rounds. So the node has lost its round
+    (`Setup.has_lost_round`): it takes the rounds of its neighbours from new claims only, and *draw*
+    is random, as in `first_state`.
+    """
+    known = {
+        name: msgspec.structs.replace(each, round=UNSEEN) for name, each in state.neighbours.items()
+    }
+    return msgspec.structs.replace(
+        state, records=[], rosters={}, neighbours=known, continuous=False, drawing=Drawing(draw)
+    )

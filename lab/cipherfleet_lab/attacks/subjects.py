@@ -44,6 +44,7 @@ GRAPHS: Mapping[GraphName, Edges] = {
     "complete": list(combinations(range(5), 2)),
 }
 ROUNDS = 300
+TRIALS_PER_FLEET = 5  # an attack on rounds runs whole fleets of agents, which takes longer
 SETTLED = slice(100, ROUNDS - 1)  # the rounds in which the estimates move little
 TERNARY_BOUND = 8.0
 CLIP = 10.0  # more than any gradient of the five nodes near the optimum
@@ -180,6 +181,11 @@ class AttackCase:
     def solved_problem(self) -> Problem:
         """The problem that the system solves; consensus solves average consensus instead."""
         return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
+
+    @property
+    def fleets(self) -> int:
+        """The number of fleets of an attack on rounds: one for TRIALS_PER_FLEET trials."""
+        return max(self.trials // TRIALS_PER_FLEET, 1)
 
     @property
     def logs(self) -> Sequence[Log]:

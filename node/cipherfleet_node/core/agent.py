@@ -2,9 +2,10 @@
 
 Everything that changes the phase of a node is in this file. `collector.py` collects the answers of
 the open round, `answerer.py` replies to the queries of others, `roster.py` chooses who is asked,
-`claims.py` decides when the node follows its neighbours, `deadlines.py` learns how long to wait, and
-`neighbours.py` holds who is present. `round.py` has the table of the phases. `progress.py` makes the
-states that are saved. `exchange.py` and `sealed.py` make and open the ciphertexts.
+`claims.py` decides when the node follows its neighbours, `deadlines.py` learns how long to wait,
+and `neighbours.py` holds who is present. `opening.py` makes the query of a round, and `stepping.py`
+the next estimate. `round.py` has the table of the phases, and `progress.py` makes the states that
+are saved. `exchange.py` and `sealed.py` make and open the ciphertexts.
 
 **Events and effects.** The caller passes an event and the monotonic time to `Agent.handle`, which
 is a generator of effects. The caller carries out each effect before it takes the next one. The code
@@ -19,25 +20,20 @@ once, computes the next estimate and closes the round. A round that closes witho
 is *held*: the estimate stays as it is.
 
 **Rosters.** A round has one roster and one query. `collector.py` explains held rounds that wait for
-their last answers; `answerer.py` explains why a neighbour's roster must not change while this node
-uses the same numbers. If one changes, the node *draws* again: it opens the next round with other
-half weights and dither, and adds a *kick* to the estimate that it quantises. The kick is normal
-noise, about twice as large as a neighbour's usual share of a coupling term. Both ends of an edge use
-the kicked numbers, so no sum is disturbed. The counter of the draws rises at most once in
-ROUNDS_PER_DRAW rounds; while the estimate stands still, it rises more and more slowly, because many
-kicks around one estimate would average out.
+their last answers. `answerer.py` explains why a neighbour's roster must not change while this node
+uses the same numbers, and `opening.py` how the node then draws other numbers.
 
 **Deadlines.** A node waits for the answers to its query until the first deadline, sends the same
-query again, and closes the round at the second. `round.py` has the exceptions. A node waits twice as
-long for a neighbour last seen in the round before, which may be waiting out a deadline of its own.
-Without a connection to the broker no deadline passes; after a reconnection it begins again and the
-query is sent again.
+query again, and closes the round at the second. `round.py` has the exceptions. A node waits twice
+as long for a neighbour last seen in the round before, which may be waiting out a deadline of its
+own. Without a connection to the broker no deadline passes; after a reconnection it begins again and
+the query is sent again.
 
 **Liveness.** A neighbour is *present* if it can be asked; `neighbours.py` explains the word. The
 node reports its own condition in its presence: `ready` when it connects with a state and when it
-opens a round, `alert` while the sensor has not given enough readings for a gradient, `waiting` while
-it can open no round because it has no neighbour to ask or does not know its round, `done` after its
-last round, and `finished` when it runs no more rounds.
+opens a round, `alert` while the sensor has not given enough readings for a gradient, `waiting`
+while it can open no round because it has no neighbour to ask or does not know its round, `done`
+after its last round, and `finished` when it runs no more rounds.
 
 **Falling behind.** `claims.py` says when a node jumps to the round of its neighbours. A node that
 can ask fewer than two neighbours closes its round at the deadline, or when it is two rounds behind;
@@ -46,15 +42,15 @@ has opened the next round. Without a present neighbour the node opens no round.
 
 **Restarts.** The saved record of a round holds its quantised estimate, seed and query. A restarted
 node repeats the open round byte for byte. A node that has lost its state, although it has run
-before, does not know what it sent: it waits for the claims of two neighbours, for two deadlines, and
-then for one; it goes on two rounds beyond. A node whose messages are refused because its epoch is
-too small restarts with a greater one, if nobody has replied to it otherwise.
+before, does not know what it sent: it waits for the claims of two neighbours, for two deadlines,
+and then for one; it goes on two rounds beyond. A node whose messages are refused because its epoch
+is too small restarts with a greater one, if nobody has replied to it otherwise.
 
 **The end.** `rounds` counts coupled rounds. A node that has them is done: it opens further rounds
-only if a neighbour asks for them, and finishes when all present neighbours are done. A finished node
-answers its neighbours until all have finished or departed, at most LINGER_TIMEOUTS answer timeouts
-after the latest query. A node that is not done and has coupled nothing for GIVE_UP_DEADLINES
-deadlines gives up; the daemon then ends with an error.
+only if a neighbour asks for them, and finishes when all present neighbours are done. A finished
+node answers its neighbours until all have finished or departed, at most LINGER_TIMEOUTS answer
+timeouts after the latest query. A node that is not done and has coupled nothing for
+GIVE_UP_DEADLINES deadlines gives up; the daemon then ends with an error.
 
 **Other neighbours.** `MembershipPending` says from which round on the operator has changed the
 neighbours. The node does not open that round. It saves its state and requests a `Restart`. A node
@@ -63,13 +59,11 @@ without neighbours opens no round. It waits for a membership, and restarts with 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import assert_never
 
 import msgspec
 import numpy as np
-from gmpy2 import mpz
 
 from cipherfleet_node.core.events import (
     Connected,
@@ -79,6 +73,7 @@ from cipherfleet_node.core.events import (
     LateCoupling,
     MembershipPending,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -98,23 +93,20 @@ from . import progress
 from .answerer import Answerer
 from .claims import Claims
 from .collector import Collector, CouplingTerm
-from .coupling import TERMS, cap_of, capped, is_within_headroom, size_of, within_headroom
 from .deadlines import Deadlines
-from .exchange import UNIT
 from .messages import Answer, Message, Presence, PresenceState, Query, Refusal, Reply
 from .neighbours import NeighbourTable
-from .optimiser import attenuation_factor, descend
-from .quantiser import START_NOISE, dequantise, quantise, randomise_start
-from .randomness import FloatVector, RoundRandomness
+from .opening import Opener
+from .randomness import RoundRandomness
 from .roster import Roster
 from .round import Phase, Round, Trigger, next_phase
 from .sample import Sample
-from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State
+from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State, note_answered
+from .stepping import Stepper
 
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
 GIVE_UP_DEADLINES = 512  # without a coupled round
-KICK = 2.0  # deviation of a kick, in usual shares of a neighbour in a coupling term
-GREATEST_EPOCH_FOLLOWED = 2**40  # a neighbour's word does not move the epoch beyond
+GREATEST_EPOCH_FOLLOWED = 2**52  # a neighbour's word moves the epoch no further
 
 
 class Agent:
@@ -137,6 +129,8 @@ class Agent:
         self.roster = Roster(setup.exchange.least)
         self.answerer = Answerer(setup)
         self.collector = Collector(setup)
+        self.opener = Opener(setup)
+        self.stepper = Stepper(setup, self.opener)
         self._connected = False
         self._announced: PresenceState | None = None
         self._reading_awaited = False
@@ -147,10 +141,7 @@ class Agent:
         self._jump_to: int | None = None
         self._is_holding = False  # the latest round was held
         self._coupled_at = 0.0  # monotonic time of the latest coupled round
-        self._drawn_at = 0.0  # monotonic time of the latest draw
-        self._kicked_until = 0  # coupling terms of earlier rounds may contain kicks
         self._was_answered = False  # a neighbour has replied to this start of the node
-        self._single: dict[tuple[str, int], Sequence[mpz]] = {}  # pairwise answers counted lately
 
     # -- observed by the caller -----------------------------------------------------------------
 
@@ -231,14 +222,29 @@ class Agent:
         self.neighbours.begin_connection()
         self._announced = None
         yield from self._announce(self._condition)
-        if self._phase is Phase.STARTING and self._setup.has_lost_round:
+        if self._phase is Phase.STARTING and self._state.has_lost_round:
             self._deadline = now + 2.0 * self.deadlines.current_s
         current, record = self.collector.current, self._state.open_record
         if self._phase is Phase.COLLECTING and current and record:
             current.repeated = False
             current.await_until(now, self._wait, self.deadlines.current_s)
             yield Publish(self._query(record))
+        yield from self._ask_again_for_pending(self._setup.neighbours)
         yield from self._proceed(now)
+
+    def _ask_again_for_pending(
+        self, names: Iterable[str], *, latest_only: bool = False
+    ) -> Iterator[Effect]:
+        """Send the queries of held rounds again that await an answer of one of *names*.
+
+        The answers may have been lost. It is done once for each held round, when the next one
+        opens, and when this node or one of *names* has a new connection.
+        """
+        for record in self._state.records:
+            missing = set(record.roster) - record.answers.keys()
+            is_meant = not latest_only or record.number == self._state.round - 1
+            if record.outcome == "held" and is_meant and missing & set(names):
+                yield Publish(self._query(record))
 
     @property
     def _condition(self) -> PresenceState:
@@ -246,8 +252,8 @@ class Agent:
             return "finished"
         if self._is_done:
             return "done"
-        has_round = self._state.records or not self._setup.has_lost_round
-        return "ready" if self._setup.neighbours and has_round else "waiting"
+        has_round = bool(self._setup.neighbours) and not self._state.has_lost_round
+        return "ready" if has_round else "waiting"
 
     def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
         self._reading_awaited = False
@@ -273,7 +279,8 @@ class Agent:
         """Open the next round, or finish, unless something that it needs is still missing."""
         if self._phase not in (Phase.STARTING, Phase.READING) or not self._connected:
             return
-        if self._reading_awaited or (now < self._not_before and not self._is_behind):
+        is_early = now < self._not_before and not self._is_behind and not self._is_done
+        if self._reading_awaited or is_early:
             return
         if not self._setup.objective.ready:
             if now >= self._not_before:
@@ -290,7 +297,8 @@ class Agent:
             yield from self._announce("waiting")
 
     def _proceed_when_done(self, now: float) -> Iterator[Effect]:
-        if self._phase is Phase.STARTING or self.neighbours.are_present_done:
+        is_new = self._phase is Phase.STARTING and not self.neighbours.present
+        if self.neighbours.are_present_done and not (is_new and self._only_answers):
             yield from self._finish(now)
             return
         yield from self._announce("done")
@@ -298,12 +306,13 @@ class Agent:
             yield from self._open(now)
 
     def _open_first(self, now: float) -> Iterator[Effect]:
-        if self._setup.has_lost_round and not self._state.records:
+        if self._state.has_lost_round:
             target = self._learned_round(now)
             if target is None:
                 yield from self._announce("waiting")
                 return
-            self._update(round=max(target, self._state.round))
+            self._update(round=max(target, self._state.round), continuous=True)
+            self._state = self.opener.draw_now(self._state, now)
             yield from self._open(now)
         elif self._can_repeat:
             yield from self._repeat(now)
@@ -371,7 +380,18 @@ class Agent:
     @property
     def _is_done(self) -> bool:
         rounds = self._setup.algorithm.rounds
-        return rounds is not None and self._state.coupled >= rounds
+        is_run = rounds is not None and self._state.coupled >= rounds
+        return is_run or (rounds is not None and self._only_answers)
+
+    @property
+    def _only_answers(self) -> bool:
+        """True if the node can never ask anybody: a leaf of the sealed exchange."""
+        return 0 < len(self._setup.neighbours) < self._setup.exchange.least
+
+    @property
+    def needs_operator(self) -> bool:
+        """True if neither this node nor any of its neighbours knows a round that is unused."""
+        return self._state.has_lost_round and self.neighbours.are_all_waiting
 
     # -- opening a round ------------------------------------------------------------------------
 
@@ -383,7 +403,7 @@ class Agent:
             return
         self._draw_again_if_wanted(now)
         asked = self._choose_asked()
-        query_of = self._make_record(asked)
+        self._state = self.opener.open(self._state, asked)
         self.claims.begin(self._state.round, now)
         self.answerer.forget_old_rounds(self._state)
         self._state = self.answerer.note_held(self._state)
@@ -395,10 +415,11 @@ class Agent:
             self._not_before = now + self._setup.algorithm.period_s
         self.deadlines.sent(record.number, now)
         yield from self._collect(record, asked, now)
+        yield from self._ask_again_for_pending(self._setup.neighbours, latest_only=True)
         yield from self._announce("done" if self._is_done else "ready")
         yield from self._take_reading()
         yield from self._answer_held(now)
-        self.answerer.prepare(record, query_of, self.neighbours.askable)
+        self.answerer.prepare(record, RoundRandomness(record.seed), self.neighbours.askable)
 
     def _repeat(self, now: float) -> Iterator[Effect]:
         """Send again, byte for byte, the query of the round that was open at the last stop."""
@@ -419,34 +440,6 @@ class Agent:
         self.collector.begin(query, roster, now, self._wait, self.deadlines.current_s)
         yield Publish(query)
 
-    def _make_record(self, asked: Sequence[str]) -> RoundRandomness:
-        setup, k = self._setup, self._state.round
-        start = self._state.estimate if self._state.estimate is not None else None
-        basis = setup.objective.start() if start is None else np.array(start)
-        randomness = RoundRandomness(setup.seeds(progress.next_draw(self._state, basis)))
-        estimate = basis if start else randomise_start(basis, setup.resolution, randomness)
-        with setup.trace.span("quantise", k):
-            quantised = quantise(self._kicked(estimate, randomness), setup.resolution, randomness)
-        with setup.trace.span("encrypt", k):
-            ciphertexts = setup.exchange.query(quantised)
-        record = RoundRecord(
-            number=k,
-            draw=progress.draw_name(self._state),
-            quantised=quantised,
-            seed=randomness.seed,
-            query=ciphertexts,
-            roster=setup.exchange.roster(asked),
-        )
-        self._state = progress.opened(self._state, record, estimate)
-        return randomness
-
-    def _kicked(self, estimate: FloatVector, randomness: RoundRandomness) -> FloatVector:
-        kick = self._state.drawing.kick
-        if not kick:
-            return estimate
-        noise = kick * randomness.normal("kick", estimate.size)
-        return within_headroom(estimate + noise, self._setup.resolution)
-
     def _choose_asked(self) -> list[str]:
         """Return the neighbours to ask: those that still have the round, by `roster.py`."""
         k = self._state.round
@@ -455,47 +448,13 @@ class Agent:
         return self.roster.choose(there, k)
 
     def _draw_again_if_wanted(self, now: float) -> None:
-        drawing = self._state.drawing
-        if not self.answerer.is_draw_wanted:
-            return
-        if self._state.round < drawing.at_round + progress.ROUNDS_PER_DRAW:
-            return
-        rest = max(drawing.times - progress.ROUNDS_PER_DRAW, 0)
-        if rest and now < self._drawn_at + self.deadlines.current_s * 2.0 ** min(rest, 40):
-            return
-        self.answerer.is_draw_wanted, self._drawn_at = False, now
-        self._note_kicks()
-        self._state = progress.redrawn(self._state, self._kick_size())
-
-    def _kick_size(self) -> float:
-        """Return the deviation of a kick: KICK usual shares of one neighbour in a term."""
-        sizes, weight = self._state.sizes, self._setup.exchange.mean_metropolis
-        if not sizes or not weight:
-            return START_NOISE * self._setup.resolution
-        share = statistics.median(sizes) / (weight * len(self._setup.neighbours) ** 0.5)
-        return float(max(KICK * share, START_NOISE * self._setup.resolution))
-
-    def _note_kicks(self) -> None:
-        """Measure no usual size by the terms of the next rounds: they contain kicks."""
-        self._kicked_until = self._state.round + progress.ROUNDS_PER_DRAW
+        if self.answerer.is_draw_wanted:
+            drawn = self.opener.draw_again(self._state, now, self.deadlines.current_s)
+            if drawn is not None:
+                self._state, self.answerer.is_draw_wanted = drawn, False
 
     def _query(self, record: RoundRecord) -> Query:
-        setup, state = self._setup, self._state
-        closed = [r for r in state.records if r.outcome != "open" and r.number < record.number]
-        latest = closed[-1] if closed and not setup.exchange.sealed else None
-        return Query(
-            fleet=setup.fleet,
-            sender=setup.node,
-            epoch=state.epoch,
-            round=record.number,
-            roster=record.roster,
-            previous=latest.number if latest else UNSEEN,
-            counted=latest.counted if latest else [],
-            unbalanced=state.unbalanced,
-            parameters=setup.parameters,
-            key=setup.key_tag,
-            ciphertexts=record.query,
-        )
+        return self.opener.query(self._state, record)
 
     def _wait(self, name: str) -> float:
         """Return how long to wait for an answer of *name*, in seconds."""
@@ -514,7 +473,8 @@ class Agent:
     def _target(self, now: float) -> int | None:
         current = self.collector.current
         is_idle = current is not None and not current.roster
-        holding = self._is_holding or is_idle or not self._state.records
+        is_new_leaf = not self._state.records and len(self._setup.neighbours) == 1
+        holding = self._is_holding or is_idle or is_new_leaf
         return self.claims.target(self._state.round, now, self.deadlines.current_s, holding=holding)
 
     def _leave_if_behind(self, now: float) -> Iterator[Effect]:
@@ -549,7 +509,7 @@ class Agent:
                 yield from self._greet(sender)
                 yield from self._receive_reply(message, now)
             case Presence():
-                yield from self._receive_presence(message, now)
+                yield from self._receive_presence(message, now, live=live)
 
     def _check_kind(self, message: Message, *, live: bool) -> None:
         # A broker may deliver messages of topics that this node has not subscribed to.
@@ -578,7 +538,7 @@ class Agent:
             self._announced = None
             yield from self._announce(self._condition)
 
-    def _receive_presence(self, message: Presence, now: float) -> Iterator[Effect]:
+    def _receive_presence(self, message: Presence, now: float, *, live: bool) -> Iterator[Effect]:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
             yield from self._drop_neighbour(sender, now)
@@ -586,6 +546,8 @@ class Agent:
         else:
             self.neighbours.arrive(sender, message.state)
             yield from self._greet(sender)
+            if live and message.state in ("ready", "waiting"):  # said on every connection
+                yield from self._ask_again_for_pending([sender])
             yield from self._stop_if_served(now)
             yield from self._proceed(now)
 
@@ -616,6 +578,7 @@ class Agent:
         if query.round > opened or self._phase is Phase.STARTING:
             self.answerer.hold(query, now)
             yield from self._leave_if_behind(now)
+            yield from self._close_if_complete(now)  # its sender may have been excluded
             yield from self._proceed(now)
         else:
             yield from self._reply(query, now, 0.0)
@@ -644,35 +607,20 @@ class Agent:
             return
         if reply.is_repeated:
             yield Surplus(query.sender, "repeated_query")  # the first reply may have been lost
-        if reply.state is not self._state:
-            self._state = reply.state
-            yield Save(self._state)
+        if isinstance(reply.message, Refusal):
+            yield Surplus(query.sender, f"{reply.message.reason}_query")
+        if reply.entry is not None:
+            self._state = note_answered(self._state, reply.entry)
+            yield Note(reply.entry)
         yield Publish(reply.message)
         yield from self._stop_if_served(now)
 
     def _take_back(self, query: Query) -> None:
         """Pairwise: undo the term of a neighbour that did not count this node in the same round."""
-        setup, name = self._setup, query.sender
-        if setup.exchange.sealed or setup.node in query.counted:
-            return
-        current = self.collector.current
-        if current is not None and current.number == query.previous:
-            self.collector.forget(name)
-        record = self._state.record(query.previous)
-        answer = self._single.pop((name, query.previous), None)
-        if record is None or answer is None or name not in record.counted:
-            return
-        term = setup.exchange.open({name: answer}, RoundRandomness(record.seed))
-        factor = attenuation_factor(setup.algorithm.attenuation, record.number)
-        estimate = np.array(self._state.estimate) - factor * self._real(term)
-        others = [other for other in record.counted if other != name]
-        self._state = progress.closed(self._state, record.number, "coupled", others)
-        if is_within_headroom(estimate, setup.resolution):
-            self._state = progress.moved(self._state, estimate, self._state.round)
-
-    def _real(self, term: Sequence[int]) -> FloatVector:
-        """Return an opened term in the objective's units, shape (d,)."""
-        return dequantise(term, self._setup.resolution * UNIT)
+        current, is_counted = self.collector.current, self._setup.node in query.counted
+        if current is not None and current.number == query.previous and not is_counted:
+            self.collector.exclude(query.sender)
+        self._state = self.stepper.take_back(self._state, query)
 
     # -- replies --------------------------------------------------------------------------------
 
@@ -693,10 +641,10 @@ class Agent:
 
     def _receive_answer(self, answer: Answer, current: Round, now: float) -> Iterator[Effect]:
         name = answer.sender
-        if not self._setup.exchange.sealed and name not in current.roster:
-            if self.roster.has_missed(name):
-                yield Surplus(name, "late_answer")  # its answers were missing or out of range
-                return
+        is_asked = self._setup.exchange.sealed or name in current.roster
+        if not is_asked and self.roster.has_missed(name):
+            yield Surplus(name, "late_answer")  # its answers were missing or out of range
+            return
         if not self.collector.receive(answer):
             yield Surplus(name, "repeated_answer")
             return
@@ -704,7 +652,7 @@ class Agent:
         yield from self._close_if_complete(now)
 
     def _receive_late_answer(self, answer: Answer, record: RoundRecord) -> Iterator[Effect]:
-        """Keep an answer to a held round, and count the round when its whole roster has answered."""
+        """Keep an answer to a held round, and count the round when all of its roster are in."""
         name, exchange = answer.sender, self._setup.exchange
         self.collector.check_roster(name, record.roster)
         if answer.query != self._query(record).digest:
@@ -722,18 +670,12 @@ class Agent:
         """Count a held round. The local step of that round is not taken any more."""
         record = self._state.record(number)
         assert record is not None
-        term = self.collector.open_pending(record)
-        estimate = np.array(self._state.estimate)
-        if term.included:
-            factor = attenuation_factor(self._setup.algorithm.attenuation, number)
-            estimate = estimate + factor * self._limited(term, number)
-        if not term.included or not is_within_headroom(estimate, self._setup.resolution):
+        coupled = self.stepper.step_late(self._state, record, self.collector.open_pending(record))
+        if coupled is None:
             self._state = progress.closed(self._state, number, "dropped")
             self._update(unbalanced=True)
             return
-        self._state = progress.moved(self._state, estimate, self._state.round)
-        self._state = progress.closed(self._state, number, "coupled", term.included)
-        self._update(coupled=self._state.coupled + 1)
+        self._state = coupled
         yield Save(self._state)
         yield LateCoupling(number)
 
@@ -750,8 +692,9 @@ class Agent:
         yield Surplus(name, f"refused_{refusal.reason}")
         if name in current.missing:
             current.refused.add(name)
+            self.roster.refused(name)
         if refusal.reason == "roster":
-            self._note_kicks()
+            self.opener.note_kicks(self._state.round)
         if refusal.reason == "old" and self._setup.exchange.sealed:
             yield from self._hold(now, blamed=())
         else:
@@ -778,71 +721,23 @@ class Agent:
 
     def _couple(self, now: float) -> Iterator[Effect]:
         """Open the answers, compute the next estimate and go on to the next round."""
-        setup, record = self._setup, self._state.open_record
+        record, answers = self._state.open_record, self.collector.answers
         assert record is not None
-        randomness = RoundRandomness(record.seed)
-        term = self.collector.open_current(randomness)
+        term = self.collector.open_current(RoundRandomness(record.seed))
         for name in term.out_of_range:
             yield Rejected(name, "out_of_range")
-        if not setup.exchange.sealed:
+        if not self._setup.exchange.sealed:
             self.roster.missed(term.out_of_range)
-        estimate = self._step(term, record.number, randomness) if term.included else None
-        if estimate is None:
+        coupled = self.stepper.step(self._state, record, term, answers) if term.included else None
+        if coupled is None:
             for name in term.included:
                 yield Rejected(name, "overreach")
             yield from self._spoil(term, now)
             return
-        self.roster.opened(record.number)
+        self._state, self._coupled_at = coupled, now
+        self.roster.opened(term.included)
         self.claims.coupled(term.included)
-        self._coupled_at = now
-        if not setup.exchange.sealed:
-            self._remember_single_answers(record.number)
-        self._state = progress.moved(self._state, estimate, record.number + 1)
-        self._update(coupled=self._state.coupled + 1)
         yield from self._close(now, record.number, term)
-
-    def _step(self, term: CouplingTerm, k: int, randomness: RoundRandomness) -> FloatVector | None:
-        """Return the next estimate, or None if it would leave the headroom."""
-        setup, estimate = self._setup, np.array(self._state.estimate)
-        coupling = self._limited(term, k)
-        with setup.trace.span("gradient", k):
-            gradient = setup.objective.gradient(estimate, randomness)
-        with setup.trace.span("update", k):
-            estimate = descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
-        return estimate if is_within_headroom(estimate, setup.resolution) else None
-
-    def _limited(self, term: CouplingTerm, k: int) -> FloatVector:
-        """Return the coupling term in the objective's units, capped, and remember its size."""
-        coupling, cap = self._real(term.combined), cap_of(self._state.sizes, self._setup.resolution)
-        if size_of(coupling) > cap:
-            coupling = self._clipped(coupling, cap, RoundRandomness(self._seed_of(k)))
-            self._update(unbalanced=True)
-        if k >= self._kicked_until:
-            self._update(sizes=[*self._state.sizes, size_of(coupling)][-TERMS:])
-        return coupling
-
-    def _clipped(
-        self, coupling: FloatVector, cap: float, randomness: RoundRandomness
-    ) -> FloatVector:
-        """Return *coupling* with every pairwise answer capped alone, or capped as a whole."""
-        exchange, answers = self._setup.exchange, self.collector.answers
-        if exchange.sealed:
-            return capped(coupling, cap)
-        singles = (exchange.open({name: a}, randomness) for name, a in answers.items())
-        total = sum((capped(self._real(s), cap) for s in singles), np.zeros_like(coupling))
-        return np.asarray(total, dtype=np.float64)
-
-    def _seed_of(self, number: int) -> bytes:
-        record = self._state.record(number)
-        assert record is not None
-        return record.seed
-
-    def _remember_single_answers(self, number: int) -> None:
-        """Keep the pairwise answers of the latest rounds, in case one must be taken back."""
-        fresh = {(name, number): answer for name, answer in self.collector.answers.items()}
-        oldest = number - HISTORY_ROUNDS
-        kept = {key: answer for key, answer in self._single.items() if key[1] > oldest}
-        self._single = kept | fresh
 
     def _spoil(self, term: CouplingTerm, now: float) -> Iterator[Effect]:
         """Close a round whose answers are in but cannot be used. Nobody knows whose fault it is."""
@@ -873,7 +768,6 @@ class Agent:
         assert current is not None
         self.roster.missed(current.unheard)
         self.collector.end()
-        self._state = progress.closed(self._state, number, "coupled", term.included)
         yield from self._report(now, number, term.included)
 
     def _report(

@@ -67,8 +67,8 @@ class SharedParameters:
 
 def shared_parameters(algorithm: Algorithm, exchange: str, dimension: int) -> SharedParameters:
     """Return the parameters of a node with these settings; *dimension* is that of the estimate."""
-    step, attenuation = algorithm.stepsize, algorithm.attenuation
-    given = isinstance(attenuation, Attenuation)
+    step, given = algorithm.stepsize, algorithm.attenuation
+    reals = (given.scale, given.exponent) if isinstance(given, Attenuation) else None
     return SharedParameters(
         exchange=exchange,
         dimension=dimension,
@@ -76,7 +76,7 @@ def shared_parameters(algorithm: Algorithm, exchange: str, dimension: int) -> Sh
         initial=step.initial,
         decay=step.decay,
         exponent=step.exponent,
-        attenuation=(attenuation.scale, attenuation.exponent) if given else None,
+        attenuation=reals,
     )
 
 

@@ -9,8 +9,6 @@ import msgspec
 from .randomness import Draw, FloatVector, state_fingerprint
 from .state import HISTORY_ROUNDS, Known, Outcome, RoundRecord, State
 
-ROUNDS_PER_DRAW = 4  # the counter `draw` rises at most once in so many rounds
-
 
 def next_draw(state: State, estimate: FloatVector) -> Draw:
     """Return the draw of the next round: it belongs to the state."""
@@ -52,6 +50,7 @@ def opened(state: State, record: RoundRecord, estimate: FloatVector) -> State:
         records=kept,
         rosters={draw: seen for draw, seen in state.rosters.items() if draw in draws},
         continuous=True,
+        has_lost_round=False,
         unbalanced=state.unbalanced or any(r.roster and r.answered for r in dropped),
     )
 
@@ -78,6 +77,11 @@ def moved(state: State, estimate: FloatVector, since: int) -> State:
     """Return *state* with another estimate, from round *since* on: it has numbers of its own."""
     drawing = msgspec.structs.replace(state.drawing, since=since, kick=0.0, times=0)
     return msgspec.structs.replace(state, estimate=estimate.tolist(), drawing=drawing)
+
+
+def replaced(state: State, **changes: object) -> State:
+    """Return *state* with other fields."""
+    return msgspec.structs.replace(state, **changes)
 
 
 def knowing(state: State, name: str, known: Known) -> State:

@@ -42,6 +42,15 @@ class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"<RoundRecord {self.number}>"
 
 
+class AnsweredQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query that was answered: no other one of this asker and round may be answered."""
+
+    round: int
+    asker: str
+    digest: bytes
+    roster: bytes  # digest of the roster; empty in the pairwise exchange
+
+
 class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node remembers of a neighbour, as long as the neighbour keeps its identity."""
 
@@ -77,6 +86,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: digest of the answered roster
     sizes: list[float] = []  # of the latest coupling terms, for the cap
     coupled: int = 0  # the number of rounds with a coupling term
+    has_lost_round: bool = False  # the node has run, but does not know up to which round
     unbalanced: bool = False  # a term may have been counted at one end only
 
     def __repr__(self) -> str:
@@ -102,6 +112,20 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
+def note_answered(state: State, entry: AnsweredQuery) -> State:
+    """Return *state* with *entry*, or *state* itself if it does not have that round any more."""
+    record = state.record(entry.round)
+    if record is None:
+        return state
+    noted = msgspec.structs.replace(record, answered={**record.answered, entry.asker: entry.digest})
+    records = [noted if r.number == entry.round else r for r in state.records]
+    if not entry.roster:
+        return msgspec.structs.replace(state, records=records)
+    seen = {**state.rosters.get(record.draw, {}), entry.asker: entry.roster}
+    rosters = {**state.rosters, record.draw: seen}
+    return msgspec.structs.replace(state, records=records, rosters=rosters)
+
+
 def first_state(fleet: str, node: str, parameters: bytes, epoch: int, draw: int) -> State:
     """Return the state of a node that has none; *draw* is random, as an earlier life may be lost.
 
@@ -119,6 +143,18 @@ def first_state(fleet: str, node: str, parameters: bytes, epoch: int, draw: int)
         neighbours={},
         continuous=False,
         drawing=Drawing(draw),
+    )
+
+
+def after_loss(state: State, draw: int) -> State:
+    """Return the state of a node that does not know in which rounds it has sent queries.
+
+    *state* is a first one, or an old copy. The node waits until its neighbours show it a round that
+    it cannot have used. *draw* is random, since the answered rosters may be lost as well.
+    """
+    drawing = msgspec.structs.replace(state.drawing, number=draw)
+    return msgspec.structs.replace(
+        state, records=[], rosters={}, continuous=False, has_lost_round=True, drawing=drawing
     )
 
 

@@ -30,7 +30,7 @@ def query_topic(fleet: str, sender: str) -> str:
 
 
 def answer_topic(fleet: str, receiver: str, sender: str) -> str:
-    """Return the topic of the answers of *sender* to *receiver*."""
+    """Return the topic of the answers and refusals of *sender* to *receiver*."""
     return _topic(fleet, "answer", receiver, sender)
 
 
@@ -68,12 +68,16 @@ def claim_client(node: str) -> str:
 def subscriptions(fleet: str, node: str, neighbours: list[str]) -> list[str]:
     """Return the topic filters that *node* subscribes to.
 
-    They are the queries and the presence of its neighbours, the answers to itself, and the
-    memberships that the operator sends to it.
+    They are the queries and the presence of its neighbours, the answers to itself, its own
+    presence, and the memberships that the operator sends to it.
     """
     queries = [query_topic(fleet, neighbour) for neighbour in neighbours]
     presence = [presence_topic(fleet, neighbour) for neighbour in neighbours]
-    own = [answer_topic(fleet, node, "+"), membership_topic(fleet, node)]
+    own = [
+        answer_topic(fleet, node, "+"),
+        presence_topic(fleet, node),
+        membership_topic(fleet, node),
+    ]
     return [*queries, *presence, *own]
 
 

@@ -245,6 +245,6 @@ def _are_within(limit: int, counters: list[int]) -> bool:
 
 
 def _counters_of(health: Health) -> list[int]:
-    own = [health.number, health.round_us, health.silent, health.missed]
+    own = [health.number, health.round_us, health.silent, health.missed, health.unanswered_s]
     pools = [health.pool, health.pool_size, health.inline]
     return [*own, *pools, *health.rejected.values(), *health.surplus.values()]

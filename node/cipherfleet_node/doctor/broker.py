@@ -26,7 +26,7 @@ from cipherfleet_node.settings.sections import Broker
 STEP_TIMEOUT_S = 5.0  # for each step of the connection
 REFUSAL_S = 0.5  # in TLS 1.3 a broker refuses a certificate after the client's handshake has ended
 RETAINED_S = 1.0  # for the retained presence messages after the subscription
-THERE = ("init", "ready", "waiting", "alert", "finished")  # not disconnected, not lost
+THERE = ("ready", "waiting", "alert", "done", "finished")  # not disconnected, not lost
 # A CONNECT with a protocol level that does not exist. A broker refuses it before it reads the
 # client id, so it ends no other connection (MQTT 3.1.1, section 3.1.2.2).
 UNKNOWN_CONNECT = b"\x10\x10\x00\x04MQTT\x63\x02\x00\x0f\x00\x04look"

@@ -115,7 +115,7 @@ def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
 
 
 def asked_by(name: str, ciphertexts: list[bytes]) -> Query:
-    return Query("f", name, 1, 3, 0, [], b"", b"", ciphertexts)
+    return Query("f", name, 1, 3, [], -1, [], False, b"", b"", ciphertexts)
 
 
 def pairwise() -> tuple[Pairwise, Pairwise]:

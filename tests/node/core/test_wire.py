@@ -30,6 +30,7 @@ from cipherfleet_node.core.messages import (
     Refusal,
     RefusalReason,
 )
+from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.wire import (
     MAX_COUNTER,
@@ -92,6 +93,8 @@ messages = st.one_of(
         counts,
         counts,
         *[counters] * 3,
+        rosters,
+        counters,
         degrees,
     ),
 )
@@ -428,6 +431,7 @@ def test_a_node_subscribes_to_exactly_what_concerns_it() -> None:
         "cf/v2/f/state/a",
         "cf/v2/f/state/b",
         "cf/v2/f/a/me/+",
+        "cf/v2/f/state/me",
         "cf/v2/f/members/me",
     ]
     for topic in ("cf/v2/f/q/a", "cf/v2/f/state/a", "cf/v2/f/a/me/a", "cf/v2/f/health/a"):
@@ -441,12 +445,29 @@ def test_the_longest_health_is_short() -> None:
     many |= {letter * 31: MAX_COUNTER for letter in "abcdefghijklmnopqrstuvwxyz"}
     most = dict(list((many | {letter * 30: 1 for letter in "abcdefghijkl"}).items())[:MAX_REASONS])
     assert len(most) == MAX_REASONS
+    neighbours = [f"{n:063}" for n in range(MAX_DEGREE)]
     base = Health(
-        "f" * 63, "a" * 63, MAX_COUNTER, 0, "collecting", 0, 0, 0, 0, most, most, 0, 0, 0, 99
+        "f" * 63,
+        "a" * 63,
+        MAX_COUNTER,
+        0,
+        "collecting",
+        0,
+        0,
+        0,
+        0,
+        most,
+        most,
+        0,
+        0,
+        0,
+        neighbours,
+        0,
+        99,
     )
     counters = ("number", "round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
     health = msgspec.structs.replace(base, **dict.fromkeys(counters, MAX_COUNTER))
-    assert len(encode(health, SIGNER)) < 6000
+    assert len(encode(health, SIGNER)) < 10_000
 
 
 def test_refusals_never_tell_the_content() -> None:

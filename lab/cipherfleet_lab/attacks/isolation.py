@@ -1,0 +1,271 @@
+"""Attacks that look for two sealed sums whose difference is the term of one neighbour.
+
+Every asker is curious: it keeps every answer that it ever receives, late ones included, and opens
+every sum whose roster has answered. The broker decides when messages arrive. It makes a roster
+change while the other answerers show the same numbers again.
+
+The number that counts is exact: the difference of two sums, apart from a multiple of the asker's own
+move between them, equals the term of one neighbour in every digit. `nearly` counts the pairs of sums
+of nearby rounds whose difference resembles the term of the neighbour that only one of them has.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cipherfleet_lab.simulation.memory_fleet import Faults
+from cipherfleet_node.core.exchange import metropolis
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
+from cipherfleet_node.core.randomness import FloatVector
+
+from .result import AttackResult, percent
+from .round_fleet import DEADLINE_S, RoundFleet, RoundScene, circulant
+from .subjects import AttackCase
+
+DEGREE, NODES = 4, 10
+ROUNDS = 40  # of every node in a trial
+NEARBY = 8  # rounds
+NEAR_ERROR = 0.3  # of a difference, as a share of the term
+MEAN_WEIGHT = 0.75 * 2**HALF_WEIGHT_BITS
+Numbers = tuple[str, bytes]  # an answerer and its seed: equal seeds, equal estimate and half weight
+
+
+@dataclass
+class OpenedSum:
+    """The answers to one query, and what they are made of."""
+
+    query: Query
+    terms: dict[str, FloatVector] = field(default_factory=dict)  # by answerer
+    numbers: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the masks of the whole roster cancel."""
+        return len(self.terms) == len(self.query.roster)
+
+    @property
+    def total(self) -> FloatVector:
+        """The sum, exact in floating point."""
+        result: FloatVector = np.sum(list(self.terms.values()), axis=0)
+        return result
+
+    @property
+    def own(self) -> FloatVector:
+        """The asker's own quantised estimate."""
+        return -_read(self.query.ciphertexts)
+
+
+@dataclass
+class CuriousAskers:
+    """All that the askers of a fleet have received."""
+
+    fleet: RoundFleet
+    sums: dict[bytes, OpenedSum] = field(default_factory=dict)  # by digest of the query
+
+    def note(self, message: Message) -> None:
+        """Keep a message that is sent, and the secrets behind it, which only the count uses."""
+        if isinstance(message, Query) and message.roster:
+            self.sums.setdefault(message.digest, OpenedSum(message))
+        elif isinstance(message, Answer) and message.query in self.sums:
+            saved = self.fleet.seats[message.sender].saved
+            record = saved.record(message.round) if saved else None
+            assert record is not None, "a round is saved before it is answered"
+            kept = self.sums[message.query]
+            kept.terms[message.sender] = _read(message.ciphertexts)
+            kept.numbers[message.sender] = record.seed
+
+    def isolated(self) -> set[tuple[str, str, bytes]]:
+        """Return the terms that two sums isolate: asker, answerer and its seed."""
+        known: dict[tuple[str, frozenset[Numbers]], OpenedSum] = {}
+        for kept in self._complete:
+            known.setdefault((kept.query.sender, frozenset(kept.numbers.items())), kept)
+        found = set()
+        for (asker, numbers), kept in known.items():
+            for name, seed in numbers:
+                fewer = known.get((asker, numbers - {(name, seed)}))
+                if fewer is not None and _is_term(kept, fewer, name):
+                    found.add((asker, name, seed))
+        return found
+
+    def answers(self) -> int:
+        """Return the number of answers that came: without masks each opens by itself."""
+        return len({(k.query.sender, *n) for k in self.sums.values() for n in k.numbers.items()})
+
+    def near_errors(self) -> list[float]:
+        """Return the errors of differences of nearby sums as terms, for rosters one apart."""
+        by_asker = defaultdict(list)
+        for kept in self._complete:
+            by_asker[kept.query.sender].append(kept)
+        return [error for kept in by_asker.values() for error in _near_errors(kept)]
+
+    @property
+    def _complete(self) -> Iterator[OpenedSum]:
+        return (kept for kept in self.sums.values() if kept.is_complete)
+
+
+def _read(ciphertexts: list[bytes]) -> FloatVector:
+    """Return the integers of a plaintext exchange; they are exact in floating point."""
+    return np.array([float(int.from_bytes(c, "big", signed=True)) for c in ciphertexts])
+
+
+def _is_term(more: OpenedSum, fewer: OpenedSum, name: str) -> bool:
+    """True if the difference is the term of *name* plus a multiple of the asker's own move."""
+    rest, move = more.total - fewer.total - more.terms[name], fewer.own - more.own
+    crossed = np.outer(rest, move)
+    return bool(np.allclose(crossed, crossed.T, rtol=1e-9, atol=0.0))
+
+
+def _near_errors(sums: list[OpenedSum]) -> Iterator[float]:
+    for more in sums:
+        for fewer in sums:
+            gone = set(more.query.roster) - set(fewer.query.roster)
+            is_one_apart = len(gone) == 1 and len(fewer.terms) == len(more.terms) - 1
+            if is_one_apart and abs(more.query.round - fewer.query.round) <= NEARBY:
+                yield _error_as_term(more, fewer, *gone)
+
+
+def _error_as_term(more: OpenedSum, fewer: OpenedSum, name: str) -> float:
+    """Return the error of the difference as the term of *name*, corrected for the own move."""
+    factor = metropolis(DEGREE, DEGREE) * len(fewer.terms)
+    difference = more.total - fewer.total - factor * MEAN_WEIGHT * (fewer.own - more.own)
+    term = more.terms[name]
+    return float(np.linalg.norm(difference - term) / np.linalg.norm(term))
+
+
+# -- what the broker does -----------------------------------------------------------------------
+
+Tap = Callable[[str, str, Message], Message | None]
+SCENE = RoundScene(circulant(NODES, DEGREE))
+JITTER = RoundScene(circulant(NODES, DEGREE), faults=Faults(delay_s=(0.001, 0.75)))
+
+
+def _is_victim(askers: CuriousAskers, answer: Answer) -> bool:
+    """True for one answer to each query of three and more, in turn: the broker sees the rosters."""
+    kept = askers.sums.get(answer.query)
+    roster = kept.query.roster if kept else []
+    return len(roster) > 2 and roster[answer.round % len(roster)] == answer.sender
+
+
+def _delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
+    """Hold one answer of each round back until the asker has opened its next round."""
+    held: dict[str, list[Answer]] = defaultdict(list)
+
+    def tap(sender: str, receiver: str, message: Message) -> Message | None:
+        askers.note(message)
+        if isinstance(message, Query):
+            due = [answer for answer in held[sender] if answer.round < message.round]
+            held[sender] = [answer for answer in held[sender] if answer not in due]
+            for answer in due:
+                fleet.send(sender, answer, 0.02)
+        elif isinstance(message, Answer) and _is_victim(askers, message):
+            held[receiver].append(message)
+            return None
+        return message
+
+    return tap
+
+
+def _speaking_wills(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
+    """Publish the last will of one answerer of each round, and deliver its answer after that."""
+
+    def tap(sender: str, receiver: str, message: Message) -> Message | None:
+        askers.note(message)
+        if not isinstance(message, Answer) or not _is_victim(askers, message):
+            return message
+        fleet.send(receiver, Presence(fleet.name, sender, message.epoch, "lost"), 0.0)
+        fleet.send(receiver, message, 0.03)
+        fleet.send(receiver, Presence(fleet.name, sender, message.epoch, "ready"), 0.05)
+        return None
+
+    return tap
+
+
+def _listening(_fleet: RoundFleet, askers: CuriousAskers) -> Tap:
+    """Change nothing: the links alone are slow."""
+
+    def tap(_sender: str, _receiver: str, message: Message) -> Message | None:
+        askers.note(message)
+        return message
+
+    return tap
+
+
+def watch(
+    case: AttackCase,
+    trial: int,
+    scene: RoundScene,
+    tap: Callable[[RoundFleet, CuriousAskers], Tap],
+    rounds: int = ROUNDS,
+) -> CuriousAskers:
+    """Run the fleet of *trial*, and return what its askers have received."""
+    fleet = scene.fleet(case, trial)
+    askers = CuriousAskers(fleet)
+    fleet.tap = tap(fleet, askers)
+    fleet.begin()
+    fleet.run_rounds(rounds, scene.names)
+    return askers
+
+
+# -- attacks ------------------------------------------------------------------------------------
+
+
+def late_answers(case: AttackCase) -> AttackResult | None:
+    """A neighbour's term from two sums; the broker delays one answer of every round."""
+    return _isolation(case, "late-answers", SCENE, _delaying)
+
+
+def last_will(case: AttackCase) -> AttackResult | None:
+    """A neighbour's term from two sums; the broker publishes a last will in every round."""
+    return _isolation(case, "last-will", SCENE, _speaking_wills)
+
+
+def jitter(case: AttackCase) -> AttackResult | None:
+    """A neighbour's term from two sums; links of 1 to 750 ms, a deadline of 1 s, no attacker."""
+    return _isolation(case, "jitter", JITTER, _listening)
+
+
+def _isolation(
+    case: AttackCase,
+    name: str,
+    scene: RoundScene,
+    tap: Callable[[RoundFleet, CuriousAskers], Tap],
+) -> AttackResult | None:
+    if case.subject.kind != "sealed":
+        return None
+    fleets = [watch(case, trial, scene, tap) for trial in range(case.fleets)]
+    rounds = sum(len(seat.reported) for each in fleets for seat in each.fleet.seats.values())
+    if "masks" in case.off:
+        found = sum(each.answers() for each in fleets)
+    else:
+        found = sum(len(each.isolated()) for each in fleets)
+    errors = [error for each in fleets for error in each.near_errors()]
+    return AttackResult(
+        attack=name,
+        system=case.name,
+        sought="the term of one neighbour in a sealed sum",
+        saw=f"all answers that came, in rounds of {int(DEADLINE_S)} s and more",
+        knew="its own estimates and queries",
+        measure="fraction",
+        value=min(found / rounds, 1.0),
+        chance=0.0,
+        guess="none is exact",
+        trials=rounds,
+        note=_note(found, rounds, errors),
+    )
+
+
+def _note(found: int, rounds: int, errors: list[float]) -> str:
+    isolated = f"{1000 * found / rounds:.0f} terms isolated in 1,000 rounds"
+    if not errors:
+        return f"{isolated}; no two nearby sums are one neighbour apart"
+    near = np.mean(np.array(errors) < NEAR_ERROR)
+    return (
+        f"{isolated}; {len(errors)} nearby sums are one neighbour apart, "
+        f"median error {percent(float(np.median(errors)))}, {percent(float(near))} below "
+        f"{percent(NEAR_ERROR)}"
+    )

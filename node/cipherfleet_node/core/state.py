@@ -152,9 +152,18 @@ def after_loss(state: State, draw: int) -> State:
     *state* is a first one, or an old copy. The node waits until its neighbours show it a round that
     it cannot have used. *draw* is random, since the answered rosters may be lost as well.
     """
-    drawing = msgspec.structs.replace(state.drawing, number=draw)
+    unseen = {
+        name: msgspec.structs.replace(known, round=UNSEEN)
+        for name, known in state.neighbours.items()
+    }
     return msgspec.structs.replace(
-        state, records=[], rosters={}, continuous=False, has_lost_round=True, drawing=drawing
+        state,
+        records=[],
+        rosters={},
+        neighbours=unseen,  # their old claims may be below rounds that this node has used
+        continuous=False,
+        has_lost_round=True,
+        drawing=Drawing(draw),
     )
 
 
@@ -165,18 +174,3 @@ def after_damage(previous: State) -> State:
     not used again. Checked by test_no_round_number_ever_covers_two_queries.
     """
     return msgspec.structs.replace(previous, round=previous.round + 2, continuous=False)
-
-
-def after_old_copy(state: State, draw: int) -> State:
-    """Return the state to continue from when *state* is known to be older than the latest one.
-
-    A later start of the node may have opened later rounds. So the node has lost its round
-    (`Setup.has_lost_round`): it takes the rounds of its neighbours from new claims only, and *draw*
-    is random, as in `first_state`.
-    """
-    known = {
-        name: msgspec.structs.replace(each, round=UNSEEN) for name, each in state.neighbours.items()
-    }
-    return msgspec.structs.replace(
-        state, records=[], rosters={}, neighbours=known, continuous=False, drawing=Drawing(draw)
-    )

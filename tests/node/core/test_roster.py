@@ -1,4 +1,4 @@
-"""Which neighbours are asked: back-off of the mute ones, and halves when answers are out of range."""
+"""Which neighbours are asked: back-off of the mute ones, and halves of a spoiled roster."""
 
 from __future__ import annotations
 

@@ -57,7 +57,6 @@ from tests.support.memory_fleet import (
     MemoryFleet,
     agent_of,
     complete,
-    coupled_of,
     fleet_of,
     ring,
     start_all,

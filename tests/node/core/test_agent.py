@@ -886,7 +886,9 @@ def test_an_answer_from_an_earlier_start_is_refused(collecting: MemoryFleet) -> 
 
 def test_a_last_will_from_an_earlier_start_is_ignored(collecting: MemoryFleet) -> None:
     deliver(collecting, "n00", Presence("toy", "n01", 2, "ready"))
-    assert rejections(deliver(collecting, "n00", Presence("toy", "n01", 1, "lost"))) == ["stale_epoch"]
+    assert rejections(deliver(collecting, "n00", Presence("toy", "n01", 1, "lost"))) == [
+        "stale_epoch"
+    ]
 
 
 @pytest.mark.parametrize(

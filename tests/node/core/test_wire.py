@@ -245,10 +245,10 @@ def test_a_signature_does_not_move_to_another_kind() -> None:
 
 @given(messages)
 def test_a_topic_tells_kind_and_sender(message: Message) -> None:
-    place = topics.read_topic(topic_of(message), FLEET)
+    parts = topics.read_topic(topic_of(message), FLEET)
     named = message.receiver if isinstance(message, Membership) else message.sender
     kind = "answer" if isinstance(message, Refusal) else message.KIND
-    assert place == (kind, named)
+    assert parts == (kind, named)
 
 
 @given(st.text("/qastem +#", max_size=12) | st.just("/" * 60_000))

@@ -265,7 +265,7 @@ def silence() -> RecordedFleet:
     """An answer comes after both deadlines: the round is held, and coupled when it comes."""
     fleet = started(4)
     fleet.path = slow_answers("c", "a", 2, [LATE_S])
-    run_to_round(fleet, 5)
+    run_to_round(fleet, 6)
     return fleet
 
 
@@ -323,13 +323,14 @@ def refusals() -> RecordedFleet:
 def closed_pairwise() -> RecordedFleet:
     """Pairwise: a query for a round that was closed without the asker's answer is refused."""
     fleet = started(3, "pairwise")
-    late = {("c", 1), ("c", 2)}
+    late = {("c", 1)}
     fleet.path = lambda to, topic, data: (
         [LATE_S]
         if to == "a" and (topics.sender_of(topic), round_in(topic, data)) in late
         else [DELAY_S]
     )
-    run_to_round(fleet, 4)
+    run_to_round(fleet, 2)
+    fleet.run(fleet.now + 1.5)
     return fleet
 
 

@@ -21,7 +21,7 @@ from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.core.randomness import seeds_of
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
-from cipherfleet_node.core.state import State, first_state
+from cipherfleet_node.core.state import State, after_loss, first_state, note_answered
 from cipherfleet_node.errors import WireError
 from cipherfleet_node.settings.sections import resolution_of
 
@@ -129,11 +129,13 @@ class ScenarioNode:
             case _:
                 assert_never(event)
 
-    def _report(self, effect: events.Effect) -> ScenarioEffect:
+    def _report(self, effect: events.Effect) -> ScenarioEffect:  # noqa: PLR0911  # one per effect
         match effect:
             case events.Save(state):
-                self._saved = state
-                return Saved(_readable(state) if self._with_states else None)
+                return self._save(state)
+            case events.Note(entry):
+                assert self._saved is not None
+                return self._save(note_answered(self._saved, entry))
             case events.Publish(message):
                 data = wire.encode(message, self._signer).hex()
                 return Published(wire.topic_of(message), data, isinstance(message, Presence))
@@ -153,6 +155,10 @@ class ScenarioNode:
                 return Stopped(is_complete)
             case _:
                 assert_never(effect)
+
+    def _save(self, state: State) -> Saved:
+        self._saved = state
+        return Saved(_readable(state) if self._with_states else None)
 
     # -- the agent ------------------------------------------------------------------------------
 
@@ -174,9 +180,10 @@ class ScenarioNode:
             seeds=seeds_of(bytes.fromhex(setup.draw_secret)),
             trace=NoTrace(),
             identities={each.id: _tag(bytes.fromhex(each.identity)) for each in setup.neighbours},
-            has_lost_round=setup.has_lost_round,
         )
         state = self._saved or first_state(setup.fleet, setup.node, parameters, 0, setup.draw)
+        if self._saved is None and setup.has_lost_round:
+            state = after_loss(state, setup.draw)
         return Agent(inner, msgspec.structs.replace(state, epoch=self._epoch))
 
     def _make_exchange(

@@ -24,7 +24,9 @@ def state(k: int) -> State:
     records = [RoundRecord(k, draw, [k, -k], bytes([k] * 32), [bytes([k]) * 64])]
     made = first_state("f", "n", b"tag", 3, draw=k)
     changes = {"round": k, "estimate": [0.5 * k], "records": records, "neighbours": known}
-    return msgspec.structs.replace(made, continuous=True, rosters={draw: {"m": bytes(16)}}, **changes)
+    return msgspec.structs.replace(
+        made, continuous=True, rosters={draw: {"m": bytes(16)}}, **changes
+    )
 
 
 @pytest.fixture

@@ -104,7 +104,9 @@ class ModelNode:
     def note_counted(self, state: State) -> None:
         """Note which edge-rounds *state* has counted; of older rounds what was noted stays."""
         kept = {record.number for record in state.records}
-        counted = {(n, r.number) for r in state.records if r.outcome == "coupled" for n in r.counted}
+        counted = {
+            (n, r.number) for r in state.records if r.outcome == "coupled" for n in r.counted
+        }
         self.counted = frozenset({(n, k) for n, k in self.counted if k not in kept} | counted)
 
     def fingerprint(self) -> Any:

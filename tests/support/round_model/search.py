@@ -275,9 +275,7 @@ def wander(
     return world, tuple(schedule)
 
 
-def _random_fault(
-    world: World, limits: Limits, used: set[str], chance: random.Random
-) -> Action:
+def _random_fault(world: World, limits: Limits, used: set[str], chance: random.Random) -> Action:
     """Return a fault: first its kind is chosen, then one of those that can happen."""
     possible = [action for action in faults_of(world, limits) if action.kind in used]
     if not possible:

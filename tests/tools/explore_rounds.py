@@ -46,7 +46,7 @@ def _search(worlds: list[Callable[[], World]], args: argparse.Namespace) -> Repo
         last_round=args.last_round,
         rounds=args.rounds,
         memories=tuple(args.memories),
-        is_healed=args.heal,
+        healing_s=args.heal,
     )
     return explore(worlds[0], limits, seconds=args.seconds)
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--last-round", type=int, default=3, help="no faults after this round (default 3)")
     add("--rounds", type=int, default=6, help="a schedule ends at this round (default 6)")
     add("--memories", nargs="+", default=["saved"], choices=MEMORIES)
-    add("--heal", action="store_true", help="check progress at the end of each schedule")
+    add("--heal", type=float, default=0.0, help="check progress so many seconds after the faults")
     add("--bug", action="append", default=[], choices=sorted(BUGS), help="switch a rule off")
     return parser
 
@@ -95,6 +95,8 @@ def _words(action: Action) -> str:
     if action.kind == "crash":
         memory = f"{action.memory}, effects {action.index}, down {action.down_s} s"
         return f"crash {action.node} ({memory})"
+    if action.kind == "cut":
+        return f"cut {action.node} for {action.down_s} s"
     place = arrow or " ".join(part for part in (action.node, action.other) if part)
     return " ".join(part for part in (action.kind, action.message, place) if part)
 

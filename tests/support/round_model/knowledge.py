@@ -52,9 +52,7 @@ def _isolated(sums: frozenset[Sum]) -> tuple[frozenset[str], frozenset[str]]:
     }
     names = {version[0] for version in versions} - single
     several = {
-        name
-        for name in names
-        if _rank(_without(rows, lambda c, n=name: c[0][0] == n)) < everything
+        name for name in names if _rank(_without(rows, lambda c, n=name: c[0][0] == n)) < everything
     }
     return frozenset(single), frozenset(several)
 

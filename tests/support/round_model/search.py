@@ -38,7 +38,7 @@ class Limits:
     focus: frozenset[str] = frozenset()  # only their messages and wills are disturbed; empty: all
     crashing: frozenset[str] = frozenset()  # only these nodes crash; empty: all
     effects: tuple[int, ...] = (0, 1, 2, 3, 4)  # of an event, after which a process dies
-    is_healed: bool = False  # check progress at the end of each schedule
+    healing_s: float = 0.0  # check progress so long after each schedule; 0: not at all
 
 
 @dataclass
@@ -156,9 +156,9 @@ class _Search:
         self.report.schedules += 1
         for _, reason in world.rejected:
             self.report.rejected[reason] += 1
-        if self.limits.is_healed:
+        if self.limits.healing_s:
             healed = world.fork()
-            heal(healed)
+            heal(healed, self.limits.healing_s)
             self.report.note(healed, schedule, world.violations)
 
 
@@ -275,9 +275,7 @@ def wander(
     return world, tuple(schedule)
 
 
-def _random_fault(
-    world: World, limits: Limits, used: set[str], chance: random.Random
-) -> Action:
+def _random_fault(world: World, limits: Limits, used: set[str], chance: random.Random) -> Action:
     """Return a fault: first its kind is chosen, then one of those that can happen."""
     possible = [action for action in faults_of(world, limits) if action.kind in used]
     if not possible:

@@ -66,6 +66,7 @@ class SymbolicExchange:
     def __init__(self, node: str, seal: Seal | None) -> None:
         self.node, self.seal = node, seal
         self.opened: list[frozenset[Term]] = []  # sums opened since the caller emptied this list
+        self.has_opened_part = False
 
     @property
     def sealed(self) -> bool:
@@ -120,6 +121,7 @@ class SymbolicExchange:
         data = [self.serialise(answer)[0] for answer in answers.values()]
         terms = frozenset(msgspec.msgpack.decode(item, type=Term) for item in data)
         if not opens(terms):
+            self.has_opened_part = True
             raise RemoteProtocolError("out_of_range", "a part of a sealed sum does not open")
         self.opened.append(terms)
         versions = repr(sorted((term.version, term.asked) for term in terms)).encode()

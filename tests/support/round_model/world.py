@@ -28,6 +28,7 @@ from cipherfleet_node.core.events import (
     Effect,
     Event,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -269,7 +270,10 @@ class World:
         self._note_opened(node)
 
     def _note_opened(self, node: ModelNode) -> None:
-        """Note that the agent has opened a sum since the last effect."""
+        """Note what the agent has opened since the last effect."""
+        if node.exchange.has_opened_part:
+            node.exchange.has_opened_part = False
+            self._violate("opened_in_part", node.name)
         if node.exchange.opened:
             node.coupled_at = self.now
             node.exchange.opened.clear()
@@ -280,7 +284,12 @@ class World:
                 node.previous = node.saved
                 node.note_counted(state)
                 node.saved = Saved(msgspec.msgpack.encode(state), node.counted)
+                node.durable = state
+            case Note(entry):
+                node.note(entry)
             case Publish(message):
+                if not node.has_saved(message):
+                    self._violate("unsaved", node.name, message.KIND)
                 self._note(message)
                 if node.is_connected:
                     self._publish(node, message)

@@ -3,9 +3,9 @@
     python -m tests.tools.explore_rounds --seconds 600 --graph complete4 --faults late=2,will=1
     python -m tests.tools.explore_rounds --seconds 600 --at-random
 
-The agents are the real ones; ciphertexts are symbols, and every delivery, loss, delay, last will and
-crash is decided by the search (`tests/support/round_model`). Prints how far the search came, and
-the first schedule of every kind of violation. Exit code 1 if one of SECRECY or FAILURES was found.
+The agents are the real ones, and ciphertexts are symbols. The search decides every delivery, loss,
+delay, last will and crash (`tests/support/round_model`). Prints how far the search came, and the
+first schedule of every kind of violation. Exit code 1 if one of SECRECY or FAILURES was found.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _words(action: Action) -> str:
     """Return an action as text, such as `late answer b -> a`."""
     arrow = f"{action.other} -> {action.node}" if action.message else ""
     if action.kind == "crash":
-        memory = f"{action.memory}, effects {action.index}, down {action.down_s} s"
+        memory = f"{action.memory}, effects {action.place}, down {action.down_s} s"
         return f"crash {action.node} ({memory})"
     if action.kind == "cut":
         return f"cut {action.node} for {action.down_s} s"

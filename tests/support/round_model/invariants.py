@@ -16,7 +16,7 @@ KINDS = {
     "two_rosters": "a node sent two different rosters under one round number",
     "two_answers": "a node answered two different queries of one asker and round",
     "isolated": "sums that an asker holds give one term of one neighbour, exactly",
-    "isolated_change": "sums that an asker holds give a combination of several terms of one neighbour",
+    "isolated_change": "sums that an asker holds give a combination of terms of one neighbour",
     "nearly_isolated": "two sums differ by one neighbour, and all others stood still",
     "nearly_isolated_change": "one neighbour moved between two sums, and all others stood still",
     "half_weight": "two pairwise answers give a half weight, and with it an estimate",

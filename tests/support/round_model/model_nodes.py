@@ -53,7 +53,7 @@ class Still:
     ready = True
 
     def __init__(self, place: int) -> None:
-        # In the middle of a step, so that neither the noise of the start nor the rounding leaves it.
+        # In the middle of a step: neither the noise of the start nor the rounding leaves it.
         self._start = (1000 * place * STEP + STEP // 2) * RESOLUTION
 
     def absorb(self, samples: object) -> None:

@@ -1,9 +1,9 @@
 """An exchange without encryption, whose ciphertexts are symbols.
 
-A query carries the asker's quantised estimate q_i. An answer carries a `Term`: all that its plaintext
-M (H_j (q_j - q_i) + e_ji) is a function of. In the sealed exchange a term is masked: it opens only
-together with the terms of the whole roster of the same query. A sum is the multiset of its terms.
-So what an asker could compute from the answers that it holds follows from the symbols alone.
+A query carries the asker's quantised estimate q_i. An answer carries a `Term`: all that its
+plaintext M (H_j (q_j - q_i) + e_ji) is a function of. In the sealed exchange a term is masked: it
+opens only together with the terms of the whole roster of the same query. A sum is the multiset of
+its terms. So what an asker could compute from its answers follows from the symbols alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
+.PHONY: setup check test hil bench kernels slowed forgeries flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -55,6 +55,9 @@ slowed: setup
 
 forgeries: setup
 	$(BIN)/python -m tests.tools.forgeries --count 10000
+
+flapping: setup
+	$(BIN)/python -m tests.tools.flapping_path
 
 interrupts: setup
 	$(BIN)/python -m tests.tools.interrupts

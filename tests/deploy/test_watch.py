@@ -80,7 +80,7 @@ ticks = count(1)
 def health(name: str = "n1", epoch: int = 5, **fields: Any) -> Health:
     result = Health(
         FLEET, name, epoch, next(ticks), "collecting", 12, 250_000, 1, 3,
-        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, [], 51,
+        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, [], 0, 51,
     )  # fmt: skip
     return msgspec.structs.replace(result, **fields)
 

@@ -608,6 +608,7 @@ def health(number: int, round_s: float) -> Health:
         pool_size=4,
         inline=0,
         left_out=[],
+        unanswered_s=0,
         temperature=None,
     )
 

@@ -91,7 +91,8 @@ def long_message(folder: Path) -> tuple[str, bytes]:
     """A query that the node of *folder* has signed, and its topic."""
     config = load_node_config(folder)
     ciphertexts = [bytes(MESSAGE_BYTES)]
-    query = Query(config.fleet, config.node, 2**40, 1, 0, [], bytes(8), bytes(8), ciphertexts)
+    tags = bytes(8), bytes(8)
+    query = Query(config.fleet, config.node, 2**40, 1, [], -1, [], False, *tags, ciphertexts)
     return wire.topic_of(query), wire.encode(query, read_keys(folder, config.crypto).identity)
 
 

@@ -401,15 +401,17 @@ def wire_messages() -> dict[str, Message]:
             250_000,
             1,
             4,
-            {"signature": 2, "stale_round": 1},
+            {"signature": 2, "stale_epoch": 1},
             {},
             5,
             16,
             8,
+            ["b"],
+            30,
             47,
         ),
         "health of a node that has just begun": Health(
-            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, None
+            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, [], 0, None
         ),
         "largest numbers": query_of("fleet", "a", MOST, MOST),
         "membership": Membership(
@@ -437,7 +439,8 @@ def wider(envelope: list[Any]) -> bytes:
     encode = msgspec.msgpack.encode
     head = b"\x94\x02" + encode(envelope[1])
     length = b"\xc5" + len(envelope[2]).to_bytes(2, "big")
-    return head + length + envelope[2] + encode(envelope[3])
+    body: bytes = envelope[2]
+    return head + length + body + encode(envelope[3])
 
 
 def wire_vectors() -> Any:

@@ -39,6 +39,7 @@ class RoundFleet(MemoryFleet):
     """A MemoryFleet without the guards *off*; `ended` are the nodes whose process has ended."""
 
     off: Collection[Guard] = ()
+    dimension: int = DIMENSION
 
     def __post_init__(self) -> None:
         self.ended: set[str] = set()
@@ -119,6 +120,7 @@ class RoundScene:
             keys={name: toy_key(name) for name in names} if self.encrypted else {},
             name="attacked",
             off=case.off,
+            dimension=self.dimension,
         )
 
 

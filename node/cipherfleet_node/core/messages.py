@@ -189,8 +189,8 @@ class Health(Message, frozen=True):
     pool_size: int
     inline: int  # obfuscators made on demand, because a pool was empty
     left_out: Names  # neighbours that are not asked, since answers with theirs were out of range
+    unanswered_s: int  # without an answer, although neighbours speak; 0: no such alert
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
-    unanswered_s: int = 0  # without an answer, although neighbours speak; 0: no such alert
 
 
 def _eight(number: int) -> bytes:

@@ -152,9 +152,18 @@ def after_loss(state: State, draw: int) -> State:
     *state* is a first one, or an old copy. The node waits until its neighbours show it a round that
     it cannot have used. *draw* is random, since the answered rosters may be lost as well.
     """
-    drawing = msgspec.structs.replace(state.drawing, number=draw)
+    unseen = {
+        name: msgspec.structs.replace(known, round=UNSEEN)
+        for name, known in state.neighbours.items()
+    }
     return msgspec.structs.replace(
-        state, records=[], rosters={}, continuous=False, has_lost_round=True, drawing=drawing
+        state,
+        records=[],
+        rosters={},
+        neighbours=unseen,  # their old claims may be below rounds that this node has used
+        continuous=False,
+        has_lost_round=True,
+        drawing=Drawing(draw),
     )
 
 

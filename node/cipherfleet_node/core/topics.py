@@ -86,14 +86,14 @@ def sender_of(topic: str) -> str:
     return topic.rsplit("/", 1)[-1]
 
 
-class Place(NamedTuple):
+class TopicParts(NamedTuple):
     """What a topic tells of its messages before any byte of them is read."""
 
     kind: str
     node: str  # the last level: the sender; of a membership, the receiver
 
 
-def read_topic(topic: str, fleet: str) -> Place | None:
+def read_topic(topic: str, fleet: str) -> TopicParts | None:
     """Return what *topic* tells, None if it is no topic of *fleet*. Names are not checked."""
     prefix = f"{ROOT}/{fleet}/"
     if not topic.startswith(prefix):
@@ -103,7 +103,7 @@ def read_topic(topic: str, fleet: str) -> Place | None:
     kind = _KINDS.get(level)
     if kind is None or len(names) != (2 if kind == "answer" else 1):
         return None
-    return Place(kind, names[-1])
+    return TopicParts(kind, names[-1])
 
 
 def _topic(fleet: str, kind: str, *names: str) -> str:

@@ -131,16 +131,16 @@ def decode(
     """
     if len(data) > MAX_MESSAGE_BYTES:
         raise WireError("too_long", f"a message has {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
-    place = read_topic(topic, fleet)
-    if place is None or place.node == OPERATOR:  # the operator is not among the nodes
+    parts = read_topic(topic, fleet)
+    if parts is None or parts.node == OPERATOR:  # the operator is not among the nodes
         raise WireError("topic", "a message came on a topic that this protocol does not have")
-    sender = OPERATOR if place.kind == Membership.KIND else place.node
+    sender = OPERATOR if parts.kind == Membership.KIND else parts.node
     verifier = verifiers.get(sender)
     if verifier is None:
         raise WireError("unknown_sender", "the sender of a message is not a neighbour")
-    if retained and place.kind not in RETAINED_KINDS:
-        raise WireError("retained", f"the broker had stored a message of kind {place.kind}")
-    envelope = _open_envelope(data, place.kind)
+    if retained and parts.kind not in RETAINED_KINDS:
+        raise WireError("retained", f"the broker had stored a message of kind {parts.kind}")
+    envelope = _open_envelope(data, parts.kind)
     try:
         verifier.verify(envelope.signature, _signed(envelope.kind, envelope.body))
     except InvalidSignature:

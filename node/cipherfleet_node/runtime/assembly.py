@@ -167,12 +167,13 @@ def make_link(bundle: Bundle, epoch: int, enqueue: Callable[[object], None]) -> 
 
 
 def make_verifiers(bundle: Bundle) -> dict[str, wire.Verifier]:
-    """Return the verifiers of the neighbours' and the operator's signatures, by sender."""
+    """Return the verifiers of signatures by sender: neighbours, the operator, the node itself."""
     verifiers: dict[str, wire.Verifier] = {
         name: keys.identity for name, keys in bundle.neighbours.items()
     }
     if bundle.config.operator is not None:
         verifiers[OPERATOR] = identity_from_text(bundle.config.operator)
+    verifiers[bundle.config.node] = bundle.keys.identity.public_key()
     return verifiers
 
 

@@ -110,8 +110,8 @@ class Daemon:
         saved = self._store.load()
         self._agent = make_agent(bundle, self._store, self._pools, self._telemetry.spans, epoch)
         self._own = OwnPresence(saved.epoch if saved else 0, self._agent.state.epoch)
-        self._own_key = {self._config.node: bundle.keys.identity.public_key()}
         self._has_clashed = False
+        self._presence: Presence | None = None  # the latest that was sent
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
 
     # -- running --------------------------------------------------------------------------------
@@ -251,9 +251,6 @@ class Daemon:
 
     def _receive(self, arrived: Arrived) -> None:
         fleet = self._config.fleet
-        if arrived.topic == topics.presence_topic(fleet, self._config.node):
-            self._receive_own_presence(arrived)
-            return
         try:
             with self._telemetry.spans.during("receive"):
                 message = wire.decode(
@@ -264,13 +261,15 @@ class Daemon:
                     retained=arrived.retained,
                 )
         except WireError as error:
-            self._telemetry.reject(self._name_sender(arrived.topic), error.reason)
+            self._reject_undecoded(arrived, error.reason)
             return
         if isinstance(message, Membership):
             opened = self._agent.round_number
             pending = self._updates.take(message, arrived.payload, opened)
             if pending is not None:
                 self._handle(pending)
+        elif message.sender == self._config.node:
+            self._receive_own(message, is_live=not arrived.retained)
         else:
             self._telemetry.hear(message, arrived.at, is_live=not arrived.retained)
             self._handle(MessageReceived(message, arrived.retained))
@@ -278,20 +277,27 @@ class Daemon:
     def _name_sender(self, topic: str) -> str:
         """Return the sender on *topic* for the log, if it is known: a broker may write anything."""
         sender = topics.sender_of(topic)
-        return sender if sender in self._verifiers else "a stranger"
+        known = self._verifiers.keys() - {self._config.node}
+        return sender if sender in known else "a stranger"
 
-    def _receive_own_presence(self, arrived: Arrived) -> None:
+    def _reject_undecoded(self, arrived: Arrived, reason: str) -> None:
+        own = topics.presence_topic(self._config.fleet, self._config.node)
+        if arrived.topic == own and not self._own.has_spoken:
+            return  # signed with the keys that this node had before
+        self._telemetry.reject(self._name_sender(arrived.topic), reason)
+
+    def _receive_own(self, message: Message, *, is_live: bool) -> None:
         """Compare a presence of this node with the epoch of this start; see own_presence.py.
 
         Raises IdentityClash if a device with this identity was there first.
         """
-        node = self._config.node
-        try:
-            own = wire.decode(arrived.payload, arrived.topic, self._config.fleet, self._own_key)
-        except WireError as error:
-            self._telemetry.reject(node, error.reason)
-            return
-        conclusion = self._own.judge(own.epoch)
+        if isinstance(message, Presence):
+            self._conclude(message, is_live=is_live)
+        else:  # a node does not subscribe to its own queries and answers
+            self._telemetry.reject(message.sender, "other_receiver")
+
+    def _conclude(self, own: Presence, *, is_live: bool) -> None:
+        node, conclusion = self._config.node, self._own.judge(own.epoch)
         if conclusion is Conclusion.WAS_FIRST:
             self._has_clashed = True
             raise IdentityClash(
@@ -308,6 +314,9 @@ class Daemon:
         elif conclusion is Conclusion.STATE_IS_OLD:
             log.warning("the saved state does not know the latest start of this node")
             self._restart_with(new_epoch(max(own.epoch, self._own.epoch), time.time()))
+        elif is_live and own.epoch == self._own.epoch and own.state == "lost" and self._presence:
+            # The will of a connection that this node has left: its neighbours take it for gone.
+            self._send(self._presence)
 
     def _restart_with(self, epoch: int) -> None:
         """Request a restart with *epoch*, which is saved before any message carries it."""
@@ -361,7 +370,9 @@ class Daemon:
 
     def _send(self, message: Message) -> None:
         payload = wire.encode(message, self._bundle.keys.identity)
-        before, retain = time.monotonic(), isinstance(message, Presence)
+        if retain := isinstance(message, Presence):
+            self._presence = message
+        before = time.monotonic()
         sent = self._link.publish(wire.topic_of(message), payload, retain=retain)
         if sent is not None:
             self._telemetry.record_sent(message, sent, before)

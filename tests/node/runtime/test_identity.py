@@ -9,11 +9,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_broker.mosquitto import find_mosquitto
+from cipherfleet_node.core.messages import Presence
+from cipherfleet_node.core.wire import encode, topic_of
 from cipherfleet_node.errors import ConfigError, IdentityClash, NothingExchanged
+from cipherfleet_node.keys.key_files import read_keys
 from cipherfleet_node.runtime.store import STARTED_FILE, STATE_FOLDER
+from cipherfleet_node.settings.sections import Crypto
 from tests.support.daemons import Daemons, clock_at, open_daemons, patched
 from tests.support.faulty_path import FaultyPath
 from tests.tools.flapping_path import flap
@@ -127,6 +133,32 @@ def test_a_card_whose_copy_has_ended_has_no_second_clash_with_itself(tmp_path: P
             assert daemons.signal("n1", signal.SIGKILL) < 0
             daemons.start("n1")
             daemons.wait_for_rounds(NAMES, 3)
+        assert daemons.exit_code("n1") is None
+
+
+def test_a_last_will_that_comes_late_is_taken_back(tmp_path: Path) -> None:
+    """A broker may publish the will of an earlier connection of a node that is connected again."""
+    with open_daemons(tmp_path) as daemons:
+        daemons.start(*NAMES)
+        daemons.wait_for_rounds(NAMES, 2)
+        state, keys = daemons.state("n1"), read_keys(daemons.bundles["n1"], Crypto(key_bits=512))
+        assert state is not None
+        will = Presence("trial", "n1", state.epoch, "lost")
+        heard: list[bytes] = []
+        client = paho.Client(CallbackAPIVersion.VERSION2, "broker")
+        client.on_message = lambda _client, _data, message: heard.append(bytes(message.payload))
+        client.connect(daemons.broker.host, daemons.broker.port)
+        client.loop_start()
+        try:
+            client.subscribe(topic_of(will), 1)
+            daemons.wait(lambda: len(heard) == 1, "retained presence of n1")
+            client.publish(topic_of(will), encode(will, keys.identity), 1, retain=True)
+            daemons.wait(lambda: len(heard) == 3, "answer of n1 to its own will")
+        finally:
+            client.disconnect()
+            client.loop_stop()
+        assert heard[1] == encode(will, keys.identity)
+        assert heard[2] == heard[0]  # it is ready, and says so once more
         assert daemons.exit_code("n1") is None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.round_model.bugs import switched_off
-from tests.support.round_model.graphs import complete, line, ring
+from tests.support.round_model.graphs import complete, line, ring, star
 from tests.support.round_model.invariants import SECRECY, counted_at_one_end, heal
 from tests.support.round_model.knowledge import Sum, isolated
 from tests.support.round_model.model_nodes import Graph
@@ -185,3 +185,19 @@ def test_a_neighbour_that_moves_alone_is_hidden() -> None:
 @pytest.mark.xfail(reason="each jump that couples nothing doubles the wait for the next one")
 def test_a_leaf_catches_up_after_a_will_that_was_not_its_last() -> None:
     assert not shows(pairwise(line(3)), ((29, Action("will", "c", "b")),), "apart")
+
+
+@pytest.mark.xfail(reason="without a coupled round a kick has the size of the rounding only")
+def test_the_kick_of_a_node_that_has_coupled_nothing_hides_a_roster_change() -> None:
+    will = Action("will", "c", "a")
+    assert not shows(sealed(star(3)), ((20, will),), "nearly_isolated", until_s=4.0)
+
+
+@pytest.mark.xfail(
+    reason="of two queries of one neighbour for later rounds, the latest alone is kept"
+)
+def test_delays_alone_leave_no_round_counted_at_one_end() -> None:
+    late = Action("late", "c", "a")
+    world = replay(sealed(complete(3)), ((35, late), (58, late)), until_s=3.0)
+    heal(world, 3.0)
+    assert not counted_at_one_end(world)

@@ -215,10 +215,10 @@ def replay(new_world: NewWorld, schedule: Schedule, until_s: float = 20.0) -> Wo
     return world
 
 
-def shows(new_world: NewWorld, schedule: Schedule, kind: str) -> bool:
+def shows(new_world: NewWorld, schedule: Schedule, kind: str, until_s: float = 20.0) -> bool:
     """True if *schedule*, and then a fleet without faults, breaks the invariant *kind*."""
     try:
-        world = replay(new_world, schedule)
+        world = replay(new_world, schedule, until_s)
     except (IndexError, KeyError, StopIteration):
         return False  # the schedule names a message or a node that is not there
     if kind in FAILURES:

@@ -190,7 +190,7 @@ class WireFleet(MemoryFleet):
         verified, powers = len(self.verified), len(self.powers)
         blinded = self._blinded(forgery.receiver)
         before, state = standing(agent), agent.state
-        claims = dict(agent.neighbours._claims)
+        claims = dict(agent.claims.rounds)
         reasons: list[str] = []
         others: list[object] = []
         verifiers = self.verifiers[forgery.receiver]
@@ -213,7 +213,7 @@ class WireFleet(MemoryFleet):
             moved,
             len(self.verified) - verified,
             len(self.powers) - powers + self._blinded(forgery.receiver) - blinded,
-            agent.neighbours._claims != claims,
+            agent.claims.rounds != claims,
         )
 
     def _blinded(self, name: str) -> int:
@@ -225,8 +225,7 @@ class WireFleet(MemoryFleet):
         if not isinstance(message, Answer):
             return False
         agent = agent_of(self, message.sender)
-        sent = agent.answerer.sent.get((message.receiver, message.round))
-        return sent is not None and sent[1] is message
+        return agent.answerer._sent.get((message.receiver, message.round)) is message
 
 
 def agent_of(fleet: MemoryFleet, name: str) -> Agent:
@@ -240,15 +239,14 @@ def standing(agent: Agent) -> tuple[object, ...]:
     around, current = agent.neighbours, agent.collector.current
     of_round = current and (
         current.number,
-        current.attempt,
         sorted(current.answered),
-        list(current.deadlines),
+        current.deadline,
     )
     return (
         agent.phase,
         of_round,
         sorted(agent.collector.answers),
-        sorted(agent.answerer.sent),
+        sorted(agent.answerer._sent),
         sorted(agent.answerer.prepared),
         list(agent.answerer.held.items()),
         (set(around.present), set(around._departed), set(around._finished), set(around._live)),
@@ -289,7 +287,7 @@ def make_fleet(
 def is_lost(frame: Frame) -> bool:
     """Whether *frame* is one of the answers without which a roster is given up."""
     answer = frame.message
-    if not isinstance(answer, Answer) or answer.attempt > 0 or answer.round % 3 != 1:
+    if not isinstance(answer, Answer) or answer.round % 3 != 1:
         return False
     return (answer.sender, answer.receiver) in LOSING
 

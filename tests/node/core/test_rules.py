@@ -351,7 +351,9 @@ def test_a_round_has_two_deadlines_but_one_for_those_that_missed_before() -> Non
         if not r.is_coupled and "n03" in rosters_of(fleet, "n00", r.number)
     ]
     assert len(held) > 3
-    assert [sent_in[k] for k in held] == [2] + [1] * (len(held) - 1)
+    # A pending round is asked for once more, together with the next one.
+    first, *later = (sent_in[k] for k in held)
+    assert set(later) == {first - 1}
 
 
 def rosters_of(fleet: MemoryFleet, name: str, k: int) -> list[str]:

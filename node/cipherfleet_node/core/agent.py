@@ -356,7 +356,7 @@ class Agent:
         """Restart at once between rounds, or in a round in which no answer is awaited."""
         current = self.collector.current
         is_idle = self._phase in (Phase.STARTING, Phase.READING) or (
-            current is not None and not current.missing
+            current is not None and not current.unheard
         )
         if self._is_at_boundary and is_idle:
             yield Save(self._state)
@@ -378,7 +378,8 @@ class Agent:
 
     @property
     def _can_repeat(self) -> bool:
-        return self._state.continuous and self._state.open_record is not None
+        is_early = self._state.round < self._setup.first_round
+        return self._state.continuous and self._state.open_record is not None and not is_early
 
     @property
     def _is_done(self) -> bool:

@@ -271,7 +271,6 @@ def test_a_restarted_node_rejoins_and_agrees(sealed: bool) -> None:
     before = rounds_of(fleet, "n02")[-1]
     fleet.start("n02")
     finish(fleet)
-    done = rounds_of(fleet, "n02")
     assert coupled_of(fleet, "n02") >= 100
     coupled = [r.number for r in fleet.seats["n02"].reported if r.is_coupled]
     assert min(k for k in coupled if k > before) > before + 15, "it joins its neighbours' round"
@@ -725,7 +724,7 @@ def test_a_leaf_of_a_sealed_fleet_holds_unless_it_is_allowed_to_ask() -> None:
 
 
 def test_a_claim_far_away_moves_no_node_that_couples() -> None:
-    """Every node is shown the claim, and loses no round by it. The next test has those that hold."""
+    """Every node is shown the claim, and loses no round by it."""
     fleet = fleet_of(complete(5), rounds=30)
     start_all(fleet)
     fleet.advance(0.1)

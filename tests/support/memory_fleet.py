@@ -16,7 +16,7 @@ from cipherfleet_lab.simulation.toy_keys import shared_secret, toy_key
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Effect, MessageReceived, Publish, Rejected, Surplus
 from cipherfleet_node.core.messages import Message
-from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.core.randomness import FloatVector, Seeds, seeds_of
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.state import RoundRecord, State
 from cipherfleet_node.settings.sections import Algorithm, Column, ObjectiveSection
@@ -41,12 +41,20 @@ class MemoryFleet(memory_fleet.MemoryFleet):
 
     name: str = FLEET
     encrypted: bool = True
+    # Seeds that depend on the state and the draw alone, as in the daemons; otherwise also on the
+    # round in which the state was reached, so that the reference iteration can repeat them.
+    by_state: bool = False
 
     def __post_init__(self) -> None:
         names = sorted({name for edge in self.edges for name in edge})
         if self.encrypted:
             self.keys = {name: toy_key(index) for index, name in enumerate(names)}
         super().__post_init__()
+
+    def seeds(self, name: str) -> Seeds:
+        if not self.by_state:
+            return super().seeds(name)
+        return seeds_of(hashlib.sha256(f"secret {self.seed} {name}".encode()).digest())
 
     def round_seed(self, name: str, k: int) -> bytes:
         return hashlib.sha256(f"{self.seed} {name} {k}".encode()).digest()

@@ -3,9 +3,9 @@
     python -m tests.tools.explore_rounds --seconds 600 --graph complete4 --faults late=2,will=1
     python -m tests.tools.explore_rounds --seconds 600 --at-random
 
-The agents are the real ones; ciphertexts are symbols, and every delivery, loss, delay, last will and
-crash is decided by the search (`tests/support/round_model`). Prints how far the search came, and
-the first schedule of every kind of violation. Exit code 1 if one of SECRECY or FAILURES was found.
+The agents are the real ones, and ciphertexts are symbols. The search decides every delivery, loss,
+delay, last will and crash (`tests/support/round_model`). Prints how far the search came, and the
+first schedule of every kind of violation. Exit code 1 if one of SECRECY or FAILURES was found.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _search(worlds: list[Callable[[], World]], args: argparse.Namespace) -> Repo
         last_round=args.last_round,
         rounds=args.rounds,
         memories=tuple(args.memories),
-        is_healed=args.heal,
+        healing_s=args.heal,
     )
     return explore(worlds[0], limits, seconds=args.seconds)
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--last-round", type=int, default=3, help="no faults after this round (default 3)")
     add("--rounds", type=int, default=6, help="a schedule ends at this round (default 6)")
     add("--memories", nargs="+", default=["saved"], choices=MEMORIES)
-    add("--heal", action="store_true", help="check progress at the end of each schedule")
+    add("--heal", type=float, default=0.0, help="check progress so many seconds after the faults")
     add("--bug", action="append", default=[], choices=sorted(BUGS), help="switch a rule off")
     return parser
 
@@ -93,8 +93,10 @@ def _words(action: Action) -> str:
     """Return an action as text, such as `late answer b -> a`."""
     arrow = f"{action.other} -> {action.node}" if action.message else ""
     if action.kind == "crash":
-        memory = f"{action.memory}, effects {action.index}, down {action.down_s} s"
+        memory = f"{action.memory}, effects {action.place}, down {action.down_s} s"
         return f"crash {action.node} ({memory})"
+    if action.kind == "cut":
+        return f"cut {action.node} for {action.down_s} s"
     place = arrow or " ".join(part for part in (action.node, action.other) if part)
     return " ".join(part for part in (action.kind, action.message, place) if part)
 

@@ -99,13 +99,12 @@ def garbage(case: AttackCase) -> AttackResult | None:
     scene = RoundScene(circulant(8, 4), encrypted=True)
     left: list[float] = []
     for trial in range(case.fleets):
-        honest, attacked = scene.fleet(case, trial), scene.fleet(case, trial)
+        honest, attacked = scene.without(LIAR).fleet(case, trial), scene.fleet(case, trial)
         attacked.tap = _answering_at_random(attacked)
         for fleet in (honest, attacked):
             fleet.begin()
             fleet.run_rounds(GARBAGE_ROUNDS, _others(fleet))
-        near = attacked.neighbours[LIAR]
-        left += [_distance(attacked, honest, name) for name in near]
+        left += [_distance(attacked, honest, name) for name in attacked.neighbours[LIAR]]
     stuck = [distance > STUCK for distance in left]
     note = (
         f"after {GARBAGE_ROUNDS} rounds its neighbours are off the estimates without the liar by "

@@ -6,8 +6,9 @@ decrypt. `encrypted` fleets use real Paillier with toy keys. Time is virtual.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -95,6 +96,10 @@ class RoundScene:
     faults: Faults = field(default_factory=Faults)
     encrypted: bool = False
 
+    def without(self, node: str) -> RoundScene:
+        """Return the same fleets without *node*."""
+        return replace(self, links=[link for link in self.links if node not in link])
+
     @property
     def names(self) -> list[str]:
         """The names of the nodes, sorted."""
@@ -103,15 +108,10 @@ class RoundScene:
     def fleet(self, case: AttackCase, trial: int) -> RoundFleet:
         """Return the fleet of *trial*; the same seed gives the same run."""
         seed, names = case.seed * 1000 + trial, self.names
-        random = np.random.default_rng([seed, 5])
-        readings = random.uniform(-SPAN, SPAN, (len(names), self.dimension))
         fields = [f"v{index}" for index in range(self.dimension)]
         return RoundFleet(
             self.links,
-            {
-                name: [Sample(dict(zip(fields, row.tolist(), strict=True)))]
-                for name, row in zip(names, readings, strict=True)
-            },
+            {name: [_reading(f"{seed} {name}", fields)] for name in names},
             ObjectiveSection(kind="mean", values=[Column(field=name) for name in fields]),
             Algorithm(rounds=ENDLESS, answer_timeout_s=DEADLINE_S, stepsize=self.stepsize),
             faults=self.faults,
@@ -122,6 +122,11 @@ class RoundScene:
             off=case.off,
             dimension=self.dimension,
         )
+
+
+def _reading(label: str, fields: list[str]) -> Sample:
+    drawn = random.Random(label)
+    return Sample({name: drawn.uniform(-SPAN, SPAN) for name in fields})
 
 
 def circulant(nodes: int, degree: int) -> Links:

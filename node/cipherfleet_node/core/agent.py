@@ -141,6 +141,7 @@ class Agent:
         self._jump_to: int | None = None
         self._is_holding = False  # the latest round was held
         self._coupled_at = 0.0  # monotonic time of the latest coupled round
+        self._disconnected_at = 0.0
         self._was_answered = False  # a neighbour has replied to this start of the node
 
     # -- observed by the caller -----------------------------------------------------------------
@@ -189,6 +190,7 @@ class Agent:
                 yield from self._connect(now)
             case Disconnected():
                 self._connected = False
+                self._disconnected_at = now
                 self.deadlines.forget()
             case MessageReceived(message, retained):
                 try:
@@ -211,13 +213,15 @@ class Agent:
 
     def _start(self, now: float) -> Iterator[Effect]:
         self._deadline = now + self._setup.algorithm.start_timeout_s
-        self._coupled_at = now
+        self._coupled_at = self._disconnected_at = now
         if self._state.records:
             self.claims.begin(self._state.round, now)
         yield Save(self._state)
         yield from self._take_reading()
 
     def _connect(self, now: float) -> Iterator[Effect]:
+        if not self._connected:
+            self._coupled_at += now - self._disconnected_at  # no time passes without a broker
         self._connected = True
         self.neighbours.begin_connection()
         self._announced = None
@@ -279,8 +283,7 @@ class Agent:
         """Open the next round, or finish, unless something that it needs is still missing."""
         if self._phase not in (Phase.STARTING, Phase.READING) or not self._connected:
             return
-        is_early = now < self._not_before and not self._is_behind and not self._is_done
-        if self._reading_awaited or is_early:
+        if self._reading_awaited:
             return
         if not self._setup.objective.ready:
             if now >= self._not_before:
@@ -291,10 +294,10 @@ class Agent:
             yield from self._finish(now)
         elif self._phase is Phase.STARTING:
             yield from self._open_first(now)
-        elif self._can_open:
-            yield from self._open(now)
-        else:
+        elif not self._can_open:
             yield from self._announce("waiting")
+        elif now >= self._not_before or self._is_behind:
+            yield from self._open(now)
 
     def _proceed_when_done(self, now: float) -> Iterator[Effect]:
         is_new = self._phase is Phase.STARTING and not self.neighbours.present
@@ -396,7 +399,7 @@ class Agent:
     # -- opening a round ------------------------------------------------------------------------
 
     def _open(self, now: float) -> Iterator[Effect]:
-        self._follow(now)
+        has_jumped = self._follow(now)
         if self._is_at_boundary:
             yield Save(self._state)
             yield Restart()
@@ -408,6 +411,8 @@ class Agent:
         self.answerer.forget_old_rounds(self._state)
         self._state = self.answerer.note_held(self._state)
         yield Save(self._state)
+        if has_jumped:
+            yield Save(self._state)  # a second time, so that both generations have the new number
         record = self._state.records[-1]
         self._phase = next_phase(self._phase, Trigger.OPEN)
         self._opened = now
@@ -463,12 +468,15 @@ class Agent:
 
     # -- following the neighbours ---------------------------------------------------------------
 
-    def _follow(self, now: float) -> None:
+    def _follow(self, now: float) -> bool:
+        """Go to the round that the claims of the neighbours call for; True if there is one."""
         target = self._jump_to or self._target(now)
         self._jump_to = None
-        if target is not None and target > self._state.round:
-            # A node whose latest state is lost may have sent queries up to one round ahead.
-            self._update(round=target if self._state.continuous else target + 2)
+        if target is None or target <= self._state.round:
+            return False
+        # A node whose latest state is lost may have sent queries up to one round ahead.
+        self._update(round=target if self._state.continuous else target + 2)
+        return True
 
     def _target(self, now: float) -> int | None:
         current = self.collector.current
@@ -542,14 +550,13 @@ class Agent:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
             yield from self._drop_neighbour(sender, now)
-            yield from self._stop_if_served(now)
         else:
             self.neighbours.arrive(sender, message.state)
             yield from self._greet(sender)
             if live and message.state in ("ready", "waiting"):  # said on every connection
                 yield from self._ask_again_for_pending([sender])
-            yield from self._stop_if_served(now)
-            yield from self._proceed(now)
+        yield from self._stop_if_served(now)
+        yield from self._proceed(now)
 
     def _drop_neighbour(self, name: str, now: float) -> Iterator[Effect]:
         """Mark *name* as departed, and wait for it no longer."""
@@ -648,7 +655,6 @@ class Agent:
         if not self.collector.receive(answer):
             yield Surplus(name, "repeated_answer")
             return
-        self.roster.answered(name)
         yield from self._close_if_complete(now)
 
     def _receive_late_answer(self, answer: Answer, record: RoundRecord) -> Iterator[Effect]:
@@ -735,6 +741,7 @@ class Agent:
             yield from self._spoil(term, now)
             return
         self._state, self._coupled_at = coupled, now
+        self.roster.answered(term.included)
         self.roster.opened(term.included)
         self.claims.coupled(term.included)
         yield from self._close(now, record.number, term)
@@ -757,6 +764,7 @@ class Agent:
         assert record is not None
         self._is_holding = True
         self.roster.missed(blamed)
+        self.roster.answered(self.collector.answers)
         answers = self.collector.end() if record.roster else {}
         self.collector.current = None
         self._state = progress.closed(self._state, record.number, "held", (), answers)

@@ -61,10 +61,11 @@ class Roster:
         if self._refusals[name] >= PATIENCE:
             self.missed([name])
 
-    def answered(self, name: str) -> None:
-        """Record an answer of *name* in time."""
-        self._refusals.pop(name, None)
-        self._misses[name] = max(self._misses.get(name, 0) - 1, 0)
+    def answered(self, names: Iterable[str]) -> None:
+        """Record that *names* answered in time, with answers that could be used."""
+        for name in names:
+            self._refusals.pop(name, None)
+            self._misses[name] = max(self._misses.get(name, 0) - 1, 0)
 
     def opened(self, roster: Collection[str]) -> None:
         """Record that the answers of *roster* were in range."""

@@ -13,13 +13,16 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_lab.simulation.memory_fleet import PARAMETERS, Faults
+from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange
+from cipherfleet_node.core.agent import LINGER_TIMEOUTS
+from cipherfleet_node.core.claims import FAR, PERIODS
 from cipherfleet_node.core.events import (
     MessageReceived,
     Publish,
     ReadingTaken,
+    Rejected,
     RoundClosed,
     Save,
     Surplus,
@@ -37,6 +40,7 @@ from tests.support.memory_fleet import (
     SHAPES,
     TIMEOUT,
     MemoryFleet,
+    Tap,
     agent_of,
     complete,
     coupled_of,
@@ -162,7 +166,7 @@ def test_silent_neighbour_closes_the_round_at_its_second_deadline() -> None:
     seat = fleet.seats["n01"]
     closed = {r.number: r for r in seat.reported}
     assert closed[2].silent == ("n00",)
-    (took_s,) = (at - r.opened for r, at in zip(seat.reported, seat.closed_at) if r.number == 2)
+    took_s = dict(zip(closed, seat.closed_at, strict=True))[2] - closed[2].opened
     # Each deadline is doubled if n00 was still in round 1 when it began.
     assert any(took_s == pytest.approx(count * TIMEOUT) for count in (2, 3, 4))
     assert all(not closed[k].silent for k in closed if k != 2)
@@ -200,7 +204,7 @@ def test_a_killed_node_without_a_last_will_costs_a_few_deadlines(shape: str, sea
     others = [name for name in fleet.seats if name != "n05"]
     assert all(coupled_of(fleet, name) >= 60 for name in others)
     last = max(fleet.seats[name].closed_at[-1] for name in others)
-    assert last < 20 * TIMEOUT, "of 55 rounds without it"
+    assert last < 40 * TIMEOUT, "of 55 rounds without it"
 
 
 @both
@@ -268,8 +272,9 @@ def test_a_restarted_node_rejoins_and_agrees(sealed: bool) -> None:
     fleet.start("n02")
     finish(fleet)
     done = rounds_of(fleet, "n02")
-    assert coupled_of(fleet, "n02") == 100
-    assert min(k for k in done if k > before) > before + 15, "it joins its neighbours' round"
+    assert coupled_of(fleet, "n02") >= 100
+    coupled = [r.number for r in fleet.seats["n02"].reported if r.is_coupled]
+    assert min(k for k in coupled if k > before) > before + 15, "it joins its neighbours' round"
     assert not reused_rounds(fleet)
     assert np.ptp(fleet.estimates(), axis=0).max() < 1e-4
 
@@ -568,85 +573,41 @@ def test_a_node_alone_cut_off_comes_back(sealed: bool) -> None:
 # -- sealed rosters -------------------------------------------------------------------------------
 
 
-def attempts_of(fleet: MemoryFleet, name: str) -> dict[int, list[str]]:
-    """The rosters that *name* asked in each round, in order."""
-    asked: dict[int, list[str]] = {}
-    for (sender, number, _), rosters in sorted(fleet.rosters.items()):
-        if sender == name:
-            asked.setdefault(number, []).extend(rosters)
-    return asked
+def rosters_of(fleet: MemoryFleet, name: str) -> dict[int, str]:
+    """The roster that *name* asked in each round."""
+    mine = {k: rosters for (sender, k), rosters in fleet.rosters.items() if sender == name}
+    return {k: " / ".join(rosters) for k, rosters in mine.items()}
 
 
-def test_a_silent_neighbour_costs_one_retry() -> None:
-    """The round in which it falls silent is asked twice, those after it once, without it."""
-    fleet = fleet_of(complete(5), rounds=12, sealed=True)
-    start_all(fleet)
-    fleet.advance(0.05)
-    fleet.kill("n04", last_will=False)
-    fleet.advance(1_000.0)
-    for name in names(4):
-        everyone = " ".join(other for other in names(5) if other != name)
-        rest = " ".join(other for other in names(4) if other != name)
-        asked = attempts_of(fleet, name)
-        twice = [k for k, rosters in asked.items() if len(rosters) > 1]
-        assert len(twice) == 1
-        assert asked[twice[0]] == [everyone, rest]
-        assert {tuple(asked[k]) for k in asked if k < twice[0]} == {(everyone,)}
-        assert {tuple(asked[k]) for k in asked if k > twice[0]} == {(rest,)}
-        assert rounds_of(fleet, name) == list(range(12))
-        silent = {r.number: r.silent for r in fleet.seats[name].reported}
-        assert all(silent[k] == (("n04",) if k >= twice[0] else ()) for k in silent)
-    assert fleet.rejected() == {}
-
-
-def test_the_sum_over_a_narrower_roster_is_that_of_its_members_alone() -> None:
-    quiet = drop(lambda sender, _r, m: sender == "n03" and isinstance(m, Answer))
+def test_a_sum_over_a_roster_is_that_of_its_members_alone() -> None:
+    """n03 never answers n00: the first coupled round of n00 is one that does not ask it."""
+    quiet = drop(lambda s, r, m: isinstance(m, Answer) and (s, r) == ("n03", "n00"))
     fleet = fleet_of(complete(4), rounds=1, sealed=True, tap=quiet)
-    fleet.run()
-    assert attempts_of(fleet, "n00")[0] == ["n01 n02 n03", "n01 n02"]
+    start_all(fleet)
+    while not any(closed.is_coupled for closed in fleet.seats["n00"].reported):
+        fleet.advance(fleet.now + 0.001)
+    closed = fleet.seats["n00"].reported[-1]
+    k = closed.number
+    assert rosters_of(fleet, "n00")[k] == "n01 n02"
+    assert closed.silent == ("n03",)
+    records = {name: agent_of(fleet, name).state.record(k) for name in names(3)}
     q, h = {}, {}
-    for name in names(4):
-        record = agent_of(fleet, name).state.records[-1]
+    for name, record in records.items():
+        assert record is not None
         q[name] = np.array(record.quantised, dtype=float)
         h[name] = own_weight(RoundRandomness(record.seed)) / 4096
     m = exchange.metropolis(3, 3) / 64
     expected = sum(m * h["n00"] * h[name] * (q[name] - q["n00"]) for name in ("n01", "n02"))
     # An average has no gradient: one round moves the estimate by the coupling term alone.
-    (closed,) = fleet.seats["n00"].reported
-    moved = closed.estimate / 2.0**-24 - q["n00"]
+    before = fleet.seats["n00"].reported[-2].estimate
+    moved = (closed.estimate - before) / 2.0**-24
     np.testing.assert_allclose(moved, expected, atol=4)  # resolutions: rounding and dither
-
-
-def test_answers_to_a_roster_that_was_given_up_are_not_read() -> None:
-    """They come late by more than a deadline; with those to the next roster they would tell."""
-    late: list[Answer] = []
-
-    def delayed(sender: str, receiver: str, message: Message) -> Message | None:
-        if isinstance(message, Answer) and message.round == 2:
-            if sender == "n03" and message.attempt == 0:
-                late.extend([message] if receiver == "n00" else [])
-                return None
-            return None if sender == "n01" and message.attempt == 1 else message
-        return message
-
-    fleet = fleet_of(complete(4), rounds=8, sealed=True, tap=delayed)
-    start_all(fleet)
-    fleet.advance(2.4 * TIMEOUT)  # who was a round behind has two deadlines
-    agent = agent_of(fleet, "n00")
-    record = agent.state.open_record
-    assert record is not None
-    assert (record.number, record.attempt, record.roster) == (2, 1, ["n01", "n02"])
-    effects = deliver(fleet, "n00", late[0])
-    assert rejections(effects) == []
-    assert "n03" not in agent.collector.answers
-    finish(fleet)
-    assert "n03" in fleet.seats["n00"].reported[2].silent
 
 
 @pytest.fixture
 def sealed_round() -> MemoryFleet:
-    """Four nodes, each next to each, in round 3, of which no answer arrives."""
-    blocked = drop(lambda _s, _r, m: isinstance(m, Answer) and m.round == 3)
+    """Four nodes, each next to each, in round 3. No query and no answer of it arrives."""
+    blocked = drop(lambda _s, _r, m: isinstance(m, Query | Answer) and m.round == 3)
     fleet = fleet_of(complete(4), rounds=8, sealed=True, tap=blocked)
     start_all(fleet)
     fleet.advance(0.5)
@@ -657,64 +618,78 @@ def sealed_round() -> MemoryFleet:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"attempt": 1, "roster": ["n00", "n02", "n03"]}, "second_query"),  # no fewer
-        ({"attempt": 1, "roster": ["n00", "n02"], "ciphertexts": [b"\1" * 128]}, "second_query"),
-        ({"attempt": 0, "roster": ["n00", "n02"]}, "second_query"),
-        ({"attempt": 1, "roster": ["n00"]}, "roster"),
-        ({"attempt": 1, "roster": ["n00", "n01"]}, "roster"),  # the asker itself
-        ({"attempt": 1, "roster": ["n02", "n00"]}, "roster"),
-        ({"attempt": 1, "roster": ["n00", "n02"]}, None),
-        ({"attempt": 7, "roster": ["n00", "n02"]}, None),
-        ({"attempt": 1, "roster": ["n02", "n03"]}, None),  # not asked
+        ({"roster": ["n00"]}, "roster"),
+        ({"roster": ["n00", "n01"]}, "roster"),  # the asker itself
+        ({"roster": ["n02", "n00"]}, "roster"),
+        ({"ciphertexts": [b"\1" * 127]}, "ciphertext_length"),
+        ({"roster": ["n02", "n03"]}, None),  # not asked
         ({}, None),
     ],
 )
-def test_no_attempt_covers_more_than_the_one_before(
+def test_a_sealed_query_is_answered_if_it_is_valid_and_asks_this_node(
     sealed_round: MemoryFleet, changes: dict[str, Any], reason: str | None
 ) -> None:
-    query = sealed_query(sealed_round, "n01", **changes)
+    query = msgspec.structs.replace(query_of(sealed_round, "n01"), **changes)
     effects = deliver(sealed_round, "n00", query)
     assert rejections(effects) == ([reason] if reason else [])
-    answers = [e for e in effects if isinstance(e, Publish) and isinstance(e.message, Answer)]
+    answers = [message for message in sent(effects) if isinstance(message, Answer)]
     assert len(answers) == (reason is None and "n00" in query.roster)
 
 
-def test_an_attempt_after_a_later_one_is_refused(sealed_round: MemoryFleet) -> None:
-    for attempt, roster in ((2, ["n00", "n02"]), (1, ["n00", "n02", "n03"])):
-        query = sealed_query(sealed_round, "n01", attempt=attempt, roster=roster)
-        effects = deliver(sealed_round, "n00", query)
-    assert rejections(effects) == ["stale_attempt"]
+@pytest.mark.parametrize(
+    "changes",
+    [{"roster": ["n00", "n02"]}, {"roster": ["n00", "n02"], "ciphertexts": [b"\1" * 128]}],
+)
+def test_no_second_query_of_a_round_is_answered_with_fewer_members_either(
+    sealed_round: MemoryFleet, changes: dict[str, Any]
+) -> None:
+    query = query_of(sealed_round, "n01")
+    assert query.roster == ["n00", "n02", "n03"]
+    deliver(sealed_round, "n00", query)
+    effects = deliver(sealed_round, "n00", msgspec.structs.replace(query, **changes))
+    assert rejections(effects) == ["second_query"]
+    assert sent(effects) == []
 
 
-def test_an_answer_from_outside_the_roster_is_refused(sealed_round: MemoryFleet) -> None:
-    sealed_round.advance(0.6)
-    sealed_round.kill("n03")  # its will is spoken: the others ask without it
-    sealed_round.advance(0.7)
-    record = agent_of(sealed_round, "n00").state.open_record
+def test_an_answer_from_outside_the_roster_is_refused() -> None:
+    fleet = fleet_of(complete(4), rounds=None, sealed=True)
+    start_all(fleet)
+    fleet.advance(0.3)
+    fleet.kill("n03")
+    fleet.tap = drop(lambda _s, _r, m: isinstance(m, Answer) and m.round > 40)
+    fleet.advance(100.0)
+    record = agent_of(fleet, "n00").state.open_record
     assert record is not None
-    assert (record.attempt, record.roster) == (1, ["n01", "n02"])
-    digest = sealed_query(sealed_round, "n00").digest
-    answer = Answer("toy", "n03", 1, "n00", 3, 1, digest, [b"\1" * 128])
-    assert rejections(deliver(sealed_round, "n00", answer)) == ["not_asked"]
+    assert record.roster == ["n01", "n02"]
+    digest = query_of(fleet, "n00", record.number).digest
+    answer = Answer("toy", "n03", 1, "n00", record.number, 0, digest, [b"\1" * 128])
+    assert rejections(deliver(fleet, "n00", answer)) == ["not_asked"]
 
 
 def test_a_sealed_answer_that_is_garbage_spoils_the_round_and_is_counted() -> None:
     """Nobody can tell whose it was: all of the roster are named, the estimate is held."""
+    fleet = fleet_of(complete(4), rounds=4, sealed=True)
+    fleet.tap = garbling(fleet, "n01", "n00", lambda k: k == 2)
+    fleet.run()
+    closed = {r.number: r for r in fleet.seats["n00"].reported}
+    assert closed[2].spoiled == closed[2].silent == ("n01", "n02", "n03")
+    assert np.array_equal(closed[2].estimate, closed[1].estimate)
+    assert coupled_of(fleet, "n00") == 4
+    assert agent_of(fleet, "n00").state.unbalanced
 
-    def garbled(sender: str, receiver: str, message: Message) -> Message:
-        if isinstance(message, Answer) and (sender, receiver, message.round) == ("n01", "n00", 2):
-            key = fleet.keys["n00"]
-            c = encrypt(key.public, mpz(7), key.obfuscator(mpz(7), mpz(9)))
+
+def garbling(fleet: MemoryFleet, sender: str, receiver: str, spoils: Callable[[int], bool]) -> Tap:
+    """A tap that replaces answers by an encryption of nonsense, in the rounds that it *spoils*."""
+
+    def tap(who: str, whom: str, message: Message) -> Message:
+        is_theirs = isinstance(message, Answer) and (who, whom) == (sender, receiver)
+        if is_theirs and spoils(message.round):
+            key = fleet.keys[receiver]
+            c = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
             return msgspec.structs.replace(message, ciphertexts=[c.to_bytes(128, "big")])
         return message
 
-    fleet = fleet_of(complete(4), rounds=4, sealed=True, tap=garbled)
-    fleet.run()
-    assert fleet.seats["n00"].rejected == {"out_of_range": 3}
-    closed = {r.number: r for r in fleet.seats["n00"].reported}
-    assert closed[2].silent == ("n01", "n02", "n03")
-    assert np.array_equal(closed[2].estimate, closed[1].estimate)
-    assert sorted(closed) == list(range(4))
+    return tap
 
 
 def test_a_node_with_too_few_neighbours_left_holds_its_estimate_and_serves_the_others() -> None:
@@ -725,39 +700,65 @@ def test_a_node_with_too_few_neighbours_left_holds_its_estimate_and_serves_the_o
     fleet.advance(1_000.0)
     for name in ("n01", "n05"):  # a neighbour each is left
         closed = fleet.seats[name].reported
-        held = [r for r in closed if len(r.silent) == 2]
+        held = [r for r in closed if not r.is_coupled]
         assert len(held) > 20
         assert all(np.array_equal(r.estimate, held[0].estimate) for r in held[1:])
     for name in ("n02", "n03", "n04"):
-        assert fleet.seats[name].stopped
-        assert not any(r.silent for r in fleet.seats[name].reported)
-    assert fleet.seats["n03"].closed_at[-1] < TIMEOUT
+        assert coupled_of(fleet, name) >= 30
+    assert all(r.is_coupled for r in fleet.seats["n03"].reported)
 
 
 def test_a_leaf_of_a_sealed_fleet_holds_unless_it_is_allowed_to_ask() -> None:
-    allowed, refused = (fleet_of(star(4), rounds=5, sealed=True) for _ in range(2))
-    refused.leaves_open = False
+    allowed, refused = (
+        fleet_of(star(4), rounds=5, sealed=True, leaves_open=is_open) for is_open in (True, False)
+    )
     allowed.run()
     assert allowed.silent() == 0
-    refused.run()
-    assert all(len(r.silent) == 1 for r in refused.seats["n01"].reported)
-    assert not any(r.silent for r in refused.seats["n00"].reported)
+    start_all(refused)
+    refused.advance(500.0)
+    assert coupled_of(refused, "n00") >= 5
+    assert refused.seats["n01"].reported
+    assert not any(r.is_coupled for r in refused.seats["n01"].reported)
 
 
 # -- claims ---------------------------------------------------------------------------------------
 
 
+def test_a_claim_far_away_moves_no_node_that_couples() -> None:
+    """Every node is shown the claim, and loses no round by it. The next test has those that hold."""
+    fleet = fleet_of(complete(5), rounds=30)
+    start_all(fleet)
+    fleet.advance(0.1)
+    for name in names(5)[1:]:
+        agent = agent_of(fleet, name)
+        k = agent.state.records[-1].number
+        lie = msgspec.structs.replace(query_of(fleet, "n00", k), round=10**12)
+        assert rejections(deliver(fleet, name, lie)) == ["far_round"]
+    finish(fleet)
+    for name in names(5)[1:]:
+        assert rounds_of(fleet, name) == list(range(30))
+
+
 @both
-def test_a_neighbour_that_claims_a_far_round_is_not_followed(sealed: bool) -> None:
+@pytest.mark.parametrize("shape", ["line", "ring", "complete"])
+def test_a_liar_moves_nobody_beyond_the_rounds_that_fit_in_the_time(
+    shape: str, sealed: bool
+) -> None:
+    """Also a leaf, and a node that holds, and in every round."""
+
     def boast(sender: str, _receiver: str, message: Message) -> Message:
-        if isinstance(message, Query) and sender == "n00" and message.round == 3:
-            return msgspec.structs.replace(message, round=1_000_000)
+        if isinstance(message, Query) and sender == "n00" and message.round >= 3:
+            return msgspec.structs.replace(message, round=10**12)
         return message
 
-    fleet = fleet_of(ring(5), rounds=10, tap=boast, sealed=sealed)
-    fleet.run()
+    fleet = fleet_of(SHAPES[shape](5), rounds=None, period_s=1.0, tap=boast, sealed=sealed)
+    start_all(fleet)
+    fleet.advance(200.0)
+    shortest_s = 1.0 / PERIODS
     for name in names(5)[1:]:
-        assert rounds_of(fleet, name) == list(range(10))
+        assert agent_of(fleet, name).round_number <= 200.0 / shortest_s + FAR + 1
+        assert coupled_of(fleet, name) >= 3
+    assert fleet.rejected()["far_round"] > 0
 
 
 # -- wrong messages -------------------------------------------------------------------------------
@@ -774,20 +775,11 @@ def collecting() -> MemoryFleet:
 
 
 def query_of(fleet: MemoryFleet, name: str, k: int = 3) -> Query:
-    saved = fleet.seats[name].saved
-    assert saved is not None
-    (record,) = [record for record in saved.records if record.number == k]
-    tags = PARAMETERS, fleet.keys[name].public.fingerprint[:8]
-    return Query("toy", name, saved.epoch, k, 0, [], *tags, record.query)
-
-
-def sealed_query(fleet: MemoryFleet, name: str, **changes: Any) -> Query:
-    """The query of *name*'s open round, changed."""
-    record = agent_of(fleet, name).state.open_record
+    """The query of round *k*, which *name* has opened."""
+    agent = agent_of(fleet, name)
+    record = agent.state.record(k)
     assert record is not None
-    query = query_of(fleet, name, record.number)
-    asked = {"attempt": record.attempt, "roster": record.roster}
-    return msgspec.structs.replace(query, **(asked | changes))
+    return agent.opener.query(agent.state, record)
 
 
 def answer_of(fleet: MemoryFleet, sender: str, receiver: str, plaintext: int) -> Answer:
@@ -801,9 +793,9 @@ def answer_of(fleet: MemoryFleet, sender: str, receiver: str, plaintext: int) ->
 def test_a_repeated_query_gets_the_very_same_answer(collecting: MemoryFleet) -> None:
     query = query_of(collecting, "n01")
     first, second = (deliver(collecting, "n00", query) for _ in range(2))
-    answers = [e.message for e in first + second if isinstance(e, Publish)]
-    assert len(answers) == 2
-    assert answers[0] == answers[1]
+    (answer,), (repeated,) = sent(first), sent(second)
+    assert answer == repeated
+    assert surpluses(second) == ["repeated_query"]
 
 
 def test_a_second_query_of_a_round_is_refused(collecting: MemoryFleet) -> None:
@@ -818,29 +810,45 @@ def test_a_second_query_of_a_round_is_refused(collecting: MemoryFleet) -> None:
 REPLACEMENTS = [
     ({"parameters": b"elsewise"}, "parameters"),
     ({"key": b"elsewise"}, "other_key"),
-    ({"epoch": 0}, "stale_epoch"),
-    ({"round": 0, "epoch": 2}, None),
     ({"ciphertexts": []}, "second_query"),
+    ({"roster": ["n00", "n02"]}, "roster"),  # a pairwise query has none
+    ({"round": 10**12}, "far_round"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "reason"), REPLACEMENTS)
 def test_a_wrong_query_is_refused_under_its_reason(
-    collecting: MemoryFleet, changes: dict[str, Any], reason: str | None
+    collecting: MemoryFleet, changes: dict[str, Any], reason: str
 ) -> None:
     wrong = msgspec.structs.replace(query_of(collecting, "n01"), **changes)
     effects = deliver(collecting, "n00", wrong)
-    if reason is not None:
-        assert rejections(effects) == [reason]
-        assert len(effects) == 1, "nothing is sent in return"
+    assert rejections(effects) == [reason]
+    assert len(effects) == 1, "nothing is sent in return"
 
 
-def test_a_query_of_a_round_long_closed_is_refused() -> None:
+def refusals(effects: list[Effect]) -> list[tuple[str, int]]:
+    """Reason and figure of each refusal that is sent."""
+    return [(m.reason, m.theirs) for m in sent(effects) if isinstance(m, Refusal)]
+
+
+def test_a_query_of_a_round_that_is_forgotten_is_refused_with_the_round_of_the_node() -> None:
     fleet = fleet_of(ring(3), tap=drop(lambda _s, _r, m: isinstance(m, Answer) and m.round == 7))
     start_all(fleet)
     fleet.advance(0.5)
     old = msgspec.structs.replace(query_of(fleet, "n01", 7), round=2)
-    assert rejections(deliver(fleet, "n00", old)) == ["stale_round"]
+    effects = deliver(fleet, "n00", old)
+    assert refusals(effects) == [("old", 7)]
+    assert rejections(effects) == [], "a late query is no fault"
+
+
+def test_a_query_of_an_earlier_start_is_refused_with_the_epoch_of_the_later_one(
+    collecting: MemoryFleet,
+) -> None:
+    query = query_of(collecting, "n01")
+    deliver(collecting, "n00", Presence("toy", "n01", 7, "ready"))
+    effects = deliver(collecting, "n00", query)
+    assert refusals(effects) == [("stale_epoch", 7)]
+    assert surpluses(effects) == ["stale_epoch"]
 
 
 @pytest.mark.parametrize(
@@ -859,11 +867,11 @@ def test_a_query_that_is_no_ciphertext_is_not_answered(bad: bytes, reason: str) 
         return message
 
     fleet = fleet_of(ring(3), rounds=3, tap=spoil)
-    fleet.run()
+    start_all(fleet)
+    fleet.advance(200.0)
     assert fleet.rejected()[reason] >= 6
-    assert all(closed.silent for closed in fleet.seats["n01"].reported) or not (
-        fleet.seats["n01"].reported
-    )
+    assert not any(closed.is_coupled for closed in fleet.seats["n01"].reported)
+    assert coupled_of(fleet, "n00") >= 3
 
 
 def test_an_answer_to_another_query_is_refused(collecting: MemoryFleet) -> None:
@@ -878,28 +886,28 @@ def test_late_and_early_answers_are_counted_without_blame(collecting: MemoryFlee
         assert deliver(collecting, "n00", answer) == [Surplus("n01", f"{reason}_answer")]
 
 
-def test_an_answer_from_an_earlier_start_is_refused(collecting: MemoryFleet) -> None:
+def test_an_answer_from_an_earlier_start_has_no_effect(collecting: MemoryFleet) -> None:
     answer = answer_of(collecting, "n01", "n00", 5)
     deliver(collecting, "n00", Presence("toy", "n01", 2, "ready"))
-    assert rejections(deliver(collecting, "n00", answer)) == ["stale_epoch"]
+    assert deliver(collecting, "n00", answer) == [Surplus("n01", "stale_epoch")]
 
 
 def test_a_last_will_from_an_earlier_start_is_ignored(collecting: MemoryFleet) -> None:
     deliver(collecting, "n00", Presence("toy", "n01", 2, "ready"))
-    assert rejections(deliver(collecting, "n00", Presence("toy", "n01", 1, "lost"))) == [
-        "stale_epoch"
-    ]
+    will = Presence("toy", "n01", 1, "lost")
+    assert deliver(collecting, "n00", will) == [Surplus("n01", "stale_epoch")]
+    assert "n01" in agent_of(collecting, "n00").neighbours.present
 
 
 @pytest.mark.parametrize(
     "bad", [bytes(128), b"\xff" * 128, b"short", int(toy_key(0).p).to_bytes(128)]
 )
-def test_an_answer_that_is_no_ciphertext_is_refused_and_can_be_mended(
+def test_an_answer_that_is_no_ciphertext_is_refused_and_a_valid_one_still_counts(
     collecting: MemoryFleet, bad: bytes
 ) -> None:
     good = answer_of(collecting, "n01", "n00", 5)
-    invalid_paths = msgspec.structs.replace(good, ciphertexts=[bad])
-    (reason,) = rejections(deliver(collecting, "n00", invalid_paths))
+    invalid = msgspec.structs.replace(good, ciphertexts=[bad])
+    (reason,) = rejections(deliver(collecting, "n00", invalid))
     assert reason.startswith("ciphertext_")
     assert deliver(collecting, "n00", good) == []
     closing = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", 5))
@@ -914,9 +922,8 @@ def test_a_neighbour_whose_answer_is_out_of_range_is_left_out_and_counted(
     before = agent_of(collecting, "n00").state
     deliver(collecting, "n00", answer_of(collecting, "n01", "n00", plaintext))
     effects = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", honest))
-    assert [(e.sender, e.reason) for e in effects if isinstance(e, Rejected)] == [
-        ("n01", "out_of_range")
-    ]
+    assert Rejected("n01", "out_of_range") in effects
+    assert rejections(effects) == ["out_of_range"]
     (closed,) = (effect for effect in effects if isinstance(effect, RoundClosed))
     assert closed.silent == ("n01",)
     # The honest answer counts, and it alone.
@@ -941,17 +948,10 @@ def test_a_round_in_which_all_lie_moves_by_nothing(collecting: MemoryFleet) -> N
 
 def test_a_fleet_with_one_liar_goes_on() -> None:
     """The liar's answers to n01 are garbage under the right key, in every round."""
-
-    def lie(sender: str, receiver: str, message: Message) -> Message:
-        if isinstance(message, Answer) and (sender, receiver) == ("n00", "n01"):
-            key = fleet.keys["n01"]
-            garbage = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
-            return msgspec.structs.replace(message, ciphertexts=[garbage.to_bytes(128, "big")])
-        return message
-
-    fleet = fleet_of(complete(4), rounds=10, tap=lie)
+    fleet = fleet_of(complete(4), rounds=40)
+    fleet.tap = garbling(fleet, "n00", "n01", lambda _k: True)
     fleet.run()
-    assert fleet.seats["n01"].rejected == {"out_of_range": 10}
+    assert 0 < fleet.seats["n01"].rejected["out_of_range"] < 10, "it is asked ever less often"
     assert all(closed.silent == ("n00",) for closed in fleet.seats["n01"].reported)
     assert fleet.now < 1.0
 
@@ -964,16 +964,16 @@ def test_a_neighbour_under_other_parameters_is_as_good_as_silent() -> None:
 
     fleet = fleet_of(ring(4), rounds=5, tap=otherwise)
     start_all(fleet)
-    fleet.advance(200.0)
+    fleet.advance(500.0)
     assert fleet.rejected()["parameters"] > 0
-    assert rounds_of(fleet, "n02") == list(range(5))
-    assert rounds_of(fleet, "n00") == [], "nobody answers a query under other parameters"
+    assert coupled_of(fleet, "n02") >= 5
+    assert coupled_of(fleet, "n00") == 0, "nobody answers a query under other parameters"
 
 
 # -- the end --------------------------------------------------------------------------------------
 
 
-def test_a_finished_node_lingers_for_the_last_query_of_a_neighbour() -> None:
+def test_a_done_node_stays_until_its_neighbour_has_its_rounds_as_well() -> None:
     asked: list[float] = []
 
     def late(sender: str, receiver: str, message: Message) -> bool:
@@ -985,34 +985,39 @@ def test_a_finished_node_lingers_for_the_last_query_of_a_neighbour() -> None:
     fleet = fleet_of(line(2), tap=drop(late))
     start_all(fleet)
     fleet.advance(1.0)
-    assert agent_of(fleet, "n00").phase is Phase.FINISHED
-    assert not fleet.seats["n00"].stopped
+    assert agent_of(fleet, "n00").phase is Phase.READING
+    assert fleet.presence["n00"].state == "done"
     assert agent_of(fleet, "n01").phase is Phase.COLLECTING
     finish(fleet)
     assert fleet.silent() == 0
-    assert fleet.now < TIMEOUT
+    assert coupled_of(fleet, "n00") == coupled_of(fleet, "n01") == 8
+    assert fleet.now < 3 * TIMEOUT
 
 
-def test_a_last_answer_that_is_lost_costs_its_asker_no_more_than_its_deadlines() -> None:
+def test_a_last_answer_that_is_lost_is_replaced_by_that_of_a_further_round() -> None:
     fleet = fleet_of(
         line(2),
         tap=drop(lambda s, _r, m: isinstance(m, Answer) and (s, m.round) == ("n00", 7)),
     )
     fleet.run()
-    assert rounds_of(fleet, "n00") == list(range(8))
-    assert rounds_of(fleet, "n01") == list(range(7)), "nobody is left to close it with"
-    assert fleet.now < 4 * TIMEOUT
+    assert coupled_of(fleet, "n00") >= 8
+    assert coupled_of(fleet, "n01") == 8, "n00 goes on for it"
+    assert fleet.now < 12 * TIMEOUT
 
 
-def test_a_finished_node_does_not_linger_for_ever() -> None:
+@pytest.mark.parametrize("last_will", [True, False])
+def test_a_finished_node_does_not_stay_for_ever(last_will: bool) -> None:
+    """Its neighbour is done, and does not say any more that it has finished."""
     fleet = fleet_of(line(2))
+    farewell = Presence("toy", "n01", 1, "finished")
+    fleet.tap = drop(lambda _s, _r, message: message == farewell)
     start_all(fleet)
-    fleet.tap = drop(
-        lambda s, r, m: isinstance(m, Query) and (s, r) == ("n01", "n00") and m.round == 7
-    )
     fleet.advance(0.5)
-    fleet.kill("n01", last_will=False)
-    fleet.advance(100.0)
+    assert agent_of(fleet, "n00").phase is Phase.FINISHED
+    fleet.kill("n01", last_will=last_will)
+    fleet.advance(1.0)
+    assert fleet.seats["n00"].stopped == last_will
+    fleet.advance(LINGER_TIMEOUTS * TIMEOUT + 1.0)
     assert fleet.seats["n00"].stopped
 
 
@@ -1045,14 +1050,14 @@ def test_a_node_without_a_reading_says_so_and_joins_when_it_has_one() -> None:
     reading_of, fleet.seats["n00"].samples = fleet.seats["n00"].samples, ()
     start_all(fleet)
     fleet.advance(30.0)
-    assert presence_of(fleet, "n00") == "alert"
+    assert fleet.presence["n00"].state == "alert"
     assert agent_of(fleet, "n00").phase is Phase.STARTING
     fleet.advance(90.0)
     assert rounds_of(fleet, "n01"), "the others begin without it after start_timeout_s"
     fleet.seats["n00"].unread = reading_of
     fleet.advance(120.0)
     assert rounds_of(fleet, "n00")
-    assert presence_of(fleet, "n00") == "ready"
+    assert fleet.presence["n00"].state == "ready"
     assert not reused_rounds(fleet)
 
 

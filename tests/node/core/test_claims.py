@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,7 +91,7 @@ def jump_times(claims: Claims, until: float) -> list[float]:
 
 def test_the_wait_between_single_jumps_doubles_up_to_its_limit() -> None:
     jumps = jump_times(claims_of(UNSEEN, UNSEEN), 5_000 * DEADLINE_S)
-    waits = [(b - a) / DEADLINE_S for a, b in zip(jumps, jumps[1:], strict=False)]
+    waits = [(b - a) / DEADLINE_S for a, b in itertools.pairwise(jumps)]
     doubled = [float(FIRST_WAIT << n) for n in range(10)]
     assert waits[:10] == doubled
     assert set(waits[10:]) == {float(LONGEST_WAIT)}

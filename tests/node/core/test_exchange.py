@@ -306,7 +306,7 @@ def test_the_query_vector_is_what_plain_arithmetic_makes() -> None:
     ]
     assert numbers(VECTORS["query"]) == expected
     query = [bytes.fromhex(item) for item in VECTORS["query"]]
-    message = Query("f", "i", 1, VECTORS["round"], 0, [], b"", b"", query)
+    message = Query("f", "i", 1, VECTORS["round"], [], -1, [], False, b"", b"", query)
     assert message.digest.hex() == VECTORS["digest"]
 
 

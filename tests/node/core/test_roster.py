@@ -1,4 +1,4 @@
-"""Which neighbours are asked: back-off of the mute ones, and halves when answers are out of range."""
+"""Which neighbours are asked: back-off of the mute ones, and halves of a spoiled roster."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_a_mute_neighbour_is_asked_ever_less_often(misses: int) -> None:
 
 def test_an_answer_takes_one_miss_away_and_not_all() -> None:
     roster = after_misses(4)
-    roster.answered("n0")
+    roster.answered(["n0"])
     assert asked_in(roster, range(16), "n0") == [0, 4, 8, 12]
     for _ in range(5):
-        roster.answered("n0")
+        roster.answered(["n0"])
     assert asked_in(roster, range(4), "n0") == [0, 1, 2, 3]
 
 
@@ -67,7 +67,7 @@ def test_only_refusals_without_end_count_as_misses() -> None:
     assert not roster.has_missed("n0")
     roster.refused("n0")
     assert roster.has_missed("n0")
-    roster.answered("n0")
+    roster.answered(["n0"])
     for _ in range(PATIENCE - 1):
         roster.refused("n0")
     assert not roster.has_missed("n0"), "an answer ends the row"
@@ -168,8 +168,7 @@ def happen(roster: Roster, what: str, names: list[str], asked: list[str], k: int
         case "missed":
             roster.missed(names)
         case _:
-            for name in names:
-                roster.answered(name)
+            roster.answered(names)
 
 
 @given(st.sampled_from([1, 2]), happenings, st.sets(st.sampled_from(NAMES), min_size=4))
@@ -195,7 +194,6 @@ def test_a_sound_neighbour_is_asked_again_in_the_end(script: list[tuple[str, lis
         happen(roster, what, names, roster.choose(NAMES, k), k)
     for k in range(len(script), len(script) + 1_200):
         asked = roster.choose(NAMES, k)
-        for name in asked:
-            roster.answered(name)
+        roster.answered(asked)
         roster.opened(asked)
     assert roster.choose(NAMES, 1_301) == NAMES

@@ -276,7 +276,7 @@ def test_mask_vectors_hold() -> None:
         assert [str(value) for value in seal.masks(query, modulus)] == case["values"]
 
 
-# -- why an answerer remembers rosters --------------------------------------------------------------------------
+# -- why an answerer remembers rosters -----------------------------------------------------------
 
 
 def test_sums_over_two_rosters_with_the_same_draws_isolate_one_neighbours_term() -> None:

@@ -1,15 +1,14 @@
 """Copies and fingerprints of agents, so that a search can branch at any event.
 
-Both walk the object graph of an agent in the same way. Values that never change are shared: numbers,
-texts, bytes, frozen structs, enums, and the setup of the node. Everything else is copied. An object
-that cannot be copied faithfully, such as a function that an agent keeps, raises TypeError.
+Both walk the object graph of an agent in the same way. Values that never change are shared:
+numbers, texts, bytes, frozen structs, enums, and the setup of the node. Everything else is copied.
+An object that cannot be copied faithfully, such as a function, raises TypeError.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from functools import cache
 from typing import Any, Literal
 
 import msgspec
@@ -30,12 +29,18 @@ KINDS: tuple[tuple[type, Kind], ...] = (
     (deque, "deque"),
     (np.ndarray, "array"),
 )
+_known: dict[type, Kind] = {}
 SHARED = ("atom", "struct", "setup")
 
 
-@cache
 def kind_of(cls: type) -> Kind:
     """Return how values of *cls* are treated; raises TypeError if they cannot be copied."""
+    if cls not in _known:
+        _known[cls] = _kind_of(cls)
+    return _known[cls]
+
+
+def _kind_of(cls: type) -> Kind:
     if issubclass(cls, ATOMS):
         return "atom"
     if issubclass(cls, msgspec.Struct) and cls.__struct_config__.frozen:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Iterable
+from itertools import combinations, pairwise
 
 from .model_nodes import Graph
 
 
-def _graph(edges: object) -> Graph:
+def _graph(edges: Iterable[tuple[str, str]]) -> Graph:
     graph: dict[str, list[str]] = {}
-    for a, b in edges:  # type: ignore[attr-defined]
+    for a, b in edges:
         graph.setdefault(a, []).append(b)
         graph.setdefault(b, []).append(a)
     return {name: sorted(graph[name]) for name in sorted(graph)}
@@ -20,13 +21,13 @@ def complete(n: int) -> Graph:
 
 
 def star(leaves: int) -> Graph:
-    """A hub `a` whose neighbours have two neighbours each: the hub and the next leaf."""
+    """Return the graph of a hub `a` with *leaves* leaves."""
     return _graph([("a", leaf) for leaf in "bcdef"[:leaves]])
 
 
 def line(n: int) -> Graph:
     names = "abcdef"[:n]
-    return _graph(zip(names, names[1:], strict=False))
+    return _graph(pairwise(names))
 
 
 def ring(n: int) -> Graph:

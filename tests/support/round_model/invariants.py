@@ -6,6 +6,8 @@ the half weights did not differ from draw to draw. SECURITY.md says which of the
 
 from __future__ import annotations
 
+from cipherfleet_node.core.state import HISTORY_ROUNDS
+
 from .model_nodes import DEADLINE_S
 from .world import STEP, Action, Violation, World
 
@@ -14,11 +16,13 @@ KINDS = {
     "two_rosters": "a node sent two different rosters under one round number",
     "two_answers": "a node answered two different queries of one asker and round",
     "isolated": "sums that an asker holds give one term of one neighbour, exactly",
-    "isolated_change": "sums that an asker holds give a combination of several terms of one neighbour",
+    "isolated_change": "sums that an asker holds give a combination of terms of one neighbour",
     "nearly_isolated": "two sums differ by one neighbour, and all others stood still",
     "nearly_isolated_change": "one neighbour moved between two sums, and all others stood still",
     "half_weight": "two pairwise answers give a half weight, and with it an estimate",
     "redrawn": "two pairwise answers have other half weights, though both ends stood still",
+    "opened_in_part": "a node opened sealed answers that are not those of a whole roster",
+    "unsaved": "a query or an answer was sent that the saved state does not have",
     "spoiled": "honest answers were out of range together",
     "exception": "an agent failed",
     "spin": "timers fire without an end at one moment",
@@ -28,7 +32,16 @@ KINDS = {
     "one_end": "a round of an edge was counted at one end only",
 }
 SECRECY = frozenset(
-    {"two_queries", "two_rosters", "two_answers", "isolated", "half_weight", "spoiled"}
+    {
+        "two_queries",
+        "two_rosters",
+        "two_answers",
+        "isolated",
+        "half_weight",
+        "opened_in_part",
+        "unsaved",
+        "spoiled",
+    }
 )
 FAILURES = frozenset({"exception", "spin", "deadlock", "apart", "idle"})
 
@@ -50,6 +63,10 @@ def heal(world: World, healing_s: float = HEALING_S) -> None:
     while world.now < end and world.steps < limit:
         world.apply(STEP)
     world.violations |= frozenset(_unhealed(world))
+    world.violations |= {
+        Violation("one_end", name, f"{other}, round {k}")
+        for name, other, k in counted_at_one_end(world)
+    }
 
 
 def _unhealed(world: World) -> list[Violation]:
@@ -67,12 +84,12 @@ def _unhealed(world: World) -> list[Violation]:
 def counted_at_one_end(world: World) -> set[tuple[str, str, int]]:
     """Return the counter, the other end and the round of each edge-round counted at one end only.
 
-    Rounds that are open at a node, or were closed last, are not considered.
+    Rounds that may still be pending at one of them are not considered.
     """
     found = set()
     for name, node in world.nodes.items():
         for other, k in node.counted:
             latest = min(node.round_number, world.nodes[other].round_number)
-            if k < latest - 1 and (name, k) not in world.nodes[other].counted:
+            if k < latest - HISTORY_ROUNDS and (name, k) not in world.nodes[other].counted:
                 found.add((name, other, k))
     return found

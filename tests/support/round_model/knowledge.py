@@ -7,8 +7,8 @@ it: an answer that was published counts as received, even if the model delays or
 answerer (its q_j, half weight and dither) the unknowns are the vector U = M (H_j q_j + e_ji) and
 the number M H_j. Each entry of a sum is one linear equation in these unknowns.
 
-**Isolation.** A linear combination of sums *isolates* an answerer if all other answerers drop out of
-it. The number of independent combinations of this kind is the rank of all equations less the rank
+**Isolation.** A linear combination of sums *isolates* an answerer if all others drop out of it. The
+number of independent combinations of this kind is the rank of all equations less the rank
 of the equations without the columns of that answerer. It is computed modulo a prime. Ranks modulo
 a large random-looking prime are too small only with negligible probability.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 
@@ -27,7 +27,8 @@ ENTRIES = 3  # of an estimate, in the equations; the model's own estimates have 
 PRIME = (1 << 61) - 1
 WINDOW = 70  # so many of the latest sums of an asker are compared
 Sum = frozenset[Term]
-Column = tuple[object, ...]
+Version = tuple[str, int, bytes]  # of an answerer: see `Term.version`
+Column = tuple[Version, int | str]  # a version, and an entry of U or the word `weight`
 Row = dict[Column, int]
 
 
@@ -45,15 +46,12 @@ def _isolated(sums: frozenset[Sum]) -> tuple[frozenset[str], frozenset[str]]:
     rows = [row for one in sums for row in _equations(one)]
     everything = _rank(rows)
     versions = {term.version for one in sums for term in one}
-    single = {
-        version[0]
-        for version in versions
-        if _rank(_without(rows, lambda c, v=version: c[0] == v)) < everything
-    }
-    names = {version[0] for version in versions} - single
-    several = {
-        name for name in names if _rank(_without(rows, lambda c, n=name: c[0][0] == n)) < everything
-    }
+    single = {v[0] for v in versions if _rank(_without(rows, {v})) < everything}
+    several = set[str]()
+    for name in {version[0] for version in versions} - single:
+        of_name = {version for version in versions if version[0] == name}
+        if _rank(_without(rows, of_name)) < everything:
+            several.add(name)
     return frozenset(single), frozenset(several)
 
 
@@ -90,8 +88,8 @@ def _entry(asked: int, entry: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{asked} {entry}".encode()).digest()[:4], "big")
 
 
-def _without(rows: Sequence[Row], is_left_out: Callable[[Column], bool]) -> list[Row]:
-    return [{c: v for c, v in row.items() if not is_left_out(c)} for row in rows]
+def _without(rows: Sequence[Row], versions: set[Version]) -> list[Row]:
+    return [{c: v for c, v in row.items() if c[0] not in versions} for row in rows]
 
 
 def _rank(rows: Iterable[Row]) -> int:
@@ -123,8 +121,8 @@ def _places(one: Sum) -> frozenset[Hashable]:
 def near(new: Sum, sums: Iterable[Sum]) -> tuple[frozenset[str], frozenset[str]]:
     """Return what *new* and one of *sums* isolate nearly, if draws were no difference.
 
-    The first set names the answerers that are in one of two sums only, while all others stand still.
-    The second one names those that have moved between two sums while all others stood still.
+    The first set names the answerers that are in one of two sums only, while all others stand
+    still. The second one names those that have moved between two sums while all others stood still.
     """
     alone, moved = set[str](), set[str]()
     for one in sums:

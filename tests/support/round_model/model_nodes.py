@@ -16,10 +16,17 @@ import numpy as np
 
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Setup
-from cipherfleet_node.core.messages import Presence, PresenceState
+from cipherfleet_node.core.messages import Answer, Message, Presence, PresenceState, Query
 from cipherfleet_node.core.randomness import FloatVector, seeds_of
 from cipherfleet_node.core.sealed import Seal
-from cipherfleet_node.core.state import State, after_damage, after_loss, first_state
+from cipherfleet_node.core.state import (
+    AnsweredQuery,
+    State,
+    after_damage,
+    after_loss,
+    first_state,
+    note_answered,
+)
 from cipherfleet_node.settings.sections import Algorithm
 
 from .copies import fingerprint
@@ -32,8 +39,10 @@ DEADLINE_S = 1.0
 ALGORITHM = Algorithm(answer_timeout_s=DEADLINE_S, start_timeout_s=2.0, period_s=0.25)
 
 Graph = Mapping[str, Sequence[str]]
-Memory = Literal["saved", "damaged", "old", "lost"]  # the state that a restart finds
-MEMORIES: tuple[Memory, ...] = ("saved", "damaged", "old", "lost")
+# The state that a restart finds: the latest; the one before, since the latest is damaged; an old
+# copy that the node recognises as one; none; or an old copy that it does not recognise.
+Memory = Literal["saved", "damaged", "copy", "lost", "unnoticed"]
+MEMORIES: tuple[Memory, ...] = ("saved", "damaged", "copy", "lost")
 
 
 class Still:
@@ -44,7 +53,7 @@ class Still:
     ready = True
 
     def __init__(self, place: int) -> None:
-        # In the middle of a step, so that neither the noise of the start nor the rounding leaves it.
+        # In the middle of a step: neither the noise of the start nor the rounding leaves it.
         self._start = (1000 * place * STEP + STEP // 2) * RESOLUTION
 
     def absorb(self, samples: object) -> None:
@@ -73,6 +82,11 @@ class Saved:
     state: bytes
     counted: frozenset[tuple[str, int]]
 
+    def noting(self, entry: AnsweredQuery) -> Saved:
+        """Return this generation with *entry*."""
+        state = note_answered(decode(self), entry)
+        return Saved(msgspec.msgpack.encode(state), self.counted)
+
 
 @dataclass
 class ModelNode:
@@ -89,6 +103,7 @@ class ModelNode:
     down_until: float | None = None  # when its process starts again, or its connection returns
     effects_left: int | None = None  # of the next event, until the process dies
     memory: Memory = "saved"  # what the next start finds
+    durable: State | None = None  # what its process saved last
     counted: frozenset[tuple[str, int]] = frozenset()
     stopped_at: float = 0.0
     coupled_at: float = -1.0  # when it opened a sum last
@@ -100,6 +115,27 @@ class ModelNode:
         if self.agent is not None:
             return self.agent.round_number
         return decode(self.saved).round if self.saved else 0
+
+    def note(self, entry: AnsweredQuery) -> None:
+        """Keep *entry* in both generations. An old copy does not have it."""
+        if self.durable is not None:
+            self.durable = note_answered(self.durable, entry)
+        if self.saved is not None:
+            self.saved = self.saved.noting(entry)
+        if self.previous is not None:
+            self.previous = self.previous.noting(entry)
+
+    def has_saved(self, message: Message) -> bool:
+        """True if the saved state would repeat *message*, or refuse another one in its place."""
+        records = self.durable.records if self.durable else []
+        match message:
+            case Query():
+                sent = message.ciphertexts, message.roster
+                return any((r.query, r.roster) == sent for r in records)
+            case Answer():
+                answered = (r.answered for r in records if r.number == message.round)
+                return any(message.query == a.get(message.receiver) for a in answered)
+        return True
 
     def note_counted(self, state: State) -> None:
         """Note which edge-rounds *state* has counted; of older rounds what was noted stays."""
@@ -142,19 +178,24 @@ def start_agent(node: ModelNode, order: Sequence[str], now: float) -> None:
     state = _remember(node)
     node.saved = Saved(msgspec.msgpack.encode(state), node.counted)
     node.memory, node.down_until, node.effects_left = "saved", None, None
+    node.durable = state
     node.agent = Agent(_setup(node, order, now), state)
 
 
 def _remember(node: ModelNode) -> State:
     """Return the state of the next start, and set what it has counted."""
     generation = node.saved if node.memory == "saved" else node.previous
+    draw = 1000 * node.epoch  # stands for a random number
     if node.memory == "lost" or generation is None:
         node.previous, node.counted = None, frozenset()
-        first = first_state(FLEET, node.name, PARAMETERS, node.epoch, 1000 * node.epoch)
-        return after_loss(first, 1000 * node.epoch) if node.epoch > 1 else first
+        first = first_state(FLEET, node.name, PARAMETERS, node.epoch, draw)
+        return first if node.epoch == 1 else after_loss(first, draw)
     node.counted = generation.counted
     state = decode(generation)
-    state = after_damage(state) if node.memory == "damaged" else state
+    if node.memory == "damaged":
+        state = after_damage(state)
+    elif node.memory == "copy":
+        state = after_loss(state, draw)
     return msgspec.structs.replace(state, epoch=node.epoch)
 
 

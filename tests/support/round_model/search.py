@@ -38,7 +38,7 @@ class Limits:
     focus: frozenset[str] = frozenset()  # only their messages and wills are disturbed; empty: all
     crashing: frozenset[str] = frozenset()  # only these nodes crash; empty: all
     effects: tuple[int, ...] = (0, 1, 2, 3, 4)  # of an event, after which a process dies
-    is_healed: bool = False  # check progress at the end of each schedule
+    healing_s: float = 0.0  # check progress so long after each schedule; 0: not at all
 
 
 @dataclass
@@ -95,7 +95,7 @@ class _Search:
         """Visit all schedules of at most *most* faults; False if it had to end before."""
         visited = set[int]()
         stack: list[tuple[World, Schedule, Iterator[Action]]] = []
-        stack.append((world, (), self._actions(world, (), most)))
+        stack.append((world, (), self._actions(world, ())))
         while stack and not self._is_over():
             world, schedule, actions = stack[-1]
             action = next(actions, None)
@@ -109,7 +109,7 @@ class _Search:
             key = hash((child.fingerprint(), _spent(after)))
             if key not in visited:
                 visited.add(key)
-                stack.append((child, after, self._actions(child, after, most)))
+                stack.append((child, after, self._actions(child, after)))
         return not stack
 
     def _child(self, world: World, schedule: Schedule, action: Action) -> tuple[World, Schedule]:
@@ -140,7 +140,7 @@ class _Search:
         is_found = any(kind in self.report.found for kind in self.wanted)
         return is_found or time.monotonic() > self.until or self.report.states >= self.states
 
-    def _actions(self, world: World, schedule: Schedule, most: int) -> Iterator[Action]:
+    def _actions(self, world: World, schedule: Schedule) -> Iterator[Action]:
         limits, slowest = self.limits, min(n.round_number for n in world.nodes.values())
         if self._is_at_end(world):
             self._end(world, schedule)
@@ -156,9 +156,9 @@ class _Search:
         self.report.schedules += 1
         for _, reason in world.rejected:
             self.report.rejected[reason] += 1
-        if self.limits.is_healed:
+        if self.limits.healing_s:
             healed = world.fork()
-            heal(healed)
+            heal(healed, self.limits.healing_s)
             self.report.note(healed, schedule, world.violations)
 
 
@@ -171,8 +171,8 @@ def faults_of(world: World, limits: Limits) -> Iterator[Action]:
     if world.flights:
         yield from _faults_of_flights(world, limits)
         return
-    for index in range(len(world.withheld)):
-        yield Action("release", index=index)
+    for place in range(len(world.withheld)):
+        yield Action("release", place=place)
     for name, node in world.nodes.items():
         if node.is_connected and node.effects_left is None:
             shown = [other for other in node.neighbours if _is_in(limits.focus, other)]

@@ -1,9 +1,9 @@
 """An exchange without encryption, whose ciphertexts are symbols.
 
-A query carries the asker's quantised estimate q_i. An answer carries a `Term`: all that its plaintext
-M (H_j (q_j - q_i) + e_ji) is a function of. In the sealed exchange a term is masked: it opens only
-together with the terms of the whole roster of the same query. A sum is the multiset of its terms.
-So what an asker could compute from the answers that it holds follows from the symbols alone.
+A query carries the asker's quantised estimate q_i. An answer carries a `Term`: all that its
+plaintext M (H_j (q_j - q_i) + e_ji) is a function of. In the sealed exchange a term is masked: it
+opens only together with the terms of the whole roster of the same query. A sum is the multiset of
+its terms. So what an asker could compute from its answers follows from the symbols alone.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class SymbolicExchange:
     def __init__(self, node: str, seal: Seal | None) -> None:
         self.node, self.seal = node, seal
         self.opened: list[frozenset[Term]] = []  # sums opened since the caller emptied this list
+        self.has_opened_part = False
 
     @property
     def sealed(self) -> bool:
@@ -120,6 +121,7 @@ class SymbolicExchange:
         data = [self.serialise(answer)[0] for answer in answers.values()]
         terms = frozenset(msgspec.msgpack.decode(item, type=Term) for item in data)
         if not opens(terms):
+            self.has_opened_part = True
             raise RemoteProtocolError("out_of_range", "a part of a sealed sum does not open")
         self.opened.append(terms)
         versions = repr(sorted((term.version, term.asked) for term in terms)).encode()

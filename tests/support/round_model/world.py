@@ -1,15 +1,15 @@
 """A fleet of real agents with symbolic ciphertexts, in which a search decides every event.
 
-**Time.** Messages take no time unless a fault delays them. Time passes only when no message is under
-way: then the earliest timer fires. Rounds are paced by the period, a quarter of a deadline.
+**Time.** Messages take no time unless a fault delays them. Time passes only when no message is
+under way: then the earliest timer fires. The period of the rounds is a quarter of a deadline.
 
 **Order.** Messages are delivered in the order in which they were published. Every other order is a
 fault of kind `reorder`. So a schedule is a list of faults, each with the step at which it happens.
 
-**Faults.** `late` withholds a message until it is released or the faults end; `drop` and `duplicate`
-are meant literally; `will` shows one neighbour the last will of a node that is there; `crash` ends a
-process, possibly in the middle of an event, and says which memory the next start finds; `cut` ends a
-connection, and `reorder` delivers another message first.
+**Faults.** `late` withholds a message until it is released or the faults end. `drop` loses a
+message, `duplicate` delivers it now and once more later, and `reorder` delivers another one first.
+`will` shows one neighbour the last will of a node that is there. `crash` ends a process, possibly
+in the middle of an event, and says which memory the next start finds. `cut` ends a connection.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from cipherfleet_node.core.events import (
     Effect,
     Event,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -79,7 +80,7 @@ class Action(NamedTuple):
     kind: str
     node: str = ""
     other: str = ""  # a neighbour, or the sender of another message
-    index: int = 0  # of a withheld message, or of effects until the process dies
+    place: int = 0  # of a withheld message, or of effects until the process dies
     memory: Memory = "saved"
     down_s: float = 0.0
     message: str = ""  # kind of the message that is withheld, dropped or repeated; for the reader
@@ -154,7 +155,7 @@ class World:
         self._deliver(self.flights.pop(0))
 
     def _release(self, action: Action) -> None:
-        self._deliver(self.withheld.pop(action.index))
+        self._deliver(self.withheld.pop(action.place))
 
     def _will(self, action: Action) -> None:
         will = will_of(self.presence[action.node])
@@ -169,8 +170,8 @@ class World:
     def _crash(self, action: Action) -> None:
         node = self.own(action.node)
         node.memory, node.down_until = action.memory, self.now + action.down_s
-        node.effects_left = action.index
-        if not action.index:
+        node.effects_left = action.place
+        if not action.place:
             self._die(node)
 
     def _cut(self, action: Action) -> None:
@@ -269,7 +270,10 @@ class World:
         self._note_opened(node)
 
     def _note_opened(self, node: ModelNode) -> None:
-        """Note that the agent has opened a sum since the last effect."""
+        """Note what the agent has opened since the last effect."""
+        if node.exchange.has_opened_part:
+            node.exchange.has_opened_part = False
+            self._violate("opened_in_part", node.name)
         if node.exchange.opened:
             node.coupled_at = self.now
             node.exchange.opened.clear()
@@ -280,7 +284,12 @@ class World:
                 node.previous = node.saved
                 node.note_counted(state)
                 node.saved = Saved(msgspec.msgpack.encode(state), node.counted)
+                node.durable = state
+            case Note(entry):
+                node.note(entry)
             case Publish(message):
+                if not node.has_saved(message):
+                    self._violate("unsaved", node.name, message.KIND)
                 self._note(message)
                 if node.is_connected:
                     self._publish(node, message)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from cipherfleet_node.core.randomness import Draw, seeds_of, state_fingerprint
 from cipherfleet_node.core.wire import decode
 from cipherfleet_node.errors import WireError
 from tests.support.paths import ROOT
@@ -88,6 +89,20 @@ def test_seeds_hold(case: Any) -> None:
     assert hashed.hex() == case["hashed"]
     assert fingerprint.hex() == case["fingerprint"]
     assert hmac.digest(secret, data, "sha256").hex() == case["seed"]
+
+
+def test_a_draw_belongs_to_a_state() -> None:
+    """The seed depends on estimate, kick and counter, and on nothing else."""
+    seeds = seeds_of(bytes(32))
+    at_rest = state_fingerprint([1.0, 2.0], 0.0)
+    assert seeds(Draw(at_rest, 0, since=3)) == seeds(Draw(at_rest, 0, since=9))
+    others = [
+        Draw(state_fingerprint([1.0, 2.0000000000000004], 0.0), 0, since=3),
+        Draw(state_fingerprint([2.0, 1.0], 0.0), 0, since=3),
+        Draw(state_fingerprint([1.0, 2.0], 1e-9), 0, since=3),
+        Draw(at_rest, 1, since=3),
+    ]
+    assert len({seeds(draw) for draw in [Draw(at_rest, 0, since=3), *others]}) == 5
 
 
 @pytest.mark.parametrize("case", IDENTITIES["claims"], ids=lambda each: each["name"])

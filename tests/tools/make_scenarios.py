@@ -16,9 +16,9 @@ import msgspec
 
 from cipherfleet_node.conformance.scenario import (
     Delivery,
+    NodeScenario,
     NodeSetup,
     Published,
-    Scenario,
     Step,
     Transcript,
 )
@@ -406,12 +406,12 @@ def giving_up() -> RecordedFleet:
     return fleet
 
 
-def make_scenario(name: str) -> Scenario:
+def make_scenario(name: str) -> NodeScenario:
     """Return the scenario *name*, from a new run."""
     make, section = MADE[name]
     fleet = make()
     about = (make.__doc__ or "").strip()
-    return Scenario(name, about, section, fleet.setups["a"], fleet.steps("a"))
+    return NodeScenario(name, about, section, fleet.setups["a"], fleet.steps("a"))
 
 
 # -- transcripts ----------------------------------------------------------------------------------

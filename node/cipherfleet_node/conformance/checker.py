@@ -22,10 +22,10 @@ from cipherfleet_node.errors import ConfigError
 
 from .scenario import (
     Closed,
+    NodeScenario,
     NodeSetup,
     Outcome,
     Saved,
-    Scenario,
     ScenarioEffect,
     ScenarioEvent,
 )
@@ -77,14 +77,14 @@ def check_folder(folder: Path, command: str | None) -> ConformanceResult:
     return ConformanceResult(results, sum(1 for result in results if result.problem))
 
 
-def _read(file: Path) -> Scenario:
+def _read(file: Path) -> NodeScenario:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Scenario)
+        return msgspec.json.decode(file.read_bytes(), type=NodeScenario)
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{file}: is not a scenario: {error}") from None
 
 
-def _check(scenario: Scenario, opened: Open) -> ScenarioResult:
+def _check(scenario: NodeScenario, opened: Open) -> ScenarioResult:
     agreed = 0
     try:
         with opened(scenario.setup) as handle:

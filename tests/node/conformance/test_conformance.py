@@ -13,7 +13,7 @@ import pytest
 from cipherfleet_node.__main__ import main
 from cipherfleet_node.conformance import checker
 from cipherfleet_node.conformance.checker import ConformanceResult, check_folder
-from cipherfleet_node.conformance.scenario import Scenario
+from cipherfleet_node.conformance.scenario import NodeScenario
 from tests.support.paths import ROOT
 
 SCENARIOS = ROOT / "node" / "vectors" / "scenarios"
@@ -56,7 +56,7 @@ def test_our_own_node_conforms_through_standard_input(tmp_path: Path) -> None:
     steps = {each.scenario: each.steps for each in result.results}
     for name, count in steps.items():
         text = (folder / f"{name}.json").read_bytes()
-        assert count == len(msgspec.json.decode(text, type=Scenario).steps)
+        assert count == len(msgspec.json.decode(text, type=NodeScenario).steps)
 
 
 @pytest.mark.parametrize("name", BUGS)

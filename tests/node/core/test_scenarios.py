@@ -14,11 +14,11 @@ from cipherfleet_node.conformance.scenario import (
     Counted,
     CoupledLate,
     Delivery,
+    NodeScenario,
     NodeSetup,
     Outcome,
     Published,
     Saved,
-    Scenario,
     ScenarioEffect,
     Start,
     Step,
@@ -34,8 +34,8 @@ KINDS: dict[str, type[Message]] = {kind.KIND: kind for kind in (Query, Answer, R
 
 
 @cache
-def scenario_in(file: Path) -> Scenario:
-    return msgspec.json.decode(file.read_bytes(), type=Scenario)
+def scenario_in(file: Path) -> NodeScenario:
+    return msgspec.json.decode(file.read_bytes(), type=NodeScenario)
 
 
 @cache

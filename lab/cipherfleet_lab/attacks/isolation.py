@@ -4,9 +4,9 @@ Every asker is curious: it keeps every answer that it ever receives, late ones i
 every sum whose roster has answered. The broker decides when messages arrive. It makes a roster
 change while the other answerers show the same numbers again.
 
-The number that counts is exact: the difference of two sums, apart from a multiple of the asker's own
-move between them, equals the term of one neighbour in every digit. `nearly` counts the pairs of sums
-of nearby rounds whose difference resembles the term of the neighbour that only one of them has.
+Only exact results count: the difference of two sums, apart from a multiple of the asker's own move
+between them, equals the term of one neighbour in every digit. The note adds how well the
+differences of sums of nearby rounds resemble the term of the neighbour that only one of them has.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
 from cipherfleet_node.core.randomness import FloatVector
 
 from .result import AttackResult, percent
-from .round_fleet import DEADLINE_S, RoundFleet, RoundScene, circulant
+from .round_fleet import RoundFleet, RoundScene, circulant
 from .subjects import AttackCase
 
 DEGREE, NODES = 4, 10
@@ -248,7 +248,7 @@ def _isolation(
         attack=name,
         system=case.name,
         sought="the term of one neighbour in a sealed sum",
-        saw=f"all answers that came, in rounds of {int(DEADLINE_S)} s and more",
+        saw="all answers that came, late ones included",
         knew="its own estimates and queries",
         measure="fraction",
         value=min(found / rounds, 1.0),

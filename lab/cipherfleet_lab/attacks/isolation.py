@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
@@ -141,7 +140,6 @@ def _error_as_term(more: OpenedSum, fewer: OpenedSum, name: str) -> float:
 
 Tap = Callable[[str, str, Message], Message | None]
 SCENE = RoundScene(circulant(NODES, DEGREE))
-JITTER = RoundScene(circulant(NODES, DEGREE), faults=Faults(delay_s=(0.001, 0.75)))
 
 
 def _is_victim(askers: CuriousAskers, answer: Answer) -> bool:
@@ -185,29 +183,18 @@ def _speaking_wills(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     return tap
 
 
-def _listening(_fleet: RoundFleet, askers: CuriousAskers) -> Tap:
-    """Change nothing: the links alone are slow."""
-
-    def tap(_sender: str, _receiver: str, message: Message) -> Message | None:
-        askers.note(message)
-        return message
-
-    return tap
-
-
 def watch(
     case: AttackCase,
     trial: int,
-    scene: RoundScene,
     tap: Callable[[RoundFleet, CuriousAskers], Tap],
     rounds: int = ROUNDS,
 ) -> CuriousAskers:
     """Run the fleet of *trial*, and return what its askers have received."""
-    fleet = scene.fleet(case, trial)
+    fleet = SCENE.fleet(case, trial)
     askers = CuriousAskers(fleet)
     fleet.tap = tap(fleet, askers)
     fleet.begin()
-    fleet.run_rounds(rounds, scene.names)
+    fleet.run_rounds(rounds, SCENE.names)
     return askers
 
 
@@ -216,28 +203,22 @@ def watch(
 
 def late_answers(case: AttackCase) -> AttackResult | None:
     """A neighbour's term from two sums; the broker delays one answer of every round."""
-    return _isolation(case, "late-answers", SCENE, _delaying)
+    return _isolation(case, "late-answers", _delaying)
 
 
 def last_will(case: AttackCase) -> AttackResult | None:
     """A neighbour's term from two sums; the broker publishes a last will in every round."""
-    return _isolation(case, "last-will", SCENE, _speaking_wills)
-
-
-def jitter(case: AttackCase) -> AttackResult | None:
-    """A neighbour's term from two sums; links of 1 to 750 ms, a deadline of 1 s, no attacker."""
-    return _isolation(case, "jitter", JITTER, _listening)
+    return _isolation(case, "last-will", _speaking_wills)
 
 
 def _isolation(
     case: AttackCase,
     name: str,
-    scene: RoundScene,
     tap: Callable[[RoundFleet, CuriousAskers], Tap],
 ) -> AttackResult | None:
     if case.subject.kind != "sealed":
         return None
-    fleets = [watch(case, trial, scene, tap) for trial in range(case.fleets)]
+    fleets = [watch(case, trial, tap) for trial in range(case.fleets)]
     rounds = sum(len(seat.reported) for each in fleets for seat in each.fleet.seats.values())
     if "masks" in case.off:
         found = sum(each.answers() for each in fleets)

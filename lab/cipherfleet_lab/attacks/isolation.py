@@ -149,7 +149,7 @@ def _is_victim(askers: CuriousAskers, answer: Answer) -> bool:
     return len(roster) > 2 and roster[answer.round % len(roster)] == answer.sender
 
 
-def _delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
+def delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     """Hold one answer of each round back until the asker has opened its next round."""
     held: dict[str, list[Answer]] = defaultdict(list)
 
@@ -168,7 +168,7 @@ def _delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     return tap
 
 
-def _speaking_wills(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
+def speaking_wills(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     """Publish the last will of one answerer of each round, and deliver its answer after that."""
 
     def tap(sender: str, receiver: str, message: Message) -> Message | None:
@@ -203,12 +203,12 @@ def watch(
 
 def late_answers(case: AttackCase) -> AttackResult | None:
     """A neighbour's term from two sums; the broker delays one answer of every round."""
-    return _isolation(case, "late-answers", _delaying)
+    return _isolation(case, "late-answers", delaying)
 
 
 def last_will(case: AttackCase) -> AttackResult | None:
     """A neighbour's term from two sums; the broker publishes a last will in every round."""
-    return _isolation(case, "last-will", _speaking_wills)
+    return _isolation(case, "last-will", speaking_wills)
 
 
 def _isolation(

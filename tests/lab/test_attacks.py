@@ -51,7 +51,7 @@ from cipherfleet_lab.attacks.result import (
     relative_error,
 )
 from cipherfleet_lab.attacks.round_table import PAIRS, Pair, markdown, run_pairs
-from cipherfleet_lab.attacks.separation import errors_of, separate
+from cipherfleet_lab.attacks.separation import errors_of, separate, separate_running_fleet
 from cipherfleet_lab.attacks.subjects import GRAPHS, AttackCase
 from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
 from cipherfleet_lab.attacks.wiretap import wiretap
@@ -427,6 +427,13 @@ def test_sums_of_neighbours_that_stand_still_separate_unless_a_draw_belongs_to_a
     off, on = pair("separation", "sealed", "draws")
     assert off.value < 0.3
     assert on.value > 0.5
+
+
+def test_sums_of_a_running_fleet_separate_if_it_hardly_moves() -> None:
+    """A finding, not a guard: states that move little have fresh half weights in every round."""
+    (errors,) = separate_running_fleet(2, 0.0, [200])
+    assert errors.median < 0.25
+    assert errors.guess > 0.5
 
 
 @pytest.mark.parametrize("degree", [2, 3, 4])

@@ -40,6 +40,21 @@ STANDING_ROUNDS, FROM, FIRST = 250, 5, 25  # the neighbours stand still from rou
 NODES, LEAST_DIMENSION = 6, 8
 
 
+@dataclass(frozen=True)
+class Errors:
+    """Errors of the differences to single neighbours, relative to these differences."""
+
+    median: float
+    least: float
+    guess: float  # median error of the mean sum, shared equally
+
+    @classmethod
+    def of(cls, examined: list[tuple[Array, Array]]) -> Errors:
+        """Return the errors of all askers together."""
+        found, guessed = (np.concatenate(part) for part in zip(*examined, strict=True))
+        return cls(float(np.median(found)), float(found.min()), float(np.median(guessed)))
+
+
 @dataclass
 class Sums:
     """The sealed sums of one asker, and the differences behind them."""
@@ -175,6 +190,19 @@ def listen(fleet: RoundFleet, rounds: int, *, standing: bool) -> Listener:
     fleet.begin()
     fleet.run_rounds(rounds, [ASKER] if standing else list(fleet.seats))
     return listener
+
+
+def separate_running_fleet(
+    degree: int, spread: float, until: list[int], seed: int = 1
+) -> list[Errors]:
+    """Let every node of a fleet separate its sums while the fleet runs, without an attacker.
+
+    Return the errors after each number of rounds in *until*, which rises.
+    """
+    case = AttackCase(system="sealed", seed=seed)
+    listener = listen(scene(degree, spread).fleet(case, 0), until[-1], standing=False)
+    factor, kept = metropolis(degree, degree), listener.kept.values()
+    return [Errors.of([examine(each, slice(FIRST, k), factor) for each in kept]) for k in until]
 
 
 def separation(case: AttackCase) -> AttackResult | None:

@@ -51,7 +51,7 @@ class RoundFleet(MemoryFleet):
         return make_agent(setup, state, self.off)
 
     def begin(self) -> None:
-        """Start all nodes."""
+        """Start the processes of all nodes, with their saved states."""
         for name in self.seats:
             self.start(name)
 

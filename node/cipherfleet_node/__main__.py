@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -48,6 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     except PermissionError as error:
         print(f"cipherfleet-node: {_no_permission(error, options.folder)}", file=sys.stderr)
         return ConfigError.exit_code
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        print(f"cipherfleet-node: {_no_descriptor(error)}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -61,6 +67,16 @@ def _no_permission(error: PermissionError, folder: Path) -> str:
         owner = "the folder belongs to another user"
     runner = _user(os.geteuid())
     return f"{place}: {error.strerror}: {owner}, this command runs as {runner}; {AS_OWNER}"
+
+
+def _no_descriptor(error: OSError) -> str:
+    """Return the error text for a process that may not open another file."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    problem = (error.strerror or "too many open files").lower()
+    return (
+        f"{problem}: this process may open {allowed}, and needs at least 24; raise LimitNOFILE of "
+        "the service, or call ulimit -n 1024"
+    )
 
 
 def _user(number: int) -> str:
@@ -117,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import run_node  # the other commands start faster
+    from cipherfleet_node.runtime.run_node import run_node  # the other commands start faster
 
     _protect_process()
     stopping, signalled = threading.Event(), 0
@@ -194,7 +210,7 @@ def _summary(config: NodeConfig, keys: NodeKeys | None, *, enrolled: bool) -> di
 
 
 def _show_state(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import node_summary
+    from cipherfleet_node.runtime.run_node import node_summary
 
     load_node_config(options.folder)
     summary = node_summary(options.folder, with_estimate=options.estimate)

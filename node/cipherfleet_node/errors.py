@@ -118,10 +118,6 @@ class HeadroomExceeded(CipherfleetError):
     """A value would leave its slot; raised before anything is encrypted."""
 
 
-class NothingExchanged(CipherfleetError):
-    """The node could not couple all its rounds, because no neighbour answers any more."""
-
-
 class SensorUnavailable(CipherfleetError):
     """The sensor has no usable reading now; the daemon tries again in the next round."""
 
@@ -146,3 +142,9 @@ class IdentityClash(CipherfleetError):
     """Another process or device uses the identity of this node, for example from a copied card."""
 
     exit_code = 6
+
+
+class NothingExchanged(CipherfleetError):
+    """The node could not couple all its rounds, because no neighbour answers any more."""
+
+    exit_code = 8

@@ -44,10 +44,10 @@ class _SelfSigned:
         prefix = f"cipherfleet/v2/{Claim.KIND}\0".encode()
         if not data.startswith(prefix):
             raise InvalidSignature
-        claim = msgspec.msgpack.decode(data.removeprefix(prefix), type=Claim)
         try:
+            claim = msgspec.msgpack.decode(data.removeprefix(prefix), type=Claim)
             Ed25519PublicKey.from_public_bytes(claim.identity).verify(signature, data)
-        except ValueError:
+        except (ValueError, msgspec.MsgspecError, RecursionError):
             raise InvalidSignature from None
 
 

@@ -607,6 +607,8 @@ def health(number: int, round_s: float) -> Health:
         pool=4,
         pool_size=4,
         inline=0,
+        left_out=[],
+        unanswered_s=0,
         temperature=None,
     )
 

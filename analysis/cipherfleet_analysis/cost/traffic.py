@@ -13,11 +13,12 @@ from functools import lru_cache
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Query
 from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.runtime.epochs import RANDOM_BITS
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 ACKNOWLEDGEMENT = 4  # PUBACK: header, length, packet id
 ENDLESS_ROUNDS = 100_000  # an endless fleet's round numbers are taken to be as long as this one
-_EPOCH = 1_800_000_000  # an epoch is at least the clock's seconds: five bytes until 2106
+_EPOCH = 1_800_000_000 << RANDOM_BITS  # an epoch begins with the clock's seconds: nine bytes
 _SIGNATURE = bytes(64)
 
 

@@ -38,6 +38,7 @@ from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.key_files import generate_keys
 from cipherfleet_node.keys.obfuscators import Full, OwnByTables
+from cipherfleet_node.runtime.epochs import new_epoch
 from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.runtime.store import Store
 from cipherfleet_node.runtime.telemetry import SPANS_FILE
@@ -237,7 +238,7 @@ def _answer(receiver: int) -> Answer:
     return Answer(
         fleet=_FLEET,
         sender="sender",
-        epoch=int(time.time()),
+        epoch=new_epoch(0, time.time()),
         receiver=f"receiver{receiver}",
         round=1,
         waited_ms=0,

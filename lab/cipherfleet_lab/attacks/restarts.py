@@ -11,7 +11,7 @@ import numpy as np
 from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_node.core.messages import Answer, Message, Query
 from cipherfleet_node.core.randomness import FloatVector
-from cipherfleet_node.core.state import after_old_copy
+from cipherfleet_node.core.state import after_loss
 
 from .result import AttackResult
 from .round_fleet import RoundFleet, RoundScene, circulant, complete
@@ -193,7 +193,7 @@ def _put_back(case: AttackCase, trial: int) -> RoundFleet:
     seat = fleet.seats[VICTIM]
     seat.saved = copied
     if "own-presence" not in case.off:  # the node's own retained presence has a later epoch
-        seat.saved = after_old_copy(copied, chance.getrandbits(32))
+        seat.saved = after_loss(copied, chance.getrandbits(32))
         seat.has_lost_state = True
     fleet.start(VICTIM)
     fleet.advance(fleet.now + 5.0)

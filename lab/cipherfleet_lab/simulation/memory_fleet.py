@@ -23,8 +23,10 @@ from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (
     Connected,
     Disconnected,
+    Effect,
     Event,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -44,7 +46,7 @@ from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
-from cipherfleet_node.core.state import State, after_damage, first_state
+from cipherfleet_node.core.state import State, after_damage, first_state, note_answered
 from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection
 
 from .plaintext_exchange import PlaintextExchange
@@ -173,7 +175,8 @@ class MemoryFleet:
         seat.unread = seat.samples
         first = self.first_rounds.get(name, 0)
         new = first_state(self.name, name, b"", 0, draw=1000 * (seat.epoch - 1))
-        saved = seat.saved or msgspec.structs.replace(new, round=first)
+        new = msgspec.structs.replace(new, round=first, has_lost_round=seat.has_lost_state)
+        saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)
         seat.agent = self.make_agent(
@@ -191,7 +194,6 @@ class MemoryFleet:
                 trace=NoTrace(),
                 identities={other: other.encode() for other in self.neighbours[name]},
                 first_round=first,
-                has_lost_round=seat.has_lost_state,
                 away_s=self.now - seat.stopped_at,
             ),
             seat.saved,
@@ -305,28 +307,36 @@ class MemoryFleet:
                     self.kill(name)
                     return
                 seat.effects_left -= 1
-            match effect:
-                case Save(state):
-                    # Encode to bytes, as on a disk: only saved data survives.
-                    seat.previous = seat.saved
-                    seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
-                case Publish(message):
-                    self._publish(name, message)
-                case TakeReading():
-                    fresh, seat.unread = seat.unread, next(seat.later, ())
-                    self._push(self.now, name, ReadingTaken(fresh))
-                case RoundClosed():
-                    seat.reported.append(effect)
-                    seat.closed_at.append(self.now)
-                case Rejected(_, reason):
-                    seat.rejected[reason] += 1
-                case Surplus(_, reason):
-                    seat.surplus[reason] += 1
-                case Stop() | Restart():
-                    seat.stopped, seat.switched = True, isinstance(effect, Restart)
+            self._carry_out(name, effect)
         timer = agent.timer()
         if timer is not None and not seat.stopped:
             self._push(max(timer, self.now), name, TimerFired())
+
+    def _carry_out(self, name: str, effect: Effect) -> None:
+        seat = self.seats[name]
+        match effect:
+            case Save(state):
+                # Encode to bytes, as on a disk: only saved data survives.
+                seat.previous = seat.saved
+                seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
+            case Note(entry):
+                assert seat.saved is not None
+                seat.saved = note_answered(seat.saved, entry)
+                seat.previous = seat.previous and note_answered(seat.previous, entry)
+            case Publish(message):
+                self._publish(name, message)
+            case TakeReading():
+                fresh, seat.unread = seat.unread, next(seat.later, ())
+                self._push(self.now, name, ReadingTaken(fresh))
+            case RoundClosed():
+                seat.reported.append(effect)
+                seat.closed_at.append(self.now)
+            case Rejected(_, reason):
+                seat.rejected[reason] += 1
+            case Surplus(_, reason):
+                seat.surplus[reason] += 1
+            case Stop() | Restart():
+                seat.stopped, seat.switched = True, isinstance(effect, Restart)
 
     def _publish(self, sender: str, message: Message) -> None:
         if not self.seats[sender].connected:

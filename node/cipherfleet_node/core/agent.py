@@ -73,6 +73,7 @@ from cipherfleet_node.core.events import (
     LateCoupling,
     MembershipPending,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -100,12 +101,12 @@ from .randomness import RoundRandomness
 from .roster import Roster
 from .round import Phase, Round, Trigger, next_phase
 from .sample import Sample
-from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State
+from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State, note_answered
 from .stepping import Stepper
 
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
 GIVE_UP_DEADLINES = 512  # without a coupled round
-GREATEST_EPOCH_FOLLOWED = 2**40  # a neighbour's word does not move the epoch beyond
+GREATEST_EPOCH_FOLLOWED = 2**52  # a neighbour's word moves the epoch no further
 
 
 class Agent:
@@ -140,6 +141,7 @@ class Agent:
         self._jump_to: int | None = None
         self._is_holding = False  # the latest round was held
         self._coupled_at = 0.0  # monotonic time of the latest coupled round
+        self._disconnected_at = 0.0
         self._was_answered = False  # a neighbour has replied to this start of the node
 
     # -- observed by the caller -----------------------------------------------------------------
@@ -188,6 +190,7 @@ class Agent:
                 yield from self._connect(now)
             case Disconnected():
                 self._connected = False
+                self._disconnected_at = now
                 self.deadlines.forget()
             case MessageReceived(message, retained):
                 try:
@@ -210,18 +213,20 @@ class Agent:
 
     def _start(self, now: float) -> Iterator[Effect]:
         self._deadline = now + self._setup.algorithm.start_timeout_s
-        self._coupled_at = now
+        self._coupled_at = self._disconnected_at = now
         if self._state.records:
             self.claims.begin(self._state.round, now)
         yield Save(self._state)
         yield from self._take_reading()
 
     def _connect(self, now: float) -> Iterator[Effect]:
+        if not self._connected:
+            self._coupled_at += now - self._disconnected_at  # no time passes without a broker
         self._connected = True
         self.neighbours.begin_connection()
         self._announced = None
         yield from self._announce(self._condition)
-        if self._phase is Phase.STARTING and self._setup.has_lost_round:
+        if self._phase is Phase.STARTING and self._state.has_lost_round:
             self._deadline = now + 2.0 * self.deadlines.current_s
         current, record = self.collector.current, self._state.open_record
         if self._phase is Phase.COLLECTING and current and record:
@@ -231,14 +236,18 @@ class Agent:
         yield from self._ask_again_for_pending(self._setup.neighbours)
         yield from self._proceed(now)
 
-    def _ask_again_for_pending(self, names: Iterable[str]) -> Iterator[Effect]:
+    def _ask_again_for_pending(
+        self, names: Iterable[str], *, latest_only: bool = False
+    ) -> Iterator[Effect]:
         """Send the queries of held rounds again that await an answer of one of *names*.
 
-        These neighbours, or this node, have a new connection: the answers may have been lost.
+        The answers may have been lost. It is done once for each held round, when the next one
+        opens, and when this node or one of *names* has a new connection.
         """
         for record in self._state.records:
             missing = set(record.roster) - record.answers.keys()
-            if record.outcome == "held" and missing & set(names):
+            is_meant = not latest_only or record.number == self._state.round - 1
+            if record.outcome == "held" and is_meant and missing & set(names):
                 yield Publish(self._query(record))
 
     @property
@@ -247,8 +256,8 @@ class Agent:
             return "finished"
         if self._is_done:
             return "done"
-        has_round = self._state.records or not self._setup.has_lost_round
-        return "ready" if self._setup.neighbours and has_round else "waiting"
+        has_round = bool(self._setup.neighbours) and not self._state.has_lost_round
+        return "ready" if has_round else "waiting"
 
     def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
         self._reading_awaited = False
@@ -274,7 +283,7 @@ class Agent:
         """Open the next round, or finish, unless something that it needs is still missing."""
         if self._phase not in (Phase.STARTING, Phase.READING) or not self._connected:
             return
-        if self._reading_awaited or (now < self._not_before and not self._is_behind):
+        if self._reading_awaited:
             return
         if not self._setup.objective.ready:
             if now >= self._not_before:
@@ -285,13 +294,14 @@ class Agent:
             yield from self._finish(now)
         elif self._phase is Phase.STARTING:
             yield from self._open_first(now)
-        elif self._can_open:
-            yield from self._open(now)
-        else:
+        elif not self._can_open:
             yield from self._announce("waiting")
+        elif now >= self._not_before or self._is_behind:
+            yield from self._open(now)
 
     def _proceed_when_done(self, now: float) -> Iterator[Effect]:
-        if self._phase is Phase.STARTING or self.neighbours.are_present_done:
+        is_new = self._phase is Phase.STARTING and not self.neighbours.present
+        if self.neighbours.are_present_done and not (is_new and self._only_answers):
             yield from self._finish(now)
             return
         yield from self._announce("done")
@@ -299,12 +309,13 @@ class Agent:
             yield from self._open(now)
 
     def _open_first(self, now: float) -> Iterator[Effect]:
-        if self._setup.has_lost_round and not self._state.records:
+        if self._state.has_lost_round:
             target = self._learned_round(now)
             if target is None:
                 yield from self._announce("waiting")
                 return
-            self._update(round=max(target, self._state.round))
+            self._update(round=max(target, self._state.round), continuous=True)
+            self._state = self.opener.draw_now(self._state, now)
             yield from self._open(now)
         elif self._can_repeat:
             yield from self._repeat(now)
@@ -372,12 +383,23 @@ class Agent:
     @property
     def _is_done(self) -> bool:
         rounds = self._setup.algorithm.rounds
-        return rounds is not None and self._state.coupled >= rounds
+        is_run = rounds is not None and self._state.coupled >= rounds
+        return is_run or (rounds is not None and self._only_answers)
+
+    @property
+    def _only_answers(self) -> bool:
+        """True if the node can never ask anybody: a leaf of the sealed exchange."""
+        return 0 < len(self._setup.neighbours) < self._setup.exchange.least
+
+    @property
+    def needs_operator(self) -> bool:
+        """True if neither this node nor any of its neighbours knows a round that is unused."""
+        return self._state.has_lost_round and self.neighbours.are_all_waiting
 
     # -- opening a round ------------------------------------------------------------------------
 
     def _open(self, now: float) -> Iterator[Effect]:
-        self._follow(now)
+        has_jumped = self._follow(now)
         if self._is_at_boundary:
             yield Save(self._state)
             yield Restart()
@@ -389,6 +411,8 @@ class Agent:
         self.answerer.forget_old_rounds(self._state)
         self._state = self.answerer.note_held(self._state)
         yield Save(self._state)
+        if has_jumped:
+            yield Save(self._state)  # a second time, so that both generations have the new number
         record = self._state.records[-1]
         self._phase = next_phase(self._phase, Trigger.OPEN)
         self._opened = now
@@ -396,6 +420,7 @@ class Agent:
             self._not_before = now + self._setup.algorithm.period_s
         self.deadlines.sent(record.number, now)
         yield from self._collect(record, asked, now)
+        yield from self._ask_again_for_pending(self._setup.neighbours, latest_only=True)
         yield from self._announce("done" if self._is_done else "ready")
         yield from self._take_reading()
         yield from self._answer_held(now)
@@ -443,17 +468,21 @@ class Agent:
 
     # -- following the neighbours ---------------------------------------------------------------
 
-    def _follow(self, now: float) -> None:
+    def _follow(self, now: float) -> bool:
+        """Go to the round that the claims of the neighbours call for; True if there is one."""
         target = self._jump_to or self._target(now)
         self._jump_to = None
-        if target is not None and target > self._state.round:
-            # A node whose latest state is lost may have sent queries up to one round ahead.
-            self._update(round=target if self._state.continuous else target + 2)
+        if target is None or target <= self._state.round:
+            return False
+        # A node whose latest state is lost may have sent queries up to one round ahead.
+        self._update(round=target if self._state.continuous else target + 2)
+        return True
 
     def _target(self, now: float) -> int | None:
         current = self.collector.current
         is_idle = current is not None and not current.roster
-        holding = self._is_holding or is_idle or not self._state.records
+        is_new_leaf = not self._state.records and len(self._setup.neighbours) == 1
+        holding = self._is_holding or is_idle or is_new_leaf
         return self.claims.target(self._state.round, now, self.deadlines.current_s, holding=holding)
 
     def _leave_if_behind(self, now: float) -> Iterator[Effect]:
@@ -521,14 +550,13 @@ class Agent:
         sender = message.sender
         if message.state in ("lost", "disconnected"):
             yield from self._drop_neighbour(sender, now)
-            yield from self._stop_if_served(now)
         else:
             self.neighbours.arrive(sender, message.state)
             yield from self._greet(sender)
             if live and message.state in ("ready", "waiting"):  # said on every connection
                 yield from self._ask_again_for_pending([sender])
-            yield from self._stop_if_served(now)
-            yield from self._proceed(now)
+        yield from self._stop_if_served(now)
+        yield from self._proceed(now)
 
     def _drop_neighbour(self, name: str, now: float) -> Iterator[Effect]:
         """Mark *name* as departed, and wait for it no longer."""
@@ -557,6 +585,7 @@ class Agent:
         if query.round > opened or self._phase is Phase.STARTING:
             self.answerer.hold(query, now)
             yield from self._leave_if_behind(now)
+            yield from self._close_if_complete(now)  # its sender may have been excluded
             yield from self._proceed(now)
         else:
             yield from self._reply(query, now, 0.0)
@@ -585,9 +614,11 @@ class Agent:
             return
         if reply.is_repeated:
             yield Surplus(query.sender, "repeated_query")  # the first reply may have been lost
-        if reply.state is not self._state:
-            self._state = reply.state
-            yield Save(self._state)
+        if isinstance(reply.message, Refusal):
+            yield Surplus(query.sender, f"{reply.message.reason}_query")
+        if reply.entry is not None:
+            self._state = note_answered(self._state, reply.entry)
+            yield Note(reply.entry)
         yield Publish(reply.message)
         yield from self._stop_if_served(now)
 
@@ -595,7 +626,7 @@ class Agent:
         """Pairwise: undo the term of a neighbour that did not count this node in the same round."""
         current, is_counted = self.collector.current, self._setup.node in query.counted
         if current is not None and current.number == query.previous and not is_counted:
-            self.collector.forget(query.sender)
+            self.collector.exclude(query.sender)
         self._state = self.stepper.take_back(self._state, query)
 
     # -- replies --------------------------------------------------------------------------------
@@ -624,7 +655,6 @@ class Agent:
         if not self.collector.receive(answer):
             yield Surplus(name, "repeated_answer")
             return
-        self.roster.answered(name)
         yield from self._close_if_complete(now)
 
     def _receive_late_answer(self, answer: Answer, record: RoundRecord) -> Iterator[Effect]:
@@ -668,6 +698,7 @@ class Agent:
         yield Surplus(name, f"refused_{refusal.reason}")
         if name in current.missing:
             current.refused.add(name)
+            self.roster.refused(name)
         if refusal.reason == "roster":
             self.opener.note_kicks(self._state.round)
         if refusal.reason == "old" and self._setup.exchange.sealed:
@@ -710,7 +741,8 @@ class Agent:
             yield from self._spoil(term, now)
             return
         self._state, self._coupled_at = coupled, now
-        self.roster.opened(record.number)
+        self.roster.answered(term.included)
+        self.roster.opened(term.included)
         self.claims.coupled(term.included)
         yield from self._close(now, record.number, term)
 
@@ -732,6 +764,7 @@ class Agent:
         assert record is not None
         self._is_holding = True
         self.roster.missed(blamed)
+        self.roster.answered(self.collector.answers)
         answers = self.collector.end() if record.roster else {}
         self.collector.current = None
         self._state = progress.closed(self._state, record.number, "held", (), answers)

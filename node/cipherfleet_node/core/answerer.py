@@ -34,7 +34,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import msgspec
 from gmpy2 import mpz
 
 from cipherfleet_node.errors import RemoteProtocolError
@@ -42,17 +41,17 @@ from cipherfleet_node.errors import RemoteProtocolError
 from .events import Setup
 from .messages import Answer, Query, Refusal, RefusalReason
 from .randomness import RoundRandomness
-from .state import RoundRecord, State
+from .state import AnsweredQuery, RoundRecord, State, note_answered
 
 MAX_WAITED_MS = 2**31
 
 
 @dataclass(frozen=True, repr=False)
 class Reply:
-    """What to send for a query, and the state to save before."""
+    """What to send for a query, and what to note before."""
 
     message: Answer | Refusal
-    state: State
+    entry: AnsweredQuery | None = None  # None: nothing new
     is_repeated: bool = False
 
 
@@ -142,8 +141,7 @@ class Answerer:
     def _refuse(
         self, query: Query, state: State, reason: RefusalReason, theirs: int, waited_s: float
     ) -> Reply:
-        refusal = Refusal(*self._head(query, state, waited_s), reason, theirs)
-        return Reply(refusal, state)
+        return Reply(Refusal(*self._head(query, state, waited_s), reason, theirs))
 
     def _head(
         self, query: Query, state: State, waited_s: float
@@ -155,13 +153,12 @@ class Answerer:
     def _answer(self, query: Query, record: RoundRecord, state: State, waited_s: float) -> Reply:
         known = self._sent.get((query.sender, query.round))
         if known is not None:
-            return Reply(known, state, is_repeated=True)
+            return Reply(known, is_repeated=True)
         with self._setup.trace.span("answer", query.round):
             ciphertexts = self._ciphertexts(query, record, state)
         answer = Answer(*self._head(query, state, waited_s), ciphertexts)
         self._sent[query.sender, query.round] = answer
-        is_noted = query.sender in record.answered
-        return Reply(answer, state if is_noted else note_answered(state, query))
+        return Reply(answer, None if query.sender in record.answered else entry_of(query))
 
     def note_held(self, state: State) -> State:
         """Return *state* with the held queries that the open round will answer noted as answered.
@@ -177,7 +174,7 @@ class Answerer:
                     continue
                 self._setup.exchange.check(query)
                 if self._may_see(query, record, state):
-                    state = note_answered(state, query)
+                    state = note_answered(state, entry_of(query))
         return state
 
     def _ciphertexts(self, query: Query, record: RoundRecord, state: State) -> list[bytes]:
@@ -191,17 +188,10 @@ class Answerer:
         return ciphertexts
 
 
-def note_answered(state: State, query: Query) -> State:
-    """Return *state* with the digest and the roster of the answered *query*."""
-    asker, records, rosters = query.sender, list(state.records), dict(state.rosters)
-    for index, record in enumerate(records):
-        if record.number == query.round:
-            answered = {**record.answered, asker: query.digest}
-            records[index] = msgspec.structs.replace(record, answered=answered)
-            if query.roster:
-                seen = {**rosters.get(record.draw, {}), asker: roster_digest(query.roster)}
-                rosters[record.draw] = seen
-    return msgspec.structs.replace(state, records=records, rosters=rosters)
+def entry_of(query: Query) -> AnsweredQuery:
+    """Return what must be remembered when *query* is answered."""
+    roster = roster_digest(query.roster) if query.roster else b""
+    return AnsweredQuery(query.round, query.sender, query.digest, roster)
 
 
 def roster_digest(roster: list[str]) -> bytes:

@@ -72,12 +72,12 @@ class Collector:
         self.current = None
         return self._received
 
-    def forget(self, name: str) -> None:
-        """Drop the answer of *name*, which has closed the round without this node."""
-        if self.current is not None and self.answers.pop(name, None) is not None:
-            self._received.pop(name)
-            self.current.answered.discard(name)
-            self.current.refused.add(name)
+    def exclude(self, name: str) -> None:
+        """Take no answer of *name*, which has closed the round without this node."""
+        if self.current is not None:
+            self.answers.pop(name, None)
+            self._received.pop(name, None)
+            self.current.exclude(name)
 
     def receive(self, answer: Answer) -> bool:
         """Keep *answer* to the open query; False if it has come before.
@@ -89,7 +89,7 @@ class Collector:
         self.check_roster(answer.sender, current.roster)
         if answer.query != self._digest:
             raise RemoteProtocolError("other_query", f"{answer.sender!r} answered another query")
-        if answer.sender in current.answered:
+        if answer.sender in current.answered | current.excluded:
             return False
         with self._setup.trace.span("accept", answer.round):
             self.answers[answer.sender] = self._setup.exchange.accept(answer.ciphertexts)

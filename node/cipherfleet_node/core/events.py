@@ -14,7 +14,7 @@ from .messages import Message
 from .objective import Objective
 from .randomness import FloatVector, Seeds
 from .sample import Sample
-from .state import State
+from .state import AnsweredQuery, State
 
 
 class Trace(Protocol):
@@ -42,7 +42,6 @@ class Setup:
     identities: Mapping[str, bytes] = field(default_factory=dict)  # tag of each identity key
     # A newcomer, or a node that had no neighbours, begins when a neighbour has come to this round.
     first_round: int = 0
-    has_lost_round: bool = False  # it has run before, but does not know up to which round
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
 
 
@@ -108,6 +107,13 @@ class Save:
     """Write *state* durably before the next effect is taken."""
 
     state: State
+
+
+@dataclass(frozen=True, repr=False)
+class Note:
+    """Add *entry* durably to the state that was saved last, before the next effect is taken."""
+
+    entry: AnsweredQuery
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,5 +183,14 @@ class Stop:
 
 
 Effect = (
-    Save | Publish | TakeReading | RoundClosed | LateCoupling | Rejected | Surplus | Restart | Stop
+    Save
+    | Note
+    | Publish
+    | TakeReading
+    | RoundClosed
+    | LateCoupling
+    | Rejected
+    | Surplus
+    | Restart
+    | Stop
 )

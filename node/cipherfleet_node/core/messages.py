@@ -7,6 +7,10 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from cipherfleet_node.settings.sections import NodeId
+
+from .packing import MAX_DEGREE
+
 # A node publishes its presence itself. Only `lost` is its last will, which the broker publishes.
 PresenceState = Literal["ready", "waiting", "alert", "done", "finished", "disconnected", "lost"]
 PhaseName = Literal["starting", "reading", "collecting", "finished"]
@@ -16,14 +20,16 @@ RefusalReason = Literal["old", "closed", "roster", "stale_epoch"]
 OPERATOR = "_operator"  # the sender of memberships; the id of a node cannot begin with "_"
 DIGEST_BYTES = 32
 TAG_BYTES = 8
-MAX_CIPHERTEXTS = 4096  # of the smallest key in the longest message
+MAX_CIPHERTEXTS = 4096  # of the smallest key (64 bytes each) in the longest message
+# A receiver has at most MAX_DEGREE neighbours, each with at most MAX_DEGREE - 1 others.
+MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
 DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius
 MAX_REASONS = 64  # different reasons in a count of messages; twice as many as exist
 
-# A longer list is refused before its entries are read: a message of empty entries would otherwise
-# fill a mebibyte.
+# Every list has a maximum length. A longer list is refused before its entries are read: a message
+# of empty entries would otherwise fill a mebibyte.
 Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
-Names = Annotated[list[str], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
+Names = Annotated[list[NodeId], msgspec.Meta(max_length=MAX_DEGREE)]  # neighbours of one node
 Reason = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,32}\Z")]
 Counts = Annotated[dict[Reason, int], msgspec.Meta(max_length=MAX_REASONS)]
 
@@ -109,11 +115,15 @@ class Refusal(Reply, frozen=True):
 class MembershipEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A neighbour in a membership: its id, the ids of its own neighbours, and its public keys."""
 
-    id: str
-    neighbours: list[str]
+    id: NodeId
+    neighbours: Names
     paillier: bytes  # the modulus n, big endian
     identity: bytes  # Ed25519 public key
     seal: bytes  # X25519 public key
+
+
+Members = Annotated[list[MembershipEntry], msgspec.Meta(max_length=MAX_DEGREE)]
+Seals = Annotated[list[tuple[NodeId, bytes]], msgspec.Meta(max_length=MAX_CO_NEIGHBOURS)]
 
 
 class Membership(Message, frozen=True):
@@ -127,8 +137,8 @@ class Membership(Message, frozen=True):
     receiver: str
     from_round: int
     fingerprint: str  # of the receiver's own keys from that round on
-    members: list[MembershipEntry]  # the neighbours of the receiver
-    seals: list[tuple[str, bytes]]  # ids and X25519 keys of the receiver's co-neighbours
+    members: Members  # the neighbours of the receiver
+    seals: Seals  # ids and X25519 keys of the receiver's co-neighbours
     certificate: bytes  # a new certificate of the receiver, in PEM; empty: no change
     rekey: bool  # the receiver must generate new keys and claim them
 
@@ -179,6 +189,7 @@ class Health(Message, frozen=True):
     pool_size: int
     inline: int  # obfuscators made on demand, because a pool was empty
     left_out: Names  # neighbours that are not asked, since answers with theirs were out of range
+    unanswered_s: int  # without an answer, although neighbours speak; 0: no such alert
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
 
 

@@ -48,6 +48,10 @@ class Opener:
         waits = max(drawing.times - ROUNDS_PER_DRAW, 0)
         if waits and now < self._drawn_at + deadline_s * 2.0 ** min(waits, MOST_DOUBLINGS):
             return None
+        return self.draw_now(state, now)
+
+    def draw_now(self, state: State, now: float) -> State:
+        """Return *state* with the next draw."""
         self._drawn_at = now
         self.note_kicks(state.round)
         return progress.redrawn(state, self._kick_size(state))
@@ -68,10 +72,8 @@ class Opener:
         Raises HeadroomExceeded if the first estimate does not fit.
         """
         setup, k = self._setup, state.round
-        is_first = state.estimate is None
-        basis = setup.objective.start() if is_first else np.array(state.estimate)
-        randomness = RoundRandomness(setup.seeds(progress.next_draw(state, basis)))
-        estimate = randomise_start(basis, setup.resolution, randomness) if is_first else basis
+        estimate = self._first(state) if state.estimate is None else np.array(state.estimate)
+        randomness = self._randomness(state, estimate)
         with setup.trace.span("quantise", k):
             kicked = self._kicked(state, estimate, randomness)
             quantised = quantise(kicked, setup.resolution, randomness)
@@ -86,6 +88,13 @@ class Opener:
             roster=setup.exchange.roster(asked),
         )
         return progress.opened(state, record, estimate)
+
+    def _first(self, state: State) -> FloatVector:
+        start = self._setup.objective.start()
+        return randomise_start(start, self._setup.resolution, self._randomness(state, start))
+
+    def _randomness(self, state: State, estimate: FloatVector) -> RoundRandomness:
+        return RoundRandomness(self._setup.seeds(progress.next_draw(state, estimate)))
 
     def query(self, state: State, record: RoundRecord) -> Query:
         """Return the query of *record*."""

@@ -50,6 +50,7 @@ def opened(state: State, record: RoundRecord, estimate: FloatVector) -> State:
         records=kept,
         rosters={draw: seen for draw, seen in state.rosters.items() if draw in draws},
         continuous=True,
+        has_lost_round=False,
         unbalanced=state.unbalanced or any(r.roster and r.answered for r in dropped),
     )
 

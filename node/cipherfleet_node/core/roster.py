@@ -1,9 +1,10 @@
 """Whom a node asks in a round.
 
-**Back-off.** A neighbour that lets a round close without its answer has missed once more. With m
-misses it is asked in rounds divisible by 2^m only, with m at most MOST_DOUBLINGS. An answer in time
-takes one miss away. A neighbour without which there are too few is asked in any case: without it
-the round would be held anyway.
+**Back-off.** A neighbour that lets a round close without its answer has missed once more. With m >
+1 misses it is asked in rounds divisible by 2^(m-1) only, with m - 1 at most MOST_DOUBLINGS. An
+answer in time takes one miss away. A neighbour without which there are too few is asked in any
+case: without it the round would be held anyway. A refusal is no miss, since an honest neighbour
+refuses for a few rounds at most. From PATIENCE refusals in a row on, each one counts as a miss.
 
 **Answers out of range.** The answers of the sealed exchange open only together. If they are out of
 range in SPOILED_ROUNDS rounds one after another, one of the roster is faulty, and nobody can say
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 MOST_DOUBLINGS = 6
+PATIENCE = 5
 SPOILED_ROUNDS = 3
 FIRST_TRIAL = 16  # rounds until a part of those left out is asked again; doubles with each failure
 
@@ -28,6 +30,7 @@ class Roster:
     def __init__(self, least: int) -> None:
         self._least = least
         self._misses: dict[str, int] = {}
+        self._refusals: dict[str, int] = {}  # consecutive ones
         self._spoiled = 0  # consecutive rounds out of range
         self.left_out: frozenset[str] = frozenset()
         self._on_trial: frozenset[str] = frozenset()
@@ -52,16 +55,24 @@ class Roster:
         for name in names:
             self._misses[name] = self._misses.get(name, 0) + 1
 
-    def answered(self, name: str) -> None:
-        """Record an answer of *name* in time."""
-        self._misses[name] = max(self._misses.get(name, 0) - 1, 0)
+    def refused(self, name: str) -> None:
+        """Record that *name* has refused to answer."""
+        self._refusals[name] = self._refusals.get(name, 0) + 1
+        if self._refusals[name] >= PATIENCE:
+            self.missed([name])
 
-    def opened(self, round_number: int) -> None:
-        """Record that the answers of the roster of *round_number* were in range."""
-        del round_number
+    def answered(self, names: Iterable[str]) -> None:
+        """Record that *names* answered in time, with answers that could be used."""
+        for name in names:
+            self._refusals.pop(name, None)
+            self._misses[name] = max(self._misses.get(name, 0) - 1, 0)
+
+    def opened(self, roster: Collection[str]) -> None:
+        """Record that the answers of *roster* were in range."""
         self._spoiled = 0
-        self.left_out -= self._on_trial
-        self._on_trial = frozenset()
+        tried = self._on_trial & set(roster)
+        self.left_out -= tried
+        self._on_trial -= tried
 
     def spoiled(self, roster: Collection[str], round_number: int) -> None:
         """Record that the sealed answers of *roster* were out of range together."""
@@ -69,7 +80,7 @@ class Roster:
         if self._spoiled < SPOILED_ROUNDS:
             return
         self._spoiled = 0
-        if self._on_trial:
+        if self._on_trial & set(roster):
             self._end_trial(round_number)
         elif self.left_out:
             self._leave_out(frozenset(roster), round_number)  # the halves change places
@@ -78,7 +89,7 @@ class Roster:
 
     def _end_trial(self, round_number: int) -> None:
         """The faulty one is among those on trial: ask the rest of those left out next time."""
-        self.left_out, self._on_trial = self._on_trial or self.left_out, frozenset()
+        self.left_out, self._on_trial = self._on_trial, frozenset()
         self._trials += 1
         self._trial_at = round_number + (FIRST_TRIAL << min(self._trials, MOST_DOUBLINGS))
 
@@ -87,7 +98,7 @@ class Roster:
         self._trial_at = round_number + FIRST_TRIAL
 
     def _interval(self, name: str) -> int:
-        return 1 << min(self._misses.get(name, 0), MOST_DOUBLINGS)
+        return 1 << min(max(self._misses.get(name, 0) - 1, 0), MOST_DOUBLINGS)
 
 
 def _first_half(names: frozenset[str]) -> frozenset[str]:

@@ -73,6 +73,7 @@ class Round:
     opened: float  # or when the connection came back
     answered: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+    excluded: set[str] = field(default_factory=set)  # pairwise: closed the round without this node
     deadline: float = 0.0
     repeated: bool = False  # the query was sent again at the first deadline
 
@@ -90,6 +91,12 @@ class Round:
     def is_complete(self) -> bool:
         """True if the roster is not empty and all its members have answered."""
         return bool(self.roster) and not self.missing
+
+    def exclude(self, name: str) -> None:
+        """Neither await *name* nor take its answer."""
+        self.excluded.add(name)
+        self.answered.discard(name)
+        self.refused.add(name)
 
     def await_until(self, now: float, wait: Wait, least_s: float) -> None:
         """Begin a deadline: the longest *wait* for a member that is missing, at least *least_s*."""

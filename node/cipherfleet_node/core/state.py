@@ -42,6 +42,15 @@ class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"<RoundRecord {self.number}>"
 
 
+class AnsweredQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query that was answered: no other one of this asker and round may be answered."""
+
+    round: int
+    asker: str
+    digest: bytes
+    roster: bytes  # digest of the roster; empty in the pairwise exchange
+
+
 class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a node remembers of a neighbour, as long as the neighbour keeps its identity."""
 
@@ -77,6 +86,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: digest of the answered roster
     sizes: list[float] = []  # of the latest coupling terms, for the cap
     coupled: int = 0  # the number of rounds with a coupling term
+    has_lost_round: bool = False  # the node has run, but does not know up to which round
     unbalanced: bool = False  # a term may have been counted at one end only
 
     def __repr__(self) -> str:
@@ -102,6 +112,20 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return found
 
 
+def note_answered(state: State, entry: AnsweredQuery) -> State:
+    """Return *state* with *entry*, or *state* itself if it does not have that round any more."""
+    record = state.record(entry.round)
+    if record is None:
+        return state
+    noted = msgspec.structs.replace(record, answered={**record.answered, entry.asker: entry.digest})
+    records = [noted if r.number == entry.round else r for r in state.records]
+    if not entry.roster:
+        return msgspec.structs.replace(state, records=records)
+    seen = {**state.rosters.get(record.draw, {}), entry.asker: entry.roster}
+    rosters = {**state.rosters, record.draw: seen}
+    return msgspec.structs.replace(state, records=records, rosters=rosters)
+
+
 def first_state(fleet: str, node: str, parameters: bytes, epoch: int, draw: int) -> State:
     """Return the state of a node that has none; *draw* is random, as an earlier life may be lost.
 
@@ -122,6 +146,27 @@ def first_state(fleet: str, node: str, parameters: bytes, epoch: int, draw: int)
     )
 
 
+def after_loss(state: State, draw: int) -> State:
+    """Return the state of a node that does not know in which rounds it has sent queries.
+
+    *state* is a first one, or an old copy. The node waits until its neighbours show it a round that
+    it cannot have used. *draw* is random, since the answered rosters may be lost as well.
+    """
+    unseen = {
+        name: msgspec.structs.replace(known, round=UNSEEN)
+        for name, known in state.neighbours.items()
+    }
+    return msgspec.structs.replace(
+        state,
+        records=[],
+        rosters={},
+        neighbours=unseen,  # their old claims may be below rounds that this node has used
+        continuous=False,
+        has_lost_round=True,
+        drawing=Drawing(draw),
+    )
+
+
 def after_damage(previous: State) -> State:
     """Return the state to continue from when the generation after *previous* is lost.
 
@@ -129,18 +174,3 @@ def after_damage(previous: State) -> State:
     not used again. Checked by test_no_round_number_ever_covers_two_queries.
     """
     return msgspec.structs.replace(previous, round=previous.round + 2, continuous=False)
-
-
-def after_old_copy(state: State, draw: int) -> State:
-    """Return the state to continue from when *state* is known to be older than the latest one.
-
-    A later start of the node may have opened later rounds. So the node has lost its round
-    (`Setup.has_lost_round`): it takes the rounds of its neighbours from new claims only, and *draw*
-    is random, as in `first_state`.
-    """
-    known = {
-        name: msgspec.structs.replace(each, round=UNSEEN) for name, each in state.neighbours.items()
-    }
-    return msgspec.structs.replace(
-        state, records=[], rosters={}, neighbours=known, continuous=False, drawing=Drawing(draw)
-    )

@@ -1,8 +1,8 @@
 """The guards of the exchange and of the rounds, and nodes with some of them switched off.
 
 Guards that are random choices are switched off in `GuardedRandomness`, so that the node's own code
-runs unchanged. The rules of rounds are switched off in `make_agent`: it replaces a part of the agent
-by one that lacks one rule.
+runs unchanged. The rules of rounds are switched off in `make_agent`: it replaces a part of the
+agent by one that lacks one rule. The guard `own-presence` is in the daemon; restarts.py has both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.answerer import Answerer
 from cipherfleet_node.core.claims import Claims
 from cipherfleet_node.core.collector import Answers, CouplingTerm
-from cipherfleet_node.core.deadlines import Deadlines
 from cipherfleet_node.core.events import Setup
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.opening import Opener
@@ -59,6 +58,7 @@ class AnyRoster(Answerer):
     """Without `rosters`: answers every roster of an asker with the same draw."""
 
     def _may_see(self, query: Query, record: RoundRecord, state: State) -> bool:
+        del query, record, state
         return True
 
 
@@ -66,16 +66,8 @@ class NoKicks(Opener):
     """Without `kicks`: another draw has other half weights, but shows the same estimate."""
 
     def _kick_size(self, state: State) -> float:
+        del state
         return 0.0
-
-
-class BaseDeadlines(Deadlines):
-    """Without `deadlines`: waits for the configured time, and learns nothing from the replies."""
-
-    @property
-    def current_s(self) -> float:
-        """The configured deadline, in seconds."""
-        return self.base_s
 
 
 class AnyClaim(Claims):
@@ -97,11 +89,13 @@ class NoHeadroom(Stepper):
     """Without `headroom`: takes every step, however far it goes."""
 
     def _fits(self, estimate: FloatVector) -> bool:
+        del estimate
         return True
 
     def _limited(
         self, state: State, record: RoundRecord, term: CouplingTerm, answers: Answers
     ) -> tuple[State, FloatVector]:
+        del record, answers
         return state, self._real(term.combined)
 
 
@@ -125,11 +119,9 @@ def make_agent(setup: Setup, state: State, off: Collection[Guard]) -> Agent:
         setup = replace(setup, seeds=_seeds_of_rounds(setup.seeds))
     if "digests" in off:
         state = _without_digests(state)
-    agent, base_s = Agent(setup, state), setup.algorithm.answer_timeout_s
+    agent = Agent(setup, state)
     if "rosters" in off:
         agent.answerer = AnyRoster(setup)
-    if "deadlines" in off:
-        agent.deadlines = BaseDeadlines(base_s)
     if "claims" in off:
         agent.claims = AnyClaim(agent.claims.rounds, setup.algorithm.period_s, setup.away_s)
     if "back-off" in off:

@@ -4,9 +4,9 @@ Every asker is curious: it keeps every answer that it ever receives, late ones i
 every sum whose roster has answered. The broker decides when messages arrive. It makes a roster
 change while the other answerers show the same numbers again.
 
-The number that counts is exact: the difference of two sums, apart from a multiple of the asker's own
-move between them, equals the term of one neighbour in every digit. `nearly` counts the pairs of sums
-of nearby rounds whose difference resembles the term of the neighbour that only one of them has.
+Only exact results count: the difference of two sums, apart from a multiple of the asker's own move
+between them, equals the term of one neighbour in every digit. The note adds how well the
+differences of sums of nearby rounds resemble the term of the neighbour that only one of them has.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
 from cipherfleet_node.core.randomness import FloatVector
 
 from .result import AttackResult, percent
-from .round_fleet import DEADLINE_S, RoundFleet, RoundScene, circulant
+from .round_fleet import RoundFleet, RoundScene, circulant
 from .subjects import AttackCase
 
 DEGREE, NODES = 4, 10
@@ -141,7 +140,6 @@ def _error_as_term(more: OpenedSum, fewer: OpenedSum, name: str) -> float:
 
 Tap = Callable[[str, str, Message], Message | None]
 SCENE = RoundScene(circulant(NODES, DEGREE))
-JITTER = RoundScene(circulant(NODES, DEGREE), faults=Faults(delay_s=(0.001, 0.75)))
 
 
 def _is_victim(askers: CuriousAskers, answer: Answer) -> bool:
@@ -151,7 +149,7 @@ def _is_victim(askers: CuriousAskers, answer: Answer) -> bool:
     return len(roster) > 2 and roster[answer.round % len(roster)] == answer.sender
 
 
-def _delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
+def delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     """Hold one answer of each round back until the asker has opened its next round."""
     held: dict[str, list[Answer]] = defaultdict(list)
 
@@ -170,7 +168,7 @@ def _delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     return tap
 
 
-def _speaking_wills(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
+def speaking_wills(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     """Publish the last will of one answerer of each round, and deliver its answer after that."""
 
     def tap(sender: str, receiver: str, message: Message) -> Message | None:
@@ -185,29 +183,18 @@ def _speaking_wills(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
     return tap
 
 
-def _listening(_fleet: RoundFleet, askers: CuriousAskers) -> Tap:
-    """Change nothing: the links alone are slow."""
-
-    def tap(_sender: str, _receiver: str, message: Message) -> Message | None:
-        askers.note(message)
-        return message
-
-    return tap
-
-
 def watch(
     case: AttackCase,
     trial: int,
-    scene: RoundScene,
     tap: Callable[[RoundFleet, CuriousAskers], Tap],
     rounds: int = ROUNDS,
 ) -> CuriousAskers:
     """Run the fleet of *trial*, and return what its askers have received."""
-    fleet = scene.fleet(case, trial)
+    fleet = SCENE.fleet(case, trial)
     askers = CuriousAskers(fleet)
     fleet.tap = tap(fleet, askers)
     fleet.begin()
-    fleet.run_rounds(rounds, scene.names)
+    fleet.run_rounds(rounds, SCENE.names)
     return askers
 
 
@@ -216,28 +203,22 @@ def watch(
 
 def late_answers(case: AttackCase) -> AttackResult | None:
     """A neighbour's term from two sums; the broker delays one answer of every round."""
-    return _isolation(case, "late-answers", SCENE, _delaying)
+    return _isolation(case, "late-answers", delaying)
 
 
 def last_will(case: AttackCase) -> AttackResult | None:
     """A neighbour's term from two sums; the broker publishes a last will in every round."""
-    return _isolation(case, "last-will", SCENE, _speaking_wills)
-
-
-def jitter(case: AttackCase) -> AttackResult | None:
-    """A neighbour's term from two sums; links of 1 to 750 ms, a deadline of 1 s, no attacker."""
-    return _isolation(case, "jitter", JITTER, _listening)
+    return _isolation(case, "last-will", speaking_wills)
 
 
 def _isolation(
     case: AttackCase,
     name: str,
-    scene: RoundScene,
     tap: Callable[[RoundFleet, CuriousAskers], Tap],
 ) -> AttackResult | None:
     if case.subject.kind != "sealed":
         return None
-    fleets = [watch(case, trial, scene, tap) for trial in range(case.fleets)]
+    fleets = [watch(case, trial, tap) for trial in range(case.fleets)]
     rounds = sum(len(seat.reported) for each in fleets for seat in each.fleet.seats.values())
     if "masks" in case.off:
         found = sum(each.answers() for each in fleets)
@@ -248,7 +229,7 @@ def _isolation(
         attack=name,
         system=case.name,
         sought="the term of one neighbour in a sealed sum",
-        saw=f"all answers that came, in rounds of {int(DEADLINE_S)} s and more",
+        saw="all answers that came, late ones included",
         knew="its own estimates and queries",
         measure="fraction",
         value=min(found / rounds, 1.0),

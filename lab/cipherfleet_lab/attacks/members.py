@@ -30,7 +30,7 @@ GARBAGE_ROUNDS = 50
 STUCK = 0.5  # of the way to the estimate of a fleet without the liar is still ahead
 OVERREACH_ROUNDS = 40
 SHARE_OF_RANGE = 0.9  # of what the range check allows
-FAR_S = 8.0
+FAR_S = 5.0
 AHEAD = 4.0  # times the rounds of a fleet without the liar
 Tap = Callable[[str, str, Message], Message | None]
 
@@ -42,7 +42,10 @@ def far_round(case: AttackCase) -> AttackResult | None:
     scene = RoundScene(circulant(6, 2))
     moved, furthest, usual = [], 0, 0
     for trial in range(case.fleets):
-        honest, attacked = _run_for(scene.fleet(case, trial)), _run_for(_claiming(scene, case, trial))
+        honest, attacked = (
+            _run_for(scene.fleet(case, trial)),
+            _run_for(_claiming(scene, case, trial)),
+        )
         usual = max(usual, *_rounds_of(honest))
         furthest = max(furthest, *_rounds_of(attacked))
         moved += [there > AHEAD * usual for there in _rounds_of(attacked)]
@@ -93,7 +96,7 @@ def mute_member(case: AttackCase) -> AttackResult | None:
 
 
 def garbage(case: AttackCase) -> AttackResult | None:
-    """Stops its neighbours' learning: answers with random ciphertexts, whose sum is out of range."""
+    """Stops its neighbours' learning: answers with random ciphertexts."""
     if case.subject.kind is None:
         return None
     scene = RoundScene(circulant(8, 4), encrypted=True)
@@ -113,9 +116,7 @@ def garbage(case: AttackCase) -> AttackResult | None:
     return _harm(case, "garbage", "what the liar's neighbours learn", stuck, note)
 
 
-def _harm(
-    case: AttackCase, name: str, sought: str, harmed: list[bool], note: str
-) -> AttackResult:
+def _harm(case: AttackCase, name: str, sought: str, harmed: list[bool], note: str) -> AttackResult:
     return AttackResult(
         attack=name,
         system=case.name,

@@ -12,7 +12,6 @@ RoundGuard = Literal[
     "rosters",
     "kicks",
     "draws",
-    "deadlines",
     "claims",
     "headroom",
     "back-off",

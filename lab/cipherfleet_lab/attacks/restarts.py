@@ -64,7 +64,7 @@ class TwoQueries:
 
 
 def second_query_after_restart(case: AttackCase) -> AttackResult | None:
-    """A neighbour's estimate or term: after its restart it is asked again, otherwise, in one round."""
+    """A neighbour's estimate or term: it restarts and is asked a second query of one round."""
     kind = case.subject.kind
     if kind is None:
         return None
@@ -127,13 +127,18 @@ def _finds_estimate(asked: TwoQueries) -> bool:
 def _finds_term(asked: TwoQueries) -> bool:
     """Subtract the sum without the victim from the sum with it."""
     roster = asked.first.roster if asked.first else []
-    more = [asked.of(name, asked.first) for name in roster]
-    fewer = [asked.of(name, asked.second) for name in roster if name != VICTIM]
-    term = asked.of(VICTIM, asked.first)
-    if term is None or any(answer is None for answer in (*more, *fewer)):
+    term, others = asked.of(VICTIM, asked.first), [name for name in roster if name != VICTIM]
+    more, fewer = _sum(asked, roster, asked.first), _sum(asked, others, asked.second)
+    if term is None or more is None or fewer is None:
         return False
-    difference = np.sum([*more], axis=0) - np.sum([*fewer], axis=0)
-    return bool(np.array_equal(difference, term))
+    return bool(np.array_equal(more - fewer, term))
+
+
+def _sum(asked: TwoQueries, names: list[str], query: Query | None) -> FloatVector | None:
+    """Return the sum of the answers of *names* to *query*, or None if one is missing."""
+    answers = [asked.of(name, query) for name in names]
+    there = [answer for answer in answers if answer is not None]
+    return np.array(there).sum(axis=0) if there and len(there) == len(answers) else None
 
 
 def _estimate_in(fleet: RoundFleet, number: int) -> FloatVector:
@@ -156,7 +161,7 @@ def _read(ciphertexts: list[bytes]) -> FloatVector:
 
 
 def old_card(case: AttackCase) -> AttackResult | None:
-    """Two estimates under one round number: a card is put back from a copy that is some rounds old."""
+    """Two estimates under one round number: a card is put back from an older copy."""
     if case.subject.kind is None:
         return None
     trials = case.fleets * REPEATS
@@ -203,4 +208,3 @@ def _pass_rounds(fleet: RoundFleet, count: int) -> None:
 
 def _has_two_queries(fleet: RoundFleet) -> bool:
     return any(len(sent) > 1 for (name, _), sent in fleet.queries.items() if name == VICTIM)
-

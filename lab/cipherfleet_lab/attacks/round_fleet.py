@@ -1,4 +1,4 @@
-"""A fleet of the node's own agents, without some of their rules, on links that an attacker controls.
+"""A fleet of the node's own agents, without some of their rules, on links that an attacker rules.
 
 Most attacks on rounds need no ciphertexts: the fleet exchanges the integers that a node would
 decrypt. `encrypted` fleets use real Paillier with toy keys. Time is virtual.
@@ -51,7 +51,7 @@ class RoundFleet(MemoryFleet):
         return make_agent(setup, state, self.off)
 
     def begin(self) -> None:
-        """Start all nodes."""
+        """Start the processes of all nodes, with their saved states."""
         for name in self.seats:
             self.start(name)
 
@@ -64,7 +64,9 @@ class RoundFleet(MemoryFleet):
         while not all(map(is_there, names)) and self.now < limit_s:
             self.advance(self.now + DEADLINE_S / 4)
 
-    def send(self, receiver: str, message: Message, after_s: float, *, retained: bool = False) -> None:
+    def send(
+        self, receiver: str, message: Message, after_s: float, *, retained: bool = False
+    ) -> None:
         """Deliver *message* to *receiver* as the broker, *after_s* seconds from now."""
         self._push(self.now + after_s, receiver, MessageReceived(message, retained))
 

@@ -4,10 +4,9 @@ In every round a sealed sum mixes the same few differences of estimates with hal
 random, independent and not normal. That is the model of independent component analysis. One asker
 that follows the protocol can use it alone:
 
-1. The part of the sums that is as large as the mean half weights is subtracted. What is left has one
-   direction for each neighbour.
-2. A multiple of the covariance with the previous round is subtracted from the covariance, since half
-   weights are new in each round and estimates are not. The result whitens the sums.
+1. The mean sum is subtracted. What is left has one direction for each neighbour.
+2. A multiple of the covariance with the previous round is subtracted from the covariance, since
+   half weights are new in each round and estimates are not. The result whitens the sums.
 3. The directions are those in which the fourth moments are extreme.
 4. The mean sum gives the sign and the size of each direction.
 
@@ -23,6 +22,7 @@ from itertools import permutations
 
 import numpy as np
 
+from cipherfleet_lab.systems import Array
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.messages import Answer, Message, Query
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
@@ -31,14 +31,28 @@ from cipherfleet_node.settings.sections import Stepsize
 from .result import AttackResult, percent
 from .round_fleet import RoundFleet, RoundScene, circulant
 from .subjects import AttackCase
-from cipherfleet_lab.systems import Array
 
 ASKER = "n0"
 MEAN, DEVIATION = 0.75 * 2**HALF_WEIGHT_BITS, 2**HALF_WEIGHT_BITS / (2.0 * np.sqrt(12.0))
 RHOS = (0.0, 0.5, 0.7)  # multiples of the covariance with the previous round
 ITERATIONS = 300
-STANDING_ROUNDS, FROM, FIRST = 150, 5, 25  # the neighbours stand still from round FROM on
+STANDING_ROUNDS, FROM, FIRST = 250, 5, 25  # the neighbours stand still from round FROM on
 NODES, LEAST_DIMENSION = 6, 8
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of the differences to single neighbours, relative to these differences."""
+
+    median: float
+    least: float
+    guess: float  # median error of the mean sum, shared equally
+
+    @classmethod
+    def of(cls, examined: list[tuple[Array, Array]]) -> Errors:
+        """Return the errors of all askers together."""
+        found, guessed = (np.concatenate(part) for part in zip(*examined, strict=True))
+        return cls(float(np.median(found)), float(found.min()), float(np.median(guessed)))
 
 
 @dataclass
@@ -176,6 +190,19 @@ def listen(fleet: RoundFleet, rounds: int, *, standing: bool) -> Listener:
     fleet.begin()
     fleet.run_rounds(rounds, [ASKER] if standing else list(fleet.seats))
     return listener
+
+
+def separate_running_fleet(
+    degree: int, spread: float, until: list[int], seed: int = 1
+) -> list[Errors]:
+    """Let every node of a fleet separate its sums while the fleet runs, without an attacker.
+
+    Return the errors after each number of rounds in *until*, which rises.
+    """
+    case = AttackCase(system="sealed", seed=seed)
+    listener = listen(scene(degree, spread).fleet(case, 0), until[-1], standing=False)
+    factor, kept = metropolis(degree, degree), listener.kept.values()
+    return [Errors.of([examine(each, slice(FIRST, k), factor) for each in kept]) for k in until]
 
 
 def separation(case: AttackCase) -> AttackResult | None:

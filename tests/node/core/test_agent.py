@@ -19,6 +19,7 @@ from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import LINGER_TIMEOUTS
 from cipherfleet_node.core.claims import FAR, PERIODS
 from cipherfleet_node.core.events import (
+    Effect,
     MessageReceived,
     Publish,
     ReadingTaken,
@@ -27,7 +28,7 @@ from cipherfleet_node.core.events import (
     Save,
     Surplus,
 )
-from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query, Refusal
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.randomness import RoundRandomness
@@ -57,8 +58,10 @@ from tests.support.memory_fleet import (
     reused_rounds,
     ring,
     rounds_of,
+    sent,
     star,
     start_all,
+    surpluses,
 )
 
 D = len(FIELDS)

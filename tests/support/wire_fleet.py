@@ -195,7 +195,7 @@ class WireFleet(MemoryFleet):
         agent = agent_of(self, forgery.receiver)
         verified, powers = len(self.verified), len(self.powers)
         blinded = self._blinded(forgery.receiver)
-        before, state = standing(agent), agent.state
+        before = standing(agent)
         claims = dict(agent.claims.rounds)
         reasons: list[str] = []
         others: list[object] = []

@@ -296,7 +296,15 @@ def wander_many(
         report.depth = max(report.depth, world.steps)
         report.rejected.update(reason for _, reason in world.rejected)
         report.note(world, schedule, frozenset())
+        _shrink_new(report, schedule, new_worlds[seed % len(new_worlds)])
         if time.monotonic() - began > seconds:
             break
     report.wall_s = time.monotonic() - began
     return report
+
+
+def _shrink_new(report: Report, schedule: Schedule, new_world: NewWorld) -> None:
+    """Keep only the faults that matter in the schedules that *report* has just got."""
+    for kind, (violation, found) in report.found.items():
+        if found is schedule and shows(new_world, schedule, kind):
+            report.found[kind] = violation, shrink(new_world, schedule, kind)

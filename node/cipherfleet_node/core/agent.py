@@ -53,8 +53,10 @@ timeouts after the latest query. A node that is not done and has coupled nothing
 GIVE_UP_DEADLINES deadlines gives up; the daemon then ends with an error.
 
 **Other neighbours.** `MembershipPending` says from which round on the operator has changed the
-neighbours. The node does not open that round. It saves its state and requests a `Restart`. A node
-without neighbours opens no round. It waits for a membership, and restarts with it at once.
+neighbours. The node does not open that round. It saves its state and requests a `Restart`. If it
+has held HOLDS_BEFORE_CHANGE rounds in a row, it goes to that round at once: the members that it
+misses may come back with the new membership only. A node without neighbours opens no round. It
+waits for a membership, and restarts with it at once.
 """
 
 from __future__ import annotations
@@ -105,6 +107,7 @@ from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State, note_answe
 from .stepping import Stepper
 
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
+HOLDS_BEFORE_CHANGE = 4  # then a node goes to the round of a pending membership at once
 GIVE_UP_DEADLINES = 512  # without a coupled round
 GREATEST_EPOCH_FOLLOWED = 2**52  # a neighbour's word moves the epoch no further
 
@@ -139,7 +142,7 @@ class Agent:
         self._deadline = 0.0  # while starting: end of the wait; when finished: time to stop
         self._boundary: int | None = None  # the first round of the pending membership
         self._jump_to: int | None = None
-        self._is_holding = False  # the latest round was held
+        self._holds = 0  # so many of the latest rounds were held
         self._coupled_at = 0.0  # monotonic time of the latest coupled round
         self._disconnected_at = 0.0
         self._was_answered = False  # a neighbour has replied to this start of the node
@@ -473,6 +476,8 @@ class Agent:
         """Go to the round that the claims of the neighbours call for; True if there is one."""
         target = self._jump_to or self._target(now)
         self._jump_to = None
+        if self._boundary is not None and self._holds >= HOLDS_BEFORE_CHANGE:
+            target = max(target or 0, self._boundary)
         if target is None or target <= self._state.round:
             return False
         # A node whose latest state is lost may have sent queries up to one round ahead.
@@ -483,7 +488,7 @@ class Agent:
         current = self.collector.current
         is_idle = current is not None and not current.roster
         is_new_leaf = not self._state.records and len(self._setup.neighbours) == 1
-        holding = self._is_holding or is_idle or is_new_leaf
+        holding = self._holds > 0 or is_idle or is_new_leaf
         return self.claims.target(self._state.round, now, self.deadlines.current_s, holding=holding)
 
     def _leave_if_behind(self, now: float) -> Iterator[Effect]:
@@ -753,7 +758,7 @@ class Agent:
         """Close a round whose answers are in but cannot be used. Nobody knows whose fault it is."""
         record = self._state.open_record
         assert record is not None
-        self._is_holding = True
+        self._holds += 1
         self._update(unbalanced=True)
         self.collector.end()
         roster = record.roster or sorted(term.included)
@@ -765,7 +770,7 @@ class Agent:
         """Close the open round without a coupling term; *blamed* did not answer in time."""
         record = self._state.open_record
         assert record is not None
-        self._is_holding = True
+        self._holds += 1
         self.roster.missed(blamed)
         self.roster.answered(self.collector.answers)
         answers = self.collector.end() if record.roster else {}
@@ -774,7 +779,7 @@ class Agent:
         yield from self._report(now, record.number, frozenset())
 
     def _close(self, now: float, number: int, term: CouplingTerm) -> Iterator[Effect]:
-        self._is_holding = False
+        self._holds = 0
         current = self.collector.current
         assert current is not None
         self.roster.missed(current.unheard)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def watched(seed: int, kind: type[WatchedFleet] = WatchedFleet) -> WatchedFleet:
     chance = random.Random(f"curious {seed}")
     samples = {name: [reading(name)] for name in names(N)}
     algorithm = Algorithm(period_s=1.0, answer_timeout_s=TIMEOUT)
-    changes = {"seed": seed, "sealed": True, "encrypted": False, "by_state": True}
+    changes: dict[str, Any] = {"seed": seed, "sealed": True, "encrypted": False, "by_state": True}
     fleet = kind(complete(N), samples, OBJECTIVE, algorithm, **changes)
     start_all(fleet)
     for _ in range(12):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +14,7 @@ from gmpy2 import mpz
 
 from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_lab.simulation.plaintext_exchange import PlaintextExchange
-from cipherfleet_node.core.agent import GIVE_UP_DEADLINES
+from cipherfleet_node.core.agent import GIVE_UP_DEADLINES, GREATEST_EPOCH_FOLLOWED
 from cipherfleet_node.core.events import (
     Effect,
     Restart,
@@ -26,7 +26,13 @@ from cipherfleet_node.core.messages import Answer, Message, Presence, Query, Ref
 from cipherfleet_node.core.opening import ROUNDS_PER_DRAW
 from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.round import Phase
-from cipherfleet_node.core.state import HISTORY_ROUNDS, PENDING_ROUNDS, Known, first_state
+from cipherfleet_node.core.state import (
+    HISTORY_ROUNDS,
+    PENDING_ROUNDS,
+    Known,
+    RoundRecord,
+    first_state,
+)
 from cipherfleet_node.core.stepping import Stepper
 from tests.support.memory_fleet import (
     TIMEOUT,
@@ -87,19 +93,34 @@ def refusals(effects: list[Effect]) -> list[str]:
 # -- draws belong to states -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", [0, 3])
-@pytest.mark.parametrize("sealed", [False, True])
-def test_a_node_that_stands_still_shows_the_same_numbers_again(first: int, sealed: bool) -> None:
-    """Quantised state, half weights and dither all come from the seed; also in the first rounds."""
+def twice_held(first: int, *, sealed: bool) -> list[RoundRecord]:
+    """The records of n00 of two held rounds from *first* on, and of the round after them."""
     lost = drop(lambda _s, _r, m: is_answer(m, first, first + 1))
     fleet = plain_fleet(complete(4), rounds=8, sealed=sealed, tap=lost)
     start_all(fleet)
     run_until(fleet, lambda: rounds_of(fleet, "n00")[-1:] == [first + 2])
-    held, again, coupled = (record_of(fleet, "n00", first + n) for n in range(3))
+    return [record_of(fleet, "n00", first + n) for n in range(3)]
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_node_that_stands_still_shows_the_same_numbers_again(first: int) -> None:
+    """Quantised state, half weights and dither all come from the seed; also in the first rounds."""
+    held, again, coupled = twice_held(first, sealed=True)
     assert (held.outcome, again.outcome) == ("held", "held")
     assert held.quantised == again.quantised == coupled.quantised
     assert held.seed == again.seed == coupled.seed
     assert held.draw == coupled.draw
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_pairwise_node_that_stands_still_answers_one_query_with_each_draw(first: int) -> None:
+    """The answers to two would show the half weight, since the asker knows its own move."""
+    digests: dict[tuple[bytes, str], set[bytes]] = defaultdict(set)
+    for record in twice_held(first, sealed=False)[:2]:
+        for asker, digest in record.answered.items():
+            digests[record.draw, asker].add(digest)
+    assert digests
+    assert all(len(different) == 1 for different in digests.values())
 
 
 def test_a_node_that_has_moved_shows_other_numbers() -> None:
@@ -548,7 +569,7 @@ def test_a_node_whose_epoch_is_too_small_restarts_above_it() -> None:
     assert agent_of(fleet, "n00").state.epoch == 40
 
 
-@pytest.mark.parametrize("theirs", [0, 1, 2**40, 2**62])
+@pytest.mark.parametrize("theirs", [0, 1, GREATEST_EPOCH_FOLLOWED, 2**62])
 def test_no_refusal_moves_an_epoch_down_or_far(theirs: int) -> None:
     fleet = plain_fleet(ring(3), rounds=20)
     fleet.tap = drop(lambda _s, r, m: r == "n00" and isinstance(m, Answer) and m.round == 3)

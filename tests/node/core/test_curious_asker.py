@@ -155,7 +155,8 @@ def test_if_draws_belonged_to_rounds_terms_would_be_isolated(
 ) -> None:
     """Every round would be a draw of its own, so a changed roster would be answered at once."""
 
-    def of_round(state: State, **_changes: bool) -> bytes:
+    def of_round(state: State, _seed: bytes, *, sealed: bool) -> bytes:
+        assert sealed
         return state.round.to_bytes(8, "big")
 
     monkeypatch.setattr(progress, "draw_name", of_round)

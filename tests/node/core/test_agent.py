@@ -690,8 +690,8 @@ def garbling(fleet: MemoryFleet, sender: str, receiver: str, spoils: Callable[[i
     """A tap that replaces answers by an encryption of nonsense, in the rounds that it *spoils*."""
 
     def tap(who: str, whom: str, message: Message) -> Message:
-        is_theirs = isinstance(message, Answer) and (who, whom) == (sender, receiver)
-        if is_theirs and spoils(message.round):
+        is_theirs = (who, whom) == (sender, receiver)
+        if is_theirs and isinstance(message, Answer) and spoils(message.round):
             key = fleet.keys[receiver]
             c = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
             return msgspec.structs.replace(message, ciphertexts=[c.to_bytes(128, "big")])
@@ -1039,6 +1039,10 @@ def test_a_node_restarted_after_its_end_ends_again() -> None:
     assert not reused_rounds(fleet)
 
 
+def said_by(fleet: MemoryFleet, name: str) -> str:
+    return fleet.presence[name].state
+
+
 # -- readings and periods -------------------------------------------------------------------------
 
 
@@ -1058,14 +1062,14 @@ def test_a_node_without_a_reading_says_so_and_joins_when_it_has_one() -> None:
     reading_of, fleet.seats["n00"].samples = fleet.seats["n00"].samples, ()
     start_all(fleet)
     fleet.advance(30.0)
-    assert fleet.presence["n00"].state == "alert"
+    assert said_by(fleet, "n00") == "alert"
     assert agent_of(fleet, "n00").phase is Phase.STARTING
     fleet.advance(90.0)
     assert rounds_of(fleet, "n01"), "the others begin without it after start_timeout_s"
     fleet.seats["n00"].unread = reading_of
     fleet.advance(120.0)
     assert rounds_of(fleet, "n00")
-    assert fleet.presence["n00"].state == "ready"
+    assert said_by(fleet, "n00") == "ready"
     assert not reused_rounds(fleet)
 
 

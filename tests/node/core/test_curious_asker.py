@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def watched(seed: int, kind: type[WatchedFleet] = WatchedFleet) -> WatchedFleet:
     chance = random.Random(f"curious {seed}")
     samples = {name: [reading(name)] for name in names(N)}
     algorithm = Algorithm(period_s=1.0, answer_timeout_s=TIMEOUT)
-    changes = {"seed": seed, "sealed": True, "encrypted": False, "by_state": True}
+    changes: dict[str, Any] = {"seed": seed, "sealed": True, "encrypted": False, "by_state": True}
     fleet = kind(complete(N), samples, OBJECTIVE, algorithm, **changes)
     start_all(fleet)
     for _ in range(12):
@@ -154,7 +155,8 @@ def test_if_draws_belonged_to_rounds_terms_would_be_isolated(
 ) -> None:
     """Every round would be a draw of its own, so a changed roster would be answered at once."""
 
-    def of_round(state: State) -> bytes:
+    def of_round(state: State, _seed: bytes, *, sealed: bool) -> bytes:
+        assert sealed
         return state.round.to_bytes(8, "big")
 
     monkeypatch.setattr(progress, "draw_name", of_round)

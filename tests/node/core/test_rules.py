@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +14,7 @@ from gmpy2 import mpz
 
 from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_lab.simulation.plaintext_exchange import PlaintextExchange
-from cipherfleet_node.core.agent import GIVE_UP_DEADLINES
+from cipherfleet_node.core.agent import GIVE_UP_DEADLINES, GREATEST_EPOCH_FOLLOWED
 from cipherfleet_node.core.events import (
     Effect,
     Restart,
@@ -26,7 +26,13 @@ from cipherfleet_node.core.messages import Answer, Message, Presence, Query, Ref
 from cipherfleet_node.core.opening import ROUNDS_PER_DRAW
 from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.round import Phase
-from cipherfleet_node.core.state import HISTORY_ROUNDS, PENDING_ROUNDS, Known, first_state
+from cipherfleet_node.core.state import (
+    HISTORY_ROUNDS,
+    PENDING_ROUNDS,
+    Known,
+    RoundRecord,
+    first_state,
+)
 from cipherfleet_node.core.stepping import Stepper
 from tests.support.memory_fleet import (
     TIMEOUT,
@@ -70,6 +76,16 @@ def query_of(fleet: MemoryFleet, name: str, k: int, **changes: Any) -> Query:
     return msgspec.structs.replace(agent.opener.query(agent.state, record), **changes)
 
 
+def estimate_of(fleet: MemoryFleet, name: str) -> list[float]:
+    estimate = agent_of(fleet, name).state.estimate
+    assert estimate is not None
+    return estimate
+
+
+def phase_of(fleet: MemoryFleet, name: str) -> Phase:
+    return agent_of(fleet, name).phase
+
+
 def refusals(effects: list[Effect]) -> list[str]:
     return [message.reason for message in sent(effects) if isinstance(message, Refusal)]
 
@@ -77,19 +93,34 @@ def refusals(effects: list[Effect]) -> list[str]:
 # -- draws belong to states -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", [0, 3])
-@pytest.mark.parametrize("sealed", [False, True])
-def test_a_node_that_stands_still_shows_the_same_numbers_again(first: int, sealed: bool) -> None:
-    """Quantised state, half weights and dither all come from the seed; also in the first rounds."""
+def twice_held(first: int, *, sealed: bool) -> list[RoundRecord]:
+    """The records of n00 of two held rounds from *first* on, and of the round after them."""
     lost = drop(lambda _s, _r, m: is_answer(m, first, first + 1))
     fleet = plain_fleet(complete(4), rounds=8, sealed=sealed, tap=lost)
     start_all(fleet)
     run_until(fleet, lambda: rounds_of(fleet, "n00")[-1:] == [first + 2])
-    held, again, coupled = (record_of(fleet, "n00", first + n) for n in range(3))
+    return [record_of(fleet, "n00", first + n) for n in range(3)]
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_node_that_stands_still_shows_the_same_numbers_again(first: int) -> None:
+    """Quantised state, half weights and dither all come from the seed; also in the first rounds."""
+    held, again, coupled = twice_held(first, sealed=True)
     assert (held.outcome, again.outcome) == ("held", "held")
     assert held.quantised == again.quantised == coupled.quantised
     assert held.seed == again.seed == coupled.seed
     assert held.draw == coupled.draw
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_pairwise_node_that_stands_still_answers_one_query_with_each_draw(first: int) -> None:
+    """The answers to two would show the half weight, since the asker knows its own move."""
+    digests: dict[tuple[bytes, str], set[bytes]] = defaultdict(set)
+    for record in twice_held(first, sealed=False)[:2]:
+        for asker, digest in record.answered.items():
+            digests[record.draw, asker].add(digest)
+    assert digests
+    assert all(len(different) == 1 for different in digests.values())
 
 
 def test_a_node_that_has_moved_shows_other_numbers() -> None:
@@ -167,7 +198,7 @@ def test_a_changed_roster_is_answered_after_another_draw_with_a_kick() -> None:
     fleet.advance(fleet.now + 200 * TIMEOUT)
     others = [name for name in fleet.seats if name != "n03"]
     assert all(coupled_of(fleet, name) >= 40 for name in others)
-    spread = np.ptp([agent_of(fleet, name).state.estimate for name in others], axis=0)
+    spread = np.ptp([estimate_of(fleet, name) for name in others], axis=0)
     assert spread.max() < 1e-2
 
 
@@ -220,8 +251,8 @@ def held_fleet(after: int, *missing: str) -> tuple[MemoryFleet, dict[str, Answer
     kept: dict[str, Answer] = {}
 
     def late(sender: str, receiver: str, message: Message) -> Message | None:
-        is_lost = receiver == "n00" and sender in missing and isinstance(message, Answer | Query)
-        if not is_lost or message.round < 3:
+        is_lost = receiver == "n00" and sender in missing
+        if not is_lost or not isinstance(message, Answer | Query) or message.round < 3:
             return message
         if isinstance(message, Answer) and message.round == 3:
             kept[sender] = message
@@ -434,9 +465,9 @@ def test_a_node_that_couples_nothing_gives_up_and_says_so() -> None:
     fleet.tap = drop(lambda _s, r, m: isinstance(m, Answer) and r == "n00")
     fleet.advance(GIVE_UP_DEADLINES * TIMEOUT - 10 * TIMEOUT)
     agent = agent_of(fleet, "n00")
-    assert agent.phase is not Phase.FINISHED
+    assert phase_of(fleet, "n00") is not Phase.FINISHED
     fleet.advance(GIVE_UP_DEADLINES * TIMEOUT + 3 * TIMEOUT)
-    assert agent.phase is Phase.FINISHED
+    assert phase_of(fleet, "n00") is Phase.FINISHED
     ended = list(agent.handle(TimerFired(), fleet.now + 100 * TIMEOUT))
     assert ended == [Stop(is_complete=False)]
 
@@ -475,7 +506,7 @@ def test_a_node_that_lost_its_state_waits_for_two_claims_and_goes_beyond() -> No
     assert (agent.phase, fleet.presence["n00"].state) == (Phase.STARTING, "waiting")
     for name, k in (("n01", 30), ("n02", 28)):
         latest = agent_of(fleet, name).state.records[-1].number
-        assert agent.phase is Phase.STARTING
+        assert phase_of(fleet, "n00") is Phase.STARTING
         effects = deliver(fleet, "n00", query_of(fleet, name, latest, round=k))
     (query,) = (m for m in sent(effects) if isinstance(m, Query))
     assert query.round == 30, "the second highest claim, and two more"
@@ -489,9 +520,9 @@ def test_one_claim_suffices_after_two_deadlines() -> None:
     latest = agent_of(fleet, "n01").state.records[-1].number
     deliver(fleet, "n00", query_of(fleet, "n01", latest, round=30))
     fleet.advance(fleet.now + 1.9 * TIMEOUT)
-    assert agent.phase is Phase.STARTING
+    assert phase_of(fleet, "n00") is Phase.STARTING
     fleet.advance(fleet.now + 0.3 * TIMEOUT)
-    assert agent.phase is Phase.COLLECTING
+    assert phase_of(fleet, "n00") is Phase.COLLECTING
     assert agent.round_number == 32
 
 
@@ -538,7 +569,7 @@ def test_a_node_whose_epoch_is_too_small_restarts_above_it() -> None:
     assert agent_of(fleet, "n00").state.epoch == 40
 
 
-@pytest.mark.parametrize("theirs", [0, 1, 2**40, 2**62])
+@pytest.mark.parametrize("theirs", [0, 1, GREATEST_EPOCH_FOLLOWED, 2**62])
 def test_no_refusal_moves_an_epoch_down_or_far(theirs: int) -> None:
     fleet = plain_fleet(ring(3), rounds=20)
     fleet.tap = drop(lambda _s, r, m: r == "n00" and isinstance(m, Answer) and m.round == 3)
@@ -577,8 +608,8 @@ def lying(
     """A tap that makes every entry of the answers of *liar* to *receiver* the same *entry*."""
 
     def tap(sender: str, to: str, message: Message) -> Message:
-        is_theirs = isinstance(message, Answer) and (sender, to) == (liar, receiver)
-        if is_theirs and spoils(message.round):
+        is_theirs = (sender, to) == (liar, receiver)
+        if is_theirs and isinstance(message, Answer) and spoils(message.round):
             data = entry.to_bytes(9, "big", signed=True)
             return msgspec.structs.replace(message, ciphertexts=[data] * 2)
         return message
@@ -643,7 +674,7 @@ def test_a_member_whose_sealed_answers_do_not_open_is_found_and_left_out() -> No
     for name in others:
         assert fleet.seats[name].reported[-1].left_out == ("n04",)
         assert coupled_of(fleet, name) >= 60
-    spread = np.ptp([agent_of(fleet, name).state.estimate for name in others], axis=0)
+    spread = np.ptp([estimate_of(fleet, name) for name in others], axis=0)
     assert spread.max() < 1e-2
 
 
@@ -652,7 +683,7 @@ def test_a_member_whose_sealed_answers_do_not_open_is_found_and_left_out() -> No
 
 def drift(fleet: MemoryFleet, n: int) -> float:
     """How far the mean of the estimates is from that of the readings, in resolutions."""
-    mean = np.mean([agent_of(fleet, name).state.estimate for name in fleet.seats], axis=0)
+    mean = np.mean([estimate_of(fleet, name) for name in fleet.seats], axis=0)
     return float(np.abs(mean - mean_reading(n)).max() / fleet.resolution)
 
 

@@ -89,8 +89,7 @@ class Forgery:
 class Outcome:
     """What became of a forgery.
 
-    *reason* is the one under which it was counted, or `refusal_` and that of the reply. It is empty
-    if the forgery was accepted.
+    *reason* is the one under which it was counted. It is empty if the forgery was accepted.
     """
 
     reason: str
@@ -213,11 +212,10 @@ class WireFleet(MemoryFleet):
                 else:
                     others.append(effect)
         published = [effect.message for effect in others if isinstance(effect, Publish)]
-        refusals = [f"refusal_{m.reason}" for m in published if isinstance(m, Refusal)]
         again = [m for m in published if isinstance(m, Refusal) or self._was_sent(m)]
         moved = standing(agent) != before or len(others) > len(again)
         return Outcome(
-            " ".join(reasons or refusals),
+            " ".join(reasons),
             moved,
             len(self.verified) - verified,
             len(self.powers) - powers + self._blinded(forgery.receiver) - blinded,

@@ -21,6 +21,7 @@ from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
 from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.settings.sections import Stepsize
 
 from .result import AttackResult, percent
 from .round_fleet import RoundFleet, RoundScene, circulant
@@ -97,10 +98,11 @@ class CuriousAskers:
 
     def near_errors(self) -> list[float]:
         """Return the errors of differences of nearby sums as terms, for rosters one apart."""
-        by_asker = defaultdict(list)
-        for kept in self._complete:
-            by_asker[kept.query.sender].append(kept)
-        return [error for kept in by_asker.values() for error in _near_errors(kept)]
+        return [e for name in self.fleet.seats for e in _near_errors(self.sums_of(name))]
+
+    def sums_of(self, asker: str) -> list[OpenedSum]:
+        """Return the complete sums of *asker*, in the order of its queries."""
+        return [kept for kept in self._complete if kept.query.sender == asker]
 
     @property
     def _complete(self) -> Iterator[OpenedSum]:
@@ -143,10 +145,10 @@ SCENE = RoundScene(circulant(NODES, DEGREE))
 
 
 def _is_victim(askers: CuriousAskers, answer: Answer) -> bool:
-    """True for one answer to each query of three and more, in turn: the broker sees the rosters."""
+    """True for one answer to each query of three and more: the broker sees the rosters."""
     kept = askers.sums.get(answer.query)
     roster = kept.query.roster if kept else []
-    return len(roster) > 2 and roster[answer.round % len(roster)] == answer.sender
+    return len(roster) > 2 and roster[0] == answer.sender
 
 
 def delaying(fleet: RoundFleet, askers: CuriousAskers) -> Tap:
@@ -250,3 +252,78 @@ def _note(found: int, rounds: int, errors: list[float]) -> str:
         f"median error {percent(float(np.median(errors)))}, {percent(float(near))} below "
         f"{percent(NEAR_ERROR)}"
     )
+
+
+# -- a neighbour that leaves --------------------------------------------------------------------
+
+LEAVING = "n1"
+SETTLED = 40  # rounds before the sums that are compared
+AVERAGED = 50  # rounds
+LEAVES = RoundScene(
+    circulant(8, 3), dimension=8, stepsize=Stepsize(initial=0.3, decay=0.0, spread=0.0)
+)
+
+
+def departure(case: AttackCase) -> AttackResult | None:
+    """The term of a neighbour that leaves, from the last sum with it and the first without it."""
+    if case.subject.kind != "sealed":
+        return None
+    trials = [departed_errors(case, trial) for trial in range(case.fleets)]
+    first, averaged = (np.concatenate(part) for part in zip(*trials, strict=True))
+    return AttackResult(
+        attack="departure",
+        system=case.name,
+        sought="the term of a neighbour that leaves",
+        saw="the last sum with it and the first one without it",
+        knew="its own estimates, the half weights' law",
+        measure="error",
+        value=float(np.sqrt(np.mean(first**2))),
+        chance=1.0,
+        guess="zero",
+        trials=len(first),
+        note=(
+            f"with the averages of {AVERAGED} sums before and after "
+            f"{percent(float(np.sqrt(np.mean(averaged**2))))}"
+        ),
+    )
+
+
+def departed_errors(case: AttackCase, trial: int) -> tuple[FloatVector, FloatVector]:
+    """Return the errors of LEAVING's neighbours: from one sum each, and from averages."""
+    fleet = LEAVES.fleet(case, trial)
+    askers, watched = CuriousAskers(fleet), fleet.neighbours[LEAVING]
+    fleet.tap = _listening(askers)
+    fleet.begin()
+    fleet.run_rounds(SETTLED + AVERAGED, watched)
+    fleet.kill(LEAVING)
+    fleet.run_rounds(2 * (SETTLED + AVERAGED), watched)
+    errors = [[_departed_error(askers, name, count) for name in watched] for count in (1, AVERAGED)]
+    return np.array(errors[0]), np.array(errors[1])
+
+
+def _departed_error(askers: CuriousAskers, asker: str, count: int) -> float:
+    """Return the error of LEAVING's term at *asker*, from *count* sums before and after."""
+    sums = askers.sums_of(asker)
+    before = [kept for kept in sums if LEAVING in kept.terms][-count:]
+    after = [kept for kept in sums if kept.query.round > before[-1].query.round][:count]
+    own = np.mean([kept.own for kept in before], axis=0)
+    found = _at(before, own) - _at(after, own)
+    term = np.mean([kept.terms[LEAVING] for kept in before], axis=0)
+    return float(np.linalg.norm(found - term) / np.linalg.norm(term))
+
+
+def _at(sums: list[OpenedSum], own: FloatVector) -> FloatVector:
+    """Return the mean of *sums* as if the asker had stood at *own*, by the mean half weight."""
+    degree = len(LEAVES.links) * 2 // len(LEAVES.names)
+    factor = metropolis(degree, degree) * MEAN_WEIGHT
+    moved = [kept.total + factor * len(kept.terms) * (kept.own - own) for kept in sums]
+    result: FloatVector = np.mean(moved, axis=0)
+    return result
+
+
+def _listening(askers: CuriousAskers) -> Tap:
+    def tap(_sender: str, _receiver: str, message: Message) -> Message | None:
+        askers.note(message)
+        return message
+
+    return tap

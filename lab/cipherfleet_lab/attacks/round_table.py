@@ -39,6 +39,7 @@ class PairResult:
 PAIRS: Sequence[Pair] = (
     Pair("late-answers", "sealed", "rosters"),
     Pair("last-will", "sealed", "rosters"),
+    Pair("departure", "sealed", "kicks"),
     Pair("separation", "sealed", "draws"),
     Pair("second-query-after-restart", "pairwise", "digests"),
     Pair("second-query-after-restart", "sealed", "digests"),

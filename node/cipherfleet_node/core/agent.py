@@ -725,6 +725,8 @@ class Agent:
         is_pairwise = not self._setup.exchange.sealed
         if current.is_complete or (is_pairwise and current.answered and not current.unheard):
             yield from self._couple(now)
+        elif is_pairwise and current.roster and not current.unheard:
+            yield from self._hold(now, blamed=())  # all have refused: catch up with them
 
     def _couple(self, now: float) -> Iterator[Effect]:
         """Open the answers, compute the next estimate and go on to the next round."""

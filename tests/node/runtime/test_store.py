@@ -297,7 +297,7 @@ def test_the_first_generation_damaged_with_none_before_is_corrupt(store: Store) 
 def write(store: Store, payload: bytes) -> None:
     import hashlib
 
-    magic = b"cipherfleet state 1\n"
+    magic = b"cipherfleet state 2\n"
     store.current.write_bytes(magic + hashlib.sha256(payload).digest() + payload)
 
 

@@ -89,8 +89,7 @@ class Forgery:
 class Outcome:
     """What became of a forgery.
 
-    *reason* is the one under which it was counted, or `refusal_` and that of the reply. It is empty
-    if the forgery was accepted.
+    *reason* is the one under which it was counted. It is empty if the forgery was accepted.
     """
 
     reason: str
@@ -213,11 +212,10 @@ class WireFleet(MemoryFleet):
                 else:
                     others.append(effect)
         published = [effect.message for effect in others if isinstance(effect, Publish)]
-        refusals = [f"refusal_{m.reason}" for m in published if isinstance(m, Refusal)]
         again = [m for m in published if isinstance(m, Refusal) or self._was_sent(m)]
         moved = standing(agent) != before or len(others) > len(again)
         return Outcome(
-            " ".join(reasons or refusals),
+            " ".join(reasons),
             moved,
             len(self.verified) - verified,
             len(self.powers) - powers + self._blinded(forgery.receiver) - blinded,
@@ -275,8 +273,8 @@ def make_fleet(
 ) -> WireFleet:
     """Five nodes that agree on two figures, every round's chances a function of *seed*.
 
-    A sealed fleet that is *lossy* loses answers in every third round: two nodes hold that round
-    then, and ask fewer neighbours in a later one.
+    A sealed fleet that is *lossy* loses answers in two of six rounds: two nodes hold these rounds,
+    and then ask fewer neighbours in the next one.
     """
     rng = random.Random("readings")
     samples: dict[str, Sequence[Sample]] = {
@@ -302,7 +300,7 @@ def make_fleet(
 def is_lost(frame: Frame) -> bool:
     """Whether *frame* is one of the answers without which a round is held."""
     answer = frame.message
-    if not isinstance(answer, Answer) or answer.round % 3 != 1:
+    if not isinstance(answer, Answer) or answer.round % 6 not in (1, 2):
         return False
     return (answer.sender, answer.receiver) in LOSING
 

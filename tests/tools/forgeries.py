@@ -873,7 +873,7 @@ def refusal_of(scene: ExchangeScenario, answer: Answer, digest: bytes) -> Refusa
     return Refusal(*head, digest, reason, answer.round)
 
 
-@broker("refusal_old")
+@broker("old_query")
 def a_query_of_a_round_long_closed(scene: ExchangeScenario) -> Forgery | None:
     oldest = scene.agent.state.records[0].number
     frame = scene.captured(Query, lambda f: getattr(f.message, "round", oldest) < oldest)
@@ -941,7 +941,7 @@ def other_ciphertexts(scene: ExchangeScenario, query: Query) -> list[bytes] | No
     return ciphertexts if ciphertexts != query.ciphertexts else None
 
 
-@neighbour("refusal_old")
+@neighbour("old_query")
 def a_new_query_of_a_round_long_closed(scene: ExchangeScenario) -> Forgery | None:
     oldest, query = scene.agent.state.records[0].number, scene.pending.message
     if oldest == 0 or not isinstance(query, Query):

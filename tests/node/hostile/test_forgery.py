@@ -68,7 +68,7 @@ def test_the_classes_cover_every_reason_there_is() -> None:
     covered = {reason for kind in KINDS.values() for reason in kind.reasons} | apart
     sources = "".join((CORE / f"{name}.py").read_text() for name in RAISING)
     raised = r'(?:ProtocolError|WireError|Surplus|Rejected)\(\s*(?:[\w.]+, )?"(\w+)"'
-    replies = {"refusal_old", "late_answer", "early_answer"}
+    replies = {"old_query", "late_answer", "early_answer"}
     assert covered == {*re.findall(raised, sources), *replies}
 
 

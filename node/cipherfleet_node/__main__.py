@@ -18,6 +18,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS, NodeConfig
 
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, text: str, example: str, default: Path | None = None
+        name: str, text: str, example: str, default: Path | None = None, folder: str = ""
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=text, epilog=f"example: cipherfleet-node {example}"
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "folder",
             type=Path,
-            help=f"the node's folder, with its {NODE_FILE}",
+            help=folder or f"the node's folder, with its {NODE_FILE}",
             nargs="?" if default else None,
             default=default,
         )
@@ -129,6 +131,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     here = Path()
     add("health", "Exit with 0 if the daemon is healthy.", "health node/", here)
+    test = add(
+        "conformance",
+        "Replay scenarios against a node.",
+        "conformance node/vectors/scenarios --command 'my-node --scenario'",
+        here,
+        "the folder of the scenarios",
+    )
+    test.add_argument("--command", help="the node under test; without it our own", dest="tested")
+    test.add_argument("--speak", action="store_true", help="be the node under test")
+    test.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
@@ -232,6 +244,25 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(to_json(findings, code))
     return code
+
+
+def _conformance(options: argparse.Namespace) -> int:
+    from cipherfleet_node.conformance.checker import check_folder, speak
+
+    if options.speak:
+        speak()
+        return EXIT_OK
+    result = check_folder(options.folder, options.tested)
+    if options.json:
+        print(msgspec.json.encode(result).decode())
+        return EXIT_FAILED if result.failed else EXIT_OK
+    for each in result.results:
+        level = "fail" if each.problem else "ok"
+        print(f"{level:4}  {each.scenario:24} section {each.section:5} {each.steps:4} steps")
+        if each.problem:
+            print(f"      {one_line(each.problem)}")
+    print(f"{len(result.results)} scenarios, {result.failed} failed")
+    return EXIT_FAILED if result.failed else EXIT_OK
 
 
 def _health(options: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ from cipherfleet_deploy.watch.table import (
 from cipherfleet_deploy.watch.watch import ChangeFilter, View
 from cipherfleet_node.core.messages import Health, Message, Presence, PresenceState
 from cipherfleet_node.core.topics import claim_topic
-from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
+from cipherfleet_node.core.wire import MAX_COUNTER, MAX_ROUND, encode, topic_of
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
@@ -250,12 +250,13 @@ def test_a_retained_state_that_is_taken_back_is_no_fault() -> None:
 def test_huge_numbers_fit_into_their_columns_and_stay_exact_in_json() -> None:
     names = ("number", "round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
     refusals = {"topic": MAX_COUNTER, "kind": MAX_COUNTER}
-    most = health(epoch=MAX_COUNTER, rejected=refusals)
-    status = status_after(msgspec.structs.replace(most, **dict.fromkeys(names, MAX_COUNTER)))
+    most = health(epoch=MAX_ROUND, rejected=refusals)
+    numbers = dict.fromkeys(names, MAX_COUNTER) | {"round": MAX_ROUND}
+    status = status_after(msgspec.structs.replace(most, **numbers))
     assert row(status).rejected == 2 * MAX_COUNTER
     assert (
         json.loads(msgspec.json.encode(summarise_rows(status.rows(0.0))))["lowest_round"]
-        == MAX_COUNTER
+        == MAX_ROUND
     )
     lines = shown(status).splitlines()
     assert max(len(each.rstrip()) for each in lines) < 140

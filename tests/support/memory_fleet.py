@@ -138,6 +138,16 @@ def start_all(fleet: MemoryFleet) -> None:
         fleet.start(name)
 
 
+def run_until(
+    fleet: MemoryFleet, is_reached: Callable[[], bool], within_s: float = 10_000.0
+) -> None:
+    """Process one event after another until *is_reached*; AssertionError after *within_s*."""
+    end = fleet.now + within_s
+    while not is_reached():
+        assert fleet.now < end, "the fleet did not get there"
+        fleet.advance(fleet._heap[0][0])
+
+
 def finish(fleet: MemoryFleet, within_s: float = 2_000.0) -> None:
     """Run until all nodes have stopped; AssertionError if one is still running."""
     fleet.advance(fleet.now + within_s)

@@ -25,9 +25,9 @@ from cipherfleet_node.conformance.scenario import (
     NodeSetup,
     Outcome,
     Published,
-    Reading,
     ReadingWanted,
     ScenarioEvent,
+    SensorReading,
     Start,
     Step,
     Stopped,
@@ -221,7 +221,7 @@ class RecordedFleet:
                 case Published():
                     self._publish(name, effect)
                 case ReadingWanted():
-                    self._push(self.now, name, Reading(self.now, samples_of(name)))
+                    self._push(self.now, name, SensorReading(self.now, samples_of(name)))
                 case Stopped():
                     seat.stopped, seat.timer = True, None
         if seat.timer is not None:
@@ -257,7 +257,7 @@ def _at(event: ScenarioEvent, now: float) -> ScenarioEvent:
     match event:
         case Delivery(_, topic, data, retained):
             return Delivery(now, topic, data, retained)
-        case Reading(_, samples):
-            return Reading(now, samples)
+        case SensorReading(_, samples):
+            return SensorReading(now, samples)
         case _:
             return type(event)(now) if isinstance(event, Timer) else event

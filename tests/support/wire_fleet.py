@@ -195,7 +195,8 @@ class WireFleet(MemoryFleet):
         agent = agent_of(self, forgery.receiver)
         verified, powers = len(self.verified), len(self.powers)
         blinded = self._blinded(forgery.receiver)
-        before, claims = standing(agent), dict(agent.claims.rounds)
+        before = standing(agent)
+        claims = dict(agent.claims.rounds)
         reasons: list[str] = []
         others: list[object] = []
         verifiers = self.verifiers[forgery.receiver]

@@ -29,6 +29,7 @@ from cipherfleet_node.core import paillier, topics
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.messages import (
     DIGEST_BYTES,
+    MAX_CIPHERTEXTS,
     OPERATOR,
     Answer,
     Health,
@@ -402,7 +403,7 @@ def a_list_too_long(scene: ExchangeScenario) -> Forgery:
         name = scene.chance.choice(["", scene.receiver])
         body[Query.__struct_fields__.index("roster")] = [name] * min(many, 40_000)
     else:
-        body[-1] = [b""] * scene.chance.randint(4097, 20_000)
+        body[-1] = [b""] * scene.chance.randint(MAX_CIPHERTEXTS + 1, 20_000)
     return scene.signed_body(frame, msgspec.msgpack.encode(body))
 
 

@@ -95,6 +95,8 @@ AGAIN = 5  # at most: runs of a block with a slow frame
 LIMIT_BYTES = 1024 * 1024
 TICK_EVERY = 40  # frames between two looks at the clock
 TARGET = "n00"
+MANY = 20_000  # entries at most of a list that was repeated
+LISTS = (MAX_CIPHERTEXTS, MAX_CIPHERTEXTS + 1, 20_000)  # lengths
 
 APART = ("round", "membership")  # outcomes whose frames may cost more
 KINDS = (Query, Answer, Refusal, Presence, Membership, Claim, Health)
@@ -373,7 +375,7 @@ class Mutator:
             ):
                 fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
             case "members" | "seals":
-                fields[index] = fields[index] * self.chance.choice([0, 1, 2, 30, 5000])
+                fields[index] = (fields[index] * self.chance.choice([0, 1, 2, 30, 2000]))[:MANY]
             case "from_round" | "rekey" | "fingerprint":
                 fields[index] = self.like(fields[index])
             case _:  # tags and digests
@@ -393,7 +395,7 @@ class Mutator:
             case bytes():
                 return self.chance.randbytes(self.chance.choice([0, 7, 8, 8, 8, 9, 16, 16, 1000]))
             case list():
-                return value * self.chance.choice([0, 2, 30])
+                return (value * self.chance.choice([0, 2, 30]))[:MANY]
             case _:
                 return value
 
@@ -404,7 +406,7 @@ class Mutator:
         with_target = sorted({*fewer, TARGET})
         odd = [some[::-1], [TARGET] * 2, ["n99"], [""], ["a\0b"], ["n" * 64], ["n00"] * 64]
         if self.chance.random() < 0.02:
-            return [""] * self.chance.choice([4096, 4097, 200_000])
+            return [""] * self.chance.choice([MAX_DEGREE, MAX_DEGREE + 1, 200_000])
         return self.chance.choice([some, *[fewer, with_target] * 3, *odd])
 
     def counts(self) -> dict[str, int]:
@@ -422,7 +424,7 @@ class Mutator:
         numbers = [0, 1, n - 1, n, n + 1, n2 - 1, n2, n2 + 1, int(key.p), 2**1024 - 1]
         numbers += [self.chance.randrange(n2), self.chance.randrange(n) * int(key.q)]
         one = self.chance.choice(numbers).to_bytes(128, "big")
-        many = self.chance.choice([0, 1, 1, 1, 1, 1, 2, 4096, 4097, 20_000])
+        many = self.chance.choice([0, 1, 1, 1, 1, 1, 2, *LISTS])
         if many > 2:
             return [self.chance.choice([b"", b"\0", one[:12]])] * many
         length = self.chance.choice([128] * 20 + [0, 127, 129, 60_000, 250_000])
@@ -467,7 +469,7 @@ def long_answer(chance: random.Random) -> Answer:
 
 def long_ciphertexts(chance: random.Random) -> list[bytes]:
     if chance.random() < 0.3:
-        return [bytes(60)] * length(chance, MAX_CIPHERTEXTS, 1)
+        return [bytes(120)] * length(chance, MAX_CIPHERTEXTS, 1)
     return [b""] * length(chance, MAX_CIPHERTEXTS, 30_000)
 
 

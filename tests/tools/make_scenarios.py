@@ -16,14 +16,14 @@ import msgspec
 
 from cipherfleet_node.conformance.scenario import (
     Delivery,
+    NodeScenario,
     NodeSetup,
     Published,
-    Scenario,
     Step,
     Transcript,
 )
 from cipherfleet_node.core import topics, wire
-from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.messages import Answer, Message, Query
 from cipherfleet_node.settings.sections import Algorithm, ExchangeName
 from tests.support.recorded_fleet import (
     DELAY_S,
@@ -40,10 +40,6 @@ SCENARIOS, TRANSCRIPTS = FOLDER / "scenarios", FOLDER / "transcripts"
 LATE_S = 3.5  # after both deadlines of a round, and before the round is dropped
 PERIOD_S = 0.25  # makes the scenarios short
 NEVER: Sequence[float] = ()
-DECODERS = {
-    "q": msgspec.msgpack.Decoder(Query),
-    "state": msgspec.msgpack.Decoder(Presence),
-}
 
 
 # -- fleets ---------------------------------------------------------------------------------------
@@ -133,8 +129,7 @@ def inject(fleet: RecordedFleet, message: Message) -> None:
 def query_to(fleet: RecordedFleet, sender: str) -> Query:
     """Return the latest query of *sender* that a got."""
     data = bytes.fromhex(latest_to(fleet, "a", "q", sender).data)
-    query: Query = DECODERS["q"].decode(msgspec.msgpack.decode(data)[2])
-    return query
+    return msgspec.msgpack.decode(msgspec.msgpack.decode(data)[2], type=Query)
 
 
 # -- scenarios ------------------------------------------------------------------------------------
@@ -411,12 +406,12 @@ def giving_up() -> RecordedFleet:
     return fleet
 
 
-def make_scenario(name: str) -> Scenario:
+def make_scenario(name: str) -> NodeScenario:
     """Return the scenario *name*, from a new run."""
     make, section = MADE[name]
     fleet = make()
     about = (make.__doc__ or "").strip()
-    return Scenario(name, about, section, fleet.setups["a"], fleet.steps("a"))
+    return NodeScenario(name, about, section, fleet.setups["a"], fleet.steps("a"))
 
 
 # -- transcripts ----------------------------------------------------------------------------------

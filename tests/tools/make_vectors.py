@@ -38,7 +38,10 @@ from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
 from cipherfleet_node.core.parameters import SharedParameters
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal
+from cipherfleet_node.errors import WireError
 from tests.support.memory_fleet import toy_secret
+
+from .key_vectors import identities_vectors, sealed_exchange_vectors, sizes_vectors
 
 FOLDER = Path(__file__).parents[2] / "node" / "vectors"
 HALF = 1 << 62
@@ -443,6 +446,26 @@ def wider(envelope: list[Any]) -> bytes:
     return head + length + body + encode(envelope[3])
 
 
+def badly_signed(case: Any, signer: Ed25519PrivateKey) -> dict[str, str] | None:
+    """Return *case* with a flipped bit in its signature, None if it has none.
+
+    A reader that refuses the case for its flaw only, and checks no signature, takes some of these
+    for well signed.
+    """
+    try:
+        *head, signature = msgspec.msgpack.decode(bytes.fromhex(case["bytes"]))
+        flipped = bytes([signature[0] ^ 1, *signature[1:]])
+    except (msgspec.DecodeError, ValueError, IndexError, TypeError):
+        return None
+    data = msgspec.msgpack.encode([*head, flipped])
+    verifiers = dict.fromkeys(("a", "b", OPERATOR), signer.public_key())
+    try:
+        wire.decode(data, case["topic"], "fleet", verifiers)
+    except WireError as error:
+        return {"bytes": data.hex(), "fails": error.reason}
+    raise AssertionError("a badly signed message was taken")
+
+
 def wire_vectors() -> Any:
     encode = msgspec.msgpack.encode
     signer = Ed25519PrivateKey.from_private_bytes(b"a" * 32)
@@ -616,6 +639,11 @@ def wire_vectors() -> Any:
         ],
         "decode": good,
         "refused": bad,
+        "badly_signed": [
+            {"name": f"{case['name']}, badly signed", "topic": case["topic"], **twin}
+            for case in bad
+            if (twin := badly_signed(case, signer))
+        ],
     }
 
 
@@ -627,6 +655,9 @@ ALL = {
     "sealed": sealed_vectors,
     "parameters": parameters_vectors,
     "wire": wire_vectors,
+    "identities": identities_vectors,
+    "sealed_exchange": sealed_exchange_vectors,
+    "sizes": sizes_vectors,
 }
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
+from cipherfleet_node.conformance.scenario_node import NoTrace
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (
@@ -54,15 +54,6 @@ from .toy_keys import SeededBlinding, shared_secret
 
 START_OF_TAG = 8  # number of bytes of a key's fingerprint
 PARAMETERS = b"the same"  # a digest that is equal in all nodes
-
-
-class NoTrace:
-    """A Trace that measures nothing."""
-
-    def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
-        """Return a context manager without effect."""
-        del phase, round_number
-        return nullcontext()
 
 
 @dataclass

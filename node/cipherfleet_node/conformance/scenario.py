@@ -79,7 +79,7 @@ class Delivery(msgspec.Struct, frozen=True, tag_field="event", tag="message"):
     retained: bool = False
 
 
-class Reading(msgspec.Struct, frozen=True, tag_field="event", tag="reading"):
+class SensorReading(msgspec.Struct, frozen=True, tag_field="event", tag="reading"):
     """The sensor has given these samples: values by field."""
 
     at: float
@@ -92,7 +92,7 @@ class Timer(msgspec.Struct, frozen=True, tag_field="event", tag="timer"):
     at: float
 
 
-ScenarioEvent = Start | Kill | Connect | Disconnect | Delivery | Reading | Timer
+ScenarioEvent = Start | Kill | Connect | Disconnect | Delivery | SensorReading | Timer
 
 
 class Saved(msgspec.Struct, frozen=True, tag_field="effect", tag="save"):
@@ -167,7 +167,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outcome: Outcome
 
 
-class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NodeScenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A test of one node."""
 
     name: str

@@ -36,12 +36,12 @@ from .scenario import (
     NodeSetup,
     Outcome,
     Published,
-    Reading,
     ReadingWanted,
     RestartWanted,
     Saved,
     ScenarioEffect,
     ScenarioEvent,
+    SensorReading,
     Start,
     Stopped,
     Timer,
@@ -120,7 +120,7 @@ class ScenarioNode:
                 payload, fleet = bytes.fromhex(data), self._setup.fleet
                 message = wire.decode(payload, topic, fleet, self._verifiers, retained=retained)
                 return events.MessageReceived(message, retained)
-            case Reading(_, samples):
+            case SensorReading(_, samples):
                 return events.ReadingTaken([Sample(dict(values)) for values in samples])
             case Timer():
                 return events.TimerFired()

@@ -356,7 +356,7 @@ class Agent:
         """Restart at once between rounds, or in a round in which no answer is awaited."""
         current = self.collector.current
         is_idle = self._phase in (Phase.STARTING, Phase.READING) or (
-            current is not None and not current.missing
+            current is not None and not current.unheard
         )
         if self._is_at_boundary and is_idle:
             yield Save(self._state)
@@ -378,7 +378,8 @@ class Agent:
 
     @property
     def _can_repeat(self) -> bool:
-        return self._state.continuous and self._state.open_record is not None
+        is_early = self._state.round < self._setup.first_round
+        return self._state.continuous and self._state.open_record is not None and not is_early
 
     @property
     def _is_done(self) -> bool:
@@ -724,6 +725,8 @@ class Agent:
         is_pairwise = not self._setup.exchange.sealed
         if current.is_complete or (is_pairwise and current.answered and not current.unheard):
             yield from self._couple(now)
+        elif is_pairwise and current.roster and not current.unheard:
+            yield from self._hold(now, blamed=())  # all have refused: catch up with them
 
     def _couple(self, now: float) -> Iterator[Effect]:
         """Open the answers, compute the next estimate and go on to the next round."""

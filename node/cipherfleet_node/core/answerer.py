@@ -13,6 +13,10 @@ and opens its next round with another draw: other half weights, other dither, an
 quantised estimate. `agent.py` explains the kick. The answered rosters are saved for every draw in
 the records: with the latest alone, a late query of an earlier round would slip through.
 
+In the pairwise exchange the same rule holds for whole queries, as long as the estimate stands
+still. The difference of two answers with one half weight is that half weight times the asker's own
+move, so it would show the half weight.
+
 **Closed rounds.** A round that this node has closed is answered from its record, held or not, as
 long as the record is kept. So a neighbour whose query came late can still count this node, which
 has counted it or will. In the pairwise exchange a node refuses (`closed`) if it closed the round
@@ -44,6 +48,7 @@ from .randomness import RoundRandomness
 from .state import AnsweredQuery, RoundRecord, State, note_answered
 
 MAX_WAITED_MS = 2**31
+ROSTER_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,9 +139,12 @@ class Answerer:
         return is_closed and asker not in record.counted
 
     def _may_see(self, query: Query, record: RoundRecord, state: State) -> bool:
-        """True unless the asker has an answer to another roster with the draw of *record*."""
+        """True unless the asker has an answer to another roster with the draw of *record*.
+
+        In the pairwise exchange: to another query.
+        """
         seen = state.rosters.get(record.draw, {}).get(query.sender)
-        return not query.roster or seen in (None, roster_digest(query.roster))
+        return seen in (None, once_per_draw(query))
 
     def _refuse(
         self, query: Query, state: State, reason: RefusalReason, theirs: int, waited_s: float
@@ -190,10 +198,14 @@ class Answerer:
 
 def entry_of(query: Query) -> AnsweredQuery:
     """Return what must be remembered when *query* is answered."""
-    roster = roster_digest(query.roster) if query.roster else b""
-    return AnsweredQuery(query.round, query.sender, query.digest, roster)
+    return AnsweredQuery(query.round, query.sender, query.digest, once_per_draw(query))
+
+
+def once_per_draw(query: Query) -> bytes:
+    """Return what may not change while a draw lasts: the roster, or the whole pairwise query."""
+    return roster_digest(query.roster) if query.roster else query.digest[:ROSTER_DIGEST_BYTES]
 
 
 def roster_digest(roster: list[str]) -> bytes:
-    """Return 16 bytes of the SHA-256 of *roster*; no name contains a line feed."""
-    return hashlib.sha256("\n".join(roster).encode()).digest()[:16]
+    """Return the beginning of the SHA-256 of *roster*; no name contains a line feed."""
+    return hashlib.sha256("\n".join(roster).encode()).digest()[:ROSTER_DIGEST_BYTES]

@@ -20,7 +20,7 @@ RefusalReason = Literal["old", "closed", "roster", "stale_epoch"]
 OPERATOR = "_operator"  # the sender of memberships; the id of a node cannot begin with "_"
 DIGEST_BYTES = 32
 TAG_BYTES = 8
-MAX_CIPHERTEXTS = 4096  # of the smallest key (64 bytes each) in the longest message
+MAX_CIPHERTEXTS = 2048  # of 512-bit keys (128 bytes each) in the longest message
 # A receiver has at most MAX_DEGREE neighbours, each with at most MAX_DEGREE - 1 others.
 MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
 DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius

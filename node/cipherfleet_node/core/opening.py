@@ -10,7 +10,8 @@ further draw has to wait twice as long as the one before: many kicks around one 
 average out.
 
 The usual share is measured by the sizes of the latest coupling terms. Terms of rounds that may
-contain kicks are left out. Otherwise each kick would make the next one larger.
+contain kicks are left out. Otherwise each kick would make the next one larger. Before any size is
+known, the estimate itself is taken for the usual share.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import numpy as np
 
 from . import progress
-from .coupling import TERMS, within_headroom
+from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
 from .messages import Query
 from .quantiser import START_NOISE, quantise, randomise_start
@@ -81,7 +82,7 @@ class Opener:
             ciphertexts = setup.exchange.query(quantised)
         record = RoundRecord(
             number=k,
-            draw=progress.draw_name(state),
+            draw=progress.draw_name(state, randomness.seed, sealed=setup.exchange.sealed),
             quantised=quantised,
             seed=randomness.seed,
             query=ciphertexts,
@@ -129,6 +130,6 @@ class Opener:
         least = START_NOISE * self._setup.resolution
         weight = self._setup.exchange.mean_metropolis
         if not state.sizes or not weight:
-            return least
+            return max(size_of(np.array(state.estimate or [0.0])), least)
         share = statistics.median(state.sizes) / (weight * len(self._setup.neighbours) ** 0.5)
         return float(max(KICK * share, least))

@@ -17,13 +17,14 @@ def next_draw(state: State, estimate: FloatVector) -> Draw:
     return Draw(fingerprint, drawing.number, drawing.since)
 
 
-def draw_name(state: State) -> bytes:
-    """Return the name under which the rosters of the present draw are remembered.
+def draw_name(state: State, seed: bytes, *, sealed: bool) -> bytes:
+    """Return the name under which the answers of the present draw are remembered.
 
-    A step of the estimate alone does not change it: the terms of a neighbour that has moved by one
-    coupled step still resemble the ones before.
+    In the sealed exchange a step of the estimate alone does not change it: the terms of a neighbour
+    that has moved by one coupled step still resemble the ones before. In the pairwise exchange it
+    belongs to the *seed*, since other half weights suffice.
     """
-    return state.drawing.number.to_bytes(8, "big")
+    return state.drawing.number.to_bytes(8, "big") if sealed else seed[:8]
 
 
 def redrawn(state: State, kick: float) -> State:

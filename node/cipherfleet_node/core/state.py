@@ -48,7 +48,7 @@ class AnsweredQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round: int
     asker: str
     digest: bytes
-    roster: bytes  # digest of the roster; empty in the pairwise exchange
+    roster: bytes  # what may not change while the draw lasts; see answerer.once_per_draw
 
 
 class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +83,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     neighbours: dict[str, Known]
     continuous: bool  # False if the start found an older generation or nothing
     drawing: Drawing
-    rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: digest of the answered roster
+    rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: AnsweredQuery.roster
     sizes: list[float] = []  # of the latest coupling terms, for the cap
     coupled: int = 0  # the number of rounds with a coupling term
     has_lost_round: bool = False  # the node has run, but does not know up to which round
@@ -119,8 +119,6 @@ def note_answered(state: State, entry: AnsweredQuery) -> State:
         return state
     noted = msgspec.structs.replace(record, answered={**record.answered, entry.asker: entry.digest})
     records = [noted if r.number == entry.round else r for r in state.records]
-    if not entry.roster:
-        return msgspec.structs.replace(state, records=records)
     seen = {**state.rosters.get(record.draw, {}), entry.asker: entry.roster}
     rosters = {**state.rosters, record.draw: seen}
     return msgspec.structs.replace(state, records=records, rosters=rosters)

@@ -120,7 +120,7 @@ def restore_state(
             remedy="remove the folder 'state' to start without it",
         )
     if not saved.continuous and saved.records:
-        log.warning("the saved state is not the latest one: this node skips rounds")
+        log.warning("the latest state is damaged, lost or not known: this node skips rounds")
     if saved.parameters != parameters:
         log.warning("the settings have changed: queries of earlier rounds are not answered")
         saved = msgspec.structs.replace(after_damage(saved), records=[])

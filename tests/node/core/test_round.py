@@ -72,5 +72,5 @@ def test_a_deadline_is_the_longest_wait_for_a_missing_member() -> None:
 
 def test_a_deadline_is_at_least_the_base_deadline() -> None:
     current = opened_round()
-    current.await_until(10.0, {}.__getitem__, least_s=5.0)
+    current.await_until(10.0, lambda _name: 99.0, least_s=5.0)
     assert current.deadline == 15.0

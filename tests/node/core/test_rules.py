@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from cipherfleet_node.core.opening import ROUNDS_PER_DRAW
 from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.state import HISTORY_ROUNDS, PENDING_ROUNDS, Known, first_state
+from cipherfleet_node.core.stepping import Stepper
 from tests.support.memory_fleet import (
     TIMEOUT,
     MemoryFleet,
@@ -43,6 +45,7 @@ from tests.support.memory_fleet import (
     reused_rounds,
     ring,
     rounds_of,
+    run_until,
     sent,
     star,
     start_all,
@@ -81,8 +84,7 @@ def test_a_node_that_stands_still_shows_the_same_numbers_again(first: int, seale
     lost = drop(lambda _s, _r, m: is_answer(m, first, first + 1))
     fleet = plain_fleet(complete(4), rounds=8, sealed=sealed, tap=lost)
     start_all(fleet)
-    while rounds_of(fleet, "n00")[-1:] != [first + 2]:
-        fleet.advance(fleet.now + 0.5)
+    run_until(fleet, lambda: rounds_of(fleet, "n00")[-1:] == [first + 2])
     held, again, coupled = (record_of(fleet, "n00", first + n) for n in range(3))
     assert (held.outcome, again.outcome) == ("held", "held")
     assert held.quantised == again.quantised == coupled.quantised
@@ -137,9 +139,12 @@ def test_another_roster_is_not_answered_with_the_same_draw(answered: MemoryFleet
     agent._state = msgspec.structs.replace(agent.state, records=records)  # n01 has not asked yet
     narrower = query_of(answered, "n01", 3, roster=["n00", "n02"])
     assert refusals(deliver(answered, "n00", narrower)) == ["roster"]
+    assert "n01" in agent.state.rosters[draw]
+    # Without that memory it would be answered.
     agent._state = msgspec.structs.replace(agent.state, rosters={})
-    assert refusals(deliver(answered, "n00", narrower)) == [], "so it is the memory that refuses"
-    assert draw in agent.state.rosters
+    agent.answerer._sent.clear()
+    (answer,) = sent(deliver(answered, "n00", narrower))
+    assert isinstance(answer, Answer)
 
 
 def test_a_changed_roster_is_answered_after_another_draw_with_a_kick() -> None:
@@ -159,8 +164,9 @@ def test_a_changed_roster_is_answered_after_another_draw_with_a_kick() -> None:
     assert max(kick for _, kick in drawn) > 0.0
     assert agent_of(fleet, "n00").state.drawing.kick == 0.0, "a coupled step ends the kick"
     assert fleet.seats["n00"].surplus["refused_roster"] > 0
-    finish(fleet)
+    fleet.advance(fleet.now + 200 * TIMEOUT)
     others = [name for name in fleet.seats if name != "n03"]
+    assert all(coupled_of(fleet, name) >= 40 for name in others)
     spread = np.ptp([agent_of(fleet, name).state.estimate for name in others], axis=0)
     assert spread.max() < 1e-2
 
@@ -223,8 +229,7 @@ def held_fleet(after: int, *missing: str) -> tuple[MemoryFleet, dict[str, Answer
 
     fleet = plain_fleet(complete(6), rounds=60, sealed=True, tap=late)
     start_all(fleet)
-    while rounds_of(fleet, "n00")[-1] < 2 + after:
-        fleet.advance(fleet.now + 0.01)
+    run_until(fleet, lambda: len(rounds_of(fleet, "n00")) >= 3 + after)
     assert not fleet.seats["n00"].reported[3].is_coupled
     return fleet, kept
 
@@ -289,8 +294,7 @@ def closed_round(*, sealed: bool) -> tuple[MemoryFleet, Query]:
         lambda s, r, m: isinstance(m, Query | Answer) and (s, r) == ("n03", "n00") and m.round >= 3
     )
     start_all(fleet)
-    while rounds_of(fleet, "n00")[-1:] != [3]:
-        fleet.advance(fleet.now + 0.05)
+    run_until(fleet, lambda: rounds_of(fleet, "n00")[-1:] == [3])
     return fleet, query_of(fleet, "n03", 3)
 
 
@@ -330,21 +334,26 @@ def is_closing(effect: Effect) -> bool:
 
 
 def test_a_round_has_two_deadlines_but_one_for_those_that_missed_before() -> None:
-    fleet = plain_fleet(star(4), rounds=None, sealed=True, period_s=0.1)
+    """The query is sent again at the first one: twice in the round that n03 misses first."""
+    sent_in: Counter[int] = Counter()
+
+    def count(sender: str, receiver: str, message: Message) -> Message | None:
+        if isinstance(message, Query) and (sender, receiver) == ("n00", "n01"):
+            sent_in[message.round] += 1
+        return None if sender == "n03" and fleet.now > 2.0 else message
+
+    fleet = plain_fleet(star(4), rounds=None, sealed=True, period_s=0.1, tap=count)
     start_all(fleet)
-    fleet.advance(2.05)
-    fleet.tap = drop(lambda s, _r, _m: s == "n03")
     fleet.advance(200.0)
-    seat = fleet.seats["n00"]
-    lasted = [at - r.opened for r, at in zip(seat.reported, seat.closed_at, strict=True)]
     held = [
-        took / TIMEOUT
-        for took, r in zip(lasted, seat.reported, strict=True)
-        if "n03" in rosters_of(fleet, "n00", r.number) and not r.is_coupled
+        r.number
+        for r in fleet.seats["n00"].reported
+        if not r.is_coupled and "n03" in rosters_of(fleet, "n00", r.number)
     ]
-    assert held[0] in (pytest.approx(2.0), pytest.approx(3.0), pytest.approx(4.0))
-    assert held[1:]
-    assert all(took == pytest.approx(1.0) for took in held[1:])
+    assert len(held) > 3
+    # A pending round is asked for once more, together with the next one.
+    first, *later = (sent_in[k] for k in held)
+    assert set(later) == {first - 1}
 
 
 def rosters_of(fleet: MemoryFleet, name: str, k: int) -> list[str]:
@@ -581,8 +590,11 @@ LARGEST = 2**44 - 1  # of what an answer can hold, as the range check allows it
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_an_answer_that_would_leave_the_headroom_holds_the_estimate(sealed: bool) -> None:
-    """It never raises. The node names the roster, and goes on."""
+def test_a_term_that_would_leave_the_headroom_is_not_counted(
+    sealed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends no node. The node names the roster, and goes on. The cap is off, or none would."""
+    monkeypatch.setattr("cipherfleet_node.core.stepping.cap_of", lambda *_: float("inf"))
     fleet = plain_fleet(complete(4), rounds=30, sealed=sealed)
     fleet.tap = lying("n03", "n00", 2**62, lambda k: k == 2)
     fleet.run()
@@ -605,11 +617,11 @@ def test_a_lie_within_the_range_moves_an_estimate_by_the_cap_at_most(
         if not is_capped:
             monkeypatch.setattr("cipherfleet_node.core.stepping.cap_of", lambda *_: float("inf"))
         fleet = plain_fleet(complete(4), rounds=60, sealed=sealed)
-        fleet.tap = lying("n03", "n00", LARGEST * 8, lambda k: k == 50)
+        fleet.tap = lying("n03", "n00", LARGEST, lambda k: k == 50)
         fleet.run()
         closed = {r.number: r.estimate for r in fleet.seats["n00"].reported}
         moves.append(float(np.abs(closed[50] - closed[49]).max()))
-    assert moves[0] < 0.01
+    assert 0.0 < moves[0] < 0.01
     assert moves[1] > 1.0
 
 
@@ -644,31 +656,43 @@ def drift(fleet: MemoryFleet, n: int) -> float:
     return float(np.abs(mean - mean_reading(n)).max() / fleet.resolution)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("lost", ["answers", "all"])
-def test_random_losses_leave_no_scar_in_a_pairwise_average(seed: int, lost: str) -> None:
-    """What one end alone counted is taken back, so the mean of the start values is kept."""
-    fleet = plain_fleet(complete(5), rounds=None, seed=seed)
+def lossy(seed: int, kinds: Any, share: float) -> MemoryFleet:
+    """A pairwise fleet that loses a *share* of its messages for 60 deadlines, and then none."""
+    fleet = plain_fleet(complete(5), rounds=None, period_s=1.0, seed=seed)
     chance = np.random.default_rng(seed)
-    kinds = Answer if lost == "answers" else Answer | Query
-    fleet.tap = drop(lambda _s, _r, m: isinstance(m, kinds) and chance.random() < 0.1)
+    fleet.tap = drop(lambda _s, _r, m: isinstance(m, kinds) and chance.random() < share)
     start_all(fleet)
     fleet.advance(60 * TIMEOUT)
     assert fleet.silent() > 5, "some answers were missing"
     fleet.tap = None
-    fleet.advance(fleet.now + 0.5)
-    # 16 resolutions of start noise per node, and half a resolution of dither a round.
-    rounds = agent_of(fleet, "n00").round_number
-    assert drift(fleet, 5) < 20 + rounds
+    fleet.advance(fleet.now + 10 * TIMEOUT)
+    return fleet
 
 
-def test_without_taking_back_losses_leave_a_scar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "cipherfleet_node.core.stepping.Stepper.take_back", lambda _self, state, _query: state
-    )
-    fleet = plain_fleet(complete(5), rounds=None, seed=0)
-    chance = np.random.default_rng(0)
-    fleet.tap = drop(lambda _s, _r, m: isinstance(m, Answer) and chance.random() < 0.1)
-    start_all(fleet)
-    fleet.advance(60 * TIMEOUT)
-    assert drift(fleet, 5) > 1e5
+# 16 resolutions of start noise for each node, and some dither in each round.
+FEW_RESOLUTIONS = 100.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_lost_answers_leave_no_scar_in_a_pairwise_average(seed: int, share: float) -> None:
+    """What one end alone counted is taken back, so the mean of the start values is kept."""
+    assert drift(lossy(seed, Answer, share), 5) < FEW_RESOLUTIONS
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_taking_back_lost_answers_leave_a_scar(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stepper, "take_back", lambda _self, state, _query: state)
+    assert drift(lossy(seed, Answer, 0.3), 5) > 100 * FEW_RESOLUTIONS
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a query lists the answers of the latest closed round only: if it is lost at both "
+    "deadlines, the other end never learns what was not counted",
+)
+def test_lost_queries_leave_no_scar_in_a_pairwise_average() -> None:
+    drifts = [drift(lossy(seed, Answer | Query, 0.3), 5) for seed in range(3)]
+    assert max(drifts) < FEW_RESOLUTIONS

@@ -14,11 +14,11 @@ from cipherfleet_node.conformance.scenario import (
     Counted,
     CoupledLate,
     Delivery,
+    NodeScenario,
     NodeSetup,
     Outcome,
     Published,
     Saved,
-    Scenario,
     ScenarioEffect,
     Start,
     Step,
@@ -26,16 +26,16 @@ from cipherfleet_node.conformance.scenario import (
     Transcript,
 )
 from cipherfleet_node.conformance.scenario_node import ScenarioNode
-from cipherfleet_node.core.messages import Answer, Presence, Query, Refusal
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query, Refusal
 from tests.tools.make_scenarios import MADE, SCENARIOS, TRANSCRIPTS, make_scenario
 
 FILES = sorted(SCENARIOS.glob("*.json"))
-KINDS = {kind.KIND: kind for kind in (Query, Answer, Refusal, Presence)}
+KINDS: dict[str, type[Message]] = {kind.KIND: kind for kind in (Query, Answer, Refusal, Presence)}
 
 
 @cache
-def scenario_in(file: Path) -> Scenario:
-    return msgspec.json.decode(file.read_bytes(), type=Scenario)
+def scenario_in(file: Path) -> NodeScenario:
+    return msgspec.json.decode(file.read_bytes(), type=NodeScenario)
 
 
 @cache
@@ -63,7 +63,8 @@ def check(found: Outcome, expected: Outcome, where: str) -> None:
 
 def readable(effect: ScenarioEffect) -> ScenarioEffect:
     """Return *effect* as it is after it was written and read."""
-    return msgspec.json.decode(msgspec.json.encode(effect), type=ScenarioEffect)
+    found: ScenarioEffect = msgspec.json.decode(msgspec.json.encode(effect), type=ScenarioEffect)
+    return found
 
 
 def close(one: list[float], other: list[float]) -> bool:
@@ -122,8 +123,8 @@ def reasons_of(name: str) -> set[str]:
     return {effect.reason for effect in effects_of(name) if isinstance(effect, Counted)}
 
 
-def messages_of(name: str) -> list[Query | Answer | Refusal | Presence]:
-    found = []
+def messages_of(name: str) -> list[Message]:
+    found: list[Message] = []
     for effect in effects_of(name):
         if isinstance(effect, Published):
             _, kind, body, _ = msgspec.msgpack.decode(bytes.fromhex(effect.data))

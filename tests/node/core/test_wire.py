@@ -510,7 +510,16 @@ def test_decoding_vectors_hold(case: Any) -> None:
     assert encode(message, SIGNER) == data
 
 
-@pytest.mark.parametrize("case", VECTORS["refused"], ids=lambda c: c["name"])
+def test_a_flaw_of_the_body_shows_only_if_the_message_is_well_signed() -> None:
+    reasons = {case["fails"] for case in VECTORS["badly_signed"]}
+    assert "signature" in reasons
+    assert not reasons & {"range", "length", "fleet"}
+    assert len(VECTORS["badly_signed"]) > len(VECTORS["refused"]) // 2
+
+
+@pytest.mark.parametrize(
+    "case", [*VECTORS["refused"], *VECTORS["badly_signed"]], ids=lambda c: c["name"]
+)
 def test_refusal_vectors_hold(case: Any) -> None:
     with pytest.raises(WireError) as refused:
         decode(bytes.fromhex(case["bytes"]), case["topic"], FLEET, VERIFIERS)

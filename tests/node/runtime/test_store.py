@@ -23,10 +23,9 @@ def state(k: int) -> State:
     draw, known = bytes(8), {"m": Known(b"identity", epoch=1, round=k)}
     records = [RoundRecord(k, draw, [k, -k], bytes([k] * 32), [bytes([k]) * 64])]
     made = first_state("f", "n", b"tag", 3, draw=k)
+    rosters = {draw: {"m": bytes(16)}}
     changes = {"round": k, "estimate": [0.5 * k], "records": records, "neighbours": known}
-    return msgspec.structs.replace(
-        made, continuous=True, rosters={draw: {"m": bytes(16)}}, **changes
-    )
+    return msgspec.structs.replace(made, continuous=True, rosters=rosters, **changes)
 
 
 @pytest.fixture
@@ -298,7 +297,7 @@ def test_the_first_generation_damaged_with_none_before_is_corrupt(store: Store) 
 def write(store: Store, payload: bytes) -> None:
     import hashlib
 
-    magic = b"cipherfleet state 1\n"
+    magic = b"cipherfleet state 2\n"
     store.current.write_bytes(magic + hashlib.sha256(payload).digest() + payload)
 
 

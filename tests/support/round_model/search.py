@@ -215,10 +215,10 @@ def replay(new_world: NewWorld, schedule: Schedule, until_s: float = 20.0) -> Wo
     return world
 
 
-def shows(new_world: NewWorld, schedule: Schedule, kind: str) -> bool:
+def shows(new_world: NewWorld, schedule: Schedule, kind: str, until_s: float = 20.0) -> bool:
     """True if *schedule*, and then a fleet without faults, breaks the invariant *kind*."""
     try:
-        world = replay(new_world, schedule)
+        world = replay(new_world, schedule, until_s)
     except (IndexError, KeyError, StopIteration):
         return False  # the schedule names a message or a node that is not there
     if kind in FAILURES:
@@ -296,7 +296,15 @@ def wander_many(
         report.depth = max(report.depth, world.steps)
         report.rejected.update(reason for _, reason in world.rejected)
         report.note(world, schedule, frozenset())
+        _shrink_new(report, schedule, new_worlds[seed % len(new_worlds)])
         if time.monotonic() - began > seconds:
             break
     report.wall_s = time.monotonic() - began
     return report
+
+
+def _shrink_new(report: Report, schedule: Schedule, new_world: NewWorld) -> None:
+    """Keep only the faults that matter in the schedules that *report* has just got."""
+    for kind, (violation, found) in report.found.items():
+        if found is schedule and shows(new_world, schedule, kind):
+            report.found[kind] = violation, shrink(new_world, schedule, kind)

@@ -187,9 +187,10 @@ class World:
             self._violate("deadlock", "")
             return
         node = self.nodes[name]
+        is_cut = node.down_until is not None and node.effects_left is None
         if node.agent is None:
             self.start(name)
-        elif node.down_until is not None and node.down_until <= self.now:
+        elif is_cut and (node.down_until or 0.0) <= self.now:
             self._connect(name)
         else:
             self._handle(name, TimerFired())

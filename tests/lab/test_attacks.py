@@ -39,6 +39,7 @@ from cipherfleet_lab.attacks.leakage import (
     samples,
     solve_closed_form,
 )
+from cipherfleet_lab.attacks.members import OVERREACHED, distance, exaggerating, others
 from cipherfleet_lab.attacks.names import ROUND_GUARDS, GraphName, Guard
 from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangulation_by_two
 from cipherfleet_lab.attacks.one_exchange import HALF_WEIGHTS, NEIGHBOURS, run_exchange
@@ -467,6 +468,17 @@ def test_no_answer_ends_a_neighbours_process(system: str) -> None:
     off, on = pair("overreach", system, "headroom")
     assert off.value >= 0.5
     assert on.value == 0.0
+
+
+def test_a_steady_lie_sets_the_result_and_ends_nobody() -> None:
+    """A finding, not a guard: a tenth of the accepted range, in every answer."""
+    honest, attacked = (OVERREACHED.fleet(case("sealed"), 0) for _ in range(2))
+    attacked.tap = exaggerating(attacked, 0.1)
+    for fleet in (honest, attacked):
+        fleet.begin()
+        fleet.run_rounds(40, others(fleet))
+    assert not attacked.ended
+    assert np.median([distance(attacked, honest, name) for name in others(attacked)]) > 10.0
 
 
 def test_garbage_of_one_member_does_not_stop_its_neighbours() -> None:

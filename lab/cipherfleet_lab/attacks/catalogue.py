@@ -68,6 +68,7 @@ ATTACKS: Mapping[str, Attack] = {
         Attack(
             "last-will", "one neighbour and the broker", "isolation:last_will", is_on_rounds=True
         ),
+        Attack("departure", "one neighbour", "isolation:departure", is_on_rounds=True),
         Attack(
             "separation", "one neighbour and the broker", "separation:separation", is_on_rounds=True
         ),

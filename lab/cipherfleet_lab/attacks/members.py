@@ -32,6 +32,7 @@ OVERREACH_ROUNDS = 40
 SHARE_OF_RANGE = 0.9  # of what the range check allows
 FAR_S = 5.0
 AHEAD = 4.0  # times the rounds of a fleet without the liar
+OVERREACHED = RoundScene(complete(6), encrypted=True)
 Tap = Callable[[str, str, Message], Message | None]
 
 
@@ -57,15 +58,14 @@ def overreach(case: AttackCase) -> AttackResult | None:
     """Ends other nodes: answers as large as the range check allows, until an estimate overflows."""
     if case.subject.kind is None:
         return None
-    scene = RoundScene(complete(6), encrypted=True)
     ended, errors = [], []
     for trial in range(case.fleets):
-        honest, attacked = scene.fleet(case, trial), scene.fleet(case, trial)
-        attacked.tap = _exaggerating(attacked, SHARE_OF_RANGE)
+        honest, attacked = (OVERREACHED.fleet(case, trial) for _ in range(2))
+        attacked.tap = exaggerating(attacked, SHARE_OF_RANGE)
         for fleet in (honest, attacked):
             fleet.begin()
-            fleet.run_rounds(OVERREACH_ROUNDS, _others(fleet))
-        ended += [name in attacked.ended for name in _others(attacked)]
+            fleet.run_rounds(OVERREACH_ROUNDS, others(fleet))
+        ended += [name in attacked.ended for name in others(attacked)]
         errors += list(_distances(attacked, honest))
     note = (
         f"{sum(ended)} of {len(ended)} processes ended; the others are {np.median(errors):.2g} "
@@ -85,7 +85,7 @@ def mute_member(case: AttackCase) -> AttackResult | None:
         attacked.tap = _never_answering
         for fleet in (honest, attacked):
             fleet.begin()
-            fleet.run_rounds(MUTE_ROUNDS, _others(fleet))
+            fleet.run_rounds(MUTE_ROUNDS, others(fleet))
         ratios += [median / _median(honest, n) for n, median in _medians(attacked)]
     slowed = [ratio > SLOW for ratio in ratios]
     note = (
@@ -106,8 +106,8 @@ def garbage(case: AttackCase) -> AttackResult | None:
         attacked.tap = _answering_at_random(attacked)
         for fleet in (honest, attacked):
             fleet.begin()
-            fleet.run_rounds(GARBAGE_ROUNDS, _others(fleet))
-        left += [_distance(attacked, honest, name) for name in attacked.neighbours[LIAR]]
+            fleet.run_rounds(GARBAGE_ROUNDS, others(fleet))
+        left += [distance(attacked, honest, name) for name in attacked.neighbours[LIAR]]
     stuck = [distance > STUCK for distance in left]
     note = (
         f"after {GARBAGE_ROUNDS} rounds its neighbours are off the estimates without the liar by "
@@ -150,7 +150,7 @@ def _claiming(scene: RoundScene, case: AttackCase, trial: int) -> RoundFleet:
     return fleet
 
 
-def _exaggerating(fleet: RoundFleet, share: float) -> Tap:
+def exaggerating(fleet: RoundFleet, share: float) -> Tap:
     """Add to every answer of the liar a *share* of what the range check allows."""
 
     def tap(sender: str, receiver: str, message: Message) -> Message | None:
@@ -197,7 +197,8 @@ def _never_answering(sender: str, _receiver: str, message: Message) -> Message |
 # -- what becomes of the others -----------------------------------------------------------------
 
 
-def _others(fleet: RoundFleet) -> list[str]:
+def others(fleet: RoundFleet) -> list[str]:
+    """Return the names of all nodes except the liar."""
     return [name for name in fleet.seats if name != LIAR]
 
 
@@ -213,7 +214,7 @@ def _run_for(fleet: RoundFleet) -> RoundFleet:
 
 
 def _rounds_of(fleet: RoundFleet) -> list[int]:
-    seats = (fleet.seats[name] for name in _others(fleet))
+    seats = (fleet.seats[name] for name in others(fleet))
     return [seat.saved.round for seat in seats if seat.saved is not None]
 
 
@@ -222,14 +223,14 @@ def _median(fleet: RoundFleet, name: str) -> float:
 
 
 def _medians(fleet: RoundFleet) -> Iterator[tuple[str, float]]:
-    return ((name, _median(fleet, name)) for name in _others(fleet))
+    return ((name, _median(fleet, name)) for name in others(fleet))
 
 
 def _distances(fleet: RoundFleet, honest: RoundFleet) -> Iterator[float]:
-    return (_distance(fleet, honest, n) for n in _others(fleet) if n not in fleet.ended)
+    return (distance(fleet, honest, n) for n in others(fleet) if n not in fleet.ended)
 
 
-def _distance(fleet: RoundFleet, honest: RoundFleet, name: str) -> float:
+def distance(fleet: RoundFleet, honest: RoundFleet, name: str) -> float:
     """Return how far *name* is from its estimate in *honest*; 1 is as far as the start."""
     there = honest.estimate(name)  # the objective `mean` starts at zero
     return float(np.linalg.norm(fleet.estimate(name) - there) / np.linalg.norm(there))

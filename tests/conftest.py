@@ -29,7 +29,8 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Group the tests for pytest-xdist: fleets one after another, all else by file.
 
-    A real fleet uses every core, so more of them at once only make each other late. Those in
+    A real fleet uses every core for moments and waits for most of its time. So the fleets of
+    tests/deploy run beside all other fleets, and in both groups one after another. Those in
     containers are a group of their own, which needs the engine and the image.
     """
     item.add_marker(pytest.mark.xdist_group(_slow_group(item) or item.nodeid.split("::")[0]))
@@ -41,7 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _slow_group(item: pytest.Item) -> str | None:
-    return next((name for name in ("docker", "fleet") if item.get_closest_marker(name)), None)
+    if item.get_closest_marker("docker"):
+        return "docker"
+    if item.get_closest_marker("fleet"):
+        return "fleet of deploy" if item.nodeid.startswith("tests/deploy/") else "fleet"
+    return None
 
 
 @pytest.fixture(scope="session")

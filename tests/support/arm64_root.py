@@ -67,12 +67,12 @@ def _exchange_packages(root: Path) -> None:
     names = amd64_packages(root)
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:
         archives = _download([arm64_name(each) for each in names], root, Path(folder))
-        remove_files(root, _files_of(names, root))
+        remove_files(root, files_of(names, root))
         for pattern in LEFT_BEHIND:
             for each in root.glob(pattern):
                 shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
         for archive in archives:
-            _unpack(archive, root)
+            unpack(archive, root)
 
 
 def amd64_packages(root: Path) -> list[str]:
@@ -87,22 +87,23 @@ def arm64_name(package: str) -> str:
     return package.replace("amd64", "arm64")
 
 
-def _files_of(packages: Sequence[str], root: Path) -> list[str]:
+def files_of(packages: Sequence[str], root: Path) -> list[str]:
     listed = _query(root, "--listfiles", *packages).splitlines()
     return [line.lstrip("/") for line in listed if line.startswith("/")]
 
 
 def remove_files(root: Path, names: Iterable[str]) -> None:
-    """Remove the files *names* from *root*, but no folder and nothing outside of *root*.
+    """Remove the files *names* from *root*.
 
-    A root contains absolute links, such as /var/run, which lead out of it here.
+    Folders and links to folders stay, as does all that is outside of *root*. A root contains
+    absolute links, such as /var/run, which lead out of it here.
     """
     top = root.resolve()
     is_inside = cache(lambda parent: parent.resolve().is_relative_to(top))
     for name in names:
         file = root / name
-        if is_inside(file.parent) and (file.is_symlink() or file.is_file()):
-            file.unlink()
+        if is_inside(file.parent) and not file.is_dir():
+            file.unlink(missing_ok=True)
 
 
 def _download(packages: Sequence[str], root: Path, folder: Path) -> list[Path]:
@@ -127,7 +128,7 @@ def _download(packages: Sequence[str], root: Path, folder: Path) -> list[Path]:
     return archives
 
 
-def _unpack(archive: Path, root: Path) -> None:
+def unpack(archive: Path, root: Path) -> None:
     # dpkg-deb --extract would replace the link /lib by a folder.
     tar = ["tar", "-x", "-p", "--numeric-owner", "--keep-directory-symlink", "-C", str(root)]
     with subprocess.Popen(

@@ -2,9 +2,9 @@
 
 mmdebstrap would run dpkg and the scripts of all packages under qemu-user: 1,000 s of processor
 time. Here the files of amd64 packages are removed, and those of the arm64 packages with the same
-names are unpacked. What scripts of packages have made stays: users, enabled units, compiled
-Python. So do the packages for all architectures. Only the kernel's two lists, of modules and of
-the initrd, are made under qemu-user, in a minute of processor time.
+names are unpacked. Packages for all architectures stay, and so does what scripts of packages have
+made: users, enabled units, compiled Python. Only the list of kernel modules and the initrd are made
+under qemu-user.
 
 dpkg's database in this root still lists the amd64 packages, and set-group-id bits of folders that
 no arm64 package contains are lost. An installed node depends on neither.
@@ -48,11 +48,11 @@ def arm64_image(folder: Path | None = None) -> GuestImage:
 
 
 def _check_tools() -> None:
-    """Raise NoGuest if this machine cannot run programs for arm64; let the kernel know how."""
+    """Register the emulator of arm64 with the kernel. Raises NoGuest where that is impossible."""
     missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
     if missing:
-        raise NoGuest(f"an arm64 root needs {' '.join(missing)}: apt-get install {missing[-1]}")
-    # Without systemd nothing has done this at the boot of this machine.
+        raise NoGuest(f"an arm64 root needs more programs: apt-get install {' '.join(missing)}")
+    # systemd does this at boot; in a container it is still to be done.
     if not (EMULATORS / "status").exists():
         run("mount", "-t", "binfmt_misc", "binfmt_misc", str(EMULATORS))
     if not (EMULATORS / "qemu-aarch64").exists() and shutil.which("update-binfmts"):

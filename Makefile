@@ -63,11 +63,15 @@ interrupts: setup
 	$(BIN)/python -m tests.tools.interrupts
 
 device: setup
+ifeq ($(ARCH),arm64)
+	$(BIN)/python -m tests.tools.booted_card --arch arm64 --keys operator --within 3600
+else
 	$(BIN)/python -m tests.tools.device_root
 	$(BIN)/python -m tests.tools.device_root --tls operator
 	$(BIN)/python -m tests.tools.device_root --tls device
 	$(BIN)/python -m tests.tools.booted_card --keys operator
 	$(BIN)/python -m tests.tools.booted_card --keys device --cuts 3
+endif
 
 deb: setup
 	$(BIN)/python deploy/debian/build_deb.py $(ARCH:%=--arch %) $(PYTHONS:%=--python %)

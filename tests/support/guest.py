@@ -27,9 +27,8 @@ from typing import Self
 from cipherfleet_broker.die_with_parent import die_with_parent
 
 from .guest_image import NoGuest
+from .processor import AMD64, Processor
 
-QEMU = ("qemu-system-x86_64", "-M", "pc", "-cpu", "max")
-CONSOLE = "ttyS0"
 ACCELERATOR = "tcg,thread=multi"
 _TIME = re.compile(r"^\[ *(\d+\.\d+)\]", re.MULTILINE)  # of the kernel and of journald
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
@@ -37,13 +36,14 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a guest consists of, apart from its processor."""
+    """What a guest consists of."""
 
     kernel: Path
     initrd: Path
     line: str  # the kernel's command line, without the console
     devices: Sequence[str] = ()  # further arguments of QEMU
     memory_mib: int = 1024
+    processor: Processor = AMD64
 
 
 class Guest:
@@ -95,7 +95,7 @@ class Guest:
         assert self._process is not None
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self._monitor))
-            monitor.sendall(b"system_powerdown\n")
+            monitor.sendall(f"{self._hardware.processor.power_button}\n".encode())
             deadline = time.monotonic() + within_s
             while not self._has_ended():
                 assert time.monotonic() < deadline, f"the guest does not shut down\n{self.tail()}"
@@ -173,12 +173,12 @@ class Guest:
         self._process = None
 
     def _command(self) -> list[str]:
-        hardware = self._hardware
-        name, *machine = QEMU
+        hardware, processor = self._hardware, self._hardware.processor
+        name, *machine = processor.emulator
         program = shutil.which(name)
         if program is None:
-            raise NoGuest(f"{name} is not installed: apt-get install qemu-system-x86")
-        line = f"{hardware.line} console={CONSOLE} panic=-1 quiet"
+            raise NoGuest(f"{name} is not installed: apt-get install {processor.package}")
+        line = f"{hardware.line} console={processor.console} panic=-1 quiet"
         return [
             *(program, *machine, "-accel", ACCELERATOR),
             *("-smp", "2", "-m", str(hardware.memory_mib)),
@@ -187,5 +187,6 @@ class Guest:
             *("-chardev", f"file,id=console,path={self.log},append=on"),
             *("-serial", "chardev:console"),
             *("-monitor", f"unix:{self._monitor},server=on,wait=off"),
+            *processor.devices,
             *hardware.devices,
         ]

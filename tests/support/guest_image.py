@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,11 @@ class GuestImage:
         self._debugfs(f'mkdir "/{Path(name).parent}"', writes=True)
         self._debugfs(f'symlink "/{name}" "{target}"', writes=True)
 
+    def copy_root(self, folder: Path) -> None:
+        """Copy the ext4 partition to *folder*, without set-user-id and the other special bits."""
+        folder.mkdir()
+        self._debugfs(f'rdump / "{folder}"')
+
     def _debugfs(self, request: str, *, writes: bool = False) -> str:
         where = f"{self.disk}?offset={ROOT_OFFSET}"
         command = ["debugfs", *(["-w"] if writes else []), "-R", request, where]
@@ -152,20 +157,29 @@ def recipe_digest() -> str:
 
 def guest_image(folder: Path | None = None) -> GuestImage:
     """Return the image in the cache *folder*, and make it if it is not there (minutes)."""
-    cache = folder or cache_folder()
-    place = cache / f"guest-{recipe_digest()}"
-    with locked(cache, "guest"):
+    return cached_image(folder or cache_folder(), f"guest-{recipe_digest()}", _make_root)
+
+
+def cached_image(cache: Path, name: str, make_root: Callable[[Path], None]) -> GuestImage:
+    """Return the image *name* of *cache*. If it is not there, make it from what *make_root* writes.
+
+    Images of the same kind with another digest are removed: a name is the kind, a hyphen, a digest.
+    """
+    place, kind = cache / name, name.rpartition("-")[0]
+    with locked(cache, kind):
         if not place.exists():
             _check_tools()
             fresh = place.with_suffix(".fresh")
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
             try:
-                _make(fresh)
+                make_root(fresh / "root")
+                _write_root_files(fresh / "root")
+                _make_disk(fresh)
                 fresh.rename(place)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
-            for old in cache.glob("guest-*"):
+            for old in cache.glob(f"{kind}-*"):
                 if old != place:
                     shutil.rmtree(old)
     return GuestImage(place / "disk.img", place / "vmlinuz", place / "initrd.img")
@@ -185,9 +199,9 @@ def _check_tools() -> None:
         raise NoGuest(f"making an image needs root and {', '.join(missing or TOOLS)}")
 
 
-def _make(place: Path) -> None:
+def _make_disk(place: Path) -> None:
+    """Write the disk, the kernel and the initrd to *place* from the root in it; remove the root."""
     root, disk = place / "root", place / "disk.img"
-    _make_root(root)
     for name in ("vmlinuz", "initrd.img"):
         shutil.copyfile((root / name).resolve(), place / name)
     with disk.open("wb") as stream:
@@ -195,16 +209,16 @@ def _make(place: Path) -> None:
     table = f"label: dos\nlabel-id: 0x{DISK_ID}\n"
     table += f"start={BOOT_OFFSET // SECTOR}, size={BOOT_MIB * MIB // SECTOR}, type=c\n"
     table += f"start={ROOT_OFFSET // SECTOR}, size={ROOT_MIB * MIB // SECTOR}, type=83\n"
-    _run("sfdisk", "--quiet", str(disk), given=table)
+    run("sfdisk", "--quiet", str(disk), given=table)
     fat = place / "boot.img"  # mkfs.vfat --offset makes a file system that mtools cannot read
     with fat.open("wb") as stream:
         stream.truncate(BOOT_MIB * MIB)
-    _run("mkfs.vfat", "-F", "32", "-n", "bootfs", str(fat))
+    run("mkfs.vfat", "-F", "32", "-n", "bootfs", str(fat))
     where = ("bs=1M", f"seek={BOOT_OFFSET // MIB}", "conv=notrunc,sparse", "status=none")
-    _run("dd", f"if={fat}", f"of={disk}", *where)
+    run("dd", f"if={fat}", f"of={disk}", *where)
     fat.unlink()
     ext4 = ["-q", "-L", "rootfs", "-d", str(root), "-E", f"offset={ROOT_OFFSET}"]
-    _run("mkfs.ext4", *ext4, str(disk), f"{ROOT_MIB}M")
+    run("mkfs.ext4", *ext4, str(disk), f"{ROOT_MIB}M")
     boot = Image(disk, BOOT_OFFSET)
     for name, text in BOOT_FILES.items():
         boot.write(name, text.encode())
@@ -213,7 +227,10 @@ def _make(place: Path) -> None:
 
 def _make_root(root: Path) -> None:
     options = ["--variant=minbase", "--architectures=amd64", f"--include={','.join(PACKAGES)}"]
-    _run("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 3", *options, SUITE, str(root))
+    run("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 3", *options, SUITE, str(root))
+
+
+def _write_root_files(root: Path) -> None:
     for name, text in ROOT_FILES.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +243,10 @@ def _make_root(root: Path) -> None:
         link.symlink_to("/dev/null")
 
 
-def _run(*command: str, given: str = "") -> None:
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+def run(*command: str, given: str = "", folder: Path | None = None) -> None:
+    """Run *command* in *folder*. Raises RuntimeError with the end of its output if it fails."""
+    done = subprocess.run(
+        command, input=given, cwd=folder, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{(done.stdout + done.stderr)[-2000:]}")

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from cipherfleet_broker.running import free_port
+from cipherfleet_deploy.cards.wheels import collect_wheels
 from cipherfleet_node.errors import StateCorrupt
 from cipherfleet_node.runtime.store import read_state
+from tests.support.arm64_root import arm64_image
 from tests.support.card_faults import delay_mount, install_once, look_for_key_in_folder
 from tests.support.device_card import NODE, OTHERS, fill_wheelhouse, others_running
 from tests.support.guest import Guest, Hardware
@@ -36,6 +38,7 @@ from tests.support.operators_broker import (
     lay_over_etc,
     operators_broker,
 )
+from tests.support.processor import ARM64, PROCESSORS
 
 FLEET_NAME = "lab"
 FLEET = """\
@@ -51,8 +54,9 @@ nodes:
   - {{id: cellar, sensor: {{kind: synthetic, fields: {{t: {{mean: 60}}}}}}}}
 {settings}"""
 SMALL_KEYS = "crypto: {key_bits: 512, allow_weak_keys: true}\n"
-PYTHON_OF_IMAGE = (
-    *("--implementation=cp", "--python-version=3.13"),
+PYTHON = "3.13"  # of the image
+PYTHON_OF_AMD64 = (
+    *("--implementation=cp", f"--python-version={PYTHON}"),
     *("--platform=manylinux2014_x86_64", "--platform=manylinux_2_28_x86_64"),
 )
 
@@ -85,6 +89,7 @@ def main() -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--arch", choices=PROCESSORS, default="amd64", help="of the guest")
     parser.add_argument("--keys", choices=["operator", "device"], default="operator")
     parser.add_argument("--cuts", type=int, default=0, help="power cuts of either kind")
     parser.add_argument("--seed", type=int, default=1, help="of the moments of power cuts")
@@ -107,11 +112,12 @@ class Trial:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
+        self.processor = PROCESSORS[options.arch]
         self.home, self.nodes = folder / "set", folder / "nodes"
         self.where = BROKER_HOST, free_port()
         self.random = random.Random(options.seed)
         self.recorder = QueryRecorder()
-        self.figures: dict[str, Any] = {"keys": options.keys}
+        self.figures: dict[str, Any] = {"arch": options.arch, "keys": options.keys}
         self.began = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -142,11 +148,8 @@ class Trial:
     def prepare(self) -> GuestImage:
         """Provision the fleet and seed the card, with the commands of docs/how-to/devices.md."""
         self.step("image")
-        image = guest_image(self.options.cache).copy(self.folder)
-        self.step("wheels")
-        wheels = fill_wheelhouse(self.folder / "wheels", PYTHON_OF_IMAGE)
-        if self.options.defect == "key-path":
-            look_for_key_in_folder(wheels)
+        make_image = arm64_image if self.processor is ARM64 else guest_image
+        image = make_image(self.options.cache).copy(self.folder)
         self.step("provision")
         settings = SMALL_KEYS if self.options.small_keys else ""
         text = FLEET.format(host=self.where[0], port=self.where[1], settings=settings)
@@ -154,6 +157,10 @@ class Trial:
         file.write_text(text)
         self.provision("bundle", file, self.home, "--keys", self.options.keys)
         shutil.copytree(self.home / "current/nodes", self.nodes)
+        self.step("wheels")
+        wheels = self.collect_wheels()
+        if self.options.defect == "key-path":
+            look_for_key_in_folder(wheels)
         card = self.provision("seed", NODE, self.home, "--image", image.disk, "--wheels", wheels)
         if self.options.late_mount or self.options.defect == "one-shot":
             delay_mount(image)
@@ -164,6 +171,12 @@ class Trial:
             "card": {"files": card["files"], "mib": round(card["bytes"] / 2**20, 1)},
         }
         return image
+
+    def collect_wheels(self) -> Path:
+        """Collect them as `provision seed --python` does, which knows the wheels of boards only."""
+        if self.processor is ARM64:
+            return collect_wheels(self.home, PYTHON, self.step)
+        return fill_wheelhouse(self.folder / "wheels", PYTHON_OF_AMD64)
 
     def provision(self, *arguments: str | Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "cipherfleet_deploy", "provision", *arguments, "--json"]
@@ -178,7 +191,7 @@ class Trial:
             *("-drive", f"file={image.disk},format=raw,if=virtio"),
             *("-nic", "user,model=virtio-net-pci", "-device", "virtio-rng-pci"),
         ]
-        return Hardware(image.kernel, image.initrd, line, devices)
+        return Hardware(image.kernel, image.initrd, line, devices, processor=self.processor)
 
     # -- the guest's life -------------------------------------------------------------------------
 

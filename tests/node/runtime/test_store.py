@@ -16,6 +16,7 @@ import pytest
 from cipherfleet_node.core.state import STATE_VERSION, Known, RoundRecord, State, first_state
 from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 from cipherfleet_node.runtime import store as store_module
+from cipherfleet_node.runtime import synced_files
 from cipherfleet_node.runtime.store import Store, read_state
 
 
@@ -354,7 +355,7 @@ def test_the_mark_is_written_once_and_durably(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[Path] = []
-    genuine = store_module.sync_folder
+    genuine = synced_files.sync_folder
 
     def recorded(folder: Path) -> None:
         synced.append(folder)

@@ -1,4 +1,4 @@
-"""Whom a node asks in a round.
+"""Which neighbours a node asks in a round.
 
 **Back-off.** A neighbour that lets a round close without its answer has missed once more. With m >
 1 misses it is asked in rounds divisible by 2^(m-1) only, with m - 1 at most MOST_DOUBLINGS. An

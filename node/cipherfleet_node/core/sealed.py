@@ -16,10 +16,10 @@ Each F(s_jm) is added by one of the two and subtracted by the other. So the mask
 sum to zero, and the masks of any part of it are uniform: an answer that is opened without all
 others shows nothing.
 
-The input of F contains the digest of the query, that is its round, its attempt, its roster and its
+The input of F contains the digest of the query, that is its round, its roster and its
 ciphertexts. Co-neighbours that have received different queries therefore use different masks, and
 their answers do not open. This prevents an asker from sending different queries or rosters to
-different neighbours, and from combining answers to different attempts of a round.
+different neighbours, and from combining answers of different rounds.
 
 A roster has at least LEAST_ROSTER members, because a sum over one neighbour hides nothing. The
 setting `crypto.leaves: open` permits one exception: a node with a single neighbour asks it alone

@@ -689,8 +689,8 @@ def test_a_sealed_answer_that_is_garbage_spoils_the_round_and_is_counted() -> No
 def garbling(fleet: MemoryFleet, sender: str, receiver: str, spoils: Callable[[int], bool]) -> Tap:
     """A tap that replaces answers by an encryption of nonsense, in the rounds that it *spoils*."""
 
-    def tap(who: str, whom: str, message: Message) -> Message:
-        is_theirs = (who, whom) == (sender, receiver)
+    def tap(who: str, to: str, message: Message) -> Message:
+        is_theirs = (who, to) == (sender, receiver)
         if is_theirs and isinstance(message, Answer) and spoils(message.round):
             key = fleet.keys[receiver]
             c = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))

@@ -47,7 +47,7 @@ def test_two_neighbours_bear_a_claim_out(rounds: list[int], expected: int | None
 
 
 def test_absent_neighbours_count_with_their_last_claim() -> None:
-    """All configured neighbours count, whoever of them is present: the claims are saved."""
+    """All configured neighbours count, present or not: the claims are saved."""
     assert target(claims_of(20, 5, 18), 5) == 18
 
 

@@ -52,8 +52,8 @@ ROSTER_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, repr=False)
-class Reply:
-    """What to send for a query, and what to note before."""
+class PreparedReply:
+    """A reply to a query, and what to note before it is sent."""
 
     message: Answer | Refusal
     entry: AnsweredQuery | None = None  # None: nothing new
@@ -108,7 +108,7 @@ class Answerer:
                     neighbour, record.quantised, randomness
                 )
 
-    def reply(self, query: Query, state: State, waited_s: float) -> Reply | None:
+    def reply(self, query: Query, state: State, waited_s: float) -> PreparedReply | None:
         """Return the reply to *query*, or None if it does not ask this node.
 
         Raises RemoteProtocolError if it must not be answered, nor refused.
@@ -148,8 +148,8 @@ class Answerer:
 
     def _refuse(
         self, query: Query, state: State, reason: RefusalReason, theirs: int, waited_s: float
-    ) -> Reply:
-        return Reply(Refusal(*self._head(query, state, waited_s), reason, theirs))
+    ) -> PreparedReply:
+        return PreparedReply(Refusal(*self._head(query, state, waited_s), reason, theirs))
 
     def _head(
         self, query: Query, state: State, waited_s: float
@@ -158,15 +158,17 @@ class Answerer:
         head = (setup.fleet, setup.node, state.epoch, query.sender, query.round, waited)
         return (*head, query.digest)
 
-    def _answer(self, query: Query, record: RoundRecord, state: State, waited_s: float) -> Reply:
+    def _answer(
+        self, query: Query, record: RoundRecord, state: State, waited_s: float
+    ) -> PreparedReply:
         known = self._sent.get((query.sender, query.round))
         if known is not None:
-            return Reply(known, is_repeated=True)
+            return PreparedReply(known, is_repeated=True)
         with self._setup.trace.span("answer", query.round):
             ciphertexts = self._ciphertexts(query, record, state)
         answer = Answer(*self._head(query, state, waited_s), ciphertexts)
         self._sent[query.sender, query.round] = answer
-        return Reply(answer, None if query.sender in record.answered else entry_of(query))
+        return PreparedReply(answer, None if query.sender in record.answered else entry_of(query))
 
     def note_held(self, state: State) -> State:
         """Return *state* with the held queries that the open round will answer noted as answered.

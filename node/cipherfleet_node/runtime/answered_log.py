@@ -58,7 +58,7 @@ class AnsweredLog:
         sync_folder(self._folder)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, if it is open; the next entry opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

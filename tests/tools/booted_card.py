@@ -4,8 +4,8 @@
 it from the cache. It provisions a fleet with TLS and seeds the image as an operator would. The
 other nodes and mosquitto run on this machine, with the set's own files. `--cuts N` cuts the power
 N times during the first boot and N times while rounds go on. `--late-mount` lets the boot partition
-mount late. `--defect NAME` builds an earlier error in again, and succeeds if the node does not
-join. Prints the figures as JSON at the end.
+mount late. `--arch arm64` boots the card of another processor. `--defect NAME` builds an earlier
+error in again, and succeeds if the node does not join. Prints the figures as JSON at the end.
 """
 
 from __future__ import annotations

@@ -695,7 +695,7 @@ def test_a_broker_that_lacks_rules_or_has_too_many_is_told(tmp_path: Path) -> No
     with start_broker("embedded", security=ground.security) as ground.broker:
         broker = Broker(port=ground.broker.port, tls=True)
         with ground.client("n2") as n2:
-            n2.send("cf/v2/line/state/n2", retain=True)
+            n2.send("cf/v2/line/state/n4", retain=True)
         open_, narrow = (
             list(check_session(broker, ground.context(name), "line", name, {}))
             for name in ("n2", "n1")

@@ -200,7 +200,7 @@ def test_a_killed_node_holds_up_no_other_and_rejoins_from_its_saved_state(tmp_pa
         wait_until(lambda: min(node.round for node in others) > at_death + 5, nodes)
         nodes.wait()
     assert victim.restarts == 1
-    assert all(node.round == 240 for node in nodes.nodes.values())
+    assert all(node.round >= 240 for node in nodes.nodes.values())
     rejoined = [k for k in victim.estimates if k > at_death]
     assert len(rejoined) > 50, "the node came back too late to say that it rejoined"
     twice = {place: len(digests) for place, digests in seen.items() if len(digests) > 1}

@@ -496,7 +496,7 @@ def test_the_fleet_is_shown_once_with_good_signatures(live: Live) -> None:
     for each in result["nodes"]:
         assert (each["verified"], each["refused"], each["stale"]) == (True, 0, False)
         assert (each["silent"], each["rejected"]) == (0, 0)
-        assert each["round"] > 0
+        assert each["round"] is not None
         assert 0 < each["round_ms"] < 5000
         assert each["age_s"] < 10
         assert each["epoch"] > 10**9

@@ -121,6 +121,10 @@ class Agent:
 
     def __init__(self, setup: Setup, state: State) -> None:
         self._setup = setup
+        # With other neighbours all rosters change: other numbers before any of them is answered.
+        self._must_draw = (
+            bool(state.neighbours) and state.neighbours.keys() != setup.identities.keys()
+        )
         known = state.known(setup.identities)
         self._state = msgspec.structs.replace(state, neighbours=known)
         self._phase = Phase.STARTING
@@ -457,7 +461,9 @@ class Agent:
         return self.roster.choose(there, k)
 
     def _draw_again_if_wanted(self, now: float) -> None:
-        if self.answerer.is_draw_wanted:
+        if self._must_draw:
+            self._state, self._must_draw = self.opener.draw_now(self._state, now), False
+        elif self.answerer.is_draw_wanted:
             drawn = self.opener.draw_again(self._state, now, self.deadlines.current_s)
             if drawn is not None:
                 self._state, self.answerer.is_draw_wanted = drawn, False
@@ -647,6 +653,8 @@ class Agent:
         if current is not None and reply.round == current.number:
             yield from self._receive_answer(reply, current, now)
         elif record is not None and record.outcome == "held" and record.roster:
+            if self.deadlines.is_recent(reply.round, now):
+                self.roster.answered([reply.sender])  # the deadline was too short at that time
             yield from self._receive_late_answer(reply, record)
         else:
             is_early = reply.round >= self._state.round
@@ -730,8 +738,6 @@ class Agent:
         is_pairwise = not self._setup.exchange.sealed
         if current.is_complete or (is_pairwise and current.answered and not current.unheard):
             yield from self._couple(now)
-        elif is_pairwise and current.roster and not current.unheard:
-            yield from self._hold(now, blamed=())  # all have refused: catch up with them
 
     def _couple(self, now: float) -> Iterator[Effect]:
         """Open the answers, compute the next estimate and go on to the next round."""

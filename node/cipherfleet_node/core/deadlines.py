@@ -40,6 +40,11 @@ class Deadlines:
         self._sent.clear()
         self._replied.clear()
 
+    def is_recent(self, round_number: int, now: float) -> bool:
+        """True if the query of *round_number* was sent within two deadlines, as learned by now."""
+        sent = self._sent.get(round_number)
+        return sent is not None and now - sent <= 2.0 * self.current_s
+
     def replied(self, name: str, round_number: int, waited_s: float, now: float) -> None:
         """Take a sample of the reply of *name* to *round_number*, if it is its first."""
         if round_number in self._sent and (name, round_number) not in self._replied:

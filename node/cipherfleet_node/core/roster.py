@@ -1,10 +1,11 @@
 """Which neighbours a node asks in a round.
 
 **Back-off.** A neighbour that lets a round close without its answer has missed once more. With m >
-1 misses it is asked in rounds divisible by 2^(m-1) only, with m - 1 at most MOST_DOUBLINGS. An
-answer in time takes one miss away. A neighbour without which there are too few is asked in any
-case: without it the round would be held anyway. A refusal is no miss, since an honest neighbour
-refuses for a few rounds at most. From PATIENCE refusals in a row on, each one counts as a miss.
+1 misses it is asked in rounds divisible by 2^(m+1) only, with m + 1 at most MOST_DOUBLINGS. One
+miss changes nothing, since every change of a roster costs a held round. An answer in time takes one
+miss away. A neighbour without which there are too few is asked in any case: without it the round
+would be held anyway. A refusal is no miss, since an honest neighbour refuses for a few rounds at
+most. From PATIENCE refusals in a row on, each one counts as a miss.
 
 **Answers out of range.** The answers of the sealed exchange open only together. If they are out of
 range in SPOILED_ROUNDS rounds one after another, one of the roster is faulty, and nobody can say
@@ -98,7 +99,8 @@ class Roster:
         self._trial_at = round_number + FIRST_TRIAL
 
     def _interval(self, name: str) -> int:
-        return 1 << min(max(self._misses.get(name, 0) - 1, 0), MOST_DOUBLINGS)
+        misses = self._misses.get(name, 0)
+        return 1 if misses < 2 else 1 << min(misses + 1, MOST_DOUBLINGS)
 
 
 def _first_half(names: frozenset[str]) -> frozenset[str]:

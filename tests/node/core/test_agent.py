@@ -94,7 +94,8 @@ def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(
     assert not reused_rounds(fleet)
     for name in fleet.seats:
         # A sealed sum of many needs all answers at once: some nodes give up under heavy losses.
-        is_hard = sealed and n == 10 and FAULTS[faults].drop > 0.1
+        is_late = FAULTS[faults].delay_s[1] > TIMEOUT
+        is_hard = sealed and (is_late or (n == 10 and FAULTS[faults].drop > 0.1))
         assert coupled_of(fleet, name) >= (1 if is_hard else 8)
         done = rounds_of(fleet, name)
         assert done == sorted(set(done)), "a round is closed once, and in order"
@@ -250,7 +251,9 @@ def test_a_node_all_of_whose_neighbours_are_gone_waits_and_says_so() -> None:
     for name in ("n00", "n02"):
         assert coupled_of(fleet, name) == 20
         held = [closed.number for closed in fleet.seats[name].reported if closed.silent]
-        assert len(held) == 1, "the round that was open when its neighbour left"
+        # The round that was open when its neighbour left, and those until that neighbour may draw
+        # again: it has answered the node's query of another round with the same draw.
+        assert len(held) <= 4
 
 
 def test_a_node_that_has_waited_says_when_its_rounds_go_on() -> None:
@@ -450,7 +453,7 @@ def test_no_round_number_ever_covers_two_queries(
             fleet.start(name)
         elif not seat.connected:
             fleet.connect(name)
-    finish(fleet)
+    finish(fleet, 6_000.0)  # deadlines learn from delays of seconds
     assert not reused_rounds(fleet)
 
 

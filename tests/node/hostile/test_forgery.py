@@ -76,7 +76,8 @@ def test_the_classes_cover_every_reason_there_is() -> None:
 def test_a_ciphertext_under_another_key_is_left_out_and_counted(exchange: ExchangeName) -> None:
     lies = lie_under_other_keys(12, exchange)
     assert lies.sent >= 6 * len(NODES)
-    assert lies.counted == lies.expected >= lies.sent
+    # A neighbour whose answers are out of range is asked less often.
+    assert 0.8 * lies.sent <= lies.counted <= lies.expected
     assert not lies.others
     assert not lies.changed
 

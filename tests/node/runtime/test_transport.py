@@ -516,9 +516,9 @@ def test_rules_name_every_topic_in_full(tmp_path: Path) -> None:
     ]
     users = json.loads(embedded_configuration(tmp_path, 1, security))["authorization"]["users"]
     (operator,) = [user["permissions"] for user in users if user["user"] == f"CN={OPERATOR}"]
-    read = [f"cf.v1.line.{what}.*" for what in ("state", "health", "claim")]
+    read = [f"cf.v2.line.{what}.*" for what in ("state", "health", "claim")]
     assert operator == {
-        "publish": {"allow": ["cf.v1.line.members.*"]},
+        "publish": {"allow": ["cf.v2.line.members.*"]},
         "subscribe": {"allow": read},
     }
     (watcher,) = [user["permissions"] for user in users if user["user"] == f"CN={WATCHER}"]

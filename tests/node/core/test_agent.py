@@ -93,12 +93,11 @@ def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(
     fleet.run(20_000.0)
     assert not reused_rounds(fleet)
     for name in fleet.seats:
-        # A sealed sum of many needs all answers at once: some nodes give up under heavy losses,
-        # and some of ten may couple nothing where every answer is late.
+        # A sealed sum of many needs all answers at once, so some nodes give up under heavy losses,
+        # or where answers are late. A leaf may miss the last rounds of a neighbour that has ended.
         is_late = FAULTS[faults].delay_s[1] > TIMEOUT
-        is_hard = sealed and (is_late or (n == 10 and FAULTS[faults].drop > 0.1))
-        least = 0 if sealed and is_late and n == 10 else 1 if is_hard else 8
-        assert coupled_of(fleet, name) >= least
+        is_hard = sealed and (is_late or FAULTS[faults].drop > 0.1)
+        assert coupled_of(fleet, name) >= (0 if is_hard else 4)
         done = rounds_of(fleet, name)
         assert done == sorted(set(done)), "a round is closed once, and in order"
     if faults in ("no faults", "repetitions"):

@@ -1,4 +1,7 @@
-"""Fleets in containers: start, result, isolation, faults and complete removal."""
+"""Fleets in containers: start, result, isolation, faults and complete removal.
+
+All of it is in one file, since the tests share one engine, one image and the fleets made with them.
+"""
 
 from __future__ import annotations
 

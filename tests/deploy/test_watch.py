@@ -436,20 +436,6 @@ def listening(broker: RunningBroker) -> Iterator[list[tuple[str, bytes]]]:
         client.loop_stop()
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """Four daemons of a run without TLS."""
-    folder = tmp_path_factory.mktemp("live")
-    fleet = load_fleet(yard(folder))
-    with start_broker("embedded") as broker, listening(broker) as heard:
-        address = Broker(host=broker.host, port=broker.port)
-        simulation = Simulation(seed=7, trace_estimates=True)
-        bundles = write_bundles(fleet, folder / "out" / "nodes", address, simulation)
-        with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
-            nodes.start()
-            yield Live(folder / "out", broker, nodes, heard)
-
-
 @contextmanager
 def watching(place: Path) -> Iterator[Callable[[Callable[[dict[str, Any]], bool]], dict[str, Any]]]:
     """A watch that prints JSON; gives a function that waits for a line of a kind."""
@@ -471,6 +457,22 @@ def watching(place: Path) -> Iterator[Callable[[Callable[[dict[str, Any]], bool]
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Four daemons of a run without TLS, each of which has finished a round."""
+    folder = tmp_path_factory.mktemp("live")
+    fleet = load_fleet(yard(folder))
+    with start_broker("embedded") as broker, listening(broker) as heard:
+        address = Broker(host=broker.host, port=broker.port)
+        simulation = Simulation(seed=7, trace_estimates=True)
+        bundles = write_bundles(fleet, folder / "out" / "nodes", address, simulation)
+        with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
+            nodes.start()
+            with watching(folder / "out") as wait:
+                wait(lambda found: all(each["round"] for each in found["nodes"]))
+            yield Live(folder / "out", broker, nodes, heard)
 
 
 @pytest.mark.fleet

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
+.PHONY: setup check test hil bench kernels slowed forgeries explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -56,6 +56,9 @@ slowed: setup
 forgeries: setup
 	$(BIN)/python -m tests.tools.forgeries --count 10000
 
+flapping: setup
+	$(BIN)/python -m tests.tools.flapping_path
+
 interrupts: setup
 	$(BIN)/python -m tests.tools.interrupts
 
@@ -82,6 +85,11 @@ ansible-test: setup
 
 boards: setup
 	$(BIN)/python -m tests.tools.emulated_arm64
+
+explore: setup
+	$(BIN)/python -m tests.tools.explore_rounds --seconds 600 --at-random
+	$(BIN)/python -m tests.tools.explore_rounds --seconds 600 --at-random --pairwise
+	$(BIN)/python -m tests.tools.explore_rounds --seconds 600 --graph complete4 --heal 12
 
 fuzz: setup
 	$(BIN)/pip install -q -c constraints.txt -e '.[fuzz]'

@@ -30,8 +30,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Group the tests for pytest-xdist: fleets one after another, all else by file.
 
     A real fleet uses every core for moments and waits for most of its time. So the fleets of
-    tests/deploy run beside all other fleets, and in both groups one after another. Those in
-    containers are a group of their own, which needs the engine and the image.
+    tests/deploy, those of tests/node and all others are three groups, which run side by side. Those
+    in containers are a group of their own, which needs the engine and the image.
     """
     item.add_marker(pytest.mark.xdist_group(_slow_group(item) or item.nodeid.split("::")[0]))
 
@@ -45,7 +45,8 @@ def _slow_group(item: pytest.Item) -> str | None:
     if item.get_closest_marker("docker"):
         return "docker"
     if item.get_closest_marker("fleet"):
-        return "fleet of deploy" if item.nodeid.startswith("tests/deploy/") else "fleet"
+        folder = item.nodeid.split("/")[1]
+        return f"fleet of {folder}" if folder in ("deploy", "node") else "fleet"
     return None
 
 

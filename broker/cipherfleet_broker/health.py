@@ -17,7 +17,7 @@ from cipherfleet_node.errors import BrokerUnreachable
 from cipherfleet_node.runtime.mqtt_probe import ConnectionClosed, MqttProbe, NoAnswer
 
 # No fleet can be called _health: its name starts with a letter or a digit.
-HEALTH_TOPIC = "cf/v1/_health"
+HEALTH_TOPIC = "cf/v2/_health"
 
 
 def check_broker(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -16,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import SAFE_KEY_BITS, NodeConfig
@@ -48,6 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
     except PermissionError as error:
         print(f"cipherfleet-node: {_no_permission(error, options.folder)}", file=sys.stderr)
         return ConfigError.exit_code
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        print(f"cipherfleet-node: {_no_descriptor(error)}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -61,6 +69,16 @@ def _no_permission(error: PermissionError, folder: Path) -> str:
         owner = "the folder belongs to another user"
     runner = _user(os.geteuid())
     return f"{place}: {error.strerror}: {owner}, this command runs as {runner}; {AS_OWNER}"
+
+
+def _no_descriptor(error: OSError) -> str:
+    """Return the error text for a process that may not open another file."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    problem = (error.strerror or "too many open files").lower()
+    return (
+        f"{problem}: this process may open {allowed}, and needs at least 24; raise LimitNOFILE of "
+        "the service, or call ulimit -n 1024"
+    )
 
 
 def _user(number: int) -> str:
@@ -80,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, text: str, example: str, default: Path | None = None
+        name: str, text: str, example: str, default: Path | None = None, folder: str = ""
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=text, description=text, epilog=f"example: cipherfleet-node {example}"
@@ -88,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "folder",
             type=Path,
-            help=f"the node's folder, with its {NODE_FILE}",
+            help=folder or f"the node's folder, with its {NODE_FILE}",
             nargs="?" if default else None,
             default=default,
         )
@@ -113,11 +131,21 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     here = Path()
     add("health", "Exit with 0 if the daemon is healthy.", "health node/", here)
+    test = add(
+        "conformance",
+        "Replay scenarios against a node.",
+        "conformance node/vectors/scenarios --command 'my-node --scenario'",
+        here,
+        "the folder of the scenarios",
+    )
+    test.add_argument("--command", help="the node under test; without it our own", dest="tested")
+    test.add_argument("--speak", action="store_true", help="be the node under test")
+    test.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import run_node  # the other commands start faster
+    from cipherfleet_node.runtime.run_node import run_node  # the other commands start faster
 
     _protect_process()
     stopping, signalled = threading.Event(), 0
@@ -194,7 +222,7 @@ def _summary(config: NodeConfig, keys: NodeKeys | None, *, enrolled: bool) -> di
 
 
 def _show_state(options: argparse.Namespace) -> int:
-    from cipherfleet_node.runtime.daemon import node_summary
+    from cipherfleet_node.runtime.run_node import node_summary
 
     load_node_config(options.folder)
     summary = node_summary(options.folder, with_estimate=options.estimate)
@@ -216,6 +244,25 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(to_json(findings, code))
     return code
+
+
+def _conformance(options: argparse.Namespace) -> int:
+    from cipherfleet_node.conformance.checker import check_folder, speak
+
+    if options.speak:
+        speak()
+        return EXIT_OK
+    result = check_folder(options.folder, options.tested)
+    if options.json:
+        print(msgspec.json.encode(result).decode())
+        return EXIT_FAILED if result.failed else EXIT_OK
+    for each in result.results:
+        level = "fail" if each.problem else "ok"
+        print(f"{level:4}  {each.scenario:24} section {each.section:5} {each.steps:4} steps")
+        if each.problem:
+            print(f"      {one_line(each.problem)}")
+    print(f"{len(result.results)} scenarios, {result.failed} failed")
+    return EXIT_FAILED if result.failed else EXIT_OK
 
 
 def _health(options: argparse.Namespace) -> int:

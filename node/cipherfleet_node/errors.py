@@ -142,3 +142,9 @@ class IdentityClash(CipherfleetError):
     """Another process or device uses the identity of this node, for example from a copied card."""
 
     exit_code = 6
+
+
+class NothingExchanged(CipherfleetError):
+    """The node could not couple all its rounds, because no neighbour answers any more."""
+
+    exit_code = 8

@@ -41,13 +41,13 @@ class _SelfSigned:
 
     def verify(self, signature: bytes, data: bytes, /) -> None:
         """Raise InvalidSignature unless the claim is signed with its own identity key."""
-        prefix = f"cipherfleet/v1/{Claim.KIND}\0".encode()
+        prefix = f"cipherfleet/v2/{Claim.KIND}\0".encode()
         if not data.startswith(prefix):
             raise InvalidSignature
-        claim = msgspec.msgpack.decode(data.removeprefix(prefix), type=Claim)
         try:
+            claim = msgspec.msgpack.decode(data.removeprefix(prefix), type=Claim)
             Ed25519PublicKey.from_public_bytes(claim.identity).verify(signature, data)
-        except ValueError:
+        except (ValueError, msgspec.MsgspecError, RecursionError):
             raise InvalidSignature from None
 
 

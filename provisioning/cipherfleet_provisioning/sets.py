@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import write_private
-from cipherfleet_node.runtime.store import sync_folder
+from cipherfleet_node.runtime.synced_files import sync_folder
 
 CURRENT, SETS, LOCK = "current", "sets", "lock"
 NODES, ARCHIVES, SUMS = "nodes", "archives", "SHA256SUMS"

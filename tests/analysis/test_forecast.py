@@ -46,6 +46,7 @@ from cipherfleet_node.core.optimiser import draw_stepsizes
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.runtime.epochs import new_epoch
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
@@ -169,6 +170,7 @@ def test_a_round_moves_the_bytes_that_were_foretold(exchange_name: str, tmp_path
     )
     fleet = fleet_of(tmp_path, text.replace("each: 5", "each: 12"))
     sent: set[bytes] = set()
+    epoch = new_epoch(0, time.time())
 
     class Signer:
         def sign(self, data: bytes, /) -> bytes:
@@ -182,7 +184,7 @@ def test_a_round_moves_the_bytes_that_were_foretold(exchange_name: str, tmp_path
     def in_2048_bits(message: Message) -> Message:
         assert isinstance(message, Query | Answer)
         wide = [c.rjust(512, b"\1") for c in message.ciphertexts]
-        return msgspec.structs.replace(message, ciphertexts=wide, epoch=int(time.time()))
+        return msgspec.structs.replace(message, ciphertexts=wide, epoch=epoch)
 
     section = fleet.file.objective
     own = {node: readings_of(fleet, node) for node in fleet.graph.ids}
@@ -208,8 +210,8 @@ def test_what_mqtt_adds_is_counted_by_hand(tmp_path: Path) -> None:
     def packet(payload: float, topic: str) -> float:  # payloads need two bytes of length
         return 1 + 2 + 2 + len(topic) + 2 + payload
 
-    query = packet(moved.query, "cf/v1/toy/q/n1")
-    answer = packet(moved.answer, "cf/v1/toy/a/n1/n2")
+    query = packet(moved.query, "cf/v2/toy/q/n1")
+    answer = packet(moved.answer, "cf/v2/toy/a/n1/n2")
     # Sent at QoS 1 and acknowledged; received at QoS 0, without the packet's id.
     expected = query + 4 + answer + 4 + query - 2 + answer - 2
     assert moved.per_node == expected == moved.busiest

@@ -126,8 +126,8 @@ def is_running(pid: int) -> bool:
 
 @fleet
 def test_message_goes_from_one_client_to_another(broker: RunningBroker) -> None:
-    with Client(broker, "cf/v1/f/q/a") as receiver, Client(broker) as sender:
-        sender.send("cf/v1/f/q/a", b"query")
+    with Client(broker, "cf/v2/f/q/a") as receiver, Client(broker) as sender:
+        sender.send("cf/v2/f/q/a", b"query")
         assert receiver.next() == b"query"
 
 
@@ -151,8 +151,8 @@ def test_message_beyond_the_limit_is_not_delivered(broker: RunningBroker) -> Non
 @fleet
 def test_retained_message_reaches_a_later_subscriber(broker: RunningBroker) -> None:
     with Client(broker) as sender:
-        sender.send("cf/v1/f/state/a", b"ready", retain=True)
-    with Client(broker, "cf/v1/f/state/+") as later:
+        sender.send("cf/v2/f/state/a", b"ready", retain=True)
+    with Client(broker, "cf/v2/f/state/+") as later:
         message = later.inbox.get(timeout=60)
     assert message.payload == b"ready"
     assert message.retain
@@ -182,7 +182,7 @@ def test_unacknowledged_messages_come_again_when_the_client_is_back(broker: Runn
 WILLED_CLIENT = """
 import sys, time, paho.mqtt.client as mqtt
 client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
-client.will_set("cf/v1/f/state/a", b"lost", qos=1, retain=True)
+client.will_set("cf/v2/f/state/a", b"lost", qos=1, retain=True)
 client.on_connect = lambda *_: print("connected", flush=True)
 client.connect("127.0.0.1", int(sys.argv[1]))
 client.loop_forever()
@@ -192,7 +192,7 @@ client.loop_forever()
 @fleet
 def test_last_will_is_delivered_when_a_client_is_killed(broker: RunningBroker) -> None:
     with (
-        Client(broker, "cf/v1/f/state/+") as watcher,
+        Client(broker, "cf/v2/f/state/+") as watcher,
         subprocess.Popen(
             [sys.executable, "-c", WILLED_CLIENT, str(broker.port)], stdout=subprocess.PIPE
         ) as victim,
@@ -552,7 +552,7 @@ def test_silent_server_is_told_at_the_deadline() -> None:
         (b"\x20\x02\x00\x05", "refused the connection .Not authorized."),
         (b"\x20\x02\x00\x00", "did not answer SUBSCRIBE"),
         (b"\x20\x02\x00\x00\x90\x02\x00\x01", "did not answer SUBSCRIBE"),
-        (b"\x20\x02\x00\x00\x90\x03\x00\x01\x80", "refused a subscription to cf/v1/_health/"),
+        (b"\x20\x02\x00\x00\x90\x03\x00\x01\x80", "refused a subscription to cf/v2/_health/"),
         (b"\x20\x02\x00\x00\x90\x03\x00\x01\x01", "did not acknowledge a QoS 1 message"),
     ],
 )

@@ -129,7 +129,7 @@ class Client:
     def _on_message(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         self.messages.append((message.topic, bytes(message.payload), message.retain))
         if message.payload.startswith(b"ping"):
-            self.send("cf/v1/trial/a/n1/n2", b"pong")
+            self.send("cf/v2/trial/a/n1/n2", b"pong")
 
     def start(self, *topics: str) -> None:
         self.paho.connect(*self._address)
@@ -248,25 +248,25 @@ def test_three_members_do_not_miss_one_of_them(tmp_path: Path) -> None:
 @fleet
 def test_messages_pass_once_both_ways_with_what_is_retained_and_wills(ground: Ground) -> None:
     here, there = ground.client(0, "n1"), ground.client(1, "n2")
-    there.paho.will_set("cf/v1/trial/state/n2", b"gone", qos=1, retain=True)
-    here.start("cf/v1/trial/q/n2", "cf/v1/trial/a/n1/+", "cf/v1/trial/state/n2")
-    there.start("cf/v1/trial/q/n1", "cf/v1/trial/state/n1")
+    there.paho.will_set("cf/v2/trial/state/n2", b"gone", qos=1, retain=True)
+    here.start("cf/v2/trial/q/n2", "cf/v2/trial/a/n1/+", "cf/v2/trial/state/n2")
+    there.start("cf/v2/trial/q/n1", "cf/v2/trial/state/n1")
     for n in range(20):
-        here.send("cf/v1/trial/q/n1", b"ping%d" % n)
+        here.send("cf/v2/trial/q/n1", b"ping%d" % n)
         wait_until(lambda: len(here.messages) > n)  # noqa: B023  # called at once
-    here.send("cf/v1/trial/state/n1", b"here", retain=True)
-    wait_until(lambda: ("cf/v1/trial/state/n1", b"here", False) in there.messages)
+    here.send("cf/v2/trial/state/n1", b"here", retain=True)
+    wait_until(lambda: ("cf/v2/trial/state/n1", b"here", False) in there.messages)
     assert [each for each in there.messages if each[0].endswith("q/n1")] == [
-        ("cf/v1/trial/q/n1", b"ping%d" % n, False) for n in range(20)
+        ("cf/v2/trial/q/n1", b"ping%d" % n, False) for n in range(20)
     ]
     line = there.paho.socket()
     assert line is not None
     line.close()  # without a DISCONNECT: the broker says the will
-    wait_until(lambda: ("cf/v1/trial/state/n2", b"gone", False) in here.messages)
+    wait_until(lambda: ("cf/v2/trial/state/n2", b"gone", False) in here.messages)
     there.stop()
     late = ground.client(1, "n2")
-    late.start("cf/v1/trial/state/n1")
-    wait_until(lambda: ("cf/v1/trial/state/n1", b"here", True) in late.messages)
+    late.start("cf/v2/trial/state/n1")
+    wait_until(lambda: ("cf/v2/trial/state/n1", b"here", True) in late.messages)
     late.stop()
     here.stop()
     assert len(here.messages) == 21
@@ -275,13 +275,13 @@ def test_messages_pass_once_both_ways_with_what_is_retained_and_wills(ground: Gr
 @fleet
 def test_access_rules_hold_on_every_broker_of_a_cluster(ground: Ground) -> None:
     liar, ear = ground.client(0, "n3"), ground.client(1, "n4")
-    ear.start("cf/v1/trial/q/n3", "cf/v1/trial/state/n1")
-    liar.start("cf/v1/trial/q/n2")
+    ear.start("cf/v2/trial/q/n3", "cf/v2/trial/state/n1")
+    liar.start("cf/v2/trial/q/n2")
     ear.messages.clear()  # what another test retained
-    liar.send("cf/v1/trial/q/n1", b"as another")
-    liar.send("cf/v1/trial/state/n1", b"as another", retain=True)
-    liar.send("cf/v1/trial/q/n3", b"as itself")
-    wait_until(lambda: ("cf/v1/trial/q/n3", b"as itself", False) in ear.messages)
+    liar.send("cf/v2/trial/q/n1", b"as another")
+    liar.send("cf/v2/trial/state/n1", b"as another", retain=True)
+    liar.send("cf/v2/trial/q/n3", b"as itself")
+    wait_until(lambda: ("cf/v2/trial/q/n3", b"as itself", False) in ear.messages)
     assert not [each for each in ear.messages if each[1] == b"as another"]
     ear.stop()
     liar.stop()
@@ -360,7 +360,7 @@ def test_only_the_first_mosquitto_has_bridges(tmp_path: Path) -> None:
     ]
     assert [text.count("\nconnection ") for text in texts] == [2, 0, 0]
     assert "address b1.lan:8883\n" in texts[0]
-    assert "user _link\ntopic readwrite cf/v1/trial/#" in access_rules(security, make_member(3, 1))
+    assert "user _link\ntopic readwrite cf/v2/trial/#" in access_rules(security, make_member(3, 1))
     assert "_link" not in access_rules(security)
 
 

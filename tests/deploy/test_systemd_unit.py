@@ -103,6 +103,14 @@ def test_these_judges_can_say_no(tmp_path: Path) -> None:
     assert exposure(unit)[0] != 0
 
 
+def test_the_service_starts_again_after_every_failure_of_the_node(tmp_path: Path) -> None:
+    """2 is an error in the unit's own command line."""
+    unit = make_unit(config_of(tmp_path, SENSORS["csv"]))
+    assert values(unit, "Restart") == ["on-failure"]
+    assert values(unit, "RestartPreventExitStatus") == ["2"]
+    assert values(unit, "StartLimitIntervalSec") == ["0"]
+
+
 def test_only_the_devices_of_the_sensor_are_there(tmp_path: Path) -> None:
     bare = make_unit(config_of(tmp_path, SENSORS["thermal"]))
     assert values(bare, "DeviceAllow") == []

@@ -38,6 +38,7 @@ from cipherfleet_deploy.watch.table import (
     COLUMNS,
     SEEDED,
     STALE_S,
+    UNANSWERED,
     UNENROLLED,
     FleetStatus,
     NodeStatus,
@@ -51,7 +52,7 @@ from cipherfleet_deploy.watch.table import (
 from cipherfleet_deploy.watch.watch import ChangeFilter, View
 from cipherfleet_node.core.messages import Health, Message, Presence, PresenceState
 from cipherfleet_node.core.topics import claim_topic
-from cipherfleet_node.core.wire import MAX_COUNTER, encode, topic_of
+from cipherfleet_node.core.wire import MAX_COUNTER, MAX_ROUND, encode, topic_of
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
@@ -79,7 +80,7 @@ ticks = count(1)
 def health(name: str = "n1", epoch: int = 5, **fields: Any) -> Health:
     result = Health(
         FLEET, name, epoch, next(ticks), "collecting", 12, 250_000, 1, 3,
-        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, 51,
+        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, [], 0, 51,
     )  # fmt: skip
     return msgspec.structs.replace(result, **fields)
 
@@ -116,6 +117,7 @@ def test_a_row_holds_what_a_node_has_reported() -> None:
     assert row(status, now=2.0) == NodeStatus(
         node="n1", state="ready", stale=False, age_s=2.0, epoch=5, phase="collecting", round=12,
         round_ms=250.0, silent=1, missed=3, rejected=3, pool=3, pool_size=8, temperature_c=51,
+        unanswered_s=0,
     )  # fmt: skip
     assert cells(row(status, now=2.0)) == (
         "n1", "ready", "5", "12", "250.0", "1", "3", "3/8", "51", "2.0 s ago", "good",
@@ -146,7 +148,7 @@ def test_a_device_is_unenrolled_then_seeded_then_claims_until_its_first_message(
     assert row(status, "n2").state == "ready"
 
 
-@pytest.mark.parametrize("state", ["init", "ready", "waiting", "alert", "finished", "lost"])
+@pytest.mark.parametrize("state", ["ready", "waiting", "alert", "done", "finished", "lost"])
 def test_a_node_stands_as_it_says(state: PresenceState) -> None:
     status = status_after(presence("n1", "ready"), presence("n1", state))
     assert row(status).standing == state
@@ -163,6 +165,15 @@ def test_who_falls_silent_is_stale_after_three_words_by_the_watchers_clock() -> 
     assert row(status, "n2", late).standing == "lost", "nothing more is to come from it"
     status_after(health(), at=late, status=status)
     assert row(status, now=late).standing == "ready"
+
+
+def test_a_node_that_nobody_answers_stands_out() -> None:
+    status = status_after(presence("n1", "ready"), health(unanswered_s=40))
+    assert row(status).standing == UNANSWERED
+    assert row(status).unanswered_s == 40
+    assert "ready, unanswered" in shown(status, 0.0)
+    status_after(health(unanswered_s=0), status=status)
+    assert row(status).standing == "ready"
 
 
 def test_what_a_broker_repeats_keeps_no_node_alive() -> None:
@@ -205,7 +216,7 @@ def test_a_new_start_forgets_the_reports_of_the_previous_one() -> None:
 def test_messages_that_a_node_did_not_sign_change_nothing_and_show() -> None:
     status = status_after(presence("n1", "ready"), health())
     before = row(status)
-    for message in (presence("n1", "lost"), health(round=99), presence("n1", "init", epoch=99)):
+    for message in (presence("n1", "lost"), health(round=99), presence("n1", "ready", epoch=99)):
         status.receive(topic_of(message), encode(message, STRANGER), 0.0)
     status.receive(topic_of(health("n2")), encode(health("n1"), KEYS["n1"]), 0.0)
     assert row(status) == msgspec.structs.replace(before, refused=3)
@@ -239,12 +250,13 @@ def test_a_retained_state_that_is_taken_back_is_no_fault() -> None:
 def test_huge_numbers_fit_into_their_columns_and_stay_exact_in_json() -> None:
     names = ("number", "round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
     refusals = {"topic": MAX_COUNTER, "kind": MAX_COUNTER}
-    most = health(epoch=MAX_COUNTER, rejected=refusals)
-    status = status_after(msgspec.structs.replace(most, **dict.fromkeys(names, MAX_COUNTER)))
+    most = health(epoch=MAX_ROUND, rejected=refusals)
+    numbers = dict.fromkeys(names, MAX_COUNTER) | {"round": MAX_ROUND}
+    status = status_after(msgspec.structs.replace(most, **numbers))
     assert row(status).rejected == 2 * MAX_COUNTER
     assert (
         json.loads(msgspec.json.encode(summarise_rows(status.rows(0.0))))["lowest_round"]
-        == MAX_COUNTER
+        == MAX_ROUND
     )
     lines = shown(status).splitlines()
     assert max(len(each.rstrip()) for each in lines) < 140
@@ -255,7 +267,7 @@ def test_huge_numbers_fit_into_their_columns_and_stay_exact_in_json() -> None:
        st.binary(max_size=200))  # fmt: skip
 def test_whatever_comes_no_control_character_is_shown(kind: str, name: str, data: bytes) -> None:
     status = status_after(presence("n1", "ready"))
-    status.receive(f"cf/v1/{FLEET}/{kind}/{name}", data, 0.0)
+    status.receive(f"cf/v2/{FLEET}/{kind}/{name}", data, 0.0)
     for text in (*map(line, status.rows(0.0)), *shown(status).splitlines()):
         assert text.isprintable()
     assert row(status).state == "ready"
@@ -426,7 +438,7 @@ def listening(broker: RunningBroker) -> Iterator[list[tuple[str, bytes]]]:
     client.on_message = lambda _c, _d, m: heard.append((m.topic, bytes(m.payload)))
     client.on_subscribe = lambda *_: ready.set()
     client.connect(broker.host, broker.port)
-    client.subscribe([("cf/v1/+/health/+", 1), ("cf/v1/+/state/+", 1)])
+    client.subscribe([("cf/v2/+/health/+", 1), ("cf/v2/+/state/+", 1)])
     client.loop_start()
     try:
         assert ready.wait(60)
@@ -486,7 +498,7 @@ def test_the_fleet_is_shown_once_with_good_signatures(live: Live) -> None:
     for each in result["nodes"]:
         assert (each["verified"], each["refused"], each["stale"]) == (True, 0, False)
         assert (each["silent"], each["rejected"]) == (0, 0)
-        assert each["round"] > 0
+        assert each["round"] is not None
         assert 0 < each["round_ms"] < 5000
         assert each["age_s"] < 10
         assert each["epoch"] > 10**9

@@ -34,9 +34,9 @@ def closing(k: int, ms: float, phases: dict[str, float], **node_counts: Any) -> 
     }
 
 
-def between(phase: str, k: int, neighbour: str, ms: float, attempt: int = 0) -> dict[str, Any]:
+def between(phase: str, k: int, neighbour: str, ms: float) -> dict[str, Any]:
     own = {"round": k, "phase": phase, "at": 1e9 * ms, "ms": ms}
-    return {**own, "neighbour": neighbour, "attempt": attempt}
+    return {**own, "neighbour": neighbour}
 
 
 def test_a_phase_that_a_round_lacks_took_no_time_in_it() -> None:
@@ -59,8 +59,8 @@ def test_the_network_took_of_a_trip_what_the_neighbour_does_not_say_of_itself() 
     assert network_seconds(a, others) == [pytest.approx(0.006), pytest.approx(0.006)]
 
 
-def test_another_round_or_attempt_is_another_trip() -> None:
-    trips = [between("trip", 7, "b", 10.0, attempt=1), between("trip", 8, "b", 10.0)]
+def test_another_round_is_another_trip() -> None:
+    trips = [between("trip", 6, "b", 10.0), between("trip", 8, "b", 10.0)]
     services = [between("service", 7, "a", 4.0), between("service", 9, "a", 4.0)]
     a, b = NodeSpans("a", "x", trips), NodeSpans("b", "x", services)
     assert network_seconds(a, {"a": a, "b": b}) == []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cipherfleet_lab.attacks.catalogue import ATTACKS, SYSTEMS, load_system
-from cipherfleet_lab.attacks.names import GRAPHS, GUARDS
+from cipherfleet_lab.attacks.names import EXCHANGE_GUARDS, GRAPHS, GUARDS
 from cipherfleet_lab.attacks.subjects import GRAPHS as EDGES
 from cipherfleet_lab.attacks.table import COLUMNS, ROWS, AttackTable, attack_table, plot_table
 from tests.support.results import check_result
@@ -90,6 +90,17 @@ def test_all_attacks_on_one_system_become_a_table_and_a_figure(tmp_path: Path) -
     assert (out / "attacks.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_all_attacks_on_an_exchange_without_a_rule_of_rounds_have_a_table_of_pairs() -> None:
+    result = attacked("all", "--on", "sealed", "--guard", "off:digests", "--quick")
+    both = [f for f in result["findings"] if f["attack"] == "second-query-after-restart"]
+    systems = [(finding["system"], finding["value"]) for finding in both]
+    assert systems == [("sealed without digests", 1.0), ("sealed", 0.0)]
+    assert (
+        "| second-query-after-restart | sealed | digests | 100 % found | 0 % found |"
+        in (result["markdown"])
+    )
+
+
 # -- the table ----------------------------------------------------------------------------------
 
 
@@ -102,7 +113,7 @@ def table() -> AttackTable:
 def test_every_system_is_attacked_by_everything_that_applies(table: AttackTable) -> None:
     assert len(table.systems) == len(ROWS) == len(set(table.systems))
     assert {name for name, _ in ROWS} == set(SYSTEMS)
-    for guard in GUARDS:
+    for guard in EXCHANGE_GUARDS:
         assert any(guard in off for _, off in ROWS)
     for system in table.systems:
         assert {(system, "eavesdropper"), (system, "wiretap")} & table.findings.keys()

@@ -20,6 +20,15 @@ from cipherfleet_lab.attacks.common_factor import (
 )
 from cipherfleet_lab.attacks.eavesdropper import eavesdropper, key_holder, observer
 from cipherfleet_lab.attacks.guards import GuardedRandomness
+from cipherfleet_lab.attacks.isolation import (
+    NODES,
+    ROUNDS,
+    SCENE,
+    CuriousAskers,
+    OpenedSum,
+    departed_errors,
+    late_answers,
+)
 from cipherfleet_lab.attacks.leakage import (
     leakage_of_round,
     leakage_of_several,
@@ -30,7 +39,8 @@ from cipherfleet_lab.attacks.leakage import (
     samples,
     solve_closed_form,
 )
-from cipherfleet_lab.attacks.names import GraphName, Guard
+from cipherfleet_lab.attacks.members import OVERREACHED, distance, exaggerating, others
+from cipherfleet_lab.attacks.names import ROUND_GUARDS, GraphName, Guard
 from cipherfleet_lab.attacks.neighbours import direction, triangulation, triangulation_by_two
 from cipherfleet_lab.attacks.one_exchange import HALF_WEIGHTS, NEIGHBOURS, run_exchange
 from cipherfleet_lab.attacks.randomness import randomness_of_answers, weight_by_randomness
@@ -40,11 +50,14 @@ from cipherfleet_lab.attacks.result import (
     error_by_round,
     relative_error,
 )
+from cipherfleet_lab.attacks.round_table import PAIRS, Pair, markdown, run_pairs
+from cipherfleet_lab.attacks.separation import errors_of, separate, separate_running_fleet
 from cipherfleet_lab.attacks.subjects import GRAPHS, AttackCase
 from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
 from cipherfleet_lab.attacks.wiretap import wiretap
 from cipherfleet_lab.problems import LOGISTIC, SQUARED, RegressionLoss, five_nodes
 from cipherfleet_lab.systems import Log, Problem
+from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.randomness import RoundRandomness
 
 TRIALS = 5
@@ -353,11 +366,148 @@ def test_matching_uses_the_slope_of_the_mismatch() -> None:
     np.testing.assert_allclose(np.sort(targets), np.sort(readings.targets[0]), atol=1e-2)
 
 
+# -- rounds -------------------------------------------------------------------------------------
+
+
+def pair(
+    name: str, system: str, guard: Guard, trials: int = 10
+) -> tuple[AttackResult, AttackResult]:
+    """Return the results without the guard and with all guards."""
+    attack = ATTACKS[name]
+    off, on = (attack.run(case(system, *guards, trials=trials)) for guards in ((guard,), ()))
+    return found(off), found(on)
+
+
+@pytest.mark.parametrize("name", ["late-answers", "last-will"])
+def test_no_two_sums_isolate_a_term_while_rosters_are_remembered(name: str) -> None:
+    off, on = pair(name, "sealed", "rosters")
+    assert off.value > 0.02
+    assert on.value == 0.0
+    assert on.trials >= ROUNDS * NODES
+
+
+def test_a_kick_hides_a_departed_neighbour_in_the_first_sum_but_not_in_averages() -> None:
+    """The averages are a finding, not a guard: a change of the roster cannot be hidden for ever."""
+    off, on = pair("departure", "sealed", "kicks")
+    assert off.value < 0.8 * on.value
+    assert on.value > 1.0
+    averaged = np.concatenate([departed_errors(case("sealed"), trial)[1] for trial in range(2)])
+    assert np.median(averaged) < 0.5
+
+
+def test_without_masks_every_answer_opens_by_itself() -> None:
+    assert found(late_answers(case("sealed", "masks"))).value == 1.0
+
+
+def test_a_difference_counts_only_if_it_is_the_term_in_every_digit() -> None:
+    """By hand: two sums with the same numbers, the asker moves in between."""
+    more, fewer = (OpenedSum(query(roster, own)) for roster, own in (("bcd", 7), ("bc", 9)))
+    for kept, own in ((more, 7), (fewer, 9)):
+        for name in kept.query.roster:
+            place = np.array([{"b": 100.0, "c": -40.0, "d": 15.0}[name], 3.0])
+            kept.terms[name] = 2049 * (place - np.array([own, 0.0]))
+            kept.numbers[name] = name.encode()
+    askers = CuriousAskers(SCENE.fleet(case("sealed"), 0), {b"1": more, b"2": fewer})
+    assert askers.isolated() == {("asker", "d", b"d")}
+    fewer.numbers["c"] = b"another seed"
+    assert not askers.isolated()
+    fewer.numbers["c"] = b"c"
+    fewer.terms["c"] += np.array([0.0, 1.0])
+    assert not askers.isolated()
+
+
+def query(roster: str, own: int) -> Query:
+    entries = [(-entry).to_bytes(9, "big", signed=True) for entry in (own, 0)]
+    return Query("lab", "asker", 1, len(roster), [*roster], -1, [], False, b"", b"", entries)
+
+
+def test_sums_of_neighbours_that_stand_still_separate_unless_a_draw_belongs_to_a_state() -> None:
+    off, on = pair("separation", "sealed", "draws")
+    assert off.value < 0.3
+    assert on.value > 0.5
+
+
+def test_sums_of_a_running_fleet_separate_if_it_hardly_moves() -> None:
+    """A finding, not a guard: states that move little have fresh half weights in every round."""
+    (errors,) = separate_running_fleet(2, 0.0, [200])
+    assert errors.median < 0.25
+    assert errors.guess > 0.5
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_independent_half_weights_separate_into_the_differences(degree: int) -> None:
+    """By hand: as many uniform weights as neighbours, in more dimensions."""
+    rng = np.random.default_rng(degree)
+    truth = rng.normal(size=(degree, 4 * degree))
+    weights = rng.uniform(2048, 4096, size=(4000, degree))
+    errors = errors_of(separate(weights @ truth, degree, 0.0), truth)
+    assert max(errors) < 0.15
+    same = np.repeat(weights[:1], 4000, axis=0)
+    assert max(errors_of(separate(same @ truth, degree, 0.0), truth)) > 0.5
+
+
+@pytest.mark.parametrize("system", ["pairwise", "sealed"])
+def test_a_restart_does_not_let_a_neighbour_ask_twice_in_one_round(system: str) -> None:
+    off, on = pair("second-query-after-restart", system, "digests")
+    assert (off.value, on.value) == (1.0, 0.0)
+
+
+def test_an_old_card_uses_no_round_number_again_once_it_is_known_to_be_old() -> None:
+    off, on = pair("old-card", "sealed", "own-presence", trials=30)
+    assert off.value > 0.0
+    assert on.value == 0.0
+
+
+def test_a_far_round_takes_nobody_beyond_what_time_allows() -> None:
+    off, on = pair("far-round", "sealed", "claims")
+    assert (off.value, on.value) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("system", ["pairwise", "sealed"])
+def test_no_answer_ends_a_neighbours_process(system: str) -> None:
+    off, on = pair("overreach", system, "headroom")
+    assert off.value >= 0.5
+    assert on.value == 0.0
+
+
+def test_a_steady_lie_sets_the_result_and_ends_nobody() -> None:
+    """A finding, not a guard: a tenth of the accepted range, in every answer."""
+    honest, attacked = (OVERREACHED.fleet(case("sealed"), 0) for _ in range(2))
+    attacked.tap = exaggerating(attacked, 0.1)
+    for fleet in (honest, attacked):
+        fleet.begin()
+        fleet.run_rounds(40, others(fleet))
+    assert not attacked.ended
+    assert np.median([distance(attacked, honest, name) for name in others(attacked)]) > 10.0
+
+
+def test_garbage_of_one_member_does_not_stop_its_neighbours() -> None:
+    off, on = pair("garbage", "sealed", "halves")
+    assert off.value == 1.0
+    assert on.value == 0.0
+
+
+def test_a_mute_member_costs_a_deadline_now_and_then_only() -> None:
+    off, on = pair("mute-member", "sealed", "back-off")
+    assert (off.value, on.value) == (1.0, 0.0)
+
+
+def test_the_table_of_pairs_has_every_guard_of_rounds_and_every_attack() -> None:
+    on_rounds = {attack.name for attack in ATTACKS.values() if attack.is_on_rounds}
+    assert {each.attack for each in PAIRS} == on_rounds
+    assert {each.guard for each in PAIRS} == set(ROUND_GUARDS)
+    (result,) = run_pairs(1, 10, [Pair("second-query-after-restart", "sealed", "digests")])
+    head, _line, row = markdown([result]).splitlines()
+    assert head.count("|") == row.count("|")
+    assert "100 % found" in row
+    assert "0 % found" in row
+
+
 # -- findings -----------------------------------------------------------------------------------
 
 
 def finding(
-    measure: Literal["error", "fraction"],
+    measure: Literal["error", "fraction", "harm"],
     value: float,
     chance: float,
     worst_off: float | None = None,
@@ -391,6 +541,9 @@ def finding(
         (finding("fraction", 0.5, 1 / 1024), "partly", "50 % found"),
         (finding("fraction", 0.0, 1 / 1024), "nothing beyond chance", "0 % found"),
         (finding("fraction", 0.01, 1 / 1024), "nothing beyond chance", "1 % found"),
+        (finding("harm", 0.0, 0.0), "no harm", "0 % harmed"),
+        (finding("harm", 0.25, 0.0), "some harmed", "25 % harmed"),
+        (finding("harm", 1.0, 0.0), "all harmed", "100 % harmed"),
     ],
 )
 def test_the_verdict_follows_from_the_number(

@@ -607,6 +607,8 @@ def health(number: int, round_s: float) -> Health:
         pool=4,
         pool_size=4,
         inline=0,
+        left_out=[],
+        unanswered_s=0,
         temperature=None,
     )
 
@@ -944,7 +946,7 @@ def test_with_tls_a_new_device_may_claim_as_soon_as_the_rules_are_reloaded(
     with lock_set(home), stage_set(home) as staged:
         replace_device(staged, "b", "device", lambda _: None, datetime.now(UTC))
         staged.commit()
-    assert "user _claim-b\ntopic write cf/v1/yard/claim/b\n" in rules.read_text()
+    assert "user _claim-b\ntopic write cf/v2/yard/claim/b\n" in rules.read_text()
     certificate = x509.load_pem_x509_certificate(archive_of(home, "b")["b/tls/node.pem"])
     assert [part.value for part in certificate.subject] == ["_claim-b"]
 

@@ -106,7 +106,7 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
 
 def test_the_device_imports_nothing_of_the_workstation() -> None:
     code = (
-        "import sys, cipherfleet_node.runtime.daemon, cipherfleet_node.__main__;"
+        "import sys, cipherfleet_node.runtime.run_node, cipherfleet_node.__main__;"
         "heavy = {'phe', 'click', 'rich', 'docker', 'matplotlib', 'networkx', 'scipy', 'pydantic'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

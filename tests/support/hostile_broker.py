@@ -90,7 +90,7 @@ def read_publication(packet: bytes) -> Publication | None:
     return Publication(packet[0], topic, identifier, packet[place + len(identifier) :])
 
 
-Attempt = tuple[str, int, int]  # the asker, its round, its attempt
+Asked = tuple[str, int]  # the asker and its round
 
 # What a broker makes of a publication: the packets that the node gets instead.
 Meddle = Callable[["Meddler", Publication], list[bytes]]
@@ -104,7 +104,7 @@ class Meddler:
     chance: random.Random
     memory: list[Publication] = field(default_factory=list)
     made: Counter[str] = field(default_factory=Counter)
-    asked: dict[Attempt, list[str]] = field(default_factory=dict)  # the rosters it has seen
+    asked: dict[Asked, list[str]] = field(default_factory=dict)  # the rosters it has seen
 
     def earlier(self, kind: type[Message]) -> Publication | None:
         """Something of *kind* that went to this node before, at random."""
@@ -129,8 +129,8 @@ class HostileBroker(Wiretap):
         return sum((meddler.made for meddler in self.meddlers), Counter[str]())
 
     @property
-    def asked(self) -> dict[Attempt, list[str]]:
-        """The roster of every attempt that went to anybody."""
+    def asked(self) -> dict[Asked, list[str]]:
+        """The roster of every query that went to anybody."""
         return {key: roster for meddler in self.meddlers for key, roster in meddler.asked.items()}
 
     def _pump(self, source: socket.socket, sink: socket.socket, stream: bytearray) -> None:
@@ -159,7 +159,7 @@ class HostileBroker(Wiretap):
         if publication is None:
             return [packet]
         if isinstance(query := publication.message, Query):
-            meddler.asked[query.sender, query.round, query.attempt] = query.roster
+            meddler.asked[query.sender, query.round] = query.roster
         packets = self._meddle(meddler, publication)
         meddler.memory = [*meddler.memory, publication][-200:]
         return packets
@@ -207,7 +207,7 @@ def withhold(meddler: Meddler, genuine: Publication) -> list[bytes]:
     answer = genuine.message
     if not isinstance(answer, Answer) or (answer.sender, answer.receiver) != ("n1", "n3"):
         return [genuine.encode()]
-    if answer.round % 4 != 2 or answer.attempt > 0:
+    if answer.round % 4 != 2:
         return [genuine.encode()]
     meddler.made["dropped"] += 1
     return []
@@ -243,8 +243,8 @@ def _swell(_meddler: Meddler, genuine: Publication) -> bytes | None:
 
 
 def _readdress(meddler: Meddler, genuine: Publication) -> bytes | None:
-    forged_line = b"cf/v1/trial/q/n1\n2026 WARNING forged line"
-    topic = meddler.chance.choice([b"cf/v1/trial/q/nobody", b"\xff\xfe", b"x", forged_line])
+    forged_line = b"cf/v2/trial/q/n1\n2026 WARNING forged line"
+    topic = meddler.chance.choice([b"cf/v2/trial/q/nobody", b"\xff\xfe", b"x", forged_line])
     return genuine.loose(genuine.payload, topic)
 
 
@@ -307,12 +307,12 @@ COUNTED = {
     "extended": {"malformed"},
     "injected": {"malformed"},
     "swollen": {"too_long"},
-    "readdressed": {"topic"},
+    "readdressed": {"topic", "unknown_sender"},
     "spliced": {"signature"},
     "other roster": {"signature"},
-    "echoed": {"topic"},
+    "echoed": {"topic", "unknown_sender"},
     "answer replayed": {"late_answer", "repeated_answer", "early_answer"},
-    "query replayed": {"repeated_query", "stale_round"},
+    "query replayed": {"repeated_query", "old_query", "late_refusal"},
 }
 
 

@@ -111,7 +111,7 @@ class QueryRecorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ciphertexts: dict[tuple[str, int], set[tuple[bytes, ...]]] = {}
-        self._attempts: dict[tuple[str, int, int], set[bytes]] = {}
+        self._digests: dict[tuple[str, int], set[bytes]] = {}
         self._latest: dict[str, int] = {}
         self.count = 0
 
@@ -135,8 +135,7 @@ class QueryRecorder:
             self._latest[sender] = max(query.round, self.latest(sender))
             same_round = self._ciphertexts.setdefault((sender, query.round), set())
             same_round.add(tuple(query.ciphertexts))
-            attempt = (sender, query.round, query.attempt)
-            self._attempts.setdefault(attempt, set()).add(query.digest)
+            self._digests.setdefault((sender, query.round), set()).add(query.digest)
 
     def latest(self, sender: str) -> int:
         """The highest round of the queries of *sender*, -1 before the first."""
@@ -146,6 +145,6 @@ class QueryRecorder:
         """Fail if a node has sent two different queries under one number."""
         with self._lock:
             rounds = [key for key, seen in self._ciphertexts.items() if len(seen) > 1]
-            attempts = [key for key, seen in self._attempts.items() if len(seen) > 1]
+            rosters = [key for key, seen in self._digests.items() if len(seen) > 1]
         assert not rounds, f"different ciphertexts in one round: {rounds}"
-        assert not attempts, f"different queries in one attempt: {attempts}"
+        assert not rosters, f"different rosters in one round: {rosters}"

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import Any, Literal
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
 from cipherfleet_node.core import paillier
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Event, MessageReceived, Publish, Rejected, Surplus
-from cipherfleet_node.core.messages import Answer, Message
+from cipherfleet_node.core.messages import OPERATOR, Answer, Message, Refusal
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.wire import Verifier, decode, encode, topic_of
 from cipherfleet_node.errors import WireError
@@ -31,6 +32,7 @@ EDGES = (*zip(NODES, NODES[1:] + NODES[:1], strict=True), ("n00", "n02"))
 FIELDS = ("u", "v")
 OBJECTIVE = ObjectiveSection(kind="average", values=[Column(field=name) for name in FIELDS])
 ROUNDS = 12
+PAST_EPOCH = 1
 LOSING = (("n04", "n00"), ("n03", "n02"))  # (answerer, asker): the answers that a lossy fleet loses
 
 ExchangeName = Literal["pairwise", "sealed"]
@@ -80,11 +82,15 @@ class Forgery:
     receiver: str
     topic: str
     payload: bytes
+    retained: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a forgery; *reason* is empty if nobody refused it."""
+    """What became of a forgery.
+
+    *reason* is the one under which it was counted. It is empty if the forgery was accepted.
+    """
 
     reason: str
     moved: bool  # whether anything in the agent changed, or it did anything but count
@@ -156,7 +162,8 @@ class WireFleet(MemoryFleet):
         self.verified: list[str] = []
         self.verifiers: dict[str, dict[str, Verifier]] = {
             name: {
-                other: RecordingVerifier(other, self.verified) for other in self.neighbours[name]
+                other: RecordingVerifier(other, self.verified)
+                for other in [*self.neighbours[name], OPERATOR]
             }
             for name in self.seats
         }
@@ -176,7 +183,9 @@ class WireFleet(MemoryFleet):
             self.log.append(frame)
             if self.loses is not None and self.loses(frame):
                 return
-            received = decode(payload, frame.topic, FLEET, self.verifiers[name])
+            received = decode(
+                payload, frame.topic, FLEET, self.verifiers[name], retained=event.retained
+            )
             event = MessageReceived(received, event.retained)
         super()._deliver(name, event)
 
@@ -185,29 +194,32 @@ class WireFleet(MemoryFleet):
         agent = agent_of(self, forgery.receiver)
         verified, powers = len(self.verified), len(self.powers)
         blinded = self._blinded(forgery.receiver)
-        before, state = standing(agent), agent.state
-        claims = dict(agent.neighbours._claims)
+        before = standing(agent)
+        claims = dict(agent.claims.rounds)
         reasons: list[str] = []
         others: list[object] = []
         verifiers = self.verifiers[forgery.receiver]
         try:
-            message = decode(forgery.payload, forgery.topic, FLEET, verifiers)
+            message = decode(
+                forgery.payload, forgery.topic, FLEET, verifiers, retained=forgery.retained
+            )
         except WireError as error:
             reasons.append(error.reason)
         else:
-            for effect in agent.handle(MessageReceived(message), self.now):
+            for effect in agent.handle(MessageReceived(message, forgery.retained), self.now):
                 if isinstance(effect, Rejected | Surplus):
                     reasons.append(effect.reason)
                 else:
                     others.append(effect)
-        again = [e for e in others if isinstance(e, Publish) and self._was_sent(e.message)]
-        moved = standing(agent) != before or agent.state is not state or len(others) > len(again)
+        published = [effect.message for effect in others if isinstance(effect, Publish)]
+        again = [m for m in published if isinstance(m, Refusal) or self._was_sent(m)]
+        moved = standing(agent) != before or len(others) > len(again)
         return Outcome(
             " ".join(reasons),
             moved,
             len(self.verified) - verified,
             len(self.powers) - powers + self._blinded(forgery.receiver) - blinded,
-            agent.neighbours._claims != claims,
+            agent.claims.rounds != claims,
         )
 
     def _blinded(self, name: str) -> int:
@@ -219,8 +231,7 @@ class WireFleet(MemoryFleet):
         if not isinstance(message, Answer):
             return False
         agent = agent_of(self, message.sender)
-        sent = agent.answerer.sent.get((message.receiver, message.round))
-        return sent is not None and sent[1] is message
+        return agent.answerer._sent.get((message.receiver, message.round)) is message
 
 
 def agent_of(fleet: MemoryFleet, name: str) -> Agent:
@@ -230,21 +241,24 @@ def agent_of(fleet: MemoryFleet, name: str) -> Agent:
 
 
 def standing(agent: Agent) -> tuple[object, ...]:
-    """All that messages can change in an agent, its saved state and the claims apart."""
+    """All that messages can change in an agent, the claims of its neighbours apart."""
     around, current = agent.neighbours, agent.collector.current
     of_round = current and (
         current.number,
-        current.attempt,
         sorted(current.answered),
-        list(current.deadlines),
+        sorted(current.refused),
+        current.deadline,
     )
     return (
         agent.phase,
+        msgspec.structs.replace(agent.state, neighbours={}),
+        {name: known.epoch for name, known in agent.state.neighbours.items()},
         of_round,
         sorted(agent.collector.answers),
-        sorted(agent.answerer.sent),
+        sorted(agent.answerer._sent),
         sorted(agent.answerer.prepared),
         list(agent.answerer.held.items()),
+        agent.answerer.is_draw_wanted,
         (set(around.present), set(around._departed), set(around._finished), set(around._live)),
     )
 
@@ -259,8 +273,8 @@ def make_fleet(
 ) -> WireFleet:
     """Five nodes that agree on two figures, every round's chances a function of *seed*.
 
-    A sealed fleet that is *lossy* loses answers in every third round: two nodes ask again then, of
-    fewer neighbours.
+    A sealed fleet that is *lossy* loses answers in two of six rounds: two nodes hold these rounds,
+    and then ask fewer neighbours in the next one.
     """
     rng = random.Random("readings")
     samples: dict[str, Sequence[Sample]] = {
@@ -268,7 +282,7 @@ def make_fleet(
     }
     algorithm = Algorithm(rounds=rounds, answer_timeout_s=5.0)
     sealed = exchange == "sealed"
-    return WireFleet(
+    fleet = WireFleet(
         EDGES,
         samples,
         OBJECTIVE,
@@ -278,12 +292,15 @@ def make_fleet(
         attack=attack,
         loses=is_lost if sealed and lossy else None,
     )
+    for seat in fleet.seats.values():
+        seat.epoch = PAST_EPOCH
+    return fleet
 
 
 def is_lost(frame: Frame) -> bool:
-    """Whether *frame* is one of the answers without which a roster is given up."""
+    """Whether *frame* is one of the answers without which a round is held."""
     answer = frame.message
-    if not isinstance(answer, Answer) or answer.attempt > 0 or answer.round % 3 != 1:
+    if not isinstance(answer, Answer) or answer.round % 6 not in (1, 2):
         return False
     return (answer.sender, answer.receiver) in LOSING
 
@@ -315,7 +332,9 @@ def undisturbed(seed: int, exchange: ExchangeName = "pairwise") -> Ending:
 
 @cache
 def past(exchange: ExchangeName) -> list[Frame]:
-    """All that a former start of the same fleet said; its epoch is 1."""
+    """All that a former start of the same fleet said; its epoch is PAST_EPOCH."""
     fleet = make_fleet(10_000, exchange=exchange)
+    for seat in fleet.seats.values():
+        seat.epoch = PAST_EPOCH - 1
     fleet.run()
     return fleet.log

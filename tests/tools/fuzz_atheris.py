@@ -20,13 +20,12 @@ import atheris
 with atheris.instrument_imports(include=["cipherfleet_node"]):
     import msgspec
 
-    from cipherfleet_node.core import topics
-    from cipherfleet_node.core.messages import Answer, Health, Presence, Query
-    from tests.support.wire_fleet import FLEET
-    from tests.tools.fuzz_frames import TARGET, Target, make_block
+    from cipherfleet_node.core.messages import OPERATOR, Membership
+    from tests.tools.fuzz_frames import KINDS as TYPES
+    from tests.tools.fuzz_frames import Target, make_block, topics_of
 
 CORPUS = Path("fuzz-corpus")
-KINDS = (Query.KIND, Answer.KIND, Presence.KIND, Health.KIND)
+KINDS = tuple(kind.KIND for kind in TYPES)
 INPUTS_PER_TARGET = 2000
 SEALED = 128  # in the first byte
 SEED_BLOCKS = 4  # half of them sealed
@@ -48,7 +47,7 @@ def take(data: bytes) -> None:
     names = sorted(target.neighbours)
     sender = names[data[1] % len(names)]
     form = data[0] % SEALED % (1 + len(KINDS))
-    payload = data[2:] if form == 0 else target.sign(sender, KINDS[form - 1], data[2:])
+    payload = data[2:] if form == 0 else sign(target, sender, KINDS[form - 1], data[2:])
     for topic in topics_of(sender) if form == 0 else [topics_of(sender)[form - 1]]:
         target.take(topic, payload)
     target.rest()
@@ -56,14 +55,9 @@ def take(data: bytes) -> None:
         target.tick()
 
 
-def topics_of(sender: str) -> list[str]:
-    """Where the node hears *sender*, in the order of KINDS."""
-    return [
-        topics.query_topic(FLEET, sender),
-        topics.answer_topic(FLEET, TARGET, sender),
-        topics.presence_topic(FLEET, sender),
-        topics.health_topic(FLEET, sender),
-    ]
+def sign(target: Target, sender: str, kind: str, body: bytes) -> bytes:
+    """The envelope of *body* as its sender, for a membership the operator, would sign it."""
+    return target.sign(OPERATOR if kind == Membership.KIND else sender, kind, body)
 
 
 def write_seeds(folder: Path) -> None:
@@ -72,14 +66,15 @@ def write_seeds(folder: Path) -> None:
     for first, target in ((0, Target(0)), (SEALED, Target(1))):
         names = sorted(target.neighbours)
         for number, frame in enumerate(target.templates):
-            form, sender = 1 + KINDS.index(frame.message.KIND), names.index(frame.sender)
+            form = 1 + KINDS.index(frame.message.KIND)
+            sender = 0 if frame.sender == OPERATOR else names.index(frame.sender)
             body = bytes([first + form, sender]) + msgspec.msgpack.encode(frame.message)
             (folder / f"body-{first}-{number}").write_bytes(body)
             envelope = bytes([first, sender]) + frame.payload
             (folder / f"envelope-{first}-{number}").write_bytes(envelope)
     for seed in range(SEED_BLOCKS):
         first = SEALED * (seed % 2)
-        for number, (_, payload) in enumerate(make_block(seed, 100)):
+        for number, (_, payload, _) in enumerate(make_block(seed, 100)):
             if len(payload) < 4096:
                 (folder / f"mutated-{seed}-{number}").write_bytes(bytes([first, 0]) + payload)
 

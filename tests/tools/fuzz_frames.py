@@ -5,13 +5,16 @@
 Genuine messages of all kinds are changed in their fields, their bytes and their place, many are
 signed again by their sender's own key, and all go through wire.decode into an agent, whose messages
 are encoded and whose state is serialised as by the daemon. Exit code 1 if an exception escapes, or
-a frame takes 1 ms of processor time or 1 MiB of memory.
+a frame takes 1 ms of processor time or 1 MiB of memory. Among the frames are messages of every kind
+whose lists are as long as they may be, and longer, on their own and on other topics.
 
-Time is the thread's own processor time. A block with a frame above the limit is run twice more from
-its beginning, and the least time of each frame counts: other processes on the machine cost cache.
+Time is the thread's own processor time. A block with a frame above the limit is run again from its
+beginning, up to five times, and the least time of each frame counts: other processes on the machine
+cost cache.
 Frames that close or open a round cost a round's work, once a round, from any sender: they are
-counted apart. tracemalloc measures the memory in a second run of every tenth pair of blocks, one
-of each exchange (Python's own allocations; the growth of the whole process is printed beside it).
+counted apart. So are memberships of the right form that the operator has signed. tracemalloc
+measures the memory in a second run of every tenth pair of blocks, one of each exchange (Python's
+own allocations; the growth of the whole process is printed beside it).
 """
 
 from __future__ import annotations
@@ -25,9 +28,9 @@ import time
 import traceback
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -46,20 +49,59 @@ from cipherfleet_node.core.events import (
     TakeReading,
     TimerFired,
 )
-from cipherfleet_node.core.messages import Answer, Health, Message, Query
-from cipherfleet_node.core.wire import MAX_COUNTER, MAX_MESSAGE_BYTES, decode, encode, topic_of
+from cipherfleet_node.core.messages import (
+    MAX_CIPHERTEXTS,
+    MAX_CO_NEIGHBOURS,
+    MAX_REASONS,
+    OPERATOR,
+    Answer,
+    Claim,
+    Health,
+    Membership,
+    MembershipEntry,
+    Message,
+    Presence,
+    PresenceState,
+    Query,
+    Refusal,
+    RefusalReason,
+)
+from cipherfleet_node.core.packing import MAX_DEGREE
+from cipherfleet_node.core.wire import (
+    MAX_COUNTER,
+    MAX_MESSAGE_BYTES,
+    MAX_ROUND,
+    WIRE_VERSION,
+    decode,
+    encode,
+    topic_of,
+)
 from cipherfleet_node.errors import WireError
-from tests.support.wire_fleet import EXCHANGES, FLEET, NODES, Frame, agent_of, make_fleet
+from tests.support.wire_fleet import (
+    EXCHANGES,
+    FLEET,
+    NODES,
+    Frame,
+    agent_of,
+    identity_of,
+    make_fleet,
+)
 
 BLOCK = 500  # frames into one node before the next one is set up
 MEMORY_EVERY = 10  # pairs of blocks, one of each exchange
 PROGRESS_EVERY = 40  # blocks
 LIMIT_MS = 1.0
+AGAIN = 5  # at most: runs of a block with a slow frame
 LIMIT_BYTES = 1024 * 1024
 TICK_EVERY = 40  # frames between two looks at the clock
 TARGET = "n00"
+MANY = 20_000  # entries at most of a list that was repeated
+LISTS = (MAX_CIPHERTEXTS, MAX_CIPHERTEXTS + 1, 20_000)  # lengths
 
-Raw = tuple[str, bytes]  # topic, payload
+APART = ("round", "membership")  # outcomes whose frames may cost more
+KINDS = (Query, Answer, Refusal, Presence, Membership, Claim, Health)
+
+Raw = tuple[str, bytes, bool]  # topic, payload, whether the broker had retained it
 
 
 class Target:
@@ -78,7 +120,7 @@ class Target:
             fleet.advance(fleet.now + chance.uniform(0.0005, 0.002))
         self._fleet, self._agent, self._now = fleet, agent_of(fleet, TARGET), fleet.now
         self._verifiers = {
-            name: fleet.identities[name].public_key() for name in fleet.neighbours[TARGET]
+            name: identity_of(name).public_key() for name in [*fleet.neighbours[TARGET], OPERATOR]
         }
         self._signer = fleet.identities[TARGET]
         self.stopped = False
@@ -99,28 +141,43 @@ class Target:
         identities = self._fleet.identities
         waiting = [Frame(TARGET, topic_of(m), encode(m, identities[m.sender]), m) for m in coming]
         came = [f for f in self._fleet.log if f.receiver == TARGET][-40:]
-        return waiting * 3 + came + [self.health_of(name) for name in self.neighbours]
+        others = [self.health_of(name) for name in self.neighbours] + [self.membership()]
+        return waiting * 3 + came + others
 
     def health_of(self, name: str) -> Frame:
         """What *name* tells the operator, brought to the node by its broker."""
         counts = {"signature": 3, "stale_epoch": 1}
-        health = Health(FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, 51)
+        health = Health(FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, [], 0, 51)
         payload = encode(health, self._fleet.identities[name])
         return Frame(TARGET, topic_of(health), payload, health)
 
+    def membership(self) -> Frame:
+        """What the operator may send to the node."""
+        around = self._fleet.neighbours
+        members = [
+            MembershipEntry(name, sorted(around[name]), bytes(128), bytes(32), bytes(32))
+            for name in self.neighbours
+        ]
+        seals = [(name, bytes(32)) for name in NODES if name != TARGET]
+        message = Membership(FLEET, OPERATOR, 3, TARGET, 9, "", members, seals, b"", rekey=False)
+        return Frame(TARGET, topic_of(message), encode(message, identity_of(OPERATOR)), message)
+
     def sign(self, sender: str, kind: str, body: bytes) -> bytes:
         """The envelope of *body* as *sender* would sign it."""
-        signature = self._fleet.identities[sender].sign(
-            b"cipherfleet/v1/" + kind.encode() + b"\0" + body
-        )
-        return msgspec.msgpack.encode([1, kind, body, signature])
+        signature = identity_of(sender).sign(b"cipherfleet/v2/" + kind.encode() + b"\0" + body)
+        return msgspec.msgpack.encode([WIRE_VERSION, kind, body, signature])
 
-    def take(self, topic: str, payload: bytes) -> str:
-        """What became of the bytes: a reason, "taken in", or "round" if a round was closed."""
+    def take(self, topic: str, payload: bytes, *, retained: bool = False) -> str:
+        """What became of the bytes: a reason, "taken in", or one of APART.
+
+        That is "round" if a round was closed, and "membership" for one that the operator signed.
+        """
         try:
-            message = decode(payload, topic, FLEET, self._verifiers)
+            message = decode(payload, topic, FLEET, self._verifiers, retained=retained)
         except WireError as error:
             return error.reason
+        if isinstance(message, Membership):
+            return "membership"  # the daemon does not pass it to the agent
         return self._handle(MessageReceived(message))
 
     def tick(self) -> None:
@@ -171,7 +228,13 @@ class Mutator:
 
     def frame(self) -> Raw:
         """One frame; about half are signed by the sender of the genuine one."""
-        frame = self.chance.choice(self.templates)
+        if self.chance.random() < 0.02:
+            topic, payload = self.long_lists()
+        else:
+            topic, payload = self.mutated(self.chance.choice(self.templates))
+        return topic, payload, self.chance.random() < 0.02
+
+    def mutated(self, frame: Frame) -> tuple[str, bytes]:
         roll = self.chance.random()
         if roll < 0.05:
             return self.topic(frame), self.chance.randbytes(self.chance.randrange(300))
@@ -185,13 +248,28 @@ class Mutator:
             for _ in range(self.chance.choice([1, 1, 1, 2, 4])):
                 self.change(frame.message, fields)
             body = msgspec.msgpack.encode(fields)
+        if self.chance.random() < 0.02 and body[:1] > b"\x90":  # the array's header, longer
+            body = b"\xdc\0" + bytes([body[0] & 15]) + body[1:]
         if self.chance.random() < 0.02:
-            kind = self.chance.choice(["query", "answer", "presence", "health", "", "x" * 300])
+            kind = self.chance.choice([*(each.KIND for each in KINDS), "", "x" * 300])
         if self.chance.random() < 0.7:
             payload = self.target.sign(frame.sender, kind, body)
         else:
-            payload = msgspec.msgpack.encode([1, kind, body, self.chance.randbytes(64)])
+            payload = msgspec.msgpack.encode([WIRE_VERSION, kind, body, self.chance.randbytes(64)])
         return self.topic(frame), payload
+
+    def long_lists(self) -> tuple[str, bytes]:
+        """A message with long lists, of any kind, signed by a node or not, on any of its topics."""
+        message = self.chance.choice(LONG)(self.chance)
+        sender = self.chance.choice(self.target.neighbours)
+        if isinstance(message, Membership):
+            sender = self.chance.choice([OPERATOR, sender])
+        else:
+            message = msgspec.structs.replace(message, sender=sender)
+        payload = self.target.sign(sender, message.KIND, msgspec.msgpack.encode(message))
+        if self.chance.random() < 0.3:
+            payload = payload[:-64] + self.chance.randbytes(64)
+        return self.chance.choice([topic_of(message)] * 3 + topics_of(sender)), payload
 
     def topic(self, frame: Frame) -> str:
         if self.chance.random() < 0.95:
@@ -203,6 +281,10 @@ class Mutator:
                 topics.query_topic(FLEET, other),
                 topics.answer_topic(FLEET, other, frame.sender),
                 topics.presence_topic(FLEET, other),
+                topics.membership_topic(FLEET, TARGET),
+                topics.health_topic(FLEET, frame.sender),
+                topics.claim_topic(FLEET, frame.sender),
+                "/" * 60_000,
                 frame.topic + "\0\n\x1b[31m",
                 "\U0010ffff" * 1000,
             ]
@@ -258,22 +340,24 @@ class Mutator:
         index = message.__struct_fields__.index(name)
         match name:
             case "epoch":  # seldom: after a greater one all genuine messages are stale
-                fields[index] = self.chance.choice([0, 1] * 30 + [2, 3, MAX_COUNTER])
-            case "attempt":
-                fields[index] = self.chance.choice([0, 0, 1, 1, 1, 2, 3, 2**32, MAX_COUNTER])
-            case "roster":
-                assert isinstance(message, Query)
-                fields[index] = self.roster(message.roster)
-            case "round":
+                fields[index] = self.chance.choice([0, 1] * 30 + [2, 3, MAX_ROUND, MAX_COUNTER])
+            case "waited_ms":
+                fields[index] = self.chance.choice([0, 0, 1, 1000, 2**32, MAX_COUNTER])
+            case "roster" | "counted":
+                fields[index] = self.roster(getattr(message, name))
+            case "round" | "previous" | "theirs":
                 now = self.target._agent.round_number
                 near = [now + step for step in range(-8, 9)]
-                fields[index] = max(0, self.chance.choice([*near, 2**32, MAX_COUNTER]))
+                fields[index] = max(0, self.chance.choice([*near, 2**32, MAX_ROUND, MAX_COUNTER]))
             case "ciphertexts":
                 assert isinstance(message, Query | Answer)
                 fields[index] = self.ciphertexts(message)
             case "state":
-                states = ["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
-                fields[index] = self.chance.choice(states)
+                fields[index] = self.chance.choice(get_args(PresenceState))
+            case "reason":
+                fields[index] = self.chance.choice(get_args(RefusalReason))
+            case "unbalanced":
+                fields[index] = self.chance.random() < 0.5
             case "phase":
                 fields[index] = self.chance.choice(["starting", "collecting", "finished", "asleep"])
             case "rejected" | "surplus":
@@ -287,8 +371,13 @@ class Mutator:
                 | "pool_size"
                 | "inline"
                 | "temperature"
+                | "unanswered_s"
             ):
                 fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
+            case "members" | "seals":
+                fields[index] = (fields[index] * self.chance.choice([0, 1, 2, 30, 2000]))[:MANY]
+            case "from_round" | "rekey" | "fingerprint":
+                fields[index] = self.like(fields[index])
             case _:  # tags and digests
                 fields[index] = self.chance.randbytes(len(getattr(message, name)))
 
@@ -306,7 +395,7 @@ class Mutator:
             case bytes():
                 return self.chance.randbytes(self.chance.choice([0, 7, 8, 8, 8, 9, 16, 16, 1000]))
             case list():
-                return value * self.chance.choice([0, 2, 30])
+                return (value * self.chance.choice([0, 2, 30]))[:MANY]
             case _:
                 return value
 
@@ -317,7 +406,7 @@ class Mutator:
         with_target = sorted({*fewer, TARGET})
         odd = [some[::-1], [TARGET] * 2, ["n99"], [""], ["a\0b"], ["n" * 64], ["n00"] * 64]
         if self.chance.random() < 0.02:
-            return [""] * self.chance.choice([4096, 4097, 200_000])
+            return [""] * self.chance.choice([MAX_DEGREE, MAX_DEGREE + 1, 200_000])
         return self.chance.choice([some, *[fewer, with_target] * 3, *odd])
 
     def counts(self) -> dict[str, int]:
@@ -335,7 +424,7 @@ class Mutator:
         numbers = [0, 1, n - 1, n, n + 1, n2 - 1, n2, n2 + 1, int(key.p), 2**1024 - 1]
         numbers += [self.chance.randrange(n2), self.chance.randrange(n) * int(key.q)]
         one = self.chance.choice(numbers).to_bytes(128, "big")
-        many = self.chance.choice([0, 1, 1, 1, 1, 1, 2, 4096, 4097, 20_000])
+        many = self.chance.choice([0, 1, 1, 1, 1, 1, 2, *LISTS])
         if many > 2:
             return [self.chance.choice([b"", b"\0", one[:12]])] * many
         length = self.chance.choice([128] * 20 + [0, 127, 129, 60_000, 250_000])
@@ -350,6 +439,72 @@ class Mutator:
         return self.chance.choice(plain + odd)
 
 
+def topics_of(sender: str) -> list[str]:
+    """On which a node may hear *sender*, or the operator, in the order of KINDS."""
+    return [
+        topics.query_topic(FLEET, sender),
+        topics.answer_topic(FLEET, TARGET, sender),
+        topics.presence_topic(FLEET, sender),
+        topics.membership_topic(FLEET, TARGET),
+        topics.claim_topic(FLEET, sender),
+        topics.health_topic(FLEET, sender),
+    ]
+
+
+def length(chance: random.Random, limit: int, most: int) -> int:
+    """Of a list: as long as it may be, one longer, or as long as fits into a message."""
+    return chance.choice([limit, limit, limit + 1, most])
+
+
+def long_query(chance: random.Random) -> Query:
+    roster = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
+    counted = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
+    tags = bytes(8), bytes(8)
+    return Query(FLEET, "", 1, 3, roster, 2, counted, False, *tags, long_ciphertexts(chance))
+
+
+def long_answer(chance: random.Random) -> Answer:
+    return Answer(FLEET, "", 1, TARGET, 3, 0, bytes(32), long_ciphertexts(chance))
+
+
+def long_ciphertexts(chance: random.Random) -> list[bytes]:
+    if chance.random() < 0.3:
+        return [bytes(120)] * length(chance, MAX_CIPHERTEXTS, 1)
+    return [b""] * length(chance, MAX_CIPHERTEXTS, 30_000)
+
+
+def long_membership(chance: random.Random) -> Membership:
+    names = [f"n{number:02}" for number in range(MAX_DEGREE)]
+    if chance.random() < 0.3:
+        names = ["n"] * length(chance, MAX_DEGREE, 60_000)
+    member = MembershipEntry("n01", names, bytes(128), bytes(32), bytes(32))
+    count = 1 if len(names) > MAX_DEGREE else length(chance, MAX_DEGREE, 500)
+    seals = [("n01", bytes(32))] * length(chance, MAX_CO_NEIGHBOURS, 1)
+    if chance.random() < 0.3:
+        seals = [("", b"")] * length(chance, MAX_CO_NEIGHBOURS, 60_000)
+    return Membership(FLEET, OPERATOR, 3, TARGET, 9, "", [member] * count, seals, b"", rekey=False)
+
+
+def long_health(chance: random.Random) -> Health:
+    names = ["".join("abcdefghij"[int(d)] for d in f"{number:032}") for number in range(2500)]
+    counts = dict.fromkeys(names[: length(chance, MAX_REASONS, 2500)], MAX_COUNTER)
+    left_out = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
+    rest = counts, counts, 4, 8, 1, left_out, 0, 51
+    return Health(FLEET, "", 1, 9, "reading", 3, 25, 1, 2, *rest)
+
+
+def long_claim(chance: random.Random) -> Claim:
+    return Claim(FLEET, "", 1, *[bytes(length(chance, 512, 50_000))] * 5)
+
+
+LONG: list[Callable[[random.Random], Message]] = [
+    long_query,
+    long_answer,
+    long_membership,
+    long_health,
+    long_claim,
+]
+
 # -- blocks ---------------------------------------------------------------------------------------
 
 
@@ -357,8 +512,8 @@ class Mutator:
 class Figures:
     """What was measured of all frames."""
 
-    ms: list[float] = field(default_factory=list)  # of frames that closed no round
-    rounds_ms: list[float] = field(default_factory=list)
+    ms: list[float] = field(default_factory=list)  # of all other frames
+    apart_ms: list[float] = field(default_factory=list)  # of frames with an outcome in APART
     peaks: list[int] = field(default_factory=list)  # bytes, of the frames of some blocks
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: int = 0
@@ -394,10 +549,10 @@ def run_block(seed: int, frames: Sequence[Raw], *, memory: bool = False) -> Run:
     if memory:
         tracemalloc.start()
     try:
-        for index, (topic, payload) in enumerate(frames):
+        for index, frame in enumerate(frames):
             if target.stopped:
                 target = Target(seed)
-            take_one(target, topic, payload, run, memory=memory)
+            take_one(target, frame, run, memory=memory)
             between(target, index, run)
     finally:
         tracemalloc.stop()
@@ -405,13 +560,14 @@ def run_block(seed: int, frames: Sequence[Raw], *, memory: bool = False) -> Run:
     return run
 
 
-def take_one(target: Target, topic: str, payload: bytes, run: Run, *, memory: bool) -> None:
+def take_one(target: Target, frame: Raw, run: Run, *, memory: bool) -> None:
+    topic, payload, retained = frame
     if memory:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
     began = time.thread_time_ns()
     try:
-        outcome = target.take(topic, payload)
+        outcome = target.take(topic, payload, retained=retained)
     except Exception:
         outcome = "EXCEPTION"
         report(topic, payload)
@@ -444,8 +600,8 @@ def measure(blocks: Iterator[int], frames: int, figures: Figures) -> Iterator[in
         seed = next(blocks)
         block = make_block(seed, min(BLOCK, frames - done))
         run = run_block(seed, block)
-        plain = [o not in ("round", "EXCEPTION") for o in run.outcomes]
-        for _ in range(2):
+        plain = [o not in (*APART, "EXCEPTION") for o in run.outcomes]
+        for _ in range(AGAIN):
             if max((ms for ms, p in zip(run.ms, plain, strict=True) if p), default=0.0) < LIMIT_MS:
                 break
             figures.repeated += 1
@@ -456,16 +612,14 @@ def measure(blocks: Iterator[int], frames: int, figures: Figures) -> Iterator[in
             figures.peaks += [
                 peak
                 for peak, outcome in zip(traced.peaks, traced.outcomes, strict=True)
-                if outcome != "round"
+                if outcome not in APART
             ]
         if "EXCEPTION" in run.outcomes:
             print(f"block {seed} failed: --first {seed} --frames {BLOCK} repeats it", flush=True)
         figures.failures += run.outcomes.count("EXCEPTION")
         figures.outcomes.update(run.outcomes)
         figures.ms += [ms for ms, p in zip(run.ms, plain, strict=True) if p]
-        figures.rounds_ms += [
-            ms for ms, o in zip(run.ms, run.outcomes, strict=True) if o == "round"
-        ]
+        figures.apart_ms += [ms for ms, o in zip(run.ms, run.outcomes, strict=True) if o in APART]
         done += len(block)
         yield done
 
@@ -499,7 +653,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
     print("outcomes: " + ", ".join(f"{o} {n:,}" for o, n in figures.outcomes.most_common()))
     print(f"processor time, ms: {percentiles(figures.ms)} ({figures.repeated} blocks run again)")
-    print(f"that closed or opened a round, ms: {percentiles(figures.rounds_ms)}")
+    print(f"rounds closed or opened, signed memberships, ms: {percentiles(figures.apart_ms)}")
     kib = [peak / 1024 for peak in figures.peaks]
     print(f"peak allocation, KiB: {percentiles(kib)} (of {len(kib):,} frames)")
     print(f"the process grew by {grown / 1024:.1f} MiB")

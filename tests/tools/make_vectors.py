@@ -6,7 +6,9 @@ are toys of 512 bits, identities are derived from fixed seeds: nothing here prot
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,34 @@ from gmpy2 import mpz
 
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange, topics, wire
-from cipherfleet_node.core.messages import MAX_REASONS, Answer, Health, Message, Presence, Query
-from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.messages import (
+    MAX_CIPHERTEXTS,
+    MAX_CO_NEIGHBOURS,
+    MAX_REASONS,
+    OPERATOR,
+    Answer,
+    Health,
+    Membership,
+    MembershipEntry,
+    Message,
+    Presence,
+    Query,
+    Refusal,
+)
+from cipherfleet_node.core.packing import MAX_DEGREE, Layout
 from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
+from cipherfleet_node.core.parameters import SharedParameters
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal
+from cipherfleet_node.errors import WireError
 from tests.support.memory_fleet import toy_secret
+
+from .key_vectors import identities_vectors, sealed_exchange_vectors, sizes_vectors
 
 FOLDER = Path(__file__).parents[2] / "node" / "vectors"
 HALF = 1 << 62
+MOST = wire.MAX_ROUND
+KEY_TAG = b"key-tag."
 BITS = 512
 SEED = bytes(range(32))
 
@@ -36,6 +57,21 @@ def texts(numbers: Any) -> list[str]:
 
 def hexes(items: Any) -> list[str]:
     return [item.hex() for item in items]
+
+
+def query_of(
+    fleet: str,
+    sender: str,
+    epoch: int,
+    number: int,
+    roster: Sequence[str] = (),
+    ciphertexts: Sequence[bytes] = (),
+) -> Query:
+    """Return a query with empty tags that says nothing of the round before."""
+    tag = bytes(8)
+    return Query(
+        fleet, sender, epoch, number, list(roster), -1, [], False, tag, tag, list(ciphertexts)
+    )
 
 
 # -- draws ----------------------------------------------------------------------------------------
@@ -216,7 +252,7 @@ def exchange_vectors() -> Any:
     take = lambda: gmpy2.powmod(next(roots), public.n, public.n_squared)  # noqa: E731
     query = exchange.make_query(public, layout, asked, take)
     read = exchange.read_ciphertexts(public, layout, query)
-    digest = Query("f", "i", 1, 3, 0, [], bytes(8), bytes(8), query).digest
+    digest = query_of("f", "i", 1, 3, ciphertexts=query).digest
     answers, openings = [], {}
     for name, m, own_weight, sign in (("j", 21, 2049, 1), ("k", 16, 4095, -1)):
         own = [sign * entry for entry in reversed(asked)]
@@ -281,20 +317,19 @@ def exchange_vectors() -> Any:
 def sealed_vectors() -> Any:
     roster, modulus = ["a", "b", "c"], toy_key(0).public.n
     ciphertexts = [b"\x01" * 8, b"\x02" * 8]
-    query = Query("f", "i", 1, 3, 0, roster, b"", b"", ciphertexts)
+    query = query_of("f", "i", 1, 3, roster, ciphertexts=ciphertexts)
     masks = []
     for name in roster:
         secrets = {other: toy_secret(name, other) for other in roster if other != name}
         seal = Seal("f", name, {"i": frozenset(roster)}, secrets)
         masks.append({"sender": name, "values": texts(seal.masks(query, modulus))})
     return {
-        "about": 'F = SHAKE256(secret || "cipherfleet/v1/mask" NUL fleet NUL asker NUL index NUL '
+        "about": 'F = SHAKE256(secret || "cipherfleet/v2/mask" NUL fleet NUL asker NUL index NUL '
         "digest), as many bytes as hold the modulus and 128 bits, big-endian, modulo the modulus; "
         "R_j = sum of F over the roster's members above j, less those below",
         "fleet": "f",
         "asker": "i",
         "round": 3,
-        "attempt": 0,
         "roster": roster,
         "ciphertexts": hexes(ciphertexts),
         "digest": query.digest.hex(),
@@ -307,15 +342,57 @@ def sealed_vectors() -> Any:
     }
 
 
+# -- parameters -----------------------------------------------------------------------------------
+
+
+def parameters_vectors() -> Any:
+    sealed = SharedParameters("sealed", 1, 2.0**-24, 0.3, 0.01, 1.0)
+    replace = dataclasses.replace
+    cases = {
+        "sealed, the defaults": sealed,
+        "pairwise": replace(sealed, exchange="pairwise"),
+        "attenuation": replace(sealed, attenuation=(0.1, 0.81)),
+        "attenuation of scale 0 is not none": replace(sealed, attenuation=(0.0, 0.0)),
+        "dimension beyond 16 bits": replace(sealed, dimension=70_000),
+        "a resolution that is no power of two": replace(sealed, resolution=1e-6),
+        "a stepsize that does not decay": replace(sealed, decay=0.0, exponent=0.0),
+        "wire version 3": replace(sealed, wire_version=3),
+    }
+    return {
+        "about": "bytes = the text cipherfleet/v2/parameters, wire_version, exchange, dimension, "
+        "value_bits, half_weight_bits, metropolis_bits, resolution, initial, decay, exponent, "
+        "none or power, scale and exponent of the attenuation (0 and 0 for none); texts end with "
+        "NUL, integers are 8 bytes big endian, reals IEEE-754 binary64 big endian; tag = the first "
+        "8 bytes of their SHA-256",
+        "cases": [
+            {
+                "name": name,
+                "fields": dataclasses.asdict(each),
+                "bytes": each.encoded.hex(),
+                "tag": each.tag.hex(),
+            }
+            for name, each in cases.items()
+        ],
+    }
+
+
 # -- wire -----------------------------------------------------------------------------------------
 
 
 def wire_messages() -> dict[str, Message]:
     tag = b"paramete"
     return {
-        "query": Query("fleet", "a", 7, 3, 0, [], tag, b"key-tag.", [b"\x01" * 4, b"\xff" * 4]),
-        "sealed query": Query("fleet", "a", 7, 4, 1, ["b", "c"], tag, b"key-tag.", [b"\x01"]),
-        "answer": Answer("fleet", "a", 7, "b", 3, 0, bytes(range(32)), [b"\x02" * 4]),
+        "query": Query(
+            "fleet", "a", 7, 3, [], 2, ["b", "c"], False, tag, KEY_TAG, [b"\x01" * 4, b"\xff" * 4]
+        ),
+        "sealed query": Query(
+            "fleet", "a", 7, 4, ["b", "c"], -1, [], True, tag, KEY_TAG, [b"\x01"]
+        ),
+        "answer": Answer("fleet", "a", 7, "b", 3, 1500, bytes(range(32)), [b"\x02" * 4]),
+        "refusal": Refusal("fleet", "a", 7, "b", 3, 0, bytes(range(32)), "old", 12),
+        "refusal of an earlier start": Refusal(
+            "fleet", "a", 7, "b", 3, 0, bytes(range(32)), "stale_epoch", 9
+        ),
         "presence": Presence("fleet", "a", 7, "ready"),
         "health": Health(
             "fleet",
@@ -327,18 +404,66 @@ def wire_messages() -> dict[str, Message]:
             250_000,
             1,
             4,
-            {"signature": 2, "stale_round": 1},
+            {"signature": 2, "stale_epoch": 1},
             {},
             5,
             16,
             8,
+            ["b"],
+            30,
             47,
         ),
         "health of a node that has just begun": Health(
-            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, None
+            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, [], 0, None
         ),
-        "largest numbers": Query("fleet", "a", 2**63 - 1, 2**63 - 1, 0, [], bytes(8), bytes(8), []),
+        "largest numbers": query_of("fleet", "a", MOST, MOST),
+        "membership": Membership(
+            "fleet",
+            OPERATOR,
+            9,
+            "b",
+            40,
+            "f" * 64,
+            [MembershipEntry("a", ["b", "c"], b"\xd5" * 64, b"\x01" * 32, b"\x02" * 32)],
+            [("c", b"\x03" * 32)],
+            b"",
+            rekey=False,
+        ),
     }
+
+
+def longer(data: bytes, at: int, more: bytes, instead_of: int = 0) -> bytes:
+    """Return *data* with *more* inserted, which replaces *instead_of* bytes."""
+    return data[:at] + more + data[at + instead_of :]
+
+
+def wider(envelope: list[Any]) -> bytes:
+    """Return *envelope* with a longer length of the body than it needs."""
+    encode = msgspec.msgpack.encode
+    head = b"\x94\x02" + encode(envelope[1])
+    length = b"\xc5" + len(envelope[2]).to_bytes(2, "big")
+    body: bytes = envelope[2]
+    return head + length + body + encode(envelope[3])
+
+
+def badly_signed(case: Any, signer: Ed25519PrivateKey) -> dict[str, str] | None:
+    """Return *case* with a flipped bit in its signature, None if it has none.
+
+    A reader that refuses the case for its flaw only, and checks no signature, takes some of these
+    for well signed.
+    """
+    try:
+        *head, signature = msgspec.msgpack.decode(bytes.fromhex(case["bytes"]))
+        flipped = bytes([signature[0] ^ 1, *signature[1:]])
+    except (msgspec.DecodeError, ValueError, IndexError, TypeError):
+        return None
+    data = msgspec.msgpack.encode([*head, flipped])
+    verifiers = dict.fromkeys(("a", "b", OPERATOR), signer.public_key())
+    try:
+        wire.decode(data, case["topic"], "fleet", verifiers)
+    except WireError as error:
+        return {"bytes": data.hex(), "fails": error.reason}
+    raise AssertionError("a badly signed message was taken")
 
 
 def wire_vectors() -> Any:
@@ -360,23 +485,47 @@ def wire_vectors() -> Any:
     encoded = wire.encode(query, signer)
     envelope = msgspec.msgpack.decode(encoded)
 
-    def signed(kind: str, body: bytes, version: int = 1) -> bytes:
-        signature = signer.sign(b"cipherfleet/v1/" + kind.encode() + b"\0" + body)
+    def signed(kind: str, body: bytes, version: int = wire.WIRE_VERSION) -> bytes:
+        signature = signer.sign(b"cipherfleet/v2/" + kind.encode() + b"\0" + body)
         return encode([version, kind, body, signature])
 
     def changed(**fields: Any) -> bytes:
         return wire.encode(msgspec.structs.replace(query, **fields), signer)
 
+    def replied(**fields: Any) -> bytes:
+        return wire.encode(msgspec.structs.replace(wire_messages()["answer"], **fields), signer)
+
+    def refused(**fields: Any) -> bytes:
+        return wire.encode(msgspec.structs.replace(wire_messages()["refusal"], **fields), signer)
+
     def ill(**fields: Any) -> bytes:
         return wire.encode(msgspec.structs.replace(health, **fields), signer)
 
+    membership = wire_messages()["membership"]
+    assert isinstance(membership, Membership)
+
+    def enrolled(**fields: Any) -> bytes:
+        return wire.encode(msgspec.structs.replace(membership, **fields), signer)
+
+    member = membership.members[0]
+    crowded = msgspec.structs.replace(member, neighbours=["b"] * (MAX_DEGREE + 1))
+    misnamed = msgspec.structs.replace(member, id="_a")
+    members = topics.membership_topic("fleet", "b")
     home, presences = topics.query_topic("fleet", "a"), topics.presence_topic("fleet", "a")
     healths = topics.health_topic("fleet", "a")
     many = {f"reason_{chr(97 + n // 26)}{chr(97 + n % 26)}": 1 for n in range(MAX_REASONS + 1)}
     answers = topics.answer_topic("fleet", "b", "a")
-    moved = encode([1, "presence", encode(presence), envelope[3]])
+    moved = encode([wire.WIRE_VERSION, "presence", encode(presence), envelope[3]])
     asleep = encode(["fleet", "a", 7, "asleep"])
-    fields = msgspec.msgpack.decode(envelope[2])
+    body = envelope[2]
+    fields = msgspec.msgpack.decode(body)
+    at = body.index(b"\x07\x03") + 1  # where the round is
+    wide_round, signed_round = longer(body, at, b"\xcc"), longer(body, at, b"\xd0")
+    real_round = longer(body, at, b"\xca\x40\x40\x00\x00", 1)
+    wide_array = longer(body, 0, b"\xdc\x00" + bytes([body[0] & 15]), 1)
+    counted = encode(wire_messages()["health"])
+    at = counted.index(b"\x82\xa9signature\x02\xab")
+    twice = longer(counted, at, b"\x83\xa9signature\x02", 1)
     bad = [
         {"name": name, "topic": topic, "bytes": data.hex(), "fails": reason}
         for name, topic, data, reason in (
@@ -388,18 +537,69 @@ def wire_vectors() -> Any:
             ("a field too many", home, signed("query", encode([*fields, 0])), "malformed"),
             ("a field too few", home, signed("query", encode(fields[:-1])), "malformed"),
             ("a text that is not UTF-8", home, b"\x94\x01\xa1\xff\xc4\x00\xc4\x00", "malformed"),
-            ("version 2", home, signed("query", envelope[2], 2), "version"),
+            ("version 1", home, signed("query", envelope[2], 1), "version"),
             ("unknown kind", home, signed("quest", envelope[2]), "kind"),
             ("another fleet", home, changed(fleet="other"), "fleet"),
-            ("unknown sender", home, changed(sender="c"), "unknown_sender"),
+            ("another sender than the topic's", home, changed(sender="c"), "topic"),
             ("another topic", topics.query_topic("fleet", "b"), encoded, "topic"),
             ("a query on the answers' topic", answers, encoded, "topic"),
+            ("a presence on the queries' topic", home, wire.encode(presence, signer), "topic"),
+            ("a topic of another fleet", "cf/v2/other/q/a", encoded, "topic"),
+            ("a topic of another version", "cf/v1/fleet/q/a", encoded, "topic"),
+            ("a topic with a level too many", home + "/a", encoded, "topic"),
+            ("a topic of a stranger", topics.query_topic("fleet", "c"), b"", "unknown_sender"),
+            ("a topic of the operator", topics.query_topic("fleet", OPERATOR), b"", "topic"),
+            ("a membership that a node sends", members, enrolled(sender="a"), "topic"),
+            ("a membership for another node", members, enrolled(receiver="c"), "topic"),
+            ("64 members", members, enrolled(members=[member] * (MAX_DEGREE + 1)), "malformed"),
+            ("64 neighbours of a member", members, enrolled(members=[crowded]), "malformed"),
+            ("a member that is no node", members, enrolled(members=[misnamed]), "malformed"),
+            (
+                f"{MAX_CO_NEIGHBOURS + 1} seals",
+                members,
+                enrolled(seals=[("c", b"")] * (MAX_CO_NEIGHBOURS + 1)),
+                "malformed",
+            ),
+            (
+                f"{MAX_CIPHERTEXTS + 1} ciphertexts",
+                home,
+                changed(ciphertexts=[b""] * (MAX_CIPHERTEXTS + 1)),
+                "malformed",
+            ),
+            ("the version in two bytes", home, longer(encoded, 1, b"\xcc"), "encoding"),
+            (
+                "the kind with a length of 8 bits",
+                home,
+                longer(encoded, 2, b"\xd9\x05", 1),
+                "encoding",
+            ),
+            ("the body with a length of 16 bits", home, wider(envelope), "encoding"),
+            ("the round in two bytes", home, signed("query", wide_round), "encoding"),
+            ("the round as a signed number", home, signed("query", signed_round), "encoding"),
+            ("an array with a length of 16 bits", home, signed("query", wide_array), "encoding"),
+            ("a reason twice", healths, signed("health", twice), "encoding"),
+            ("a number as a real", home, signed("query", real_round), "malformed"),
+            ("a round beyond the limit", home, changed(round=MOST + 1), "range"),
+            ("an epoch beyond the limit", home, changed(epoch=MOST + 1), "range"),
+            ("a round before beyond the limit", home, changed(previous=MOST), "range"),
+            ("a round before that is below -1", home, changed(previous=-2), "range"),
+            ("a wait of 64 bits", answers, replied(waited_ms=2**63), "range"),
+            ("a negative wait", answers, replied(waited_ms=-1), "range"),
+            ("a refusal that names a far round", answers, refused(theirs=MOST + 1), "range"),
+            ("a refusal for an unknown reason", answers, refused(reason="tired"), "malformed"),
+            ("a refusal on the queries' topic", home, refused(), "topic"),
+            ("a refusal with a short digest", answers, refused(query=bytes(31)), "length"),
+            ("an answer with a short digest", answers, replied(query=bytes(31)), "length"),
+            ("a membership far away", members, enrolled(from_round=MOST + 1), "range"),
             ("a negative round", home, changed(round=-1), "range"),
             ("a round of 64 bits", home, changed(round=2**63), "range"),
             ("an epoch of 64 bits", home, changed(epoch=2**64 - 1), "range"),
-            ("a roster of 64", home, changed(roster=["b"] * 64), "roster"),
-            ("a name of 64 letters in a roster", home, changed(roster=["b" * 64]), "roster"),
-            ("an empty name in a roster", home, changed(roster=[""]), "roster"),
+            ("a roster of 64", home, changed(roster=["b"] * 64), "malformed"),
+            ("a name of 64 letters in a roster", home, changed(roster=["b" * 64]), "malformed"),
+            ("an empty name in a roster", home, changed(roster=[""]), "malformed"),
+            ("a name with a space in a roster", home, changed(roster=["b c"]), "malformed"),
+            ("a name that begins with - in a roster", home, changed(roster=["-b"]), "malformed"),
+            ("a name with a newline in a roster", home, changed(roster=["b\n"]), "malformed"),
             ("a short tag", home, changed(key=b"short"), "length"),
             ("another signer", home, wire.encode(query, stranger), "signature"),
             ("a signature of another kind", presences, moved, "signature"),
@@ -427,13 +627,23 @@ def wire_vectors() -> Any:
         )
     ]
     return {
-        "about": "envelope = [1, kind, body, signature], MessagePack; signature = Ed25519 over "
-        '"cipherfleet/v1/" kind NUL body; JSON shows bytes of fields as base64',
+        "about": "envelope = [2, kind, body, signature], MessagePack; signature = Ed25519 over "
+        '"cipherfleet/v2/" kind NUL body; JSON shows bytes of fields as base64',
         "identity_seed": (b"a" * 32).hex(),
         "fleet": "fleet",
-        "senders": ["a", "b"],
+        "senders": ["a", "b", OPERATOR],
+        "retained": [
+            {"topic": each["topic"], "bytes": each["bytes"], "fails": reason}
+            for each in good
+            for reason in ["" if each["kind"] in wire.RETAINED_KINDS else "retained"]
+        ],
         "decode": good,
         "refused": bad,
+        "badly_signed": [
+            {"name": f"{case['name']}, badly signed", "topic": case["topic"], **twin}
+            for case in bad
+            if (twin := badly_signed(case, signer))
+        ],
     }
 
 
@@ -443,7 +653,11 @@ ALL = {
     "paillier": paillier_vectors,
     "exchange": exchange_vectors,
     "sealed": sealed_vectors,
+    "parameters": parameters_vectors,
     "wire": wire_vectors,
+    "identities": identities_vectors,
+    "sealed_exchange": sealed_exchange_vectors,
+    "sizes": sizes_vectors,
 }
 
 if __name__ == "__main__":

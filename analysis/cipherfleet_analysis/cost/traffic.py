@@ -13,11 +13,12 @@ from functools import lru_cache
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message, Query
 from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.runtime.epochs import RANDOM_BITS
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 ACKNOWLEDGEMENT = 4  # PUBACK: header, length, packet id
 ENDLESS_ROUNDS = 100_000  # an endless fleet's round numbers are taken to be as long as this one
-_EPOCH = 1_800_000_000  # an epoch is at least the clock's seconds: five bytes until 2106
+_EPOCH = 1_800_000_000 << RANDOM_BITS  # an epoch begins with the clock's seconds: nine bytes
 _SIGNATURE = bytes(64)
 
 
@@ -71,8 +72,9 @@ def traffic(fleet: Fleet) -> Traffic:
 
     for node in graph.ids:
         neighbours = graph.neighbours(node)
-        roster = sorted(neighbours) if sealed else []
-        count(_query_size(name, node, tuple(map(len, roster)), k, layout), node, neighbours)
+        names = tuple(map(len, sorted(neighbours)))
+        size = _query_size(name, node, names, k, layout, sealed=sealed)
+        count(size, node, neighbours)
     queries = sum(sizes)
     for node in graph.ids:
         for other in graph.neighbours(node):
@@ -115,10 +117,11 @@ def _packet_bytes(rest: int) -> int:
     return 1 + -(-rest.bit_length() // 7) + rest
 
 
-def _query_size(fleet: str, node: str, roster: tuple[int, ...], k: int, layout: Layout) -> _Size:
-    return _padded_query_size(
-        fleet, len(node), roster, k, layout.ciphertexts, layout.ciphertext_bytes
-    )
+def _query_size(
+    fleet: str, node: str, names: tuple[int, ...], k: int, layout: Layout, *, sealed: bool
+) -> _Size:
+    sizes = layout.ciphertexts, layout.ciphertext_bytes
+    return _padded_query_size(fleet, len(node), names, k, *sizes, sealed)
 
 
 def _answer_size(fleet: str, sender: int, receiver: int, k: int, layout: Layout) -> _Size:
@@ -128,12 +131,17 @@ def _answer_size(fleet: str, sender: int, receiver: int, k: int, layout: Layout)
 
 @lru_cache(maxsize=4096)
 def _padded_query_size(
-    fleet: str, sender: int, roster: tuple[int, ...], k: int, count: int, length: int
+    fleet: str, sender: int, names: tuple[int, ...], k: int, count: int, length: int, sealed: bool
 ) -> _Size:
-    """Return the size for names of the given lengths; their characters do not matter."""
-    names = ["x" * name for name in roster]
+    """Return the size for *names* of the given lengths; their characters do not matter.
+
+    A sealed query has them as its roster, a pairwise one as those counted in the round before.
+    """
+    padded = ["x" * name for name in names]
+    rest = (padded, -1, []) if sealed else ([], k - 1, padded if k else [])
     tag, ciphertexts = bytes(TAG_BYTES), [bytes(length)] * count
-    return _message_size(Query(fleet, "x" * sender, _EPOCH, k, 0, names, tag, tag, ciphertexts))
+    head = (fleet, "x" * sender, _EPOCH, k)
+    return _message_size(Query(*head, *rest, False, tag, tag, ciphertexts))
 
 
 @lru_cache(maxsize=4096)

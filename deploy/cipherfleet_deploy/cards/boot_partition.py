@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from cipherfleet_node.errors import CipherfleetError, ConfigError
-from cipherfleet_node.runtime.store import sync_folder
+from cipherfleet_node.runtime.synced_files import sync_folder
 
 SECTOR = 512
 MAX_GPT_ENTRIES = 256

@@ -19,7 +19,7 @@ import msgspec
 
 from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError, ConfigError
-from cipherfleet_node.runtime.store import STATE_FOLDER
+from cipherfleet_node.runtime.store import STARTED_FILE, STATE_FOLDER
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER, NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import NodeConfig
 from cipherfleet_provisioning.sets import tar_gz
@@ -105,7 +105,7 @@ def pack(folder: Path, node: str) -> bytes:
 
     Equal files give equal bytes. A device recognises by the digest that it has a bundle already.
     """
-    excluded = {STATE_FOLDER, LOGS_FOLDER}
+    excluded = {STATE_FOLDER, STARTED_FILE, LOGS_FOLDER}
     return tar_gz(
         (f"{node}/{file.relative_to(folder)}", file, 0o600 | (file.stat().st_mode & 0o100))
         for file in sorted(folder.rglob("*"))

@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from cipherfleet_node.errors import IdentityClash
-from cipherfleet_node.runtime.store import sync_folder
+from cipherfleet_node.runtime.synced_files import sync_folder
 from cipherfleet_node.settings.sections import NodeConfig
 
 from .boot_partition import Volume

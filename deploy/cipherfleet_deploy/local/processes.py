@@ -13,7 +13,12 @@ from types import TracebackType
 from typing import IO, Self
 
 from cipherfleet_broker.die_with_parent import die_with_parent
-from cipherfleet_node.errors import BrokerUnreachable, ConfigError, IdentityClash
+from cipherfleet_node.errors import (
+    BrokerUnreachable,
+    ConfigError,
+    IdentityClash,
+    NothingExchanged,
+)
 
 from .record import FleetFailed, NodeRecord, StallDetector
 
@@ -23,8 +28,10 @@ RESTART_AFTER_S = 1.0
 MAX_RESTARTS = 5  # of one node
 # A node that ended with one of these codes would end with it again: it is not restarted.
 FINAL_EXITS = frozenset(
-    {ConfigError.exit_code, BrokerUnreachable.exit_code, IdentityClash.exit_code, 2}
+    {ConfigError.exit_code, BrokerUnreachable.exit_code, NothingExchanged.exit_code, 2}
 )
+# Another device has the identity of the node. The rest of the fleet goes on without it.
+RESTART_AFTER_CLASH_S = 600.0
 
 
 @dataclass
@@ -34,6 +41,7 @@ class NodeProcess(NodeRecord):
     command: Sequence[str]  # without the node's folder, which is appended
     process: subprocess.Popen[bytes] | None = None
     restart_at: float | None = None
+    has_clashed: bool = False  # ended since another device has its identity; restarted later
 
     def start(self) -> None:
         """Start the daemon. The kernel kills it when this process ends, however it ends."""
@@ -97,7 +105,10 @@ class LocalFleet:
             if not node.finished:
                 self._check_process(node)
         self._stall_detector.check(self.nodes.values())
-        return all(node.finished for node in self.nodes.values())
+        running = [node for node in self.nodes.values() if not node.finished]
+        if running and all(node.has_clashed for node in running):
+            raise FleetFailed(_exit_report(running[0], IdentityClash.exit_code))
+        return not running
 
     def wait(self, on_poll: Callable[[], None] = lambda: None, every_s: float = 0.25) -> None:
         """Poll until all nodes have finished. Calls *on_poll* after each poll."""
@@ -123,16 +134,20 @@ class LocalFleet:
         if node.process is None or node.process.poll() is None:
             return
         code = node.process.returncode
+        is_clash = code == IdentityClash.exit_code
         if code == 0:
             node.read()
             node.finished = True
-        elif code in FINAL_EXITS or node.restarts >= MAX_RESTARTS:
-            raise FleetFailed(
-                f"node {node.id!r} ended with exit code {code}, its last log line: "
-                f"{node.last_log_line()}"
-            )
+        elif code in FINAL_EXITS or (node.restarts >= MAX_RESTARTS and not is_clash):
+            raise FleetFailed(_exit_report(node, code))
         elif node.restart_at is None:
-            node.restart_at = time.monotonic() + RESTART_AFTER_S
+            pause_s = RESTART_AFTER_CLASH_S if is_clash else RESTART_AFTER_S
+            node.has_clashed, node.restart_at = is_clash, time.monotonic() + pause_s
         elif time.monotonic() >= node.restart_at:
-            node.restarts, node.restart_at = node.restarts + 1, None
+            node.restarts, node.restart_at, node.has_clashed = node.restarts + 1, None, False
             node.start()
+
+
+def _exit_report(node: NodeProcess, code: int) -> str:
+    last = node.last_log_line()
+    return f"node {node.id!r} ended with exit code {code}, its last log line: {last}"

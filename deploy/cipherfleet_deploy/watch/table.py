@@ -22,6 +22,7 @@ from cipherfleet_node.errors import WireError
 from cipherfleet_provisioning.operator_session import AcceptAnySignature
 
 STALE_S = 15.0  # three health messages in a row did not arrive
+UNANSWERED = "unanswered"  # no neighbour answers the node, although neighbours speak
 ABSENT = "absent"  # no message of the node has arrived
 # The states of a device of a set before its first message, in their order.
 UNENROLLED = "unenrolled"  # no card was written for it yet
@@ -32,21 +33,22 @@ GONE = ("lost", "disconnected")
 RESTING = (*GONE, "finished", ABSENT, *EXPECTED)  # states in which a node sends no health messages
 # The states that need attention come first.
 ORDER = (
-    "lost", "disconnected", "stale", ABSENT, CLAIMING, SEEDED, UNENROLLED,
-    "alert", "waiting", "init", "ready", "finished",
+    "lost", "disconnected", "stale", UNANSWERED, ABSENT, CLAIMING, SEEDED, UNENROLLED,
+    "alert", "waiting", "ready", "done", "finished",
 )  # fmt: skip
 STYLES = {
     "lost": "bold white on red",
     "disconnected": "bold red",
     "stale": "bold magenta",
+    UNANSWERED: "bold magenta",
     ABSENT: "magenta",
     CLAIMING: "bold yellow",
     SEEDED: "yellow",
     UNENROLLED: "dim",
     "alert": "bold yellow",
     "waiting": "yellow",
-    "init": "cyan",
     "ready": "green",
+    "done": "cyan",
     "finished": "blue",
 }
 BIG = 10**7  # numbers from here on are shown in powers of ten
@@ -69,13 +71,16 @@ class NodeStatus(msgspec.Struct, frozen=True):
     pool: int | None = None
     pool_size: int | None = None
     temperature_c: int | None = None
+    unanswered_s: int | None = None  # without an answer, although neighbours speak; 0: no alert
     verified: bool = True  # False: its public key is not known here
     refused: int = 0  # messages under its name with a wrong signature or an invalid content
 
     @property
     def standing(self) -> str:
-        """The node's state, or "stale" if a health message is overdue."""
-        return "stale" if self.stale else self.state
+        """The node's state, or what needs attention: "stale" or UNANSWERED."""
+        if self.stale:
+            return "stale"
+        return UNANSWERED if self.unanswered_s and self.state not in RESTING else self.state
 
     @property
     def without_age(self) -> NodeStatus:
@@ -215,6 +220,7 @@ class FleetStatus:
             pool=health.pool,
             pool_size=health.pool_size,
             temperature_c=health.temperature,
+            unanswered_s=health.unanswered_s,
         )
 
     def _state_before_messages(self, name: str) -> str:
@@ -287,7 +293,7 @@ COLUMNS = (
 
 def cells(row: NodeStatus) -> tuple[str, ...]:
     """Return the texts of *row*, in the order of COLUMNS."""
-    state = f"{row.state}, stale" if row.stale else row.state
+    state = row.state if row.standing == row.state else f"{row.state}, {row.standing}"
     signature = "good" if row.verified else "unverified"
     pool = "-" if row.pool is None else f"{_number(row.pool)}/{_number(row.pool_size)}"
     return (

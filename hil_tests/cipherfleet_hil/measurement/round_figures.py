@@ -85,7 +85,7 @@ def unaccounted_share(rounds: Sequence[Span]) -> float:
 def network_seconds(node: NodeSpans, others: Mapping[str, NodeSpans]) -> list[float]:
     """Return the time of broker and network per request: round-trip time minus service time."""
     services = {
-        (other.name, line["round"], line["attempt"]): line["ms"]
+        (other.name, line["round"]): line["ms"]
         for other in others.values()
         for line in other.select_spans(SERVICE)
         if line["neighbour"] == node.name
@@ -93,7 +93,7 @@ def network_seconds(node: NodeSpans, others: Mapping[str, NodeSpans]) -> list[fl
     return [
         (line["ms"] - services[key]) / 1000.0
         for line in node.select_spans(TRIP)
-        if (key := (line["neighbour"], line["round"], line["attempt"])) in services
+        if (key := (line["neighbour"], line["round"])) in services
     ]
 
 

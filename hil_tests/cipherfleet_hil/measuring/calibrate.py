@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz, powmod
 
@@ -31,12 +32,13 @@ from cipherfleet_broker.die_with_parent import die_with_parent
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import DIGEST_BYTES, TAG_BYTES, Answer, Message
 from cipherfleet_node.core.randomness import SEED_BYTES
-from cipherfleet_node.core.state import HISTORY_ROUNDS, STATE_VERSION, RoundRecord, State
+from cipherfleet_node.core.state import HISTORY_ROUNDS, RoundRecord, first_state
 from cipherfleet_node.core.topics import answer_topic
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.key_files import generate_keys
 from cipherfleet_node.keys.obfuscators import Full, OwnByTables
+from cipherfleet_node.runtime.epochs import new_epoch
 from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.runtime.store import Store
 from cipherfleet_node.runtime.telemetry import SPANS_FILE
@@ -163,19 +165,10 @@ def _round_figure(figure: float) -> float:
 
 def _saving_ms(bits: int) -> float:
     """Return the wall time of saving a node's state to the disk of temporary files, ms."""
-    record = RoundRecord(0, [1 << 20] * 4, bytes(SEED_BYTES), [bytes(bits // 4)])
-    state = State(
-        version=STATE_VERSION,
-        fleet=_FLEET,
-        node="node",
-        parameters=bytes(TAG_BYTES),
-        epoch=1,
-        round=1,
-        estimate=[0.5] * 4,
-        records=[record] * HISTORY_ROUNDS,
-        epochs={},
-        continuous=True,
-    )
+    record = RoundRecord(0, bytes(8), [1 << 20] * 4, bytes(SEED_BYTES), [bytes(bits // 4)])
+    first = first_state(_FLEET, "node", bytes(TAG_BYTES), epoch=1, draw=0)
+    records = [record] * HISTORY_ROUNDS
+    state = msgspec.structs.replace(first, estimate=[0.5] * 4, records=records)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         try:
@@ -245,10 +238,10 @@ def _answer(receiver: int) -> Answer:
     return Answer(
         fleet=_FLEET,
         sender="sender",
-        epoch=int(time.time()),
+        epoch=new_epoch(0, time.time()),
         receiver=f"receiver{receiver}",
         round=1,
-        attempt=0,
+        waited_ms=0,
         query=bytes(DIGEST_BYTES),
         ciphertexts=[bytes(KEY_SIZES[0] // 4)],
     )

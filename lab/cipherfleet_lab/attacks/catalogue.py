@@ -23,6 +23,7 @@ class Attack:
     name: str
     adversary: str
     location: str
+    is_on_rounds: bool = False  # it runs fleets of agents, in pairs: `round_table.py`
 
     def run(self, case: AttackCase) -> AttackResult | None:
         """Run the attack; None if it does not apply to the system."""
@@ -58,6 +59,30 @@ ATTACKS: Mapping[str, Attack] = {
         Attack("leakage-round", "all neighbours", "leakage:leakage_of_round"),
         Attack("leakage-telescoped", "all neighbours", "leakage:leakage_of_telescoped"),
         Attack("leakage-several", "all neighbours", "leakage:leakage_of_several"),
+        Attack(
+            "late-answers",
+            "one neighbour and the broker",
+            "isolation:late_answers",
+            is_on_rounds=True,
+        ),
+        Attack(
+            "last-will", "one neighbour and the broker", "isolation:last_will", is_on_rounds=True
+        ),
+        Attack("departure", "one neighbour", "isolation:departure", is_on_rounds=True),
+        Attack(
+            "separation", "one neighbour and the broker", "separation:separation", is_on_rounds=True
+        ),
+        Attack(
+            "second-query-after-restart",
+            "a dishonest neighbour",
+            "restarts:second_query_after_restart",
+            is_on_rounds=True,
+        ),
+        Attack("old-card", "an accident", "restarts:old_card", is_on_rounds=True),
+        Attack("far-round", "a dishonest member", "members:far_round", is_on_rounds=True),
+        Attack("overreach", "a dishonest member", "members:overreach", is_on_rounds=True),
+        Attack("garbage", "a dishonest member", "members:garbage", is_on_rounds=True),
+        Attack("mute-member", "a dishonest member", "members:mute_member", is_on_rounds=True),
         Attack("leakage-true", "no real adversary", "leakage:leakage_of_truth"),
     )
 }

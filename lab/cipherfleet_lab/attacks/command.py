@@ -16,6 +16,7 @@ from cipherfleet_lab.problems import five_nodes
 from .catalogue import ATTACKS, load_system
 from .names import GraphName, Guard
 from .result import AttackResult, percent
+from .round_table import PAIRS, PairResult, markdown, pairs_on, run_pairs
 from .subjects import GRAPHS, AttackCase
 from .table import QUICK_TRIALS, ROWS, TRIALS, AttackTable, Row, attack_table, plot_table
 
@@ -83,14 +84,17 @@ def attack_all(options: AttackOptions, progress: Console) -> AttackTableResult:
         rows = [(case.system, tuple(case.off))]
     watched = track(rows, "attacks", console=progress, disable=not progress.is_terminal)
     table = attack_table(options.seed, _trials(options), watched, GRAPHS[options.graph])
+    pairs = PAIRS if options.on is None and not options.off else pairs_on(case.system, case.off)
+    watched_pairs = track(pairs, "rounds", console=progress, disable=not progress.is_terminal)
+    results = list(run_pairs(options.seed, _trials(options), watched_pairs))
     if options.out is not None:
-        _write(table, options.out)
+        _write(table, results, options.out)
     return AttackTableResult(
         seed=table.seed,
         trials=table.trials,
-        findings=tuple(table.findings.values()),
+        findings=(*table.findings.values(), *(f for r in results for f in (r.off, r.on))),
         graph=options.graph,
-        markdown=table.markdown(),
+        markdown="\n".join(filter(None, [table.markdown(), markdown(results)])),
         out=msgspec.UNSET if options.out is None else str(options.out),
     )
 
@@ -143,7 +147,8 @@ def _trials(options: AttackOptions) -> int:
     return options.trials or (QUICK_TRIALS if options.quick else TRIALS)
 
 
-def _write(table: AttackTable, folder: Path) -> None:
+def _write(table: AttackTable, results: Sequence[PairResult], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TABLE_FILE).write_text(table.page(), encoding="utf-8")
+    page = "\n".join(filter(None, [table.page(), markdown(results)]))
+    (folder / TABLE_FILE).write_text(page, encoding="utf-8")
     plot_table(table, folder / FIGURE_FILE)

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-AttackOutcome = Literal["recovered", "partly", "nothing beyond chance"]
+AttackOutcome = Literal[
+    "recovered", "partly", "nothing beyond chance", "all harmed", "some harmed", "no harm"
+]
 
 EXACT = 1e-9  # errors up to this are rounding errors of sums
 SMALL, LARGE = 1e-4, 10.0  # outside of this range the digits carry no information
@@ -26,6 +28,7 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
 
     error:    root mean square distance from the truth, over that of the guess, which has 1
     fraction: share of the *trials* that found the exact truth; *chance* is the guess's share
+    harm:     share of the other nodes (*trials* of them) that the attack has harmed
     """
 
     attack: str
@@ -33,7 +36,7 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
     sought: str  # the quantity that the adversary wants
     saw: str  # what the adversary received
     knew: str  # public or own knowledge of the adversary
-    measure: Literal["error", "fraction"]
+    measure: Literal["error", "fraction", "harm"]
     value: float
     chance: float  # the same measure without the attack
     guess: str  # description of the guess
@@ -51,7 +54,12 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
         error:    recovered up to RECOVERED_ERROR, nothing from NO_BETTER_ERROR of chance on, unless
                   one node's error is below that
         fraction: recovered from RECOVERED_FRACTION on, nothing up to three deviations over chance
+        harm:     all from RECOVERED_FRACTION on, none for zero
         """
+        if self.measure == "harm":
+            if self.value == 0.0:
+                return "no harm"
+            return "all harmed" if self.value >= RECOVERED_FRACTION else "some harmed"
         if self.measure == "error":
             if self.value <= RECOVERED_ERROR * self.chance:
                 return "recovered"
@@ -65,8 +73,8 @@ class AttackResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def number(self) -> str:
         """The value, formatted for a table."""
-        if self.measure == "fraction":
-            return f"{100 * self.value:.0f} % found"
+        if self.measure != "error":
+            return f"{percent(self.value)} {'found' if self.measure == 'fraction' else 'harmed'}"
         if self.value <= EXACT:
             return "exact"
         return f"± {percent(self.value)}" + self._worst_off_suffix()

@@ -33,7 +33,7 @@ from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from . import coalition as seen_by
 from .catalogue import load_system
 from .guards import describe_guards
-from .names import GraphName, Guard
+from .names import ROUND_GUARDS, GraphName, Guard
 from .one_exchange import HALF_WEIGHTS, Kind
 from .transcripts import Reading, read_descent, read_push_sum, read_ring, read_tracking
 
@@ -44,6 +44,7 @@ GRAPHS: Mapping[GraphName, Edges] = {
     "complete": list(combinations(range(5), 2)),
 }
 ROUNDS = 300
+TRIALS_PER_FLEET = 10  # an attack on rounds runs whole fleets of agents, which takes longer
 SETTLED = slice(100, ROUNDS - 1)  # the rounds in which the estimates move little
 TERNARY_BOUND = 8.0
 CLIP = 10.0  # more than any gradient of the five nodes near the optimum
@@ -99,14 +100,14 @@ _DRAWN: tuple[Guard, ...] = ("dither", "rerandomise", "half-weights", "stepsizes
 PAIRWISE = Subject(
     "the article's exchange",
     _build_pairwise,
-    guards=_DRAWN,
+    guards=(*_DRAWN, *ROUND_GUARDS),
     kind="pairwise",
     observers=(seen_by.observe_differences, seen_by.observe_differences),
 )
 SEALED = Subject(
     "the sealed exchange",
     _build_sealed,
-    guards=(*_DRAWN, "masks"),
+    guards=(*_DRAWN, "masks", *ROUND_GUARDS),
     kind="sealed",
     observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
 )
@@ -180,6 +181,11 @@ class AttackCase:
     def solved_problem(self) -> Problem:
         """The problem that the system solves; consensus solves average consensus instead."""
         return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
+
+    @property
+    def fleets(self) -> int:
+        """The number of fleets of an attack on rounds: one for TRIALS_PER_FLEET trials."""
+        return max(self.trials // TRIALS_PER_FLEET, 1)
 
     @property
     def logs(self) -> Sequence[Log]:

@@ -29,8 +29,8 @@ ROWS: Sequence[Row] = (
     ("sealed", ("masks",)),
     *((name, ()) for name in SYSTEMS if name not in ("pairwise", "sealed")),
 )
-# Without leakage-true, which is the same for every system.
-COLUMNS = [attack for attack in ATTACKS.values() if attack.name != "leakage-true"]
+# Without leakage-true, which is the same for every system, and the attacks of `round_table.py`.
+COLUMNS = [a for a in ATTACKS.values() if a.name != "leakage-true" and not a.is_on_rounds]
 SIGNS = (
     "± is the error of the attack, as a share of the error of a guess without it. A second number "
     "is the error of the most exposed node; a star in the figure means that the outcome is that "

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from cipherfleet_lab.attacks.catalogue import ATTACKS
 from cipherfleet_lab.attacks.result import percent
+from cipherfleet_lab.attacks.round_table import HEAD, run_pairs
 from cipherfleet_lab.attacks.table import (
     QUICK_TRIALS,
     SIGNS,
@@ -20,24 +22,29 @@ from .study import Result, Study, StudyEffort, Table
 
 def _run(effort: StudyEffort) -> Result:
     table = attack_table(effort.seed, QUICK_TRIALS if effort.quick else TRIALS)
+    pairs = list(run_pairs(effort.seed, table.trials))
     head, *rows = table.rows()
-    attacks = [(attack.name, attack.adversary, attack.text) for attack in table.attacks]
+    attacks = [(a.name, a.adversary, a.text) for a in ATTACKS.values() if a.name != "leakage-true"]
+    findings = [*table.findings.values(), *(f for pair in pairs for f in (pair.off, pair.on))]
     return Result(
         finding=_finding(table),
         text=(
             f"{SIGNS} Five nodes on a ring with one chord, {table.trials} trials. For attacks on "
             "ciphertexts a trial is one round of one edge with real Paillier (toy keys, d = 4), "
-            "for "
-            "the others a run of 300 rounds; the articles' attenuation, spread 1. `cipherfleet "
-            "attack "
-            "NAME --on SYSTEM` prints for one cell what the adversary saw, knew, and would have "
-            "guessed."
+            "for the others a run of 300 rounds; the articles' attenuation, spread 1. `cipherfleet "
+            "attack NAME --on SYSTEM` prints for one cell what the adversary saw, knew, and would "
+            "have guessed. The second table has the attacks on rounds, on fleets of the node's own "
+            "agents, each without the guard against it and with all guards."
         ),
-        tables=[Table(head, rows), Table(["attack", "adversary", "what it finds"], attacks)],
+        tables=[
+            Table(head, rows),
+            Table(HEAD, [pair.row() for pair in pairs]),
+            Table(["attack", "adversary", "what it finds or does"], attacks),
+        ],
         numbers={
             "seed": table.seed,
             "trials": table.trials,
-            "findings": msgspec.to_builtins([*table.findings.values()]),
+            "findings": msgspec.to_builtins(findings),
         },
         draw=lambda figure: draw_table(figure, table),
         size=figure_size(table),

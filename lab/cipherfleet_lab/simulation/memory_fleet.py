@@ -12,19 +12,21 @@ import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
+from cipherfleet_node.conformance.scenario_node import NoTrace
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (
     Connected,
     Disconnected,
+    Effect,
     Event,
     MessageReceived,
+    Note,
     Publish,
     ReadingTaken,
     Rejected,
@@ -38,13 +40,13 @@ from cipherfleet_node.core.events import (
     TakeReading,
     TimerFired,
 )
-from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.messages import Message, Presence, Query, Reply
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.paillier import PrivateKey
-from cipherfleet_node.core.randomness import FloatVector, simulated_seed
+from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
-from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.core.state import State, after_damage, first_state, note_answered
 from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection
 
 from .plaintext_exchange import PlaintextExchange
@@ -52,15 +54,6 @@ from .toy_keys import SeededBlinding, shared_secret
 
 START_OF_TAG = 8  # number of bytes of a key's fingerprint
 PARAMETERS = b"the same"  # a digest that is equal in all nodes
-
-
-class NoTrace:
-    """A Trace that measures nothing."""
-
-    def span(self, phase: str, round_number: int) -> AbstractContextManager[None]:
-        """Return a context manager without effect."""
-        del phase, round_number
-        return nullcontext()
 
 
 @dataclass
@@ -91,6 +84,8 @@ class Seat:
     switched: bool = False
     connected: bool = True
     epoch: int = 0
+    has_lost_state: bool = False
+    stopped_at: float = 0.0
     effects_left: int | None = None  # effects of the next event until the process dies
 
 
@@ -131,7 +126,7 @@ class MemoryFleet:
         self.now = 0.0
         self.presence: dict[str, Presence] = {}
         self.queries: dict[tuple[str, int], set[bytes]] = defaultdict(set)
-        self.rosters: dict[tuple[str, int, int], set[str]] = defaultdict(set)  # by attempt
+        self.rosters: dict[tuple[str, int], set[str]] = defaultdict(set)
         self._heap: list[tuple[float, int, str, int, Event]] = []
         self._order = itertools.count()
         self._rng = random.Random(f"links {self.seed}")
@@ -170,21 +165,12 @@ class MemoryFleet:
         seat.effects_left = None
         seat.unread = seat.samples
         first = self.first_rounds.get(name, 0)
-        saved = seat.saved or State(
-            version=STATE_VERSION,
-            fleet=self.name,
-            node=name,
-            parameters=b"",
-            epoch=0,
-            round=first,
-            estimate=None,
-            records=[],
-            epochs={},
-            continuous=False,
-        )
+        new = first_state(self.name, name, b"", 0, draw=1000 * (seat.epoch - 1))
+        new = msgspec.structs.replace(new, round=first, has_lost_round=seat.has_lost_state)
+        saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)
-        seat.agent = Agent(
+        seat.agent = self.make_agent(
             Setup(
                 fleet=self.name,
                 node=name,
@@ -195,14 +181,20 @@ class MemoryFleet:
                 resolution=self.resolution,
                 objective=objective,
                 parameters=PARAMETERS,
-                new_seed=lambda k: self.round_seed(name, k),
+                seeds=self.seeds(name),
                 trace=NoTrace(),
-                first_round=self.first_rounds.get(name, 0),
+                identities={other: other.encode() for other in self.neighbours[name]},
+                first_round=first,
+                away_s=self.now - seat.stopped_at,
             ),
             seat.saved,
         )
         self._deliver(name, Started())
         self.connect(name)
+
+    def make_agent(self, setup: Setup, state: State) -> Agent:
+        """Return the agent of a process that starts; attacks replace parts of it."""
+        return Agent(setup, state)
 
     def _tag(self, name: str) -> bytes:
         key = self.keys.get(name)
@@ -233,7 +225,7 @@ class MemoryFleet:
     def kill(self, name: str, *, last_will: bool = True) -> None:
         """Kill the process; with *last_will* the broker publishes its will."""
         seat = self.seats[name]
-        seat.agent = None
+        seat.agent, seat.stopped_at = None, self.now
         if last_will:
             self._publish(name, Presence(self.name, name, seat.epoch, "lost"))
 
@@ -245,6 +237,7 @@ class MemoryFleet:
         """Replace the dead node's disk; only the clock keeps its epochs increasing."""
         assert self.seats[name].agent is None
         self.seats[name].saved = self.seats[name].previous = None
+        self.seats[name].has_lost_state = True
 
     def damage_state(self, name: str) -> None:
         """Damage the dead node's latest generation, as if its checksum failed."""
@@ -268,6 +261,10 @@ class MemoryFleet:
     def round_seed(self, name: str, k: int) -> bytes:
         """Return the seed that the daemons of a fleet of this name and seed use."""
         return simulated_seed(self.seed, self.name, name, k)
+
+    def seeds(self, name: str) -> Seeds:
+        """Return the seeds of the draws of *name*."""
+        return lambda draw: numbered(self.round_seed(name, draw.since), draw.number)
 
     # -- results --------------------------------------------------------------------------------
 
@@ -301,38 +298,46 @@ class MemoryFleet:
                     self.kill(name)
                     return
                 seat.effects_left -= 1
-            match effect:
-                case Save(state):
-                    # Encode to bytes, as on a disk: only saved data survives.
-                    seat.previous = seat.saved
-                    seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
-                case Publish(message):
-                    self._publish(name, message)
-                case TakeReading():
-                    fresh, seat.unread = seat.unread, next(seat.later, ())
-                    self._push(self.now, name, ReadingTaken(fresh))
-                case RoundClosed():
-                    seat.reported.append(effect)
-                    seat.closed_at.append(self.now)
-                case Rejected(_, reason):
-                    seat.rejected[reason] += 1
-                case Surplus(_, reason):
-                    seat.surplus[reason] += 1
-                case Stop() | Restart():
-                    seat.stopped, seat.switched = True, isinstance(effect, Restart)
+            self._carry_out(name, effect)
         timer = agent.timer()
         if timer is not None and not seat.stopped:
             self._push(max(timer, self.now), name, TimerFired())
+
+    def _carry_out(self, name: str, effect: Effect) -> None:
+        seat = self.seats[name]
+        match effect:
+            case Save(state):
+                # Encode to bytes, as on a disk: only saved data survives.
+                seat.previous = seat.saved
+                seat.saved = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=State)
+            case Note(entry):
+                assert seat.saved is not None
+                seat.saved = note_answered(seat.saved, entry)
+                seat.previous = seat.previous and note_answered(seat.previous, entry)
+            case Publish(message):
+                self._publish(name, message)
+            case TakeReading():
+                fresh, seat.unread = seat.unread, next(seat.later, ())
+                self._push(self.now, name, ReadingTaken(fresh))
+            case RoundClosed():
+                seat.reported.append(effect)
+                seat.closed_at.append(self.now)
+            case Rejected(_, reason):
+                seat.rejected[reason] += 1
+            case Surplus(_, reason):
+                seat.surplus[reason] += 1
+            case Stop() | Restart():
+                seat.stopped, seat.switched = True, isinstance(effect, Restart)
 
     def _publish(self, sender: str, message: Message) -> None:
         if not self.seats[sender].connected:
             return
         match message:
-            case Answer(receiver=receiver):
+            case Reply(receiver=receiver):
                 self._post(sender, receiver, message)
             case Query():
                 self.queries[sender, message.round].add(b"".join(message.ciphertexts))
-                self.rosters[sender, message.round, message.attempt].add(" ".join(message.roster))
+                self.rosters[sender, message.round].add(" ".join(message.roster))
                 for receiver in self.neighbours[sender]:
                     self._post(sender, receiver, message)
             case Presence():

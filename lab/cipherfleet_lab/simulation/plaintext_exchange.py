@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 from gmpy2 import mpz
 
-from cipherfleet_node.core.exchange import Timed, dither, half_weight, untimed
+from cipherfleet_node.core.exchange import (
+    Timed,
+    dither,
+    half_weight,
+    mean_metropolis,
+    untimed,
+)
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal, own_weight
@@ -36,9 +42,19 @@ class PlaintextExchange:
         """True if a query names a roster and a node has one half weight for all neighbours."""
         return self.seal is not None
 
-    def roster(self, there: Iterable[str]) -> list[str]:
+    @property
+    def least(self) -> int:
         """Do the same as the encrypted exchange."""
-        return self.seal.roster(there) if self.seal else []
+        return self.seal.least if self.seal else 1
+
+    @property
+    def mean_metropolis(self) -> float:
+        """Do the same as the encrypted exchange."""
+        return mean_metropolis(list(self.metropolis.values()))
+
+    def roster(self, asked: Iterable[str]) -> list[str]:
+        """Do the same as the encrypted exchange."""
+        return self.seal.roster(asked) if self.seal else []
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         return [_to_bytes(-entry) for entry in quantised]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cipherfleet_node.settings.sections import Algorithm
@@ -12,9 +12,9 @@ from cipherfleet_node.settings.sections import Algorithm
 from .exchange import Exchange
 from .messages import Message
 from .objective import Objective
-from .randomness import FloatVector
+from .randomness import FloatVector, Seeds
 from .sample import Sample
-from .state import State
+from .state import AnsweredQuery, State
 
 
 class Trace(Protocol):
@@ -37,10 +37,12 @@ class Setup:
     resolution: float
     objective: Objective
     parameters: bytes  # digest of the settings that must be equal on all nodes
-    new_seed: Callable[[int], bytes]  # the seed of a round's random choices, by round number
+    seeds: Seeds  # of the random choices, by draw
     trace: Trace
+    identities: Mapping[str, bytes] = field(default_factory=dict)  # tag of each identity key
     # A newcomer, or a node that had no neighbours, begins when a neighbour has come to this round.
     first_round: int = 0
+    away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,13 @@ class Save:
 
 
 @dataclass(frozen=True, repr=False)
+class Note:
+    """Add *entry* durably to the state that was saved last, before the next effect is taken."""
+
+    entry: AnsweredQuery
+
+
+@dataclass(frozen=True, repr=False)
 class Publish:
     """Publish *message* on its topic."""
 
@@ -121,13 +130,18 @@ class TakeReading:
 
 @dataclass(frozen=True, repr=False)
 class RoundClosed:
-    """A round is closed. The estimate x_{k+1} is private to this node."""
+    """A round is closed. The estimate x_{k+1} is private to this node.
+
+    A *held* round has no coupling term: the estimate is unchanged.
+    """
 
     number: int
     opened: float  # monotonic seconds
     silent: tuple[str, ...]  # neighbours whose answers are not in the coupling term
     estimate: FloatVector
     spoiled: tuple[str, ...] = ()  # neighbours whose sealed answers were out of range together
+    left_out: tuple[str, ...] = ()  # neighbours not asked any more, since answers were out of range
+    is_coupled: bool = True
 
 
 @dataclass(frozen=True)
@@ -150,13 +164,33 @@ class Surplus:
 
 
 @dataclass(frozen=True)
+class LateCoupling:
+    """The last answers of the held round *number* have come: it is coupled after all."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Restart:
-    """The next round is the first with other neighbours: restart with the pending membership."""
+    """Restart with the saved state: with the pending membership, or with another epoch."""
 
 
 @dataclass(frozen=True)
 class Stop:
     """The node has finished, and its neighbours do not need it any more: end the daemon."""
 
+    is_complete: bool = True  # False: it gave up before it had coupled all its rounds
 
-Effect = Restart | Save | Publish | TakeReading | RoundClosed | Rejected | Surplus | Stop
+
+Effect = (
+    Save
+    | Note
+    | Publish
+    | TakeReading
+    | RoundClosed
+    | LateCoupling
+    | Rejected
+    | Surplus
+    | Restart
+    | Stop
+)

@@ -23,7 +23,7 @@ An answer has two factors: one from the query, and one that is known before the 
 (`prepare`). A prepared factor holds an obfuscator and is used for one answer only.
 
 Half weights and dither come from the seed of the round, so a repeated answer has the same
-plaintext. An answerer gives an answer to one query of a round only; `agent.py` explains why.
+plaintext. An answerer gives an answer to one query of a round only; `answerer.py` explains why.
 
 Source: docs/explanation/cryptography.md#pairwise-exchange.
 """
@@ -90,10 +90,18 @@ class Exchange(Protocol):
     def sealed(self) -> bool:
         """True if answers open only together; a query then names the roster of those asked."""
 
-    def roster(self, there: Iterable[str]) -> list[str]:
-        """Return the neighbours to ask among those *there* (present), sorted, if sealed.
+    @property
+    def least(self) -> int:
+        """The smallest number of neighbours that may be asked: two if sealed, otherwise one."""
 
-        Empty if they are too few to hide each other, and in the pairwise exchange.
+    @property
+    def mean_metropolis(self) -> float:
+        """The mean of M_ij 2^-6 over the neighbours; 0 without neighbours."""
+
+    def roster(self, asked: Iterable[str]) -> list[str]:
+        """Return the roster of a query for *asked*: sorted if sealed, empty if pairwise.
+
+        It is empty as well if they are too few to hide each other.
         """
 
     def query(self, quantised: Sequence[int]) -> list[bytes]:
@@ -149,6 +157,11 @@ class Packed:
             for name, edge in edges.items()
         }
 
+    @property
+    def mean_metropolis(self) -> float:
+        """The mean of M_ij 2^-6 over the neighbours; 0 without neighbours."""
+        return mean_metropolis([edge.metropolis for edge in self._edges.values()])
+
     def query(self, quantised: Sequence[int]) -> list[bytes]:
         """Return Enc(-q) under the node's own key."""
         return make_query(self._key.public, self._layout, quantised, self._blinding.own)
@@ -171,10 +184,11 @@ class Pairwise(Packed):
 
     sealed = False
     half_weights = 2
+    least = 1
 
-    def roster(self, there: Iterable[str]) -> list[str]:
+    def roster(self, asked: Iterable[str]) -> list[str]:
         """Return an empty roster: the query is for every neighbour."""
-        del there
+        del asked
         return []
 
     def prepare(
@@ -230,6 +244,11 @@ def metropolis(degree: int, other_degree: int) -> int:
     Rounding down keeps the sum over the neighbours of a node below 2^6.
     """
     return (1 << METROPOLIS_BITS) // (1 + max(degree, other_degree))
+
+
+def mean_metropolis(integers: Sequence[int]) -> float:
+    """Return the mean of M_ij 2^-6; 0 without neighbours."""
+    return sum(integers) / (len(integers) << METROPOLIS_BITS) if integers else 0.0
 
 
 def half_weight(randomness: RoundRandomness, neighbour: str) -> int:

@@ -7,21 +7,29 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
+from cipherfleet_node.settings.sections import NodeId
+
+from .packing import MAX_DEGREE
+
 # A node publishes its presence itself. Only `lost` is its last will, which the broker publishes.
-PresenceState = Literal["init", "ready", "waiting", "alert", "finished", "disconnected", "lost"]
+PresenceState = Literal["ready", "waiting", "alert", "done", "finished", "disconnected", "lost"]
 PhaseName = Literal["starting", "reading", "collecting", "finished"]
+
+RefusalReason = Literal["old", "closed", "roster", "stale_epoch"]
 
 OPERATOR = "_operator"  # the sender of memberships; the id of a node cannot begin with "_"
 DIGEST_BYTES = 32
 TAG_BYTES = 8
-MAX_CIPHERTEXTS = 4096  # of the smallest key in the longest message
+MAX_CIPHERTEXTS = 2048  # of 512-bit keys (128 bytes each) in the longest message
+# A receiver has at most MAX_DEGREE neighbours, each with at most MAX_DEGREE - 1 others.
+MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
 DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius
 MAX_REASONS = 64  # different reasons in a count of messages; twice as many as exist
 
-# A longer list is refused before its entries are read: a message of empty entries would otherwise
-# fill a mebibyte.
+# Every list has a maximum length. A longer list is refused before its entries are read: a message
+# of empty entries would otherwise fill a mebibyte.
 Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
-Names = Annotated[list[str], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
+Names = Annotated[list[NodeId], msgspec.Meta(max_length=MAX_DEGREE)]  # neighbours of one node
 Reason = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,32}\Z")]
 Counts = Annotated[dict[Reason, int], msgspec.Meta(max_length=MAX_REASONS)]
 
@@ -40,28 +48,30 @@ class Query(Message, frozen=True):
     """The sender's negated, quantised estimate of *round*, encrypted under its own key.
 
     One message serves all neighbours, because the answerers apply the half weights. In the sealed
-    exchange only the members of the roster answer. The attempts of a round have equal ciphertexts
-    and different rosters.
+    exchange only the members of the roster answer. A round has one roster and one query: a
+    repeated query has the same bytes in every field that the digest covers.
     """
 
     KIND: ClassVar[str] = "query"
 
     round: int
-    attempt: int
     roster: Names  # sorted; the neighbours whose answers open together; empty if pairwise
+    previous: int  # pairwise: the sender's latest closed round, or -1
+    counted: Names  # pairwise: sorted; the neighbours whose answers the sender counted there
+    unbalanced: bool  # the sender knows of a term that was counted at one end only
     parameters: bytes  # TAG_BYTES of the digest of the settings that all nodes share
     key: bytes  # the first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: Ciphertexts
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 of one attempt of a round: round, attempt, roster and ciphertexts.
+        """The SHA-256 of the round, the roster and the ciphertexts.
 
         An answer names its query by this digest. Every number and length is hashed as well, so that
         no other lists give the same input.
         """
-        hashed = hashlib.sha256(b"cipherfleet/v1/query-digest\0")
-        hashed.update(_eight(self.round) + _eight(self.attempt))
+        hashed = hashlib.sha256(b"cipherfleet/v2/query-digest\0")
+        hashed.update(_eight(self.round))
         for items in ([name.encode() for name in self.roster], self.ciphertexts):
             hashed.update(_eight(len(items)))
             for item in items:
@@ -69,26 +79,51 @@ class Query(Message, frozen=True):
         return hashed.digest()
 
 
-class Answer(Message, frozen=True):
+class Reply(Message, frozen=True):
+    """The fields that answers and refusals have: both reply to a query of *receiver*."""
+
+    receiver: str
+    round: int
+    waited_ms: int  # how long the query waited at the sender for its round
+    query: bytes  # digest of the query
+
+
+class Answer(Reply, frozen=True):
     """The sender's part of the coupling term of *receiver*, encrypted under the receiver's key."""
 
     KIND: ClassVar[str] = "answer"
 
-    receiver: str
-    round: int
-    attempt: int
-    query: bytes  # digest of the query that is answered
     ciphertexts: Ciphertexts
+
+
+class Refusal(Reply, frozen=True):
+    """Says why the sender does not answer a query; published on the topic of the answers.
+
+    `old`: the sender does not have the round any more; *theirs* is its own round.
+    `closed`: pairwise only; the sender closed the round without the receiver's answer.
+    `roster`: the sender has answered another roster with the same draw; see `answerer.py`.
+    `stale_epoch`: the query is of an earlier start of the receiver; *theirs* is the latest epoch of
+    the receiver that the sender knows.
+    """
+
+    KIND: ClassVar[str] = "refusal"
+
+    reason: RefusalReason
+    theirs: int
 
 
 class MembershipEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A neighbour in a membership: its id, the ids of its own neighbours, and its public keys."""
 
-    id: str
-    neighbours: list[str]
+    id: NodeId
+    neighbours: Names
     paillier: bytes  # the modulus n, big endian
     identity: bytes  # Ed25519 public key
     seal: bytes  # X25519 public key
+
+
+Members = Annotated[list[MembershipEntry], msgspec.Meta(max_length=MAX_DEGREE)]
+Seals = Annotated[list[tuple[NodeId, bytes]], msgspec.Meta(max_length=MAX_CO_NEIGHBOURS)]
 
 
 class Membership(Message, frozen=True):
@@ -102,8 +137,8 @@ class Membership(Message, frozen=True):
     receiver: str
     from_round: int
     fingerprint: str  # of the receiver's own keys from that round on
-    members: list[MembershipEntry]  # the neighbours of the receiver
-    seals: list[tuple[str, bytes]]  # ids and X25519 keys of the receiver's co-neighbours
+    members: Members  # the neighbours of the receiver
+    seals: Seals  # ids and X25519 keys of the receiver's co-neighbours
     certificate: bytes  # a new certificate of the receiver, in PEM; empty: no change
     rekey: bool  # the receiver must generate new keys and claim them
 
@@ -123,7 +158,7 @@ class Claim(Message, frozen=True):
     def proven(self) -> bytes:
         """The bytes that the proof covers: all fields except the epoch and the proof."""
         fields = (self.fleet, self.sender, self.paillier, self.identity, self.seal, self.request)
-        return b"cipherfleet/v1/claim\0" + msgspec.msgpack.encode(fields)
+        return b"cipherfleet/v2/claim\0" + msgspec.msgpack.encode(fields)
 
 
 class Presence(Message, frozen=True):
@@ -153,6 +188,8 @@ class Health(Message, frozen=True):
     pool: int  # obfuscators ready, in the pool that has the fewest
     pool_size: int
     inline: int  # obfuscators made on demand, because a pool was empty
+    left_out: Names  # neighbours that are not asked, since answers with theirs were out of range
+    unanswered_s: int  # without an answer, although neighbours speak; 0: no such alert
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
 
 

@@ -1,35 +1,38 @@
-"""The liveness of each neighbour and its latest round, as far as this node knows.
+"""The liveness of each neighbour, as far as this node knows.
 
-The table distinguishes five properties of a neighbour. They are facts or reports, not phases:
+The table distinguishes these properties of a neighbour. They are facts or reports, not phases:
 
-* *present*: its answers are awaited. A message of its own makes it present. Its passed deadline
-  (`fall_silent`), its departure or its restart ends this.
+* *present*: it can be asked. Any message of its own makes it present. Its departure or its restart
+  ends this. A neighbour that does not answer stays present; `roster.py` asks it less often.
 * *departed*: its presence is `disconnected`, or the broker has published its last will (`lost`).
-  Queries and answers do not revoke this, since the broker may deliver them late. Another presence
+  Queries and replies do not revoke this, since the broker may deliver them late. Another presence
   message or a new epoch does.
-* *finished*: its presence has said that it has run all its rounds. This is never revoked.
+* *done*: its presence has said that it has run all its rounds. A done neighbour still takes part.
+* *finished*: its presence has said that it runs no more rounds. It is not asked any more.
+* *waiting*: it has started without a state and has not learned its round yet.
 * *live*: it has sent a message on the current connection that was not a retained one.
-* its *round*: the highest round of its queries in its present epoch, or UNSEEN. The neighbour
-  itself claims it; `round.jump_target` limits what one false claim can do.
+
+A *sign of life* is a message that the broker had not retained. A node answers the first sign of
+life of a neighbour on a connection with one of its own: its latest query, or its presence if it has
+none. Two nodes that start at the same time learn of each other in this way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-UNSEEN = -1  # the round of a neighbour that has sent no query in its present epoch
-
 
 class NeighbourTable:
-    """The state of every neighbour; the properties are explained at the head of this module."""
+    """The liveness of every neighbour; the properties are explained at the head of this module."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
         self.present: set[str] = set()
+        self.waiting: set[str] = set()
         self._departed: set[str] = set()
+        self._done: set[str] = set()
         self._finished: set[str] = set()
         self._live: set[str] = set()
-        self._claims = dict.fromkeys(self.names, UNSEEN)
 
     # -- recording ------------------------------------------------------------------------------
 
@@ -37,15 +40,23 @@ class NeighbourTable:
         """Forget who was live: this node has a new connection to the broker."""
         self._live.clear()
 
-    def mark_live(self, name: str) -> None:
-        """Record that a message of *name* came that the broker had not retained."""
+    def mark_live(self, name: str) -> bool:
+        """Record a message that the broker had not retained; True for the first sign of life."""
+        is_first = name not in self._live
         self._live.add(name)
+        return is_first
 
     def begin_epoch(self, name: str) -> None:
-        """Forget round, presence and departure of *name*: it has restarted."""
-        self._claims[name] = UNSEEN
-        self.present.discard(name)
-        self._departed.discard(name)
+        """Forget all of *name*: it has restarted."""
+        for group in (
+            self.present,
+            self.waiting,
+            self._departed,
+            self._done,
+            self._finished,
+            self._live,
+        ):
+            group.discard(name)
 
     def mark_present(self, name: str) -> bool:
         """Record a message of *name*; True if it was neither present nor departed before.
@@ -62,42 +73,26 @@ class NeighbourTable:
         self._departed.add(name)
         self.present.discard(name)
 
-    def arrive(self, name: str, *, finished: bool) -> None:
+    def arrive(self, name: str, state: str) -> None:
         """Record a presence message of *name* that says it is connected."""
         self._departed.discard(name)
-        if finished:
-            self._finished.add(name)
+        for group, is_member in (
+            (self._done, state in ("done", "finished")),
+            (self._finished, state == "finished"),
+            (self.waiting, state == "waiting"),
+        ):
+            group.add(name) if is_member else group.discard(name)
 
-    def fall_silent(self, name: str) -> None:
-        """Record that *name* let its deadline pass: it is not awaited until it is heard again."""
-        self.present.discard(name)
-
-    def record_round(self, name: str, round_number: int) -> None:
-        """Record that *name* has opened *round_number*."""
-        self._claims[name] = max(self._claims[name], round_number)
+    def show_round(self, name: str) -> None:
+        """Record that *name* has opened a round: it does not wait any more."""
+        self.waiting.discard(name)
 
     # -- queries --------------------------------------------------------------------------------
 
-    def round_of(self, name: str) -> int:
-        """Return the latest round that *name* is known to have opened, or UNSEEN."""
-        return self._claims[name]
-
-    def beyond(self, round_number: int) -> set[str]:
-        """Return the neighbours that are present in a round after *round_number*, or finished."""
-        return self._finished | {n for n in self.present if self._claims[n] > round_number}
-
-    def present_rounds(self) -> list[int]:
-        """Return the latest round of each present neighbour."""
-        return [self._claims[name] for name in self.present]
-
     @property
-    def latest_round(self) -> int:
-        """The latest round that any neighbour is known to have opened, or UNSEEN."""
-        return max(self._claims.values(), default=UNSEEN)
-
-    def is_live_neighbour_beyond(self, round_number: int) -> bool:
-        """True if a live neighbour has opened a round after *round_number*."""
-        return any(self._claims[name] > round_number for name in self._live)
+    def askable(self) -> set[str]:
+        """The neighbours that can be asked: present, and not finished."""
+        return self.present - self._finished
 
     @property
     def are_all_present(self) -> bool:
@@ -110,9 +105,14 @@ class NeighbourTable:
         return self.present <= self._live
 
     @property
-    def have_all_finished(self) -> bool:
-        """True if every neighbour has run all its rounds."""
-        return self._finished >= self.names
+    def are_present_done(self) -> bool:
+        """True if every neighbour that is present has run all its rounds."""
+        return self.present <= self._done
+
+    @property
+    def are_all_waiting(self) -> bool:
+        """True if there are neighbours, and all of them have lost their round as well."""
+        return bool(self.names) and self.waiting >= self.names
 
     @property
     def have_all_left(self) -> bool:

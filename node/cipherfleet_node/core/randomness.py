@@ -1,15 +1,20 @@
-"""The random choices of a round, expanded from one secret seed.
+"""The random choices of a node, expanded from one secret seed for each draw.
 
-A node takes the 32 bytes of a round's seed from the operating system and saves them before it sends
-a message of the round. Rounding, half weights, dither, stepsizes and minibatches are all expanded
-from this seed, each under its own label. After a crash the node therefore repeats the round exactly
-and never sends other values under the same round number. Obfuscators do not come from this seed:
-they must never be repeatable.
+**A draw belongs to a state.** The seed is a pseudo-random function of the node's secret, of its
+state and of the counter `draw`; it does not depend on the round. Rounding, half weights, dither,
+stepsizes and minibatches are all expanded from this seed, each under its own label. While the state
+of a node is unchanged, its numbers are therefore unchanged too: a node that stands still shows the
+same numbers again, and a neighbour learns nothing new from them. After a crash, or from an older
+copy of its state, a node repeats a round exactly. `agent.py` says when the counter rises.
+
+Obfuscators do not come from this seed: they must never be repeatable.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +25,40 @@ SEED_BYTES = 32
 _INTEGER_BYTES = 16  # taken modulo the bound: the bias of a 16-bit bound is below 2^-111
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What the seed of a round depends on."""
+
+    fingerprint: bytes  # of the state; see state_fingerprint
+    number: int  # the counter `draw`
+    since: int  # the first round with this state; used by simulations only
+
+
+Seeds = Callable[[Draw], bytes]
+
+
+def state_fingerprint(estimate: Sequence[float], kick: float) -> bytes:
+    """Return the SHA-256 of a state: the estimate, and the size of the kick that is added to it."""
+    values = np.array([*estimate, kick], dtype=">f8")
+    return hashlib.sha256(b"cipherfleet/v2/state\0" + values.tobytes()).digest()
+
+
+def seeds_of(secret: bytes) -> Seeds:
+    """Return the seeds of a node with this *secret*: HMAC-SHA256 of fingerprint and number.
+
+    The principle is that of RFC 6979 for nonces. Checked by test_a_draw_belongs_to_a_state.
+    """
+
+    def seed(draw: Draw) -> bytes:
+        data = b"cipherfleet/v2/draw\0" + draw.fingerprint + draw.number.to_bytes(8, "big")
+        return hmac.digest(secret, data, "sha256")
+
+    return seed
+
+
 @dataclass(frozen=True, repr=False)
 class RoundRandomness:
-    """The random choices of one node in one round, each under its own label."""
+    """The random choices of one node with one draw, each under its own label."""
 
     seed: bytes
 
@@ -58,3 +94,13 @@ def simulated_seed(seed: int, fleet: str, node: str, round_number: int) -> bytes
     """Return a repeatable seed of a round, for simulations. It is public and protects nothing."""
     label = f"cipherfleet simulation {seed} {fleet} {node} {round_number}"
     return hashlib.sha256(label.encode()).digest()
+
+
+def simulated_seeds(seed: int, fleet: str, node: str) -> Seeds:
+    """Return repeatable seeds by the first round of each state; see `simulated_seed`."""
+    return lambda draw: numbered(simulated_seed(seed, fleet, node, draw.since), draw.number)
+
+
+def numbered(seed: bytes, number: int) -> bytes:
+    """Return *seed* for draw 0, and another one for each other *number*."""
+    return hashlib.sha256(seed + number.to_bytes(8, "big")).digest() if number else seed

@@ -16,10 +16,10 @@ Each F(s_jm) is added by one of the two and subtracted by the other. So the mask
 sum to zero, and the masks of any part of it are uniform: an answer that is opened without all
 others shows nothing.
 
-The input of F contains the digest of the query, that is its round, its attempt, its roster and its
+The input of F contains the digest of the query, that is its round, its roster and its
 ciphertexts. Co-neighbours that have received different queries therefore use different masks, and
 their answers do not open. This prevents an asker from sending different queries or rosters to
-different neighbours, and from combining answers to different attempts of a round.
+different neighbours, and from combining answers of different rounds.
 
 A roster has at least LEAST_ROSTER members, because a sum over one neighbour hides nothing. The
 setting `crypto.leaves: open` permits one exception: a node with a single neighbour asks it alone
@@ -72,11 +72,15 @@ class Seal:
     secrets: Mapping[str, bytes]  # shared with each co-neighbour, 32 bytes
     leaves_open: bool = False  # a node with one neighbour is answered without a mask
 
-    def roster(self, there: Iterable[str]) -> list[str]:
-        """Return all neighbours that are *there*, sorted; empty if they are too few."""
-        names = sorted(there)
-        is_open_leaf = self.leaves_open and len(self.rosters) == 1
-        return names if len(names) >= LEAST_ROSTER or is_open_leaf else []
+    @property
+    def least(self) -> int:
+        """The smallest number of neighbours in a roster of this node."""
+        return 1 if self.leaves_open and len(self.rosters) == 1 else LEAST_ROSTER
+
+    def roster(self, asked: Iterable[str]) -> list[str]:
+        """Return the neighbours *asked*, sorted; none if they are too few."""
+        names = sorted(asked)
+        return names if len(names) >= self.least else []
 
     def masks(self, query: Query, modulus: mpz) -> list[mpz]:
         """Return R_j for each ciphertext of *query*, 0 <= R_j < *modulus*."""
@@ -110,7 +114,7 @@ class Seal:
 def mask(secret: bytes, label: bytes, modulus: mpz) -> mpz:
     """Return F(secret, label): without the 32-byte *secret* it looks uniform on 0 .. modulus-1."""
     wide = modulus.bit_length() + _SPARE_BITS
-    expanded = hashlib.shake_256(secret + b"cipherfleet/v1/mask\0" + label).digest(-(-wide // 8))
+    expanded = hashlib.shake_256(secret + b"cipherfleet/v2/mask\0" + label).digest(-(-wide // 8))
     return mpz(int.from_bytes(expanded, "big")) % modulus
 
 
@@ -134,9 +138,14 @@ class Sealed(Packed):
         super().__init__(key, edges, dimension, blinding)
         self._seal = seal
 
-    def roster(self, there: Iterable[str]) -> list[str]:
-        """Return all neighbours that are *there*, sorted; empty if they are too few."""
-        return self._seal.roster(there)
+    @property
+    def least(self) -> int:
+        """The smallest number of neighbours in a roster of this node."""
+        return self._seal.least
+
+    def roster(self, asked: Iterable[str]) -> list[str]:
+        """Return the neighbours *asked*, sorted; none if they are too few."""
+        return self._seal.roster(asked)
 
     def prepare(
         self, neighbour: str, quantised: Sequence[int], randomness: RoundRandomness

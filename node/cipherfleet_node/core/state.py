@@ -1,10 +1,8 @@
 """The state of a node that must survive a restart, saved before any message that depends on it.
 
-The reason is one rule: **no round number ever covers two different queries of one node.** If a node
-sent two different estimates under one round number, a neighbour could compute a half weight from
-the two exchanges, and with it an estimate. So a node saves a round before it sends the query: the
-quantised estimate, the seed of its random choices and the ciphertexts. After a restart it repeats
-them exactly.
+The reason is one rule: **no round number ever covers two different queries of one node.** So a node
+saves a round before it sends the query: the quantised estimate, the seed of its random choices and
+the ciphertexts. After a restart it repeats them exactly.
 
 Two generations of the state are kept. If the latest one is damaged, `after_damage` makes a state
 from the one before. The node may then have sent the query of one more round than it knows of, so
@@ -13,24 +11,62 @@ that number is skipped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import msgspec
 
-STATE_VERSION = 1
-HISTORY_ROUNDS = 4  # records kept, the open round's included; neighbours drift apart by one round
+STATE_VERSION = 2
+PENDING_ROUNDS = 4  # so many rounds later, a held round is dropped
+HISTORY_ROUNDS = PENDING_ROUNDS + 1  # records kept, the open round's included
+UNSEEN = -1  # the round of a neighbour that has not shown one
+
+Outcome = Literal["open", "coupled", "held", "dropped"]
 
 
 class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A round that was opened, with all that is needed to repeat its query and answers exactly."""
 
     number: int
+    draw: bytes  # names the numbers that rosters must not share; see `answerer.py`
     quantised: list[int]  # q_i, in resolutions
     seed: bytes  # of all random choices of the round; see randomness.py
     query: list[bytes]  # the ciphertexts of the query
-    attempt: int = 0  # number of earlier attempts, each with a larger roster
-    roster: list[str] = []  # of this attempt; empty in the pairwise exchange
+    roster: list[str] = []  # empty in the pairwise exchange
+    answered: dict[str, bytes] = {}  # by asker: the digest of the one query that was answered
+    outcome: Outcome = "open"
+    counted: list[str] = []  # the neighbours in the coupling term
+    answers: dict[str, list[bytes]] = {}  # of a held round of the sealed exchange, by neighbour
 
     def __repr__(self) -> str:
         return f"<RoundRecord {self.number}>"
+
+
+class AnsweredQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query that was answered: no other one of this asker and round may be answered."""
+
+    round: int
+    asker: str
+    digest: bytes
+    roster: bytes  # what may not change while the draw lasts; see answerer.once_per_draw
+
+
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node remembers of a neighbour, as long as the neighbour keeps its identity."""
+
+    identity: bytes  # tag of the identity key
+    epoch: int = 0  # the latest epoch seen
+    round: int = UNSEEN  # the latest round that the neighbour claimed
+
+
+class Drawing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The counter `draw` and what limits it; see `agent.py`."""
+
+    number: int
+    since: int = 0  # the first round with the present estimate
+    kick: float = 0.0  # deviation of the kick, in the objective's units; 0 once the estimate moved
+    at_round: int = -HISTORY_ROUNDS  # the round in which the counter rose last
+    times: int = 0  # how often it rose while the estimate stood still
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,12 +76,18 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet: str
     node: str
     parameters: bytes  # digest of the settings that all nodes share; see Query.parameters
-    epoch: int  # durable count of this node's starts
+    epoch: int  # of this start
     round: int  # the open round, or the next one to open
     estimate: list[float] | None  # x_i of that round; None before the first round is opened
     records: list[RoundRecord]  # the latest HISTORY_ROUNDS, oldest first
-    epochs: dict[str, int]  # the latest epoch of each neighbour
+    neighbours: dict[str, Known]
     continuous: bool  # False if the start found an older generation or nothing
+    drawing: Drawing
+    rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: AnsweredQuery.roster
+    sizes: list[float] = []  # of the latest coupling terms, for the cap
+    coupled: int = 0  # the number of rounds with a coupling term
+    has_lost_round: bool = False  # the node has run, but does not know up to which round
+    unbalanced: bool = False  # a term may have been counted at one end only
 
     def __repr__(self) -> str:
         return f"<State of {self.node} at round {self.round}, epoch {self.epoch}>"
@@ -54,7 +96,73 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def open_record(self) -> RoundRecord | None:
         """The record of the open round, or None if no round is open."""
         latest = self.records[-1] if self.records else None
-        return latest if latest is not None and latest.number == self.round else None
+        return latest if latest is not None and latest.outcome == "open" else None
+
+    def record(self, number: int) -> RoundRecord | None:
+        """Return the record of round *number*, or None if it is not kept."""
+        return next((r for r in self.records if r.number == number), None)
+
+    def known(self, identities: Mapping[str, bytes]) -> dict[str, Known]:
+        """Return what is known of the neighbours; nothing of those with another identity."""
+        found = {}
+        for name, identity in identities.items():
+            known = self.neighbours.get(name)
+            same = known is not None and known.identity == identity
+            found[name] = known if known is not None and same else Known(identity)
+        return found
+
+
+def note_answered(state: State, entry: AnsweredQuery) -> State:
+    """Return *state* with *entry*, or *state* itself if it does not have that round any more."""
+    record = state.record(entry.round)
+    if record is None:
+        return state
+    noted = msgspec.structs.replace(record, answered={**record.answered, entry.asker: entry.digest})
+    records = [noted if r.number == entry.round else r for r in state.records]
+    seen = {**state.rosters.get(record.draw, {}), entry.asker: entry.roster}
+    rosters = {**state.rosters, record.draw: seen}
+    return msgspec.structs.replace(state, records=records, rosters=rosters)
+
+
+def first_state(fleet: str, node: str, parameters: bytes, epoch: int, draw: int) -> State:
+    """Return the state of a node that has none; *draw* is random, as an earlier life may be lost.
+
+    It is not continuous: the node must learn the round of its neighbours before it opens one.
+    """
+    return State(
+        version=STATE_VERSION,
+        fleet=fleet,
+        node=node,
+        parameters=parameters,
+        epoch=epoch,
+        round=0,
+        estimate=None,
+        records=[],
+        neighbours={},
+        continuous=False,
+        drawing=Drawing(draw),
+    )
+
+
+def after_loss(state: State, draw: int) -> State:
+    """Return the state of a node that does not know in which rounds it has sent queries.
+
+    *state* is a first one, or an old copy. The node waits until its neighbours show it a round that
+    it cannot have used. *draw* is random, since the answered rosters may be lost as well.
+    """
+    unseen = {
+        name: msgspec.structs.replace(known, round=UNSEEN)
+        for name, known in state.neighbours.items()
+    }
+    return msgspec.structs.replace(
+        state,
+        records=[],
+        rosters={},
+        neighbours=unseen,  # their old claims may be below rounds that this node has used
+        continuous=False,
+        has_lost_round=True,
+        drawing=Drawing(draw),
+    )
 
 
 def after_damage(previous: State) -> State:

@@ -2,9 +2,16 @@
 
     envelope  = [version, kind, body, signature]
     body      = the message's fields in order, MessagePack array
-    signature = Ed25519 over "cipherfleet/v1/" kind NUL body
+    signature = Ed25519 over "cipherfleet/v2/" kind NUL body
 
-node/PROTOCOL.md specifies the layout, the limits and the version.
+The topic tells the kind and the sender, so the signature is verified before the body is parsed:
+only bytes that a neighbour or the operator has signed reach the decoders of the bodies. An attacker
+can make a node verify a signature in any case, with one changed bit in a genuine message.
+
+Every message has one encoding: envelope and body are encoded again and compared, so a longer form
+of a number, or a key that is twice in a map, is refused.
+
+node/PROTOCOL.md specifies the layout, the limits, the version, and the reasons in their order.
 """
 
 from __future__ import annotations
@@ -17,7 +24,6 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.settings.sections import MAX_ID
 
 from .messages import (
     DEGREES,
@@ -31,20 +37,29 @@ from .messages import (
     Message,
     Presence,
     Query,
+    Refusal,
+    Reply,
 )
-from .packing import MAX_DEGREE
 from .topics import (
+    LEVELS,
     answer_topic,
     claim_topic,
     health_topic,
     membership_topic,
     presence_topic,
     query_topic,
+    read_topic,
 )
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 MAX_MESSAGE_BYTES = 256 * 1024  # d = 4,000 at 2048 bits is 64 KiB; brokers are configured the same
-MAX_COUNTER = 2**63 - 1  # of rounds, epochs and all other counts
+MAX_COUNTER = 2**63 - 1  # of all counts
+# Of rounds, epochs and versions. A node that follows a neighbour's highest number, or counts on
+# from it, still has numbers that its neighbours accept.
+MAX_ROUND = MAX_COUNTER - 1000
+# The broker keeps a retained message and delivers it to later subscribers. An old query or answer
+# that is delivered in this way would be taken for a new one.
+RETAINED_KINDS = frozenset({Presence.KIND, Membership.KIND, Claim.KIND})
 
 
 class Signer(Protocol):
@@ -84,7 +99,7 @@ class _Envelope(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 _KINDS: Mapping[str, type[Message]] = {
-    kind.KIND: kind for kind in (Query, Answer, Presence, Membership, Claim, Health)
+    kind.KIND: kind for kind in (Query, Answer, Refusal, Presence, Membership, Claim, Health)
 }
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
@@ -100,37 +115,69 @@ def encode(message: Message, signer: Signer) -> bytes:
     return _encoder.encode(_Envelope(WIRE_VERSION, message.KIND, body, signature))
 
 
-def decode(data: bytes, topic: str, fleet: str, verifiers: Mapping[str, Verifier]) -> Message:
+def decode(
+    data: bytes,
+    topic: str,
+    fleet: str,
+    verifiers: Mapping[str, Verifier],
+    *,
+    retained: bool = False,
+) -> Message:
     """Return the message in *data*, received on *topic*; raises WireError for an invalid one.
 
-    *verifiers* are the public keys of the accepted senders. The cheap checks come first and the
-    signature last, so that a flood of invalid messages costs little. The error has the reason under
-    which the message is counted.
+    *verifiers* are the public keys of the accepted senders. *retained* says that the broker had
+    stored the message before this subscription. The error has the reason under which the message is
+    counted.
     """
     if len(data) > MAX_MESSAGE_BYTES:
         raise WireError("too_long", f"a message has {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
-    envelope = _parse(_envelope_decoder, data, "an envelope")
-    if envelope.version != WIRE_VERSION:
-        raise WireError("version", f"a message has wire version {envelope.version}, not 1")
-    decoder = _body_decoders.get(envelope.kind)
-    if decoder is None:
-        raise WireError("kind", "a message is of an unknown kind")
-    message: Message = _parse(decoder, envelope.body, f"a {envelope.kind}")
-    if message.fleet != fleet:
-        raise WireError("fleet", "a message belongs to another fleet")
-    if isinstance(message, Membership) != (message.sender == OPERATOR):
-        raise WireError("role", "a message is of a kind that its sender may not send")
-    verifier = verifiers.get(message.sender)
+    parts = read_topic(topic, fleet)
+    if parts is None or parts.node == OPERATOR:  # the operator is not among the nodes
+        raise WireError("topic", "a message came on a topic that this protocol does not have")
+    sender = OPERATOR if parts.kind == Membership.KIND else parts.node
+    verifier = verifiers.get(sender)
     if verifier is None:
         raise WireError("unknown_sender", "the sender of a message is not a neighbour")
-    if topic != topic_of(message):
-        raise WireError("topic", f"a message of {message.sender!r} came on another topic")
-    _check_ranges(message)
+    if retained and parts.kind not in RETAINED_KINDS:
+        raise WireError("retained", f"the broker had stored a message of kind {parts.kind}")
+    envelope = _open_envelope(data, parts.kind)
     try:
         verifier.verify(envelope.signature, _signed(envelope.kind, envelope.body))
     except InvalidSignature:
-        raise WireError("signature", f"{message.sender!r} did not sign this message") from None
+        raise WireError("signature", f"{sender!r} did not sign this message") from None
+    message = _open_body(envelope)
+    if message.fleet != fleet:
+        raise WireError("fleet", f"a message of {sender!r} belongs to another fleet")
+    if message.sender != sender or topic_of(message) != topic:
+        raise WireError("topic", f"a message of {sender!r} names another sender or receiver")
+    _check_ranges(message)
     return message
+
+
+def _open_envelope(data: bytes, kind: str) -> _Envelope:
+    envelope: _Envelope = _parse(_envelope_decoder, data, "an envelope")
+    if envelope.version != WIRE_VERSION:
+        raise WireError(
+            "version", f"a message has wire version {envelope.version}, not {WIRE_VERSION}"
+        )
+    if envelope.kind not in _body_decoders:
+        raise WireError("kind", "a message is of an unknown kind")
+    if LEVELS[envelope.kind] != LEVELS[kind]:
+        raise WireError("topic", f"a {envelope.kind} came on the topic of a {kind}")
+    _check_encoding(envelope, data, "an envelope")
+    return envelope
+
+
+def _open_body(envelope: _Envelope) -> Message:
+    what = f"a {envelope.kind}"
+    message: Message = _parse(_body_decoders[envelope.kind], envelope.body, what)
+    _check_encoding(message, envelope.body, what)
+    return message
+
+
+def _check_encoding(value: msgspec.Struct, data: bytes, what: str) -> None:
+    if _encoder.encode(value) != data:
+        raise WireError("encoding", f"{what} is not in the shortest MessagePack form")
 
 
 def topic_of(message: Message) -> str:
@@ -138,7 +185,7 @@ def topic_of(message: Message) -> str:
     match message:
         case Query(fleet=fleet, sender=sender):
             return query_topic(fleet, sender)
-        case Answer(fleet=fleet, sender=sender, receiver=receiver):
+        case Reply(fleet=fleet, sender=sender, receiver=receiver):
             return answer_topic(fleet, receiver, sender)
         case Presence(fleet=fleet, sender=sender):
             return presence_topic(fleet, sender)
@@ -152,19 +199,13 @@ def topic_of(message: Message) -> str:
             raise TypeError(f"{type(message).__name__} has no topic")
 
 
-def _check_roster(query: Query) -> None:
-    roster = query.roster
-    if len(roster) > MAX_DEGREE or not all(0 < len(name) <= MAX_ID for name in roster):
-        raise WireError("roster", f"the roster of a query of {query.sender!r} is too long")
-
-
 def _check_temperature(health: Health) -> None:
     if health.temperature is not None and health.temperature not in DEGREES:
         raise WireError("range", f"a temperature of {health.sender!r} is out of range")
 
 
 def _signed(kind: str, body: bytes) -> bytes:
-    return b"cipherfleet/v1/" + kind.encode() + b"\0" + body
+    return b"cipherfleet/v2/" + kind.encode() + b"\0" + body
 
 
 def _parse(decoder: msgspec.msgpack.Decoder[Any], data: bytes, what: str) -> Any:
@@ -175,28 +216,35 @@ def _parse(decoder: msgspec.msgpack.Decoder[Any], data: bytes, what: str) -> Any
 
 
 def _check_ranges(message: Message) -> None:
-    counters = [message.epoch]
+    rounds, counters = [message.epoch], list[int]()
     tags: list[tuple[bytes, int]] = []
     match message:
         case Query():
-            counters += [message.round, message.attempt]
-            _check_roster(message)
+            rounds += [message.round, message.previous + 1]
             tags += [(message.parameters, TAG_BYTES), (message.key, TAG_BYTES)]
-        case Answer():
-            counters += [message.round, message.attempt]
+        case Reply():
+            rounds.append(message.round)
+            counters.append(message.waited_ms)
             tags += [(message.query, DIGEST_BYTES)]
+            if isinstance(message, Refusal):
+                rounds.append(message.theirs)
         case Membership():
-            counters.append(message.from_round)
+            rounds.append(message.from_round)
         case Health():
+            rounds.append(message.round)
             counters += _counters_of(message)
             _check_temperature(message)
-    if not all(0 <= counter <= MAX_COUNTER for counter in counters):
+    if not (_are_within(MAX_ROUND, rounds) and _are_within(MAX_COUNTER, counters)):
         raise WireError("range", f"a number in a message of {message.sender!r} is out of range")
     if not all(len(tag) == length for tag, length in tags):
         raise WireError("length", f"a tag in a message of {message.sender!r} has a wrong length")
 
 
+def _are_within(limit: int, counters: list[int]) -> bool:
+    return all(0 <= counter <= limit for counter in counters)
+
+
 def _counters_of(health: Health) -> list[int]:
-    own = [health.number, health.round, health.round_us, health.silent, health.missed]
+    own = [health.number, health.round_us, health.silent, health.missed, health.unanswered_s]
     pools = [health.pool, health.pool_size, health.inline]
     return [*own, *pools, *health.rejected.values(), *health.surplus.values()]

@@ -26,7 +26,7 @@ from cipherfleet_node.settings.sections import Broker
 STEP_TIMEOUT_S = 5.0  # for each step of the connection
 REFUSAL_S = 0.5  # in TLS 1.3 a broker refuses a certificate after the client's handshake has ended
 RETAINED_S = 1.0  # for the retained presence messages after the subscription
-THERE = ("init", "ready", "waiting", "alert", "finished")  # not disconnected, not lost
+THERE = ("ready", "waiting", "alert", "done", "finished")  # not disconnected, not lost
 # A CONNECT with a protocol level that does not exist. A broker refuses it before it reads the
 # client id, so it ends no other connection (MQTT 3.1.1, section 3.1.2.2).
 UNKNOWN_CONNECT = b"\x10\x10\x00\x04MQTT\x63\x02\x00\x0f\x00\x04look"
@@ -225,13 +225,18 @@ def _access(
     if not secured:
         yield Finding("skip", "rules", "plain TCP on this machine has no access rules")
         return
-    # The broker must not deliver answers to a neighbour, nor our own (retained) presence.
-    mine = topics.presence_topic(fleet, node)
+    # The broker must not deliver answers to a neighbour, nor the presence of nodes that are none.
+    readable = {topics.presence_topic(fleet, name) for name in (node, *neighbours)}
+    everyone = topics.presence_topic(fleet, "+")
+
+    def is_delivered() -> bool:
+        return any(_is_presence(topic, fleet) for topic in probe.received.keys() - readable)
+
     foreign = [topics.answer_topic(fleet, name, "+") for name in neighbours[:1]]
-    refused = probe.subscribe([*foreign, mine], STEP_TIMEOUT_S)
+    refused = probe.subscribe([*foreign, everyone], STEP_TIMEOUT_S)
     if len(refused) <= len(foreign):
-        probe.listen(lambda: mine in probe.received, REFUSAL_S)
-    if mine in probe.received:
+        probe.listen(is_delivered, REFUSAL_S)
+    if is_delivered():
         text = "the broker delivers messages that this node has no right to"
         yield Finding("fail", "rules", text, "configure its access rules: see broker/README.md")
     elif len(refused) == len(foreign) + 1:
@@ -239,6 +244,11 @@ def _access(
     else:
         text = "the broker grants all subscriptions and delivers nothing: its rules do not show"
         yield Finding("skip", "rules", text)
+
+
+def _is_presence(topic: str, fleet: str) -> bool:
+    place = topics.read_topic(topic, fleet)
+    return place is not None and place.kind == "presence"
 
 
 def _presence(

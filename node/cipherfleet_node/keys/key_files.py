@@ -57,7 +57,7 @@ class PublicKeys:
     @property
     def fingerprint(self) -> str:
         """A SHA-256 over all keys, in hexadecimal digits, which provisioning pins."""
-        hashed = hashlib.sha256(b"cipherfleet/v1/keys\0" + self.paillier.fingerprint)
+        hashed = hashlib.sha256(b"cipherfleet/v2/keys\0" + self.paillier.fingerprint)
         hashed.update(self.identity.public_bytes_raw() + self.seal.public_bytes_raw())
         return hashed.hexdigest()
 
@@ -243,7 +243,7 @@ def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> 
     Raises ValueError for an invalid key. Checked by test_both_ends_derive_the_same_secret.
     """
     ends = sorted((own.public_key().public_bytes_raw(), other.public_bytes_raw()))
-    context = b"cipherfleet/v1/seal\0" + fleet.encode() + b"\0" + b"".join(ends)
+    context = b"cipherfleet/v2/seal\0" + fleet.encode() + b"\0" + b"".join(ends)
     return HKDF(hashes.SHA256(), 32, None, context).derive(own.exchange(other))
 
 

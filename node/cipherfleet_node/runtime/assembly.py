@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
-import os
+import secrets
 import time
 from collections.abc import Callable
 
@@ -15,32 +16,39 @@ from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Setup, Trace
 from cipherfleet_node.core.exchange import Blinding, Edge, Exchange, Pairwise, metropolis
 from cipherfleet_node.core.messages import OPERATOR, TAG_BYTES, Presence
-from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.paillier import PublicKey
-from cipherfleet_node.core.quantiser import VALUE_BITS
-from cipherfleet_node.core.randomness import SEED_BYTES, simulated_seed
+from cipherfleet_node.core.parameters import shared_parameters
+from cipherfleet_node.core.randomness import Seeds, seeds_of, simulated_seeds
 from cipherfleet_node.core.sealed import Seal, Sealed
-from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.core.state import State, after_damage, after_loss, first_state
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.keys.key_files import NodeKeys, identity_from_text
+from cipherfleet_node.keys.key_files import NodeKeys, PublicKeys, identity_from_text
 from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from cipherfleet_node.settings.sections import Algorithm, NodeConfig, resolution_of
+from cipherfleet_node.settings.sections import NodeConfig, resolution_of
 
 from .bundle import Bundle
+from .epochs import is_plausible, new_epoch
 from .mqtt import Link
 from .obfuscator_pools import OWN
 from .store import Store
 
 log = logging.getLogger(__name__)
 
+DRAW_BITS = 48  # of the first draw: an earlier life of the node, now lost, had another one
 
-def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -> Agent:
-    """Return the agent of *bundle*, which continues from the state in *store*."""
+
+def make_agent(
+    bundle: Bundle, store: Store, blinding: Blinding, trace: Trace, epoch: int | None = None
+) -> Agent:
+    """Return the agent of *bundle*, which continues from the state in *store*.
+
+    *epoch* is that of this start; None: a new one.
+    """
     config = bundle.config
     assert config.crypto.exchange is not None
-    parameters = parameters_digest(
+    parameters = shared_parameters(
         config.algorithm, config.crypto.exchange, bundle.objective.dimension
-    )
+    ).tag
     setup = Setup(
         fleet=config.fleet,
         node=config.node,
@@ -51,11 +59,22 @@ def make_agent(bundle: Bundle, store: Store, blinding: Blinding, trace: Trace) -
         resolution=resolution_of(config.algorithm),
         objective=bundle.objective,
         parameters=parameters,
-        new_seed=round_seeds(config),
+        seeds=draw_seeds(config, bundle.keys),
         trace=trace,
+        identities={name: identity_tag(keys) for name, keys in bundle.neighbours.items()},
         first_round=_first_round(bundle),
+        away_s=_away_s(store, time.time()),
     )
-    return Agent(setup, restore_state(bundle, store, parameters))
+    return Agent(setup, restore_state(bundle, store, parameters, epoch))
+
+
+def _away_s(store: Store, clock_s: float) -> float:
+    """Return how long the node was off, in seconds, as far as the clocks were plausible."""
+    try:
+        saved_s = store.current.stat().st_mtime
+    except OSError:
+        return 0.0
+    return max(clock_s - saved_s, 0.0) if is_plausible(saved_s) and is_plausible(clock_s) else 0.0
 
 
 def _first_round(bundle: Bundle) -> int:
@@ -78,27 +97,19 @@ def make_exchange(bundle: Bundle, blinding: Blinding) -> Exchange:
     return Sealed(*common, Seal(config.fleet, config.node, rosters, bundle.secrets, leaves))
 
 
-def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
-    """Return the saved state with a new epoch, or a first state if none was saved.
+def restore_state(
+    bundle: Bundle, store: Store, parameters: bytes, epoch: int | None = None
+) -> State:
+    """Return the saved state with *epoch* or a new one, or a first state if none was saved.
 
     Raises ConfigError if the saved state belongs to another node or objective.
     """
     config, saved = bundle.config, store.load()
-    # From the clock, a node that has lost its state gets a higher epoch than it had before.
-    epoch = max(saved.epoch + 1 if saved else 1, int(time.time()))
+    if epoch is None:
+        epoch = new_epoch(saved.epoch if saved else 0, time.time())
     if saved is None:
-        return State(
-            version=STATE_VERSION,
-            fleet=config.fleet,
-            node=config.node,
-            parameters=parameters,
-            epoch=epoch,
-            round=_first_round(bundle),
-            estimate=None,
-            records=[],
-            epochs={},
-            continuous=False,
-        )
+        has_run = store.has_run(bundle.keys.public.fingerprint)
+        return _first_state(bundle, parameters, epoch, has_run=has_run)
     dimension = bundle.objective.dimension
     if (saved.fleet, saved.node) != (config.fleet, config.node) or (
         saved.estimate is not None and len(saved.estimate) != dimension
@@ -108,55 +119,67 @@ def restore_state(bundle: Bundle, store: Store, parameters: bytes) -> State:
             "another objective",
             remedy="remove the folder 'state' to start without it",
         )
-    if not saved.continuous:
-        log.warning("the latest state is damaged, continuing from the generation before it")
+    if not saved.continuous and saved.records:
+        log.warning("the latest state is damaged, lost or not known: this node skips rounds")
     if saved.parameters != parameters:
         log.warning("the settings have changed: queries of earlier rounds are not answered")
         saved = msgspec.structs.replace(after_damage(saved), records=[])
     return msgspec.structs.replace(saved, epoch=epoch, parameters=parameters)
 
 
+def _first_state(bundle: Bundle, parameters: bytes, epoch: int, *, has_run: bool) -> State:
+    """Return the state of a node without a saved one; it *has_run* if it has lost its state."""
+    config = bundle.config
+    draw = 0 if config.simulation.seed is not None else secrets.randbits(DRAW_BITS)
+    first = first_state(config.fleet, config.node, parameters, epoch, draw)
+    first = msgspec.structs.replace(first, round=_first_round(bundle))
+    if not has_run:
+        return first
+    log.warning("this node has run before and its state is lost: it waits for its neighbours")
+    return after_loss(first, secrets.randbits(DRAW_BITS))
+
+
+def raise_epoch(state: State, epoch: int) -> State:
+    """Return *state* for a start with *epoch*, after another start of this node became known.
+
+    That start may have sent queries of later rounds, so the rounds of *state* are not continued.
+    """
+    lost = after_loss(state, secrets.randbits(DRAW_BITS))
+    return msgspec.structs.replace(lost, epoch=epoch)
+
+
 def make_link(bundle: Bundle, epoch: int, enqueue: Callable[[object], None]) -> Link:
     """Return the link to the broker, with the presence `lost` of *epoch* as its last will."""
     config, keys = bundle.config, bundle.keys
     lost = Presence(config.fleet, config.node, epoch, "lost")
+    neighbours = [n.id for n in config.neighbours]
+    own = topics.presence_topic(config.fleet, config.node)
+    wanted = topics.subscriptions(config.fleet, config.node, neighbours)
     return Link(
         client_id(config, keys),
         config.broker,
-        topics.subscriptions(config.fleet, config.node, [n.id for n in config.neighbours]),
+        [topic for topic in wanted if topic != own],
         (wire.topic_of(lost), wire.encode(lost, keys.identity)),
         enqueue,
         bundle.tls,
+        before=[own],  # an epoch above ours must be known before the first message is sent
     )
 
 
 def make_verifiers(bundle: Bundle) -> dict[str, wire.Verifier]:
-    """Return the verifiers of the neighbours' and the operator's signatures, by sender."""
+    """Return the verifiers of signatures by sender: neighbours, the operator, the node itself."""
     verifiers: dict[str, wire.Verifier] = {
         name: keys.identity for name, keys in bundle.neighbours.items()
     }
     if bundle.config.operator is not None:
         verifiers[OPERATOR] = identity_from_text(bundle.config.operator)
+    verifiers[bundle.config.node] = bundle.keys.identity.public_key()
     return verifiers
 
 
-def parameters_digest(algorithm: Algorithm, exchange: str, dimension: int) -> bytes:
-    """Return TAG_BYTES of a digest over the settings that must be equal on every node.
-
-    If they differed, the fleet would converge to another point than its optimum.
-    """
-    shared = [
-        wire.WIRE_VERSION,
-        exchange,
-        dimension,
-        [VALUE_BITS, HALF_WEIGHT_BITS, METROPOLIS_BITS],
-        resolution_of(algorithm),
-        algorithm.stepsize.initial,
-        algorithm.stepsize.decay,
-        algorithm.stepsize.exponent,
-        algorithm.attenuation,
-    ]
-    return hashlib.sha256(msgspec.json.encode(shared)).digest()[:TAG_BYTES]
+def identity_tag(keys: PublicKeys) -> bytes:
+    """Return the tag by which a neighbour's identity key is remembered."""
+    return hashlib.sha256(keys.identity.public_bytes_raw()).digest()[:TAG_BYTES]
 
 
 def key_tag(key: PublicKey) -> bytes:
@@ -170,7 +193,7 @@ def client_id(config: NodeConfig, keys: NodeKeys) -> str:
     A broker ends a connection when another client connects with the same id. A client that does not
     know the id cannot end this node's connection in this way.
     """
-    secret = b"cipherfleet/v1/client-id\0" + keys.identity.private_bytes_raw()
+    secret = b"cipherfleet/v2/client-id\0" + keys.identity.private_bytes_raw()
     return f"{config.fleet}-{config.node}-{hashlib.sha256(secret).hexdigest()[:16]}"
 
 
@@ -184,12 +207,13 @@ def patience_s(config: NodeConfig) -> float:
     return waits + config.sensor.timeout_s + (algorithm.period_s or 0.0)
 
 
-def round_seeds(config: NodeConfig) -> Callable[[int], bytes]:
-    """Return the source of round seeds: the operating system, or the seed of a simulation."""
+def draw_seeds(config: NodeConfig, keys: NodeKeys) -> Seeds:
+    """Return the seeds of the node's draws: from its identity key, or from that of a simulation."""
     seed = config.simulation.seed
-    if seed is None:
-        return lambda _round: os.urandom(SEED_BYTES)
-    return lambda k: simulated_seed(seed, config.fleet, config.node, k)
+    if seed is not None:
+        return simulated_seeds(seed, config.fleet, config.node)
+    label = b"cipherfleet/v2/draw-secret\0"
+    return seeds_of(hmac.digest(keys.identity.private_bytes_raw(), label, "sha256"))
 
 
 def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:

@@ -12,9 +12,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from cipherfleet_node.core import topics, wire
 from cipherfleet_node.core.events import (
@@ -22,7 +20,9 @@ from cipherfleet_node.core.events import (
     Disconnected,
     Effect,
     Event,
+    LateCoupling,
     MessageReceived,
+    Note,
     Publish,
     Rejected,
     Restart,
@@ -36,57 +36,41 @@ from cipherfleet_node.core.events import (
 )
 from cipherfleet_node.core.messages import Claim, Membership, Message, Presence
 from cipherfleet_node.core.round import Phase
-from cipherfleet_node.errors import BrokerUnreachable, IdentityClash, WireError
-from cipherfleet_node.settings.node_yaml import load_node_config
-from cipherfleet_node.settings.sections import NodeConfig, Simulation
+from cipherfleet_node.errors import (
+    BrokerUnreachable,
+    IdentityClash,
+    NothingExchanged,
+    WireError,
+)
 
-from .assembly import make_agent, make_link, make_verifiers, obfuscator_sources, patience_s
-from .bundle import Bundle, read_bundle
-from .enrolment import enrol, needs_enrolment
+from .assembly import (
+    make_agent,
+    make_link,
+    make_verifiers,
+    obfuscator_sources,
+    patience_s,
+    raise_epoch,
+)
+from .bundle import Bundle
+from .epochs import answer_to, new_epoch
+from .event_queue import EventQueue
 from .heartbeat import BEAT_EVERY_S, Heartbeat
-from .membership import complete_promotion, is_due, promote, read_membership
 from .membership_updates import MembershipUpdates
 from .mqtt import Arrived, LinkDown, LinkRefused, LinkUp
 from .obfuscator_pools import Pools, release_interpreter_during_powers
+from .own_presence import Conclusion, OwnPresence
 from .sampler import Sampled, Sampler
 from .self_test import check_exchanges
-from .store import Store, read_state
+from .start_warnings import start_warnings
+from .store import Store
 from .systemd import ServiceManager
-from .telemetry import ESTIMATES_FILE, Telemetry
+from .telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-MAX_EVENTS = 4096  # in the queue; further messages are dropped, and the rounds ask again
 LEAVE_WITHIN_S = 5.0
+CLOSE_WITHIN_S = 2.0  # after a signal to stop, for the round that is open
 IDLE_S = 1.0  # the longest wait for an event, so that signals and the watchdog are served
-
-
-def simulation_warnings(simulation: Simulation) -> Iterator[str]:
-    """Yield a warning for each setting of *simulation* that is on: its effect and its purpose."""
-    if simulation.seed is not None:
-        yield (
-            "SIMULATION SETTINGS ARE ON: simulation.seed makes every random number repeatable, so "
-            "this node protects nothing; use it for trials only"
-        )
-    if simulation.trace_estimates:
-        yield (
-            "simulation.trace_estimates is on: the estimate of every round is written to "
-            f"logs/{ESTIMATES_FILE}, for the plot of the run; keep that file private"
-        )
-
-
-def neighbour_warning(config: NodeConfig) -> str | None:
-    """Return a warning if the node has too few neighbours to compute anything."""
-    remedy = "until the operator adds one (cipherfleet provision update)"
-    if not config.neighbours:
-        return f"this node has no neighbours: it waits {remedy}"
-    if config.is_idle_leaf:
-        only = config.neighbours[0].id
-        return (
-            f"this node has one neighbour only, {only}: a sealed sum over one hides nothing, so it "
-            f"keeps its estimate {remedy}"
-        )
-    return None
 
 
 class Daemon:
@@ -97,18 +81,22 @@ class Daemon:
         bundle: Bundle,
         stopping: threading.Event | None = None,
         manager: ServiceManager | None = None,
+        epoch: int | None = None,
     ) -> None:
+        """Prepare the node of *bundle*; *epoch* is that of this start, None: a new one."""
         began = time.monotonic()
         self._bundle, self._config = bundle, bundle.config
         self._store = Store(bundle.folder)  # first: it refuses a second daemon in this folder
-        self._events: queue.Queue[object] = queue.Queue(MAX_EVENTS)
+        self._events = EventQueue()
         self._stopping = stopping or threading.Event()
         self._finished = False
-        self.restart_requested = False  # the next round has other neighbours
+        self._gave_up = False
+        self.restart_requested = False  # with other neighbours, or with `next_epoch`
+        self.next_epoch: int | None = None  # of the requested restart; None: a new one
         self._alive_at = 0.0
-        self._telemetry = Telemetry(bundle.folder, self._config, began)
         # Without neighbours no round is due: the operator may add some days later.
         patience = patience_s(self._config) if bundle.neighbours else math.inf
+        self._telemetry = Telemetry(bundle.folder, self._config, began, patience)
         self._heartbeat = Heartbeat(bundle.folder, patience)
         self._manager = manager or ServiceManager()
         self._sampler = Sampler(bundle.sensor, self._config.sensor.timeout_s, self._enqueue)
@@ -119,7 +107,11 @@ class Daemon:
         self._updates = MembershipUpdates(
             bundle, self._verifiers, self._telemetry.reject, self._publish_claim
         )
-        self._agent = make_agent(bundle, self._store, self._pools, self._telemetry.spans)
+        saved = self._store.load()
+        self._agent = make_agent(bundle, self._store, self._pools, self._telemetry.spans, epoch)
+        self._own = OwnPresence(saved.epoch if saved else 0, self._agent.state.epoch)
+        self._has_clashed = False
+        self._presence: Presence | None = None  # the latest that was sent
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
 
     # -- running --------------------------------------------------------------------------------
@@ -131,29 +123,48 @@ class Daemon:
     def run(self) -> None:
         """Run to the end; raises CipherfleetError for a problem that needs the operator."""
         release_interpreter_during_powers()
-        for warning in simulation_warnings(self._config.simulation):
+        for warning in start_warnings(self._config):
             log.warning(warning)
-        if self._config.crypto.allow_weak_keys:
-            log.warning("WEAK KEYS ARE ALLOWED: this node protects nothing")
-        if (too_few := neighbour_warning(self._config)) is not None:
-            log.warning(too_few)
         self._pools.start()
         self._sampler.start()
         try:
             self._handle(Started())
             if (pending := self._updates.pending()) is not None:
                 self._handle(pending)
+            self._store.record_start(self._bundle.keys.public.fingerprint)
             self._link.start()
             self._manager.ready()
             while not (self._stopping.is_set() or self._finished or self.restart_requested):
                 self._step()
+            if self._stopping.is_set():
+                self._close_open_round()
         finally:
             self._shut_down()
+        if self._gave_up:
+            raise NothingExchanged(
+                f"{self._config.node}: has coupled {self._agent.state.coupled} of "
+                f"{self._config.algorithm.rounds} rounds and gives up, since no neighbour answers",
+                remedy="start the nodes that its log names (`no answer of`), then this one",
+            )
+
+    def _close_open_round(self) -> None:
+        """Go on until the open round is closed: its answers have gone out to the neighbours.
+
+        It takes CLOSE_WITHIN_S at most. The closed round is saved, so it is not repeated.
+        """
+        deadline = time.monotonic() + CLOSE_WITHIN_S
+        while self._agent.phase is Phase.COLLECTING and time.monotonic() < deadline:
+            if self._finished or self.restart_requested:
+                return
+            self._step()
+        if self._agent.phase is Phase.READING and not self.restart_requested:
+            self._store.save(self._agent.state)
 
     def _step(self) -> None:
         wake = self._agent.timer()
         now = time.monotonic()
-        nap = IDLE_S if wake is None else min(max(wake - now, 0.0), IDLE_S)
+        due = min(self._sampler.deadline, math.inf if wake is None else wake)
+        nap = min(max(due - now, 0.0), IDLE_S)
         with suppress(queue.Empty):
             self._dispatch(self._await_event(now, nap))
         now = time.monotonic()
@@ -178,29 +189,37 @@ class Daemon:
         if now >= self._alive_at and self._link.is_alive(now):
             self._alive_at = now + min(self._manager.watchdog_s or math.inf, BEAT_EVERY_S)
             self._manager.alive()
-            self._heartbeat.beat(now, self._agent.round_number, self._telemetry.closed_at)
+            self._heartbeat.beat(
+                now,
+                self._agent.round_number,
+                self._telemetry.closed_at,
+                self._telemetry.unanswered.duration_s(now),
+            )
         self._report_health(now)
 
     def _shut_down(self) -> None:
-        if not self.restart_requested:  # at a restart the process goes on
+        if self._own.has_spoken and not self._has_clashed:
+            self._say_goodbye()
+        self._link.stop(0.0 if self._has_clashed else LEAVE_WITHIN_S)
+        if not (self.restart_requested or self._has_clashed):  # else the process goes on
             self._manager.stopping()
-        config = self._config
-        if not self._finished:  # the presence `finished` stays retained
-            self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
-        self._report_health(math.inf)  # the final counts
-        self._link.stop(LEAVE_WITHIN_S)
         self._pools.close()
         self._sampler.close()
         self._telemetry.spans.flush(now=True)
         self._heartbeat.stop()
         self._store.close()
 
+    def _say_goodbye(self) -> None:
+        config = self._config
+        if not self._finished:  # the presence `finished` stays retained
+            self._send(Presence(config.fleet, config.node, self._agent.state.epoch, "disconnected"))
+        self._report_health(math.inf)  # the final counts
+
     def _enqueue(self, event: object) -> None:
-        """Add an event, from any thread; a full queue drops it, and the rounds ask again."""
-        try:
-            self._events.put_nowait(event)
-        except queue.Full:
-            self._telemetry.rejected["queue_full"] += 1
+        """Add an event, from any thread; count a message for which there is no room."""
+        if not self._events.put(event):
+            assert isinstance(event, Arrived)  # no other event is dropped
+            self._telemetry.reject(self._name_sender(event.topic), "queue_full")
 
     # -- events in ------------------------------------------------------------------------------
 
@@ -209,16 +228,8 @@ class Daemon:
             case Arrived():
                 self._receive(event)
             case LinkUp():
-                log.info("connected to the broker")
-                self._updates.claim_again()
-                self._telemetry.request_health()
-                self._handle(Connected())
-            case LinkDown(clash):
-                if clash:
-                    raise IdentityClash(
-                        "another client connects repeatedly with the identity of "
-                        f"{self._config.node!r}: a second device runs from a copy of its card"
-                    )
+                self._connect()
+            case LinkDown():
                 log.warning("connection to the broker lost; reconnecting")
                 self._handle(Disconnected())
             case LinkRefused(reason):
@@ -229,27 +240,93 @@ class Daemon:
                 if reading is not None:
                     self._handle(reading)
 
+    def _connect(self) -> None:
+        log.info("connected to the broker")
+        if self.next_epoch is not None:
+            return
+        self._own.has_spoken = True
+        self._updates.claim_again()
+        self._telemetry.request_health()
+        self._handle(Connected())
+
     def _receive(self, arrived: Arrived) -> None:
         fleet = self._config.fleet
         try:
             with self._telemetry.spans.during("receive"):
-                message = wire.decode(arrived.payload, arrived.topic, fleet, self._verifiers)
+                message = wire.decode(
+                    arrived.payload,
+                    arrived.topic,
+                    fleet,
+                    self._verifiers,
+                    retained=arrived.retained,
+                )
         except WireError as error:
-            # A hostile broker chooses the text of a topic, so only known names are logged.
-            sender = topics.sender_of(arrived.topic)
-            known = sender if sender in self._verifiers else "a stranger"
-            self._telemetry.reject(known, error.reason)
+            self._reject_undecoded(arrived, error.reason)
             return
         if isinstance(message, Membership):
             opened = self._agent.round_number
             pending = self._updates.take(message, arrived.payload, opened)
             if pending is not None:
                 self._handle(pending)
+        elif message.sender == self._config.node:
+            self._receive_own(message, is_live=not arrived.retained)
         else:
-            self._telemetry.round_trips.arrived(message, arrived.at)
+            self._telemetry.hear(message, arrived.at, is_live=not arrived.retained)
             self._handle(MessageReceived(message, arrived.retained))
 
+    def _name_sender(self, topic: str) -> str:
+        """Return the sender on *topic* for the log, if it is known: a broker may write anything."""
+        sender = topics.sender_of(topic)
+        known = self._verifiers.keys() - {self._config.node}
+        return sender if sender in known else "a stranger"
+
+    def _reject_undecoded(self, arrived: Arrived, reason: str) -> None:
+        own = topics.presence_topic(self._config.fleet, self._config.node)
+        if arrived.topic == own and not self._own.has_spoken:
+            return  # signed with the keys that this node had before
+        self._telemetry.reject(self._name_sender(arrived.topic), reason)
+
+    def _receive_own(self, message: Message, *, is_live: bool) -> None:
+        """Compare a presence of this node with the epoch of this start; see own_presence.py.
+
+        Raises IdentityClash if a device with this identity was there first.
+        """
+        if isinstance(message, Presence):
+            self._conclude(message, is_live=is_live)
+        else:  # a node does not subscribe to its own queries and answers
+            self._telemetry.reject(message.sender, "other_receiver")
+
+    def _conclude(self, own: Presence, *, is_live: bool) -> None:
+        node, conclusion = self._config.node, self._own.judge(own.epoch)
+        if conclusion is Conclusion.WAS_FIRST:
+            self._has_clashed = True
+            raise IdentityClash(
+                f"another device with the identity of {node!r} was there first: this one runs from "
+                "a copy of its card",
+                remedy="switch off one of them, and get a bundle of its own for the second device",
+            )
+        if conclusion is Conclusion.STARTED_LATER:
+            log.warning(
+                "another device was started later with the identity of this node, from a copy of "
+                "its card: it must be switched off; this node goes on"
+            )
+            self._restart_with(answer_to(own.epoch))
+        elif conclusion is Conclusion.STATE_IS_OLD:
+            log.warning("the saved state does not know the latest start of this node")
+            self._restart_with(new_epoch(max(own.epoch, self._own.epoch), time.time()))
+        elif is_live and own.epoch == self._own.epoch and own.state == "lost" and self._presence:
+            # The will of a connection that this node has left: its neighbours take it for gone.
+            self._send(self._presence)
+
+    def _restart_with(self, epoch: int) -> None:
+        """Request a restart with *epoch*, which is saved before any message carries it."""
+        if not self.restart_requested:
+            self._store.save(raise_epoch(self._agent.state, epoch))
+            self.next_epoch, self.restart_requested = epoch, True
+
     def _handle(self, event: Event) -> None:
+        if self.next_epoch is not None:
+            return  # the agent must not save or send with the former epoch any more
         now = time.monotonic()
         if self._agent.phase is not Phase.COLLECTING:
             self._telemetry.spans.restart(
@@ -258,6 +335,8 @@ class Daemon:
         with self._telemetry.spans.during("agent"):
             for effect in self._agent.handle(event, now):
                 self._carry_out(effect)
+                if isinstance(effect, RoundClosed) and self._stopping.is_set():
+                    return  # the next round would only be left open
 
     # -- effects out ----------------------------------------------------------------------------
 
@@ -266,27 +345,34 @@ class Daemon:
             case Save(state):
                 with self._telemetry.spans.span("save", state.round):
                     self._store.save(state)
+            case Note(entry):
+                with self._telemetry.spans.span("save", entry.round):
+                    self._store.note(entry)
             case Publish(message):
                 with self._telemetry.spans.span("publish", self._agent.round_number):
                     self._send(message)
             case TakeReading():
-                reading = self._sampler.request(time.monotonic())
-                if reading is not None:
-                    self._enqueue(reading)
+                is_urgent = not self._bundle.objective.ready
+                self._sampler.request(time.monotonic(), is_urgent=is_urgent)
             case RoundClosed():
                 self._telemetry.close_round(effect, self._pools.figures(), self._link)
+            case LateCoupling(number):
+                log.info("round %d is coupled after all: its last answer has come", number)
             case Rejected(sender, reason):
                 self._telemetry.reject(sender, reason)
             case Surplus(_, reason):
                 self._telemetry.surplus[reason] += 1
             case Restart():
                 self.restart_requested = True
-            case Stop():
+            case Stop(is_complete):
                 self._finished = True
+                self._gave_up = not is_complete
 
     def _send(self, message: Message) -> None:
         payload = wire.encode(message, self._bundle.keys.identity)
-        before, retain = time.monotonic(), isinstance(message, Presence)
+        if retain := isinstance(message, Presence):
+            self._presence = message
+        before = time.monotonic()
         sent = self._link.publish(wire.topic_of(message), payload, retain=retain)
         if sent is not None:
             self._telemetry.record_sent(message, sent, before)
@@ -299,51 +385,8 @@ class Daemon:
             return
         health = self._telemetry.report_health(now, self._agent, self._pools.figures())
         self._send(health)
-        self._manager.status(f"{health.phase}, round {health.round}")
+        if self._agent.needs_operator:
+            self._telemetry.warn_that_no_round_is_known()
+        alone = f", NO ANSWER FOR {health.unanswered_s} s" if health.unanswered_s else ""
+        self._manager.status(f"{health.phase}, round {health.round}{alone}")
         self._telemetry.spans.flush()
-
-
-def run_node(folder: Path, stopping: threading.Event) -> None:
-    """Run the node of *folder* until it has finished or *stopping* is set.
-
-    If necessary it enrols first. When its neighbours change, it restarts within this process.
-    """
-    manager = ServiceManager()  # one for all daemons: it removes its address from the environment
-    complete_promotion(folder)
-    config = load_node_config(folder)
-    if needs_enrolment(folder, config) and not enrol(folder, config, stopping, manager):
-        return
-    while not stopping.is_set():
-        if is_due(folder, config, _next_round(folder, config)):
-            promote(folder, config)
-        daemon = Daemon(read_bundle(folder), stopping, manager)
-        daemon.run()
-        if not daemon.restart_requested:
-            return
-        log.info("restarting with other neighbours")
-
-
-def _next_round(folder: Path, config: NodeConfig) -> int:
-    """Return the round that the node opens next; without neighbours no round is too early."""
-    membership, saved = read_membership(folder, config), read_state(folder)
-    if membership is not None and not membership.neighbours:
-        return 2**63
-    return saved.round if saved else 0
-
-
-def node_summary(folder: Path, *, with_estimate: bool) -> dict[str, object]:
-    """Return the output of `show-state`; the estimate is private and included on request only."""
-    state = read_state(folder)
-    if state is None:
-        return {"saved": False}
-    summary: dict[str, object] = {
-        "saved": True,
-        "fleet": state.fleet,
-        "node": state.node,
-        "epoch": state.epoch,
-        "round": state.round,
-        "continuous": state.continuous,
-    }
-    if with_estimate:
-        summary["estimate"] = state.estimate
-    return summary

@@ -57,7 +57,7 @@ from .membership import (
     store_membership,
 )
 from .mqtt import Arrived, Link, LinkRefused, LinkUp
-from .store import sync_folder
+from .synced_files import sync_folder
 from .systemd import ServiceManager
 
 log = logging.getLogger(__name__)

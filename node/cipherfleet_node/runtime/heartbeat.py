@@ -30,6 +30,7 @@ class Beat:
     round: int
     closed: float  # the time at which the latest round was closed, or the daemon started
     patience_s: float  # the longest duration of a healthy round
+    unanswered_s: int = 0  # without an answer, although neighbours speak
 
 
 class Heartbeat:
@@ -39,12 +40,12 @@ class Heartbeat:
         self._file, self._patience_s = folder / LOGS_FOLDER / HEARTBEAT_FILE, patience_s
         self._next = 0.0
 
-    def beat(self, now: float, round_number: int, closed: float) -> None:
+    def beat(self, now: float, round_number: int, closed: float, unanswered_s: int = 0) -> None:
         """Record that the daemon is alive at *now*; a failed write is only logged."""
         if now < self._next:
             return
         self._next = now + BEAT_EVERY_S
-        beat = Beat(now, round_number, closed, self._patience_s)
+        beat = Beat(now, round_number, closed, self._patience_s, unanswered_s)
         fresh = self._file.with_suffix(".fresh")
         try:
             self._file.parent.mkdir(exist_ok=True)
@@ -75,4 +76,6 @@ def complaint(beat: Beat | None, now: float) -> str:
         return f"the daemon has given no sign of life for over {STALE_S:g} s, or was killed"
     if now - beat.closed > beat.patience_s:
         return f"no round was closed for {now - beat.closed:.0f} s, round {beat.round} is open"
+    if beat.unanswered_s:
+        return f"no neighbour has answered for {beat.unanswered_s} s, although neighbours speak"
     return ""

@@ -33,7 +33,7 @@ from cipherfleet_node.keys.key_files import (
 from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
 from cipherfleet_node.settings.sections import MAX_ID, Neighbour, NodeConfig
 
-from .store import sync_folder, write_synced
+from .synced_files import sync_folder, write_synced
 
 MEMBERSHIP_FOLDER = "membership"
 CURRENT, NEXT = "current", "next"

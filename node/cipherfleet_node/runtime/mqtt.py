@@ -11,6 +11,7 @@ import logging
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,25 +19,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from cipherfleet_node.core.wire import MAX_MESSAGE_BYTES
 from cipherfleet_node.settings.sections import Broker
 
+from .back_off import BackOff
+
 log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 15
-RECONNECT_S = (1, 10)
-MAX_INFLIGHT = 64
-MAX_QUEUED = 512
+MAX_INFLIGHT = 64  # published messages that the broker has not acknowledged yet
+MAX_QUEUED = 512  # published messages that wait, those in flight included
+# An MQTT packet may have 256 MiB. Of a longer one than this, the rest is read and not kept. A topic
+# has at most 64 KiB, so what is kept is still refused as too long a message.
+MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 128 * 1024
+READ_BYTES = 64 * 1024  # at once from the socket
+QOS_2 = 0b100  # of the first byte of a PUBLISH packet
 ASKED_AGAIN_S = 5.0  # after a refused subscription; a cluster of brokers may have no majority now
 STALLED_S = 30.0  # without an acknowledgement: the network thread or the broker hangs
-# Two clients with one identity end each other's connection without end. So many short connections
-# in a row are taken for this.
-CLASH_CONNECTIONS = 6
-CLASH_SECONDS = 3.0
 # An invalid certificate needs the operator. After so many refusals in a row the node gives up.
 REFUSED_CONNECTIONS = 3
 
@@ -59,8 +62,6 @@ class LinkUp:
 @dataclass(frozen=True)
 class LinkDown:
     """The connection is lost; the client connects again by itself."""
-
-    clash: bool  # another client seems to use the same identity
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,33 @@ def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+class BoundedClient(paho.Client):
+    """paho's client, with a bound on what a broker can make it keep; paho has no option for it.
+
+    It overrides internal methods of paho 2.x. `test_a_long_packet_takes_no_memory` and
+    `test_messages_at_qos_2_are_not_kept` fail if a release of paho changes these.
+    """
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # paho counts the bytes to come by themselves, so the packet may be cut between two reads.
+        del self._in_packet["packet"][MAX_PACKET_BYTES:]
+        return super()._sock_recv(min(bufsize, READ_BYTES))
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        # paho keeps a message at QoS 2 until the broker releases it. All our subscriptions are at
+        # QoS 0, so a broker must not send any.
+        if self._in_packet["command"] & QOS_2:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        return super()._handle_publish()
+
+
 class Link:
-    """An MQTT client that calls *deliver* with every event, from its own thread."""
+    """An MQTT client that calls *deliver* with every event, from its own thread.
+
+    It subscribes to the topics *before* in a packet of their own, ahead of *topics*. A broker
+    handles the packets of a client in order, so what it has retained on *before* is delivered ahead
+    of `LinkUp`. Brokers that look up retained messages in the background are the exception.
+    """
 
     def __init__(
         self,
@@ -113,18 +139,23 @@ class Link:
         will: tuple[str, bytes] | None,
         deliver: Callable[[LinkEvent], None],
         context: ssl.SSLContext | None = None,
+        *,
+        before: Sequence[str] = (),
     ) -> None:
-        self._broker, self._topics, self._deliver = broker, list(topics), deliver
-        self._pending: set[int] = set()  # message ids of subscriptions not yet acknowledged
+        self._broker, self._deliver = broker, deliver
+        self._packets = [list(each) for each in (before, topics) if each]
+        # The topics of subscriptions that are not yet acknowledged, by message id.
+        self._pending: dict[int, list[str]] = {}
+        self._subscribing = threading.Lock()  # acknowledgements wait until all packets are sent
         self._subscribe_at: float | None = None  # time of the next try after a refusal
         self._connected_at = 0.0
         self._accepted = self._refused = False  # by the broker, since the socket was opened
         self._fault = ""  # the latest error that paho has logged
-        self._short_connections = 0
+        self._back_off = BackOff()
         self._refusals: int | None = 0  # of certificates, in a row; None once the broker accepted
         self._unacknowledged: deque[tuple[Sent, paho.MQTTMessageInfo]] = deque()
         self._sent: dict[int, Sent] = {}  # the same, by message id, for paho's thread
-        client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
+        client = BoundedClient(CallbackAPIVersion.VERSION2, client_id, clean_session=True)
         if context is not None:
             client.tls_set_context(context)
             client.on_log = self._logged
@@ -132,7 +163,6 @@ class Link:
             client.will_set(will[0], will[1], qos=1, retain=True)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.max_queued_messages_set(MAX_QUEUED)
-        client.reconnect_delay_set(*RECONNECT_S)
         client.on_socket_open = self._socket_open
         client.on_connect = self._connected
         client.on_connect_fail = self._connect_failed
@@ -173,9 +203,13 @@ class Link:
             self._subscribe()
 
     def stop(self, within_s: float) -> None:
-        """Wait up to *within_s* until all messages are acknowledged, then disconnect."""
+        """Disconnect, after waiting up to *within_s* until all messages are acknowledged.
+
+        Without a connection nothing is awaited: the client must not connect once more, since a
+        device with the same identity may hold the connection now.
+        """
         deadline = time.monotonic() + within_s
-        while self._unacknowledged and time.monotonic() < deadline:
+        while self._unacknowledged and time.monotonic() < deadline and self._client.is_connected():
             self._forget_acknowledged()
             time.sleep(0.01)
         self._client.disconnect()
@@ -211,15 +245,18 @@ class Link:
             log.warning("the broker refuses this node: %s; trying again", reason)
             self._refused = True
             return
+        self._back_off.accepted()
         self._accepted, self._refusals = True, None
         self._connected_at = time.monotonic()
         self._subscribe()
 
     def _subscribe(self) -> None:
-        self._subscribe_at = None
-        result, mid = self._client.subscribe([(topic, 0) for topic in self._topics])
-        if result == paho.MQTT_ERR_SUCCESS and mid is not None:
-            self._pending = {mid}
+        with self._subscribing:
+            self._subscribe_at, self._pending = None, {}
+            for packet in self._packets:
+                result, mid = self._client.subscribe([(topic, 0) for topic in packet])
+                if result == paho.MQTT_ERR_SUCCESS and mid is not None:
+                    self._pending[mid] = packet
 
     def _subscribed(
         self,
@@ -229,13 +266,16 @@ class Link:
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
-        refused = [t for t, r in zip(self._topics, reasons, strict=False) if r.is_failure]
+        with self._subscribing:
+            packet = self._pending.pop(mid, None)
+        if packet is None:
+            return
+        refused = [t for t, r in zip(packet, reasons, strict=False) if r.is_failure]
         if refused:
             text = "the broker refuses the subscription of %s; trying again"
             log.warning(text, ", ".join(refused))
             self._subscribe_at = time.monotonic() + ASKED_AGAIN_S
-        elif mid in self._pending:
-            self._pending.clear()
+        elif not self._pending and self._subscribe_at is None:
             self._deliver(LinkUp())
 
     def _message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
@@ -243,8 +283,7 @@ class Link:
             topic = message.topic
         except UnicodeDecodeError:
             topic = ""  # not one of our topics: decoding the payload refuses it
-        # A payload over the limit is cut to one byte over it: it is still refused as too long, and
-        # takes less memory in the queue.
+        # A payload over the limit is cut to one byte over it: it is still refused as too long.
         payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
         self.bytes_received += len(payload)
         self._deliver(Arrived(topic, payload, message.retain, time.monotonic()))
@@ -264,6 +303,7 @@ class Link:
     def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
         # paho calls this within its exception handler and does not pass the exception.
         error = sys.exception()
+        self._wait_before_next(is_reached=isinstance(error, ssl.SSLError | ConnectionResetError))
         where = f"{self._broker.host}:{self._broker.port}"
         if isinstance(error, ssl.SSLCertVerificationError):
             log.warning(
@@ -298,21 +338,26 @@ class Link:
         _properties: Properties | None,
     ) -> None:
         if not self._accepted:
+            self._wait_before_next(is_reached=not self._refused)
             if not self._refused:
-                log.warning(
-                    "the broker at %s:%s does not accept this node (%s); trying again",
-                    self._broker.host,
-                    self._broker.port,
-                    self._fault or "it closed the connection",
-                )
-                if "alert" in self._fault.lower():
-                    self._count_refusal(
-                        f"the broker at {self._broker.host}:{self._broker.port} refuses "
-                        f"tls/node.pem ({self._fault}); get the folder tls again from provisioning"
-                    )
+                self._report_rejection()
             return
         self._accepted, self._subscribe_at = False, None
-        lasted = time.monotonic() - self._connected_at
-        short = self._connected_at > 0 and lasted < CLASH_SECONDS
-        self._short_connections = self._short_connections + 1 if short else 0
-        self._deliver(LinkDown(clash=self._short_connections >= CLASH_CONNECTIONS))
+        self._wait_before_next(is_reached=True, lasted_s=time.monotonic() - self._connected_at)
+        self._deliver(LinkDown())
+
+    def _report_rejection(self) -> None:
+        where = f"{self._broker.host}:{self._broker.port}"
+        fault = self._fault or "it closed the connection"
+        log.warning("the broker at %s does not accept this node (%s); trying again", where, fault)
+        if "alert" in self._fault.lower():
+            self._count_refusal(
+                f"the broker at {where} refuses tls/node.pem ({self._fault}); get the folder tls "
+                "again from provisioning"
+            )
+
+    def _wait_before_next(self, *, is_reached: bool, lasted_s: float = 0.0) -> None:
+        """Set the time that paho waits before the next connection."""
+        delay_s = self._back_off.dropped(lasted_s) if is_reached else self._back_off.refused()
+        # paho takes any number of seconds; equal limits make it wait exactly so long.
+        self._client.reconnect_delay_set(delay_s, delay_s)  # type: ignore[arg-type]

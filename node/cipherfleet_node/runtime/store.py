@@ -2,7 +2,10 @@
 
 Each state is written to a temporary file, synchronised with fsync and renamed; then the folder is
 synchronised. The generation before is kept under another name. A checksum shows if a file is
-damaged. There is one small write per round.
+damaged. There is one small write per round, and a smaller one for each answer (`answered_log.py`).
+
+Outside the state folder, the file STARTED_FILE says that the node has saved a state once. A node
+without a state is therefore known to have lost it, or to be new.
 """
 
 from __future__ import annotations
@@ -11,15 +14,22 @@ import fcntl
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from cipherfleet_node.core.state import STATE_VERSION, State, after_damage
+from cipherfleet_node.core.state import STATE_VERSION, AnsweredQuery, State, after_damage
 from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 
+from .answered_log import AnsweredLog, with_entries
+from .synced_files import sync_folder, write_synced
+
 STATE_FOLDER = "state"
-_MAGIC = b"cipherfleet state 1\n"
+STARTED_FILE = "started"  # beside the state folder; it holds the fingerprint of the keys
+REMEDY_NOT_SAVED = "free disk space, or replace the card, and start the node again"
+_MAGIC = b"cipherfleet state 2\n"
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(State)
 
@@ -33,10 +43,14 @@ class Store:
         Raises IdentityClash if another process has locked it, ConfigError if it cannot be written.
         """
         self._folder = folder / STATE_FOLDER
+        self._started = folder / STARTED_FILE
         self.current = self._folder / "current"
         self.previous = self._folder / "previous"
+        self._answered = AnsweredLog(self._folder)
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not self._folder.exists():
+                self._folder.mkdir(mode=0o700)
+                sync_folder(folder)  # otherwise a loss of power may take the whole folder
             self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(f"{self._folder}: cannot be written: {error.strerror}") from None
@@ -48,8 +62,34 @@ class Store:
                 f"{folder}: another daemon runs from this folder", remedy="stop it"
             ) from None
 
+    def has_run(self, fingerprint: str) -> bool:
+        """True if the node with the keys of *fingerprint* has saved a state in this folder."""
+        try:
+            return self._started.read_text().strip() == fingerprint
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def record_start(self, fingerprint: str) -> None:
+        """Record durably that the node with the keys of *fingerprint* is about to run.
+
+        Raises StateNotSaved.
+        """
+        if self.has_run(fingerprint):
+            return
+        fresh = self._started.with_suffix(".fresh")
+        try:
+            write_synced(fresh, f"{fingerprint}\n".encode())
+            fresh.replace(self._started)
+            sync_folder(self._started.parent)
+        except OSError as error:
+            raise StateNotSaved(
+                f"{self._started}: cannot be written: {error.strerror}",
+                remedy=REMEDY_NOT_SAVED,
+            ) from None
+
     def close(self) -> None:
         """Release the lock of the folder."""
+        self._answered.close()
         os.close(self._lock)
 
     def save(self, state: State) -> None:
@@ -57,12 +97,26 @@ class Store:
 
         Raises StateNotSaved. In that case no message that depends on *state* may be sent.
         """
-        try:
+        with self._refusing():
             self._save(state)
+            self._answered.shorten(state)
+
+    def note(self, entry: AnsweredQuery) -> None:
+        """Add *entry* durably to the state that was saved last.
+
+        Raises StateNotSaved. In that case the query must not be answered.
+        """
+        with self._refusing():
+            self._answered.append(entry)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StateNotSaved(
                 f"{self._folder}: the state cannot be written: {error.strerror}",
-                remedy="free disk space, or replace the card, and start the node again",
+                remedy=REMEDY_NOT_SAVED,
             ) from None
 
     def _save(self, state: State) -> None:
@@ -118,10 +172,10 @@ def read_state(folder: Path) -> State | None:
     if not current.exists() and not previous.exists():
         return None
     try:
-        return _read(current)
+        return with_entries(_read(current), current.parent)
     except StateCorrupt:
         try:
-            return after_damage(_read(previous))
+            return after_damage(with_entries(_read(previous), current.parent))
         except StateCorrupt:
             raise StateCorrupt(
                 f"{current.parent}: both generations of the state are damaged",
@@ -150,21 +204,3 @@ def _read(file: Path) -> State:
     if state.version != STATE_VERSION:
         raise StateCorrupt(f"{file}: has version {state.version}, this is {STATE_VERSION}")
     return state
-
-
-def write_synced(file: Path, data: bytes) -> None:
-    """Write *data* durably to *file*, which only its owner can read."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the entries of *folder* durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 
 
 class ServiceManager:
@@ -36,6 +38,20 @@ class ServiceManager:
     def stopping(self) -> None:
         """Report that the shutdown has begun."""
         self._send("STOPPING=1")
+
+    def pause(self, seconds: float, stopping: threading.Event) -> None:
+        """Stay idle before the service ends, so that systemd starts it again only then.
+
+        systemd has one RestartSec for all exit codes. Without a service manager this returns at
+        once.
+        """
+        if not self._address:
+            return
+        self.status(f"another device has this identity: the next start is in {seconds:g} s")
+        beat_s = self.watchdog_s or seconds
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not stopping.wait(min(beat_s, left)):
+            self.alive()
 
     def _send(self, text: str) -> None:
         if not self._address:

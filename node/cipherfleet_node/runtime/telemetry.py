@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import RoundClosed
-from cipherfleet_node.core.messages import Health, Message, Query
+from cipherfleet_node.core.messages import Health, Message, Presence, Query
 from cipherfleet_node.sensors.thermal import processor_temperature
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import NodeConfig
@@ -23,6 +23,7 @@ from .mqtt import Link, Sent
 from .obfuscator_pools import PoolFigures
 from .round_trips import RoundTrips
 from .spans import Spans, resident_mib
+from .unanswered import Unanswered
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ ESTIMATES_FILE = "estimates.jsonl"
 class Telemetry:
     """Collect the figures of one daemon. Times are monotonic seconds."""
 
-    def __init__(self, folder: Path, config: NodeConfig, began: float) -> None:
+    def __init__(self, folder: Path, config: NodeConfig, began: float, patience_s: float) -> None:
         self._folder, self._config = folder / LOGS_FOLDER, config
         self.spans = Spans(self._folder / SPANS_FILE)
         self.round_trips = RoundTrips(self.spans)
+        self.unanswered = Unanswered(patience_s, began)
+        self._is_alerted = False  # the log has the present alert
         self.rejected: Counter[str] = Counter()
         self.surplus: Counter[str] = Counter()
         self.closed_at = self._began = began  # the time at which the latest round was closed
@@ -48,8 +51,17 @@ class Telemetry:
         self._missed = 0  # answers that did not come, since the start
         self._round_s: deque[float] = deque(maxlen=TIMED_ROUNDS)
         self._spoiled = 0  # consecutive rounds whose sealed answers did not open together
+        self._is_lost = False  # neither this node nor a neighbour knows its round
+        self._left_out: tuple[str, ...] = ()  # neighbours that are not asked any more
         self._health_at = 0.0
         self._reports = 0  # number of health reports since the start
+
+    def hear(self, message: Message, at: float, *, is_live: bool) -> None:
+        """Record a valid message of a neighbour; *is_live* unless the broker had retained it."""
+        self.round_trips.arrived(message, at)
+        is_will = isinstance(message, Presence) and message.state == "lost"
+        if is_live and not is_will:
+            self.unanswered.hear(message.sender, at)
 
     def record_sent(self, message: Message, sent: Sent, before: float) -> None:
         """Record that *message* was passed to the link between *before* and now."""
@@ -82,6 +94,8 @@ class Telemetry:
         self._round_s.append(now - opened)
         self._silent = len(closed.silent)
         self._missed += self._silent
+        is_answered = self._silent < len(self._config.neighbours)
+        self.unanswered.close_round(now, is_answered=is_answered)
         self.spans.add(
             "round",
             closed.number,
@@ -89,6 +103,7 @@ class Telemetry:
             now,
             phases=self.spans.phases_ms(now),
             silent=len(closed.silent),
+            coupled=closed.is_coupled,
             rejected=sum(self.rejected.values()),
             inline=sum(pools.inline.values()),
             pool=min(pools.levels.values()),
@@ -104,6 +119,7 @@ class Telemetry:
         if closed.number == 0:
             log.info("first round closed %.2f s after the start", now - self._began)
         self._warn_of_spoiled(closed)
+        self._note_left_out(closed)
         if closed.silent and not self._config.is_idle_leaf:  # it asks no neighbour
             log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
         if self._config.simulation.trace_estimates:
@@ -123,6 +139,34 @@ class Telemetry:
                 ", ".join(closed.spoiled),
             )
 
+    def _note_left_out(self, closed: RoundClosed) -> None:
+        if closed.left_out == self._left_out:
+            return
+        self._left_out = closed.left_out
+        names = ", ".join(closed.left_out)
+        if names:
+            text = "round %d: %s not asked any more, since answers with theirs were out of range"
+            log.warning(text, closed.number, f"{names} is" if len(closed.left_out) == 1 else names)
+        else:
+            log.info("round %d: all neighbours are asked again", closed.number)
+
+    def _unanswered_s(self, now: float) -> int:
+        """Return the figure for the health report, and log its begin and its end."""
+        if self._config.is_idle_leaf:  # it asks no neighbour
+            return 0
+        seconds = self.unanswered.duration_s(now)
+        if seconds and not self._is_alerted:
+            log.warning(
+                "no neighbour has answered this node for %d s, although messages of %s arrive: "
+                "look into the logs of these nodes for refused messages of this one",
+                seconds,
+                ", ".join(self.unanswered.speakers(now)),
+            )
+        elif self._is_alerted and not seconds:
+            log.info("this node is answered again, or its neighbours have become silent")
+        self._is_alerted = bool(seconds)
+        return seconds
+
     def _trace_estimate(self, closed: RoundClosed) -> None:
         file = self._folder / ESTIMATES_FILE
         file.touch(mode=0o600)
@@ -133,6 +177,16 @@ class Telemetry:
     def request_health(self) -> None:
         """Make the next health report due at once."""
         self._health_at = 0.0
+
+    def warn_that_no_round_is_known(self) -> None:
+        """Warn that this node and all its neighbours have lost their states."""
+        if not self._is_lost:
+            self._is_lost = True
+            log.warning(
+                "this node and all its neighbours have lost their states, so none of them knows a "
+                "round that is unused: stop them, remove the file `started` in the folder of each "
+                "one, and start them again at round 0"
+            )
 
     def is_health_due(self, now: float) -> bool:
         """True if a health report is due at *now*; at math.inf the final one is."""
@@ -158,7 +212,9 @@ class Telemetry:
             pool=min(pools.levels.values()),
             pool_size=config.crypto.pool,
             inline=sum(pools.inline.values()),
+            left_out=list(self._left_out),
             temperature=processor_temperature(config.sensor),
+            unanswered_s=self._unanswered_s(time.monotonic()),
         )
 
 

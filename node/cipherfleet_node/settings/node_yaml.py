@@ -57,7 +57,7 @@ def checksum_of(config: NodeConfig) -> str:
     own = config.keys and (config.keys.paillier, config.keys.identity, config.keys.seal)
     seals = sorted(config.seals.items())
     made = [config.fleet, config.node, own, config.operator, others, seals]
-    return hashlib.sha256(b"cipherfleet/v1/node\0" + msgspec.json.encode(made)).hexdigest()
+    return hashlib.sha256(b"cipherfleet/v2/node\0" + msgspec.json.encode(made)).hexdigest()
 
 
 def _check_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:

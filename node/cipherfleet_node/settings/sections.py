@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta, field
 
-from .type_errors import Refusal
+from .type_errors import RefusedKey
 
 CONFIG_VERSION = 1
 
@@ -128,7 +128,7 @@ class Crypto(Section, frozen=True):
     allow_weak_keys: bool = False
 
 
-NO_PASSWORDS = Refusal(
+NO_PASSWORDS = RefusedKey(
     "is refused: the broker's access rules need one certificate per node; with a password that all "
     "nodes share, every node could publish as any other",
     "run a second mosquitto beside that broker, on another port, and set it up with: "
@@ -140,7 +140,7 @@ class Broker(Section, frozen=True):
     """The address of the MQTT broker, and whether it uses TLS with a client certificate."""
 
     # Keys that other programs have here, and why they are refused.
-    REFUSED: ClassVar[Mapping[str, Refusal]] = dict.fromkeys(
+    REFUSED: ClassVar[Mapping[str, RefusedKey]] = dict.fromkeys(
         ("user", "username", "password"), NO_PASSWORDS
     )
 

@@ -40,7 +40,7 @@ class TypeMismatch:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedKey:
     """Why a section refuses a key on purpose, and what to do instead.
 
     A section gives them by key in its class variable REFUSED.
@@ -178,7 +178,7 @@ def _without(data: Any, path: Path_, key: str, info: inspect.Type) -> tuple[Type
     return mismatch, _replaced(data, path, here)
 
 
-def _find_refusal(info: inspect.Type, path: Path_, data: Any, key: str) -> Refusal | None:
+def _find_refusal(info: inspect.Type, path: Path_, data: Any, key: str) -> RefusedKey | None:
     """Return why the section at *path* refuses *key* on purpose, if it does."""
     refused = (getattr(each.cls, "REFUSED", {}).get(key) for each in _structs_at(info, path, data))
     return next(filter(None, refused), None)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,10 +13,11 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cipherfleet_lab.simulation.memory_fleet import PARAMETERS, Faults
+from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange
-from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.agent import LINGER_TIMEOUTS
+from cipherfleet_node.core.claims import FAR, PERIODS
 from cipherfleet_node.core.events import (
     Effect,
     MessageReceived,
@@ -29,7 +28,7 @@ from cipherfleet_node.core.events import (
     Save,
     Surplus,
 )
-from cipherfleet_node.core.messages import Answer, Message, Presence, Query
+from cipherfleet_node.core.messages import Answer, Message, Presence, Query, Refusal
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.randomness import RoundRandomness
@@ -37,113 +36,35 @@ from cipherfleet_node.core.round import Phase
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import own_weight
 from cipherfleet_node.errors import HeadroomExceeded, LocalProtocolError
-from cipherfleet_node.settings.sections import Algorithm, Column, ObjectiveSection
-from tests.support.memory_fleet import MemoryFleet
+from tests.support.memory_fleet import (
+    FIELDS,
+    SHAPES,
+    TIMEOUT,
+    MemoryFleet,
+    Tap,
+    agent_of,
+    complete,
+    coupled_of,
+    deliver,
+    drop,
+    finish,
+    fleet_of,
+    line,
+    mean_reading,
+    names,
+    random_graph,
+    reading,
+    rejections,
+    reused_rounds,
+    ring,
+    rounds_of,
+    sent,
+    star,
+    start_all,
+    surpluses,
+)
 
-Edges = list[tuple[str, str]]
-TIMEOUT = 5.0
-D = 2
-FIELDS = ("u", "v")
-OBJECTIVE = ObjectiveSection(kind="average", values=[Column(field=name) for name in FIELDS])
-
-
-def names(n: int) -> list[str]:
-    return [f"n{index:02}" for index in range(n)]
-
-
-def ring(n: int) -> Edges:
-    return [(a, b) for a, b in zip(names(n), names(n)[1:] + names(n)[:1], strict=True)]
-
-
-def line(n: int) -> Edges:
-    return list(itertools.pairwise(names(n)))
-
-
-def star(n: int) -> Edges:
-    return [("n00", name) for name in names(n)[1:]]
-
-
-def complete(n: int) -> Edges:
-    return list(itertools.combinations(names(n), 2))
-
-
-def grid(n: int) -> Edges:
-    """Two rows."""
-    half = n // 2
-    rows = names(n)[:half], names(n)[half : 2 * half]
-    rungs = list(zip(*rows, strict=True))
-    return [*itertools.pairwise(rows[0]), *itertools.pairwise(rows[1]), *rungs]
-
-
-def at_random(n: int, seed: int) -> Edges:
-    """A random tree and some more edges."""
-    chance = random.Random(seed)
-    tree = {(chance.choice(names(n)[:place]), name) for place, name in enumerate(names(n)) if place}
-    more = {pair for pair in complete(n) if chance.random() < 0.2}
-    return sorted(tree | more)
-
-
-SHAPES: dict[str, Callable[[int], Edges]] = {
-    "ring": ring,
-    "line": line,
-    "star": star,
-    "complete": complete,
-    "grid": grid,
-}
-
-
-def reading(name: str) -> Sample:
-    chance = random.Random(name)
-    return Sample({field: chance.uniform(-5, 5) for field in FIELDS})
-
-
-def fleet_of(
-    edges: Edges, rounds: int | None = 8, period_s: float | None = None, **changes: Any
-) -> MemoryFleet:
-    everybody = sorted({name for edge in edges for name in edge})
-    samples: dict[str, Sequence[Sample]] = {name: [reading(name)] for name in everybody}
-    settings = Algorithm(rounds=rounds, period_s=period_s, answer_timeout_s=TIMEOUT)
-    return MemoryFleet(edges, samples, OBJECTIVE, settings, leaves_open=True, **changes)
-
-
-def start_all(fleet: MemoryFleet) -> None:
-    for name in fleet.seats:
-        fleet.start(name)
-
-
-def finish(fleet: MemoryFleet, within_s: float = 2_000.0) -> None:
-    fleet.advance(fleet.now + within_s)
-    running = [name for name, seat in fleet.seats.items() if not seat.stopped]
-    assert not running, f"still running at {fleet.now:.1f} s: {running}"
-
-
-def reused_rounds(fleet: MemoryFleet) -> list[tuple[object, ...]]:
-    """Rounds that cover two queries, and attempts that cover two rosters."""
-    queries = [place for place, digests in fleet.queries.items() if len(digests) > 1]
-    return [*queries, *(place for place, rosters in fleet.rosters.items() if len(rosters) > 1)]
-
-
-def rounds_of(fleet: MemoryFleet, name: str) -> list[int]:
-    return [closed.number for closed in fleet.seats[name].reported]
-
-
-def agent_of(fleet: MemoryFleet, name: str) -> Agent:
-    agent = fleet.seats[name].agent
-    assert agent is not None
-    return agent
-
-
-def deliver(fleet: MemoryFleet, name: str, message: Message) -> list[Effect]:
-    """What *name*'s agent does with *message*, carried out by nobody."""
-    return list(agent_of(fleet, name).handle(MessageReceived(message), fleet.now))
-
-
-def said(fleet: MemoryFleet, name: str) -> str:
-    return fleet.presence[name].state
-
-
-def reasons(effects: list[Effect]) -> list[str]:
-    return [effect.reason for effect in effects if isinstance(effect, Rejected)]
+D = len(FIELDS)
 
 
 # -- going on, whatever the links do --------------------------------------------------------------
@@ -168,19 +89,22 @@ both = pytest.mark.parametrize("sealed", [False, True], ids=["pairwise", "sealed
 def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(
     shape: str, n: int, faults: str, sealed: bool
 ) -> None:
-    fleet = fleet_of(SHAPES[shape](n), faults=FAULTS[faults], sealed=sealed)
-    fleet.run()
+    fleet = fleet_of(SHAPES[shape](n), faults=FAULTS[faults], sealed=sealed, encrypted=n < 10)
+    fleet.run(20_000.0)
     assert not reused_rounds(fleet)
-    for name, seat in fleet.seats.items():
-        assert seat.saved is not None
-        # Of a few last answers lost, some are asked for again when their sender has gone.
-        assert 4 <= seat.saved.round <= 8
+    for name in fleet.seats:
+        # A sealed sum of many needs all answers at once, so some nodes give up under heavy losses,
+        # or where answers are late. A leaf may miss the last rounds of a neighbour that has ended.
+        is_late = FAULTS[faults].delay_s[1] > TIMEOUT
+        is_hard = sealed and (is_late or FAULTS[faults].drop > 0.1)
+        assert coupled_of(fleet, name) >= (0 if is_hard else 4)
         done = rounds_of(fleet, name)
         assert done == sorted(set(done)), "a round is closed once, and in order"
     if faults in ("no faults", "repetitions"):
         assert all(rounds_of(fleet, name) == list(range(8)) for name in fleet.seats)
         assert fleet.silent() == 0
-        assert fleet.now < 1.0, "nobody waited for a deadline"
+        last = max(seat.closed_at[-1] for seat in fleet.seats.values())
+        assert last < 1.0, "no round waited for a deadline"
 
 
 @settings(max_examples=25)
@@ -202,17 +126,19 @@ def test_random_graphs_never_deadlock(
     seed: int,
     sealed: bool,
 ) -> None:
-    faults = Faults(drop, duplicate, (0.001, longest_s))
-    edges = at_random(n, graph_seed)
-    fleet = fleet_of(edges, rounds=5, faults=faults, seed=seed, sealed=sealed)
-    fleet.run()
+    # A sealed sum needs all answers of its roster, so fewer losses stop it.
+    faults = Faults(min(drop, 0.15) if sealed else drop, duplicate, (0.001, longest_s))
+    edges = random_graph(n, graph_seed)
+    fleet = fleet_of(edges, 5, faults=faults, seed=seed, sealed=sealed, encrypted=False)
+    fleet.run(20_000.0)
     assert not reused_rounds(fleet)
+    assert all(coupled_of(fleet, name) >= 5 for name in fleet.seats)
 
 
 def test_two_nodes_agree() -> None:
     fleet = fleet_of(line(2), rounds=60)
     fleet.run()
-    mean = np.mean([list(reading(name).values.values()) for name in names(2)], axis=0)
+    mean = mean_reading(2)
     np.testing.assert_allclose(fleet.estimates(), [mean, mean], atol=1e-4)
 
 
@@ -221,7 +147,7 @@ def test_faults_of_the_links_do_not_move_the_answer(sealed: bool) -> None:
     faults = Faults(duplicate=0.3, delay_s=(0.001, 0.5))
     fleet = fleet_of(ring(5), rounds=80, faults=faults, sealed=sealed)
     fleet.run()
-    mean = np.mean([list(reading(name).values.values()) for name in names(5)], axis=0)
+    mean = mean_reading(5)
     np.testing.assert_allclose(fleet.estimates(), [mean] * 5, atol=1e-3)
 
 
@@ -237,84 +163,78 @@ def test_the_same_seed_gives_the_same_fleet() -> None:
 # -- silence --------------------------------------------------------------------------------------
 
 
-def drop(
-    matching: Callable[[str, str, Message], bool],
-) -> Callable[[str, str, Message], Message | None]:
-    return lambda sender, receiver, message: (
-        None if matching(sender, receiver, message) else message
-    )
-
-
-def test_silent_neighbour_closes_the_round_at_its_deadline() -> None:
+def test_silent_neighbour_closes_the_round_at_its_second_deadline() -> None:
     """n01 does not get the answer of n00 in round 2, however often it asks."""
 
     def lost(sender: str, receiver: str, message: Message) -> bool:
-        return isinstance(message, Answer) and (sender, receiver, message.round) == (
-            "n00",
-            "n01",
-            2,
-        )
+        is_answer = isinstance(message, Answer) and message.round == 2
+        return is_answer and (sender, receiver) == ("n00", "n01")
 
     fleet = fleet_of(ring(4), tap=drop(lost))
     fleet.run()
-    closed = {r.number: r for r in fleet.seats["n01"].reported}
-    durations = {
-        r.number: at - r.opened
-        for r, at in zip(fleet.seats["n01"].reported, fleet.seats["n01"].closed_at, strict=True)
-    }
+    seat = fleet.seats["n01"]
+    closed = {r.number: r for r in seat.reported}
     assert closed[2].silent == ("n00",)
-    # Two deadlines, if n00 was still in round 1 when n01 opened round 2.
-    assert any(durations[2] == pytest.approx(count * TIMEOUT) for count in (1, 2))
+    took_s = dict(zip(closed, seat.closed_at, strict=True))[2] - closed[2].opened
+    # Each deadline is doubled if n00 was still in round 1 when it began.
+    assert any(took_s == pytest.approx(count * TIMEOUT) for count in (2, 3, 4))
     assert all(not closed[k].silent for k in closed if k != 2)
-    assert all(durations[k] < 2 * TIMEOUT + 1 for k in durations)
     assert fleet.silent() == 1
 
 
-def test_an_unanswered_query_is_sent_again_within_the_deadline() -> None:
-    seen: list[float] = []
+def test_an_unanswered_query_is_sent_again_at_the_first_deadline() -> None:
+    seen: list[tuple[float, Query]] = []
 
     def lost(sender: str, receiver: str, message: Message) -> bool:
         if isinstance(message, Query) and (sender, receiver, message.round) == ("n01", "n00", 2):
-            seen.append(fleet.now)
+            seen.append((fleet.now, message))
             return len(seen) == 1
         return False
 
     fleet = fleet_of(line(3), tap=drop(lost))
     fleet.run()
     assert fleet.silent() == 0
-    assert seen[1] - seen[0] == pytest.approx(TIMEOUT / 2)
+    (first, query), (second, repeated), *_ = seen
+    assert any(second - first == pytest.approx(count * TIMEOUT) for count in (1, 2))
+    assert query == repeated
 
 
-@both
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_killed_node_without_a_last_will_is_waited_for_once(shape: str, sealed: bool) -> None:
-    """Once, whatever the number of rounds to come.
-
-    A neighbour that saw it in the round before gives it two deadlines; half of one more may pass
-    until a query is sent again to those who wait themselves.
-    """
-    fleet = fleet_of(SHAPES[shape](6), rounds=20, sealed=sealed)
+@pytest.mark.parametrize(
+    ("shape", "sealed"),
+    [*((shape, False) for shape in SHAPES), ("star", True), ("complete", True)],
+)
+def test_a_killed_node_without_a_last_will_costs_a_few_deadlines(shape: str, sealed: bool) -> None:
+    """Whatever the number of rounds: it is asked less and less often."""
+    fleet = fleet_of(SHAPES[shape](6), rounds=60, sealed=sealed, encrypted=False)
     start_all(fleet)
     fleet.advance(0.05)
     fleet.kill("n05", last_will=False)
-    fleet.advance(1_000.0)
-    others = [seat for name, seat in fleet.seats.items() if name != "n05"]
-    assert all(seat.saved is not None and seat.saved.round == 20 for seat in others)
-    last = max(seat.closed_at[-1] for seat in others)
-    assert last < 3 * TIMEOUT
+    fleet.advance(2_000.0)
+    others = [name for name in fleet.seats if name != "n05"]
+    assert all(coupled_of(fleet, name) >= 60 for name in others)
+    last = max(fleet.seats[name].closed_at[-1] for name in others)
+    assert last < 40 * TIMEOUT, "of 55 rounds without it"
 
 
 @both
 @pytest.mark.parametrize("shape", ["ring", "star", "complete", "grid"])
-def test_a_last_will_costs_no_deadline(shape: str, sealed: bool) -> None:
-    fleet = fleet_of(SHAPES[shape](6), rounds=20, sealed=sealed)
+def test_a_last_will_costs_a_pairwise_round_no_deadline_and_a_sealed_one_few(
+    shape: str, sealed: bool
+) -> None:
+    """A sealed node closes its round at once, held; its next roster is another, refused once."""
+    fleet = fleet_of(SHAPES[shape](6), rounds=20, sealed=sealed, encrypted=False)
     start_all(fleet)
     fleet.advance(0.05)
     fleet.kill("n01")
     fleet.advance(1_000.0)
-    others = [seat for name, seat in fleet.seats.items() if name != "n01"]
-    assert all(seat.stopped for seat in others)
-    assert max(seat.closed_at[-1] for seat in others) < TIMEOUT
+    others = [name for name in fleet.seats if name != "n01"]
+    if sealed and shape in ("ring", "grid"):  # a neighbour of two is left with one, and holds
+        others = [name for name in others if len(fleet.neighbours[name]) > 2]
+    assert all(coupled_of(fleet, name) >= 20 for name in others)
+    if sealed:
+        return
+    assert max(fleet.seats[name].closed_at[-1] for name in others) < TIMEOUT
+    assert all(fleet.seats[name].stopped for name in others)
 
 
 def test_a_node_all_of_whose_neighbours_are_gone_waits_and_says_so() -> None:
@@ -324,14 +244,17 @@ def test_a_node_all_of_whose_neighbours_are_gone_waits_and_says_so() -> None:
     fleet.kill("n01")
     fleet.advance(60.0)
     for name in ("n00", "n02"):
-        assert agent_of(fleet, name).phase is Phase.COLLECTING
+        assert agent_of(fleet, name).phase is Phase.READING
         assert fleet.presence[name].state == "waiting"
     fleet.start("n01")
     finish(fleet)
     assert not reused_rounds(fleet)
     for name in ("n00", "n02"):
-        assert rounds_of(fleet, name) == list(range(20))
-        assert not any(closed.silent for closed in fleet.seats[name].reported)
+        assert coupled_of(fleet, name) == 20
+        held = [closed.number for closed in fleet.seats[name].reported if closed.silent]
+        # The round that was open when its neighbour left, and those until that neighbour may draw
+        # again: it has answered the node's query of another round with the same draw.
+        assert len(held) <= 4
 
 
 def test_a_node_that_has_waited_says_when_its_rounds_go_on() -> None:
@@ -359,20 +282,22 @@ def test_a_restarted_node_rejoins_and_agrees(sealed: bool) -> None:
     before = rounds_of(fleet, "n02")[-1]
     fleet.start("n02")
     finish(fleet)
-    done = rounds_of(fleet, "n02")
-    assert done[-1] == 99
-    assert min(k for k in done if k > before) > before + 15, "it joins its neighbours' round"
+    assert coupled_of(fleet, "n02") >= 100
+    coupled = [r.number for r in fleet.seats["n02"].reported if r.is_coupled]
+    # The neighbours of a sealed node hold without it, one round in a deadline.
+    ahead = 0 if sealed else 15
+    assert min(k for k in coupled if k > before) > before + ahead, "it joins its neighbours' round"
     assert not reused_rounds(fleet)
     assert np.ptp(fleet.estimates(), axis=0).max() < 1e-4
 
 
 @both
 def test_a_restart_repeats_the_query_of_its_round_byte_for_byte(sealed: bool) -> None:
-    sent: dict[int, list[Query]] = {}
+    queries: dict[int, list[Query]] = {}
 
     def note(sender: str, _receiver: str, message: Message) -> Message | None:
         if sender == "n00" and isinstance(message, Query):
-            sent.setdefault(message.epoch, []).append(message)
+            queries.setdefault(message.epoch, []).append(message)
         blocked = isinstance(message, Answer) and message.round == 3 and fleet.now < 1.0
         return None if blocked else message
 
@@ -380,11 +305,11 @@ def test_a_restart_repeats_the_query_of_its_round_byte_for_byte(sealed: bool) ->
     start_all(fleet)
     fleet.advance(0.5)
     assert agent_of(fleet, "n00").round_number == 3
-    fleet.kill("n00")
+    fleet.kill("n00", last_will=False)
     fleet.advance(1.0)
     fleet.start("n00")
     finish(fleet)
-    before, after = sent[1][-1], sent[2][0]
+    before, after = queries[1][-1], queries[2][0]
     assert (before.round, after.round) == (3, 3)
     assert before.digest == after.digest
     assert rounds_of(fleet, "n00") == list(range(8))
@@ -429,12 +354,10 @@ def saved_first(fleet: MemoryFleet) -> Callable[[str, str, Message], Message]:
         records = {record.number: record for record in saved.records}
         if isinstance(message, Query):
             assert records[message.round].query == message.ciphertexts
-            attempt = records[message.round].attempt
-            assert message.attempt <= attempt
-            assert message.attempt < attempt or message.roster == records[message.round].roster
+            assert records[message.round].roster == message.roster
             assert message.round <= saved.round
         elif isinstance(message, Answer):
-            assert message.round in records
+            assert records[message.round].answered[message.receiver] == message.query
         return message
 
     return check
@@ -501,10 +424,10 @@ def test_no_round_number_ever_covers_two_queries(
     )
     fleet.tap = saved_first(fleet)
     start_all(fleet)
-    everybody = sorted(fleet.seats)
+    everyone = sorted(fleet.seats)
     for at, index, what, effects in script:
         fleet.advance(at)
-        name = everybody[index % len(everybody)]
+        name = everyone[index % len(everyone)]
         seat = fleet.seats[name]
         if seat.stopped:
             continue
@@ -531,7 +454,8 @@ def test_no_round_number_ever_covers_two_queries(
             fleet.start(name)
         elif not seat.connected:
             fleet.connect(name)
-    finish(fleet)
+    # Whether such a fleet ends is the claim of other tests: here deadlines may have become long.
+    fleet.advance(fleet.now + 2_000.0)
     assert not reused_rounds(fleet)
 
 
@@ -662,85 +586,41 @@ def test_a_node_alone_cut_off_comes_back(sealed: bool) -> None:
 # -- sealed rosters -------------------------------------------------------------------------------
 
 
-def attempts_of(fleet: MemoryFleet, name: str) -> dict[int, list[str]]:
-    """The rosters that *name* asked in each round, in order."""
-    asked: dict[int, list[str]] = {}
-    for (sender, number, _), rosters in sorted(fleet.rosters.items()):
-        if sender == name:
-            asked.setdefault(number, []).extend(rosters)
-    return asked
+def rosters_of(fleet: MemoryFleet, name: str) -> dict[int, str]:
+    """The roster that *name* asked in each round."""
+    mine = {k: rosters for (sender, k), rosters in fleet.rosters.items() if sender == name}
+    return {k: " / ".join(rosters) for k, rosters in mine.items()}
 
 
-def test_a_silent_neighbour_costs_one_retry() -> None:
-    """The round in which it falls silent is asked twice, those after it once, without it."""
-    fleet = fleet_of(complete(5), rounds=12, sealed=True)
-    start_all(fleet)
-    fleet.advance(0.05)
-    fleet.kill("n04", last_will=False)
-    fleet.advance(1_000.0)
-    for name in names(4):
-        everybody = " ".join(other for other in names(5) if other != name)
-        rest = " ".join(other for other in names(4) if other != name)
-        asked = attempts_of(fleet, name)
-        twice = [k for k, rosters in asked.items() if len(rosters) > 1]
-        assert len(twice) == 1
-        assert asked[twice[0]] == [everybody, rest]
-        assert {tuple(asked[k]) for k in asked if k < twice[0]} == {(everybody,)}
-        assert {tuple(asked[k]) for k in asked if k > twice[0]} == {(rest,)}
-        assert rounds_of(fleet, name) == list(range(12))
-        silent = {r.number: r.silent for r in fleet.seats[name].reported}
-        assert all(silent[k] == (("n04",) if k >= twice[0] else ()) for k in silent)
-    assert fleet.rejected() == {}
-
-
-def test_the_sum_over_a_narrower_roster_is_that_of_its_members_alone() -> None:
-    quiet = drop(lambda sender, _r, m: sender == "n03" and isinstance(m, Answer))
+def test_a_sum_over_a_roster_is_that_of_its_members_alone() -> None:
+    """n03 never answers n00: the first coupled round of n00 is one that does not ask it."""
+    quiet = drop(lambda s, r, m: isinstance(m, Answer) and (s, r) == ("n03", "n00"))
     fleet = fleet_of(complete(4), rounds=1, sealed=True, tap=quiet)
-    fleet.run()
-    assert attempts_of(fleet, "n00")[0] == ["n01 n02 n03", "n01 n02"]
+    start_all(fleet)
+    while not any(closed.is_coupled for closed in fleet.seats["n00"].reported):
+        fleet.advance(fleet.now + 0.001)
+    closed = fleet.seats["n00"].reported[-1]
+    k = closed.number
+    assert rosters_of(fleet, "n00")[k] == "n01 n02"
+    assert closed.silent == ("n03",)
+    records = {name: agent_of(fleet, name).state.record(k) for name in names(3)}
     q, h = {}, {}
-    for name in names(4):
-        record = agent_of(fleet, name).state.records[-1]
+    for name, record in records.items():
+        assert record is not None
         q[name] = np.array(record.quantised, dtype=float)
         h[name] = own_weight(RoundRandomness(record.seed)) / 4096
     m = exchange.metropolis(3, 3) / 64
     expected = sum(m * h["n00"] * h[name] * (q[name] - q["n00"]) for name in ("n01", "n02"))
     # An average has no gradient: one round moves the estimate by the coupling term alone.
-    (closed,) = fleet.seats["n00"].reported
-    moved = closed.estimate / 2.0**-24 - q["n00"]
+    before = fleet.seats["n00"].reported[-2].estimate
+    moved = (closed.estimate - before) / 2.0**-24
     np.testing.assert_allclose(moved, expected, atol=4)  # resolutions: rounding and dither
-
-
-def test_answers_to_a_roster_that_was_given_up_are_not_read() -> None:
-    """They come late by more than a deadline; with those to the next roster they would tell."""
-    late: list[Answer] = []
-
-    def delayed(sender: str, receiver: str, message: Message) -> Message | None:
-        if isinstance(message, Answer) and message.round == 2:
-            if sender == "n03" and message.attempt == 0:
-                late.extend([message] if receiver == "n00" else [])
-                return None
-            return None if sender == "n01" and message.attempt == 1 else message
-        return message
-
-    fleet = fleet_of(complete(4), rounds=8, sealed=True, tap=delayed)
-    start_all(fleet)
-    fleet.advance(2.4 * TIMEOUT)  # who was a round behind has two deadlines
-    agent = agent_of(fleet, "n00")
-    record = agent.state.open_record
-    assert record is not None
-    assert (record.number, record.attempt, record.roster) == (2, 1, ["n01", "n02"])
-    effects = deliver(fleet, "n00", late[0])
-    assert reasons(effects) == []
-    assert "n03" not in agent.collector.answers
-    finish(fleet)
-    assert "n03" in fleet.seats["n00"].reported[2].silent
 
 
 @pytest.fixture
 def sealed_round() -> MemoryFleet:
-    """Four nodes, each next to each, in round 3, of which no answer arrives."""
-    blocked = drop(lambda _s, _r, m: isinstance(m, Answer) and m.round == 3)
+    """Four nodes, each next to each, in round 3. No query and no answer of it arrives."""
+    blocked = drop(lambda _s, _r, m: isinstance(m, Query | Answer) and m.round == 3)
     fleet = fleet_of(complete(4), rounds=8, sealed=True, tap=blocked)
     start_all(fleet)
     fleet.advance(0.5)
@@ -751,64 +631,78 @@ def sealed_round() -> MemoryFleet:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"attempt": 1, "roster": ["n00", "n02", "n03"]}, "second_query"),  # no fewer
-        ({"attempt": 1, "roster": ["n00", "n02"], "ciphertexts": [b"\1" * 128]}, "second_query"),
-        ({"attempt": 0, "roster": ["n00", "n02"]}, "second_query"),
-        ({"attempt": 1, "roster": ["n00"]}, "roster"),
-        ({"attempt": 1, "roster": ["n00", "n01"]}, "roster"),  # the asker itself
-        ({"attempt": 1, "roster": ["n02", "n00"]}, "roster"),
-        ({"attempt": 1, "roster": ["n00", "n02"]}, None),
-        ({"attempt": 7, "roster": ["n00", "n02"]}, None),
-        ({"attempt": 1, "roster": ["n02", "n03"]}, None),  # not asked
+        ({"roster": ["n00"]}, "roster"),
+        ({"roster": ["n00", "n01"]}, "roster"),  # the asker itself
+        ({"roster": ["n02", "n00"]}, "roster"),
+        ({"ciphertexts": [b"\1" * 127]}, "ciphertext_length"),
+        ({"roster": ["n02", "n03"]}, None),  # not asked
         ({}, None),
     ],
 )
-def test_no_attempt_covers_more_than_the_one_before(
+def test_a_sealed_query_is_answered_if_it_is_valid_and_asks_this_node(
     sealed_round: MemoryFleet, changes: dict[str, Any], reason: str | None
 ) -> None:
-    query = sealed_query(sealed_round, "n01", **changes)
+    query = msgspec.structs.replace(query_of(sealed_round, "n01"), **changes)
     effects = deliver(sealed_round, "n00", query)
-    assert reasons(effects) == ([reason] if reason else [])
-    answers = [e for e in effects if isinstance(e, Publish) and isinstance(e.message, Answer)]
+    assert rejections(effects) == ([reason] if reason else [])
+    answers = [message for message in sent(effects) if isinstance(message, Answer)]
     assert len(answers) == (reason is None and "n00" in query.roster)
 
 
-def test_an_attempt_after_a_later_one_is_refused(sealed_round: MemoryFleet) -> None:
-    for attempt, roster in ((2, ["n00", "n02"]), (1, ["n00", "n02", "n03"])):
-        query = sealed_query(sealed_round, "n01", attempt=attempt, roster=roster)
-        effects = deliver(sealed_round, "n00", query)
-    assert reasons(effects) == ["stale_attempt"]
+@pytest.mark.parametrize(
+    "changes",
+    [{"roster": ["n00", "n02"]}, {"roster": ["n00", "n02"], "ciphertexts": [b"\1" * 128]}],
+)
+def test_no_second_query_of_a_round_is_answered_with_fewer_members_either(
+    sealed_round: MemoryFleet, changes: dict[str, Any]
+) -> None:
+    query = query_of(sealed_round, "n01")
+    assert query.roster == ["n00", "n02", "n03"]
+    deliver(sealed_round, "n00", query)
+    effects = deliver(sealed_round, "n00", msgspec.structs.replace(query, **changes))
+    assert rejections(effects) == ["second_query"]
+    assert sent(effects) == []
 
 
-def test_an_answer_from_outside_the_roster_is_refused(sealed_round: MemoryFleet) -> None:
-    sealed_round.advance(0.6)
-    sealed_round.kill("n03")  # its will is spoken: the others ask without it
-    sealed_round.advance(0.7)
-    record = agent_of(sealed_round, "n00").state.open_record
+def test_an_answer_from_outside_the_roster_is_refused() -> None:
+    fleet = fleet_of(complete(4), rounds=None, sealed=True)
+    start_all(fleet)
+    fleet.advance(0.3)
+    fleet.kill("n03")
+    fleet.tap = drop(lambda _s, _r, m: isinstance(m, Answer) and m.round > 40)
+    fleet.advance(100.0)
+    record = agent_of(fleet, "n00").state.open_record
     assert record is not None
-    assert (record.attempt, record.roster) == (1, ["n01", "n02"])
-    digest = sealed_query(sealed_round, "n00").digest
-    answer = Answer("toy", "n03", 1, "n00", 3, 1, digest, [b"\1" * 128])
-    assert reasons(deliver(sealed_round, "n00", answer)) == ["not_asked"]
+    assert record.roster == ["n01", "n02"]
+    digest = query_of(fleet, "n00", record.number).digest
+    answer = Answer("toy", "n03", 1, "n00", record.number, 0, digest, [b"\1" * 128])
+    assert rejections(deliver(fleet, "n00", answer)) == ["not_asked"]
 
 
 def test_a_sealed_answer_that_is_garbage_spoils_the_round_and_is_counted() -> None:
     """Nobody can tell whose it was: all of the roster are named, the estimate is held."""
+    fleet = fleet_of(complete(4), rounds=4, sealed=True)
+    fleet.tap = garbling(fleet, "n01", "n00", lambda k: k == 2)
+    fleet.run()
+    closed = {r.number: r for r in fleet.seats["n00"].reported}
+    assert closed[2].spoiled == closed[2].silent == ("n01", "n02", "n03")
+    assert np.array_equal(closed[2].estimate, closed[1].estimate)
+    assert coupled_of(fleet, "n00") == 4
+    assert agent_of(fleet, "n00").state.unbalanced
 
-    def garbled(sender: str, receiver: str, message: Message) -> Message:
-        if isinstance(message, Answer) and (sender, receiver, message.round) == ("n01", "n00", 2):
-            key = fleet.keys["n00"]
-            c = encrypt(key.public, mpz(7), key.obfuscator(mpz(7), mpz(9)))
+
+def garbling(fleet: MemoryFleet, sender: str, receiver: str, spoils: Callable[[int], bool]) -> Tap:
+    """A tap that replaces answers by an encryption of nonsense, in the rounds that it *spoils*."""
+
+    def tap(who: str, to: str, message: Message) -> Message:
+        is_theirs = (who, to) == (sender, receiver)
+        if is_theirs and isinstance(message, Answer) and spoils(message.round):
+            key = fleet.keys[receiver]
+            c = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
             return msgspec.structs.replace(message, ciphertexts=[c.to_bytes(128, "big")])
         return message
 
-    fleet = fleet_of(complete(4), rounds=4, sealed=True, tap=garbled)
-    fleet.run()
-    assert fleet.seats["n00"].rejected == {"out_of_range": 3}
-    closed = {r.number: r for r in fleet.seats["n00"].reported}
-    assert closed[2].silent == ("n01", "n02", "n03")
-    assert np.array_equal(closed[2].estimate, closed[1].estimate)
-    assert sorted(closed) == list(range(4))
+    return tap
 
 
 def test_a_node_with_too_few_neighbours_left_holds_its_estimate_and_serves_the_others() -> None:
@@ -819,39 +713,65 @@ def test_a_node_with_too_few_neighbours_left_holds_its_estimate_and_serves_the_o
     fleet.advance(1_000.0)
     for name in ("n01", "n05"):  # a neighbour each is left
         closed = fleet.seats[name].reported
-        held = [r for r in closed if len(r.silent) == 2]
+        held = [r for r in closed if not r.is_coupled]
         assert len(held) > 20
         assert all(np.array_equal(r.estimate, held[0].estimate) for r in held[1:])
     for name in ("n02", "n03", "n04"):
-        assert fleet.seats[name].stopped
-        assert not any(r.silent for r in fleet.seats[name].reported)
-    assert fleet.seats["n03"].closed_at[-1] < TIMEOUT
+        assert coupled_of(fleet, name) >= 30
+    assert all(r.is_coupled for r in fleet.seats["n03"].reported)
 
 
 def test_a_leaf_of_a_sealed_fleet_holds_unless_it_is_allowed_to_ask() -> None:
-    allowed, refused = (fleet_of(star(4), rounds=5, sealed=True) for _ in range(2))
-    refused.leaves_open = False
+    allowed, refused = (
+        fleet_of(star(4), rounds=5, sealed=True, leaves_open=is_open) for is_open in (True, False)
+    )
     allowed.run()
     assert allowed.silent() == 0
-    refused.run()
-    assert all(len(r.silent) == 1 for r in refused.seats["n01"].reported)
-    assert not any(r.silent for r in refused.seats["n00"].reported)
+    start_all(refused)
+    refused.advance(500.0)
+    assert coupled_of(refused, "n00") >= 5
+    assert refused.seats["n01"].reported
+    assert not any(r.is_coupled for r in refused.seats["n01"].reported)
 
 
 # -- claims ---------------------------------------------------------------------------------------
 
 
+def test_a_claim_far_away_moves_no_node_that_couples() -> None:
+    """Every node is shown the claim, and loses no round by it."""
+    fleet = fleet_of(complete(5), rounds=30)
+    start_all(fleet)
+    fleet.advance(0.1)
+    for name in names(5)[1:]:
+        agent = agent_of(fleet, name)
+        k = agent.state.records[-1].number
+        lie = msgspec.structs.replace(query_of(fleet, "n00", k), round=10**12)
+        assert rejections(deliver(fleet, name, lie)) == ["far_round"]
+    finish(fleet)
+    for name in names(5)[1:]:
+        assert rounds_of(fleet, name) == list(range(30))
+
+
 @both
-def test_a_neighbour_that_claims_a_far_round_is_not_followed(sealed: bool) -> None:
+@pytest.mark.parametrize("shape", ["line", "ring", "complete"])
+def test_a_liar_moves_nobody_beyond_the_rounds_that_fit_in_the_time(
+    shape: str, sealed: bool
+) -> None:
+    """Also a leaf, and a node that holds, and in every round."""
+
     def boast(sender: str, _receiver: str, message: Message) -> Message:
-        if isinstance(message, Query) and sender == "n00" and message.round == 3:
-            return msgspec.structs.replace(message, round=1_000_000)
+        if isinstance(message, Query) and sender == "n00" and message.round >= 3:
+            return msgspec.structs.replace(message, round=10**12)
         return message
 
-    fleet = fleet_of(ring(5), rounds=10, tap=boast, sealed=sealed)
-    fleet.run()
+    fleet = fleet_of(SHAPES[shape](5), rounds=None, period_s=1.0, tap=boast, sealed=sealed)
+    start_all(fleet)
+    fleet.advance(200.0)
+    shortest_s = 1.0 / PERIODS
     for name in names(5)[1:]:
-        assert rounds_of(fleet, name) == list(range(10))
+        assert agent_of(fleet, name).round_number <= 200.0 / shortest_s + FAR + 1
+        assert coupled_of(fleet, name) >= 3
+    assert fleet.rejected()["far_round"] > 0
 
 
 # -- wrong messages -------------------------------------------------------------------------------
@@ -868,20 +788,11 @@ def collecting() -> MemoryFleet:
 
 
 def query_of(fleet: MemoryFleet, name: str, k: int = 3) -> Query:
-    saved = fleet.seats[name].saved
-    assert saved is not None
-    (record,) = [record for record in saved.records if record.number == k]
-    tags = PARAMETERS, fleet.keys[name].public.fingerprint[:8]
-    return Query("toy", name, saved.epoch, k, 0, [], *tags, record.query)
-
-
-def sealed_query(fleet: MemoryFleet, name: str, **changes: Any) -> Query:
-    """The query of *name*'s open round, changed."""
-    record = agent_of(fleet, name).state.open_record
+    """The query of round *k*, which *name* has opened."""
+    agent = agent_of(fleet, name)
+    record = agent.state.record(k)
     assert record is not None
-    query = query_of(fleet, name, record.number)
-    asked = {"attempt": record.attempt, "roster": record.roster}
-    return msgspec.structs.replace(query, **(asked | changes))
+    return agent.opener.query(agent.state, record)
 
 
 def answer_of(fleet: MemoryFleet, sender: str, receiver: str, plaintext: int) -> Answer:
@@ -895,9 +806,9 @@ def answer_of(fleet: MemoryFleet, sender: str, receiver: str, plaintext: int) ->
 def test_a_repeated_query_gets_the_very_same_answer(collecting: MemoryFleet) -> None:
     query = query_of(collecting, "n01")
     first, second = (deliver(collecting, "n00", query) for _ in range(2))
-    answers = [e.message for e in first + second if isinstance(e, Publish)]
-    assert len(answers) == 2
-    assert answers[0] == answers[1]
+    (answer,), (repeated,) = sent(first), sent(second)
+    assert answer == repeated
+    assert surpluses(second) == ["repeated_query"]
 
 
 def test_a_second_query_of_a_round_is_refused(collecting: MemoryFleet) -> None:
@@ -905,36 +816,52 @@ def test_a_second_query_of_a_round_is_refused(collecting: MemoryFleet) -> None:
     deliver(collecting, "n00", query)
     other = msgspec.structs.replace(query, ciphertexts=query_of(collecting, "n01", 2).ciphertexts)
     effects = deliver(collecting, "n00", other)
-    assert reasons(effects) == ["second_query"]
+    assert rejections(effects) == ["second_query"]
     assert len(effects) == 1
 
 
 REPLACEMENTS = [
     ({"parameters": b"elsewise"}, "parameters"),
     ({"key": b"elsewise"}, "other_key"),
-    ({"epoch": 0}, "stale_epoch"),
-    ({"round": 0, "epoch": 2}, None),
     ({"ciphertexts": []}, "second_query"),
+    ({"roster": ["n00", "n02"]}, "roster"),  # a pairwise query has none
+    ({"round": 10**12}, "far_round"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "reason"), REPLACEMENTS)
 def test_a_wrong_query_is_refused_under_its_reason(
-    collecting: MemoryFleet, changes: dict[str, Any], reason: str | None
+    collecting: MemoryFleet, changes: dict[str, Any], reason: str
 ) -> None:
     wrong = msgspec.structs.replace(query_of(collecting, "n01"), **changes)
     effects = deliver(collecting, "n00", wrong)
-    if reason is not None:
-        assert reasons(effects) == [reason]
-        assert len(effects) == 1, "nothing is sent in return"
+    assert rejections(effects) == [reason]
+    assert len(effects) == 1, "nothing is sent in return"
 
 
-def test_a_query_of_a_round_long_closed_is_refused() -> None:
+def refusals(effects: list[Effect]) -> list[tuple[str, int]]:
+    """Reason and figure of each refusal that is sent."""
+    return [(m.reason, m.theirs) for m in sent(effects) if isinstance(m, Refusal)]
+
+
+def test_a_query_of_a_round_that_is_forgotten_is_refused_with_the_round_of_the_node() -> None:
     fleet = fleet_of(ring(3), tap=drop(lambda _s, _r, m: isinstance(m, Answer) and m.round == 7))
     start_all(fleet)
     fleet.advance(0.5)
     old = msgspec.structs.replace(query_of(fleet, "n01", 7), round=2)
-    assert reasons(deliver(fleet, "n00", old)) == ["stale_round"]
+    effects = deliver(fleet, "n00", old)
+    assert refusals(effects) == [("old", 7)]
+    assert rejections(effects) == [], "a late query is no fault"
+
+
+def test_a_query_of_an_earlier_start_is_refused_with_the_epoch_of_the_later_one(
+    collecting: MemoryFleet,
+) -> None:
+    query = query_of(collecting, "n01")
+    deliver(collecting, "n00", Presence("toy", "n01", 7, "ready"))
+    effects = deliver(collecting, "n00", query)
+    assert refusals(effects) == [("stale_epoch", 7)]
+    assert surpluses(effects) == ["stale_epoch"]
 
 
 @pytest.mark.parametrize(
@@ -953,17 +880,17 @@ def test_a_query_that_is_no_ciphertext_is_not_answered(bad: bytes, reason: str) 
         return message
 
     fleet = fleet_of(ring(3), rounds=3, tap=spoil)
-    fleet.run()
+    start_all(fleet)
+    fleet.advance(200.0)
     assert fleet.rejected()[reason] >= 6
-    assert all(closed.silent for closed in fleet.seats["n01"].reported) or not (
-        fleet.seats["n01"].reported
-    )
+    assert not any(closed.is_coupled for closed in fleet.seats["n01"].reported)
+    assert coupled_of(fleet, "n00") >= 3
 
 
 def test_an_answer_to_another_query_is_refused(collecting: MemoryFleet) -> None:
     answer = msgspec.structs.replace(answer_of(collecting, "n01", "n00", 5), query=bytes(16))
     effects = deliver(collecting, "n00", answer)
-    assert reasons(effects) == ["other_query"]
+    assert rejections(effects) == ["other_query"]
 
 
 def test_late_and_early_answers_are_counted_without_blame(collecting: MemoryFleet) -> None:
@@ -972,26 +899,28 @@ def test_late_and_early_answers_are_counted_without_blame(collecting: MemoryFlee
         assert deliver(collecting, "n00", answer) == [Surplus("n01", f"{reason}_answer")]
 
 
-def test_an_answer_from_an_earlier_start_is_refused(collecting: MemoryFleet) -> None:
+def test_an_answer_from_an_earlier_start_has_no_effect(collecting: MemoryFleet) -> None:
     answer = answer_of(collecting, "n01", "n00", 5)
     deliver(collecting, "n00", Presence("toy", "n01", 2, "ready"))
-    assert reasons(deliver(collecting, "n00", answer)) == ["stale_epoch"]
+    assert deliver(collecting, "n00", answer) == [Surplus("n01", "stale_epoch")]
 
 
 def test_a_last_will_from_an_earlier_start_is_ignored(collecting: MemoryFleet) -> None:
     deliver(collecting, "n00", Presence("toy", "n01", 2, "ready"))
-    assert reasons(deliver(collecting, "n00", Presence("toy", "n01", 1, "lost"))) == ["stale_epoch"]
+    will = Presence("toy", "n01", 1, "lost")
+    assert deliver(collecting, "n00", will) == [Surplus("n01", "stale_epoch")]
+    assert "n01" in agent_of(collecting, "n00").neighbours.present
 
 
 @pytest.mark.parametrize(
     "bad", [bytes(128), b"\xff" * 128, b"short", int(toy_key(0).p).to_bytes(128)]
 )
-def test_an_answer_that_is_no_ciphertext_is_refused_and_can_be_mended(
+def test_an_answer_that_is_no_ciphertext_is_refused_and_a_valid_one_still_counts(
     collecting: MemoryFleet, bad: bytes
 ) -> None:
     good = answer_of(collecting, "n01", "n00", 5)
-    invalid_paths = msgspec.structs.replace(good, ciphertexts=[bad])
-    (reason,) = reasons(deliver(collecting, "n00", invalid_paths))
+    invalid = msgspec.structs.replace(good, ciphertexts=[bad])
+    (reason,) = rejections(deliver(collecting, "n00", invalid))
     assert reason.startswith("ciphertext_")
     assert deliver(collecting, "n00", good) == []
     closing = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", 5))
@@ -1006,9 +935,8 @@ def test_a_neighbour_whose_answer_is_out_of_range_is_left_out_and_counted(
     before = agent_of(collecting, "n00").state
     deliver(collecting, "n00", answer_of(collecting, "n01", "n00", plaintext))
     effects = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", honest))
-    assert [(e.sender, e.reason) for e in effects if isinstance(e, Rejected)] == [
-        ("n01", "out_of_range")
-    ]
+    assert Rejected("n01", "out_of_range") in effects
+    assert rejections(effects) == ["out_of_range"]
     (closed,) = (effect for effect in effects if isinstance(effect, RoundClosed))
     assert closed.silent == ("n01",)
     # The honest answer counts, and it alone.
@@ -1025,7 +953,7 @@ def test_a_round_in_which_all_lie_moves_by_nothing(collecting: MemoryFleet) -> N
     before = agent_of(collecting, "n00").state.estimate
     deliver(collecting, "n00", answer_of(collecting, "n01", "n00", 1 << 126))
     effects = deliver(collecting, "n00", answer_of(collecting, "n02", "n00", 1 << 127))
-    assert reasons(effects) == ["out_of_range"] * 2
+    assert rejections(effects) == ["out_of_range"] * 2
     (closed,) = (effect for effect in effects if isinstance(effect, RoundClosed))
     assert closed.silent == ("n01", "n02")
     assert closed.estimate.tolist() == before
@@ -1033,17 +961,10 @@ def test_a_round_in_which_all_lie_moves_by_nothing(collecting: MemoryFleet) -> N
 
 def test_a_fleet_with_one_liar_goes_on() -> None:
     """The liar's answers to n01 are garbage under the right key, in every round."""
-
-    def lie(sender: str, receiver: str, message: Message) -> Message:
-        if isinstance(message, Answer) and (sender, receiver) == ("n00", "n01"):
-            key = fleet.keys["n01"]
-            garbage = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
-            return msgspec.structs.replace(message, ciphertexts=[garbage.to_bytes(128, "big")])
-        return message
-
-    fleet = fleet_of(complete(4), rounds=10, tap=lie)
+    fleet = fleet_of(complete(4), rounds=40)
+    fleet.tap = garbling(fleet, "n00", "n01", lambda _k: True)
     fleet.run()
-    assert fleet.seats["n01"].rejected == {"out_of_range": 10}
+    assert 0 < fleet.seats["n01"].rejected["out_of_range"] < 10, "it is asked ever less often"
     assert all(closed.silent == ("n00",) for closed in fleet.seats["n01"].reported)
     assert fleet.now < 1.0
 
@@ -1056,16 +977,16 @@ def test_a_neighbour_under_other_parameters_is_as_good_as_silent() -> None:
 
     fleet = fleet_of(ring(4), rounds=5, tap=otherwise)
     start_all(fleet)
-    fleet.advance(200.0)
+    fleet.advance(500.0)
     assert fleet.rejected()["parameters"] > 0
-    assert rounds_of(fleet, "n02") == list(range(5))
-    assert rounds_of(fleet, "n00") == [], "nobody answers a query under other parameters"
+    assert coupled_of(fleet, "n02") >= 5
+    assert coupled_of(fleet, "n00") == 0, "nobody answers a query under other parameters"
 
 
 # -- the end --------------------------------------------------------------------------------------
 
 
-def test_a_finished_node_lingers_for_the_last_query_of_a_neighbour() -> None:
+def test_a_done_node_stays_until_its_neighbour_has_its_rounds_as_well() -> None:
     asked: list[float] = []
 
     def late(sender: str, receiver: str, message: Message) -> bool:
@@ -1077,34 +998,39 @@ def test_a_finished_node_lingers_for_the_last_query_of_a_neighbour() -> None:
     fleet = fleet_of(line(2), tap=drop(late))
     start_all(fleet)
     fleet.advance(1.0)
-    assert agent_of(fleet, "n00").phase is Phase.FINISHED
-    assert not fleet.seats["n00"].stopped
+    assert agent_of(fleet, "n00").phase is Phase.READING
+    assert fleet.presence["n00"].state == "done"
     assert agent_of(fleet, "n01").phase is Phase.COLLECTING
     finish(fleet)
     assert fleet.silent() == 0
-    assert fleet.now < TIMEOUT
+    assert coupled_of(fleet, "n00") == coupled_of(fleet, "n01") == 8
+    assert fleet.now < 3 * TIMEOUT
 
 
-def test_a_last_answer_that_is_lost_costs_its_asker_no_more_than_its_deadlines() -> None:
+def test_a_last_answer_that_is_lost_is_replaced_by_that_of_a_further_round() -> None:
     fleet = fleet_of(
         line(2),
         tap=drop(lambda s, _r, m: isinstance(m, Answer) and (s, m.round) == ("n00", 7)),
     )
     fleet.run()
-    assert rounds_of(fleet, "n00") == list(range(8))
-    assert rounds_of(fleet, "n01") == list(range(7)), "nobody is left to close it with"
-    assert fleet.now < 4 * TIMEOUT
+    assert coupled_of(fleet, "n00") >= 8
+    assert coupled_of(fleet, "n01") == 8, "n00 goes on for it"
+    assert fleet.now < 12 * TIMEOUT
 
 
-def test_a_finished_node_does_not_linger_for_ever() -> None:
+@pytest.mark.parametrize("last_will", [True, False])
+def test_a_finished_node_does_not_stay_for_ever(last_will: bool) -> None:
+    """Its neighbour is done, and does not say any more that it has finished."""
     fleet = fleet_of(line(2))
+    farewell = Presence("toy", "n01", 1, "finished")
+    fleet.tap = drop(lambda _s, _r, message: message == farewell)
     start_all(fleet)
-    fleet.tap = drop(
-        lambda s, r, m: isinstance(m, Query) and (s, r) == ("n01", "n00") and m.round == 7
-    )
     fleet.advance(0.5)
-    fleet.kill("n01", last_will=False)
-    fleet.advance(100.0)
+    assert agent_of(fleet, "n00").phase is Phase.FINISHED
+    fleet.kill("n01", last_will=last_will)
+    fleet.advance(1.0)
+    assert fleet.seats["n00"].stopped == last_will
+    fleet.advance(LINGER_TIMEOUTS * TIMEOUT + 1.0)
     assert fleet.seats["n00"].stopped
 
 
@@ -1116,6 +1042,10 @@ def test_a_node_restarted_after_its_end_ends_again() -> None:
     finish(fleet, 100.0)
     assert rounds_of(fleet, "n00") == list(range(8))
     assert not reused_rounds(fleet)
+
+
+def said_by(fleet: MemoryFleet, name: str) -> str:
+    return fleet.presence[name].state
 
 
 # -- readings and periods -------------------------------------------------------------------------
@@ -1137,14 +1067,14 @@ def test_a_node_without_a_reading_says_so_and_joins_when_it_has_one() -> None:
     reading_of, fleet.seats["n00"].samples = fleet.seats["n00"].samples, ()
     start_all(fleet)
     fleet.advance(30.0)
-    assert said(fleet, "n00") == "alert"
+    assert said_by(fleet, "n00") == "alert"
     assert agent_of(fleet, "n00").phase is Phase.STARTING
     fleet.advance(90.0)
     assert rounds_of(fleet, "n01"), "the others begin without it after start_timeout_s"
     fleet.seats["n00"].unread = reading_of
     fleet.advance(120.0)
     assert rounds_of(fleet, "n00")
-    assert said(fleet, "n00") == "ready"
+    assert said_by(fleet, "n00") == "ready"
     assert not reused_rounds(fleet)
 
 

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
+from cipherfleet_node.core.randomness import (
+    SEED_BYTES,
+    Draw,
+    RoundRandomness,
+    seeds_of,
+    state_fingerprint,
+)
 from tests.support.paths import ROOT
 from tests.tools.make_vectors import draws_vectors
 
@@ -83,6 +89,29 @@ def test_normal_numbers_have_the_moments_of_the_normal_law() -> None:
     assert abs((numbers**3).mean()) < 4 * np.sqrt(15 / 100_000)
     assert abs((numbers**4).mean() - 3) < 4 * np.sqrt(96 / 100_000)
     assert np.all(np.isfinite(numbers))
+
+
+states = st.lists(st.floats(allow_nan=False), min_size=1, max_size=4)
+
+
+@given(states, states, st.integers(0, 2**63), st.integers(0, 2**63), st.floats(0.0, 10.0))
+def test_a_draw_belongs_to_a_state(
+    estimate: list[float], other: list[float], number: int, another: int, kick: float
+) -> None:
+    """The same state and number give the same seed in every round; anything else another one."""
+    seeds = seeds_of(b"secret")
+
+    def seed_of(x: list[float], k: float, draw: int, since: int) -> bytes:
+        return seeds(Draw(state_fingerprint(x, k), draw, since))
+
+    seed = seed_of(estimate, kick, number, 3)
+    assert len(seed) == SEED_BYTES
+    assert seed == seed_of(list(estimate), kick, number, 900)
+    assert (seed == seed_of(estimate, kick, another, 3)) == (number == another)
+    assert seed != seed_of(estimate, kick + 1.0, number, 3)
+    assert seed != seeds_of(b"other")(Draw(state_fingerprint(estimate, kick), number, 3))
+    if [str(x) for x in estimate] != [str(x) for x in other]:
+        assert seed != seed_of(other, kick, number, 3)
 
 
 def test_draws_do_not_show_their_seed() -> None:

@@ -46,7 +46,7 @@ def seal_of(name: str, others: list[str], *, leaves_open: bool = False) -> Seal:
 
 
 def query_for(roster: list[str], ciphertexts: list[bytes], **changes: Any) -> Query:
-    query = Query("f", "i", 1, 3, 0, roster, b"", b"", ciphertexts)
+    query = Query("f", "i", 1, 3, roster, -1, [], False, b"", b"", ciphertexts)
     return msgspec.structs.replace(query, **changes)
 
 
@@ -125,7 +125,7 @@ def test_masks_of_two_members_are_independent_given_the_others() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"round": 4}, {"attempt": 1}, {"roster": NAMES[:4]}, {"ciphertexts": [b"d"]}, {"sender": "j"}],
+    [{"round": 4}, {"roster": NAMES[:4]}, {"ciphertexts": [b"d"]}, {"sender": "j"}],
 )
 def test_another_query_has_other_masks(change: dict[str, Any]) -> None:
     """So nobody who shows two neighbours different queries learns anything from their answers."""
@@ -276,14 +276,13 @@ def test_mask_vectors_hold() -> None:
         assert [str(value) for value in seal.masks(query, modulus)] == case["values"]
 
 
-# -- what is not claimed --------------------------------------------------------------------------
+# -- why an answerer remembers rosters -----------------------------------------------------------
 
 
-def test_an_asker_that_pretends_silence_isolates_one_neighbours_term() -> None:
-    """A limit, not a guard: with the sums over two rosters, one being part of the other.
+def test_sums_over_two_rosters_with_the_same_draws_isolate_one_neighbours_term() -> None:
+    """The exchange alone does not prevent it: one roster for each draw does.
 
-    So do the late answers of a neighbour that was given up, if they are opened, which the node does
-    not do. What is left of the one neighbour is what a pairwise answer tells.
+    What is left of the one neighbour is what a pairwise answer shows.
     """
     roster, randomness = (
         NAMES[:3],
@@ -293,8 +292,8 @@ def test_an_asker_that_pretends_silence_isolates_one_neighbours_term() -> None:
     here = asker(len(NAMES), NAMES)
     sums = []
     ciphertexts = here.query(asked)
-    for attempt, names in enumerate((roster, roster[:2])):
-        query = query_for(names, ciphertexts, attempt=attempt)
+    for names in (roster, roster[:2]):
+        query = query_for(names, ciphertexts)
         answers = {}
         for name in names:
             there = answerer(name, NAMES)

@@ -341,7 +341,7 @@ def present(site: Site, *names: str) -> Iterator[None]:
     yield
     for name in names:
         with site.client(name) as client:
-            client.send(f"cf/v1/line/state/{name}", b"", retain=True)
+            client.send(f"cf/v2/line/state/{name}", b"", retain=True)
 
 
 WEAK = Crypto(key_bits=512, allow_weak_keys=True)
@@ -647,7 +647,7 @@ def test_a_tls_server_that_speaks_no_mqtt_is_told(tmp_path: Path) -> None:
 def test_a_visit_on_plain_tcp_ends_nobodys_connection() -> None:
     with start_broker("embedded") as running:
         broker, events = Broker(port=running.port), queue.SimpleQueue[object]()
-        topic = "cf/v1/line/state/n1"
+        topic = "cf/v2/line/state/n1"
         link = Link("line-n1-0123456789abcdef", broker, [topic], (topic, b"lost"), events.put)
         link.start()
         try:
@@ -690,18 +690,18 @@ def test_a_broker_that_lacks_rules_or_has_too_many_is_told(tmp_path: Path) -> No
     everything = Access(("#",), ("#",))
     ground.security = replace(
         ground.security,
-        access={**ground.security.access, "n2": everything, "n1": Access((), ("cf/v1/line/q/n2",))},
+        access={**ground.security.access, "n2": everything, "n1": Access((), ("cf/v2/line/q/n2",))},
     )
     with start_broker("embedded", security=ground.security) as ground.broker:
         broker = Broker(port=ground.broker.port, tls=True)
         with ground.client("n2") as n2:
-            n2.send("cf/v1/line/state/n2", retain=True)
+            n2.send("cf/v2/line/state/n4", retain=True)
         open_, narrow = (
             list(check_session(broker, ground.context(name), "line", name, {}))
             for name in ("n2", "n1")
         )
     assert levels(open_)["rules"] == "fail"
-    assert "refuses cf/v1/line/a/n1/+" in text_of(narrow, "access")
+    assert "refuses cf/v2/line/a/n1/+" in text_of(narrow, "access")
     assert levels(narrow)["access"] == "fail"
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.events import MembershipPending, Publish, Restart, Save
+from cipherfleet_node.core.events import MembershipPending, Restart, RoundClosed, Save
 from cipherfleet_node.core.messages import OPERATOR, Answer, Membership, MembershipEntry, Query
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.errors import ConfigError, WireError
@@ -30,7 +30,6 @@ from cipherfleet_node.keys.key_files import (
 )
 from cipherfleet_node.runtime import membership
 from cipherfleet_node.runtime.bundle import Bundle
-from cipherfleet_node.runtime.daemon import neighbour_warning
 from cipherfleet_node.runtime.membership import (
     CURRENT,
     NEXT,
@@ -42,7 +41,8 @@ from cipherfleet_node.runtime.membership import (
     store_membership,
 )
 from cipherfleet_node.runtime.membership_updates import MembershipUpdates
-from cipherfleet_node.runtime.store import write_synced
+from cipherfleet_node.runtime.start_warnings import neighbour_warning
+from cipherfleet_node.runtime.synced_files import write_synced
 from cipherfleet_node.settings.sections import (
     Algorithm,
     Broker,
@@ -53,8 +53,15 @@ from cipherfleet_node.settings.sections import (
     SyntheticField,
     SyntheticSensor,
 )
-from tests.node.core.test_agent import agent_of, complete, fleet_of, ring, start_all
-from tests.support.memory_fleet import MemoryFleet
+from tests.support.memory_fleet import (
+    MemoryFleet,
+    agent_of,
+    complete,
+    coupled_of,
+    fleet_of,
+    ring,
+    start_all,
+)
 
 BOSS = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
 BITS = 512
@@ -200,11 +207,11 @@ def test_without_a_pinned_operator_no_word_is_taken(folder: Path) -> None:
 def test_only_the_operator_sends_memberships_and_it_sends_nothing_else() -> None:
     verifiers = {OPERATOR: BOSS.public_key(), "a": BOSS.public_key()}
     forged = membership_of(sender="a")
-    query = Query("f", OPERATOR, 1, 1, 0, [], bytes(8), bytes(8), [])
+    query = Query("f", OPERATOR, 1, 1, [], -1, [], False, bytes(8), bytes(8), [])
     for message in (forged, query):
         with pytest.raises(WireError) as refused:
             wire.decode(wire.encode(message, BOSS), wire.topic_of(message), "f", verifiers)
-        assert refused.value.reason == "role"
+        assert refused.value.reason == "topic"
 
 
 # -- letting it hold ------------------------------------------------------------------------------
@@ -385,8 +392,8 @@ def test_a_membership_for_at_once_waits_for_the_open_round() -> None:
     assert seat.reported[-1].number == number
 
 
-def test_a_revoked_neighbour_is_done_without_in_the_open_round() -> None:
-    """It is asked no more, and the round closes with those who are left."""
+def test_a_sealed_round_that_awaits_a_revoked_neighbour_closes_held() -> None:
+    """Its roster cannot change. The node restarts without that neighbour before the next one."""
     fleet = fleet_of(complete(5), rounds=12, sealed=True)
     fleet.tap = lambda _s, _r, m: None if isinstance(m, Answer) and m.round == 3 else m
     start_all(fleet)
@@ -394,9 +401,8 @@ def test_a_revoked_neighbour_is_done_without_in_the_open_round() -> None:
     agent = agent_of(fleet, "n00")
     assert agent.round_number == 3
     effects = list(agent.handle(MembershipPending(0, frozenset({"n04"})), fleet.now))
-    (asked,) = [e.message for e in effects if isinstance(e, Publish)]
-    assert isinstance(asked, Query)
-    assert (asked.attempt, asked.roster) == (1, ["n01", "n02", "n03"])
+    assert [type(effect) for effect in effects][:3] == [RoundClosed, Save, Restart]
+    assert not agent.state.records[-1].counted
 
 
 def test_a_node_that_waits_for_nobody_switches_at_once() -> None:
@@ -462,7 +468,7 @@ def test_a_switch_is_saved_before_it_is_made() -> None:
     assert fleet.seats["n00"].switched
 
 
-def test_a_roster_that_names_a_removed_node_is_asked_again_without_it() -> None:
+def test_a_round_whose_roster_names_a_removed_node_closes_held() -> None:
     """A node restarted in the midst of a round whose neighbours are fewer now."""
     fleet = fleet_of(complete(5), rounds=8, sealed=True)
     start_all(fleet)
@@ -480,7 +486,7 @@ def test_a_roster_that_names_a_removed_node_is_asked_again_without_it() -> None:
     fleet.advance(2_000.0)
     for name in ("n00", "n01", "n02", "n03"):
         assert fleet.seats[name].stopped
-        assert fleet.seats[name].reported[-1].number == 7
+        assert coupled_of(fleet, name) >= 8
 
 
 def test_a_newcomer_waits_for_the_round_from_which_it_is_a_neighbour() -> None:
@@ -514,9 +520,9 @@ memberships = st.builds(
     Membership,
     st.just("f"),
     st.just(OPERATOR),
-    st.integers(0, 2**63 - 1),
+    st.integers(0, wire.MAX_ROUND),
     st.just("me"),
-    st.integers(0, 2**63 - 1),
+    st.integers(0, wire.MAX_ROUND),
     st.text(max_size=70),
     st.lists(members, max_size=4),
     st.lists(st.tuples(st.text(max_size=4), st.binary(max_size=33)), max_size=4),
@@ -530,8 +536,9 @@ memberships = st.builds(
 def test_whatever_the_operator_signs_is_taken_or_refused(message: Membership) -> None:
     """Never an exception of another kind, and what is taken can be configured and kept."""
     data = signed(message)
-    decoded = wire.decode(data, wire.topic_of(message), "f", {OPERATOR: BOSS.public_key()})
-    assert decoded == message
+    with suppress(WireError):
+        decoded = wire.decode(data, wire.topic_of(message), "f", {OPERATOR: BOSS.public_key()})
+        assert decoded == message
     with suppress(WireError):
         joined = check_membership(message, config_of())
         assert {n.id for n in joined.apply_to(config_of()).neighbours} == set(joined.neighbours)

@@ -15,12 +15,12 @@ from cipherfleet_node.runtime.spans import Spans
 TAG = bytes(TAG_BYTES)
 
 
-def query(sender: str, k: int, attempt: int = 0) -> Query:
-    return Query("fleet", sender, 1, k, attempt, [], TAG, TAG, [b"c"])
+def query(sender: str, k: int) -> Query:
+    return Query("fleet", sender, 1, k, [], -1, [], False, TAG, TAG, [b"c"])
 
 
-def answer(sender: str, receiver: str, k: int, attempt: int = 0) -> Answer:
-    return Answer("fleet", sender, 1, receiver, k, attempt, bytes(32), [b"c"])
+def answer(sender: str, receiver: str, k: int) -> Answer:
+    return Answer("fleet", sender, 1, receiver, k, 0, bytes(32), [b"c"])
 
 
 class Noted:
@@ -32,7 +32,7 @@ class Noted:
     def lines(self) -> list[tuple[Any, ...]]:
         self.spans.flush(now=True)
         text = self.file.read_text() if self.file.exists() else ""
-        names = ("phase", "round", "attempt", "neighbour", "at", "ms")
+        names = ("phase", "round", "neighbour", "at", "ms")
         return [tuple(json.loads(line)[n] for n in names) for line in text.splitlines()]
 
 
@@ -45,13 +45,13 @@ def test_a_trip_lasts_from_the_query_to_each_answer(noted: Noted) -> None:
     noted.trips.sent(query("a", 7), 10.0, 10.5)
     noted.trips.arrived(answer("b", "a", 7), 11.0)
     noted.trips.arrived(answer("c", "a", 7), 13.0)
-    assert noted.lines() == [("trip", 7, 0, "b", 10.0, 1000.0), ("trip", 7, 0, "c", 10.0, 3000.0)]
+    assert noted.lines() == [("trip", 7, "b", 10.0, 1000.0), ("trip", 7, "c", 10.0, 3000.0)]
 
 
 def test_a_service_lasts_from_the_query_to_the_answer_on_its_way(noted: Noted) -> None:
     noted.trips.arrived(query("b", 7), 20.0)
     noted.trips.sent(answer("a", "b", 7), 20.5, 20.75)
-    assert noted.lines() == [("service", 7, 0, "b", 20.0, 750.0)]
+    assert noted.lines() == [("service", 7, "b", 20.0, 750.0)]
 
 
 def test_of_repetitions_the_first_counts(noted: Noted) -> None:
@@ -63,23 +63,23 @@ def test_of_repetitions_the_first_counts(noted: Noted) -> None:
         noted.trips.arrived(answer("b", "a", 7), at)
         noted.trips.sent(answer("a", "b", 7), at, at)
     assert noted.lines() == [
-        ("trip", 7, 0, "b", 10.0, 6000.0),
-        ("service", 7, 0, "b", 15.0, 1000.0),
+        ("trip", 7, "b", 10.0, 6000.0),
+        ("service", 7, "b", 15.0, 1000.0),
     ]
 
 
-def test_answers_to_another_round_or_attempt_are_no_trip(noted: Noted) -> None:
-    noted.trips.sent(query("a", 7, 1), 10.0, 10.0)
-    noted.trips.arrived(answer("b", "a", 7, 0), 11.0)
-    noted.trips.arrived(answer("b", "a", 6, 1), 11.0)
+def test_answers_to_another_round_are_no_trip(noted: Noted) -> None:
+    noted.trips.sent(query("a", 7), 10.0, 10.0)
+    for k in (6, 8):
+        noted.trips.arrived(answer("b", "a", k), 11.0)
     noted.trips.sent(answer("a", "b", 7), 12.0, 12.0)  # to a query that never came
     assert noted.lines() == []
 
 
 def test_queries_that_are_never_answered_do_not_pile_up(noted: Noted) -> None:
-    for attempt in range(10 * MAX_AWAITED):
-        noted.trips.arrived(query("b", 7, attempt), float(attempt))
+    for k in range(10 * MAX_AWAITED):
+        noted.trips.arrived(query("b", k), float(k))
     assert len(noted.trips._awaiting) == MAX_AWAITED
     last = 10 * MAX_AWAITED - 1
-    noted.trips.sent(answer("a", "b", 7, last), last + 1.0, last + 1.0)
-    assert noted.lines() == [("service", 7, last, "b", float(last), 1000.0)]
+    noted.trips.sent(answer("a", "b", last), last + 1.0, last + 1.0)
+    assert noted.lines() == [("service", last, "b", float(last), 1000.0)]

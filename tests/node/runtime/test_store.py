@@ -13,15 +13,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from cipherfleet_node.core.state import STATE_VERSION, RoundRecord, State
+from cipherfleet_node.core.state import STATE_VERSION, Known, RoundRecord, State, first_state
 from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 from cipherfleet_node.runtime import store as store_module
+from cipherfleet_node.runtime import synced_files
 from cipherfleet_node.runtime.store import Store, read_state
 
 
 def state(k: int) -> State:
-    records = [RoundRecord(k, [k, -k], bytes([k] * 32), [bytes([k]) * 64])]
-    return State(STATE_VERSION, "f", "n", b"tag", 3, k, [0.5 * k], records, {"m": 1}, True)
+    draw, known = bytes(8), {"m": Known(b"identity", epoch=1, round=k)}
+    records = [RoundRecord(k, draw, [k, -k], bytes([k] * 32), [bytes([k]) * 64])]
+    made = first_state("f", "n", b"tag", 3, draw=k)
+    rosters = {draw: {"m": bytes(16)}}
+    changes = {"round": k, "estimate": [0.5 * k], "records": records, "neighbours": known}
+    return msgspec.structs.replace(made, continuous=True, rosters=rosters, **changes)
 
 
 @pytest.fixture
@@ -293,7 +298,7 @@ def test_the_first_generation_damaged_with_none_before_is_corrupt(store: Store) 
 def write(store: Store, payload: bytes) -> None:
     import hashlib
 
-    magic = b"cipherfleet state 1\n"
+    magic = b"cipherfleet state 2\n"
     store.current.write_bytes(magic + hashlib.sha256(payload).digest() + payload)
 
 
@@ -327,3 +332,54 @@ def test_what_is_told_of_a_damaged_state_is_not_its_content(store: Store) -> Non
     with pytest.raises(StateCorrupt) as refused:
         store.load()
     assert "0.5" not in str(refused.value)
+
+
+# -- the mark of a start --------------------------------------------------------------------------
+
+
+def test_a_start_is_known_after_the_state_is_lost(store: Store, tmp_path: Path) -> None:
+    assert not store.has_run("keys of n")
+    store.record_start("keys of n")
+    store.save(state(3))
+    store.close()
+    shutil.rmtree(tmp_path / store_module.STATE_FOLDER)
+    again = Store(tmp_path)
+    assert again.load() is None
+    assert again.has_run("keys of n")
+    assert not again.has_run("other keys")  # of the next device with this id
+    again.close()
+    store._lock = os.open(tmp_path, os.O_RDONLY)  # the fixture closes it once more
+
+
+def test_the_mark_is_written_once_and_durably(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    genuine = synced_files.sync_folder
+
+    def recorded(folder: Path) -> None:
+        synced.append(folder)
+        genuine(folder)
+
+    monkeypatch.setattr(store_module, "sync_folder", recorded)
+    store.record_start("keys of n")
+    store.record_start("keys of n")
+    assert synced == [tmp_path]
+
+
+def test_a_damaged_mark_is_none(store: Store, tmp_path: Path) -> None:
+    (tmp_path / store_module.STARTED_FILE).write_bytes(b"\xff\xfe\x00")
+    assert not store.has_run("keys of n")
+    store.record_start("keys of n")
+    assert store.has_run("keys of n")
+
+
+def test_a_new_state_folder_is_durable_before_anything_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(store_module, "sync_folder", synced.append)
+    Store(tmp_path).close()
+    assert synced == [tmp_path]
+    Store(tmp_path).close()
+    assert synced == [tmp_path]

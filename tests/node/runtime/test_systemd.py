@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,3 +78,25 @@ def test_the_watchdog_is_fed_at_half_its_interval(
     else:
         monkeypatch.setenv("WATCHDOG_USEC", given)
     assert ServiceManager().watchdog_s == expected
+
+
+def test_a_pause_keeps_the_service_alive_until_it_is_over_or_stopped(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    service, stopping = ServiceManager(), threading.Event()
+    service.pause(0.1, stopping)
+    status = manager.recv(200)
+    assert status == b"STATUS=another device has this identity: the next start is in 0.1 s"
+    assert manager.recv(200) == b"WATCHDOG=1"
+    stopping.set()
+    began = time.monotonic()
+    service.pause(600.0, stopping)
+    assert time.monotonic() - began < 60.0
+
+
+def test_without_a_manager_there_is_no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    began = time.monotonic()
+    ServiceManager().pause(600.0, threading.Event())
+    assert time.monotonic() - began < 60.0

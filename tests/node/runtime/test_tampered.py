@@ -24,7 +24,7 @@ import pytest
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.local.processes import LocalFleet, NodeProcess
 from cipherfleet_node import __main__ as node_command
-from cipherfleet_node.core.state import STATE_VERSION, State
+from cipherfleet_node.core.state import first_state
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import (
     read_keys,
@@ -216,7 +216,8 @@ def saved(folder: Path, node: str = "n1") -> Path:
     """A saved state of *node* in *folder*, two generations; the folder of it."""
     store = Store(folder)
     for k in (3, 4):
-        store.save(State(STATE_VERSION, "yard", node, b"", 1, k, [20.0], [], {}, True))
+        made = first_state("yard", node, b"", 1, draw=0)
+        store.save(msgspec.structs.replace(made, round=k, estimate=[20.0], continuous=True))
     store.close()
     return folder / "state"
 

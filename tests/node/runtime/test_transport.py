@@ -74,7 +74,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
 )
 NOW = datetime.now(UTC)
-F = "cf/v1/line"
+F = "cf/v2/line"
 TEXT = """\
 config_version: 1
 fleet: line
@@ -511,13 +511,14 @@ def test_rules_name_every_topic_in_full(tmp_path: Path) -> None:
         f"topic read {F}/q/n2",
         f"topic read {F}/state/n2",
         f"topic read {F}/a/n1/+",
+        f"topic read {F}/state/n1",
         f"topic read {F}/members/n1",
     ]
     users = json.loads(embedded_configuration(tmp_path, 1, security))["authorization"]["users"]
     (operator,) = [user["permissions"] for user in users if user["user"] == f"CN={OPERATOR}"]
-    read = [f"cf.v1.line.{what}.*" for what in ("state", "health", "claim")]
+    read = [f"cf.v2.line.{what}.*" for what in ("state", "health", "claim")]
     assert operator == {
-        "publish": {"allow": ["cf.v1.line.members.*"]},
+        "publish": {"allow": ["cf.v2.line.members.*"]},
         "subscribe": {"allow": read},
     }
     (watcher,) = [user["permissions"] for user in users if user["user"] == f"CN={WATCHER}"]
@@ -696,6 +697,38 @@ def linked(
     )
     link.start()
     return link, events
+
+
+@fleet
+@pytest.mark.parametrize("is_fenced", [True, False])
+def test_a_retained_message_is_delivered_before_the_link_is_up(
+    ground: Ground, is_fenced: bool
+) -> None:
+    """A node thus knows its latest epoch before it sends. The fence is a packet of its own."""
+    own = f"{F}/state/n1"
+    with ground.client("n1") as earlier:
+        earlier.send(own, b"earlier", retain=True)
+    events: queue.Queue[LinkEvent] = queue.Queue()
+    topics = [topic for topic in ground.security.access["n1"].read if topic != own]
+    link = Link(
+        "line-n1",
+        Broker(port=ground.broker.port, tls=True),
+        topics if is_fenced else [*topics, own],
+        None,
+        events.put,
+        ground.context("n1"),
+        before=[own] if is_fenced else [],
+    )
+    link.start()
+    try:
+        came = [events.get(timeout=60)]
+        while not isinstance(came[-1], LinkUp):
+            came.append(events.get(timeout=60))
+        assert [event.payload for event in came if isinstance(event, Arrived)] in (
+            [[b"earlier"]] if is_fenced else [[b"earlier"], []]
+        )
+    finally:
+        link.stop(2)
 
 
 @fleet

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.runtime.daemon import simulation_warnings
+from cipherfleet_node.runtime.start_warnings import simulation_warnings
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.rules import is_loopback
 from cipherfleet_node.settings.sections import (

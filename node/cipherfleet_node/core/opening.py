@@ -1,0 +1,135 @@
+"""How a round is opened: the draw, the kick, the quantised estimate and the query.
+
+A draw belongs to a state (see `randomness.py`). When a neighbour's roster has changed, the node
+draws again: the counter rises, and the next round adds a kick to the estimate that it quantises.
+The kick is normal noise, KICK times as large as the usual share of one neighbour in a coupling
+term. Both ends of an edge use the kicked numbers, so no sum is disturbed.
+
+The counter rises at most once in ROUNDS_PER_DRAW rounds. While the estimate stands still, every
+further draw has to wait twice as long as the one before: many kicks around one estimate would
+average out.
+
+The usual share is measured by the sizes of the latest coupling terms. Terms of rounds that may
+contain kicks are left out. Otherwise each kick would make the next one larger. Before any size is
+known, the estimate itself is taken for the usual share.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import numpy as np
+
+from . import progress
+from .coupling import TERMS, size_of, within_headroom
+from .events import Setup
+from .messages import Query
+from .quantiser import START_NOISE, quantise, randomise_start
+from .randomness import FloatVector, RoundRandomness
+from .state import UNSEEN, RoundRecord, State
+
+KICK = 2.0
+ROUNDS_PER_DRAW = 4
+MOST_DOUBLINGS = 40
+
+
+class Opener:
+    """Open the rounds of one node. Times are monotonic seconds."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._drawn_at = 0.0
+        self._kicked_until = 0  # coupling terms of earlier rounds may contain kicks
+
+    def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
+        """Return *state* with the next draw, or None if it is too early for one."""
+        drawing = state.drawing
+        if state.round < drawing.at_round + ROUNDS_PER_DRAW:
+            return None
+        waits = max(drawing.times - ROUNDS_PER_DRAW, 0)
+        if waits and now < self._drawn_at + deadline_s * 2.0 ** min(waits, MOST_DOUBLINGS):
+            return None
+        return self.draw_now(state, now)
+
+    def draw_now(self, state: State, now: float) -> State:
+        """Return *state* with the next draw."""
+        self._drawn_at = now
+        self.note_kicks(state.round)
+        return progress.redrawn(state, self._kick_size(state))
+
+    def note_kicks(self, round_number: int) -> None:
+        """Measure no usual size in the rounds after *round_number*: they may contain kicks."""
+        self._kicked_until = round_number + ROUNDS_PER_DRAW
+
+    def note_size(self, state: State, round_number: int, size: float) -> State:
+        """Return *state* with the *size* of the coupling term of *round_number*."""
+        if round_number < self._kicked_until:
+            return state
+        return progress.replaced(state, sizes=[*state.sizes, size][-TERMS:])
+
+    def open(self, state: State, asked: list[str]) -> State:
+        """Return *state* with the record of its next round, which asks the neighbours *asked*.
+
+        Raises HeadroomExceeded if the first estimate does not fit.
+        """
+        setup, k = self._setup, state.round
+        estimate = self._first(state) if state.estimate is None else np.array(state.estimate)
+        randomness = self._randomness(state, estimate)
+        with setup.trace.span("quantise", k):
+            kicked = self._kicked(state, estimate, randomness)
+            quantised = quantise(kicked, setup.resolution, randomness)
+        with setup.trace.span("encrypt", k):
+            ciphertexts = setup.exchange.query(quantised)
+        record = RoundRecord(
+            number=k,
+            draw=progress.draw_name(state, randomness.seed, sealed=setup.exchange.sealed),
+            quantised=quantised,
+            seed=randomness.seed,
+            query=ciphertexts,
+            roster=setup.exchange.roster(asked),
+        )
+        return progress.opened(state, record, estimate)
+
+    def _first(self, state: State) -> FloatVector:
+        start = self._setup.objective.start()
+        return randomise_start(start, self._setup.resolution, self._randomness(state, start))
+
+    def _randomness(self, state: State, estimate: FloatVector) -> RoundRandomness:
+        return RoundRandomness(self._setup.seeds(progress.next_draw(state, estimate)))
+
+    def query(self, state: State, record: RoundRecord) -> Query:
+        """Return the query of *record*."""
+        setup = self._setup
+        closed = [r for r in state.records if r.outcome != "open" and r.number < record.number]
+        latest = closed[-1] if closed and not setup.exchange.sealed else None
+        return Query(
+            fleet=setup.fleet,
+            sender=setup.node,
+            epoch=state.epoch,
+            round=record.number,
+            roster=record.roster,
+            previous=latest.number if latest else UNSEEN,
+            counted=latest.counted if latest else [],
+            unbalanced=state.unbalanced,
+            parameters=setup.parameters,
+            key=setup.key_tag,
+            ciphertexts=record.query,
+        )
+
+    def _kicked(
+        self, state: State, estimate: FloatVector, randomness: RoundRandomness
+    ) -> FloatVector:
+        kick = state.drawing.kick
+        if not kick:
+            return estimate
+        noise = kick * randomness.normal("kick", estimate.size)
+        return within_headroom(estimate + noise, self._setup.resolution)
+
+    def _kick_size(self, state: State) -> float:
+        """Return the deviation of a kick: KICK usual shares of one neighbour in a term."""
+        least = START_NOISE * self._setup.resolution
+        weight = self._setup.exchange.mean_metropolis
+        if not state.sizes or not weight:
+            return max(size_of(np.array(state.estimate or [0.0])), least)
+        share = statistics.median(state.sizes) / (weight * len(self._setup.neighbours) ** 0.5)
+        return float(max(KICK * share, least))

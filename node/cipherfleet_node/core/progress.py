@@ -1,0 +1,90 @@
+"""How the saved state changes: each function takes a state and returns the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from .randomness import Draw, FloatVector, state_fingerprint
+from .state import HISTORY_ROUNDS, Known, Outcome, RoundRecord, State
+
+
+def next_draw(state: State, estimate: FloatVector) -> Draw:
+    """Return the draw of the next round: it belongs to the state."""
+    drawing = state.drawing
+    fingerprint = state_fingerprint(estimate.tolist(), drawing.kick)
+    return Draw(fingerprint, drawing.number, drawing.since)
+
+
+def draw_name(state: State, seed: bytes, *, sealed: bool) -> bytes:
+    """Return the name under which the answers of the present draw are remembered.
+
+    In the sealed exchange a step of the estimate alone does not change it: the terms of a neighbour
+    that has moved by one coupled step still resemble the ones before. In the pairwise exchange it
+    belongs to the *seed*, since other half weights suffice.
+    """
+    return state.drawing.number.to_bytes(8, "big") if sealed else seed[:8]
+
+
+def redrawn(state: State, kick: float) -> State:
+    """Return *state* with the next draw, and a kick of the deviation *kick*."""
+    drawing = state.drawing
+    changed = msgspec.structs.replace(
+        drawing,
+        number=drawing.number + 1,
+        kick=kick,
+        at_round=state.round,
+        times=drawing.times + 1,
+    )
+    return msgspec.structs.replace(state, drawing=changed)
+
+
+def opened(state: State, record: RoundRecord, estimate: FloatVector) -> State:
+    """Return *state* with the open round *record*, and without what is too old."""
+    kept = [*state.records, record][-HISTORY_ROUNDS:]
+    dropped = [r for r in state.records if r.number < kept[0].number and r.outcome == "held"]
+    draws = {r.draw for r in kept}
+    return msgspec.structs.replace(
+        state,
+        estimate=estimate.tolist(),
+        records=kept,
+        rosters={draw: seen for draw, seen in state.rosters.items() if draw in draws},
+        continuous=True,
+        has_lost_round=False,
+        unbalanced=state.unbalanced or any(r.roster and r.answered for r in dropped),
+    )
+
+
+def closed(
+    state: State,
+    number: int,
+    outcome: Outcome,
+    counted: Collection[str] = (),
+    answers: Mapping[str, Sequence[bytes]] | None = None,
+) -> State:
+    """Return *state* with the record of round *number* closed."""
+    records = list(state.records)
+    for index, record in enumerate(records):
+        if record.number == number:
+            kept = {name: list(answer) for name, answer in (answers or {}).items()}
+            records[index] = msgspec.structs.replace(
+                record, outcome=outcome, counted=sorted(counted), answers=kept
+            )
+    return msgspec.structs.replace(state, records=records)
+
+
+def moved(state: State, estimate: FloatVector, since: int) -> State:
+    """Return *state* with another estimate, from round *since* on: it has numbers of its own."""
+    drawing = msgspec.structs.replace(state.drawing, since=since, kick=0.0, times=0)
+    return msgspec.structs.replace(state, estimate=estimate.tolist(), drawing=drawing)
+
+
+def replaced(state: State, **changes: object) -> State:
+    """Return *state* with other fields."""
+    return msgspec.structs.replace(state, **changes)
+
+
+def knowing(state: State, name: str, known: Known) -> State:
+    """Return *state* with what is known of the neighbour *name*."""
+    return msgspec.structs.replace(state, neighbours={**state.neighbours, name: known})

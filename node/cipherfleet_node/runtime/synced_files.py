@@ -1,0 +1,24 @@
+"""Files that survive a loss of power once they are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_synced(file: Path, data: bytes) -> None:
+    """Write *data* durably to *file*, which only its owner can read."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of *folder* durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

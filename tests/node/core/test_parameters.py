@@ -1,0 +1,75 @@
+"""The digest of shared settings: bytes that any language can compute."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from cipherfleet_node.core.parameters import SharedParameters, shared_parameters
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
+from tests.support.paths import ROOT
+from tests.tools.make_vectors import parameters_vectors
+
+VECTORS = json.loads((ROOT / "node/vectors/parameters.json").read_text())
+BASE = Algorithm(rounds=1)
+
+
+def text(name: str) -> bytes:
+    return name.encode() + b"\0"
+
+
+def test_the_parameters_vectors_are_up_to_date() -> None:
+    assert json.loads(json.dumps(parameters_vectors())) == VECTORS
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_parameters_vectors_hold(case: Any) -> None:
+    """Computed here as node/PROTOCOL.md says, without our code."""
+    fields = case["fields"]
+    kind, reals = ("power", fields["attenuation"]) if fields["attenuation"] else ("none", (0, 0))
+    widths = [fields[f"{name}_bits"] for name in ("value", "half_weight", "metropolis")]
+    steps = [fields[name] for name in ("resolution", "initial", "decay", "exponent")]
+    data = text("cipherfleet/v2/parameters") + struct.pack(">Q", fields["wire_version"])
+    data += text(fields["exchange"]) + struct.pack(">4Q", fields["dimension"], *widths)
+    data += struct.pack(">4d", *steps) + text(kind) + struct.pack(">2d", *reals)
+    assert data.hex() == case["bytes"]
+    assert hashlib.sha256(data).hexdigest()[:16] == case["tag"]
+    given = fields | {"attenuation": tuple(reals) if fields["attenuation"] else None}
+    assert SharedParameters(**given).encoded == data
+
+
+def test_no_two_cases_have_the_same_tag() -> None:
+    assert len({case["tag"] for case in VECTORS["cases"]}) == len(VECTORS["cases"]) >= 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        shared_parameters(BASE, "pairwise", 1),
+        shared_parameters(BASE, "sealed", 2),
+        shared_parameters(Algorithm(rounds=1, resolution="2^-23"), "sealed", 1),
+        shared_parameters(Algorithm(rounds=1, stepsize=Stepsize(initial=0.2)), "sealed", 1),
+        shared_parameters(Algorithm(rounds=1, stepsize=Stepsize(decay=0.2)), "sealed", 1),
+        shared_parameters(Algorithm(rounds=1, stepsize=Stepsize(exponent=2)), "sealed", 1),
+        shared_parameters(Algorithm(rounds=1, attenuation=Attenuation()), "sealed", 1),
+    ],
+)
+def test_each_shared_setting_changes_the_tag(other: SharedParameters) -> None:
+    assert other.tag != shared_parameters(BASE, "sealed", 1).tag
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        Algorithm(rounds=9, period_s=3.0, answer_timeout_s=1.0, start_timeout_s=2.0),
+        Algorithm(rounds=1, stepsize=Stepsize(law="normal", spread=0.5)),
+        Algorithm(rounds=1, resolution=2.0**-24),
+        Algorithm(rounds=1, stepsize=Stepsize(initial=0.3, decay=0.01, exponent=1)),
+    ],
+)
+def test_private_settings_and_other_spellings_do_not(same: Algorithm) -> None:
+    assert shared_parameters(same, "sealed", 1).tag == shared_parameters(BASE, "sealed", 1).tag

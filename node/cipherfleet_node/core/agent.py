@@ -231,6 +231,7 @@ class Agent:
             self._coupled_at += now - self._disconnected_at  # no time passes without a broker
         self._connected = True
         self.neighbours.begin_connection()
+        self.roster.forgive()
         self._announced = None
         yield from self._announce(self._condition)
         if self._phase is Phase.STARTING and self._state.has_lost_round:

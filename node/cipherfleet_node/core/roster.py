@@ -1,11 +1,12 @@
 """Which neighbours a node asks in a round.
 
-**Back-off.** A neighbour that lets a round close without its answer has missed once more. With m >
-1 misses it is asked in rounds divisible by 2^(m+1) only, with m + 1 at most MOST_DOUBLINGS. One
-miss changes nothing, since every change of a roster costs a held round. An answer in time takes one
-miss away. A neighbour without which there are too few is asked in any case: without it the round
-would be held anyway. A refusal is no miss, since an honest neighbour refuses for a few rounds at
-most. From PATIENCE refusals in a row on, each one counts as a miss.
+**Back-off.** A neighbour that lets a round close without its answer has missed once more, up to
+MOST_MISSES. With m > 1 misses it is asked in rounds divisible by 2^(m+1) only. One miss changes
+nothing, since every change of a roster costs a held round. An answer in time halves the misses. A
+new connection of this node to the broker ends them all: the missing answers may have been its own
+fault. A neighbour without which there are too few is asked in any case: without it the round would
+be held anyway. A refusal is no miss, since an honest neighbour refuses for a few rounds at most.
+From PATIENCE refusals in a row on, each one counts as a miss.
 
 **Answers out of range.** The answers of the sealed exchange open only together. If they are out of
 range in SPOILED_ROUNDS rounds one after another, one of the roster is faulty, and nobody can say
@@ -19,9 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-MOST_DOUBLINGS = 6
+MOST_MISSES = 5
 PATIENCE = 5
 SPOILED_ROUNDS = 3
+MOST_DOUBLINGS = 6  # of the rounds until a trial
 FIRST_TRIAL = 16  # rounds until a part of those left out is asked again; doubles with each failure
 
 
@@ -44,7 +46,8 @@ class Roster:
             self._on_trial = _first_half(self.left_out)
         usable = sorted(set(candidates) - (self.left_out - self._on_trial))
         due = [name for name in usable if round_number % self._interval(name) == 0]
-        others = sorted(set(usable) - set(due), key=lambda name: self._misses[name])
+        others = [name for name in usable if name not in due]
+        others.sort(key=lambda name: self._misses[name])  # stable: the same on every machine
         return sorted([*due, *others[: max(self._least - len(due), 0)]])
 
     def has_missed(self, name: str) -> bool:
@@ -54,7 +57,7 @@ class Roster:
     def missed(self, names: Iterable[str]) -> None:
         """Record that a round closed without an answer of *names*."""
         for name in names:
-            self._misses[name] = self._misses.get(name, 0) + 1
+            self._misses[name] = min(self._misses.get(name, 0) + 1, MOST_MISSES)
 
     def refused(self, name: str) -> None:
         """Record that *name* has refused to answer."""
@@ -66,7 +69,11 @@ class Roster:
         """Record that *names* answered in time, with answers that could be used."""
         for name in names:
             self._refusals.pop(name, None)
-            self._misses[name] = max(self._misses.get(name, 0) - 1, 0)
+            self._misses[name] = self._misses.get(name, 0) // 2
+
+    def forgive(self) -> None:
+        """Forget all misses: this node has a new connection to the broker."""
+        self._misses.clear()
 
     def opened(self, roster: Collection[str]) -> None:
         """Record that the answers of *roster* were in range."""
@@ -100,7 +107,7 @@ class Roster:
 
     def _interval(self, name: str) -> int:
         misses = self._misses.get(name, 0)
-        return 1 if misses < 2 else 1 << min(misses + 1, MOST_DOUBLINGS)
+        return 1 if misses < 2 else 1 << (misses + 1)
 
 
 def _first_half(names: frozenset[str]) -> frozenset[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from cipherfleet_node.core.roster import (
     FIRST_TRIAL,
     MOST_DOUBLINGS,
+    MOST_MISSES,
     PATIENCE,
     SPOILED_ROUNDS,
     Roster,
@@ -30,18 +34,32 @@ def after_misses(count: int, name: str = "n0") -> Roster:
     return roster
 
 
-@pytest.mark.parametrize("misses", range(MOST_DOUBLINGS + 4))
+@pytest.mark.parametrize("misses", range(MOST_MISSES + 5))
 def test_a_mute_neighbour_is_asked_ever_less_often(misses: int) -> None:
-    interval = 1 if misses < 2 else 1 << min(misses + 1, MOST_DOUBLINGS)
+    interval = 1 if misses < 2 else min(1 << (misses + 1), 64)
     assert asked_in(after_misses(misses), range(256), "n0") == list(range(0, 256, interval))
 
 
-def test_an_answer_takes_one_miss_away_and_not_all() -> None:
-    roster = after_misses(4)
+def test_an_answer_halves_the_misses() -> None:
+    roster = after_misses(5)
     roster.answered(["n0"])
-    assert asked_in(roster, range(64), "n0") == [0, 16, 32, 48]
-    for _ in range(5):
-        roster.answered(["n0"])
+    assert asked_in(roster, range(32), "n0") == [0, 8, 16, 24]
+    roster.answered(["n0"])
+    assert asked_in(roster, range(4), "n0") == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("misses", range(1, 40))
+def test_who_answers_again_is_asked_in_every_round_after_72_rounds_at_most(misses: int) -> None:
+    roster = after_misses(misses)
+    for k in range(1, 73):
+        if "n0" in roster.choose(NAMES, k):
+            roster.answered(["n0"])
+    assert asked_in(roster, range(73, 137), "n0") == list(range(73, 137))
+
+
+def test_a_new_connection_ends_all_misses() -> None:
+    roster = after_misses(30)
+    roster.forgive()
     assert asked_in(roster, range(4), "n0") == [0, 1, 2, 3]
 
 
@@ -197,3 +215,21 @@ def test_a_sound_neighbour_is_asked_again_in_the_end(script: list[tuple[str, lis
         roster.answered(asked)
         roster.opened(asked)
     assert roster.choose(NAMES, 1_301) == NAMES
+
+
+CHOICES = """
+from cipherfleet_node.core.roster import Roster
+roster = Roster(least=2)
+names = [f"node{index}" for index in range(9)]
+for name in names:
+    roster.missed([name] * 3)
+print([roster.choose(set(names), k) for k in range(64)])
+"""
+
+
+def test_the_choice_is_the_same_for_every_order_of_a_set() -> None:
+    def said(seed: int) -> str:
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        return subprocess.check_output([sys.executable, "-c", CHOICES], env=environment, text=True)
+
+    assert len({said(seed) for seed in range(4)}) == 1

@@ -83,9 +83,12 @@ def levels(privacy: Privacy) -> set[str]:
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
-def test_a_ring_of_strangers_has_nothing_to_mend(exchange: ExchangeName, tmp_path: Path) -> None:
+def test_a_ring_of_strangers_has_few_neighbours_only(
+    exchange: ExchangeName, tmp_path: Path
+) -> None:
     privacy = check_privacy(fleet_of(tmp_path, "{kind: ring}"), exchange)
-    assert levels(privacy) == {"ok", "note"}
+    warned = [f.subject for f in privacy.findings if f.level not in ("ok", "note")]
+    assert warned == (["separation"] if exchange == "sealed" else [])
     assert findings_about(privacy, "leaf") == [("ok", ())]
     assert findings_about(privacy, "cut") == [("ok", ())]
     assert findings_about(privacy, "bridge") == []
@@ -552,3 +555,24 @@ def test_weak_keys_leave_nothing_that_is_never_learnt(tmp_path: Path) -> None:
     eavesdropper = check_privacy(fleet, "pairwise").who_learns_what[0]
     assert eavesdropper.observer == "eavesdropper"
     assert eavesdropper.never == "nothing is protected: keys are weak"
+
+
+@pytest.mark.parametrize(
+    ("topology", "spread", "rounds", "is_warned"),
+    [
+        ("kind: ring", 1, 50, True),
+        ("kind: random_regular, degree: 3, seed: 1", 1, 50, True),
+        ("kind: random_regular, degree: 4, seed: 1", 1, 1000, False),
+        ("kind: random_regular, degree: 4, seed: 1", 1, 1001, True),
+        ("kind: random_regular, degree: 4, seed: 1", 0, 50, True),
+        ("kind: complete", 1, 4000, False),
+    ],
+)
+def test_sums_of_few_neighbours_separate(
+    topology: str, spread: float, rounds: int, is_warned: bool, tmp_path: Path
+) -> None:
+    algorithm = f"rounds: {rounds}, stepsize: {{spread: {spread}}}"
+    fleet = fleet_of(tmp_path, f"{{{topology}}}", algorithm=algorithm)
+    found = findings_about(check_privacy(fleet, "sealed"), "separation")
+    assert [level for level, _ in found] == ["warn"] * is_warned
+    assert findings_about(check_privacy(fleet, "pairwise"), "separation") == []

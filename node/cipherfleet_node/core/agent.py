@@ -778,7 +778,10 @@ class Agent:
         record = self._state.open_record
         assert record is not None
         self._holds += 1
-        self.roster.missed(blamed)
+        if self.collector.is_unheeded:
+            self.roster.forgive()  # more likely this node was cut off than all its neighbours
+        else:
+            self.roster.missed(blamed)
         self.roster.answered(self.collector.answers)
         answers = self.collector.end() if record.roster else {}
         self.collector.current = None

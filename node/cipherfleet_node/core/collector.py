@@ -107,6 +107,11 @@ class Collector:
         """True if *digest* is that of the open query."""
         return self.current is not None and digest == self._digest
 
+    @property
+    def is_unheeded(self) -> bool:
+        """True if the open round has a roster and nobody has answered or refused."""
+        return self.current is not None and self.current.unheard == self.current.roster != set()
+
     def open_current(self, randomness: RoundRandomness) -> CouplingTerm:
         """Decrypt the combined answers of the open round, without those that are out of range."""
         assert self.current is not None

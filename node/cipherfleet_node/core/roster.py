@@ -3,10 +3,10 @@
 **Back-off.** A neighbour that lets a round close without its answer has missed once more, up to
 MOST_MISSES. With m > 1 misses it is asked in rounds divisible by 2^(m+1) only. One miss changes
 nothing, since every change of a roster costs a held round. An answer in time halves the misses. A
-new connection of this node to the broker ends them all: the missing answers may have been its own
-fault. A neighbour without which there are too few is asked in any case: without it the round would
-be held anyway. A refusal is no miss, since an honest neighbour refuses for a few rounds at most.
-From PATIENCE refusals in a row on, each one counts as a miss.
+new connection of this node to the broker ends them all, and so does a round without any reply: it
+was probably this node that was cut off. A neighbour without which there are too few is asked in any
+case: without it the round would be held anyway. A refusal is no miss, since an honest neighbour
+refuses for a few rounds at most. From PATIENCE refusals in a row on, each one counts as a miss.
 
 **Answers out of range.** The answers of the sealed exchange open only together. If they are out of
 range in SPOILED_ROUNDS rounds one after another, one of the roster is faulty, and nobody can say
@@ -72,7 +72,7 @@ class Roster:
             self._misses[name] = self._misses.get(name, 0) // 2
 
     def forgive(self) -> None:
-        """Forget all misses: this node has a new connection to the broker."""
+        """Forget all misses: they may have been the fault of this node's connection."""
         self._misses.clear()
 
     def opened(self, roster: Collection[str]) -> None:

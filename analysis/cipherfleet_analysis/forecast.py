@@ -36,6 +36,7 @@ from .simulation import (
     Links,
     SeededRandomness,
     Simulated,
+    exact_method,
     first_estimates,
     gradients_of,
     run,
@@ -316,6 +317,7 @@ def _simulate_fleet(
             rounds,
             SeededRandomness(SEED),
             sealed=fleet.exchange == "sealed",
+            method=exact_method(objectives, file.algorithm, file.objective),
         )
         answer = answer_of(fleet, objectives)
         limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(file.algorithm)
@@ -348,6 +350,7 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
         algorithm,
         random,
         sealed=fleet.exchange == "sealed",
+        method=exact_method(objectives, algorithm, fleet.file.objective),
     )
     first, most = None, _affordable_rounds(fleet, MOST_ROUNDS)
     for k, closed in enumerate(islice(running, most), 1):

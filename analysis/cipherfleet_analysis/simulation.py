@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cipherfleet_node.core import exact
 from cipherfleet_node.core.exchange import UNIT, metropolis
 from cipherfleet_node.core.objective import Average, Mean, Objective, Regression
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
@@ -24,7 +25,12 @@ from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.settings import sections
-from cipherfleet_node.settings.sections import Algorithm, Stepsize, resolution_of
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Stepsize,
+    exact_scale_of,
+    resolution_of,
+)
 from cipherfleet_provisioning.topology.graph import Graph
 
 Array = npt.NDArray[np.float64]
@@ -161,6 +167,39 @@ def _hessian(objective: Objective, x: Array) -> Array:
     return np.zeros((x.size, x.size))  # of an average, whose gradient is zero
 
 
+# -- the exact method ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExactMethod:
+    """What the exact method needs beside the gradients; see cipherfleet_node.core.exact."""
+
+    scale: float  # c0
+    curvatures: Array  # L_i of every node, shape (n,)
+    is_sampled: bool = False  # gradients of minibatches: the steps fall
+
+    def steps(self, k: int, algorithm: Algorithm, factors: Array) -> Array:
+        """Return the entries of every Lambda_i in round *k*, shape (n, d)."""
+        spread = algorithm.stepsize.spread
+        means = [exact.mean_step(own, self.scale, spread) for own in self.curvatures]
+        falling = 1.0 + k / exact.FALLING_ROUNDS if self.is_sampled else 1.0
+        result: Array = np.array(means)[:, None] / falling * factors
+        return result
+
+
+def exact_method(
+    objectives: Sequence[Objective], algorithm: Algorithm, section: sections.ObjectiveSection
+) -> ExactMethod | None:
+    """Return the exact method of a fleet of *objectives*, or None for the article's."""
+    scale = exact_scale_of(algorithm, section)
+    if scale is None:
+        return None
+    unused = RoundRandomness(bytes(SEED_BYTES))
+    curvatures = [exact.Curvature(each).at(each.start(), 0, unused) for each in objectives]
+    is_sampled = any(getattr(each, "is_sampled", False) for each in objectives)
+    return ExactMethod(scale, np.array(curvatures), is_sampled)
+
+
 # -- rounds -------------------------------------------------------------------------------------
 
 
@@ -192,6 +231,7 @@ def simulate(
     randomness: FleetRandomness,
     *,
     sealed: bool,
+    method: ExactMethod | None = None,
 ) -> Simulated:
     """Run *rounds* rounds from *starts*, shape (n, d), nodes in the graph's order.
 
@@ -199,7 +239,9 @@ def simulate(
     """
     x = first_estimates(starts, algorithm, randomness)
     largest = float(np.abs(x).max())
-    running = run(Links.of(graph), x, gradients, algorithm, randomness, sealed=sealed)
+    running = run(
+        Links.of(graph), x, gradients, algorithm, randomness, sealed=sealed, method=method
+    )
     for closed in islice(running, rounds):
         x = closed.estimates
         greatest = float(np.abs(x).max())
@@ -225,25 +267,36 @@ def run(
     *,
     sealed: bool,
     opened: bool = False,
+    method: ExactMethod | None = None,
 ) -> Iterator[SimulatedRound]:
     """Yield rounds from *x* without end, each computed on demand.
 
     Every neighbour answers in every round. *opened* keeps every single answer, which takes memory.
+    Without *method* it is the article's.
     """
-    resolution = resolution_of(algorithm)
+    resolution, dual = resolution_of(algorithm), np.zeros_like(x)
     for k in count():
         with np.errstate(all="ignore"):
-            quantised = np.floor(x / resolution + randomness.rounding(k, x.shape))
+            shared = x
+            if method is not None:
+                gradient = gradients.evaluate(x, k, randomness)
+                factors = randomness.steps(k, algorithm.stepsize, x.shape)
+                shared = x - method.steps(k, algorithm, factors) * (gradient + dual)
+            quantised = np.floor(shared / resolution + randomness.rounding(k, x.shape))
             answers = np.empty((len(links.askers), x.shape[1])) if opened else None
             couplings, sums = links.exchange(
                 quantised, k, randomness, sealed=sealed, answers=answers
             )
             couplings *= resolution
-            gradient = gradients.evaluate(x, k, randomness)
-            steps = mean_stepsize(algorithm.stepsize, k) * randomness.steps(
-                k, algorithm.stepsize, x.shape
-            )
-            x = x + attenuation_factor(algorithm.attenuation, k) * couplings - steps * gradient
+            if method is not None:
+                x = resolution * quantised + couplings
+                dual = dual - exact.BETA * method.scale * couplings
+            else:
+                gradient = gradients.evaluate(x, k, randomness)
+                steps = mean_stepsize(algorithm.stepsize, k) * randomness.steps(
+                    k, algorithm.stepsize, x.shape
+                )
+                x = x + attenuation_factor(algorithm.attenuation, k) * couplings - steps * gradient
         yield SimulatedRound(x, gradient, couplings, sums, answers)
 
 

@@ -1,8 +1,8 @@
 """The plaintext reference iteration; the encrypted fleet must equal it up to quantisation error.
 
-It is one loop over rounds in real arithmetic, without encryption and messages. It is written from
-docs/explanation/algorithm.md#iteration and not from the node's modules. It shares only the random
-choices and the user's objectives with the fleet, so that both round, weight and step alike.
+Each method is one loop over rounds in real arithmetic, without encryption and messages. It is
+written from docs/explanation/algorithm.md and not from the node's modules. It shares only the
+random choices and the user's objectives with the fleet, so that both round, weight and step alike.
 
     q_i = Q(x_i)
     c_i = sum_j a_ij (q_j - q_i) + dither        a_ij = m_ij h_ij h_ji
@@ -41,6 +41,13 @@ class HasGradient(Protocol):
         """Return a stochastic gradient at *x*, shape (d,)."""
 
 
+class HasCurvature(HasGradient, Protocol):
+    """The part of a node's objective that the exact iteration uses."""
+
+    def curvature(self) -> float:
+        """Return the largest eigenvalue of the second derivative."""
+
+
 def iterate(
     edges: Iterable[tuple[str, str]],
     objectives: Mapping[str, HasGradient],
@@ -60,36 +67,100 @@ def iterate(
     """
     links = sorted({(a, b) for edge in edges for a, b in (edge, edge[::-1])})
     names = sorted(objectives)
-    degree = {name: sum(a == name for a, _ in links) for name in names}
-    x = {}
-    for name in names:
-        noise = RoundRandomness(seeds(name, 0))
-        start = np.asarray(objectives[name].start(), dtype=np.float64)
-        spread = 2.0 * noise.uniform("start", start.size) - 1.0
-        x[name] = start + _START_NOISE * resolution * spread
+    x = first_estimates(objectives, resolution, seeds)
     history = [np.array([x[name] for name in names])]
     for k in range(rounds):
         randomness = {name: RoundRandomness(seeds(name, k)) for name in names}
         q = {name: round_at_random(x[name] / resolution, randomness[name]) for name in names}
-        half = {(a, b): odd_half_weight(randomness[a], "" if sealed else b) for a, b in links}
+        coupling = couple(q, links, randomness, k, dither, sealed=sealed)
         gamma = attenuation(algorithm, k)
         fresh = {}
         for name in names:
-            coupling = np.zeros_like(x[name])
-            for i, j in links:
-                if i != name:
-                    continue
-                m = _METROPOLIS_STEPS // (1 + max(degree[i], degree[j])) / _METROPOLIS_STEPS
-                theirs = half[j, i] * (q[j] - q[i])
-                if dither is not None:
-                    theirs = theirs + np.asarray(dither(j, i, k, half[j, i]), dtype=np.float64)
-                coupling += m * half[i, j] / _WEIGHT_SCALE * theirs / _WEIGHT_SCALE
             steps = stepsizes(algorithm.stepsize, k, x[name].size, randomness[name])
             gradient = objectives[name].gradient(x[name], randomness[name])
-            fresh[name] = x[name] + gamma * resolution * coupling - steps * gradient
+            fresh[name] = x[name] + gamma * resolution * coupling[name] - steps * gradient
         x = fresh
         history.append(np.array([x[name] for name in names]))
     return np.array(history)
+
+
+def iterate_exact(
+    edges: Iterable[tuple[str, str]],
+    objectives: Mapping[str, HasCurvature],
+    algorithm: Algorithm,
+    resolution: float,
+    seeds: Seeds,
+    rounds: int,
+    dither: Dither | None = None,
+    *,
+    scale: float = 1.0,
+    sealed: bool = False,
+) -> Array:
+    """Return all estimates of the exact method, as `iterate` does; *scale* is c0.
+
+    From docs/explanation/algorithm.md#exact-iteration:
+
+        u_i = x_i - Lambda_i (g_i(x_i) + y_i);  q_i = Q(u_i)
+        x_i <- q_i + c_i;  y_i <- y_i - 3 c0 c_i
+    """
+    links = sorted({(a, b) for edge in edges for a, b in (edge, edge[::-1])})
+    names = sorted(objectives)
+    x = first_estimates(objectives, resolution, seeds)
+    y = {name: np.zeros_like(x[name]) for name in names}
+    spread = algorithm.stepsize.spread
+    history = [np.array([x[name] for name in names])]
+    for k in range(rounds):
+        randomness = {name: RoundRandomness(seeds(name, k)) for name in names}
+        q = {}
+        for name in names:
+            mean = min(1.5 / objectives[name].curvature(), 1.0 / scale) / (1.0 + max(spread, 0.5))
+            factors = (
+                1.0 - spread + 2.0 * spread * randomness[name].uniform("stepsize", x[name].size)
+            )
+            gradient = objectives[name].gradient(x[name], randomness[name])
+            u = x[name] - mean * factors * (gradient + y[name])
+            q[name] = round_at_random(u / resolution, randomness[name])
+        coupling = couple(q, links, randomness, k, dither, sealed=sealed)
+        for name in names:
+            x[name] = resolution * (q[name] + coupling[name])
+            y[name] = y[name] - 3.0 * scale * resolution * coupling[name]
+        history.append(np.array([x[name] for name in names]))
+    return np.array(history)
+
+
+def first_estimates(
+    objectives: Mapping[str, HasGradient], resolution: float, seeds: Seeds
+) -> dict[str, Array]:
+    """Return the first estimate of every node: its objective's, plus noise."""
+    x = {}
+    for name in sorted(objectives):
+        noise = RoundRandomness(seeds(name, 0))
+        start = np.asarray(objectives[name].start(), dtype=np.float64)
+        spread = 2.0 * noise.uniform("start", start.size) - 1.0
+        x[name] = start + _START_NOISE * resolution * spread
+    return x
+
+
+def couple(
+    q: Mapping[str, Array],
+    links: Sequence[tuple[str, str]],
+    randomness: Mapping[str, RoundRandomness],
+    k: int,
+    dither: Dither | None,
+    *,
+    sealed: bool,
+) -> dict[str, Array]:
+    """Return the coupling term of every node in round *k*, in resolutions."""
+    degree = {name: sum(a == name for a, _ in links) for name in q}
+    half = {(a, b): odd_half_weight(randomness[a], "" if sealed else b) for a, b in links}
+    terms = {name: np.zeros_like(values) for name, values in q.items()}
+    for i, j in links:
+        m = _METROPOLIS_STEPS // (1 + max(degree[i], degree[j])) / _METROPOLIS_STEPS
+        theirs = half[j, i] * (q[j] - q[i])
+        if dither is not None:
+            theirs = theirs + np.asarray(dither(j, i, k, half[j, i]), dtype=np.float64)
+        terms[i] += m * half[i, j] / _WEIGHT_SCALE * theirs / _WEIGHT_SCALE
+    return terms
 
 
 def round_at_random(scaled: Array, randomness: RoundRandomness) -> Array:

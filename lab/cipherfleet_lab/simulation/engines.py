@@ -68,7 +68,13 @@ def run_vector(scenario: Scenario, rounds: int, seed: int, *, own_choices: bool)
     limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(algorithm)
     x = first_estimates(scenario.starts, algorithm, randomness)
     running = run(
-        scenario.links, x, scenario.gradients, algorithm, randomness, sealed=scenario.sealed
+        scenario.links,
+        x,
+        scenario.gradients,
+        algorithm,
+        randomness,
+        sealed=scenario.sealed,
+        method=scenario.method,
     )
     for k, passed in enumerate(islice(running, rounds)):
         if not max(passed.estimates.max(), -passed.estimates.min()) < limit:

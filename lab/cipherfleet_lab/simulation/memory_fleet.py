@@ -47,7 +47,7 @@ from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simul
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import State, after_damage, first_state, note_answered
-from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection
+from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection, exact_scale_of
 
 from .plaintext_exchange import PlaintextExchange
 from .toy_keys import SeededBlinding, shared_secret
@@ -167,6 +167,7 @@ class MemoryFleet:
         first = self.first_rounds.get(name, 0)
         new = first_state(self.name, name, b"", 0, draw=1000 * (seat.epoch - 1))
         new = msgspec.structs.replace(new, round=first, has_lost_round=seat.has_lost_state)
+        new = msgspec.structs.replace(new, follows=seat.has_lost_state)
         saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)
@@ -185,6 +186,7 @@ class MemoryFleet:
                 trace=NoTrace(),
                 identities={other: other.encode() for other in self.neighbours[name]},
                 first_round=first,
+                exact_scale=exact_scale_of(self.algorithm, self.objective),
                 away_s=self.now - seat.stopped_at,
             ),
             seat.saved,

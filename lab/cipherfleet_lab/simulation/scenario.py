@@ -10,11 +10,13 @@ import numpy as np
 from cipherfleet_analysis.forecast import answer_of, objectives_to_simulate
 from cipherfleet_analysis.simulation import (
     Array,
+    ExactMethod,
     Gradients,
     Linear,
     Links,
     OneByOne,
     Places,
+    exact_method,
     gradients_of,
 )
 from cipherfleet_node.core.objective import Objective
@@ -39,6 +41,7 @@ class Scenario:
     sealed: bool
     optimum: Array | None  # (d,), None if it is unknown
     readings: str  # description of the readings
+    method: ExactMethod | None = None  # None: the article's
     names: Sequence[str] = ()  # names of real nodes, whose random choices can be repeated
 
     @property
@@ -63,6 +66,7 @@ def scenario_of_fleet(fleet: Fleet) -> Scenario:
         sealed=fleet.exchange == "sealed",
         optimum=answer_of(fleet, objectives),
         readings=readings,
+        method=exact_method(objectives, fleet.file.algorithm, fleet.file.objective),
         names=[member.id for member in fleet.members],
     )
 
@@ -93,6 +97,9 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
         ),
         algorithm=fleet.file.algorithm,
         sealed=fleet.exchange == "sealed",
+        method=exact_method(
+            [objectives[index] for index in place], fleet.file.algorithm, fleet.file.objective
+        ),
         optimum=optimum,
         readings=f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
     )

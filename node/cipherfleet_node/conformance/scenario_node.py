@@ -23,7 +23,7 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import State, after_loss, first_state, note_answered
 from cipherfleet_node.errors import WireError
-from cipherfleet_node.settings.sections import resolution_of
+from cipherfleet_node.settings.sections import exact_scale_of, resolution_of
 
 from .scenario import (
     Closed,
@@ -165,7 +165,10 @@ class ScenarioNode:
     def _make_agent(self) -> Agent:
         setup, objective = self._setup, make_objective(self._setup.objective)
         key = PrivateKey(mpz(setup.p), mpz(setup.q))
-        parameters = shared_parameters(setup.algorithm, setup.exchange, objective.dimension).tag
+        scale = exact_scale_of(setup.algorithm, setup.objective)
+        parameters = shared_parameters(
+            setup.algorithm, setup.exchange, objective.dimension, scale
+        ).tag
         keys = {each.id: PublicKey(mpz(each.n)) for each in setup.neighbours}
         inner = events.Setup(
             fleet=setup.fleet,
@@ -180,6 +183,7 @@ class ScenarioNode:
             seeds=seeds_of(bytes.fromhex(setup.draw_secret)),
             trace=NoTrace(),
             identities={each.id: _tag(bytes.fromhex(each.identity)) for each in setup.neighbours},
+            exact_scale=scale,
         )
         state = self._saved or first_state(setup.fleet, setup.node, parameters, 0, setup.draw)
         if self._saved is None and setup.has_lost_round:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .quantiser import VALUE_BITS
+from .quantiser import VALUE_BITS, dequantise
 from .randomness import FloatVector
 
 CAP = 64.0  # an honest node that comes back may bring a term of this many times the usual size
@@ -34,10 +34,10 @@ def cap_of(sizes: Sequence[float], resolution: float) -> float:
     return max(CAP * statistics.median(sizes), FLOOR * resolution)
 
 
-def capped(term: FloatVector, cap: float) -> FloatVector:
-    """Return *term*, scaled down to the size *cap* if it is larger."""
-    size = size_of(term)
-    return term * (cap / size) if size > cap else term
+def capped(term: Sequence[int], unit: float, cap: float) -> list[int]:
+    """Return *term*, which counts *unit*, scaled down to the size *cap* if it is larger."""
+    size = size_of(dequantise(term, unit))
+    return [round(entry * (cap / size)) for entry in term] if size > cap else list(term)
 
 
 def headroom(resolution: float) -> float:

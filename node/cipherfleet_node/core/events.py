@@ -42,6 +42,8 @@ class Setup:
     identities: Mapping[str, bytes] = field(default_factory=dict)  # tag of each identity key
     # A newcomer, or a node that had no neighbours, begins when a neighbour has come to this round.
     first_round: int = 0
+    # The exact method: the scale of curvature c0. None: the article's method, or an average.
+    exact_scale: float | None = None
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
 
 

@@ -9,7 +9,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ def _import_objective(name: str, section: sections.ObjectiveSection) -> Objectiv
 
 
 class Window:
-    """The latest readings, one row of numbers for each."""
+    """The latest readings, one row of numbers for each. `rows` is replaced, never changed."""
 
     def __init__(self, width: int, length: int) -> None:
         self.rows: FloatMatrix = np.empty((0, width))
@@ -122,6 +122,16 @@ class Mean:
         rows = _minibatch(self._window.rows, self._section, randomness)
         return _normalised((x - rows).sum(axis=0), len(rows), len(self._window), self._section)
 
+    @property
+    def is_sampled(self) -> bool:
+        """True if a gradient uses a part of the window only."""
+        return _is_sampled(self._window.rows, self._section)
+
+    def curvature(self) -> float:
+        """Return the largest eigenvalue of the second derivative."""
+        full = len(self._window)
+        return full / (self._section.normalise_by or full)
+
     def hessian(self, x: FloatVector) -> FloatMatrix:
         """Return the second derivative, shape (d, d), which is the same at every *x*."""
         del x
@@ -155,9 +165,15 @@ class Loss(Protocol):
     def check(self, y: float) -> None:
         """Raise ConfigError for a target that the loss does not allow."""
 
+    @property
+    def most_curved(self) -> float:
+        """The largest value of `curvature` at any z and y."""
+
 
 class SquaredLoss:
     """The squared loss l = (z - y)^2 / 2."""
+
+    most_curved = 1.0
 
     def slope(self, z: FloatVector, y: FloatVector) -> FloatVector:
         """Return the residual z - y."""
@@ -174,6 +190,8 @@ class SquaredLoss:
 
 class LogisticLoss:
     """The logistic loss l = log(1 + e^z) - y z, for targets y in {0, 1}."""
+
+    most_curved = 0.25
 
     def slope(self, z: FloatVector, y: FloatVector) -> FloatVector:
         """Return sigmoid(z) - y for each entry."""
@@ -199,6 +217,7 @@ class HuberLoss:
     """
 
     threshold: float
+    most_curved: ClassVar[float] = 1.0
 
     def slope(self, z: FloatVector, y: FloatVector) -> FloatVector:
         """Return the residual z - y, clipped to +-threshold."""
@@ -225,6 +244,7 @@ class Regression:
         named = {f.field or f.daily for f in self._features} | {self._target.field}
         self.fields = frozenset(name for name in named if name is not None)
         self._window = Window(self.dimension + 1, section.window)
+        self._curved: tuple[FloatMatrix, float] | None = None  # rows, and the curvature for them
 
     @property
     def ready(self) -> bool:
@@ -249,6 +269,21 @@ class Regression:
         total: FloatVector = phi.T @ self._loss.slope(phi @ x, y)
         scaled = _normalised(total, len(rows), len(self._window), self._section)
         return scaled + self._section.penalty * x
+
+    @property
+    def is_sampled(self) -> bool:
+        """True if a gradient uses a part of the window only."""
+        return _is_sampled(self._window.rows, self._section)
+
+    def curvature(self) -> float:
+        """Return the largest eigenvalue of the second derivative over all x."""
+        rows = self._window.rows
+        if self._curved is None or self._curved[0] is not rows:
+            phi = rows[:, :-1]
+            count = self._section.normalise_by or len(phi)
+            largest = float(np.linalg.eigvalsh(phi.T @ phi)[-1]) / count
+            self._curved = rows, self._loss.most_curved * largest + self._section.penalty
+        return self._curved[1]
 
     def hessian(self, x: FloatVector) -> FloatMatrix:
         """Return the second derivative at *x*, shape (d, d), for solvers that may see readings."""
@@ -284,13 +319,17 @@ def _scaled(sample: Sample, column: sections.Column) -> float:
     return (sample.values[column.field] - column.offset) / column.scale
 
 
+def _is_sampled(rows: FloatMatrix, section: sections.ObjectiveSection) -> bool:
+    return section.minibatch is not None and section.minibatch < len(rows)
+
+
 def _minibatch(
     rows: FloatMatrix, section: sections.ObjectiveSection, randomness: RoundRandomness
 ) -> FloatMatrix:
-    size = section.minibatch
-    if size is None or size >= len(rows):
+    if not _is_sampled(rows, section):
         return rows
-    chosen: FloatMatrix = rows[np.argsort(randomness.uniform("minibatch", len(rows)))[:size]]
+    order = np.argsort(randomness.uniform("minibatch", len(rows)))
+    chosen: FloatMatrix = rows[order[: section.minibatch]]
     return chosen
 
 

@@ -1,4 +1,6 @@
-"""How a round is opened: the draw, the kick, the quantised estimate and the query.
+"""How a round is opened: the draw, the kick, the quantised point and the query.
+
+The article's method shares the estimate itself, the exact method the point u of `exact.py`.
 
 A draw belongs to a state (see `randomness.py`). When a neighbour's roster has changed, the node
 draws again: the counter rises, and the next round adds a kick to the estimate that it quantises.
@@ -20,10 +22,13 @@ import statistics
 
 import numpy as np
 
-from . import progress
+from . import exact, progress
 from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
+from .exact import Curvature
+from .exchange import UNIT
 from .messages import Query
+from .optimiser import draw_factors
 from .quantiser import START_NOISE, quantise, randomise_start
 from .randomness import FloatVector, RoundRandomness
 from .state import UNSEEN, RoundRecord, State
@@ -40,6 +45,7 @@ class Opener:
         self._setup = setup
         self._drawn_at = 0.0
         self._kicked_until = 0  # coupling terms of earlier rounds may contain kicks
+        self._curvature = Curvature(setup.objective)
 
     def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
         """Return *state* with the next draw, or None if it is too early for one."""
@@ -75,9 +81,7 @@ class Opener:
         setup, k = self._setup, state.round
         estimate = self._first(state) if state.estimate is None else np.array(state.estimate)
         randomness = self._randomness(state, estimate)
-        with setup.trace.span("quantise", k):
-            kicked = self._kicked(state, estimate, randomness)
-            quantised = quantise(kicked, setup.resolution, randomness)
+        quantised = self._quantised(state, estimate, randomness)
         with setup.trace.span("encrypt", k):
             ciphertexts = setup.exchange.query(quantised)
         record = RoundRecord(
@@ -89,6 +93,38 @@ class Opener:
             roster=setup.exchange.roster(asked),
         )
         return progress.opened(state, record, estimate)
+
+    def _quantised(
+        self, state: State, estimate: FloatVector, randomness: RoundRandomness
+    ) -> list[int]:
+        """Return what the next round shares. The same draw shares the same again."""
+        latest = state.records[-1] if state.records else None
+        if latest is not None and latest.seed == randomness.seed:
+            return latest.quantised  # also if readings have come since: a frozen node stands still
+        setup, k = self._setup, state.round
+        point = self._point(state, estimate, randomness) if setup.exact_scale else estimate
+        with setup.trace.span("quantise", k):
+            kicked = self._kicked(state, point, randomness)
+            return quantise(kicked, setup.resolution, randomness)
+
+    def _point(
+        self, state: State, estimate: FloatVector, randomness: RoundRandomness
+    ) -> FloatVector:
+        """Return u_i of the exact method; see `exact.py`."""
+        setup, algorithm, k = self._setup, self._setup.algorithm, state.round
+        stepsize, scale = algorithm.stepsize, setup.exact_scale
+        assert scale is not None
+        with setup.trace.span("gradient", k):
+            gradient = setup.objective.gradient(estimate, randomness) * (not state.follows)
+            curvature = self._curvature.at(estimate, k, randomness)
+        mean = exact.mean_step(curvature, scale, stepsize.spread)
+        if getattr(setup.objective, "is_sampled", False):
+            mean /= 1.0 + k / exact.FALLING_ROUNDS
+        steps = mean * draw_factors(stepsize, estimate.size, randomness)
+        ledger = progress.ledger_of(state, estimate.size)
+        dual = exact.dual(ledger, scale, setup.resolution * UNIT)
+        point = exact.shared_point(estimate, gradient, dual, steps)
+        return within_headroom(point, setup.resolution)
 
     def _first(self, state: State) -> FloatVector:
         start = self._setup.objective.start()
@@ -127,6 +163,8 @@ class Opener:
 
     def _kick_size(self, state: State) -> float:
         """Return the deviation of a kick: KICK usual shares of one neighbour in a term."""
+        if self._setup.exact_scale and self._setup.algorithm.stepsize.spread:
+            return 0.0  # another draw of Lambda moves the shared point
         least = START_NOISE * self._setup.resolution
         weight = self._setup.exchange.mean_metropolis
         if not state.sizes or not weight:

@@ -35,19 +35,25 @@ def draw_stepsizes(
 ) -> FloatVector:
     """Return the diagonal of Lambda_i, shape (d,): independent entries of mean lambda_k.
 
-    The standard deviation is spread * lambda_k / sqrt(3) under every law: that of the uniform law.
     Checked by test_stepsizes_have_the_same_mean_under_every_law.
+    """
+    result: FloatVector = mean_stepsize(stepsize, k) * draw_factors(stepsize, dimension, randomness)
+    return result
+
+
+def draw_factors(stepsize: Stepsize, dimension: int, randomness: RoundRandomness) -> FloatVector:
+    """Return independent factors of mean 1, shape (d,).
+
+    The standard deviation is spread / sqrt(3) under every law: that of the uniform law.
     """
     deviation = stepsize.spread / math.sqrt(3.0)
     if stepsize.law == "uniform":
-        factors = 1.0 + stepsize.spread * (2.0 * randomness.uniform("stepsize", dimension) - 1.0)
-    elif stepsize.law == "normal":
-        factors = 1.0 + deviation * randomness.normal("stepsize", dimension)
-    else:
-        sigma = math.sqrt(math.log1p(deviation**2))
-        factors = np.exp(sigma * randomness.normal("stepsize", dimension) - sigma**2 / 2.0)
-    result: FloatVector = mean_stepsize(stepsize, k) * factors
-    return result
+        return 1.0 + stepsize.spread * (2.0 * randomness.uniform("stepsize", dimension) - 1.0)
+    if stepsize.law == "normal":
+        return 1.0 + deviation * randomness.normal("stepsize", dimension)
+    sigma = math.sqrt(math.log1p(deviation**2))
+    factors: FloatVector = np.exp(sigma * randomness.normal("stepsize", dimension) - sigma**2 / 2.0)
+    return factors
 
 
 def descend(

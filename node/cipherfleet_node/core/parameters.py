@@ -14,8 +14,9 @@ import hashlib
 import struct
 from dataclasses import dataclass
 
-from cipherfleet_node.settings.sections import Algorithm, Attenuation, resolution_of
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize, resolution_of
 
+from .exact import BETA
 from .messages import TAG_BYTES
 from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from .quantiser import VALUE_BITS
@@ -35,6 +36,7 @@ class SharedParameters:
     decay: float
     exponent: float
     attenuation: tuple[float, float] | None = None  # scale and exponent; None: none
+    exact_scale: float | None = None  # c0 of the exact method, whose stepsizes are private
     wire_version: int = WIRE_VERSION
     value_bits: int = VALUE_BITS
     half_weight_bits: int = HALF_WEIGHT_BITS
@@ -45,7 +47,9 @@ class SharedParameters:
         """The bytes that are hashed."""
         widths = (self.value_bits, self.half_weight_bits, self.metropolis_bits)
         kind, reals = ("none", (0.0, 0.0))
-        if self.attenuation is not None:
+        if self.exact_scale is not None:
+            kind, reals = "exact", (self.exact_scale, BETA)
+        elif self.attenuation is not None:
             kind, reals = "power", self.attenuation
         return b"".join(
             (
@@ -65,10 +69,14 @@ class SharedParameters:
         return hashlib.sha256(self.encoded).digest()[:TAG_BYTES]
 
 
-def shared_parameters(algorithm: Algorithm, exchange: str, dimension: int) -> SharedParameters:
+def shared_parameters(
+    algorithm: Algorithm, exchange: str, dimension: int, exact_scale: float | None = None
+) -> SharedParameters:
     """Return the parameters of a node with these settings; *dimension* is that of the estimate."""
     step, given = algorithm.stepsize, algorithm.attenuation
     reals = (given.scale, given.exponent) if isinstance(given, Attenuation) else None
+    if exact_scale is not None:
+        step, reals = Stepsize(initial=1.0, decay=0.0, exponent=0.0), None  # private: not covered
     return SharedParameters(
         exchange=exchange,
         dimension=dimension,
@@ -77,6 +85,7 @@ def shared_parameters(algorithm: Algorithm, exchange: str, dimension: int) -> Sh
         decay=step.decay,
         exponent=step.exponent,
         attenuation=reals,
+        exact_scale=exact_scale,
     )
 
 

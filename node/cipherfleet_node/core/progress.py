@@ -13,7 +13,7 @@ from .state import HISTORY_ROUNDS, Known, Outcome, RoundRecord, State
 def next_draw(state: State, estimate: FloatVector) -> Draw:
     """Return the draw of the next round: it belongs to the state."""
     drawing = state.drawing
-    fingerprint = state_fingerprint(estimate.tolist(), drawing.kick)
+    fingerprint = state_fingerprint(estimate.tolist(), drawing.kick, state.ledger)
     return Draw(fingerprint, drawing.number, drawing.since)
 
 
@@ -78,6 +78,18 @@ def moved(state: State, estimate: FloatVector, since: int) -> State:
     """Return *state* with another estimate, from round *since* on: it has numbers of its own."""
     drawing = msgspec.structs.replace(state.drawing, since=since, kick=0.0, times=0)
     return msgspec.structs.replace(state, estimate=estimate.tolist(), drawing=drawing)
+
+
+def booked(state: State, term: Sequence[int], sign: int = 1) -> State:
+    """Return *state* with the integers of a coupling term added to its ledger, or taken from it."""
+    before = ledger_of(state, len(term))
+    ledger = [str(old + sign * new) for old, new in zip(before, term, strict=True)]
+    return msgspec.structs.replace(state, ledger=ledger)
+
+
+def ledger_of(state: State, dimension: int) -> list[int]:
+    """Return the ledger of *state* as integers, shape (d,)."""
+    return [int(entry) for entry in state.ledger] or [0] * dimension
 
 
 def replaced(state: State, **changes: object) -> State:

@@ -37,10 +37,11 @@ class Draw:
 Seeds = Callable[[Draw], bytes]
 
 
-def state_fingerprint(estimate: Sequence[float], kick: float) -> bytes:
-    """Return the SHA-256 of a state: the estimate, and the size of the kick that is added to it."""
-    values = np.array([*estimate, kick], dtype=">f8")
-    return hashlib.sha256(b"cipherfleet/v2/state\0" + values.tobytes()).digest()
+def state_fingerprint(estimate: Sequence[float], kick: float, ledger: Sequence[str] = ()) -> bytes:
+    """Return the SHA-256 of a state: the estimate, the size of the kick, and the ledger."""
+    values = np.array([*estimate, kick], dtype=">f8").tobytes()
+    entries = " ".join(ledger).encode()
+    return hashlib.sha256(b"cipherfleet/v2/state\0" + values + entries).digest()
 
 
 def seeds_of(secret: bytes) -> Seeds:

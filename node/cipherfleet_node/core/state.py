@@ -83,6 +83,10 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     neighbours: dict[str, Known]
     continuous: bool  # False if the start found an older generation or nothing
     drawing: Drawing
+    # Of the exact method: the sum of all coupling terms, integers of any size in decimal, in units
+    # of an opened slot. Empty before the first term, and in other methods.
+    ledger: list[str] = []
+    follows: bool = False  # exact: its dual is lost, so it takes part without a gradient of its own
     rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: AnsweredQuery.roster
     sizes: list[float] = []  # of the latest coupling terms, for the cap
     coupled: int = 0  # the number of rounds with a coupling term
@@ -161,6 +165,8 @@ def after_loss(state: State, draw: int) -> State:
         neighbours=unseen,  # their old claims may be below rounds that this node has used
         continuous=False,
         has_lost_round=True,
+        ledger=[],
+        follows=True,
         drawing=Drawing(draw),
     )
 
@@ -171,4 +177,6 @@ def after_damage(previous: State) -> State:
     The node may already have sent a query of the round after that of *previous*, so that number is
     not used again. Checked by test_no_round_number_ever_covers_two_queries.
     """
-    return msgspec.structs.replace(previous, round=previous.round + 2, continuous=False)
+    return msgspec.structs.replace(
+        previous, round=previous.round + 2, continuous=False, follows=True
+    )

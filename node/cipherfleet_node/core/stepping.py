@@ -40,18 +40,26 @@ class Stepper:
         self, state: State, record: RoundRecord, term: CouplingTerm, answers: Answers
     ) -> State | None:
         """Return *state* after the round of *record*, or None if its headroom does not suffice."""
-        setup, k, randomness = self._setup, record.number, RoundRandomness(record.seed)
-        estimate = np.array(state.estimate)
+        setup, k = self._setup, record.number
         state, coupling = self._limited(state, record, term, answers)
-        with setup.trace.span("gradient", k):
-            gradient = setup.objective.gradient(estimate, randomness)
-        with setup.trace.span("update", k):
-            estimate = descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
+        if setup.exact_scale:
+            estimate = dequantise(record.quantised, setup.resolution) + self._real(coupling)
+        else:
+            estimate = self._descended(state, record, self._real(coupling))
         if not self._fits(estimate):
             return None
         if not setup.exchange.sealed:
             self._keep_single(answers, k)
-        return self._coupled(state, record, term, estimate, k + 1)
+        return self._coupled(self._booked(state, coupling), record, term, estimate, k + 1)
+
+    def _descended(self, state: State, record: RoundRecord, coupling: FloatVector) -> FloatVector:
+        """Return the next estimate of the article's method."""
+        setup, k, randomness = self._setup, record.number, RoundRandomness(record.seed)
+        estimate = np.array(state.estimate)
+        with setup.trace.span("gradient", k):
+            gradient = setup.objective.gradient(estimate, randomness)
+        with setup.trace.span("update", k):
+            return descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
 
     def step_late(self, state: State, record: RoundRecord, term: CouplingTerm) -> State | None:
         """Return *state* with the term of a held round, or None if it cannot be counted.
@@ -61,10 +69,11 @@ class Stepper:
         if not term.included:
             return None
         state, coupling = self._limited(state, record, term, {})
-        estimate = np.array(state.estimate) + self._attenuation(record) * coupling
+        moved = self._attenuation(record) * self._real(coupling)
+        estimate = np.array(state.estimate) + moved
         if not self._fits(estimate):
             return None
-        return self._coupled(state, record, term, estimate, state.round)
+        return self._coupled(self._booked(state, coupling), record, term, estimate, state.round)
 
     def take_back(self, state: State, query: Query) -> State:
         """Return *state* without the term of the sender of *query*, if it counted us not."""
@@ -81,7 +90,11 @@ class Stepper:
         state = progress.closed(state, record.number, "coupled", others)
         if not self._fits(estimate):
             return progress.replaced(state, unbalanced=True)
-        return progress.moved(state, estimate, state.round)
+        return progress.moved(self._booked(state, term, -1), estimate, state.round)
+
+    def _booked(self, state: State, term: Sequence[int], sign: int = 1) -> State:
+        """Return *state* with *term* in the ledger of the exact method."""
+        return progress.booked(state, term, sign) if self._setup.exact_scale else state
 
     def _fits(self, estimate: FloatVector) -> bool:
         return is_within_headroom(estimate, self._setup.resolution)
@@ -95,25 +108,25 @@ class Stepper:
 
     def _limited(
         self, state: State, record: RoundRecord, term: CouplingTerm, answers: Answers
-    ) -> tuple[State, FloatVector]:
-        """Return the coupling term in the objective's units, capped, and its size in the state."""
-        coupling, cap = self._real(term.combined), cap_of(state.sizes, self._setup.resolution)
-        if size_of(coupling) > cap:
+    ) -> tuple[State, list[int]]:
+        """Return the coupling term, capped, and *state* with its size."""
+        coupling, cap = term.combined, cap_of(state.sizes, self._setup.resolution)
+        if size_of(self._real(coupling)) > cap:
             coupling = self._clipped(coupling, cap, answers, RoundRandomness(record.seed))
             state = progress.replaced(state, unbalanced=True)
-        return self._opener.note_size(state, record.number, size_of(coupling)), coupling
+        size = size_of(self._real(coupling))
+        return self._opener.note_size(state, record.number, size), coupling
 
     def _clipped(
-        self, coupling: FloatVector, cap: float, answers: Answers, randomness: RoundRandomness
-    ) -> FloatVector:
+        self, coupling: list[int], cap: float, answers: Answers, randomness: RoundRandomness
+    ) -> list[int]:
         """Return *coupling* with every pairwise answer capped alone, or capped as a whole."""
-        exchange = self._setup.exchange
+        exchange, unit = self._setup.exchange, self._setup.resolution * UNIT
         if exchange.sealed or not answers:
-            return capped(coupling, cap)
-        total = np.zeros_like(coupling)
-        for name, answer in answers.items():
-            total += capped(self._real(exchange.open({name: answer}, randomness)), cap)
-        return total
+            return capped(coupling, unit, cap)
+        single = (exchange.open({name: each}, randomness) for name, each in answers.items())
+        parts = [capped(term, unit, cap) for term in single]
+        return [sum(column) for column in zip(*parts, strict=True)]
 
     def _attenuation(self, record: RoundRecord) -> float:
         return attenuation_factor(self._setup.algorithm.attenuation, record.number)

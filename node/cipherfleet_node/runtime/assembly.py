@@ -24,7 +24,7 @@ from cipherfleet_node.core.state import State, after_damage, after_loss, first_s
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import NodeKeys, PublicKeys, identity_from_text
 from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from cipherfleet_node.settings.sections import NodeConfig, resolution_of
+from cipherfleet_node.settings.sections import NodeConfig, exact_scale_of, resolution_of
 
 from .bundle import Bundle
 from .epochs import is_plausible, new_epoch
@@ -46,8 +46,9 @@ def make_agent(
     """
     config = bundle.config
     assert config.crypto.exchange is not None
+    scale = exact_scale_of(config.algorithm, config.objective)
     parameters = shared_parameters(
-        config.algorithm, config.crypto.exchange, bundle.objective.dimension
+        config.algorithm, config.crypto.exchange, bundle.objective.dimension, scale
     ).tag
     setup = Setup(
         fleet=config.fleet,
@@ -63,6 +64,7 @@ def make_agent(
         trace=trace,
         identities={name: identity_tag(keys) for name, keys in bundle.neighbours.items()},
         first_round=_first_round(bundle),
+        exact_scale=scale,
         away_s=_away_s(store, time.time()),
     )
     return Agent(setup, restore_state(bundle, store, parameters, epoch))

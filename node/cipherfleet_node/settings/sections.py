@@ -91,7 +91,7 @@ class Stepsize(Section, frozen=True):
     initial: Positive = 0.3
     decay: NonNegative = 0.01
     exponent: NonNegative = 1.0
-    spread: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    spread: Annotated[float, Meta(ge=0, le=2)] = 1.0  # more than 1 in the exact method only
     law: Literal["uniform", "normal", "log-normal"] = "uniform"
 
 
@@ -108,6 +108,8 @@ class Algorithm(Section, frozen=True):
     rounds: Count | None = None  # None: an endless fleet, which then needs period_s
     period_s: Positive | None = None  # seconds from one round's opening to the next
     resolution: Resolution = "2^-24"
+    method: Literal["article", "exact"] = "article"
+    scale: Positive | None = None  # of curvature, exact only; None: 1, or 1/4 for kind logistic
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0
@@ -300,6 +302,16 @@ class NodeConfig(Section, frozen=True):
         """True for a node that asks no neighbour, because it has one in a sealed exchange."""
         crypto = self.crypto
         return len(self.neighbours) == 1 and crypto.exchange == "sealed" and crypto.leaves != "open"
+
+
+def exact_scale_of(algorithm: Algorithm, objective: ObjectiveSection) -> float | None:
+    """Return the scale of curvature c0, or None if the exact method is not used.
+
+    An average has no gradient: all methods run it as plain averaging.
+    """
+    if algorithm.method != "exact" or objective.kind == "average":
+        return None
+    return algorithm.scale or (0.25 if objective.kind == "logistic" else 1.0)
 
 
 def resolution_of(algorithm: Algorithm) -> float:

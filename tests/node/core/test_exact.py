@@ -1,0 +1,279 @@
+"""The exact method: the plain reference, the fixed point, and what breaks it and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cipherfleet_lab.reference import iterate_exact
+from cipherfleet_lab.simulation.memory_fleet import Faults
+from cipherfleet_node.core import progress
+from cipherfleet_node.core.exact import BETA, Curvature, dual, mean_step, shared_point
+from cipherfleet_node.core.exchange import UNIT
+from cipherfleet_node.core.objective import Regression, make_objective
+from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Column,
+    Feature,
+    ObjectiveSection,
+    Stepsize,
+)
+from tests.support.memory_fleet import Edges, MemoryFleet, names
+
+D = 3
+FIELDS = [f"v{index}" for index in range(D - 1)]
+SQUARES = ObjectiveSection(
+    kind="least_squares",
+    target=Column(field="y"),
+    features=[Feature(constant=1.0), *(Feature(field=name) for name in FIELDS)],
+)
+RESOLUTION = 2.0**-24
+LAWS = ("uniform", "normal", "log-normal")
+
+
+def six() -> Edges:
+    """A ring of six with one chord more: degrees 2 and 3."""
+    ids = names(6)
+    return [*zip(ids, [*ids[1:], ids[0]], strict=True), (ids[0], ids[3])]
+
+
+def readings(edges: Edges, rows: int = 12) -> dict[str, Sequence[Sample]]:
+    chance = np.random.default_rng(11)
+    truth = np.array([0.5, -0.7, 0.4])
+    made: dict[str, Sequence[Sample]] = {}
+    for place, name in enumerate(sorted({end for edge in edges for end in edge})):
+        phi = chance.normal(size=(rows, D - 1)) + 0.1 * place
+        y = truth[0] + phi @ truth[1:] + 0.2 * chance.normal(size=rows)
+        made[name] = [
+            Sample({**dict(zip(FIELDS, map(float, row), strict=True)), "y": float(target)})
+            for row, target in zip(phi, y, strict=True)
+        ]
+    return made
+
+
+def objectives_of(
+    samples: dict[str, Sequence[Sample]], section: ObjectiveSection = SQUARES
+) -> dict[str, Regression]:
+    made = {}
+    for name, own in samples.items():
+        objective = make_objective(section)
+        assert isinstance(objective, Regression)
+        objective.absorb(own)
+        made[name] = objective
+    return made
+
+
+def optimum(objectives: Sequence[Regression]) -> FloatVector:
+    zero, unused = np.zeros(D), RoundRandomness(bytes(32))
+    hessian = np.sum([each.hessian(zero) for each in objectives], axis=0)
+    slope = np.sum([each.gradient(zero, unused) for each in objectives], axis=0)
+    result: FloatVector = -np.linalg.solve(hessian, slope)
+    return result
+
+
+def fleet(rounds: int = 150, spread: float = 1.0, law: Any = "uniform", **more: Any) -> MemoryFleet:
+    stepsize = Stepsize(spread=spread, law=law)
+    algorithm = Algorithm(rounds=rounds, method="exact", stepsize=stepsize)
+    settings: dict[str, Any] = {"sealed": True, "leaves_open": True, "encrypted": False, **more}
+    return MemoryFleet(six(), readings(six()), SQUARES, algorithm, seed=3, **settings)
+
+
+def errors(fleet: MemoryFleet, among: Sequence[str] = ()) -> FloatVector:
+    """The relative error of each node at the end, for the optimum of all."""
+    best = optimum(list(objectives_of(readings(six())).values()))
+    chosen = among or list(fleet.seats)
+    last = np.array([fleet.seats[name].reported[-1].estimate for name in chosen])
+    result: FloatVector = np.linalg.norm(last - best, axis=1) / np.linalg.norm(best)
+    return result
+
+
+def ledger_sum(fleet: MemoryFleet) -> list[int]:
+    states = [seat.saved for seat in fleet.seats.values() if seat.saved is not None]
+    rows = [progress.ledger_of(state, D) for state in states]
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+# -- the iteration ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_the_exact_fleet_equals_the_plain_reference(spread: float, sealed: bool) -> None:
+    running = fleet(40, spread, sealed=sealed, encrypted=True)
+    running.run()
+    objectives = objectives_of(readings(six()))
+
+    def without_dither(answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
+        from cipherfleet_node.core import exchange
+
+        randomness = RoundRandomness(running.round_seed(answerer, k))
+        return exchange.dither(randomness, asker, weight, D)
+
+    plain = iterate_exact(
+        six(), objectives, running.algorithm, RESOLUTION, running.round_seed, 40,
+        without_dither, sealed=sealed,
+    )  # fmt: skip
+    own = [[r.estimate for r in running.seats[name].reported] for name in sorted(objectives)]
+    np.testing.assert_allclose(np.array(own).swapaxes(0, 1), plain[1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0, 2.0])
+def test_every_law_and_spread_leads_to_the_same_optimum(spread: float, law: str) -> None:
+    running = fleet(300, spread, law)
+    running.run()
+    assert errors(running).max() < 1e-6
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+def test_the_optimum_is_a_fixed_point_under_every_draw(spread: float) -> None:
+    objectives = list(objectives_of(readings(six())).values())
+    best, chance = optimum(objectives), np.random.default_rng(1)
+    for objective in objectives:
+        gradient = objective.gradient(best, RoundRandomness(bytes(32)))
+        steps = 0.5 * (1 + spread * chance.uniform(-1, 1, D))
+        moved = shared_point(best, gradient, -gradient, steps)
+        np.testing.assert_allclose(moved, best, rtol=0, atol=1e-11)
+
+
+def test_the_ledgers_sum_to_zero_without_dither_and_to_little_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = fleet(60)
+    running.run()
+    entries = np.array(ledger_sum(running), dtype=float) * UNIT
+    assert 0 < np.abs(entries).max() < 5 * np.sqrt(60), "in resolutions"
+    monkeypatch.setattr("cipherfleet_lab.simulation.plaintext_exchange.dither", lambda *_: [0] * D)
+    running = fleet(60)
+    running.run()
+    assert ledger_sum(running) == [0] * D
+
+
+def test_duals_end_at_the_negative_gradients() -> None:
+    running = fleet(300)
+    running.run()
+    objectives = objectives_of(readings(six()))
+    best = optimum(list(objectives.values()))
+    for name, seat in running.seats.items():
+        assert seat.saved is not None
+        y = dual(progress.ledger_of(seat.saved, D), 1.0, RESOLUTION * UNIT)
+        gradient = objectives[name].gradient(best, RoundRandomness(bytes(32)))
+        np.testing.assert_allclose(y, -gradient, rtol=0, atol=1e-5)
+
+
+# -- absence, restarts and lost states ----------------------------------------------------------
+
+
+def test_a_node_that_is_away_and_comes_back_moves_nothing() -> None:
+    running = fleet(400)
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", 200)
+    running.kill("n02")
+    run_to(running, "n00", 300)
+    rest = [name for name in running.seats if name != "n02"]
+    assert errors(running, rest).max() < 1e-6
+    running.start("n02")
+    running.advance(running.now + 5_000)
+    assert errors(running).max() < 1e-6
+
+
+def test_a_node_that_lost_its_state_follows_and_keeps_its_old_share_in_force() -> None:
+    running = fleet(500)
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", 200)
+    running.kill("n02")
+    running.lose_state("n02")
+    run_to(running, "n00", 210)
+    running.start("n02")
+    running.advance(running.now + 5_000)
+    saved = running.seats["n02"].saved
+    assert saved is not None
+    assert saved.follows
+    assert errors(running).max() < 1.5e-2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_kills_at_any_effect_leave_the_ledgers_balanced(seed: int) -> None:
+    running = fleet(600, faults=Faults(delay_s=(0.001, 0.05)))
+    chance = np.random.default_rng(seed)
+    for name in running.seats:
+        running.start(name)
+    for _ in range(25):
+        victim = str(chance.choice(list(running.seats)))
+        running.kill_within(victim, int(chance.integers(1, 12)))
+        end = running.now + 1.0
+        while running.seats[victim].agent is not None and running.now < end:
+            running.advance(running.now + 0.005)
+        if running.seats[victim].agent is not None:
+            running.kill(victim)
+        running.start(victim)
+        running.advance(running.now + float(chance.uniform(0.0, 2.0)))
+    running.advance(running.now + 10_000)
+    entries = np.array(ledger_sum(running), dtype=float) * UNIT
+    assert np.abs(entries).max() < 5 * np.sqrt(600), "a term was counted at one end only"
+
+
+def run_to(fleet: MemoryFleet, name: str, round_number: int) -> None:
+    end = fleet.now + 5_000
+    while not fleet.seats[name].reported or fleet.seats[name].reported[-1].number < round_number:
+        assert fleet.now < end, "the fleet did not get there"
+        fleet.advance(fleet.now + 0.05)
+
+
+# -- steps and curvature ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("curvature", [0.0, 0.01, 1.0, 100.0])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 2.0])
+def test_no_mean_step_is_longer_than_what_is_stable(curvature: float, spread: float) -> None:
+    step = mean_step(curvature, 1.0, spread)
+    assert step * curvature <= 1.0
+    assert BETA * step <= 2.0
+
+
+class OwnClass:
+    """A user's objective x'Hx/2, without a closed form of its curvature."""
+
+    dimension, fields, ready = D, frozenset[str](), True
+    hessian = np.diag([0.5, 2.0, 7.0])
+
+    def absorb(self, samples: Sequence[Sample]) -> None:
+        del samples
+
+    def start(self) -> FloatVector:
+        return np.zeros(D)
+
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
+        del randomness
+        result: FloatVector = self.hessian @ x
+        return result
+
+
+def test_the_power_method_finds_the_curvature_of_a_class_of_ones_own() -> None:
+    measured = Curvature(OwnClass())
+    found = [measured.at(np.ones(D), k, RoundRandomness(bytes(32))) for k in range(40)]
+    assert 0.6 * 7.0 < found[0] <= 7.0 + 1e-6
+    assert found[-1] == pytest.approx(7.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["least_squares", "ridge", "logistic", "huber"])
+def test_the_curvature_in_closed_form_bounds_the_second_derivative(kind: str) -> None:
+    samples = readings(six())
+    changes: dict[str, Any] = {"kind": kind, "penalty": 0.1 if kind == "ridge" else 0.0}
+    section = ObjectiveSection(target=SQUARES.target, features=SQUARES.features, **changes)
+    if kind == "logistic":
+        samples = {
+            name: [Sample({**s.values, "y": float(s.values["y"] > 0)}) for s in own]
+            for name, own in samples.items()
+        }
+    for objective in objectives_of(samples, section).values():
+        for point in (np.zeros(D), np.ones(D)):
+            largest = float(np.linalg.eigvalsh(objective.hessian(point))[-1])
+            assert largest <= objective.curvature() * (1 + 1e-12)

@@ -35,7 +35,7 @@ STATEMENTS = {
     "deadline": f"D = {deadlines.MARGIN:g} times the median of the latest nine samples, "
     f"at least A and at most {deadlines.LONGEST:g} A",
     "old samples": f"Rounds more than {deadlines.REMEMBERED_ROUNDS} back give none",
-    "back-off": f"rounds divisible by 2^min(m+1, {roster.MOST_DOUBLINGS})",
+    "back-off": f"has *missed* once more, up to m = {roster.MOST_MISSES}",
     "patience": "From the fifth refusal in a row on",
     "trial": f"{roster.FIRST_TRIAL} rounds later the first half of those left out is asked again",
     "trials": f"{roster.FIRST_TRIAL} * 2^min(t, {roster.MOST_DOUBLINGS}) rounds later",

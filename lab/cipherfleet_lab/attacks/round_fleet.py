@@ -59,7 +59,9 @@ class RoundFleet(MemoryFleet):
         """Go on until each of *names* has closed so many rounds or has ended, or to *limit_s*."""
 
         def is_there(name: str) -> bool:
-            return name in self.ended or len(self.seats[name].reported) >= rounds
+            seat = self.seats[name]
+            assert not seat.stopped, f"{name} has given up: rounds must not be held for so long"
+            return name in self.ended or len(seat.reported) >= rounds
 
         while not all(map(is_there, names)) and self.now < limit_s:
             self.advance(self.now + DEADLINE_S / 4)

@@ -36,7 +36,7 @@ ASKER = "n0"
 MEAN, DEVIATION = 0.75 * 2**HALF_WEIGHT_BITS, 2**HALF_WEIGHT_BITS / (2.0 * np.sqrt(12.0))
 RHOS = (0.0, 0.5, 0.7)  # multiples of the covariance with the previous round
 ITERATIONS = 300
-STANDING_ROUNDS, FROM, FIRST = 250, 5, 25  # the neighbours stand still from round FROM on
+STANDING_ROUNDS, FROM, FIRST = 160, 5, 25  # the neighbours stand still from round FROM on
 NODES, LEAST_DIMENSION = 6, 8
 
 

@@ -455,17 +455,10 @@ class Agent:
         yield Publish(query)
 
     def _choose_asked(self) -> list[str]:
-        """Return the neighbours to ask: those that still have the round, by `roster.py`.
-
-        A neighbour whose query of this round has a roster without this node will not count this
-        node. Nor does this node count it then, as far as it knows in time.
-        """
-        k, rounds = self._state.round, self.claims.rounds
-        there = [
-            name
-            for name in self.neighbours.askable
-            if rounds[name] < k + HISTORY_ROUNDS and not self.answerer.is_left_out_by(name, k)
-        ]
+        """Return the neighbours to ask: those that still have the round, by `roster.py`."""
+        k = self._state.round
+        rounds = self.claims.rounds
+        there = [n for n in self.neighbours.askable if rounds[n] < k + HISTORY_ROUNDS]
         return self.roster.choose(there, k)
 
     def _draw_again_if_wanted(self, now: float) -> None:

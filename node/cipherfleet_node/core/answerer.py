@@ -87,13 +87,6 @@ class Answerer:
             del self.held[query.sender]
         return [(query, now - since) for query, since in due]
 
-    def is_left_out_by(self, name: str, round_number: int) -> bool:
-        """True if the held query of *name* asks others in that round, and not this node."""
-        query = self.held[name][0] if name in self.held else None
-        if query is None or query.round != round_number:
-            return False
-        return bool(query.roster) and self._setup.node not in query.roster
-
     def forget_held(self, sender: str) -> None:
         """Drop the held query of *sender*: it has restarted."""
         self.held.pop(sender, None)

@@ -184,7 +184,8 @@ def test_a_node_that_is_away_and_comes_back_moves_nothing() -> None:
 
 
 def test_a_node_that_lost_its_state_follows_and_keeps_its_old_share_in_force() -> None:
-    running = fleet(500)
+    """Pairwise: terms that one end alone counted are taken back, so nothing else is lost."""
+    running = fleet(500, sealed=False)
     for name in running.seats:
         running.start(name)
     run_to(running, "n00", 200)

@@ -37,6 +37,8 @@ def schedule_advice(fleet: Fleet) -> Iterator[Finding]:
     if fleet.file.objective.kind == "average":
         yield _consensus_advice(fleet)
         return
+    if fleet.file.algorithm.method == "exact":
+        return  # it has no schedule
     for finding in check_schedule(fleet.file.algorithm):
         if finding.level != "ok":
             yield finding

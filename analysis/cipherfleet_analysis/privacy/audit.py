@@ -370,6 +370,13 @@ def _check_separation(disclosure: Disclosure) -> Iterator[Finding]:
 
 def _describe_telescoping(disclosure: Disclosure) -> Finding:
     algorithm = disclosure.fleet.file.algorithm
+    if algorithm.method == "exact":
+        return Finding(
+            "note", "telescoping",
+            "all neighbours of a node together, if they know its coupling term, learn its gradient "
+            "at the optimum exactly, once the fleet agrees: method exact leaves no error",
+            "choose neighbours of several owners, or algorithm.method: article",
+        )  # fmt: skip
     stepsize, rounds = algorithm.stepsize, algorithm.rounds
     noise = rounding_noise(algorithm, (rounds or 1) - 1)
     end = "this fleet runs without end, so the error keeps falling"

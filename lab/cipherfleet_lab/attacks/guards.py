@@ -94,9 +94,9 @@ class NoHeadroom(Stepper):
 
     def _limited(
         self, state: State, record: RoundRecord, term: CouplingTerm, answers: Answers
-    ) -> tuple[State, FloatVector]:
+    ) -> tuple[State, list[int]]:
         del record, answers
-        return state, self._real(term.combined)
+        return state, term.combined
 
 
 class NoBackOff(Roster):

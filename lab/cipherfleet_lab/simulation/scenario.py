@@ -98,7 +98,7 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
         algorithm=fleet.file.algorithm,
         sealed=fleet.exchange == "sealed",
         method=exact_method(
-            [objectives[index] for index in place], fleet.file.algorithm, fleet.file.objective
+            [objectives[int(index)] for index in place], fleet.file.algorithm, fleet.file.objective
         ),
         optimum=optimum,
         readings=f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",

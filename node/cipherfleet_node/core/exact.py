@@ -56,7 +56,7 @@ def dual(ledger: Sequence[int], scale: float, unit: float) -> FloatVector:
 def shared_point(
     x: FloatVector, gradient: FloatVector, dual_: FloatVector, steps: FloatVector
 ) -> FloatVector:
-    """Return u_i, shape (d,)."""
+    """Return u_i, the point of node i that a round shares, shape (d,), in the objective's units."""
     result: FloatVector = x - steps * (gradient + dual_)
     return result
 

@@ -20,6 +20,7 @@ from .rules import (
     check_algorithm,
     check_broker,
     check_crypto,
+    check_method,
     check_objective,
     check_parts,
     sensor_errors,
@@ -126,6 +127,7 @@ def _check_checksum(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
 
 NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((), check_algorithm),
+    Rule((("algorithm",),), check_method),
     Rule((("crypto",),), check_crypto),
     Rule((("broker",),), check_broker),
     Rule((("objective", "kind"),), check_parts),

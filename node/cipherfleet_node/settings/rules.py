@@ -124,6 +124,27 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
         )
 
 
+def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """Every setting of the algorithm is one that its method uses."""
+    document, algorithm = draft.document, draft.value.algorithm
+    exact = algorithm.method == "exact"
+    unused = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
+    for place in unused if exact else [("scale",)]:
+        path, other = ("algorithm", *place), "article" if exact else "exact"
+        if document.has(path):
+            yield document.key_error(
+                path,
+                f"is not used by method {algorithm.method}",
+                remedy=f"leave it out, or set algorithm.method: {other}",
+            )
+    if not exact and algorithm.stepsize.spread > 1:
+        yield document.error(
+            ("algorithm", "stepsize", "spread"),
+            f"is {algorithm.stepsize.spread:g}, must be at most 1 for method article",
+            remedy="set algorithm.method: exact, whose stepsizes may change their sign",
+        )
+
+
 def check_crypto(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
     """Keys have a possible size, and weak keys are allowed explicitly."""
     crypto, here = draft.value.crypto, ("crypto", "key_bits")

@@ -80,6 +80,10 @@ class Document:
         """Return a ConfigError at the key of *path* instead of its value."""
         return complaint(self.keys.get(path) or self.mark(path), path, message, remedy)
 
+    def has(self, path: Path_) -> bool:
+        """True if *path* is in the file."""
+        return path in self.keys
+
     def found(self, path: Sequence[str | int]) -> str:
         """Return the value at *path* as text, shortened, and not shown if it may be a secret."""
         return found_at(self.data, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cipherfleet_node.core.exact import Curvature, mean_step
 from cipherfleet_node.core.objective import Objective as MadeObjective
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.quantiser import VALUE_BITS
@@ -18,6 +19,7 @@ from cipherfleet_node.sensors import CsvTable
 from cipherfleet_node.sensors.base import check_fields, join_names
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, fields_named
 from cipherfleet_node.settings.sections import (
+    USUAL_SCALE,
     Algorithm,
     CsvSensor,
     HwmonSensor,
@@ -165,9 +167,13 @@ def _check_range(objective: MadeObjective, algorithm: Algorithm) -> None:
     limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(algorithm)
     with np.errstate(all="ignore"):
         start = objective.start()
-        step = algorithm.stepsize.initial * objective.gradient(
-            start, RoundRandomness(bytes(SEED_BYTES))
-        )
+        randomness = RoundRandomness(bytes(SEED_BYTES))
+        longest = algorithm.stepsize.initial
+        if algorithm.method == "exact":
+            curvature = Curvature(objective).at(start, 0, randomness)
+            scale = algorithm.scale or USUAL_SCALE
+            longest = mean_step(curvature, scale, algorithm.stepsize.spread)
+        step = longest * objective.gradient(start, randomness)
         fits = bool(np.all(np.abs(start) < limit) and np.all(np.abs(step) < limit))
     if not fits:  # NaN does not fit either
         raise ConfigError(

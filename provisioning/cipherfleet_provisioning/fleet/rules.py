@@ -18,6 +18,7 @@ from cipherfleet_node.settings.rules import (
     check_algorithm,
     check_broker,
     check_crypto,
+    check_method,
     check_objective,
     check_parts,
 )
@@ -161,6 +162,7 @@ def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
 
 FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), check_algorithm),
+    Rule((("algorithm",),), check_method),
     Rule((("algorithm",),), _check_end),
     Rule((("crypto",),), _check_keys),
     Rule((("broker",),), _check_brokers),

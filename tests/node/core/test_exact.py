@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cipherfleet_analysis.simulation import (
+    Links,
+    exact_method,
+    first_estimates,
+    gradients_of,
+    run,
+)
 from cipherfleet_lab.reference import iterate_exact
 from cipherfleet_lab.simulation.memory_fleet import Faults
-from cipherfleet_node.core import progress
+from cipherfleet_lab.simulation.node_randomness import NodeRandomness
+from cipherfleet_node.core import exchange, progress
 from cipherfleet_node.core.exact import BETA, Curvature, dual, mean_step, shared_point
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.objective import Regression, make_objective
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.settings.sections import (
+    USUAL_SCALE,
     Algorithm,
     Column,
     Feature,
@@ -108,15 +118,13 @@ def test_the_exact_fleet_equals_the_plain_reference(spread: float, sealed: bool)
     running.run()
     objectives = objectives_of(readings(six()))
 
-    def without_dither(answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
-        from cipherfleet_node.core import exchange
-
+    def dither(answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
         randomness = RoundRandomness(running.round_seed(answerer, k))
         return exchange.dither(randomness, asker, weight, D)
 
     plain = iterate_exact(
         six(), objectives, running.algorithm, RESOLUTION, running.round_seed, 40,
-        without_dither, sealed=sealed,
+        dither, scale=USUAL_SCALE, sealed=sealed,
     )  # fmt: skip
     own = [[r.estimate for r in running.seats[name].reported] for name in sorted(objectives)]
     np.testing.assert_allclose(np.array(own).swapaxes(0, 1), plain[1:], rtol=0, atol=1e-12)
@@ -161,7 +169,7 @@ def test_duals_end_at_the_negative_gradients() -> None:
     best = optimum(list(objectives.values()))
     for name, seat in running.seats.items():
         assert seat.saved is not None
-        y = dual(progress.ledger_of(seat.saved, D), 1.0, RESOLUTION * UNIT)
+        y = dual(progress.ledger_of(seat.saved, D), USUAL_SCALE, RESOLUTION * UNIT)
         gradient = objectives[name].gradient(best, RoundRandomness(bytes(32)))
         np.testing.assert_allclose(y, -gradient, rtol=0, atol=1e-5)
 
@@ -278,3 +286,32 @@ def test_the_curvature_in_closed_form_bounds_the_second_derivative(kind: str) ->
         for point in (np.zeros(D), np.ones(D)):
             largest = float(np.linalg.eigvalsh(objective.hessian(point))[-1])
             assert largest <= objective.curvature() * (1 + 1e-12)
+
+
+# -- the vector engine --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_the_vector_engine_equals_the_exact_fleet_for_the_same_draws(sealed: bool) -> None:
+    running = fleet(40, sealed=sealed)
+    running.run()
+    ids = sorted(running.seats)
+    made = objectives_of(readings(six()))
+    objectives = [made[name] for name in ids]
+    places = {name: place for place, name in enumerate(ids)}
+    edges = np.array([(places[a], places[b]) for a, b in six()])
+    links = Links.between(edges, len(ids))
+    randomness = NodeRandomness(running.round_seed, ids, links)
+    starts = np.array([objective.start() for objective in objectives])
+    rounds = run(
+        links,
+        first_estimates(starts, running.algorithm, randomness),
+        gradients_of(objectives, SQUARES),
+        running.algorithm,
+        randomness,
+        sealed=sealed,
+        method=exact_method(objectives, running.algorithm, SQUARES),
+    )
+    simulated = np.array([each.estimates for each in islice(rounds, 40)])
+    own = [[r.estimate for r in running.seats[name].reported] for name in ids]
+    np.testing.assert_allclose(np.array(own).swapaxes(0, 1), simulated, rtol=0, atol=1e-6)

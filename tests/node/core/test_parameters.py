@@ -31,6 +31,8 @@ def test_parameters_vectors_hold(case: Any) -> None:
     """Computed here as node/PROTOCOL.md says, without our code."""
     fields = case["fields"]
     kind, reals = ("power", fields["attenuation"]) if fields["attenuation"] else ("none", (0, 0))
+    if fields["exact_scale"]:
+        kind, reals = "exact", (fields["exact_scale"], 3.0)
     widths = [fields[f"{name}_bits"] for name in ("value", "half_weight", "metropolis")]
     steps = [fields[name] for name in ("resolution", "initial", "decay", "exponent")]
     data = text("cipherfleet/v2/parameters") + struct.pack(">Q", fields["wire_version"])
@@ -38,7 +40,7 @@ def test_parameters_vectors_hold(case: Any) -> None:
     data += struct.pack(">4d", *steps) + text(kind) + struct.pack(">2d", *reals)
     assert data.hex() == case["bytes"]
     assert hashlib.sha256(data).hexdigest()[:16] == case["tag"]
-    given = fields | {"attenuation": tuple(reals) if fields["attenuation"] else None}
+    given = fields | {"attenuation": fields["attenuation"] and tuple(fields["attenuation"])}
     assert SharedParameters(**given).encoded == data
 
 
@@ -56,6 +58,8 @@ def test_no_two_cases_have_the_same_tag() -> None:
         shared_parameters(Algorithm(rounds=1, stepsize=Stepsize(decay=0.2)), "sealed", 1),
         shared_parameters(Algorithm(rounds=1, stepsize=Stepsize(exponent=2)), "sealed", 1),
         shared_parameters(Algorithm(rounds=1, attenuation=Attenuation()), "sealed", 1),
+        shared_parameters(BASE, "sealed", 1, 1.0),
+        shared_parameters(BASE, "sealed", 1, 0.25),
     ],
 )
 def test_each_shared_setting_changes_the_tag(other: SharedParameters) -> None:

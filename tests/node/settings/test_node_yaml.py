@@ -19,6 +19,7 @@ from cipherfleet_node.settings.sections import (
     NodeConfig,
     Simulation,
     SyntheticSensor,
+    exact_scale_of,
     resolution_of,
 )
 
@@ -274,3 +275,38 @@ def test_each_simulation_setting_that_is_on_is_named_with_what_it_does() -> None
     assert "logs/estimates.jsonl, for the plot" in traced
     seeded, _ = simulation_warnings(Simulation(seed=1, trace_estimates=True))
     assert "simulation.seed makes every random number repeatable" in seeded
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("attenuation: none", "attenuation"),
+        ("stepsize: {initial: 0.2}", "stepsize.initial"),
+        ("stepsize: {decay: 0}", "stepsize.decay"),
+        ("stepsize: {exponent: 1}", "stepsize.exponent"),
+    ],
+)
+def test_the_exact_method_refuses_what_it_does_not_use(
+    setting: str, place: str, tmp_path: Path
+) -> None:
+    text = complaint(tmp_path, "rounds: 5", f"rounds: 5, method: exact, {setting}")
+    assert f"algorithm.{place} is not used by method exact" in text
+    assert "leave it out, or set algorithm.method: article" in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "scale"),
+    [
+        ("method: exact", "mean", 0.7),
+        ("method: exact, scale: 2, stepsize: {spread: 2, law: normal}", "mean", 2.0),
+        ("method: exact", "average", None),
+        ("method: article", "mean", None),
+    ],
+)
+def test_the_exact_method_has_a_scale_and_an_average_needs_none(
+    settings: str, kind: str, scale: float | None, tmp_path: Path
+) -> None:
+    good = GOOD.replace("rounds: 5", f"rounds: 5, {settings}").replace("average", kind)
+    (tmp_path / "node.yaml").write_text(good)
+    config = load_node_config(tmp_path)
+    assert exact_scale_of(config.algorithm, config.objective) == scale

@@ -35,6 +35,7 @@ from cipherfleet_node.keys.key_files import (
     write_public,
 )
 from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of
+from cipherfleet_node.settings.rules import UNUSED
 from cipherfleet_node.settings.sections import (
     Broker,
     CsvSensor,
@@ -264,8 +265,14 @@ def write_bundle(
 
 
 def settings_text(config: NodeConfig) -> str:
-    """Return the text of node.yaml with *config*."""
-    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False)
+    """Return the text of node.yaml with *config*, without what its method does not use."""
+    plain = _plain(config)
+    for *sections, key in UNUSED[config.algorithm.method]:
+        inner = plain["algorithm"]
+        for section in sections:
+            inner = inner[section]
+        inner.pop(key, None)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -8,7 +8,7 @@ sections that node.yaml and fleet.yaml share.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -124,12 +124,18 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
         )
 
 
+# Settings of the section algorithm that a method does not use.
+UNUSED: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "article": [("scale",)],
+    "exact": [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))],
+}
+
+
 def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
     """Every setting of the algorithm is one that its method uses."""
     document, algorithm = draft.document, draft.value.algorithm
     exact = algorithm.method == "exact"
-    unused = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
-    for place in unused if exact else [("scale",)]:
+    for place in UNUSED[algorithm.method]:
         path, other = ("algorithm", *place), "article" if exact else "exact"
         if document.has(path):
             yield document.key_error(

@@ -143,12 +143,6 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 f"is not used by method {algorithm.method}",
                 remedy=f"leave it out, or set algorithm.method: {other}",
             )
-    if not exact and algorithm.stepsize.spread > 1:
-        yield document.error(
-            ("algorithm", "stepsize", "spread"),
-            f"is {algorithm.stepsize.spread:g}, must be at most 1 for method article",
-            remedy="set algorithm.method: exact, whose stepsizes may change their sign",
-        )
 
 
 def check_crypto(draft: Unchecked[Sections]) -> Iterator[ConfigError]:

@@ -96,7 +96,7 @@ class Stepsize(Section, frozen=True):
     initial: Positive = 0.3
     decay: NonNegative = 0.01
     exponent: NonNegative = 1.0
-    spread: Annotated[float, Meta(ge=0, le=2)] = 1.0  # more than 1 in the exact method only
+    spread: Annotated[float, Meta(ge=0, le=1)] = 1.0
     law: Literal["uniform", "normal", "log-normal"] = "uniform"
 
 

@@ -74,7 +74,7 @@ class TopologyError(ConfigError):
 def kind_of(topology: Topology) -> str | None:
     """Return the kind, which may be left out where edges or a file are given."""
     bare = next((key for key in ("edges", "file") if getattr(topology, key) is not None), None)
-    return topology.kind or bare
+    return bare if topology.kind is None else topology.kind
 
 
 def key_faults(topology: Topology) -> Iterator[TopologyError]:

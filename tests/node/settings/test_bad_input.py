@@ -106,8 +106,6 @@ MISTAKES = [
     Mistake("rounds missing", "  rounds: 4\n", "", "algorithm needs rounds .*or period_s"),
     Mistake("the article's method with a scale", "  rounds: 4", "  rounds: 4\n  @scale: 1",
             "scale is not used by method article"),
-    Mistake("the article's method with steps of both signs", "decay: 0.03", "spread: @1.5",
-            "is 1.5, must be at most 1 for method article"),
     Mistake("an unknown method", "  rounds: 4", "  rounds: 4\n  method: @exakt", "is 'exakt'"),
     Mistake("a time with a unit", "  rounds: 4", "  rounds: 4\n  answer_timeout_s: @5s",
             "is '5s', must be a number"),

@@ -298,7 +298,7 @@ def test_the_exact_method_refuses_what_it_does_not_use(
     ("settings", "kind", "scale"),
     [
         ("method: exact", "mean", 0.7),
-        ("method: exact, scale: 2, stepsize: {spread: 2, law: normal}", "mean", 2.0),
+        ("method: exact, scale: 2, stepsize: {spread: 0.5, law: normal}", "mean", 2.0),
         ("method: exact", "average", None),
         ("method: article", "mean", None),
     ],

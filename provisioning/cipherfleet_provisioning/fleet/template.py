@@ -267,13 +267,15 @@ topology: {topology}
 #topology: {{kind: file, file: network.graphml}}
 #topology: {{kind: file, file: network.txt}}
 
-# The schedule, the same for all nodes. The largest stepsize is (1 + spread) * initial. It must be
-# below 2/L for the greatest curvature L of a node's objective; otherwise `run` warns.
+# The rounds, the same for all nodes. With method exact the fleet ends at the optimum itself, and every
+# node chooses its own stepsizes. method article is the article's iteration, with a schedule:
+# stepsize: {{initial: 0.3, decay: 0.01, exponent: 1}} and attenuation: {{scale: 0.1, exponent: 0.81}}.
 algorithm:
 {schedule}  resolution: 2^-24  # estimates are rounded to multiples of it before they are encrypted
-  stepsize: {{initial: 0.3, decay: 0.01, exponent: 1.0, spread: 1.0, law: uniform}}
-  attenuation: none
-  #attenuation: {{scale: 0.1, exponent: 0.81}}
+  method: exact
+  #method: article
+  #scale: 0.7  # of curvature; the default suits readings that offset and scale bring to order one
+  #stepsize: {{spread: 0.5, law: normal}}  # how far the random stepsizes deviate from their mean
   answer_timeout_s: 5.0  # a round waits this long for a neighbour
   start_timeout_s: 60.0  # the first round waits this long
 

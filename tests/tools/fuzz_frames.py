@@ -375,7 +375,9 @@ class Mutator:
             ):
                 fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
             case "members" | "seals":
-                fields[index] = (fields[index] * self.chance.choice([0, 1, 2, 30, 2000]))[:MANY]
+                before = fields[index]  # an earlier change may have put anything there
+                entries = before if isinstance(before, list) else list(getattr(message, name))
+                fields[index] = (entries * self.chance.choice([0, 1, 2, 30, 2000]))[:MANY]
             case "from_round" | "rekey" | "fingerprint":
                 fields[index] = self.like(fields[index])
             case _:  # tags and digests

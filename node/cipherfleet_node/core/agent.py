@@ -43,7 +43,8 @@ has opened the next round. Without a present neighbour the node opens no round.
 **Restarts.** The saved record of a round holds its quantised estimate, seed and query. A restarted
 node repeats the open round byte for byte. A node that has lost its state, although it has run
 before, does not know what it sent: it waits for the claims of two neighbours, for two deadlines,
-and then for one; it goes on two rounds beyond. A node whose messages are refused because its epoch
+and then for one; it goes on two rounds beyond. If the two highest claims are far apart, one
+neighbour is behind or lies: the node waits for DOUBT_DEADLINES. A node whose messages are refused because its epoch
 is too small restarts with a greater one, if nobody has replied to it otherwise.
 
 **The end.** `rounds` counts coupled rounds. A node that has them is done: it opens further rounds
@@ -93,7 +94,7 @@ from cipherfleet_node.errors import RemoteProtocolError
 
 from . import progress
 from .answerer import Answerer
-from .claims import Claims
+from .claims import FAR, Claims
 from .collector import Collector, CouplingTerm
 from .deadlines import Deadlines
 from .messages import Answer, Message, Presence, PresenceState, Query, Refusal, Reply
@@ -109,6 +110,7 @@ from .stepping import Stepper
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
 HOLDS_BEFORE_CHANGE = 4  # then a node goes to the round of a pending membership at once
 GIVE_UP_DEADLINES = 512  # without a coupled round
+DOUBT_DEADLINES = 16  # so long a node without a state waits for claims that agree
 GREATEST_EPOCH_FOLLOWED = 2**52  # a neighbour's word moves the epoch no further
 
 
@@ -145,6 +147,7 @@ class Agent:
         self._not_before = 0.0  # the next round must not open before, for fleets with a period
         self._deadline = 0.0  # while starting: end of the wait; when finished: time to stop
         self._boundary: int | None = None  # the first round of the pending membership
+        self._doubted_until = 0.0  # without a state: until then the claims must agree
         self._jump_to: int | None = None
         self._holds = 0  # so many of the latest rounds were held
         self._coupled_at = 0.0  # monotonic time of the latest coupled round
@@ -236,6 +239,7 @@ class Agent:
         yield from self._announce(self._condition)
         if self._phase is Phase.STARTING and self._state.has_lost_round:
             self._deadline = now + 2.0 * self.deadlines.current_s
+            self._doubted_until = now + DOUBT_DEADLINES * self.deadlines.current_s
         current, record = self.collector.current, self._state.open_record
         if self._phase is Phase.COLLECTING and current and record:
             current.repeated = False
@@ -337,7 +341,9 @@ class Agent:
             c for name, c in claims if c != UNSEEN and name not in self.neighbours.waiting
         )
         if len(seen) > 1:
-            return seen[-2] + 2
+            # A neighbour that was away itself may be behind rounds that this node has used.
+            agree = seen[-1] - seen[-2] <= FAR
+            return seen[-2] + 2 if agree or now >= self._doubted_until else None
         return seen[-1] + 2 if seen and now >= self._deadline else None
 
     @property

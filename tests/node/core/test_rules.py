@@ -728,3 +728,36 @@ def test_without_taking_back_lost_answers_leave_a_scar(
 def test_lost_queries_leave_no_scar_in_a_pairwise_average() -> None:
     drifts = [drift(lossy(seed, Answer | Query, 0.3), 5) for seed in range(3)]
     assert max(drifts) < FEW_RESOLUTIONS
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_a_node_without_state_is_not_taken_back_by_a_neighbour_that_was_away(sealed: bool) -> None:
+    """The second highest claim is that of the neighbour, below rounds that the node has used."""
+    fleet = fleet_of(ring(4), rounds=None, period_s=0.5, sealed=sealed)
+    start_all(fleet)
+    fleet.advance(5.0)
+    fleet.kill("n01")
+    fleet.advance(65.0)
+    fleet.kill("n00")
+    fleet.lose_state("n00")
+    fleet.start("n01")
+    fleet.start("n00")
+    fleet.advance(fleet.now + 60.0)
+    assert reused_rounds(fleet) == []
+    assert coupled_of(fleet, "n00") > 20
+
+
+def test_a_node_without_state_waits_no_longer_than_16_deadlines_for_claims_that_agree() -> None:
+    """A neighbour that lies about its round for ever is not believed, and not waited for either."""
+    fleet = fleet_of(ring(4), rounds=None, period_s=0.5)
+    start_all(fleet)
+    fleet.advance(10.0)
+    fleet.kill("n00")
+    fleet.lose_state("n00")
+    fleet.start("n00")
+    agent = agent_of(fleet, "n00")
+    agent.claims.record("n01", 10**6, fleet.now)
+    near = agent_of(fleet, "n03").round_number
+    fleet.advance(fleet.now + 17 * TIMEOUT)
+    assert near < agent.round_number < near + 400
+    assert reused_rounds(fleet) == []

@@ -164,7 +164,7 @@ class Client:
         except OSError:
             return self
         self.paho.loop_start()
-        assert self._settled.wait(5)
+        assert self._settled.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -385,11 +385,12 @@ def test_the_name_for_claiming_is_no_nodes_and_fits_a_certificate() -> None:
 @fleet
 def test_a_last_will_cannot_be_anothers(ground: Ground) -> None:
     topic = f"{F}/state/n2"
-    with ground.client("n3") as hears, ground.client("n2") as honest:
-        with ground.client("n1", will=topic) as bad:
-            bad.cut()
-        time.sleep(0.3)
-        honest.send(topic)
+    with ground.client("n3") as hears:
+        with ground.client("n2") as honest:
+            with ground.client("n1", will=topic) as bad:
+                bad.cut()
+            time.sleep(0.3)
+            honest.send(topic)
         assert (topic, b"forged") not in hears.until(topic)
         with ground.client("n2", will=topic) as dying:  # the will itself works
             dying.cut()

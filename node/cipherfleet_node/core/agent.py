@@ -44,8 +44,8 @@ has opened the next round. Without a present neighbour the node opens no round.
 node repeats the open round byte for byte. A node that has lost its state, although it has run
 before, does not know what it sent: it waits for the claims of two neighbours, for two deadlines,
 and then for one; it goes on two rounds beyond. If the two highest claims are far apart, one
-neighbour is behind or lies: the node waits for DOUBT_DEADLINES. A node whose messages are refused because its epoch
-is too small restarts with a greater one, if nobody has replied to it otherwise.
+neighbour is behind or lies: the node waits for DOUBT_DEADLINES. A node whose messages are refused
+because its epoch is too small restarts with a greater one, if nobody has replied to it otherwise.
 
 **The end.** `rounds` counts coupled rounds. A node that has them is done: it opens further rounds
 only if a neighbour asks for them, and finishes when all present neighbours are done. A finished

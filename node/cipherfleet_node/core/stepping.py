@@ -43,7 +43,8 @@ class Stepper:
         setup, k = self._setup, record.number
         state, coupling = self._limited(state, record, term, answers)
         if setup.exact_scale:
-            estimate = dequantise(record.quantised, setup.resolution) + self._real(coupling)
+            with setup.trace.span("update", k):
+                estimate = dequantise(record.quantised, setup.resolution) + self._real(coupling)
         else:
             estimate = self._descended(state, record, self._real(coupling))
         if not self._fits(estimate):

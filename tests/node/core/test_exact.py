@@ -208,7 +208,7 @@ def test_a_node_that_lost_its_state_follows_and_keeps_its_old_share_in_force() -
     assert errors(running).max() < 1.5e-2
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_kills_at_any_effect_leave_the_ledgers_balanced(seed: int) -> None:
     running = fleet(600, faults=Faults(delay_s=(0.001, 0.05)))
     chance = np.random.default_rng(seed)

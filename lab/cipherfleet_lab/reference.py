@@ -93,7 +93,7 @@ def iterate_exact(
     rounds: int,
     dither: Dither | None = None,
     *,
-    scale: float = 1.0,
+    scale: float,
     sealed: bool = False,
 ) -> Array:
     """Return all estimates of the exact method, as `iterate` does; *scale* is c0.

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cipherfleet_lab.simulation.plaintext_exchange import read_integers
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
@@ -57,7 +58,7 @@ class OpenedSum:
     @property
     def own(self) -> FloatVector:
         """The asker's own quantised estimate."""
-        return -_read(self.query.ciphertexts)
+        return -read_integers(self.query.ciphertexts)
 
 
 @dataclass
@@ -72,12 +73,9 @@ class CuriousAskers:
         if isinstance(message, Query) and message.roster:
             self.sums.setdefault(message.digest, OpenedSum(message))
         elif isinstance(message, Answer) and message.query in self.sums:
-            saved = self.fleet.seats[message.sender].saved
-            record = saved.record(message.round) if saved else None
-            assert record is not None, "a round is saved before it is answered"
             kept = self.sums[message.query]
-            kept.terms[message.sender] = _read(message.ciphertexts)
-            kept.numbers[message.sender] = record.seed
+            kept.terms[message.sender] = read_integers(message.ciphertexts)
+            kept.numbers[message.sender] = self.fleet.record(message.sender, message.round).seed
 
     def isolated(self) -> set[tuple[str, str, bytes]]:
         """Return the terms that two sums isolate: asker, answerer and its seed."""
@@ -107,11 +105,6 @@ class CuriousAskers:
     @property
     def _complete(self) -> Iterator[OpenedSum]:
         return (kept for kept in self.sums.values() if kept.is_complete)
-
-
-def _read(ciphertexts: list[bytes]) -> FloatVector:
-    """Return the integers of a plaintext exchange; they are exact in floating point."""
-    return np.array([float(int.from_bytes(c, "big", signed=True)) for c in ciphertexts])
 
 
 def _is_term(more: OpenedSum, fewer: OpenedSum, name: str) -> bool:

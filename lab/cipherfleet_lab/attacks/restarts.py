@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from cipherfleet_lab.simulation.memory_fleet import Faults
+from cipherfleet_lab.simulation.plaintext_exchange import read_integers
 from cipherfleet_node.core.messages import Answer, Message, Query
 from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_node.core.state import after_loss
@@ -47,9 +48,10 @@ class TwoQueries:
         if isinstance(message, Query) and (sender, message.round) == (ASKER, self.round):
             self.first = message
         if isinstance(message, Answer) and (receiver, message.round) == (ASKER, self.round):
-            self.answers[sender, message.query] = _read(message.ciphertexts)
+            self.answers[sender, message.query] = read_integers(message.ciphertexts)
             if sender == VICTIM:
-                self.truth = _estimate_in(self.fleet, self.round)
+                quantised = self.fleet.record(VICTIM, self.round).quantised
+                self.truth = np.array(quantised, dtype=float)
         return message
 
     def ask_again(self, second: Query) -> None:
@@ -120,7 +122,7 @@ def _finds_estimate(asked: TwoQueries) -> bool:
     if first is None or second is None or asked.first is None or asked.truth is None:
         return False
     weight = (second - first)[0] / ADDED
-    found = np.rint(first / weight) - _read(asked.first.ciphertexts)
+    found = np.rint(first / weight) - read_integers(asked.first.ciphertexts)
     return bool(np.array_equal(found, asked.truth))
 
 
@@ -141,20 +143,9 @@ def _sum(asked: TwoQueries, names: list[str], query: Query | None) -> FloatVecto
     return np.array(there).sum(axis=0) if there and len(there) == len(answers) else None
 
 
-def _estimate_in(fleet: RoundFleet, number: int) -> FloatVector:
-    saved = fleet.seats[VICTIM].saved
-    record = saved.record(number) if saved else None
-    assert record is not None, "a round is saved before it is answered"
-    return np.array(record.quantised, dtype=float)
-
-
 def _round_of(fleet: RoundFleet, name: str) -> int:
     saved = fleet.seats[name].saved
     return saved.round if saved else 0
-
-
-def _read(ciphertexts: list[bytes]) -> FloatVector:
-    return np.array([float(int.from_bytes(c, "big", signed=True)) for c in ciphertexts])
 
 
 # -- an old card --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from cipherfleet_node.core.events import Event, MessageReceived, Setup
 from cipherfleet_node.core.messages import Message
 from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_node.core.sample import Sample
-from cipherfleet_node.core.state import State
+from cipherfleet_node.core.state import RoundRecord, State
 from cipherfleet_node.errors import HeadroomExceeded
 from cipherfleet_node.settings.sections import Algorithm, Column, ObjectiveSection, Stepsize
 
@@ -81,6 +81,13 @@ class RoundFleet(MemoryFleet):
         saved = self.seats[name].saved
         assert saved is not None
         return np.array(saved.estimate)
+
+    def record(self, name: str, number: int) -> RoundRecord:
+        """Return the saved record of round *number*, which *name* has answered or asked in."""
+        saved = self.seats[name].saved
+        record = saved.record(number) if saved else None
+        assert record is not None, "a round is saved before it is answered"
+        return record
 
     def _deliver(self, name: str, event: Event) -> None:
         try:

@@ -22,6 +22,7 @@ from itertools import permutations
 
 import numpy as np
 
+from cipherfleet_lab.simulation.plaintext_exchange import read_integers
 from cipherfleet_lab.systems import Array
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.messages import Answer, Message, Query
@@ -80,26 +81,20 @@ class Listener:
             self._open[message.digest] = {}
         elif isinstance(message, Answer) and message.query in self._open:
             answers = self._open[message.query]
-            answers[message.sender] = (_read(message.ciphertexts), self._estimate(message))
+            answers[message.sender] = (read_integers(message.ciphertexts), self._estimate(message))
             if len(answers) == len(self.fleet.neighbours[message.receiver]):
                 self._complete(self._open.pop(message.query), self._queries[message.query])
 
     def _estimate(self, message: Answer) -> Array:
-        saved = self.fleet.seats[message.sender].saved
-        record = saved.record(message.round) if saved else None
-        assert record is not None, "a round is saved before it is answered"
-        return np.array(record.quantised, dtype=float)
+        quantised = self.fleet.record(message.sender, message.round).quantised
+        return np.array(quantised, dtype=float)
 
     def _complete(self, answers: dict[str, tuple[Array, Array]], query: Query) -> None:
-        own, kept = -_read(query.ciphertexts), self.kept[query.sender]
+        own, kept = -read_integers(query.ciphertexts), self.kept[query.sender]
         ordered = [answers[name] for name in sorted(answers)]
         kept.sums.append(np.sum([term for term, _ in ordered], axis=0))
         kept.differences.append(np.array([estimate - own for _, estimate in ordered]))
         kept.own.append(own)
-
-
-def _read(ciphertexts: list[bytes]) -> Array:
-    return np.array([float(int.from_bytes(c, "big", signed=True)) for c in ciphertexts])
 
 
 # -- the method ---------------------------------------------------------------------------------

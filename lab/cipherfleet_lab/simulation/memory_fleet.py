@@ -46,7 +46,7 @@ from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
-from cipherfleet_node.core.state import State, after_damage, first_state, note_answered
+from cipherfleet_node.core.state import State, after_damage, after_loss, first_state, note_answered
 from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection, exact_scale_of
 
 from .plaintext_exchange import PlaintextExchange
@@ -165,9 +165,10 @@ class MemoryFleet:
         seat.effects_left = None
         seat.unread = seat.samples
         first = self.first_rounds.get(name, 0)
-        new = first_state(self.name, name, b"", 0, draw=1000 * (seat.epoch - 1))
-        new = msgspec.structs.replace(new, round=first, has_lost_round=seat.has_lost_state)
-        new = msgspec.structs.replace(new, follows=seat.has_lost_state)
+        draw = 1000 * (seat.epoch - 1)
+        new = msgspec.structs.replace(first_state(self.name, name, b"", 0, draw), round=first)
+        if seat.has_lost_state:
+            new = after_loss(new, draw)
         saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         objective = make_objective(self.objective)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from gmpy2 import mpz
 
 from cipherfleet_node.core.exchange import (
@@ -20,7 +21,7 @@ from cipherfleet_node.core.exchange import (
     untimed,
 )
 from cipherfleet_node.core.messages import Query
-from cipherfleet_node.core.randomness import RoundRandomness
+from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sealed import Seal, own_weight
 from cipherfleet_node.errors import RemoteProtocolError
 
@@ -116,6 +117,11 @@ class PlaintextExchange:
     def _factor(self, neighbour: str) -> int:
         """Return the factor that the answerer applies: M if sealed, otherwise 1."""
         return self.metropolis[neighbour] if self.seal else 1
+
+
+def read_integers(ciphertexts: Sequence[bytes]) -> FloatVector:
+    """Return the integers of a message, shape (d,); they are exact in floating point."""
+    return np.array([float(int.from_bytes(c, "big", signed=True)) for c in ciphertexts])
 
 
 def _to_bytes(entry: int) -> bytes:

@@ -175,15 +175,13 @@ class ExactMethod:
     """What the exact method needs beside the gradients; see cipherfleet_node.core.exact."""
 
     scale: float  # c0
-    curvatures: Array  # L_i of every node, shape (n,)
+    means: Array  # p_i of every node, shape (n, 1)
     is_sampled: bool = False  # gradients of minibatches: the steps fall
 
-    def steps(self, k: int, algorithm: Algorithm, factors: Array) -> Array:
+    def steps(self, k: int, factors: Array) -> Array:
         """Return the entries of every Lambda_i in round *k*, shape (n, d)."""
-        spread = algorithm.stepsize.spread
-        means = [exact.mean_step(own, self.scale, spread) for own in self.curvatures]
-        falling = 1.0 + k / exact.FALLING_ROUNDS if self.is_sampled else 1.0
-        result: Array = np.array(means)[:, None] / falling * factors
+        divisor = exact.falling(k) if self.is_sampled else 1.0
+        result: Array = self.means / divisor * factors
         return result
 
 
@@ -195,9 +193,10 @@ def exact_method(
     if scale is None:
         return None
     unused = RoundRandomness(bytes(SEED_BYTES))
+    spread = algorithm.stepsize.spread
     curvatures = [exact.Curvature(each).at(each.start(), 0, unused) for each in objectives]
-    is_sampled = any(getattr(each, "is_sampled", False) for each in objectives)
-    return ExactMethod(scale, np.array(curvatures), is_sampled)
+    means = np.array([[exact.mean_step(own, scale, spread)] for own in curvatures])
+    return ExactMethod(scale, means, any(map(exact.is_sampled, objectives)))
 
 
 # -- rounds -------------------------------------------------------------------------------------
@@ -281,7 +280,7 @@ def run(
             if method is not None:
                 gradient = gradients.evaluate(x, k, randomness)
                 factors = randomness.steps(k, algorithm.stepsize, x.shape)
-                shared = x - method.steps(k, algorithm, factors) * (gradient + dual)
+                shared = x - method.steps(k, factors) * (gradient + dual)
             quantised = np.floor(shared / resolution + randomness.rounding(k, x.shape))
             answers = np.empty((len(links.askers), x.shape[1])) if opened else None
             couplings, sums = links.exchange(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,6 +86,7 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
     own = len(objectives)
     place = np.arange(nodes) % own
     starts = np.array([objective.start() for objective in objectives])[place]
+    method = exact_method(objectives, fleet.file.algorithm, fleet.file.objective)
     # If some nodes' readings are used more often, the file's answer is not the optimum.
     optimum = answer_of(fleet, objectives) if nodes % own == 0 else None
     return Scenario(
@@ -97,9 +98,7 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
         ),
         algorithm=fleet.file.algorithm,
         sealed=fleet.exchange == "sealed",
-        method=exact_method(
-            [objectives[int(index)] for index in place], fleet.file.algorithm, fleet.file.objective
-        ),
+        method=method and replace(method, means=method.means[place]),
         optimum=optimum,
         readings=f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
     )

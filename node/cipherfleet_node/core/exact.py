@@ -48,6 +48,16 @@ def mean_step(curvature: float, scale: float, spread: float) -> float:
     return min(longest, 1.0 / scale) / (1.0 + max(spread, LEAST_SPREAD))
 
 
+def falling(k: int) -> float:
+    """Return the divisor of p_i in round *k* for gradients of minibatches."""
+    return 1.0 + k / FALLING_ROUNDS
+
+
+def is_sampled(objective: Objective) -> bool:
+    """True if a gradient of *objective* uses a part of the readings only."""
+    return bool(getattr(objective, "is_sampled", False))  # a user's own class may not say so
+
+
 def dual(ledger: Sequence[int], scale: float, unit: float) -> FloatVector:
     """Return y_i, shape (d,); *unit* is that of an opened slot, in the objective's units."""
     return np.array([-BETA * scale * unit * entry for entry in ledger], dtype=np.float64)

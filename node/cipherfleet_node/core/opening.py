@@ -118,8 +118,8 @@ class Opener:
             gradient = setup.objective.gradient(estimate, randomness) * (not state.follows)
             curvature = self._curvature.at(estimate, k, randomness)
         mean = exact.mean_step(curvature, scale, stepsize.spread)
-        if getattr(setup.objective, "is_sampled", False):
-            mean /= 1.0 + k / exact.FALLING_ROUNDS
+        if exact.is_sampled(setup.objective):
+            mean /= exact.falling(k)
         steps = mean * draw_factors(stepsize, estimate.size, randomness)
         ledger = progress.ledger_of(state, estimate.size)
         dual = exact.dual(ledger, scale, setup.resolution * UNIT)

@@ -19,7 +19,6 @@ from cipherfleet_node.sensors import CsvTable
 from cipherfleet_node.sensors.base import check_fields, join_names
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, fields_named
 from cipherfleet_node.settings.sections import (
-    USUAL_SCALE,
     Algorithm,
     CsvSensor,
     HwmonSensor,
@@ -27,6 +26,7 @@ from cipherfleet_node.settings.sections import (
     Sensor,
     SyntheticSensor,
     ThermalSensor,
+    exact_scale_of,
     resolution_of,
 )
 from cipherfleet_node.settings.type_errors import EACH, Path_, did_you_mean
@@ -156,22 +156,24 @@ def _find_refusal(
         if samples is not None:
             objective.absorb(samples)
             if algorithm is not None:
-                _check_range(objective, algorithm)
+                _check_range(objective, algorithm, exact_scale_of(algorithm, section))
     except ConfigError as error:
         return str(error)
     return None
 
 
-def _check_range(objective: MadeObjective, algorithm: Algorithm) -> None:
-    """Raise ConfigError if the first estimate or step exceeds the range of the resolution."""
+def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: float | None) -> None:
+    """Raise ConfigError if the first estimate or step exceeds the range of the resolution.
+
+    *scale* is that of the exact method, None for the article's.
+    """
     limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(algorithm)
     with np.errstate(all="ignore"):
         start = objective.start()
         randomness = RoundRandomness(bytes(SEED_BYTES))
         longest = algorithm.stepsize.initial
-        if algorithm.method == "exact":
+        if scale is not None:
             curvature = Curvature(objective).at(start, 0, randomness)
-            scale = algorithm.scale or USUAL_SCALE
             longest = mean_step(curvature, scale, algorithm.stepsize.spread)
         step = longest * objective.gradient(start, randomness)
         fits = bool(np.all(np.abs(start) < limit) and np.all(np.abs(step) < limit))

@@ -20,7 +20,7 @@ import msgspec
 
 from cipherfleet_node.core.state import AnsweredQuery, State, note_answered
 
-from .synced_files import sync_folder, write_synced
+from .synced_files import replace_synced, sync_folder
 
 FILE = "answered"
 REWRITE_BYTES = 64 * 1024
@@ -51,11 +51,8 @@ class AnsweredLog:
         if self._descriptor is None or os.fstat(self._descriptor).st_size < REWRITE_BYTES:
             return
         kept = [entry for entry in read_entries(self.file) if state.record(entry.round)]
-        fresh = self._folder / "answered-fresh"
-        write_synced(fresh, b"".join(_frame(entry) for entry in kept))
         self.close()
-        fresh.replace(self.file)
-        sync_folder(self._folder)
+        replace_synced(self.file, b"".join(_frame(entry) for entry in kept))
 
     def close(self) -> None:
         """Close the file, if it is open; the next entry opens it again."""

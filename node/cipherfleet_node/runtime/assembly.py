@@ -38,9 +38,14 @@ DRAW_BITS = 48  # of the first draw: an earlier life of the node, now lost, had 
 
 
 def make_agent(
-    bundle: Bundle, store: Store, blinding: Blinding, trace: Trace, epoch: int | None = None
+    bundle: Bundle,
+    store: Store,
+    saved: State | None,
+    blinding: Blinding,
+    trace: Trace,
+    epoch: int | None = None,
 ) -> Agent:
-    """Return the agent of *bundle*, which continues from the state in *store*.
+    """Return the agent of *bundle*, which continues from *saved*, the state in *store*.
 
     *epoch* is that of this start; None: a new one.
     """
@@ -67,7 +72,7 @@ def make_agent(
         exact_scale=scale,
         away_s=_away_s(store, time.time()),
     )
-    return Agent(setup, restore_state(bundle, store, parameters, epoch))
+    return Agent(setup, restore_state(bundle, store, saved, parameters, epoch))
 
 
 def _away_s(store: Store, clock_s: float) -> float:
@@ -100,13 +105,17 @@ def make_exchange(bundle: Bundle, blinding: Blinding) -> Exchange:
 
 
 def restore_state(
-    bundle: Bundle, store: Store, parameters: bytes, epoch: int | None = None
+    bundle: Bundle,
+    store: Store,
+    saved: State | None,
+    parameters: bytes,
+    epoch: int | None = None,
 ) -> State:
-    """Return the saved state with *epoch* or a new one, or a first state if none was saved.
+    """Return the *saved* state with *epoch* or a new one, or a first state if none was saved.
 
     Raises ConfigError if the saved state belongs to another node or objective.
     """
-    config, saved = bundle.config, store.load()
+    config = bundle.config
     if epoch is None:
         epoch = new_epoch(saved.epoch if saved else 0, time.time())
     if saved is None:

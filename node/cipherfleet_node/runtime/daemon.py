@@ -108,7 +108,9 @@ class Daemon:
             bundle, self._verifiers, self._telemetry.reject, self._publish_claim
         )
         saved = self._store.load()
-        self._agent = make_agent(bundle, self._store, self._pools, self._telemetry.spans, epoch)
+        self._agent = make_agent(
+            bundle, self._store, saved, self._pools, self._telemetry.spans, epoch
+        )
         self._own = OwnPresence(saved.epoch if saved else 0, self._agent.state.epoch)
         self._has_clashed = False
         self._presence: Presence | None = None  # the latest that was sent

@@ -24,7 +24,7 @@ from cipherfleet_node.core.state import STATE_VERSION, AnsweredQuery, State, aft
 from cipherfleet_node.errors import ConfigError, IdentityClash, StateCorrupt, StateNotSaved
 
 from .answered_log import AnsweredLog, with_entries
-from .synced_files import sync_folder, write_synced
+from .synced_files import replace_synced, sync_folder, write_synced
 
 STATE_FOLDER = "state"
 STARTED_FILE = "started"  # beside the state folder; it holds the fingerprint of the keys
@@ -76,11 +76,8 @@ class Store:
         """
         if self.has_run(fingerprint):
             return
-        fresh = self._started.with_suffix(".fresh")
         try:
-            write_synced(fresh, f"{fingerprint}\n".encode())
-            fresh.replace(self._started)
-            sync_folder(self._started.parent)
+            replace_synced(self._started, f"{fingerprint}\n".encode())
         except OSError as error:
             raise StateNotSaved(
                 f"{self._started}: cannot be written: {error.strerror}",

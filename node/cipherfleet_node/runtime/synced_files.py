@@ -15,6 +15,14 @@ def write_synced(file: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def replace_synced(file: Path, data: bytes) -> None:
+    """Replace *file* durably; after a crash it is the old one or the one with *data*."""
+    fresh = file.with_name(f"{file.name}-fresh")
+    write_synced(fresh, data)
+    fresh.replace(file)
+    sync_folder(file.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the entries of *folder* durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

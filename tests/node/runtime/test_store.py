@@ -361,7 +361,7 @@ def test_the_mark_is_written_once_and_durably(
         synced.append(folder)
         genuine(folder)
 
-    monkeypatch.setattr(store_module, "sync_folder", recorded)
+    monkeypatch.setattr(synced_files, "sync_folder", recorded)
     store.record_start("keys of n")
     store.record_start("keys of n")
     assert synced == [tmp_path]

@@ -7,13 +7,11 @@ import queue
 import socket
 import threading
 import time
-from types import TracebackType
-from typing import Self
 
-CHUNK = 65536
+from tests.support.tcp_proxy import CHUNK, TcpProxy
 
 
-class FaultyPath:
+class FaultyPath(TcpProxy):
     """Passes bytes to a broker. It sees no more than a router: TLS passes unread.
 
     Each connection is closed *lifetime_s* after it was opened; None: never. Each piece of data
@@ -21,41 +19,12 @@ class FaultyPath:
     """
 
     def __init__(self, lifetime_s: float | None = None, delay_s: float = 0.0) -> None:
+        super().__init__()
         self.lifetime_s, self.delay_s = lifetime_s, delay_s
-        self.target: tuple[str, int] | None = None  # None: connections are closed at once
         self.cuts = 0  # connections that were closed after their lifetime
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._sockets: list[socket.socket] = []
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._listener.close()
-        for each in self._sockets:
-            each.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                inner, _ = self._listener.accept()
-                if self.target is None:
-                    inner.close()
-                    continue
-                with contextlib.suppress(OSError):  # of one connection: others may come
-                    self._join(inner, socket.create_connection(self.target))
-
-    def _join(self, inner: socket.socket, outer: socket.socket) -> None:
-        self._sockets += [inner, outer]
-        for each in (inner, outer):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def join(self, inner: socket.socket, outer: socket.socket) -> None:
+        """Pass bytes with the delay, for the lifetime."""
         for source, sink in ((inner, outer), (outer, inner)):
             waiting: queue.Queue[tuple[float, bytes]] = queue.Queue()
             threading.Thread(target=self._read, args=(source, waiting), daemon=True).start()

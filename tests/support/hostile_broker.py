@@ -15,7 +15,8 @@ import msgspec
 from cipherfleet_node.core import topics
 from cipherfleet_node.core.messages import Answer, Message, Presence, Query
 from cipherfleet_node.core.wire import _body_decoders, _envelope_decoder
-from tests.support.wiretap import CHUNK, Wiretap
+from tests.support.tcp_proxy import CHUNK
+from tests.support.wiretap import Wiretap
 
 PUBLISH = 3  # the packet type, MQTT 3.1.1 section 3.3
 
@@ -151,7 +152,7 @@ class HostileBroker(Wiretap):
 
     def _comes_from_the_broker(self, source: socket.socket) -> bool:
         with contextlib.suppress(OSError):  # a connection that was lost already has no other end
-            return bool(source.getpeername() == self._target)
+            return bool(source.getpeername() == self.target)
         return False
 
     def _instead(self, meddler: Meddler, packet: bytes) -> list[bytes]:

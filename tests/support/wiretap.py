@@ -7,41 +7,21 @@ import math
 import socket
 import struct
 import threading
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.wire import _envelope_decoder
+from tests.support.tcp_proxy import CHUNK, TcpProxy
 
-CHUNK = 65536
 
-
-class Wiretap:
+class Wiretap(TcpProxy):
     """A TCP proxy on loopback that keeps a copy of all that passes, in both directions."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        super().__init__((host, port))
         self._lock = threading.Lock()
         self._streams: list[bytearray] = []
-        self._sockets: list[socket.socket] = []
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._listener.close()
-        for each in self._sockets:
-            each.close()
 
     @property
     def captured(self) -> list[bytes]:
@@ -49,18 +29,8 @@ class Wiretap:
         with self._lock:
             return [bytes(stream) for stream in self._streams]
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                inner, _ = self._listener.accept()
-                with contextlib.suppress(OSError):  # of one connection: others may come
-                    self._join(inner)
-
-    def _join(self, inner: socket.socket) -> None:
-        outer = socket.create_connection(self._target)
-        self._sockets += [inner, outer]
-        for each in (inner, outer):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def join(self, inner: socket.socket, outer: socket.socket) -> None:
+        """Pass bytes, and keep a copy."""
         for source, sink in ((inner, outer), (outer, inner)):
             stream = bytearray()
             self._streams.append(stream)

@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 import numpy as np
 
-from cipherfleet_node.core.objective import Average, Mean, Objective, Regression, make_objective
+from cipherfleet_node.core.objective import Average, Flat, Mean, Objective, Regression, objective_of
 from cipherfleet_node.core.randomness import SEED_BYTES, FloatVector, RoundRandomness
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
@@ -32,7 +32,7 @@ def recorded_objectives(fleet: Fleet) -> list[Objective] | None:
         samples = fleet.recorded(member)
         if samples is None:
             return None
-        objective = make_objective(section)
+        objective = objective_of(section, member.role)
         objective.absorb(samples)
         objectives.append(objective)
     return objectives
@@ -44,7 +44,11 @@ def centralised_answer(fleet: Fleet) -> FloatVector | None:
 
 
 def common_answer(objectives: Sequence[Objective]) -> FloatVector | None:
-    """Return the minimiser of the mean of *objectives*; None for kinds without a solver here."""
+    """Return the minimiser of the mean of *objectives*; None for kinds without a solver here.
+
+    Followers have no part in it.
+    """
+    objectives = [objective for objective in objectives if not isinstance(objective, Flat)]
     if objectives and all(isinstance(objective, Average) for objective in objectives):
         return cast("FloatVector", np.mean([objective.start() for objective in objectives], axis=0))
     smooth = [objective for objective in objectives if isinstance(objective, Mean | Regression)]

@@ -17,7 +17,7 @@ import numpy as np
 from cipherfleet_analysis.cost.board_card import Calibration
 from cipherfleet_analysis.cost.round_time import RoundTime, predict
 from cipherfleet_analysis.cost.traffic import Traffic, layout_of, traffic
-from cipherfleet_node.core.objective import Mean, Objective, Regression, make_objective
+from cipherfleet_node.core.objective import Flat, Mean, Objective, Regression, objective_of
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
@@ -162,7 +162,7 @@ def objectives_to_simulate(fleet: Fleet) -> tuple[Sequence[Objective], str]:
             return recorded, "recorded"
     found, kinds = [], set()
     for member in fleet.members:
-        objective = make_objective(fleet.file.objective)
+        objective = objective_of(fleet.file.objective, member.role)
         samples = fleet.recorded(member)
         kinds.add("made up" if samples is None else "recorded")
         if samples is None:
@@ -382,7 +382,7 @@ def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
     """
     if fleet.file.objective.minibatch is not None:
         return centralised_answer(fleet)
-    if not all(isinstance(objective, Mean | Regression) for objective in objectives):
+    if not all(isinstance(objective, Mean | Regression | Flat) for objective in objectives):
         return None
     return common_answer(objectives)
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.core import exact
+from cipherfleet_node.core import agreement, exact
 from cipherfleet_node.core.exchange import UNIT, metropolis
 from cipherfleet_node.core.objective import Average, Mean, Objective, Regression
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
@@ -26,7 +26,9 @@ from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.settings import sections
 from cipherfleet_node.settings.sections import (
+    AGREE,
     Algorithm,
+    Scale,
     Stepsize,
     exact_scale_of,
     resolution_of,
@@ -174,15 +176,27 @@ def _hessian(objective: Objective, x: Array) -> Array:
 class ExactMethod:
     """What the exact method needs beside the gradients; see cipherfleet_node.core.exact."""
 
-    scale: float  # c0
-    means: Array  # p_i of every node, shape (n, 1)
+    scale: Scale  # c0, or AGREE
+    curvatures: Array  # L_i of every node, shape (n,)
+    spread: float
     is_sampled: bool = False  # gradients of minibatches: the steps fall
 
-    def steps(self, k: int, factors: Array) -> Array:
-        """Return the entries of every Lambda_i in round *k*, shape (n, d)."""
+    def steps(self, k: int, scale: float, factors: Array) -> Array:
+        """Return the entries of every Lambda_i in round *k* for c0 = *scale*, shape (n, d)."""
+        means = [[exact.mean_step(own, scale, self.spread)] for own in self.curvatures]
         divisor = exact.falling(k) if self.is_sampled else 1.0
-        result: Array = self.means / divisor * factors
+        result: Array = np.array(means) / divisor * factors
         return result
+
+    def logarithms(self, shape: tuple[int, int]) -> Array:
+        """Return the first estimates of the agreement on c0, shape (n, d)."""
+        points = np.zeros(shape)
+        points[:, 0] = [agreement.logarithm(own) for own in self.curvatures]
+        return points
+
+    def agreed_scale(self, points: Array) -> float:
+        """Return c0 after the agreement, when all nodes know the largest exponent."""
+        return agreement.scale_of(max(agreement.power_of(own) for own in points[:, 0]))
 
 
 def exact_method(
@@ -193,10 +207,9 @@ def exact_method(
     if scale is None:
         return None
     unused = RoundRandomness(bytes(SEED_BYTES))
-    spread = algorithm.stepsize.spread
     curvatures = [exact.Curvature(each).at(each.start(), 0, unused) for each in objectives]
-    means = np.array([[exact.mean_step(own, scale, spread)] for own in curvatures])
-    return ExactMethod(scale, means, any(map(exact.is_sampled, objectives)))
+    is_sampled = any(map(exact.is_sampled, objectives))
+    return ExactMethod(scale, np.array(curvatures), algorithm.stepsize.spread, is_sampled)
 
 
 # -- rounds -------------------------------------------------------------------------------------
@@ -273,23 +286,21 @@ def run(
     Every neighbour answers in every round. *opened* keeps every single answer, which takes memory.
     Without *method* it is the article's.
     """
-    resolution, dual = resolution_of(algorithm), np.zeros_like(x)
+    resolution = resolution_of(algorithm)
+    exact_run = None if method is None else _ExactRun(method, x)
     for k in count():
         with np.errstate(all="ignore"):
-            shared = x
-            if method is not None:
-                gradient = gradients.evaluate(x, k, randomness)
-                factors = randomness.steps(k, algorithm.stepsize, x.shape)
-                shared = x - method.steps(k, factors) * (gradient + dual)
+            shared, gradient = x, np.zeros_like(x)
+            if exact_run is not None:
+                shared, gradient = exact_run.shared(x, gradients, k, randomness, algorithm)
             quantised = np.floor(shared / resolution + randomness.rounding(k, x.shape))
             answers = np.empty((len(links.askers), x.shape[1])) if opened else None
             couplings, sums = links.exchange(
                 quantised, k, randomness, sealed=sealed, answers=answers
             )
             couplings *= resolution
-            if method is not None:
-                x = resolution * quantised + couplings
-                dual = dual - exact.BETA * method.scale * couplings
+            if exact_run is not None:
+                x = exact_run.after(x, resolution * quantised + couplings, couplings, k)
             else:
                 gradient = gradients.evaluate(x, k, randomness)
                 steps = mean_stepsize(algorithm.stepsize, k) * randomness.steps(
@@ -297,6 +308,42 @@ def run(
                 )
                 x = x + attenuation_factor(algorithm.attenuation, k) * couplings - steps * gradient
         yield SimulatedRound(x, gradient, couplings, sums, answers)
+
+
+class _ExactRun:
+    """What the nodes keep between the rounds of the exact method."""
+
+    def __init__(self, method: ExactMethod, x: Array) -> None:
+        self._method, self._dual = method, np.zeros_like(x)
+        self._logarithms = method.logarithms(x.shape)
+        self._scale = None if method.scale == AGREE else method.scale
+
+    def shared(
+        self,
+        x: Array,
+        gradients: Gradients,
+        k: int,
+        randomness: FleetRandomness,
+        algorithm: Algorithm,
+    ) -> tuple[Array, Array]:
+        """Return what all nodes share in round *k*, and their gradients; both of shape (n, d)."""
+        if agreement.is_agreeing(self._method.scale, k):
+            return self._logarithms, np.zeros_like(x)
+        if self._scale is None:
+            self._scale = self._method.agreed_scale(self._logarithms)
+        gradient = gradients.evaluate(x, k, randomness)
+        factors = randomness.steps(k, algorithm.stepsize, x.shape)
+        steps = self._method.steps(k, self._scale, factors)
+        return x - steps * (gradient + self._dual), gradient
+
+    def after(self, x: Array, coupled: Array, couplings: Array, k: int) -> Array:
+        """Return the estimates after round *k*; *coupled* is what was shared, moved."""
+        if agreement.is_agreeing(self._method.scale, k):
+            self._logarithms = coupled
+            return x
+        assert self._scale is not None
+        self._dual = self._dual - exact.BETA * self._scale * couplings
+        return coupled
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ def _messages(ciphertexts: list[bytes], identity: Ed25519PrivateKey) -> tuple[by
         previous=0,
         counted=[],
         unbalanced=False,
+        scale=None,
+        settled=0,
         parameters=tag,
         key=tag,
         ciphertexts=ciphertexts,

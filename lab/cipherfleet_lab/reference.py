@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -93,37 +93,51 @@ def iterate_exact(
     rounds: int,
     dither: Dither | None = None,
     *,
-    scale: float,
+    scale: float | Literal["agree"],
     sealed: bool = False,
 ) -> Array:
-    """Return all estimates of the exact method, as `iterate` does; *scale* is c0.
+    """Return all estimates of the exact method, as `iterate` does; *scale* is c0, or "agree".
 
     From docs/explanation/algorithm.md#exact-iteration:
 
         u_i = x_i - Lambda_i (g_i(x_i) + y_i);  q_i = Q(u_i)
         x_i <- q_i + c_i;  y_i <- y_i - 3 c0 c_i
+
+    To agree on c0, six rounds average log2 L_i first; all nodes take the largest result.
     """
     links = sorted({(a, b) for edge in edges for a, b in (edge, edge[::-1])})
     names = sorted(objectives)
     x = first_estimates(objectives, resolution, seeds)
+    w = {name: np.zeros_like(x[name]) for name in names}
+    for name in names:
+        w[name][0] = math.log2(objectives[name].curvature())
+    c0 = None if scale == "agree" else scale
     y = {name: np.zeros_like(x[name]) for name in names}
     spread = algorithm.stepsize.spread
     history = [np.array([x[name] for name in names])]
     for k in range(rounds):
         randomness = {name: RoundRandomness(seeds(name, k)) for name in names}
+        averages = scale == "agree" and k < 6
+        if c0 is None and not averages:
+            c0 = 2.0 ** (max(round(8.0 * (math.log2(0.6) + w[name][0])) for name in names) / 8)
         q = {}
         for name in names:
-            mean = min(1.5 / objectives[name].curvature(), 1.0 / scale) / (1.0 + max(spread, 0.5))
-            factors = (
-                1.0 - spread + 2.0 * spread * randomness[name].uniform("stepsize", x[name].size)
-            )
-            gradient = objectives[name].gradient(x[name], randomness[name])
-            u = x[name] - mean * factors * (gradient + y[name])
+            u = w[name]
+            if c0 is not None:
+                mean = min(1.5 / objectives[name].curvature(), 1.0 / c0) / (1.0 + max(spread, 0.5))
+                factors = (
+                    1.0 - spread + 2.0 * spread * randomness[name].uniform("stepsize", x[name].size)
+                )
+                gradient = objectives[name].gradient(x[name], randomness[name])
+                u = x[name] - mean * factors * (gradient + y[name])
             q[name] = round_at_random(u / resolution, randomness[name])
         coupling = couple(q, links, randomness, k, dither, sealed=sealed)
         for name in names:
+            if c0 is None:
+                w[name] = resolution * (q[name] + coupling[name])
+                continue
             x[name] = resolution * (q[name] + coupling[name])
-            y[name] = y[name] - 3.0 * scale * resolution * coupling[name]
+            y[name] = y[name] - 3.0 * c0 * resolution * coupling[name]
         history.append(np.array([x[name] for name in names]))
     return np.array(history)
 

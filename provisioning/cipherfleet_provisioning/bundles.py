@@ -210,6 +210,8 @@ def node_config(
         algorithm=file.algorithm,
         objective=file.objective,
         sensor=sensor,
+        role=member.role,
+        diameter=graph.diameter if file.algorithm.until is not None else None,
         neighbours=[
             Neighbour(
                 id=other,

@@ -50,7 +50,13 @@ from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.runtime.epochs import new_epoch
-from cipherfleet_node.settings.sections import USUAL_SCALE, Algorithm, Attenuation, Stepsize
+from cipherfleet_node.settings.sections import (
+    AGREE,
+    Algorithm,
+    Attenuation,
+    Stepsize,
+    exact_scale_of,
+)
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
@@ -62,11 +68,11 @@ from tests.support.paths import ROOT
 from tests.support.tolerances import assert_same_trajectories
 
 EXAMPLES = ROOT / "examples"
-RESOLUTION = 2.0**-24
+RESOLUTION = 2.0**-32
 FLEET = """\
 config_version: 1
 fleet: toy
-algorithm: {rounds: 40, stepsize: {initial: 0.5}}
+algorithm: {rounds: 40, method: article, stepsize: {initial: 0.5}}
 objective: {kind: mean, values: [{field: t}]}
 topology: {kind: ring}
 nodes:
@@ -262,15 +268,15 @@ def test_enough_steps_of_lanczos_find_the_gap(monkeypatch: pytest.MonkeyPatch) -
 def test_the_slots_are_those_of_the_exchange(tmp_path: Path) -> None:
     pairwise = FLEET.replace("objective:", "crypto: {exchange: pairwise}\nobjective:")
     sealed, other = predict_rounds(tmp_path).room, predict_rounds(tmp_path, pairwise).room
-    assert (sealed.slot_bits, sealed.slots, sealed.ciphertexts) == (51, 40, 1)
-    assert (other.slot_bits, other.slots, other.ciphertexts) == (63, 32, 1)
+    assert (sealed.slot_bits, sealed.slots, sealed.ciphertexts) == (59, 34, 1)
+    assert (other.slot_bits, other.slots, other.ciphertexts) == (71, 28, 1)
 
 
 def test_the_first_step_sets_the_bits_in_use(tmp_path: Path) -> None:
-    """A mean of 1 from 0 by steps of up to 0.5 (1 + spread 1): 1, which is 2^24 resolutions."""
-    assert predict_rounds(tmp_path).room.start_bits == 24.0
-    finer = predict_rounds(tmp_path, FLEET.replace("rounds: 40,", "rounds: 40, resolution: 2^-28,"))
-    assert finer.room.start_bits == 28.0
+    """A mean of 1 from 0 by steps of up to 0.5 (1 + spread 1): 1, which is 2^32 resolutions."""
+    assert predict_rounds(tmp_path).room.start_bits == 32.0
+    finer = predict_rounds(tmp_path, FLEET.replace("rounds: 40,", "rounds: 40, resolution: 2^-36,"))
+    assert finer.room.start_bits == 36.0
 
 
 def test_a_run_that_diverges_is_foreseen(tmp_path: Path) -> None:
@@ -300,8 +306,8 @@ def test_the_error_of_real_readings_is_near_that_of_the_reference(
     assert (result.readings, result.rounds) == ("recorded", fleet.file.algorithm.rounds)
     objectives = dict(zip(fleet.graph.ids, recorded_objectives(fleet) or (), strict=True))
     reference: Any = iterate
-    if fleet.file.algorithm.method == "exact":
-        reference = partial(iterate_exact, scale=USUAL_SCALE)
+    if exact_scale_of(fleet.file.algorithm, fleet.file.objective) is not None:
+        reference = partial(iterate_exact, scale=AGREE)
     estimates = reference(
         fleet.graph.edges, objectives, fleet.file.algorithm, RESOLUTION,
         lambda node, k: f"{node} {k}".encode().ljust(32), result.rounds, sealed=True,

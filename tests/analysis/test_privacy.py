@@ -445,7 +445,7 @@ def settings_told(folder: Path, about: str, **of_fleet: Any) -> str:
         ("keys", "fail", {"head": "crypto: {key_bits: 512, allow_weak_keys: true}\n"}),
         ("transport", "note", {}),
         ("transport", "ok", {"head": "broker: {tls: true, host: broker.example}\n"}),
-        ("spread", "warn", {"algorithm": "rounds: 9, stepsize: {spread: 0}"}),
+        ("spread", "warn", {"algorithm": "rounds: 9, method: article, stepsize: {spread: 0}"}),
         ("resolution", "note", {"algorithm": "rounds: 9, resolution: 0.01"}),
     ],
 )
@@ -467,18 +467,20 @@ def test_plain_tcp_to_other_hosts_fails_should_it_ever_be_let_through(tmp_path: 
 
 
 def test_spread_zero_gives_the_gradient_from_one_round(tmp_path: Path) -> None:
-    fleet = fleet_of(tmp_path, "{kind: ring}", algorithm="rounds: 9, stepsize: {spread: 0}")
+    fleet = fleet_of(
+        tmp_path, "{kind: ring}", algorithm="rounds: 9, method: article, stepsize: {spread: 0}"
+    )
     privacy = check_privacy(fleet, "pairwise")
     assert "exactly, in every single round" in only(privacy, "telescoping").text
     still = fleet_of(
-        tmp_path, "{kind: ring}", algorithm="rounds: 9, stepsize: {spread: 0}",
+        tmp_path, "{kind: ring}", algorithm="rounds: 9, method: article, stepsize: {spread: 0}",
         objective=f"kind: average, values: {ONE}",
     )  # fmt: skip
     assert findings_about(check_privacy(still, "pairwise"), "spread") == [], "no step is taken"
 
 
 def test_a_fleet_without_end_gives_observers_all_the_time_they_need(tmp_path: Path) -> None:
-    fleet = fleet_of(tmp_path, "{kind: ring}", algorithm="period_s: 60")
+    fleet = fleet_of(tmp_path, "{kind: ring}", algorithm="method: article, period_s: 60")
     assert "without end" in only(check_privacy(fleet, "pairwise"), "telescoping").text
 
 

@@ -6,7 +6,6 @@ import queue
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -207,21 +206,21 @@ def test_last_will_is_delivered_when_a_client_is_killed(broker: RunningBroker) -
 def test_round_trip_of_4_kib_does_not_wait_for_delayed_acknowledgements(
     broker: RunningBroker,
 ) -> None:
-    """A side without TCP_NODELAY costs 40 ms in every series, a busy machine not in all of ten."""
+    """Without TCP_NODELAY nearly every message takes 40 ms; on a busy machine some are fast."""
 
-    def median_ms() -> float:
+    def fifth_fastest_ms() -> float:
         times_ms = []
         for _ in range(30):
             start = time.perf_counter()
             one.paho.publish("there", payload, qos=1)
             assert one.next() == payload
             times_ms.append((time.perf_counter() - start) * 1e3)
-        return statistics.median(times_ms)
+        return sorted(times_ms)[4]
 
     payload = b"c" * 4096
     with Client(broker, "there") as other, Client(broker, "back") as one:
         other.echo_to = "back"
-        assert any(median_ms() < 20 for _ in range(10))
+        assert any(fifth_fastest_ms() < 20 for _ in range(40))
 
 
 # -- the life of a broker -----------------------------------------------------------------------

@@ -24,7 +24,7 @@ EXAMPLES = ROOT / "examples"
 FLEET = """\
 config_version: 1
 fleet: toy
-algorithm: {rounds: 40, stepsize: {initial: 0.5}}
+algorithm: {rounds: 40, method: article, stepsize: {initial: 0.5}}
 objective: {kind: mean, values: [{field: t}]}
 topology: {kind: ring}
 nodes:

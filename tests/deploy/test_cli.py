@@ -29,7 +29,7 @@ FLEET = """\
 config_version: 1
 fleet: toy
 crypto: {{key_bits: 512, allow_weak_keys: true}}
-algorithm: {{rounds: {rounds}, attenuation: none}}
+algorithm: {{rounds: {rounds}}}
 objective: {{kind: average, values: [{{field: t}}]}}
 topology: {{kind: ring}}
 nodes:

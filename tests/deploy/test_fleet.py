@@ -157,6 +157,7 @@ config_version: 1
 fleet: unseen
 algorithm:
   rounds: 25
+  method: article
   stepsize: {{initial: 0.2, decay: 0.02, spread: 0.8}}
   attenuation: {{scale: 0.02, exponent: 0.6}}
 objective:

@@ -28,7 +28,7 @@ config_version: 1
 fleet: toy
 broker: {{port: {port}}}
 crypto: {{key_bits: 512, allow_weak_keys: true}}
-algorithm: {{rounds: 2, attenuation: none}}
+algorithm: {{rounds: 2}}
 objective: {{kind: average, values: [{{field: t}}]}}
 topology: {{kind: complete}}
 nodes:

@@ -174,6 +174,7 @@ fleet: trial
 crypto: {{key_bits: 512, allow_weak_keys: true, exchange: {exchange}}}
 algorithm:
   rounds: {rounds}
+  method: article
   stepsize: {{initial: 0.2, decay: 0.1, spread: 0.8}}
   attenuation: {{scale: 0.1, exponent: 0.81}}
 objective:

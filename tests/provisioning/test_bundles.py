@@ -35,7 +35,7 @@ TEXT = """\
 config_version: 1
 fleet: "007"
 crypto: {{key_bits: 512, allow_weak_keys: true}}
-algorithm: {{rounds: 4, period_s: 1e-1, resolution: 1e-6, attenuation: {{scale: 0.2}}}}
+algorithm: {{rounds: 4, period_s: 1e-1, resolution: 1e-6, scale: 2}}
 objective: {{kind: mean, values: [{{field: t, offset: 20}}], minibatch: 1}}
 topology: {{edges: [["08", "1e3"], ["1e3", "a-b"], ["a-b", "no"], ["no", live]]}}
 nodes:

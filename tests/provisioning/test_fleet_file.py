@@ -161,12 +161,12 @@ def test_a_start_that_the_resolution_cannot_hold_is_refused_without_showing_it(
     tmp_path: Path,
 ) -> None:
     nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
-    fine = HEAD.replace("{rounds: 4}", "{rounds: 4, resolution: 2^-27}")  # +-16 in real units
+    fine = HEAD.replace("{rounds: 4}", "{rounds: 4, resolution: 2^-35}")  # +-16 in real units
     with pytest.raises(ConfigError, match=r"range of \+-16 of algorithm.resolution") as caught:
         fleet_of(tmp_path, nodes, fine)
     assert "20.1" not in str(caught.value)
     fleet_of(tmp_path, nodes, fine.replace("field: t", "field: t, offset: 20"))
-    fleet_of(tmp_path, nodes, fine.replace("2^-27", "2^-26"))
+    fleet_of(tmp_path, nodes, fine.replace("2^-35", "2^-34"))
 
 
 def test_a_live_sensor_must_have_what_the_objective_needs(tmp_path: Path) -> None:

@@ -609,6 +609,7 @@ def health(number: int, round_s: float) -> Health:
         inline=0,
         left_out=[],
         unanswered_s=0,
+        settled=None,
         temperature=None,
     )
 

@@ -10,7 +10,7 @@ from cipherfleet_node.core.randomness import FloatVector, RoundRandomness, simul
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
 from tests.support.tolerances import assert_same_text, assert_same_trajectories, rounding_of_sums
 
-RESOLUTION = 2.0**-24
+RESOLUTION = 2.0**-32
 ROUNDS, NODES, D = 10, 4, 3
 NAMES = [f"n{i}" for i in range(NODES)]
 RING = [(NAMES[i], NAMES[i - 1]) for i in range(NODES)]

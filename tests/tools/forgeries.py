@@ -145,7 +145,24 @@ class ExchangeScenario:
         """What the sender of the message about to come may tell the operator."""
         message = self.pending.message
         result = Health(
-            FLEET, message.sender, 1, 9, "reading", 3, 2000, 0, 0, {}, {}, 4, 8, 0, [], 0, None
+            FLEET,
+            message.sender,
+            1,
+            9,
+            "reading",
+            3,
+            2000,
+            0,
+            0,
+            {},
+            {},
+            4,
+            8,
+            0,
+            [],
+            0,
+            None,
+            None,
         )
         number = self.agent.round_number
         counts = {"topic": self.chance.randrange(99)}

@@ -147,7 +147,9 @@ class Target:
     def health_of(self, name: str) -> Frame:
         """What *name* tells the operator, brought to the node by its broker."""
         counts = {"signature": 3, "stale_epoch": 1}
-        health = Health(FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, [], 0, 51)
+        health = Health(
+            FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, [], 0, None, 51
+        )
         payload = encode(health, self._fleet.identities[name])
         return Frame(TARGET, topic_of(health), payload, health)
 
@@ -462,7 +464,9 @@ def long_query(chance: random.Random) -> Query:
     roster = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
     counted = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
     tags = bytes(8), bytes(8)
-    return Query(FLEET, "", 1, 3, roster, 2, counted, False, *tags, long_ciphertexts(chance))
+    return Query(
+        FLEET, "", 1, 3, roster, 2, counted, False, None, 0, *tags, long_ciphertexts(chance)
+    )
 
 
 def long_answer(chance: random.Random) -> Answer:
@@ -491,7 +495,7 @@ def long_health(chance: random.Random) -> Health:
     names = ["".join("abcdefghij"[int(d)] for d in f"{number:032}") for number in range(2500)]
     counts = dict.fromkeys(names[: length(chance, MAX_REASONS, 2500)], MAX_COUNTER)
     left_out = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
-    rest = counts, counts, 4, 8, 1, left_out, 0, 51
+    rest = counts, counts, 4, 8, 1, left_out, 0, None, 51
     return Health(FLEET, "", 1, 9, "reading", 3, 25, 1, 2, *rest)
 
 

@@ -137,7 +137,7 @@ def _claim(proven_by: str) -> dict[str, str]:
 def sealed_exchange_vectors() -> Any:
     """Return whole sealed exchanges: at a toy size, and with a long key and two ciphertexts."""
     return {
-        "about": "asker i with roster a, b, c and slots of 51 bits; answer = c^(M H) (1 + n "
+        "about": "asker i with roster a, b, c and slots of 59 bits; answer = c^(M H) (1 + n "
         "(pack(M (H own + e)) + R)) root^n; opened = H_i sum; PROTOCOL.md section 6",
         "cases": [_sealed_case("toy key", 512, 9), _sealed_case("long key", LONG_BITS, 41)],
     }
@@ -168,7 +168,7 @@ def _sealed_case(name: str, bits: int, dimension: int) -> dict[str, Any]:
 def query_to_seal(ciphertexts: list[bytes]) -> Query:
     """Return the query of i in round 3 for a, b and c."""
     tag = bytes(8)
-    return Query(FLEET, "i", 1, 3, list(NAMES), -1, [], False, tag, tag, ciphertexts)
+    return Query(FLEET, "i", 1, 3, list(NAMES), -1, [], False, None, 0, tag, tag, ciphertexts)
 
 
 def _sealed_answer(name: str, query: Query, key: PublicKey, layout: Layout) -> dict[str, Any]:
@@ -240,5 +240,5 @@ def _size(name: str, size: int, fails: str) -> dict[str, Any]:
 def sized(zeros: int) -> bytes:
     """Return the bytes of a query with one ciphertext of so many *zeros*."""
     tag = bytes(8)
-    query = Query(FLEET, "a", 1, 1, [], -1, [], False, tag, tag, [bytes(zeros)])
+    query = Query(FLEET, "a", 1, 1, [], -1, [], False, None, 0, tag, tag, [bytes(zeros)])
     return wire.encode(query, identity_of("a"))

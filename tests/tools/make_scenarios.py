@@ -56,6 +56,7 @@ def fleet_of(
     """Return a fleet on a complete graph, with an answer timeout of 1 s; nothing is started."""
     algorithm = Algorithm(
         rounds=rounds,
+        method="article",
         period_s=PERIOD_S,
         answer_timeout_s=1.0,
         start_timeout_s=8.0,

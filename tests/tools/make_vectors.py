@@ -44,7 +44,7 @@ from tests.support.memory_fleet import toy_secret
 from .key_vectors import identities_vectors, sealed_exchange_vectors, sizes_vectors
 
 FOLDER = Path(__file__).parents[2] / "node" / "vectors"
-HALF = 1 << 62
+HALF = 1 << 70
 MOST = wire.MAX_ROUND
 KEY_TAG = b"key-tag."
 BITS = 512
@@ -70,7 +70,19 @@ def query_of(
     """Return a query with empty tags that says nothing of the round before."""
     tag = bytes(8)
     return Query(
-        fleet, sender, epoch, number, list(roster), -1, [], False, tag, tag, list(ciphertexts)
+        fleet,
+        sender,
+        epoch,
+        number,
+        list(roster),
+        -1,
+        [],
+        False,
+        None,
+        0,
+        tag,
+        tag,
+        list(ciphertexts),
     )
 
 
@@ -139,13 +151,13 @@ def packing_vectors() -> Any:
     unpack: list[dict[str, Any]] = []
     slots: list[int] | None
     for name, dimension, plaintext, bound, slots in (
-        ("extremes", 2, (HALF - 1) - (HALF << 63), HALF, [HALF - 1, -HALF]),
+        ("extremes", 2, (HALF - 1) - (HALF << 71), HALF, [HALF - 1, -HALF]),
         ("zero", 3, 0, 0, [0, 0, 0]),
-        ("minus one in every slot", 3, -1 - (1 << 63) - (1 << 126), 1, [-1, -1, -1]),
-        ("a slot beyond its bound", 2, 6 + (1 << 63), 5, None),
-        ("above the last slot", 2, 1 << 126, HALF, None),
-        ("below the last slot", 2, -1 << 126, HALF, None),
-        ("half the modulus", 8, int(modulus) // 2, HALF, None),
+        ("minus one in every slot", 3, -1 - (1 << 71) - (1 << 142), 1, [-1, -1, -1]),
+        ("a slot beyond its bound", 2, 6 + (1 << 71), 5, None),
+        ("above the last slot", 2, 1 << 142, HALF, None),
+        ("below the last slot", 2, -1 << 142, HALF, None),
+        ("half the modulus", 7, int(modulus) // 2, HALF, None),
     ):
         case = {
             "name": name,
@@ -158,8 +170,8 @@ def packing_vectors() -> Any:
         result = {"fails": "out_of_range"} if slots is None else {"values": texts(slots)}
         unpack.append(case | result)
     return {
-        "about": "plaintext = sum_l v_l 2^(63 l), signed; -2^62 <= v_l < 2^62; slots = "
-        "floor((key_bits - 2) / 63)",
+        "about": "plaintext = sum_l v_l 2^(71 l), signed; -2^70 <= v_l < 2^70; slots = "
+        "floor((key_bits - 2) / 71)",
         "pack": pack,
         "unpack": unpack,
     }
@@ -184,7 +196,7 @@ def paillier_vectors() -> Any:
         )
     scaled = []
     for name, factor, shift, root in (
-        ("half weight and shift", 2345, 1 << 63, 7),
+        ("half weight and shift", 2345, 1 << 71, 7),
         ("negative shift", 4095, -17, 11),
     ):
         c = mpz(encrypted[2]["ciphertext"])
@@ -385,10 +397,22 @@ def wire_messages() -> dict[str, Message]:
     tag = b"paramete"
     return {
         "query": Query(
-            "fleet", "a", 7, 3, [], 2, ["b", "c"], False, tag, KEY_TAG, [b"\x01" * 4, b"\xff" * 4]
+            "fleet",
+            "a",
+            7,
+            3,
+            [],
+            2,
+            ["b", "c"],
+            False,
+            None,
+            0,
+            tag,
+            KEY_TAG,
+            [b"\x01" * 4, b"\xff" * 4],
         ),
         "sealed query": Query(
-            "fleet", "a", 7, 4, ["b", "c"], -1, [], True, tag, KEY_TAG, [b"\x01"]
+            "fleet", "a", 7, 4, ["b", "c"], -1, [], True, None, 0, tag, KEY_TAG, [b"\x01"]
         ),
         "answer": Answer("fleet", "a", 7, "b", 3, 1500, bytes(range(32)), [b"\x02" * 4]),
         "refusal": Refusal("fleet", "a", 7, "b", 3, 0, bytes(range(32)), "old", 12),
@@ -413,10 +437,11 @@ def wire_messages() -> dict[str, Message]:
             8,
             ["b"],
             30,
+            True,
             47,
         ),
         "health of a node that has just begun": Health(
-            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, [], 0, None
+            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, [], 0, None, None
         ),
         "largest numbers": query_of("fleet", "a", MOST, MOST),
         "membership": Membership(

@@ -141,7 +141,7 @@ def _padded_query_size(
     rest = (padded, -1, []) if sealed else ([], k - 1, padded if k else [])
     tag, ciphertexts = bytes(TAG_BYTES), [bytes(length)] * count
     head = (fleet, "x" * sender, _EPOCH, k)
-    return _message_size(Query(*head, *rest, False, tag, tag, ciphertexts))
+    return _message_size(Query(*head, *rest, False, None, 0, tag, tag, ciphertexts))
 
 
 @lru_cache(maxsize=4096)

@@ -22,6 +22,7 @@ from cipherfleet_node.settings.sections import (
     CsvSensor,
     HwmonSensor,
     NodeConfig,
+    NoSensor,
     Sensor,
     SyntheticSensor,
     ThermalSensor,
@@ -75,7 +76,7 @@ def make_unit(
 def list_devices(sensor: Sensor) -> list[str]:
     """Return the device nodes that *sensor* opens. Sensors on a bus belong here, too."""
     match sensor:
-        case CsvSensor() | SyntheticSensor():
+        case CsvSensor() | SyntheticSensor() | NoSensor():
             return []
         case ThermalSensor() | HwmonSensor():
             return []  # they read /sys

@@ -70,6 +70,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     rejected: int | None = None
     pool: int | None = None
     pool_size: int | None = None
+    settled: bool | None = None  # None: the fleet has no accuracy to reach
     temperature_c: int | None = None
     unanswered_s: int | None = None  # without an answer, although neighbours speak; 0: no alert
     verified: bool = True  # False: its public key is not known here
@@ -97,6 +98,7 @@ class WatchSummary(msgspec.Struct, frozen=True, kw_only=True):
     highest_round: int | None
     slowest: str | None  # the node with the longest rounds
     slowest_ms: float | None
+    settled: int | None  # nodes that have reached the accuracy; None: no node reports it
     unverified: int  # number of nodes whose public key is not known here
     refused: int  # number of messages with a wrong signature or an invalid content
 
@@ -219,6 +221,7 @@ class FleetStatus:
             rejected=sum(health.rejected.values()),
             pool=health.pool,
             pool_size=health.pool_size,
+            settled=health.settled,
             temperature_c=health.temperature,
             unanswered_s=health.unanswered_s,
         )
@@ -248,6 +251,7 @@ def summarise_rows(rows: Sequence[NodeStatus]) -> WatchSummary:
     present = [row for row in rows if row.standing not in (*GONE, "stale", ABSENT, *EXPECTED)]
     rounds = [row.round for row in present if row.round is not None]
     timed = [(row.round_ms, row.node) for row in present if row.round_ms is not None]
+    reported = [row.settled for row in rows if row.settled is not None]
     slowest_ms, slowest = max(timed, default=(None, None), key=lambda each: each[0] or 0.0)
     return WatchSummary(
         nodes=len(rows),
@@ -256,6 +260,7 @@ def summarise_rows(rows: Sequence[NodeStatus]) -> WatchSummary:
         highest_round=max(rounds, default=None),
         slowest=slowest,
         slowest_ms=slowest_ms,
+        settled=sum(reported) if reported else None,
         unverified=sum(not row.verified for row in rows),
         refused=sum(row.refused for row in rows),
     )
@@ -271,6 +276,8 @@ def headline(fleet: str, rows: Sequence[NodeStatus], *, connected: bool) -> Text
     if result.lowest_round is not None:
         low, high = _number(result.lowest_round), _number(result.highest_round)
         text.append(f"  round {low}" if low == high else f"  rounds {low} to {high}")
+    if result.settled is not None:
+        text.append(f"  settled {result.settled} of {result.nodes}")
     if result.slowest is not None:
         text.append(f"  slowest {_number(result.slowest_ms)} ms ({result.slowest})")
     if result.unverified:

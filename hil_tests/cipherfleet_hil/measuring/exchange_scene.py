@@ -254,6 +254,8 @@ def make_query_message(query: Sequence[bytes]) -> Query:
         previous=0,
         counted=[],
         unbalanced=False,
+        scale=None,
+        settled=0,
         parameters=bytes(8),
         key=bytes(8),
         ciphertexts=list(query),

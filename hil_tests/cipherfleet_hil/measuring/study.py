@@ -46,6 +46,7 @@ crypto: {{exchange: sealed, key_bits: {case.key_bits}, allow_weak_keys: {weak}}}
 algorithm:
   rounds: {rounds}
   resolution: 2^-{case.resolution_bits}
+  method: article
   {schedule}attenuation: none
   answer_timeout_s: 60
 objective: {{kind: {case.objective}, values: [{fields}]}}

@@ -133,6 +133,8 @@ def run_exchange(
         previous=0,
         counted=[],
         unbalanced=False,
+        scale=None,
+        settled=0,
         parameters=bytes(8),
         key=bytes(8),
         ciphertexts=asker.query(states[ASKER]),

@@ -124,7 +124,12 @@ class RoundScene:
             self.links,
             {name: [_reading(f"{seed} {name}", fields)] for name in names},
             ObjectiveSection(kind="mean", values=[Column(field=name) for name in fields]),
-            Algorithm(rounds=ENDLESS, answer_timeout_s=DEADLINE_S, stepsize=self.stepsize),
+            Algorithm(
+                rounds=ENDLESS,
+                method="article",
+                answer_timeout_s=DEADLINE_S,
+                stepsize=self.stepsize,
+            ),
             faults=self.faults,
             seed=seed,
             sealed=case.subject.kind == "sealed",

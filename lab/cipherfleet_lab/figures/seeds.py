@@ -17,7 +17,7 @@ Measure = Callable[[Log, Problem], Array]  # -> (rounds + 1,)
 
 ARTICLES = Attenuation(scale=0.1, exponent=0.81)  # gamma_k = 1/(1 + 0.1 k^0.81)
 NONE: Literal["none"] = "none"
-FINE = 2.0**-24  # the default resolution
+FINE = 2.0**-24  # fine enough for the article's method
 
 
 def fleet(

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -41,13 +41,13 @@ from cipherfleet_node.core.events import (
     TimerFired,
 )
 from cipherfleet_node.core.messages import Message, Presence, Query, Reply
-from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.objective import objective_of
 from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import State, after_damage, after_loss, first_state, note_answered
-from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection, exact_scale_of
+from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection, Role, exact_scale_of
 
 from .plaintext_exchange import PlaintextExchange
 from .toy_keys import SeededBlinding, shared_secret
@@ -103,7 +103,7 @@ class MemoryFleet:
     algorithm: Algorithm
     faults: Faults = field(default_factory=Faults)
     seed: int = 0
-    resolution: float = 2.0**-24
+    resolution: float = 2.0**-32
     tap: Callable[[str, str, Message], Message | None] | None = None  # sender, receiver, message
     sealed: bool = False
     leaves_open: bool = False
@@ -113,6 +113,7 @@ class MemoryFleet:
     later: Mapping[str, Sequence[Sequence[Sample]]] = field(default_factory=dict)
     keys: Mapping[str, PrivateKey] = field(default_factory=dict)
     name: str = "memory"
+    followers: Collection[str] = ()
 
     def __post_init__(self) -> None:
         self.neighbours: dict[str, list[str]] = defaultdict(list)
@@ -171,7 +172,8 @@ class MemoryFleet:
             new = after_loss(new, draw)
         saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
-        objective = make_objective(self.objective)
+        role: Role = "follower" if name in self.followers else "member"
+        objective = objective_of(self.objective, role)
         seat.agent = self.make_agent(
             Setup(
                 fleet=self.name,
@@ -188,6 +190,7 @@ class MemoryFleet:
                 identities={other: other.encode() for other in self.neighbours[name]},
                 first_round=first,
                 exact_scale=exact_scale_of(self.algorithm, self.objective),
+                diameter=len(self.seats) - 1,
                 away_s=self.now - seat.stopped_at,
             ),
             seat.saved,

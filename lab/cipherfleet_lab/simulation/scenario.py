@@ -21,7 +21,7 @@ from cipherfleet_analysis.simulation import (
 )
 from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.settings.sections import Algorithm, Stepsize
+from cipherfleet_node.settings.sections import AGREE, Algorithm, Stepsize
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .large_graphs import large_graph, random_regular
@@ -98,7 +98,7 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
         ),
         algorithm=fleet.file.algorithm,
         sealed=fleet.exchange == "sealed",
-        method=method and replace(method, means=method.means[place]),
+        method=method and replace(method, curvatures=method.curvatures[place]),
         optimum=optimum,
         readings=f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
     )
@@ -117,9 +117,8 @@ def make_synthetic(nodes: int, degree: int, dimension: int, seed: int) -> Scenar
         links=Links.between(random_regular(nodes, degree, seed), nodes),
         starts=np.zeros((nodes, dimension)),
         gradients=Linear(hessians, offsets),
-        algorithm=Algorithm(
-            rounds=10, stepsize=Stepsize(initial=0.3, decay=0.01), attenuation="none"
-        ),
+        algorithm=Algorithm(rounds=10),
+        method=ExactMethod(AGREE, np.linalg.eigvalsh(hessians)[:, -1], Stepsize().spread),
         sealed=True,
         optimum=np.linalg.solve(hessians.mean(axis=0), -offsets.mean(axis=0)),
         readings=f"made up, {SYNTHETIC_ROWS} of every node",

@@ -66,7 +66,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import assert_never
 
 import msgspec
-import numpy as np
 
 from cipherfleet_node.core.events import (
     Connected,
@@ -92,7 +91,7 @@ from cipherfleet_node.core.events import (
 )
 from cipherfleet_node.errors import RemoteProtocolError
 
-from . import progress
+from . import agreement, progress
 from .answerer import Answerer
 from .claims import FAR, Claims
 from .collector import Collector, CouplingTerm
@@ -104,6 +103,7 @@ from .randomness import RoundRandomness
 from .roster import Roster
 from .round import Phase, Round, Trigger, next_phase
 from .sample import Sample
+from .settling import Settling
 from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State, note_answered
 from .stepping import Stepper
 
@@ -140,6 +140,7 @@ class Agent:
         self.collector = Collector(setup)
         self.opener = Opener(setup)
         self.stepper = Stepper(setup, self.opener)
+        self.settling = Settling(setup)
         self._connected = False
         self._announced: PresenceState | None = None
         self._reading_awaited = False
@@ -170,6 +171,11 @@ class Agent:
     def state(self) -> State:
         """The state as `Save` would write it now. Private as a whole."""
         return self._state
+
+    @property
+    def is_settled(self) -> bool | None:
+        """True if this node has reached the accuracy asked for; None if none is."""
+        return None if self._setup.algorithm.until is None else self._state.level > 0
 
     def timer(self) -> float | None:
         """Return the monotonic time at which `TimerFired` must be passed in, or None."""
@@ -398,8 +404,10 @@ class Agent:
     @property
     def _is_done(self) -> bool:
         rounds = self._setup.algorithm.rounds
-        is_run = rounds is not None and self._state.coupled >= rounds
-        return is_run or (rounds is not None and self._only_answers)
+        if rounds is None:
+            return False
+        is_run = self._state.coupled >= rounds or self.settling.is_over(self._state)
+        return is_run or self._only_answers
 
     @property
     def _only_answers(self) -> bool:
@@ -431,8 +439,10 @@ class Agent:
         record = self._state.records[-1]
         self._phase = next_phase(self._phase, Trigger.OPEN)
         self._opened = now
-        if self._setup.algorithm.period_s is not None:
-            self._not_before = now + self._setup.algorithm.period_s
+        algorithm = self._setup.algorithm
+        is_in_a_hurry = algorithm.until is not None and not self.settling.is_over(self._state)
+        if algorithm.period_s is not None and not is_in_a_hurry:
+            self._not_before = now + algorithm.period_s
         self.deadlines.sent(record.number, now)
         yield from self._collect(record, asked, now)
         yield from self._ask_again_for_pending(self._setup.neighbours, latest_only=True)
@@ -616,6 +626,8 @@ class Agent:
         known = self._state.neighbours[sender]
         changed = msgspec.structs.replace(known, round=self.claims.rounds[sender])
         self._state = progress.knowing(self._state, sender, changed)
+        self._state = agreement.heard(self._state, query.scale)
+        self.settling.record(sender, query.settled)
         if not is_possible:
             raise RemoteProtocolError("far_round", f"{sender!r} claims a round out of reach")
         self.neighbours.show_round(sender)
@@ -807,12 +819,13 @@ class Agent:
     ) -> Iterator[Effect]:
         """Leave the closed round *number*, report it, and go on."""
         self._update(round=number + 1)
+        self._state = self.settling.levelled(self._state, self.neighbours.present)
         self._phase = next_phase(self._phase, Trigger.CLOSE)
         yield RoundClosed(
             number=number,
             opened=self._opened,
             silent=tuple(sorted(self._setup.neighbours.keys() - included)),
-            estimate=np.array(self._state.estimate),
+            estimate=self.opener.reported(self._state),
             spoiled=spoiled,
             left_out=tuple(sorted(self.roster.left_out)),
             is_coupled=bool(included),

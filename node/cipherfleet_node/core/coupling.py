@@ -18,7 +18,7 @@ from .randomness import FloatVector
 
 CAP = 64.0  # an honest node that comes back may bring a term of this many times the usual size
 TERMS = 9
-FLOOR = 2.0**27  # in resolutions: smaller terms are never capped
+FLOOR = 2.0 ** (VALUE_BITS - 5)  # in resolutions: smaller terms are never capped
 FIRST = 2.0 ** (VALUE_BITS - 3)  # in resolutions: the cap until TERMS terms are known
 
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cipherfleet_node.settings.sections import Algorithm
+from cipherfleet_node.settings.sections import Algorithm, Scale
 
 from .exchange import Exchange
 from .messages import Message
@@ -42,8 +42,9 @@ class Setup:
     identities: Mapping[str, bytes] = field(default_factory=dict)  # tag of each identity key
     # A newcomer, or a node that had no neighbours, begins when a neighbour has come to this round.
     first_round: int = 0
-    # The exact method: the scale of curvature c0. None: the article's method, or an average.
-    exact_scale: float | None = None
+    # The exact method: the scale of curvature c0, or AGREE. None: the article's, or an average.
+    exact_scale: Scale | None = None
+    diameter: int = 0  # of the graph, in hops; only `algorithm.until` needs it
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
 
 

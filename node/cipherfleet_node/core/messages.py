@@ -20,6 +20,8 @@ RefusalReason = Literal["old", "closed", "roster", "stale_epoch"]
 OPERATOR = "_operator"  # the sender of memberships; the id of a node cannot begin with "_"
 DIGEST_BYTES = 32
 TAG_BYTES = 8
+MAX_LEVEL = 65_535  # of settled: more hops than a graph of any size that is in use
+LARGEST_POWER = 320  # eighths of a power of two, of plausible curvatures: 2^-40 to 2^40
 MAX_CIPHERTEXTS = 2048  # of 512-bit keys (128 bytes each) in the longest message
 # A receiver has at most MAX_DEGREE neighbours, each with at most MAX_DEGREE - 1 others.
 MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
@@ -30,6 +32,8 @@ MAX_REASONS = 64  # different reasons in a count of messages; twice as many as e
 # of empty entries would otherwise fill a mebibyte.
 Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 Names = Annotated[list[NodeId], msgspec.Meta(max_length=MAX_DEGREE)]  # neighbours of one node
+Power = Annotated[int, msgspec.Meta(ge=-LARGEST_POWER, le=LARGEST_POWER)]
+Level = Annotated[int, msgspec.Meta(ge=0, le=MAX_LEVEL)]
 Reason = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,32}\Z")]
 Counts = Annotated[dict[Reason, int], msgspec.Meta(max_length=MAX_REASONS)]
 
@@ -59,6 +63,8 @@ class Query(Message, frozen=True):
     previous: int  # pairwise: the sender's latest closed round, or -1
     counted: Names  # pairwise: sorted; the neighbours whose answers the sender counted there
     unbalanced: bool  # the sender knows of a term that was counted at one end only
+    scale: Power | None  # exponent of an agreed scale of curvature; see agreement.py
+    settled: Level  # 0: the sender is not settled; see settling.py
     parameters: bytes  # TAG_BYTES of the digest of the settings that all nodes share
     key: bytes  # the first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: Ciphertexts
@@ -190,6 +196,7 @@ class Health(Message, frozen=True):
     inline: int  # obfuscators made on demand, because a pool was empty
     left_out: Names  # neighbours that are not asked, since answers with theirs were out of range
     unanswered_s: int  # without an answer, although neighbours speak; 0: no such alert
+    settled: bool | None  # None: the fleet has no accuracy to reach
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
 
 

@@ -153,6 +153,42 @@ class Average(Mean):
         return np.zeros_like(x)
 
 
+class Flat:
+    """f = 0, whatever is read: the objective of a follower, which takes part without readings.
+
+    In the exact method its node ends at the optimum of the others. Checked by
+    test_followers_end_at_the_optimum_of_the_members.
+    """
+
+    fields: frozenset[str] = frozenset()
+    ready = True
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+
+    def absorb(self, samples: Sequence[Sample]) -> None:
+        """Use no reading."""
+
+    def start(self) -> FloatVector:
+        """Return zero."""
+        return np.zeros(self.dimension)
+
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
+        """Return zero."""
+        del randomness
+        return np.zeros_like(x)
+
+    def curvature(self) -> float:
+        """Return zero."""
+        return 0.0
+
+
+def objective_of(section: sections.ObjectiveSection, role: sections.Role) -> Objective:
+    """Return the objective of a node with this *role*."""
+    made = make_objective(section)
+    return Flat(made.dimension) if role == "follower" else made
+
+
 class Loss(Protocol):
     """A convex loss l of a prediction z and a target y, entry by entry."""
 

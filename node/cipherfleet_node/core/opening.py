@@ -22,7 +22,9 @@ import statistics
 
 import numpy as np
 
-from . import exact, progress
+from cipherfleet_node.settings.sections import AGREE
+
+from . import agreement, exact, progress, settling
 from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
 from .exact import Curvature
@@ -46,6 +48,7 @@ class Opener:
         self._drawn_at = 0.0
         self._kicked_until = 0  # coupling terms of earlier rounds may contain kicks
         self._curvature = Curvature(setup.objective)
+        self._residual: tuple[bytes, float] | None = None  # of a draw; see `distance_from_rest`
 
     def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
         """Return *state* with the next draw, or None if it is too early for one."""
@@ -79,7 +82,8 @@ class Opener:
         Raises HeadroomExceeded if the first estimate does not fit.
         """
         setup, k = self._setup, state.round
-        estimate = self._first(state) if state.estimate is None else np.array(state.estimate)
+        state = self._prepared(state)
+        estimate = np.array(state.estimate)
         randomness = self._randomness(state, estimate)
         quantised = self._quantised(state, estimate, randomness)
         with setup.trace.span("encrypt", k):
@@ -102,7 +106,8 @@ class Opener:
         if latest is not None and latest.seed == randomness.seed:
             return latest.quantised  # also if readings have come since: a frozen node stands still
         setup, k = self._setup, state.round
-        point = self._point(state, estimate, randomness) if setup.exact_scale else estimate
+        is_plain = setup.exact_scale is None or state.agrees
+        point = estimate if is_plain else self._point(state, estimate, randomness)
         with setup.trace.span("quantise", k):
             kicked = self._kicked(state, point, randomness)
             return quantise(kicked, setup.resolution, randomness)
@@ -112,8 +117,9 @@ class Opener:
     ) -> FloatVector:
         """Return u_i of the exact method; see `exact.py`."""
         setup, algorithm, k = self._setup, self._setup.algorithm, state.round
-        stepsize, scale = algorithm.stepsize, setup.exact_scale
-        assert scale is not None
+        stepsize = algorithm.stepsize
+        assert setup.exact_scale is not None
+        scale = agreement.used_scale(setup.exact_scale, state)
         with setup.trace.span("gradient", k):
             gradient = setup.objective.gradient(estimate, randomness) * (not state.follows)
             curvature = self._curvature.at(estimate, k, randomness)
@@ -123,12 +129,48 @@ class Opener:
         steps = mean * draw_factors(stepsize, estimate.size, randomness)
         ledger = progress.ledger_of(state, estimate.size)
         dual = exact.dual(ledger, scale, setup.resolution * UNIT)
+        distance = settling.distance_from_rest(gradient, dual, scale)
+        self._residual = randomness.seed, distance
         point = exact.shared_point(estimate, gradient, dual, steps)
         return within_headroom(point, setup.resolution)
 
-    def _first(self, state: State) -> FloatVector:
+    def _prepared(self, state: State) -> State:
+        """Return *state* with the estimate that the next round begins with."""
+        scale = self._setup.exact_scale
+        agrees = agreement.is_agreeing(scale, state.round)
+        if state.agrees and not agrees:
+            state = agreement.agreed(state)
+        if state.estimate is None:
+            state = self._begun(state, agrees=agrees)
+        if scale == AGREE and not state.agrees and state.own_power is None:
+            return progress.replaced(state, own_power=agreement.power_of(self._logarithm(state)))
+        return state
+
+    def _begun(self, state: State, *, agrees: bool) -> State:
+        """Return *state* with a first estimate."""
+        setup, start = self._setup, self._setup.objective.start()
+        if agrees:
+            start = np.zeros_like(start)
+            start[0] = self._logarithm(state)
+        first = randomise_start(start, setup.resolution, self._randomness(state, start))
+        return progress.replaced(state, estimate=first.tolist(), agrees=agrees)
+
+    def _logarithm(self, state: State) -> float:
+        """Return log2 of the curvature L_i at the start."""
         start = self._setup.objective.start()
-        return randomise_start(start, self._setup.resolution, self._randomness(state, start))
+        randomness = self._randomness(state, start)
+        return agreement.logarithm(self._curvature.at(start, state.round, randomness))
+
+    def distance_from_rest(self, record: RoundRecord) -> float | None:
+        """Return the distance from rest at the opening of *record*; None if it is not known."""
+        if self._setup.exact_scale is None:
+            return 0.0  # of an average: its gradient is zero
+        residual = self._residual
+        return residual[1] if residual is not None and residual[0] == record.seed else None
+
+    def reported(self, state: State) -> FloatVector:
+        """Return the estimate for the owner of the node, shape (d,)."""
+        return self._setup.objective.start() if state.agrees else np.array(state.estimate)
 
     def _randomness(self, state: State, estimate: FloatVector) -> RoundRandomness:
         return RoundRandomness(self._setup.seeds(progress.next_draw(state, estimate)))
@@ -147,6 +189,8 @@ class Opener:
             previous=latest.number if latest else UNSEEN,
             counted=latest.counted if latest else [],
             unbalanced=state.unbalanced,
+            scale=state.scale_power,
+            settled=state.level,
             parameters=setup.parameters,
             key=setup.key_tag,
             ciphertexts=record.query,
@@ -163,7 +207,7 @@ class Opener:
 
     def _kick_size(self, state: State) -> float:
         """Return the deviation of a kick: KICK usual shares of one neighbour in a term."""
-        if self._setup.exact_scale and self._setup.algorithm.stepsize.spread:
+        if self._setup.exact_scale and self._setup.algorithm.stepsize.spread and not state.agrees:
             return 0.0  # another draw of Lambda moves the shared point
         least = START_NOISE * self._setup.resolution
         weight = self._setup.exchange.mean_metropolis

@@ -13,8 +13,8 @@ from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 
 from .quantiser import VALUE_BITS
 
-# With these values a slot has 63 bits in the pairwise exchange and 51 in the sealed one. A
-# plaintext then has 32 or 40 slots at 2048 bits, and 48 or 60 at 3072 bits.
+# With these values a slot has 71 bits in the pairwise exchange and 59 in the sealed one. A
+# plaintext then has 28 or 34 slots at 2048 bits, and 43 or 52 at 3072 bits.
 HALF_WEIGHT_BITS = 12  # a half weight H is odd and has exactly this many bits
 METROPOLIS_BITS = 6  # the Metropolis integer counts 1/64ths
 MAX_DEGREE = (1 << METROPOLIS_BITS) - 1

@@ -14,7 +14,14 @@ import hashlib
 import struct
 from dataclasses import dataclass
 
-from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize, resolution_of
+from cipherfleet_node.settings.sections import (
+    AGREE,
+    Algorithm,
+    Attenuation,
+    Scale,
+    Stepsize,
+    resolution_of,
+)
 
 from .exact import BETA
 from .messages import TAG_BYTES
@@ -36,7 +43,7 @@ class SharedParameters:
     decay: float
     exponent: float
     attenuation: tuple[float, float] | None = None  # scale and exponent; None: none
-    exact_scale: float | None = None  # c0 of the exact method, whose stepsizes are private
+    exact_scale: float | None = None  # c0 of the exact method, 0 if the fleet agrees on it
     wire_version: int = WIRE_VERSION
     value_bits: int = VALUE_BITS
     half_weight_bits: int = HALF_WEIGHT_BITS
@@ -70,7 +77,7 @@ class SharedParameters:
 
 
 def shared_parameters(
-    algorithm: Algorithm, exchange: str, dimension: int, exact_scale: float | None = None
+    algorithm: Algorithm, exchange: str, dimension: int, exact_scale: Scale | None = None
 ) -> SharedParameters:
     """Return the parameters of a node with these settings; *dimension* is that of the estimate."""
     step, given = algorithm.stepsize, algorithm.attenuation
@@ -85,7 +92,7 @@ def shared_parameters(
         decay=step.decay,
         exponent=step.exponent,
         attenuation=reals,
-        exact_scale=exact_scale,
+        exact_scale=0.0 if exact_scale == AGREE else exact_scale,
     )
 
 

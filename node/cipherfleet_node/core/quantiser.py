@@ -13,7 +13,7 @@ from cipherfleet_node.errors import HeadroomExceeded
 
 from .randomness import FloatVector, RoundRandomness
 
-VALUE_BITS = 32  # a quantised entry X has |X| < 2^31; at resolution 2^-24 the range is +-128
+VALUE_BITS = 40  # a quantised entry X has |X| < 2^39; at resolution 2^-32 the range is +-128
 START_NOISE = 16.0  # in resolutions; see randomise_start
 
 

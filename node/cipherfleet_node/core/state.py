@@ -87,6 +87,13 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # of an opened slot. Empty before the first term, and in other methods.
     ledger: list[str] = []
     follows: bool = False  # exact: its dual is lost, so it takes part without a gradient of its own
+    # Of the exact method with an agreed scale of curvature; see agreement.py.
+    agrees: bool = False  # the estimate is the average of logarithms of curvatures
+    own_power: int | None = None  # this node's own result, an exponent in eighths
+    scale_power: int | None = None  # the largest one seen; None: a newcomer has seen none
+    # Of `until`; see settling.py.
+    calm: int = 0  # the number of calm rounds up to the latest one, without a break
+    level: int = 0
     rosters: dict[bytes, dict[str, bytes]] = {}  # by draw and asker: AnsweredQuery.roster
     sizes: list[float] = []  # of the latest coupling terms, for the cap
     coupled: int = 0  # the number of rounds with a coupling term
@@ -167,6 +174,8 @@ def after_loss(state: State, draw: int) -> State:
         has_lost_round=True,
         ledger=[],
         follows=True,
+        calm=0,
+        level=0,
         drawing=Drawing(draw),
     )
 
@@ -178,5 +187,5 @@ def after_damage(previous: State) -> State:
     not used again. Checked by test_no_round_number_ever_covers_two_queries.
     """
     return msgspec.structs.replace(
-        previous, round=previous.round + 2, continuous=False, follows=True
+        previous, round=previous.round + 2, continuous=False, follows=True, calm=0, level=0
     )

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from gmpy2 import mpz
 
-from . import progress
+from . import agreement, progress
 from .collector import Answers, CouplingTerm
 from .coupling import cap_of, capped, is_within_headroom, size_of
 from .events import Setup
@@ -26,6 +26,7 @@ from .opening import Opener
 from .optimiser import attenuation_factor, descend
 from .quantiser import dequantise
 from .randomness import FloatVector, RoundRandomness
+from .settling import calmed
 from .state import HISTORY_ROUNDS, RoundRecord, State
 
 
@@ -42,7 +43,7 @@ class Stepper:
         """Return *state* after the round of *record*, or None if its headroom does not suffice."""
         setup, k = self._setup, record.number
         state, coupling = self._limited(state, record, term, answers)
-        if setup.exact_scale:
+        if setup.exact_scale is not None:
             with setup.trace.span("update", k):
                 estimate = dequantise(record.quantised, setup.resolution) + self._real(coupling)
         else:
@@ -51,7 +52,15 @@ class Stepper:
             return None
         if not setup.exchange.sealed:
             self._keep_single(answers, k)
-        return self._coupled(self._booked(state, coupling), record, term, estimate, k + 1)
+        state = self._calmed(self._booked(state, coupling), record, coupling)
+        return self._coupled(state, record, term, estimate, k + 1)
+
+    def _calmed(self, state: State, record: RoundRecord, coupling: Sequence[int]) -> State:
+        until = self._setup.algorithm.until
+        if until is None or state.agrees:
+            return state
+        distances = size_of(self._real(coupling)), self._opener.distance_from_rest(record)
+        return calmed(state, distances, until.accuracy)
 
     def _descended(self, state: State, record: RoundRecord, coupling: FloatVector) -> FloatVector:
         """Return the next estimate of the article's method."""
@@ -69,6 +78,8 @@ class Stepper:
         """
         if not term.included:
             return None
+        if self._is_over(state, record):
+            return progress.closed(state, record.number, "coupled", term.included)
         state, coupling = self._limited(state, record, term, {})
         moved = self._attenuation(record) * self._real(coupling)
         estimate = np.array(state.estimate) + moved
@@ -85,6 +96,8 @@ class Stepper:
         answer = self._single.pop((name, query.previous), None)
         if record is None or answer is None or name not in record.counted:
             return state
+        if self._is_over(state, record):
+            return state
         term = setup.exchange.open({name: answer}, RoundRandomness(record.seed))
         estimate = np.array(state.estimate) - self._attenuation(record) * self._real(term)
         others = [other for other in record.counted if other != name]
@@ -95,7 +108,14 @@ class Stepper:
 
     def _booked(self, state: State, term: Sequence[int], sign: int = 1) -> State:
         """Return *state* with *term* in the ledger of the exact method."""
-        return progress.booked(state, term, sign) if self._setup.exact_scale else state
+        return progress.booked(state, term, sign) if self._has_ledger(state) else state
+
+    def _has_ledger(self, state: State) -> bool:
+        return self._setup.exact_scale is not None and not state.agrees
+
+    def _is_over(self, state: State, record: RoundRecord) -> bool:
+        """True for a round of the agreement of the scale, after its end: its term means nothing."""
+        return agreement.is_agreeing(self._setup.exact_scale, record.number) and not state.agrees
 
     def _fits(self, estimate: FloatVector) -> bool:
         return is_within_headroom(estimate, self._setup.resolution)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.objective import objective_of
 from cipherfleet_node.errors import REISSUE_BUNDLE, CipherfleetError, ConfigError
 from cipherfleet_node.findings import Finding, finding_from_error, run_check
 from cipherfleet_node.keys.key_files import (
@@ -150,7 +150,7 @@ def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
     for neighbour in () if has_membership else config.neighbours:
         yield _neighbour(folder, parts, config, neighbour.id, neighbour.fingerprint)
     try:
-        objective = make_objective(config.objective)
+        objective = objective_of(config.objective, config.role)
         parts.sensor = open_sensor(config.sensor, folder, objective.fields)
     except ConfigError as error:
         yield finding_from_error("bundle", error, "correct objective and sensor in node.yaml")

@@ -70,6 +70,7 @@ def make_agent(
         identities={name: identity_tag(keys) for name, keys in bundle.neighbours.items()},
         first_round=_first_round(bundle),
         exact_scale=scale,
+        diameter=config.diameter or 0,
         away_s=_away_s(store, time.time()),
     )
     return Agent(setup, restore_state(bundle, store, saved, parameters, epoch))

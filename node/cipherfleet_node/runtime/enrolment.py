@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Claim, Membership
-from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.objective import objective_of
 from cipherfleet_node.core.topics import claim_topic, membership_topic
 from cipherfleet_node.errors import BrokerUnreachable, WireError
 from cipherfleet_node.keys.key_files import (
@@ -144,7 +144,7 @@ def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
         from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
         read_context(folder, config.node, datetime.now(UTC), enrolled=False)
-    open_sensor(config.sensor, folder, make_objective(config.objective).fields).close()
+    open_sensor(config.sensor, folder, objective_of(config.objective, config.role).fields).close()
     return keys
 
 

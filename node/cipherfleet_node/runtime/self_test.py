@@ -49,8 +49,8 @@ def check_exchanges(own: PrivateKey, neighbours: Mapping[str, PublicKey]) -> Non
 def _passes(check: Callable[[Key], bool], key: Key) -> bool:
     try:
         return check(key)
-    except RemoteProtocolError:
-        return False  # the result is out of range
+    except (RemoteProtocolError, OverflowError):
+        return False  # the result is out of range, or longer than a ciphertext
 
 
 def _own_key_works(key: PrivateKey) -> bool:

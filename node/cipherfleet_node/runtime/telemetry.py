@@ -213,6 +213,7 @@ class Telemetry:
             pool_size=config.crypto.pool,
             inline=sum(pools.inline.values()),
             left_out=list(self._left_out),
+            settled=agent.is_settled,
             temperature=processor_temperature(config.sensor),
             unanswered_s=self._unanswered_s(time.monotonic()),
         )

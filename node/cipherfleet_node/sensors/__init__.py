@@ -10,11 +10,13 @@ from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
     HwmonSensor,
+    NoSensor,
     Sensor,
     SyntheticSensor,
     ThermalSensor,
 )
 
+from .absent import Absent
 from .base import SensorDevice
 from .command import Program
 from .csv_replay import CsvReplay
@@ -44,5 +46,7 @@ def open_sensor(config: Sensor, folder: Path, needed: Collection[str]) -> Sensor
             return HwmonChip(config, needed)
         case CommandSensor():
             return Program(config, folder, needed)
+        case NoSensor():
+            return Absent()
         case _:
             assert_never(config)

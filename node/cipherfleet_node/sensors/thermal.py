@@ -12,6 +12,7 @@ from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
     HwmonSensor,
+    NoSensor,
     Sensor,
     SyntheticSensor,
     ThermalSensor,
@@ -92,7 +93,7 @@ def processor_temperature(sensor: Sensor, sysfs: Path = SYS) -> int | None:
 
 def _may_measure_heat(sensor: Sensor) -> bool:
     match sensor:
-        case CsvSensor() | SyntheticSensor():
+        case CsvSensor() | SyntheticSensor() | NoSensor():
             return False
         case HwmonSensor():
             return any(name.startswith("temp") for name in sensor.inputs)

@@ -23,6 +23,7 @@ from .rules import (
     check_method,
     check_objective,
     check_parts,
+    role_errors,
     sensor_errors,
 )
 from .yaml_document import Unchecked, read_document
@@ -64,6 +65,19 @@ def checksum_of(config: NodeConfig) -> str:
 def _check_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """The sensor has limits that values can satisfy, and a command if it needs one."""
     yield from sensor_errors(draft.document, draft.value.sensor, ("sensor",))
+
+
+def _check_role(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
+    """A follower runs the exact method, and only a follower may be without a sensor."""
+    yield from role_errors(draft, draft.value.role, draft.value.sensor, ())
+
+
+def _check_diameter(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
+    """A fleet that ends when it has settled knows its diameter."""
+    config = draft.value
+    if config.algorithm.until is not None and config.diameter is None:
+        text = "needs diameter, the number of hops between the nodes that are farthest apart"
+        yield draft.document.error(("algorithm", "until"), text, remedy=REISSUE_BUNDLE)
 
 
 def _check_neighbours(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
@@ -133,6 +147,8 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((("objective", "kind"),), check_parts),
     Rule((), check_objective),
     Rule((), _check_sensor),
+    Rule((("algorithm",), ("objective",)), _check_role),
+    Rule((("algorithm",),), _check_diameter),
     Rule((("node",),), _check_neighbours),
     Rule((), _check_exchange),
     Rule((("node",), ("neighbours",), ("crypto",)), _check_seals),

@@ -22,8 +22,11 @@ from cipherfleet_node.settings.sections import (
     CommandSensor,
     Crypto,
     Feature,
+    NoSensor,
     ObjectiveSection,
+    Role,
     Sensor,
+    exact_scale_of,
     resolution_of,
 )
 
@@ -126,7 +129,7 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 
 # Settings of the section algorithm that a method does not use.
 UNUSED: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "article": [("scale",)],
+    "article": [("scale",), ("until",)],
     "exact": [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))],
 }
 
@@ -143,6 +146,24 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 f"is not used by method {algorithm.method}",
                 remedy=f"leave it out, or set algorithm.method: {other}",
             )
+
+
+def role_errors(
+    sections: Unchecked[Sections], role: Role, sensor: Sensor, path: Path_
+) -> Iterator[ConfigError]:
+    """Yield an error for a role that does not fit; *path* is that of the node in its file."""
+    document, value = sections.document, sections.value
+    if role == "member":
+        if isinstance(sensor, NoSensor):
+            text = "is none, which only a follower may have"
+            remedy = "name its sensor, or write role: follower beside it"
+            yield document.error((*path, "sensor", "kind"), text, remedy=remedy)
+    elif exact_scale_of(value.algorithm, value.objective) is None:
+        yield document.error(
+            (*path, "role"),
+            "is follower: only the exact method brings it to the optimum of the others",
+            remedy="set algorithm.method: exact, and another objective.kind than average",
+        )
 
 
 def check_crypto(draft: Unchecked[Sections]) -> Iterator[ConfigError]:

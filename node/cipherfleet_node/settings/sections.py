@@ -85,9 +85,8 @@ class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     """A mapping in a configuration file. Unknown keys are errors."""
 
 
-# The scale of curvature c0 where none is given: right within a factor of two for features of order
-# one. The logistic loss is a quarter as curved.
-USUAL_SCALE = 0.7
+AGREE: Literal["agree"] = "agree"  # the fleet finds its scale of curvature by itself
+Scale = float | Literal["agree"]
 
 
 class Stepsize(Section, frozen=True):
@@ -107,14 +106,22 @@ class Attenuation(Section, frozen=True):
     exponent: NonNegative = 0.81
 
 
+class Until(Section, frozen=True):
+    """The accuracy at which the fleet has settled: it ends then, or waits for its period."""
+
+    accuracy: Positive  # of every entry of the estimate, in the objective's units of order one
+
+
 class Algorithm(Section, frozen=True):
     """The schedule of the rounds, and the values that must be equal on all nodes of a fleet."""
 
     rounds: Count | None = None  # None: an endless fleet, which then needs period_s
     period_s: Positive | None = None  # seconds from one round's opening to the next
-    resolution: Resolution = "2^-24"
-    method: Literal["article", "exact"] = "article"
-    scale: Positive | None = None  # of curvature, exact only; None: USUAL_SCALE
+    until: Until | None = None  # exact only: beside rounds or period_s
+    resolution: Resolution = "2^-32"
+    method: Literal["article", "exact"] = "exact"
+    # The scale of curvature c0, exact only. agree: the fleet finds it in its first rounds.
+    scale: Positive | Literal["agree"] = AGREE
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0
@@ -248,7 +255,17 @@ class CommandSensor(Section, frozen=True, tag_field="kind", tag="command"):
     timeout_s: Positive = 5.0
 
 
-Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSensor
+class NoSensor(Section, frozen=True, tag_field="kind", tag="none"):
+    """No sensor: for a node whose role is follower."""
+
+    limits: dict[str, tuple[float, float]] = {}
+    timeout_s: Positive = 5.0
+
+
+Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSensor | NoSensor
+
+# A follower takes part without readings of its own, and ends at the optimum of the members.
+Role = Literal["member", "follower"]
 
 
 class Neighbour(Section, frozen=True):
@@ -288,6 +305,8 @@ class NodeConfig(Section, frozen=True):
     algorithm: Algorithm
     objective: ObjectiveSection
     sensor: Sensor
+    role: Role = "member"
+    diameter: Count | None = None  # of the graph, in hops; algorithm.until needs it
     neighbours: list[Neighbour] = []  # empty only if the operator sets them later
     operator: str | None = None  # Ed25519 key in base64 that signs memberships for this node
     broker: Broker = field(default_factory=Broker)
@@ -309,15 +328,14 @@ class NodeConfig(Section, frozen=True):
         return len(self.neighbours) == 1 and crypto.exchange == "sealed" and crypto.leaves != "open"
 
 
-def exact_scale_of(algorithm: Algorithm, objective: ObjectiveSection) -> float | None:
-    """Return the scale of curvature c0, or None if the exact method is not used.
+def exact_scale_of(algorithm: Algorithm, objective: ObjectiveSection) -> Scale | None:
+    """Return the scale of curvature c0 or AGREE, or None if the exact method is not used.
 
     An average has no gradient: all methods run it as plain averaging.
     """
     if algorithm.method != "exact" or objective.kind == "average":
         return None
-    usual = USUAL_SCALE / 4 if objective.kind == "logistic" else USUAL_SCALE
-    return algorithm.scale or usual
+    return algorithm.scale
 
 
 def resolution_of(algorithm: Algorithm) -> float:

@@ -13,7 +13,9 @@ from cipherfleet_node.settings.sections import (
     Broker,
     Crypto,
     NodeId,
+    NoSensor,
     ObjectiveSection,
+    Role,
     Section,
     Sensor,
 )
@@ -31,7 +33,8 @@ class NodeEntry(Section, frozen=True):
     """
 
     id: str
-    sensor: Sensor
+    sensor: Sensor = field(default_factory=NoSensor)  # only a follower may have none
+    role: Role = "member"
     each: Annotated[int, Meta(ge=1, le=MAX_EACH)] | None = None
     owner: str | None = None
     broker: str | None = None  # one of broker.cluster; None: the nodes use them in turn

@@ -58,7 +58,12 @@ class Fleet:
         return {name: brokers.at(place) for name, place in self.places(len(brokers.hosts)).items()}
 
     def recorded(self, member: Member) -> list[Sample] | None:
-        """Return all recorded readings of *member*, None if its sensor is a live one."""
+        """Return all recorded readings of *member*, None if its sensor is a live one.
+
+        A follower uses no reading.
+        """
+        if member.role == "follower":
+            return []
         needed = make_objective(self.file.objective).fields
         return recorded_samples(member.sensor, self.folder, self.tables, needed)
 

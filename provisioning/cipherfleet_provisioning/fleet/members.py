@@ -13,7 +13,7 @@ import msgspec
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.sensors.base import join_names
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, sensor_errors
-from cipherfleet_node.settings.sections import NodeId, Sensor, SyntheticSensor
+from cipherfleet_node.settings.sections import NodeId, Role, Sensor, SyntheticSensor
 from cipherfleet_node.settings.type_errors import EACH, Path_, did_you_mean
 from cipherfleet_node.settings.yaml_document import Document, Unchecked
 
@@ -29,6 +29,7 @@ class Member:
     entry: int  # the place of its entry among `nodes:` in fleet.yaml, from 0
     owner: str | None = None
     broker: str | None = None  # one of broker.cluster
+    role: Role = "member"
 
 
 @dataclass
@@ -127,7 +128,7 @@ def _expand(draft: EntryDraft) -> Iterator[Member]:
         if not _is_name(name):
             raise _name_error(draft.file.document, (*draft.path, "id"), name)
         own = _with_own_seed(msgspec.convert(sensor, Sensor), name)
-        yield Member(name, own, draft.index, owner, entry.broker)
+        yield Member(name, own, draft.index, owner, entry.broker, entry.role)
 
 
 def _is_name(text: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cipherfleet_node.core.agreement import SHARE
 from cipherfleet_node.core.exact import Curvature, mean_step
 from cipherfleet_node.core.objective import Objective as MadeObjective
 from cipherfleet_node.core.objective import make_objective
@@ -19,10 +20,12 @@ from cipherfleet_node.sensors import CsvTable
 from cipherfleet_node.sensors.base import check_fields, join_names
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, fields_named
 from cipherfleet_node.settings.sections import (
+    AGREE,
     Algorithm,
     CsvSensor,
     HwmonSensor,
     ObjectiveSection,
+    Scale,
     Sensor,
     SyntheticSensor,
     ThermalSensor,
@@ -60,7 +63,11 @@ def check_files(draft: FleetDraft) -> Iterable[ConfigError]:
 
 def check_names(draft: FleetDraft) -> Iterator[ConfigError]:
     """Every field of the objective is a field of some sensor: otherwise it is misspelt."""
-    sensors = [_fields_of(member.sensor, draft.folder, draft.tables) for member in draft.members]
+    sensors = [
+        _fields_of(member.sensor, draft.folder, draft.tables)
+        for member in draft.members
+        if member.role == "member"
+    ]
     known = {name for fields in sensors if fields is not None for name in fields}
     if not known or any(fields is None for fields in sensors):
         return  # the fields of some sensors are known only when they run
@@ -121,6 +128,8 @@ def _check_columns(draft: MemberDraft) -> Iterator[ConfigError]:
 def _check_start(draft: MemberDraft) -> Iterator[ConfigError]:
     """The objective accepts the readings, and the first step stays in range."""
     fleet = draft.file
+    if draft.member.role == "follower":
+        return
     algorithm = fleet.value.algorithm if draft.is_valid_at("algorithm") else None
     reason = _find_refusal(
         draft.member.sensor, fleet.folder, fleet.tables, fleet.value.objective, algorithm
@@ -162,7 +171,7 @@ def _find_refusal(
     return None
 
 
-def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: float | None) -> None:
+def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: Scale | None) -> None:
     """Raise ConfigError if the first estimate or step exceeds the range of the resolution.
 
     *scale* is that of the exact method, None for the article's.
@@ -174,7 +183,8 @@ def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: float | 
         longest = algorithm.stepsize.initial
         if scale is not None:
             curvature = Curvature(objective).at(start, 0, randomness)
-            longest = mean_step(curvature, scale, algorithm.stepsize.spread)
+            used = SHARE * curvature or 1.0 if scale == AGREE else scale
+            longest = mean_step(curvature, used, algorithm.stepsize.spread)
         step = longest * objective.gradient(start, randomness)
         fits = bool(np.all(np.abs(start) < limit) and np.all(np.abs(step) < limit))
     if not fits:  # NaN does not fit either

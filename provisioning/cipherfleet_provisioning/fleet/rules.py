@@ -21,6 +21,7 @@ from cipherfleet_node.settings.rules import (
     check_method,
     check_objective,
     check_parts,
+    role_errors,
 )
 from cipherfleet_node.settings.sections import Broker
 from cipherfleet_node.settings.type_errors import MAX_MISFITS
@@ -145,6 +146,16 @@ def _locate(document: Document, error: TopologyError) -> ConfigError:
     return document.error(("topology", *error.path), error.message, remedy=error.remedy)
 
 
+def _check_roles(draft: FleetDraft) -> Iterator[ConfigError]:
+    """Followers run the exact method, others have a sensor, and not all nodes are followers."""
+    nodes = draft.value.nodes
+    for index, entry in enumerate(nodes):
+        yield from role_errors(draft, entry.role, entry.sensor, ("nodes", index))
+    if all(entry.role == "follower" for entry in nodes):
+        text = "are all followers: at least one must have readings of its own"
+        yield draft.document.error(("nodes",), text)
+
+
 def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
     """In the sealed exchange every node has two neighbours, unless crypto.leaves is open."""
     crypto = draft.value.crypto
@@ -169,6 +180,7 @@ FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), check_objective),
     Rule((("objective", "kind"),), _check_kind),
     Rule((), _check_nodes),
+    Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error
     Rule((("topology",), ("crypto", "leaves"), ("crypto", "exchange")), _check_leaves),
     Rule((), check_files),

@@ -268,13 +268,15 @@ topology: {topology}
 #topology: {{kind: file, file: network.txt}}
 
 # The rounds, the same for all nodes. With method exact the fleet ends at the optimum itself, and every
-# node chooses its own stepsizes. method article is the article's iteration, with a schedule:
+# node chooses its own stepsizes. With until it ends earlier, once every node has that accuracy; a fleet
+# with a period then begins to wait for it. method article is the article's iteration, with a schedule:
 # stepsize: {{initial: 0.3, decay: 0.01, exponent: 1}} and attenuation: {{scale: 0.1, exponent: 0.81}}.
 algorithm:
-{schedule}  resolution: 2^-24  # estimates are rounded to multiples of it before they are encrypted
+{schedule}  #until: {{accuracy: 1e-4}}
+  resolution: 2^-32  # estimates are rounded to multiples of it before they are encrypted
   method: exact
   #method: article
-  #scale: 0.7  # of curvature; the default suits readings that offset and scale bring to order one
+  #scale: 0.7  # of curvature; by default the fleet agrees on one in its first six rounds
   #stepsize: {{spread: 0.5, law: normal}}  # how far the random stepsizes deviate from their mean
   answer_timeout_s: 5.0  # a round waits this long for a neighbour
   start_timeout_s: 60.0  # the first round waits this long

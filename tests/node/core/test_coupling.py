@@ -23,7 +23,7 @@ from cipherfleet_node.core.coupling import (
 from cipherfleet_node.core.quantiser import dequantise, quantise
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 
-RESOLUTION = 2.0**-24
+RESOLUTION = 2.0**-32
 reals = arrays(np.float64, st.integers(1, 8), elements=st.floats(-1e9, 1e9))
 vectors = st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=8)
 UNIT = 2.0**-54

@@ -26,7 +26,6 @@ from cipherfleet_node.core.objective import Regression, make_objective
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.settings.sections import (
-    USUAL_SCALE,
     Algorithm,
     Column,
     Feature,
@@ -42,7 +41,8 @@ SQUARES = ObjectiveSection(
     target=Column(field="y"),
     features=[Feature(constant=1.0), *(Feature(field=name) for name in FIELDS)],
 )
-RESOLUTION = 2.0**-24
+RESOLUTION = 2.0**-32
+SCALE = 0.7
 LAWS = ("uniform", "normal", "log-normal")
 
 
@@ -88,7 +88,7 @@ def optimum(objectives: Sequence[Regression]) -> FloatVector:
 
 def fleet(rounds: int = 150, spread: float = 1.0, law: Any = "uniform", **more: Any) -> MemoryFleet:
     stepsize = Stepsize(spread=spread, law=law)
-    algorithm = Algorithm(rounds=rounds, method="exact", stepsize=stepsize)
+    algorithm = Algorithm(rounds=rounds, scale=SCALE, stepsize=stepsize)
     settings: dict[str, Any] = {"sealed": True, "leaves_open": True, "encrypted": False, **more}
     return MemoryFleet(six(), readings(six()), SQUARES, algorithm, seed=3, **settings)
 
@@ -124,7 +124,7 @@ def test_the_exact_fleet_equals_the_plain_reference(spread: float, sealed: bool)
 
     plain = iterate_exact(
         six(), objectives, running.algorithm, RESOLUTION, running.round_seed, 40,
-        dither, scale=USUAL_SCALE, sealed=sealed,
+        dither, scale=SCALE, sealed=sealed,
     )  # fmt: skip
     own = [[r.estimate for r in running.seats[name].reported] for name in sorted(objectives)]
     np.testing.assert_allclose(np.array(own).swapaxes(0, 1), plain[1:], rtol=0, atol=1e-12)
@@ -169,7 +169,7 @@ def test_duals_end_at_the_negative_gradients() -> None:
     best = optimum(list(objectives.values()))
     for name, seat in running.seats.items():
         assert seat.saved is not None
-        y = dual(progress.ledger_of(seat.saved, D), USUAL_SCALE, RESOLUTION * UNIT)
+        y = dual(progress.ledger_of(seat.saved, D), SCALE, RESOLUTION * UNIT)
         gradient = objectives[name].gradient(best, RoundRandomness(bytes(32)))
         np.testing.assert_allclose(y, -gradient, rtol=0, atol=1e-5)
 
@@ -315,3 +315,16 @@ def test_the_vector_engine_equals_the_exact_fleet_for_the_same_draws(sealed: boo
     simulated = np.array([each.estimates for each in islice(rounds, 40)])
     own = [[r.estimate for r in running.seats[name].reported] for name in ids]
     np.testing.assert_allclose(np.array(own).swapaxes(0, 1), simulated, rtol=0, atol=1e-6)
+
+
+# -- followers ----------------------------------------------------------------------------------
+
+
+def test_followers_end_at_the_optimum_of_the_members() -> None:
+    followers = names(6)[1::2]
+    running = fleet(400, followers=followers)
+    running.run()
+    members = [o for name, o in objectives_of(readings(six())).items() if name not in followers]
+    best = optimum(members)
+    last = np.array([seat.reported[-1].estimate for seat in running.seats.values()])
+    assert np.linalg.norm(last - best, axis=1).max() / np.linalg.norm(best) < 1e-6

@@ -115,7 +115,7 @@ def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
 
 
 def asked_by(name: str, ciphertexts: list[bytes]) -> Query:
-    return Query("f", name, 1, 3, [], -1, [], False, b"", b"", ciphertexts)
+    return Query("f", name, 1, 3, [], -1, [], False, None, 0, b"", b"", ciphertexts)
 
 
 def pairwise() -> tuple[Pairwise, Pairwise]:
@@ -219,17 +219,17 @@ def test_headroom_is_refused_before_encrypting() -> None:
     def never() -> mpz:
         raise AssertionError("an obfuscator was taken for a value out of range")
 
-    too_large = [0] * 9 + [1 << 62 | 1]
+    too_large = [0] * 9 + [1 << 70 | 1]
     with pytest.raises(HeadroomExceeded):
         make_query(KEY.public, LAYOUT, too_large, never)
     with pytest.raises(HeadroomExceeded):
         prepare_answer(KEY.public, LAYOUT, too_large, 2049, [0] * D, never)
     # Also where only the product with the half weight is too large.
     with pytest.raises(HeadroomExceeded):
-        prepare_answer(KEY.public, LAYOUT, [0] * 9 + [1 << 51], 2049, [0] * D, never)
+        prepare_answer(KEY.public, LAYOUT, [0] * 9 + [1 << 59], 2049, [0] * D, never)
 
 
-@pytest.mark.parametrize("excess", [1 << 45, 1 << 61])
+@pytest.mark.parametrize("excess", [1 << 53, 1 << 69])
 def test_a_slot_overflow_is_detected_after_decryption(excess: int) -> None:
     """An answerer whose state left the range (its own check switched off) is found out."""
     own = [0] * 3 + [excess // 4095] + [0] * 6
@@ -293,8 +293,8 @@ def numbers(items: list[str]) -> list[int]:
 
 def packed(values: list[int]) -> list[int]:
     return [
-        sum(value << 63 * place for place, value in enumerate(values[start : start + 8]))
-        for start in range(0, len(values), 8)
+        sum(value << 71 * place for place, value in enumerate(values[start : start + 7]))
+        for start in range(0, len(values), 7)
     ]
 
 
@@ -306,7 +306,7 @@ def test_the_query_vector_is_what_plain_arithmetic_makes() -> None:
     ]
     assert numbers(VECTORS["query"]) == expected
     query = [bytes.fromhex(item) for item in VECTORS["query"]]
-    message = Query("f", "i", 1, VECTORS["round"], [], -1, [], False, b"", b"", query)
+    message = Query("f", "i", 1, VECTORS["round"], [], -1, [], False, None, 0, b"", b"", query)
     assert message.digest.hex() == VECTORS["digest"]
 
 

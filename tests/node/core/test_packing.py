@@ -27,7 +27,7 @@ from tests.support.paths import ROOT
 from tests.tools.make_vectors import packing_vectors
 
 VECTORS = ROOT / "node" / "vectors" / "packing.json"
-HALF = 1 << 62  # of a slot
+HALF = 1 << 70  # of a slot
 LARGEST_Q = (1 << (VALUE_BITS - 1)) - 1
 LARGEST_WEIGHT = (1 << HALF_WEIGHT_BITS) - 1
 MODULUS = mpz(2) ** 512 - 1  # large enough for eight slots; its factors do not matter here
@@ -39,29 +39,29 @@ vectors = st.lists(slot_values, min_size=1, max_size=20)
 
 
 def by_hand(layout: Layout, values: list[int]) -> list[int]:
-    """The definition, sum_l v_l 2^(63 l), in Python's own arithmetic."""
+    """The definition, sum_l v_l 2^(71 l), in Python's own arithmetic."""
     size = layout.slots
     cuts = [values[start : start + size] for start in range(0, len(values), size)]
-    return [sum(v << (63 * place) for place, v in enumerate(cut)) for cut in cuts]
+    return [sum(v << (71 * place) for place, v in enumerate(cut)) for cut in cuts]
 
 
 @pytest.mark.parametrize(
     ("bits", "dimension", "slots", "ciphertexts", "size"),
     [
-        (512, 8, 8, 1, 128),
-        (512, 9, 8, 2, 128),
-        (2048, 1, 32, 1, 512),
-        (2048, 32, 32, 1, 512),
-        (2048, 33, 32, 2, 512),
-        (3072, 1, 48, 1, 768),
-        (3072, 48, 48, 1, 768),
+        (512, 7, 7, 1, 128),
+        (512, 8, 7, 2, 128),
+        (2048, 1, 28, 1, 512),
+        (2048, 28, 28, 1, 512),
+        (2048, 29, 28, 2, 512),
+        (3072, 1, 43, 1, 768),
+        (3072, 43, 43, 1, 768),
     ],
 )
-def test_a_slot_has_63_bits_and_ciphertexts_are_as_few_as_can_be(
+def test_a_slot_has_71_bits_and_ciphertexts_are_as_few_as_can_be(
     bits: int, dimension: int, slots: int, ciphertexts: int, size: int
 ) -> None:
     layout = Layout(bits, dimension)
-    assert layout.slot_bits == 63
+    assert layout.slot_bits == 71
     assert (layout.slots, layout.ciphertexts, layout.ciphertext_bytes) == (slots, ciphertexts, size)
     assert sum(layout.counts) == dimension
     assert len(layout.counts) == ciphertexts
@@ -92,12 +92,12 @@ def test_packing_is_linear(pairs: list[tuple[int, int]], factor: int) -> None:
     assert mixed == [factor * p + q for p, q in packs]
 
 
-@pytest.mark.parametrize("value", [HALF, -HALF - 1, 1 << 80])
-@pytest.mark.parametrize("place", [0, 7, 8, 19])
+@pytest.mark.parametrize("value", [HALF, -HALF - 1, 1 << 90])
+@pytest.mark.parametrize("place", [0, 6, 7, 19])
 def test_an_entry_that_its_slot_cannot_hold_is_refused(value: int, place: int) -> None:
     values = [0] * 20
     values[place] = value
-    with pytest.raises(HeadroomExceeded, match="more than 62 bits"):
+    with pytest.raises(HeadroomExceeded, match="more than 70 bits"):
         Layout(512, 20).pack(values)
 
 
@@ -117,12 +117,12 @@ def test_a_slot_beyond_its_bound_is_detected(values: list[int], data: st.DataObj
     assert refused.value.reason == "out_of_range"
 
 
-@given(st.integers(0, 7), st.booleans())
+@given(st.integers(0, 6), st.booleans())
 def test_whatever_lies_above_the_last_slot_is_detected(entries: int, negative: bool) -> None:
     """Also where the plaintext wraps around the modulus."""
     layout = Layout(512, entries + 1)
-    above = mpz(1) << (63 * (entries + 1))
-    plaintext = (-above - (1 << 62) if negative else above) % MODULUS
+    above = mpz(1) << (71 * (entries + 1))
+    plaintext = (-above - (1 << 70) if negative else above) % MODULUS
     with pytest.raises(RemoteProtocolError, match="exceeds its slots") as refused:
         layout.unpack([plaintext], MODULUS, HALF)
     assert refused.value.reason == "out_of_range"

@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 from tests.tools.make_vectors import parameters_vectors
 
 VECTORS = json.loads((ROOT / "node/vectors/parameters.json").read_text())
-BASE = Algorithm(rounds=1)
+BASE = Algorithm(rounds=1, method="article")
 
 
 def text(name: str) -> bytes:
@@ -71,7 +71,7 @@ def test_each_shared_setting_changes_the_tag(other: SharedParameters) -> None:
     [
         Algorithm(rounds=9, period_s=3.0, answer_timeout_s=1.0, start_timeout_s=2.0),
         Algorithm(rounds=1, stepsize=Stepsize(law="normal", spread=0.5)),
-        Algorithm(rounds=1, resolution=2.0**-24),
+        Algorithm(rounds=1, resolution=2.0**-32),
         Algorithm(rounds=1, stepsize=Stepsize(initial=0.3, decay=0.01, exponent=1)),
     ],
 )

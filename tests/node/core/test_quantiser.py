@@ -18,7 +18,7 @@ from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.errors import HeadroomExceeded
 
 SEEDS = st.binary(min_size=32, max_size=32)
-RESOLUTION = 2.0**-24
+RESOLUTION = 2.0**-32
 LIMIT = 2 ** (VALUE_BITS - 1)
 
 

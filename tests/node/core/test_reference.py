@@ -27,7 +27,7 @@ from tests.support.memory_fleet import MemoryFleet
 from tests.support.tolerances import assert_same_trajectories
 
 Edges = list[tuple[str, str]]
-RESOLUTION = 2.0**-24
+RESOLUTION = 2.0**-32
 D = 20  # three ciphertexts of a toy key
 ROWS = 8
 OPERATIONS = ROWS + D + 4 + 10  # of a round: readings, entries, neighbours, update
@@ -93,6 +93,7 @@ def readings(edges: Edges, rows: int = ROWS) -> dict[str, list[Sample]]:
 
 def algorithm(rounds: int, *, spread: float = 0.0, attenuated: bool = False) -> Algorithm:
     return Algorithm(
+        method="article",
         rounds=rounds,
         stepsize=Stepsize(initial=0.05, decay=0.05, spread=spread),
         attenuation=Attenuation(scale=0.1, exponent=0.81) if attenuated else "none",

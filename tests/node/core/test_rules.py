@@ -617,7 +617,7 @@ def lying(
     return tap
 
 
-LARGEST = 2**44 - 1  # of what an answer can hold, as the range check allows it
+LARGEST = 2**52 - 1  # of what an answer can hold, as the range check allows it
 
 
 @pytest.mark.parametrize("sealed", [False, True])
@@ -627,7 +627,7 @@ def test_a_term_that_would_leave_the_headroom_is_not_counted(
     """It ends no node. The node names the roster, and goes on. The cap is off, or none would."""
     monkeypatch.setattr("cipherfleet_node.core.stepping.cap_of", lambda *_: float("inf"))
     fleet = plain_fleet(complete(4), rounds=30, sealed=sealed)
-    fleet.tap = lying("n03", "n00", 2**62, lambda k: k == 2)
+    fleet.tap = lying("n03", "n00", 2**70, lambda k: k == 2)
     fleet.run()
     seat = fleet.seats["n00"]
     closed = {r.number: r for r in seat.reported}
@@ -643,7 +643,7 @@ def test_a_lie_within_the_range_moves_an_estimate_by_the_cap_at_most(
     sealed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the cap off, the same answer moves it by a large part of the range."""
-    monkeypatch.setattr("cipherfleet_node.core.coupling.FLOOR", 2.0**14)  # else no lie reaches it
+    monkeypatch.setattr("cipherfleet_node.core.coupling.FLOOR", 2.0**22)  # else no lie reaches it
     moves = []
     for is_capped in (True, False):
         if not is_capped:

@@ -25,7 +25,7 @@ FOLDER = ROOT / "node" / "vectors" / "transcripts"
 EXCHANGES = ("sealed", "pairwise")
 NODES = ("a", "b", "c")
 ROUNDS = 3
-RESOLUTION = 2.0**-24
+RESOLUTION = 2.0**-32
 METROPOLIS = 64 // (1 + 2)  # a triangle
 MARGIN = 1e-9  # relative, of estimates
 
@@ -133,7 +133,7 @@ def side_of(exchange: str, name: str, k: int) -> Side:
 
 
 def pack(values: list[int], exchange: str) -> int:
-    width = 51 if exchange == "sealed" else 63
+    width = 59 if exchange == "sealed" else 71
     return sum(value << (width * place) for place, value in enumerate(values))
 
 
@@ -144,7 +144,7 @@ def ciphertext_of(number: int, n: int) -> bytes:
 def digest_of(query: list[Any]) -> bytes:
     """2.6, over the round, the roster and the ciphertexts."""
     parts = [b"cipherfleet/v2/query-digest\0", query[3].to_bytes(8, "big")]
-    for items in ([name.encode() for name in query[4]], query[10]):
+    for items in ([name.encode() for name in query[4]], query[12]):
         parts.append(len(items).to_bytes(8, "big"))
         parts += [len(item).to_bytes(8, "big") + item for item in items]
     return hashlib.sha256(b"".join(parts)).digest()
@@ -169,7 +169,7 @@ def answer_of(exchange: str, sender: str, asker: str, k: int) -> bytes:
     noise = dither(side.seed, asker, weight)
     shifts = [factor * (weight * x + e) for x, e in zip(side.own, noise, strict=True)]
     shift = pack(shifts, exchange) + mask_of(exchange, sender, query, n)
-    power = pow(int.from_bytes(query[10][0], "big"), factor * weight, n * n)
+    power = pow(int.from_bytes(query[12][0], "big"), factor * weight, n * n)
     return ciphertext_of(power * (1 + n * (shift % n)) * side.obfuscator(n) % (n * n), n)
 
 
@@ -213,8 +213,8 @@ def test_a_query_follows_from_the_state(exchange: str, name: str, k: int) -> Non
     pairwise = (k - 1, others) if k else (-1, [])
     assert tuple(query[5:7]) == (pairwise if exchange == "pairwise" else (-1, []))
     modulus = n.to_bytes((n.bit_length() + 7) // 8, "big")
-    assert query[9] == hashlib.sha256(modulus).digest()[:8]
-    assert query[10] == [ciphertext_of(expected, n)]
+    assert query[11] == hashlib.sha256(modulus).digest()[:8]
+    assert query[12] == [ciphertext_of(expected, n)]
 
 
 @pytest.mark.parametrize(("exchange", "name"), CASES)

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from cipherfleet_node.core import topics
 from cipherfleet_node.core.messages import (
+    LARGEST_POWER,
+    MAX_LEVEL,
     MAX_REASONS,
     OPERATOR,
     Answer,
@@ -67,14 +69,16 @@ degrees = st.none() | st.integers(-273, 999)
 fleet, operator = st.just(FLEET), st.just(OPERATOR)
 texts = st.text(max_size=64)
 keys = [st.binary(max_size=40)] * 3
+powers = st.none() | st.integers(-LARGEST_POWER, LARGEST_POWER)
+levels = st.integers(0, MAX_LEVEL)
 members = st.lists(st.builds(MembershipEntry, names, rosters, *keys), max_size=3)
 seals = st.lists(st.tuples(names, st.binary(max_size=32)), max_size=3)
 changes = st.binary(max_size=40), st.booleans()
 messages = st.one_of(
     st.builds(
         Query,
-        *[fleet, names, rounds, rounds, rosters, previous, rosters, st.booleans(), tags, tags],
-        parts,
+        *[fleet, names, rounds, rounds, rosters, previous, rosters, st.booleans()],
+        *[powers, levels, tags, tags, parts],
     ),
     st.builds(Answer, fleet, names, rounds, names, rounds, counters, digests, parts),
     st.builds(Refusal, fleet, names, rounds, names, rounds, counters, digests, refusals, rounds),
@@ -95,6 +99,7 @@ messages = st.one_of(
         *[counters] * 3,
         rosters,
         counters,
+        st.none() | st.booleans(),
         degrees,
     ),
 )
@@ -463,6 +468,7 @@ def test_the_longest_health_is_short() -> None:
         0,
         neighbours,
         0,
+        False,
         99,
     )
     counters = ("number", "round", "round_us", "silent", "missed", "pool", "pool_size", "inline")

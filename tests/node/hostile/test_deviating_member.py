@@ -128,6 +128,8 @@ def far_query(daemons: Daemons, name: str) -> Query:
         previous=-1,
         counted=[],
         unbalanced=False,
+        scale=None,
+        settled=0,
         parameters=parameters,
         key=keys.paillier.public.fingerprint[:TAG_BYTES],
         ciphertexts=[(1).to_bytes(length, "big")],

@@ -304,7 +304,10 @@ def test_a_hung_sensor_does_not_slow_the_others_down(tmp_path: Path) -> None:
 
 def test_a_node_that_nobody_answers_gives_an_alert(tmp_path: Path) -> None:
     """Its stepsize is another one, so its neighbours refuse its queries."""
-    algorithm = "answer_timeout_s: 0.5, start_timeout_s: 1, period_s: 0.2, stepsize: {initial: 0.5}"
+    algorithm = (
+        "method: article, answer_timeout_s: 0.5, start_timeout_s: 1, period_s: 0.2, "
+        "stepsize: {initial: 0.5}"
+    )
     with open_daemons(tmp_path, algorithm=algorithm, exchange="pairwise") as daemons:
         file = daemons.bundles["n1"] / "node.yaml"
         text = file.read_text()

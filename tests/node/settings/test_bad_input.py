@@ -33,6 +33,7 @@ broker: {host: 127.0.0.1, port: 1883}
 crypto: {key_bits: 512, allow_weak_keys: true}
 algorithm:
   rounds: 4
+  method: article
   resolution: 2^-24
   stepsize: {initial: 0.5, decay: 0.03}
   attenuation: none
@@ -93,7 +94,7 @@ MISTAKES = [
     Mistake("fleet missing", "fleet: lab\n", "", "fleet is missing"),
     Mistake("objective kind missing", "  kind: least_squares\n", "", "objective.kind is missing"),
     Mistake("node without sensor", ", sensor: {kind: csv, path: data.csv, where: {room: 1}}", "",
-            r"nodes\[0\].sensor is missing"),
+            r"nodes\[0\].sensor.kind is none, which only a follower may have"),
     Mistake("node without id", "id: a, ", "", r"nodes\[0\].id is missing"),
     # -- types and ranges ------------------------------------------------------------------------
     Mistake("another version", "config_version: 1", "config_version: @2", "is 2, must be .*1"),
@@ -106,7 +107,7 @@ MISTAKES = [
     Mistake("rounds missing", "  rounds: 4\n", "", "algorithm needs rounds .*or period_s"),
     Mistake("the article's method with a scale", "  rounds: 4", "  rounds: 4\n  @scale: 1",
             "scale is not used by method article"),
-    Mistake("an unknown method", "  rounds: 4", "  rounds: 4\n  method: @exakt", "is 'exakt'"),
+    Mistake("an unknown method", "method: article", "method: @exakt", "is 'exakt'"),
     Mistake("a time with a unit", "  rounds: 4", "  rounds: 4\n  answer_timeout_s: @5s",
             "is '5s', must be a number"),
     Mistake("a negative time", "  rounds: 4", "  rounds: 4\n  answer_timeout_s: @-1", "is -1"),
@@ -317,7 +318,7 @@ def test_a_mistake_in_the_readings_gives_one_line_with_both_places(
     readings, words = CSV_MISTAKES[name]
     file = written(tmp_path, readings=readings)
     line = complaint(cipherfleet("run", file, "--out", tmp_path / "out"))
-    at = r"16:39: nodes\[0\].sensor.path of |1[678]:13: nodes\[\d\].sensor of "
+    at = r"17:39: nodes\[0\].sensor.path of |1[789]:13: nodes\[\d\].sensor of "
     assert re.match(rf"cipherfleet: {re.escape(str(file))}:({at})", line), line
     assert f"{tmp_path / 'data.csv'}:" in line
     assert re.search(words, line), line
@@ -329,7 +330,7 @@ def test_a_field_that_no_sensor_has_is_told_where_it_is_asked_for(
 ) -> None:
     file = written(tmp_path, readings=READINGS.replace("humidity", "humidity_pct"))
     line = complaint(cipherfleet("run", file, "--out", tmp_path / "out"))
-    assert "fleet.yaml:12:19: objective.target.field is 'humidity', which no sensor has" in line
+    assert "fleet.yaml:13:19: objective.target.field is 'humidity', which no sensor has" in line
     assert line.endswith(", did you mean 'humidity_pct'?")
 
 
@@ -360,7 +361,7 @@ def test_too_many_neighbours_are_refused(tmp_path: Path, cipherfleet: Command) -
     file = written(tmp_path, GOOD.replace(LAST_NODE, MANY).replace("ring", "star"))
     line = complaint(cipherfleet("run", file, "--out", tmp_path / "out"))
     assert f"gives 'a' {MAX_DEGREE + 1} neighbours, at most {MAX_DEGREE}" in line
-    assert "fleet.yaml:14:1: topology" in line
+    assert "fleet.yaml:15:1: topology" in line
 
 
 def test_a_run_needs_an_end(tmp_path: Path, cipherfleet: Command) -> None:
@@ -507,6 +508,7 @@ FULL = yaml.safe_load(GOOD) | {
     "topology": {"kind": "geometric", "neighbours": 2, "seed": 1},
     "algorithm": {
         "rounds": 4, "period_s": 1, "resolution": "2^-24", "answer_timeout_s": 5,
+        "method": "article",
         "attenuation": {"scale": 0.1, "exponent": 0.81}, "start_timeout_s": 5,
         "stepsize": {"initial": 0.5, "decay": 0.03, "exponent": 1, "spread": 1, "law": "normal"},
     },

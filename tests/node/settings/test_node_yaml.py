@@ -59,7 +59,7 @@ def test_a_small_configuration_is_completed_by_defaults(tmp_path: Path) -> None:
     assert not config.crypto.allow_weak_keys
     assert config.simulation.seed is None
     assert [n.id for n in config.neighbours] == ["n-2", "n-3"]
-    assert resolution_of(config.algorithm) == 2.0**-24
+    assert resolution_of(config.algorithm) == 2.0**-32
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_sensors_are_told_apart_by_their_kind(tmp_path: Path) -> None:
 
 
 def test_attenuation_is_a_mapping_or_none(tmp_path: Path) -> None:
-    none = load(tmp_path, "rounds: 5", "rounds: 5, attenuation: none")
+    none = load(tmp_path, "rounds: 5", "rounds: 5, method: article, attenuation: none")
     assert none.algorithm.attenuation == "none"
-    some = load(tmp_path, "rounds: 5", "rounds: 5, attenuation: {scale: 0.2}")
+    some = load(tmp_path, "rounds: 5", "rounds: 5, method: article, attenuation: {scale: 0.2}")
     assert some.algorithm.attenuation == Attenuation(scale=0.2, exponent=0.81)
 
 
@@ -297,16 +297,19 @@ def test_the_exact_method_refuses_what_it_does_not_use(
 @pytest.mark.parametrize(
     ("settings", "kind", "scale"),
     [
-        ("method: exact", "mean", 0.7),
+        ("method: exact", "mean", "agree"),
         ("method: exact, scale: 2, stepsize: {spread: 0.5, law: normal}", "mean", 2.0),
         ("method: exact", "average", None),
+        ("rounds: 3", "mean", "agree"),
         ("method: article", "mean", None),
     ],
 )
 def test_the_exact_method_has_a_scale_and_an_average_needs_none(
-    settings: str, kind: str, scale: float | None, tmp_path: Path
+    settings: str, kind: str, scale: float | str | None, tmp_path: Path
 ) -> None:
-    good = GOOD.replace("rounds: 5", f"rounds: 5, {settings}").replace("average", kind)
+    good = GOOD.replace(
+        "rounds: 5", settings if "rounds" in settings else f"rounds: 5, {settings}"
+    ).replace("average", kind)
     (tmp_path / "node.yaml").write_text(good)
     config = load_node_config(tmp_path)
     assert exact_scale_of(config.algorithm, config.objective) == scale

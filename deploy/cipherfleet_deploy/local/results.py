@@ -72,6 +72,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     key_bits: int
     exchange: str
+    method: str
     dimension: int
     estimate: list[float]  # mean over nodes
     optimum: list[float] | None  # the centralised answer; None if it is not known
@@ -212,6 +213,7 @@ def summarise(
         rounds=len(trajectory.estimates),
         key_bits=file.crypto.key_bits,
         exchange=fleet.exchange,
+        method=file.algorithm.method,
         dimension=last.shape[1],
         estimate=known.mean(axis=0).tolist(),
         optimum=None if optimum is None else optimum.tolist(),

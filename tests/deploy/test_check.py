@@ -249,7 +249,7 @@ def test_the_forecast_is_printed_for_people_and_for_scripts(tmp_path: Path) -> N
     jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
     text = " ".join(shown(result, 200).split())
     assert "slots 34 of 59 bits in a plaintext, 1 ciphertext per vector" in text
-    assert "first estimates and steps use 24 of 31 bits" in text
+    assert "first estimates and steps use 32 of 39 bits" in text
     assert "diameter 2" in text
     assert "after 40 rounds, simulated with made up readings: relative error" in text
     assert "ESTIMATE, Raspberry Pi Zero 2 W" in text

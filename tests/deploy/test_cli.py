@@ -157,7 +157,8 @@ def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
         return console.file.getvalue()
 
     result = RunResult(
-        fleet="toy", nodes=3, edges=3, rounds=4, key_bits=2048, exchange="sealed", method="exact", dimension=500,
+        fleet="toy", nodes=3, edges=3, rounds=4, key_bits=2048, exchange="sealed", method="exact",
+        dimension=500,
         estimate=[1.25] * 500, optimum=None, relative_error=0.5, disagreement=0.5, movement=0.5,
         settled=True, rounds_to={}, round_ms=Percentiles(1.0, 2.0), bytes_per_edge_round=100.0,
         silent=0, rejected=0, restarts=0, wall_s=0.5, weak_keys=False, out="my out",

@@ -15,6 +15,7 @@ CONTAINERS = "docker"
 FLEETS = "fleet"
 # The fleets of processes in each of these places are a group; all others are one more group.
 FLEET_PLACES = (
+    "tests/deploy/test_install",
     "tests/deploy/",
     "tests/node/hostile/",
     "tests/node/runtime/test_identity.py",
@@ -27,8 +28,9 @@ SEPARATE = (
     "tests/node/core/test_agent.py",
     "tests/repo/test_repository.py",
 )
-# What takes longest, in this order: the beginnings of groups' names. With five processes, four have
-# fleets from the first moment on. The fifth computes until one of them takes the next fleets.
+# What takes longest, in this order: the beginnings of groups' names, of which the longest counts.
+# With five processes, four have fleets from the first moment on. The fifth computes until one of
+# them takes the next fleets.
 LONGEST = (
     CONTAINERS,
     f"{FLEETS} of tests/deploy/",
@@ -38,6 +40,7 @@ LONGEST = (
     "tests/repo/test_tutorial.py",
     "tests/deploy/test_deb.py",
     "tests/repo/test_repository.py::test_the_checks_pass",
+    f"{FLEETS} of tests/deploy/test_install",
     FLEETS,
     "tests/node/sensors/test_real_chips.py",
     "tests/broker/test_delayed_network.py",
@@ -66,8 +69,8 @@ def is_separate(item: pytest.Item) -> bool:
 def rank_of(item: pytest.Item) -> int:
     """Return the place of the group of *item* in the order in which groups start."""
     group = group_of(item)
-    places = (place for place, name in enumerate(LONGEST) if group.startswith(name))
-    return next(places, len(LONGEST))
+    known = [name for name in LONGEST if group.startswith(name)]
+    return LONGEST.index(max(known, key=len)) if known else len(LONGEST)
 
 
 def _file(item: pytest.Item) -> str:

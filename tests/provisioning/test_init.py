@@ -38,7 +38,7 @@ SIZES = {kind: [2, 3, 4, 5, 6, 9, 10, 16, 30, 64] for kind in ALL_KINDS} | {
 def as_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=600, check=False, cwd=cwd,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ def test_what_the_groups_name_is_there(name: str) -> None:
     assert not function or f"def {function.partition('[')[0]}" in (ROOT / file).read_text()
 
 
-def test_fleets_come_before_all_that_only_computes(request: pytest.FixtureRequest) -> None:
+def test_groups_start_in_the_order_of_the_list(request: pytest.FixtureRequest) -> None:
     """The order in which this very run has collected its tests."""
     ranks = [rank_of(item) for item in request.session.items]
     assert ranks == sorted(ranks)

@@ -12,6 +12,7 @@ from cipherfleet_deploy.containers.engine import ContainerEngine
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PrivateKey
 from tests.support.docker_engine import built_image, running_engine
+from tests.support.groups import group_of, is_separate, rank_of
 
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,32 +23,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run one worker more than there are cores, since real fleets mostly wait for each other."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Run three workers more than there are cores, since real fleets mostly wait."""
+    return len(os.sched_getaffinity(0)) + 3
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Group the tests for pytest-xdist: fleets one after another, all else by file.
-
-    A real fleet uses every core for moments and waits for most of its time. So the fleets of
-    tests/deploy, those of tests/node and all others are three groups, which run side by side. Those
-    in containers are a group of their own, which needs the engine and the image.
-    """
-    item.add_marker(pytest.mark.xdist_group(_slow_group(item) or item.nodeid.split("::")[0]))
-
-
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest groups first."""
-    items.sort(key=lambda item: (_slow_group(item) is None, _slow_group(item) or ""))
-
-
-def _slow_group(item: pytest.Item) -> str | None:
-    if item.get_closest_marker("docker"):
-        return "docker"
-    if item.get_closest_marker("fleet"):
-        folder = item.nodeid.split("/")[1]
-        return f"fleet of {folder}" if folder in ("deploy", "node") else "fleet"
-    return None
+    """Give the tests their groups, and put those first that take longest."""
+    for item in items:
+        if not is_separate(item):
+            item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=rank_of)
 
 
 @pytest.fixture(scope="session")

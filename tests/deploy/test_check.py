@@ -6,7 +6,6 @@ import io
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from rich.console import Console
 
 from cipherfleet_deploy.check.check import CheckResult, check_fleet, passes, show
 from cipherfleet_node.findings import Finding
+from tests.support.command_line import run_here
 from tests.support.paths import ROOT
 
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "check"]
 EXAMPLES = ROOT / "examples"
 FLEET = """\
 config_version: 1
@@ -168,10 +167,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
-    )  # fmt: skip
+    return run_here("check", *arguments, cwd=cwd)
 
 
 def shown(result: CheckResult, width: int) -> str:

@@ -23,6 +23,7 @@ import pytest
 
 from cipherfleet_deploy.cli import main as cli
 from cipherfleet_deploy.data_folders import example_folder
+from tests.support.command_line import run_here
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
 FLEET = """\
@@ -73,7 +74,7 @@ def words_of(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tu
     "command", sorted(words_of(cli.cli)), ids=lambda words: " ".join(words) or "cipherfleet"
 )
 def test_the_help_of_every_command_has_an_example(command: tuple[str, ...]) -> None:
-    done = ended(*command, "--help")
+    done = run_here(*command, "--help")
     assert done.returncode == 0
     assert done.stderr == ""
     example = re.search(r"Example:\n +(cipherfleet .*)\n", done.stdout)
@@ -120,7 +121,7 @@ def test_the_version_is_printed() -> None:
 
 @pytest.mark.parametrize("arguments", [["--colour"], ["run", "--colour", "x"], ["walk"], ["run"]])
 def test_a_command_line_that_cannot_be_understood_is_exit_code_2(arguments: list[str]) -> None:
-    done = ended(*arguments)
+    done = run_here(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(r"cipherfleet: .*; see cipherfleet.* --help\n", done.stderr)
@@ -131,7 +132,7 @@ def test_a_command_line_that_cannot_be_understood_is_exit_code_2(arguments: list
     [("atack", "attack"), ("benhc", "bench"), ("simulat", "simulate"), ("wacth", "watch")],
 )
 def test_a_misspelt_command_is_answered_with_the_nearest_of_all(typed: str, suggested: str) -> None:
-    done = ended(typed)
+    done = run_here(typed)
     assert done.returncode == 2
     expected = f"no such command {typed!r}, did you mean {suggested!r}; see cipherfleet --help\n"
     assert done.stderr == f"cipherfleet: {expected}"

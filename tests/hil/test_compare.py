@@ -21,6 +21,7 @@ from cipherfleet_hil.measurement.document import (
     write_measurement,
 )
 from cipherfleet_node.errors import ConfigError
+from tests.support.command_line import run_here
 from tests.support.measured import BOARD, benchmarks, document, machine, rounds, samples
 from tests.support.paths import ROOT
 from tests.support.results import check_result
@@ -30,8 +31,7 @@ SLOWED = "tests.tools.slowed_work"
 
 
 def cipherfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "cipherfleet_deploy", "bench", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    return run_here("bench", *arguments)
 
 
 # -- what is really measured: `make slowed` ------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,14 @@ from cipherfleet_hil.measurement.document import (
     write_measurement,
 )
 from cipherfleet_node.errors import ConfigError
+from tests.support.command_line import run_here
 from tests.support.measured import document, rounds
 
 DOCUMENTS = {"crypto": document, "rounds": rounds}
 
 
 def cipherfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "cipherfleet_deploy", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    return run_here(*arguments)
 
 
 @pytest.mark.parametrize("make", DOCUMENTS.values(), ids=DOCUMENTS)

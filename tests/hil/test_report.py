@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from html import unescape
@@ -34,6 +33,7 @@ from cipherfleet_hil.report.charts import (
 )
 from cipherfleet_hil.report.html import markdown, page, write_report
 from cipherfleet_node.errors import ConfigError
+from tests.support.command_line import run_here
 from tests.support.measured import document, machine, rounds, samples
 from tests.support.results import check_result
 
@@ -408,10 +408,7 @@ def test_the_command_writes_both_and_reports_what_is_not_valid(tmp_path: Path) -
         write_measurement(tmp_path / name, each)
     out = tmp_path / "out.html"
     words = ["bench", "report", *(tmp_path / name for name, _ in made), "--out", out, "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy", *map(str, words)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = run_here(*words)
     assert (done.returncode, done.stderr) == (0, "")
     assert check_result("report-result", done.stdout) == {
         "report": str(out),

@@ -15,12 +15,12 @@ from cipherfleet_lab.attacks.catalogue import ATTACKS, SYSTEMS, load_system
 from cipherfleet_lab.attacks.names import EXCHANGE_GUARDS, GRAPHS, GUARDS
 from cipherfleet_lab.attacks.subjects import GRAPHS as EDGES
 from cipherfleet_lab.attacks.table import COLUMNS, ROWS, AttackTable, attack_table, plot_table
+from tests.support.command_line import run_here
 from tests.support.results import check_result
 
 
 def ended(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cipherfleet_deploy", "attack", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return run_here("attack", *arguments)
 
 
 def attacked(*arguments: object) -> Any:

@@ -40,7 +40,7 @@ COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "figures"]
 
 
 def quick(out: Path, *names: str) -> FiguresResult:
-    return make(out, names or tuple(STUDIES), StudyEffort(quick=True), lambda _: None)
+    return make(out, names, StudyEffort(quick=True), lambda _: None)
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -104,23 +104,23 @@ def test_attenuation_pays_at_a_coarse_resolution_and_only_there() -> None:
 # -- pages --------------------------------------------------------------------------------------
 
 
-def test_every_study_makes_its_page_and_figure(tmp_path: Path) -> None:
-    result = quick(tmp_path)
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_makes_its_page_and_figure(tmp_path: Path, name: str) -> None:
+    result = quick(tmp_path, name)
     json.dumps(msgspec.to_builtins(result), allow_nan=False)
-    assert list(result.figures) == list(STUDIES)
-    assert len(result.files) == 2 * len(STUDIES) + 1
+    assert list(result.figures) == [name]
+    assert len(result.files) == 3  # page, figure, index
     index = (tmp_path / "README.md").read_text()
     assert f"\n    cipherfleet figures --out {tmp_path}\n" in index
-    for name in STUDIES:
-        page = (tmp_path / f"{name}.md").read_text()
-        assert f"`cipherfleet figures --out {tmp_path} --only {name} --quick`" in page
-        assert not re.search(r"\b(nan|inf)\b", page)
-        assert result.figures[name]["finding"] in page
-        assert result.figures[name]["finding"] in index
-        figure = (tmp_path / f"{name}.svg").read_text()
-        assert figure.startswith("<?xml")
-        assert len(figure) < 150_000
-        assert ("Bodik" in page) == load_study(name).shows_readings
+    page = (tmp_path / f"{name}.md").read_text()
+    assert f"`cipherfleet figures --out {tmp_path} --only {name} --quick`" in page
+    assert not re.search(r"\b(nan|inf)\b", page)
+    assert result.figures[name]["finding"] in page
+    assert result.figures[name]["finding"] in index
+    figure = (tmp_path / f"{name}.svg").read_text()
+    assert figure.startswith("<?xml")
+    assert len(figure) < 150_000
+    assert ("Bodik" in page) == load_study(name).shows_readings
 
 
 def test_the_same_seed_makes_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
@@ -142,10 +142,11 @@ def test_the_command_of_a_page_names_the_folder_of_the_page_quoted(tmp_path: Pat
 
 
 def test_the_collecting_page_keeps_what_was_made_before(tmp_path: Path) -> None:
-    quick(tmp_path, "key-size")
+    both = quick(tmp_path, "five-nodes", "key-size")
+    assert (list(both.figures), len(both.files)) == (["five-nodes", "key-size"], 2 * 2 + 1)
     quick(tmp_path, "articles")
     titles = re.findall(r"^## (.*)$", (tmp_path / "README.md").read_text(), re.M)
-    assert titles == [load_study("articles").title, load_study("key-size").title]
+    assert titles == [load_study(name).title for name in ("articles", "five-nodes", "key-size")]
 
 
 def test_the_results_in_the_repository_are_complete_and_no_trials(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
+from tests.support.command_line import run_here
 from tests.support.paths import ROOT
 from tests.support.results import check_result
 from tests.support.tolerances import UNIT_ROUNDOFF, assert_same_trajectories
@@ -428,10 +429,7 @@ def test_what_cannot_be_simulated_is_an_error(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
     fleet_file(tmp_path)
-    ended = subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy", "simulate", *arguments],
-        capture_output=True, text=True, cwd=tmp_path, check=False,
-    )  # fmt: skip
+    ended = run_here("simulate", *arguments, cwd=tmp_path)
     assert ended.returncode == code, ended.stderr
     assert message in ended.stderr
     assert len(ended.stderr.splitlines()) == 1

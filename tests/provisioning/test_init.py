@@ -23,6 +23,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.fleet.schema import SCHEMA_FILE
 from cipherfleet_provisioning.fleet.template import Plan, template, write_template
 from cipherfleet_provisioning.topology.section import KEYS_OF_KIND
+from tests.support.command_line import run_here
 from tests.support.ssh_server import free_port
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy"]
@@ -34,10 +35,10 @@ SIZES = {kind: [2, 3, 4, 5, 6, 9, 10, 16, 30, 64] for kind in ALL_KINDS} | {
 }
 
 
-def cipherfleet(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def as_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=600, check=False, cwd=cwd,
     )  # fmt: skip
 
 
@@ -198,7 +199,7 @@ def test_what_exists_is_refused_and_left_alone(name: str, how: str, tmp_path: Pa
         there.mkdir()
     else:
         there.symlink_to("nowhere")
-    result = cipherfleet("init", tmp_path, "--topology", "file")
+    result = run_here("init", tmp_path, "--topology", "file")
     assert result.returncode == 3
     assert result.stdout == ""
     assert result.stderr == (
@@ -284,7 +285,7 @@ def test_a_plan_that_no_fleet_can_have_makes_nothing(
 @pytest.mark.parametrize("target", ["file", "file/lab"])
 def test_a_file_in_the_way_is_refused(target: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    result = cipherfleet("init", tmp_path / target)
+    result = run_here("init", tmp_path / target)
     assert result.returncode == 3
     assert re.fullmatch(rf"cipherfleet: .*/{target}: cannot be filled: .*\n", result.stderr)
 
@@ -299,14 +300,14 @@ def test_the_help_names_every_kind() -> None:
 
 
 def test_the_next_step_of_devices_is_a_set(tmp_path: Path) -> None:
-    result = cipherfleet("init", "lab", "--broker", "broker.lan", cwd=tmp_path)
+    result = run_here("init", "lab", "--broker", "broker.lan", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "cipherfleet provision bundle lab/fleet.yaml my-set" in result.stdout
-    assert cipherfleet("init", "lab2", "--broker", "a b", cwd=tmp_path).returncode == 3
+    assert run_here("init", "lab2", "--broker", "a b", cwd=tmp_path).returncode == 3
 
 
 def test_what_init_suggests_is_quoted_for_a_shell(tmp_path: Path) -> None:
-    result = cipherfleet("init", "my fleet", cwd=tmp_path)
+    result = run_here("init", "my fleet", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     suggested = shlex.split(result.stdout.splitlines()[-1].removeprefix("try it: "))
     assert suggested == ["cipherfleet", "run", "my fleet/fleet.yaml", "--rounds", "3"]
@@ -314,7 +315,7 @@ def test_what_init_suggests_is_quoted_for_a_shell(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_a_folder_without_a_name_is_refused(name: str, tmp_path: Path) -> None:
-    result = cipherfleet("init", name, cwd=tmp_path)
+    result = run_here("init", name, cwd=tmp_path)
     assert result.returncode == 2
     assert "DIR is empty: name a folder, or . for this one" in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -322,11 +323,11 @@ def test_a_folder_without_a_name_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.fleet
 def test_the_doctor_finds_no_fault_in_a_fleet_that_was_just_made(tmp_path: Path) -> None:
-    cipherfleet("init", "lab", cwd=tmp_path)
+    as_process("init", "lab", cwd=tmp_path)
     file = tmp_path / "lab" / "fleet.yaml"  # on 1883 somebody's broker may answer
     text = file.read_text().replace("port: 1883", f"port: {free_port()}")
     file.write_text(text)
-    result = cipherfleet("doctor", "lab/fleet.yaml", "--json", cwd=tmp_path)
+    result = as_process("doctor", "lab/fleet.yaml", "--json", cwd=tmp_path)
     findings = json.loads(result.stdout)["findings"]
     fleets = [each for each in findings if each["subject"] in ("broker", "check", "fleet file")]
     assert [each for each in fleets if each["level"] == "fail"] == []
@@ -342,7 +343,7 @@ def test_the_template_says_that_every_node_counts_alike() -> None:
 
 
 def test_json_names_the_files(tmp_path: Path) -> None:
-    result = cipherfleet("init", "lab", "--topology", "file", "--json", cwd=tmp_path)
+    result = run_here("init", "lab", "--topology", "file", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = [".gitignore", "fleet.schema.json", "network.txt", "fleet.yaml"]
     assert json.loads(result.stdout) == {"written": [f"lab/{name}" for name in names]}
@@ -372,11 +373,11 @@ def test_secrets_and_results_are_not_versioned_but_the_fleet_is(tmp_path: Path) 
 
 @pytest.mark.fleet
 def test_a_fleet_of_four_runs_as_it_is_written(tmp_path: Path) -> None:
-    found = cipherfleet("init", "lab", "--nodes", 4, "--key-bits", 512, cwd=tmp_path)
+    found = as_process("init", "lab", "--nodes", 4, "--key-bits", 512, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     suggested = found.stdout.splitlines()[-1].removeprefix("try it: cipherfleet ").split()
     assert suggested == ["run", "lab/fleet.yaml", "--rounds", "3"]
-    ran = cipherfleet("run", "lab/fleet.yaml", "--rounds", 2, "--json", cwd=tmp_path)
+    ran = as_process("run", "lab/fleet.yaml", "--rounds", 2, "--json", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     result = json.loads(ran.stdout)
     assert (result["nodes"], result["edges"], result["rounds"]) == (4, 4, 2)

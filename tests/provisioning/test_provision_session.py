@@ -70,6 +70,7 @@ from cipherfleet_provisioning.operator_session import read_health
 from cipherfleet_provisioning.repair import propose_edges
 from cipherfleet_provisioning.sets import archive, lock_set, stage_set, tree_digest
 from cipherfleet_provisioning.topology.graph import Graph
+from tests.support.command_line import run_here
 
 QUIET = Console(quiet=True)
 EDGES = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d"), ("a", "c")]
@@ -1058,10 +1059,7 @@ def test_rotating_a_node_that_is_away_says_so(home: Path) -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cipherfleet_deploy", "provision", *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    return run_here("provision", *arguments)
 
 
 def test_the_commands_print_json_and_no_secret(tmp_path: Path, plain: RunningBroker) -> None:

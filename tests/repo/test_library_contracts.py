@@ -369,3 +369,29 @@ def test_tests_of_one_group_run_in_one_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", "."]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert len(list(tmp_path.glob("*.pid"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "order"), [(["--no-loadscope-reorder"], "abbb"), ([], "bbba")], ids=["ours", "usual"]
+)
+def test_groups_start_in_the_order_of_the_tests_only_on_request(
+    tmp_path: Path, flags: list[str], order: str
+) -> None:
+    """By itself pytest-xdist starts with the group that has most tests."""
+    (tmp_path / "test_order.py").write_text(
+        "import pytest\n"
+        "def note(request, name):\n"
+        "    with (request.config.rootpath / 'order').open('a') as file:\n"
+        "        file.write(name)\n"
+        "@pytest.mark.xdist_group('a')\n"
+        "def test_a(request):\n"
+        "    note(request, 'a')\n"
+        "@pytest.mark.xdist_group('b')\n"
+        "@pytest.mark.parametrize('number', range(3))\n"
+        "def test_b(number, request):\n"
+        "    note(request, 'b')\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "--dist", "loadgroup", *flags, "."]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "order").read_text() == order

@@ -1293,31 +1293,50 @@ class Tally:
 
 def bombard(kind: Kind, count: int, exchange: ExchangeName) -> Tally:
     """Fleets under *count* forgeries of *kind* in all."""
-    tally = Tally(kind, exchange)
+    (tally,) = bombard_with_all([kind], count, exchange)
+    assert tally.count == count, f"{kind.name}: {tally.count} moments were found, not {count}"
+    return tally
+
+
+def bombard_with_all(kinds: Sequence[Kind], count: int, exchange: ExchangeName) -> list[Tally]:
+    """Fleets under up to *count* forgeries of each of *kinds*, fewer where no moment suits.
+
+    A changed result counts for every kind that the fleet has got.
+    """
+    tallies = [Tally(kind, exchange) for kind in kinds]
     batch = -(-count // MOMENTS)
     with recorded_powers() as powers:
         for seed in range(40):
-            if tally.count >= count:
+            wanting = [tally for tally in tallies if tally.count < count]
+            if not wanting:
                 break
-            chance = random.Random(f"{kind.name} {seed}")
+            chances = {
+                each.kind.name: random.Random(f"{each.kind.name} {seed}") for each in wanting
+            }
 
-            def attack(fleet: WireFleet, pending: Frame, chance: random.Random = chance) -> None:
-                if tally.count < count and running(fleet, pending.receiver):
-                    strike(
-                        ExchangeScenario(fleet, pending, chance),
-                        tally,
-                        min(batch, count - tally.count),
-                    )
+            def attack(
+                fleet: WireFleet,
+                pending: Frame,
+                chances: dict[str, random.Random] = chances,
+                wanting: list[Tally] = wanting,
+            ) -> None:
+                if not running(fleet, pending.receiver):
+                    return
+                for tally in wanting:
+                    if tally.count < count:
+                        scene = ExchangeScenario(fleet, pending, chances[tally.kind.name])
+                        strike(scene, tally, min(batch, count - tally.count))
 
             fleet = make_fleet(seed, attack, exchange=exchange)
             fleet.powers = powers
             for name in fleet.seats:
                 fleet.start(name)
             fleet.advance(LONGEST_S)  # a fleet that has taken a forgery in may never end
-            tally.fleets += 1
-            tally.changed += ending(fleet) != undisturbed(seed, exchange)
-    assert tally.count == count, f"{kind.name}: {tally.count} moments were found, not {count}"
-    return tally
+            is_changed = ending(fleet) != undisturbed(seed, exchange)
+            for tally in wanting:
+                tally.fleets += 1
+                tally.changed += is_changed
+    return tallies
 
 
 def running(fleet: WireFleet, name: str) -> bool:

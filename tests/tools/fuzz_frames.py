@@ -28,7 +28,7 @@ import time
 import traceback
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -36,6 +36,7 @@ import msgspec
 import numpy as np
 
 from cipherfleet_node.core import topics
+from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import (
     Event,
     MessageReceived,
@@ -49,6 +50,8 @@ from cipherfleet_node.core.events import (
     TakeReading,
     TimerFired,
 )
+from cipherfleet_node.core.exchange import Packed
+from cipherfleet_node.core.limits import size_limits
 from cipherfleet_node.core.messages import (
     MAX_CIPHERTEXTS,
     MAX_CO_NEIGHBOURS,
@@ -122,6 +125,7 @@ class Target:
         self._verifiers = {
             name: identity_of(name).public_key() for name in [*fleet.neighbours[TARGET], OPERATOR]
         }
+        self._limits = limits_of(self._agent)
         self._signer = fleet.identities[TARGET]
         self.stopped = False
 
@@ -175,7 +179,9 @@ class Target:
         That is "round" if a round was closed, and "membership" for one that the operator signed.
         """
         try:
-            message = decode(payload, topic, FLEET, self._verifiers, retained=retained)
+            message = decode(
+                payload, topic, FLEET, self._verifiers, retained=retained, limits=self._limits
+            )
         except WireError as error:
             return error.reason
         if isinstance(message, Membership):
@@ -212,6 +218,13 @@ class Target:
                 case Stop():
                     self.stopped = True
         return outcome
+
+
+def limits_of(agent: Agent) -> Mapping[str, int]:
+    """The lengths that the daemon of *agent* accepts."""
+    exchange = agent._setup.exchange
+    assert isinstance(exchange, Packed)
+    return size_limits(exchange._layout)
 
 
 # -- mutations ------------------------------------------------------------------------------------

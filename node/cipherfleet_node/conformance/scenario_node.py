@@ -14,8 +14,10 @@ from gmpy2 import mpz, powmod
 from cipherfleet_node.core import events, topics, wire
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.exchange import Edge, Exchange, Pairwise, metropolis
+from cipherfleet_node.core.limits import size_limits
 from cipherfleet_node.core.messages import TAG_BYTES, Presence
 from cipherfleet_node.core.objective import Objective, make_objective
+from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.core.randomness import seeds_of
@@ -83,6 +85,7 @@ class ScenarioNode:
             each.id: Ed25519PublicKey.from_public_bytes(bytes.fromhex(each.identity))
             for each in setup.neighbours
         }
+        self._limits = _limits(setup)
         self._epoch = setup.epoch
         self._saved: State | None = None
         self.agent: Agent | None = None
@@ -117,8 +120,14 @@ class ScenarioNode:
             case Disconnect():
                 return events.Disconnected()
             case Delivery(_, topic, data, retained):
-                payload, fleet = bytes.fromhex(data), self._setup.fleet
-                message = wire.decode(payload, topic, fleet, self._verifiers, retained=retained)
+                message = wire.decode(
+                    bytes.fromhex(data),
+                    topic,
+                    self._setup.fleet,
+                    self._verifiers,
+                    retained=retained,
+                    limits=self._limits,
+                )
                 return events.MessageReceived(message, retained)
             case SensorReading(_, samples):
                 return events.ReadingTaken([Sample(dict(values)) for values in samples])
@@ -206,6 +215,13 @@ class ScenarioNode:
         secrets = {name: bytes.fromhex(secret) for name, secret in setup.secrets.items()}
         seal = Seal(setup.fleet, setup.node, rosters, secrets)
         return Sealed(key, edges, objective.dimension, blinding, seal)
+
+
+def _limits(setup: NodeSetup) -> Mapping[str, int]:
+    bits = (int(setup.p) * int(setup.q)).bit_length()
+    exchange = Pairwise if setup.exchange == "pairwise" else Sealed
+    dimension = make_objective(setup.objective).dimension
+    return size_limits(Layout(bits, dimension, exchange.half_weights))
 
 
 def _tag(key: bytes) -> bytes:

@@ -348,8 +348,9 @@ class Agent:
         )
         if len(seen) > 1:
             # A neighbour that was away itself may be behind rounds that this node has used.
-            agree = seen[-1] - seen[-2] <= FAR
-            return seen[-2] + 2 if agree or now >= self._doubted_until else None
+            if seen[-1] - seen[-2] <= FAR:
+                return seen[-1] + 2  # a neighbour that lies moves the node by FAR rounds at most
+            return seen[-2] + 2 if now >= self._doubted_until else None
         return seen[-1] + 2 if seen and now >= self._deadline else None
 
     @property

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import string
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from cipherfleet_node.settings.sections import NodeId
+from cipherfleet_node.settings.sections import MAX_ID, NodeId
 
 from .packing import MAX_DEGREE
 
@@ -34,6 +37,10 @@ Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 Names = Annotated[list[NodeId], msgspec.Meta(max_length=MAX_DEGREE)]  # neighbours of one node
 Power = Annotated[int, msgspec.Meta(ge=-LARGEST_POWER, le=LARGEST_POWER)]
 Level = Annotated[int, msgspec.Meta(ge=0, le=MAX_LEVEL)]
+# A membership has up to 8,000 names. A pattern for each would take four milliseconds, so
+# `are_node_ids` checks the characters of all together.
+PlainName = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+PlainNames = Annotated[list[PlainName], msgspec.Meta(max_length=MAX_DEGREE)]
 Reason = Annotated[str, msgspec.Meta(pattern=r"\A[a-z_]{1,32}\Z")]
 Counts = Annotated[dict[Reason, int], msgspec.Meta(max_length=MAX_REASONS)]
 
@@ -48,7 +55,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     epoch: int  # durable count of the sender's starts
 
 
-class Query(Message, frozen=True):
+class Query(Message, frozen=True, dict=True):
     """The sender's negated, quantised estimate of *round*, encrypted under its own key.
 
     One message serves all neighbours, because the answerers apply the half weights. In the sealed
@@ -69,20 +76,18 @@ class Query(Message, frozen=True):
     key: bytes  # the first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: Ciphertexts
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """The SHA-256 of the round, the roster and the ciphertexts.
 
         An answer names its query by this digest. Every number and length is hashed as well, so that
         no other lists give the same input.
         """
-        hashed = hashlib.sha256(b"cipherfleet/v2/query-digest\0")
-        hashed.update(_eight(self.round))
+        hashed = [b"cipherfleet/v2/query-digest\0", _eight(self.round)]
         for items in ([name.encode() for name in self.roster], self.ciphertexts):
-            hashed.update(_eight(len(items)))
-            for item in items:
-                hashed.update(_eight(len(item)) + item)
-        return hashed.digest()
+            hashed.append(_eight(len(items)))
+            hashed += [len(item).to_bytes(8, "big") + item for item in items]
+        return hashlib.sha256(b"".join(hashed)).digest()
 
 
 class Reply(Message, frozen=True):
@@ -121,15 +126,15 @@ class Refusal(Reply, frozen=True):
 class MembershipEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A neighbour in a membership: its id, the ids of its own neighbours, and its public keys."""
 
-    id: NodeId
-    neighbours: Names
+    id: PlainName
+    neighbours: PlainNames
     paillier: bytes  # the modulus n, big endian
     identity: bytes  # Ed25519 public key
     seal: bytes  # X25519 public key
 
 
 Members = Annotated[list[MembershipEntry], msgspec.Meta(max_length=MAX_DEGREE)]
-Seals = Annotated[list[tuple[NodeId, bytes]], msgspec.Meta(max_length=MAX_CO_NEIGHBOURS)]
+Seals = Annotated[list[tuple[PlainName, bytes]], msgspec.Meta(max_length=MAX_CO_NEIGHBOURS)]
 
 
 class Membership(Message, frozen=True):
@@ -147,6 +152,14 @@ class Membership(Message, frozen=True):
     seals: Seals  # ids and X25519 keys of the receiver's co-neighbours
     certificate: bytes  # a new certificate of the receiver, in PEM; empty: no change
     rekey: bool  # the receiver must generate new keys and claim them
+
+    @property
+    def has_valid_names(self) -> bool:
+        """True if all names are ids of nodes. The decoder has checked their lengths only."""
+        names = [name for name, _ in self.seals]
+        for member in self.members:
+            names += [member.id, *member.neighbours]
+        return are_node_ids(names)
 
 
 class Claim(Message, frozen=True):
@@ -198,6 +211,19 @@ class Health(Message, frozen=True):
     unanswered_s: int  # without an answer, although neighbours speak; 0: no such alert
     settled: bool | None  # None: the fleet has no accuracy to reach
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
+
+
+_ID_CHARACTERS = (string.ascii_letters + string.digits + "-_").encode()
+
+
+def are_node_ids(names: Sequence[str]) -> bool:
+    """True if each of *names* matches the pattern of NodeId; none is empty or longer than MAX_ID.
+
+    Checked by test_names_are_checked_together_as_their_pattern_would.
+    """
+    lines = "\n".join(["", *names]).encode()
+    only_ends = lines.translate(None, delete=_ID_CHARACTERS) == b"\n" * len(names)
+    return only_ends and b"\n-" not in lines and b"\n_" not in lines
 
 
 def _eight(number: int) -> bytes:

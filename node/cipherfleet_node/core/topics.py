@@ -24,6 +24,11 @@ CLAIM_CLIENT = "_claim-"
 MAX_CLIENT_NAME = 63  # the common name of a certificate has at most 64 characters
 
 
+def kind_of_level(kind: str) -> str:
+    """Return the kind by which the topic of *kind* is named: that of the answer for a refusal."""
+    return _KINDS[LEVELS[kind]]
+
+
 def query_topic(fleet: str, sender: str) -> str:
     """Return the topic of the queries of *sender*, one message for all neighbours."""
     return _topic(fleet, "query", sender)

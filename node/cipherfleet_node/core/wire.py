@@ -6,7 +6,9 @@
 
 The topic tells the kind and the sender, so the signature is verified before the body is parsed:
 only bytes that a neighbour or the operator has signed reach the decoders of the bodies. An attacker
-can make a node verify a signature in any case, with one changed bit in a genuine message.
+can make a node verify a signature in any case, with one changed bit in a genuine message. The time
+of that grows with the length, so a message that is longer than any valid one on its topic is
+refused unread (`limits.py`).
 
 Every message has one encoding: envelope and body are encoded again and compared, so a longer form
 of a number, or a key that is twice in a map, is refused.
@@ -24,6 +26,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 
 from cipherfleet_node.errors import WireError
+from cipherfleet_node.settings.sections import MAX_ID
 
 from .messages import (
     DEGREES,
@@ -54,12 +57,14 @@ from .topics import (
 WIRE_VERSION = 2
 MAX_MESSAGE_BYTES = 256 * 1024  # d = 4,000 at 2048 bits is 64 KiB; brokers are configured the same
 MAX_COUNTER = 2**63 - 1  # of all counts
+LONGEST_NAME = "n" * MAX_ID
 # Of rounds, epochs and versions. A node that follows a neighbour's highest number, or counts on
 # from it, still has numbers that its neighbours accept.
 MAX_ROUND = MAX_COUNTER - 1000
 # The broker keeps a retained message and delivers it to later subscribers. An old query or answer
 # that is delivered in this way would be taken for a new one.
 RETAINED_KINDS = frozenset({Presence.KIND, Membership.KIND, Claim.KIND})
+NO_LIMITS: Mapping[str, int] = {}  # for receivers that do not know the settings of the fleet
 
 
 class Signer(Protocol):
@@ -122,18 +127,20 @@ def decode(
     verifiers: Mapping[str, Verifier],
     *,
     retained: bool = False,
+    limits: Mapping[str, int] = NO_LIMITS,
 ) -> Message:
     """Return the message in *data*, received on *topic*; raises WireError for an invalid one.
 
     *verifiers* are the public keys of the accepted senders. *retained* says that the broker had
-    stored the message before this subscription. The error has the reason under which the message is
-    counted.
+    stored the message before this subscription. *limits* are those of `size_limits`, in bytes by
+    kind; a kind that is missing may have MAX_MESSAGE_BYTES. The error has the reason under which
+    the message is counted.
     """
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise WireError("too_long", f"a message has {len(data)} bytes, limit {MAX_MESSAGE_BYTES}")
+    _check_length(data, MAX_MESSAGE_BYTES)
     parts = read_topic(topic, fleet)
     if parts is None or parts.node == OPERATOR:  # the operator is not among the nodes
         raise WireError("topic", "a message came on a topic that this protocol does not have")
+    _check_length(data, limits.get(parts.kind, MAX_MESSAGE_BYTES))
     sender = OPERATOR if parts.kind == Membership.KIND else parts.node
     verifier = verifiers.get(sender)
     if verifier is None:
@@ -154,6 +161,11 @@ def decode(
     return message
 
 
+def _check_length(data: bytes, limit: int) -> None:
+    if len(data) > limit:
+        raise WireError("too_long", f"a message has {len(data)} bytes, limit {limit}")
+
+
 def _open_envelope(data: bytes, kind: str) -> _Envelope:
     envelope: _Envelope = _parse(_envelope_decoder, data, "an envelope")
     if envelope.version != WIRE_VERSION:
@@ -171,6 +183,8 @@ def _open_envelope(data: bytes, kind: str) -> _Envelope:
 def _open_body(envelope: _Envelope) -> Message:
     what = f"a {envelope.kind}"
     message: Message = _parse(_body_decoders[envelope.kind], envelope.body, what)
+    if isinstance(message, Membership) and not message.has_valid_names:
+        raise WireError("malformed", f"a name in {what} is no id of a node")
     _check_encoding(message, envelope.body, what)
     return message
 

@@ -7,7 +7,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -15,7 +15,9 @@ from cipherfleet_node.core import topics, wire
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Setup, Trace
 from cipherfleet_node.core.exchange import Blinding, Edge, Exchange, Pairwise, metropolis
+from cipherfleet_node.core.limits import size_limits
 from cipherfleet_node.core.messages import OPERATOR, TAG_BYTES, Presence
+from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.core.randomness import Seeds, seeds_of, simulated_seeds
@@ -187,6 +189,14 @@ def make_verifiers(bundle: Bundle) -> dict[str, wire.Verifier]:
         verifiers[OPERATOR] = identity_from_text(bundle.config.operator)
     verifiers[bundle.config.node] = bundle.keys.identity.public_key()
     return verifiers
+
+
+def make_limits(bundle: Bundle) -> Mapping[str, int]:
+    """Return the length in bytes of the longest valid message to this node, by kind."""
+    crypto = bundle.config.crypto
+    exchange = Pairwise if crypto.exchange == "pairwise" else Sealed
+    layout = Layout(crypto.key_bits, bundle.objective.dimension, exchange.half_weights)
+    return size_limits(layout)
 
 
 def identity_tag(keys: PublicKeys) -> bytes:

@@ -45,6 +45,7 @@ from cipherfleet_node.errors import (
 
 from .assembly import (
     make_agent,
+    make_limits,
     make_link,
     make_verifiers,
     obfuscator_sources,
@@ -103,7 +104,7 @@ class Daemon:
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
         crypto = self._config.crypto
         self._pools = Pools(obfuscator_sources(bundle), crypto.pool, crypto.pool_threads)
-        self._verifiers = make_verifiers(bundle)
+        self._verifiers, self._limits = make_verifiers(bundle), make_limits(bundle)
         self._updates = MembershipUpdates(
             bundle, self._verifiers, self._telemetry.reject, self._publish_claim
         )
@@ -261,6 +262,7 @@ class Daemon:
                     fleet,
                     self._verifiers,
                     retained=arrived.retained,
+                    limits=self._limits,
                 )
         except WireError as error:
             self._reject_undecoded(arrived, error.reason)

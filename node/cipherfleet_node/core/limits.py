@@ -1,0 +1,80 @@
+"""The longest valid message of each kind, in bytes, for the settings of one node.
+
+A receiver knows the dimension and the key size of its fleet. So it knows how long a message on each
+of its topics can be, before it reads a byte of the message. The time that a signature of a hostile
+neighbour takes grows with the length of the message: without these limits every neighbour could
+make a node hash MAX_MESSAGE_BYTES for a presence of 150 bytes.
+
+The limits are the lengths of messages in which every name, number and list is as long as it may be.
+The number of neighbours does not count: a membership may change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from .messages import (
+    DIGEST_BYTES,
+    LARGEST_POWER,
+    MAX_LEVEL,
+    MAX_REASONS,
+    TAG_BYTES,
+    Answer,
+    Claim,
+    Health,
+    Message,
+    Presence,
+    Query,
+    Refusal,
+)
+from .packing import MAX_DEGREE, Layout
+from .topics import kind_of_level
+from .wire import LONGEST_NAME, MAX_COUNTER, MAX_MESSAGE_BYTES, MAX_ROUND, encode
+
+SIGNATURE_BYTES = 64
+KEY_BYTES = 32  # of an Ed25519 or X25519 public key
+MAX_REQUEST_BYTES = 4096  # of a certificate request
+
+
+class _Blank:
+    """A signer whose signatures have the right length, and no other use."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        del data
+        return bytes(SIGNATURE_BYTES)
+
+
+def size_limits(layout: Layout) -> Mapping[str, int]:
+    """Return the length in bytes of the longest valid message, by the kind that its topic tells.
+
+    All keys of a fleet have the size of *layout*. A refusal counts as an answer: it comes on the
+    same topic. Memberships are missing: only MAX_MESSAGE_BYTES limits them.
+    Checked by test_limits_are_the_lengths_of_the_longest_messages.
+    """
+    limits: dict[str, int] = {}
+    for message in _longest(layout):
+        kind, length = kind_of_level(message.KIND), len(encode(message, _Blank()))
+        limits[kind] = min(max(length, limits.get(kind, 0)), MAX_MESSAGE_BYTES)
+    return limits
+
+
+def _longest(layout: Layout) -> Iterator[Message]:
+    """Yield a message of every kind that is as long as a valid one can be."""
+    head = (LONGEST_NAME, LONGEST_NAME, MAX_ROUND)
+    names = [LONGEST_NAME] * MAX_DEGREE
+    ciphertexts = [bytes(layout.ciphertext_bytes)] * layout.ciphertexts
+    tag, digest, key = bytes(TAG_BYTES), bytes(DIGEST_BYTES), bytes(KEY_BYTES)
+    number = MAX_COUNTER
+    asked = (MAX_ROUND, names, MAX_ROUND - 1, names, True, LARGEST_POWER, MAX_LEVEL)
+    yield Query(*head, *asked, tag, tag, ciphertexts)
+    reply = (*head, LONGEST_NAME, MAX_ROUND, number, digest)
+    yield Answer(*reply, ciphertexts)
+    yield Refusal(*reply, "stale_epoch", MAX_ROUND)
+    yield Presence(*head, "disconnected")
+    counts = {
+        f"{'a' * 30}{chr(97 + n // 26)}{chr(97 + n % 26)}": number for n in range(MAX_REASONS)
+    }
+    figures = (number, "collecting", MAX_ROUND, number, number, number, counts, counts)
+    yield Health(*head, *figures, number, number, number, names, number, False, -273)
+    proof, modulus = bytes(SIGNATURE_BYTES), bytes(layout.key_bits // 8)
+    yield Claim(*head, modulus, key, key, bytes(MAX_REQUEST_BYTES), proof)

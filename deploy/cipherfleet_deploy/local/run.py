@@ -265,6 +265,7 @@ def write_node_folders(
             simulation,
             lambda _name: advance(),
             authority,
+            with_bases=True,
         )
 
 

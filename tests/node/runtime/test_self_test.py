@@ -83,7 +83,7 @@ def test_a_wrong_full_power_under_a_neighbours_key_is_refused_at_start(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[mpz], mpz]
 ) -> None:
     """Python's integers check gmpy2's power, although they do not compute it themselves."""
-    real, bad = self_test.powmod, NEIGHBOURS["b"]
+    real, bad = gmpy2.powmod, NEIGHBOURS["b"]
 
     def wrong(base: mpz, exponent: mpz, modulus: mpz) -> mpz:
         made = real(base, exponent, modulus)

@@ -27,6 +27,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from .prime_worker import MadePrimes, read_line
 
 PRIME_WORKER = (sys.executable, "-P", "-m", "cipherfleet_provisioning.prime_worker")
+READ_BYTES = 1 << 20
 
 Progress = Callable[[str], None]
 
@@ -70,65 +71,76 @@ def _make_primes(counts: Mapping[str, int], bits: int, progress: Progress) -> di
     return {name: made[name] for name in counts}
 
 
+class _Worker:
+    """A process that generates primes, and what it has written of its present line."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.name = ""  # whose primes it generates; "": nobody's
+        self._read = bytearray()
+
+    def request(self, name: str = "", count: int = 0) -> None:
+        """Request the primes of *name*, if one is left."""
+        self.name, self._read = name, bytearray()
+        if not name:
+            return
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # `read` notices that the worker has ended
+            self.process.stdin.write(b"%d\n" % count)
+
+    def read(self) -> bytes | None:
+        """Return the line if it is complete; raises CipherfleetError if the worker has ended."""
+        assert self.process.stdout is not None
+        part = self.process.stdout.read(READ_BYTES)
+        if not part:
+            raise CipherfleetError("a process that made keys was killed", remedy="run it again")
+        self._read += part
+        return bytes(self._read) if part.endswith(b"\n") else None
+
+
 @contextmanager
-def _prime_workers(count: int, bits: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _prime_workers(count: int, bits: int) -> Iterator[list[_Worker]]:
     """Start processes that generate primes; they end with the block, or with this process."""
-    workers: list[subprocess.Popen[bytes]] = []
+    workers: list[_Worker] = []
     command = die_with_parent([*PRIME_WORKER, str(bits)])
     try:
         for _ in range(count):
             with defer_interrupts():
                 # A new session: Ctrl-C must reach this process only. Without a buffer `select`
                 # sees all unread output.
-                worker = subprocess.Popen(
+                process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     bufsize=0,
                     start_new_session=True,
                 )
-                workers.append(worker)
+                workers.append(_Worker(process))
         yield workers
     finally:
         for worker in workers:
-            worker.kill()
+            worker.process.kill()
         for worker in workers:
-            worker.communicate()
+            worker.process.communicate()
 
 
 def _request_all(
-    workers: Sequence[subprocess.Popen[bytes]], counts: Mapping[str, int]
+    workers: Sequence[_Worker], counts: Mapping[str, int]
 ) -> Iterator[tuple[str, MadePrimes]]:
     """Yield names and primes as *workers* generate them.
 
     Raises CipherfleetError when a worker has ended.
     """
-    waiting, pending = iter(counts.items()), dict.fromkeys(range(len(workers)), "")
+    waiting = iter(counts.items())
     with selectors.DefaultSelector() as ready:
-
-        def request(place: int) -> None:
-            name, count = next(waiting, ("", 0))
-            pending[place] = name
-            if name:
-                stdin = workers[place].stdin
-                assert stdin is not None
-                with suppress(BrokenPipeError):  # the end of its output is noticed below
-                    stdin.write(b"%d\n" % count)
-
-        for place, worker in enumerate(workers):
-            assert worker.stdout is not None
-            ready.register(worker.stdout, selectors.EVENT_READ, place)
-            request(place)
-        while any(pending.values()):
+        for worker, (name, count) in zip(workers, waiting, strict=False):
+            assert worker.process.stdout is not None
+            ready.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            worker.request(name, count)
+        while any(worker.name for worker in workers):
             for key, _ in ready.select():
-                place = key.data
-                stdout = workers[place].stdout
-                assert stdout is not None
-                line = stdout.readline()
-                if not line.endswith(b"\n"):
-                    raise CipherfleetError(
-                        "a process that made keys was killed", remedy="run it again"
-                    )
-                name = pending[place]
-                request(place)
-                yield name, read_line(line)
+                worker = key.data
+                if (line := worker.read()) is not None:
+                    name = worker.name
+                    worker.request(*next(waiting, ()))
+                    yield name, read_line(line)

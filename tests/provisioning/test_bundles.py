@@ -18,8 +18,10 @@ import psutil
 import pytest
 
 from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.key_files import NodeKeys, read_keys, write_keys
 from cipherfleet_node.runtime.bundle import read_bundle
+from cipherfleet_node.runtime.kept_bases import KeptBases
 from cipherfleet_node.runtime.self_test import check_exchanges
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import Broker, Crypto, Simulation, SyntheticSensor
@@ -148,6 +150,24 @@ def test_made_up_readings_are_not_the_same_on_two_nodes(
         write_bundles(write_fleet(tmp_path), tmp_path / "nodes", BROKER, Simulation())["live"]
     ).sensor
     assert again == live
+
+
+def test_bases_under_each_neighbours_key_come_with_the_keys(tmp_path: Path) -> None:
+    bundles = write_bundles(
+        write_fleet(tmp_path), tmp_path / "nodes", BROKER, Simulation(), with_bases=True
+    )
+    for name, folder in bundles.items():
+        bundle = read_bundle(folder)
+        kept = {
+            other: KeptBases(folder, other, key, bundle.keys.identity).load()
+            for other, key in bundle.neighbours_paillier.items()
+        }
+        assert kept, name
+        for other, bases in kept.items():
+            assert bases is not None
+            assert len(set(bases)) == ROWS
+            owner = read_bundle(bundles[other]).keys.paillier
+            assert all(owner.decrypt(base) == 0 for base in bases)
 
 
 def test_keys_are_in_order_and_reported_one_by_one() -> None:

@@ -18,11 +18,30 @@ import msgspec
 from cipherfleet_broker.die_with_parent import die_with_parent
 from cipherfleet_broker.interrupts import defer_interrupts
 
-from .node_launcher import MAX_REQUEST_BYTES, Poll, Reply, Start
 from .record import FleetFailed
 
 LAUNCHER = (sys.executable, "-P", "-m", "cipherfleet_deploy.local.node_launcher")
 POLL_EVERY_S = 0.01
+MAX_REQUEST_BYTES = 16 * 1024
+
+
+class Start(msgspec.Struct, tag=True):
+    """Start the daemon of *folder*; its output is appended to *log*."""
+
+    folder: str
+    log: str
+
+
+class Poll(msgspec.Struct, tag=True):
+    """Report whether the process *pid* has ended."""
+
+    pid: int
+
+
+class Reply(msgspec.Struct):
+    """The process id for `Start`; for `Poll` the exit code, or None while the process runs."""
+
+    value: int | None
 
 
 class Process(Protocol):
@@ -56,6 +75,10 @@ class Launcher:
                 # One thread: a child of a process with several threads may deadlock.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> Self:
         return self

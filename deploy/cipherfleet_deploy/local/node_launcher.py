@@ -24,27 +24,9 @@ from cipherfleet_broker.die_with_parent import PR_SET_PDEATHSIG
 from cipherfleet_node.__main__ import main as run_command
 from cipherfleet_node.runtime import run_node  # noqa: F401  # imported here once, for all children
 
-MAX_REQUEST_BYTES = 16 * 1024
+from .launched import MAX_REQUEST_BYTES, Poll, Reply, Start
+
 PR_SET_NAME = 15  # from <linux/prctl.h>; a name has up to 15 bytes, `ps` and `top` show it
-
-
-class Start(msgspec.Struct, tag=True):
-    """Start the daemon of *folder*; its output is appended to *log*."""
-
-    folder: str
-    log: str
-
-
-class Poll(msgspec.Struct, tag=True):
-    """Report whether the process *pid* has ended."""
-
-    pid: int
-
-
-class Reply(msgspec.Struct):
-    """The process id for `Start`; for `Poll` the exit code, or None while the process runs."""
-
-    value: int | None
 
 
 def main(descriptor: int) -> None:

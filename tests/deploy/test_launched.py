@@ -127,7 +127,9 @@ def test_a_forked_fleet_runs_its_rounds_and_restarts_a_killed_node(
     fleet = load_fleet(tmp_path / "fleet.yaml")
     with start_broker("embedded") as broker, Launcher() as launcher:
         address = Broker(host=broker.host, port=broker.port)
-        bundles = write_bundles(fleet, tmp_path / "nodes", address, Simulation(), with_bases=True)
+        bundles = write_bundles(
+            fleet, tmp_path / "nodes", address, Simulation(trace_estimates=True), with_bases=True
+        )
         with LocalFleet(bundles, 120.0, launcher=launcher) as nodes:
             nodes.start()
             while nodes.nodes["n1"].round < 3:

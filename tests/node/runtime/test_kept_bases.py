@@ -26,7 +26,7 @@ LIMIT = 1 << 20
 
 
 @cache
-def identity(_number: int = 0) -> Ed25519PrivateKey:
+def identity(_number: int) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.generate()
 
 
@@ -85,7 +85,7 @@ def test_no_kept_base_was_ever_an_obfuscator(tmp_path: Path) -> None:
     assert not given & set(bases)
 
 
-def test_bases_that_were_loaded_are_not_given_out(tmp_path: Path) -> None:
+def test_bases_that_were_loaded_are_not_given_out() -> None:
     bases = some_bases()
     source = Full(KEY.public, LIMIT, bases)
     assert not {source.make() for _ in range(3 * ROWS)} & set(bases)
@@ -124,8 +124,8 @@ def damage(data: bytes) -> bytes:
         (lambda _: b"", "not a file of bases"),
         (lambda data: b"cipherfleet bases 0\n" + data[20:], "of this version"),
         (lambda _: encode_bases(some_bases(), KEY.public, identity(1)), "another node"),
-        (lambda _: encode_bases(some_bases(), OTHER_KEY.public, identity()), "another key"),
-        (lambda _: encode_bases(some_bases()[1:], KEY.public, identity()), "expected"),
+        (lambda _: encode_bases(some_bases(), OTHER_KEY.public, identity(0)), "another key"),
+        (lambda _: encode_bases(some_bases()[1:], KEY.public, identity(0)), "expected"),
     ],
     ids=["damaged", "cut", "empty", "old", "of another node", "of another key", "too few"],
 )
@@ -165,9 +165,10 @@ def test_a_crash_between_write_and_rename_leaves_the_old_file(
     def crash(_self: Path, _target: Path) -> None:
         raise Crash
 
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", crash)
-        kept.save(new)
+        with pytest.raises(Crash):
+            kept.save(new)
     assert kept.load() == old
     kept.save(new)
     assert kept.load() == new

@@ -54,6 +54,7 @@ class Process(Protocol):
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
     def send_signal(self, sig: int, /) -> None: ...
+    def terminate(self) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -150,6 +151,9 @@ class LaunchedProcess:
         """Send the signal *sig* unless the daemon has ended."""
         if self.poll() is None:
             os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

@@ -137,4 +137,4 @@ def test_a_forked_fleet_runs_its_rounds_and_restarts_a_killed_node(
             nodes.kill("n1")
             nodes.wait()
     assert nodes.nodes["n1"].restarts == 1
-    assert {node.round for node in nodes.nodes.values()} == {40}
+    assert all(node.round >= 40 for node in nodes.nodes.values())

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cipherfleet_node.runtime import spans as spans_module
 from cipherfleet_node.runtime.cpu_account import CollectionClock, cpu_by_part, thread_cpu_s
 from cipherfleet_node.runtime.spans import Spans
 
@@ -71,13 +70,11 @@ def test_the_daemons_thread_is_divided_by_phase(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([10.0, 11.0, 13.0, 17.0, 25.0, 41.0])
-    monkeypatch.setattr(spans_module.time, "thread_time", lambda: next(clock))
+    monkeypatch.setattr(time, "thread_time", lambda: next(clock))
     spans = Spans(tmp_path / "spans.jsonl")  # 10 s were used before
     spans.begin_loop()  # 11
-    with spans.during("agent"):  # 13
-        with spans.during("decrypt"):  # 17
-            pass  # 25
-    # 41
+    with spans.during("agent"), spans.during("decrypt"):  # at 13 and at 17
+        pass  # at 25 and at 41
     assert spans._cpu == {"start": 11.0, "loop": 2.0, "agent": 4.0 + 16.0, "decrypt": 8.0}
 
 

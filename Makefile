@@ -44,6 +44,7 @@ bench: setup
 	$(BIN)/python benchmarks/round.py growth
 	$(BIN)/python benchmarks/prediction.py --gate
 	$(BIN)/python benchmarks/idle.py --gate
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/simulation_scale.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
 

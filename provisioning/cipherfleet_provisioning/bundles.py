@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-import selectors
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,17 +18,18 @@ from typing import Any
 import msgspec
 import yaml
 
-from cipherfleet_broker.die_with_parent import die_with_parent
 from cipherfleet_broker.interrupts import defer_interrupts
-from cipherfleet_node.errors import CipherfleetError, ConfigError
+from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.keys.bases_file import bases_file, encode_bases
 from cipherfleet_node.keys.key_files import (
+    KEYS_FOLDER,
     NEIGHBOURS_FOLDER,
     NodeKeys,
     PublicKeys,
-    assemble_keys,
     own_keys,
     seal_to_text,
     write_keys,
+    write_private,
     write_public,
 )
 from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of
@@ -47,12 +45,9 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
 from .certificates import Certified, write_client
-from .prime_worker import Primes, read_primes
+from .key_making import MadeKeys, Progress, make_keys, make_keys_and_bases
 
 READINGS_FILE = "readings.csv"
-PRIME_WORKER = (sys.executable, "-P", "-m", "cipherfleet_provisioning.prime_worker")
-
-Progress = Callable[[str], None]
 
 
 def write_bundles(
@@ -62,13 +57,16 @@ def write_bundles(
     simulation: Simulation,
     progress: Progress = lambda _name: None,
     authority: Certified | None = None,
+    *,
+    with_bases: bool = False,
 ) -> dict[str, Path]:
     """Make the folder *target* with one folder per node; return these folders by node id.
 
     *broker* is the broker of all nodes, or a mapping from node ids to brokers. *progress* is called
     with each node's id when its keys are made. *authority* certifies the nodes where broker.tls is
-    on. Only the owner can read the files. Raises ConfigError if *target* exists: keys in use are
-    never overwritten.
+    on. *with_bases* adds the bases for the neighbours' keys, which spare a first start its full
+    powers. Only the owner can read the files. Raises ConfigError if *target* exists: keys in use
+    are never overwritten.
     """
     brokers = broker
     if isinstance(brokers, Broker):
@@ -81,7 +79,14 @@ def write_bundles(
     check_target(target)
     umask = os.umask(0o077)
     try:
-        _write_at_once(fleet, target, brokers, simulation, progress, authority if tls else None)
+        _write_at_once(
+            fleet,
+            target,
+            brokers,
+            simulation,
+            lambda: _make_keys(fleet, progress, with_bases=with_bases),
+            authority if tls else None,
+        )
     except OSError as error:
         raise ConfigError(f"{target}: cannot be made: {error.strerror or error}") from None
     finally:
@@ -94,20 +99,36 @@ def _write_at_once(
     target: Path,
     brokers: Mapping[str, Broker],
     simulation: Simulation,
-    progress: Progress,
+    make: Callable[[], MadeKeys],
     authority: Certified | None,
 ) -> None:
     """Build all folders in a temporary folder, and rename it to *target* when they are complete."""
     with _build_beside(target) as building:
-        keys = make_keys([m.id for m in fleet.members], fleet.file.crypto.key_bits, progress)
+        made = make()
+        keys = made.keys
         public = {name: pair.public for name, pair in keys.items()}
         for member in fleet.members:
             config = node_config(fleet, member, public, brokers[member.id], simulation)
             write_bundle(building / member.id, fleet, member, config, keys[member.id], public)
+            _write_bases(building / member.id, made, member.id)
             if authority is not None:
                 write_client(building / member.id, authority, member.id, datetime.now(UTC))
         target.parent.mkdir(parents=True, exist_ok=True)
         building.rename(target)
+
+
+def _make_keys(fleet: Fleet, progress: Progress, *, with_bases: bool) -> MadeKeys:
+    if with_bases:
+        return make_keys_and_bases(fleet, progress)
+    names = [member.id for member in fleet.members]
+    return MadeKeys(make_keys(names, fleet.file.crypto.key_bits, progress), {})
+
+
+def _write_bases(folder: Path, made: MadeKeys, name: str) -> None:
+    identity = made.keys[name].identity
+    for neighbour, bases in made.bases.get(name, {}).items():
+        data = encode_bases(bases, made.keys[neighbour].paillier.public, identity)
+        write_private(bases_file(folder / KEYS_FOLDER, neighbour), data)
 
 
 @contextmanager
@@ -136,54 +157,6 @@ def check_target(target: Path) -> None:
 def _anchor(target: Path) -> Path:
     """Return the nearest existing folder above *target*."""
     return next(folder for folder in target.absolute().parents if os.path.lexists(folder))
-
-
-def make_keys(names: Sequence[str], bits: int, progress: Progress) -> dict[str, NodeKeys]:
-    """Generate keys for every name, on all cores."""
-    keys: dict[str, NodeKeys] = {}
-    with _prime_workers(min(len(names), len(os.sched_getaffinity(0))), bits) as workers:
-        for name, (p, q) in zip(names, _generate_primes(workers), strict=False):  # primes never end
-            keys[name] = assemble_keys(p, q)
-            progress(name)
-    return keys
-
-
-@contextmanager
-def _prime_workers(count: int, bits: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start processes that generate primes; they end with the block, or with this process."""
-    workers: list[subprocess.Popen[bytes]] = []
-    command = die_with_parent([*PRIME_WORKER, str(bits)])
-    try:
-        for _ in range(count):
-            with defer_interrupts():
-                # A new session: Ctrl-C must reach this process only. Without a buffer `select`
-                # sees all unread output.
-                worker = subprocess.Popen(
-                    command, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
-                )
-                workers.append(worker)
-        yield workers
-    finally:
-        for worker in workers:
-            worker.kill()
-        for worker in workers:
-            worker.communicate()
-
-
-def _generate_primes(workers: Sequence[subprocess.Popen[bytes]]) -> Iterator[Primes]:
-    """Yield primes as *workers* generate them. Raises CipherfleetError when a worker has ended."""
-    with selectors.DefaultSelector() as ready:
-        for worker in workers:
-            assert worker.stdout is not None
-            ready.register(worker.stdout, selectors.EVENT_READ, worker.stdout.readline)
-        while True:
-            for key, _ in ready.select():
-                line = key.data()
-                if not line.endswith(b"\n"):
-                    raise CipherfleetError(
-                        "a process that made keys was killed", remedy="run it again"
-                    )
-                yield read_primes(line)
 
 
 def node_config(

@@ -40,7 +40,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
 from .broker_files import BROKER_FOLDER, list_broker_folders, make_broker_files
-from .bundles import Progress, make_keys, node_config, write_bundle
+from .bundles import node_config, write_bundle
 from .certificates import (
     BROKER,
     RESTORE,
@@ -57,6 +57,7 @@ from .certificates import (
     write_client,
 )
 from .claims import ReviewedClaim, accept_claim
+from .key_making import Progress, make_keys
 from .ledger import (
     LEDGER_FILE,
     Entry,

@@ -1,19 +1,32 @@
-"""Generate the primes of Paillier keys, one line per key, until the process is ended.
+"""Generate Paillier keys on request, one per line of standard input, until that is closed.
 
-The command is `python -m cipherfleet_provisioning.prime_worker BITS`.
+A request is a number: how many obfuscators under the new key are wanted beside it. They become the
+bases of the neighbours' tables. The command is `python -m cipherfleet_provisioning.prime_worker
+BITS`.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 import msgspec
 from gmpy2 import mpz
 
-from cipherfleet_node.keys.key_files import generate_keys
+from cipherfleet_node.keys.key_files import NodeKeys, generate_keys
+from cipherfleet_node.keys.obfuscators import OwnByTables
 from cipherfleet_node.keys.primes import FactoredPrime
 
 Primes = tuple[FactoredPrime, FactoredPrime]
+TABLE_BYTES = 2 << 20  # of the tables that compute the obfuscators: the largest groups at 2048 bits
+
+
+@dataclass(frozen=True, repr=False)
+class MadePrimes:
+    """The primes of a key, and uniform n-th residues under it that are used nowhere else."""
+
+    primes: Primes
+    obfuscators: list[mpz]
 
 
 class _Prime(msgspec.Struct):
@@ -22,30 +35,44 @@ class _Prime(msgspec.Struct):
     generator: str
 
 
+class _Line(msgspec.Struct):
+    primes: list[_Prime]
+    obfuscators: list[str]
+
+
 def main(bits: int) -> None:
-    """Write primes to standard output until it is closed or this process is ended."""
-    while True:
-        primes = generate_keys(bits).primes
-        assert primes is not None
-        sys.stdout.buffer.write(_encode(primes) + b"\n")
+    """Answer requests until standard input is closed or this process is ended."""
+    for request in sys.stdin.buffer:
+        sys.stdout.buffer.write(_encode(generate_keys(bits), int(request)) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _encode(primes: Primes) -> bytes:
-    return msgspec.json.encode(
-        [_Prime(_text(p.prime), [*map(_text, p.factors)], _text(p.generator)) for p in primes]
-    )
+def _encode(keys: NodeKeys, count: int) -> bytes:
+    assert keys.primes is not None
+    primes = [
+        _Prime(_text(p.prime), [*map(_text, p.factors)], _text(p.generator)) for p in keys.primes
+    ]
+    return msgspec.json.encode(_Line(primes, [*map(_text, _obfuscators(keys, count))]))
 
 
-def read_primes(line: bytes) -> Primes:
-    """Return the primes in one line of a worker's output."""
+def _obfuscators(keys: NodeKeys, count: int) -> list[mpz]:
+    if not count:
+        return []
+    assert keys.generators is not None
+    source = OwnByTables(keys.paillier, keys.generators, TABLE_BYTES)
+    return [source.make() for _ in range(count)]
+
+
+def read_line(line: bytes) -> MadePrimes:
+    """Return what is in one line of a worker's output."""
+    read = msgspec.json.decode(line, type=_Line)
     p, q = (
         FactoredPrime(
             _number(each.prime), tuple(map(_number, each.factors)), _number(each.generator)
         )
-        for each in msgspec.json.decode(line, type=list[_Prime])
+        for each in read.primes
     )
-    return p, q
+    return MadePrimes((p, q), [*map(_number, read.obfuscators)])
 
 
 def _text(number: mpz) -> str:

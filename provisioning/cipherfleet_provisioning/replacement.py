@@ -15,7 +15,8 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import write_keys
 from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of, load_node_config
 
-from .bundles import READINGS_FILE, Progress, make_keys, settings_text
+from .bundles import READINGS_FILE, settings_text
+from .key_making import Progress, make_keys
 from .ledger import Ledger, Maker, read_ledger
 from .operations import (
     OPERATOR_FOLDER,

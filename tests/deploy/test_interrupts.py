@@ -135,13 +135,15 @@ def test_a_deferred_interrupt_comes_at_the_end_of_the_block(number: signal.Signa
 # -- the commands themselves; tests/tools/interrupts.py has more moments --------------------------
 
 
-def child_of(name: str) -> Moment:
-    """As soon as a process of this name runs below the command."""
+def child_of(name: str, count: int = 1) -> Moment:
+    """As soon as *count* processes of this name run below the command."""
 
     def wait(process: subprocess.Popen[str]) -> None:
         parent = psutil.Process(process.pid)
         until(
-            lambda: any(name in " ".join(words_of(each)) for each in list_descendants(parent)),
+            lambda: (
+                sum(name in " ".join(words_of(each)) for each in list_descendants(parent)) >= count
+            ),
             process,
         )
 
@@ -175,7 +177,7 @@ def at_once(_process: subprocess.Popen[str]) -> None:
         (["run", "fleet.yaml"], at_once),
         (["run", "fleet.yaml"], child_of("nats-server")),
         (["run", "fleet.yaml"], child_of("prime_worker")),
-        (["run", "fleet.yaml"], child_of("cipherfleet_node")),
+        (["run", "fleet.yaml"], child_of("node_launcher", 2)),
         (["demo"], child_of("prime_worker")),
         (["bench", "crypto"], child_of("cipherfleet_hil.measuring.worker")),
     ],

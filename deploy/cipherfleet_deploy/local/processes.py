@@ -20,6 +20,7 @@ from cipherfleet_node.errors import (
     NothingExchanged,
 )
 
+from .launched import Launcher, Process
 from .record import FleetFailed, NodeRecord, StallDetector
 
 NODE_COMMAND = (sys.executable, "-m", "cipherfleet_node", "run")
@@ -39,13 +40,17 @@ class NodeProcess(NodeRecord):
     """The daemon process of one node, its folder, and the records that it has written so far."""
 
     command: Sequence[str]  # without the node's folder, which is appended
-    process: subprocess.Popen[bytes] | None = None
+    launcher: Launcher | None = None  # starts the daemon instead of the command
+    process: Process | None = None
     restart_at: float | None = None
     has_clashed: bool = False  # ended since another device has its identity; restarted later
 
     def start(self) -> None:
         """Start the daemon. The kernel kills it when this process ends, however it ends."""
         self.log.parent.mkdir(exist_ok=True)
+        if self.launcher is not None:
+            self.process = self.launcher.start(self.folder, self.log)
+            return
         with self.log.open("ab") as log:
             self.process = _spawn(die_with_parent([*self.command, str(self.folder)]), log)
 
@@ -61,7 +66,8 @@ def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
 class LocalFleet:
     """The daemons of the node folders *bundles*. As a context manager it stops all of them.
 
-    The fleet has failed if no node closes a round for *stalled_after_s* seconds.
+    Each daemon runs *command* with its folder, unless a *launcher* forks it. The fleet has failed
+    if no node closes a round for *stalled_after_s* seconds.
     """
 
     def __init__(
@@ -69,8 +75,11 @@ class LocalFleet:
         bundles: Mapping[str, Path],
         stalled_after_s: float,
         command: Sequence[str] = NODE_COMMAND,
+        launcher: Launcher | None = None,
     ) -> None:
-        self.nodes = {name: NodeProcess(name, folder, command) for name, folder in bundles.items()}
+        self.nodes = {
+            name: NodeProcess(name, folder, command, launcher) for name, folder in bundles.items()
+        }
         self._stall_detector = StallDetector(stalled_after_s)
 
     def __enter__(self) -> Self:
@@ -131,9 +140,8 @@ class LocalFleet:
                 process.wait()
 
     def _check_process(self, node: NodeProcess) -> None:
-        if node.process is None or node.process.poll() is None:
+        if node.process is None or (code := node.process.poll()) is None:
             return
-        code = node.process.returncode
         is_clash = code == IdentityClash.exit_code
         if code == 0:
             node.read()

@@ -37,6 +37,7 @@ from cipherfleet_provisioning.certificates import (
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
+from .launched import Launcher
 from .plots import plot_run
 from .processes import LocalFleet
 from .record import NodeRecord, Recorded
@@ -150,7 +151,7 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> RunResult:
     report = Report(fleet, out, console)
     for finding in advice(fleet):
         print_line(console, advice_line(finding))
-    with report.report_failures():
+    with report.report_failures(), Launcher() as launcher:
         authority, security = (
             _make_security(fleet, out, options) if fleet.file.broker.tls else (None, None)
         )
@@ -162,7 +163,7 @@ def run_fleet(file: Path, options: RunOptions, console: Console) -> RunResult:
             bundles = write_node_folders(
                 fleet, out, assign_brokers(fleet, brokers), authority, simulation, console
             )
-            with LocalFleet(bundles, stall_timeout_s(fleet)) as nodes:
+            with LocalFleet(bundles, stall_timeout_s(fleet), launcher=launcher) as nodes:
                 lines.begin(f"starting {len(bundles)} nodes")
                 report.nodes = nodes
                 nodes.start()
@@ -265,6 +266,7 @@ def write_node_folders(
             simulation,
             lambda _name: advance(),
             authority,
+            with_bases=True,
         )
 
 

@@ -33,9 +33,9 @@ from cipherfleet_node.errors import (
 )
 from cipherfleet_node.sensors import open_sensor
 from cipherfleet_node.settings.sections import CsvSensor, SyntheticSensor, resolution_of
-from cipherfleet_provisioning.bundles import make_keys
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
+from cipherfleet_provisioning.key_making import make_keys
 
 from .memory_fleet import MemoryFleet
 from .node_randomness import NodeRandomness

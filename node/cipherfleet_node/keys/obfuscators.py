@@ -8,6 +8,8 @@ All randomness comes from the operating system. Any thread may call `make`.
 from __future__ import annotations
 
 import secrets
+import threading
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gmpy2 import mpz, powmod
@@ -76,12 +78,16 @@ class Uniform:
 
 
 class Full:
-    """For a neighbour's key: products of powers of the first 64 obfuscators, which are uniform.
+    """For a neighbour's key: products of powers of 64 uniform obfuscators, the bases.
 
     The exponents are uniform and have 128 bits more in total than the order of the group. By the
     leftover hash lemma, given the bases, every product is uniform up to about 2^-32 in the group of
-    any n with two prime factors, also if p-1 and q-1 have a common factor. The bases themselves are
-    also returned, once each, so all obfuscators together are nearly independent.
+    any n with two prime factors, also if p-1 and q-1 have a common factor.
+
+    Without *bases* of an earlier start, the first 64 obfuscators are the bases. They are returned
+    as well, once each, so all obfuscators together are nearly independent. They must not be kept on
+    a disk. Instead, 64 further products, which are never returned, are passed to *keep* once: they
+    are the *bases* of later starts.
 
     The powers of one base alone would not be enough. They are in one cyclic subgroup, and the owner
     of a key with a common factor of p-1 and q-1 can read the half weight from it. A modulus n with
@@ -89,27 +95,57 @@ class Full:
     Checked by test_an_owner_with_a_common_factor_reads_the_half_weight_from_a_single_base.
     """
 
-    def __init__(self, key: PublicKey, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        key: PublicKey,
+        limit_bytes: int,
+        bases: Sequence[mpz] | None = None,
+        keep: Callable[[Sequence[mpz]], None] | None = None,
+    ) -> None:
+        """Use *bases*, 64 uniform n-th residues that were never obfuscators, or compute them.
+
+        *keep* is called at most once, in a thread that calls `make`, and not if *bases* are given.
+        """
         self._key, self._limit = key, limit_bytes
         self._uniform = Uniform(key)
-        self._bases: list[mpz] = []
+        self._bases: list[mpz] = list(bases or ())
         self._comb: Comb | None = None
+        self._keep = None if bases else keep
+        self._to_keep: list[mpz] = []
+        self._keeping = threading.Lock()
 
     def make(self) -> mpz:
-        """Return a power of full size the first 64 times, and then products from the table."""
-        if self._comb is None:
+        """Return a product from the table, or a power of full size while bases are missing."""
+        if len(self._bases) < ROWS:
             made = self._uniform.make()
             self._bases.append(made)
             if len(self._bases) >= ROWS:
                 self._comb = self._table()
             return made
-        random_bytes = secrets.token_bytes(self._comb.choice_bytes)
-        return self._comb.power(self._comb.make_choices(random_bytes))
+        if self._comb is None:
+            self._comb = self._table()
+        if self._keep is not None:
+            self._prepare_to_keep(self._comb)
+        return _product(self._comb)
+
+    def _prepare_to_keep(self, comb: Comb) -> None:
+        """Compute one more base for later starts; pass the bases on once they are complete."""
+        with self._keeping:
+            if self._keep is None:
+                return
+            self._to_keep.append(_product(comb))
+            if len(self._to_keep) == ROWS:
+                self._keep(self._to_keep)
+                self._keep, self._to_keep = None, []
 
     def _table(self) -> Comb:
         bits = -(-(self._key.bits + _EXCESS_BITS) // ROWS)
         group = choose_group(self._key.bits // 4, self._limit)
         return Comb(self._bases[:ROWS], bits, self._key.n_squared, group)
+
+
+def _product(comb: Comb) -> mpz:
+    return comb.power(comb.make_choices(secrets.token_bytes(comb.choice_bytes)))
 
 
 def _draw_below(bound: mpz) -> mpz:

@@ -30,6 +30,7 @@ from cipherfleet_node.settings.sections import NodeConfig, exact_scale_of, resol
 
 from .bundle import Bundle
 from .epochs import is_plausible, new_epoch
+from .kept_bases import KeptBases
 from .mqtt import Link
 from .obfuscator_pools import OWN
 from .store import Store
@@ -247,7 +248,13 @@ def obfuscator_sources(bundle: Bundle) -> dict[str, Source]:
         OwnByTables(keys.paillier, generators, limit) if generators else OwnByCrt(keys.paillier)
     )
     neighbours: dict[str, Source] = {
-        name: Full(key, limit) if crypto.rerandomise == "full" else Uniform(key)
+        name: _full_source(bundle, name, key) if crypto.rerandomise == "full" else Uniform(key)
         for name, key in bundle.neighbours_paillier.items()
     }
     return {OWN: own, **neighbours}
+
+
+def _full_source(bundle: Bundle, name: str, key: PublicKey) -> Full:
+    """Return the source for the key of the neighbour *name*, with the bases that were kept."""
+    kept = KeptBases(bundle.folder, name, key, bundle.keys.identity)
+    return Full(key, bundle.config.crypto.table_kib * 1024, kept.load(), kept.save)

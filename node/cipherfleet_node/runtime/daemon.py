@@ -137,6 +137,7 @@ class Daemon:
             self._store.record_start(self._bundle.keys.public.fingerprint)
             self._link.start()
             self._manager.ready()
+            self._telemetry.spans.begin_loop()
             while not (self._stopping.is_set() or self._finished or self.restart_requested):
                 self._step()
             if self._stopping.is_set():
@@ -209,6 +210,7 @@ class Daemon:
         self._pools.close()
         self._sampler.close()
         self._telemetry.spans.flush(now=True)
+        self._telemetry.collection.close()
         self._heartbeat.stop()
         self._store.close()
 

@@ -3,7 +3,8 @@
 A line is {"round": k, "phase": "decrypt", "at": seconds, "ms": duration, "cpu_ms": of this thread}.
 The last line of a round has phase "round", the counts of the round, and `phases`: the time in ms
 that the daemon's thread spent in each phase from the opening to the closing of the round. Each
-moment counts for one phase only, the innermost.
+moment counts for one phase only, the innermost. `cpu` has the CPU seconds of the process by part,
+since its start (`cpu_account.py`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ class Spans:
         self._flushed = self._charged_until = time.monotonic()
         self._open: list[str] = []  # the current phases, the innermost one last
         self._spent: dict[str, float] = {}  # seconds by phase since `restart`
+        self._outside = "start"  # the part of CPU time outside all phases
+        self._cpu_until = time.thread_time()
+        self._cpu: dict[str, float] = {self._outside: self._cpu_until}  # CPU seconds by phase
         file.parent.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
@@ -88,7 +92,20 @@ class Spans:
         spent, self._spent = self._spent, {}
         return {phase: round(1000.0 * seconds, 4) for phase, seconds in spent.items()}
 
+    def begin_loop(self) -> None:
+        """Count the CPU time outside all phases as `loop` from now on, no longer as `start`."""
+        self._charge(time.monotonic())
+        self._outside = "loop"
+
+    def cpu_by_phase(self) -> dict[str, float]:
+        """Return the CPU seconds of the daemon's thread by phase, since the process began."""
+        self._charge(time.monotonic())
+        return dict(self._cpu)
+
     def _charge(self, now: float) -> None:
+        cpu, part = time.thread_time(), self._open[-1] if self._open else self._outside
+        self._cpu[part] = self._cpu.get(part, 0.0) + cpu - self._cpu_until
+        self._cpu_until = cpu
         if self._open:
             phase = self._open[-1]
             self._spent[phase] = self._spent.get(phase, 0.0) + now - self._charged_until

@@ -19,6 +19,7 @@ from cipherfleet_node.sensors.thermal import processor_temperature
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import NodeConfig
 
+from .cpu_account import CollectionClock, cpu_by_part
 from .mqtt import Link, Sent
 from .obfuscator_pools import PoolFigures
 from .round_trips import RoundTrips
@@ -40,6 +41,7 @@ class Telemetry:
     def __init__(self, folder: Path, config: NodeConfig, began: float, patience_s: float) -> None:
         self._folder, self._config = folder / LOGS_FOLDER, config
         self.spans = Spans(self._folder / SPANS_FILE)
+        self.collection = CollectionClock()
         self.round_trips = RoundTrips(self.spans)
         self.unanswered = Unanswered(patience_s, began)
         self._is_alerted = False  # the log has the present alert
@@ -111,6 +113,8 @@ class Telemetry:
             bytes_sent=link.bytes_sent,
             bytes_received=link.bytes_received,
             cpu_s=round(time.process_time(), 4),
+            cpu=cpu_by_part(self.spans.cpu_by_phase()),
+            collection_cpu_s=round(self.collection.seconds, 4),
             pool_cpu_s=round(pools.cpu_s, 4),
             rss_mib=resident_mib(),
         )

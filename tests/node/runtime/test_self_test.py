@@ -13,6 +13,7 @@ from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import exchange, paillier
 from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.runtime import self_test
 from cipherfleet_node.runtime.self_test import check_exchanges
 
 OWN = toy_key(0)
@@ -73,6 +74,22 @@ def test_arithmetic_that_fails_on_one_neighbours_key_names_it(
         return (made + key.n) % key.n_squared if key == bad else made
 
     monkeypatch.setattr(exchange, "scale", wrong)
+    with pytest.raises(ConfigError, match="fails with the key of 'b'"):
+        check_exchanges(OWN, NEIGHBOURS)
+
+
+@pytest.mark.parametrize("change", [lambda c: c ^ 1, lambda c: c * c, lambda _: mpz(1)])
+def test_a_wrong_full_power_under_a_neighbours_key_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[mpz], mpz]
+) -> None:
+    """Python's integers check gmpy2's power, although they do not compute it themselves."""
+    real, bad = gmpy2.powmod, NEIGHBOURS["b"]
+
+    def wrong(base: mpz, exponent: mpz, modulus: mpz) -> mpz:
+        made = real(base, exponent, modulus)
+        return change(made) % modulus if modulus == bad.n_squared else made
+
+    monkeypatch.setattr(self_test, "powmod", wrong)
     with pytest.raises(ConfigError, match="fails with the key of 'b'"):
         check_exchanges(OWN, NEIGHBOURS)
 

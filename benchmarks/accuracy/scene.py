@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import Array, Linear, SeededRandomness, first_estimates, run
+from cipherfleet_analysis.simulation import Array, Linear
 from cipherfleet_broker import RunningBroker
 from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_deploy.local.results import relative_error
+from cipherfleet_lab.cipherfleet import MEAN_HALF_WEIGHT
 from cipherfleet_lab.simulation.scenario import scenario_of_fleet
+from cipherfleet_node.core.optimiser import mean_stepsize
+from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
@@ -72,23 +74,6 @@ class Scene:
             scenario.gradients.hessians, scenario.gradients.offsets, _neighbours(fleet)
         )
 
-    def simulate(self, algorithm: str) -> list[float]:
-        """Return the error after each simulated round of a fleet of the daemons."""
-        scenario = scenario_of_fleet(self.fleet("simulated", algorithm, 1))
-        randomness, optimum = SeededRandomness(1), self.problem.optimum
-        start = first_estimates(scenario.starts, scenario.algorithm, randomness)
-        rounds = run(
-            scenario.links,
-            start,
-            scenario.gradients,
-            scenario.algorithm,
-            randomness,
-            sealed=scenario.sealed,
-            method=scenario.method,
-        )
-        closed = islice(rounds, self.simulated_rounds)
-        return [relative_error(each.estimates, optimum) for each in closed]
-
 
 @dataclass(frozen=True)
 class QuadraticProblem:
@@ -126,6 +111,15 @@ class QuadraticProblem:
                 weights[i, j] = 1.0 / (1 + max(len(near), len(self.neighbours[j])))
         return weights + np.diag(1.0 - weights.sum(axis=1))
 
+    def simulate_article(self, stepsize: Stepsize, rounds: int) -> list[float]:
+        """Return the errors of the article's method with its mean weights and mean stepsizes."""
+        flows = MEAN_HALF_WEIGHT**2 * (self.mixing - np.eye(self.nodes))
+        x, errors = np.zeros_like(self.offsets), []
+        for k in range(rounds):
+            x = x + flows @ x - mean_stepsize(stepsize, k) * self.gradients(x)
+            errors.append(relative_error(x, self.optimum))
+        return errors
+
     @cached_property
     def best_step(self) -> float:
         """2/(mu + L) of the mean objective: the best constant step of gradient descent."""
@@ -134,7 +128,7 @@ class QuadraticProblem:
 
     def gradients(self, x: Array) -> Array:
         """Return g_i(x_i) of every node, shape (n, d)."""
-        result: Array = np.einsum("nij,nj->ni", self.hessians, x) + self.offsets
+        result: Array = np.matmul(self.hessians, x[:, :, None])[:, :, 0] + self.offsets
         return result
 
 

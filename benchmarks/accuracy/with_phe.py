@@ -21,7 +21,7 @@ from cipherfleet_analysis.simulation import Array
 from cipherfleet_deploy.local.results import relative_error
 from cipherfleet_node.core.optimiser import mean_stepsize
 
-from .daemons import best_schedule, simulated_best
+from .daemons import best_schedule, describe
 from .result import Course, MethodResult, costs
 from .scene import QuadraticProblem, Scene
 
@@ -86,7 +86,7 @@ def _naive_rounds(scene: Scene) -> Iterator[tuple[Array, int]]:
         paillier.generate_paillier_keypair(n_length=scene.key_bits) for _ in range(problem.nodes)
     ]
     x, d = np.zeros_like(problem.offsets), problem.dimension
-    stepsize = scene.fleet("schedule", _best(scene), 1).file.algorithm.stepsize
+    stepsize = best_schedule(scene)
     yield x, 0
     for k in count():
         half = rng.uniform(0.5, 1.0, (problem.nodes, problem.nodes))
@@ -103,8 +103,8 @@ def _naive_rounds(scene: Scene) -> Iterator[tuple[Array, int]]:
         yield x, 2 * problem.edges * 2 * d  # a query and an answer over each direction of a link
 
 
-def _best(scene: Scene) -> str:
-    return f"method: article, stepsize: {best_schedule(scene)}"
+def _simulate_article(scene: Scene) -> list[float]:
+    return scene.problem.simulate_article(best_schedule(scene), scene.simulated_rounds)
 
 
 # -- a server -----------------------------------------------------------------------------------
@@ -149,8 +149,8 @@ PHE_METHODS = (
         processes=f"one; wall time as if {os.cpu_count()} cores shared it without loss",
         cores=os.cpu_count() or 1,
         rounds=_naive_rounds,
-        settings=lambda scene: f"pairwise, stepsize {best_schedule(scene)}",
-        simulated=simulated_best,
+        settings=lambda scene: f"pairwise, stepsize {describe(best_schedule(scene))}",
+        simulated=_simulate_article,
     ),
     PheMethod(
         "phe-server",

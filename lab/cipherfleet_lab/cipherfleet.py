@@ -26,7 +26,7 @@ from cipherfleet_analysis.simulation import (
 from cipherfleet_node.core import exact
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
-from cipherfleet_node.settings.sections import Algorithm, resolution_of
+from cipherfleet_node.settings.sections import AGREE, Algorithm, Scale, resolution_of
 
 from .systems import Array, Log, Problem
 
@@ -104,7 +104,7 @@ class Cipherfleet:
             weights=self._mixing(links, problem.nodes),
             resolution=resolution_of(self.algorithm),
             shared=None if method is None else estimates[1:] - couplings,
-            dual_rate=None if method is None else exact.BETA * method.scale,
+            dual_rate=None if method is None else exact.BETA * _number(method.scale),
         )
 
     def _make_randomness(self, seed: int) -> _Unguarded:
@@ -145,15 +145,15 @@ class _Unguarded(SeededRandomness):
 def _exact_method(problem: Problem, algorithm: Algorithm) -> ExactMethod | None:
     """Return the exact method on *problem*, or None for the article's.
 
-    Plain averaging has no gradients, and is the same in both.
+    Plain averaging has no gradients, and is the same in both. Without a number as scale, it is the
+    problem's: the fleet's agreement on one is left out.
     """
     if algorithm.method != "exact" or problem.whole is None:
         return None
     if problem.curvatures is None:
         raise ValueError(f"{problem.name} has no curvatures, which the exact method needs")
-    scale, spread = algorithm.scale or problem.scale, algorithm.stepsize.spread
-    means = [[exact.mean_step(own, scale, spread)] for own in problem.curvatures.tolist()]
-    return ExactMethod(scale, np.array(means))
+    scale = problem.scale if algorithm.scale == AGREE else algorithm.scale
+    return ExactMethod(scale, problem.curvatures, algorithm.stepsize.spread)
 
 
 def _gradients(problem: Problem, method: ExactMethod | None, seed: int) -> Gradients:
@@ -167,7 +167,12 @@ def _public_stepsizes(algorithm: Algorithm, method: ExactMethod | None, rounds: 
     """Return lambda_k, or what p_i is at most: other nodes know no more of it."""
     if method is None:
         return np.array([mean_stepsize(algorithm.stepsize, k) for k in range(rounds)])
-    return np.full(rounds, exact.mean_step(0.0, method.scale, algorithm.stepsize.spread))
+    return np.full(rounds, exact.mean_step(0.0, _number(method.scale), method.spread))
+
+
+def _number(scale: Scale) -> float:
+    assert scale != AGREE, "the lab runs the exact method with a number"
+    return scale
 
 
 def _attenuations(algorithm: Algorithm, method: ExactMethod | None, rounds: int) -> Array:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from cipherfleet_deploy.data_folders import example_folder
-from cipherfleet_node.settings.sections import USUAL_SCALE, Stepsize
+from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
 
-from .systems import Array, Gradient, Problem
+from .systems import USUAL_SCALE, Array, Gradient, Problem
 
 Edges = Sequence[tuple[int, int]]
 Generator = np.random.Generator

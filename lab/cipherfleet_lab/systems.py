@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.settings.sections import USUAL_SCALE
-
 Array = npt.NDArray[np.float64]
 Gradient = Callable[[Array, np.random.Generator], Array]  # (d,) -> (d,)
+# A scale of curvature c0 that is right within a factor of two for features of order one.
+USUAL_SCALE = 0.7
 AllGradients = Callable[[Array, np.random.Generator], Array]  # (n, d) -> (n, d)
 
 

@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python benchmarks/round.py sealed --gate
 	$(BIN)/python benchmarks/round.py throughput
 	$(BIN)/python benchmarks/round.py growth
+	$(BIN)/python benchmarks/to_accuracy.py --gate
 	$(BIN)/python benchmarks/prediction.py --gate
 	$(BIN)/python benchmarks/idle.py --gate
 	$(BIN)/python benchmarks/start.py

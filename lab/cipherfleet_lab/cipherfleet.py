@@ -6,7 +6,7 @@ switched off, to show its effect.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -14,16 +14,19 @@ from typing import Literal
 import numpy as np
 
 from cipherfleet_analysis.simulation import (
+    ExactMethod,
     FleetRandomness,
+    Gradients,
     Links,
     SeededRandomness,
     SimulatedRound,
     first_estimates,
     run,
 )
+from cipherfleet_node.core import exact
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
-from cipherfleet_node.settings.sections import Algorithm, resolution_of
+from cipherfleet_node.settings.sections import AGREE, Algorithm, Scale, resolution_of
 
 from .systems import Array, Log, Problem
 
@@ -33,7 +36,10 @@ MEAN_HALF_WEIGHT = 0.75
 
 @dataclass(frozen=True)
 class Cipherfleet:
-    """The algorithm of cipherfleet; *algorithm* has stepsizes, attenuation and resolution.
+    """The algorithm of cipherfleet; *algorithm* has method, stepsizes, attenuation, resolution.
+
+    The exact method takes gradients over whole windows, and of the stepsizes only their spread and
+    law.
 
     The guards: `algorithm.stepsize.spread` sets random stepsizes; `algorithm.attenuation` "none"
     switches attenuation off; *dither* hides the half weights; *start_noise* makes the start random
@@ -59,42 +65,46 @@ class Cipherfleet:
         off["private half weights"] = self.half_weights is None
         off["masks"] = self.masks
         guards = [f"no {guard}" for guard, on in off.items() if not on]
-        return ", ".join([f"cipherfleet {self.exchange}", *guards])
+        method = ["exact"] if self.algorithm.method == "exact" else []
+        return ", ".join([f"cipherfleet {self.exchange}", *method, *guards])
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
         """Run *rounds* rounds from problem.start; the same seed gives the same log."""
         links = Links.between(np.array(problem.edges), problem.nodes)
         randomness = self._make_randomness(seed)
         start = first_estimates(problem.start, self.algorithm, randomness)
-        gradients = _StochasticGradients(problem, np.random.default_rng([seed, 1]))
+        method = _exact_method(problem, self.algorithm)
         passed = list(
             islice(
                 run(
                     links,
                     start,
-                    gradients,
+                    _gradients(problem, method, seed),
                     self.algorithm,
                     randomness,
                     sealed=self.exchange == "sealed",
                     opened=self.exchange == "pairwise" or not self.masks,
+                    method=method,
                 ),
                 rounds,
             )
         )
+        estimates = np.array([start, *(each.estimates for each in passed)])
+        couplings = _stack_rounds([each.couplings for each in passed], start)
         return Log(
             system=self.name,
-            estimates=np.array([start, *(each.estimates for each in passed)]),
+            estimates=estimates,
             gradients=_stack_rounds([each.gradients for each in passed], start),
             opened=_collect_opened(links, passed),
             sums=_stack_rounds([each.sums for each in passed], start),
-            couplings=_stack_rounds([each.couplings for each in passed], start),
+            couplings=couplings,
             half_weights=_own_weights(links, randomness.values),
-            stepsizes=np.array([mean_stepsize(self.algorithm.stepsize, k) for k in range(rounds)]),
-            attenuations=np.array(
-                [attenuation_factor(self.algorithm.attenuation, k) for k in range(rounds)]
-            ),
+            stepsizes=_public_stepsizes(self.algorithm, method, rounds),
+            attenuations=_attenuations(self.algorithm, method, rounds),
             weights=self._mixing(links, problem.nodes),
             resolution=resolution_of(self.algorithm),
+            shared=None if method is None else estimates[1:] - couplings,
+            dual_rate=None if method is None else exact.BETA * _number(method.scale),
         )
 
     def _make_randomness(self, seed: int) -> _Unguarded:
@@ -130,6 +140,57 @@ class _Unguarded(SeededRandomness):
     def dither(self, k: int, links: slice, weights: Array, dimension: int) -> Array:
         values = super().dither(k, links, weights, dimension)
         return values if self._system.dither else np.zeros_like(values)
+
+
+def _exact_method(problem: Problem, algorithm: Algorithm) -> ExactMethod | None:
+    """Return the exact method on *problem*, or None for the article's.
+
+    Plain averaging has no gradients, and is the same in both. Without a number as scale, it is the
+    problem's: the fleet's agreement on one is left out.
+    """
+    if algorithm.method != "exact" or problem.whole is None:
+        return None
+    if problem.curvatures is None:
+        raise ValueError(f"{problem.name} has no curvatures, which the exact method needs")
+    scale = problem.scale if algorithm.scale == AGREE else algorithm.scale
+    return ExactMethod(scale, problem.curvatures, algorithm.stepsize.spread)
+
+
+def _gradients(problem: Problem, method: ExactMethod | None, seed: int) -> Gradients:
+    if method is None:
+        return _StochasticGradients(problem, np.random.default_rng([seed, 1]))
+    assert problem.whole is not None
+    return _WholeGradients(problem.whole)
+
+
+def _public_stepsizes(algorithm: Algorithm, method: ExactMethod | None, rounds: int) -> Array:
+    """Return lambda_k, or what p_i is at most: other nodes know no more of it."""
+    if method is None:
+        return np.array([mean_stepsize(algorithm.stepsize, k) for k in range(rounds)])
+    return np.full(rounds, exact.mean_step(0.0, _number(method.scale), method.spread))
+
+
+def _number(scale: Scale) -> float:
+    assert scale != AGREE, "the lab runs the exact method with a number"
+    return scale
+
+
+def _attenuations(algorithm: Algorithm, method: ExactMethod | None, rounds: int) -> Array:
+    if method is not None:
+        return np.ones(rounds)
+    return np.array([attenuation_factor(algorithm.attenuation, k) for k in range(rounds)])
+
+
+@dataclass(frozen=True)
+class _WholeGradients:
+    """Gradients over whole windows, for the exact method."""
+
+    whole: Callable[[Array], Array]
+
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
+        """Return the gradients of all nodes."""
+        del k, randomness
+        return self.whole(x)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from cipherfleet_node.settings.sections import Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
 
-from .systems import Array, Gradient, Problem
+from .systems import USUAL_SCALE, Array, Gradient, Problem
 
 Edges = Sequence[tuple[int, int]]
 Generator = np.random.Generator
@@ -75,6 +75,8 @@ def five_nodes(noise: float = FIVE_NOISE) -> Problem:
         optimum=optimum,
         vectorised=together,
         slope=lambda x: FIVE_CURVATURES.mean(axis=0) @ x - pulls.mean(axis=0),
+        whole=lambda x: np.einsum("nij,nj->ni", FIVE_CURVATURES, x) - pulls,
+        curvatures=np.linalg.eigvalsh(FIVE_CURVATURES)[:, -1],
     )
 
 
@@ -114,23 +116,27 @@ class RegressionLoss:
     value: Callable[[Array, Array], Array]
     slope: Callable[[Array, Array], Array]  # dl/dz
     curvature: Callable[[Array, Array], Array]  # d2l/dz2
+    steepest: float  # the largest curvature at any z and y
 
 
 SQUARED = RegressionLoss(
     lambda z, y: (z - y) ** 2 / 2,
     lambda z, y: z - y,
     lambda z, _: np.ones_like(z),
+    1.0,
 )
 LOGISTIC = RegressionLoss(  # y in {0, 1}
     lambda z, y: np.logaddexp(0.0, z) - y * z,
     lambda z, y: _sigmoid(z) - y,
     lambda z, _: _sigmoid(z) * _sigmoid(-z),
+    0.25,
 )
 # Geman and McClure's: bounded, so that an outlier stops pulling; not convex beyond 1/sqrt(3).
 BOUNDED = RegressionLoss(
     lambda z, y: (z - y) ** 2 / (1 + (z - y) ** 2) / 2,
     lambda z, y: (z - y) / (1 + (z - y) ** 2) ** 2,
     lambda z, y: (1 - 3 * (z - y) ** 2) / (1 + (z - y) ** 2) ** 3,
+    1.0,
 )
 
 
@@ -160,6 +166,16 @@ class Readings:
         chosen = np.floor(rows * rng.random((n, self.minibatch))).astype(int)
         nodes = np.arange(n)[:, None]
         return self._slopes(self.phi[nodes, chosen], self.targets[nodes, chosen], x)
+
+    def whole_gradients(self, x: Array) -> Array:
+        """Return g_i(x_i) of all nodes over all their rows, shape (n, d)."""
+        return self._slopes(self.phi, self.targets, x)
+
+    def largest_curvatures(self) -> Array:
+        """Return a bound on the largest eigenvalue L_i of every second derivative, shape (n,)."""
+        second = np.einsum("nri,nrj->nij", self.phi, self.phi) / self.targets.shape[1]
+        bound: Array = self.loss.steepest * np.linalg.eigvalsh(second)[:, -1] + self.penalty
+        return bound
 
     def make_gradient(self, node: int) -> Gradient:
         """Return the gradient function g_i of one node."""
@@ -216,6 +232,9 @@ def regression(
         optimum=optimum,
         vectorised=readings.gradients,
         slope=readings.slope,
+        whole=readings.whole_gradients,
+        curvatures=readings.largest_curvatures(),
+        scale=USUAL_SCALE * readings.loss.steepest,
     )
 
 

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Gradient = Callable[[Array, np.random.Generator], Array]  # (d,) -> (d,)
+# A scale of curvature c0 that is right within a factor of two for features of order one.
+USUAL_SCALE = 0.7
 AllGradients = Callable[[Array, np.random.Generator], Array]  # (n, d) -> (n, d)
 
 
@@ -33,6 +35,11 @@ class Problem:
         None  # `gradients` of all nodes at once, with the same random choices
     )
     slope: Callable[[Array], Array] | None = None  # the gradient of F at x of shape (d,), exact
+    # What the exact method needs: g_i at x_i over the whole window, shapes (n, d); the largest
+    # eigenvalue L_i of every second derivative, shape (n,); and the scale of curvature c0.
+    whole: Callable[[Array], Array] | None = None
+    curvatures: Array | None = None
+    scale: float = USUAL_SCALE
 
     @property
     def nodes(self) -> int:
@@ -86,9 +93,18 @@ class Log:
     attenuations: Array | None = None  # (rounds,)
     weights: Array | None = None  # (n, n), the mean mixing matrix
     resolution: float | None = None  # delta
+    # The exact method: the points u_i that the rounds share (its neighbours see them, not the
+    # estimates), (rounds, n, d), and the public factor of y_i = -dual_rate times the sum of c_i.
+    shared: Array | None = None
+    dual_rate: float | None = None
     figures: Mapping[str, float] = field(
         default_factory=dict
     )  # specific to the system: epsilon, ...
+
+    @property
+    def points(self) -> Array:
+        """What the rounds share, shape (rounds, n, d): estimates, or the exact method's points."""
+        return self.estimates[:-1] if self.shared is None else self.shared
 
 
 class System(Protocol):

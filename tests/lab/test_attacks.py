@@ -302,6 +302,27 @@ def test_all_neighbours_telescope_random_stepsizes_away(off: tuple[Guard, ...]) 
     assert finding.verdict == "recovered"
 
 
+def test_with_the_exact_method_all_neighbours_learn_the_gradient_at_the_optimum_exactly() -> None:
+    """A finding, not a guard: the flows sum to the dual, which ends at minus the gradient."""
+    finding = found(telescoping(case("pairwise-exact")))
+    assert finding.value < 1e-6
+    assert finding.verdict == "recovered"
+    sealed = found(telescoping(case("sealed-exact", graph="complete")))
+    assert sealed.value < 1e-6, "all that they ask collude as well"
+
+
+def test_an_honest_neighbour_hides_it_in_the_exact_method_too() -> None:
+    for name in ("pairwise-exact", "sealed-exact"):
+        assert found(telescoping_but_one(case(name, graph="ring"))).value > 0.4
+    assert found(telescoping(case("sealed-exact", graph="ring"))).value > 0.4
+
+
+@pytest.mark.parametrize("name", ["pairwise", "sealed"])
+def test_what_one_round_shows_does_not_depend_on_the_method(name: str) -> None:
+    shown = [found(direction(case(name + method))).value for method in ("", "-exact")]
+    assert shown[1] == pytest.approx(shown[0], rel=0.3)
+
+
 def test_an_honest_neighbour_hides_the_gradient_where_no_colluder_is_beside_it() -> None:
     assert found(telescoping_but_one(case("pairwise", graph="ring"))).value > 0.4
     assert found(telescoping_but_one(case("sealed"))).value > 0.4

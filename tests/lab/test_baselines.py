@@ -14,7 +14,9 @@ from cipherfleet_lab.baselines import (
     Consensus,
     DifferentialPrivacy,
     Dsgd,
+    Extra,
     GradientTracking,
+    Nids,
     Obfuscation,
     PaillierRing,
     PushSum,
@@ -47,6 +49,8 @@ SYSTEMS: list[System] = [
     AdaGrad(SHRINKING),
     RmsProp(SHRINKING),
     GradientTracking(0.1),
+    Nids(0.1),
+    Extra(0.1),
     PushSum(SHRINKING, ARCS),
     PaillierRing(SHRINKING),
 ]
@@ -149,6 +153,33 @@ def test_gradient_tracking_reaches_the_optimum_itself_with_constant_steps() -> N
     for problem, rounds in ((EXACT, 1500), (problems.logistic(), 1500)):
         log = GradientTracking(0.1).run(problem, rounds, 1)
         assert relative_error(log, problem)[-1] < 1e-9
+
+
+@pytest.mark.parametrize("system", [Nids(0.4), Extra(0.2)], ids=named)
+def test_corrected_iterations_reach_the_optimum_itself_with_constant_steps(system: System) -> None:
+    log = system.run(EXACT, 600, 1)
+    assert relative_error(log, EXACT)[-1] < 1e-9
+
+
+def test_the_first_rounds_of_nids_are_those_of_its_formula() -> None:
+    log = Nids(0.4).run(EXACT, 2, 1)
+    assert log.weights is not None
+    x, (first, second) = EXACT.start, log.gradients
+    mean = 0.5 * (np.eye(5) + log.weights)
+    once = x - 0.4 * first
+    assert log.estimates[1] == pytest.approx(once)
+    assert log.estimates[2] == pytest.approx(mean @ (2 * once - x - 0.4 * (second - first)))
+
+
+def test_the_first_rounds_of_extra_are_those_of_its_formula() -> None:
+    log = Extra(0.2).run(EXACT, 2, 1)
+    assert log.weights is not None
+    x, (first, second) = EXACT.start + 0.0, log.gradients
+    mean = 0.5 * (np.eye(5) + log.weights)
+    once = log.weights @ x - 0.2 * first
+    twice = once + log.weights @ once - mean @ x - 0.2 * (second - first)
+    assert log.estimates[1] == pytest.approx(once)
+    assert log.estimates[2] == pytest.approx(twice)
 
 
 def test_gradient_tracking_solves_the_lab_problem_to_a_thousandth_in_a_thousand_rounds() -> None:

@@ -27,10 +27,12 @@ from cipherfleet_lab.figures.attenuation import GRAPHS, lab_stepsize, table_row
 from cipherfleet_lab.figures.five_nodes import STEPSIZE, run_courses
 from cipherfleet_lab.figures.make import FiguresResult, make
 from cipherfleet_lab.figures.pages import write_index
-from cipherfleet_lab.figures.seeds import ARTICLES, NONE, fleet, measure_end
+from cipherfleet_lab.figures.seeds import ARTICLES, NONE, exact_fleet, fleet, measure_end
+from cipherfleet_lab.figures.streaming import algorithms, errors_of, make_stream
 from cipherfleet_lab.figures.study import StudyEffort
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.settings.sections import Stepsize
 from tests.support.paths import ROOT
 from tests.support.results import check_result
 from tests.support.tolerances import assert_same_text
@@ -99,6 +101,19 @@ def test_attenuation_pays_at_a_coarse_resolution_and_only_there() -> None:
 
     assert error(NONE, 2.0**-24) < 0.3 * error(ARTICLES, 2.0**-24)
     assert error(NONE, 2.0**-1) > 2 * error(ARTICLES, 2.0**-1)
+
+
+def test_the_exact_method_follows_a_moving_optimum_closer_than_a_constant_stepsize() -> None:
+    stream, (exact, _, constant) = make_stream(5), algorithms().values()
+    ends = {a.method: errors_of(stream, a, 1)[-50:].mean() for a in (exact, constant)}
+    assert ends["exact"] < 0.5 * ends["article"]
+
+
+def test_the_exact_method_on_the_lab_problem_is_below_a_millionth_under_every_law() -> None:
+    problem = problems.intel_lab()
+    for law, spread in (("uniform", 0.0), ("normal", 1.0), ("log-normal", 1.0)):
+        way = exact_fleet(Stepsize(spread=spread, law=law))  # type: ignore[arg-type]
+        assert measure_end(way, problem, 450, range(1), relative_error) < 1e-6
 
 
 # -- pages --------------------------------------------------------------------------------------

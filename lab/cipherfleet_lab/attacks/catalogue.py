@@ -24,6 +24,7 @@ class Attack:
     adversary: str
     location: str
     is_on_rounds: bool = False  # it runs fleets of agents, in pairs: `round_table.py`
+    depends_on_method: bool = False  # it uses how estimates move: see `algorithm.method`
 
     def run(self, case: AttackCase) -> AttackResult | None:
         """Run the attack; None if it does not apply to the system."""
@@ -51,14 +52,33 @@ ATTACKS: Mapping[str, Attack] = {
         Attack("divisor", "one neighbour", "common_factor:divisor"),
         Attack("randomness", "one neighbour", "randomness:randomness_of_answers"),
         Attack("direction", "one neighbour", "neighbours:direction"),
-        Attack("triangulation", "one neighbour", "neighbours:triangulation"),
+        Attack(
+            "triangulation", "one neighbour", "neighbours:triangulation", depends_on_method=True
+        ),
         Attack("triangulation-two", "two neighbours", "neighbours:triangulation_by_two"),
-        Attack("one-round", "all neighbours", "telescoping:one_round"),
-        Attack("telescoping", "all neighbours", "telescoping:telescoping"),
-        Attack("telescoping-but-one", "all neighbours but one", "telescoping:telescoping_but_one"),
-        Attack("leakage-round", "all neighbours", "leakage:leakage_of_round"),
-        Attack("leakage-telescoped", "all neighbours", "leakage:leakage_of_telescoped"),
-        Attack("leakage-several", "all neighbours", "leakage:leakage_of_several"),
+        Attack("one-round", "all neighbours", "telescoping:one_round", depends_on_method=True),
+        Attack("telescoping", "all neighbours", "telescoping:telescoping", depends_on_method=True),
+        Attack(
+            "telescoping-but-one",
+            "all neighbours but one",
+            "telescoping:telescoping_but_one",
+            depends_on_method=True,
+        ),
+        Attack(
+            "leakage-round", "all neighbours", "leakage:leakage_of_round", depends_on_method=True
+        ),
+        Attack(
+            "leakage-telescoped",
+            "all neighbours",
+            "leakage:leakage_of_telescoped",
+            depends_on_method=True,
+        ),
+        Attack(
+            "leakage-several",
+            "all neighbours",
+            "leakage:leakage_of_several",
+            depends_on_method=True,
+        ),
         Attack(
             "late-answers",
             "one neighbour and the broker",
@@ -68,9 +88,19 @@ ATTACKS: Mapping[str, Attack] = {
         Attack(
             "last-will", "one neighbour and the broker", "isolation:last_will", is_on_rounds=True
         ),
-        Attack("departure", "one neighbour", "isolation:departure", is_on_rounds=True),
         Attack(
-            "separation", "one neighbour and the broker", "separation:separation", is_on_rounds=True
+            "departure",
+            "one neighbour",
+            "isolation:departure",
+            is_on_rounds=True,
+            depends_on_method=True,
+        ),
+        Attack(
+            "separation",
+            "one neighbour and the broker",
+            "separation:separation",
+            is_on_rounds=True,
+            depends_on_method=True,
         ),
         Attack(
             "second-query-after-restart",
@@ -80,8 +110,20 @@ ATTACKS: Mapping[str, Attack] = {
         ),
         Attack("old-card", "an accident", "restarts:old_card", is_on_rounds=True),
         Attack("far-round", "a dishonest member", "members:far_round", is_on_rounds=True),
-        Attack("overreach", "a dishonest member", "members:overreach", is_on_rounds=True),
-        Attack("garbage", "a dishonest member", "members:garbage", is_on_rounds=True),
+        Attack(
+            "overreach",
+            "a dishonest member",
+            "members:overreach",
+            is_on_rounds=True,
+            depends_on_method=True,
+        ),
+        Attack(
+            "garbage",
+            "a dishonest member",
+            "members:garbage",
+            is_on_rounds=True,
+            depends_on_method=True,
+        ),
         Attack("mute-member", "a dishonest member", "members:mute_member", is_on_rounds=True),
         Attack("leakage-true", "no real adversary", "leakage:leakage_of_truth"),
     )
@@ -91,6 +133,8 @@ ATTACKS: Mapping[str, Attack] = {
 SYSTEMS: Mapping[str, str] = {
     "pairwise": "subjects:PAIRWISE",
     "sealed": "subjects:SEALED",
+    "pairwise-exact": "subjects:PAIRWISE_EXACT",
+    "sealed-exact": "subjects:SEALED_EXACT",
     "dsgd": "subjects:DSGD",
     "ternary": "subjects:TERNARY",
     "obfuscation": "subjects:OBFUSCATION",

@@ -24,15 +24,21 @@ _SINGULAR = 1e-6  # singular values below this share of the largest are rounding
 
 @dataclass(frozen=True)
 class ObservedTrajectory:
-    """Inferred estimates and flows of one node in every round; shapes (rounds, d)."""
+    """What is inferred of one node in every round; shapes (rounds, d)."""
 
-    states: Array
+    states: Array  # what the rounds share
     flows: Array  # gamma_k c_i
 
     def reading(self, log: Log) -> Reading:
         """Return the steps: the changes of the estimates without the flow."""
-        steps = (self.states + self.flows)[:-1] - self.states[1:]
-        return Reading(self.states[:, None], steps[:, None], mean_steps(log)[:-1])
+        arrived = (self.states + self.flows)[:-1]
+        steps, scales = (arrived - self.states[1:])[:, None], mean_steps(log)[:-1]
+        if log.dual_rate is None:
+            return Reading(self.states[:, None], steps, scales)
+        # Exact: the states are points u_i, and the estimates are those points plus the flows.
+        estimates = np.concatenate([self.states[:1], arrived])
+        duals = -log.dual_rate * self.flows.cumsum(axis=0)[:-1]
+        return Reading(estimates[:, None], steps, scales, first=1, duals=duals[:, None])
 
 
 Observe = Callable[[Log, Problem, Collection[int], int], ObservedTrajectory]
@@ -93,7 +99,7 @@ def locate(log: Log, problem: Problem, coalition: Collection[int], node: int) ->
     near = [other for other in problem.neighbours(node) if other in coalition]
     if not near:
         return None
-    own = log.estimates[:-1, near]  # (rounds, neighbours, d)
+    own = log.points[:, near]  # (rounds, neighbours, d)
     seen = np.stack([opened_difference(log, other, node) for other in near], axis=1)
     expected: Array = (own + seen / MEAN_HALF_WEIGHT).mean(axis=1)
     if len(near) == 1 or problem.dimension == 1:
@@ -131,7 +137,7 @@ def observe_mean_sums(
 def _observe_sums(
     log: Log, problem: Problem, coalition: Collection[int], node: int, deviation: float
 ) -> ObservedTrajectory:
-    centre = log.estimates[:-1, sorted(coalition)].mean(axis=1)
+    centre = log.points[:, sorted(coalition)].mean(axis=1)
     outside = [m for m in range(problem.nodes) if m not in coalition]
     seen = [m for m in outside if set(problem.neighbours(m)) & set(coalition)]
     system, known, scale = _equations(log, problem, coalition, seen, centre, deviation)
@@ -145,7 +151,7 @@ def _observe_sums(
     for near in problem.neighbours(node):
         if near in coalition:
             own = link_half_weights(log, near, node)[:, None]
-            term = own * (h * (log.estimates[:-1, near] - centre) - y)
+            term = own * (h * (log.points[:, near] - centre) - y)
         elif near in weights:
             term = h * away[near] - weights[near][:, None] * y
         else:
@@ -170,13 +176,13 @@ def _equations(
     known, rows = [], []
     for asker in askers:
         left = log.sums[:, asker] * unit
-        off = centre - log.estimates[:-1, asker]
+        off = centre - log.points[:, asker]
         row = np.zeros((rounds, d, len(seen), d + 1))
         for near in problem.neighbours(asker):
             factor = link_factor(problem, asker, near)
             if near in coalition:
                 own = link_half_weights(log, near, asker)[:, None]
-                left = left - factor * own * (log.estimates[:-1, near] - log.estimates[:-1, asker])
+                left = left - factor * own * (log.points[:, near] - log.points[:, asker])
                 continue
             place = seen.index(near)
             left = left - factor * MEAN_HALF_WEIGHT * off
@@ -212,7 +218,7 @@ def observe_ring(
     """Infer from the public sum of a ring: the outside nodes share the rest of it equally."""
     assert log.served is not None
     del node
-    inside = log.estimates[:-1, sorted(coalition)].sum(axis=1)
+    inside = log.points[:, sorted(coalition)].sum(axis=1)
     states = (log.served - inside) / (problem.nodes - len(coalition))
     return ObservedTrajectory(states, log.served / problem.nodes - states)
 

@@ -42,7 +42,7 @@ def observer(case: AttackCase) -> AttackResult | None:
         return None
     for log in case.logs:
         reading = wire(log)
-        seen = reading.steps[SETTLED] / reading.scales[SETTLED, None, None]
+        seen = reading.gradients(SETTLED)
         true = log.gradients[reading.first :][SETTLED]
         found.append(seen[: len(true)])
         truth.append(true[: len(seen)])

@@ -120,7 +120,7 @@ def leakage_of_several(case: AttackCase) -> AttackResult | None:
         log = leakage_case.run_cached(0)
         for node in range(leakage_case.solved_problem.nodes):
             reading = leakage_case.read(log, leakage_case.neighbours(node), node, many=False)
-            gradients = reading.steps[:WATCHED, 0] / reading.scales[:WATCHED, None]
+            gradients = reading.gradients(slice(WATCHED))[:, 0]
             states = reading.states[reading.first :][:WATCHED, 0]
             found, _ = match_gradients(gradients, states, SEVERAL, seed=leakage_case.seed)
             errors.append(sample_error(found, readings.phi[node, :, :-1]))
@@ -197,11 +197,12 @@ def recover_gradients(leakage_case: AttackCase, source: Source) -> Array:
                 for node in nodes
             ]
         )
-    steps = [
-        leakage_case.read(log, leakage_case.neighbours(node), node, many=False).steps[middle]
+    one = slice(middle, middle + 1)
+    found = [
+        leakage_case.read(log, leakage_case.neighbours(node), node, many=False).gradients(one)
         for node in nodes
     ]
-    return np.array(steps)[:, 0]  # the closed form does not depend on the stepsize
+    return np.array(found)[:, 0, 0]
 
 
 def _regression_cases(

@@ -23,7 +23,7 @@ from .coalition import (
     unit_of_sums,
 )
 from .result import AttackResult, error_by_round, relative_error
-from .subjects import SETTLED, AttackCase
+from .subjects import AttackCase
 
 STANDING = 50  # number of rounds over which an attack averages
 _PAIRED = "its own estimate, half weights' law"
@@ -83,9 +83,9 @@ def triangulation_by_two(case: AttackCase) -> AttackResult | None:
         for node in range(case.solved_problem.nodes):
             for pair in combinations(case.solved_problem.neighbours(node), 2):
                 look = observe_differences if log.opened else observe_sums
-                found.append(look(log, case.solved_problem, pair, node).states[SETTLED])
-                truth.append(log.estimates[:-1, node][SETTLED])
-                guess.append(log.estimates[:-1, list(pair)].mean(axis=1)[SETTLED])
+                found.append(look(log, case.solved_problem, pair, node).states[case.watched])
+                truth.append(log.points[:, node][case.watched])
+                guess.append(log.points[:, list(pair)].mean(axis=1)[case.watched])
     return AttackResult(
         attack="triangulation-two",
         system=case.name,
@@ -108,8 +108,8 @@ def _differences(case: AttackCase) -> Iterator[tuple[Array, Array]]:
     links = [(i, j) for a, b in case.solved_problem.edges for i, j in ((a, b), (b, a))]
     for log in case.logs:
         found = [_infer_difference(log, case.solved_problem, asker, node) for asker, node in links]
-        truth = [log.estimates[:-1, node] - log.estimates[:-1, asker] for asker, node in links]
-        yield np.stack(found, axis=1)[SETTLED], np.stack(truth, axis=1)[SETTLED]
+        truth = [log.points[:, node] - log.points[:, asker] for asker, node in links]
+        yield np.stack(found, axis=1)[case.watched], np.stack(truth, axis=1)[case.watched]
 
 
 def _infer_difference(log: Log, problem: Problem, asker: int, node: int) -> Array:

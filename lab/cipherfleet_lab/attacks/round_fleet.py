@@ -126,7 +126,7 @@ class RoundScene:
             ObjectiveSection(kind="mean", values=[Column(field=name) for name in fields]),
             Algorithm(
                 rounds=ENDLESS,
-                method="article",
+                method=case.subject.method,
                 answer_timeout_s=DEADLINE_S,
                 stepsize=self.stepsize,
             ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .catalogue import ATTACKS
 from .names import RoundGuard
@@ -36,7 +36,7 @@ class PairResult:
         return [pair.attack, pair.system, pair.guard, *map(_describe, (self.off, self.on))]
 
 
-PAIRS: Sequence[Pair] = (
+_ON_THE_ARTICLE: Sequence[Pair] = (
     Pair("late-answers", "sealed", "rosters"),
     Pair("last-will", "sealed", "rosters"),
     Pair("departure", "sealed", "kicks"),
@@ -49,6 +49,12 @@ PAIRS: Sequence[Pair] = (
     Pair("overreach", "sealed", "headroom"),
     Pair("garbage", "sealed", "halves"),
     Pair("mute-member", "sealed", "back-off"),
+)
+# Each on both methods.
+PAIRS: Sequence[Pair] = tuple(
+    replace(pair, system=pair.system + method)
+    for pair in _ON_THE_ARTICLE
+    for method in ("", "-exact")
 )
 
 

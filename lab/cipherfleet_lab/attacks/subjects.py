@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
+from typing import Literal
 
 from cipherfleet_lab.baselines import (
     Consensus,
@@ -46,9 +47,13 @@ GRAPHS: Mapping[GraphName, Edges] = {
 ROUNDS = 300
 TRIALS_PER_FLEET = 10  # an attack on rounds runs whole fleets of agents, which takes longer
 SETTLED = slice(100, ROUNDS - 1)  # the rounds in which the estimates move little
+# The exact method soon leaves no difference between estimates; an attack on differences sees these.
+MOVING = slice(5, 35)
+Method = Literal["article", "exact"]
 TERNARY_BOUND = 8.0
 CLIP = 10.0  # more than any gradient of the five nodes near the optimum
 NOISE_MULTIPLIER = 1.0  # of differential privacy
+EXACT_RESOLUTION = "2^-32"
 DEVIATION = 10.0  # deviation of every obfuscation, before scaling by the stepsize
 
 
@@ -68,48 +73,74 @@ class Subject:
     observers: tuple[seen_by.Observe, seen_by.Observe] | None = None
     sees_all_nodes: bool = False  # True if a node's observers are all other nodes
     descends: bool = True
+    method: Method = "article"
 
 
-def _build_pairwise(off: Off, stepsize: Stepsize) -> System:
-    return _build_cipherfleet("pairwise", off, stepsize)
+def _builder(kind: Kind, method: Method) -> Callable[[Off, Stepsize], System]:
+    return lambda off, stepsize: _build_cipherfleet(kind, _algorithm(method, off, stepsize), off)
 
 
-def _build_sealed(off: Off, stepsize: Stepsize) -> System:
-    return _build_cipherfleet("sealed", off, stepsize)
-
-
-def _build_cipherfleet(kind: Kind, off: Off, stepsize: Stepsize) -> System:
+def _algorithm(method: Method, off: Off, stepsize: Stepsize) -> Algorithm:
+    spread = 0.0 if "stepsizes" in off else 1.0
+    if method == "exact":
+        steps = Stepsize(spread=spread)
+        return Algorithm(method="exact", resolution=EXACT_RESOLUTION, stepsize=steps)
     steps = Stepsize(
         initial=stepsize.initial,
         decay=stepsize.decay,
         exponent=stepsize.exponent,
-        spread=0.0 if "stepsizes" in off else 1.0,
+        spread=spread,
     )
-    attenuated = Algorithm(stepsize=steps, attenuation=Attenuation())
+    attenuation: Attenuation | Literal["none"] = Attenuation()
+    return Algorithm(
+        method="article",
+        stepsize=steps,
+        attenuation="none" if "attenuation" in off else attenuation,
+    )
+
+
+def _build_cipherfleet(kind: Kind, algorithm: Algorithm, off: Off) -> System:
     return Cipherfleet(
         kind,
-        Algorithm(stepsize=steps) if "attenuation" in off else attenuated,
+        algorithm,
         dither="dither" not in off,
         half_weights=HALF_WEIGHTS[len(HALF_WEIGHTS) // 2] if "half-weights" in off else None,
         masks="masks" not in off,
     )
 
 
-_DRAWN: tuple[Guard, ...] = ("dither", "rerandomise", "half-weights", "stepsizes", "attenuation")
+_DRAWN: tuple[Guard, ...] = ("dither", "rerandomise", "half-weights", "stepsizes")
 
 PAIRWISE = Subject(
     "the article's exchange",
-    _build_pairwise,
-    guards=(*_DRAWN, *ROUND_GUARDS),
+    _builder("pairwise", "article"),
+    guards=(*_DRAWN, "attenuation", *ROUND_GUARDS),
     kind="pairwise",
     observers=(seen_by.observe_differences, seen_by.observe_differences),
 )
 SEALED = Subject(
     "the sealed exchange",
-    _build_sealed,
-    guards=(*_DRAWN, "masks", *ROUND_GUARDS),
+    _builder("sealed", "article"),
+    guards=(*_DRAWN, "attenuation", "masks", *ROUND_GUARDS),
     kind="sealed",
     observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
+)
+PAIRWISE_EXACT = Subject(
+    "the article's exchange with the exact method",
+    _builder("pairwise", "exact"),
+    guards=(*_DRAWN, *ROUND_GUARDS),
+    kind="pairwise",
+    observers=(seen_by.observe_differences, seen_by.observe_differences),
+    method="exact",
+)
+# Its duals add up every round from the first: sums that leave no choice are solved exactly.
+SEALED_EXACT = Subject(
+    "the sealed exchange with the exact method",
+    _builder("sealed", "exact"),
+    guards=(*_DRAWN, "masks", *ROUND_GUARDS),
+    kind="sealed",
+    observers=(seen_by.observe_sums, seen_by.observe_sums),
+    method="exact",
 )
 DSGD = Subject("plaintext descent", lambda _, s: Dsgd(s), wire=read_descent)
 TERNARY = Subject("ternary quantisation", lambda _, s: Ternary(s, TERNARY_BOUND), wire=read_descent)
@@ -181,6 +212,11 @@ class AttackCase:
     def solved_problem(self) -> Problem:
         """The problem that the system solves; consensus solves average consensus instead."""
         return self.problem if self.subject.descends else averages(FIVE_CENTRES, self.problem.edges)
+
+    @property
+    def watched(self) -> slice:
+        """The rounds in which attacks look for differences between estimates."""
+        return MOVING if self.subject.method == "exact" else SETTLED
 
     @property
     def fleets(self) -> int:

@@ -17,6 +17,7 @@ from .subjects import AttackCase
 TRIALS = 20
 QUICK_TRIALS = 3
 Row = tuple[str, tuple[Guard, ...]]
+_EXCHANGES = ("pairwise", "sealed", "pairwise-exact", "sealed-exact")
 # Every system, and the pairwise and sealed exchanges without single guards.
 ROWS: Sequence[Row] = (
     ("pairwise", ()),
@@ -27,7 +28,11 @@ ROWS: Sequence[Row] = (
     ("pairwise", ("attenuation",)),
     ("sealed", ()),
     ("sealed", ("masks",)),
-    *((name, ()) for name in SYSTEMS if name not in ("pairwise", "sealed")),
+    ("pairwise-exact", ()),
+    ("pairwise-exact", ("stepsizes",)),
+    ("sealed-exact", ()),
+    ("sealed-exact", ("masks",)),
+    *((name, ()) for name in SYSTEMS if name not in _EXCHANGES),
 )
 # Without leakage-true, which is the same for every system, and the attacks of `round_table.py`.
 COLUMNS = [a for a in ATTACKS.values() if a.name != "leakage-true" and not a.is_on_rounds]
@@ -71,7 +76,7 @@ class AttackTable:
 
     def page(self) -> str:
         """Return a page: the table, with explanations of its columns and signs."""
-        columns = [f"* `{a.name}`, by {a.adversary}: {a.text}" for a in self.attacks]
+        columns = [f"* `{a.name}`, by {a.adversary}: {a.text}{_note(a)}" for a in self.attacks]
         return "\n".join(
             [
                 "# Leakage under all attacks",
@@ -111,6 +116,10 @@ def attack_table(
         systems.append(case.name)
         findings |= {(case.name, finding.attack): finding for finding in _run_attacks(case)}
     return AttackTable(systems, COLUMNS, findings, trials, seed)
+
+
+def _note(attack: Attack) -> str:
+    return " Depends on the method." if attack.depends_on_method else ""
 
 
 def _run_attacks(case: AttackCase) -> Iterator[AttackResult]:

@@ -1,8 +1,11 @@
 """Attacks by a coalition of neighbours on a node's gradient, from one round and from many.
 
-x_i(k+1) = x_i(k) + gamma_k c_i - Lambda_i g_i. A coalition that knows the flow gamma_k c_i knows
-the step Lambda_i g_i, with its random stepsizes. The steps of many rounds telescope, and the random
-stepsizes average out.
+The article's method: x_i(k+1) = x_i(k) + gamma_k c_i - Lambda_i g_i. A coalition that knows the
+flow gamma_k c_i knows the step Lambda_i g_i, with its random stepsizes. The steps of many rounds
+telescope, and the random stepsizes average out.
+
+The exact method: the flows sum to the dual y_i, which ends at -g_i. The coalition needs no
+stepsizes: it adds up what it knows.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def _steps(case: AttackCase, node: int) -> tuple[Array, Array]:
     found, truth = [], []
     for log in case.logs:
         reading = case.read(log, case.neighbours(node), node, many=False)
-        seen = reading.steps[SETTLED, 0] / reading.scales[SETTLED, None]
+        seen = reading.gradients(SETTLED)[:, 0]
         true = log.gradients[reading.first :, node][SETTLED]
         found.append(seen[: len(true)])
         truth.append(true[: len(seen)])
@@ -64,7 +67,7 @@ def telescoping(case: AttackCase) -> AttackResult | None:
     return AttackResult(
         attack="telescoping",
         system=case.name,
-        sought="a node's gradient, on average over rounds",
+        sought=_sought(case),
         saw=_SAW,
         knew=_KNEW,
         measure="error",
@@ -75,6 +78,12 @@ def telescoping(case: AttackCase) -> AttackResult | None:
         note=_between(errors, "node"),
         worst_off=min(errors),
     )
+
+
+def _sought(case: AttackCase) -> str:
+    if case.subject.method == "exact":
+        return "a node's gradient at the optimum"
+    return "a node's gradient, on average over rounds"
 
 
 def telescoping_but_one(case: AttackCase) -> AttackResult | None:
@@ -92,7 +101,7 @@ def telescoping_but_one(case: AttackCase) -> AttackResult | None:
     return AttackResult(
         attack="telescoping-but-one",
         system=case.name,
-        sought="a node's gradient, on average over rounds",
+        sought=_sought(case),
         saw="what all its neighbours but one received",
         knew=_KNEW,
         measure="error",
@@ -136,8 +145,13 @@ def coalition_error(case: AttackCase, coalitions: Sequence[Coalition]) -> float:
 def mean_gradients(
     case: AttackCase, log: Log, node: int, inside: Sequence[int]
 ) -> tuple[Array, Array]:
-    """Return the found and true mean gradient of *node* over the settled rounds, by stepsize."""
+    """Return the found and true mean gradient of *node* over the settled rounds, by stepsize.
+
+    In the exact method both are those of the last round, which is the optimum's.
+    """
     reading = case.read(log, inside, node, many=True)
+    if reading.duals is not None:
+        return -reading.duals[-1, 0], log.gradients[-1, node]
     gradients = log.gradients[reading.first :, node][SETTLED]
     scales, steps = reading.scales[SETTLED], reading.steps[SETTLED, 0]
     last = min(len(gradients), len(steps))

@@ -16,13 +16,20 @@ from cipherfleet_lab.systems import Array, Log
 class Reading:
     """An adversary's inference about a run; *scales* are the mean stepsizes of *steps*.
 
-    steps[k] corresponds to scales[k] * gradients[first + k] of the log.
+    steps[k] corresponds to scales[k] * gradients[first + k] of the log, or with *duals* (of the
+    exact method) to scales[k] * (gradients[first + k] + duals[k]).
     """
 
     states: Array  # (rounds, n, d)
     steps: Array  # (rounds - 1, n, d)
     scales: Array  # (rounds - 1,)
     first: int = 0
+    duals: Array | None = None  # (rounds - 1, n, d)
+
+    def gradients(self, rounds: slice) -> Array:
+        """Return the inferred gradient of each of *rounds*, counted from `first`."""
+        found: Array = self.steps[rounds] / self.scales[rounds, None, None]
+        return found if self.duals is None else found - self.duals[rounds]
 
 
 def read_descent(log: Log) -> Reading:

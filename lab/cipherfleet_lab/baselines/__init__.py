@@ -8,6 +8,8 @@ all systems the same stochastic gradients.
 from .adaptive import AdaGrad, RmsProp
 from .descent import Consensus, Dsgd
 from .differential_privacy import DifferentialPrivacy
+from .extra import Extra
+from .nids import Nids
 from .obfuscation import Obfuscation
 from .push_sum import PushSum
 from .ring import PaillierRing
@@ -19,7 +21,9 @@ __all__ = [
     "Consensus",
     "DifferentialPrivacy",
     "Dsgd",
+    "Extra",
     "GradientTracking",
+    "Nids",
     "Obfuscation",
     "PaillierRing",
     "PushSum",

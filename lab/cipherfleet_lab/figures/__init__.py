@@ -22,6 +22,7 @@ STUDIES = (
     "key-size",
     "logistic",
     "not-convex",
+    "streaming",
     "differential-privacy",
     "attacks",
 )

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_lab.baselines import Dsgd, GradientTracking
+from cipherfleet_lab.baselines import Dsgd, Extra, GradientTracking, Nids
 from cipherfleet_lab.systems import Array, Problem, System
 from cipherfleet_node.settings.sections import Stepsize
 
 from .drawing import legend_below, line_with_band, shown_rounds
-from .seeds import ARTICLES, NONE, Measure, fleet, measure_rounds
+from .seeds import ARTICLES, NONE, Measure, exact_fleet, fleet, measure_rounds
 from .study import StudyEffort
 
 ROUNDS, SEEDS, MINIBATCH = 2000, 10, 5
 ATTENUATED = "sealed, the articles' attenuation"
 STEPSIZE = Stepsize(initial=1.0, decay=0.02, spread=1.0)
-SIZE = (7.2, 3.8)
+EXACT = "sealed, exact method"
+NIDS_STEP, EXTRA_STEP = 1.0, 0.5
+SIZE = (7.2, 4.0)
 
 
 def systems() -> dict[str, System]:
@@ -31,6 +33,11 @@ def systems() -> dict[str, System]:
         ATTENUATED: fleet(STEPSIZE, ARTICLES),
         "gradient tracking": GradientTracking(0.2),
     }
+
+
+def exact_systems() -> dict[str, System]:
+    """Return systems that need gradients over whole windows."""
+    return {EXACT: exact_fleet(), "NIDS": Nids(NIDS_STEP), "EXTRA": Extra(EXTRA_STEP)}
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,18 @@ class GradientPanels:
             for kind, lines in self.runs.items()
         }
 
+    def rows(self) -> list[tuple[str, *tuple[float | str, ...]]]:
+        """Return a row per system, with the last median of every kind of gradients."""
+        names = next(iter(self.last.values()))
+        return [(name, *(of.get(name, "–") for of in self.last.values())) for name in names]
+
     def draw(self, figure: Any, measured: str, least: float) -> None:
         """Draw a panel per kind; *measured* labels the axis, which begins at *least*."""
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        places = {name: place for place, name in enumerate(next(iter(self.runs.values())))}
         for axes, (kind, lines) in zip(panels, self.runs.items(), strict=True):
-            for place, (name, runs) in enumerate(lines.items()):
-                line_with_band(axes, self.rounds, runs, name, place)
+            for name, runs in lines.items():
+                line_with_band(axes, self.rounds, runs, name, places[name])
             axes.set(xscale="log", yscale="log", xlabel="round", title=kind[0].upper() + kind[1:])
         panels[0].set_ylim(bottom=least)
         panels[0].set_ylabel(measured)
@@ -70,7 +83,7 @@ def compare(
     runs = {
         kind: {
             name: measure_rounds(system, problem, rounds, seeds, measure)
-            for name, system in systems().items()
+            for name, system in (systems() | (exact_systems() if problem is exact else {})).items()
         }
         for kind, problem in kinds.items()
     }

@@ -16,11 +16,12 @@ from cipherfleet_node.settings.sections import Stepsize
 
 from .attenuation import lab_stepsize
 from .drawing import line_style, powers_of_two
-from .seeds import fleet, measure_end
+from .seeds import exact_fleet, fleet, measure_end
 from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 5
-EXPONENTS = (-28, -24, -20, -16, -12, -10, -8, -6, -4, -2)
+EXACT = "the same, exact method"
+EXPONENTS = (-32, -28, -24, -20, -16, -12, -10, -8, -6, -4, -2)
 KEY_BITS = (1024, 2048, 3072, 4096)
 EXCHANGES = {"sealed": 1, "pairwise": 2}  # half weights in a slot
 DIMENSION = 128
@@ -43,13 +44,18 @@ def errors_by_resolution(
         "average consensus": (consensus, Stepsize(), error_per_entry),
         "least squares of the Intel lab": (fit, lab_stepsize(1.0), relative_error),
     }
-    return {
+    errors = {
         name: [
             measure_end(fleet(stepsize, resolution=2.0**e), problem, rounds, seeds, measure)
             for e in exponents
         ]
         for name, (problem, stepsize, measure) in ways.items()
     }
+    errors[EXACT] = [
+        measure_end(exact_fleet(resolution=2.0**e), fit, rounds, seeds, relative_error)
+        for e in exponents
+    ]
+    return errors
 
 
 def packing(key_bits: int, half_weights: int) -> tuple[int, int, int]:
@@ -75,7 +81,7 @@ def _run(effort: StudyEffort) -> Result:
             f"ciphertext, {slots[2048]} sealed ones at 2048 bits for every resolution. The error "
             "of "
             f"consensus is {min(floors):.2f} .. {max(floors):.2f} resolutions after {rounds} "
-            "rounds."
+            f"rounds, and that of the exact method at 2^{exponents[0]} is {errors[EXACT][0]:.0e}."
         ),
         text=(
             f"Sealed exchange without attenuation, geometric graph of 50 nodes, {rounds} rounds, "
@@ -121,7 +127,7 @@ def _draw(figure: Any, exponents: Sequence[int], errors: dict[str, list[float]])
         left.plot(resolutions, line, marker="o", ms=3, label=name, **line_style(place + 1))
     left.plot(resolutions, resolutions, color="#777777", lw=0.8, label="one resolution")
     left.set(yscale="log", xlabel="resolution $\\delta$", title="Error")
-    powers_of_two(left, [-28, -24, -20, -16, -12, -8, -4])
+    powers_of_two(left, [-32, -28, -24, -20, -16, -12, -8, -4])
     left.legend(loc="lower right")
     at = np.arange(len(KEY_BITS))
     for place, (exchange, half_weights) in enumerate(EXCHANGES.items()):

@@ -10,14 +10,15 @@ import numpy.typing as npt
 
 from cipherfleet_lab.cipherfleet import Cipherfleet
 from cipherfleet_lab.systems import Array, Log, Problem, System
-from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
+from cipherfleet_node.settings.sections import AGREE, Algorithm, Attenuation, Stepsize
 
 Schedule = Attenuation | Literal["none"]
 Measure = Callable[[Log, Problem], Array]  # -> (rounds + 1,)
 
 ARTICLES = Attenuation(scale=0.1, exponent=0.81)  # gamma_k = 1/(1 + 0.1 k^0.81)
 NONE: Literal["none"] = "none"
-FINE = 2.0**-24  # fine enough for the article's method
+FINE = 2.0**-24  # of the article's method in all studies
+FINEST = 2.0**-32  # of the exact method
 
 
 def fleet(
@@ -26,8 +27,26 @@ def fleet(
     resolution: float = FINE,
     exchange: Literal["pairwise", "sealed"] = "sealed",
 ) -> Cipherfleet:
-    """Return the encrypted algorithm with all its guards."""
-    algorithm = Algorithm(stepsize=stepsize, attenuation=attenuation, resolution=resolution)
+    """Return the article's method, encrypted, with all its guards."""
+    algorithm = Algorithm(
+        method="article", stepsize=stepsize, attenuation=attenuation, resolution=resolution
+    )
+    return Cipherfleet(exchange, algorithm)
+
+
+def exact_fleet(
+    stepsize: Stepsize | None = None,
+    resolution: float = FINEST,
+    exchange: Literal["pairwise", "sealed"] = "sealed",
+    scale: float | None = None,
+) -> Cipherfleet:
+    """Return the exact method, encrypted; of *stepsize* it uses the spread and the law only."""
+    algorithm = Algorithm(
+        method="exact",
+        stepsize=stepsize or Stepsize(),
+        resolution=resolution,
+        scale=AGREE if scale is None else scale,
+    )
     return Cipherfleet(exchange, algorithm)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from cipherfleet_deploy.local.results import stays_below
 from cipherfleet_lab import problems
 from cipherfleet_lab.measures import relative_error
+from cipherfleet_lab.systems import Problem
 from cipherfleet_node.settings.sections import Attenuation, Stepsize
 
 from .drawing import line_style
-from .seeds import ARTICLES, NONE, Schedule, fleet, measure_end
+from .seeds import ARTICLES, NONE, Schedule, exact_fleet, fleet, measure_end
 from .study import Result, Study, StudyEffort, Table
 
 ROUNDS, SEEDS = 1000, 5
@@ -19,6 +22,8 @@ LAWS: tuple[Law, ...] = ("uniform", "normal", "log-normal")
 SPREADS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FIRST_STEPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 SCALES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+FACTORS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)  # of c0
+CLOSE = 1e-4
 DIVERGED = 10.0  # relative error; that of the start is one
 Lines = dict[str, list[float]]
 
@@ -54,49 +59,87 @@ def _run(effort: StudyEffort) -> Result:
         ]
         for u in (0.6, 0.81, 1.0)
     }
+    by_exact_spread: Lines = {
+        f"{law}, exact": [
+            measure_end(
+                exact_fleet(Stepsize(spread=spread, law=law)),
+                problem,
+                rounds,
+                seeds,
+                relative_error,
+            )
+            for spread in SPREADS
+        ]
+        for law in LAWS
+    }
+    by_curvature: Lines = {
+        "rounds to 1e-4": [_rounds_to(problem, factor, rounds) for factor in FACTORS]
+    }
+    exact = [e for errors in by_exact_spread.values() for e in errors]
     plain = [e for name, errors in by_spread.items() if "no att" in name for e in errors]
     return Result(
         finding=(
             f"Without attenuation the error is {min(plain):.4f} .. {max(plain):.4f} for every law "
             "and spread of the stepsizes. The error depends on their mean and on the amount of "
-            "attenuation."
+            f"attenuation. The exact method's error is at most {max(exact):.0e} for every law and "
+            "spread."
         ),
         text=(
             "50 motes of the Intel lab, geometric graph, sealed exchange, resolution 2^-24, "
             f"relative error after {rounds} rounds, medians over {len(seeds)} runs. lambda_k = "
             "0.5/(1 + 0.05 k), except where the first step varies: initial/(1 + decay k). Spread 1 "
             "means a deviation of lambda_k/sqrt(3) under every law. gamma_k = 1/(1 + s k^u), the "
-            "articles' being s = 0.1, u = 0.81. Errors above 1 are left out of the figure."
+            "articles' being s = 0.1, u = 0.81. The exact method has "
+            "resolution 2^-32. Errors above 1 are left out of the figure."
         ),
         tables=[
             _table("spread", SPREADS, by_spread, "Law and spread"),
             _table("initial", FIRST_STEPS, by_step, "First mean stepsize"),
             _table("s", SCALES, by_scale, "Attenuation"),
+            _table("spread", SPREADS, by_exact_spread, "Law and spread, exact method"),
+            _table("c0 over its usual value", FACTORS, by_curvature, "Scale, exact method"),
         ],
         numbers={
             "rounds": rounds,
             "spread": {"values": SPREADS, **by_spread},
             "initial": {"values": FIRST_STEPS, **by_step},
             "scale": {"values": SCALES, **by_scale},
+            "exact_spread": {"values": SPREADS, **by_exact_spread},
+            "exact_scale": {"values": FACTORS, **by_curvature},
         },
-        draw=lambda figure: _draw(figure, by_spread, by_step, by_scale),
+        draw=lambda figure: _draw(figure, by_spread, by_step, by_scale, by_exact_spread),
         size=(8.6, 4.6),
     )
+
+
+def _rounds_to(problem: Problem, factor: float, rounds: int) -> float:
+    """Return the rounds to CLOSE with a scale c0 of *factor* times the usual one."""
+    log = exact_fleet(scale=factor * problem.scale).run(problem, rounds, 1)
+    reached = stays_below(relative_error(log, problem)[1:].tolist(), CLOSE)
+    return math.inf if reached is None else reached
 
 
 def _table(key: str, values: Sequence[float], lines: Lines, title: str) -> Table:
     columns = zip(*lines.values(), strict=True)
     rows = [
-        (f"{value:g}", *("diverged" if e >= DIVERGED else e for e in errors))
+        (f"{value:g}", *(_shown(error) for error in errors))
         for value, errors in zip(values, columns, strict=True)
     ]
     return Table([key, *lines], rows, title)
 
 
-def _draw(figure: Any, by_spread: Lines, by_step: Lines, by_scale: Lines) -> None:
+def _shown(figure: float) -> float | str:
+    if isinstance(figure, int):  # a number of rounds
+        return f"{figure}"
+    return "diverged" if figure >= DIVERGED else figure
+
+
+def _draw(
+    figure: Any, by_spread: Lines, by_step: Lines, by_scale: Lines, by_exact_spread: Lines
+) -> None:
     panels = figure.subplots(1, 3, sharey=True)
     for axes, values, lines in (
-        (panels[0], SPREADS, by_spread),
+        (panels[0], SPREADS, by_spread | by_exact_spread),
         (panels[1], FIRST_STEPS, by_step),
         (panels[2], SCALES, by_scale),
     ):

@@ -115,6 +115,7 @@ SCHEMA = {
         "nodes",
         "edges",
         "exchange",
+        "weight",
         "findings",
         "forecast",
         "who_learns_what",
@@ -124,6 +125,7 @@ SCHEMA = {
         "nodes": {"type": "integer", "minimum": 2},
         "edges": {"type": "integer", "minimum": 1},
         "exchange": {"enum": ["pairwise", "sealed"]},
+        "weight": {"enum": ["node", "reading"]},
         "findings": {
             "type": "array",
             "minItems": 1,

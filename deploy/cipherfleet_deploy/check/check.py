@@ -17,10 +17,11 @@ from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, Calibration, r
 from cipherfleet_analysis.forecast import Expected, Forecast, forecast, rounds_needed
 from cipherfleet_analysis.privacy.audit import check_privacy
 from cipherfleet_analysis.privacy.observers import Observer
+from cipherfleet_analysis.weights import weight_findings
 from cipherfleet_deploy.local.results import SETTLED, plural
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.findings import LEVELS, Finding, Level
-from cipherfleet_node.settings.sections import ExchangeName
+from cipherfleet_node.settings.sections import ExchangeName, Weight
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from .forecast_table import forecast_table
@@ -38,6 +39,7 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     edges: int
     exchange: ExchangeName
+    weight: Weight
     findings: tuple[Finding, ...]  # the most serious first
     forecast: Forecast
     who_learns_what: tuple[Observer, ...]
@@ -55,12 +57,18 @@ def check_fleet(
     exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
     prediction = forecast(fleet, card)
-    findings = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, prediction.expected)]
+    findings = [
+        *privacy.findings,
+        *_advice(fleet),
+        *weight_findings(fleet),
+        *_accuracy(fleet, prediction.expected),
+    ]
     return CheckResult(
         fleet=fleet.file.fleet,
         nodes=len(fleet.members),
         edges=len(fleet.graph.edges),
         exchange=exchange,
+        weight=fleet.file.objective.weight,
         findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
         forecast=prediction,
         who_learns_what=privacy.who_learns_what,
@@ -126,7 +134,8 @@ def _remedy(fleet: Fleet) -> str:
 def show(result: CheckResult, console: Console) -> None:
     """Print the findings, the forecast, and the table of who learns what."""
     size = f"{result.nodes} nodes, {result.edges} edges"
-    console.print(Text(f"{result.fleet}: {size}, {result.exchange} exchange"))
+    how = f"{result.exchange} exchange, every {result.weight} counts alike"
+    console.print(Text(f"{result.fleet}: {size}, {how}"))
     console.print(_findings_table(result.findings))
     console.print(forecast_table(result.forecast))
     console.print(_disclosure_table(result.who_learns_what))

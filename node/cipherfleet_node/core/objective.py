@@ -95,7 +95,10 @@ class Window:
 
 
 class Mean:
-    """f(x) = 1/2 mean |x - y|^2 over the readings y: the fleet finds the mean over the nodes."""
+    """f(x) = 1/2 mean |x - y|^2 over the readings y.
+
+    The fleet finds the mean of the nodes' means, or with weight reading the mean of all readings.
+    """
 
     def __init__(self, section: sections.ObjectiveSection) -> None:
         self._columns = section.values or []
@@ -130,13 +133,13 @@ class Mean:
     def curvature(self) -> float:
         """Return the largest eigenvalue of the second derivative."""
         full = len(self._window)
-        return full / (self._section.normalise_by or full)
+        return full / self._section.count_for_mean(full)
 
     def hessian(self, x: FloatVector) -> FloatMatrix:
         """Return the second derivative, shape (d, d), which is the same at every *x*."""
         del x
         full = len(self._window)
-        return np.eye(self.dimension) * (full / (self._section.normalise_by or full))
+        return np.eye(self.dimension) * (full / self._section.count_for_mean(full))
 
 
 class Average(Mean):
@@ -316,7 +319,7 @@ class Regression:
         rows = self._window.rows
         if self._curved is None or self._curved[0] is not rows:
             phi = rows[:, :-1]
-            count = self._section.normalise_by or len(phi)
+            count = self._section.count_for_mean(len(phi))
             largest = float(np.linalg.eigvalsh(phi.T @ phi)[-1]) / count
             self._curved = rows, self._loss.most_curved * largest + self._section.penalty
         return self._curved[1]
@@ -325,7 +328,7 @@ class Regression:
         """Return the second derivative at *x*, shape (d, d), for solvers that may see readings."""
         phi, y = self._window.rows[:, :-1], self._window.rows[:, -1]
         curved: FloatMatrix = (phi.T * self._loss.curvature(phi @ x, y)) @ phi
-        count = self._section.normalise_by or len(phi)
+        count = self._section.count_for_mean(len(phi))
         result: FloatMatrix = curved / count + self._section.penalty * np.eye(self.dimension)
         return result
 
@@ -372,5 +375,5 @@ def _minibatch(
 def _normalised(
     total: FloatVector, batch: int, window: int, section: sections.ObjectiveSection
 ) -> FloatVector:
-    """Scale a sum over *batch* of *window* rows to their mean, or to normalise_by rows."""
-    return total / batch * (window / (section.normalise_by or window))
+    """Scale a sum over *batch* of *window* rows as the weight of the section says."""
+    return total / batch * (window / section.count_for_mean(window))

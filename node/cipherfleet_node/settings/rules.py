@@ -214,8 +214,9 @@ def fields_named(objective: ObjectiveSection) -> Iterator[tuple[Path_, str]]:
 
 
 def check_objective(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
-    """No scale of a column is 0, and every feature has exactly one source."""
+    """No scale of a column is 0, every feature has one source, and the weight has its count."""
     document, objective = draft.document, draft.value.objective
+    yield from _check_weight(document, objective)
     for index, column in enumerate(objective.values or ()):
         yield from _check_scale(document, ("objective", "values", index), column.scale)
     if objective.target is not None:
@@ -244,6 +245,29 @@ def check_parts(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
     for name in excluded:
         if getattr(objective, name) is not None:
             yield document.error(("objective", name), f"does not belong to kind {kind}")
+
+
+def _check_weight(document: Document, objective: ObjectiveSection) -> Iterator[ConfigError]:
+    here = ("objective", "normalise_by")
+    if objective.weight == "node" and objective.normalise_by is not None:
+        yield document.key_error(
+            here,
+            "is not used by weight node, with which every node counts alike",
+            remedy="set objective.weight: reading, or leave normalise_by out",
+        )
+    elif objective.weight == "reading" and objective.kind == "average":
+        yield document.error(
+            ("objective", "weight"),
+            "is reading: an average gives every node the same weight",
+            remedy="choose kind: mean, or leave weight out",
+        )
+    elif objective.weight == "reading" and objective.normalise_by is None:
+        yield document.error(
+            here,
+            "is needed for weight reading: the number of readings that counts one, the same on all "
+            "nodes",
+            remedy="write about the number of readings of one node, for example normalise_by: 100",
+        )
 
 
 def _check_scale(document: Document, path: Path_, scale: float) -> Iterator[ConfigError]:

@@ -78,6 +78,9 @@ Count = Annotated[int, Meta(ge=1)]
 ExchangeName = Literal["sealed", "pairwise"]
 
 
+Weight = Literal["node", "reading"]
+
+
 FieldName = Annotated[str, Meta(min_length=1)]
 
 
@@ -196,9 +199,16 @@ class ObjectiveSection(Section, frozen=True):
     threshold: Positive = 1.0  # huber: residuals above it count linearly
     window: Count = 4096  # the number of latest readings kept
     minibatch: Count | None = None  # None: every gradient uses the whole window
-    # None: the mean over the node's own readings, so that all nodes have the same weight. The same
-    # number on all nodes: all readings have the same weight.
+    weight: Weight = "node"  # what counts alike in the fleet: every node, or every reading
+    # With weight reading: the declared number of readings, the same on all nodes, that counts one.
     normalise_by: Count | None = None
+
+    def count_for_mean(self, readings: int) -> int:
+        """Return the number by which a sum over a node's *readings* is divided.
+
+        Its own number gives every node the same weight, the declared one every reading.
+        """
+        return self.normalise_by or readings if self.weight == "reading" else readings
 
 
 class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):

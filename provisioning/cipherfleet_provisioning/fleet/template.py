@@ -239,13 +239,14 @@ config_version: 1
 fleet: "{name}"
 
 # The objective: what all nodes compute together. Readings stay on their node; offset and scale
-# bring them to order one. Every node has the same weight, however many readings it has.
-# mean: the mean of the nodes' means. average: the same, but of the readings at the start.
+# bring them to order one. weight: node (default): every node counts alike, however many readings it
+# has. weight: reading: every reading counts alike; normalise_by is about the number of readings of
+# one node, the same on all nodes (not for average).
+# mean: the mean of the nodes' means, or of all readings. average: the nodes' means at the start.
 # least_squares, ridge, logistic, huber: fit target by features; the fit minimises the mean of the
-# nodes' mean losses. With normalise_by: N, about the number of readings of one node, every reading
-# has the same weight (not for average).
+# nodes' mean losses, or of the losses of all readings.
 objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}]}}
-#objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], normalise_by: 100}}
+#objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], weight: reading, normalise_by: 100}}
 #objective: {{kind: average, values: [{{field: temperature_c}}]}}
 #objective: {{kind: least_squares, target: {{field: humidity_pct, offset: 40, scale: 10}}, features: [{{constant: 1}}, {{field: temperature_c, offset: 20, scale: 5}}]}}
 

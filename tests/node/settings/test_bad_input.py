@@ -518,6 +518,7 @@ FULL["objective"] |= {
     "threshold": 1,
     "window": 9,
     "minibatch": 1,
+    "weight": "reading",
     "normalise_by": 1,
 }
 FULL["objective"]["features"].append({"daily": "temperature", "harmonics": 2, "scale": 1})

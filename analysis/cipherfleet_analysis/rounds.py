@@ -49,7 +49,8 @@ class Fit:
 
     def rounds(self, gap: float, spread: float) -> float:
         """Return the predicted rounds for a spectral *gap* in (0, 1]."""
-        return self.local * (1.0 + max(spread, LEAST_SPREAD)) + self.mixing / gap**self.power
+        slowest = float(self.mixing / gap**self.power)
+        return self.local * (1.0 + max(spread, LEAST_SPREAD)) + slowest
 
 
 # For readings of order one. The result of: python benchmarks/rounds_by_gap.py
@@ -197,7 +198,10 @@ def _lag(fleet: Fleet, response: Response) -> Lag | None:
 def has_moving_optimum(fleet: Fleet) -> bool:
     """True if a node takes in readings after its first round, so that the optimum moves."""
     sensors = [member.sensor for member in fleet.members]
-    return any(not isinstance(s, CsvSensor) or s.rows_per_round is not None for s in sensors)
+    return any(
+        not isinstance(s, CsvSensor) or (s.rows_per_round or s.rounds_per_row) is not None
+        for s in sensors
+    )
 
 
 def _advise_link(fleet: Fleet, response: Response, *, is_simulated: bool) -> LinkAdvice | None:

@@ -63,6 +63,12 @@ def test_every_node_counts_alike_unless_the_weight_is_reading(tmp_path: Path) ->
         assert answer_of(load_fleet(tmp_path / "fleet.yaml")) == pytest.approx([answer])
 
 
+def test_the_answer_of_a_window_by_time_is_not_known_before_the_run(tmp_path: Path) -> None:
+    section = "kind: mean, values: [{field: a}]"
+    assert centralised_answer(fleet_of(tmp_path, section)) is not None
+    assert centralised_answer(fleet_of(tmp_path, f"{section}, window_s: 60")) is None
+
+
 def answer_of(fleet: Fleet) -> Rows:
     answer = centralised_answer(fleet)
     assert answer is not None

@@ -21,6 +21,7 @@ from cipherfleet_node.settings.sections import (
     Broker,
     CommandSensor,
     Crypto,
+    CsvSensor,
     Feature,
     NoSensor,
     ObjectiveSection,
@@ -217,6 +218,12 @@ def check_objective(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
     """No scale of a column is 0, every feature has one source, and the weight has its count."""
     document, objective = draft.document, draft.value.objective
     yield from _check_weight(document, objective)
+    if objective.window_s is not None and objective.kind == "average":
+        yield document.key_error(
+            ("objective", "window_s"),
+            "is not used by kind average, which takes the readings of its first round only",
+            remedy="choose kind: mean, or leave window_s out",
+        )
     for index, column in enumerate(objective.values or ()):
         yield from _check_scale(document, ("objective", "values", index), column.scale)
     if objective.target is not None:
@@ -287,7 +294,7 @@ def _check_feature(document: Document, path: Path_, feature: Feature) -> Iterato
 
 
 def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
-    """Yield an error for limits that no value satisfies, and for an empty command."""
+    """Yield an error for limits that no value satisfies, an empty command, and a double pace."""
     for name, (low, high) in sensor.limits.items():
         if not low < high:
             yield document.error(
@@ -295,3 +302,9 @@ def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[C
             )
     if isinstance(sensor, CommandSensor) and not sensor.command:
         yield document.error((*path, "command"), "is empty, must be [program, argument, ...]")
+    if isinstance(sensor, CsvSensor) and sensor.rounds_per_row and sensor.rows_per_round:
+        yield document.key_error(
+            (*path, "rounds_per_row"),
+            "and rows_per_round are both given",
+            remedy="leave one of them out: several rows in a round, or several rounds for a row",
+        )

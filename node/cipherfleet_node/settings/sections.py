@@ -198,6 +198,7 @@ class ObjectiveSection(Section, frozen=True):
     penalty: NonNegative = 0.0  # ridge, logistic, huber: + penalty/2 |x|^2
     threshold: Positive = 1.0  # huber: residuals above it count linearly
     window: Count = 4096  # the number of latest readings kept
+    window_s: Positive | None = None  # seconds after which a reading is dropped, but for the newest
     minibatch: Count | None = None  # None: every gradient uses the whole window
     weight: Weight = "node"  # what counts alike in the fleet: every node, or every reading
     # With weight reading: the declared number of readings, the same on all nodes, that counts one.
@@ -217,6 +218,8 @@ class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
     path: str
     where: dict[str, str | int | float] = {}
     rows_per_round: Count | None = None  # None: the whole file before the first round
+    rounds_per_row: Count | None = None  # instead: first_rows at once, then a row in so many rounds
+    first_rows: Count = 1
     limits: dict[str, tuple[float, float]] = {}
     timeout_s: Positive = 5.0
 

@@ -245,8 +245,11 @@ fleet: "{name}"
 # mean: the mean of the nodes' means, or of all readings. average: the nodes' means at the start.
 # least_squares, ridge, logistic, huber: fit target by features; the fit minimises the mean of the
 # nodes' mean losses, or of the losses of all readings.
+# A node uses its latest readings: window: N (4096 by default), with window_s: SECONDS also none that
+# is older. The fleet then follows the moving optimum. The windows of live sensors survive a restart.
 objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}]}}
 #objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], weight: reading, normalise_by: 100}}
+#objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], window: 500, window_s: 86400}}
 #objective: {{kind: average, values: [{{field: temperature_c}}]}}
 #objective: {{kind: least_squares, target: {{field: humidity_pct, offset: 40, scale: 10}}, features: [{{constant: 1}}, {{field: temperature_c, offset: 20, scale: 5}}]}}
 
@@ -290,6 +293,7 @@ algorithm:
     id: "{pattern}"
     sensor: {{kind: synthetic, rows_per_round: 1, fields: {{temperature_c: {{mean: 21, deviation: 2}}, humidity_pct: {{mean: 40, deviation: 5}}}}}}
     #sensor: {{kind: csv, path: readings.csv, where: {{node: "{{n}}"}}}}
+    #sensor: {{kind: csv, path: readings.csv, where: {{node: "{{n}}"}}, first_rows: 96, rounds_per_row: 20}}
     #sensor: {{kind: thermal, zone: 0, field: temperature_c}}
     #sensor: {{kind: hwmon, chip: coretemp, inputs: {{temp1_input: temperature_c}}}}
     #sensor: {{kind: command, command: [./read-sensor, "{{n}}"], limits: {{temperature_c: [-40, 85]}}}}

@@ -517,6 +517,7 @@ FULL["objective"] |= {
     "penalty": 0.1,
     "threshold": 1,
     "window": 9,
+    "window_s": 60,
     "minibatch": 1,
     "weight": "reading",
     "normalise_by": 1,

@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python benchmarks/prediction.py --gate
 	$(BIN)/python benchmarks/idle.py --gate
 	$(BIN)/python benchmarks/simulation_scale.py --gate
+	$(BIN)/python benchmarks/rounds_by_gap.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
 
 kernels: setup

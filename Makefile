@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/python benchmarks/idle.py --gate
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/simulation_scale.py --gate
+	$(BIN)/python benchmarks/rounds_by_gap.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
 
 kernels: setup

@@ -39,7 +39,12 @@ def recorded_objectives(fleet: Fleet) -> list[Objective] | None:
 
 
 def centralised_answer(fleet: Fleet) -> FloatVector | None:
-    """Return the minimiser of F = (1/n) sum f_i, shape (d,); None if readings are not recorded."""
+    """Return the minimiser of F = (1/n) sum f_i, shape (d,); None if readings are not recorded.
+
+    It is not known for a window by time either: which readings are in it depends on the run.
+    """
+    if fleet.file.objective.window_s is not None:
+        return None
     return common_answer(recorded_objectives(fleet) or [])
 
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -37,9 +36,7 @@ from .simulation import (
     SeededRandomness,
     Simulated,
     exact_method,
-    first_estimates,
     gradients_of,
-    run,
     simulate,
 )
 
@@ -306,7 +303,7 @@ def _simulate_fleet(
     """Simulate as many rounds as a few seconds allow; all readings are present from the start."""
     file = fleet.file
     gradients = gradients_of(objectives, file.objective)
-    rounds = _affordable_rounds(fleet, min(file.algorithm.rounds or ENDLESS_ROUNDS, MOST_ROUNDS))
+    rounds = affordable_rounds(fleet, min(file.algorithm.rounds or ENDLESS_ROUNDS, MOST_ROUNDS))
     with np.errstate(all="ignore"):
         starts = np.array([objective.start() for objective in objectives])
         simulated = simulate(
@@ -325,46 +322,14 @@ def _simulate_fleet(
             rounds=rounds,
             of=file.algorithm.rounds,
             readings=readings,
-            relative_error=None if answer is None else _relative_error(simulated.estimates, answer),
+            relative_error=None if answer is None else relative_error(simulated.estimates, answer),
             disagreement=_disagreement(simulated.estimates),
             stays_in_range=bool(simulated.largest < limit),
         )
 
 
-def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
-    """Return the rounds until the simulated relative error is below *accuracy*, and the rounds run.
-
-    The error must stay below *accuracy* for 10 % more rounds. The first value is None if that does
-    not happen within the rounds that a few seconds allow. The fleet's forecast must have a
-    relative_error; this is the same simulated run, continued.
-    """
-    objectives, _ = objectives_to_simulate(fleet)
-    answer = answer_of(fleet, objectives)
-    assert answer is not None
-    algorithm, random = fleet.file.algorithm, SeededRandomness(SEED)
-    starts = np.array([objective.start() for objective in objectives])
-    running = run(
-        Links.of(fleet.graph),
-        first_estimates(starts, algorithm, random),
-        gradients_of(objectives, fleet.file.objective),
-        algorithm,
-        random,
-        sealed=fleet.exchange == "sealed",
-        method=exact_method(objectives, algorithm, fleet.file.objective),
-    )
-    first, most = None, _affordable_rounds(fleet, MOST_ROUNDS)
-    for k, closed in enumerate(islice(running, most), 1):
-        error = _relative_error(closed.estimates, answer)
-        if error is None or error >= accuracy:
-            first = None
-        elif first is None:
-            first = k
-        if first is not None and k >= 1.1 * first:
-            return first, k
-    return None, most
-
-
-def _affordable_rounds(fleet: Fleet, wanted: int) -> int:
+def affordable_rounds(fleet: Fleet, wanted: int) -> int:
+    """Return the part of *wanted* rounds that can be simulated in a few seconds."""
     entries = 2 * len(fleet.graph.edges) * fleet.dimension
     calls = 1 if _is_linear(fleet) else len(fleet.members)
     return max(1, min(wanted, MOST_ENTRIES // entries, MOST_GRADIENTS // calls))
@@ -387,7 +352,7 @@ def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
     return common_answer(objectives)
 
 
-def _relative_error(estimates: Array, answer: Array) -> float | None:
+def relative_error(estimates: Array, answer: Array) -> float | None:
     """Return the root mean square over nodes of |x_i - answer| / |answer|; None if not finite."""
     size = float(np.linalg.norm(answer))
     distance = math.sqrt(float(np.mean(np.sum((estimates - answer) ** 2, axis=1))))
@@ -396,4 +361,4 @@ def _relative_error(estimates: Array, answer: Array) -> float | None:
 
 def _disagreement(estimates: Array) -> float | None:
     mean: Array = estimates.mean(axis=0)
-    return _relative_error(estimates, mean)
+    return relative_error(estimates, mean)

@@ -53,16 +53,20 @@ def fleet_of(folder: Path, objective: str, rows: Rows = ROWS, nodes: int = NODES
     return load_fleet(file)
 
 
-def test_every_node_counts_alike_unless_normalise_by_makes_every_reading_do_so(
-    tmp_path: Path,
-) -> None:
+def test_every_node_counts_alike_unless_the_weight_is_reading(tmp_path: Path) -> None:
     """1, 99 and 10 readings of 0, 1 and 2: the mean of means is 1, of all readings 119/110."""
     rows = [("1", 0.0)] + [("2", 1.0)] * 99 + [("3", 2.0)] * 10
     (tmp_path / "r.csv").write_text("node,a\n" + "".join(f"{n},{a}\n" for n, a in rows))
-    for more, answer in (("", 1.0), (", normalise_by: 37", 119 / 110)):
+    for more, answer in (("", 1.0), (", weight: reading, normalise_by: 37", 119 / 110)):
         objective = f"kind: mean, values: [{{field: a}}]{more}"
         (tmp_path / "fleet.yaml").write_text(TEXT.format(objective=objective, nodes=3))
         assert answer_of(load_fleet(tmp_path / "fleet.yaml")) == pytest.approx([answer])
+
+
+def test_the_answer_of_a_window_by_time_is_not_known_before_the_run(tmp_path: Path) -> None:
+    section = "kind: mean, values: [{field: a}]"
+    assert centralised_answer(fleet_of(tmp_path, section)) is not None
+    assert centralised_answer(fleet_of(tmp_path, f"{section}, window_s: 60")) is None
 
 
 def answer_of(fleet: Fleet) -> Rows:

@@ -106,6 +106,22 @@ FORECAST = exactly(
         ]
     },
 )
+CONVERGENCE = exactly(
+    source={"enum": ["simulation", "spectral gap"]},
+    within=MAYBE,
+    rounds_to=exactly(**{"1e-4": MAYBE, "1e-6": MAYBE}),
+    lag={"anyOf": [{"type": "null"}, exactly(rounds=NUMBER, seconds=MAYBE)]},
+    link={
+        "anyOf": [
+            {"type": "null"},
+            exactly(
+                between={"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2},
+                rounds=COUNT,
+                saved=COUNT,
+            ),
+        ]
+    },
+)
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -114,8 +130,10 @@ SCHEMA = {
         "nodes",
         "edges",
         "exchange",
+        "weight",
         "findings",
         "forecast",
+        "convergence",
         "who_learns_what",
     ],
     "properties": {
@@ -123,6 +141,7 @@ SCHEMA = {
         "nodes": {"type": "integer", "minimum": 2},
         "edges": {"type": "integer", "minimum": 1},
         "exchange": {"enum": ["pairwise", "sealed"]},
+        "weight": {"enum": ["node", "reading"]},
         "findings": {
             "type": "array",
             "minItems": 1,
@@ -140,6 +159,7 @@ SCHEMA = {
             },
         },
         "forecast": FORECAST,
+        "convergence": {"anyOf": [{"type": "null"}, CONVERGENCE]},
         "who_learns_what": {
             "type": "array",
             "minItems": 4,
@@ -168,6 +188,29 @@ def written(folder: Path, text: str) -> Path:
 
 def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return run_here("check", *arguments, cwd=cwd)
+
+
+def exact(text: str) -> str:
+    """Return the fleet *text* with the exact method and live sensors."""
+    live = text.replace("{kind: synthetic, fields: {t: {mean: 1}}}", "{kind: thermal, zone: 0}")
+    return live.replace(", stepsize: {initial: 0.5}", ", method: exact, period_s: 60").replace(
+        "field: t}", "field: temperature_c}"
+    )
+
+
+def test_expected_rounds_lag_and_a_link_that_helps_are_shown(tmp_path: Path) -> None:
+    result = check_fleet(written(tmp_path, exact(LINE.replace("each: 5", "each: 9"))))
+    jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
+    assert result.convergence is not None
+    text = " ".join(shown(result, 200).split())
+    assert re.search(r"relative error below 1e-4 after about \d+ rounds, below 1e-6 after", text)
+    assert "from the spectral gap, for readings of order one; nine of ten fleets" in text
+    assert re.search(r"the answer trails a moving optimum of the windows by about \d+ rounds", text)
+    (advice,) = of(result, "link")
+    assert re.match(
+        r"one more link between '.+' and '.+' saves about \d+ of \d+ rounds", advice.text
+    )
+    assert of(check_fleet(written(tmp_path, exact(COMPLETE))), "link") == []
 
 
 def shown(result: CheckResult, width: int) -> str:

@@ -38,8 +38,8 @@ nodes:
 """
 KEYS_OF_THE_RESULT = {
     "nodes", "edges", "rounds", "key_bits", "exchange", "dimension", "estimate", "optimum",
-    "relative_error", "disagreement", "round_ms", "bytes_per_edge_round", "silent", "rejected",
-    "wall_s", "movement", "settled", "rounds_to", "ended", "reason",
+    "weight", "relative_error", "disagreement", "round_ms", "bytes_per_edge_round", "silent",
+    "rejected", "wall_s", "movement", "settled", "rounds_to", "ended", "reason",
 }  # fmt: skip
 
 
@@ -160,12 +160,14 @@ def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
     result = RunResult(
         fleet="toy", nodes=3, edges=3, rounds=4, key_bits=2048, exchange="sealed", method="exact",
         dimension=500,
-        estimate=[1.25] * 500, optimum=None, relative_error=0.5, disagreement=0.5, movement=0.5,
-        settled=True, rounds_to={}, round_ms=Percentiles(1.0, 2.0), bytes_per_edge_round=100.0,
+        estimate=[1.25] * 500, optimum=None, weight="reading", relative_error=0.5,
+        disagreement=0.5, movement=0.5, settled=True, rounds_to={},
+        round_ms=Percentiles(1.0, 2.0), bytes_per_edge_round=100.0,
         silent=0, rejected=0, restarts=0, wall_s=0.5, weak_keys=False, out="my out",
     )  # fmt: skip
     text = shown(result)
     assert text.count("1.25") == 20
+    assert "every reading counts" in text
     assert "480 more entries: my out/result.json\n" in text
     assert "silent: answers that did not arrive in time" in text
     assert "more entries" not in shown(msgspec.structs.replace(result, estimate=[1.25] * 20))

@@ -336,10 +336,10 @@ def test_the_doctor_finds_no_fault_in_a_fleet_that_was_just_made(tmp_path: Path)
     assert "`run` starts its own" in broker["text"]
 
 
-def test_the_template_says_that_every_node_counts_alike() -> None:
+def test_the_template_says_what_counts_alike() -> None:
     comments = " ".join(text_of_template().replace("#", "").split())
-    assert "Every node has the same weight, however many readings it has" in comments
-    assert "mean of all readings" not in comments
+    assert "node (default): every node counts alike, however many readings it has" in comments
+    assert "reading: every reading counts alike; normalise_by is about" in comments
 
 
 def test_json_names_the_files(tmp_path: Path) -> None:

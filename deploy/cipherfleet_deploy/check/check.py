@@ -14,15 +14,18 @@ from rich.text import Text
 from cipherfleet_analysis.advice import schedule_advice
 from cipherfleet_analysis.convergence import SPREAD
 from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, Calibration, read_calibration
-from cipherfleet_analysis.forecast import Expected, Forecast, forecast, rounds_needed
+from cipherfleet_analysis.forecast import Expected, Forecast, forecast
 from cipherfleet_analysis.privacy.audit import check_privacy
 from cipherfleet_analysis.privacy.observers import Observer
+from cipherfleet_analysis.rounds import Convergence, predict_convergence, rounds_needed
+from cipherfleet_analysis.weights import weight_findings
 from cipherfleet_deploy.local.results import SETTLED, plural
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.findings import LEVELS, Finding, Level
-from cipherfleet_node.settings.sections import ExchangeName
+from cipherfleet_node.settings.sections import ExchangeName, Weight
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
+from .convergence import convergence_lines, link_findings
 from .forecast_table import forecast_table
 
 NODES_SHOWN = 5
@@ -38,8 +41,10 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     nodes: int
     edges: int
     exchange: ExchangeName
+    weight: Weight
     findings: tuple[Finding, ...]  # the most serious first
     forecast: Forecast
+    convergence: Convergence | None  # None unless the fleet runs the exact method
     who_learns_what: tuple[Observer, ...]
 
 
@@ -55,14 +60,23 @@ def check_fleet(
     exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
     prediction = forecast(fleet, card)
-    findings = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, prediction.expected)]
+    convergence = predict_convergence(fleet)
+    findings = [
+        *privacy.findings,
+        *_advice(fleet),
+        *weight_findings(fleet),
+        *_accuracy(fleet, prediction.expected),
+        *link_findings(convergence),
+    ]
     return CheckResult(
         fleet=fleet.file.fleet,
         nodes=len(fleet.members),
         edges=len(fleet.graph.edges),
         exchange=exchange,
+        weight=fleet.file.objective.weight,
         findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
         forecast=prediction,
+        convergence=convergence,
         who_learns_what=privacy.who_learns_what,
     )
 
@@ -126,9 +140,10 @@ def _remedy(fleet: Fleet) -> str:
 def show(result: CheckResult, console: Console) -> None:
     """Print the findings, the forecast, and the table of who learns what."""
     size = f"{result.nodes} nodes, {result.edges} edges"
-    console.print(Text(f"{result.fleet}: {size}, {result.exchange} exchange"))
+    how = f"{result.exchange} exchange, every {result.weight} counts alike"
+    console.print(Text(f"{result.fleet}: {size}, {how}"))
     console.print(_findings_table(result.findings))
-    console.print(forecast_table(result.forecast))
+    console.print(forecast_table(result.forecast, convergence_lines(result.convergence)))
     console.print(_disclosure_table(result.who_learns_what))
     levels = [finding.level for finding in result.findings]
     console.print(", ".join(f"{levels.count(level)} {level}" for level in _STYLES))

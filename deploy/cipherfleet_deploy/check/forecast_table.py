@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rich.table import Table
 from rich.text import Text
@@ -15,25 +15,26 @@ from cipherfleet_deploy.local.results import plural
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def forecast_table(forecast: Forecast) -> Table:
-    """Return a table with one line for each predicted quantity."""
+def forecast_table(forecast: Forecast, more: Iterable[tuple[str, str]] = ()) -> Table:
+    """Return a table with one line for each predicted quantity; *more* lines follow the error."""
     table = Table(
         title="forecast", box=None, show_header=False, pad_edge=False, title_justify="left"
     )
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, line in _lines(forecast):
+    for name, line in _lines(forecast, more):
         table.add_row(Text(name), Text(line))
     return table
 
 
-def _lines(forecast: Forecast) -> Iterator[tuple[str, str]]:
+def _lines(forecast: Forecast, more: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     yield "slots", _slots(forecast.room)
     yield "headroom", _headroom(forecast.room)
     yield "graph", _graph(forecast.mixing)
     yield "traffic", _traffic(forecast.traffic)
     yield from _over_time(forecast)
     yield "error", _error(forecast.expected)
+    yield from more
     yield "round time", _round_time(forecast.round_time)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.settings.sections import Weight
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .record import Recorded
@@ -76,6 +77,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     dimension: int
     estimate: list[float]  # mean over nodes
     optimum: list[float] | None  # the centralised answer; None if it is not known
+    weight: Weight  # what counts alike in the estimate and in the optimum
     relative_error: float | None
     disagreement: float | None
     movement: float | None
@@ -217,6 +219,7 @@ def summarise(
         dimension=last.shape[1],
         estimate=known.mean(axis=0).tolist(),
         optimum=None if optimum is None else optimum.tolist(),
+        weight=file.objective.weight,
         relative_error=error,
         disagreement=apart,
         movement=moved,

@@ -373,7 +373,8 @@ def show_result(result: RunResult, console: Console) -> None:
     console.print(LEGEND, style="dim", highlight=False)
     after = f"NOT SETTLED after {plural(result.rounds, 'round')}"
     answer = Table(title="the common answer" if result.settled else after)
-    for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
+    centralised = f"centralised answer (every {result.weight} counts alike)"
+    for heading in ("entry", "estimate (mean over nodes)", centralised):
         answer.add_column(heading, justify="right")
     optimum: Sequence[float | None] = result.optimum or [None] * len(result.estimate)
     pairs = list(zip(result.estimate, optimum, strict=True))

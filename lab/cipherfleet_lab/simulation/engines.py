@@ -32,6 +32,7 @@ from cipherfleet_node.errors import (
     SensorUnavailable,
 )
 from cipherfleet_node.sensors import open_sensor
+from cipherfleet_node.sensors.csv_replay import rows_of_read
 from cipherfleet_node.settings.sections import CsvSensor, SyntheticSensor, resolution_of
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
@@ -137,9 +138,13 @@ def _read_all(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sa
     sensor = member.sensor
     match sensor:
         case CsvSensor():
-            samples = fleet.recorded(member) or []
-            count = sensor.rows_per_round or max(len(samples), 1)
-            return [samples[at : at + count] for at in range(0, len(samples), count)] or [[]]
+            left = fleet.recorded(member) or []
+            reads: list[Sequence[Sample]] = []
+            for number in range(rounds + 2):
+                count = rows_of_read(sensor, number)
+                reads.append(left[:count])
+                left = left[len(reads[-1]) :]
+            return reads
         case SyntheticSensor():
             device = open_sensor(sensor, fleet.folder, make_objective(fleet.file.objective).fields)
             return [_read(device.read) for _ in range(rounds + 2)]

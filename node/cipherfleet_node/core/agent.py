@@ -106,6 +106,7 @@ from .sample import Sample
 from .settling import Settling
 from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State, note_answered
 from .stepping import Stepper
+from .window import take_in
 
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
 HOLDS_BEFORE_CHANGE = 4  # then a node goes to the round of a pending membership at once
@@ -279,7 +280,7 @@ class Agent:
 
     def _read(self, samples: Sequence[Sample], now: float) -> Iterator[Effect]:
         self._reading_awaited = False
-        self._setup.objective.absorb(samples)
+        take_in(self._setup.objective, samples, now)
         if not self._setup.objective.ready:
             self._not_before = now + self._setup.algorithm.answer_timeout_s
             yield from self._announce("alert")

@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings import sections
 
 from .randomness import FloatVector, RoundRandomness
 from .sample import Sample
-
-FloatMatrix = npt.NDArray[np.float64]
+from .window import FloatMatrix, Window
 
 
 class Objective(Protocol):
     """The interface of an objective f_i: R^d -> R.
 
     A user's own class implements it, and `objective.kind: module:Class` names it. It is constructed
-    with the objective section of the configuration as its only argument.
+    with the objective section of the configuration as its only argument. If it has an attribute
+    `window` of the class `Window`, its readings slide by time and survive a restart, too.
     """
 
     dimension: int
@@ -78,40 +77,27 @@ def _import_objective(name: str, section: sections.ObjectiveSection) -> Objectiv
     return cast("Objective", made)
 
 
-class Window:
-    """The latest readings, one row of numbers for each. `rows` is replaced, never changed."""
-
-    def __init__(self, width: int, length: int) -> None:
-        self.rows: FloatMatrix = np.empty((0, width))
-        self._length = length
-
-    def extend(self, rows: Sequence[Sequence[float]]) -> None:
-        """Append *rows*, and drop the oldest ones beyond the window's length."""
-        if rows:
-            self.rows = np.vstack([self.rows, np.asarray(rows, float)])[-self._length :]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
 class Mean:
-    """f(x) = 1/2 mean |x - y|^2 over the readings y: the fleet finds the mean over the nodes."""
+    """f(x) = 1/2 mean |x - y|^2 over the readings y.
+
+    The fleet finds the mean of the nodes' means, or with weight reading the mean of all readings.
+    """
 
     def __init__(self, section: sections.ObjectiveSection) -> None:
         self._columns = section.values or []
         self._section = section
         self.dimension = len(self._columns)
         self.fields = frozenset(column.field for column in self._columns)
-        self._window = Window(self.dimension, section.window)
+        self.window = Window(self.dimension, section.window, section.window_s)
 
     @property
     def ready(self) -> bool:
         """True as soon as there is one reading."""
-        return len(self._window) > 0
+        return len(self.window) > 0
 
     def absorb(self, samples: Sequence[Sample]) -> None:
         """Add new readings, and drop the oldest ones beyond the window."""
-        self._window.extend([[_scaled(s, c) for c in self._columns] for s in samples])
+        self.window.extend([[_scaled(s, c) for c in self._columns] for s in samples])
 
     def start(self) -> FloatVector:
         """Return zero: the readings enter through the gradient."""
@@ -119,24 +105,24 @@ class Mean:
 
     def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
         """Return mean(x - y) over the window, or over a minibatch of it."""
-        rows = _minibatch(self._window.rows, self._section, randomness)
-        return _normalised((x - rows).sum(axis=0), len(rows), len(self._window), self._section)
+        rows = _minibatch(self.window.rows, self._section, randomness)
+        return _normalised((x - rows).sum(axis=0), len(rows), len(self.window), self._section)
 
     @property
     def is_sampled(self) -> bool:
         """True if a gradient uses a part of the window only."""
-        return _is_sampled(self._window.rows, self._section)
+        return _is_sampled(self.window.rows, self._section)
 
     def curvature(self) -> float:
         """Return the largest eigenvalue of the second derivative."""
-        full = len(self._window)
-        return full / (self._section.normalise_by or full)
+        full = len(self.window)
+        return full / self._section.count_for_mean(full)
 
     def hessian(self, x: FloatVector) -> FloatMatrix:
         """Return the second derivative, shape (d, d), which is the same at every *x*."""
         del x
-        full = len(self._window)
-        return np.eye(self.dimension) * (full / (self._section.normalise_by or full))
+        full = len(self.window)
+        return np.eye(self.dimension) * (full / self._section.count_for_mean(full))
 
 
 class Average(Mean):
@@ -144,7 +130,7 @@ class Average(Mean):
 
     def start(self) -> FloatVector:
         """Return the mean of the node's readings."""
-        own: FloatVector = self._window.rows.mean(axis=0)
+        own: FloatVector = self.window.rows.mean(axis=0)
         return own
 
     def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
@@ -279,20 +265,20 @@ class Regression:
         self.dimension = sum(feature_width(feature) for feature in self._features)
         named = {f.field or f.daily for f in self._features} | {self._target.field}
         self.fields = frozenset(name for name in named if name is not None)
-        self._window = Window(self.dimension + 1, section.window)
+        self.window = Window(self.dimension + 1, section.window, section.window_s)
         self._curved: tuple[FloatMatrix, float] | None = None  # rows, and the curvature for them
 
     @property
     def ready(self) -> bool:
         """True as soon as there is one reading."""
-        return len(self._window) > 0
+        return len(self.window) > 0
 
     def absorb(self, samples: Sequence[Sample]) -> None:
         """Add new readings; raises ConfigError for a target that the loss does not allow."""
         rows = [self._row(sample) for sample in samples]
         for row in rows:
             self._loss.check(row[-1])
-        self._window.extend(rows)
+        self.window.extend(rows)
 
     def start(self) -> FloatVector:
         """Return zero, which is the same on all nodes."""
@@ -300,32 +286,32 @@ class Regression:
 
     def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
         """Return Phi' slope(Phi x, y) / N + penalty x over the window, or a minibatch of it."""
-        rows = _minibatch(self._window.rows, self._section, randomness)
+        rows = _minibatch(self.window.rows, self._section, randomness)
         phi, y = rows[:, :-1], rows[:, -1]
         total: FloatVector = phi.T @ self._loss.slope(phi @ x, y)
-        scaled = _normalised(total, len(rows), len(self._window), self._section)
+        scaled = _normalised(total, len(rows), len(self.window), self._section)
         return scaled + self._section.penalty * x
 
     @property
     def is_sampled(self) -> bool:
         """True if a gradient uses a part of the window only."""
-        return _is_sampled(self._window.rows, self._section)
+        return _is_sampled(self.window.rows, self._section)
 
     def curvature(self) -> float:
         """Return the largest eigenvalue of the second derivative over all x."""
-        rows = self._window.rows
+        rows = self.window.rows
         if self._curved is None or self._curved[0] is not rows:
             phi = rows[:, :-1]
-            count = self._section.normalise_by or len(phi)
+            count = self._section.count_for_mean(len(phi))
             largest = float(np.linalg.eigvalsh(phi.T @ phi)[-1]) / count
             self._curved = rows, self._loss.most_curved * largest + self._section.penalty
         return self._curved[1]
 
     def hessian(self, x: FloatVector) -> FloatMatrix:
         """Return the second derivative at *x*, shape (d, d), for solvers that may see readings."""
-        phi, y = self._window.rows[:, :-1], self._window.rows[:, -1]
+        phi, y = self.window.rows[:, :-1], self.window.rows[:, -1]
         curved: FloatMatrix = (phi.T * self._loss.curvature(phi @ x, y)) @ phi
-        count = self._section.normalise_by or len(phi)
+        count = self._section.count_for_mean(len(phi))
         result: FloatMatrix = curved / count + self._section.penalty * np.eye(self.dimension)
         return result
 
@@ -372,5 +358,5 @@ def _minibatch(
 def _normalised(
     total: FloatVector, batch: int, window: int, section: sections.ObjectiveSection
 ) -> FloatVector:
-    """Scale a sum over *batch* of *window* rows to their mean, or to normalise_by rows."""
-    return total / batch * (window / (section.normalise_by or window))
+    """Scale a sum over *batch* of *window* rows as the weight of the section says."""
+    return total / batch * (window / section.count_for_mean(window))

@@ -56,6 +56,7 @@ from .bundle import Bundle
 from .epochs import answer_to, new_epoch
 from .event_queue import EventQueue
 from .heartbeat import BEAT_EVERY_S, Heartbeat
+from .kept_window import KeptWindow
 from .membership_updates import MembershipUpdates
 from .mqtt import Arrived, LinkDown, LinkRefused, LinkUp
 from .obfuscator_pools import Pools, release_interpreter_during_powers
@@ -108,6 +109,7 @@ class Daemon:
         self._updates = MembershipUpdates(
             bundle, self._verifiers, self._telemetry.reject, self._publish_claim
         )
+        self._window = KeptWindow(bundle, began, time.time())  # before the agent asks for readings
         saved = self._store.load()
         self._agent = make_agent(
             bundle, self._store, saved, self._pools, self._telemetry.spans, epoch
@@ -200,6 +202,7 @@ class Daemon:
                 self._telemetry.unanswered.duration_s(now),
             )
         self._report_health(now)
+        self._window.save_if_due(now, time.time())
 
     def _shut_down(self) -> None:
         if self._own.has_spoken and not self._has_clashed:
@@ -212,6 +215,7 @@ class Daemon:
         self._telemetry.spans.flush(now=True)
         self._telemetry.collection.close()
         self._heartbeat.stop()
+        self._window.save(time.monotonic(), time.time())
         self._store.close()
 
     def _say_goodbye(self) -> None:

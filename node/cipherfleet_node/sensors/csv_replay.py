@@ -21,14 +21,29 @@ class CsvReplay:
         table = CsvTable(folder / config.path)
         self.fields = tuple(name for name in table.columns if name in needed)
         self._left = table.samples(config.where, needed, config.limits)
-        self._rows_per_round = config.rows_per_round
+        self._config = config
+        self._reads = 0
 
     def read(self) -> list[Sample]:
-        """Return the next rows_per_round samples, or all if it is not set; [] at the end."""
-        count = self._rows_per_round or len(self._left)
-        samples, self._left = self._left[:count], self._left[count:]
+        """Return the next samples: those of one round, or all without a pace; [] at the end."""
+        count = rows_of_read(self._config, self._reads)
+        self._reads += 1
+        samples = self._left[:count]
+        self._left = self._left[len(samples) :]
         return samples
 
     def close(self) -> None:
         """Drop the rows that have not been read."""
         self._left = []
+
+
+def rows_of_read(config: CsvSensor, number: int) -> int | None:
+    """Return the rows that read *number*, counted from 0, takes; None: all that are left.
+
+    The node reads once before each round.
+    """
+    if config.rounds_per_row is None:
+        return config.rows_per_round
+    if number == 0:
+        return config.first_rows
+    return 1 if number % config.rounds_per_row == 0 else 0

@@ -21,6 +21,7 @@ from cipherfleet_node.settings.sections import (
     Broker,
     CommandSensor,
     Crypto,
+    CsvSensor,
     Feature,
     NoSensor,
     ObjectiveSection,
@@ -214,8 +215,15 @@ def fields_named(objective: ObjectiveSection) -> Iterator[tuple[Path_, str]]:
 
 
 def check_objective(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
-    """No scale of a column is 0, and every feature has exactly one source."""
+    """No scale of a column is 0, every feature has one source, and the weight has its count."""
     document, objective = draft.document, draft.value.objective
+    yield from _check_weight(document, objective)
+    if objective.window_s is not None and objective.kind == "average":
+        yield document.key_error(
+            ("objective", "window_s"),
+            "is not used by kind average, which takes the readings of its first round only",
+            remedy="choose kind: mean, or leave window_s out",
+        )
     for index, column in enumerate(objective.values or ()):
         yield from _check_scale(document, ("objective", "values", index), column.scale)
     if objective.target is not None:
@@ -246,6 +254,29 @@ def check_parts(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             yield document.error(("objective", name), f"does not belong to kind {kind}")
 
 
+def _check_weight(document: Document, objective: ObjectiveSection) -> Iterator[ConfigError]:
+    here = ("objective", "normalise_by")
+    if objective.weight == "node" and objective.normalise_by is not None:
+        yield document.key_error(
+            here,
+            "is not used by weight node, with which every node counts alike",
+            remedy="set objective.weight: reading, or leave normalise_by out",
+        )
+    elif objective.weight == "reading" and objective.kind == "average":
+        yield document.error(
+            ("objective", "weight"),
+            "is reading: an average gives every node the same weight",
+            remedy="choose kind: mean, or leave weight out",
+        )
+    elif objective.weight == "reading" and objective.normalise_by is None:
+        yield document.error(
+            here,
+            "is needed for weight reading: the number of readings that counts one, the same on all "
+            "nodes",
+            remedy="write about the number of readings of one node, for example normalise_by: 100",
+        )
+
+
 def _check_scale(document: Document, path: Path_, scale: float) -> Iterator[ConfigError]:
     if scale == 0:
         yield document.error((*path, "scale"), "is 0, must be another number")
@@ -263,7 +294,7 @@ def _check_feature(document: Document, path: Path_, feature: Feature) -> Iterato
 
 
 def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
-    """Yield an error for limits that no value satisfies, and for an empty command."""
+    """Yield an error for limits that no value satisfies, an empty command, and a double pace."""
     for name, (low, high) in sensor.limits.items():
         if not low < high:
             yield document.error(
@@ -271,3 +302,9 @@ def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[C
             )
     if isinstance(sensor, CommandSensor) and not sensor.command:
         yield document.error((*path, "command"), "is empty, must be [program, argument, ...]")
+    if isinstance(sensor, CsvSensor) and sensor.rounds_per_row and sensor.rows_per_round:
+        yield document.key_error(
+            (*path, "rounds_per_row"),
+            "and rows_per_round are both given",
+            remedy="leave one of them out: several rows in a round, or several rounds for a row",
+        )

@@ -78,6 +78,9 @@ Count = Annotated[int, Meta(ge=1)]
 ExchangeName = Literal["sealed", "pairwise"]
 
 
+Weight = Literal["node", "reading"]
+
+
 FieldName = Annotated[str, Meta(min_length=1)]
 
 
@@ -195,10 +198,18 @@ class ObjectiveSection(Section, frozen=True):
     penalty: NonNegative = 0.0  # ridge, logistic, huber: + penalty/2 |x|^2
     threshold: Positive = 1.0  # huber: residuals above it count linearly
     window: Count = 4096  # the number of latest readings kept
+    window_s: Positive | None = None  # seconds after which a reading is dropped, but for the newest
     minibatch: Count | None = None  # None: every gradient uses the whole window
-    # None: the mean over the node's own readings, so that all nodes have the same weight. The same
-    # number on all nodes: all readings have the same weight.
+    weight: Weight = "node"  # what counts alike in the fleet: every node, or every reading
+    # With weight reading: the declared number of readings, the same on all nodes, that counts one.
     normalise_by: Count | None = None
+
+    def count_for_mean(self, readings: int) -> int:
+        """Return the number by which a sum over a node's *readings* is divided.
+
+        Its own number gives every node the same weight, the declared one every reading.
+        """
+        return self.normalise_by or readings if self.weight == "reading" else readings
 
 
 class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
@@ -207,6 +218,8 @@ class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
     path: str
     where: dict[str, str | int | float] = {}
     rows_per_round: Count | None = None  # None: the whole file before the first round
+    rounds_per_row: Count | None = None  # instead: first_rows at once, then a row in so many rounds
+    first_rows: Count = 1
     limits: dict[str, tuple[float, float]] = {}
     timeout_s: Positive = 5.0
 

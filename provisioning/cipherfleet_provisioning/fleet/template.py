@@ -25,6 +25,8 @@ from cipherfleet_node.settings.type_errors import did_you_mean
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import KEYS_OF_KIND, Topology, TopologyError
 
+from .proposal import Proposal
+from .sample import fields_text, objective_text
 from .schema import SCHEMA_FILE, schema_text
 
 FLEET_FILE, IGNORE_FILE, EDGES_FILE = "fleet.yaml", ".gitignore", "network.txt"
@@ -43,6 +45,7 @@ class Plan:
     topology: str = "ring"
     key_bits: int = SAFE_KEY_BITS
     broker: tuple[str, int] | None = None  # host and port; None: the fleet runs on this machine
+    proposal: Proposal | None = None  # from a sample; None: temperature and humidity
 
 
 def write_template(folder: Path, plan: Plan) -> list[Path]:
@@ -87,6 +90,8 @@ def template(name: str, plan: Plan) -> dict[str, str]:
         schedule=_ON_MACHINE if plan.broker is None else _ON_DEVICES,
         sensors="" if plan.broker is None else _SET_SENSORS,
         broker=_broker_text(plan.broker),
+        objective=_OBJECTIVE if plan.proposal is None else objective_text(plan.proposal),
+        fields=_FIELDS if plan.proposal is None else fields_text(plan.proposal),
     )
     return files | {FLEET_FILE: fleet}
 
@@ -190,6 +195,8 @@ def _wrap_lines(items: Iterable[str]) -> str:
 
 # -- the texts ----------------------------------------------------------------------------------
 
+_OBJECTIVE = "{kind: mean, values: [{field: temperature_c, offset: 20, scale: 5}]}"
+_FIELDS = "{temperature_c: {mean: 21, deviation: 2}, humidity_pct: {mean: 40, deviation: 5}}"
 _WEAK = "# WEAK KEYS: this fleet protects no data, it is for trials only.\n"
 
 _ON_MACHINE = "  rounds: 100\n  #period_s: 60\n"
@@ -239,13 +246,17 @@ config_version: 1
 fleet: "{name}"
 
 # The objective: what all nodes compute together. Readings stay on their node; offset and scale
-# bring them to order one. Every node has the same weight, however many readings it has.
-# mean: the mean of the nodes' means. average: the same, but of the readings at the start.
+# bring them to order one. weight: node (default): every node counts alike, however many readings it
+# has. weight: reading: every reading counts alike; normalise_by is about the number of readings of
+# one node, the same on all nodes (not for average).
+# mean: the mean of the nodes' means, or of all readings. average: the nodes' means at the start.
 # least_squares, ridge, logistic, huber: fit target by features; the fit minimises the mean of the
-# nodes' mean losses. With normalise_by: N, about the number of readings of one node, every reading
-# has the same weight (not for average).
-objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}]}}
-#objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], normalise_by: 100}}
+# nodes' mean losses, or of the losses of all readings.
+# A node uses its latest readings: window: N (4096 by default), with window_s: SECONDS also none that
+# is older. The fleet then follows the moving optimum. The windows of live sensors survive a restart.
+objective: {objective}
+#objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], weight: reading, normalise_by: 100}}
+#objective: {{kind: mean, values: [{{field: temperature_c, offset: 20, scale: 5}}], window: 500, window_s: 86400}}
 #objective: {{kind: average, values: [{{field: temperature_c}}]}}
 #objective: {{kind: least_squares, target: {{field: humidity_pct, offset: 40, scale: 10}}, features: [{{constant: 1}}, {{field: temperature_c, offset: 20, scale: 5}}]}}
 
@@ -287,8 +298,9 @@ algorithm:
 {sensors}nodes:
   - each: {nodes}
     id: "{pattern}"
-    sensor: {{kind: synthetic, rows_per_round: 1, fields: {{temperature_c: {{mean: 21, deviation: 2}}, humidity_pct: {{mean: 40, deviation: 5}}}}}}
+    sensor: {{kind: synthetic, rows_per_round: 1, fields: {fields}}}
     #sensor: {{kind: csv, path: readings.csv, where: {{node: "{{n}}"}}}}
+    #sensor: {{kind: csv, path: readings.csv, where: {{node: "{{n}}"}}, first_rows: 96, rounds_per_row: 20}}
     #sensor: {{kind: thermal, zone: 0, field: temperature_c}}
     #sensor: {{kind: hwmon, chip: coretemp, inputs: {{temp1_input: temperature_c}}}}
     #sensor: {{kind: command, command: [./read-sensor, "{{n}}"], limits: {{temperature_c: [-40, 85]}}}}

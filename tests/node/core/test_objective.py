@@ -99,7 +99,7 @@ def loss_by_hand(
 
 
 KINDS = ["mean", "least_squares", "ridge", "logistic", "huber"]
-CHANGES: list[dict[str, Any]] = [{}, {"normalise_by": 7}, {"penalty": 0.3}]
+CHANGES: list[dict[str, Any]] = [{}, {"weight": "reading", "normalise_by": 7}, {"penalty": 0.3}]
 # The mean of readings knows no penalty.
 CASES = [(k, c) for k in KINDS for c in CHANGES if k != "mean" or "penalty" not in c]
 
@@ -154,8 +154,9 @@ def test_minibatch_gradients_are_unbiased(kind: str, normalise_by: int | None) -
     Fixed seeds: deterministic.
     """
     samples = readings()
-    full = make_objective(section(kind, normalise_by=normalise_by))
-    batch = make_objective(section(kind, normalise_by=normalise_by, minibatch=3))
+    weight = {"weight": "reading", "normalise_by": normalise_by} if normalise_by else {}
+    full = make_objective(section(kind, **weight))
+    batch = make_objective(section(kind, **weight, minibatch=3))
     full.absorb(samples)
     batch.absorb(samples)
     x = np.random.default_rng(5).normal(size=full.dimension)

@@ -130,6 +130,19 @@ def test_a_replay_in_pieces_gives_every_row_once_and_in_order(rows_per_round: in
     assert list(chain.from_iterable(pieces)) == read_rows(INTEL_LAB, {"sensor": 3}, FIELDS)
 
 
+@pytest.mark.parametrize(("first", "pace"), [(1, 1), (1, 5), (96, 20)])
+def test_a_replay_may_give_a_row_in_several_rounds(first: int, pace: int) -> None:
+    config = CsvSensor(
+        path=str(INTEL_LAB), where={"sensor": 3}, first_rows=first, rounds_per_row=pace
+    )
+    device = open_sensor(config, Path("/"), FIELDS)
+    expected = read_rows(INTEL_LAB, {"sensor": 3}, FIELDS)
+    pieces = [device.read() for _ in range(pace * len(expected))]
+    assert len(pieces[0]) == first
+    assert {k for k, piece in enumerate(pieces) if piece} <= set(range(0, len(pieces), pace))
+    assert list(chain.from_iterable(pieces)) == expected
+
+
 def test_a_closed_replay_gives_nothing_more() -> None:
     config = CsvSensor(path=str(INTEL_LAB), where={"sensor": 3}, rows_per_round=1)
     device = open_sensor(config, Path("/"), FIELDS)

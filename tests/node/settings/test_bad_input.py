@@ -517,7 +517,9 @@ FULL["objective"] |= {
     "penalty": 0.1,
     "threshold": 1,
     "window": 9,
+    "window_s": 60,
     "minibatch": 1,
+    "weight": "reading",
     "normalise_by": 1,
 }
 FULL["objective"]["features"].append({"daily": "temperature", "harmonics": 2, "scale": 1})

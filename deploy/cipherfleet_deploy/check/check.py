@@ -17,6 +17,7 @@ from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, Calibration, r
 from cipherfleet_analysis.forecast import Expected, Forecast, forecast, rounds_needed
 from cipherfleet_analysis.privacy.audit import check_privacy
 from cipherfleet_analysis.privacy.observers import Observer
+from cipherfleet_analysis.statistics_advice import statistics_advice
 from cipherfleet_deploy.local.results import SETTLED, plural
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.findings import LEVELS, Finding, Level
@@ -55,7 +56,12 @@ def check_fleet(
     exchange = fleet.exchange
     privacy = check_privacy(fleet, exchange)
     prediction = forecast(fleet, card)
-    findings = [*privacy.findings, *_advice(fleet), *_accuracy(fleet, prediction.expected)]
+    findings = [
+        *privacy.findings,
+        *_advice(fleet),
+        *_accuracy(fleet, prediction.expected),
+        *statistics_advice(fleet),
+    ]
     return CheckResult(
         fleet=fleet.file.fleet,
         nodes=len(fleet.members),

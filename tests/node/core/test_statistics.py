@@ -188,6 +188,15 @@ def test_a_dual_ends_at_the_nodes_statistics_minus_the_mean() -> None:
         np.testing.assert_allclose(y, own - np.mean(each, axis=0), rtol=0, atol=1e-5)
 
 
+def test_followers_end_at_the_statistics_of_the_members() -> None:
+    followers = ("n01", "n04")
+    running = fleet(150, followers=followers)
+    running.run()
+    members = {name: own for name, own in made_readings(12).items() if name not in followers}
+    found = find_solutions(reported(running)[-1], running.algorithm, RIDGE)
+    assert relative_error(found, minimise(problems_of(members))) < 1e-6
+
+
 def test_a_sliding_window_follows_the_moving_optimum() -> None:
     """One reading of every node in 20 rounds, while the parameters drift."""
     rounds, every, first = 400, 20, 96

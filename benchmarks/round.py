@@ -254,7 +254,7 @@ def run(
             nodes.wait(every_s=1.0)
         optimum = centralised_answer(fleet)
         assert optimum is not None
-        error = relative_error(Trajectory.of(nodes, fleet.dimension).last, optimum)
+        error = relative_error(Trajectory.of(nodes, fleet.solution_dimension).last, optimum)
         spans = [
             JsonLinesReader(bundle / "logs" / "spans.jsonl").read() for bundle in bundles.values()
         ]

@@ -16,10 +16,16 @@ import numpy as np
 from cipherfleet_analysis.cost.board_card import Calibration
 from cipherfleet_analysis.cost.round_time import RoundTime, predict
 from cipherfleet_analysis.cost.traffic import Traffic, layout_of, traffic
-from cipherfleet_node.core.objective import Flat, Mean, Objective, Regression, objective_of
+from cipherfleet_node.core.objective import Flat, Mean, Objective, Regression
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.core.statistics import (
+    Statistics,
+    find_solutions,
+    make_node_objective,
+    wrap_objective,
+)
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.sensors import open_sensor
 from cipherfleet_node.settings.sections import SyntheticSensor, resolution_of
@@ -149,17 +155,19 @@ def _multiply(moved: Traffic, rounds: float | None) -> DataVolume | None:
 
 
 def objectives_to_simulate(fleet: Fleet) -> tuple[Sequence[Objective], str]:
-    """Return every node's objective with its readings, and the kind of these readings.
+    """Return the objective on which each node iterates, and the kind of its readings.
 
     The list is empty if there are live sensors.
     """
     if fleet.file.objective.minibatch is None:
         recorded = recorded_objectives(fleet)
         if recorded is not None:
-            return recorded, "recorded"
+            file = fleet.file
+            iterated = [wrap_objective(file.algorithm, own, file.objective) for own in recorded]
+            return iterated, "recorded"
     found, kinds = [], set()
     for member in fleet.members:
-        objective = objective_of(fleet.file.objective, member.role)
+        objective = make_node_objective(fleet.file.algorithm, fleet.file.objective, member.role)
         samples = fleet.recorded(member)
         kinds.add("made up" if samples is None else "recorded")
         if samples is None:
@@ -318,12 +326,13 @@ def _simulate_fleet(
         )
         answer = answer_of(fleet, objectives)
         limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(file.algorithm)
+        found = find_solutions(simulated.estimates, file.algorithm, file.objective)
         return simulated, Expected(
             rounds=rounds,
             of=file.algorithm.rounds,
             readings=readings,
-            relative_error=None if answer is None else relative_error(simulated.estimates, answer),
-            disagreement=_disagreement(simulated.estimates),
+            relative_error=None if answer is None else relative_error(found, answer),
+            disagreement=_disagreement(found),
             stays_in_range=bool(simulated.largest < limit),
         )
 
@@ -347,9 +356,10 @@ def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
     """
     if fleet.file.objective.minibatch is not None:
         return centralised_answer(fleet)
-    if not all(isinstance(objective, Mean | Regression | Flat) for objective in objectives):
+    problems = [own.problem if isinstance(own, Statistics) else own for own in objectives]
+    if not all(isinstance(problem, Mean | Regression | Flat) for problem in problems):
         return None
-    return common_answer(objectives)
+    return common_answer(problems)
 
 
 def relative_error(estimates: Array, answer: Array) -> float | None:

@@ -18,8 +18,10 @@ from typing import Literal
 
 import numpy as np
 
+from cipherfleet_node.core.agreement import AGREED_ROUNDS
 from cipherfleet_node.core.exact import LEAST_SPREAD
-from cipherfleet_node.settings.sections import CsvSensor, exact_scale_of
+from cipherfleet_node.core.statistics import find_solutions
+from cipherfleet_node.settings.sections import AGREE, CsvSensor, exact_scale_of
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.topology.graph import Graph
 
@@ -139,7 +141,14 @@ def simulated_response(fleet: Fleet, graph: Graph) -> Response | None:
         return None
     reached = {name: first_below(errors, float(name)) for name in ACCURACIES}
     is_settled = reached[ACCURACIES[0]] is not None
-    return Response(reached, sum(errors) / errors[0] if is_settled else None)
+    return Response(reached, _trailing(fleet, errors) if is_settled else None)
+
+
+def _trailing(fleet: Fleet, errors: list[float]) -> float:
+    """Return the sum of *errors* as shares of the first, without the rounds that agree on c0."""
+    agrees = exact_scale_of(fleet.file.algorithm, fleet.file.objective) == AGREE
+    counted = [e for e in errors[AGREED_ROUNDS if agrees else 0 :] if not math.isnan(e)]
+    return sum(counted) / counted[0]
 
 
 def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
@@ -180,7 +189,8 @@ def _errors_until(fleet: Fleet, graph: Graph, accuracy: float) -> Iterator[float
     )
     first = math.inf
     for k, closed in enumerate(islice(running, affordable_rounds(fleet, MOST_ROUNDS)), 1):
-        error = relative_error(closed.estimates, answer)
+        found = find_solutions(closed.estimates, algorithm, fleet.file.objective)
+        error = relative_error(found, answer)
         yield math.nan if error is None else error
         first = min(first, k) if error is not None and error < accuracy else math.inf
         if k >= 1.1 * first:

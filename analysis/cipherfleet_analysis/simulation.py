@@ -24,6 +24,7 @@ from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
+from cipherfleet_node.core.statistics import Statistics
 from cipherfleet_node.settings import sections
 from cipherfleet_node.settings.sections import (
     AGREE,
@@ -139,6 +140,21 @@ class Linear:
         return result
 
 
+class Targets:
+    """Gradients x - s_i of objectives |x - s_i|^2 / 2; *targets* holds the s_i, shape (n, d).
+
+    *members* is 1 for a member and 0 for a follower, whose gradient is zero; its shape is (n, 1).
+    """
+
+    def __init__(self, targets: Array, members: Array) -> None:
+        self.targets, self.members = targets, members
+
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
+        del k, randomness
+        result: Array = self.members * (x - self.targets)
+        return result
+
+
 class OneByOne:
     """Gradients of any objectives, with one call per node."""
 
@@ -156,6 +172,12 @@ class OneByOne:
 
 def gradients_of(objectives: Sequence[Objective], section: sections.ObjectiveSection) -> Gradients:
     """Return the fastest gradients of *objectives*, which *section* describes."""
+    if any(isinstance(each, Statistics) for each in objectives):
+        members = np.array([[float(isinstance(each, Statistics))] for each in objectives])
+        targets = [
+            each.own if isinstance(each, Statistics) else each.start() for each in objectives
+        ]
+        return Targets(np.array(targets), members)
     if section.kind not in QUADRATIC or section.minibatch is not None:
         return OneByOne(objectives)
     zero, unused = np.zeros(objectives[0].dimension), RoundRandomness(bytes(SEED_BYTES))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cipherfleet_deploy.cli.options import AS_JSON, print_result
+from cipherfleet_deploy.cli.options import AS_JSON, METHOD, print_result
 
 from .attacks.catalogue import ATTACKS, SYSTEMS
 from .attacks.names import GRAPHS, GUARDS
@@ -47,6 +47,7 @@ ALL = "all"  # in place of the name of an attack
 @click.option(
     "--degree", type=click.IntRange(2, 63), help="use a random regular graph of this degree"
 )
+@METHOD
 @click.option(
     "--crypto",
     type=click.Choice(["on", "off"]),
@@ -85,6 +86,8 @@ def simulate(file: Path | None, crypto: str, as_json: bool, **flags: Any) -> Non
         raise click.UsageError(
             "--crypto on needs --engine core: the vector engine does not encrypt"
         )
+    if file is None and flags["method"] is not None:
+        raise click.UsageError("--method needs FILE: a synthetic fleet runs method exact")
     options = SimulationOptions(**flags, encrypted=crypto == "on")
     print_result(run_simulation(file, options, Console(stderr=True)), show, as_json=as_json)
 

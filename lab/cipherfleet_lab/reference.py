@@ -48,6 +48,44 @@ class HasCurvature(HasGradient, Protocol):
         """Return the largest eigenvalue of the second derivative."""
 
 
+class NormalEquations:
+    """The objective |s - s_i|^2 / 2 of method statistics; *phi* has shape (N, d) and *y* (N,).
+
+    From docs/explanation/algorithm.md#statistics: s_i has the upper triangle of Phi'Phi / N +
+    penalty I, row by row, and then Phi'y / N.
+    """
+
+    def __init__(self, phi: Array, y: Array, penalty: float = 0.0) -> None:
+        count, d = phi.shape
+        matrix = phi.T @ phi / count + penalty * np.eye(d)
+        above = [matrix[row, column] for row in range(d) for column in range(row, d)]
+        self.own = np.array([*above, *(phi.T @ y / count)])
+
+    def start(self) -> Array:
+        """Return zero, shape (d (d + 3) / 2,)."""
+        return np.zeros(self.own.size)
+
+    def gradient(self, x: Array, randomness: RoundRandomness) -> Array:
+        """Return x - s_i."""
+        del randomness
+        result: Array = x - self.own
+        return result
+
+    def curvature(self) -> float:
+        """Return one."""
+        return 1.0
+
+
+def solve_equations(statistics: Array, d: int) -> Array:
+    """Return the solution of the equations whose *statistics* these are, shape (d,)."""
+    entries, matrix = iter(statistics), np.zeros((d, d))
+    for row in range(d):
+        for column in range(row, d):
+            matrix[row, column] = matrix[column, row] = next(entries)
+    solution: Array = np.linalg.solve(matrix, np.array([*entries]))
+    return solution
+
+
 def iterate(
     edges: Iterable[tuple[str, str]],
     objectives: Mapping[str, HasGradient],

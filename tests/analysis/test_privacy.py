@@ -510,6 +510,39 @@ def test_the_rows_follow_from_the_exchange_in_use(tmp_path: Path) -> None:
     assert {"eavesdropper", "broker"} <= set(pairwise) & set(sealed)
 
 
+SLOPE = "kind: least_squares, target: {field: t}, features: [{constant: 1}, {field: u}]"
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_statistics_show_more_than_the_optimum_and_the_audit_says_what(
+    exchange: ExchangeName, tmp_path: Path
+) -> None:
+    found = {}
+    for method in ("exact", "statistics"):
+        fleet = fleet_of(
+            tmp_path, "{kind: complete}", {"a": "acme", "b": "acme", "c": "acme", "d": "acme"},
+            "abcde", SLOPE, algorithm=f"rounds: 50, method: {method}",
+        )  # fmt: skip
+        found[method] = check_privacy(fleet, exchange)
+        assert ("every node" in rows(fleet, exchange)) == (method == "statistics")
+    subjects = {method: {f.subject for f in audit.findings} for method, audit in found.items()}
+    assert subjects["statistics"] - subjects["exact"] == {"statistics"}
+    texts = {f.subject: f for f in found["statistics"].findings}
+    assert texts["statistics"].level == "note"
+    assert "every node learns the fleet's mean of the normal equations" in texts["statistics"].text
+    assert "learn its normal equations exactly" in texts["telescoping"].text
+    assert texts["answer"].text.endswith("is that node's normal equations")
+    assert "set algorithm.method: exact" in texts["statistics"].remedy
+
+
+def test_statistics_of_a_mean_show_no_more_than_the_optimum(tmp_path: Path) -> None:
+    fleet = fleet_of(tmp_path, "{kind: ring}", algorithm="rounds: 50, method: statistics")
+    assert "every node" not in rows(fleet, "sealed")
+    findings = {f.subject: f.text for f in check_privacy(fleet, "sealed").findings}
+    assert "statistics" not in findings
+    assert "the mean of its readings exactly" in findings["telescoping"]
+
+
 def neighbours_colluding(fleet: Fleet, exchange: ExchangeName) -> Collection[tuple[int, bool]]:
     return [
         (row.count, "its coupling term" in row.each_round)

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from cipherfleet_deploy.check.check import CheckResult, check_fleet, passes, show
+from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.findings import Finding
 from tests.support.command_line import run_here
 from tests.support.paths import ROOT
@@ -332,6 +333,44 @@ def test_the_advice_of_a_run_is_among_the_findings(tmp_path: Path) -> None:
     assert "sum lambda^2 is infinite" in finding.text
     (rounds,) = of(check_fleet(EXAMPLES / "average" / "fleet.yaml"), "schedule")
     assert rounds.text.startswith("82 rounds bring every node")
+
+
+LAB = (EXAMPLES / "intel_lab" / "fleet.yaml").read_text()
+
+
+def lab(folder: Path, algorithm: str, **changes: str) -> CheckResult:
+    text = LAB.replace("method: exact", algorithm).replace("each: 50", "each: 10")
+    text = text.replace("path: intel_lab.csv", f"path: {EXAMPLES}/intel_lab/intel_lab.csv")
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    return check_fleet(written(folder, text))
+
+
+def test_statistics_are_proposed_where_they_save_most_of_the_rounds(tmp_path: Path) -> None:
+    (finding,) = of(lab(tmp_path, "method: exact"), "method")
+    assert finding.level == "note"
+    text = r"method (\w+) needs (\d+) rounds, with (\d+) numbers in 1 ciphertext per message"
+    found = {method: (int(rounds), int(n)) for method, rounds, n in re.findall(text, finding.text)}
+    assert 2 * found["statistics"][0] < found["exact"][0]
+    assert (found["statistics"][1], found["exact"][1]) == (14, 4)
+    assert "set algorithm.method: statistics, if every node may learn" in finding.remedy
+    (same,) = of(lab(tmp_path, "method: statistics"), "method")
+    assert (same.text, same.remedy) == (finding.text, "")
+
+
+def test_statistics_are_not_proposed_where_they_save_little_or_are_not_possible(
+    tmp_path: Path,
+) -> None:
+    assert of(lab(tmp_path, "method: article"), "method") == []
+    assert of(lab(tmp_path, "method: exact", least_squares="huber"), "method") == []
+    exact = f"method: exact\n  resolution: 2^-{VALUE_BITS - 5}"  # +-16: no square of a feature fits
+    steep = {"offset: 20, scale: 5": "offset: 20, scale: 0.5"}
+    assert of(lab(tmp_path, exact, **steep), "method") == []
+    mean = COMPLETE.replace("stepsize: {initial: 0.5}", "method: exact")
+    assert of(check_fleet(written(tmp_path, mean)), "method") == []
+    (finding,) = of(check_fleet(written(tmp_path, mean.replace("exact", "statistics"))), "method")
+    assert finding.remedy == "set algorithm.method: exact, which shows less to every node"
 
 
 @pytest.mark.parametrize(

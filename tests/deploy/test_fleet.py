@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +33,7 @@ from cipherfleet_deploy.local.run import RunOptions, run_fleet
 from cipherfleet_lab.reference import iterate
 from cipherfleet_node.core.randomness import simulated_seed
 from cipherfleet_node.keys.key_files import read_keys
+from cipherfleet_node.runtime.run_node import node_summary
 from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.file import Overrides
@@ -306,3 +310,25 @@ def test_the_intel_lab_example_learns_in_a_few_rounds(tmp_path: Path) -> None:
     assert result.relative_error < 0.4
     assert result.disagreement is not None
     assert result.disagreement < 0.1
+
+
+def test_the_demo_with_statistics_is_right_to_1e_6_within_fifty_rounds(tmp_path: Path) -> None:
+    """The demo itself: ten daemons, 2048-bit keys, real readings."""
+    arguments = ["demo", "--method", "statistics", "--seed", "1", "--out", tmp_path / "out"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "cipherfleet_deploy", *map(str, arguments), "--json"],
+        capture_output=True, text=True, timeout=600, check=True,
+    )  # fmt: skip
+    result = json.loads(ended.stdout)
+    assert (result["rounds"], result["dimension"]) == (50, 4)
+    assert result["silent"] == result["rejected"] == 0
+    assert result["relative_error"] <= 1e-6
+    assert result["disagreement"] <= 1e-6
+    assert result["rounds_to"]["1e-4"] <= 32
+    assert result["rounds_to"]["1e-6"] <= 50
+    (node, *_) = sorted((tmp_path / "out" / "nodes").iterdir())
+    summary = node_summary(node, with_estimate=True)
+    assert isinstance(summary["estimate"], list)
+    assert len(summary["estimate"]) == 14
+    assert summary["solution"] == pytest.approx(result["optimum"], rel=1e-4)
+    assert "solution" not in node_summary(node, with_estimate=False)

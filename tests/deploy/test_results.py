@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
+from cipherfleet_deploy.local.plots import plot_run
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import (
     Percentiles,
@@ -21,6 +24,7 @@ from cipherfleet_deploy.local.results import (
     relative_error,
     summarise,
 )
+from cipherfleet_deploy.local.run import show_result
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from tests.support.paths import ROOT
@@ -94,6 +98,23 @@ def test_a_node_without_any_estimate_is_left_out_of_the_figures(
     result = summarise(fleet, nodes, trajectory, np.array([20.0]), 1.0)
     assert result.estimate == [20.0]
     assert result.relative_error == pytest.approx(0.05)
+
+
+def test_nodes_without_a_solution_have_no_figures(
+    fleet: Fleet, nodes: LocalFleet, tmp_path: Path
+) -> None:
+    """As after one round of method statistics."""
+    for node in nodes.nodes.values():
+        node.estimates = {0: []}
+    trajectory = Trajectory.of(nodes, 1)
+    assert trajectory.estimates.shape == (1, 3, 1)
+    result = summarise(fleet, nodes, trajectory, np.array([20.0]), 1.0)
+    assert (result.rounds, result.estimate, result.settled) == (1, [], False)
+    assert (result.relative_error, result.disagreement, result.movement) == (None, None, None)
+    output = io.StringIO()
+    show_result(result, Console(file=output))
+    assert "NOT SETTLED after 1 round" in output.getvalue()
+    plot_run(trajectory, np.array([20.0]), "no solution", tmp_path / "plot.png")
 
 
 def test_counters_that_start_again_at_a_restart_are_added_up(

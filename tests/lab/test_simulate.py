@@ -394,6 +394,24 @@ def test_both_engines_tell_the_same_of_a_file(tmp_path: Path) -> None:
     assert band["low"][-1] < band["mean"][-1] < band["high"][-1]
 
 
+def test_the_method_of_the_command_line_is_simulated_by_both_engines() -> None:
+    lab = ROOT / "examples" / "intel_lab" / "fleet.yaml"
+    options = ("--nodes", 4, "--rounds", 30, "--method", "statistics")
+    arrays = simulate_json(lab, *options)
+    agents = simulate_json(lab, *options, "--engine", "core")
+    assert arrays["dimension"] == agents["dimension"] == len(arrays["optimum"]) == 4
+    for found in (arrays, agents):
+        assert found["relative_error"]["mean"][-1] < 1e-3
+    late = slice(20, None)  # the first statistics determine no solution, or an inaccurate one
+    assert agents["relative_error"]["mean"][late] == pytest.approx(
+        arrays["relative_error"]["mean"][late], rel=1e-3
+    )
+    more = simulate_json(lab, "--nodes", 100, "--rounds", 60, "--method", "statistics")
+    assert more["relative_error"]["mean"][-1] < 0.1
+    exact = simulate_json(lab, "--nodes", 4, "--rounds", 30, "--method", "exact")
+    assert exact["relative_error"]["mean"][-1] > 0.05
+
+
 def test_figures_and_plot_are_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = CliRunner().invoke(
@@ -423,6 +441,8 @@ def test_fewer_and_more_nodes_than_the_file_has(tmp_path: Path) -> None:
         (["fleet.yaml", "--nodes", "9", "--degree", "1"], 2, "--degree"),
         (["fleet.yaml", "--nodes", "300"], 3, "fleet.yaml: a graph of 300 nodes with 2 neighbours"),
         (["nowhere.yaml"], 3, "nowhere.yaml"),
+        (["--method", "exact"], 2, "--method needs FILE"),
+        (["fleet.yaml", "--method", "statistics"], 3, "statistics is from --method"),
     ],
 )
 def test_what_cannot_be_simulated_is_an_error(

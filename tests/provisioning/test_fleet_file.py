@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.settings.sections import CommandSensor, CsvSensor, Sensor, SyntheticSensor
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    CommandSensor,
+    CsvSensor,
+    Sensor,
+    Stepsize,
+    SyntheticSensor,
+)
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from tests.support.paths import ROOT
@@ -126,6 +134,59 @@ def test_the_command_line_changes_rounds_and_key_size_of_the_file(tmp_path: Path
     assert (fleet.file.algorithm.rounds, fleet.file.crypto.key_bits) == (7, 3072)
     unchanged = fleet_of(tmp_path, nodes)
     assert (unchanged.file.algorithm.rounds, unchanged.file.crypto.key_bits) == (4, 2048)
+
+
+SLOPE = (
+    "{kind: least_squares, target: {field: t, offset: 20}, "
+    "features: [{constant: 1}, {field: t, offset: 20}]}"
+)
+
+
+def test_a_method_of_the_command_line_takes_no_setting_of_another_one(tmp_path: Path) -> None:
+    nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
+    article = "stepsize: {initial: 0.2, spread: 0.5}, attenuation: {scale: 1}"
+    head = HEAD.replace("rounds: 4", f"rounds: 4, method: article, {article}")
+    head = head.replace("{kind: average, values: [{field: t}]}", SLOPE)
+    found = fleet_of(tmp_path, nodes, head, Overrides(method="statistics"))
+    assert found.file.algorithm == Algorithm(
+        rounds=4, method="statistics", stepsize=Stepsize(spread=0.5)
+    )
+    assert (found.dimension, found.solution_dimension) == (5, 2)
+    head = HEAD.replace("rounds: 4", "rounds: 4, method: exact, scale: 0.5")
+    found = fleet_of(tmp_path, nodes, head, Overrides(method="article"))
+    assert found.file.algorithm == Algorithm(rounds=4, method="article")
+    same = fleet_of(tmp_path, nodes, head, Overrides(method="exact"))
+    assert same.file.algorithm.scale == 0.5
+
+
+def test_a_method_of_the_command_line_that_the_objective_does_not_allow_is_refused(
+    tmp_path: Path,
+) -> None:
+    nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
+    with pytest.raises(ConfigError, match=r"4:\d+: objective.kind is average: .*--method") as found:
+        fleet_of(tmp_path, nodes, overrides=Overrides(method="statistics"))
+    assert found.value.remedy == "leave --method out, or name another method"
+
+
+def test_statistics_that_no_message_holds_are_refused(tmp_path: Path) -> None:
+    many = ", ".join(["{daily: t, harmonics: 12}"] * 9)  # 216 parameters, 23,652 statistics
+    section = SLOPE.replace("[{constant: 1}, {field: t, offset: 20}]", f"[{many}]")
+    head = HEAD.replace("{kind: average, values: [{field: t}]}", section)
+    head = head.replace("rounds: 4", "rounds: 4, method: statistics")
+    nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
+    with pytest.raises(ConfigError, match=r"algorithm.method is statistics: 23,652 numbers") as no:
+        fleet_of(tmp_path, nodes, head)
+    assert "set algorithm.method: exact" in no.value.remedy
+
+
+def test_statistics_beyond_the_range_are_refused_although_a_step_would_fit(tmp_path: Path) -> None:
+    section = SLOPE.replace("{field: t, offset: 20}]", "{field: t, offset: 9}]")  # squares of 120
+    head = HEAD.replace("{kind: average, values: [{field: t}]}", section)
+    nodes = f'  - {{each: 2, id: "a{{n}}", {RECORDED}}}'
+    limit = f"rounds: 4, resolution: 2^-{VALUE_BITS - 7}"  # +-64
+    fleet_of(tmp_path, nodes, head.replace("rounds: 4", f"{limit}, method: exact"))
+    with pytest.raises(ConfigError, match=r"range of \+-64 of algorithm.resolution"):
+        fleet_of(tmp_path, nodes, head.replace("rounds: 4", f"{limit}, method: statistics"))
 
 
 def test_rounds_of_the_command_line_make_up_for_a_file_without_any(tmp_path: Path) -> None:

@@ -369,13 +369,16 @@ def parameters_vectors() -> Any:
         "a resolution that is no power of two": replace(sealed, resolution=1e-6),
         "a stepsize that does not decay": replace(sealed, decay=0.0, exponent=0.0),
         "the exact method": replace(sealed, initial=1.0, decay=0.0, exponent=0.0, exact_scale=0.25),
+        "the method statistics": replace(
+            sealed, initial=1.0, decay=0.0, exponent=0.0, exact_scale=1.0, exact_method="statistics"
+        ),
         "wire version 3": replace(sealed, wire_version=3),
     }
     return {
         "about": "bytes = the text cipherfleet/v2/parameters, wire_version, exchange, dimension, "
         "value_bits, half_weight_bits, metropolis_bits, resolution, initial, decay, exponent, "
         "none or power, scale and exponent of the attenuation (0 and 0 for none), or exact, c0 and "
-        "3 for the exact method; texts end with "
+        "3 for the exact method, statistics, c0 and 3 for statistics; texts end with "
         "NUL, integers are 8 bytes big endian, reals IEEE-754 binary64 big endian; tag = the first "
         "8 bytes of their SHA-256",
         "cases": [

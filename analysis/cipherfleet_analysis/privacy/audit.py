@@ -144,6 +144,8 @@ def _check_answer(disclosure: Disclosure) -> Iterator[Finding]:
         if len(inside) == len(disclosure.graph.ids) - 1:
             outside = [node for node in disclosure.graph.ids if node not in inside]
             learnt = "value" if disclosure.is_average else "gradient at the optimum"
+            if disclosure.fleet.file.algorithm.method == "statistics":
+                learnt = "normal equations" if disclosure.shows_equations else "mean"
             yield Finding(
                 "fail", "answer",
                 f"{domain} owns every node except {outside[0]!r}: the common answer minus the "
@@ -320,6 +322,13 @@ def _describe_exchange(disclosure: Disclosure) -> Iterator[Finding]:
         yield from _check_separation(disclosure)
     if not disclosure.is_average:
         yield _describe_telescoping(disclosure)
+    if disclosure.shows_equations:
+        yield Finding(
+            "note", "statistics",
+            "every node learns the fleet's mean of the normal equations: the mean products of all "
+            "pairs of features, and of each feature and the target, which is more than the optimum",
+            "set algorithm.method: exact, which shows the optimum alone",
+        )  # fmt: skip
 
 
 def _describe_averaging() -> Finding:
@@ -370,6 +379,13 @@ def _check_separation(disclosure: Disclosure) -> Iterator[Finding]:
 
 def _describe_telescoping(disclosure: Disclosure) -> Finding:
     algorithm = disclosure.fleet.file.algorithm
+    if algorithm.method == "statistics":
+        return Finding(
+            "note", "telescoping",
+            "all neighbours of a node together, if they know its coupling term, learn "
+            f"{disclosure.gradient_text}",
+            "choose neighbours of several owners, or algorithm.method: article",
+        )  # fmt: skip
     if algorithm.method == "exact":
         return Finding(
             "note", "telescoping",

@@ -35,6 +35,12 @@ class Disclosure:
         """True if the estimates start at the nodes' own values, and no gradients are added."""
         return self.fleet.file.objective.kind == "average"
 
+    @property
+    def shows_equations(self) -> bool:
+        """True if the nodes agree on normal equations, and not on the optimum alone."""
+        file = self.fleet.file
+        return file.algorithm.method == "statistics" and file.objective.kind != "mean"
+
     @cached_property
     def domains(self) -> Mapping[str, str]:
         """The trust domain of every node: its owner's, or its own."""
@@ -111,6 +117,9 @@ class Disclosure:
                 "its own value exactly, once the fleet agrees: the answer minus the sum of its "
                 "coupling terms"
             )
+        if algorithm.method == "statistics":
+            what = "its normal equations" if self.shows_equations else "the mean of its readings"
+            return f"{what} exactly, once the fleet agrees"
         if algorithm.stepsize.spread == 0:
             return "its gradient exactly, in every single round (stepsize.spread is 0)"
         tenth, twentieth = (

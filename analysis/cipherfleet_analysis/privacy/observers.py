@@ -40,6 +40,12 @@ def list_observers(disclosure: Disclosure) -> Iterator[Observer]:
         yield from _sealed_askers(disclosure)
     yield from _owner_rows(disclosure)
     yield from _all_neighbours(disclosure)
+    if disclosure.shows_equations:
+        yield Observer(
+            "every node", len(disclosure.graph.ids), "its estimate of the mean normal equations",
+            "the fleet's mean of the normal equations, which is more than the optimum",
+            f"those of a single node, unless all its neighbours collude; {_NO_READINGS}",
+        )  # fmt: skip
     deviating = (
         "with a forged query: the half weight, and with it the estimate"
         if disclosure.exchange == "pairwise"

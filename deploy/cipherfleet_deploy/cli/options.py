@@ -13,6 +13,11 @@ Flag = Callable[[Any], Any]
 R = TypeVar("R")
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+METHOD = click.option(
+    "--method",
+    type=click.Choice(["exact", "statistics", "article"]),
+    help="iteration, in place of the file's; settings that it does not use are ignored",
+)
 SIZES: tuple[Flag, ...] = (
     click.option(
         "--nodes", type=click.IntRange(2), help="number of nodes, chosen evenly from the fleet file"

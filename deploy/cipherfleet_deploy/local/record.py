@@ -32,7 +32,9 @@ class NodeRecord:
     folder: Path
     _: KW_ONLY
     restarts: int = 0
-    estimates: dict[int, list[float]] = field(default_factory=dict)  # round -> x_{k+1}
+    # The solution after each round: the estimate x_{k+1}, or with method statistics what follows
+    # from it. Empty if none follows yet.
+    estimates: dict[int, list[float]] = field(default_factory=dict)
     rounds: list[dict[str, float]] = field(default_factory=list)  # one span for each closed round
     finished: bool = False
 
@@ -51,7 +53,7 @@ class NodeRecord:
     def read(self) -> None:
         """Read the records that the daemon has written since the last call."""
         for line in self._estimates.read():
-            self.estimates[int(line["round"])] = line["estimate"]
+            self.estimates[int(line["round"])] = line["estimate"] or []
         self.rounds += [line for line in self._spans.read() if line.get("phase") == "round"]
 
     @property

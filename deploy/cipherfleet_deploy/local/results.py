@@ -75,7 +75,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     exchange: str
     method: str
     dimension: int
-    estimate: list[float]  # mean over nodes
+    estimate: list[float]  # mean over nodes of their solutions; empty if no node has one
     optimum: list[float] | None  # the centralised answer; None if it is not known
     weight: Weight  # what counts alike in the estimate and in the optimum
     relative_error: float | None
@@ -103,7 +103,11 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The estimates of all nodes: shape (rounds, nodes, d), NaN where a node skipped a round."""
+    """The solutions of all nodes: shape (rounds, nodes, d), NaN where a node has none in a round.
+
+    A solution is the estimate, or with method statistics what follows from it. A node has none in
+    rounds that it skipped, and while its statistics determine no minimum.
+    """
 
     estimates: FloatArray
 
@@ -115,7 +119,8 @@ class Trajectory:
         estimates = np.full((rounds, len(records), dimension), np.nan)
         for place, node in enumerate(records):
             for k, estimate in node.estimates.items():
-                estimates[k, place] = estimate
+                if estimate:
+                    estimates[k, place] = estimate
         return cls(estimates)
 
     @property
@@ -151,6 +156,8 @@ def disagreement(estimates: FloatArray) -> float:
 
     *estimates* has shape (nodes, d). The result is NaN if the mean is 0.
     """
+    if not len(estimates):
+        return math.nan
     mean = estimates.mean(axis=0)
     return _relative_length(estimates - mean, mean)
 
@@ -189,6 +196,8 @@ def stays_below(errors: Sequence[float], level: float) -> int | None:
 
 
 def _relative_length(deviations: FloatArray, answer: FloatVector) -> float:
+    if not deviations.size:
+        return math.nan
     distance = math.sqrt(float(np.mean(np.sum(deviations**2, axis=-1))))
     size = float(np.linalg.norm(answer))
     return distance / size if size else math.nan
@@ -217,7 +226,7 @@ def summarise(
         exchange=fleet.exchange,
         method=file.algorithm.method,
         dimension=last.shape[1],
-        estimate=known.mean(axis=0).tolist(),
+        estimate=known.mean(axis=0).tolist() if len(known) else [],
         optimum=None if optimum is None else optimum.tolist(),
         weight=file.objective.weight,
         relative_error=error,

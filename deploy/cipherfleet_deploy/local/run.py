@@ -106,7 +106,7 @@ class Report:
         """Write the figures and a plot to *out*, and return the figures. Ctrl-C waits for this."""
         assert self.nodes is not None
         Lines(self.console).begin("writing figures and plot")
-        trajectory = Trajectory.of(self.nodes, self.fleet.dimension)
+        trajectory = Trajectory.of(self.nodes, self.fleet.solution_dimension)
         wall_s = time.monotonic() - self.began
         result = summarise(self.fleet, self.nodes, trajectory, self.optimum, wall_s)
         result = msgspec.structs.replace(
@@ -312,7 +312,7 @@ def _ms_and_disagreement(nodes: Recorded, slowest: int) -> tuple[str, str]:
         return "-", "-"
     latest = [line["ms"] for node in nodes.nodes.values() for line in node.rounds[-1:]]
     common = [node.estimates.get(slowest - 1) for node in nodes.nodes.values()]
-    known = np.array([estimate for estimate in common if estimate is not None])
+    known = np.array([estimate for estimate in common if estimate])
     return (
         f"{np.median(latest):.0f}" if latest else "-",
         f"{disagreement(known):.2g}" if len(known) else "-",
@@ -377,7 +377,7 @@ def show_result(result: RunResult, console: Console) -> None:
     for heading in ("entry", "estimate (mean over nodes)", centralised):
         answer.add_column(heading, justify="right")
     optimum: Sequence[float | None] = result.optimum or [None] * len(result.estimate)
-    pairs = list(zip(result.estimate, optimum, strict=True))
+    pairs = list(zip(result.estimate, optimum, strict=False))  # without a solution there are none
     for place, (estimate, best) in enumerate(pairs[:ENTRIES_SHOWN]):
         answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
     console.print(answer)

@@ -41,12 +41,12 @@ from cipherfleet_node.core.events import (
     TimerFired,
 )
 from cipherfleet_node.core.messages import Message, Presence, Query, Reply
-from cipherfleet_node.core.objective import objective_of
 from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import State, after_damage, after_loss, first_state, note_answered
+from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection, Role, exact_scale_of
 
 from .plaintext_exchange import PlaintextExchange
@@ -173,7 +173,7 @@ class MemoryFleet:
         saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         role: Role = "follower" if name in self.followers else "member"
-        objective = objective_of(self.objective, role)
+        objective = make_node_objective(self.algorithm, self.objective, role)
         seat.agent = self.make_agent(
             Setup(
                 fleet=self.name,

@@ -16,12 +16,14 @@ from cipherfleet_analysis.simulation import (
     Links,
     OneByOne,
     Places,
+    Targets,
     exact_method,
     gradients_of,
 )
 from cipherfleet_node.core.objective import Objective
+from cipherfleet_node.core.statistics import find_solutions
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.settings.sections import AGREE, Algorithm, Stepsize
+from cipherfleet_node.settings.sections import AGREE, Algorithm, ObjectiveSection, Stepsize
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 from .large_graphs import large_graph, random_regular
@@ -43,10 +45,17 @@ class Scenario:
     readings: str  # description of the readings
     method: ExactMethod | None = None  # None: the article's
     names: Sequence[str] = ()  # names of real nodes, whose random choices can be repeated
+    objective: ObjectiveSection | None = None  # None: the solutions are the estimates
 
     @property
     def nodes(self) -> int:
         return len(self.starts)
+
+    def solutions(self, estimates: Array) -> Array:
+        """Return the solutions that follow from *estimates*, one row per node."""
+        if self.objective is None:
+            return estimates
+        return find_solutions(estimates, self.algorithm, self.objective)
 
     @property
     def edges(self) -> int:
@@ -68,6 +77,7 @@ def scenario_of_fleet(fleet: Fleet) -> Scenario:
         readings=readings,
         method=exact_method(objectives, fleet.file.algorithm, fleet.file.objective),
         names=[member.id for member in fleet.members],
+        objective=fleet.file.objective,
     )
 
 
@@ -101,6 +111,7 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
         method=method and replace(method, curvatures=method.curvatures[place]),
         optimum=optimum,
         readings=f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
+        objective=fleet.file.objective,
     )
 
 
@@ -141,4 +152,6 @@ def _assign_gradients(
     """Assign to node i the gradient of the objective at place[i]."""
     if isinstance(gradients, Linear):
         return Linear(gradients.hessians[place], gradients.offsets[place])
+    if isinstance(gradients, Targets):
+        return Targets(gradients.targets[place], gradients.members[place])
     return OneByOne([objectives[index] for index in place])

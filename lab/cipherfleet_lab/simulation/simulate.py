@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from rich.table import Table
 from cipherfleet_analysis.simulation import Array
 from cipherfleet_deploy.local.results import disagreement, relative_error
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.settings.sections import ExchangeName
+from cipherfleet_node.settings.sections import ExchangeName, Method
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
@@ -64,6 +64,7 @@ class SimulationOptions:
     rounds: int | None = None
     nodes: int | None = None
     degree: int | None = None
+    method: Method | None = None
     encrypted: bool = False
     out: Path | None = None
 
@@ -117,7 +118,7 @@ def simulate(file: Path | None, options: SimulationOptions, console: Console) ->
         nodes=scenario.nodes,
         edges=scenario.edges,
         rounds=rounds,
-        dimension=scenario.starts.shape[1],
+        dimension=scenario.solutions(scenario.starts[:1]).shape[1],
         exchange="sealed" if scenario.sealed else "pairwise",
         engine=options.engine,
         encrypted=options.encrypted,
@@ -142,10 +143,11 @@ def simulate(file: Path | None, options: SimulationOptions, console: Console) ->
 
 
 def _load(file: Path, options: SimulationOptions) -> Fleet:
-    fleet = load_fleet(file, Overrides(rounds=options.rounds), endless=False)
+    overrides = Overrides(rounds=options.rounds, method=options.method)
+    fleet = load_fleet(file, overrides, endless=False)
     if options.nodes is None or _is_enlarged(fleet, options):
         return fleet
-    return load_fleet(file, Overrides(options.nodes, options.rounds), endless=False)
+    return load_fleet(file, replace(overrides, nodes=options.nodes), endless=False)
 
 
 def _is_enlarged(fleet: Fleet, options: SimulationOptions) -> bool:
@@ -206,6 +208,7 @@ def _measure(
             for k in range(rounds):
                 with taken.measuring():
                     estimates = next(passed)
+                estimates = scenario.solutions(estimates)
                 if scenario.optimum is not None:
                     figures["relative_error"][row, k] = relative_error(estimates, scenario.optimum)
                 figures["disagreement"][row, k] = disagreement(estimates)

@@ -16,7 +16,7 @@ from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.exchange import Edge, Exchange, Pairwise, metropolis
 from cipherfleet_node.core.limits import size_limits
 from cipherfleet_node.core.messages import TAG_BYTES, Presence
-from cipherfleet_node.core.objective import Objective, make_objective
+from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.paillier import PrivateKey, PublicKey
 from cipherfleet_node.core.parameters import shared_parameters
@@ -24,6 +24,7 @@ from cipherfleet_node.core.randomness import seeds_of
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
 from cipherfleet_node.core.state import State, after_loss, first_state, note_answered
+from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.errors import WireError
 from cipherfleet_node.settings.sections import exact_scale_of, resolution_of
 
@@ -172,7 +173,8 @@ class ScenarioNode:
     # -- the agent ------------------------------------------------------------------------------
 
     def _make_agent(self) -> Agent:
-        setup, objective = self._setup, make_objective(self._setup.objective)
+        setup = self._setup
+        objective = make_node_objective(setup.algorithm, setup.objective)
         key = PrivateKey(mpz(setup.p), mpz(setup.q))
         scale = exact_scale_of(setup.algorithm, setup.objective)
         parameters = shared_parameters(

@@ -18,6 +18,7 @@ from cipherfleet_node.settings.sections import (
     AGREE,
     Algorithm,
     Attenuation,
+    Method,
     Scale,
     Stepsize,
     resolution_of,
@@ -43,7 +44,8 @@ class SharedParameters:
     decay: float
     exponent: float
     attenuation: tuple[float, float] | None = None  # scale and exponent; None: none
-    exact_scale: float | None = None  # c0 of the exact method, 0 if the fleet agrees on it
+    exact_scale: float | None = None  # c0 of the exact iteration, 0 if the fleet agrees on it
+    exact_method: Method = "exact"  # exact, or statistics: what the iteration is used for
     wire_version: int = WIRE_VERSION
     value_bits: int = VALUE_BITS
     half_weight_bits: int = HALF_WEIGHT_BITS
@@ -55,7 +57,7 @@ class SharedParameters:
         widths = (self.value_bits, self.half_weight_bits, self.metropolis_bits)
         kind, reals = ("none", (0.0, 0.0))
         if self.exact_scale is not None:
-            kind, reals = "exact", (self.exact_scale, BETA)
+            kind, reals = self.exact_method, (self.exact_scale, BETA)
         elif self.attenuation is not None:
             kind, reals = "power", self.attenuation
         return b"".join(
@@ -93,6 +95,7 @@ def shared_parameters(
         exponent=step.exponent,
         attenuation=reals,
         exact_scale=0.0 if exact_scale == AGREE else exact_scale,
+        exact_method="statistics" if algorithm.method == "statistics" else "exact",
     )
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cipherfleet_node.core.objective import Objective, objective_of
+from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.paillier import PublicKey
+from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError
 from cipherfleet_node.keys.key_files import (
     NodeKeys,
@@ -80,7 +81,7 @@ def read_bundle(folder: Path) -> Bundle:
         raise ConfigError(f"{folder}: has no neighbours yet: run the node, so that it enrols")
     if len(neighbours) > MAX_DEGREE:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
-    objective = objective_of(config.objective, config.role)
+    objective = make_node_objective(config.algorithm, config.objective, config.role)
     return Bundle(
         folder=folder,
         config=config,

@@ -6,6 +6,9 @@ import logging
 import threading
 from pathlib import Path
 
+import numpy as np
+
+from cipherfleet_node.core.statistics import find_solutions
 from cipherfleet_node.errors import IdentityClash
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import NodeConfig
@@ -71,4 +74,13 @@ def node_summary(folder: Path, *, with_estimate: bool) -> dict[str, object]:
     }
     if with_estimate:
         summary["estimate"] = state.estimate
+        summary["solution"] = _solution(state.estimate, load_node_config(folder))
     return summary
+
+
+def _solution(estimate: list[float] | None, config: NodeConfig) -> list[float] | None:
+    """Return the solution that follows from *estimate*, None if there is none yet."""
+    if estimate is None:
+        return None
+    found = find_solutions(np.array(estimate), config.algorithm, config.objective)
+    return found.tolist() if np.isfinite(found).all() else None

@@ -12,9 +12,12 @@ import time
 from collections import Counter, deque
 from pathlib import Path
 
+import numpy as np
+
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import RoundClosed
 from cipherfleet_node.core.messages import Health, Message, Presence, Query
+from cipherfleet_node.core.statistics import find_solutions
 from cipherfleet_node.sensors.thermal import processor_temperature
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import NodeConfig
@@ -175,7 +178,9 @@ class Telemetry:
         file = self._folder / ESTIMATES_FILE
         file.touch(mode=0o600)
         with file.open("a") as stream:
-            line = {"round": closed.number, "estimate": closed.estimate.tolist()}
+            found = find_solutions(closed.estimate, self._config.algorithm, self._config.objective)
+            solution = found.tolist() if np.isfinite(found).all() else None
+            line = {"round": closed.number, "estimate": solution}
             stream.write(json.dumps(line) + "\n")
 
     def request_health(self) -> None:

@@ -23,6 +23,7 @@ from .rules import (
     check_method,
     check_objective,
     check_parts,
+    check_statistics,
     role_errors,
     sensor_errors,
 )
@@ -146,6 +147,7 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((("broker",),), check_broker),
     Rule((("objective", "kind"),), check_parts),
     Rule((), check_objective),
+    Rule((("algorithm",), ("objective",)), check_statistics),
     Rule((), _check_sensor),
     Rule((("algorithm",), ("objective",)), _check_role),
     Rule((("algorithm",),), _check_diameter),

@@ -17,12 +17,14 @@ from cipherfleet_node.settings.sections import (
     _RESOLUTION,
     OBJECTIVE_KINDS,
     SAFE_KEY_BITS,
+    STATISTICS_KINDS,
     Algorithm,
     Broker,
     CommandSensor,
     Crypto,
     CsvSensor,
     Feature,
+    Method,
     NoSensor,
     ObjectiveSection,
     Role,
@@ -129,18 +131,20 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 
 
 # Settings of the section algorithm that a method does not use.
-UNUSED: Mapping[str, Sequence[tuple[str, ...]]] = {
+_SCHEDULE = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
+UNUSED: Mapping[Method, Sequence[tuple[str, ...]]] = {
     "article": [("scale",), ("until",)],
-    "exact": [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))],
+    "exact": _SCHEDULE,
+    "statistics": _SCHEDULE,
 }
 
 
 def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
     """Every setting of the algorithm is one that its method uses."""
     document, algorithm = draft.document, draft.value.algorithm
-    exact = algorithm.method == "exact"
     for place in UNUSED[algorithm.method]:
-        path, other = ("algorithm", *place), "article" if exact else "exact"
+        path = ("algorithm", *place)
+        other = "exact" if algorithm.method == "article" else "article"
         if document.has(path):
             yield document.key_error(
                 path,
@@ -164,6 +168,31 @@ def role_errors(
             (*path, "role"),
             "is follower: only the exact method brings it to the optimum of the others",
             remedy="set algorithm.method: exact, and another objective.kind than average",
+        )
+
+
+def check_statistics(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """Method statistics has an objective whose optimum follows from sums over the readings."""
+    document, objective = draft.document, draft.value.objective
+    if draft.value.algorithm.method != "statistics":
+        return
+    other = "set algorithm.method: exact"
+    if objective.kind not in STATISTICS_KINDS:
+        if objective.kind == "average":
+            other = (
+                "set objective.kind: mean, which has the same answer, or algorithm.method: exact"
+            )
+        yield document.error(
+            ("objective", "kind"),
+            f"is {objective.kind}: algorithm.method: statistics needs one of "
+            f"{', '.join(STATISTICS_KINDS)}, whose optimum follows from sums over the readings",
+            remedy=other,
+        )
+    elif objective.minibatch is not None:
+        yield document.key_error(
+            ("objective", "minibatch"),
+            "is not used by method statistics, which sums over the whole window",
+            remedy=f"leave it out, or {other}",
         )
 
 

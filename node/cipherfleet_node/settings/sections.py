@@ -92,6 +92,13 @@ AGREE: Literal["agree"] = "agree"  # the fleet finds its scale of curvature by i
 Scale = float | Literal["agree"]
 
 
+Method = Literal["article", "exact", "statistics"]
+
+
+# The kinds whose optimum solves linear equations with sums over the readings as coefficients.
+STATISTICS_KINDS = ("mean", "least_squares", "ridge")
+
+
 class Stepsize(Section, frozen=True):
     """The mean stepsize lambda_k = initial / (1 + decay k^exponent), and the law of its entries."""
 
@@ -120,10 +127,11 @@ class Algorithm(Section, frozen=True):
 
     rounds: Count | None = None  # None: an endless fleet, which then needs period_s
     period_s: Positive | None = None  # seconds from one round's opening to the next
-    until: Until | None = None  # exact only: beside rounds or period_s
+    until: Until | None = None  # not for article: beside rounds or period_s
     resolution: Resolution = "2^-32"
-    method: Literal["article", "exact"] = "exact"
-    # The scale of curvature c0, exact only. agree: the fleet finds it in its first rounds.
+    method: Method = "exact"
+    # The scale of curvature c0, not for article. agree: the fleet finds it in its first rounds; with
+    # statistics it means 1.
     scale: Positive | Literal["agree"] = AGREE
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
@@ -342,12 +350,15 @@ class NodeConfig(Section, frozen=True):
 
 
 def exact_scale_of(algorithm: Algorithm, objective: ObjectiveSection) -> Scale | None:
-    """Return the scale of curvature c0 or AGREE, or None if the exact method is not used.
+    """Return the scale of curvature c0 or AGREE, or None if the exact iteration is not used.
 
-    An average has no gradient: all methods run it as plain averaging.
+    An average has no gradient: all methods run it as plain averaging. Over statistics every
+    objective has curvature one.
     """
-    if algorithm.method != "exact" or objective.kind == "average":
+    if algorithm.method == "article" or objective.kind == "average":
         return None
+    if algorithm.method == "statistics" and algorithm.scale == AGREE:
+        return 1.0
     return algorithm.scale
 
 

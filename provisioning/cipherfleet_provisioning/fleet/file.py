@@ -12,6 +12,7 @@ from cipherfleet_node.settings.sections import (
     Algorithm,
     Broker,
     Crypto,
+    Method,
     NodeId,
     NoSensor,
     ObjectiveSection,
@@ -78,3 +79,4 @@ class Overrides:
     nodes: int | None = None  # use this many, spread evenly over the nodes of the file
     rounds: int | None = None
     key_bits: int | None = None
+    method: Method | None = None  # settings of the file that it does not use are ignored

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.sensors import CsvTable
 from cipherfleet_node.settings.rules import apply_rules
-from cipherfleet_node.settings.sections import Broker, ExchangeName
+from cipherfleet_node.settings.sections import (
+    Algorithm,
+    Broker,
+    ExchangeName,
+    Method,
+    Stepsize,
+)
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.topology.graph import Graph
 
@@ -35,7 +42,12 @@ class Fleet:
 
     @property
     def dimension(self) -> int:
-        """The number of entries of the estimate."""
+        """The number of entries of the estimate, which nodes exchange."""
+        return make_node_objective(self.file.algorithm, self.file.objective).dimension
+
+    @property
+    def solution_dimension(self) -> int:
+        """The number of entries of the solution; with method statistics the estimate has others."""
         return make_objective(self.file.objective).dimension
 
     @property
@@ -81,6 +93,14 @@ def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool 
     return Fleet(file.parent, _choose_exchange(checked, graph), draft.members, graph, tables)
 
 
+def change_method(fleet: Fleet, method: Method) -> Fleet:
+    """Return *fleet* with another method, without checking that its objective allows it."""
+    if method == fleet.file.algorithm.method:
+        return fleet
+    algorithm = _replace_method(fleet.file.algorithm, method)
+    return replace(fleet, file=msgspec.structs.replace(fleet.file, algorithm=algorithm))
+
+
 def _read_draft(file: Path, overrides: Overrides, *, endless: bool) -> FleetDraft:
     """Parse *file* and convert its sections, with their type errors."""
     document = read_document(file)
@@ -97,7 +117,20 @@ def _apply_overrides(file: FleetFile, overrides: Overrides) -> FleetFile:
         algorithm = msgspec.structs.replace(algorithm, rounds=overrides.rounds)
     if overrides.key_bits is not None:
         crypto = msgspec.structs.replace(crypto, key_bits=overrides.key_bits)
+    if overrides.method is not None and overrides.method != algorithm.method:
+        algorithm = _replace_method(algorithm, overrides.method)
     return msgspec.structs.replace(file, algorithm=algorithm, crypto=crypto)
+
+
+def _replace_method(algorithm: Algorithm, method: Method) -> Algorithm:
+    """Return *algorithm* with *method*, and without settings that belong to another method."""
+    own, stepsize = Algorithm(), algorithm.stepsize
+    if method == "article":
+        algorithm = msgspec.structs.replace(algorithm, until=own.until)
+    else:
+        stepsize = Stepsize(spread=stepsize.spread, law=stepsize.law)
+        algorithm = msgspec.structs.replace(algorithm, attenuation=own.attenuation)
+    return msgspec.structs.replace(algorithm, method=method, scale=own.scale, stepsize=stepsize)
 
 
 def _choose_exchange(file: FleetFile, graph: Graph) -> FleetFile:

@@ -15,6 +15,7 @@ from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.core.statistics import Statistics, wrap_objective
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.sensors import CsvTable
 from cipherfleet_node.sensors.base import check_fields, join_names
@@ -156,6 +157,8 @@ def _find_refusal(
 ) -> str | None:
     """Return the reason why a node would refuse its readings when it starts, None if none."""
     objective = make_objective(section)
+    if algorithm is not None:
+        objective = wrap_objective(algorithm, objective, section)
     fields = _fields_of(sensor, folder, tables)
     try:
         if fields is not None and not isinstance(sensor, CsvSensor):
@@ -185,6 +188,8 @@ def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: Scale | 
             curvature = Curvature(objective).at(start, 0, randomness)
             used = SHARE * curvature or 1.0 if scale == AGREE else scale
             longest = mean_step(curvature, used, algorithm.stepsize.spread)
+        if isinstance(objective, Statistics):
+            longest = 1.0  # the statistics themselves must fit: their mean is the fleet's optimum
         step = longest * objective.gradient(start, randomness)
         fits = bool(np.all(np.abs(start) < limit) and np.all(np.abs(step) < limit))
     if not fits:  # NaN does not fit either

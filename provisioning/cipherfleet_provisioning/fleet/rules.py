@@ -12,6 +12,9 @@ from itertools import islice
 import msgspec
 
 from cipherfleet_node.core.objective import make_objective
+from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.statistics import make_node_objective
+from cipherfleet_node.core.wire import MAX_MESSAGE_BYTES
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.rules import (
     Rule,
@@ -21,9 +24,10 @@ from cipherfleet_node.settings.rules import (
     check_method,
     check_objective,
     check_parts,
+    check_statistics,
     role_errors,
 )
-from cipherfleet_node.settings.sections import Broker
+from cipherfleet_node.settings.sections import STATISTICS_KINDS, Broker
 from cipherfleet_node.settings.type_errors import MAX_MISFITS
 from cipherfleet_node.settings.yaml_document import Document
 from cipherfleet_provisioning.topology.build import build_graph, section_faults
@@ -49,6 +53,41 @@ def _check_end(draft: FleetDraft) -> Iterator[ConfigError]:
     if not draft.endless and draft.value.algorithm.rounds is None:
         text = "has no rounds: set their number here, or with --rounds"
         yield draft.document.error(("algorithm",), text)
+
+
+def _check_method(draft: FleetDraft) -> Iterator[ConfigError]:
+    """Every setting of the algorithm is one that its method uses, unless --method replaced it."""
+    if draft.overrides.method is None:
+        yield from check_method(draft)
+
+
+def _check_statistics(draft: FleetDraft) -> Iterator[ConfigError]:
+    """Method statistics has an objective with sums over its readings, and they fit a message."""
+    errors = [*check_statistics(draft), *_check_size(draft)]
+    for error in errors:
+        if draft.overrides.method is None:
+            yield error
+        else:
+            text = f"{error.text} (method {draft.overrides.method} is from --method)"
+            remedy = "leave --method out, or name another method"
+            yield ConfigError(text, error.mark, error.path, remedy=remedy)
+
+
+def _check_size(draft: FleetDraft) -> Iterator[ConfigError]:
+    """Yield an error if a vector of statistics is longer than a message may be."""
+    file = draft.value
+    if file.algorithm.method != "statistics" or file.objective.kind not in STATISTICS_KINDS:
+        return
+    count = make_node_objective(file.algorithm, file.objective).dimension
+    layout = Layout(file.crypto.key_bits, count, 1 if file.crypto.exchange == "sealed" else 2)
+    found = layout.ciphertexts * layout.ciphertext_bytes
+    if found > MAX_MESSAGE_BYTES:
+        yield draft.document.error(
+            ("algorithm", "method"),
+            f"is statistics: {count:,} numbers in {layout.ciphertexts:,} ciphertexts make "
+            f"{found:,} bytes, a message has at most {MAX_MESSAGE_BYTES:,}",
+            remedy="set algorithm.method: exact, or leave features out",
+        )
 
 
 def _check_keys(draft: FleetDraft) -> Iterator[ConfigError]:
@@ -173,12 +212,13 @@ def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
 
 FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), check_algorithm),
-    Rule((("algorithm",),), check_method),
+    Rule((("algorithm",),), _check_method),
     Rule((("algorithm",),), _check_end),
     Rule((("crypto",),), _check_keys),
     Rule((("broker",),), _check_brokers),
     Rule((), check_objective),
     Rule((("objective", "kind"),), _check_kind),
+    Rule((("algorithm",), ("objective",), ("crypto",)), _check_statistics),
     Rule((), _check_nodes),
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error

@@ -286,6 +286,7 @@ algorithm:
 {schedule}  #until: {{accuracy: 1e-4}}
   resolution: 2^-32  # estimates are rounded to multiples of it before they are encrypted
   method: exact
+  #method: statistics  # mean, least_squares, ridge: fewest rounds; shows the mean normal equations
   #method: article
   #scale: 0.7  # of curvature; by default the fleet agrees on one in its first six rounds
   #stepsize: {{spread: 0.5, law: normal}}  # how far the random stepsizes deviate from their mean

@@ -16,6 +16,7 @@ from tests.tools.make_vectors import parameters_vectors
 
 VECTORS = json.loads((ROOT / "node/vectors/parameters.json").read_text())
 BASE = Algorithm(rounds=1, method="article")
+STATISTICS = Algorithm(rounds=1, method="statistics")
 
 
 def text(name: str) -> bytes:
@@ -32,7 +33,7 @@ def test_parameters_vectors_hold(case: Any) -> None:
     fields = case["fields"]
     kind, reals = ("power", fields["attenuation"]) if fields["attenuation"] else ("none", (0, 0))
     if fields["exact_scale"]:
-        kind, reals = "exact", (fields["exact_scale"], 3.0)
+        kind, reals = fields["exact_method"], (fields["exact_scale"], 3.0)
     widths = [fields[f"{name}_bits"] for name in ("value", "half_weight", "metropolis")]
     steps = [fields[name] for name in ("resolution", "initial", "decay", "exponent")]
     data = text("cipherfleet/v2/parameters") + struct.pack(">Q", fields["wire_version"])
@@ -60,10 +61,16 @@ def test_no_two_cases_have_the_same_tag() -> None:
         shared_parameters(Algorithm(rounds=1, attenuation=Attenuation()), "sealed", 1),
         shared_parameters(BASE, "sealed", 1, 1.0),
         shared_parameters(BASE, "sealed", 1, 0.25),
+        shared_parameters(STATISTICS, "sealed", 1, 1.0),
     ],
 )
 def test_each_shared_setting_changes_the_tag(other: SharedParameters) -> None:
     assert other.tag != shared_parameters(BASE, "sealed", 1).tag
+
+
+def test_statistics_and_estimates_of_one_length_do_not_mix() -> None:
+    exact = shared_parameters(Algorithm(rounds=1, method="exact"), "sealed", 14, 1.0)
+    assert shared_parameters(STATISTICS, "sealed", 14, 1.0).tag != exact.tag
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,32 @@ def test_the_exact_method_refuses_what_it_does_not_use(
     assert "leave it out, or set algorithm.method: article" in text
 
 
+@pytest.mark.parametrize("kind", ["average", "logistic", "huber", "cipherfleet_node.core:Own"])
+def test_statistics_are_refused_where_they_do_not_give_the_optimum(
+    kind: str, tmp_path: Path
+) -> None:
+    objective = "target: {field: y}, features: [{constant: 1}]"
+    if kind == "average":
+        objective = "values: [{field: y}]"
+    good = GOOD.replace("rounds: 5", "rounds: 5, method: statistics")
+    (tmp_path / "node.yaml").write_text(
+        re.sub(r"objective: .*", f"objective: {{kind: '{kind}', {objective}}}", good)
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_node_config(tmp_path)
+    assert f"objective.kind is {kind}: algorithm.method: statistics needs one of" in str(
+        caught.value
+    )
+    assert "set algorithm.method: exact" in caught.value.remedy or kind == "average"
+
+
+def test_statistics_are_of_the_whole_window(tmp_path: Path) -> None:
+    good = GOOD.replace("rounds: 5", "rounds: 5, method: statistics").replace("average", "mean")
+    (tmp_path / "node.yaml").write_text(good.replace("kind: mean", "kind: mean, minibatch: 3"))
+    with pytest.raises(ConfigError, match=r"objective.minibatch is not used by method statistics"):
+        load_node_config(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "scale"),
     [
@@ -302,6 +329,8 @@ def test_the_exact_method_refuses_what_it_does_not_use(
         ("method: exact", "average", None),
         ("rounds: 3", "mean", "agree"),
         ("method: article", "mean", None),
+        ("method: statistics", "mean", 1.0),
+        ("method: statistics, scale: 2", "mean", 2.0),
     ],
 )
 def test_the_exact_method_has_a_scale_and_an_average_needs_none(

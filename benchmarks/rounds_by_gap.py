@@ -28,9 +28,9 @@ from cipherfleet_analysis.simulation import (
     SeededRandomness,
     run,
 )
-from cipherfleet_node.core import exact
+from cipherfleet_node.core.agreement import AGREED_ROUNDS
 from cipherfleet_node.core.exact import LEAST_SPREAD
-from cipherfleet_node.settings.sections import USUAL_SCALE, Algorithm, Stepsize
+from cipherfleet_node.settings.sections import AGREE, Algorithm, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
 from cipherfleet_provisioning.topology.section import Topology, TopologyError
@@ -106,8 +106,7 @@ def errors_of(
 ) -> Iterator[float]:
     """Yield the relative errors of a simulated run, until they are below LEAST_ERROR."""
     answer = -np.linalg.solve(hessians.mean(axis=0), offsets.mean(axis=0))
-    curvatures = np.linalg.eigvalsh(hessians)[:, -1]
-    means = np.array([[exact.mean_step(float(c), USUAL_SCALE, spread)] for c in curvatures])
+    curvatures = np.linalg.eigvalsh(hessians)[:, -1].astype(np.float64)
     running = run(
         Links.of(graph),
         np.zeros(offsets.shape),
@@ -115,7 +114,7 @@ def errors_of(
         Algorithm(rounds=1, method="exact", resolution="2^-32", stepsize=Stepsize(spread=spread)),
         SeededRandomness(seed),
         sealed=graph.leaf is None,
-        method=ExactMethod(USUAL_SCALE, means),
+        method=ExactMethod(AGREE, curvatures, spread),
     )
     for closed in islice(running, MOST_ROUNDS):
         distance = math.sqrt(float(np.mean(np.sum((closed.estimates - answer) ** 2, axis=1))))
@@ -139,7 +138,7 @@ def runs(seed: int) -> Iterator[Run]:
                         spectral_gap(graph),
                         spread,
                         {level: float(k) for level, k in reached.items()},
-                        sum(errors) / errors[0],
+                        sum(errors[AGREED_ROUNDS:]) / errors[AGREED_ROUNDS],
                     )
 
 

@@ -218,6 +218,11 @@ def test_the_result_has_a_schema_and_keeps_infinite_ratios_apart() -> None:
 
 
 def test_an_unknown_method_is_a_mistake_of_usage() -> None:
-    command = [sys.executable, Path(ROOT) / "benchmarks" / "to_accuracy.py", "--methods", "magic"]
+    command: list[str | Path] = [
+        sys.executable,
+        Path(ROOT) / "benchmarks" / "to_accuracy.py",
+        "--methods",
+        "magic",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

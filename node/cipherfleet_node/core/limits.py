@@ -65,8 +65,8 @@ def _longest(layout: Layout) -> Iterator[Message]:
     ciphertexts = [bytes(layout.ciphertext_bytes)] * layout.ciphertexts
     tag, digest, key = bytes(TAG_BYTES), bytes(DIGEST_BYTES), bytes(KEY_BYTES)
     number = MAX_COUNTER
-    asked = (MAX_ROUND, names, MAX_ROUND - 1, names, True, LARGEST_POWER, MAX_LEVEL)
-    yield Query(*head, *asked, tag, tag, ciphertexts)
+    heard = (True, -LARGEST_POWER, MAX_LEVEL)
+    yield Query(*head, MAX_ROUND, names, MAX_ROUND - 1, names, *heard, tag, tag, ciphertexts)
     reply = (*head, LONGEST_NAME, MAX_ROUND, number, digest)
     yield Answer(*reply, ciphertexts)
     yield Refusal(*reply, "stale_epoch", MAX_ROUND)
@@ -74,7 +74,20 @@ def _longest(layout: Layout) -> Iterator[Message]:
     counts = {
         f"{'a' * 30}{chr(97 + n // 26)}{chr(97 + n % 26)}": number for n in range(MAX_REASONS)
     }
-    figures = (number, "collecting", MAX_ROUND, number, number, number, counts, counts)
-    yield Health(*head, *figures, number, number, number, names, number, False, -273)
+    times, pool = (number, number, number), (number, number, number)
+    yield Health(
+        *head,
+        number,
+        "collecting",
+        MAX_ROUND,
+        *times,
+        counts,
+        counts,
+        *pool,
+        names,
+        number,
+        False,
+        -273,
+    )
     proof, modulus = bytes(SIGNATURE_BYTES), bytes(layout.key_bits // 8)
     yield Claim(*head, modulus, key, key, bytes(MAX_REQUEST_BYTES), proof)

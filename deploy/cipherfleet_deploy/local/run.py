@@ -373,14 +373,14 @@ def show_result(result: RunResult, console: Console) -> None:
     console.print(LEGEND, style="dim", highlight=False)
     after = f"NOT SETTLED after {plural(result.rounds, 'round')}"
     answer = Table(title="the common answer" if result.settled else after)
-    centralised = f"centralised answer (every {result.weight} counts alike)"
-    for heading in ("entry", "estimate (mean over nodes)", centralised):
+    for heading in ("entry", "estimate (mean over nodes)", "centralised answer"):
         answer.add_column(heading, justify="right")
     optimum: Sequence[float | None] = result.optimum or [None] * len(result.estimate)
     pairs = list(zip(result.estimate, optimum, strict=False))  # without a solution there are none
     for place, (estimate, best) in enumerate(pairs[:ENTRIES_SHOWN]):
         answer.add_row(str(place), f"{estimate:.6g}", "-" if best is None else f"{best:.6g}")
     console.print(answer)
+    console.print(f"every {result.weight} counts alike in both", style="dim", highlight=False)
     if len(pairs) > ENTRIES_SHOWN:
         rest = f"{len(pairs) - ENTRIES_SHOWN} more entries: {Path(result.out) / RESULT_FILE}"
         console.print(rest, markup=False, highlight=False, soft_wrap=True)

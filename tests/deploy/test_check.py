@@ -194,7 +194,7 @@ def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPr
 def exact(text: str) -> str:
     """Return the fleet *text* with the exact method and live sensors."""
     live = text.replace("{kind: synthetic, fields: {t: {mean: 1}}}", "{kind: thermal, zone: 0}")
-    return live.replace(", stepsize: {initial: 0.5}", ", method: exact, period_s: 60").replace(
+    return live.replace("method: article, stepsize: {initial: 0.5}", "period_s: 60").replace(
         "field: t}", "field: temperature_c}"
     )
 
@@ -367,7 +367,7 @@ def test_statistics_are_not_proposed_where_they_save_little_or_are_not_possible(
     exact = f"method: exact\n  resolution: 2^-{VALUE_BITS - 5}"  # +-16: no square of a feature fits
     steep = {"offset: 20, scale: 5": "offset: 20, scale: 0.5"}
     assert of(lab(tmp_path, exact, **steep), "method") == []
-    mean = COMPLETE.replace("stepsize: {initial: 0.5}", "method: exact")
+    mean = COMPLETE.replace("method: article, stepsize: {initial: 0.5}", "method: exact")
     assert of(check_fleet(written(tmp_path, mean)), "method") == []
     (finding,) = of(check_fleet(written(tmp_path, mean.replace("exact", "statistics"))), "method")
     assert finding.remedy == "set algorithm.method: exact, which shows less to every node"

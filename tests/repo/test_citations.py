@@ -185,7 +185,7 @@ def test_every_test_that_a_page_names_exists() -> None:
 def test_each_task_of_where_things_are_leads_to_a_file() -> None:
     page = ROOT / "docs" / "explanation" / "where-things-are.md"
     tasks = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
-    assert len(tasks) == 12
+    assert len(tasks) >= 12
     for task in tasks:
         files = [target for target, _ in LINK.findall(task)]
         assert files, task

@@ -127,8 +127,8 @@ class Algorithm(Section, frozen=True):
     until: Until | None = None  # not for article: beside rounds or period_s
     resolution: Resolution = "2^-32"
     method: Method = "exact"
-    # The scale of curvature c0, not for article. agree: the fleet finds it in its first rounds; with
-    # statistics it means 1.
+    # The scale of curvature c0, not for article. agree: the fleet finds it in its first rounds, and
+    # with statistics it is 1.
     scale: Positive | Literal["agree"] = AGREE
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"

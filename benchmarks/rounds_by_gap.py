@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from cipherfleet_analysis.convergence import spectral_gap
-from cipherfleet_analysis.rounds import ROUNDS, TRAILING, WITHIN, Fit, first_below
+from cipherfleet_analysis.rounds import ROUNDS, TRAILING, WITHIN, Fit, first_below, trailing_rounds
 from cipherfleet_analysis.simulation import (
     Array,
     ExactMethod,
@@ -28,9 +28,8 @@ from cipherfleet_analysis.simulation import (
     SeededRandomness,
     run,
 )
-from cipherfleet_node.core import exact
 from cipherfleet_node.core.exact import LEAST_SPREAD
-from cipherfleet_node.settings.sections import USUAL_SCALE, Algorithm, Stepsize
+from cipherfleet_node.settings.sections import AGREE, Algorithm, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
 from cipherfleet_provisioning.topology.section import Topology, TopologyError
@@ -106,8 +105,7 @@ def errors_of(
 ) -> Iterator[float]:
     """Yield the relative errors of a simulated run, until they are below LEAST_ERROR."""
     answer = -np.linalg.solve(hessians.mean(axis=0), offsets.mean(axis=0))
-    curvatures = np.linalg.eigvalsh(hessians)[:, -1]
-    means = np.array([[exact.mean_step(float(c), USUAL_SCALE, spread)] for c in curvatures])
+    curvatures: Array = np.asarray(np.linalg.eigvalsh(hessians)[:, -1], np.float64)
     running = run(
         Links.of(graph),
         np.zeros(offsets.shape),
@@ -115,7 +113,7 @@ def errors_of(
         Algorithm(rounds=1, method="exact", resolution="2^-32", stepsize=Stepsize(spread=spread)),
         SeededRandomness(seed),
         sealed=graph.leaf is None,
-        method=ExactMethod(USUAL_SCALE, means),
+        method=ExactMethod(AGREE, curvatures, spread),
     )
     for closed in islice(running, MOST_ROUNDS):
         distance = math.sqrt(float(np.mean(np.sum((closed.estimates - answer) ** 2, axis=1))))
@@ -139,7 +137,7 @@ def runs(seed: int) -> Iterator[Run]:
                         spectral_gap(graph),
                         spread,
                         {level: float(k) for level, k in reached.items()},
-                        sum(errors) / errors[0],
+                        trailing_rounds(errors, AGREE),
                     )
 
 

@@ -11,15 +11,16 @@ benchmarks/rounds_by_gap.py makes the fit and measures its error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
 import numpy as np
 
+from cipherfleet_node.core.agreement import is_agreeing
 from cipherfleet_node.core.exact import LEAST_SPREAD
-from cipherfleet_node.settings.sections import CsvSensor, exact_scale_of
+from cipherfleet_node.settings.sections import CsvSensor, Scale, exact_scale_of
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.topology.graph import Graph
 
@@ -139,7 +140,17 @@ def simulated_response(fleet: Fleet, graph: Graph) -> Response | None:
         return None
     reached = {name: first_below(errors, float(name)) for name in ACCURACIES}
     is_settled = reached[ACCURACIES[0]] is not None
-    return Response(reached, sum(errors) / errors[0] if is_settled else None)
+    scale = fleet.file.algorithm.scale
+    return Response(reached, trailing_rounds(errors, scale) if is_settled else None)
+
+
+def trailing_rounds(errors: Sequence[float], scale: Scale) -> float:
+    """Return the sum of *errors* from the first step on, relative to the first of them.
+
+    While the fleet agrees on its scale of curvature, no estimate moves.
+    """
+    moving = [error for k, error in enumerate(errors) if not is_agreeing(scale, k)]
+    return sum(moving) / moving[0]
 
 
 def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
@@ -154,7 +165,7 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
     return first_below(errors, accuracy), len(errors)
 
 
-def first_below(errors: list[float], accuracy: float) -> int | None:
+def first_below(errors: Sequence[float], accuracy: float) -> int | None:
     """Return the number of rounds from which on *errors* stay below *accuracy*; None if never."""
     above = [k for k, error in enumerate(errors, 1) if not error < accuracy]  # NaN is not below
     first = above[-1] + 1 if above else 1
@@ -197,7 +208,7 @@ def _lag(fleet: Fleet, response: Response) -> Lag | None:
 
 def has_moving_optimum(fleet: Fleet) -> bool:
     """True if a node takes in readings after its first round, so that the optimum moves."""
-    sensors = [member.sensor for member in fleet.members]
+    sensors = [member.sensor for member in fleet.members if member.role != "follower"]
     return any(
         not isinstance(s, CsvSensor) or (s.rows_per_round or s.rounds_per_row) is not None
         for s in sensors

@@ -23,6 +23,7 @@ from cipherfleet_analysis.rounds import (
     predict_convergence,
     rounds_needed,
     simulated_response,
+    trailing_rounds,
 )
 from cipherfleet_analysis.simulation import (
     Array,
@@ -32,8 +33,7 @@ from cipherfleet_analysis.simulation import (
     SeededRandomness,
     run,
 )
-from cipherfleet_node.core import exact
-from cipherfleet_node.settings.sections import USUAL_SCALE, Algorithm
+from cipherfleet_node.settings.sections import AGREE, Algorithm
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.graph import Graph
 from tests.support.paths import ROOT
@@ -119,7 +119,7 @@ def test_the_fit_predicts_graphs_that_it_was_not_made_from(
             rounds = first_below(errors, float(level))
             assert rounds is not None
             wanted[level].append(rounds)
-        wanted["trailing"].append(sum(errors) / errors[0])
+        wanted["trailing"].append(trailing_rounds(errors, AGREE))
     gap = spectral_gap(graph)
     for name, fit in {**ROUNDS, "trailing": TRAILING}.items():
         ratio = float(np.median(wanted[name])) / fit.rounds(gap, spread)
@@ -187,7 +187,6 @@ def test_the_answer_trails_a_steady_movement_by_the_predicted_rounds(tmp_path: P
     assert response.trailing is not None
     samples = [fleet.recorded(member) or [] for member in fleet.members]
     speeds = np.array([[sample.values["t"]] for (sample,) in samples]) / 1000
-    step = exact.mean_step(1.0, USUAL_SCALE, 1.0)
     running = run(
         Links.of(fleet.graph),
         np.zeros(speeds.shape),
@@ -195,7 +194,7 @@ def test_the_answer_trails_a_steady_movement_by_the_predicted_rounds(tmp_path: P
         Algorithm(rounds=1, method="exact", resolution="2^-32"),
         SeededRandomness(5),
         sealed=False,
-        method=ExactMethod(USUAL_SCALE, np.full(speeds.shape, step)),
+        method=ExactMethod(AGREE, np.ones(len(speeds)), 1.0),
     )
     estimates = [closed.estimates for closed in islice(running, 1000)]
     behind = []

@@ -197,7 +197,7 @@ def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPr
 def exact(text: str) -> str:
     """Return the fleet *text* with the exact method and live sensors."""
     live = text.replace("{kind: synthetic, fields: {t: {mean: 1}}}", "{kind: thermal, zone: 0}")
-    return live.replace(", stepsize: {initial: 0.5}", ", method: exact, period_s: 60").replace(
+    return live.replace("method: article, stepsize: {initial: 0.5}", "period_s: 60").replace(
         "field: t}", "field: temperature_c}"
     )
 

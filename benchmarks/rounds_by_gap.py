@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from cipherfleet_analysis.convergence import spectral_gap
-from cipherfleet_analysis.rounds import ROUNDS, TRAILING, WITHIN, Fit, first_below
+from cipherfleet_analysis.rounds import ROUNDS, TRAILING, WITHIN, Fit, first_below, trailing_rounds
 from cipherfleet_analysis.simulation import (
     Array,
     ExactMethod,
@@ -28,7 +28,6 @@ from cipherfleet_analysis.simulation import (
     SeededRandomness,
     run,
 )
-from cipherfleet_node.core.agreement import AGREED_ROUNDS
 from cipherfleet_node.core.exact import LEAST_SPREAD
 from cipherfleet_node.settings.sections import AGREE, Algorithm, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
@@ -106,7 +105,7 @@ def errors_of(
 ) -> Iterator[float]:
     """Yield the relative errors of a simulated run, until they are below LEAST_ERROR."""
     answer = -np.linalg.solve(hessians.mean(axis=0), offsets.mean(axis=0))
-    curvatures = np.linalg.eigvalsh(hessians)[:, -1].astype(np.float64)
+    curvatures: Array = np.asarray(np.linalg.eigvalsh(hessians)[:, -1], np.float64)
     running = run(
         Links.of(graph),
         np.zeros(offsets.shape),
@@ -138,7 +137,7 @@ def runs(seed: int) -> Iterator[Run]:
                         spectral_gap(graph),
                         spread,
                         {level: float(k) for level, k in reached.items()},
-                        sum(errors[AGREED_ROUNDS:]) / errors[AGREED_ROUNDS],
+                        trailing_rounds(errors, AGREE),
                     )
 
 

@@ -11,17 +11,17 @@ benchmarks/rounds_by_gap.py makes the fit and measures its error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
 import numpy as np
 
-from cipherfleet_node.core.agreement import AGREED_ROUNDS
+from cipherfleet_node.core.agreement import is_agreeing
 from cipherfleet_node.core.exact import LEAST_SPREAD
 from cipherfleet_node.core.statistics import find_solutions
-from cipherfleet_node.settings.sections import AGREE, CsvSensor, exact_scale_of
+from cipherfleet_node.settings.sections import CsvSensor, Scale, exact_scale_of
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.topology.graph import Graph
 
@@ -141,14 +141,18 @@ def simulated_response(fleet: Fleet, graph: Graph) -> Response | None:
         return None
     reached = {name: first_below(errors, float(name)) for name in ACCURACIES}
     is_settled = reached[ACCURACIES[0]] is not None
-    return Response(reached, _trailing(fleet, errors) if is_settled else None)
+    scale = exact_scale_of(fleet.file.algorithm, fleet.file.objective)
+    return Response(reached, trailing_rounds(errors, scale) if is_settled else None)
 
 
-def _trailing(fleet: Fleet, errors: list[float]) -> float:
-    """Return the sum of *errors* as shares of the first, without the rounds that agree on c0."""
-    agrees = exact_scale_of(fleet.file.algorithm, fleet.file.objective) == AGREE
-    counted = [e for e in errors[AGREED_ROUNDS if agrees else 0 :] if not math.isnan(e)]
-    return sum(counted) / counted[0]
+def trailing_rounds(errors: Sequence[float], scale: Scale | None) -> float:
+    """Return the sum of *errors* from the first step on, relative to the first of them.
+
+    While the fleet agrees on its scale of curvature, no estimate moves. Method statistics has no
+    solution in its first rounds, and so no error.
+    """
+    moving = [e for k, e in enumerate(errors) if not is_agreeing(scale, k) and not math.isnan(e)]
+    return sum(moving) / moving[0]
 
 
 def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
@@ -163,7 +167,7 @@ def rounds_needed(fleet: Fleet, accuracy: float) -> tuple[int | None, int]:
     return first_below(errors, accuracy), len(errors)
 
 
-def first_below(errors: list[float], accuracy: float) -> int | None:
+def first_below(errors: Sequence[float], accuracy: float) -> int | None:
     """Return the number of rounds from which on *errors* stay below *accuracy*; None if never."""
     above = [k for k, error in enumerate(errors, 1) if not error < accuracy]  # NaN is not below
     first = above[-1] + 1 if above else 1
@@ -207,7 +211,7 @@ def _lag(fleet: Fleet, response: Response) -> Lag | None:
 
 def has_moving_optimum(fleet: Fleet) -> bool:
     """True if a node takes in readings after its first round, so that the optimum moves."""
-    sensors = [member.sensor for member in fleet.members]
+    sensors = [member.sensor for member in fleet.members if member.role != "follower"]
     return any(
         not isinstance(s, CsvSensor) or (s.rows_per_round or s.rounds_per_row) is not None
         for s in sensors

@@ -42,7 +42,8 @@ def weight_findings(fleet: Fleet) -> Iterator[Finding]:
 
 def _readings_used(fleet: Fleet) -> list[int]:
     """Return every node's number of readings in a full window; [] if a sensor is a live one."""
-    recorded = [fleet.recorded(member) for member in fleet.members]
+    members = [member for member in fleet.members if member.role != "follower"]
+    recorded = [fleet.recorded(member) for member in members]
     window = fleet.file.objective.window
     counts = [min(len(samples), window) for samples in recorded if samples is not None]
     return counts if len(counts) == len(recorded) else []

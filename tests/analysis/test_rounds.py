@@ -23,6 +23,7 @@ from cipherfleet_analysis.rounds import (
     predict_convergence,
     rounds_needed,
     simulated_response,
+    trailing_rounds,
 )
 from cipherfleet_analysis.simulation import (
     Array,
@@ -32,7 +33,6 @@ from cipherfleet_analysis.simulation import (
     SeededRandomness,
     run,
 )
-from cipherfleet_node.core.agreement import AGREED_ROUNDS
 from cipherfleet_node.settings.sections import AGREE, Algorithm
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.graph import Graph
@@ -119,7 +119,7 @@ def test_the_fit_predicts_graphs_that_it_was_not_made_from(
             rounds = first_below(errors, float(level))
             assert rounds is not None
             wanted[level].append(rounds)
-        wanted["trailing"].append(sum(errors[AGREED_ROUNDS:]) / errors[AGREED_ROUNDS])
+        wanted["trailing"].append(trailing_rounds(errors, AGREE))
     gap = spectral_gap(graph)
     for name, fit in {**ROUNDS, "trailing": TRAILING}.items():
         ratio = float(np.median(wanted[name])) / fit.rounds(gap, spread)

@@ -60,34 +60,54 @@ def size_limits(layout: Layout) -> Mapping[str, int]:
 
 def _longest(layout: Layout) -> Iterator[Message]:
     """Yield a message of every kind that is as long as a valid one can be."""
-    head = (LONGEST_NAME, LONGEST_NAME, MAX_ROUND)
-    names = [LONGEST_NAME] * MAX_DEGREE
+    name, names = LONGEST_NAME, [LONGEST_NAME] * MAX_DEGREE
+    last, number = MAX_ROUND, MAX_COUNTER
     ciphertexts = [bytes(layout.ciphertext_bytes)] * layout.ciphertexts
     tag, digest, key = bytes(TAG_BYTES), bytes(DIGEST_BYTES), bytes(KEY_BYTES)
-    number = MAX_COUNTER
-    heard = (True, -LARGEST_POWER, MAX_LEVEL)
-    yield Query(*head, MAX_ROUND, names, MAX_ROUND - 1, names, *heard, tag, tag, ciphertexts)
-    reply = (*head, LONGEST_NAME, MAX_ROUND, number, digest)
-    yield Answer(*reply, ciphertexts)
-    yield Refusal(*reply, "stale_epoch", MAX_ROUND)
-    yield Presence(*head, "disconnected")
-    counts = {
-        f"{'a' * 30}{chr(97 + n // 26)}{chr(97 + n % 26)}": number for n in range(MAX_REASONS)
-    }
-    times, pool = (number, number, number), (number, number, number)
-    yield Health(
-        *head,
-        number,
-        "collecting",
-        MAX_ROUND,
-        *times,
-        counts,
-        counts,
-        *pool,
-        names,
-        number,
-        False,
-        -273,
+    yield Query(
+        fleet=name,
+        sender=name,
+        epoch=last,
+        round=last,
+        roster=names,
+        previous=last - 1,
+        counted=names,
+        unbalanced=True,
+        scale=LARGEST_POWER,
+        settled=MAX_LEVEL,
+        parameters=tag,
+        key=tag,
+        ciphertexts=ciphertexts,
     )
+    yield Answer(name, name, last, name, last, number, digest, ciphertexts)
+    yield Refusal(name, name, last, name, last, number, digest, "stale_epoch", last)
+    yield Presence(name, name, last, "disconnected")
+    yield _longest_health(names)
     proof, modulus = bytes(SIGNATURE_BYTES), bytes(layout.key_bits // 8)
-    yield Claim(*head, modulus, key, key, bytes(MAX_REQUEST_BYTES), proof)
+    yield Claim(name, name, last, modulus, key, key, bytes(MAX_REQUEST_BYTES), proof)
+
+
+def _longest_health(names: list[str]) -> Health:
+    number = MAX_COUNTER
+    reasons = [f"{'a' * 30}{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(MAX_REASONS)]
+    counts = dict.fromkeys(reasons, number)
+    return Health(
+        fleet=names[0],
+        sender=names[0],
+        epoch=MAX_ROUND,
+        number=number,
+        phase="collecting",
+        round=MAX_ROUND,
+        round_us=number,
+        silent=number,
+        missed=number,
+        rejected=counts,
+        surplus=counts,
+        pool=number,
+        pool_size=number,
+        inline=number,
+        left_out=names,
+        unanswered_s=number,
+        settled=False,
+        temperature=-273,
+    )

@@ -90,8 +90,7 @@ def weighted_curvature(bound: Floats, weights: Floats) -> Floats:
     """Return L(w), shape (..., 1), of matrices *bound* of shape (..., d, d)."""
     root = np.sqrt(weights)
     scaled = root[..., :, None] * bound * root[..., None, :]
-    largest: Floats = np.linalg.eigvalsh(scaled)[..., -1:]
-    return largest
+    return np.asarray(np.linalg.eigvalsh(scaled)[..., -1:], np.float64)
 
 
 def diagonal_entries(weights: Floats, curvature: Floats, scale: float, spread: float) -> Floats:

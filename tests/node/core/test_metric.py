@@ -163,13 +163,14 @@ def test_every_metric_keeps_within_what_is_stable(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_no_metric_diverges_where_the_scale_is_off_by_ten(metric: MetricName) -> None:
-    """Eight of the problems of tests/tools/metric_stability.py, each with three scales."""
-    for seed in range(8):
+    """Five of the problems of tests/tools/metric_stability.py, each with three scales."""
+    for seed in range(5):
         chance = np.random.default_rng(seed)
         case = random_case(chance)
         curvatures = np.linalg.eigvalsh(case.bounds)[:, -1]
         right = float(np.exp(np.log(curvatures).mean())) / REACH
-        stepsize = Stepsize(spread=float(chance.choice(SPREADS)), law=LAWS[seed % 3])
+        law: Any = LAWS[seed % 3]
+        stepsize = Stepsize(spread=float(chance.choice(SPREADS)), law=law)
         for off in (0.1, 1.0, 10.0):
             assert not diverges(case, metric, off * right, stepsize, seed)
 

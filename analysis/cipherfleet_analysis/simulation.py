@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_node.core import agreement, exact
+from cipherfleet_node.core import agreement, exact, metric
 from cipherfleet_node.core.exchange import UNIT, metropolis
 from cipherfleet_node.core.objective import Average, Mean, Objective, Regression
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
@@ -202,23 +202,56 @@ class ExactMethod:
     curvatures: Array  # L_i of every node, shape (n,)
     spread: float
     is_sampled: bool = False  # gradients of minibatches: the steps fall
+    metric: sections.MetricName = "step"
+    bounds: Array | None = None  # H_i of every node, shape (n, d, d), for other metrics than `step`
 
-    def steps(self, k: int, scale: float, factors: Array) -> Array:
-        """Return the entries of every Lambda_i in round *k* for c0 = *scale*, shape (n, d)."""
-        means = [[exact.mean_step(own, scale, self.spread)] for own in self.curvatures]
-        divisor = exact.falling(k) if self.is_sampled else 1.0
-        result: Array = np.array(means) / divisor * factors
-        return result
+    def chosen(self, places: Places) -> ExactMethod:
+        """Return the method of a fleet whose node i is the node *places*[i] of this one."""
+        bounds = None if self.bounds is None else self.bounds[places]
+        return replace(self, curvatures=self.curvatures[places], bounds=bounds)
 
     def logarithms(self, shape: tuple[int, int]) -> Array:
         """Return the first estimates of the agreement on c0, shape (n, d)."""
         points = np.zeros(shape)
-        points[:, 0] = [agreement.logarithm(own) for own in self.curvatures]
+        points[:, 0] = [agreement.logarithm(own, self.metric) for own in self.curvatures]
         return points
 
     def agreed_scale(self, points: Array) -> float:
         """Return c0 after the agreement, when all nodes know the largest exponent."""
         return agreement.scale_of(max(agreement.power_of(own) for own in points[:, 0]))
+
+
+class Stepping:
+    """The steps of all nodes in one run of the exact method; see cipherfleet_node.core.metric."""
+
+    def __init__(self, method: ExactMethod, scale: float) -> None:
+        self._method, self._scale = method, scale
+        self._moments: metric.Moments | None = None
+        self._roots: Array | None = None
+        means = [[exact.mean_step(own, scale, method.spread)] for own in method.curvatures]
+        self._means = np.array(means)
+        if method.metric == "newton":
+            assert method.bounds is not None
+            self._roots = metric.newton_root(method.bounds, scale, method.spread)
+
+    def steps(self, k: int, x: Array, gradient: Array, dual: Array, factors: Array) -> Array:
+        """Return Lambda_i (g_i + y_i) of every node in round *k*, shape (n, d)."""
+        method, direction = self._method, gradient + dual
+        divisor = exact.falling(k) if method.is_sampled else 1.0
+        if self._roots is not None:
+            return metric.newton_step(self._roots, factors, direction) / divisor
+        entries = self._entries(x, gradient) if method.metric == "diagonal" else self._means
+        result: Array = entries / divisor * factors * direction
+        return result
+
+    def _entries(self, x: Array, gradient: Array) -> Array:
+        """Return the mean entries of every Lambda_i of metric `diagonal`."""
+        method, before = self._method, self._moments
+        assert method.bounds is not None
+        now = metric.Moments.first(x, gradient) if before is None else before.after(x, gradient)
+        self._moments = now
+        curvature = metric.weighted_curvature(method.bounds, now.weights)
+        return metric.diagonal_entries(now.weights, curvature, self._scale, method.spread)
 
 
 def exact_method(
@@ -231,7 +264,31 @@ def exact_method(
     unused = RoundRandomness(bytes(SEED_BYTES))
     curvatures = [exact.Curvature(each).at(each.start(), 0, unused) for each in objectives]
     is_sampled = any(map(exact.is_sampled, objectives))
-    return ExactMethod(scale, np.array(curvatures), algorithm.stepsize.spread, is_sampled)
+    bounds = None
+    if algorithm.metric != "step":
+        bounds = np.array([_bound(each) for each in objectives])
+    spread, chosen = algorithm.stepsize.spread, algorithm.metric
+    return ExactMethod(scale, np.array(curvatures), spread, is_sampled, chosen, bounds)
+
+
+def _bound(objective: Objective) -> Array:
+    """Return the curvature H_i of *objective*, shape (d, d).
+
+    For a class without one it is measured at the start, by differences of gradients.
+    """
+    start, unused = objective.start(), RoundRandomness(bytes(SEED_BYTES))
+    known = metric.bound_of(objective, start)
+    if known is not None:
+        return known
+    length = 1e-4 * max(1.0, float(np.linalg.norm(start)))
+    here = objective.gradient(start, unused)
+    columns = [
+        (objective.gradient(start + length * axis, unused) - here) / length
+        for axis in np.eye(start.size)
+    ]
+    matrix = np.array(columns)
+    result: Array = (matrix + matrix.T) / 2.0
+    return result
 
 
 # -- rounds -------------------------------------------------------------------------------------
@@ -339,6 +396,7 @@ class _ExactRun:
         self._method, self._dual = method, np.zeros_like(x)
         self._logarithms = method.logarithms(x.shape)
         self._scale = None if method.scale == AGREE else method.scale
+        self._stepping: Stepping | None = None
 
     def shared(
         self,
@@ -355,8 +413,9 @@ class _ExactRun:
             self._scale = self._method.agreed_scale(self._logarithms)
         gradient = gradients.evaluate(x, k, randomness)
         factors = randomness.steps(k, algorithm.stepsize, x.shape)
-        steps = self._method.steps(k, self._scale, factors)
-        return x - steps * (gradient + self._dual), gradient
+        if self._stepping is None:
+            self._stepping = Stepping(self._method, self._scale)
+        return x - self._stepping.steps(k, x, gradient, self._dual, factors), gradient
 
     def after(self, x: Array, coupled: Array, couplings: Array, k: int) -> Array:
         """Return the estimates after round *k*; *coupled* is what was shared, moved."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,13 @@ class HasCurvature(HasGradient, Protocol):
 
     def curvature(self) -> float:
         """Return the largest eigenvalue of the second derivative."""
+
+
+class HasBound(HasCurvature, Protocol):
+    """The part of a node's objective that the metrics diagonal and newton use."""
+
+    def curvature_bound(self) -> Array:
+        """Return a matrix H, shape (d, d), that bounds the second derivative."""
 
 
 class NormalEquations:
@@ -138,7 +145,7 @@ def iterate_exact(
 
     From docs/explanation/algorithm.md#exact-iteration:
 
-        u_i = x_i - Lambda_i (g_i(x_i) + y_i);  q_i = Q(u_i)
+        u_i = x_i - Lambda_i (g_i(x_i) + y_i);  q_i = Q(u_i)      Lambda_i as in `Lambdas`
         x_i <- q_i + c_i;  y_i <- y_i - 3 c0 c_i
 
     To agree on c0, six rounds average log2 L_i first; all nodes take the largest result.
@@ -149,9 +156,12 @@ def iterate_exact(
     w = {name: np.zeros_like(x[name]) for name in names}
     for name in names:
         w[name][0] = math.log2(objectives[name].curvature())
+        if algorithm.metric != "step":
+            w[name][0] -= 2.0  # a quarter
     c0 = None if scale == "agree" else scale
     y = {name: np.zeros_like(x[name]) for name in names}
     spread = algorithm.stepsize.spread
+    lambdas = {name: Lambdas(algorithm, objectives[name]) for name in names}
     history = [np.array([x[name] for name in names])]
     for k in range(rounds):
         randomness = {name: RoundRandomness(seeds(name, k)) for name in names}
@@ -162,12 +172,12 @@ def iterate_exact(
         for name in names:
             u = w[name]
             if c0 is not None:
-                mean = min(1.5 / objectives[name].curvature(), 1.0 / c0) / (1.0 + max(spread, 0.5))
                 factors = (
                     1.0 - spread + 2.0 * spread * randomness[name].uniform("stepsize", x[name].size)
                 )
                 gradient = objectives[name].gradient(x[name], randomness[name])
-                u = x[name] - mean * factors * (gradient + y[name])
+                matrix = lambdas[name].next(x[name], gradient, factors, c0)
+                u = x[name] - matrix @ (gradient + y[name])
             q[name] = round_at_random(u / resolution, randomness[name])
         coupling = couple(q, links, randomness, k, dither, sealed=sealed)
         for name in names:
@@ -178,6 +188,52 @@ def iterate_exact(
             y[name] = y[name] - 3.0 * c0 * resolution * coupling[name]
         history.append(np.array([x[name] for name in names]))
     return np.array(history)
+
+
+class Lambdas:
+    """The matrices Lambda_i of one node, from docs/explanation/algorithm.md#metrics."""
+
+    def __init__(self, algorithm: Algorithm, objective: HasCurvature) -> None:
+        self._metric, self._objective = algorithm.metric, objective
+        self._bound = cast("HasBound", objective)
+        self._shorter = 1.0 + max(algorithm.stepsize.spread, 0.5)
+        self._before: tuple[Array, Array] | None = None
+        self._moved: Array | float = 0.0
+        self._turned: Array | float = 0.0
+
+    def next(self, x: Array, gradient: Array, factors: Array, c0: float) -> Array:
+        """Return Lambda_i of the next round, shape (d, d)."""
+        random = np.diag(factors)
+        if self._metric == "newton":
+            root = self._newton_root(c0)
+            product: Array = root @ random @ root
+            return product
+        if self._metric == "diagonal":
+            w = self._weights(x, gradient)
+            h = self._bound.curvature_bound()
+            largest = np.linalg.eigvalsh(np.sqrt(np.outer(w, w)) * h)[-1]
+            entries = np.minimum(1.5 * w / largest, 1.0 / c0)
+        else:
+            entries = np.full(x.size, min(1.5 / self._objective.curvature(), 1.0 / c0))
+        diagonal: Array = np.diag(entries / self._shorter) @ random
+        return diagonal
+
+    def _newton_root(self, c0: float) -> Array:
+        values, vectors = np.linalg.eigh(self._bound.curvature_bound())
+        lengths = 1.0 / np.maximum(np.abs(values) / 1.5, c0) / self._shorter
+        root: Array = vectors @ np.diag(np.sqrt(lengths)) @ vectors.T
+        return root
+
+    def _weights(self, x: Array, gradient: Array) -> Array:
+        if self._before is None:
+            self._before = x, gradient
+            return np.ones_like(x)
+        moved, turned = x - self._before[0], gradient - self._before[1]
+        self._before = x, gradient
+        self._moved = 0.95 * self._moved + 0.05 * moved**2
+        self._turned = 0.95 * self._turned + 0.05 * turned**2
+        ratio = np.sqrt(self._moved / self._turned)
+        return np.asarray(np.maximum(ratio / ratio.max(), 0.01), np.float64)
 
 
 def first_estimates(

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cipherfleet_analysis.simulation import ExactMethod
 from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import (
     AdaGrad,
@@ -19,6 +20,7 @@ from cipherfleet_lab.baselines import (
     Nids,
     Obfuscation,
     PaillierRing,
+    PlainMetric,
     PushSum,
     RmsProp,
     Ternary,
@@ -309,6 +311,20 @@ def test_clipping_shortens_what_is_long_and_nothing_else() -> None:
 
 
 # -- adaptive stepsizes -------------------------------------------------------------------------
+
+
+def test_newton_as_a_plain_stepsize_settles_where_the_local_newton_steps_cancel() -> None:
+    """Independently solved: sum_i M_i (A_i x - A_i y_i) = 0. It is far from the optimum."""
+    problem = problems.five_nodes(noise=0.0)
+    bounds = problems.FIVE_CURVATURES * np.array([1, 8, 1, 3, 1])[:, None, None]
+    method = ExactMethod(0.1, np.ones(5), 1.0, metric="newton", bounds=bounds)
+    log = PlainMetric(Stepsize(initial=0.5, decay=0.05), method).run(problem, 3000, 1)
+    inverse = np.linalg.inv(bounds)  # every eigenvalue exceeds REACH c0
+    pulls = np.einsum("nij,njk->nik", inverse, problems.FIVE_CURVATURES)
+    rest = np.linalg.solve(pulls.sum(0), np.einsum("nij,nj->i", pulls, problems.FIVE_CENTRES))
+    assert problem.optimum is not None
+    assert np.linalg.norm(rest - problem.optimum) > 0.1
+    np.testing.assert_allclose(log.estimates[-1].mean(axis=0), rest, rtol=0, atol=0.02)
 
 
 def test_adagrad_settles_where_the_weighted_gradients_cancel() -> None:

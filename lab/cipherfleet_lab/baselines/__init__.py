@@ -5,7 +5,7 @@ lambda_k is the mean stepsize. Gradients have a random stream of their own, so t
 all systems the same stochastic gradients.
 """
 
-from .adaptive import AdaGrad, RmsProp
+from .adaptive import AdaGrad, PlainMetric, RmsProp
 from .descent import Consensus, Dsgd
 from .differential_privacy import DifferentialPrivacy
 from .extra import Extra
@@ -26,6 +26,7 @@ __all__ = [
     "Nids",
     "Obfuscation",
     "PaillierRing",
+    "PlainMetric",
     "PushSum",
     "RmsProp",
     "Ternary",

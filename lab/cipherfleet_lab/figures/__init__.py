@@ -19,6 +19,7 @@ STUDIES = (
     "baselines",
     "attenuation",
     "sensitivity",
+    "metrics",
     "key-size",
     "logistic",
     "not-convex",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def spread_fleet(fleet: Fleet, nodes: int, degree: int | None) -> Scenario:
         ),
         algorithm=fleet.file.algorithm,
         sealed=fleet.exchange == "sealed",
-        method=method and replace(method, curvatures=method.curvatures[place]),
+        method=method and method.chosen(place),
         optimum=optimum,
         readings=f"{readings} readings of {own} nodes, each set used by {nodes / own:.6g} nodes",
         objective=fleet.file.objective,

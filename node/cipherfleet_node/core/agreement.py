@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import math
 
-from cipherfleet_node.settings.sections import AGREE, Scale
+from cipherfleet_node.settings.sections import AGREE, MetricName, Scale
 
 from . import progress
 from .messages import LARGEST_POWER
 from .state import State
 
 AGREED_ROUNDS = 6
+METRIC_SHARE = 0.25
 SHARE = 0.6  # of the mean curvature: needs the fewest rounds on most graphs
 PARTS = 8  # of a power of two: an exponent counts eighths
 REACH = 6 * PARTS  # a factor of 64
@@ -42,9 +43,13 @@ def is_agreeing(scale: Scale | None, k: int) -> bool:
     return scale == AGREE and k < AGREED_ROUNDS
 
 
-def logarithm(curvature: float) -> float:
-    """Return log2 of a curvature L_i; a flat f_i counts as 1."""
-    return math.log2(curvature) if curvature > 0 else 0.0
+def logarithm(curvature: float, metric: MetricName = "step") -> float:
+    """Return log2 of a curvature L_i; a flat f_i counts as 1.
+
+    Other metrics than `step` do best with a smaller scale, so L_i counts as METRIC_SHARE of it.
+    """
+    share = 1.0 if metric == "step" else METRIC_SHARE
+    return math.log2(share * curvature if curvature > 0 else share)
 
 
 def power_of(logarithm: float) -> int:

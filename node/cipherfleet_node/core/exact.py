@@ -17,8 +17,9 @@ dither. Rounding in floating point never enters them.
 
 **Stepsizes.** Lambda_i is diagonal with mean p_i = min(REACH / L_i, 1 / c0) / (1 + spread), where
 L_i is the node's own curvature: the largest eigenvalue of its second derivative. It never leaves
-the node. A wrong c0 costs rounds in proportion, and no accuracy. A spread below LEAST_SPREAD gives
-no longer steps than LEAST_SPREAD: with BETA = 3 they would diverge.
+the node. Other choices of Lambda_i are in `metric.py`. A wrong c0 costs rounds in proportion, and
+no accuracy. A spread below LEAST_SPREAD gives no longer steps than LEAST_SPREAD: with BETA = 3 they
+would diverge.
 
 Source: docs/explanation/algorithm.md#exact-iteration, after NIDS (Li, Shi, Yan, arXiv 1704.07807).
 Checked by test_the_exact_fleet_equals_the_plain_reference and
@@ -45,7 +46,12 @@ ROUNDS_PER_STEP = 4
 def mean_step(curvature: float, scale: float, spread: float) -> float:
     """Return p_i of a node of this *curvature* L_i; *scale* is c0."""
     longest = REACH / curvature if curvature > 0 else float("inf")
-    return min(longest, 1.0 / scale) / (1.0 + max(spread, LEAST_SPREAD))
+    return min(longest, 1.0 / scale) * shortening(spread)
+
+
+def shortening(spread: float) -> float:
+    """Return the mean step, relative to the longest one, for random factors of this *spread*."""
+    return 1.0 / (1.0 + max(spread, LEAST_SPREAD))
 
 
 def falling(k: int) -> float:
@@ -61,14 +67,6 @@ def is_sampled(objective: Objective) -> bool:
 def dual(ledger: Sequence[int], scale: float, unit: float) -> FloatVector:
     """Return y_i, shape (d,); *unit* is that of an opened slot, in the objective's units."""
     return np.array([-BETA * scale * unit * entry for entry in ledger], dtype=np.float64)
-
-
-def shared_point(
-    x: FloatVector, gradient: FloatVector, dual_: FloatVector, steps: FloatVector
-) -> FloatVector:
-    """Return u_i, the point of node i that a round shares, shape (d,), in the objective's units."""
-    result: FloatVector = x - steps * (gradient + dual_)
-    return result
 
 
 class Curvature:
@@ -96,10 +94,29 @@ class Curvature:
             self._measured = self._step(x, self._direction, randomness)
         return self._measured
 
-    def _step(self, x: FloatVector, direction: FloatVector, randomness: RoundRandomness) -> float:
+    def weighted(self, x: FloatVector, weights: FloatVector, randomness: RoundRandomness) -> float:
+        """Return the curvature L(w) near *x* of an objective without a closed form.
+
+        It is the largest eigenvalue of W^1/2 H_i W^1/2. The weights w change in every round, so
+        FIRST_STEPS steps are taken each time, from the latest direction.
+        """
+        if self._direction is None:
+            self._direction = _unit(randomness.normal("curvature", x.size))
+        root = np.sqrt(weights)
+        for _ in range(FIRST_STEPS):
+            self._measured = self._step(x, self._direction, randomness, root)
+        return self._measured
+
+    def _step(
+        self,
+        x: FloatVector,
+        direction: FloatVector,
+        randomness: RoundRandomness,
+        root: FloatVector | float = 1.0,
+    ) -> float:
         length = 1e-4 * max(1.0, float(np.linalg.norm(x)))
-        ahead = self._objective.gradient(x + length * direction, randomness)
-        change = (ahead - self._objective.gradient(x, randomness)) / length
+        ahead = self._objective.gradient(x + length * root * direction, randomness)
+        change = root * (ahead - self._objective.gradient(x, randomness)) / length
         size = float(np.linalg.norm(change))
         if size > 0:
             self._direction = change / size

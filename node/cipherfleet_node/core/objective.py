@@ -118,11 +118,14 @@ class Mean:
         full = len(self.window)
         return full / self._section.count_for_mean(full)
 
+    def curvature_bound(self) -> FloatMatrix:
+        """Return the second derivative, shape (d, d)."""
+        return np.eye(self.dimension) * self.curvature()
+
     def hessian(self, x: FloatVector) -> FloatMatrix:
         """Return the second derivative, shape (d, d), which is the same at every *x*."""
         del x
-        full = len(self.window)
-        return np.eye(self.dimension) * (full / self._section.count_for_mean(full))
+        return self.curvature_bound()
 
 
 class Average(Mean):
@@ -167,6 +170,10 @@ class Flat:
     def curvature(self) -> float:
         """Return zero."""
         return 0.0
+
+    def curvature_bound(self) -> FloatMatrix:
+        """Return zero, shape (d, d)."""
+        return np.zeros((self.dimension, self.dimension))
 
 
 def objective_of(section: sections.ObjectiveSection, role: sections.Role) -> Objective:
@@ -267,6 +274,7 @@ class Regression:
         self.fields = frozenset(name for name in named if name is not None)
         self.window = Window(self.dimension + 1, section.window, section.window_s)
         self._curved: tuple[FloatMatrix, float] | None = None  # rows, and the curvature for them
+        self._bound: tuple[FloatMatrix, FloatMatrix] | None = None  # rows, and the bound for them
 
     @property
     def ready(self) -> bool:
@@ -306,6 +314,16 @@ class Regression:
             largest = float(np.linalg.eigvalsh(phi.T @ phi)[-1]) / count
             self._curved = rows, self._loss.most_curved * largest + self._section.penalty
         return self._curved[1]
+
+    def curvature_bound(self) -> FloatMatrix:
+        """Return a matrix H, shape (d, d), with hessian(x) <= H at every x."""
+        rows = self.window.rows
+        if self._bound is None or self._bound[0] is not rows:
+            phi = rows[:, :-1]
+            count = self._section.count_for_mean(len(phi))
+            curved = self._loss.most_curved * (phi.T @ phi) / count
+            self._bound = rows, curved + self._section.penalty * np.eye(self.dimension)
+        return self._bound[1]
 
     def hessian(self, x: FloatVector) -> FloatMatrix:
         """Return the second derivative at *x*, shape (d, d), for solvers that may see readings."""

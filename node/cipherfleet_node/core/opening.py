@@ -22,14 +22,14 @@ import statistics
 
 import numpy as np
 
-from cipherfleet_node.settings.sections import AGREE
+from cipherfleet_node.settings.sections import AGREE, Scale
 
 from . import agreement, exact, progress, settling
 from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
-from .exact import Curvature
 from .exchange import UNIT
 from .messages import Query
+from .metric import Metric, Moments, Place
 from .optimiser import draw_factors
 from .quantiser import START_NOISE, quantise, randomise_start
 from .randomness import FloatVector, RoundRandomness
@@ -47,7 +47,9 @@ class Opener:
         self._setup = setup
         self._drawn_at = 0.0
         self._kicked_until = 0  # coupling terms of earlier rounds may contain kicks
-        self._curvature = Curvature(setup.objective)
+        self._metric = Metric(
+            setup.objective, setup.algorithm.metric, setup.algorithm.stepsize.spread
+        )
         self._residual: tuple[bytes, float] | None = None  # of a draw; see `distance_from_rest`
 
     def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
@@ -85,7 +87,7 @@ class Opener:
         state = self._prepared(state)
         estimate = np.array(state.estimate)
         randomness = self._randomness(state, estimate)
-        quantised = self._quantised(state, estimate, randomness)
+        state, quantised = self._quantised(state, estimate, randomness)
         with setup.trace.span("encrypt", k):
             ciphertexts = setup.exchange.query(quantised)
         record = RoundRecord(
@@ -100,39 +102,37 @@ class Opener:
 
     def _quantised(
         self, state: State, estimate: FloatVector, randomness: RoundRandomness
-    ) -> list[int]:
+    ) -> tuple[State, list[int]]:
         """Return what the next round shares. The same draw shares the same again."""
         latest = state.records[-1] if state.records else None
         if latest is not None and latest.seed == randomness.seed:
-            return latest.quantised  # also if readings have come since: a frozen node stands still
+            # also if readings have come since: a frozen node stands still
+            return state, latest.quantised
         setup, k = self._setup, state.round
-        is_plain = setup.exact_scale is None or state.agrees
-        point = estimate if is_plain else self._point(state, estimate, randomness)
+        point = estimate
+        if setup.exact_scale is not None and not state.agrees:
+            state, point = self._point(setup.exact_scale, state, estimate, randomness)
         with setup.trace.span("quantise", k):
             kicked = self._kicked(state, point, randomness)
-            return quantise(kicked, setup.resolution, randomness)
+            return state, quantise(kicked, setup.resolution, randomness)
 
     def _point(
-        self, state: State, estimate: FloatVector, randomness: RoundRandomness
-    ) -> FloatVector:
+        self, scale: Scale, state: State, estimate: FloatVector, randomness: RoundRandomness
+    ) -> tuple[State, FloatVector]:
         """Return u_i of the exact method; see `exact.py`."""
-        setup, algorithm, k = self._setup, self._setup.algorithm, state.round
-        stepsize = algorithm.stepsize
-        assert setup.exact_scale is not None
-        scale = agreement.used_scale(setup.exact_scale, state)
+        setup, k = self._setup, state.round
+        used = agreement.used_scale(scale, state)
         with setup.trace.span("gradient", k):
             gradient = setup.objective.gradient(estimate, randomness) * (not state.follows)
-            curvature = self._curvature.at(estimate, k, randomness)
-        mean = exact.mean_step(curvature, scale, stepsize.spread)
-        if exact.is_sampled(setup.objective):
-            mean /= exact.falling(k)
-        steps = mean * draw_factors(stepsize, estimate.size, randomness)
-        ledger = progress.ledger_of(state, estimate.size)
-        dual = exact.dual(ledger, scale, setup.resolution * UNIT)
-        distance = settling.distance_from_rest(gradient, dual, scale)
-        self._residual = randomness.seed, distance
-        point = exact.shared_point(estimate, gradient, dual, steps)
-        return within_headroom(point, setup.resolution)
+            ledger = progress.ledger_of(state, estimate.size)
+            dual = exact.dual(ledger, used, setup.resolution * UNIT)
+            before = Moments.of_rows(state.moments) if state.moments else None
+            place = Place(estimate, gradient, dual, k, used, randomness, before)
+            factors = draw_factors(setup.algorithm.stepsize, estimate.size, randomness)
+            step, moments = self._metric.step(place, factors)
+        self._residual = randomness.seed, settling.distance_from_rest(gradient, dual, used)
+        state = progress.replaced(state, moments=moments.rows if moments else [])
+        return state, within_headroom(estimate - step, setup.resolution)
 
     def _prepared(self, state: State) -> State:
         """Return *state* with the estimate that the next round begins with."""
@@ -159,7 +159,8 @@ class Opener:
         """Return log2 of the curvature L_i at the start."""
         start = self._setup.objective.start()
         randomness = self._randomness(state, start)
-        return agreement.logarithm(self._curvature.at(start, state.round, randomness))
+        curvature = self._metric.curvature.at(start, state.round, randomness)
+        return agreement.logarithm(curvature, self._setup.algorithm.metric)
 
     def distance_from_rest(self, record: RoundRecord) -> float | None:
         """Return the distance from rest at the opening of *record*; None if it is not known."""

@@ -86,6 +86,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Of the exact method: the sum of all coupling terms, integers of any size in decimal, in units
     # of an opened slot. Empty before the first term, and in other methods.
     ledger: list[str] = []
+    moments: list[list[float]] = []  # of metric diagonal; see metric.Moments.rows
     follows: bool = False  # exact: its dual is lost, so it takes part without a gradient of its own
     # Of the exact method with an agreed scale of curvature; see agreement.py.
     agrees: bool = False  # the estimate is the average of logarithms of curvatures

@@ -38,6 +38,7 @@ from cipherfleet_node.settings.sections import (
     resolution_of,
 )
 
+from .metric import check_hessian
 from .objective import Average, Flat, Mean, Objective, Regression, objective_of
 from .randomness import SEED_BYTES, FloatVector, RoundRandomness
 from .sample import Sample
@@ -95,9 +96,12 @@ def make_node_objective(
 ) -> Objective:
     """Return the objective on which a node iterates: that of *section*, or over its statistics.
 
-    `settings.rules` have checked all three. Raises ConfigError as `make_objective` does.
+    `settings.rules` have checked all three. Raises ConfigError as `make_objective` does, and if a
+    class of the user's own lacks what `algorithm.metric` needs.
     """
-    return wrap_objective(algorithm, objective_of(section, role), section)
+    problem = objective_of(section, role)
+    check_hessian(problem, algorithm.metric)
+    return wrap_objective(algorithm, problem, section)
 
 
 def wrap_objective(

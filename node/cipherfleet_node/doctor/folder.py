@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from cipherfleet_node.core.metric import check_hessian
 from cipherfleet_node.core.objective import objective_of
 from cipherfleet_node.errors import REISSUE_BUNDLE, CipherfleetError, ConfigError
 from cipherfleet_node.findings import Finding, finding_from_error, run_check
@@ -151,6 +152,7 @@ def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
         yield _neighbour(folder, parts, config, neighbour.id, neighbour.fingerprint)
     try:
         objective = objective_of(config.objective, config.role)
+        check_hessian(objective, config.algorithm.metric)
         parts.sensor = open_sensor(config.sensor, folder, objective.fields)
     except ConfigError as error:
         yield finding_from_error("bundle", error, "correct objective and sensor in node.yaml")

@@ -21,6 +21,7 @@ from .rules import (
     check_broker,
     check_crypto,
     check_method,
+    check_metric,
     check_objective,
     check_parts,
     check_statistics,
@@ -143,6 +144,7 @@ def _check_checksum(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
 NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((), check_algorithm),
     Rule((("algorithm",),), check_method),
+    Rule((("algorithm",), ("objective",)), check_metric),
     Rule((("crypto",),), check_crypto),
     Rule((("broker",),), check_broker),
     Rule((("objective", "kind"),), check_parts),

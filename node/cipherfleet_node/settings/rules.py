@@ -133,9 +133,9 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 # Settings of the section algorithm that a method does not use.
 _SCHEDULE = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
 UNUSED: Mapping[Method, Sequence[tuple[str, ...]]] = {
-    "article": [("scale",), ("until",)],
+    "article": [("scale",), ("until",), ("metric",)],
     "exact": _SCHEDULE,
-    "statistics": _SCHEDULE,
+    "statistics": [*_SCHEDULE, ("metric",)],
 }
 
 
@@ -151,6 +151,25 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 f"is not used by method {algorithm.method}",
                 remedy=f"leave it out, or set algorithm.method: {other}",
             )
+    spread = algorithm.stepsize.spread
+    if spread > 1 and algorithm.method == "article":
+        yield document.error(
+            ("algorithm", "stepsize", "spread"),
+            f"is {spread:g}, must be at most 1 in method article: steps against the gradient would "
+            "move the optimum",
+            remedy="write spread: 1, or set algorithm.method: exact",
+        )
+
+
+def check_metric(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """An average has no gradient, and so no metric."""
+    path = ("algorithm", "metric")
+    if draft.value.objective.kind == "average" and draft.document.has(path):
+        yield draft.document.key_error(
+            path,
+            "is not used by objective average, which has no gradient",
+            remedy="leave it out, or set objective.kind: mean",
+        )
 
 
 def role_errors(

@@ -98,6 +98,8 @@ Method = Literal["article", "exact", "statistics"]
 # The kinds whose optimum solves linear equations with sums over the readings as coefficients.
 STATISTICS_KINDS = ("mean", "least_squares", "ridge")
 
+MetricName = Literal["step", "diagonal", "newton"]
+
 
 class Stepsize(Section, frozen=True):
     """The mean stepsize lambda_k = initial / (1 + decay k^exponent), and the law of its entries."""
@@ -105,7 +107,7 @@ class Stepsize(Section, frozen=True):
     initial: Positive = 0.3
     decay: NonNegative = 0.01
     exponent: NonNegative = 1.0
-    spread: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    spread: Annotated[float, Meta(ge=0, le=2)] = 1.0  # above 1 in method exact only
     law: Literal["uniform", "normal", "log-normal"] = "uniform"
 
 
@@ -133,6 +135,7 @@ class Algorithm(Section, frozen=True):
     # The scale of curvature c0, not for article. agree: the fleet finds it in its first rounds, or,
     # with statistics, takes 1.
     scale: Positive | Literal["agree"] = AGREE
+    metric: MetricName = "step"  # exact only: how steps follow the node's own curvature
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cipherfleet_node.core.agreement import SHARE
-from cipherfleet_node.core.exact import Curvature, mean_step
+from cipherfleet_node.core.metric import Metric, Place
 from cipherfleet_node.core.objective import Objective as MadeObjective
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.quantiser import VALUE_BITS
@@ -183,14 +183,16 @@ def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: Scale | 
     with np.errstate(all="ignore"):
         start = objective.start()
         randomness = RoundRandomness(bytes(SEED_BYTES))
-        longest = algorithm.stepsize.initial
+        gradient = objective.gradient(start, randomness)
+        step = algorithm.stepsize.initial * gradient
         if scale is not None:
-            curvature = Curvature(objective).at(start, 0, randomness)
+            metric = Metric(objective, algorithm.metric, algorithm.stepsize.spread)
+            curvature = metric.curvature.at(start, 0, randomness)
             used = SHARE * curvature or 1.0 if scale == AGREE else scale
-            longest = mean_step(curvature, used, algorithm.stepsize.spread)
+            place = Place(start, gradient, np.zeros_like(start), 0, used, randomness, None)
+            step, _ = metric.step(place, np.ones_like(start))
         if isinstance(objective, Statistics):
-            longest = 1.0  # the statistics themselves must fit: their mean is the fleet's optimum
-        step = longest * objective.gradient(start, randomness)
+            step = gradient  # the statistics themselves must fit: their mean is the fleet's optimum
         fits = bool(np.all(np.abs(start) < limit) and np.all(np.abs(step) < limit))
     if not fits:  # NaN does not fit either
         raise ConfigError(

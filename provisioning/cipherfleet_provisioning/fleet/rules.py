@@ -11,6 +11,7 @@ from itertools import islice
 
 import msgspec
 
+from cipherfleet_node.core.metric import check_hessian
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.packing import Layout
 from cipherfleet_node.core.statistics import make_node_objective
@@ -22,6 +23,7 @@ from cipherfleet_node.settings.rules import (
     check_broker,
     check_crypto,
     check_method,
+    check_metric,
     check_objective,
     check_parts,
     check_statistics,
@@ -125,8 +127,10 @@ def _check_kind(draft: FleetDraft) -> Iterator[ConfigError]:
     objective = draft.value.objective
     if ":" in objective.kind:
         try:
-            make_objective(objective)
-        except ConfigError as error:  # a module:Class that does not exist
+            made = make_objective(objective)
+            if draft.is_valid_at("algorithm"):
+                check_hessian(made, draft.value.algorithm.metric)
+        except ConfigError as error:  # no such module:Class, or one without the method it needs
             mark = draft.document.mark(("objective", "kind"))
             yield ConfigError(f"{mark}: {error}", mark, ("objective", "kind"))
 
@@ -213,6 +217,7 @@ def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
 FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), check_algorithm),
     Rule((("algorithm",),), _check_method),
+    Rule((("algorithm",), ("objective",)), check_metric),
     Rule((("algorithm",),), _check_end),
     Rule((("crypto",),), _check_keys),
     Rule((("broker",),), _check_brokers),

@@ -289,6 +289,7 @@ algorithm:
   #method: statistics  # mean, least_squares, ridge: fewest rounds; shows the mean normal equations
   #method: article
   #scale: 0.7  # of curvature; by default the fleet agrees on one in its first six rounds
+  #metric: newton  # or diagonal: steps that follow each node's own curvature; often fewer rounds
   #stepsize: {{spread: 0.5, law: normal}}  # how far the random stepsizes deviate from their mean
   answer_timeout_s: 5.0  # a round waits this long for a neighbour
   start_timeout_s: 60.0  # the first round waits this long

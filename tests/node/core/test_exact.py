@@ -20,7 +20,7 @@ from cipherfleet_lab.reference import iterate_exact
 from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_lab.simulation.node_randomness import NodeRandomness
 from cipherfleet_node.core import exchange, progress
-from cipherfleet_node.core.exact import BETA, Curvature, dual, mean_step, shared_point
+from cipherfleet_node.core.exact import BETA, Curvature, dual, mean_step
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.objective import Regression, make_objective
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
@@ -136,17 +136,6 @@ def test_every_law_and_spread_leads_to_the_same_optimum(spread: float, law: str)
     running = fleet(300, spread, law)
     running.run()
     assert errors(running).max() < 1e-6
-
-
-@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
-def test_the_optimum_is_a_fixed_point_under_every_draw(spread: float) -> None:
-    objectives = list(objectives_of(readings(six())).values())
-    best, chance = optimum(objectives), np.random.default_rng(1)
-    for objective in objectives:
-        gradient = objective.gradient(best, RoundRandomness(bytes(32)))
-        steps = 0.5 * (1 + spread * chance.uniform(-1, 1, D))
-        moved = shared_point(best, gradient, -gradient, steps)
-        np.testing.assert_allclose(moved, best, rtol=0, atol=1e-11)
 
 
 def test_the_ledgers_sum_to_zero_without_dither_and_to_little_with_it(

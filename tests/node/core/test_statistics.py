@@ -27,8 +27,9 @@ from cipherfleet_lab.simulation import engines
 from cipherfleet_lab.simulation.node_randomness import NodeRandomness
 from cipherfleet_lab.simulation.scenario import scenario_of_fleet
 from cipherfleet_node.core import exchange, progress
-from cipherfleet_node.core.exact import dual, shared_point
+from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
+from cipherfleet_node.core.metric import Metric, Place
 from cipherfleet_node.core.objective import Mean, Regression, make_objective
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness, simulated_seed
 from cipherfleet_node.core.sample import Sample
@@ -170,9 +171,9 @@ def test_the_mean_statistics_are_a_fixed_point_under_every_draw() -> None:
     chance = np.random.default_rng(1)
     for statistics in each:
         gradient = statistics.gradient(mean, UNUSED)
-        steps = 0.5 * (1 + chance.uniform(-1, 1, mean.size))
-        moved = shared_point(mean, gradient, -gradient, steps)
-        np.testing.assert_allclose(moved, mean, rtol=0, atol=1e-11)
+        place = Place(mean, gradient, -gradient, 0, 1.0, UNUSED, None)
+        step, _ = Metric(statistics, "step", 1.0).step(place, 1 + chance.uniform(-1, 1, mean.size))
+        np.testing.assert_allclose(step, np.zeros_like(mean), rtol=0, atol=1e-11)
 
 
 def test_a_dual_ends_at_the_nodes_statistics_minus_the_mean() -> None:

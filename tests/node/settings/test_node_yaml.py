@@ -321,11 +321,31 @@ def test_statistics_are_of_the_whole_window(tmp_path: Path) -> None:
         load_node_config(tmp_path)
 
 
+def test_the_articles_method_refuses_a_metric_and_a_spread_above_one(tmp_path: Path) -> None:
+    text = complaint(tmp_path, "rounds: 5", "rounds: 5, method: article, metric: newton")
+    assert "algorithm.metric is not used by method article" in text
+    assert "set algorithm.method: exact" in text
+    wide = "rounds: 5, method: article, stepsize: {spread: 1.5}"
+    text = complaint(tmp_path, "rounds: 5", wide)
+    assert "algorithm.stepsize.spread is 1.5, must be at most 1 in method article" in text
+    assert "write spread: 1, or set algorithm.method: exact" in text
+    text = complaint(tmp_path, "rounds: 5", "rounds: 5, method: exact, stepsize: {spread: 2.1}")
+    assert "algorithm.stepsize.spread is 2.1" in text
+
+
+def test_an_average_refuses_a_metric(tmp_path: Path) -> None:
+    text = complaint(tmp_path, "rounds: 5", "rounds: 5, method: exact, metric: diagonal")
+    assert "algorithm.metric is not used by objective average" in text
+    assert "set objective.kind: mean" in text
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "scale"),
     [
         ("method: exact", "mean", "agree"),
         ("method: exact, scale: 2, stepsize: {spread: 0.5, law: normal}", "mean", 2.0),
+        ("method: exact, metric: newton, stepsize: {spread: 2}", "mean", "agree"),
+        ("method: exact, scale: 2, metric: diagonal", "mean", 2.0),
         ("method: exact", "average", None),
         ("rounds: 3", "mean", "agree"),
         ("method: article", "mean", None),

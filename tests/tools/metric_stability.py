@@ -131,7 +131,7 @@ def diverges(case: Case, metric: MetricName, scale: float, stepsize: Stepsize, s
 def _is_suspect(
     case: Case, metric: MetricName, scale: float, stepsize: Stepsize, seed: int, rounds: int
 ) -> bool:
-    curvatures = np.linalg.eigvalsh(case.bounds)[:, -1]
+    curvatures = np.asarray(np.linalg.eigvalsh(case.bounds)[:, -1], np.float64)
     method = ExactMethod(scale, curvatures, stepsize.spread, metric=metric, bounds=case.bounds)
     algorithm = Algorithm(
         rounds=rounds, resolution=2.0**-32, method="exact", metric=metric, stepsize=stepsize

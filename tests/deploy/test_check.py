@@ -205,7 +205,7 @@ def test_expected_rounds_lag_and_a_link_that_helps_are_shown(tmp_path: Path) -> 
     assert result.convergence is not None
     text = " ".join(shown(result, 200).split())
     assert re.search(r"relative error below 1e-4 after about \d+ rounds, below 1e-6 after", text)
-    assert "from the spectral gap, for readings of order one; nine of ten fleets" in text
+    assert "from the spectral gap; nine of ten fleets" in text
     assert re.search(r"the answer trails a moving optimum of the windows by about \d+ rounds", text)
     (advice,) = of(result, "link")
     assert re.match(

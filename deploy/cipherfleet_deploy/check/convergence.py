@@ -50,8 +50,7 @@ def _source(convergence: Convergence) -> str:
     if convergence.within is None:
         return "simulated"
     return (
-        "from the spectral gap, for readings of order one; nine of ten fleets are within a factor "
-        f"of {convergence.within:g}"
+        f"from the spectral gap; nine of ten fleets are within a factor of {convergence.within:g}"
     )
 
 

@@ -33,7 +33,7 @@ from cipherfleet_node.keys.key_files import (
     write_public,
 )
 from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of
-from cipherfleet_node.settings.rules import UNUSED
+from cipherfleet_node.settings.rules import unused_settings
 from cipherfleet_node.settings.sections import (
     Broker,
     CsvSensor,
@@ -242,7 +242,7 @@ def write_bundle(
 def settings_text(config: NodeConfig) -> str:
     """Return the text of node.yaml with *config*, without what its method does not use."""
     plain = _plain(config)
-    for *sections, key in UNUSED[config.algorithm.method]:
+    for *sections, key in unused_settings(config.algorithm, config.objective):
         inner = plain["algorithm"]
         for section in sections:
             inner = inner[section]

@@ -48,6 +48,7 @@ FloatArray = npt.NDArray[np.float64]
 # Entries of the mean statistics are right to a few resolutions, and so are the eigenvalues of the
 # matrix, times the root of d or less. A smaller eigenvalue cannot be distinguished from zero.
 UNCERTAIN_RESOLUTIONS = 16.0
+LARGEST = 1e100  # beyond it an eigenvalue is not found; no estimate is nearly as large
 _UNUSED = RoundRandomness(bytes(SEED_BYTES))  # gradients over the whole window use no randomness
 
 
@@ -160,8 +161,8 @@ def solve(statistics: FloatArray, resolution: float) -> FloatArray:
 
 
 def _unpacked(statistics: FloatArray) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Return H, b, and where all entries are finite; zero stands for rows with others."""
-    is_finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(statistics).all(axis=-1))
+    """Return H, b, and where all entries are below LARGEST; zero stands for rows with others."""
+    is_finite: npt.NDArray[np.bool_] = np.asarray((np.abs(statistics) < LARGEST).all(axis=-1))
     safe = np.where(is_finite[..., None], statistics, 0.0)
     d = (math.isqrt(9 + 8 * statistics.shape[-1]) - 3) // 2
     rows, columns = np.triu_indices(d)

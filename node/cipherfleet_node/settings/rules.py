@@ -139,6 +139,12 @@ UNUSED: Mapping[Method, Sequence[tuple[str, ...]]] = {
 }
 
 
+def unused_settings(algorithm: Algorithm, objective: ObjectiveSection) -> list[tuple[str, ...]]:
+    """Return the settings of *algorithm* that a node with this *objective* does not use."""
+    metric = [("metric",)] if objective.kind == "average" else []
+    return [*UNUSED[algorithm.method], *metric]
+
+
 def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
     """Every setting of the algorithm is one that its method uses."""
     document, algorithm = draft.document, draft.value.algorithm

@@ -6,7 +6,7 @@ extrapolated, or a lower bound.
 
     python benchmarks/to_accuracy.py --gate
     python benchmarks/to_accuracy.py --methods exact gradient-tracking --nodes 5 --key-bits 1024
-    python benchmarks/to_accuracy.py --gate --page docs/results/to-accuracy.md
+    python benchmarks/to_accuracy.py --gate --page to-accuracy.md
 """
 
 from __future__ import annotations

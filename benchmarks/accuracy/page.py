@@ -10,7 +10,7 @@ from rich.table import Table
 
 from .result import LEVELS, AccuracyResult, Cost, Gate, MethodResult
 
-COMMAND = "python benchmarks/to_accuracy.py --gate --page docs/results/to-accuracy.md"
+COMMAND = "python benchmarks/to_accuracy.py --gate --page to-accuracy.md"
 HEAD = ("method", *(f"to {level}" for level in LEVELS))
 CELLS = "rounds / wall s / CPU s / kB sent per node"
 SIGNS = (

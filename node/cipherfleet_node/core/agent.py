@@ -831,7 +831,9 @@ class Agent:
             spoiled=spoiled,
             left_out=tuple(sorted(self.roster.left_out)),
             is_coupled=bool(included),
+            is_curved_more=self.opener.far_off,
         )
+        self.opener.far_off = None
         yield from self._proceed(now)
 
     # -- time -----------------------------------------------------------------------------------

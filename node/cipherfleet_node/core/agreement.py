@@ -78,6 +78,13 @@ def used_scale(scale: Scale, state: State) -> float:
     return scale_of(power)
 
 
+def is_far_off(curvature: float, scale: float) -> bool | None:
+    """Return if *curvature* is far above (True) or far below (False) c0; None if it is near."""
+    if curvature > FAR_OFF * scale:
+        return True
+    return False if 0 < curvature < scale / FAR_OFF else None
+
+
 def agreed(state: State) -> State:
     """Return *state* after the agreement; its estimate is still the average of logarithms."""
     assert state.estimate is not None

@@ -145,6 +145,7 @@ class RoundClosed:
     spoiled: tuple[str, ...] = ()  # neighbours whose sealed answers were out of range together
     left_out: tuple[str, ...] = ()  # neighbours not asked any more, since answers were out of range
     is_coupled: bool = True
+    is_curved_more: bool | None = None  # in the first round of a start; see `is_far_off`
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ class Opener:
         self._metric = Metric(
             setup.objective, setup.algorithm.metric, setup.algorithm.stepsize.spread
         )
+        self._is_unchecked = True  # the own curvature was not compared with c0 since the start
+        self.far_off: bool | None = None  # see `agreement.is_far_off`
         self._residual: tuple[bytes, float] | None = None  # of a draw; see `distance_from_rest`
 
     def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
@@ -130,6 +132,9 @@ class Opener:
             place = Place(estimate, gradient, dual, k, used, randomness, before)
             factors = draw_factors(setup.algorithm.stepsize, estimate.size, randomness)
             step, moments = self._metric.step(place, factors)
+        if self._is_unchecked:
+            own = self._metric.curvature.at(estimate, k, randomness)
+            self.far_off, self._is_unchecked = agreement.is_far_off(own, used), False
         self._residual = randomness.seed, settling.distance_from_rest(gradient, dual, used)
         state = progress.replaced(state, moments=moments.rows if moments else [])
         return state, within_headroom(estimate - step, setup.resolution)

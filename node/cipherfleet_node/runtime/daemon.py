@@ -63,7 +63,7 @@ from .obfuscator_pools import Pools, release_interpreter_during_powers
 from .own_presence import Conclusion, OwnPresence
 from .sampler import Sampled, Sampler
 from .self_test import check_exchanges
-from .start_warnings import start_warnings
+from .start_warnings import curvature_warning, start_warnings
 from .store import Store
 from .systemd import ServiceManager
 from .telemetry import Telemetry
@@ -366,6 +366,8 @@ class Daemon:
                 self._sampler.request(time.monotonic(), is_urgent=is_urgent)
             case RoundClosed():
                 self._telemetry.close_round(effect, self._pools.figures(), self._link)
+                if effect.is_curved_more is not None:
+                    log.warning(curvature_warning(is_curved_more=effect.is_curved_more))
             case LateCoupling(number):
                 log.info("round %d is coupled after all: its last answer has come", number)
             case Rejected(sender, reason):

@@ -12,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherfleet_node.core import agreement
-from cipherfleet_node.core.agreement import AGREED_ROUNDS, REACH, heard, power_of, scale_of
+from cipherfleet_node.core.agreement import (
+    AGREED_ROUNDS,
+    REACH,
+    heard,
+    is_far_off,
+    power_of,
+    scale_of,
+)
 from cipherfleet_node.core.messages import LARGEST_POWER, Answer, Message, Query
 from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.state import first_state
 from cipherfleet_node.settings.sections import (
     Algorithm,
@@ -163,3 +171,30 @@ def test_an_answer_after_the_agreement_moves_nothing() -> None:
     assert not held.is_coupled
     assert len(scales_of(running)) == 1
     assert errors(running).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("curvature", "expected"),
+    [(33.0, True), (31.0, None), (0.13, None), (0.12, False), (0.0, None)],
+)
+def test_a_curvature_is_far_off_beyond_a_factor_of_16(
+    curvature: float, expected: bool | None
+) -> None:
+    assert is_far_off(curvature, 2.0) is expected
+
+
+def test_a_node_with_other_units_is_warned_once() -> None:
+    """Its readings are in other units than the file's offsets and scales were made for."""
+    own = readings(six())
+    own["n02"] = [
+        Sample({name: value * (100.0 if name != "y" else 1.0) for name, value in s.values.items()})
+        for s in own["n02"]
+    ]
+    running = MemoryFleet(six(), own, section(), Algorithm(rounds=30), seed=3, sealed=True)
+    running.run()
+    warned = {
+        name: [r.is_curved_more for r in seat.reported if r.is_curved_more is not None]
+        for name, seat in running.seats.items()
+    }
+    assert warned.pop("n02") == [True]
+    assert not any(warned.values())

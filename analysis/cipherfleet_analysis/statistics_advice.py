@@ -41,14 +41,20 @@ def statistics_advice(fleet: Fleet) -> Iterator[Finding]:
     text = ", ".join(f"method {name} {_rounds(needed[name])}, {sizes[name]}" for name in fleets)
     text = f"to a relative error of {ACCURACY:g} in simulation: {text}"
     if method == "statistics":
-        remedy = "" if saves else "set algorithm.method: exact, which shows less to every node"
+        shows_more = section.kind != "mean" and not saves
+        remedy = "set algorithm.method: exact, which shows less to every node" if shows_more else ""
         yield Finding("note", "method", text, remedy)
     elif saves:
-        remedy = (
-            "set algorithm.method: statistics, if every node may learn the fleet's mean of the "
-            "normal equations, which is more than the optimum"
-        )
-        yield Finding("note", "method", text, remedy)
+        yield Finding("note", "method", text, _proposal(section.kind))
+
+
+def _proposal(kind: str) -> str:
+    if kind == "mean":
+        return "set algorithm.method: statistics, which shows no more than the optimum either"
+    return (
+        "set algorithm.method: statistics, if every node may learn the fleet's mean of the normal "
+        "equations, which is more than the optimum"
+    )
 
 
 def _can_compare(fleet: Fleet) -> bool:

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from rich.console import Console
 from cipherfleet_deploy.check.check import CheckResult, check_fleet, passes, show
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.findings import Finding
+from tests.support.command_line import run_here
 from tests.support.paths import ROOT
 
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "check"]
 EXAMPLES = ROOT / "examples"
 FLEET = """\
 config_version: 1
@@ -108,6 +107,22 @@ FORECAST = exactly(
         ]
     },
 )
+CONVERGENCE = exactly(
+    source={"enum": ["simulation", "spectral gap"]},
+    within=MAYBE,
+    rounds_to=exactly(**{"1e-4": MAYBE, "1e-6": MAYBE}),
+    lag={"anyOf": [{"type": "null"}, exactly(rounds=NUMBER, seconds=MAYBE)]},
+    link={
+        "anyOf": [
+            {"type": "null"},
+            exactly(
+                between={"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2},
+                rounds=COUNT,
+                saved=COUNT,
+            ),
+        ]
+    },
+)
 SCHEMA = {
     "type": "object",
     "additionalProperties": False,
@@ -116,8 +131,10 @@ SCHEMA = {
         "nodes",
         "edges",
         "exchange",
+        "weight",
         "findings",
         "forecast",
+        "convergence",
         "who_learns_what",
     ],
     "properties": {
@@ -125,6 +142,7 @@ SCHEMA = {
         "nodes": {"type": "integer", "minimum": 2},
         "edges": {"type": "integer", "minimum": 1},
         "exchange": {"enum": ["pairwise", "sealed"]},
+        "weight": {"enum": ["node", "reading"]},
         "findings": {
             "type": "array",
             "minItems": 1,
@@ -142,6 +160,7 @@ SCHEMA = {
             },
         },
         "forecast": FORECAST,
+        "convergence": {"anyOf": [{"type": "null"}, CONVERGENCE]},
         "who_learns_what": {
             "type": "array",
             "minItems": 4,
@@ -169,10 +188,30 @@ def written(folder: Path, text: str) -> Path:
 
 
 def ended(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
-    )  # fmt: skip
+    return run_here("check", *arguments, cwd=cwd)
+
+
+def exact(text: str) -> str:
+    """Return the fleet *text* with the exact method and live sensors."""
+    live = text.replace("{kind: synthetic, fields: {t: {mean: 1}}}", "{kind: thermal, zone: 0}")
+    return live.replace("method: article, stepsize: {initial: 0.5}", "period_s: 60").replace(
+        "field: t}", "field: temperature_c}"
+    )
+
+
+def test_expected_rounds_lag_and_a_link_that_helps_are_shown(tmp_path: Path) -> None:
+    result = check_fleet(written(tmp_path, exact(LINE.replace("each: 5", "each: 9"))))
+    jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
+    assert result.convergence is not None
+    text = " ".join(shown(result, 200).split())
+    assert re.search(r"relative error below 1e-4 after about \d+ rounds, below 1e-6 after", text)
+    assert "from the spectral gap; nine of ten fleets" in text
+    assert re.search(r"the answer trails a moving optimum of the windows by about \d+ rounds", text)
+    (advice,) = of(result, "link")
+    assert re.match(
+        r"one more link between '.+' and '.+' saves about \d+ of \d+ rounds", advice.text
+    )
+    assert of(check_fleet(written(tmp_path, exact(COMPLETE))), "link") == []
 
 
 def shown(result: CheckResult, width: int) -> str:
@@ -249,8 +288,8 @@ def test_the_forecast_is_printed_for_people_and_for_scripts(tmp_path: Path) -> N
     result = check_fleet(written(tmp_path, FLEET), "pi-zero-2")
     jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
     text = " ".join(shown(result, 200).split())
-    assert "slots 40 of 51 bits in a plaintext, 1 ciphertext per vector" in text
-    assert "first estimates and steps use 24 of 31 bits" in text
+    assert "slots 34 of 59 bits in a plaintext, 1 ciphertext per vector" in text
+    assert "first estimates and steps use 32 of 39 bits" in text
     assert "diameter 2" in text
     assert "after 40 rounds, simulated with made up readings: relative error" in text
     assert "ESTIMATE, Raspberry Pi Zero 2 W" in text

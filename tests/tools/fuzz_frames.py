@@ -387,6 +387,8 @@ class Mutator:
                 | "inline"
                 | "temperature"
                 | "unanswered_s"
+                | "scale"
+                | "settled"
             ):
                 fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
             case "scale" | "settled":

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_analysis.simulation import Array
 from cipherfleet_broker.die_with_parent import die_with_parent
@@ -117,7 +115,6 @@ def run_plain_nodes(scene: Scene, kind: PlainKind, initial: float, decay: float)
     """Run a process for each node to its last round."""
     problem, folder = scene.problem, scene.folder / kind
     folder.mkdir()
-    _forget_first_messages(scene)
     for node in range(problem.nodes):
         near = [node, *problem.neighbours[node]]
         settings = PlainSettings(
@@ -160,17 +157,6 @@ def _run_all(commands: Sequence[list[str]]) -> None:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-
-
-def _forget_first_messages(scene: Scene) -> None:
-    """Remove what nodes of an earlier run have left at the broker."""
-    client = paho.Client(CallbackAPIVersion.VERSION2, "plain-cleaner")
-    client.connect(scene.broker.host, scene.broker.port)
-    client.loop_start()
-    for node in range(scene.nodes):
-        client.publish(f"plain/{node}", b"", qos=1, retain=True).wait_for_publish(30.0)
-    client.loop_stop()
-    client.disconnect()
 
 
 def _read(log: Path) -> list[PlainRound]:

@@ -11,6 +11,8 @@ import queue
 import struct
 import sys
 import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +26,7 @@ Array = npt.NDArray[np.float64]
 PlainKind = Literal["dsgd", "gradient-tracking"]
 HEAD = struct.Struct(">I")  # the round
 GIVE_UP_S = 120.0
+REPEAT_S = 2.0  # a neighbour may have subscribed after a message, or a broker may have lost it
 
 
 class PlainSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,32 +92,72 @@ class Iteration:
 def run(settings: PlainSettings) -> None:
     """Run all rounds, and write the log."""
     neighbours = sorted(set(settings.weights) - {settings.node})
-    arrived: queue.Queue[tuple[int, bytes]] = queue.Queue()
-    client = _connect(settings, neighbours, arrived)
-    iteration, kept, sent = Iteration(settings), dict[tuple[int, int], Array](), 0
+    link = _Link(settings, neighbours)
+    iteration = Iteration(settings)
     with Path(settings.log).open("wb") as log:
         for k in range(settings.rounds):
             own = iteration.sent
-            payload = HEAD.pack(k) + own.tobytes()
-            # The first message waits at the broker for neighbours that start later.
-            client.publish(_topic(settings.node), payload, qos=1, retain=k == 0)
-            sent += len(payload)
-            while not all((j, k) in kept for j in neighbours):
-                sender, message = arrived.get(timeout=GIVE_UP_S)
-                number = HEAD.unpack_from(message)[0]
-                kept[sender, number] = np.frombuffer(message, np.float64, offset=HEAD.size)
-            received = {j: kept.pop((j, k)) for j in neighbours}
+            received = link.exchange(own, k)
             iteration.step(received | {settings.node: own}, k)
             line = PlainRound(
                 round=k,
                 estimate=iteration.x.tolist(),
-                bytes_sent=sent,
+                bytes_sent=link.bytes_sent,
                 cpu_s=time.process_time(),
                 at=time.monotonic(),
             )
             log.write(msgspec.json.encode(line) + b"\n")
-    client.loop_stop()
-    client.disconnect()
+    link.close()
+
+
+class _Link:
+    """The connection of a node: it sends the numbers of a round, and waits for the neighbours'."""
+
+    def __init__(self, settings: PlainSettings, neighbours: list[int]) -> None:
+        self._node, self._neighbours = settings.node, neighbours
+        self._arrived: queue.Queue[tuple[int, bytes]] = queue.Queue()
+        self._kept: dict[tuple[int, int], Array] = {}  # by sender and round
+        self._latest: deque[bytes] = deque(maxlen=2)  # a neighbour may still need the one before
+        self._client = _connect(settings, neighbours, self._arrived)
+        self.bytes_sent = 0
+
+    def exchange(self, own: Array, k: int) -> dict[int, Array]:
+        """Send *own*, and return the numbers of all neighbours in round *k*.
+
+        Raises queue.Empty if one of them stays away for GIVE_UP_S.
+        """
+        self._latest.append(HEAD.pack(k) + own.tobytes())
+        self._publish(self._latest[-1])
+        began = time.monotonic()
+        repeat_at = began + REPEAT_S
+        while not all((j, k) in self._kept for j in self._neighbours):
+            now = time.monotonic()
+            if now > began + GIVE_UP_S:
+                raise queue.Empty
+            if now >= repeat_at:  # by the clock: repeats of others must not put it off
+                repeat_at = now + REPEAT_S
+                for payload in self._latest:
+                    self._publish(payload)
+            with suppress(queue.Empty):
+                self._keep(*self._arrived.get(timeout=repeat_at - now), k)
+        return {j: self._kept.pop((j, k)) for j in self._neighbours}
+
+    def close(self) -> None:
+        """Send the last messages, and disconnect."""
+        time.sleep(REPEAT_S)  # neighbours may still need them
+        for payload in self._latest:
+            self._client.publish(_topic(self._node), payload, qos=1).wait_for_publish(REPEAT_S)
+        self._client.loop_stop()
+        self._client.disconnect()
+
+    def _publish(self, payload: bytes) -> None:
+        self._client.publish(_topic(self._node), payload, qos=1)
+        self.bytes_sent += len(payload)
+
+    def _keep(self, sender: int, message: bytes, k: int) -> None:
+        number = HEAD.unpack_from(message)[0]
+        if number >= k:
+            self._kept[sender, number] = np.frombuffer(message, np.float64, offset=HEAD.size)
 
 
 def _connect(

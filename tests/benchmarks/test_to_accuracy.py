@@ -6,7 +6,6 @@ import math
 import subprocess
 import sys
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -218,11 +217,6 @@ def test_the_result_has_a_schema_and_keeps_infinite_ratios_apart() -> None:
 
 
 def test_an_unknown_method_is_a_mistake_of_usage() -> None:
-    command: list[str | Path] = [
-        sys.executable,
-        Path(ROOT) / "benchmarks" / "to_accuracy.py",
-        "--methods",
-        "magic",
-    ]
+    command = [sys.executable, str(ROOT / "benchmarks/to_accuracy.py"), "--methods", "magic"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -390,11 +390,9 @@ class Mutator:
                 | "scale"
                 | "settled"
             ):
-                fields[index] = self.chance.choice([None, 0, 1, 999, 2**40, MAX_COUNTER])
-            case "scale" | "settled":
-                fields[index] = self.chance.choice(
-                    [None, True, -321, -320, 0, 1, 320, 65_535, 65_536]
-                )
+                near = [-321, -320, 320, 65_535, 65_536]
+                odd = [None, True, 0, 1, 999, 2**40, MAX_COUNTER]
+                fields[index] = self.chance.choice([*odd, *near])
             case "members" | "seals":
                 before = fields[index]  # an earlier change may have put anything there
                 entries = before if isinstance(before, list) else list(getattr(message, name))

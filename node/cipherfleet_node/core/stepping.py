@@ -12,9 +12,12 @@ since that would show the term of a single neighbour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from gmpy2 import mpz
+
+from cipherfleet_node.errors import RemoteProtocolError
 
 from . import agreement, progress
 from .collector import Answers, CouplingTerm
@@ -98,7 +101,10 @@ class Stepper:
             return state
         if self._is_over(state, record):
             return state
-        term = setup.exchange.open({name: answer}, RoundRandomness(record.seed))
+        try:
+            term = setup.exchange.open({name: answer}, RoundRandomness(record.seed))
+        except RemoteProtocolError:  # in range together with the others only
+            return progress.replaced(state, unbalanced=True)
         estimate = np.array(state.estimate) - self._attenuation(record) * self._real(term)
         others = [other for other in record.counted if other != name]
         state = progress.closed(state, record.number, "coupled", others)
@@ -133,7 +139,8 @@ class Stepper:
         """Return the coupling term, capped, and *state* with its size."""
         coupling, cap = term.combined, cap_of(state.sizes, self._setup.resolution)
         if size_of(self._real(coupling)) > cap:
-            coupling = self._clipped(coupling, cap, answers, RoundRandomness(record.seed))
+            counted = {name: each for name, each in answers.items() if name in term.included}
+            coupling = self._clipped(coupling, cap, counted, RoundRandomness(record.seed))
             state = progress.replaced(state, unbalanced=True)
         size = size_of(self._real(coupling))
         return self._opener.note_size(state, record.number, size), coupling
@@ -145,8 +152,10 @@ class Stepper:
         exchange, unit = self._setup.exchange, self._setup.resolution * UNIT
         if exchange.sealed or not answers:
             return capped(coupling, unit, cap)
-        single = (exchange.open({name: each}, randomness) for name, each in answers.items())
-        parts = [capped(term, unit, cap) for term in single]
+        parts = [[0] * len(coupling)]
+        for name, each in answers.items():
+            with suppress(RemoteProtocolError):  # alone it may be out of range: it counts as zero
+                parts.append(capped(exchange.open({name: each}, randomness), unit, cap))
         return [sum(column) for column in zip(*parts, strict=True)]
 
     def _attenuation(self, record: RoundRecord) -> float:

@@ -657,6 +657,26 @@ def test_a_lie_within_the_range_moves_an_estimate_by_the_cap_at_most(
     assert moves[1] > 1.0
 
 
+def test_an_answer_that_is_in_range_only_with_the_others_ends_no_process() -> None:
+    """It opens in the sum of all answers. Alone, when it is to be capped, it does not."""
+    fleet = fleet_of(complete(4), rounds=20)
+
+    def reaching(sender: str, receiver: str, message: Message) -> Message:
+        if isinstance(message, Answer) and (sender, receiver, message.round) == ("n03", "n00", 15):
+            key = fleet.keys[receiver]
+            plain = mpz(2 * LARGEST) * (1 + (mpz(1) << 71))
+            c = encrypt(key.public, plain, key.obfuscator(mpz(7), mpz(9)))
+            return msgspec.structs.replace(message, ciphertexts=[c.to_bytes(128, "big")])
+        return message
+
+    fleet.tap = reaching
+    fleet.run()
+    closed = {r.number: r.estimate for r in fleet.seats["n00"].reported}
+    assert np.abs(closed[15] - closed[14]).max() < 1.0
+    assert coupled_of(fleet, "n00") >= 20
+    assert agent_of(fleet, "n00").state.unbalanced
+
+
 def test_a_member_whose_sealed_answers_do_not_open_is_found_and_left_out() -> None:
     """The others converge, and the log has its name."""
     fleet = fleet_of(complete(6), rounds=60, sealed=True)

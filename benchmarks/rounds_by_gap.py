@@ -19,15 +19,11 @@ import msgspec
 import numpy as np
 
 from cipherfleet_analysis.convergence import spectral_gap
+from cipherfleet_analysis.exact_run import ExactMethod
+from cipherfleet_analysis.gradients import Linear
+from cipherfleet_analysis.random_choices import Array, SeededRandomness
 from cipherfleet_analysis.rounds import ROUNDS, TRAILING, WITHIN, Fit, first_below, trailing_rounds
-from cipherfleet_analysis.simulation import (
-    Array,
-    ExactMethod,
-    Linear,
-    Links,
-    SeededRandomness,
-    run,
-)
+from cipherfleet_analysis.simulation import Links, run
 from cipherfleet_node.core.exact import LEAST_SPREAD
 from cipherfleet_node.settings.sections import AGREE, Algorithm, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph

@@ -40,7 +40,7 @@ SAMPLE_EVERY_S = 0.05
 STALLED_AFTER_S = 600.0
 
 
-class Start(msgspec.Struct):
+class StartFigures(msgspec.Struct):
     """The start of one run. CPU seconds are of all processes, except those of the nodes alone."""
 
     first_round_s: float
@@ -63,7 +63,7 @@ class Result(msgspec.Struct):
 
     nodes: int
     rounds: int
-    starts: dict[str, Start]  # by checkout
+    starts: dict[str, StartFigures]  # by checkout
     restart: Restart
 
 
@@ -97,7 +97,7 @@ def _tree_cpu_s(pid: int) -> float:
     return total
 
 
-def measure_start(checkout: Path, file: Path, nodes: int, rounds: int) -> Start:
+def measure_start(checkout: Path, file: Path, nodes: int, rounds: int) -> StartFigures:
     """Run the fleet of *file* for *rounds* rounds with the programs in *checkout*."""
     path = os.pathsep.join(str(checkout / name) for name in PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +117,7 @@ def measure_start(checkout: Path, file: Path, nodes: int, rounds: int) -> Start:
     first = max(each[0]["at"] + each[0]["ms"] / 1000 for each in lines)
     last = [each[-1] for each in lines]
     parts = {part for each in last for part in each.get("cpu", {})}
-    return Start(
+    return StartFigures(
         first_round_s=first - began,  # Linux's monotonic clock is the same in all processes
         first_round_cpu_s=samples.until(first),
         nodes_first_cpu_s=sum(each[0]["cpu_s"] for each in lines),
@@ -176,15 +176,15 @@ def _wait_for_rounds(running: LocalFleet, name: str, rounds: int, before: int = 
         time.sleep(0.2)
 
 
-def median_start(runs: Sequence[Start]) -> Start:
+def median_start(runs: Sequence[StartFigures]) -> StartFigures:
     """Return the median of every figure."""
     figures = {
         name: statistics.median(getattr(run, name) for run in runs)
-        for name in Start.__struct_fields__
+        for name in StartFigures.__struct_fields__
         if name != "parts"
     }
     parts = {part: statistics.median(run.parts[part] for run in runs) for part in runs[0].parts}
-    return Start(parts=parts, **figures)
+    return StartFigures(parts=parts, **figures)
 
 
 def main(arguments: list[str]) -> int:
@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args(arguments)
     checkouts = [HERE, *([given.against.resolve()] if given.against else [])]
-    runs: dict[Path, list[Start]] = {checkout: [] for checkout in checkouts}
+    runs: dict[Path, list[StartFigures]] = {checkout: [] for checkout in checkouts}
     for _ in range(given.repeats):
         for checkout, starts in runs.items():
             starts.append(measure_start(checkout, given.file, given.nodes, given.rounds))

@@ -35,16 +35,10 @@ from cipherfleet_provisioning.topology.graph import Graph
 
 from .centralised import centralised_answer, common_answer, recorded_objectives
 from .convergence import MEAN, spectral_gap
-from .simulation import (
-    QUADRATIC,
-    Array,
-    Links,
-    SeededRandomness,
-    Simulated,
-    exact_method,
-    gradients_of,
-    simulate,
-)
+from .exact_run import exact_method
+from .gradients import QUADRATIC, gradients_of
+from .random_choices import Array, SeededRandomness
+from .simulation import Links, Simulated, simulate
 
 DENSE_NODES = 1200  # up to this many nodes, all eigenvalues and all distances are computed
 LANCZOS_STEPS = 60

@@ -25,6 +25,7 @@ from cipherfleet_node.settings.sections import CsvSensor, Scale, exact_scale_of
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.topology.graph import Graph
 
+from .exact_run import exact_method
 from .forecast import (
     MOST_ROUNDS,
     SEED,
@@ -34,8 +35,10 @@ from .forecast import (
     objectives_to_simulate,
     relative_error,
 )
+from .gradients import gradients_of
 from .links import best_link
-from .simulation import Links, SeededRandomness, exact_method, first_estimates, gradients_of, run
+from .random_choices import SeededRandomness
+from .simulation import Links, first_estimates, run
 
 ACCURACIES = ("1e-4", "1e-6")  # the keys of `rounds_to`
 WORTH_A_LINK = 0.2  # part of the rounds that one more link must save to be worth a finding

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from cipherfleet_analysis.simulation import Array
+from cipherfleet_analysis.random_choices import Array
 from cipherfleet_broker.die_with_parent import die_with_parent
 from cipherfleet_deploy.local.results import relative_error, stays_below
 

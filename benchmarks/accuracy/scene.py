@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import Array, Linear
+from cipherfleet_analysis.gradients import Linear
+from cipherfleet_analysis.random_choices import Array
 from cipherfleet_broker import RunningBroker
 from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_deploy.local.results import relative_error

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from phe import paillier
 
-from cipherfleet_analysis.simulation import Array
+from cipherfleet_analysis.random_choices import Array
 from cipherfleet_deploy.local.results import relative_error
 from cipherfleet_node.core.optimiser import mean_stepsize
 

@@ -13,16 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import (
-    ExactMethod,
-    FleetRandomness,
-    Gradients,
-    Links,
-    SeededRandomness,
-    SimulatedRound,
-    first_estimates,
-    run,
-)
+from cipherfleet_analysis.exact_run import ExactMethod
+from cipherfleet_analysis.gradients import Gradients
+from cipherfleet_analysis.random_choices import FleetRandomness, SeededRandomness
+from cipherfleet_analysis.simulation import Links, SimulatedRound, first_estimates, run
 from cipherfleet_node.core import exact
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS

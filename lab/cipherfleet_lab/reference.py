@@ -73,13 +73,13 @@ class NormalEquations:
         return np.zeros(self.own.size)
 
     def gradient(self, x: Array, randomness: RoundRandomness) -> Array:
-        """Return x - s_i."""
+        """Return the gradient x - s_i, shape (d,)."""
         del randomness
         result: Array = x - self.own
         return result
 
     def curvature(self) -> float:
-        """Return one."""
+        """Return the only eigenvalue of the second derivative, one."""
         return 1.0
 
 

@@ -27,15 +27,9 @@ from cipherfleet_analysis.cost.board_card import (
 from cipherfleet_analysis.cost.round_time import compute_work, predict
 from cipherfleet_analysis.cost.traffic import traffic
 from cipherfleet_analysis.forecast import Forecast, forecast, mixing
-from cipherfleet_analysis.simulation import (
-    Array,
-    Links,
-    SeededRandomness,
-    first_estimates,
-    gradients_of,
-    run,
-    simulate,
-)
+from cipherfleet_analysis.gradients import gradients_of
+from cipherfleet_analysis.random_choices import Array, SeededRandomness
+from cipherfleet_analysis.simulation import Links, first_estimates, run, simulate
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.check.check import check_fleet
 from cipherfleet_hil.measuring import calibrate

@@ -11,8 +11,10 @@ import pytest
 
 import rounds_by_gap as study
 from cipherfleet_analysis.convergence import spectral_gap
+from cipherfleet_analysis.exact_run import ExactMethod
 from cipherfleet_analysis.forecast import mixing
 from cipherfleet_analysis.links import best_link, with_link
+from cipherfleet_analysis.random_choices import Array, FleetRandomness, SeededRandomness
 from cipherfleet_analysis.rounds import (
     ROUNDS,
     TRAILING,
@@ -25,14 +27,7 @@ from cipherfleet_analysis.rounds import (
     simulated_response,
     trailing_rounds,
 )
-from cipherfleet_analysis.simulation import (
-    Array,
-    ExactMethod,
-    FleetRandomness,
-    Links,
-    SeededRandomness,
-    run,
-)
+from cipherfleet_analysis.simulation import Links, run
 from cipherfleet_node.settings.sections import AGREE, Algorithm
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.graph import Graph

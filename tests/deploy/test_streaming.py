@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from cipherfleet_analysis.centralised import common_answer
-from cipherfleet_analysis.simulation import Array
+from cipherfleet_analysis.random_choices import Array
 from cipherfleet_deploy.local.record import NodeRecord
 from cipherfleet_deploy.local.run import NODES_FOLDER, RunOptions, run_fleet
 from cipherfleet_lab.simulation.engines import run_core

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cipherfleet_analysis.simulation import ExactMethod
+from cipherfleet_analysis.exact_run import ExactMethod
 from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import (
     AdaGrad,

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cipherfleet_analysis import simulation
-from cipherfleet_analysis.simulation import SeededRandomness
+from cipherfleet_analysis.random_choices import SeededRandomness
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.local.processes import LocalFleet

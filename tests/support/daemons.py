@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cipherfleet_broker import RunningBroker, start_broker
-from cipherfleet_deploy.local.launched import Process
+from cipherfleet_deploy.local.launched import DaemonProcess
 from cipherfleet_deploy.local.processes import NODE_COMMAND, NodeProcess
 from cipherfleet_node.core.state import State
 from cipherfleet_node.runtime.store import read_state
@@ -121,7 +121,7 @@ class Daemons:
             within_s,
         )
 
-    def _process(self, name: str) -> Process:
+    def _process(self, name: str) -> DaemonProcess:
         process = self.running[name].process
         assert process is not None
         return process

@@ -23,15 +23,10 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_analysis.simulation import (
-    ExactMethod,
-    FleetRandomness,
-    Gradients,
-    Linear,
-    Links,
-    SeededRandomness,
-    run,
-)
+from cipherfleet_analysis.exact_run import ExactMethod
+from cipherfleet_analysis.gradients import Gradients, Linear
+from cipherfleet_analysis.random_choices import FleetRandomness, SeededRandomness
+from cipherfleet_analysis.simulation import Links, run
 from cipherfleet_node.core.agreement import METRIC_SHARE
 from cipherfleet_node.core.exact import REACH
 from cipherfleet_node.settings.sections import Algorithm, MetricName, Stepsize

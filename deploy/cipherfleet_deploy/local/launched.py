@@ -25,7 +25,7 @@ POLL_EVERY_S = 0.01
 MAX_REQUEST_BYTES = 16 * 1024
 
 
-class Start(msgspec.Struct, tag=True):
+class StartDaemon(msgspec.Struct, tag=True):
     """Start the daemon of *folder*; its output is appended to *log*."""
 
     folder: str
@@ -38,13 +38,13 @@ class Poll(msgspec.Struct, tag=True):
     pid: int
 
 
-class Reply(msgspec.Struct):
-    """The process id for `Start`; for `Poll` the exit code, or None while the process runs."""
+class LauncherReply(msgspec.Struct):
+    """The process id of a start; for `Poll` the exit code, or None while the process runs."""
 
     value: int | None
 
 
-class Process(Protocol):
+class DaemonProcess(Protocol):
     """A running or ended daemon; `subprocess.Popen` is one."""
 
     pid: int
@@ -99,7 +99,7 @@ class Launcher:
 
         Raises FleetFailed if the launcher has ended.
         """
-        pid = self.request(Start(str(folder), str(log)))
+        pid = self.request(StartDaemon(str(folder), str(log)))
         if pid is None:
             raise FleetFailed("the process that starts the nodes has ended")
         return LaunchedProcess(pid, self)
@@ -111,7 +111,7 @@ class Launcher:
             return -signal.SIGKILL  # the kernel has ended it with the launcher
         return code
 
-    def request(self, request: Start | Poll) -> int | None:
+    def request(self, request: StartDaemon | Poll) -> int | None:
         """Send *request* and return the launcher's reply; None if the launcher has ended."""
         try:
             self._control.send(msgspec.json.encode(request))
@@ -121,7 +121,7 @@ class Launcher:
         if not data:
             self._process.wait()
             return None
-        return msgspec.json.decode(data, type=Reply).value
+        return msgspec.json.decode(data, type=LauncherReply).value
 
 
 @dataclass

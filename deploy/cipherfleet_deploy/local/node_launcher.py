@@ -24,24 +24,24 @@ from cipherfleet_broker.die_with_parent import PR_SET_PDEATHSIG
 from cipherfleet_node.__main__ import main as run_command
 from cipherfleet_node.runtime import run_node  # noqa: F401  # imported here once, for all children
 
-from .launched import MAX_REQUEST_BYTES, Poll, Reply, Start
+from .launched import MAX_REQUEST_BYTES, LauncherReply, Poll, StartDaemon
 
 PR_SET_NAME = 15  # from <linux/prctl.h>; a name has up to 15 bytes, `ps` and `top` show it
 
 
 def main(descriptor: int) -> None:
     """Answer requests on the socket *descriptor* until the other end is closed."""
-    libc, decoder = ctypes.CDLL(None, use_errno=True), msgspec.json.Decoder(Start | Poll)
+    libc, decoder = ctypes.CDLL(None, use_errno=True), msgspec.json.Decoder(StartDaemon | Poll)
     gc.collect()
     gc.freeze()  # a collection in a child then copies no page of this process
     with socket.socket(fileno=descriptor) as control:
         while data := control.recv(MAX_REQUEST_BYTES):
             match decoder.decode(data):
-                case Start() as start:
+                case StartDaemon() as start:
                     value: int | None = _fork(start, control, libc)
                 case Poll(pid):
                     value = _exit_code(pid)
-            control.send(msgspec.json.encode(Reply(value)))
+            control.send(msgspec.json.encode(LauncherReply(value)))
 
 
 def _exit_code(pid: int) -> int | None:
@@ -49,7 +49,7 @@ def _exit_code(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _fork(start: Start, control: socket.socket, libc: ctypes.CDLL) -> int:
+def _fork(start: StartDaemon, control: socket.socket, libc: ctypes.CDLL) -> int:
     parent = os.getpid()
     if pid := os.fork():
         return pid
@@ -65,7 +65,7 @@ def _fork(start: Start, control: socket.socket, libc: ctypes.CDLL) -> int:
         os._exit(code)
 
 
-def _prepare_child(start: Start, parent: int, libc: ctypes.CDLL) -> None:
+def _prepare_child(start: StartDaemon, parent: int, libc: ctypes.CDLL) -> None:
     os.setsid()
     log = os.open(start.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream in (1, 2):

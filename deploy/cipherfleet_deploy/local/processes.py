@@ -20,7 +20,7 @@ from cipherfleet_node.errors import (
     NothingExchanged,
 )
 
-from .launched import Launcher, Process
+from .launched import DaemonProcess, Launcher
 from .record import FleetFailed, NodeRecord, StallDetector
 
 NODE_COMMAND = (sys.executable, "-m", "cipherfleet_node", "run")
@@ -41,7 +41,7 @@ class NodeProcess(NodeRecord):
 
     command: Sequence[str]  # without the node's folder, which is appended
     launcher: Launcher | None = None  # starts the daemon instead of the command
-    process: Process | None = None
+    process: DaemonProcess | None = None
     restart_at: float | None = None
     has_clashed: bool = False  # ended since another device has its identity; restarted later
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import ExactMethod, Stepping
+from cipherfleet_analysis.exact_run import ExactMethod, Stepping
 from cipherfleet_lab.mixing import metropolis
 from cipherfleet_lab.systems import Array, Log, Problem
 from cipherfleet_node.settings.sections import Stepsize
@@ -72,7 +72,7 @@ class PlainMetric:
 
     @property
     def name(self) -> str:
-        """The name for tables."""
+        """The name of this baseline in tables and legends."""
         return f"{self.method.metric}, plain"
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:

@@ -9,7 +9,9 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_analysis.simulation import ExactMethod, Links, SeededRandomness, run
+from cipherfleet_analysis.exact_run import ExactMethod
+from cipherfleet_analysis.random_choices import SeededRandomness
+from cipherfleet_analysis.simulation import Links, run
 from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_lab import problems
 from cipherfleet_lab.baselines import AdaGrad, Dsgd, PlainMetric, RmsProp

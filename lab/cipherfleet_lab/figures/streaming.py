@@ -10,13 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cipherfleet_analysis.simulation import (
-    ExactMethod,
-    FleetRandomness,
-    Links,
-    SeededRandomness,
-    run,
-)
+from cipherfleet_analysis.exact_run import ExactMethod
+from cipherfleet_analysis.random_choices import FleetRandomness, SeededRandomness
+from cipherfleet_analysis.simulation import Links, run
 from cipherfleet_deploy.data_folders import example_folder
 from cipherfleet_lab.problems import LAB_GRAPH, SQUARED, Readings, build_edges, lab_readings
 from cipherfleet_lab.systems import USUAL_SCALE, Array

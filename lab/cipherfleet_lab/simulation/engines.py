@@ -12,13 +12,8 @@ from itertools import islice
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import (
-    Array,
-    FleetRandomness,
-    SeededRandomness,
-    first_estimates,
-    run,
-)
+from cipherfleet_analysis.random_choices import Array, FleetRandomness, SeededRandomness
+from cipherfleet_analysis.simulation import first_estimates, run
 from cipherfleet_deploy.local.run import stall_timeout_s
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.paillier import PrivateKey

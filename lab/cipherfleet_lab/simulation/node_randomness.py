@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cipherfleet_analysis.simulation import Array, Links
+from cipherfleet_analysis.random_choices import Array
+from cipherfleet_analysis.simulation import Links
 from cipherfleet_node.core import exchange
 from cipherfleet_node.core.optimiser import draw_stepsizes, mean_stepsize
 from cipherfleet_node.core.randomness import RoundRandomness

@@ -7,19 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cipherfleet_analysis.exact_run import ExactMethod, Places, exact_method
 from cipherfleet_analysis.forecast import answer_of, objectives_to_simulate
-from cipherfleet_analysis.simulation import (
-    Array,
-    ExactMethod,
-    Gradients,
-    Linear,
-    Links,
-    OneByOne,
-    Places,
-    Targets,
-    exact_method,
-    gradients_of,
-)
+from cipherfleet_analysis.gradients import Gradients, Linear, OneByOne, Targets, gradients_of
+from cipherfleet_analysis.random_choices import Array
+from cipherfleet_analysis.simulation import Links
 from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.core.statistics import find_solutions
 from cipherfleet_node.errors import ConfigError

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cipherfleet_analysis.simulation import Array
+from cipherfleet_analysis.random_choices import Array
 from cipherfleet_deploy.local.results import disagreement, relative_error
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import ExchangeName, Method

@@ -143,7 +143,7 @@ def check_hessian(objective: Objective, metric: MetricName) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class StepInput:
     """Where a step of one node begins; vectors have shape (d,)."""
 
     x: FloatVector
@@ -170,7 +170,7 @@ class Metric:
         self.curvature = Curvature(objective)
         self._rooted: tuple[Floats, float, Floats] | None = None  # H_i and c0, and S for them
 
-    def step(self, place: Place, factors: FloatVector) -> tuple[FloatVector, Moments | None]:
+    def step(self, place: StepInput, factors: FloatVector) -> tuple[FloatVector, Moments | None]:
         """Return Lambda_i (g_i + y_i), and the moments to save; *factors* is the diagonal of D."""
         divisor = falling(place.k) if is_sampled(self._objective) else 1.0
         match self._name:
@@ -189,12 +189,12 @@ class Metric:
                 assert_never(other)
 
     @staticmethod
-    def _next_moments(place: Place) -> Moments:
+    def _next_moments(place: StepInput) -> Moments:
         if place.moments is None:
             return Moments.first(place.x, place.gradient)
         return place.moments.after(place.x, place.gradient)
 
-    def _entries(self, place: Place, weights: FloatVector) -> FloatVector:
+    def _entries(self, place: StepInput, weights: FloatVector) -> FloatVector:
         bound = bound_of(self._objective, place.x)
         if bound is None:
             largest = self.curvature.weighted(place.x, weights, place.randomness)
@@ -203,7 +203,7 @@ class Metric:
             curvature = weighted_curvature(bound, weights)
         return diagonal_entries(weights, curvature, place.scale, self._spread)
 
-    def _root(self, place: Place) -> Floats:
+    def _root(self, place: StepInput) -> Floats:
         bound, scale = bound_of(self._objective, place.x), place.scale
         assert bound is not None, "check_hessian has made sure of it"
         known = self._rooted

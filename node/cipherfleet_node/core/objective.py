@@ -156,19 +156,19 @@ class Flat:
         self.dimension = dimension
 
     def absorb(self, samples: Sequence[Sample]) -> None:
-        """Use no reading."""
+        """Ignore *samples*: a follower has no readings of its own."""
 
     def start(self) -> FloatVector:
-        """Return zero."""
+        """Return the first estimate, which is zero on all nodes; shape (d,)."""
         return np.zeros(self.dimension)
 
     def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector:
-        """Return zero."""
+        """Return the gradient of f = 0 at *x*, shape (d,)."""
         del randomness
         return np.zeros_like(x)
 
     def curvature(self) -> float:
-        """Return zero."""
+        """Return the largest eigenvalue of the second derivative of f = 0."""
         return 0.0
 
     def curvature_bound(self) -> FloatMatrix:

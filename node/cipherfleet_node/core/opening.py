@@ -29,7 +29,7 @@ from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
 from .exchange import UNIT
 from .messages import Query
-from .metric import Metric, Moments, Place
+from .metric import Metric, Moments, StepInput
 from .optimiser import draw_factors
 from .quantiser import START_NOISE, quantise, randomise_start
 from .randomness import FloatVector, RoundRandomness
@@ -129,7 +129,7 @@ class Opener:
             ledger = progress.ledger_of(state, estimate.size)
             dual = exact.dual(ledger, used, setup.resolution * UNIT)
             before = Moments.of_rows(state.moments) if state.moments else None
-            place = Place(estimate, gradient, dual, k, used, randomness, before)
+            place = StepInput(estimate, gradient, dual, k, used, randomness, before)
             factors = draw_factors(setup.algorithm.stepsize, estimate.size, randomness)
             step, moments = self._metric.step(place, factors)
         if self._is_unchecked:

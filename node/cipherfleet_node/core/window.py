@@ -77,7 +77,7 @@ class TakesSamples(Protocol):
     """The part of an objective that takes in readings."""
 
     def absorb(self, samples: Sequence[Sample]) -> None:
-        """Add new readings."""
+        """Add new readings, and drop those that are too old or too many."""
 
 
 def take_in(objective: TakesSamples, samples: Sequence[Sample], now: float) -> None:

@@ -48,7 +48,7 @@ class CollectionClock:
         gc.callbacks.append(self._note)
 
     def close(self) -> None:
-        """Measure no longer."""
+        """Stop the measurement; the figures stay as they are."""
         gc.callbacks.remove(self._note)
 
     def _note(self, phase: str, _info: Mapping[str, int]) -> None:

@@ -11,7 +11,7 @@ class Absent:
     fields: tuple[str, ...] = ()
 
     def read(self) -> list[Sample]:
-        """Return no sample."""
+        """Return an empty list: there is nothing to read."""
         return []
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cipherfleet_node.core.agreement import SHARE
-from cipherfleet_node.core.metric import Metric, Place
+from cipherfleet_node.core.metric import Metric, StepInput
 from cipherfleet_node.core.objective import Objective as MadeObjective
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.quantiser import VALUE_BITS
@@ -189,7 +189,7 @@ def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: Scale | 
             metric = Metric(objective, algorithm.metric, algorithm.stepsize.spread)
             curvature = metric.curvature.at(start, 0, randomness)
             used = SHARE * curvature or 1.0 if scale == AGREE else scale
-            place = Place(start, gradient, np.zeros_like(start), 0, used, randomness, None)
+            place = StepInput(start, gradient, np.zeros_like(start), 0, used, randomness, None)
             step, _ = metric.step(place, np.ones_like(start))
         if isinstance(objective, Statistics):
             step = gradient  # the statistics themselves must fit: their mean is the fleet's optimum

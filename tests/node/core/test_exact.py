@@ -9,13 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cipherfleet_analysis.simulation import (
-    Links,
-    exact_method,
-    first_estimates,
-    gradients_of,
-    run,
-)
+from cipherfleet_analysis.exact_run import exact_method
+from cipherfleet_analysis.gradients import gradients_of
+from cipherfleet_analysis.simulation import Links, first_estimates, run
 from cipherfleet_lab.reference import iterate_exact
 from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_lab.simulation.node_randomness import NodeRandomness

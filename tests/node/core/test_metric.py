@@ -14,14 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cipherfleet_analysis.simulation import (
-    Links,
-    SeededRandomness,
-    exact_method,
-    first_estimates,
-    gradients_of,
-    run,
-)
+from cipherfleet_analysis.exact_run import exact_method
+from cipherfleet_analysis.gradients import gradients_of
+from cipherfleet_analysis.random_choices import SeededRandomness
+from cipherfleet_analysis.simulation import Links, first_estimates, run
 from cipherfleet_lab.reference import iterate_exact
 from cipherfleet_lab.simulation.node_randomness import NodeRandomness
 from cipherfleet_node.core import exchange
@@ -31,7 +27,7 @@ from cipherfleet_node.core.metric import (
     LEAST_WEIGHT,
     Metric,
     Moments,
-    Place,
+    StepInput,
     check_hessian,
     diagonal_entries,
     newton_root,
@@ -133,7 +129,7 @@ def test_the_optimum_is_a_fixed_point_under_every_draw(
         for k in range(20):
             randomness = RoundRandomness(chance.bytes(32))
             gradient = objective.gradient(best, randomness)
-            place = Place(best, gradient, -gradient, k, 0.7, randomness, moments)
+            place = StepInput(best, gradient, -gradient, k, 0.7, randomness, moments)
             factors = draw_factors(Stepsize(spread=spread, law=law), D, randomness)
             step, moments = own.step(place, factors)
             np.testing.assert_allclose(step, np.zeros(D), rtol=0, atol=1e-11)
@@ -342,7 +338,7 @@ def test_the_power_method_serves_the_diagonal_of_a_class_without_a_hessian() -> 
         for k in range(30):
             randomness = RoundRandomness(chance.bytes(32))
             gradient = kind().gradient(x, randomness)
-            place = Place(x, gradient, np.zeros(3), k, 0.1, randomness, moments)
+            place = StepInput(x, gradient, np.zeros(3), k, 0.1, randomness, moments)
             step, moments = metric.step(place, np.ones(3))
             x = x - step
         places[kind] = step / gradient

@@ -14,13 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cipherfleet_analysis.centralised import minimise
-from cipherfleet_analysis.simulation import (
-    Links,
-    exact_method,
-    first_estimates,
-    gradients_of,
-    run,
-)
+from cipherfleet_analysis.exact_run import exact_method
+from cipherfleet_analysis.gradients import gradients_of
+from cipherfleet_analysis.simulation import Links, first_estimates, run
 from cipherfleet_deploy.local.results import relative_error, stays_below
 from cipherfleet_lab.reference import NormalEquations, iterate_exact, solve_equations
 from cipherfleet_lab.simulation import engines
@@ -29,7 +25,7 @@ from cipherfleet_lab.simulation.scenario import scenario_of_fleet
 from cipherfleet_node.core import exchange, progress
 from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
-from cipherfleet_node.core.metric import Metric, Place
+from cipherfleet_node.core.metric import Metric, StepInput
 from cipherfleet_node.core.objective import Mean, Regression, make_objective
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness, simulated_seed
 from cipherfleet_node.core.sample import Sample
@@ -171,7 +167,7 @@ def test_the_mean_statistics_are_a_fixed_point_under_every_draw() -> None:
     chance = np.random.default_rng(1)
     for statistics in each:
         gradient = statistics.gradient(mean, UNUSED)
-        place = Place(mean, gradient, -gradient, 0, 1.0, UNUSED, None)
+        place = StepInput(mean, gradient, -gradient, 0, 1.0, UNUSED, None)
         step, _ = Metric(statistics, "step", 1.0).step(place, 1 + chance.uniform(-1, 1, mean.size))
         np.testing.assert_allclose(step, np.zeros_like(mean), rtol=0, atol=1e-11)
 

@@ -188,20 +188,7 @@ def _run(effort: StudyEffort) -> Result:
             f"{last_whole[EXACT]:.0e}, that of NIDS {last_whole['NIDS']:.0e} and that of EXTRA "
             f"{last_whole['EXTRA']:.0e}."
         ),
-        text=(
-            f"50 motes of the Intel lab, geometric graph of {len(problem.edges)} edges, gradients "
-            f"from {MINIBATCH} of 144 readings, random in each round and equal for all systems. "
-            "lambda_k = 0.5/(1 + 0.05 k) except for gradient tracking (0.06, constant), AdaGrad "
-            "(0.5) "
-            "and RMSProp (0.1/(1 + 0.02 k)). Obfuscation with deviation 1, ternary values of 10 "
-            "with eps_k = 1/(1 + k^0.81), "
-            "privacy by clipping at 1 and noise of ten times the sensitivity (delta = 1e-5), "
-            "one-way links from every node to the first, third and seventh after it. The ring's "
-            "keys have 256 bits, for the lab only. The third panel and the second table are over "
-            f"whole windows: gradient tracking with {TRACKING_STEP:g}, NIDS with {NIDS_STEP:g}, "
-            f"EXTRA with {EXTRA_STEP:g}, the exact method without any choice. The measured leakage "
-            "is in [Leakage under all attacks](attacks.md)."
-        ),
+        text=_text(len(problem.edges)),
         tables=[
             Table(
                 ["system", "relative error", "disagreement", "runs", "on the wire", "who learns"],
@@ -229,6 +216,23 @@ def _run(effort: StudyEffort) -> Result:
             {name: errors for name, (errors, *_) in whole.items()},
         ),
         size=(9.4, 4.6),
+    )
+
+
+def _text(edges: int) -> str:
+    return (
+        f"50 motes of the Intel lab, geometric graph of {edges} edges, gradients "
+        f"from {MINIBATCH} of 144 readings, random in each round and equal for all systems. "
+        "lambda_k = 0.5/(1 + 0.05 k) except for gradient tracking (0.06, constant), AdaGrad "
+        "(0.5) "
+        "and RMSProp (0.1/(1 + 0.02 k)). Obfuscation with deviation 1, ternary values of 10 "
+        "with eps_k = 1/(1 + k^0.81), "
+        "privacy by clipping at 1 and noise of ten times the sensitivity (delta = 1e-5), "
+        "one-way links from every node to the first, third and seventh after it. The ring's "
+        "keys have 256 bits, for the lab only. The third panel and the second table are over "
+        f"whole windows: gradient tracking with {TRACKING_STEP:g}, NIDS with {NIDS_STEP:g}, "
+        f"EXTRA with {EXTRA_STEP:g}, the exact method without any choice. The measured leakage "
+        "is in [Leakage under all attacks](attacks.md)."
     )
 
 

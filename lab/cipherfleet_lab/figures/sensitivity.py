@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from cipherfleet_deploy.local.results import stays_below
@@ -28,55 +29,22 @@ DIVERGED = 10.0  # relative error; that of the start is one
 Lines = dict[str, list[float]]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Relative errors, or rounds, of each line of a panel."""
+
+    by_spread: Lines
+    by_step: Lines
+    by_scale: Lines
+    by_exact_spread: Lines
+    by_curvature: Lines
+
+
 def _run(effort: StudyEffort) -> Result:
     rounds, seeds = effort.rounds(ROUNDS), effort.seeds(SEEDS)
-    problem = problems.intel_lab()
-    base = problems.LAB_STEPSIZE
-
-    def error(stepsize: Stepsize, attenuation: Schedule) -> float:
-        way = fleet(stepsize, attenuation)
-        return measure_end(way, problem, rounds, seeds, relative_error)
-
-    def make_stepsize(law: Law, spread: float) -> Stepsize:
-        return Stepsize(base.initial, base.decay, base.exponent, spread, law)
-
-    schedules: dict[str, Schedule] = {"no attenuation": NONE, "attenuated": ARTICLES}
-    by_spread: Lines = {
-        f"{law}, {name}": [error(make_stepsize(law, spread), attenuation) for spread in SPREADS]
-        for name, attenuation in schedules.items()
-        for law in LAWS
-    }
-    by_step: Lines = {
-        f"{name}, decay {decay}": [
-            error(Stepsize(first, decay, 1.0, 1.0), attenuation) for first in FIRST_STEPS
-        ]
-        for name, attenuation in schedules.items()
-        for decay in (0.01, 0.05)
-    }
-    by_scale: Lines = {
-        f"u = {u}": [
-            error(make_stepsize("uniform", 1.0), Attenuation(scale, u)) for scale in SCALES
-        ]
-        for u in (0.6, 0.81, 1.0)
-    }
-    by_exact_spread: Lines = {
-        f"{law}, exact": [
-            measure_end(
-                exact_fleet(Stepsize(spread=spread, law=law)),
-                problem,
-                rounds,
-                seeds,
-                relative_error,
-            )
-            for spread in SPREADS
-        ]
-        for law in LAWS
-    }
-    by_curvature: Lines = {
-        "rounds to 1e-4": [_rounds_to(problem, factor, rounds) for factor in FACTORS]
-    }
-    exact = [e for errors in by_exact_spread.values() for e in errors]
-    plain = [e for name, errors in by_spread.items() if "no att" in name for e in errors]
+    found = _measure(problems.intel_lab(), rounds, seeds)
+    exact = [e for errors in found.by_exact_spread.values() for e in errors]
+    plain = [e for name, errors in found.by_spread.items() if "no att" in name for e in errors]
     return Result(
         finding=(
             f"Without attenuation the error is {min(plain):.4f} .. {max(plain):.4f} for every law "
@@ -84,31 +52,76 @@ def _run(effort: StudyEffort) -> Result:
             f"attenuation. The exact method's error is at most {max(exact):.0e} for every law and "
             "spread."
         ),
-        text=(
-            "50 motes of the Intel lab, geometric graph, sealed exchange, resolution 2^-24, "
-            f"relative error after {rounds} rounds, medians over {len(seeds)} runs. lambda_k = "
-            "0.5/(1 + 0.05 k), except where the first step varies: initial/(1 + decay k). Spread 1 "
-            "means a deviation of lambda_k/sqrt(3) under every law. gamma_k = 1/(1 + s k^u), the "
-            "articles' being s = 0.1, u = 0.81. The exact method has "
-            "resolution 2^-32. Errors above 1 are left out of the figure."
-        ),
+        text=_text(rounds, len(seeds)),
         tables=[
-            _table("spread", SPREADS, by_spread, "Law and spread"),
-            _table("initial", FIRST_STEPS, by_step, "First mean stepsize"),
-            _table("s", SCALES, by_scale, "Attenuation"),
-            _table("spread", SPREADS, by_exact_spread, "Law and spread, exact method"),
-            _table("c0 over its usual value", FACTORS, by_curvature, "Scale, exact method"),
+            _table("spread", SPREADS, found.by_spread, "Law and spread"),
+            _table("initial", FIRST_STEPS, found.by_step, "First mean stepsize"),
+            _table("s", SCALES, found.by_scale, "Attenuation"),
+            _table("spread", SPREADS, found.by_exact_spread, "Law and spread, exact method"),
+            _table("c0 over its usual value", FACTORS, found.by_curvature, "Scale, exact method"),
         ],
         numbers={
             "rounds": rounds,
-            "spread": {"values": SPREADS, **by_spread},
-            "initial": {"values": FIRST_STEPS, **by_step},
-            "scale": {"values": SCALES, **by_scale},
-            "exact_spread": {"values": SPREADS, **by_exact_spread},
-            "exact_scale": {"values": FACTORS, **by_curvature},
+            "spread": {"values": SPREADS, **found.by_spread},
+            "initial": {"values": FIRST_STEPS, **found.by_step},
+            "scale": {"values": SCALES, **found.by_scale},
+            "exact_spread": {"values": SPREADS, **found.by_exact_spread},
+            "exact_scale": {"values": FACTORS, **found.by_curvature},
         },
-        draw=lambda figure: _draw(figure, by_spread, by_step, by_scale, by_exact_spread),
+        draw=lambda figure: _draw(figure, found),
         size=(8.6, 4.6),
+    )
+
+
+def _text(rounds: int, runs: int) -> str:
+    return (
+        "50 motes of the Intel lab, geometric graph, sealed exchange, resolution 2^-24, "
+        f"relative error after {rounds} rounds, medians over {runs} runs. lambda_k = "
+        "0.5/(1 + 0.05 k), except where the first step varies: initial/(1 + decay k). Spread 1 "
+        "means a deviation of lambda_k/sqrt(3) under every law. gamma_k = 1/(1 + s k^u), the "
+        "articles' being s = 0.1, u = 0.81. The exact method has "
+        "resolution 2^-32. Errors above 1 are left out of the figure."
+    )
+
+
+def _measure(problem: Problem, rounds: int, seeds: Sequence[int]) -> Measured:
+    base = problems.LAB_STEPSIZE
+
+    def error(stepsize: Stepsize, attenuation: Schedule) -> float:
+        way = fleet(stepsize, attenuation)
+        return measure_end(way, problem, rounds, seeds, relative_error)
+
+    def exact_error(law: Law, spread: float) -> float:
+        way = exact_fleet(Stepsize(spread=spread, law=law))
+        return measure_end(way, problem, rounds, seeds, relative_error)
+
+    def make_stepsize(law: Law, spread: float) -> Stepsize:
+        return Stepsize(base.initial, base.decay, base.exponent, spread, law)
+
+    schedules: dict[str, Schedule] = {"no attenuation": NONE, "attenuated": ARTICLES}
+    return Measured(
+        by_spread={
+            f"{law}, {name}": [error(make_stepsize(law, spread), attenuation) for spread in SPREADS]
+            for name, attenuation in schedules.items()
+            for law in LAWS
+        },
+        by_step={
+            f"{name}, decay {decay}": [
+                error(Stepsize(first, decay, 1.0, 1.0), attenuation) for first in FIRST_STEPS
+            ]
+            for name, attenuation in schedules.items()
+            for decay in (0.01, 0.05)
+        },
+        by_scale={
+            f"u = {u}": [
+                error(make_stepsize("uniform", 1.0), Attenuation(scale, u)) for scale in SCALES
+            ]
+            for u in (0.6, 0.81, 1.0)
+        },
+        by_exact_spread={
+            f"{law}, exact": [exact_error(law, spread) for spread in SPREADS] for law in LAWS
+        },
+        by_curvature={"rounds to 1e-4": [_rounds_to(problem, each, rounds) for each in FACTORS]},
     )
 
 
@@ -134,14 +147,12 @@ def _shown(figure: float) -> float | str:
     return "diverged" if figure >= DIVERGED else figure
 
 
-def _draw(
-    figure: Any, by_spread: Lines, by_step: Lines, by_scale: Lines, by_exact_spread: Lines
-) -> None:
+def _draw(figure: Any, found: Measured) -> None:
     panels = figure.subplots(1, 3, sharey=True)
     for axes, values, lines in (
-        (panels[0], SPREADS, by_spread | by_exact_spread),
-        (panels[1], FIRST_STEPS, by_step),
-        (panels[2], SCALES, by_scale),
+        (panels[0], SPREADS, found.by_spread | found.by_exact_spread),
+        (panels[1], FIRST_STEPS, found.by_step),
+        (panels[2], SCALES, found.by_scale),
     ):
         for place, (name, errors) in enumerate(lines.items()):
             shown = [e if e < DIVERGED else float("nan") for e in errors]

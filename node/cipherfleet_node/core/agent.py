@@ -91,7 +91,7 @@ from cipherfleet_node.core.events import (
 )
 from cipherfleet_node.errors import RemoteProtocolError
 
-from . import agreement, progress
+from . import progress
 from .answerer import Answerer
 from .claims import FAR, Claims
 from .collector import Collector, CouplingTerm
@@ -628,7 +628,7 @@ class Agent:
         known = self._state.neighbours[sender]
         changed = msgspec.structs.replace(known, round=self.claims.rounds[sender])
         self._state = progress.knowing(self._state, sender, changed)
-        self._state = agreement.heard(self._state, query.scale)
+        self.opener.hear(query)
         self.settling.record(sender, query.settled)
         if not is_possible:
             raise RemoteProtocolError("far_round", f"{sender!r} claims a round out of reach")

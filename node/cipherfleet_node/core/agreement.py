@@ -3,7 +3,7 @@
 In the first AGREED_ROUNDS rounds the nodes average the logarithms of their own curvatures, with the
 usual exchange: the first entry of the estimate is log2 L_i, the others are zero. Each node then
 takes SHARE times two to this average for c0, rounded to an eighth of a power of two. From then on
-its queries carry the exponent, and every node takes the largest one that it has seen. So all nodes
+its queries carry the exponent, and every node takes the largest one of earlier rounds. So all nodes
 end with the same number, bit for bit, after as many rounds as the graph has hops.
 
 **Nodes may switch at different times.** The exact method keeps its dual as an integer ledger, whose
@@ -95,10 +95,10 @@ def agreed(state: State) -> State:
     )
 
 
-def heard(state: State, power: int | None) -> State:
-    """Return *state* after a neighbour's query with the exponent *power*, None if it had none."""
+def heard(state: State, power: int) -> State:
+    """Return *state* after a neighbour's query with the exponent *power*."""
     own, known = state.own_power, state.scale_power
-    if power is None or own is None or power > own + REACH:
+    if own is None or power > own + REACH:
         return state
     if known is not None and power <= known:
         return state

@@ -52,6 +52,7 @@ class Opener:
         )
         self._is_unchecked = True  # the own curvature was not compared with c0 since the start
         self.far_off: bool | None = None  # see `agreement.is_far_off`
+        self._heard: dict[str, tuple[int, int]] = {}  # by neighbour: round and exponent of c0
         self._residual: tuple[bytes, float] | None = None  # of a draw; see `distance_from_rest`
 
     def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
@@ -148,7 +149,11 @@ class Opener:
         if state.estimate is None:
             state = self._begun(state, agrees=agrees)
         if scale == AGREE and not state.agrees and state.own_power is None:
-            return progress.replaced(state, own_power=agreement.power_of(self._logarithm(state)))
+            alone = agreement.power_of(self._logarithm(state))
+            state = progress.replaced(state, own_power=alone)
+        for k, power in self._heard.values():
+            if k < state.round:
+                state = agreement.heard(state, power)
         return state
 
     def _begun(self, state: State, *, agrees: bool) -> State:
@@ -166,6 +171,14 @@ class Opener:
         randomness = self._randomness(state, start)
         curvature = self._metric.curvature.at(start, state.round, randomness)
         return agreement.logarithm(curvature, self._setup.algorithm.metric)
+
+    def hear(self, query: Query) -> None:
+        """Take in the exponent of c0 in *query*. It counts from the round after that of *query* on.
+
+        So two runs with the same random choices use the same c0, whichever query comes first.
+        """
+        if query.scale is not None:
+            self._heard[query.sender] = query.round, query.scale
 
     def distance_from_rest(self, record: RoundRecord) -> float | None:
         """Return the distance from rest at the opening of *record*; None if it is not known."""

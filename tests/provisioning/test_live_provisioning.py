@@ -44,7 +44,9 @@ config_version: 1
 fleet: garden
 broker: {{tls: true, port: {port}}}
 crypto: {{key_bits: 512, allow_weak_keys: true}}
-algorithm: {{period_s: 0.05, answer_timeout_s: 3, stepsize: {{initial: 0.1, decay: 0, spread: 0}}}}
+algorithm:
+  {{period_s: 0.05, answer_timeout_s: 3, method: article,
+    stepsize: {{initial: 0.1, decay: 0, spread: 0}}}}
 objective: {{kind: mean, values: [{{field: t}}]}}
 topology: {{edges: {edges}}}
 nodes:

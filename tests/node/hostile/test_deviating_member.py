@@ -15,6 +15,7 @@ from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.core.wire import encode, topic_of
 from cipherfleet_node.keys.key_files import read_keys
 from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import exact_scale_of
 from tests.support.daemons import Daemons, open_daemons, patched
 from tests.support.faulty_path import FaultyPath
 
@@ -30,7 +31,7 @@ from cipherfleet_node.core import exchange, sealed
 def lie(kind):
     genuine = kind.prepare
     kind.prepare = lambda self, name, quantised, randomness: genuine(
-        self, name, [2**31 - 1] * len(quantised), randomness)
+        self, name, [2**39 - 1] * len(quantised), randomness)
 lie(exchange.Pairwise)
 lie(sealed.Sealed)
 """
@@ -117,7 +118,8 @@ def far_query(daemons: Daemons, name: str) -> Query:
     config = load_node_config(folder)
     assert config.crypto.exchange is not None
     keys = read_keys(folder, config.crypto)
-    parameters = shared_parameters(config.algorithm, config.crypto.exchange, 1).tag
+    scale = exact_scale_of(config.algorithm, config.objective)
+    parameters = shared_parameters(config.algorithm, config.crypto.exchange, 1, scale).tag
     length = keys.paillier.public.bits // 4
     return Query(
         fleet=config.fleet,

@@ -161,8 +161,9 @@ def replace_spread(spread: float) -> Algorithm:
 
 
 def test_the_name_of_a_system_names_its_missing_guards() -> None:
-    system = Cipherfleet("pairwise")
+    system = Cipherfleet("pairwise", Algorithm(method="article"))
     assert system.name == "cipherfleet pairwise"
+    assert Cipherfleet("pairwise").name == "cipherfleet pairwise, exact"
     assert replace(system, dither=False).name == "cipherfleet pairwise, no dither"
 
 
@@ -448,7 +449,7 @@ def test_fewer_and_more_nodes_than_the_file_has(tmp_path: Path) -> None:
 def test_what_cannot_be_simulated_is_an_error(
     arguments: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
-    fleet_file(tmp_path)
+    fleet_file(tmp_path, more="\n  minibatch: 4")  # not for method statistics
     ended = run_here("simulate", *arguments, cwd=tmp_path)
     assert ended.returncode == code, ended.stderr
     assert message in ended.stderr

@@ -35,7 +35,7 @@ from cipherfleet_node.keys.obfuscators import Full, Uniform
 
 ASKER = toy_key(0)
 N, N2 = ASKER.public.n, ASKER.public.n_squared
-D = 8
+D = 7
 LAYOUT = Layout(512, D)
 TRIALS = 60
 
@@ -67,7 +67,7 @@ def exchange(
 
 
 def opened(answer: mpz) -> list[int]:
-    return LAYOUT.unpack([ASKER.decrypt(answer)], N, 1 << 62)
+    return LAYOUT.unpack([ASKER.decrypt(answer)], N, 1 << 70)
 
 
 # -- common factor over the coordinates -----------------------------------------------------------

@@ -124,7 +124,7 @@ def test_claims_hold(case: Any) -> None:
 
 
 def pack(values: list[int]) -> int:
-    return sum(value << (51 * place) for place, value in enumerate(values))
+    return sum(value << (59 * place) for place, value in enumerate(values))
 
 
 def masks_of(answer: Any, digest: bytes, n: int, count: int) -> list[int]:
@@ -144,7 +144,7 @@ def test_sealed_exchanges_hold(case: Any) -> None:
     """Queries, masks, answers and the opened sum, with nothing but whole numbers and hashes."""
     p, q = int(case["key"]["p"]), int(case["key"]["q"])
     n, square = p * q, (p * q) ** 2
-    slots = (n.bit_length() - 2) // 51
+    slots = (n.bit_length() - 2) // 59
     cuts = [slice(start, start + slots) for start in range(0, len(case["asked"]), slots)]
     obfuscator = pow(case["root"], n, square)
     query = [

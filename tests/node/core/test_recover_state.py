@@ -53,8 +53,9 @@ def watched(*, sealed: bool, faults: Faults | None = None) -> list[Seen]:
         EDGES,
         samples,
         ObjectiveSection(kind="mean", values=[Column(field=field) for field in FIELDS]),
-        Algorithm(rounds=ROUNDS),
+        Algorithm(rounds=ROUNDS, method="article"),
         faults or Faults(),
+        resolution=2.0**-24,
         tap=note,
         sealed=sealed,
     )
@@ -65,7 +66,7 @@ def watched(*, sealed: bool, faults: Faults | None = None) -> list[Seen]:
             View(
                 int(key.p),
                 int(key.q),
-                51 if sealed else 63,
+                59 if sealed else 71,
                 states[k, "n0"],
                 dict.fromkeys(others, 64 // 5),
                 sealed,

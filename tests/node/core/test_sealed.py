@@ -27,7 +27,7 @@ from tests.tools.make_vectors import sealed_vectors
 VECTORS = json.loads((ROOT / "node/vectors/sealed.json").read_text())
 KEY = toy_key(0)
 D = 12
-LIMIT = 2**31 - 1
+LIMIT = 2**39 - 1
 NAMES = [f"n{index}" for index in range(6)]
 
 states = st.lists(
@@ -186,12 +186,12 @@ def test_the_largest_sealed_sum_fits_its_slot() -> None:
     63 neighbours of degree one under one key, so that each weighs 1/64.
     """
     layout = Layout(512, 10, half_weights=1)
-    assert layout.slot_bits == 51
+    assert layout.slot_bits == 59
     extreme = MAX_DEGREE * metropolis(MAX_DEGREE, 1) * (4095 * 2 * LIMIT + 2047)
     assert extreme < 1 << (layout.slot_bits - 1)
     values = [extreme, -extreme] * 5
     plaintexts = [p % KEY.public.n for p in layout.pack(values)]
-    bound = MAX_DEGREE << (12 + 32)
+    bound = MAX_DEGREE << (12 + 40)
     assert layout.unpack(plaintexts, KEY.public.n, bound) == values
 
 

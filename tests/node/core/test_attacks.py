@@ -446,7 +446,9 @@ def test_an_asker_that_deviates_from_the_protocol_learns_the_half_weight() -> No
     randomness = RoundRandomness(chance.randbytes(32))
     weight = half_weight(randomness, "asker")
     far = 1 << 48
-    data = make_query(ASKER.public, LAYOUT, [-far] + [0] * 7, lambda: fresh_obfuscator(chance))
+    data = make_query(
+        ASKER.public, LAYOUT, [-far] + [0] * (D - 1), lambda: fresh_obfuscator(chance)
+    )
     query = read_ciphertexts(ASKER.public, LAYOUT, data)
     noise = dither(randomness, "asker", weight, D)
     prepared = prepare_answer(
@@ -456,7 +458,7 @@ def test_an_asker_that_deviates_from_the_protocol_learns_the_half_weight() -> No
     (read,) = read_ciphertexts(ASKER.public, LAYOUT, answer)
     learnt = (opened(read)[0] + far // 2) // far
     assert learnt == weight
-    assert state_from_weight([-far] + [0] * 7, read, learnt) == own
+    assert state_from_weight([-far] + [0] * (D - 1), read, learnt) == own
 
 
 TORSION = (3, 5, 7, 11, 13)  # their product exceeds every half weight

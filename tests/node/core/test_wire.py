@@ -339,6 +339,7 @@ FAULTS = {
     "too_long": "too_long",
     "foreign topic": "topic",
     "operator as node": "topic",
+    "too long for its topic": "too_long",
     "stranger": "unknown_sender",
     "retained": "retained",
     "cut": "malformed",
@@ -355,6 +356,8 @@ FAULTS = {
     "round": "range",
     "tag": "length",
 }
+
+LIMITS = {"answer": 1000}
 
 
 def faulty(faults: set[str]) -> tuple[bytes, str, bool]:
@@ -375,6 +378,7 @@ def faulty(faults: set[str]) -> tuple[bytes, str, bool]:
     data = msgspec.msgpack.encode([1 if "version" in faults else 2, kind, body, signature])
     data = data[:1] + b"\xcc" + data[1:] if "long envelope" in faults else data
     data = data[:-1] if "cut" in faults else data
+    data = data.ljust(LIMITS["answer"] + 1) if "too long for its topic" in faults else data
     data = data.ljust(MAX_MESSAGE_BYTES + 1) if "too_long" in faults else data
     names = "c" if "stranger" in faults else "a"
     names = OPERATOR if "operator as node" in faults else names
@@ -385,7 +389,7 @@ def faulty(faults: set[str]) -> tuple[bytes, str, bool]:
 def refusal(faults: set[str]) -> str:
     data, topic, retained = faulty(faults)
     with pytest.raises(WireError) as refused:
-        decode(data, topic, FLEET, VERIFIERS, retained=retained)
+        decode(data, topic, FLEET, VERIFIERS, retained=retained, limits=LIMITS)
     return refused.value.reason
 
 

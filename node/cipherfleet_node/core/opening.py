@@ -38,6 +38,7 @@ from .state import UNSEEN, RoundRecord, State
 KICK = 2.0
 ROUNDS_PER_DRAW = 4
 MOST_DOUBLINGS = 40
+HEARD_ROUNDS = 4  # latest queries of a neighbour whose exponents are kept
 
 
 class Opener:
@@ -52,7 +53,7 @@ class Opener:
         )
         self._is_unchecked = True  # the own curvature was not compared with c0 since the start
         self.far_off: bool | None = None  # see `agreement.is_far_off`
-        self._heard: dict[str, tuple[int, int]] = {}  # by neighbour: round and exponent of c0
+        self._heard: dict[str, dict[int, int]] = {}  # exponents of c0 by neighbour and round
         self._residual: tuple[bytes, float] | None = None  # of a draw; see `distance_from_rest`
 
     def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
@@ -151,8 +152,8 @@ class Opener:
         if scale == AGREE and not state.agrees and state.own_power is None:
             alone = agreement.power_of(self._logarithm(state))
             state = progress.replaced(state, own_power=alone)
-        for k, power in self._heard.values():
-            if k < state.round:
+        for waiting in self._heard.values():
+            for power in (power for k, power in waiting.items() if k < state.round):
                 state = agreement.heard(state, power)
         return state
 
@@ -177,8 +178,12 @@ class Opener:
 
         So two runs with the same random choices use the same c0, whichever query comes first.
         """
-        if query.scale is not None:
-            self._heard[query.sender] = query.round, query.scale
+        if query.scale is None:
+            return
+        waiting = self._heard.setdefault(query.sender, {})
+        waiting[query.round] = query.scale
+        for oldest in sorted(waiting)[:-HEARD_ROUNDS]:
+            del waiting[oldest]
 
     def distance_from_rest(self, record: RoundRecord) -> float | None:
         """Return the distance from rest at the opening of *record*; None if it is not known."""

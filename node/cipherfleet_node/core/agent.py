@@ -320,7 +320,7 @@ class Agent:
 
     def _proceed_when_done(self, now: float) -> Iterator[Effect]:
         is_new = self._phase is Phase.STARTING and not self.neighbours.present
-        if self.neighbours.are_present_done and not (is_new and self._only_answers):
+        if self.neighbours.are_present_done and not (is_new and self._setup.only_answers):
             yield from self._finish(now)
             return
         yield from self._announce("done")
@@ -409,12 +409,7 @@ class Agent:
         if rounds is None:
             return False
         is_run = self._state.coupled >= rounds or self.settling.is_over(self._state)
-        return is_run or self._only_answers
-
-    @property
-    def _only_answers(self) -> bool:
-        """True if the node can never ask anybody: a leaf of the sealed exchange."""
-        return 0 < len(self._setup.neighbours) < self._setup.exchange.least
+        return is_run or self._setup.only_answers
 
     @property
     def needs_operator(self) -> bool:

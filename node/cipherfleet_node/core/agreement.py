@@ -89,17 +89,14 @@ def agreed(state: State) -> State:
     """Return *state* after the agreement; its estimate is still the average of logarithms."""
     assert state.estimate is not None
     power = power_of(state.estimate[0])
-    known = power if state.scale_power is None else max(power, state.scale_power)
-    return progress.replaced(
-        state, own_power=power, scale_power=known, agrees=False, estimate=None, sizes=[]
-    )
+    after = progress.replaced(state, own_power=power, agrees=False, estimate=None, sizes=[])
+    return heard(after, power)
 
 
 def heard(state: State, power: int) -> State:
     """Return *state* after a neighbour's query with the exponent *power*."""
     own, known = state.own_power, state.scale_power
-    if own is None or power > own + REACH:
-        return state
-    if known is not None and power <= known:
+    is_smaller = known is not None and power <= known
+    if own is None or power > own + REACH or is_smaller:
         return state
     return progress.replaced(state, scale_power=power)

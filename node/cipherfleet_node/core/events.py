@@ -47,6 +47,11 @@ class Setup:
     diameter: int = 0  # of the graph, in hops; only `algorithm.until` needs it
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
 
+    @property
+    def only_answers(self) -> bool:
+        """True if the node can never ask anybody: a leaf of the sealed exchange."""
+        return 0 < len(self.neighbours) < self.exchange.least
+
 
 @dataclass(frozen=True)
 class Started:

@@ -102,10 +102,10 @@ class Curvature:
         """
         if self._direction is None:
             self._direction = _unit(randomness.normal("curvature", x.size))
-        root = np.sqrt(weights)
+        root, found = np.sqrt(weights), 0.0
         for _ in range(FIRST_STEPS):
-            self._measured = self._step(x, self._direction, randomness, root)
-        return self._measured
+            found = self._step(x, self._direction, randomness, root)
+        return found
 
     def _step(
         self,

@@ -273,7 +273,7 @@ class Regression:
         named = {f.field or f.daily for f in self._features} | {self._target.field}
         self.fields = frozenset(name for name in named if name is not None)
         self.window = Window(self.dimension + 1, section.window, section.window_s)
-        self._curved: tuple[FloatMatrix, float] | None = None  # rows, and the curvature for them
+        self._curved: tuple[FloatMatrix, float] | None = None  # the bound, its eigenvalue
         self._bound: tuple[FloatMatrix, FloatMatrix] | None = None  # rows, and the bound for them
 
     @property
@@ -307,12 +307,9 @@ class Regression:
 
     def curvature(self) -> float:
         """Return the largest eigenvalue of the second derivative over all x."""
-        rows = self.window.rows
-        if self._curved is None or self._curved[0] is not rows:
-            phi = rows[:, :-1]
-            count = self._section.count_for_mean(len(phi))
-            largest = float(np.linalg.eigvalsh(phi.T @ phi)[-1]) / count
-            self._curved = rows, self._loss.most_curved * largest + self._section.penalty
+        bound = self.curvature_bound()
+        if self._curved is None or self._curved[0] is not bound:
+            self._curved = bound, float(np.linalg.eigvalsh(bound)[-1])
         return self._curved[1]
 
     def curvature_bound(self) -> FloatMatrix:

@@ -49,7 +49,7 @@ class Settling:
     def __init__(self, setup: Setup) -> None:
         self._until, self._rounds = setup.algorithm.until, setup.algorithm.rounds
         self._diameter = setup.diameter
-        self._never_asks = len(setup.neighbours) < setup.exchange.least
+        self._only_answers = setup.only_answers
         self._levels = dict.fromkeys(setup.neighbours, 0)
 
     def record(self, name: str, level: int) -> None:
@@ -64,7 +64,7 @@ class Settling:
         settled = state.calm >= CALM_ROUNDS and bool(levels)
         level = min(MAX_LEVEL, 1 + min(levels)) if settled else 0
         # A node that asks nobody never moves, so it holds nobody up.
-        return progress.replaced(state, level=MAX_LEVEL if self._never_asks else level)
+        return progress.replaced(state, level=MAX_LEVEL if self._only_answers else level)
 
     def is_over(self, state: State) -> bool:
         """True if the whole fleet has settled, as far as *state* tells."""

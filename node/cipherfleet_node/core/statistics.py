@@ -42,6 +42,7 @@ from .metric import check_hessian
 from .objective import Average, Flat, Mean, Objective, Regression, objective_of
 from .randomness import SEED_BYTES, FloatVector, RoundRandomness
 from .sample import Sample
+from .window import Window
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -59,7 +60,12 @@ class Statistics:
         self.problem = problem
         self.fields = problem.fields
         self.dimension = count_statistics(section, problem.dimension)
-        self._latest: FloatVector | None = None
+        self._latest: tuple[FloatArray, FloatVector] | None = None  # rows, and s_i for them
+
+    @property
+    def window(self) -> Window:
+        """The window of the problem: it slides by time and survives a restart."""
+        return self.problem.window
 
     @property
     def ready(self) -> bool:
@@ -69,14 +75,14 @@ class Statistics:
     def absorb(self, samples: Sequence[Sample]) -> None:
         """Add new readings, and drop the oldest ones beyond the window."""
         self.problem.absorb(samples)
-        self._latest = None
 
     @property
     def own(self) -> FloatVector:
         """The statistics s_i of the readings in the window, shape (dimension,)."""
-        if self._latest is None:
-            self._latest = _statistics_of(self.problem, self.dimension)
-        return self._latest
+        rows = self.window.rows
+        if self._latest is None or self._latest[0] is not rows:
+            self._latest = rows, _statistics_of(self.problem, self.dimension)
+        return self._latest[1]
 
     def start(self) -> FloatVector:
         """Return zero: the statistics enter through the gradient."""

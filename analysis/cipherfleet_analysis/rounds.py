@@ -25,7 +25,6 @@ from cipherfleet_node.settings.sections import CsvSensor, Scale, exact_scale_of
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.topology.graph import Graph
 
-from .exact_run import exact_method
 from .forecast import (
     MOST_ROUNDS,
     SEED,
@@ -35,10 +34,9 @@ from .forecast import (
     objectives_to_simulate,
     relative_error,
 )
-from .gradients import gradients_of
 from .links import best_link
 from .random_choices import SeededRandomness
-from .simulation import Links, first_estimates, run
+from .simulation import Links, run_objectives
 
 ACCURACIES = ("1e-4", "1e-6")  # the keys of `rounds_to`
 WORTH_A_LINK = 0.2  # part of the rounds that one more link must save to be worth a finding
@@ -183,20 +181,13 @@ def _errors_until(fleet: Fleet, graph: Graph, accuracy: float) -> Iterator[float
     answer = answer_of(fleet, objectives) if objectives else None
     if answer is None or not np.any(answer):
         return
-    algorithm, random = fleet.file.algorithm, SeededRandomness(SEED)
-    starts = np.array([objective.start() for objective in objectives])
-    running = run(
-        Links.of(graph),
-        first_estimates(starts, algorithm, random),
-        gradients_of(objectives, fleet.file.objective),
-        algorithm,
-        random,
-        sealed=fleet.exchange == "sealed",
-        method=exact_method(objectives, algorithm, fleet.file.objective),
-    )
+    algorithm, section = fleet.file.algorithm, fleet.file.objective
+    links, random = Links.of(graph), SeededRandomness(SEED)
+    is_sealed = fleet.exchange == "sealed"
+    running = run_objectives(links, objectives, algorithm, section, random, sealed=is_sealed)
     first = math.inf
     for k, closed in enumerate(islice(running, affordable_rounds(fleet, MOST_ROUNDS)), 1):
-        found = find_solutions(closed.estimates, algorithm, fleet.file.objective)
+        found = find_solutions(closed.estimates, algorithm, section)
         error = relative_error(found, answer)
         yield math.nan if error is None else error
         first = min(first, k) if error is not None and error < accuracy else math.inf

@@ -8,7 +8,7 @@ of sums: checked by test_the_simulation_equals_the_reference_for_the_same_draws.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -17,17 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cipherfleet_node.core.exchange import UNIT, metropolis
+from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import METROPOLIS_BITS
 from cipherfleet_node.core.quantiser import START_NOISE
-from cipherfleet_node.settings.sections import (
-    Algorithm,
-    resolution_of,
-)
+from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection, resolution_of
 from cipherfleet_provisioning.topology.graph import Graph
 
-from .exact_run import ExactMethod, ExactRun, Places
-from .gradients import Gradients
+from .exact_run import ExactMethod, ExactRun, Places, exact_method
+from .gradients import Gradients, gradients_of
 from .random_choices import Array, FleetRandomness
 
 BLOCK = 1 << 15  # links per block of the exchange
@@ -79,6 +77,28 @@ def simulate(
             return Simulated(x, math.inf)
         largest = max(largest, greatest)
     return Simulated(x, largest)
+
+
+def run_objectives(
+    links: Links,
+    objectives: Sequence[Objective],
+    algorithm: Algorithm,
+    section: ObjectiveSection,
+    randomness: FleetRandomness,
+    *,
+    sealed: bool,
+) -> Iterator[SimulatedRound]:
+    """Yield rounds without end of nodes with these *objectives*, from their first estimates."""
+    starts = np.array([objective.start() for objective in objectives])
+    return run(
+        links,
+        first_estimates(starts, algorithm, randomness),
+        gradients_of(objectives, section),
+        algorithm,
+        randomness,
+        sealed=sealed,
+        method=exact_method(objectives, algorithm, section),
+    )
 
 
 def first_estimates(starts: Array, algorithm: Algorithm, randomness: FleetRandomness) -> Array:

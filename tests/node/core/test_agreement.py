@@ -21,7 +21,7 @@ from cipherfleet_node.core.agreement import (
     power_of,
     scale_of,
 )
-from cipherfleet_node.core.messages import LARGEST_POWER, Answer, Message, Query
+from cipherfleet_node.core.messages import LARGEST_POWER, Answer, Message
 from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.state import first_state
@@ -31,15 +31,14 @@ from cipherfleet_node.settings.sections import (
     Feature,
     ObjectiveSection,
 )
+from tests.support.exact_fleets import D, lying_in_queries, objectives_of, optimum, readings, six
 from tests.support.memory_fleet import MemoryFleet, names
-
-from .test_exact import D, objectives_of, optimum, readings, six
 
 powers = st.integers(-LARGEST_POWER, LARGEST_POWER)
 
 
 def section(scale: float = 1.0) -> ObjectiveSection:
-    """Two features *scale* times as large as in test_exact, and a constant one."""
+    """Two features *scale* times as large as in exact_fleets, and a constant one."""
     features = [Feature(field=f"v{index}", scale=1.0 / scale) for index in range(D - 1)]
     constant = Feature(constant=scale)
     return ObjectiveSection(
@@ -141,13 +140,7 @@ def test_a_newcomer_takes_the_scale_that_it_sees() -> None:
 
 @pytest.mark.parametrize(("lie", "is_taken"), [(LARGEST_POWER, False), (16, True)])
 def test_a_false_scale_moves_the_fleet_by_a_bounded_factor(lie: int, is_taken: bool) -> None:
-    def lying(sender: str, receiver: str, message: Message) -> Message:
-        del receiver
-        if sender == "n03" and isinstance(message, Query):
-            return msgspec.structs.replace(message, scale=lie)
-        return message
-
-    running = fleet(200, tap=lying)
+    running = fleet(200, tap=lying_in_queries("n03", scale=lie))
     running.run()
     honest = {s.saved.scale_power for n, s in running.seats.items() if n != "n03" and s.saved}
     assert (honest == {lie}) is is_taken

@@ -3,83 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cipherfleet_analysis.exact_run import exact_method
-from cipherfleet_analysis.gradients import gradients_of
-from cipherfleet_analysis.simulation import Links, first_estimates, run
-from cipherfleet_lab.reference import iterate_exact
 from cipherfleet_lab.simulation.memory_fleet import Faults
-from cipherfleet_lab.simulation.node_randomness import NodeRandomness
-from cipherfleet_node.core import exchange, progress
+from cipherfleet_node.core import progress
 from cipherfleet_node.core.exact import BETA, Curvature, dual, mean_step
 from cipherfleet_node.core.exchange import UNIT
-from cipherfleet_node.core.objective import Regression, make_objective
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.settings.sections import (
     Algorithm,
-    Column,
-    Feature,
     ObjectiveSection,
     Stepsize,
 )
-from tests.support.memory_fleet import Edges, MemoryFleet, names
-
-D = 3
-FIELDS = [f"v{index}" for index in range(D - 1)]
-SQUARES = ObjectiveSection(
-    kind="least_squares",
-    target=Column(field="y"),
-    features=[Feature(constant=1.0), *(Feature(field=name) for name in FIELDS)],
+from tests.support.exact_fleets import (
+    LAWS,
+    RESOLUTION,
+    SCALE,
+    SQUARES,
+    D,
+    objectives_of,
+    optimum,
+    plain_run,
+    readings,
+    reported,
+    run_to,
+    six,
+    vector_run,
 )
-RESOLUTION = 2.0**-32
-SCALE = 0.7
-LAWS = ("uniform", "normal", "log-normal")
-
-
-def six() -> Edges:
-    """A ring of six with one chord more: degrees 2 and 3."""
-    ids = names(6)
-    return [*zip(ids, [*ids[1:], ids[0]], strict=True), (ids[0], ids[3])]
-
-
-def readings(edges: Edges, rows: int = 12) -> dict[str, Sequence[Sample]]:
-    chance = np.random.default_rng(11)
-    truth = np.array([0.5, -0.7, 0.4])
-    made: dict[str, Sequence[Sample]] = {}
-    for place, name in enumerate(sorted({end for edge in edges for end in edge})):
-        phi = chance.normal(size=(rows, D - 1)) + 0.1 * place
-        y = truth[0] + phi @ truth[1:] + 0.2 * chance.normal(size=rows)
-        made[name] = [
-            Sample({**dict(zip(FIELDS, map(float, row), strict=True)), "y": float(target)})
-            for row, target in zip(phi, y, strict=True)
-        ]
-    return made
-
-
-def objectives_of(
-    samples: dict[str, Sequence[Sample]], section: ObjectiveSection = SQUARES
-) -> dict[str, Regression]:
-    made = {}
-    for name, own in samples.items():
-        objective = make_objective(section)
-        assert isinstance(objective, Regression)
-        objective.absorb(own)
-        made[name] = objective
-    return made
-
-
-def optimum(objectives: Sequence[Regression]) -> FloatVector:
-    zero, unused = np.zeros(D), RoundRandomness(bytes(32))
-    hessian = np.sum([each.hessian(zero) for each in objectives], axis=0)
-    slope = np.sum([each.gradient(zero, unused) for each in objectives], axis=0)
-    result: FloatVector = -np.linalg.solve(hessian, slope)
-    return result
+from tests.support.memory_fleet import MemoryFleet, names
 
 
 def fleet(rounds: int = 150, spread: float = 1.0, law: Any = "uniform", **more: Any) -> MemoryFleet:
@@ -112,18 +67,8 @@ def ledger_sum(fleet: MemoryFleet) -> list[int]:
 def test_the_exact_fleet_equals_the_plain_reference(spread: float, sealed: bool) -> None:
     running = fleet(40, spread, sealed=sealed, encrypted=True)
     running.run()
-    objectives = objectives_of(readings(six()))
-
-    def dither(answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
-        randomness = RoundRandomness(running.round_seed(answerer, k))
-        return exchange.dither(randomness, asker, weight, D)
-
-    plain = iterate_exact(
-        six(), objectives, running.algorithm, RESOLUTION, running.round_seed, 40,
-        dither, scale=SCALE, sealed=sealed,
-    )  # fmt: skip
-    own = [[r.estimate for r in running.seats[name].reported] for name in sorted(objectives)]
-    np.testing.assert_allclose(np.array(own).swapaxes(0, 1), plain[1:], rtol=0, atol=1e-12)
+    plain = plain_run(running, objectives_of(readings(six())), SCALE)
+    np.testing.assert_allclose(reported(running), plain, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -214,13 +159,6 @@ def test_kills_at_any_effect_leave_the_ledgers_balanced(seed: int) -> None:
     assert np.abs(entries).max() < 5 * np.sqrt(600), "a term was counted at one end only"
 
 
-def run_to(fleet: MemoryFleet, name: str, round_number: int) -> None:
-    end = fleet.now + 5_000
-    while not fleet.seats[name].reported or fleet.seats[name].reported[-1].number < round_number:
-        assert fleet.now < end, "the fleet did not get there"
-        fleet.advance(fleet.now + 0.05)
-
-
 # -- steps and curvature ------------------------------------------------------------------------
 
 
@@ -280,26 +218,9 @@ def test_the_curvature_in_closed_form_bounds_the_second_derivative(kind: str) ->
 def test_the_vector_engine_equals_the_exact_fleet_for_the_same_draws(sealed: bool) -> None:
     running = fleet(40, sealed=sealed)
     running.run()
-    ids = sorted(running.seats)
-    made = objectives_of(readings(six()))
-    objectives = [made[name] for name in ids]
-    places = {name: place for place, name in enumerate(ids)}
-    edges = np.array([(places[a], places[b]) for a, b in six()])
-    links = Links.between(edges, len(ids))
-    randomness = NodeRandomness(running.round_seed, ids, links)
-    starts = np.array([objective.start() for objective in objectives])
-    rounds = run(
-        links,
-        first_estimates(starts, running.algorithm, randomness),
-        gradients_of(objectives, SQUARES),
-        running.algorithm,
-        randomness,
-        sealed=sealed,
-        method=exact_method(objectives, running.algorithm, SQUARES),
-    )
-    simulated = np.array([each.estimates for each in islice(rounds, 40)])
-    own = [[r.estimate for r in running.seats[name].reported] for name in ids]
-    np.testing.assert_allclose(np.array(own).swapaxes(0, 1), simulated, rtol=0, atol=1e-6)
+    objectives = list(objectives_of(readings(six())).values())
+    simulated = vector_run(running, objectives)
+    np.testing.assert_allclose(reported(running), simulated, rtol=0, atol=1e-6)
 
 
 # -- followers ----------------------------------------------------------------------------------

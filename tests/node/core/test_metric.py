@@ -14,13 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cipherfleet_analysis.exact_run import exact_method
-from cipherfleet_analysis.gradients import gradients_of
 from cipherfleet_analysis.random_choices import SeededRandomness
-from cipherfleet_analysis.simulation import Links, first_estimates, run
-from cipherfleet_lab.reference import iterate_exact
-from cipherfleet_lab.simulation.node_randomness import NodeRandomness
-from cipherfleet_node.core import exchange
+from cipherfleet_analysis.simulation import run_objectives
 from cipherfleet_node.core.agreement import METRIC_SHARE, SHARE, logarithm, scale_of
 from cipherfleet_node.core.exact import REACH, shortening
 from cipherfleet_node.core.metric import (
@@ -34,7 +29,6 @@ from cipherfleet_node.core.metric import (
     newton_step,
     weighted_curvature,
 )
-from cipherfleet_node.core.objective import Regression
 from cipherfleet_node.core.optimiser import draw_factors
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sample import Sample
@@ -47,21 +41,23 @@ from cipherfleet_node.settings.sections import (
     Stepsize,
     exact_scale_of,
 )
-from tests.support.memory_fleet import MemoryFleet
-from tests.tools.metric_stability import diverges, random_case
-
-from .test_exact import (
+from tests.support.exact_fleets import (
     LAWS,
-    RESOLUTION,
     SCALE,
     SQUARES,
     D,
     objectives_of,
     optimum,
+    plain_run,
     readings,
+    reported,
     run_to,
     six,
+    six_links,
+    vector_run,
 )
+from tests.support.memory_fleet import MemoryFleet
+from tests.tools.metric_stability import diverges, random_case
 
 METRICS: tuple[MetricName, ...] = ("step", "diagonal", "newton")
 SPREADS = (0.0, 0.5, 1.0, 2.0)
@@ -79,26 +75,6 @@ def fleet(rounds: int, metric: MetricName, spread: float = 1.0, **more: Any) -> 
     return MemoryFleet(six(), readings(six()), SQUARES, algorithm, seed=3, **settings)
 
 
-def simulated(
-    objectives: Sequence[Any], algorithm: Algorithm, rounds: int, randomness: Any
-) -> FloatVector:
-    """All estimates of the vector engine on the ring of six, shape (rounds, n, d)."""
-    places = {name: place for place, name in enumerate(sorted(readings(six())))}
-    links = Links.between(np.array([(places[a], places[b]) for a, b in six()]), len(places))
-    made = randomness(links) if callable(randomness) else randomness
-    starts = np.array([objective.start() for objective in objectives])
-    running = run(
-        links,
-        first_estimates(starts, algorithm, made),
-        gradients_of(objectives, SQUARES),
-        algorithm,
-        made,
-        sealed=True,
-        method=exact_method(objectives, algorithm, SQUARES),
-    )
-    return np.array([each.estimates for each in islice(running, rounds)])
-
-
 # -- the optimum --------------------------------------------------------------------------------
 
 
@@ -111,7 +87,10 @@ def test_every_metric_law_and_spread_leads_to_the_same_optimum(
     objectives = list(objectives_of(readings(six())).values())
     best = optimum(objectives)
     algorithm = algorithm_of(metric, spread, law)
-    last = simulated(objectives, algorithm, 400, SeededRandomness(5))[-1]
+    rounds = run_objectives(
+        six_links(), objectives, algorithm, SQUARES, SeededRandomness(5), sealed=True
+    )
+    last = next(islice(rounds, 399, None)).estimates
     assert np.linalg.norm(last - best, axis=1).max() < 1e-6 * np.linalg.norm(best)
 
 
@@ -231,20 +210,10 @@ def test_the_exact_fleet_equals_the_plain_reference_under_every_metric(
 ) -> None:
     running = fleet(40, metric, sealed=sealed, encrypted=True)
     running.run()
-    objectives = objectives_of(readings(six()))
     scale = exact_scale_of(running.algorithm, SQUARES)
     assert scale is not None
-
-    def dither(answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
-        randomness = RoundRandomness(running.round_seed(answerer, k))
-        return exchange.dither(randomness, asker, weight, D)
-
-    plain = iterate_exact(
-        six(), objectives, running.algorithm, RESOLUTION, running.round_seed, 40,
-        dither, scale=scale, sealed=sealed,
-    )  # fmt: skip
-    own = [[r.estimate for r in running.seats[name].reported] for name in sorted(objectives)]
-    np.testing.assert_allclose(np.array(own).swapaxes(0, 1), plain[1:], rtol=0, atol=1e-12)
+    plain = plain_run(running, objectives_of(readings(six())), scale)
+    np.testing.assert_allclose(reported(running), plain, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["diagonal", "newton"])
@@ -258,18 +227,8 @@ def test_the_agreed_scale_of_other_metrics_is_a_quarter(metric: MetricName) -> N
     )  # fmt: skip
     running.run()
     objectives = objectives_of(readings(six()))
-
-    def dither(answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
-        randomness = RoundRandomness(running.round_seed(answerer, k))
-        return exchange.dither(randomness, asker, weight, D)
-
-    plain = iterate_exact(
-        six(), objectives, agreeing, RESOLUTION, running.round_seed, 60,
-        dither, scale=AGREE, sealed=True,
-    )  # fmt: skip
-    ids = sorted(running.seats)
-    own = np.array([running.seats[name].reported[-1].estimate for name in ids])
-    np.testing.assert_allclose(own, plain[-1], rtol=0, atol=1e-2)
+    plain = plain_run(running, objectives, AGREE)
+    np.testing.assert_allclose(reported(running)[-1], plain[-1], rtol=0, atol=1e-2)
     powers = {seat.saved.scale_power for seat in running.seats.values() if seat.saved}
     assert len(powers) == 1, "all nodes have the same scale"
     curvatures = [each.curvature() for each in objectives.values()]
@@ -281,16 +240,8 @@ def test_the_agreed_scale_of_other_metrics_is_a_quarter(metric: MetricName) -> N
 def test_the_vector_engine_equals_the_fleet_under_every_metric(metric: MetricName) -> None:
     running = fleet(40, metric)
     running.run()
-    ids = sorted(running.seats)
-    made: dict[str, Regression] = objectives_of(readings(six()))
-    vector = simulated(
-        [made[name] for name in ids],
-        running.algorithm,
-        40,
-        lambda links: NodeRandomness(running.round_seed, ids, links),
-    )
-    own = [[r.estimate for r in running.seats[name].reported] for name in ids]
-    np.testing.assert_allclose(np.array(own).swapaxes(0, 1), vector, rtol=0, atol=1e-6)
+    vector = vector_run(running, list(objectives_of(readings(six())).values()))
+    np.testing.assert_allclose(reported(running), vector, rtol=0, atol=1e-6)
 
 
 # -- classes of the user's own ------------------------------------------------------------------

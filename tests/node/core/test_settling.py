@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherfleet_node.core.events import Setup
-from cipherfleet_node.core.messages import Message, Query
 from cipherfleet_node.core.settling import CALM_ROUNDS, Settling, calmed
 from cipherfleet_node.core.state import State, first_state
 from cipherfleet_node.settings.sections import Algorithm, Until
+from tests.support.exact_fleets import lying_in_queries, readings, six
 from tests.support.memory_fleet import MemoryFleet, fleet_of, names, random_graph, ring
 
 from .test_agreement import errors, section
-from .test_exact import readings, six
 
 ACCURACY = 1e-4
 
@@ -117,13 +116,7 @@ def test_a_fleet_with_a_period_waits_for_it_only_once_it_has_settled() -> None:
 
 @pytest.mark.parametrize(("lie", "ends"), [(0, False), (60_000, True)])
 def test_a_false_level_ends_no_fleet_early(lie: int, ends: bool) -> None:
-    def lying(sender: str, receiver: str, message: Message) -> Message:
-        del receiver
-        if sender == "n03" and isinstance(message, Query):
-            return msgspec.structs.replace(message, settled=lie)
-        return message
-
-    running = fleet(rounds=400, tap=lying)
+    running = fleet(rounds=400, tap=lying_in_queries("n03", settled=lie))
     running.run()
     honest = [seat for name, seat in running.seats.items() if name != "n03"]
     rounds = [seat.saved.coupled for seat in honest if seat.saved is not None]

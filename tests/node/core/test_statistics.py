@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cipherfleet_analysis.centralised import minimise
-from cipherfleet_analysis.exact_run import exact_method
-from cipherfleet_analysis.gradients import gradients_of
-from cipherfleet_analysis.simulation import Links, first_estimates, run
+from cipherfleet_analysis.simulation import Links, run_objectives
 from cipherfleet_deploy.local.results import relative_error, stays_below
-from cipherfleet_lab.reference import NormalEquations, iterate_exact, solve_equations
+from cipherfleet_lab.reference import NormalEquations, solve_equations
 from cipherfleet_lab.simulation import engines
 from cipherfleet_lab.simulation.node_randomness import NodeRandomness
 from cipherfleet_lab.simulation.scenario import scenario_of_fleet
-from cipherfleet_node.core import exchange, progress
+from cipherfleet_node.core import progress
 from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.metric import Metric, StepInput
@@ -36,6 +34,7 @@ from cipherfleet_node.core.statistics import (
     make_node_objective,
     solve,
 )
+from cipherfleet_node.core.window import take_in, window_of
 from cipherfleet_node.settings.sections import (
     Algorithm,
     Column,
@@ -46,7 +45,8 @@ from cipherfleet_node.settings.sections import (
 )
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import load_fleet
-from tests.support.memory_fleet import Edges, MemoryFleet, names
+from tests.support.exact_fleets import plain_run, reported, six, vector_run
+from tests.support.memory_fleet import MemoryFleet, names
 from tests.support.paths import ROOT
 
 LAB = ROOT / "examples/intel_lab/fleet.yaml"
@@ -64,12 +64,6 @@ MEAN = ObjectiveSection(kind="mean", values=[Column(field=name) for name in FIEL
 ALGORITHM = Algorithm(rounds=60, method="statistics")
 RESOLUTION = resolution_of(ALGORITHM)
 UNUSED = RoundRandomness(bytes(32))
-
-
-def six() -> Edges:
-    """A ring of six with one chord more: degrees 2 and 3."""
-    ids = names(6)
-    return [*zip(ids, [*ids[1:], ids[0]], strict=True), (ids[0], ids[3])]
 
 
 def regressors(samples: Sequence[Sample]) -> tuple[FloatArray, FloatArray]:
@@ -120,13 +114,6 @@ def problems_of(
     return made
 
 
-def reported(running: MemoryFleet) -> FloatArray:
-    """The statistics of all nodes after each round, shape (rounds, n, dimension)."""
-    own = [[r.estimate for r in running.seats[name].reported] for name in sorted(running.seats)]
-    result: FloatArray = np.array(own).swapaxes(0, 1)
-    return result
-
-
 # -- the iteration ------------------------------------------------------------------------------
 
 
@@ -136,17 +123,9 @@ def test_the_statistics_fleet_equals_the_plain_reference(sealed: bool) -> None:
     running.run()
     samples = made_readings(12)
     equations = {name: NormalEquations(*regressors(own), PENALTY) for name, own in samples.items()}
-
-    def dither(answerer: str, asker: str, k: int, weight: int) -> Sequence[int]:
-        randomness = RoundRandomness(running.round_seed(answerer, k))
-        return exchange.dither(randomness, asker, weight, D * (D + 3) // 2)
-
-    plain = iterate_exact(
-        six(), equations, running.algorithm, running.resolution, running.round_seed, 40,
-        dither, scale=1.0, sealed=sealed,
-    )  # fmt: skip
+    plain = plain_run(running, equations, 1.0)
     found = reported(running)
-    np.testing.assert_allclose(found, plain[1:], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found, plain, rtol=0, atol=1e-12)
     answers = solve(found[-1], running.resolution)
     expected = [solve_equations(own, D) for own in plain[-1]]
     np.testing.assert_allclose(answers, expected, rtol=1e-9, atol=0)
@@ -372,16 +351,7 @@ def simulated_rounds(
 ) -> Iterator[FloatArray]:
     ids = names(len(each))
     randomness = NodeRandomness(lambda n, k: simulated_seed(1, "fleet", n, k), ids, links)
-    starts = np.array([statistics.start() for statistics in each])
-    rounds = run(
-        links,
-        first_estimates(starts, algorithm, randomness),
-        gradients_of(each, section),
-        algorithm,
-        randomness,
-        sealed=True,
-        method=exact_method(each, algorithm, section),
-    )
+    rounds = run_objectives(links, each, algorithm, section, randomness, sealed=True)
     assert algorithm.rounds is not None
     return (passed.estimates for passed in islice(rounds, algorithm.rounds))
 
@@ -389,21 +359,8 @@ def simulated_rounds(
 def test_the_vector_engine_equals_the_statistics_fleet_for_the_same_draws() -> None:
     running = fleet(40)
     running.run()
-    ids = sorted(running.seats)
-    places = {name: place for place, name in enumerate(ids)}
-    links = Links.between(np.array([(places[a], places[b]) for a, b in six()]), len(ids))
     each = [Statistics(problem, RIDGE) for problem in problems_of(made_readings(12))]
-    randomness = NodeRandomness(running.round_seed, ids, links)
-    rounds = run(
-        links,
-        first_estimates(np.zeros((6, each[0].dimension)), running.algorithm, randomness),
-        gradients_of(each, RIDGE),
-        running.algorithm,
-        randomness,
-        sealed=True,
-        method=exact_method(each, running.algorithm, RIDGE),
-    )
-    simulated = [passed.estimates for passed in islice(rounds, 40)]
+    simulated = vector_run(running, each)
     np.testing.assert_allclose(reported(running), simulated, rtol=0, atol=1e-6)
 
 
@@ -413,3 +370,25 @@ def test_only_method_statistics_changes_the_objective_and_the_answer() -> None:
         assert isinstance(make_node_objective(algorithm, RIDGE), Regression)
         estimates: FloatVector = np.ones((2, D))
         assert find_solutions(estimates, algorithm, RIDGE) is estimates
+
+
+@pytest.mark.parametrize("section", [RIDGE, MEAN], ids=lambda section: section.kind)
+def test_the_window_of_the_statistics_slides_by_time_and_is_restored(
+    section: ObjectiveSection,
+) -> None:
+    old, new = made_readings(12)["n00"][:6], made_readings(12)["n00"][6:]
+    spanned = msgspec.structs.replace(section, window_s=10.0)
+    sliding, plain = (make_node_objective(ALGORITHM, each) for each in (spanned, section))
+    assert isinstance(sliding, Statistics)
+    assert isinstance(plain, Statistics)
+    take_in(sliding, old, 100.0)
+    before = sliding.own
+    take_in(sliding, new, 200.0)
+    plain.absorb(new)
+    np.testing.assert_array_equal(sliding.own, plain.own)
+    restored = make_node_objective(ALGORITHM, section)
+    assert isinstance(restored, Statistics)
+    window, earlier = window_of(restored), problems_of({"n00": old}, section)[0].window
+    assert window is not None
+    window.restore(earlier.rows, earlier.ages_s(0.0))
+    np.testing.assert_array_equal(restored.own, before)

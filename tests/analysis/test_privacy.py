@@ -95,7 +95,8 @@ def test_a_ring_of_strangers_has_few_neighbours_only(
 
 
 def test_the_leaves_of_a_star_are_seen_through_by_its_hub(tmp_path: Path) -> None:
-    privacy = check_privacy(fleet_of(tmp_path, "{kind: star}"), "pairwise")
+    plain = fleet_of(tmp_path, "{kind: star}", algorithm="rounds: 50, method: article")
+    privacy = check_privacy(plain, "pairwise")
     assert findings_about(privacy, "leaf") == [("warn", tuple("bcdef"))]
     assert findings_about(privacy, "cut") == [("warn", ("a",))]
     assert findings_about(privacy, "bridge") == [], "links to leaves are reported with the leaves"
@@ -103,6 +104,16 @@ def test_the_leaves_of_a_star_are_seen_through_by_its_hub(tmp_path: Path) -> Non
         "gradient to 10 % after 10 (34) rounds, to 5 % after 20 (134) rounds"
         in only(privacy, "leaf").text
     )
+
+
+def test_with_the_exact_method_the_hub_of_a_star_learns_the_gradients_exactly(
+    tmp_path: Path,
+) -> None:
+    privacy = check_privacy(fleet_of(tmp_path, "{kind: star}"), "pairwise")
+    assert "its gradient at the optimum exactly" in only(privacy, "leaf").text
+    many = [row.many_rounds for row in privacy.who_learns_what]
+    assert any("its gradient at the optimum exactly" in text for text in many)
+    assert not any("gradient to 10 %" in text for text in many)
 
 
 def test_in_plain_averaging_the_hub_learns_every_value(tmp_path: Path) -> None:

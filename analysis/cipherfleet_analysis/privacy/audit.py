@@ -379,18 +379,11 @@ def _check_separation(disclosure: Disclosure) -> Iterator[Finding]:
 
 def _describe_telescoping(disclosure: Disclosure) -> Finding:
     algorithm = disclosure.fleet.file.algorithm
-    if algorithm.method == "statistics":
+    if algorithm.method != "article":
         return Finding(
             "note", "telescoping",
-            "all neighbours of a node together, if they know its coupling term, learn "
+            f"all neighbours of a node together, if they know its coupling term, learn "
             f"{disclosure.gradient_text}",
-            "choose neighbours of several owners, or algorithm.method: article",
-        )  # fmt: skip
-    if algorithm.method == "exact":
-        return Finding(
-            "note", "telescoping",
-            "all neighbours of a node together, if they know its coupling term, learn its gradient "
-            "at the optimum exactly, once the fleet agrees: method exact leaves no error",
             "choose neighbours of several owners, or algorithm.method: article",
         )  # fmt: skip
     stepsize, rounds = algorithm.stepsize, algorithm.rounds

@@ -120,6 +120,11 @@ class Disclosure:
         if algorithm.method == "statistics":
             what = "its normal equations" if self.shows_equations else "the mean of its readings"
             return f"{what} exactly, once the fleet agrees"
+        if algorithm.method == "exact":
+            return (
+                "its gradient at the optimum exactly, once the fleet agrees: method exact leaves "
+                "no error"
+            )
         if algorithm.stepsize.spread == 0:
             return "its gradient exactly, in every single round (stepsize.spread is 0)"
         tenth, twentieth = (

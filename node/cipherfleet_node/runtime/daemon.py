@@ -63,7 +63,7 @@ from .obfuscator_pools import Pools, release_interpreter_during_powers
 from .own_presence import Conclusion, OwnPresence
 from .sampler import Sampled, Sampler
 from .self_test import check_exchanges
-from .start_warnings import curvature_warning, start_warnings
+from .start_warnings import start_warnings
 from .store import Store
 from .systemd import ServiceManager
 from .telemetry import Telemetry
@@ -339,9 +339,8 @@ class Daemon:
             return  # the agent must not save or send with the former epoch any more
         now = time.monotonic()
         if self._agent.phase is not Phase.COLLECTING:
-            self._telemetry.spans.restart(
-                now
-            )  # a round may open now: earlier time does not belong to it
+            # A round may open now: earlier time does not belong to it.
+            self._telemetry.spans.restart(now)
         with self._telemetry.spans.during("agent"):
             for effect in self._agent.handle(event, now):
                 self._carry_out(effect)
@@ -366,8 +365,6 @@ class Daemon:
                 self._sampler.request(time.monotonic(), is_urgent=is_urgent)
             case RoundClosed():
                 self._telemetry.close_round(effect, self._pools.figures(), self._link)
-                if effect.is_curved_more is not None:
-                    log.warning(curvature_warning(is_curved_more=effect.is_curved_more))
             case LateCoupling(number):
                 log.info("round %d is coupled after all: its last answer has come", number)
             case Rejected(sender, reason):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cipherfleet_node.core.agreement import FAR_OFF
 from cipherfleet_node.settings.sections import NodeConfig, Simulation
 
 from .telemetry import ESTIMATES_FILE
@@ -31,16 +30,6 @@ def simulation_warnings(simulation: Simulation) -> Iterator[str]:
             "simulation.trace_estimates is on: the estimate of every round is written to "
             f"logs/{ESTIMATES_FILE}, for the plot of the run; keep that file private"
         )
-
-
-def curvature_warning(*, is_curved_more: bool) -> str:
-    """Return the warning of a node whose curvature is far from the fleet's scale."""
-    size, side = ("large", "above") if is_curved_more else ("small", "below")
-    return (
-        f"the features of this node are {size} compared with those of the fleet: its curvature is "
-        f"{side} the fleet's scale of curvature by a factor of more than {FAR_OFF:g}, so the fleet "
-        "needs more rounds; bring the fields to order one by offset and scale in objective"
-    )
 
 
 def neighbour_warning(config: NodeConfig) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cipherfleet_node.core.agent import Agent
+from cipherfleet_node.core.agreement import FAR_OFF
 from cipherfleet_node.core.events import RoundClosed
 from cipherfleet_node.core.messages import Health, Message, Presence, Query
 from cipherfleet_node.core.statistics import find_solutions
@@ -125,12 +126,26 @@ class Telemetry:
             self.spans.flush()
         if closed.number == 0:
             log.info("first round closed %.2f s after the start", now - self._began)
+        self._warn_of_curvature(closed)
         self._warn_of_spoiled(closed)
         self._note_left_out(closed)
         if closed.silent and not self._config.is_idle_leaf:  # it asks no neighbour
             log.warning("round %d: no answer of %s", closed.number, ", ".join(closed.silent))
         if self._config.simulation.trace_estimates:
             self._trace_estimate(closed)
+
+    @staticmethod
+    def _warn_of_curvature(closed: RoundClosed) -> None:
+        """Warn if the curvature of this node is far from the fleet's scale, without its value."""
+        if closed.is_curved_more is None:
+            return
+        log.warning(
+            "the features of this node are %s compared with those of the fleet: its curvature is "
+            "%s the fleet's scale of curvature by a factor of more than %g, so the fleet needs "
+            "more rounds; bring the fields to order one by offset and scale in objective",
+            *(("large", "above") if closed.is_curved_more else ("small", "below")),
+            FAR_OFF,
+        )
 
     def _warn_of_spoiled(self, closed: RoundClosed) -> None:
         self._spoiled = self._spoiled + 1 if closed.spoiled else 0

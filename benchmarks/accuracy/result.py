@@ -45,7 +45,7 @@ class MethodResult(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     title: str
     settings: str
-    hides: str  # from whom
+    hides: str  # what it keeps from the other parties
     processes: str
     rounds_run: int
     last_error: float  # after the last round that ran

@@ -95,8 +95,7 @@ def traffic(fleet: Fleet) -> Traffic:
 
 def layout_of(fleet: Fleet) -> Layout:
     """Return the layout of estimates in plaintexts, for the exchange of *fleet*."""
-    half_weights = 1 if fleet.exchange == "sealed" else 2
-    return Layout(fleet.file.crypto.key_bits, fleet.dimension, half_weights)
+    return Layout.of(fleet.exchange, fleet.file.crypto.key_bits, fleet.dimension)
 
 
 @dataclass(frozen=True)

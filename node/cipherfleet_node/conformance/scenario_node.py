@@ -221,9 +221,8 @@ class ScenarioNode:
 
 def _limits(setup: NodeSetup) -> Mapping[str, int]:
     bits = (int(setup.p) * int(setup.q)).bit_length()
-    exchange = Pairwise if setup.exchange == "pairwise" else Sealed
     dimension = make_node_objective(setup.algorithm, setup.objective).dimension
-    return size_limits(Layout(bits, dimension, exchange.half_weights))
+    return size_limits(Layout.of(setup.exchange, bits, dimension))
 
 
 def _tag(key: bytes) -> bytes:

@@ -40,7 +40,7 @@ from gmpy2 import mpz
 from cipherfleet_node.errors import RemoteProtocolError
 
 from .messages import Query
-from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS, Layout
+from .packing import HALF_WEIGHT_BITS, HALF_WEIGHTS, METROPOLIS_BITS, Layout
 from .paillier import PrivateKey, PublicKey, check_ciphertexts, encrypt, scale
 from .quantiser import VALUE_BITS
 from .randomness import RoundRandomness
@@ -183,7 +183,7 @@ class Pairwise(Packed):
     """
 
     sealed = False
-    half_weights = 2
+    half_weights = HALF_WEIGHTS["pairwise"]
     least = 1
 
     def roster(self, asked: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ import gmpy2
 from gmpy2 import mpz
 
 from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
+from cipherfleet_node.settings.sections import ExchangeName
 
 from .quantiser import VALUE_BITS
 
@@ -18,6 +19,8 @@ from .quantiser import VALUE_BITS
 HALF_WEIGHT_BITS = 12  # a half weight H is odd and has exactly this many bits
 METROPOLIS_BITS = 6  # the Metropolis integer counts 1/64ths
 MAX_DEGREE = (1 << METROPOLIS_BITS) - 1
+# By exchange: how many half weights are applied under encryption.
+HALF_WEIGHTS: Mapping[ExchangeName, int] = {"pairwise": 2, "sealed": 1}
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,12 @@ class Layout:
 
     key_bits: int
     dimension: int
-    half_weights: int = 2
+    half_weights: int = HALF_WEIGHTS["pairwise"]
+
+    @classmethod
+    def of(cls, exchange: ExchangeName, key_bits: int, dimension: int) -> Layout:
+        """Return the layout of *exchange*."""
+        return cls(key_bits, dimension, HALF_WEIGHTS[exchange])
 
     @property
     def slot_bits(self) -> int:

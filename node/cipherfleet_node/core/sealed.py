@@ -54,6 +54,7 @@ from .exchange import (
     untimed,
 )
 from .messages import Query
+from .packing import HALF_WEIGHTS
 from .paillier import PrivateKey
 from .randomness import RoundRandomness
 
@@ -125,7 +126,7 @@ class Sealed(Packed):
     """
 
     sealed = True
-    half_weights = 1
+    half_weights = HALF_WEIGHTS["sealed"]
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Sourc
 from cipherfleet_node.settings.sections import NodeConfig, exact_scale_of, resolution_of
 
 from .bundle import Bundle
-from .epochs import is_plausible, new_epoch
+from .epochs import new_epoch, time_off_s
 from .kept_bases import KeptBases
 from .mqtt import Link
 from .obfuscator_pools import OWN
@@ -82,10 +82,9 @@ def make_agent(
 def _away_s(store: Store, clock_s: float) -> float:
     """Return how long the node was off, in seconds, as far as the clocks were plausible."""
     try:
-        saved_s = store.current.stat().st_mtime
+        return time_off_s(store.current.stat().st_mtime, clock_s)
     except OSError:
         return 0.0
-    return max(clock_s - saved_s, 0.0) if is_plausible(saved_s) and is_plausible(clock_s) else 0.0
 
 
 def _first_round(bundle: Bundle) -> int:
@@ -195,9 +194,8 @@ def make_verifiers(bundle: Bundle) -> dict[str, wire.Verifier]:
 def make_limits(bundle: Bundle) -> Mapping[str, int]:
     """Return the length in bytes of the longest valid message to this node, by kind."""
     crypto = bundle.config.crypto
-    exchange = Pairwise if crypto.exchange == "pairwise" else Sealed
-    layout = Layout(crypto.key_bits, bundle.objective.dimension, exchange.half_weights)
-    return size_limits(layout)
+    assert crypto.exchange is not None
+    return size_limits(Layout.of(crypto.exchange, crypto.key_bits, bundle.objective.dimension))
 
 
 def identity_tag(keys: PublicKeys) -> bytes:

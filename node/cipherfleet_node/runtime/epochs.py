@@ -31,6 +31,13 @@ def is_plausible(clock_s: float) -> bool:
     return EARLIEST.timestamp() <= clock_s <= LATEST.timestamp()
 
 
+def time_off_s(saved_s: float, clock_s: float) -> float:
+    """Return the seconds between two times of day, 0 if one of them is not plausible."""
+    if is_plausible(saved_s) and is_plausible(clock_s):
+        return max(clock_s - saved_s, 0.0)
+    return 0.0
+
+
 def new_epoch(
     latest: int, clock_s: float, random_below: Callable[[int], int] = secrets.randbelow
 ) -> int:

@@ -24,7 +24,7 @@ from cipherfleet_node.core.window import FloatMatrix, Window, window_of
 from cipherfleet_node.settings.sections import CsvSensor, NodeConfig, SyntheticSensor
 
 from .bundle import Bundle
-from .epochs import is_plausible
+from .epochs import time_off_s
 from .store import STATE_FOLDER
 from .synced_files import replace_synced
 
@@ -116,13 +116,6 @@ def unpacked(saved: SavedWindow) -> tuple[FloatMatrix, FloatMatrix]:
     """Return the rows, shape (n, width), and their ages in seconds, shape (n,)."""
     rows = np.frombuffer(saved.rows).reshape(-1, saved.width)
     return rows, np.frombuffer(saved.ages_s)
-
-
-def time_off_s(saved_s: float, clock_s: float) -> float:
-    """Return the seconds between two times of day, 0 if one of them is not plausible."""
-    if is_plausible(saved_s) and is_plausible(clock_s):
-        return max(clock_s - saved_s, 0.0)
-    return 0.0
 
 
 def read_window(file: Path) -> SavedWindow | None:

@@ -81,7 +81,8 @@ def _check_size(draft: FleetDraft) -> Iterator[ConfigError]:
     if file.algorithm.method != "statistics" or file.objective.kind not in STATISTICS_KINDS:
         return
     count = make_node_objective(file.algorithm, file.objective).dimension
-    layout = Layout(file.crypto.key_bits, count, 1 if file.crypto.exchange == "sealed" else 2)
+    # Without a choice it may become the pairwise exchange, whose messages are longer.
+    layout = Layout.of(file.crypto.exchange or "pairwise", file.crypto.key_bits, count)
     found = layout.ciphertexts * layout.ciphertext_bytes
     if found > MAX_MESSAGE_BYTES:
         yield draft.document.error(

@@ -16,13 +16,13 @@ import pytest
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.window import take_in, window_of
 from cipherfleet_node.runtime.bundle import Bundle, read_bundle
+from cipherfleet_node.runtime.epochs import time_off_s
 from cipherfleet_node.runtime.kept_window import (
     MAX_BYTES,
     SAVE_EVERY_S,
     WINDOW_FILE,
     KeptWindow,
     read_window,
-    time_off_s,
     unpacked,
 )
 from cipherfleet_node.runtime.store import STATE_FOLDER

@@ -1,4 +1,7 @@
-"""Forecasts against what they predict: reference runs, wire sizes, eigenvalues, real states."""
+"""Forecasts against what they predict: reference runs, wire sizes, eigenvalues, real states.
+
+All of it is in one file: each part of a forecast is checked on the same few fleets.
+"""
 
 from __future__ import annotations
 

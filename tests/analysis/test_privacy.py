@@ -1,4 +1,8 @@
-"""The privacy audit on graphs whose result is known."""
+"""The privacy audit on graphs whose result is known.
+
+All of it is in one file: one audit of a graph makes findings on every subject, and the tests share
+the graphs and the ways to pick findings.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""The brokers that cipherfleet starts: delivery, limits, access, crashes and their end.
+
+All of it is in one file: every test runs on both brokers, with the same client.
+"""
+
 from __future__ import annotations
 
 import gc

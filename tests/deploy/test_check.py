@@ -1,4 +1,7 @@
-"""`cipherfleet check` as operators and scripts use it."""
+"""`cipherfleet check` as operators and scripts use it.
+
+All of it is in one file: every test runs the same command on variants of the same few fleets.
+"""
 
 from __future__ import annotations
 

@@ -187,7 +187,8 @@ def test_ctrl_c_twice_leaves_nothing_but_one_line(
     words: list[str], moment: Moment, tmp_path: Path
 ) -> None:
     (tmp_path / "fleet.yaml").write_text(FLEET.format(token="", rounds=1_000_000))
-    assert press(words, tmp_path, moment, again=True).faults == []
+    pressed = press(words, tmp_path, moment, again=True)
+    assert pressed.faults == [], pressed.stderr
     assert not (tmp_path / "cipherfleet-out").exists() or not any(
         (tmp_path / "cipherfleet-out").iterdir()
     )

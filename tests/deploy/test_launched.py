@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from cipherfleet_broker import start_broker
+from cipherfleet_deploy.local import launched
 from cipherfleet_deploy.local.launched import LaunchedProcess, Launcher
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.record import FleetFailed
@@ -117,6 +119,38 @@ def test_a_launcher_that_was_killed_is_one_clear_error(folders: dict[str, Path])
         assert process.wait(60) == -signal.SIGKILL
         with pytest.raises(FleetFailed, match="the process that starts the nodes has ended"):
             start(launcher, folders["n2"])
+
+
+def test_ctrl_c_during_a_request_does_not_shift_the_replies(folders: dict[str, Path]) -> None:
+    with Launcher() as launcher:
+        assert start(launcher, folders["n1"]).poll() is None
+        helper, pressed = psutil.Process(launcher.pid), threading.Event()
+
+        def press_then_resume() -> None:
+            time.sleep(0.1)
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.2)
+            pressed.set()
+            helper.resume()
+
+        helper.suspend()
+        threading.Thread(target=press_then_resume).start()
+        with pytest.raises(KeyboardInterrupt):
+            start(launcher, folders["n2"])
+        assert pressed.is_set()  # the interrupt came after the reply
+        missing = start(launcher, folders["n1"].parent / "nothing")
+        assert missing.wait(60) == ConfigError.exit_code
+
+
+def test_a_launcher_that_does_not_reply_is_one_clear_error(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launched, "REPLY_WITHIN_S", 0.2)
+    with Launcher() as launcher:
+        psutil.Process(launcher.pid).suspend()
+        with pytest.raises(FleetFailed, match="the process that starts the nodes has ended"):
+            start(launcher, folders["n1"])
+        assert launcher.exit_code(1) == -signal.SIGKILL
 
 
 @pytest.mark.fleet

@@ -22,6 +22,7 @@ from .record import FleetFailed
 
 LAUNCHER = (sys.executable, "-P", "-m", "cipherfleet_deploy.local.node_launcher")
 POLL_EVERY_S = 0.01
+REPLY_WITHIN_S = 60.0  # the first reply waits for the launcher's imports, about a second
 MAX_REQUEST_BYTES = 16 * 1024
 
 
@@ -68,6 +69,7 @@ class Launcher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with defer_interrupts(), theirs:
             self._control = ours
+            self._control.settimeout(REPLY_WITHIN_S)
             self._process = subprocess.Popen(
                 die_with_parent([*LAUNCHER, str(theirs.fileno())]),
                 stdin=subprocess.DEVNULL,
@@ -112,13 +114,19 @@ class Launcher:
         return code
 
     def request(self, request: StartDaemon | Poll) -> int | None:
-        """Send *request* and return the launcher's reply; None if the launcher has ended."""
-        try:
-            self._control.send(msgspec.json.encode(request))
-            data = self._control.recv(MAX_REQUEST_BYTES)
-        except ConnectionError:
-            data = b""
+        """Send *request* and return the launcher's reply; None if the launcher has ended.
+
+        An interrupt takes effect after the reply: the next request would otherwise read it as its
+        own. A launcher that does not reply within REPLY_WITHIN_S is ended, and with it its daemons.
+        """
+        with defer_interrupts():
+            try:
+                self._control.send(msgspec.json.encode(request))
+                data = self._control.recv(MAX_REQUEST_BYTES)
+            except (ConnectionError, TimeoutError):
+                data = b""
         if not data:
+            self._process.kill()
             self._process.wait()
             return None
         return msgspec.json.decode(data, type=LauncherReply).value

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -34,7 +35,7 @@ def main(descriptor: int) -> None:
     libc, decoder = ctypes.CDLL(None, use_errno=True), msgspec.json.Decoder(StartDaemon | Poll)
     gc.collect()
     gc.freeze()  # a collection in a child then copies no page of this process
-    with socket.socket(fileno=descriptor) as control:
+    with socket.socket(fileno=descriptor) as control, suppress(ConnectionError):  # the caller ended
         while data := control.recv(MAX_REQUEST_BYTES):
             match decoder.decode(data):
                 case StartDaemon() as start:

@@ -128,7 +128,7 @@ def test_ctrl_c_during_a_request_does_not_shift_the_replies(folders: dict[str, P
 
         def press_then_resume() -> None:
             time.sleep(0.1)
-            signal.raise_signal(signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             time.sleep(0.2)
             pressed.set()
             helper.resume()

@@ -322,7 +322,10 @@ def read_log(log: Path) -> list[FlowerRound]:
 def installed_version(python: Path, package: str) -> str | None:
     """Return the version of *package* in the environment of *python*, or None without it."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    except OSError:  # no such file, or not executable
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 

@@ -224,22 +224,13 @@ class FlowerMethod:
             relay = stack.enter_context(CountingRelay(port))
             fleet = FlowerFleet(_interpreter(scene).parent, folder)
             stack.callback(fleet.stop)
-            superlink = [
-                "flower-superlink",
-                "--insecure",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                f"{port}",
-            ]
-            superlink.append("--disable-runtime-dependency-installation")
             connection = _CONNECTION.format(port=port)
             if self.is_deployed:
-                fleet.start(superlink)
+                fleet.start(_superlink(port))
                 for node in range(scene.nodes):
                     fleet.start(_supernode(relay.port, node, scene.nodes))
             else:
-                fleet.start([*superlink, "--simulation"])
+                fleet.start([*_superlink(port), "--simulation"])
                 connection += _SIMULATION.format(nodes=scene.nodes)
             fleet.submit(app, connection, port)
             submit_cpu_s = _reaped_cpu_s() - used
@@ -341,6 +332,15 @@ def _reaped_cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _superlink(port: int) -> list[str]:
+    return [
+        "flower-superlink",
+        "--insecure",
+        *("--host", "127.0.0.1", "--port", f"{port}"),
+        "--disable-runtime-dependency-installation",
+    ]
+
+
 def _supernode(port: int, node: int, nodes: int) -> list[str]:
     return [
         "flower-supernode",
@@ -411,6 +411,8 @@ class FlowerFleet:
                 return samples
             if lines > seen:
                 progress, seen = time.monotonic(), lines
+            if (failure := log.with_suffix(".failure")).exists():
+                raise RuntimeError(f"the app has failed:\n{failure.read_text()}")
             is_moving = time.monotonic() - progress < STALLED_AFTER_S
             self._check(is_moving, f"no round for {STALLED_AFTER_S:.0f} s")
             time.sleep(SAMPLE_EVERY_S)

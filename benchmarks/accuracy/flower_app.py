@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,16 @@ masked_client = ClientApp(
 @server.main()  # type: ignore[untyped-decorator]  # as above
 def main(grid: Grid, context: Context) -> None:
     """Wait for all clients, and run all rounds."""
-    task = _task(context)
-    replies = Replies(grid, Path(str(context.run_config["log"])))
+    task, log = _task(context), Path(str(context.run_config["log"]))
+    try:
+        _run(grid, context, task, Replies(grid, log))
+    except Exception:
+        # Flower's processes go on after the end of its server app: the benchmark looks for this.
+        log.with_suffix(".failure").write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+
+
+def _run(grid: Grid, context: Context, task: dict[str, Any], replies: Replies) -> None:
     grid.send_and_receive = replies.send_and_receive
     while len(list(grid.get_node_ids())) < len(task["offsets"]):
         time.sleep(POLL_S)

@@ -78,8 +78,8 @@ def _flower_note(result: AccuracyResult) -> str:
         "`flwr run`. The server learns the model after each round, with SecAgg+, too. Without "
         "SecAgg+ it sees every node's update in clear. A step is the best constant one for this "
         f"problem. The server looks for replies every 0.1 s, in place of Flower's 3 s. {DEPLOYED} "
-        "The quantiser of SecAgg+ limits its accuracy, with the finest levels that its modulus "
-        "allows."
+        "SecAgg+ has the finest quantiser that its modulus allows. In a calculation with Flower's "
+        "default, 2^22 levels, the error does not stay below 1e-6."
     )
 
 

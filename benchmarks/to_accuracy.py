@@ -7,6 +7,7 @@ extrapolated, or a lower bound.
     python benchmarks/to_accuracy.py --gate
     python benchmarks/to_accuracy.py --methods exact gradient-tracking --nodes 5 --key-bits 1024
     python benchmarks/to_accuracy.py --gate --page to-accuracy.md
+    python benchmarks/to_accuracy.py --methods exact flower --flower-python flower/bin/python
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 from rich.console import Console
 
 from accuracy.daemons import DAEMON_METHODS
+from accuracy.flower import FLOWER_METHODS, installed_version
 from accuracy.page import page, show
 from accuracy.peers import peers_not_run
 from accuracy.plain_fleet import PLAIN_METHODS
@@ -56,7 +58,7 @@ class Method(Protocol):
         """Run it on *scene*, and return its costs."""
 
 
-METHODS: Sequence[Method] = (*DAEMON_METHODS, *PLAIN_METHODS, *PHE_METHODS)
+METHODS: Sequence[Method] = (*DAEMON_METHODS, *PLAIN_METHODS, *PHE_METHODS, *FLOWER_METHODS)
 
 
 def main() -> int:
@@ -78,6 +80,8 @@ def main() -> int:
             article_rounds=options.article_rounds,
             plain_rounds=options.plain_rounds,
             phe_rounds=options.phe_rounds,
+            flower_python=options.flower_python,
+            flower_rounds=options.flower_rounds,
         )
         result = _measure(scene, chosen, console)
     _print(result, options)
@@ -98,7 +102,7 @@ def _measure(scene: Scene, chosen: Sequence[Method], console: Console) -> Accura
         key_bits=scene.key_bits,
         simulated_rounds=scene.simulated_rounds,
         methods=tuple(results),
-        not_run=peers_not_run(),
+        not_run=peers_not_run([each.name for each in results]),
         gates=tuple(evaluate_gates(results)),
     )
 
@@ -134,22 +138,62 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    chosen = f"of {', '.join(names)} (default: all)"
-    parser.add_argument(
-        "--methods", nargs="+", choices=names, default=names, metavar="METHOD", help=chosen
-    )
+    chosen = f"of {', '.join(names)} (default: all, those of Flower with --flower-python only)"
+    parser.add_argument("--methods", nargs="+", choices=names, metavar="METHOD", help=chosen)
     parser.add_argument("--nodes", type=int, default=10, help="motes (default: 10)")
     parser.add_argument("--key-bits", type=int, default=2048, help="default: 2048")
     parser.add_argument("--exact-rounds", type=int, default=250, help="to run (default: 250)")
     parser.add_argument("--article-rounds", type=int, default=60, help="to run (default: 60)")
     parser.add_argument("--plain-rounds", type=int, default=300, help="to run (default: 300)")
     parser.add_argument("--phe-rounds", type=int, default=2, help="to run (default: 2)")
+    parser.add_argument(
+        "--flower-rounds",
+        type=int,
+        default=12,
+        help="to run where Flower is deployed (default: 12)",
+    )
+    parser.add_argument(
+        "--flower-python",
+        type=Path,
+        metavar="PATH",
+        help="the interpreter of an environment with flwr, and with ray for the simulated methods",
+    )
     parser.add_argument("--simulated-rounds", type=int, default=20_000, help="default: 20000")
     parser.add_argument("--broker", default="embedded")
     parser.add_argument("--gate", action="store_true", help="exit code 1 if a gate fails")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--page", type=Path, help="also write a page in Markdown to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.flower_python is not None:
+        # Not resolved: the interpreter of a virtual environment is a link to another one.
+        options.flower_python = options.flower_python.expanduser().absolute()
+    try:
+        options.methods = choose_methods(options.methods, options.flower_python)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def choose_methods(names: Sequence[str] | None, flower_python: Path | None) -> list[str]:
+    """Return the methods to run: *names*, or all that can run if it is None.
+
+    Raises ValueError if a method of Flower is among *names* without its environment.
+    """
+    missing: dict[str, str] = {}
+    for method in FLOWER_METHODS:
+        if flower_python is None:
+            missing[method.name] = "needs --flower-python PATH"
+        elif installed_version(flower_python, method.needs) is None:
+            install = f"pip install '{method.requirement}'"
+            missing[method.name] = f"needs {method.needs} for {flower_python}: {install}"
+    if flower_python is not None and "flower" in missing:
+        raise ValueError(f"--flower-python: {missing['flower']}")
+    for name in names or ():
+        if name in missing:
+            raise ValueError(f"--methods {name}: {missing[name]}")
+    return (
+        [each.name for each in METHODS if each.name not in missing] if names is None else [*names]
+    )
 
 
 def _print(result: AccuracyResult, options: argparse.Namespace) -> None:

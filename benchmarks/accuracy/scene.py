@@ -55,6 +55,9 @@ class Scene:
     article_rounds: int
     plain_rounds: int
     phe_rounds: int
+    # The interpreter of the environment of Flower, and how many rounds run where it is deployed.
+    flower_python: Path | None = None
+    flower_rounds: int = 0
 
     def fleet(self, name: str, algorithm: str, rounds: int) -> Fleet:
         """Write and load the fleet with these settings of the *algorithm*."""

@@ -208,6 +208,11 @@ def test_the_page_says_what_is_extrapolated_and_what_did_not_run() -> None:
     assert "* NVFlare: not installed" in text
 
 
+def test_the_page_says_what_the_server_of_flower_learns_where_flower_ran() -> None:
+    assert "The server learns the model" in page(result(method("flower", 1.0)))
+    assert "The server learns the model" not in page(result(method("exact", 1.0)))
+
+
 def test_the_result_has_a_schema_and_keeps_infinite_ratios_apart() -> None:
     found = result(method("exact", 1.0, "lower bound"), method("article-best", 2.0))
     again = msgspec.json.decode(msgspec.json.encode(found))

@@ -57,6 +57,8 @@ PAIRS: Sequence[Pair] = tuple(
     for method in ("", "-exact")
 )
 
+QUICK_PAIRS = PAIRS[:2]  # for a trial of the page
+
 
 def run_pairs(seed: int, trials: int, pairs: Iterable[Pair] = PAIRS) -> Iterator[PairResult]:
     """Run every one of *pairs*; the same seed gives the same results."""

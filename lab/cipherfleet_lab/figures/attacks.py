@@ -6,7 +6,7 @@ import msgspec
 
 from cipherfleet_lab.attacks.catalogue import ATTACKS
 from cipherfleet_lab.attacks.result import percent
-from cipherfleet_lab.attacks.round_table import HEAD, run_pairs
+from cipherfleet_lab.attacks.round_table import HEAD, PAIRS, QUICK_PAIRS, run_pairs
 from cipherfleet_lab.attacks.table import (
     QUICK_TRIALS,
     SIGNS,
@@ -22,7 +22,8 @@ from .study import Result, Study, StudyEffort, Table
 
 def _run(effort: StudyEffort) -> Result:
     table = attack_table(effort.seed, QUICK_TRIALS if effort.quick else TRIALS)
-    pairs = list(run_pairs(effort.seed, table.trials))
+    chosen = QUICK_PAIRS if effort.quick else PAIRS
+    pairs = list(run_pairs(effort.seed, table.trials, chosen))
     head, *rows = table.rows()
     attacks = [
         (a.name, a.adversary, a.text, "yes" if a.depends_on_method else "no")

@@ -10,7 +10,8 @@ are saved. `exchange.py` and `sealed.py` make and open the ciphertexts.
 **Events and effects.** The caller passes an event and the monotonic time to `Agent.handle`, which
 is a generator of effects. The caller carries out each effect before it takes the next one. The code
 after `yield Save(...)` therefore runs only when the state is on the disk, and no message can leave
-before the state that it belongs to is durable ("save, then send").
+before the state that it belongs to is durable ("save, then send"). After a `Note` the caller may
+collect what it must publish, and send it when the note is durable.
 
 **Rounds.** A node runs rounds 0, 1, 2, ... There is no common clock: a query and an answer belong
 together when they carry the same round number. To open round k, the node quantises its estimate,
@@ -169,6 +170,12 @@ class Agent:
         return self._state.round
 
     @property
+    def awaits_one_answer(self) -> bool:
+        """True if the next answer may close the open round."""
+        current = self.collector.current
+        return current is not None and len(current.unheard) <= 1
+
+    @property
     def state(self) -> State:
         """The state as `Save` would write it now. Private as a whole."""
         return self._state
@@ -198,7 +205,7 @@ class Agent:
     def handle(self, event: Event, now: float) -> Iterator[Effect]:
         """Process one event at monotonic time *now*.
 
-        The caller must take every effect, in order, and carry it out before it takes the next one.
+        The caller must take every effect and carry it out in order; see the head of this module.
         """
         match event:
             case Started():

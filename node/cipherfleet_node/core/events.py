@@ -119,7 +119,7 @@ class Save:
 
 @dataclass(frozen=True, repr=False)
 class Note:
-    """Add *entry* durably to the state that was saved last, before the next effect is taken."""
+    """Add *entry* durably to the state that was saved last, before the next message is sent."""
 
     entry: AnsweredQuery
 

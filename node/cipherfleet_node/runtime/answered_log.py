@@ -1,9 +1,10 @@
 """The list of answered queries that were noted since the latest saves, on disk.
 
 A node notes a query before it answers it. A whole save for each answer would take several writes
-and much of a round on a slow card, so an entry is appended to one file and synchronised alone. The
-entries of rounds that the saved state no longer has are ignored. The file is rewritten when it is
-longer than REWRITE_BYTES.
+and much of a round on a slow card, so entries are appended to one file. The file is synchronised
+before an answer is sent, once for all answers that are ready (`outbox.py`). The entries of rounds
+that the saved state no longer has are ignored. The file is rewritten when it is longer than
+REWRITE_BYTES.
 
 Each entry has its length and a checksum. Reading stops at the first entry that is not whole: it was
 being written when the power was lost, and its answer was not sent.
@@ -35,16 +36,23 @@ class AnsweredLog:
     def __init__(self, folder: Path) -> None:
         self._folder, self.file = folder, folder / FILE
         self._descriptor: int | None = None
+        self.is_unsynced = False  # the latest entries may be lost with the power
 
     def append(self, entry: AnsweredQuery) -> None:
-        """Write *entry* durably. Raises OSError."""
+        """Write *entry*, which is durable after `sync`. Raises OSError."""
         if self._descriptor is None:
             self._descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             # An entry that was being written when the power was lost would hide those after it.
             os.ftruncate(self._descriptor, sum(len(_frame(e)) for e in read_entries(self.file)))
             sync_folder(self._folder)
-        os.write(self._descriptor, _frame(entry))
-        os.fdatasync(self._descriptor)
+        self.is_unsynced = True
+        _write_all(self._descriptor, _frame(entry))
+
+    def sync(self) -> None:
+        """Make all entries durable. Raises OSError."""
+        if self._descriptor is not None and self.is_unsynced:
+            os.fdatasync(self._descriptor)
+            self.is_unsynced = False
 
     def shorten(self, state: State) -> None:
         """Drop the entries that *state* does not need any more, if the file is long."""
@@ -53,6 +61,7 @@ class AnsweredLog:
         kept = [entry for entry in read_entries(self.file) if state.record(entry.round)]
         self.close()
         replace_synced(self.file, b"".join(_frame(entry) for entry in kept))
+        self.is_unsynced = False
 
     def close(self) -> None:
         """Close the file, if it is open; the next entry opens it again."""
@@ -82,6 +91,12 @@ def read_entries(file: Path) -> Iterator[AnsweredQuery]:
         except msgspec.MsgspecError:
             return
         at += _HEAD_BYTES + length
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    # A disk that becomes full takes a part of the data, and refuses the rest with an error.
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _frame(entry: AnsweredQuery) -> bytes:

@@ -34,7 +34,7 @@ from cipherfleet_node.core.events import (
     TakeReading,
     TimerFired,
 )
-from cipherfleet_node.core.messages import Claim, Membership, Message, Presence
+from cipherfleet_node.core.messages import Claim, Membership, Message, Presence, Reply
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.errors import (
     BrokerUnreachable,
@@ -60,6 +60,7 @@ from .kept_window import KeptWindow
 from .membership_updates import MembershipUpdates
 from .mqtt import Arrived, LinkDown, LinkRefused, LinkUp
 from .obfuscator_pools import Pools, release_interpreter_during_powers
+from .outbox import Outbox
 from .own_presence import Conclusion, OwnPresence
 from .sampler import Sampled, Sampler
 from .self_test import check_exchanges
@@ -117,6 +118,7 @@ class Daemon:
         self._own = OwnPresence(saved.epoch if saved else 0, self._agent.state.epoch)
         self._has_clashed = False
         self._presence: Presence | None = None  # the latest that was sent
+        self._outbox = Outbox(self._store, self._telemetry.spans, self._send)
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
 
     # -- running --------------------------------------------------------------------------------
@@ -144,6 +146,7 @@ class Daemon:
                 self._step()
             if self._stopping.is_set():
                 self._close_open_round()
+            self._outbox.flush()
         finally:
             self._shut_down()
         if self._gave_up:
@@ -164,10 +167,12 @@ class Daemon:
                 return
             self._step()
         if self._agent.phase is Phase.READING and not self.restart_requested:
-            self._store.save(self._agent.state)
+            self._outbox.save(self._agent.state)
 
     def _step(self) -> None:
         wake = self._agent.timer()
+        if self._events.is_empty or self._outbox.is_due(time.monotonic()):
+            self._outbox.flush()
         now = time.monotonic()
         due = min(self._sampler.deadline, math.inf if wake is None else wake)
         nap = min(max(due - now, 0.0), IDLE_S)
@@ -282,6 +287,8 @@ class Daemon:
             self._receive_own(message, is_live=not arrived.retained)
         else:
             self._telemetry.hear(message, arrived.at, is_live=not arrived.retained)
+            if isinstance(message, Reply) and self._agent.awaits_one_answer:
+                self._outbox.flush()
             self._handle(MessageReceived(message, arrived.retained))
 
     def _name_sender(self, topic: str) -> str:
@@ -331,7 +338,7 @@ class Daemon:
     def _restart_with(self, epoch: int) -> None:
         """Request a restart with *epoch*, which is saved before any message carries it."""
         if not self.restart_requested:
-            self._store.save(raise_epoch(self._agent.state, epoch))
+            self._outbox.save(raise_epoch(self._agent.state, epoch))
             self.next_epoch, self.restart_requested = epoch, True
 
     def _handle(self, event: Event) -> None:
@@ -352,14 +359,11 @@ class Daemon:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Save(state):
-                with self._telemetry.spans.span("save", state.round):
-                    self._store.save(state)
+                self._outbox.save(state)
             case Note(entry):
-                with self._telemetry.spans.span("save", entry.round):
-                    self._store.note(entry)
+                self._outbox.note(entry)
             case Publish(message):
-                with self._telemetry.spans.span("publish", self._agent.round_number):
-                    self._send(message)
+                self._outbox.put(message, time.monotonic())
             case TakeReading():
                 is_urgent = not self._bundle.objective.ready
                 self._sampler.request(time.monotonic(), is_urgent=is_urgent)
@@ -378,6 +382,10 @@ class Daemon:
                 self._gave_up = not is_complete
 
     def _send(self, message: Message) -> None:
+        with self._telemetry.spans.span("publish", self._agent.round_number):
+            self._publish(message)
+
+    def _publish(self, message: Message) -> None:
         payload = wire.encode(message, self._bundle.keys.identity)
         if retain := isinstance(message, Presence):
             self._presence = message

@@ -46,6 +46,11 @@ class EventQueue:
             self._release(event)
         return event
 
+    @property
+    def is_empty(self) -> bool:
+        """True if no event is waiting."""
+        return self._events.empty()
+
     def _reserve(self, message: Arrived) -> bool:
         size = size_of(message)
         with self._lock:

@@ -44,24 +44,31 @@ class Spans:
     @contextmanager
     def span(self, phase: str, round_number: int) -> Iterator[None]:
         """Measure the enclosed block, and record it as a line."""
-        began, cpu = time.monotonic(), time.thread_time()
+        self._enter(phase)
+        began, cpu = self._charged_until, self._cpu_until
         try:
-            with self.during(phase):
-                yield
+            yield
         finally:
-            cpu_ms = round(1000.0 * (time.thread_time() - cpu), 4)
-            self.add(phase, round_number, began, time.monotonic(), cpu_ms=cpu_ms)
+            self._leave()
+            cpu_ms = round(1000.0 * (self._cpu_until - cpu), 4)
+            self.add(phase, round_number, began, self._charged_until, cpu_ms=cpu_ms)
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """Count the time of the enclosed block as *phase*, except the phases within it."""
-        self._charge(time.monotonic())
-        self._open.append(phase)
+        self._enter(phase)
         try:
             yield
         finally:
-            self._charge(time.monotonic())
-            self._open.pop()
+            self._leave()
+
+    def _enter(self, phase: str) -> None:
+        self._charge(time.monotonic())
+        self._open.append(phase)
+
+    def _leave(self) -> None:
+        self._charge(time.monotonic())
+        self._open.pop()
 
     def add(self, phase: str, round_number: int, began: float, ended: float, **counts: Any) -> None:
         """Record that *phase* lasted from *began* to *ended*, in monotonic seconds."""

@@ -15,6 +15,19 @@ def write_synced(file: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def overwrite_synced(file: Path, data: bytes) -> None:
+    """Write *data* durably over the content of *file*, which a crash leaves undefined.
+
+    The blocks of the file are used again. Only the owner can read it.
+    """
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        stream.truncate()
+        stream.flush()
+        os.fdatasync(stream.fileno())
+
+
 def replace_synced(file: Path, data: bytes) -> None:
     """Replace *file* durably; after a crash it is the old one or the one with *data*."""
     fresh = file.with_name(f"{file.name}-fresh")

@@ -132,7 +132,7 @@ def test_random_graphs_never_deadlock(
     fleet = fleet_of(edges, 5, faults=faults, seed=seed, sealed=sealed, encrypted=False)
     fleet.run(20_000.0)
     assert not reused_rounds(fleet)
-    # Where answers are lost and many are late, a node may be left without neighbours before its end.
+    # Where answers are lost and many are late, a node may end after all of its neighbours.
     is_hard = drop > (0.0 if sealed else 0.1) and longest_s > TIMEOUT
     assert all(coupled_of(fleet, name) >= (0 if is_hard else 5) for name in fleet.seats)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ class PowerLossError(Exception):
 STEPS: list[tuple[Any, str]] = [
     (os, "open"),
     (os, "fsync"),
+    (os, "fdatasync"),
     (Path, "unlink"),
     (Path, "hardlink_to"),
     (Path, "replace"),
@@ -181,17 +183,20 @@ def test_a_crash_after_damage_keeps_the_generation_that_is_whole(
         first = Store(folder)
         first.save(state(1))
         first.save(state(2))
+        first.close()
         first.current.write_bytes(b"rubbish")
+        second = Store(folder)
         with monkeypatch.context() as patch:
             fail_at(patch, moment, after=False)
             try:
-                first.save(state(4))
+                second.save(state(4))
             except PowerLossError:
                 pass
             else:
                 assert moment > 4
                 return
-        first.close()
+            finally:
+                second.close()
         found = read_state(folder)
         assert found is not None
         assert found.round in (3, 4)
@@ -207,7 +212,7 @@ def test_a_full_disk_keeps_the_state_that_is_there(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fdatasync", full)
         with pytest.raises(StateNotSaved, match="No space left on device; free disk space"):
             store.save(state(2))
     assert store.load() == state(1)
@@ -219,23 +224,157 @@ def test_every_save_is_synced_before_it_is_renamed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    real_sync, real_replace = os.fsync, Path.replace
 
-    def sync(descriptor: int) -> None:
-        order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
-        real_sync(descriptor)
+    def recorded(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(first: Any, *others: Any) -> Any:
+            order.append(f"{name} {first.name}" if isinstance(first, Path) else name)
+            return real(first, *others)
 
-    def replace(file: Path, target: Path) -> Path:
-        order.append(f"rename {file.name}")
-        return real_replace(file, target)
+        return call
 
-    monkeypatch.setattr(os, "fsync", sync)
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "fdatasync", recorded("file", os.fdatasync))
+    monkeypatch.setattr(os, "fsync", recorded("folder", os.fsync))
+    monkeypatch.setattr(Path, "replace", recorded("rename", Path.replace))
     store.save(state(1))
     store.save(state(2))
     assert order[:3] == ["file", "rename fresh", "folder"]
-    assert order[3] == "file"
-    assert order[-2:] == ["rename fresh", "folder"]
+    assert order[3:] == ["file", "rename linked", "rename fresh", "folder"]
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_a_current_state_that_is_damaged_at_the_start_never_becomes_the_previous_one(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: bool
+) -> None:
+    store.save(state(1))
+    store.save(state(2))
+    store.current.write_bytes(b"rubbish")
+    store.close()
+    again = Store(tmp_path)
+    if failed:
+        with monkeypatch.context() as patch:
+            fail_at(patch, 6, after=False)
+            with pytest.raises(PowerLossError):
+                again.save(state(4))
+    again.save(state(5))
+    again.current.unlink()
+    found = again.load()
+    assert found is not None
+    assert found.records == state(1).records
+    store._lock = os.dup(again._lock)  # the fixture closes it
+    again.close()
+
+
+class Disk:
+    """What a loss of power may leave in the folder of a store, at any moment since `clear`.
+
+    The names of the folder change in their order. A loss of power keeps the changes since the
+    latest synchronisation up to any of them. A file that is being written is garbage.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.names: list[dict[str, int]] = [{}]  # since the latest synchronisation, oldest first
+        self.contents: list[bytes] = []  # of the files that `names` refers to
+        self.left: list[dict[str, bytes]] = []
+        self.moments_left = 1000  # then the process is killed
+        patch.setattr(store_module, "overwrite_synced", self.overwrite)
+        patch.setattr(store_module, "sync_folder", self.sync)
+        patch.setattr(os, "fdatasync", lambda _descriptor: None)
+        unlink, replace, link = Path.unlink, Path.replace, Path.hardlink_to
+
+        def unlinked(file: Path, missing_ok: bool = False) -> None:
+            unlink(file, missing_ok=missing_ok)
+            self.change({name: at for name, at in self.names[-1].items() if name != file.name})
+
+        def replaced(file: Path, target: Path) -> None:
+            replace(file, target)
+            names = dict(self.names[-1])
+            place = names.pop(file.name)
+            if names.get(target.name) == place:
+                return  # two names of one file: POSIX has rename do nothing
+            self.change(names | {target.name: place})
+
+        def linked(file: Path, target: Path) -> None:
+            link(file, target)
+            self.change(self.names[-1] | {file.name: self.names[-1][target.name]})
+
+        patch.setattr(Path, "unlink", unlinked)
+        patch.setattr(Path, "replace", replaced)
+        patch.setattr(Path, "hardlink_to", linked)
+
+    def overwrite(self, file: Path, data: bytes) -> None:
+        place = self.names[-1].get(file.name, len(self.contents))
+        if place == len(self.contents):
+            self.contents.append(b"")
+            self.change(self.names[-1] | {file.name: place})
+        self.contents[place] = b"garbage"
+        self.record()
+        synced_files.overwrite_synced(file, data)
+        self.contents[place] = data
+        self.record()
+
+    def sync(self, _folder: Path) -> None:
+        del self.names[:-1]
+        self.record()
+
+    def change(self, names: dict[str, int]) -> None:
+        self.names.append(names)
+        self.record()
+
+    def record(self) -> None:
+        for names in self.names:
+            self.left.append({name: self.contents[place] for name, place in names.items()})
+        self.moments_left -= 1
+        if not self.moments_left:
+            raise PowerLossError
+
+
+def check_left(disk: Disk, folder: Path, current: set[int]) -> None:
+    """Check every folder left: the current state is one of *current*, and one before is there."""
+    place = folder / store_module.STATE_FOLDER
+    for left in disk.left:
+        shutil.rmtree(folder, ignore_errors=True)
+        place.mkdir(parents=True)
+        for name, content in left.items():
+            (place / name).write_bytes(content)
+        found = read_state(folder)
+        assert found in [state(k) for k in current]
+        (place / "current").rename(place / "gone")  # a method that `Disk` does not follow
+        before = read_state(folder)
+        assert before is not None
+        assert before.records[0].number < max(current)
+    disk.left.clear()
+
+
+def test_a_loss_of_power_leaves_two_generations_also_after_a_killed_process(
+    tmp_path: Path,
+) -> None:
+    for moment in range(1, 40):
+        with pytest.MonkeyPatch.context() as patch:
+            disk = Disk(patch)
+            folder = tmp_path / str(moment)
+            folder.mkdir()
+            first = Store(folder)
+            for k in range(1, 5):
+                disk.left.clear()
+                first.save(state(k))
+            check_left(disk, tmp_path / "left", {3, 4})
+            disk.moments_left = moment
+            with suppress(PowerLossError):
+                first.save(state(5))
+            is_complete, disk.moments_left = disk.moments_left > 0, 1000
+            check_left(disk, tmp_path / "left", {4, 5})
+            first.close()
+            second = Store(folder)
+            second.save(state(6))
+            check_left(disk, tmp_path / "left", {4, 5, 6})
+            for k in (7, 8):
+                second.save(state(k))
+                check_left(disk, tmp_path / "left", {k - 1, k})
+            second.close()
+        if is_complete:
+            assert moment > 6
+            return
+    raise AssertionError("the save never came to its end")
 
 
 # -- damage ---------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def run_daemons(scene: Scene, fleet: Fleet) -> Course:
     with LocalFleet(bundles, STALLED_AFTER_S) as nodes:
         nodes.start()
         nodes.wait(every_s=1.0)
-    trajectory = Trajectory.of(nodes, fleet.dimension)
+    trajectory = Trajectory.of(nodes, fleet.solution_dimension)
     records = list(nodes.nodes.values())
     rounds = range(min(len(node.rounds) for node in records))
     optimum = scene.problem.optimum

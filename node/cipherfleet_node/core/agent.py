@@ -2,7 +2,8 @@
 
 Everything that changes the phase of a node is in this file. `collector.py` collects the answers of
 the open round, `answerer.py` replies to the queries of others, `roster.py` chooses who is asked,
-`claims.py` decides when the node follows its neighbours, `deadlines.py` learns how long to wait,
+`claims.py` decides when the node follows its neighbours, `entry.py` when a node without a state
+opens its first round, `deadlines.py` learns how long to wait,
 and `neighbours.py` holds who is present. `opening.py` makes the query of a round, and `stepping.py`
 the next estimate. `round.py` has the table of the phases, and `progress.py` makes the states that
 are saved. `exchange.py` and `sealed.py` make and open the ciphertexts.
@@ -97,6 +98,7 @@ from .answerer import Answerer
 from .claims import FAR, Claims
 from .collector import Collector, CouplingTerm
 from .deadlines import Deadlines
+from .entry import Entry
 from .messages import Answer, Message, Presence, PresenceState, Query, Refusal, Reply
 from .neighbours import NeighbourTable
 from .opening import Opener
@@ -137,6 +139,7 @@ class Agent:
         self.deadlines = Deadlines(algorithm.answer_timeout_s)
         rounds = {name: entry.round for name, entry in known.items()}
         self.claims = Claims(rounds, algorithm.period_s, setup.away_s)
+        self.entry = Entry(setup, self.neighbours, self.claims, self.deadlines)
         self.roster = Roster(setup.exchange.least)
         self.answerer = Answerer(setup)
         self.collector = Collector(setup)
@@ -247,6 +250,7 @@ class Agent:
         if not self._connected:
             self._coupled_at += now - self._disconnected_at  # no time passes without a broker
         self._connected = True
+        self.entry.begin_connection(now)
         self.neighbours.begin_connection()
         self.roster.forgive()
         self._announced = None
@@ -335,8 +339,8 @@ class Agent:
             yield from self._open(now)
 
     def _open_first(self, now: float) -> Iterator[Effect]:
-        if self._state.has_lost_round:
-            target = self._learned_round(now)
+        if self._state.has_lost_round or self.entry.is_newcomer(self._state):
+            target = self.entry.round(self._learned_round(now), now)
             if target is None:
                 yield from self._announce("waiting")
                 return
@@ -359,7 +363,8 @@ class Agent:
             if seen[-1] - seen[-2] <= FAR:
                 return seen[-1] + 2  # a neighbour that lies moves the node by FAR rounds at most
             return seen[-2] + 2 if now >= self._doubted_until else None
-        return seen[-1] + 2 if seen and now >= self._deadline else None
+        has_waited = now >= self._deadline or self.entry.has_waited(now)
+        return seen[-1] + 2 if seen and has_waited else None
 
     @property
     def _can_open(self) -> bool:
@@ -479,7 +484,7 @@ class Agent:
         k = self._state.round
         rounds = self.claims.rounds
         there = [n for n in self.neighbours.askable if rounds[n] < k + HISTORY_ROUNDS]
-        return self.roster.choose(there, k)
+        return self.roster.choose(self.entry.entered(there, self._state), k)
 
     def _draw_again_if_wanted(self, now: float) -> None:
         if self._must_draw:
@@ -516,7 +521,8 @@ class Agent:
         is_idle = current is not None and not current.roster
         is_new_leaf = not self._state.records and len(self._setup.neighbours) == 1
         holding = self._holds > 0 or is_idle or is_new_leaf
-        return self.claims.target(self._state.round, now, self.deadlines.current_s, holding=holding)
+        k, deadline_s, ahead = self._state.round, self.deadlines.current_s, self.entry.ahead
+        return self.claims.target(k, now, deadline_s, holding=holding, without=ahead)
 
     def _leave_if_behind(self, now: float) -> Iterator[Effect]:
         """Close the open round, held, if the neighbours are too far ahead."""
@@ -858,7 +864,8 @@ class Agent:
         if current is None or not self._connected or now < current.deadline:
             return
         is_new = any(not self.roster.has_missed(name) for name in current.unheard)
-        if is_new and not current.repeated:
+        is_awaiting = self.entry.is_awaiting(current, self._state, now)
+        if (is_new and not current.repeated) or is_awaiting:
             current.repeated = True
             current.await_until(now, self._wait, self.deadlines.current_s)
             yield Publish(self._query(self._state.records[-1]))

@@ -15,7 +15,7 @@ move a node far, so these rules hold:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from .state import UNSEEN
 
@@ -30,6 +30,7 @@ class Claims:
 
     def __init__(self, rounds: Mapping[str, int], period_s: float | None, away_s: float) -> None:
         self.rounds = dict(rounds)
+        self.first: dict[str, int] = {}  # of the neighbours that have started since this node has
         self._shortest_s = max(SHORTEST_ROUND_S, (period_s or 0.0) / PERIODS)
         self._away_s = away_s  # how long the node was off before this start
         self._start: tuple[int, float] | None = None  # round and time from which the bound counts
@@ -53,17 +54,32 @@ class Claims:
     def record(self, name: str, round_number: int, now: float) -> bool:
         """Record a claim; False if it is beyond the bound, and was cut."""
         bound = self.bound(now)
+        if self.rounds[name] == UNSEEN:
+            self.first[name] = round_number
         self.rounds[name] = max(self.rounds[name], int(min(round_number, bound)))
         return round_number <= bound
 
     def restart(self, name: str) -> None:
         """Forget the claim of *name*, which has started again."""
         self.rounds[name] = UNSEEN
+        self.first.pop(name, None)
         self._far_since.pop(name, None)
 
-    def target(self, current: int, now: float, deadline_s: float, *, holding: bool) -> int | None:
-        """Return the round to go to, or None to go on with *current*."""
-        ordered = sorted(self.rounds.items(), key=lambda item: item[1], reverse=True)
+    def target(
+        self,
+        current: int,
+        now: float,
+        deadline_s: float,
+        *,
+        holding: bool,
+        without: Collection[str] = (),
+    ) -> int | None:
+        """Return the round to go to, or None to go on with *current*.
+
+        The claims of the neighbours *without* do not count.
+        """
+        counted = [(name, claim) for name, claim in self.rounds.items() if name not in without]
+        ordered = sorted(counted, key=lambda item: item[1], reverse=True)
         self._note_far(current, now)
         if len(ordered) > 1 and ordered[1][1] >= current + 2:
             return ordered[1][1]

@@ -48,6 +48,12 @@ class Setup:
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
 
     @property
+    def has_blocks(self) -> bool:
+        """True if nodes without a state enter at the beginning of a block; see `entry.py`."""
+        is_spread = self.algorithm.stepsize.spread > 0
+        return self.exchange.sealed and self.exact_scale is not None and is_spread
+
+    @property
     def only_answers(self) -> bool:
         """True if the node can never ask anybody: a leaf of the sealed exchange."""
         return 0 < len(self.neighbours) < self.exchange.least

@@ -24,7 +24,7 @@ import numpy as np
 
 from cipherfleet_node.settings.sections import AGREE, Scale
 
-from . import agreement, exact, progress, settling
+from . import agreement, entry, exact, progress, settling
 from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
 from .exchange import UNIT
@@ -96,13 +96,20 @@ class Opener:
             ciphertexts = setup.exchange.query(quantised)
         record = RoundRecord(
             number=k,
-            draw=progress.draw_name(state, randomness.seed, sealed=setup.exchange.sealed),
+            draw=self._draw_name(state, randomness.seed),
             quantised=quantised,
             seed=randomness.seed,
             query=ciphertexts,
             roster=setup.exchange.roster(asked),
         )
         return progress.opened(state, record, estimate)
+
+    def _draw_name(self, state: State, seed: bytes) -> bytes:
+        """Return the name of the draw of the next round, with its block if there are blocks."""
+        setup = self._setup
+        name = progress.draw_name(state, seed, sealed=setup.exchange.sealed)
+        has_blocks = setup.has_blocks and not state.agrees
+        return name + entry.block_of(state.drawing.since) if has_blocks else name
 
     def _quantised(
         self, state: State, estimate: FloatVector, randomness: RoundRandomness

@@ -21,7 +21,8 @@ def draw_name(state: State, seed: bytes, *, sealed: bool) -> bytes:
     """Return the name under which the answers of the present draw are remembered.
 
     In the sealed exchange a step of the estimate alone does not change it: the terms of a neighbour
-    that has moved by one coupled step still resemble the ones before. In the pairwise exchange it
+    that has moved by one coupled step still resemble the ones before. (In the exact method the
+    block of rounds is added: see `entry.py`.) In the pairwise exchange it
     belongs to the *seed*, since other half weights suffice.
     """
     return state.drawing.number.to_bytes(8, "big") if sealed else seed[:8]

@@ -78,9 +78,17 @@ class AnyClaim(Claims):
         del now
         return float("inf")
 
-    def target(self, current: int, now: float, deadline_s: float, *, holding: bool) -> int | None:
+    def target(
+        self,
+        current: int,
+        now: float,
+        deadline_s: float,
+        *,
+        holding: bool,
+        without: Collection[str] = (),
+    ) -> int | None:
         """Return the highest claim that is two or more rounds ahead."""
-        del now, deadline_s, holding
+        del now, deadline_s, holding, without
         highest = max(self.rounds.values(), default=current)
         return highest if highest >= current + 2 else None
 

@@ -100,7 +100,7 @@ def _finding(result: AccuracyResult) -> str:
         for cost in exact.costs
         if cost.kind == "measured"
     )
-    ratios = "; ".join(_gate(gate) for gate in result.gates)
+    ratios = ". ".join(_gate(gate) for gate in result.gates)
     return f"The exact method reaches {levels}. {ratios}."
 
 
@@ -134,7 +134,7 @@ def _gate(gate: Gate) -> str:
     what = {"bytes": "bytes", "wall_s": "wall time"}[gate.figure]
     kind = "" if gate.kind == "measured" else f" ({gate.kind})"
     return (
-        f"to {gate.level} exact needs {gate.ratio:.2g} of the {what} of {gate.against}{kind}, "
+        f"To {gate.level} the exact method needs {gate.ratio:.2g} of the {what} of {gate.against}{kind}, "
         f"limit {gate.limit:g}: {'FAILED' if gate.has_failed else 'passed'}"
     )
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
+.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -55,6 +55,9 @@ kernels: setup
 
 slowed: setup
 	$(BIN)/python -m tests.tools.slowed_work
+
+unseen: setup
+	$(BIN)/python -m tests.tools.unseen_files --count 60
 
 forgeries: setup
 	$(BIN)/python -m tests.tools.forgeries --count 10000

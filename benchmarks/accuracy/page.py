@@ -134,8 +134,8 @@ def _gate(gate: Gate) -> str:
     what = {"bytes": "bytes", "wall_s": "wall time"}[gate.figure]
     kind = "" if gate.kind == "measured" else f" ({gate.kind})"
     return (
-        f"To {gate.level} the exact method needs {gate.ratio:.2g} of the {what} of {gate.against}{kind}, "
-        f"limit {gate.limit:g}: {'FAILED' if gate.has_failed else 'passed'}"
+        f"To {gate.level} the exact method needs {gate.ratio:.2g} of the {what} of "
+        f"{gate.against}{kind}, limit {gate.limit:g}: {'FAILED' if gate.has_failed else 'passed'}"
     )
 
 

@@ -71,6 +71,10 @@ class QueueByCount:
     def get(self, timeout: float) -> object:
         return self._events.get(timeout=timeout)
 
+    @property
+    def is_empty(self) -> bool:
+        return self._events.empty()
+
 
 def run_slow_node(folder: str, *, by_count: bool) -> int:
     """The command `run` of a node that takes SLOW_S more for each message."""

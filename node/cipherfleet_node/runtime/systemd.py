@@ -10,6 +10,8 @@ import socket
 import threading
 import time
 
+SEND_WITHIN_S = 0.2  # systemd takes a message at once; one that hangs must not stop a node
+
 
 class ServiceManager:
     """Send notifications to systemd; without NOTIFY_SOCKET nothing is sent.
@@ -58,8 +60,9 @@ class ServiceManager:
             return
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(SEND_WITHIN_S)
             try:
                 channel.connect(address)
                 channel.sendall(text.encode())
             except OSError:
-                pass  # systemd does not listen any more; a node cannot change this
+                pass  # systemd does not listen, or its queue is full; a node cannot change this

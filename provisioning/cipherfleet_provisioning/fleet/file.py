@@ -59,15 +59,18 @@ class Brokers(Broker, frozen=True):
         return Broker(host=self.hosts[place], port=self.port, tls=self.tls)
 
 
+DEFAULT_ROUNDS = 300  # of a file without the section `algorithm`; 1e-6 takes about 220 of them
+
+
 class FleetFile(Section, frozen=True):
     """The sections of fleet.yaml as written."""
 
     config_version: Annotated[int, Meta(ge=CONFIG_VERSION, le=CONFIG_VERSION)]
     fleet: NodeId
-    algorithm: Algorithm
     objective: ObjectiveSection
     topology: Topology
     nodes: Annotated[list[NodeEntry], Meta(min_length=1)]
+    algorithm: Algorithm = field(default_factory=lambda: Algorithm(rounds=DEFAULT_ROUNDS))
     broker: Brokers = field(default_factory=Brokers)
     crypto: Crypto = field(default_factory=Crypto)
 

@@ -59,6 +59,13 @@ def test_a_manager_that_has_gone_is_no_error(manager: socket.socket) -> None:
     service.alive()
 
 
+def test_a_manager_that_reads_nothing_stops_no_node(manager: socket.socket) -> None:
+    del manager  # its queue holds some messages and then no more
+    service, beats = ServiceManager(), int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    for _ in range(beats + 3):
+        service.alive()
+
+
 def test_without_a_manager_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     service = ServiceManager()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -121,23 +122,29 @@ def test_a_launcher_that_was_killed_is_one_clear_error(folders: dict[str, Path])
             start(launcher, folders["n2"])
 
 
-def test_ctrl_c_during_a_request_does_not_shift_the_replies(folders: dict[str, Path]) -> None:
+class PressedOnce:
+    """The socket of a launcher; Ctrl-C comes once, between a request and its reply."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control, self._is_pressed = control, False
+
+    def recv(self, size: int) -> bytes:
+        if not self._is_pressed:
+            self._is_pressed = True
+            signal.raise_signal(signal.SIGINT)
+        return self._control.recv(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
+
+
+def test_ctrl_c_during_a_request_does_not_shift_the_replies(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Launcher() as launcher:
-        assert start(launcher, folders["n1"]).poll() is None
-        helper, pressed = psutil.Process(launcher.pid), threading.Event()
-
-        def press_then_resume() -> None:
-            time.sleep(0.1)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            time.sleep(0.2)
-            pressed.set()
-            helper.resume()
-
-        helper.suspend()
-        threading.Thread(target=press_then_resume).start()
+        monkeypatch.setattr(launcher, "_control", PressedOnce(launcher._control))
         with pytest.raises(KeyboardInterrupt):
             start(launcher, folders["n2"])
-        assert pressed.is_set()  # the interrupt came after the reply
         missing = start(launcher, folders["n1"].parent / "nothing")
         assert missing.wait(60) == ConfigError.exit_code
 

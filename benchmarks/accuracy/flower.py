@@ -2,7 +2,8 @@
 
 Deployed: a SuperLink and one SuperNode per node, as users run them on several machines, without TLS
 on the loopback. Simulated: Flower's simulation runtime, which needs ray. Both run flower_app.py, by
-`flwr run`. This file imports nothing of Flower.
+`flwr run`. This file imports nothing of Flower. It is long because all that depends on Flower's
+commands, files and settings is here.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ TESTED_VERSION = "1.42.0"
 APP = Path(__file__).parent / "flower_app.py"
 SAMPLE_EVERY_S = 0.2
 STARTS_WITHIN_S = 120.0
-STALLED_AFTER_S = (
-    1800.0  # a round of SecAgg+ has four exchanges; a busy machine may need minutes for each
-)
+STALLED_AFTER_S = 1800.0  # each of a round's four exchanges may take minutes on a busy machine
 CLIPPING_RANGE = 8.0  # Flower's default
 MODULUS_BITS = 32  # Flower's default, and the most that it accepts
 SIMULATED_MASKED_ROUNDS = 300  # far beyond the round where the quantiser stops the descent

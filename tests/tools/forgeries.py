@@ -5,7 +5,8 @@
 makes that many forgeries of each class in fleets of each exchange, hands them to the nodes of a
 running fleet as their daemons would (bytes on a topic), and prints a table. Exit code 1 if any was
 accepted, counted under another reason than its class has, or moved the fleet's result by one bit.
-The sealed fleets lose some answers by themselves, so that rounds are held and rosters change.
+The sealed fleets lose some answers by themselves, so that rounds are held and rosters change. All
+classes are in one file, since they make their forgeries of the same genuine frames.
 """
 
 from __future__ import annotations

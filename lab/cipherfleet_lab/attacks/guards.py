@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -78,17 +79,8 @@ class AnyClaim(Claims):
         del now
         return float("inf")
 
-    def target(
-        self,
-        current: int,
-        now: float,
-        deadline_s: float,
-        *,
-        holding: bool,
-        without: Collection[str] = (),
-    ) -> int | None:
-        """Return the highest claim that is two or more rounds ahead."""
-        del now, deadline_s, holding, without
+    def target(self, current: int, *_: Any, **__: Any) -> int | None:
+        """Return the highest claim that is two or more rounds ahead, whatever else is given."""
         highest = max(self.rounds.values(), default=current)
         return highest if highest >= current + 2 else None
 

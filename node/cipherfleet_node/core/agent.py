@@ -3,10 +3,10 @@
 Everything that changes the phase of a node is in this file. `collector.py` collects the answers of
 the open round, `answerer.py` replies to the queries of others, `roster.py` chooses who is asked,
 `claims.py` decides when the node follows its neighbours, `entry.py` when a node without a state
-opens its first round, `deadlines.py` learns how long to wait,
-and `neighbours.py` holds who is present. `opening.py` makes the query of a round, and `stepping.py`
-the next estimate. `round.py` has the table of the phases, and `progress.py` makes the states that
-are saved. `exchange.py` and `sealed.py` make and open the ciphertexts.
+opens its first round, `deadlines.py` learns how long to wait, and `neighbours.py` holds who is
+present. `opening.py` makes the query of a round, and `stepping.py` the next estimate. `round.py`
+has the table of the phases, and `progress.py` makes the states that are saved. `exchange.py` and
+`sealed.py` make and open the ciphertexts.
 
 **Events and effects.** The caller passes an event and the monotonic time to `Agent.handle`, which
 is a generator of effects. The caller carries out each effect before it takes the next one. The code

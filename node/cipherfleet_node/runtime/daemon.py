@@ -3,6 +3,9 @@
 One thread runs the loop: it takes an event from a queue, passes it to the agent and carries out the
 effects. Other threads only put events into the queue: the MQTT client and the sampler. The threads
 of the pools compute obfuscators.
+
+All of it is in one file: the loop, the events that come in and the effects that go out share the
+same parts, and their order decides what a crash leaves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Whole fleets of real agents with faults, and single agents that get wrong messages."""
+"""Whole fleets of real agents with faults, and single agents that get wrong messages.
+
+All of it is in one file: the tests share a few fleets and what they ask of them.
+"""
 
 from __future__ import annotations
 

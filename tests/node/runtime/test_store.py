@@ -1,4 +1,7 @@
-"""The saved state survives a power cut at any moment."""
+"""The saved state survives a power cut at any moment.
+
+All of it is in one file: every test damages or interrupts the same few files of one store.
+"""
 
 from __future__ import annotations
 

@@ -962,7 +962,7 @@ def other_ciphertexts(scene: ExchangeScenario, query: Query) -> list[bytes] | No
         return None
     assert isinstance(other.message, Query)
     made = [scene.unit(scene.key_of(query))]
-    ciphertexts = scene.chance.choice([made, other.message.ciphertexts, [], [b""] * 2])
+    ciphertexts = scene.chance.choice([made, other.message.ciphertexts, [b""]])
     return ciphertexts if ciphertexts != query.ciphertexts else None
 
 

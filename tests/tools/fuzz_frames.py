@@ -14,7 +14,7 @@ cost cache.
 Frames that close or open a round cost a round's work, once a round, from any sender: they are
 counted apart. So are memberships of the right form that the operator has signed. tracemalloc
 measures the memory in a second run of every tenth pair of blocks, one of each exchange (Python's
-own allocations; the growth of the whole process is printed beside it).
+own allocations; the greatest resident memory of a process is printed beside it).
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ import traceback
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Any, get_args
 
 import msgspec
@@ -93,6 +95,7 @@ from tests.support.wire_fleet import (
 BLOCK = 500  # frames into one node before the next one is set up
 MEMORY_EVERY = 10  # pairs of blocks, one of each exchange
 PROGRESS_EVERY = 40  # blocks
+BLOCKS_PER_PROCESS = 40  # an older process is slower: its memory is scattered
 LIMIT_MS = 1.0
 AGAIN = 5  # at most: runs of a block with a slow frame
 LIMIT_BYTES = 1024 * 1024
@@ -541,6 +544,17 @@ class Figures:
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: int = 0
     repeated: int = 0  # blocks that were run again, to tell a slow frame from a busy machine
+    resident_kib: int = 0  # greatest resident memory of a process that ran blocks
+
+    def add(self, other: Figures) -> None:
+        """Count the figures of another block in."""
+        self.ms += other.ms
+        self.apart_ms += other.apart_ms
+        self.peaks += other.peaks
+        self.outcomes += other.outcomes
+        self.failures += other.failures
+        self.repeated += other.repeated
+        self.resident_kib = max(self.resident_kib, other.resident_kib)
 
     @property
     def good(self) -> bool:
@@ -616,35 +630,39 @@ def report(topic: str, payload: bytes) -> None:
     print(f"topic {topic[:200]!r}, {len(payload)} bytes: {payload[:300].hex()}", file=sys.stderr)
 
 
-def measure(blocks: Iterator[int], frames: int, figures: Figures) -> Iterator[int]:
-    """Run blocks until *frames* are done; yields how many are."""
-    done = 0
-    while done < frames:
-        seed = next(blocks)
-        block = make_block(seed, min(BLOCK, frames - done))
-        run = run_block(seed, block)
-        plain = [o not in (*APART, "EXCEPTION") for o in run.outcomes]
-        for _ in range(AGAIN):
-            if max((ms for ms, p in zip(run.ms, plain, strict=True) if p), default=0.0) < LIMIT_MS:
-                break
-            figures.repeated += 1
-            again = run_block(seed, block)
-            run.ms = [min(pair) for pair in zip(run.ms, again.ms, strict=True)]
-        if seed // 2 % MEMORY_EVERY == 0:
-            traced = run_block(seed, block, memory=True)
-            figures.peaks += [
-                peak
-                for peak, outcome in zip(traced.peaks, traced.outcomes, strict=True)
-                if outcome not in APART
-            ]
-        if "EXCEPTION" in run.outcomes:
-            print(f"block {seed} failed: --first {seed} --frames {BLOCK} repeats it", flush=True)
-        figures.failures += run.outcomes.count("EXCEPTION")
-        figures.outcomes.update(run.outcomes)
-        figures.ms += [ms for ms, p in zip(run.ms, plain, strict=True) if p]
-        figures.apart_ms += [ms for ms, o in zip(run.ms, run.outcomes, strict=True) if o in APART]
-        done += len(block)
-        yield done
+def jobs(frames: int, first: int = 0) -> Iterator[tuple[int, int]]:
+    """The seed and the size of each block that *frames* frames need."""
+    for seed, done in enumerate(range(0, frames, BLOCK), first):
+        yield seed, min(BLOCK, frames - done)
+
+
+def measure(job: tuple[int, int]) -> Figures:
+    """Run one block, again if a frame was slow, and every so often with a look at its memory."""
+    seed, size = job
+    block = make_block(seed, size)
+    run, figures = run_block(seed, block), Figures()
+    plain = [o not in (*APART, "EXCEPTION") for o in run.outcomes]
+    for _ in range(AGAIN):
+        if max((ms for ms, p in zip(run.ms, plain, strict=True) if p), default=0.0) < LIMIT_MS:
+            break
+        figures.repeated += 1
+        again = run_block(seed, block)
+        run.ms = [min(pair) for pair in zip(run.ms, again.ms, strict=True)]
+    if seed // 2 % MEMORY_EVERY == 0:
+        traced = run_block(seed, block, memory=True)
+        figures.peaks = [
+            peak
+            for peak, outcome in zip(traced.peaks, traced.outcomes, strict=True)
+            if outcome not in APART
+        ]
+    if "EXCEPTION" in run.outcomes:
+        print(f"block {seed} failed: --first {seed} --frames {BLOCK} repeats it", flush=True)
+    figures.failures = run.outcomes.count("EXCEPTION")
+    figures.outcomes.update(run.outcomes)
+    figures.ms = [ms for ms, p in zip(run.ms, plain, strict=True) if p]
+    figures.apart_ms = [ms for ms, o in zip(run.ms, run.outcomes, strict=True) if o in APART]
+    figures.resident_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return figures
 
 
 def percentiles(values: Sequence[float]) -> str:
@@ -662,24 +680,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first block")
+    parser.add_argument("--processes", type=int, default=1, help="that run blocks, default 1")
     options = parser.parse_args(arguments)
     figures, began = Figures(), time.monotonic()
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    blocks = iter(range(options.first, sys.maxsize))
-    for done in measure(blocks, options.frames, figures):
-        if done % (PROGRESS_EVERY * BLOCK) == 0 or done == options.frames:
-            print(
-                f"{done:9,} frames, {figures.failures} exceptions, max {max(figures.ms):.3f} ms, "
-                f"{time.monotonic() - began:.0f} s",
-                flush=True,
-            )
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+    with ProcessPoolExecutor(
+        options.processes, get_context("spawn"), max_tasks_per_child=BLOCKS_PER_PROCESS
+    ) as pool:
+        done = 0
+        for number, block in enumerate(pool.map(measure, jobs(options.frames, options.first)), 1):
+            figures.add(block)
+            done += block.outcomes.total()
+            if number % PROGRESS_EVERY == 0 or done == options.frames:
+                print(
+                    f"{done:9,} frames, {figures.failures} exceptions, max "
+                    f"{max(figures.ms):.3f} ms, {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
     print("outcomes: " + ", ".join(f"{o} {n:,}" for o, n in figures.outcomes.most_common()))
     print(f"processor time, ms: {percentiles(figures.ms)} ({figures.repeated} blocks run again)")
     print(f"rounds closed or opened, signed memberships, ms: {percentiles(figures.apart_ms)}")
     kib = [peak / 1024 for peak in figures.peaks]
     print(f"peak allocation, KiB: {percentiles(kib)} (of {len(kib):,} frames)")
-    print(f"the process grew by {grown / 1024:.1f} MiB")
+    print(f"a process that ran blocks took {figures.resident_kib / 1024:.0f} MiB at most")
     print("good" if figures.good else "NOT GOOD")
     return 0 if figures.good else 1
 

@@ -542,6 +542,7 @@ class Agent:
         if message.epoch < known.epoch:
             yield Surplus(sender, "stale_epoch")
             if isinstance(message, Query):
+                self._check_query(message)
                 yield Publish(self.answerer.refuse_epoch(message, self._state, known.epoch))
             return
         if message.epoch > known.epoch:
@@ -612,12 +613,7 @@ class Agent:
     # -- queries --------------------------------------------------------------------------------
 
     def _receive_query(self, query: Query, now: float) -> Iterator[Effect]:
-        sender, setup = query.sender, self._setup
-        if query.parameters != setup.parameters:
-            raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
-        if query.key != setup.neighbours[sender]:
-            raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
-        setup.exchange.is_addressed(query)  # raises for an invalid roster, also of a later round
+        self._check_query(query)
         self._note_claim(query, now)
         self._take_back(query)
         opened = self._state.records[-1].number if self._state.records else UNSEEN
@@ -628,6 +624,15 @@ class Agent:
             yield from self._proceed(now)
         else:
             yield from self._reply(query, now, 0.0)
+
+    def _check_query(self, query: Query) -> None:
+        """Check what needs no digest: computing one takes time for a list that is too long."""
+        sender, setup = query.sender, self._setup
+        if query.parameters != setup.parameters:
+            raise RemoteProtocolError("parameters", f"{sender!r} runs under other parameters")
+        if query.key != setup.neighbours[sender]:
+            raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
+        setup.exchange.is_addressed(query)  # raises for an invalid query, also of a later round
 
     def _note_claim(self, query: Query, now: float) -> None:
         """Record the claim of *query*; raises RemoteProtocolError if no node can be so far."""

@@ -116,7 +116,10 @@ class Exchange(Protocol):
         """Return the factor of an answer that does not depend on the query; for one answer."""
 
     def is_addressed(self, query: Query) -> bool:
-        """True if *query* asks this node; raises RemoteProtocolError for an invalid roster."""
+        """True if *query* asks this node.
+
+        Raises RemoteProtocolError for an invalid roster or number of ciphertexts.
+        """
 
     def answer(
         self, query: Query, randomness: RoundRandomness, prepared: Sequence[mpz]
@@ -166,6 +169,10 @@ class Packed:
         """Return Enc(-q) under the node's own key."""
         return make_query(self._key.public, self._layout, quantised, self._blinding.own)
 
+    def check_count(self, query: Query) -> None:
+        """Check the number of the ciphertexts alone."""
+        _check_count(self._layouts[query.sender], query.ciphertexts)
+
     def check(self, query: Query) -> None:
         """Check the number and the lengths of the ciphertexts, and that each is a unit mod n^2."""
         key, layout = self._edges[query.sender].key, self._layouts[query.sender]
@@ -209,6 +216,7 @@ class Pairwise(Packed):
 
     def is_addressed(self, query: Query) -> bool:
         """Return True; raises RemoteProtocolError if a pairwise query names a roster."""
+        self.check_count(query)
         if query.roster:
             raise RemoteProtocolError(
                 "roster", f"{query.sender!r} names a roster, which a pairwise query has not"
@@ -318,10 +326,7 @@ def make_answer(
 
 def read_ciphertexts(key: PublicKey, layout: Layout, data: Sequence[bytes]) -> list[mpz]:
     """Return the ciphertexts under *key* in *data*; raises RemoteProtocolError for invalid ones."""
-    if len(data) != layout.ciphertexts:
-        raise RemoteProtocolError(
-            "ciphertext_count", f"{len(data)} ciphertexts came, expected {layout.ciphertexts}"
-        )
+    _check_count(layout, data)
     if any(len(item) != layout.ciphertext_bytes for item in data):
         raise RemoteProtocolError(
             "ciphertext_length", f"a ciphertext must have {layout.ciphertext_bytes} bytes"
@@ -329,6 +334,13 @@ def read_ciphertexts(key: PublicKey, layout: Layout, data: Sequence[bytes]) -> l
     ciphertexts = [mpz(int.from_bytes(item, "big")) for item in data]
     check_ciphertexts(key, ciphertexts)
     return ciphertexts
+
+
+def _check_count(layout: Layout, data: Sequence[bytes]) -> None:
+    if len(data) != layout.ciphertexts:
+        raise RemoteProtocolError(
+            "ciphertext_count", f"{len(data)} ciphertexts came, expected {layout.ciphertexts}"
+        )
 
 
 def open_answers(

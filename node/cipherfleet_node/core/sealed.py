@@ -183,7 +183,8 @@ class Sealed(Packed):
         )
 
     def is_addressed(self, query: Query) -> bool:
-        """True if *query* asks this node; raises RemoteProtocolError for an invalid roster."""
+        """True if *query* asks this node; raises RemoteProtocolError for an invalid query."""
+        self.check_count(query)
         return self._seal.check(query)
 
     def open(

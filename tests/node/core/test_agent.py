@@ -828,7 +828,7 @@ def test_a_second_query_of_a_round_is_refused(collecting: MemoryFleet) -> None:
 REPLACEMENTS = [
     ({"parameters": b"elsewise"}, "parameters"),
     ({"key": b"elsewise"}, "other_key"),
-    ({"ciphertexts": []}, "second_query"),
+    ({"ciphertexts": []}, "ciphertext_count"),
     ({"roster": ["n00", "n02"]}, "roster"),  # a pairwise query has none
     ({"round": 10**12}, "far_round"),
 ]

@@ -1,0 +1,66 @@
+"""The shield: shares that hide the dual of a node from all its neighbours together.
+
+All neighbours of a node together (sealed: with their neighbours) know every flow into its dual. At
+rest the dual is -g_i(x*), so without a shield they know the node's gradient at the optimum. With
+the shield the dual begins at a private share. The shares of all participants sum to zero:
+
+    xi_i = sum_j sign(i, j) s_ij,  over the partners j of i that take part in the generation
+
+s_ij are normal numbers, rounded to whole units of the ledger, that only i and j know. The node with
+the smaller index adds them, the other one subtracts them. The optimum does not move, and no message
+is needed. The shares of another generation, or of other participants, are other numbers.
+
+Source: docs/explanation/generations.md; checked by test_shares_sum_to_zero_for_any_participants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .exact import BETA
+from .randomness import RoundRandomness
+
+SHARE = 1.0  # deviation of an entry of xi_i, in units of the scale of curvature c0
+
+
+@dataclass(frozen=True, repr=False)
+class Shield:
+    """What a node needs for generations: the public schedule, and secrets shared with partners.
+
+    Rounds g * every, for g = 1, 2, ..., begin generations.
+    """
+
+    index: int  # of this node in the fleet's list of participants
+    every: int  # G, rounds from one generation to the next
+    roll_call: int  # D, rounds before a generation in which its participants are listed
+    averaging: int  # W, rounds in which the imbalance is averaged; 0 in the first generation
+    members: bytes  # digest of the fleet's list of participants, with their keys and partners
+    mean_partners: float  # of a node, over the fleet
+    partners: Mapping[int, bytes]  # a secret of 32 bytes shared with each partner, by its index
+
+    def shares(
+        self, name: bytes, participants: Iterable[int], dimension: int, unit: float
+    ) -> list[int]:
+        """Return xi_i as integers in units of the ledger, shape (dimension,).
+
+        *name* is that of the generation, the digest h. *unit* is that of an opened slot, in the
+        objective's units. The ledger times unit, BETA and c0 is the dual, so c0 does not occur.
+        """
+        size = SHARE / (BETA * unit * max(self.mean_partners, 1.0) ** 0.5)
+        total = [0] * dimension
+        for other in sorted(set(participants) & self.partners.keys()):
+            sign = 1 if self.index < other else -1
+            drawn = _pair_share(self.partners[other], name, dimension) * size
+            total = [t + sign * round(s) for t, s in zip(total, drawn.tolist(), strict=True)]
+        return total
+
+
+def _pair_share(secret: bytes, name: bytes, dimension: int) -> np.ndarray:
+    """Return *dimension* standard normal numbers that only the two holders of *secret* know."""
+    seed = hmac.digest(secret, b"cipherfleet/v2/share\0" + name, hashlib.sha256)
+    return RoundRandomness(seed).normal("share", dimension)

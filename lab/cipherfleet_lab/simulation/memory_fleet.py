@@ -45,6 +45,7 @@ from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
+from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.core.state import State, after_damage, after_loss, first_state, note_answered
 from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.settings.sections import Algorithm, ObjectiveSection, Role, exact_scale_of
@@ -114,6 +115,8 @@ class MemoryFleet:
     keys: Mapping[str, PrivateKey] = field(default_factory=dict)
     name: str = "memory"
     followers: Collection[str] = ()
+    # Rounds between generations, of the roll call and of the averaging; None: no shield.
+    generations: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         self.neighbours: dict[str, list[str]] = defaultdict(list)
@@ -192,11 +195,27 @@ class MemoryFleet:
                 exact_scale=exact_scale_of(self.algorithm, self.objective),
                 diameter=len(self.seats) - 1,
                 away_s=self.now - seat.stopped_at,
+                shield=self._shield(name),
             ),
             seat.saved,
         )
         self._deliver(name, Started())
         self.connect(name)
+
+    def _shield(self, name: str) -> Shield | None:
+        """Return the shield of *name*; all nodes are partners of each other."""
+        if self.generations is None:
+            return None
+        every, roll_call, averaging = self.generations
+        names = sorted(self.neighbours)
+        partners = {
+            index: shared_secret(f"{self.name} shield", name, other)
+            for index, other in enumerate(names)
+            if other != name
+        }
+        members = hashlib.sha256(" ".join(names).encode()).digest()
+        own, mean = names.index(name), float(len(partners))
+        return Shield(own, every, roll_call, averaging, members, mean, partners)
 
     def make_agent(self, setup: Setup, state: State) -> Agent:
         """Return the agent of a process that starts; attacks replace parts of it."""

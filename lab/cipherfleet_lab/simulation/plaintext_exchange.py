@@ -86,6 +86,10 @@ class PlaintextExchange:
         asked = self.accept(query.ciphertexts)
         return [_to_bytes(int(p + weight * a)) for p, a in zip(prepared, asked, strict=True)]
 
+    def blank(self, query: Query) -> list[bytes]:
+        """Return zeros."""
+        return [_to_bytes(0)] * len(self.accept(query.ciphertexts))
+
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
         if any(len(entry) != ENTRY_BYTES for entry in answer):
             raise RemoteProtocolError(

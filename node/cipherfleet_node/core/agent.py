@@ -633,6 +633,8 @@ class Agent:
         if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
         setup.exchange.is_addressed(query)  # raises for an invalid query, also of a later round
+        if query.averaged:
+            setup.exchange.is_addressed(query.second)
 
     def _note_claim(self, query: Query, now: float) -> None:
         """Record the claim of *query*; raises RemoteProtocolError if no node can be so far."""
@@ -707,15 +709,15 @@ class Agent:
 
     def _receive_late_answer(self, answer: Answer, record: RoundRecord) -> Iterator[Effect]:
         """Keep an answer to a held round, and count the round when all of its roster are in."""
-        name, exchange = answer.sender, self._setup.exchange
+        name = answer.sender
         self.collector.check_roster(name, record.roster)
         if answer.query != self._query(record).digest:
             raise RemoteProtocolError("other_query", f"{name!r} answered another query")
         if name in record.answers:
             yield Surplus(name, "repeated_answer")
             return
-        exchange.accept(answer.ciphertexts)  # raises if they are invalid
-        answers = {**record.answers, name: answer.ciphertexts}
+        self.collector.accept(answer, bool(record.averaging))  # raises if they are invalid
+        answers = {**record.answers, name: [*answer.ciphertexts, *answer.averaged]}
         self._state = progress.closed(self._state, record.number, "held", (), answers)
         if answers.keys() == set(record.roster):
             yield from self._couple_late(record.number)
@@ -870,6 +872,8 @@ class Agent:
             return
         is_new = any(not self.roster.has_missed(name) for name in current.unheard)
         is_awaiting = self.entry.is_awaiting(current, self._state, now)
+        if current.unheard and current.repeated and not is_awaiting:
+            is_awaiting = self.opener.generations.is_patient(self._state)
         if (is_new and not current.repeated) or is_awaiting:
             current.repeated = True
             current.await_until(now, self._wait, self.deadlines.current_s)

@@ -165,8 +165,9 @@ class Answerer:
         if known is not None:
             return PreparedReply(known, is_repeated=True)
         with self._setup.trace.span("answer", query.round):
+            averaged = self._averaged(query, record) if query.averaged else []
             ciphertexts = self._ciphertexts(query, record, state)
-        answer = Answer(*self._head(query, state, waited_s), ciphertexts)
+        answer = Answer(*self._head(query, state, waited_s), ciphertexts, averaged)
         self._sent[query.sender, query.round] = answer
         return PreparedReply(answer, None if query.sender in record.answered else entry_of(query))
 
@@ -183,6 +184,8 @@ class Answerer:
                 if not self._setup.exchange.is_addressed(query):
                     continue
                 self._setup.exchange.check(query)
+                if query.averaged:
+                    self._setup.exchange.check(query.second)
                 if self._may_see(query, record, state):
                     state = note_answered(state, entry_of(query))
         return state
@@ -196,6 +199,19 @@ class Answerer:
         ciphertexts = setup.exchange.answer(query, randomness, prepared)
         ready.pop(asker, None)  # not before: an invalid query must not use it up
         return ciphertexts
+
+    def _averaged(self, query: Query, record: RoundRecord) -> list[bytes]:
+        """Return the answer to the averaged vector: nothing is added unless both average it.
+
+        Then the term is missing at both ends.
+        """
+        exchange, asker, second = self._setup.exchange, query.sender, query.second
+        if record.averaging != query.averaging:
+            return exchange.blank(second)
+        exchange.check(second)
+        randomness = RoundRandomness(record.seed).second()
+        prepared = exchange.prepare(asker, record.averaged, randomness)
+        return exchange.answer(second, randomness, prepared)
 
 
 def entry_of(query: Query) -> AnsweredQuery:

@@ -47,6 +47,7 @@ class CouplingTerm:
     combined: list[int]  # empty if no neighbour is in it
     included: frozenset[str] = frozenset()
     out_of_range: tuple[str, ...] = ()  # the neighbours whose answers were left out
+    averaged: list[int] | None = None  # the same of the vector that is averaged; None: it has none
 
 
 class Collector:
@@ -56,7 +57,9 @@ class Collector:
         self._setup = setup
         self.current: Round | None = None  # None if no round is open
         self.answers: dict[str, Sequence[mpz]] = {}  # checked answers to its query
-        self._received: dict[str, list[bytes]] = {}  # the same, as they came
+        self._seconds: dict[str, Sequence[mpz]] = {}  # the same, to the averaged vector
+        self._averages = False  # its query averages a vector
+        self._received: dict[str, list[bytes]] = {}  # both, as they came
         self._digest = b""  # of its query
 
     def begin(
@@ -65,7 +68,8 @@ class Collector:
         """Await the answers of *asked* to *query*."""
         self.current = Round(query.round, frozenset(asked), now)
         self.current.await_until(now, wait, base_s)
-        self.answers, self._received, self._digest = {}, {}, query.digest
+        self.answers, self._seconds, self._received, self._digest = {}, {}, {}, query.digest
+        self._averages = bool(query.averaged)
 
     def end(self) -> dict[str, list[bytes]]:
         """Await no answer any more, and return the answers that have come, as they came."""
@@ -76,6 +80,7 @@ class Collector:
         """Take no answer of *name*, which has closed the round without this node."""
         if self.current is not None:
             self.answers.pop(name, None)
+            self._seconds.pop(name, None)
             self._received.pop(name, None)
             self.current.exclude(name)
 
@@ -92,11 +97,27 @@ class Collector:
         if answer.sender in current.answered | current.excluded:
             return False
         with self._setup.trace.span("accept", answer.round):
-            self.answers[answer.sender] = self._setup.exchange.accept(answer.ciphertexts)
-        self._received[answer.sender] = answer.ciphertexts
+            ciphertexts, second = self.accept(answer, self._averages)
+        self.answers[answer.sender], self._seconds[answer.sender] = ciphertexts, second
+        self._received[answer.sender] = [*answer.ciphertexts, *answer.averaged]
         current.answered.add(answer.sender)
         current.refused.discard(answer.sender)
         return True
+
+    def accept(self, answer: Answer, averages: bool) -> tuple[Sequence[mpz], Sequence[mpz]]:
+        """Return the ciphertexts of *answer*, and those to the averaged vector, if there is one.
+
+        Raises RemoteProtocolError for invalid ones.
+        """
+        exchange = self._setup.exchange
+        ciphertexts = exchange.accept(answer.ciphertexts)
+        if averages:
+            return ciphertexts, exchange.accept(answer.averaged)
+        if answer.averaged:
+            raise RemoteProtocolError(
+                "ciphertext_count", f"{answer.sender!r} answers what was not asked"
+            )
+        return ciphertexts, []
 
     def check_roster(self, sender: str, roster: Iterable[str]) -> None:
         """Raise RemoteProtocolError if *sender* answers a sealed query that does not name it."""
@@ -115,21 +136,38 @@ class Collector:
     def open_current(self, randomness: RoundRandomness) -> CouplingTerm:
         """Decrypt the combined answers of the open round, without those that are out of range."""
         assert self.current is not None
-        return self._open(self.answers, self.current.number, randomness)
+        seconds = self._seconds if self._averages else {}
+        return self._open(self.answers, seconds, self.current.number, randomness)
 
     def open_pending(self, record: RoundRecord) -> CouplingTerm:
         """Decrypt the combined answers of a held round; all of its roster must be there."""
-        answers = {name: self._setup.exchange.accept(a) for name, a in record.answers.items()}
-        return self._open(answers, record.number, RoundRandomness(record.seed))
+        accept, count = self._setup.exchange.accept, len(record.query)
+        answers = {name: accept(a[:count]) for name, a in record.answers.items()}
+        seconds = {name: accept(a[count:]) for name, a in record.answers.items()}
+        is_plain = not record.averaging
+        randomness = RoundRandomness(record.seed)
+        return self._open(answers, {} if is_plain else seconds, record.number, randomness)
 
-    def _open(self, answers: Answers, k: int, randomness: RoundRandomness) -> CouplingTerm:
+    def _open(
+        self, answers: Answers, seconds: Answers, k: int, randomness: RoundRandomness
+    ) -> CouplingTerm:
         if not answers:
             return CouplingTerm([])
         try:
             combined = self._setup.exchange.open(answers, randomness, self._timed(k))
         except RemoteProtocolError:
             return self._open_in_range(answers, randomness)
-        return CouplingTerm(combined, frozenset(answers))
+        averaged = self._open_second(seconds, randomness)
+        return CouplingTerm(combined, frozenset(answers), averaged=averaged)
+
+    def _open_second(self, seconds: Answers, randomness: RoundRandomness) -> list[int] | None:
+        """Return the term of the averaged vector, or None if there is none or it does not open."""
+        if not seconds:
+            return None
+        try:
+            return self._setup.exchange.open(seconds, randomness.second())
+        except RemoteProtocolError:
+            return None
 
     def _timed(self, k: int) -> Callable[[str], AbstractContextManager[None]]:
         return lambda phase: self._setup.trace.span(phase, k)

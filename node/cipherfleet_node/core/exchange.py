@@ -129,6 +129,12 @@ class Exchange(Protocol):
         Raises RemoteProtocolError if the ciphertexts of *query* are invalid.
         """
 
+    def blank(self, query: Query) -> list[bytes]:
+        """Return the ciphertexts of an answer that adds nothing to the sum.
+
+        Raises RemoteProtocolError if the ciphertexts of *query* are invalid.
+        """
+
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
         """Return the ciphertexts of an answer; raises RemoteProtocolError for invalid ones."""
 
@@ -181,6 +187,20 @@ class Packed:
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
         """Return the ciphertexts of an answer under the node's own key."""
         return read_ciphertexts(self._key.public, self._layout, answer)
+
+    def blank(self, query: Query) -> list[bytes]:
+        """Return encryptions of the masks alone, of zero if there are none."""
+        self.check(query)
+        key, layout = self._edges[query.sender].key, self._layouts[query.sender]
+        take = self._blinding.towards
+        return [
+            _to_bytes(encrypt(key, int(mask), take(query.sender)), layout)
+            for mask in self._masks(query)
+        ]
+
+    def _masks(self, query: Query) -> Sequence[mpz]:
+        """Return what is added to each plaintext of an answer to *query*."""
+        return [mpz(0)] * len(query.ciphertexts)
 
 
 class Pairwise(Packed):

@@ -29,12 +29,17 @@ MAX_CIPHERTEXTS = 2048  # of 512-bit keys (128 bytes each) in the longest messag
 # A receiver has at most MAX_DEGREE neighbours, each with at most MAX_DEGREE - 1 others.
 MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
 DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius
+NAME_BYTES = 16  # of the name of a generation
+MAX_PARTICIPANTS = 1024  # of a fleet with generations
 MAX_REASONS = 64  # different reasons in a count of messages; twice as many as exist
 
 # Every list has a maximum length. A longer list is refused before its entries are read: a message
 # of empty entries would otherwise fill a mebibyte.
 Ciphertexts = Annotated[list[bytes], msgspec.Meta(max_length=MAX_CIPHERTEXTS)]
 Names = Annotated[list[NodeId], msgspec.Meta(max_length=MAX_DEGREE)]  # neighbours of one node
+# One bit for each participant of a fleet, by its index, without zero bytes at the end.
+Bits = Annotated[bytes, msgspec.Meta(max_length=MAX_PARTICIPANTS // 8)]
+GenerationName = Annotated[bytes, msgspec.Meta(max_length=NAME_BYTES)]  # empty: none
 Power = Annotated[int, msgspec.Meta(ge=-LARGEST_POWER, le=LARGEST_POWER)]
 Level = Annotated[int, msgspec.Meta(ge=0, le=MAX_LEVEL)]
 # A membership has up to 8,000 names. A pattern for each would take four milliseconds, so
@@ -53,6 +58,24 @@ class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     fleet: str
     sender: str
     epoch: int  # durable count of the sender's starts
+
+
+class GenerationNote(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a query says of generations; see `generations.py`."""
+
+    number: int  # of the latest generation that the sender has applied; 0: of none
+    name: GenerationName  # its name
+    listed: Bits  # the participants of the next generation, as far as the sender knows
+    fresh: Bits  # those of them whose duals have no share
+    averaging: GenerationName  # of the generation whose vector this query carries
+    votes: GenerationVotes | None  # None: the sender holds no vector
+
+
+class GenerationVotes(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The participants that have voted for the generation of this name, as far as is known."""
+
+    name: GenerationName
+    votes: Bits
 
 
 class Query(Message, frozen=True, dict=True):
@@ -75,19 +98,37 @@ class Query(Message, frozen=True, dict=True):
     parameters: bytes  # TAG_BYTES of the digest of the settings that all nodes share
     key: bytes  # the first TAG_BYTES of the fingerprint of the sender's Paillier key
     ciphertexts: Ciphertexts
+    averaged: Ciphertexts = []  # of the vector that a generation averages; empty in other rounds
+    generation: GenerationNote | None = None  # None in a fleet without generations
 
     @cached_property
     def digest(self) -> bytes:
-        """The SHA-256 of the round, the roster and the ciphertexts.
+        """The SHA-256 of the round, the roster, the ciphertexts and what is averaged.
 
         An answer names its query by this digest. Every number and length is hashed as well, so that
         no other lists give the same input.
         """
         hashed = [b"cipherfleet/v2/query-digest\0", _eight(self.round)]
-        for items in ([name.encode() for name in self.roster], self.ciphertexts):
+        lists = [[name.encode() for name in self.roster], self.ciphertexts]
+        if self.averaged:
+            lists.append([self.averaging, *self.averaged])
+        for items in lists:
             hashed.append(_eight(len(items)))
             hashed += [len(item).to_bytes(8, "big") + item for item in items]
         return hashlib.sha256(b"".join(hashed)).digest()
+
+    @property
+    def averaging(self) -> bytes:
+        """The name of the generation whose vector the query carries; empty if it carries none."""
+        return self.generation.averaging if self.generation and self.averaged else b""
+
+    @cached_property
+    def second(self) -> Query:
+        """The query for the averaged vector alone. Its digest, and so its masks, are its own."""
+        query = msgspec.structs.replace(self, ciphertexts=self.averaged, averaged=[])
+        digest = hashlib.sha256(b"cipherfleet/v2/averaged-digest\0" + self.digest).digest()
+        query.__dict__["digest"] = digest
+        return query
 
 
 class Reply(Message, frozen=True):
@@ -105,6 +146,7 @@ class Answer(Reply, frozen=True):
     KIND: ClassVar[str] = "answer"
 
     ciphertexts: Ciphertexts
+    averaged: Ciphertexts = []  # to the vector that the query averages
 
 
 class Refusal(Reply, frozen=True):

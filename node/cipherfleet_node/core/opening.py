@@ -28,6 +28,7 @@ from . import agreement, entry, exact, progress, settling
 from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
 from .exchange import UNIT
+from .generations import Generations
 from .messages import Query
 from .metric import Metric, Moments, StepInput
 from .optimiser import draw_factors
@@ -54,6 +55,7 @@ class Opener:
         self._is_unchecked = True  # the own curvature was not compared with c0 since the start
         self.far_off: bool | None = None  # see `agreement.is_far_off`
         self._heard: dict[str, dict[int, int]] = {}  # exponents of c0 by neighbour and round
+        self.generations = Generations(setup)
         self._residual: tuple[bytes, float] | None = None  # of a draw; see `distance_from_rest`
 
     def draw_again(self, state: State, now: float, deadline_s: float) -> State | None:
@@ -92,8 +94,10 @@ class Opener:
         estimate = np.array(state.estimate)
         randomness = self._randomness(state, estimate)
         state, quantised = self._quantised(state, estimate, randomness)
+        averaging, averaged = self.generations.averaged(state)
         with setup.trace.span("encrypt", k):
             ciphertexts = setup.exchange.query(quantised)
+            second = setup.exchange.query(averaged) if averaging else []
         record = RoundRecord(
             number=k,
             draw=self._draw_name(state, randomness.seed),
@@ -101,6 +105,9 @@ class Opener:
             seed=randomness.seed,
             query=ciphertexts,
             roster=setup.exchange.roster(asked),
+            averaging=averaging,
+            averaged=averaged,
+            second=second,
         )
         return progress.opened(state, record, estimate)
 
@@ -134,7 +141,8 @@ class Opener:
         setup, k = self._setup, state.round
         used = agreement.used_scale(scale, state)
         with setup.trace.span("gradient", k):
-            gradient = setup.objective.gradient(estimate, randomness) * (not state.follows)
+            gradient = setup.objective.gradient(estimate, randomness)
+            gradient = gradient * (not self.generations.is_follower(state))
             ledger = progress.ledger_of(state, estimate.size)
             dual = exact.dual(ledger, used, setup.resolution * UNIT)
             before = Moments.of_rows(state.moments) if state.moments else None
@@ -162,7 +170,7 @@ class Opener:
         for waiting in self._heard.values():
             for power in (power for k, power in waiting.items() if k < state.round):
                 state = agreement.heard(state, power)
-        return state
+        return self.generations.advance(state)
 
     def _begun(self, state: State, *, agrees: bool) -> State:
         """Return *state* with a first estimate."""
@@ -181,10 +189,13 @@ class Opener:
         return agreement.logarithm(curvature, self._setup.algorithm.metric)
 
     def hear(self, query: Query) -> None:
-        """Take in the exponent of c0 in *query*. It counts from the round after that of *query* on.
+        """Take in what *query* says of generations, and its exponent of c0.
+
+        The exponent counts from the round after that of *query* on.
 
         So two runs with the same random choices use the same c0, whichever query comes first.
         """
+        self.generations.hear(query)
         if query.scale is None:
             return
         waiting = self._heard.setdefault(query.sender, {})
@@ -225,6 +236,8 @@ class Opener:
             parameters=setup.parameters,
             key=setup.key_tag,
             ciphertexts=record.query,
+            averaged=record.second,
+            generation=self.generations.note(state, record),
         )
 
     def _kicked(

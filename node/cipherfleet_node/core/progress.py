@@ -13,7 +13,9 @@ from .state import HISTORY_ROUNDS, Known, Outcome, RoundRecord, State
 def next_draw(state: State, estimate: FloatVector) -> Draw:
     """Return the draw of the next round: it belongs to the state."""
     drawing = state.drawing
-    fingerprint = state_fingerprint(estimate.tolist(), drawing.kick, state.ledger)
+    pending = state.generation.pending
+    integers = [*state.ledger, *(pending.vector if pending else [])]
+    fingerprint = state_fingerprint(estimate.tolist(), drawing.kick, integers)
     return Draw(fingerprint, drawing.number, drawing.since)
 
 
@@ -83,9 +85,15 @@ def moved(state: State, estimate: FloatVector, since: int) -> State:
 
 def booked(state: State, term: Sequence[int], sign: int = 1) -> State:
     """Return *state* with the integers of a coupling term added to its ledger, or taken from it."""
-    before = ledger_of(state, len(term))
-    ledger = [str(old + sign * new) for old, new in zip(before, term, strict=True)]
-    return msgspec.structs.replace(state, ledger=ledger)
+    ledger = _added(state.ledger, term, sign)
+    flows = _added(state.generation.flows, term, sign)
+    generation = msgspec.structs.replace(state.generation, flows=flows)
+    return msgspec.structs.replace(state, ledger=ledger, generation=generation)
+
+
+def _added(ledger: Sequence[str], term: Sequence[int], sign: int) -> list[str]:
+    before = [int(entry) for entry in ledger] or [0] * len(term)
+    return [str(old + sign * new) for old, new in zip(before, term, strict=True)]
 
 
 def ledger_of(state: State, dimension: int) -> list[int]:

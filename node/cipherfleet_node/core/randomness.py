@@ -67,6 +67,10 @@ class RoundRandomness:
         if len(self.seed) != SEED_BYTES:
             raise ValueError(f"a round's seed has {SEED_BYTES} bytes, not {len(self.seed)}")
 
+    def second(self) -> RoundRandomness:
+        """Return the choices for the vector that is averaged beside the estimate."""
+        return RoundRandomness(hashlib.sha256(b"cipherfleet/v2/averaged\0" + self.seed).digest())
+
     def uniform(self, label: str, count: int) -> FloatVector:
         """Return *count* independent numbers, uniform on [0, 1), multiples of 2^-53."""
         words = np.frombuffer(self._bytes(label, 8 * count), dtype=">u8")

@@ -176,11 +176,14 @@ class Sealed(Packed):
         ciphertexts = read_ciphertexts(key, layout, query.ciphertexts)
         masked = [
             factor * (1 + key.n * mask) % key.n_squared
-            for factor, mask in zip(prepared, self._seal.masks(query, key.n), strict=True)
+            for factor, mask in zip(prepared, self._masks(query), strict=True)
         ]
         return make_answer(
             key, layout, ciphertexts, edge.metropolis * own_weight(randomness), masked
         )
+
+    def _masks(self, query: Query) -> Sequence[mpz]:
+        return self._seal.masks(query, self._edges[query.sender].key.n)
 
     def is_addressed(self, query: Query) -> bool:
         """True if *query* asks this node; raises RemoteProtocolError for an invalid query."""

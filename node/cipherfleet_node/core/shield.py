@@ -6,7 +6,7 @@ the shield the dual begins at a private share. The shares of all participants su
 
     xi_i = sum_j sign(i, j) s_ij,  over the partners j of i that take part in the generation
 
-s_ij are normal numbers, rounded to whole units of the ledger, that only i and j know. The node with
+s_ij are nearly normal numbers, in whole units of the ledger, that only i and j know. The node with
 the smaller index adds them, the other one subtracts them. The optimum does not move, and no message
 is needed. The shares of another generation, or of other participants, are other numbers.
 
@@ -15,16 +15,15 @@ Source: docs/explanation/generations.md; checked by test_shares_sum_to_zero_for_
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from .exact import BETA
 from .randomness import RoundRandomness
 
+_UNIFORM = 12  # their sum has the variance 1
+_FRACTION_BITS = 48
 SHARE = 1.0  # deviation of an entry of xi_i, in units of the scale of curvature c0
 
 
@@ -48,19 +47,50 @@ class Shield:
     ) -> list[int]:
         """Return xi_i as integers in units of the ledger, shape (dimension,).
 
-        *name* is that of the generation, the digest h. *unit* is that of an opened slot, in the
-        objective's units. The ledger times unit, BETA and c0 is the dual, so c0 does not occur.
+        *name* is that of the generation. *unit* is that of an opened slot, in the objective's
+        units. The dual is the ledger times unit, BETA and c0, so c0 does not occur here.
         """
-        size = SHARE / (BETA * unit * max(self.mean_partners, 1.0) ** 0.5)
+        partners = set(participants) & self.partners.keys()
+        return self._sum(b"hidden" + name, partners, dimension, unit)
+
+    def added_shares(
+        self,
+        name: bytes,
+        participants: Iterable[int],
+        fresh: Iterable[int],
+        dimension: int,
+        unit: float,
+    ) -> list[int]:
+        """Return the same for the pairs in which one of the two is *fresh*, with other numbers."""
+        partners = set(participants) & self.partners.keys()
+        if self.index not in (new := set(fresh)):
+            partners &= new
+        return self._sum(b"added" + name, partners, dimension, unit)
+
+    def _sum(self, label: bytes, partners: Iterable[int], dimension: int, unit: float) -> list[int]:
+        size = round(SHARE / (BETA * unit * max(self.mean_partners, 1.0) ** 0.5))
         total = [0] * dimension
-        for other in sorted(set(participants) & self.partners.keys()):
+        for other in sorted(partners):
             sign = 1 if self.index < other else -1
-            drawn = _pair_share(self.partners[other], name, dimension) * size
-            total = [t + sign * round(s) for t, s in zip(total, drawn.tolist(), strict=True)]
+            drawn = _drawn(self.partners[other], label, dimension)
+            # both ends round the same number
+            total = [
+                t + sign * (size * d >> _FRACTION_BITS) for t, d in zip(total, drawn, strict=True)
+            ]
         return total
 
 
-def _pair_share(secret: bytes, name: bytes, dimension: int) -> np.ndarray:
-    """Return *dimension* standard normal numbers that only the two holders of *secret* know."""
-    seed = hmac.digest(secret, b"cipherfleet/v2/share\0" + name, hashlib.sha256)
-    return RoundRandomness(seed).normal("share", dimension)
+def _drawn(secret: bytes, label: bytes, dimension: int) -> list[int]:
+    """Return numbers that only the two holders of *secret* know, in units of 2^-_FRACTION_BITS.
+
+    Each is a sum of twelve uniform integers less its mean: nearly normal, with deviation one, and
+    the same on every processor.
+    """
+    seed = hmac.digest(secret, b"cipherfleet/v2/share\0" + label, "sha256")
+    uniform = RoundRandomness(seed).integers_below(
+        1 << _FRACTION_BITS, "share", _UNIFORM * dimension
+    )
+    return [
+        sum(uniform[_UNIFORM * i : _UNIFORM * (i + 1)]) - (_UNIFORM << _FRACTION_BITS) // 2
+        for i in range(dimension)
+    ]

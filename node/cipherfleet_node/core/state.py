@@ -37,6 +37,9 @@ class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outcome: Outcome = "open"
     counted: list[str] = []  # the neighbours in the coupling term
     answers: dict[str, list[bytes]] = {}  # of a held round of the sealed exchange, by neighbour
+    averaging: bytes = b""  # the generation whose vector the query carries
+    averaged: list[int] = []  # that vector, in resolutions
+    second: list[bytes] = []  # its ciphertexts
 
     def __repr__(self) -> str:
         return f"<RoundRecord {self.number}>"
@@ -69,6 +72,42 @@ class Drawing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times: int = 0  # how often it rose while the estimate stood still
 
 
+class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A generation that lists this node and that is not applied yet."""
+
+    number: int
+    name: bytes
+    listed: bytes  # bits of its participants
+    fresh: bytes  # bits of those that had no share
+    vector: list[str]  # v, integers in decimal, in units of the ledger
+    rounds: int = 0  # rounds of the averaging that were found good
+    votes: bytes = b""  # bits of the participants whose votes are known
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an applied generation changes in the ledger, step by step."""
+
+    number: int  # of the generation
+    total: list[str]  # integers in decimal, in units of the ledger
+    step: int = 0  # so many steps are made
+
+
+class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node knows of generations; see `generations.py`."""
+
+    number: int = 0  # the latest one that the node has applied, or heard of as an outsider
+    name: bytes = b""
+    passed: int = 0  # the latest one whose first round is over
+    flows: list[str] = []  # the part of the ledger since then
+    has_share: bool = False
+    listed: bytes = b""  # participants of the next one, as far as is known
+    fresh: bytes = b""
+    pending: Pending | None = None
+    change: Change | None = None
+    failures: int = 0  # generations in a row in which this node was away
+    stays_out: int = 0  # it takes part in no generation before this one
+
+
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The saved state of a node. It is private as a whole: never logged, files have mode 0600."""
 
@@ -88,6 +127,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ledger: list[str] = []
     moments: list[list[float]] = []  # of metric diagonal; see metric.Moments.rows
     follows: bool = False  # exact: its dual is lost, so it takes part without a gradient of its own
+    generation: Generation = Generation()
     # Of the exact method with an agreed scale of curvature; see agreement.py.
     agrees: bool = False  # the estimate is the average of logarithms of curvatures
     own_power: int | None = None  # this node's own result, an exponent in eighths
@@ -175,6 +215,7 @@ def after_loss(state: State, draw: int) -> State:
         has_lost_round=True,
         ledger=[],
         follows=True,
+        generation=Generation(),
         calm=0,
         level=0,
         drawing=Drawing(draw),

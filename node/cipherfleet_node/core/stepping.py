@@ -55,12 +55,13 @@ class Stepper:
             return None
         if not setup.exchange.sealed:
             self._keep_single(answers, k)
+        state = self._opener.generations.with_term(state, record.averaging, term.averaged)
         state = self._calmed(self._booked(state, coupling), record, coupling)
         return self._coupled(state, record, term, estimate, k + 1)
 
     def _calmed(self, state: State, record: RoundRecord, coupling: Sequence[int]) -> State:
         until = self._setup.algorithm.until
-        if until is None or state.agrees:
+        if until is None or state.agrees or self._opener.generations.is_follower(state):
             return state
         distances = size_of(self._real(coupling)), self._opener.distance_from_rest(record)
         return calmed(state, distances, until.accuracy)
@@ -88,6 +89,7 @@ class Stepper:
         estimate = np.array(state.estimate) + moved
         if not self._fits(estimate):
             return None
+        state = self._opener.generations.with_term(state, record.averaging, term.averaged)
         return self._coupled(self._booked(state, coupling), record, term, estimate, state.round)
 
     def take_back(self, state: State, query: Query) -> State:

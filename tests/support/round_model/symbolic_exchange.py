@@ -107,6 +107,9 @@ class SymbolicExchange:
         term = Term(self.node, own, draw, query.sender, asked, query.digest, size)
         return [msgspec.msgpack.encode(term)]
 
+    def blank(self, query: Query) -> list[bytes]:
+        raise NotImplementedError("no generations in the model of rounds")
+
     def accept(self, answer: Sequence[bytes]) -> list[mpz]:
         return _numbers(answer)
 

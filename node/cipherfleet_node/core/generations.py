@@ -337,15 +337,15 @@ def _changed(state: State, **changes: object) -> State:
 
 
 def _stepped(state: State, step: int, steps: int) -> State:
-    """Return *state* with its change up to *step* of *steps* in the ledger."""
+    """Return *state* with *step* of the *steps* of its change in the ledger."""
     change = state.generation.change
     assert change is not None
-    step = max(change.step, min(step, steps))
-    total = [int(entry) for entry in change.total]
-    added = [t * step // steps - t * change.step // steps for t in total]
-    before = progress.ledger_of(state, len(total))
-    ledger = [entry + a for entry, a in zip(before, added, strict=True)]
-    after = None if step == steps else msgspec.structs.replace(change, step=step)
+    size, total = len(change.total), [int(entry) for entry in change.total]
+    made = _integers(change.made, size)
+    due = [t * max(0, min(step, steps)) // steps for t in total]
+    ledger = progress.ledger_of(state, size)
+    ledger = [x + d - m for x, d, m in zip(ledger, due, made, strict=True)]
+    after = None if due == total else msgspec.structs.replace(change, made=_texts(due))
     return progress.replaced(_changed(state, change=after), ledger=_texts(ledger))
 
 

@@ -89,7 +89,7 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     number: int  # of the generation
     total: list[str]  # integers in decimal, in units of the ledger
-    step: int = 0  # so many steps are made
+    made: list[str] = []  # the part of it that is in the ledger; empty: nothing
 
 
 class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -633,6 +633,8 @@ class Agent:
         if query.key != setup.neighbours[sender]:
             raise RemoteProtocolError("other_key", f"{sender!r} uses a key that is not pinned")
         setup.exchange.is_addressed(query)  # raises for an invalid query, also of a later round
+        if setup.shield is None and (query.averaged or query.generation):
+            raise RemoteProtocolError("generation", f"{sender!r} writes of generations: none here")
         if query.averaged:
             setup.exchange.is_addressed(query.second)
 

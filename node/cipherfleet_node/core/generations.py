@@ -152,9 +152,9 @@ class Generations:
             is_known = any(note.name == pending.name for note in notes)
             if has_voted and (votes == pending.listed or is_known):
                 return self._with(shield, state, pending)
-        latest = max(notes, key=lambda note: note.number, default=None)
-        is_later = latest is not None and latest.number > state.generation.number
-        if latest is None or not is_later or self.first_round(shield, latest.number) > k:
+        begun = [note for note in notes if self.first_round(shield, note.number) <= k]
+        latest = max(begun, key=lambda note: note.number, default=None)
+        if latest is None or latest.number <= state.generation.number:
             return state
         return self._without(shield, state, latest)
 

@@ -17,10 +17,14 @@ from .messages import (
     DIGEST_BYTES,
     LARGEST_POWER,
     MAX_LEVEL,
+    MAX_PARTICIPANTS,
     MAX_REASONS,
+    NAME_BYTES,
     TAG_BYTES,
     Answer,
     Claim,
+    GenerationNote,
+    GenerationVotes,
     Health,
     Message,
     Presence,
@@ -44,7 +48,7 @@ class _Blank:
         return bytes(SIGNATURE_BYTES)
 
 
-def size_limits(layout: Layout) -> Mapping[str, int]:
+def size_limits(layout: Layout, *, has_generations: bool = False) -> Mapping[str, int]:
     """Return the length in bytes of the longest valid message, by the kind that its topic tells.
 
     All keys of a fleet have the size of *layout*. A refusal counts as an answer: it comes on the
@@ -52,17 +56,23 @@ def size_limits(layout: Layout) -> Mapping[str, int]:
     Checked by test_limits_are_the_lengths_of_the_longest_messages.
     """
     limits: dict[str, int] = {}
-    for message in _longest(layout):
+    for message in _longest(layout, has_generations=has_generations):
         kind, length = kind_of_level(message.KIND), len(encode(message, _Blank()))
         limits[kind] = min(max(length, limits.get(kind, 0)), MAX_MESSAGE_BYTES)
     return limits
 
 
-def _longest(layout: Layout) -> Iterator[Message]:
+def _longest(layout: Layout, *, has_generations: bool = False) -> Iterator[Message]:
     """Yield a message of every kind that is as long as a valid one can be."""
     name, names = LONGEST_NAME, [LONGEST_NAME] * MAX_DEGREE
     last, number = MAX_ROUND, MAX_COUNTER
     ciphertexts = [bytes(layout.ciphertext_bytes)] * layout.ciphertexts
+    note, averaged = None, list[bytes]()
+    if has_generations:
+        votes = GenerationVotes(bytes(NAME_BYTES), bytes(MAX_PARTICIPANTS // 8))
+        bits = votes.votes
+        note = GenerationNote(last, votes.name, bits, bits, votes.name, votes)
+        averaged = ciphertexts
     tag, digest, key = bytes(TAG_BYTES), bytes(DIGEST_BYTES), bytes(KEY_BYTES)
     yield Query(
         fleet=name,
@@ -78,8 +88,10 @@ def _longest(layout: Layout) -> Iterator[Message]:
         parameters=tag,
         key=tag,
         ciphertexts=ciphertexts,
+        averaged=averaged,
+        generation=note,
     )
-    yield Answer(name, name, last, name, last, number, digest, ciphertexts)
+    yield Answer(name, name, last, name, last, number, digest, ciphertexts, averaged)
     yield Refusal(name, name, last, name, last, number, digest, "stale_epoch", last)
     yield Presence(name, name, last, "disconnected")
     yield _longest_health(names)

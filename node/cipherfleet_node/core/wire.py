@@ -31,10 +31,12 @@ from cipherfleet_node.settings.sections import MAX_ID
 from .messages import (
     DEGREES,
     DIGEST_BYTES,
+    NAME_BYTES,
     OPERATOR,
     TAG_BYTES,
     Answer,
     Claim,
+    GenerationNote,
     Health,
     Membership,
     Message,
@@ -236,6 +238,9 @@ def _check_ranges(message: Message) -> None:
         case Query():
             rounds += [message.round, message.previous + 1]
             tags += [(message.parameters, TAG_BYTES), (message.key, TAG_BYTES)]
+            if message.generation is not None:
+                rounds.append(message.generation.number)
+                _check_generation(message, message.generation)
         case Reply():
             rounds.append(message.round)
             counters.append(message.waited_ms)
@@ -252,6 +257,17 @@ def _check_ranges(message: Message) -> None:
         raise WireError("range", f"a number in a message of {message.sender!r} is out of range")
     if not all(len(tag) == length for tag, length in tags):
         raise WireError("length", f"a tag in a message of {message.sender!r} has a wrong length")
+
+
+def _check_generation(query: Query, note: GenerationNote) -> None:
+    names, bits = [note.name, note.averaging], [note.listed, note.fresh]
+    if note.votes is not None:
+        names.append(note.votes.name)
+        bits.append(note.votes.votes)
+    if any(len(name) not in (0, NAME_BYTES) for name in names):
+        raise WireError("length", f"a name in a message of {query.sender!r} has a wrong length")
+    if any(each.endswith(b"\0") for each in bits) or bool(note.averaging) != bool(query.averaged):
+        raise WireError("range", f"a note of {query.sender!r} on generations is not valid")
 
 
 def _are_within(limit: int, counters: list[int]) -> bool:

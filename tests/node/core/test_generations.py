@@ -1,0 +1,312 @@
+"""Generations: the shield, the correction of the sum of duals, and what a coalition learns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from cipherfleet_node.core import generations, progress
+from cipherfleet_node.core.exact import dual
+from cipherfleet_node.core.exchange import UNIT
+from cipherfleet_node.core.generations import Generations, indices
+from cipherfleet_node.core.messages import NAME_BYTES, GenerationNote, GenerationVotes, Query
+from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
+from cipherfleet_node.core.state import State
+from cipherfleet_node.core.stepping import Stepper
+from cipherfleet_node.settings.sections import Algorithm, Stepsize
+from tests.support.exact_fleets import (
+    RESOLUTION,
+    SCALE,
+    SQUARES,
+    D,
+    objectives_of,
+    optimum,
+    readings,
+    reported,
+    run_to,
+    six,
+)
+from tests.support.memory_fleet import MemoryFleet, deliver, rejections
+from tests.tools import generation_faults
+
+PLAN = 110, 8, 24  # rounds between generations, of the roll call, of the averaging
+SHORT = 34, 8, 6
+
+
+def fleet(rounds: int, plan: tuple[int, int, int] | None = PLAN, **more: Any) -> MemoryFleet:
+    algorithm = Algorithm(rounds=rounds, scale=SCALE, stepsize=Stepsize(spread=1.0))
+    settings: dict[str, Any] = {"sealed": True, "encrypted": False, "seed": 3, **more}
+    return MemoryFleet(six(), readings(six()), SQUARES, algorithm, generations=plan, **settings)
+
+
+def started(rounds: int, **more: Any) -> MemoryFleet:
+    running = fleet(rounds, **more)
+    for name in running.seats:
+        running.start(name)
+    return running
+
+
+def errors(running: MemoryFleet, among: Sequence[str], of: Sequence[str] = ()) -> FloatVector:
+    """The relative error of the latest estimate of each node *among*, for the optimum *of* some."""
+    objectives = objectives_of(readings(six()))
+    best = optimum([objectives[name] for name in of or objectives])
+    last = np.array([running.seats[name].reported[-1].estimate for name in among])
+    result: FloatVector = np.linalg.norm(last - best, axis=1) / np.linalg.norm(best)
+    return result
+
+
+def state_of(running: MemoryFleet, name: str) -> State:
+    agent, saved = running.seats[name].agent, running.seats[name].saved
+    state = agent.state if agent else saved
+    assert state is not None
+    return state
+
+
+def numbers(running: MemoryFleet) -> set[int]:
+    return {state_of(running, name).generation.number for name in running.seats}
+
+
+# -- the iteration --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_an_encrypted_fleet_with_generations_equals_one_in_plaintext(sealed: bool) -> None:
+    runs = [fleet(60, SHORT, sealed=sealed, encrypted=which) for which in (True, False)]
+    for running in runs:
+        running.run()
+        assert numbers(running) == {2}
+        assert not running.rejected()
+    np.testing.assert_array_equal(reported(runs[0]), reported(runs[1]))
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_the_shield_does_not_move_the_optimum_and_later_generations_hardly_disturb(
+    sealed: bool,
+) -> None:
+    running = started(260, sealed=sealed)
+    run_to(running, "n00", 100)
+    assert errors(running, list(running.seats)).max() < 1e-4
+    running.advance(running.now + 5_000)
+    assert numbers(running) == {3}
+    assert errors(running, list(running.seats)).max() < 1e-5
+
+
+def test_the_shares_of_the_first_generation_sum_to_zero_and_are_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cipherfleet_lab.simulation.plaintext_exchange.dither", lambda *_: [0] * D)
+    running = fleet(25)
+    running.run()
+    states = [state_of(running, name) for name in running.seats]
+    assert {state.generation.number for state in states} == {1}
+    ledgers = np.array([progress.ledger_of(state, D) for state in states], dtype=object)
+    assert ledgers.sum(axis=0).tolist() == [0] * D
+
+
+def test_nodes_have_no_gradient_of_their_own_before_the_first_generation() -> None:
+    running = started(60)
+    run_to(running, "n00", PLAN[1] - 1)
+    for name in running.seats:
+        agent = running.seats[name].agent
+        assert agent is not None
+        assert agent.opener.generations.is_follower(agent.state)
+    run_to(running, "n00", 40)
+    assert not any(state_of(running, name).follows for name in running.seats)
+
+
+# -- what a coalition learns ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def flows(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, FloatVector]:
+    """By node: all that has flowed into its dual, in units of the ledger; its neighbours know it.
+
+    A pairwise coalition knows the flows exactly, a sealed one with the neighbours' neighbours.
+    """
+    known: dict[str, Any] = defaultdict(lambda: np.zeros(D))
+    booked = Stepper._booked
+
+    def book(self: Stepper, state: State, term: Sequence[int], sign: int = 1) -> State:
+        known[state.node] = known[state.node] + sign * np.array(term, dtype=float)
+        return booked(self, state, term, sign)
+
+    monkeypatch.setattr(Stepper, "_booked", book)
+    return known
+
+
+def telescoped(running: MemoryFleet, flows: Mapping[str, FloatVector]) -> float:
+    """The error of the gradients that all neighbours together find, relative to a guess of zero.
+
+    They scale what they find by the factor that fits best: nobody can do better with it.
+    """
+    objectives = objectives_of(readings(six()))
+    best, unused = optimum(list(objectives.values())), RoundRandomness(bytes(32))
+    true = np.array([objectives[name].gradient(best, unused) for name in running.seats])
+    unit = RESOLUTION * UNIT
+    found = np.array([-dual(list(flows[name]), SCALE, unit) for name in running.seats])
+    factor = float((found * true).sum() / (found**2).sum())
+    return float(np.linalg.norm(factor * found - true) / np.linalg.norm(true))
+
+
+def test_without_a_shield_all_neighbours_find_the_gradient(
+    flows: Mapping[str, FloatVector],
+) -> None:
+    running = fleet(200, None)
+    running.run()
+    assert telescoped(running, flows) < 1e-3
+
+
+def test_with_a_shield_all_neighbours_find_nothing_of_the_gradient(
+    flows: Mapping[str, FloatVector],
+) -> None:
+    running = fleet(220)
+    running.run()
+    assert numbers(running) == {2}
+    assert errors(running, list(running.seats)).max() < 1e-3
+    assert telescoped(running, flows) > 0.9
+
+
+def test_partners_who_all_collude_find_the_gradient_in_spite_of_the_shield(
+    flows: Mapping[str, FloatVector],
+) -> None:
+    running = fleet(150, (400, 8, 24))  # the first generation alone
+    running.run()
+    corrected = {}
+    for name, seat in running.seats.items():
+        state = seat.saved
+        assert state is not None
+        shield = running._shield(name)
+        assert shield is not None
+        everyone = range(len(running.seats))
+        shares = shield.shares(state.generation.name, everyone, D, RESOLUTION * UNIT)
+        corrected[name] = flows[name] - np.array(shares, dtype=float)
+    assert telescoped(running, corrected) < 1e-2
+
+
+# -- faults ---------------------------------------------------------------------------------------
+
+
+def test_a_wiped_card_and_a_node_gone_for_good_are_healed_by_the_next_generations() -> None:
+    running = started(600, sealed=False)  # a sealed ring without one member does not couple
+    run_to(running, "n00", 80)
+    running.kill("n02")
+    running.lose_state("n02")
+    running.start("n02")
+    run_to(running, "n00", PLAN[1] + 2 * PLAN[0] + 60)
+    everyone = list(running.seats)
+    assert errors(running, everyone).max() < 1e-3
+    assert not any(state_of(running, name).follows for name in everyone)
+    running.kill("n04")
+    rest = [name for name in everyone if name != "n04"]
+    run_to(running, "n00", PLAN[1] + 3 * PLAN[0] - 10)
+    before = errors(running, rest, of=rest).min()
+    run_to(running, "n00", PLAN[1] + 4 * PLAN[0] + 60)
+    # A line of five is left, on which so few rounds of averaging leave a remainder.
+    assert errors(running, rest, of=rest).max() < before / 5
+
+
+def test_a_node_without_a_share_gets_one_with_the_next_generation() -> None:
+    running = started(400)
+    run_to(running, "n00", 60)
+    running.kill("n01")
+    running.lose_state("n01")
+    running.start("n01")
+    run_to(running, "n00", 80)
+    assert not state_of(running, "n01").generation.has_share
+    run_to(running, "n00", PLAN[1] + PLAN[0] + PLAN[2] + 15)
+    changes = {name: state_of(running, name).generation.change for name in running.seats}
+    size = 0.1 / (RESOLUTION * UNIT)
+    assert state_of(running, "n01").generation.has_share
+    assert all(change is not None for change in changes.values())
+    assert max(abs(int(entry)) for entry in changes["n01"].total) > size  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_no_schedule_of_faults_leaves_a_wrong_sum_or_a_node_without_its_gradient(
+    seed: int,
+) -> None:
+    outcome = generation_faults.run(seed)
+    assert outcome.applied > 0
+    assert outcome.broken == 0
+    assert outcome.problems == []
+
+
+def test_votes_without_the_check_of_both_ends_apply_wrong_sums(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generations, "_is_counted_at_both_ends", lambda *_: True)
+    assert any(generation_faults.run(seed).broken for seed in (40, 41, 42))
+
+
+def test_two_nodes_alone_begin_no_generation() -> None:
+    edges = [("n00", "n01"), ("n01", "n02"), ("n00", "n02")]
+    algorithm = Algorithm(rounds=60, scale=SCALE, stepsize=Stepsize(spread=1.0))
+    running = MemoryFleet(
+        edges, readings(edges), SQUARES, algorithm, encrypted=False, generations=(30, 6, 4)
+    )
+    for name in ("n00", "n01"):
+        running.start(name)
+    running.advance(1_000.0)
+    assert {state_of(running, name).generation.passed for name in ("n00", "n01")} >= {2}
+    assert {state_of(running, name).generation.number for name in ("n00", "n01")} == {0}
+
+
+# -- notes ----------------------------------------------------------------------------------------
+
+
+def note(**changes: Any) -> GenerationNote:
+    made = GenerationNote(0, b"", b"", b"", b"", None)
+    return msgspec.structs.replace(made, **changes)
+
+
+NOTES_IGNORED = [
+    note(number=2**40, name=bytes(NAME_BYTES)),  # a generation that cannot have begun
+    note(votes=GenerationVotes(b"x" * NAME_BYTES, b"\xff")),  # votes for another one
+    note(listed=b"\xff", fresh=b"\xff"),  # outside a roll call
+]
+
+
+@pytest.mark.parametrize("forged", NOTES_IGNORED)
+def test_a_note_that_cannot_be_true_changes_nothing(forged: GenerationNote) -> None:
+    running = started(100)
+    run_to(running, "n00", 30)
+    agent = running.seats["n00"].agent
+    assert agent is not None
+    before = agent.state
+    query = running.seats["n01"].agent.opener.query(  # type: ignore[union-attr]
+        state_of(running, "n01"), state_of(running, "n01").records[-1]
+    )
+    agent.opener.generations.hear(msgspec.structs.replace(query, generation=forged))
+    agent.opener.generations._heard = {"n01": (query.round, forged)}
+    assert agent.opener.generations.advance(before) == before
+
+
+def test_a_fleet_without_generations_refuses_queries_that_mention_them() -> None:
+    running = started(50, plan=None)
+    run_to(running, "n00", 5)
+    record = state_of(running, "n01").records[-1]
+    agent = running.seats["n01"].agent
+    assert agent is not None
+    query: Query = agent.opener.query(agent.state, record)
+    for changes in ({"generation": note()}, {"averaged": query.ciphertexts}):
+        effects = deliver(running, "n00", msgspec.structs.replace(query, **changes))
+        assert rejections(effects) == ["generation"]
+
+
+def test_bits_name_participants_by_index() -> None:
+    assert indices(generations._union(generations._bit(0), generations._bit(9))) == [0, 9]
+    assert generations._within(b"\x03\x02", b"\x01") == b"\x01"
+    assert indices(b"") == []
+
+
+def test_generations_begin_at_known_rounds() -> None:
+    shield = fleet(1)._shield("n00")
+    assert shield is not None
+    firsts = [Generations.first_round(shield, number) for number in (1, 2, 3)]
+    assert firsts == [8, 118, 228]
+    assert [Generations._latest(shield, k) for k in (7, 8, 117, 118)] == [0, 1, 1, 2]

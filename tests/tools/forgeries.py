@@ -33,6 +33,8 @@ from cipherfleet_node.core.messages import (
     MAX_CIPHERTEXTS,
     OPERATOR,
     Answer,
+    GenerationNote,
+    GenerationVotes,
     Health,
     Membership,
     MembershipEntry,
@@ -936,6 +938,23 @@ def another_key_tag(scene: ExchangeScenario) -> Forgery | None:
     names = [name for name in NODES if name != scene.pending.sender]
     tag = scene.fleet.keys[scene.chance.choice(names)].public.fingerprint[:8]
     return altered_query(scene, key=scene.chance.choice([tag, scene.chance.randbytes(8)]))
+
+
+@neighbour("generation")
+def a_note_on_generations(scene: ExchangeScenario) -> Forgery | None:
+    """With all bits set, with ciphertexts to average, or with nothing in it, in a fleet without."""
+    query = scene.pending.message
+    if not isinstance(query, Query):
+        return None
+    name = scene.chance.randbytes(16)
+    everyone = GenerationVotes(name, b"\xff")
+    notes = [
+        (GenerationNote(0, b"", b"", b"", b"", None), []),
+        (GenerationNote(2**30, name, b"\xff", b"\xff", b"", everyone), []),
+        (GenerationNote(1, name, b"", b"", name, everyone), query.ciphertexts),
+    ]
+    note, averaged = scene.chance.choice(notes)
+    return altered_query(scene, generation=note, averaged=averaged)
 
 
 def altered_query(scene: ExchangeScenario, **changes: Any) -> Forgery | None:

@@ -400,10 +400,23 @@ class Mutator:
                 before = fields[index]  # an earlier change may have put anything there
                 entries = before if isinstance(before, list) else list(getattr(message, name))
                 fields[index] = (entries * self.chance.choice([0, 1, 2, 30, 2000]))[:MANY]
+            case "averaged":
+                is_exchanged = isinstance(message, Query | Answer)
+                fields[index] = self.ciphertexts(message) if is_exchanged else []
+            case "generation":
+                fields[index] = self.note()
             case "from_round" | "rekey" | "fingerprint":
                 fields[index] = self.like(fields[index])
             case _:  # tags and digests
                 fields[index] = self.chance.randbytes(len(getattr(message, name)))
+
+    def note(self) -> Any:
+        """A note on generations, of right and of wrong forms."""
+        names, bits = [b"", bytes(16), bytes(15)], [b"", b"\xff", b"\0", b"\xff" * 129]
+        name, some = self.chance.choice(names), self.chance.choice(bits)
+        votes = self.chance.choice([None, [name, some], [some, name]])
+        number = self.chance.choice([0, 1, -1, MAX_ROUND, MAX_COUNTER])
+        return self.chance.choice([None, [number, name, some, some, name, votes], [number, name]])
 
     def like(self, value: Any) -> Any:
         """Another value of the same type."""

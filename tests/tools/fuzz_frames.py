@@ -367,13 +367,12 @@ class Mutator:
                 now = self.target._agent.round_number
                 near = [now + step for step in range(-8, 9)]
                 fields[index] = max(0, self.chance.choice([*near, 2**32, MAX_ROUND, MAX_COUNTER]))
-            case "ciphertexts":
+            case "ciphertexts" | "averaged":
                 assert isinstance(message, Query | Answer)
                 fields[index] = self.ciphertexts(message)
-            case "state":
-                fields[index] = self.chance.choice(get_args(PresenceState))
-            case "reason":
-                fields[index] = self.chance.choice(get_args(RefusalReason))
+            case "state" | "reason":
+                kinds = PresenceState if name == "state" else RefusalReason
+                fields[index] = self.chance.choice(get_args(kinds))
             case "unbalanced":
                 fields[index] = self.chance.random() < 0.5
             case "phase":
@@ -400,12 +399,9 @@ class Mutator:
                 before = fields[index]  # an earlier change may have put anything there
                 entries = before if isinstance(before, list) else list(getattr(message, name))
                 fields[index] = (entries * self.chance.choice([0, 1, 2, 30, 2000]))[:MANY]
-            case "averaged":
-                is_exchanged = isinstance(message, Query | Answer)
-                fields[index] = self.ciphertexts(message) if is_exchanged else []
             case "generation":
                 fields[index] = self.note()
-            case "from_round" | "rekey" | "fingerprint":
+            case _ if name in ("from_round", "rekey", "fingerprint"):
                 fields[index] = self.like(fields[index])
             case _:  # tags and digests
                 fields[index] = self.chance.randbytes(len(getattr(message, name)))

@@ -14,6 +14,7 @@ from .messages import Message
 from .objective import Objective
 from .randomness import FloatVector, Seeds
 from .sample import Sample
+from .shield import Shield
 from .state import AnsweredQuery, State
 
 
@@ -46,6 +47,7 @@ class Setup:
     exact_scale: Scale | None = None
     diameter: int = 0  # of the graph, in hops; only `algorithm.until` needs it
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
+    shield: Shield | None = None  # None: the dual begins at zero
 
     @property
     def has_blocks(self) -> bool:

@@ -23,7 +23,7 @@ from cipherfleet_node.settings.rules import (
     check_broker,
     check_crypto,
     check_method,
-    check_metric,
+    check_gradient,
     check_objective,
     check_parts,
     check_statistics,
@@ -218,7 +218,7 @@ def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
 FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), check_algorithm),
     Rule((("algorithm",),), _check_method),
-    Rule((("algorithm",), ("objective",)), check_metric),
+    Rule((("algorithm",), ("objective",)), check_gradient),
     Rule((("algorithm",),), _check_end),
     Rule((("crypto",),), _check_keys),
     Rule((("broker",),), _check_brokers),

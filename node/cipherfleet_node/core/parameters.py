@@ -98,6 +98,9 @@ def shared_parameters(
     reals = (given.scale, given.exponent) if isinstance(given, Attenuation) else None
     if exact_scale is not None:
         step, reals = Stepsize(initial=1.0, decay=0.0, exponent=0.0), None  # private: not covered
+    rounds = None
+    if generations is not None:
+        rounds = generations.every, generations.roll_call, generations.averaging
     return SharedParameters(
         exchange=exchange,
         dimension=dimension,
@@ -108,7 +111,7 @@ def shared_parameters(
         attenuation=reals,
         exact_scale=0.0 if exact_scale == AGREE else exact_scale,
         exact_method="statistics" if algorithm.method == "statistics" else "exact",
-        schedule=generations and (generations.every, generations.roll_call, generations.averaging),
+        schedule=rounds,
     )
 
 

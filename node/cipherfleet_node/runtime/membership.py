@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from gmpy2 import mpz
 
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import DIGEST_BYTES, OPERATOR, Membership
+from cipherfleet_node.core.messages import DIGEST_BYTES, OPERATOR, GenerationsEntry, Membership
 from cipherfleet_node.core.paillier import PublicKey, faults_of_modulus
 from cipherfleet_node.core.topics import membership_topic
 from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError, WireError, remedy_for
@@ -72,17 +72,13 @@ class CheckedMembership:
                 for member in self.message.members
             ],
             seals={name: _seal_text(raw) for name, raw in self.message.seals},
-            generations=generations_of(self.message),
+            generations=self.message.generations and make_section(self.message.generations),
         )
 
 
-def generations_of(message: Membership) -> Generations | None:
-    """Return the section `generations` that *message* gives; None if the fleet has no shield.
-
-    Raises ValueError if a key does not have 32 bytes.
-    """
-    given = message.generations
-    return given and Generations(
+def make_section(given: GenerationsEntry) -> Generations:
+    """Return *given* as the section of node.yaml; raises ValueError if a key has no 32 bytes."""
+    return Generations(
         index=given.index,
         every=given.every,
         roll_call=given.roll_call,
@@ -140,9 +136,7 @@ def _check_generations(message: Membership, config: NodeConfig) -> None:
         raise WireError("membership", "the digest or a key of generations does not have 32 bytes")
     if len({partner.id for partner in given.partners}) < len(given.partners):
         raise WireError("membership", "two partners have the same id")
-    section = generations_of(message)
-    assert section is not None
-    for fault in section.list_faults(config.node):
+    for fault in make_section(given).list_faults(config.node):
         raise WireError("membership", f"generations {fault}")
 
 

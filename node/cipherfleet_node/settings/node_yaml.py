@@ -60,7 +60,7 @@ def checksum_of(config: NodeConfig) -> str:
     others = [(n.id, n.neighbours, n.fingerprint) for n in config.neighbours]
     own = config.keys and (config.keys.paillier, config.keys.identity, config.keys.seal)
     seals = sorted(config.seals.items())
-    made = [config.fleet, config.node, own, config.operator, others, seals]
+    made: list[object] = [config.fleet, config.node, own, config.operator, others, seals]
     if config.generations is not None:
         made.append(config.generations)
     return hashlib.sha256(b"cipherfleet/v2/node\0" + msgspec.json.encode(made)).hexdigest()

@@ -96,7 +96,7 @@ def read_bundle(folder: Path) -> Bundle:
         secrets=_shared_secrets(folder, config, keys),
         membership=membership,
         tls=context,
-        partner_secrets=_partner_secrets(folder, config, keys),
+        partner_secrets=partner_secrets(folder, config, keys),
     )
 
 
@@ -124,7 +124,11 @@ def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[st
     }
 
 
-def _partner_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[int, bytes]:
+def partner_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[int, bytes]:
+    """Return the secret that the node shares with each partner, by the partner's index.
+
+    Raises ConfigError for a key that is invalid.
+    """
     partners = config.generations.partners if config.generations is not None else {}
     return {
         partner.index: _secret(

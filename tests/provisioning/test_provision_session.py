@@ -1082,8 +1082,8 @@ def test_the_list_stays_until_every_node_can_get_the_new_one(
     assert (alone.index, alone.partners) == (6, [])
     device = Device(shielded, "d")
     with claimed(device):
-        result = provision.enroll(shielded, Consent(auto=True), Reach(timeout_s=60, health_s=0.2))
-    assert (result.newly_enrolled, result.awaited) == (["d"], [])
+        enrolled = provision.enroll(shielded, Consent(auto=True), Reach(timeout_s=60, health_s=0.2))
+    assert (enrolled.newly_enrolled, enrolled.awaited) == (["d"], [])
     assert [each.id for each in ledger_of(shielded).participants] == list("abcdefg")
     messages = [read_signed(shielded, name) for name in "abcdefg"]
     assert len({digest_list(message) for message in messages}) == 1

@@ -18,7 +18,6 @@ from itertools import islice
 import msgspec
 import numpy as np
 
-from cipherfleet_analysis.convergence import spectral_gap
 from cipherfleet_analysis.exact_run import ExactMethod
 from cipherfleet_analysis.gradients import Linear
 from cipherfleet_analysis.random_choices import Array, SeededRandomness
@@ -28,6 +27,7 @@ from cipherfleet_node.core.exact import LEAST_SPREAD
 from cipherfleet_node.settings.sections import AGREE, Algorithm, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.mixing import spectral_gap
 from cipherfleet_provisioning.topology.section import Topology, TopologyError
 
 LEAST_ERROR = 3e-7  # a run ends here: below the finest accuracy of the fit

@@ -15,28 +15,24 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 
-from cipherfleet_node.core.exchange import metropolis
-from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
 from cipherfleet_node.core.quantiser import START_NOISE
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.findings import Finding
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, resolution_of
 from cipherfleet_provisioning.topology.graph import Graph
-
-Matrix = npt.NDArray[np.float64]
-
-# Every possible half weight h, all equally likely: H / 2^12, where H is odd and has 12 bits.
-_HALF_WEIGHTS = (
-    np.arange(2 ** (HALF_WEIGHT_BITS - 1) + 1, 2**HALF_WEIGHT_BITS, 2) / 2.0**HALF_WEIGHT_BITS
+from cipherfleet_provisioning.topology.mixing import (
+    HALF_WEIGHTS,
+    MEAN,
+    Matrix,
+    metropolis_laplacian,
 )
+
 # The law of a/m = h h', two independent half weights.
-MEAN = float(_HALF_WEIGHTS.mean()) ** 2
-MEAN_SQUARE = float((_HALF_WEIGHTS**2).mean()) ** 2
+MEAN_SQUARE = float((HALF_WEIGHTS**2).mean()) ** 2
 # Sealed: the covariance of a/m of two edges that share a node and therefore one half weight.
-SEALED_COVARIANCE = float(_HALF_WEIGHTS.var()) * MEAN
-LOWEST, HIGHEST = float(_HALF_WEIGHTS[0]) ** 2, float(_HALF_WEIGHTS[-1]) ** 2
+SEALED_COVARIANCE = float(HALF_WEIGHTS.var()) * MEAN
+LOWEST, HIGHEST = float(HALF_WEIGHTS[0]) ** 2, float(HALF_WEIGHTS[-1]) ** 2
 
 FAILURE_PROBABILITY = 1e-6  # of RoundsToConsensus.expected, an upper bound
 NOISE_PEAK = 6.0  # standard deviations of quantisation noise allowed for: exceeded once in 5e8
@@ -48,24 +44,6 @@ SCHEDULE, SPREAD = "schedule", "stepsize.spread"  # subjects of findings
 
 
 # -- mixing -------------------------------------------------------------------------------------
-
-
-def metropolis_laplacian(graph: Graph, power: int = 1) -> Matrix:
-    """Return the Laplacian weighted with m_ij^power, shape (n, n), nodes in the graph's order."""
-    place = {node: i for i, node in enumerate(graph.ids)}
-    adjacency = np.zeros((len(graph.ids), len(graph.ids)))
-    for a, b in graph.edges:
-        factor = metropolis(graph.degree(a), graph.degree(b)) / 2.0**METROPOLIS_BITS
-        adjacency[place[a], place[b]] = factor**power
-    adjacency += adjacency.T
-    laplacian: Matrix = np.diag(adjacency.sum(axis=1)) - adjacency
-    return laplacian
-
-
-def spectral_gap(graph: Graph) -> float:
-    """Return 1 minus the spectral norm of E[I - L] on disagreements, in (0, 1]; 0: no mixing."""
-    rates = np.linalg.eigvalsh(metropolis_laplacian(graph))[1:]  # the first, 0, belongs to the mean
-    return float(1 - np.abs(1 - MEAN * rates).max())
 
 
 def mean_square_contraction(graph: Graph, *, sealed: bool) -> float:

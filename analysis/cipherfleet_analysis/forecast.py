@@ -32,9 +32,9 @@ from cipherfleet_node.settings.sections import SyntheticSensor, resolution_of
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.mixing import MEAN, spectral_gap
 
 from .centralised import centralised_answer, common_answer, recorded_objectives
-from .convergence import MEAN, spectral_gap
 from .exact_run import exact_method
 from .gradients import QUADRATIC, gradients_of
 from .random_choices import Array, SeededRandomness

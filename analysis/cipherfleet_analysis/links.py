@@ -8,8 +8,7 @@ import numpy as np
 
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_provisioning.topology.graph import Graph
-
-from .convergence import metropolis_laplacian, spectral_gap
+from cipherfleet_provisioning.topology.mixing import metropolis_laplacian, spectral_gap
 
 MOST_NODES = 400  # for more, the eigenvalues of all candidates take too long
 CANDIDATES = 12  # the links whose gap is computed

@@ -32,11 +32,13 @@ from cipherfleet_node.keys.key_files import (
     write_private,
     write_public,
 )
+from cipherfleet_node.runtime.membership import make_section
 from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of
 from cipherfleet_node.settings.rules import unused_settings
 from cipherfleet_node.settings.sections import (
     Broker,
     CsvSensor,
+    Generations,
     Neighbour,
     NodeConfig,
     Simulation,
@@ -45,6 +47,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
 from .certificates import Certified, write_client
+from .generations import Participant, Schedule, make_entries, plan_schedule
 from .key_making import MadeKeys, Progress, make_keys, make_keys_and_bases
 
 READINGS_FILE = "readings.csv"
@@ -107,8 +110,17 @@ def _write_at_once(
         made = make()
         keys = made.keys
         public = {name: pair.public for name, pair in keys.items()}
+        indices = {member.id: index for index, member in enumerate(fleet.members)}
+        generations = plan_generations(fleet, public, indices)
         for member in fleet.members:
-            config = node_config(fleet, member, public, brokers[member.id], simulation)
+            config = node_config(
+                fleet,
+                member,
+                public,
+                brokers[member.id],
+                simulation,
+                generations=generations.get(member.id),
+            )
             write_bundle(building / member.id, fleet, member, config, keys[member.id], public)
             _write_bases(building / member.id, made, member.id)
             if authority is not None:
@@ -166,11 +178,13 @@ def node_config(
     broker: Broker,
     simulation: Simulation,
     operator: str | None = None,
+    generations: Generations | None = None,
 ) -> NodeConfig:
     """Return the settings of the node *member*.
 
-    They include its neighbours if the keys of all nodes are known (*public*). *operator* is the
-    public key whose memberships the node accepts.
+    They include its neighbours if the keys of all nodes are known (*public*), and then its
+    *generations* if the fleet has a shield. *operator* is the public key whose memberships the node
+    accepts.
     """
     sensor, graph, file = member.sensor, fleet.graph, fleet.file
     known = public or {}
@@ -198,9 +212,30 @@ def node_config(
         crypto=file.crypto,
         simulation=simulation,
         seals=seals(fleet, member, known) if known else {},
+        generations=generations,
         keys=own_keys(known[member.id]) if known else None,
     )
     return msgspec.structs.replace(config, checksum=checksum_of(config))
+
+
+def plan_generations(
+    fleet: Fleet,
+    public: Mapping[str, PublicKeys],
+    indices: Mapping[str, int],
+    schedule: Schedule | None = None,
+) -> dict[str, Generations]:
+    """Return the section `generations` of each node in *public*; empty without a shield.
+
+    *schedule* is that of a fleet that runs already; None: a new one.
+    """
+    if not fleet.has_shield or not public:
+        return {}
+    listed = [
+        Participant(name, indices[name], keys.seal.public_bytes_raw())
+        for name, keys in public.items()
+    ]
+    entries = make_entries(fleet.file.fleet, listed, schedule or plan_schedule(fleet.graph))
+    return {name: make_section(entry) for name, entry in entries.items()}
 
 
 def seals(fleet: Fleet, member: Member, public: Mapping[str, PublicKeys]) -> dict[str, str]:

@@ -25,6 +25,8 @@ from cipherfleet_node.settings.sections import Broker, Crypto, ExchangeName
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.topology.graph import Graph
 
+from .generations import Participant, Schedule, adapt_schedule, plan_schedule
+
 LEDGER_FILE = "ledger.json"
 LEDGER_VERSION = 1
 
@@ -80,6 +82,8 @@ class Entry(_Record, frozen=True, kw_only=True):
     membership_digest: str = ""  # of its latest membership, or of its bundle's; empty: none yet
     rekey: bool = False  # the operator has requested new keys, and the node has claimed none yet
     replaced: str = ""  # fingerprint of the keys of the device that this one replaces
+    index: int = 0  # among the participants of generations; never that of another node
+    list_digest: str = ""  # of the list of participants in its latest membership or bundle
     is_claiming: bool = False  # the broker admits its `claim_client`, even if it is enrolled now
 
 
@@ -101,6 +105,18 @@ class Ledger(_Record, frozen=True, kw_only=True):
     edges: list[tuple[str, str]]
     former: list[tuple[str, str]] = []  # edges removed by the latest update: allowed until the next
     members: dict[str, Entry]
+    next_index: int = 0  # the lowest index that no node has ever had
+    schedule: Schedule | None = None  # of generations; None: the fleet has no shield
+    participants: list[Participant] = []  # the list in the latest memberships or bundles
+
+    @property
+    def enrolled(self) -> list[Participant]:
+        """The members whose keys are known, as participants of generations."""
+        return [
+            Participant(name, entry.index, entry.public_keys.seal)
+            for name, entry in self.members.items()
+            if entry.status != "revoked" and entry.public_keys is not None
+        ]
 
     @property
     def graph(self) -> Graph:
@@ -175,6 +191,8 @@ def new_ledger(fleet: Fleet, operator: str, members: Mapping[str, Entry]) -> Led
         cluster=fleet.file.broker.cluster or [],
         edges=list(fleet.graph.edges),
         members=dict(members),
+        next_index=len(members),
+        schedule=plan_schedule(fleet.graph) if fleet.has_shield else None,
     )
 
 
@@ -182,9 +200,14 @@ def revoke_member(ledger: Ledger, gone: str) -> Ledger:
     """Return the ledger with *gone* revoked, whatever this leaves of the graph."""
     edges = [edge for edge in ledger.edges if gone not in edge]
     former = [edge for edge in ledger.former if gone not in edge]
-    entry = Entry(status="revoked", made_by=ledger.entry(gone).made_by)
+    before = ledger.entry(gone)
+    entry = Entry(status="revoked", made_by=before.made_by, index=before.index)
     changed = msgspec.structs.replace(ledger, edges=edges, former=former)
-    return changed.replace_entries({gone: entry})
+    changed = changed.replace_entries({gone: entry})
+    if changed.schedule is None or not changed.present:
+        return changed
+    schedule = adapt_schedule(changed.schedule, changed.graph)
+    return msgspec.structs.replace(changed, schedule=schedule)
 
 
 # -- on disk ------------------------------------------------------------------------------------

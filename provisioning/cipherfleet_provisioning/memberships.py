@@ -6,6 +6,12 @@ its `from_round`. Two rules decide when a node gets a new one:
 * The public keys of its neighbours, and of all nodes with which it shares a neighbour, are known.
 * If the node has a membership already, every neighbour whose list changes too gets its new
   membership at the same time. Otherwise the two ends of an edge would disagree about it.
+
+With a shield a membership also has the partners of the node, out of the fleet's list of
+participants. The list in force changes only when every node that has a membership can get the new
+one: otherwise the fleet would split into two lists, with generations of their own. A node that is
+not in the list in force, or is there with former keys, has a list of its own until then, and so
+takes part in no generation.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR, Health, Membership, MembershipEntry
 from cipherfleet_provisioning.topology.graph import Graph
 
+from .generations import Participant, Schedule, make_entries
 from .ledger import Ledger, PublicKeyBytes
 
 FASTEST_ROUND_S = 0.02
@@ -30,8 +37,11 @@ HEALTH_EVERY_S = 5.0  # nodes publish their round this often, so a health messag
 MARGIN_ROUNDS = 3
 
 
-def compose_membership(ledger: Ledger, graph: Graph, name: str) -> Membership | None:
-    """Return the membership of *name* without version and round; None if keys are missing."""
+def compose_links(ledger: Ledger, graph: Graph, name: str) -> Membership | None:
+    """Return the membership of *name* without version, round and generations.
+
+    The result is None if keys are missing.
+    """
     near = graph.neighbours(name)
     others = {other for each in near for other in graph.neighbours(each)} - {name}
     if any(ledger.members[other].public_keys is None for other in {name, *near, *others}):
@@ -74,21 +84,57 @@ def _public_keys(ledger: Ledger, name: str) -> PublicKeyBytes:
     return public
 
 
-def digest_membership(content: Membership) -> str:
-    """Return the digest by which the ledger remembers a node's latest membership."""
-    return hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
+def digest_links(content: Membership, schedule: Schedule | None) -> str:
+    """Return the digest by which the ledger remembers a node's neighbours, and the schedule."""
+    data = msgspec.msgpack.encode(msgspec.structs.replace(content, generations=None))
+    if schedule is not None:  # a neighbour with another schedule refuses the node's queries
+        data += msgspec.msgpack.encode(schedule)
+    return hashlib.sha256(data).hexdigest()
 
 
-def compose_updates(ledger: Ledger) -> dict[str, Membership]:
-    """Return the new memberships that can be sent now, by node."""
+def digest_list(content: Membership) -> str:
+    """Return the digest of the list of participants in hexadecimal digits; "" without a shield."""
+    return content.generations.members.hex() if content.generations is not None else ""
+
+
+@dataclass(frozen=True)
+class Updates:
+    """The memberships that change."""
+
+    contents: dict[str, Membership]  # those that can be sent now, by node
+    blocked: list[str]  # nodes whose new membership has to wait for the keys of other nodes
+    participants: list[Participant]  # the fleet's list that *contents* bring into force
+
+
+def plan_updates(ledger: Ledger) -> Updates:
+    """Compare the ledger with the latest memberships of the nodes."""
     graph = ledger.graph
-    contents = {name: compose_membership(ledger, graph, name) for name in graph.ids}
+    links = {name: compose_links(ledger, graph, name) for name in graph.ids}
     changed = {
         name
-        for name, content in contents.items()
-        if content is None or digest_membership(content) != ledger.members[name].membership_digest
+        for name, content in links.items()
+        if content is None
+        or digest_links(content, ledger.schedule) != ledger.members[name].membership_digest
     }
-    updatable = {name for name in changed if contents[name] is not None}
+    updatable = _find_updatable(ledger, graph, links, changed)
+    blocked = [name for name in graph.ids if name in changed - updatable]
+    is_waiting = any(ledger.members[name].membership_digest for name in blocked)
+    participants = ledger.participants if is_waiting else ledger.enrolled
+    complete = add_generations(ledger, links, participants)
+    contents = {
+        name: content
+        for name, content in complete.items()
+        if name in updatable
+        or (name not in changed and digest_list(content) != ledger.members[name].list_digest)
+    }
+    return Updates(contents, blocked, participants)
+
+
+def _find_updatable(
+    ledger: Ledger, graph: Graph, links: Mapping[str, Membership | None], changed: set[str]
+) -> set[str]:
+    """Return the nodes out of *changed* whose neighbours can change at the same time."""
+    updatable = {name for name in changed if links[name] is not None}
     while True:
         blocked = {
             name
@@ -97,33 +143,60 @@ def compose_updates(ledger: Ledger) -> dict[str, Membership]:
             and any(other in changed - updatable for other in graph.neighbours(name))
         }
         if not blocked:
-            break
+            return updatable
         updatable -= blocked
+
+
+def add_generations(
+    ledger: Ledger, links: Mapping[str, Membership | None], participants: list[Participant]
+) -> dict[str, Membership]:
+    """Return the contents of *links* with the partners that each node has among *participants*."""
+    known = {name: content for name, content in links.items() if content is not None}
+    if ledger.schedule is None:
+        return known
+    entries = make_entries(ledger.fleet, participants, ledger.schedule)
+    for own in ledger.enrolled:
+        if own not in participants:
+            entries |= make_entries(ledger.fleet, [own], ledger.schedule)
     return {
-        name: content
-        for name, content in contents.items()
-        if content is not None and name in updatable
+        name: msgspec.structs.replace(content, generations=entries[name])
+        for name, content in known.items()
     }
+
+
+def compose_updates(ledger: Ledger) -> dict[str, Membership]:
+    """Return the new memberships that can be sent now, by node."""
+    return plan_updates(ledger).contents
 
 
 def find_blocked(ledger: Ledger) -> list[str]:
     """Return the nodes whose new membership has to wait for the keys of other nodes."""
-    graph, updatable = ledger.graph, compose_updates(ledger)
-    return [
-        name
-        for name in graph.ids
-        if name not in updatable
-        and (
-            (content := compose_membership(ledger, graph, name)) is None
-            or digest_membership(content) != ledger.members[name].membership_digest
+    return plan_updates(ledger).blocked
+
+
+def record_contents(
+    ledger: Ledger, contents: Mapping[str, Membership], participants: list[Participant]
+) -> Ledger:
+    """Return the ledger that remembers *contents* as the latest memberships of their nodes."""
+    entries = {
+        name: msgspec.structs.replace(
+            ledger.members[name],
+            membership_digest=digest_links(content, ledger.schedule),
+            list_digest=digest_list(content),
         )
-    ]
+        for name, content in contents.items()
+    }
+    ledger = ledger.replace_entries(entries)
+    if ledger.schedule is None:
+        return ledger
+    return msgspec.structs.replace(ledger, participants=participants)
 
 
 def leave_out(held: Membership, gone: str) -> Membership | None:
     """Return the membership *held* without the node *gone*; None if it does not name *gone*.
 
-    It is for a node whose new membership has to wait, and takes effect at once.
+    It is for a node whose new membership has to wait, and takes effect at once. Its partners stay
+    as they are: *gone* takes part in no generation without a neighbour.
     """
     members = [
         msgspec.structs.replace(each, neighbours=[n for n in each.neighbours if n != gone])
@@ -154,26 +227,24 @@ def sign_updates(
     """
     if not contents:
         return ledger, {}
-    version = ledger.version + 1
+    version, participants = ledger.version + 1, plan_updates(ledger).participants
     entries, signed = {}, {}
     for name, content in contents.items():
         entry = ledger.members[name]
         start = from_round if at_once else max(from_round, entry.from_round)
         message = msgspec.structs.replace(content, epoch=version, from_round=start)
         signed[name] = wire.encode(message, operator)
-        entries[name] = msgspec.structs.replace(
-            entry, version=version, from_round=start, membership_digest=digest_membership(content)
-        )
+        entries[name] = msgspec.structs.replace(entry, version=version, from_round=start)
     ledger = msgspec.structs.replace(ledger, version=version, from_round=from_round)
-    return ledger.replace_entries(entries), signed
+    return record_contents(ledger.replace_entries(entries), contents, participants), signed
 
 
 def sign_rekey_request(
     ledger: Ledger, name: str, operator: Ed25519PrivateKey
 ) -> tuple[Ledger, dict[str, bytes]]:
     """Sign a request for new keys from *name*; its other settings stay unchanged."""
-    content = compose_membership(ledger, ledger.graph, name)
-    assert content is not None
+    links = {name: compose_links(ledger, ledger.graph, name)}
+    content = add_generations(ledger, links, ledger.participants)[name]
     entry, version = ledger.members[name], ledger.version + 1
     message = msgspec.structs.replace(
         content, epoch=version, from_round=entry.from_round, rekey=True

@@ -35,12 +35,12 @@ from cipherfleet_node.runtime.enrolment import TOKEN_BYTES, TOKEN_FILE
 from cipherfleet_node.runtime.membership import CURRENT as HOLDING
 from cipherfleet_node.runtime.membership import MEMBERSHIP_FOLDER
 from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, TLS_FOLDER
-from cipherfleet_node.settings.sections import Simulation
+from cipherfleet_node.settings.sections import MAX_PARTICIPANTS, Simulation
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.fleet.members import Member
 
 from .broker_files import BROKER_FOLDER, list_broker_folders, make_broker_files
-from .bundles import node_config, write_bundle
+from .bundles import node_config, plan_generations, write_bundle
 from .certificates import (
     BROKER,
     RESTORE,
@@ -57,6 +57,7 @@ from .certificates import (
     write_client,
 )
 from .claims import ReviewedClaim, accept_claim
+from .generations import Schedule, adapt_schedule
 from .key_making import Progress, make_keys
 from .ledger import (
     LEDGER_FILE,
@@ -70,8 +71,8 @@ from .ledger import (
     settings_digest,
 )
 from .memberships import (
-    compose_membership,
-    digest_membership,
+    plan_updates,
+    record_contents,
     sign_rekey_request,
     sign_updates,
 )
@@ -167,28 +168,45 @@ def _make_bundles(
     maker: Maker,
     progress: Progress,
     now: datetime,
+    first_index: int = 0,
+    schedule: Schedule | None = None,
 ) -> dict[str, Entry]:
-    """Make a folder in nodes/ for each of *newcomers*; return their ledger entries."""
+    """Make a folder in nodes/ for each of *newcomers*; return their ledger entries.
+
+    The newcomers get the indices from *first_index* on. *schedule* is that of a running fleet.
+    """
     newcomers = list(newcomers)
+    indices = {member.id: first_index + place for place, member in enumerate(newcomers)}
     keys: Mapping[str, NodeKeys] = {}
     if maker == "operator":
         keys = make_keys([m.id for m in newcomers], fleet.file.crypto.key_bits, progress)
     public = {name: pair.public for name, pair in keys.items()}
     # Without the keys of all nodes, memberships give the neighbours later.
     complete = public if len(public) == len(fleet.members) else None
+    generations = plan_generations(fleet, complete or {}, indices, schedule)
     entries, brokers = {}, fleet.brokers()
     (staged.place / NODES).mkdir(mode=0o700, exist_ok=True)
     for member in newcomers:
         folder = staged.place / NODES / member.id
         broker = brokers[member.id]
-        config = node_config(fleet, member, complete, broker, Simulation(), operator.public)
+        config = node_config(
+            fleet,
+            member,
+            complete,
+            broker,
+            Simulation(),
+            operator.public,
+            generations.get(member.id),
+        )
         write_bundle(folder, fleet, member, config, keys.get(member.id), public)
         if maker == "device":
             entries[member.id] = prepare_claim(staged, member.id, operator, now)
             progress(member.id)
         else:
             entries[member.id] = certify_keys(folder, public[member.id], operator, now)
-    return entries
+    return {
+        name: msgspec.structs.replace(entry, index=indices[name]) for name, entry in entries.items()
+    }
 
 
 def prepare_claim(staged: StagedSet, name: str, operator: OperatorKeys, now: datetime) -> Entry:
@@ -222,15 +240,8 @@ def certify_keys(folder: Path, public: PublicKeys, operator: OperatorKeys, now: 
 
 def _record_bundle_digests(ledger: Ledger) -> Ledger:
     """Record the memberships that complete bundles contain, so that they are not sent again."""
-    entries = {}
-    graph = ledger.graph
-    for name, entry in ledger.members.items():
-        content = compose_membership(ledger, graph, name)
-        if content is not None:
-            entries[name] = msgspec.structs.replace(
-                entry, membership_digest=digest_membership(content)
-            )
-    return ledger.replace_entries(entries)
+    updates = plan_updates(ledger)
+    return record_contents(ledger, updates.contents, updates.participants)
 
 
 def _check_same(ledger: Ledger, fleet: Fleet) -> None:
@@ -287,10 +298,19 @@ def update_set(
         )
     operator = read_operator_keys(staged.place, tls=ledger.broker.tls)
     newcomers = [m for m in fleet.members if m.id not in ledger.members]
+    ledger = _adapt_generations(ledger, fleet, len(newcomers))
     known = ledger.members
     if newcomers:
         fresh = _make_bundles(
-            staged, fleet, newcomers, operator, maker=maker, progress=progress, now=now
+            staged,
+            fleet,
+            newcomers,
+            operator,
+            maker=maker,
+            progress=progress,
+            now=now,
+            first_index=ledger.next_index - len(newcomers),
+            schedule=ledger.schedule,
         )
         known = {**known, **fresh}
     staying = {member.id: known[member.id] for member in fleet.members}
@@ -304,6 +324,33 @@ def update_set(
         ledger, members={**staying, **revoked}, edges=edges, former=former
     )
     return refresh_derived(staged, ledger)
+
+
+def _adapt_generations(ledger: Ledger, fleet: Fleet, newcomers: int) -> Ledger:
+    """Return the ledger with indices for *newcomers*, and a roll call for the graph of *fleet*.
+
+    Raises ConfigError for too many nodes, or for a graph that is too wide for the schedule.
+    """
+    count = ledger.next_index + newcomers
+    ledger = msgspec.structs.replace(ledger, next_index=count)
+    if ledger.schedule is None:
+        return ledger
+    if count > MAX_PARTICIPANTS:
+        raise ConfigError(
+            f"the fleet would have had {count:,} nodes, those that were removed included; "
+            f"algorithm.shield: linear allows {MAX_PARTICIPANTS:,}",
+            remedy="make a new set with: cipherfleet provision bundle FILE DIR",
+        )
+    schedule = adapt_schedule(ledger.schedule, fleet.graph)
+    if not schedule.fits(fleet.graph):
+        raise ConfigError(
+            f"the graph would have diameter {fleet.graph.diameter}, and the generations of this "
+            f"set, which begin every {schedule.every:,} rounds, allow at most "
+            f"{schedule.longest_roll_call // 2}",
+            remedy="add edges to fleet.yaml, or make a new set with: cipherfleet provision bundle "
+            "FILE DIR",
+        )
+    return msgspec.structs.replace(ledger, schedule=schedule)
 
 
 def accept_claims(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
+from .generations import LEAST_PARTICIPANTS
 from .ledger import Ledger
 from .topology.graph import Graph
 
@@ -33,17 +35,30 @@ def find_problems(ledger: Ledger, gone: str) -> list[str]:
             "with one neighbour only, these nodes keep their estimates, since a sealed sum over "
             f"one hides nothing: {_list_names(leaves)}"
         )
+    problems += _find_shield_problems(ledger, graph, is_connected=len(parts) == 1)
     if not problems:
         return []
     edges = propose_edges(graph, least_degree=2 if needs_two else 1)
-    least = 3 if needs_two else 2
+    least = LEAST_PARTICIPANTS if ledger.schedule is not None else 3 if needs_two else 2
     if len(graph.ids) < least:
         what = f"add nodes to fleet.yaml (this fleet needs {least})"
     else:
         shown = ", ".join(f"[{a}, {b}]" for a, b in edges)
-        what = f"add edges to fleet.yaml, such as {shown}"
+        what = "add edges to fleet.yaml" + (f", such as {shown}" if shown else "")
     remedy = f"remedy: remove {gone!r} from fleet.yaml, {what}"
     return [*problems, f"{remedy}, and run: cipherfleet provision update FILE DIR"]
+
+
+def _find_shield_problems(ledger: Ledger, graph: Graph, *, is_connected: bool) -> Iterator[str]:
+    if ledger.schedule is None:
+        return
+    if len(graph.ids) < LEAST_PARTICIPANTS:
+        yield f"with fewer than {LEAST_PARTICIPANTS} nodes there are no more generations"
+    elif is_connected and not ledger.schedule.fits(graph):
+        yield (
+            f"the graph has diameter {graph.diameter}, and its generations allow "
+            f"{ledger.schedule.roll_call // 2}: no new one takes place"
+        )
 
 
 def propose_edges(graph: Graph, least_degree: int) -> list[Edge]:

@@ -60,7 +60,10 @@ def replace_device(
         write_keys(folder, keys)
         entry = certify_keys(folder, keys.public, operator, now)
     entry = msgspec.structs.replace(
-        entry, replaced=before.fingerprint or before.replaced, from_round=before.from_round
+        entry,
+        replaced=before.fingerprint or before.replaced,
+        from_round=before.from_round,
+        index=before.index,
     )
     return refresh_derived(staged, ledger.replace_entries({name: entry}))
 
@@ -75,7 +78,12 @@ def _read_settings(place: Path, name: str) -> dict[str, bytes]:
             remedy="remove it from fleet.yaml, run cipherfleet provision update, and add it again",
         )
     config = msgspec.structs.replace(
-        load_node_config(folder), neighbours=[], seals={}, keys=None, checksum=None
+        load_node_config(folder),
+        neighbours=[],
+        seals={},
+        generations=None,
+        keys=None,
+        checksum=None,
     )
     config = msgspec.structs.replace(config, checksum=checksum_of(config))
     files = {NODE_FILE: settings_text(config).encode()}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import OPERATOR, Membership
+from cipherfleet_node.core.messages import OPERATOR, GenerationsEntry, Membership, PartnerEntry
 from cipherfleet_node.core.topics import membership_topic
 from cipherfleet_node.errors import ConfigError, WireError
 from cipherfleet_node.keys.key_files import identity_from_text, read_neighbour, seal_from_text
 from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.sections import Generations
 
 from .certificates import RESTORE
 from .ledger import Ledger, PublicKeyBytes, revoke_member
@@ -72,4 +75,23 @@ def _read_bundled(folder: Path, ledger: Ledger, name: str) -> Membership:
     seals = [
         (other, seal_from_text(text).public_bytes_raw()) for other, text in config.seals.items()
     ]
-    return make_content(ledger, name, members, seals)
+    content = make_content(ledger, name, members, seals)
+    if config.generations is None:
+        return content
+    return msgspec.structs.replace(content, generations=_read_generations(config.generations))
+
+
+def _read_generations(section: Generations) -> GenerationsEntry:
+    partners = [
+        PartnerEntry(each.index, name, seal_from_text(each.seal).public_bytes_raw())
+        for name, each in section.partners.items()
+    ]
+    return GenerationsEntry(
+        index=section.index,
+        every=section.every,
+        roll_call=section.roll_call,
+        averaging=section.averaging,
+        mean_partners=section.mean_partners,
+        members=bytes.fromhex(section.members),
+        partners=partners,
+    )

@@ -13,18 +13,15 @@ from hypothesis import strategies as st
 from cipherfleet_analysis.convergence import (
     HIGHEST,
     LOWEST,
-    MEAN,
     MEAN_SQUARE,
     USUAL_NOISE,
     AccuracyError,
     check_schedule,
     disagreement_floor,
     mean_square_contraction,
-    metropolis_laplacian,
     noise_floor,
     round_noise,
     rounds_to_consensus,
-    spectral_gap,
     worst_contraction,
 )
 from cipherfleet_node.core.exchange import half_weight
@@ -34,6 +31,7 @@ from cipherfleet_node.findings import Finding
 from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.mixing import MEAN, metropolis_laplacian, spectral_gap
 from cipherfleet_provisioning.topology.section import Topology, TopologyError
 from tests.support.tolerances import rounding_of_sums
 

@@ -20,7 +20,6 @@ import pytest
 
 from cipherfleet_analysis import forecast as forecasting
 from cipherfleet_analysis.centralised import common_answer, recorded_objectives
-from cipherfleet_analysis.convergence import spectral_gap
 from cipherfleet_analysis.cost.board_card import (
     BOARD_ESTIMATES,
     Calibration,
@@ -57,6 +56,7 @@ from cipherfleet_node.settings.sections import (
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.mixing import spectral_gap
 from cipherfleet_provisioning.topology.section import Topology
 from tests.node.core.test_reference import OBJECTIVES, OPERATIONS, D, readings
 from tests.node.core.test_reference import graph as edges_of

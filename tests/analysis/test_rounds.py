@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import rounds_by_gap as study
-from cipherfleet_analysis.convergence import spectral_gap
 from cipherfleet_analysis.exact_run import ExactMethod
 from cipherfleet_analysis.forecast import mixing
 from cipherfleet_analysis.links import best_link, with_link
@@ -31,6 +30,7 @@ from cipherfleet_analysis.simulation import Links, run
 from cipherfleet_node.settings.sections import AGREE, Algorithm
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.mixing import spectral_gap
 from tests.support.paths import ROOT
 
 LAB = ROOT / "examples" / "intel_lab" / "fleet.yaml"

@@ -329,6 +329,36 @@ def test_the_examples_pass_a_strict_check(name: str) -> None:
     jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
 
 
+def shielded(count: int, more: str = "") -> str:
+    text = exact(FLEET).replace("each: 5", f"each: {count}")
+    return text.replace("period_s: 60", "period_s: 60, shield: linear") + more
+
+
+def test_a_shield_is_as_strong_as_the_partners_of_each_node(tmp_path: Path) -> None:
+    (finding,) = of(check_fleet(written(tmp_path, shielded(5))), "shield")
+    assert finding.level == "note"
+    assert finding.text == (
+        "it takes all partners of a node together, 4 of 5 nodes, to cut it off from all honest "
+        "partners and take its shield away"
+    )
+    (finding,) = of(check_fleet(written(tmp_path, shielded(40))), "shield")
+    fewest, most = map(int, re.findall(r"together, (\d+) to (\d+) of 40", finding.text)[0])
+    assert 16 <= fewest < most < 40
+    assert of(check_fleet(written(tmp_path, exact(FLEET))), "shield") == []
+
+
+def test_an_owner_of_all_partners_of_a_node_is_a_warning(tmp_path: Path) -> None:
+    other = "  - {{id: x, owner: {owner}, sensor: {{kind: thermal, zone: 0}}}}\n"
+    text = shielded(5, other.format(owner="b")).replace("each: 5,", "each: 5, owner: acme,")
+    (finding,) = of(check_fleet(written(tmp_path, text)), "shield")
+    assert (finding.level, finding.nodes) == ("warn", ("x",))
+    assert finding.text.endswith("; acme alone owns all partners of node 'x'")
+    text += other.format(owner="c").replace("id: x", "id: y")
+    (finding,) = of(check_fleet(written(tmp_path, text)), "shield")
+    assert finding.level == "note"
+    assert finding.text.endswith("; none of 3 owners alone owns all partners of a node")
+
+
 def test_the_advice_of_a_run_is_among_the_findings(tmp_path: Path) -> None:
     hovering = FLEET.replace("{initial: 0.5}", "{decay: 0}")
     (finding,) = of(check_fleet(written(tmp_path, hovering)), "schedule")

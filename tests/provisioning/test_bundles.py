@@ -17,6 +17,7 @@ import msgspec
 import psutil
 import pytest
 
+from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.key_files import NodeKeys, read_keys, write_keys
@@ -329,3 +330,32 @@ def test_a_folder_works_wherever_it_is_carried(bundles: dict[str, Path], tmp_pat
     samples = read_bundle(carried).sensor.read()
     assert [sample.values for sample in samples] == [{"t": 21.70901}]
     assert msgspec.json.decode((carried / "neighbours" / "1e3.json").read_bytes())
+
+
+SHIELDED = """\
+config_version: 1
+fleet: pond
+crypto: {{key_bits: 512, allow_weak_keys: true}}
+algorithm: {{rounds: 4, shield: {shield}}}
+objective: {{kind: mean, values: [{{field: t}}]}}
+topology: {{kind: ring}}
+nodes:
+  - {{each: 4, id: "n{{n}}", sensor: {{kind: synthetic, fields: {{t: {{mean: 1}}}}}}}}
+"""
+
+
+def test_all_nodes_with_a_shield_have_one_digest_and_another_than_without(tmp_path: Path) -> None:
+    tags: dict[str, set[bytes]] = {}
+    for shield in ("linear", "none"):
+        (tmp_path / "fleet.yaml").write_text(SHIELDED.format(shield=shield))
+        fleet = load_fleet(tmp_path / "fleet.yaml")
+        made = write_bundles(fleet, tmp_path / shield, BROKER, Simulation())
+        configs = [read_bundle(folder).config for folder in made.values()]
+        assert [c.generations and c.generations.index for c in configs] == (
+            [0, 1, 2, 3] if shield == "linear" else [None] * 4
+        )
+        tags[shield] = {
+            shared_parameters(c.algorithm, "sealed", 1, "agree", c.generations).tag for c in configs
+        }
+    assert len(tags["linear"]) == len(tags["none"]) == 1
+    assert tags["linear"] != tags["none"]

@@ -168,6 +168,26 @@ def test_a_method_of_the_command_line_that_the_objective_does_not_allow_is_refus
     assert found.value.remedy == "leave --method out, or name another method"
 
 
+@pytest.mark.parametrize(
+    ("count", "is_valid"), [(2, False), (3, True), (1024, True), (1025, False)]
+)
+def test_a_shield_needs_3_to_1024_nodes(count: int, is_valid: bool, tmp_path: Path) -> None:
+    head = HEAD.replace("rounds: 4", "rounds: 4, shield: linear").replace("average", "mean")
+    nodes = f'  - {{each: {count}, id: "n{{n}}", {MADE_UP}}}\n'
+    if is_valid:
+        assert fleet_of(tmp_path, nodes, head.replace("ring", "line")).has_shield
+        return
+    with pytest.raises(ConfigError, match=f"the fleet has {count:,} nodes: a shield needs 3 to"):
+        fleet_of(tmp_path, nodes, head.replace("ring", "line"))
+
+
+def test_a_method_of_the_command_line_may_have_no_shield(tmp_path: Path) -> None:
+    head = HEAD.replace("rounds: 4", "rounds: 4, shield: linear").replace("average", "mean")
+    nodes = f'  - {{each: 3, id: "n{{n}}", {MADE_UP}}}\n'
+    assert fleet_of(tmp_path, nodes, head, Overrides(method="statistics")).has_shield
+    assert not fleet_of(tmp_path, nodes, head, Overrides(method="article")).has_shield
+
+
 def test_statistics_that_no_message_holds_are_refused(tmp_path: Path) -> None:
     many = ", ".join(["{daily: t, harmonics: 12}"] * 9)  # 216 parameters, 23,652 statistics
     section = SLOPE.replace("[{constant: 1}, {field: t, offset: 20}]", f"[{many}]")

@@ -14,6 +14,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +50,26 @@ from cipherfleet_node.core.topics import (
 )
 from cipherfleet_node.errors import BrokerUnreachable, CipherfleetError, ConfigError
 from cipherfleet_node.keys.key_files import NodeKeys, identity_from_text
-from cipherfleet_node.runtime.bundle import read_bundle
+from cipherfleet_node.runtime.assembly import make_shield
+from cipherfleet_node.runtime.bundle import Bundle, read_bundle
 from cipherfleet_node.runtime.enrolment import (
     TOKEN_FILE,
     certificate_request,
     make_claim,
     make_own_keys,
 )
+from cipherfleet_node.runtime.membership import check_membership
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_provisioning.claims import ReviewedClaim, examine
 from cipherfleet_provisioning.ledger import Ledger, read_ledger
 from cipherfleet_provisioning.memberships import (
     compose_updates,
+    digest_list,
     estimate_pace,
     find_blocked,
     safe_round,
 )
-from cipherfleet_provisioning.operations import read_token
+from cipherfleet_provisioning.operations import accept_claims, issue_memberships, read_token
 from cipherfleet_provisioning.operator_session import read_health
 from cipherfleet_provisioning.repair import propose_edges
 from cipherfleet_provisioning.sets import archive, lock_set, stage_set, tree_digest
@@ -951,6 +955,200 @@ def test_with_tls_a_new_device_may_claim_as_soon_as_the_rules_are_reloaded(
     assert "user _claim-b\ntopic write cf/v2/yard/claim/b\n" in rules.read_text()
     certificate = x509.load_pem_x509_certificate(archive_of(home, "b")["b/tls/node.pem"])
     assert [part.value for part in certificate.subject] == ["_claim-b"]
+
+
+# -- the shield ----------------------------------------------------------------------------------
+
+HEXAGON = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("e", "f"), ("a", "f")]
+
+
+def write_shielded(folder: Path, names: str, edges: list[tuple[str, str]], port: int) -> Path:
+    file = write_fleet(folder, names, edges, tls="false", port=port)
+    text = file.read_text().replace("period_s: 1", "period_s: 1, shield: linear")
+    file.write_text(text.replace("kind: average", "kind: mean"))
+    return file
+
+
+def check_agreement(home: Path, names: str) -> dict[str, Bundle]:
+    """Check that all bundles have one list, and the same secret at both ends of each pair."""
+    bundles = {name: read_bundle(home / "current" / "nodes" / name) for name in names}
+    sections = {name: bundle.config.generations for name, bundle in bundles.items()}
+    assert len({section and section.members for section in sections.values()}) == 1
+    shields = {name: make_shield(bundle) for name, bundle in bundles.items()}
+    by_index = {shield.index: shield for shield in shields.values() if shield}
+    assert len(by_index) == len(names)
+    for shield in by_index.values():
+        assert shield.partners.keys() == by_index.keys() - {shield.index}
+        for other, secret in shield.partners.items():
+            assert by_index[other].partners[shield.index] == secret
+    totals = [shield.shares(b"g1", by_index, 2, 2.0**-32) for shield in by_index.values()]
+    assert [sum(column) for column in zip(*totals, strict=True)] == [0, 0]
+    return bundles
+
+
+def indices_of(home: Path) -> dict[str, int]:
+    return {name: entry.index for name, entry in ledger_of(home).members.items()}
+
+
+@pytest.fixture(scope="module")
+def shielded_set(plain: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shielded")
+    file = write_shielded(folder, "abcdef", HEXAGON, plain.port)
+    provision.bundle(file, folder / "set", "operator", QUIET)
+    return folder
+
+
+@pytest.fixture
+def shielded(shielded_set: Path, tmp_path: Path) -> Path:
+    """A copy of a set with a shield: a ring of six, whose keys the operator has made."""
+    shutil.copytree(shielded_set, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return tmp_path / "set"
+
+
+def test_bundles_with_a_shield_have_partners_and_a_schedule(shielded: Path) -> None:
+    bundles = check_agreement(shielded, "abcdef")
+    ledger = ledger_of(shielded)
+    assert compose_updates(ledger) == {}
+    assert [each.id for each in ledger.participants] == list("abcdef")
+    section = bundles["c"].config.generations
+    assert section is not None
+    assert (section.index, section.roll_call, section.mean_partners) == (2, 2 * (3 + 2), 5.0)
+    assert section.every == 4 * (section.averaging + 2 * section.roll_call)
+    settings_file = shielded / "current" / "nodes" / "c" / "node.yaml"
+    spoilt = settings_file.read_text().replace("index: 3", "index: 9")
+    settings_file.unlink()
+    settings_file.write_text(spoilt)
+    with pytest.raises(ConfigError, match="checksum does not match"):
+        read_bundle(settings_file.parent)
+
+
+def test_an_added_and_a_removed_node_change_the_list_of_every_node(
+    shielded: Path, tmp_path: Path
+) -> None:
+    port = ledger_of(shielded).broker.port
+    without_d = [("a", "b"), ("b", "c"), ("c", "e"), ("e", "f"), ("a", "f")]
+    file = write_shielded(tmp_path, "abcef", without_d, port)
+    result = provision.update(file, shielded, "operator", 70, FAST, QUIET)
+    assert result.notified == list("abcef")  # a is neither a neighbour of d, nor a co-neighbour
+    check_agreement(shielded, "abcef")
+    file = write_shielded(tmp_path, "abcdefg", [*HEXAGON, ("a", "g"), ("c", "g")], port)
+    result = provision.update(file, shielded, "operator", 90, FAST, QUIET)
+    assert result.notified == list("abcdefg")
+    check_agreement(shielded, "abcdefg")
+    # 3 was that of the former d, and stays taken
+    assert indices_of(shielded) == {"a": 0, "b": 1, "c": 2, "d": 6, "e": 4, "f": 5, "g": 7}
+    assert ledger_of(shielded).next_index == 8
+    again = provision.update(file, shielded, "operator", 90, FAST, QUIET)
+    assert again.notified == []
+
+
+def test_a_revoked_node_leaves_the_list_of_every_node(shielded: Path) -> None:
+    result = provision.revoke_node(shielded, "d", FAST)
+    assert result.notified == list("abcef")
+    for name in "abcef":
+        message = read_signed(shielded, name)
+        assert message.generations is not None
+        assert "d" not in [partner.id for partner in message.generations.partners]
+    check_agreement(shielded, "abcef")
+    assert indices_of(shielded)["d"] == 3
+
+
+def test_a_replaced_device_keeps_its_index_and_brings_every_node_its_key(shielded: Path) -> None:
+    former = ledger_of(shielded).members["d"]
+    result = provision.replace(shielded, "d", "operator", FAST, QUIET)
+    assert result.notified == list("abcdef")
+    check_agreement(shielded, "abcdef")
+    entry = ledger_of(shielded).members["d"]
+    assert entry.index == former.index
+    assert entry.public_keys != former.public_keys
+
+
+def test_the_list_stays_until_every_node_can_get_the_new_one(
+    shielded: Path, tmp_path: Path
+) -> None:
+    """d waits for its new device; meanwhile g, which is far from it, comes into the fleet."""
+    before = ledger_of(shielded).participants
+    result = provision.replace(shielded, "d", "device", FAST, QUIET)
+    assert (result.pending, result.notified) == (["d"], [])
+    port = ledger_of(shielded).broker.port
+    file = write_shielded(tmp_path, "abcdefg", [*HEXAGON, ("a", "g"), ("b", "g")], port)
+    provision.update(file, shielded, "operator", 70, FAST, QUIET)
+    ledger = ledger_of(shielded)
+    assert ledger.participants == before
+    digests = {name: ledger.members[name].list_digest for name in "abcef"}
+    assert len(set(digests.values())) == 1
+    alone = read_signed(shielded, "g").generations
+    assert alone is not None
+    assert (alone.index, alone.partners) == (6, [])
+    device = Device(shielded, "d")
+    with claimed(device):
+        enrolled = provision.enroll(shielded, Consent(auto=True), Reach(timeout_s=60, health_s=0.2))
+    assert (enrolled.newly_enrolled, enrolled.awaited) == (["d"], [])
+    assert [each.id for each in ledger_of(shielded).participants] == list("abcdefg")
+    messages = [read_signed(shielded, name) for name in "abcdefg"]
+    assert len({digest_list(message) for message in messages}) == 1
+    for message in messages:
+        assert message.generations is not None
+        keys = {partner.id: partner.seal for partner in message.generations.partners}
+        if message.receiver != "d":
+            assert keys["d"] == device.keys.public.seal.public_bytes_raw()
+
+
+def test_devices_that_enrol_one_after_another_get_one_list(
+    tmp_path: Path, plain: RunningBroker
+) -> None:
+    """Each list has the nodes whose keys are known by then."""
+    home = tmp_path / "set"
+    file = write_shielded(tmp_path, "abcdef", HEXAGON, plain.port)
+    provision.bundle(file, home, "device", QUIET)
+    now = datetime.now(UTC)
+    known: list[int] = []
+    for name in "abcdef":
+        device = Device(home, name)
+        reviewed = ReviewedClaim(name, device.keys.public.fingerprint, "", claim=device.claim())
+        with lock_set(home), stage_set(home) as staged:
+            ledger = accept_claims(staged, ledger_of(home), [reviewed], now)
+            ledger = issue_memberships(staged, ledger, compose_updates(ledger), 5)
+            staged.commit()
+        holders = [entry for entry in ledger.members.values() if entry.membership_digest]
+        assert len({entry.list_digest for entry in holders}) <= 1
+        known.append(len(ledger.participants) if holders else 0)
+    assert known == [0, 0, 0, 0, 5, 6]
+    sections = [read_signed(home, name).generations for name in "abcdef"]
+    assert {section and section.index for section in sections} == set(range(6))
+
+
+def test_a_membership_for_new_keys_has_the_list_in_force(shielded: Path) -> None:
+    with pytest.raises(CipherfleetError, match="'c' has not claimed new keys within 1 s"):
+        provision.rotate(shielded, "c", "keys", None, FAST)
+    message = read_signed(shielded, "c")
+    assert message.rekey
+    assert digest_list(message) == ledger_of(shielded).members["c"].list_digest != ""
+    config = load_node_config(shielded / "current" / "nodes" / "c")
+    check_membership(message, config)
+
+
+def test_a_graph_that_is_too_wide_for_its_generations_is_refused(
+    shielded: Path, tmp_path: Path
+) -> None:
+    port = ledger_of(shielded).broker.port
+    every = ledger_of(shielded).schedule
+    assert every is not None
+    names = [*"abcdef", *(f"n{i}" for i in range(2 * every.longest_roll_call))]
+    text = write_shielded(tmp_path, "abcdef", HEXAGON, port).read_text()
+    added = "".join(NODE.format(id=name) for name in names[6:])
+    text = re.sub("topology: .*", "topology: {kind: ring}", text) + added
+    (tmp_path / "fleet.yaml").write_text(text)
+    before = tree_digest(shielded)
+    with pytest.raises(ConfigError, match="the graph would have diameter"):
+        provision.update(tmp_path / "fleet.yaml", shielded, "device", 70, FAST, QUIET)
+    assert tree_digest(shielded) == before
+
+
+def test_a_fleet_without_a_shield_has_no_list(complete: Path) -> None:
+    ledger = ledger_of(complete)
+    assert (ledger.schedule, ledger.participants) == (None, [])
+    assert read_bundle(complete / "current" / "nodes" / "a").config.generations is None
 
 
 # -- a node leaves at once -----------------------------------------------------------------------

@@ -25,10 +25,12 @@ from cipherfleet_node.core.messages import (
     MAX_REASONS,
     OPERATOR,
     Answer,
+    GenerationsEntry,
     Health,
     Membership,
     MembershipEntry,
     Message,
+    PartnerEntry,
     Presence,
     Query,
     Refusal,
@@ -372,13 +374,22 @@ def parameters_vectors() -> Any:
         "the method statistics": replace(
             sealed, initial=1.0, decay=0.0, exponent=0.0, exact_scale=1.0, exact_method="statistics"
         ),
+        "the exact method with a shield": replace(
+            sealed,
+            initial=1.0,
+            decay=0.0,
+            exponent=0.0,
+            exact_scale=0.25,
+            schedule=(208, 10, 32),
+        ),
         "wire version 3": replace(sealed, wire_version=3),
     }
     return {
         "about": "bytes = the text cipherfleet/v2/parameters, wire_version, exchange, dimension, "
         "value_bits, half_weight_bits, metropolis_bits, resolution, initial, decay, exponent, "
         "none or power, scale and exponent of the attenuation (0 and 0 for none), or exact, c0 and "
-        "3 for the exact method, statistics, c0 and 3 for statistics; texts end with "
+        "3 for the exact method, statistics, c0 and 3 for statistics; with a shield linear and the "
+        "schedule G, D and W of generations; texts end with "
         "NUL, integers are 8 bytes big endian, reals IEEE-754 binary64 big endian; tag = the first "
         "8 bytes of their SHA-256",
         "cases": [
@@ -458,6 +469,27 @@ def wire_messages() -> dict[str, Message]:
             [("c", b"\x03" * 32)],
             b"",
             rekey=False,
+        ),
+        "membership with a shield": Membership(
+            "fleet",
+            OPERATOR,
+            9,
+            "b",
+            40,
+            "f" * 64,
+            [MembershipEntry("a", ["b", "c"], b"\xd5" * 64, b"\x01" * 32, b"\x02" * 32)],
+            [("c", b"\x03" * 32)],
+            b"",
+            rekey=False,
+            generations=GenerationsEntry(
+                1,
+                208,
+                10,
+                32,
+                2.0,
+                b"\x05" * 32,
+                [PartnerEntry(0, "a", b"\x02" * 32), PartnerEntry(2, "c", b"\x03" * 32)],
+            ),
         ),
     }
 

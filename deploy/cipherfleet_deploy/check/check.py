@@ -18,6 +18,7 @@ from cipherfleet_analysis.forecast import Expected, Forecast, forecast
 from cipherfleet_analysis.privacy.audit import check_privacy
 from cipherfleet_analysis.privacy.observers import Observer
 from cipherfleet_analysis.rounds import Convergence, predict_convergence, rounds_needed
+from cipherfleet_analysis.shield_advice import shield_findings
 from cipherfleet_analysis.statistics_advice import statistics_advice
 from cipherfleet_analysis.weights import weight_findings
 from cipherfleet_deploy.local.results import SETTLED, plural
@@ -68,6 +69,7 @@ def check_fleet(
         *weight_findings(fleet),
         *_accuracy(fleet, prediction.expected),
         *statistics_advice(fleet),
+        *shield_findings(fleet),
         *link_findings(convergence),
     ]
     return CheckResult(

@@ -10,7 +10,13 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from cipherfleet_node.settings.sections import MAX_ID, NodeId
+from cipherfleet_node.settings.sections import (
+    MAX_ID,
+    MAX_PARTNERS,
+    GenerationRounds,
+    NodeId,
+    ParticipantIndex,
+)
 
 from .packing import MAX_DEGREE
 
@@ -179,6 +185,26 @@ Members = Annotated[list[MembershipEntry], msgspec.Meta(max_length=MAX_DEGREE)]
 Seals = Annotated[list[tuple[PlainName, bytes]], msgspec.Meta(max_length=MAX_CO_NEIGHBOURS)]
 
 
+class PartnerEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A partner in a membership: its index in the fleet's list, its id and its X25519 key."""
+
+    index: ParticipantIndex
+    id: PlainName
+    seal: bytes
+
+
+class GenerationsEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The section `generations` of the receiver's settings; rounds are counts."""
+
+    index: ParticipantIndex
+    every: GenerationRounds
+    roll_call: GenerationRounds
+    averaging: GenerationRounds
+    mean_partners: float
+    members: bytes  # SHA-256 over the fleet's list of participants
+    partners: Annotated[list[PartnerEntry], msgspec.Meta(max_length=MAX_PARTNERS)]
+
+
 class Membership(Message, frozen=True):
     """The neighbours of the receiver, as the operator sets them; takes effect at *from_round*.
 
@@ -194,6 +220,7 @@ class Membership(Message, frozen=True):
     seals: Seals  # ids and X25519 keys of the receiver's co-neighbours
     certificate: bytes  # a new certificate of the receiver, in PEM; empty: no change
     rekey: bool  # the receiver must generate new keys and claim them
+    generations: GenerationsEntry | None = None  # None: the fleet has no shield
 
     @property
     def has_valid_names(self) -> bool:
@@ -201,6 +228,8 @@ class Membership(Message, frozen=True):
         names = [name for name, _ in self.seals]
         for member in self.members:
             names += [member.id, *member.neighbours]
+        if self.generations is not None:
+            names += [partner.id for partner in self.generations.partners]
         return are_node_ids(names)
 
 

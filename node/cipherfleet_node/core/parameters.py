@@ -18,6 +18,7 @@ from cipherfleet_node.settings.sections import (
     AGREE,
     Algorithm,
     Attenuation,
+    Generations,
     Method,
     Scale,
     Stepsize,
@@ -46,6 +47,7 @@ class SharedParameters:
     attenuation: tuple[float, float] | None = None  # scale and exponent; None: none
     exact_scale: float | None = None  # c0 of the exact iteration, 0 if the fleet agrees on it
     exact_method: Method = "exact"  # exact, or statistics: what the iteration is used for
+    schedule: tuple[int, int, int] | None = None  # of generations: G, D and W; None: no shield
     wire_version: int = WIRE_VERSION
     value_bits: int = VALUE_BITS
     half_weight_bits: int = HALF_WEIGHT_BITS
@@ -60,6 +62,7 @@ class SharedParameters:
             kind, reals = self.exact_method, (self.exact_scale, BETA)
         elif self.attenuation is not None:
             kind, reals = "power", self.attenuation
+        shield = b"" if self.schedule is None else _name("linear") + _integers(*self.schedule)
         return b"".join(
             (
                 _name(DOMAIN),
@@ -69,6 +72,7 @@ class SharedParameters:
                 _reals(self.resolution, self.initial, self.decay, self.exponent),
                 _name(kind),
                 _reals(*reals),
+                shield,
             )
         )
 
@@ -79,13 +83,24 @@ class SharedParameters:
 
 
 def shared_parameters(
-    algorithm: Algorithm, exchange: str, dimension: int, exact_scale: Scale | None = None
+    algorithm: Algorithm,
+    exchange: str,
+    dimension: int,
+    exact_scale: Scale | None = None,
+    generations: Generations | None = None,
 ) -> SharedParameters:
-    """Return the parameters of a node with these settings; *dimension* is that of the estimate."""
+    """Return the parameters of a node with these settings; *dimension* is that of the estimate.
+
+    *generations* is None without a shield. The list of participants is not covered: nodes with
+    different lists exchange estimates, but take part in no common generation.
+    """
     step, given = algorithm.stepsize, algorithm.attenuation
     reals = (given.scale, given.exponent) if isinstance(given, Attenuation) else None
     if exact_scale is not None:
         step, reals = Stepsize(initial=1.0, decay=0.0, exponent=0.0), None  # private: not covered
+    rounds = None
+    if generations is not None:
+        rounds = generations.every, generations.roll_call, generations.averaging
     return SharedParameters(
         exchange=exchange,
         dimension=dimension,
@@ -96,6 +111,7 @@ def shared_parameters(
         attenuation=reals,
         exact_scale=0.0 if exact_scale == AGREE else exact_scale,
         exact_method="statistics" if algorithm.method == "statistics" else "exact",
+        schedule=rounds,
     )
 
 

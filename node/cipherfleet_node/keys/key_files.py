@@ -236,14 +236,20 @@ def _read_pem(file: Path, remedy: str) -> object:
         raise ConfigError(f"{file}: is not an unencrypted PEM private key", remedy=remedy) from None
 
 
-def shared_secret(own: X25519PrivateKey, other: X25519PublicKey, fleet: str) -> bytes:
+# What a secret of two nodes is for. Each purpose has a secret of its own.
+MASKS, SHARES = "seal", "partner"
+
+
+def shared_secret(
+    own: X25519PrivateKey, other: X25519PublicKey, fleet: str, purpose: str = MASKS
+) -> bytes:
     """Return 32 bytes that only the two owners can compute, equal at both ends.
 
     It is X25519, then HKDF over SHA-256 with both public keys in its context (RFC 7748, RFC 5869).
     Raises ValueError for an invalid key. Checked by test_both_ends_derive_the_same_secret.
     """
     ends = sorted((own.public_key().public_bytes_raw(), other.public_bytes_raw()))
-    context = b"cipherfleet/v2/seal\0" + fleet.encode() + b"\0" + b"".join(ends)
+    context = f"cipherfleet/v2/{purpose}\0{fleet}\0".encode() + b"".join(ends)
     return HKDF(hashes.SHA256(), 32, None, context).derive(own.exchange(other))
 
 

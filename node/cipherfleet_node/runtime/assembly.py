@@ -22,6 +22,7 @@ from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.core.randomness import Seeds, seeds_of, simulated_seeds
 from cipherfleet_node.core.sealed import Seal, Sealed
+from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.core.state import State, after_damage, after_loss, first_state
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import NodeKeys, PublicKeys, identity_from_text
@@ -56,7 +57,11 @@ def make_agent(
     assert config.crypto.exchange is not None
     scale = exact_scale_of(config.algorithm, config.objective)
     parameters = shared_parameters(
-        config.algorithm, config.crypto.exchange, bundle.objective.dimension, scale
+        config.algorithm,
+        config.crypto.exchange,
+        bundle.objective.dimension,
+        scale,
+        config.generations,
     ).tag
     setup = Setup(
         fleet=config.fleet,
@@ -75,6 +80,7 @@ def make_agent(
         exact_scale=scale,
         diameter=config.diameter or 0,
         away_s=_away_s(store, time.time()),
+        shield=make_shield(bundle),
     )
     return Agent(setup, restore_state(bundle, store, saved, parameters, epoch))
 
@@ -105,6 +111,22 @@ def make_exchange(bundle: Bundle, blinding: Blinding) -> Exchange:
     rosters = {n.id: frozenset(n.neighbours) for n in config.neighbours}
     leaves = config.crypto.leaves == "open"
     return Sealed(*common, Seal(config.fleet, config.node, rosters, bundle.secrets, leaves))
+
+
+def make_shield(bundle: Bundle) -> Shield | None:
+    """Return the shield of the node with the secrets of its partners; None without one."""
+    given = bundle.config.generations
+    if given is None:
+        return None
+    return Shield(
+        index=given.index,
+        every=given.every,
+        roll_call=given.roll_call,
+        averaging=given.averaging,
+        members=bytes.fromhex(given.members),
+        mean_partners=given.mean_partners,
+        partners=bundle.partner_secrets,
+    )
 
 
 def restore_state(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from cipherfleet_node.core.paillier import PublicKey
 from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError
 from cipherfleet_node.keys.key_files import (
+    MASKS,
+    SHARES,
     NodeKeys,
     PublicKeys,
     check_own_keys,
@@ -44,6 +46,8 @@ class Bundle:
     secrets: Mapping[str, bytes]  # shared with each co-neighbour, for the masks
     membership: CheckedMembership | None  # the operator's latest, if one has come
     tls: ssl.SSLContext | None = None  # None: plain TCP on this machine
+    # Shared with each partner, by its index, for the shares of the shield.
+    partner_secrets: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def neighbours_paillier(self) -> dict[str, PublicKey]:
@@ -92,6 +96,7 @@ def read_bundle(folder: Path) -> Bundle:
         secrets=_shared_secrets(folder, config, keys),
         membership=membership,
         tls=context,
+        partner_secrets=partner_secrets(folder, config, keys),
     )
 
 
@@ -113,14 +118,39 @@ def _check_pins(
 def _shared_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[str, bytes]:
     if config.crypto.exchange != "sealed":
         return {}
-    secrets = {}
-    for name in sorted(config.co_neighbours):
-        try:
-            other = seal_from_text(config.seals[name])
-            secrets[name] = shared_secret(keys.seal, other, config.fleet)
-        except ValueError:
-            raise ConfigError(
-                f"{folder / NODE_FILE}: seals.{name} is not an X25519 public key in base64",
-                remedy=REISSUE_BUNDLE,
-            ) from None
-    return secrets
+    return {
+        name: _secret(folder, f"seals.{name}", keys, config.seals[name], config.fleet, MASKS)
+        for name in sorted(config.co_neighbours)
+    }
+
+
+def partner_secrets(folder: Path, config: NodeConfig, keys: NodeKeys) -> dict[int, bytes]:
+    """Return the secret that the node shares with each partner, by the partner's index.
+
+    Raises ConfigError for a key that is invalid.
+    """
+    partners = config.generations.partners if config.generations is not None else {}
+    return {
+        partner.index: _secret(
+            folder,
+            f"generations.partners.{name}.seal",
+            keys,
+            partner.seal,
+            config.fleet,
+            SHARES,
+        )
+        for name, partner in partners.items()
+    }
+
+
+def _secret(
+    folder: Path, place: str, keys: NodeKeys, other: str, fleet: str, purpose: str
+) -> bytes:
+    """Return the secret shared with the owner of the key *other*, which stands at *place*."""
+    try:
+        return shared_secret(keys.seal, seal_from_text(other), fleet, purpose)
+    except ValueError:
+        raise ConfigError(
+            f"{folder / NODE_FILE}: {place} is not an X25519 public key in base64",
+            remedy=REISSUE_BUNDLE,
+        ) from None

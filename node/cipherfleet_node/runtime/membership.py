@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from gmpy2 import mpz
 
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import OPERATOR, Membership
+from cipherfleet_node.core.messages import DIGEST_BYTES, OPERATOR, GenerationsEntry, Membership
 from cipherfleet_node.core.paillier import PublicKey, faults_of_modulus
 from cipherfleet_node.core.topics import membership_topic
 from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError, WireError, remedy_for
@@ -31,7 +31,14 @@ from cipherfleet_node.keys.key_files import (
     seal_to_text,
 )
 from cipherfleet_node.settings.node_yaml import CA_FILE, CERTIFICATE_FILE, KEY_FILE, TLS_FOLDER
-from cipherfleet_node.settings.sections import MAX_ID, Neighbour, NodeConfig
+from cipherfleet_node.settings.sections import (
+    MAX_ID,
+    Generations,
+    Neighbour,
+    NodeConfig,
+    Partner,
+    has_shield,
+)
 
 from .synced_files import sync_folder, write_synced
 
@@ -53,7 +60,7 @@ class CheckedMembership:
         return self.message.epoch
 
     def apply_to(self, config: NodeConfig) -> NodeConfig:
-        """Return *config* with the neighbours and seals of this membership."""
+        """Return *config* with the neighbours, seals and partners of this membership."""
         return msgspec.structs.replace(
             config,
             neighbours=[
@@ -64,18 +71,36 @@ class CheckedMembership:
                 )
                 for member in self.message.members
             ],
-            seals={
-                name: seal_to_text(X25519PublicKey.from_public_bytes(raw))
-                for name, raw in self.message.seals
-            },
+            seals={name: _seal_text(raw) for name, raw in self.message.seals},
+            generations=self.message.generations and make_section(self.message.generations),
         )
+
+
+def make_section(given: GenerationsEntry) -> Generations:
+    """Return *given* as the section of node.yaml; raises ValueError if a key has no 32 bytes."""
+    return Generations(
+        index=given.index,
+        every=given.every,
+        roll_call=given.roll_call,
+        averaging=given.averaging,
+        mean_partners=given.mean_partners,
+        members=given.members.hex(),
+        partners={
+            each.id: Partner(index=each.index, seal=_seal_text(each.seal))
+            for each in given.partners
+        },
+    )
+
+
+def _seal_text(raw: bytes) -> str:
+    return seal_to_text(X25519PublicKey.from_public_bytes(raw))
 
 
 def check_membership(message: Membership, config: NodeConfig) -> CheckedMembership:
     """Check *message* and parse its keys. Raises WireError if the membership is inconsistent.
 
     That is a duplicate or invalid id, a member that is not a neighbour of this node, an invalid
-    key, or a missing seal.
+    key, a missing seal, or a list of partners that is missing or inconsistent.
     """
     neighbours: dict[str, PublicKeys] = {}
     for member in message.members:
@@ -88,11 +113,31 @@ def check_membership(message: Membership, config: NodeConfig) -> CheckedMembersh
         neighbours[member.id] = keys
     if any(len(raw) != 32 for _, raw in message.seals):
         raise WireError("membership", "a seal does not have 32 bytes")
+    _check_generations(message, config)
     membership = CheckedMembership(message, neighbours)
     missing = membership.apply_to(config).co_neighbours - dict(message.seals).keys()
     if config.crypto.exchange == "sealed" and missing:
         raise WireError("membership", f"the seal of {min(missing)!r} is missing")
     return membership
+
+
+def _check_generations(message: Membership, config: NodeConfig) -> None:
+    """Raise WireError unless *message* has partners exactly if the fleet has a shield."""
+    given = message.generations
+    if (given is not None) != has_shield(config.algorithm, config.objective):
+        missing = "lacks" if given is None else "has"
+        raise WireError(
+            "membership",
+            f"it {missing} generations, and algorithm.shield is {config.algorithm.shield}",
+        )
+    if given is None:
+        return
+    if len(given.members) != DIGEST_BYTES or any(len(p.seal) != 32 for p in given.partners):
+        raise WireError("membership", "the digest or a key of generations does not have 32 bytes")
+    if len({partner.id for partner in given.partners}) < len(given.partners):
+        raise WireError("membership", "two partners have the same id")
+    for fault in make_section(given).list_faults(config.node):
+        raise WireError("membership", f"generations {fault}")
 
 
 def _keys_of(paillier: bytes, identity: bytes, seal: bytes, bits: int) -> PublicKeys:

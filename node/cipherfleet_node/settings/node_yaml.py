@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError, remedy_for
-from cipherfleet_node.settings.sections import NodeConfig
+from cipherfleet_node.settings.sections import NodeConfig, has_shield
 
 from .rules import (
     Rule,
@@ -20,8 +20,8 @@ from .rules import (
     check_algorithm,
     check_broker,
     check_crypto,
+    check_gradient,
     check_method,
-    check_metric,
     check_objective,
     check_parts,
     check_statistics,
@@ -60,7 +60,9 @@ def checksum_of(config: NodeConfig) -> str:
     others = [(n.id, n.neighbours, n.fingerprint) for n in config.neighbours]
     own = config.keys and (config.keys.paillier, config.keys.identity, config.keys.seal)
     seals = sorted(config.seals.items())
-    made = [config.fleet, config.node, own, config.operator, others, seals]
+    made: list[object] = [config.fleet, config.node, own, config.operator, others, seals]
+    if config.generations is not None:
+        made.append(config.generations)
     return hashlib.sha256(b"cipherfleet/v2/node\0" + msgspec.json.encode(made)).hexdigest()
 
 
@@ -125,6 +127,22 @@ def _check_seals(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
         )
 
 
+def _check_generations(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
+    """A node with a shield and neighbours knows its partners, and the schedule of generations."""
+    document, config = draft.document, draft.value
+    given, here = config.generations, ("generations",)
+    if not has_shield(config.algorithm, config.objective):
+        if given is not None:
+            text = "is not used by algorithm.shield: none"
+            yield document.key_error(here, text, remedy=REISSUE_BUNDLE)
+    elif given is not None:
+        for fault in given.list_faults(config.node):
+            yield document.error(here, fault, remedy=REISSUE_BUNDLE)
+    elif config.neighbours:
+        text = "needs the section generations, which names the partners of this node"
+        yield document.error(("algorithm", "shield"), text, remedy=REISSUE_BUNDLE)
+
+
 def _check_checksum(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """The parts that provisioning writes have the checksum that it wrote."""
     document, config = draft.document, draft.value
@@ -135,8 +153,8 @@ def _check_checksum(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     elif config.checksum != checksum_of(config):
         yield document.error(
             ("checksum",),
-            "does not match: fleet, node, keys, operator, neighbours or seals were changed "
-            "since provisioning wrote them",
+            "does not match: fleet, node, keys, operator, neighbours, seals or "
+            "generations were changed since provisioning wrote them",
             remedy=REISSUE_BUNDLE,
         )
 
@@ -144,7 +162,7 @@ def _check_checksum(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
 NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((), check_algorithm),
     Rule((("algorithm",),), check_method),
-    Rule((("algorithm",), ("objective",)), check_metric),
+    Rule((("algorithm",), ("objective",)), check_gradient),
     Rule((("crypto",),), check_crypto),
     Rule((("broker",),), check_broker),
     Rule((("objective", "kind"),), check_parts),
@@ -156,5 +174,6 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((("node",),), _check_neighbours),
     Rule((), _check_exchange),
     Rule((("node",), ("neighbours",), ("crypto",)), _check_seals),
+    Rule((("node",), ("algorithm",), ("objective",), ("neighbours",)), _check_generations),
     Rule(((),), _check_checksum),  # after another error the checksum would be wrong as well
 )

@@ -133,16 +133,18 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 # Settings of the section algorithm that a method does not use.
 _SCHEDULE = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
 UNUSED: Mapping[Method, Sequence[tuple[str, ...]]] = {
-    "article": [("scale",), ("until",), ("metric",)],
+    "article": [("scale",), ("until",), ("metric",), ("shield",)],
     "exact": _SCHEDULE,
     "statistics": [*_SCHEDULE, ("metric",)],
 }
 
+NEED_GRADIENT = [("metric",), ("shield",)]  # settings of the section algorithm
+
 
 def unused_settings(algorithm: Algorithm, objective: ObjectiveSection) -> list[tuple[str, ...]]:
     """Return the settings of *algorithm* that a node with this *objective* does not use."""
-    metric = [("metric",)] if objective.kind == "average" else []
-    return [*UNUSED[algorithm.method], *metric]
+    more = NEED_GRADIENT if objective.kind == "average" else ()
+    return [*UNUSED[algorithm.method], *more]
 
 
 def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
@@ -167,15 +169,18 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
         )
 
 
-def check_metric(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
-    """An average has no gradient, and so no metric."""
-    path = ("algorithm", "metric")
-    if draft.value.objective.kind == "average" and draft.document.has(path):
-        yield draft.document.key_error(
-            path,
-            "is not used by objective average, which has no gradient",
-            remedy="leave it out, or set objective.kind: mean",
-        )
+def check_gradient(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """An average has no gradient, and so no metric and no shield."""
+    if draft.value.objective.kind != "average":
+        return
+    for place in NEED_GRADIENT:
+        path = ("algorithm", *place)
+        if draft.document.has(path):
+            yield draft.document.key_error(
+                path,
+                "is not used by objective average, which has no gradient",
+                remedy="leave it out, or set objective.kind: mean",
+            )
 
 
 def role_errors(

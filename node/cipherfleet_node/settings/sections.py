@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -22,6 +22,15 @@ SAFE_KEY_BITS = 2048  # a strength of 112 bits; smaller keys need crypto.allow_w
 
 
 MAX_ID = 63
+
+
+MAX_PARTICIPANTS = 1024  # of generations, counting the nodes that the fleet has lost
+
+
+MAX_PARTNERS = 128  # of one node; provisioning gives 16 to 60
+
+
+MAX_GENERATION_ROUNDS = 1_000_000  # twenty times what the longest possible line needs
 
 
 NodeId = Annotated[
@@ -100,6 +109,8 @@ STATISTICS_KINDS = ("mean", "least_squares", "ridge")
 
 MetricName = Literal["step", "diagonal", "newton"]
 
+ShieldName = Literal["none", "linear"]
+
 
 class Stepsize(Section, frozen=True):
     """The mean stepsize lambda_k = initial / (1 + decay k^exponent), and the law of its entries."""
@@ -136,6 +147,8 @@ class Algorithm(Section, frozen=True):
     # with statistics, takes 1.
     scale: Positive | Literal["agree"] = AGREE
     metric: MetricName = "step"  # exact only: how steps follow the node's own curvature
+    # linear: shares with partners hide a node's gradient from all its neighbours; not for article.
+    shield: ShieldName = "none"
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0
@@ -305,6 +318,52 @@ class Neighbour(Section, frozen=True):
         return len(self.neighbours)
 
 
+ParticipantIndex = Annotated[int, Meta(ge=0, lt=MAX_PARTICIPANTS)]
+GenerationRounds = Annotated[int, Meta(ge=1, le=MAX_GENERATION_ROUNDS)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+
+
+class Partner(Section, frozen=True):
+    """A node with which this one shares a secret for the shares of the shield."""
+
+    index: ParticipantIndex  # in the fleet's list of participants
+    seal: str  # X25519 public key in base64
+
+
+class Generations(Section, frozen=True):
+    """The public schedule of generations, and the partners of this node; see core/shield.py."""
+
+    index: ParticipantIndex  # of this node in the fleet's list of participants
+    every: GenerationRounds  # G, rounds from one generation to the next
+    roll_call: GenerationRounds  # D, rounds before a generation that list its participants
+    averaging: GenerationRounds  # W, rounds in which the imbalance is averaged
+    mean_partners: Annotated[float, Meta(ge=0, le=MAX_PARTNERS)]  # of a node, over the fleet
+    members: Digest  # SHA-256 over the fleet's list of participants, in hexadecimal digits
+    partners: Annotated[dict[NodeId, Partner], Meta(max_length=MAX_PARTNERS)] = {}
+
+    @property
+    def least_every(self) -> int:
+        """The rounds that a generation takes, with D rounds each for its votes and its retries."""
+        return self.averaging + 3 * self.roll_call + 8
+
+    def list_faults(self, node: str) -> Iterator[str]:
+        """Yield what makes the section of *node* inconsistent, as the end of a sentence."""
+        if not 0 <= self.mean_partners <= MAX_PARTNERS:  # a message may have none of these numbers
+            yield f"has mean_partners {self.mean_partners}, must be 0 to {MAX_PARTNERS}"
+        if self.every < self.least_every:
+            yield (
+                f"has every: {self.every}, must be at least averaging + 3 roll_call + 8, which is "
+                f"{self.least_every}"
+            )
+        if node in self.partners:
+            yield f"has {node!r}, this node itself, among its partners"
+        seen = {self.index}
+        for name, partner in self.partners.items():
+            if partner.index in seen:
+                yield f"gives {name!r} the index {partner.index}, which another node has"
+            seen.add(partner.index)
+
+
 class OwnKeys(Section, frozen=True):
     """The public keys that belong to this node's own private keys."""
 
@@ -337,6 +396,7 @@ class NodeConfig(Section, frozen=True):
     crypto: Crypto = field(default_factory=Crypto)
     simulation: Simulation = field(default_factory=Simulation)
     seals: dict[NodeId, str] = {}  # X25519 public keys of its co-neighbours, in base64
+    generations: Generations | None = None  # None: no shield, or not enrolled yet
     keys: OwnKeys | None = None  # None: the keys were generated on the device
     checksum: str | None = None  # over the parts that only provisioning writes; see `checksum_of`
 
@@ -363,6 +423,14 @@ def exact_scale_of(algorithm: Algorithm, objective: ObjectiveSection) -> Scale |
     if algorithm.method == "statistics" and algorithm.scale == AGREE:
         return 1.0
     return algorithm.scale
+
+
+def has_shield(algorithm: Algorithm, objective: ObjectiveSection) -> bool:
+    """True if the nodes hide their duals by shares; an average and the article's method have none.
+
+    Only the exact iteration has duals.
+    """
+    return algorithm.shield != "none" and exact_scale_of(algorithm, objective) is not None
 
 
 def resolution_of(algorithm: Algorithm) -> float:

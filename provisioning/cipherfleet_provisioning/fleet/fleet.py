@@ -19,6 +19,7 @@ from cipherfleet_node.settings.sections import (
     ExchangeName,
     Method,
     Stepsize,
+    has_shield,
 )
 from cipherfleet_node.settings.yaml_document import read_document
 from cipherfleet_provisioning.topology.graph import Graph
@@ -55,6 +56,11 @@ class Fleet:
         """The exchange that the file chooses, or otherwise the one that its graph allows."""
         assert self.file.crypto.exchange is not None  # load_fleet has decided it
         return self.file.crypto.exchange
+
+    @property
+    def has_shield(self) -> bool:
+        """True if shares with partners hide the duals of the nodes."""
+        return has_shield(self.file.algorithm, self.file.objective)
 
     def places(self, count: int) -> dict[str, int]:
         """Return, by node, which of *count* brokers it uses: the one in its entry, else in turn."""

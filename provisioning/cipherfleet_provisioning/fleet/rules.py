@@ -22,16 +22,22 @@ from cipherfleet_node.settings.rules import (
     check_algorithm,
     check_broker,
     check_crypto,
+    check_gradient,
     check_method,
-    check_metric,
     check_objective,
     check_parts,
     check_statistics,
     role_errors,
 )
-from cipherfleet_node.settings.sections import STATISTICS_KINDS, Broker
+from cipherfleet_node.settings.sections import (
+    MAX_PARTICIPANTS,
+    STATISTICS_KINDS,
+    Broker,
+    has_shield,
+)
 from cipherfleet_node.settings.type_errors import MAX_MISFITS
 from cipherfleet_node.settings.yaml_document import Document
+from cipherfleet_provisioning.generations import LEAST_PARTICIPANTS
 from cipherfleet_provisioning.topology.build import build_graph, section_faults
 from cipherfleet_provisioning.topology.graph import Graph
 from cipherfleet_provisioning.topology.section import TopologyError
@@ -200,6 +206,20 @@ def _check_roles(draft: FleetDraft) -> Iterator[ConfigError]:
         yield draft.document.error(("nodes",), text)
 
 
+def _check_participants(draft: FleetDraft) -> Iterator[ConfigError]:
+    """A fleet with a shield has 3 to 1,024 nodes."""
+    file, count = draft.value, len(draft.members)
+    if not has_shield(file.algorithm, file.objective) or draft.graph is None:
+        return
+    if not LEAST_PARTICIPANTS <= count <= MAX_PARTICIPANTS:
+        yield draft.document.error(
+            ("algorithm", "shield"),
+            f"is {file.algorithm.shield}, and the fleet has {count:,} nodes: a shield needs "
+            f"{LEAST_PARTICIPANTS} to {MAX_PARTICIPANTS:,}",
+            remedy="set algorithm.shield: none, or change the number of nodes",
+        )
+
+
 def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
     """In the sealed exchange every node has two neighbours, unless crypto.leaves is open."""
     crypto = draft.value.crypto
@@ -218,7 +238,7 @@ def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
 FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), check_algorithm),
     Rule((("algorithm",),), _check_method),
-    Rule((("algorithm",), ("objective",)), check_metric),
+    Rule((("algorithm",), ("objective",)), check_gradient),
     Rule((("algorithm",),), _check_end),
     Rule((("crypto",),), _check_keys),
     Rule((("broker",),), _check_brokers),
@@ -228,6 +248,7 @@ FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), _check_nodes),
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error
+    Rule((("algorithm",), ("objective",), ("nodes",)), _check_participants),
     Rule((("topology",), ("crypto", "leaves"), ("crypto", "exchange")), _check_leaves),
     Rule((), check_files),
     Rule((SENSOR,), check_names),

@@ -7,10 +7,11 @@ import json
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 
 from cipherfleet_node.core.parameters import SharedParameters, shared_parameters
-from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, Generations, Stepsize
 from tests.support.paths import ROOT
 from tests.tools.make_vectors import parameters_vectors
 
@@ -39,9 +40,12 @@ def test_parameters_vectors_hold(case: Any) -> None:
     data = text("cipherfleet/v2/parameters") + struct.pack(">Q", fields["wire_version"])
     data += text(fields["exchange"]) + struct.pack(">4Q", fields["dimension"], *widths)
     data += struct.pack(">4d", *steps) + text(kind) + struct.pack(">2d", *reals)
+    if fields["schedule"]:
+        data += text("linear") + struct.pack(">3Q", *fields["schedule"])
     assert data.hex() == case["bytes"]
     assert hashlib.sha256(data).hexdigest()[:16] == case["tag"]
-    given = fields | {"attenuation": fields["attenuation"] and tuple(fields["attenuation"])}
+    lists = {name: fields[name] and tuple(fields[name]) for name in ("attenuation", "schedule")}
+    given = fields | lists
     assert SharedParameters(**given).encoded == data
 
 
@@ -66,6 +70,26 @@ def test_no_two_cases_have_the_same_tag() -> None:
 )
 def test_each_shared_setting_changes_the_tag(other: SharedParameters) -> None:
     assert other.tag != shared_parameters(BASE, "sealed", 1).tag
+
+
+def test_every_round_of_the_schedule_of_generations_changes_the_tag() -> None:
+    """The list of participants does not: the nodes still exchange their estimates."""
+    schedule = Generations(
+        index=0, every=208, roll_call=10, averaging=32, mean_partners=2.0, members="0" * 64
+    )
+    replace = msgspec.structs.replace
+    others = {
+        shared_parameters(Algorithm(rounds=1), "sealed", 1, 1.0, each).tag
+        for each in (
+            None,
+            schedule,
+            replace(schedule, every=209),
+            replace(schedule, roll_call=11),
+            replace(schedule, averaging=33),
+            replace(schedule, index=4, members="1" * 64),
+        )
+    }
+    assert len(others) == 5
 
 
 def test_statistics_and_estimates_of_one_length_do_not_mix() -> None:

@@ -18,18 +18,29 @@ from hypothesis import strategies as st
 from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.events import MembershipPending, Restart, RoundClosed, Save
-from cipherfleet_node.core.messages import OPERATOR, Answer, Membership, MembershipEntry, Query
+from cipherfleet_node.core.messages import (
+    OPERATOR,
+    Answer,
+    GenerationsEntry,
+    Membership,
+    MembershipEntry,
+    PartnerEntry,
+    Query,
+)
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.errors import ConfigError, WireError
 from cipherfleet_node.keys.key_files import (
+    MASKS,
+    SHARES,
     NodeKeys,
     identity_to_text,
     read_keys,
+    shared_secret,
     write_keys,
     write_private,
 )
 from cipherfleet_node.runtime import membership
-from cipherfleet_node.runtime.bundle import Bundle
+from cipherfleet_node.runtime.bundle import Bundle, partner_secrets
 from cipherfleet_node.runtime.membership import (
     CURRENT,
     NEXT,
@@ -166,6 +177,80 @@ BAD: dict[str, dict[str, Any]] = {
         "members": [msgspec.structs.replace(member_of(1, "a", ["me"]), identity=b"\3")]
     },
 }
+
+
+def shielded(**changes: Any) -> NodeConfig:
+    mean = ObjectiveSection(kind="mean", values=[Column(field="t")])
+    return config_of(algorithm=Algorithm(rounds=3, shield="linear"), objective=mean, **changes)
+
+
+def generations_of(**changes: Any) -> GenerationsEntry:
+    partners = [
+        PartnerEntry(index, name, keys_of(number).public.seal.public_bytes_raw())
+        for index, name, number in ((1, "a", 1), (3, "b", 2))
+    ]
+    made = GenerationsEntry(2, 208, 10, 32, 2.0, b"m" * 32, partners)
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_a_membership_brings_partners_whose_secrets_are_equal_at_both_ends(folder: Path) -> None:
+    joined = check_membership(membership_of(generations=generations_of()), shielded())
+    config = joined.apply_to(shielded())
+    assert config.generations is not None
+    assert config.generations.members == (b"m" * 32).hex()
+    assert (config.generations.index, config.generations.every) == (2, 208)
+    secrets = partner_secrets(folder, config, keys_of(0))
+    assert secrets.keys() == {1, 3}
+    own = keys_of(0).public.seal
+    assert secrets[1] == shared_secret(keys_of(1).seal, own, "f", SHARES)
+    assert secrets[3] != shared_secret(keys_of(2).seal, own, "f", MASKS)
+
+
+PARTNERS = generations_of().partners
+CUT = PartnerEntry(1, "a", bytes(31))
+BAD_GENERATIONS: dict[str, GenerationsEntry | None] = {
+    "none, in a fleet with a shield": None,
+    "a key cut": generations_of(partners=[CUT]),
+    "a digest cut": generations_of(members=b"m" * 31),
+    "an id twice": generations_of(partners=[PARTNERS[0], PartnerEntry(4, "a", bytes(32))]),
+    "an index twice": generations_of(partners=[PARTNERS[0], PartnerEntry(1, "c", bytes(32))]),
+    "its own index": generations_of(index=3),
+    "itself": generations_of(partners=[PartnerEntry(5, "me", bytes(32))]),
+    "no number of partners": generations_of(mean_partners=float("nan")),
+    "too many partners": generations_of(mean_partners=float("inf")),
+    "generations that are too short": generations_of(every=69),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_GENERATIONS)
+def test_faulty_generations_are_refused(fault: str) -> None:
+    membership = membership_of(generations=BAD_GENERATIONS[fault])
+    with pytest.raises(WireError) as refused:
+        check_membership(membership, shielded())
+    assert refused.value.reason == "membership"
+
+
+def test_generations_without_a_shield_are_refused() -> None:
+    with pytest.raises(WireError, match="has generations, and algorithm") as refused:
+        check_membership(membership_of(generations=generations_of()), config_of())
+    assert refused.value.reason == "membership"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        generations_of(index=1024),
+        generations_of(every=0),
+        generations_of(partners=[PartnerEntry(-1, "a", bytes(32))]),
+        generations_of(partners=[PartnerEntry(1, "-a", bytes(32))]),
+        generations_of(partners=[PartnerEntry(n, f"n{n}", bytes(32)) for n in range(129)]),
+    ],
+)
+def test_lists_and_numbers_beyond_their_limits_do_not_parse(entry: GenerationsEntry) -> None:
+    data, topic = signed(membership_of(generations=entry)), wire.topic_of(membership_of())
+    with pytest.raises(WireError) as refused:
+        wire.decode(data, topic, "f", {OPERATOR: BOSS.public_key()})
+    assert refused.value.reason == "malformed"
 
 
 @pytest.mark.parametrize("fault", BAD)

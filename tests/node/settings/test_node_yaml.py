@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.runtime.start_warnings import simulation_warnings
-from cipherfleet_node.settings.node_yaml import load_node_config
+from cipherfleet_node.settings.node_yaml import checksum_of, load_node_config
 from cipherfleet_node.settings.rules import is_loopback
 from cipherfleet_node.settings.sections import (
     Algorithm,
@@ -18,9 +19,11 @@ from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
     NodeConfig,
+    Partner,
     Simulation,
     SyntheticSensor,
     exact_scale_of,
+    has_shield,
     resolution_of,
 )
 
@@ -331,6 +334,91 @@ def test_the_articles_method_refuses_a_metric_and_a_spread_above_one(tmp_path: P
     assert "write spread: 1, or set algorithm.method: exact" in text
     text = complaint(tmp_path, "rounds: 5", "rounds: 5, method: exact, stepsize: {spread: 2.1}")
     assert "algorithm.stepsize.spread is 2.1" in text
+
+
+SHIELDED = "rounds: 5, shield: linear"
+GENERATIONS = """\
+generations:
+  index: 0
+  every: 208
+  roll_call: 10
+  averaging: 32
+  mean_partners: 2.0
+  members: "{digest}"
+  partners: {{n-2: {{index: 1, seal: abc}}, n-5: {{index: 2, seal: def}}}}
+crypto: {{exchange: pairwise}}
+""".format(digest="5a" * 32)
+
+
+def load_shielded(folder: Path, old: str = "", new: str = "") -> NodeConfig:
+    text = GOOD.replace("rounds: 5", SHIELDED).replace("kind: average", "kind: mean")
+    text = text.replace("crypto: {exchange: pairwise}\n", GENERATIONS)
+    assert old in text
+    (folder / "node.yaml").write_text(text.replace(old, new, 1))
+    return load_node_config(folder)
+
+
+def test_a_node_with_a_shield_knows_its_partners(tmp_path: Path) -> None:
+    config = load_shielded(tmp_path)
+    assert has_shield(config.algorithm, config.objective)
+    assert config.generations is not None
+    assert config.generations.partners == {
+        "n-2": Partner(index=1, seal="abc"),
+        "n-5": Partner(index=2, seal="def"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("every: 208", "every: 69", "must be at least averaging + 3 roll_call + 8, which is 70"),
+        ("index: 2", "index: 1", "gives 'n-5' the index 1, which another node has"),
+        ("index: 2", "index: 0", "gives 'n-5' the index 0, which another node has"),
+        ("n-5: {", "n-1: {", "has 'n-1', this node itself, among its partners"),
+        ("index: 2", "index: 1024", "generations.partners.n-5.index is 1024"),
+        ("mean_partners: 2.0", "mean_partners: -1", "generations.mean_partners is -1"),
+        (f'"{"5a" * 32}"', '"5a"', "generations.members is '5a'"),
+        (", shield: linear", "", "generations is not used by algorithm.shield: none"),
+        (GENERATIONS, "crypto: {exchange: pairwise}", "algorithm.shield needs the section"),
+    ],
+)
+def test_inconsistent_generations_are_refused(
+    old: str, new: str, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_shielded(tmp_path, old, new)
+    assert problem in str(refused.value)
+
+
+def test_a_node_that_is_not_enrolled_needs_no_partners_yet(tmp_path: Path) -> None:
+    neighbours = GOOD[GOOD.index("neighbours:") : GOOD.index("crypto:")]
+    text = GOOD.replace(neighbours, "operator: abc\n").replace("rounds: 5", SHIELDED)
+    (tmp_path / "node.yaml").write_text(text.replace("average", "mean"))
+    assert load_node_config(tmp_path).generations is None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "problem"),
+    [
+        ("rounds: 5, method: article, shield: linear", "is not used by method article"),
+        ("rounds: 5, shield: linear", "is not used by objective average"),
+    ],
+)
+def test_the_article_and_an_average_refuse_a_shield(
+    algorithm: str, problem: str, tmp_path: Path
+) -> None:
+    assert f"algorithm.shield {problem}" in complaint(tmp_path, "rounds: 5", algorithm)
+
+
+def test_the_checksum_covers_the_partners_and_is_the_former_one_without(tmp_path: Path) -> None:
+    config = load_shielded(tmp_path)
+    assert config.generations is not None
+    partners = {**config.generations.partners, "n-2": Partner(index=1, seal="abd")}
+    other = msgspec.structs.replace(config.generations, partners=partners)
+    replace = msgspec.structs.replace
+    found = {checksum_of(replace(config, generations=g)) for g in (config.generations, other, None)}
+    assert len(found) == 3
+    assert checksum_of(load(tmp_path)) == checksum_of(replace(config, generations=None))
 
 
 def test_an_average_refuses_a_metric(tmp_path: Path) -> None:

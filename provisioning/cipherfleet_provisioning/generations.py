@@ -30,8 +30,8 @@ ALL_PAIRS = 33  # 32 partners each; from 34 nodes on a node draws DRAWN others
 DRAWN = 16
 LEAST_PARTICIPANTS = 3  # of a generation: the shares of two are known to both
 AVERAGING = range(32, 513)
-MIXING_TIMES = 8  # of averaging: differences fall to about e^-8
-EXACTLY = 1e-9  # of 8/gap: eigenvalues have rounding errors
+MIXING_TIMES = 16  # of averaging: differences fall to about e^-16
+EXACTLY = 1e-9  # of 16/gap: eigenvalues have rounding errors
 
 Partners = Mapping[int, tuple[int, ...]]
 
@@ -62,7 +62,7 @@ class Participant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def plan_schedule(graph: Graph) -> Schedule:
-    """Return the schedule of a new fleet: D = 2 (diameter + 2), W = 8/gap, G = 4 (W + 2 D).
+    """Return the schedule of a new fleet: D = 2 (diameter + 2), W = 16/gap, G = 4 (W + 2 D).
 
     W is rounded up and lies within AVERAGING. *graph* must be connected.
     Checked by test_the_schedule_follows_diameter_and_spectral_gap.

@@ -34,7 +34,7 @@ import pytest
 from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_node.core import progress
 from cipherfleet_node.core.generations import Generations, indices
-from cipherfleet_node.core.messages import Message
+from cipherfleet_node.core.messages import GenerationNote, Message
 from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.core.state import Change, Pending, State
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
@@ -82,6 +82,7 @@ def watching() -> Iterator[Watched]:
     """Record what every node does in generations, and leave the dither out."""
     watched = Watched()
     begun, checked, applied = Generations._begun, Generations._checked, Generations._with
+    left = Generations._without
 
     def begin(self: Generations, shield: Shield, state: State, *more: Any) -> State:
         after = begun(self, shield, state, *more)
@@ -104,11 +105,26 @@ def watching() -> Iterator[Watched]:
             vector = tuple(int(entry) for entry in pending.vector)
             watched.vectors.setdefault(pending.name, {})[shield.index] = vector
 
-    def apply(self: Generations, shield: Shield, state: State, pending: Pending) -> State:
+    def apply(self: Generations, state: State, pending: Pending) -> State:
+        shield = self._setup.shield
+        assert shield is not None
         watched.applied.setdefault(pending.name, set()).add(shield.index)
-        return applied(self, shield, state, pending)
+        return applied(self, state, pending)
+
+    def leave(self: Generations, shield: Shield, state: State, latest: GenerationNote) -> State:
+        after = left(self, shield, state, latest)
+        pending = after.generation.pending
+        if pending is not None and after is not state:
+            # What the ledger loses, the vector loses as well.
+            own = watched.ledgers[pending.name]
+            kept = [int(entry) for entry in after.ledger] or [0] * D
+            lost = [a - b for a, b in zip(progress.ledger_of(state, D), kept, strict=True)]
+            before = own[shield.index]
+            own[shield.index] = tuple(a - b for a, b in zip(before, lost, strict=True))
+        return after
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generations, "_without", leave)
         patch.setattr(Generations, "_begun", begin)
         patch.setattr(Generations, "_checked", check)
         patch.setattr(Generations, "_with", apply)

@@ -35,7 +35,7 @@ added in the same small steps.
 generations, after f failures in a row. So a node that crashes again and again does not keep the
 others from correcting their sum.
 
-Source: docs/explanation/generations.md; checked by tests/node/core/test_generations.py.
+Source: docs/explanation/generations.md; checked by test_no_schedule_of_faults_leaves_a_wrong_sum_or_a_node_without_its_gradient.
 """
 
 from __future__ import annotations
@@ -151,22 +151,17 @@ class Generations:
             has_voted = shield.index in indices(votes)
             is_known = any(note.name == pending.name for note in notes)
             if has_voted and (votes == pending.listed or is_known):
-                return self._with(shield, state, pending)
+                return self._with(state, pending)
         begun = [note for note in notes if self.first_round(shield, note.number) <= k]
         latest = max(begun, key=lambda note: note.number, default=None)
         if latest is None or latest.number <= state.generation.number:
             return state
         return self._without(shield, state, latest)
 
-    def _with(self, shield: Shield, state: State, pending: Pending) -> State:
+    def _with(self, state: State, pending: Pending) -> State:
         """Return *state* with *pending* applied: at once if all were fresh, or step by step."""
-        vector = [int(v) for v in pending.vector]
-        is_first = pending.fresh == pending.listed
-        total = [-v for v in vector]
-        if pending.fresh and not is_first:
-            participants, fresh = indices(pending.listed), indices(pending.fresh)
-            added = shield.added_shares(pending.name, participants, fresh, len(vector), self._unit)
-            total = [t + a for t, a in zip(total, added, strict=True)]
+        size = len(pending.vector)
+        total = _minus(_integers(pending.added, size), _integers(pending.vector, size))
         own = msgspec.structs.replace(
             state.generation,
             number=pending.number,
@@ -177,6 +172,7 @@ class Generations:
             failures=0,
         )
         state = progress.replaced(state, generation=own, follows=False, calm=0)
+        is_first = pending.fresh == pending.listed
         return _stepped(state, 1, 1) if is_first else state
 
     def _without(self, shield: Shield, state: State, latest: GenerationNote) -> State:
@@ -271,10 +267,13 @@ class Generations:
         shares = shield.shares(name, participants, dimension, self._unit)
         ledger = progress.ledger_of(state, dimension)
         vector = [a + b for a, b in zip(ledger, shares, strict=True)]
-        votes = _bit(shield.index) if fresh == listed else b""
-        return _changed(
-            state, pending=Pending(number, name, listed, fresh, _texts(vector), 0, votes)
-        )
+        pending = Pending(number, name, listed, fresh, _texts(vector))
+        if fresh == listed:
+            pending = msgspec.structs.replace(pending, votes=_bit(shield.index))
+        elif fresh:
+            added = shield.added_shares(name, participants, indices(fresh), dimension, self._unit)
+            pending = msgspec.structs.replace(pending, added=_texts(added))
+        return _changed(state, pending=pending)
 
     def _listed(self, shield: Shield, state: State) -> State:
         """Return *state* with the bits of the roll call that are known."""

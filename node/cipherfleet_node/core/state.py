@@ -80,6 +80,7 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listed: bytes  # bits of its participants
     fresh: bytes  # bits of those that had no share
     vector: list[str]  # v, integers in decimal, in units of the ledger
+    added: list[str] = []  # shares for those without one, added when it is applied
     rounds: int = 0  # rounds of the averaging that were found good
     votes: bytes = b""  # bits of the participants whose votes are known
 

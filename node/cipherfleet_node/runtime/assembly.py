@@ -217,7 +217,8 @@ def make_limits(bundle: Bundle) -> Mapping[str, int]:
     """Return the length in bytes of the longest valid message to this node, by kind."""
     crypto = bundle.config.crypto
     assert crypto.exchange is not None
-    return size_limits(Layout.of(crypto.exchange, crypto.key_bits, bundle.objective.dimension))
+    layout = Layout.of(crypto.exchange, crypto.key_bits, bundle.objective.dimension)
+    return size_limits(layout, has_generations=bundle.config.generations is not None)
 
 
 def identity_tag(keys: PublicKeys) -> bytes:

@@ -226,7 +226,7 @@ def test_a_node_without_a_share_gets_one_with_the_next_generation() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 7])
-def test_no_schedule_of_faults_leaves_a_wrong_sum_or_a_node_without_its_gradient(
+def test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient(
     seed: int,
 ) -> None:
     outcome = generation_faults.run(seed)

@@ -35,7 +35,8 @@ added in the same small steps.
 generations, after f failures in a row. So a node that crashes again and again does not keep the
 others from correcting their sum.
 
-Source: docs/explanation/generations.md; checked by test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient.
+Source: docs/explanation/generations.md; checked by
+test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient.
 """
 
 from __future__ import annotations

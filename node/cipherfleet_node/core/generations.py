@@ -127,8 +127,10 @@ class Generations:
     def advance(self, state: State) -> State:
         """Return *state* with all that is due when its next round is opened."""
         shield = self._setup.shield
-        if shield is None or state.agrees:
+        if shield is None:
             return state
+        if state.agrees:  # on the scale: there is no ledger yet, but a roll call
+            return self._listed(shield, state)
         state = self._applied(shield, state)
         state = self._checked(shield, state)
         state = self._moved(shield, state)

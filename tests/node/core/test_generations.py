@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -38,8 +38,13 @@ PLAN = 110, 8, 24  # rounds between generations, of the roll call, of the averag
 SHORT = 34, 8, 6
 
 
-def fleet(rounds: int, plan: tuple[int, int, int] | None = PLAN, **more: Any) -> MemoryFleet:
-    algorithm = Algorithm(rounds=rounds, scale=SCALE, stepsize=Stepsize(spread=1.0))
+def fleet(
+    rounds: int,
+    plan: tuple[int, int, int] | None = PLAN,
+    scale: float | Literal["agree"] = SCALE,
+    **more: Any,
+) -> MemoryFleet:
+    algorithm = Algorithm(rounds=rounds, scale=scale, stepsize=Stepsize(spread=1.0))
     settings: dict[str, Any] = {"sealed": True, "encrypted": False, "seed": 3, **more}
     return MemoryFleet(six(), readings(six()), SQUARES, algorithm, generations=plan, **settings)
 
@@ -117,6 +122,12 @@ def test_nodes_have_no_gradient_of_their_own_before_the_first_generation() -> No
         assert agent.opener.generations.is_follower(agent.state)
     run_to(running, "n00", 40)
     assert not any(state_of(running, name).follows for name in running.seats)
+
+
+def test_the_first_roll_call_runs_while_the_nodes_agree_on_their_scale() -> None:
+    running = fleet(25, scale="agree")
+    running.run()
+    assert numbers(running) == {1}
 
 
 # -- what a coalition learns ----------------------------------------------------------------------

@@ -379,12 +379,18 @@ def _check_separation(disclosure: Disclosure) -> Iterator[Finding]:
 
 def _describe_telescoping(disclosure: Disclosure) -> Finding:
     algorithm = disclosure.fleet.file.algorithm
+    if algorithm.shield == "linear":
+        return Finding(
+            "note", "telescoping",
+            "all neighbours of a node together learn nothing of its gradient, as long as one of "
+            "the partners of its shield does not collude; they learn second moments of features",
+        )  # fmt: skip
     if algorithm.method != "article":
         return Finding(
             "note", "telescoping",
             f"all neighbours of a node together, if they know its coupling term, learn "
             f"{disclosure.gradient_text}",
-            "choose neighbours of several owners, or algorithm.method: article",
+            "set algorithm.shield: linear, or choose neighbours of several owners",
         )  # fmt: skip
     stepsize, rounds = algorithm.stepsize, algorithm.rounds
     noise = rounding_noise(algorithm, (rounds or 1) - 1)

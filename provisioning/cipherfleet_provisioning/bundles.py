@@ -196,6 +196,7 @@ def node_config(
         operator=operator,
         broker=broker,
         crypto=file.crypto,
+        answer=file.answer,
         simulation=simulation,
         seals=seals(fleet, member, known) if known else {},
         keys=own_keys(known[member.id]) if known else None,

@@ -18,6 +18,7 @@ from .rules import (
     Rule,
     apply_rules,
     check_algorithm,
+    check_answer,
     check_broker,
     check_crypto,
     check_method,
@@ -156,5 +157,6 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((("node",),), _check_neighbours),
     Rule((), _check_exchange),
     Rule((("node",), ("neighbours",), ("crypto",)), _check_seals),
+    Rule((("answer",), ("broker",), ("objective",)), check_answer),
     Rule(((),), _check_checksum),  # after another error the checksum would be wrong as well
 )

@@ -84,6 +84,19 @@ Weight = Literal["node", "reading"]
 FieldName = Annotated[str, Meta(min_length=1)]
 
 
+FileName = Annotated[str, Meta(min_length=1)]
+
+
+AnswerTopic = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^+#\x00/$][^+#\x00]{0,199}$(?!\n)",
+        description="a topic of up to 200 characters without + and #, and with no / or $ at its begin",
+        examples=["cipherfleet-answer/{fleet}/{node}"],
+    ),
+]
+
+
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A mapping in a configuration file. Unknown keys are errors."""
 
@@ -292,6 +305,41 @@ Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSens
 Role = Literal["member", "follower"]
 
 
+Host = Annotated[str, Meta(min_length=1, max_length=253)]
+
+
+class AnswerMqtt(Section, frozen=True):
+    """The owner's own MQTT broker, which gets the agreed answer. Never the broker of the fleet."""
+
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    topic: AnswerTopic = "cipherfleet-answer/{fleet}/{node}"  # {fleet} and {node} are replaced
+    homeassistant: bool = False  # True: also retained discovery messages below homeassistant/
+    tls: bool = False  # with the authorities of the system, unless *ca* names others
+    ca: FileName | None = None  # this file and the next ones: relative to the node's folder
+    certificate: FileName | None = None
+    key: FileName | None = None
+    user: FieldName | None = None
+    password_file: FileName | None = None  # its first line
+
+
+class AnswerSection(Section, frozen=True):
+    """What a node publishes of the agreed answer once it has settled, and to whom."""
+
+    file: bool = True  # outputs/answer.json in the node's folder
+    every_s: Annotated[float, Meta(ge=1)] = 60.0  # at most one answer in so many seconds
+    digits: Annotated[int, Meta(ge=1, le=12)] = 4  # significant digits of what is published
+    alarm: Positive = 4.0  # the robust z of a residual from which on `alarm` is true
+    # Without algorithm.until: the accuracy at which the node itself has settled, in the objective's
+    # units of order one. It ends no fleet. No parameter is published at a finer resolution.
+    accuracy: Positive = 1e-3
+    units: dict[FieldName, str] = {}  # the unit of a field, for example {pm25: ug/m3}
+    exec: Annotated[list[str], Meta(min_length=1)] | None = None  # a program: JSON on its input
+    exec_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+    mqtt: AnswerMqtt | None = None
+    plugins: dict[FieldName, dict[str, str | int | float | bool]] = {}  # by entry point: options
+
+
 class Neighbour(Section, frozen=True):
     """A node that shares an edge with this one. Its public keys are in neighbours/<id>.json."""
 
@@ -335,6 +383,7 @@ class NodeConfig(Section, frozen=True):
     operator: str | None = None  # Ed25519 key in base64 that signs memberships for this node
     broker: Broker = field(default_factory=Broker)
     crypto: Crypto = field(default_factory=Crypto)
+    answer: AnswerSection = field(default_factory=AnswerSection)
     simulation: Simulation = field(default_factory=Simulation)
     seals: dict[NodeId, str] = {}  # X25519 public keys of its co-neighbours, in base64
     keys: OwnKeys | None = None  # None: the keys were generated on the device

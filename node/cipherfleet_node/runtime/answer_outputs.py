@@ -18,7 +18,7 @@ from cipherfleet_node.outputs import Answer, load
 from cipherfleet_node.outputs.file import AnswerFile
 from cipherfleet_node.outputs.physical import Newest, Place, make_answer, regressor_of
 from cipherfleet_node.outputs.publisher import Output, OutputThread, Publisher
-from cipherfleet_node.settings.sections import NodeConfig
+from cipherfleet_node.settings.sections import settled_accuracy
 
 from .bundle import Bundle
 from .synced_files import replace_synced
@@ -61,7 +61,8 @@ class AnswerOutputs:
         solution = find_solutions(np.array(estimate), config.algorithm, config.objective)
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         place = Place(config.fleet, config.node, agent.round_number, at)
-        accuracy = accuracy_of(config)
+        accuracy = settled_accuracy(config)
+        assert accuracy is not None, "a node that never settles has no answer"
         return make_answer(
             place, solution, config.objective, config.answer, accuracy, self._measured()
         )
@@ -75,23 +76,6 @@ class AnswerOutputs:
         if self._newest is None:
             return Newest()
         return Newest(regressor_of(self._newest, section))
-
-
-def accuracy_of(config: NodeConfig) -> float:
-    """Return the accuracy at which the node settles, in the objective's units of order one."""
-    until = config.algorithm.until
-    return config.answer.accuracy if until is None else until.accuracy
-
-
-def own_accuracy_of(config: NodeConfig) -> float | None:
-    """Return `Setup.own_accuracy`: None if the rounds do not show that a node has settled.
-
-    The article's method moves along the gradient while the nodes agree already. For kind average
-    all methods are the same.
-    """
-    if config.algorithm.method == "article" and config.objective.kind != "average":
-        return None
-    return config.answer.accuracy
 
 
 def _outputs(bundle: Bundle) -> Iterator[tuple[str, Callable[[], Output]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import msgspec
 from msgspec import Meta, field
@@ -91,7 +91,7 @@ AnswerTopic = Annotated[
     str,
     Meta(
         pattern=r"^[^+#\x00/$][^+#\x00]{0,199}$(?!\n)",
-        description="a topic of up to 200 characters without + and #, and with no / or $ at its begin",
+        description="up to 200 characters without + and #, and with no / or $ at the begin",
         examples=["cipherfleet-answer/{fleet}/{node}"],
     ),
 ]
@@ -412,6 +412,34 @@ def exact_scale_of(algorithm: Algorithm, objective: ObjectiveSection) -> Scale |
     if algorithm.method == "statistics" and algorithm.scale == AGREE:
         return 1.0
     return algorithm.scale
+
+
+class Publishing(Protocol):
+    """The sections that decide when an answer may be published: a NodeConfig, or a fleet's file."""
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The method, and `until`."""
+
+    @property
+    def objective(self) -> ObjectiveSection:
+        """The kind."""
+
+    @property
+    def answer(self) -> AnswerSection:
+        """The accuracy without `until`."""
+
+
+def settled_accuracy(sections: Publishing) -> float | None:
+    """Return the accuracy at which a node has settled, in the objective's units of order one.
+
+    None: its rounds never show it. The article's method moves along the gradient while the nodes
+    agree already. An average has no gradient, so there all methods are the same.
+    """
+    algorithm = sections.algorithm
+    if algorithm.method == "article" and sections.objective.kind != "average":
+        return None
+    return sections.answer.accuracy if algorithm.until is None else algorithm.until.accuracy
 
 
 def resolution_of(algorithm: Algorithm) -> float:

@@ -53,7 +53,7 @@ def follow(folder: Path) -> Iterator[Answer]:
     latest: Answer | None = None
     while True:
         try:
-            found = load(folder)
+            found: Answer | None = load(folder)
         except AnswerUnavailable:
             found = latest
         if found is not None and found != latest:

@@ -28,6 +28,7 @@ config_version: 1
 fleet: trial
 crypto: {{key_bits: 512, allow_weak_keys: true, exchange: {exchange}}}
 algorithm: {{{algorithm}}}
+answer: {answer}
 objective: {{kind: mean, values: [{{field: t}}]}}
 topology: {{kind: {topology}}}
 nodes:
@@ -144,6 +145,8 @@ def open_daemons(
     algorithm: str = "period_s: 0.2, answer_timeout_s: 2, start_timeout_s: 5",
     exchange: str = "sealed",
     sensor: str = SENSOR,
+    answer: str = "{}",
+    simulation: Simulation | None = None,
     path: FaultyPath | None = None,
     tls: bool = False,
 ) -> Iterator[Daemons]:
@@ -151,7 +154,12 @@ def open_daemons(
     file = folder / "fleet.yaml"
     file.write_text(
         FLEET_FILE.format(
-            exchange=exchange, algorithm=algorithm, topology=topology, nodes=nodes, sensor=sensor
+            exchange=exchange,
+            algorithm=algorithm,
+            answer=answer,
+            topology=topology,
+            nodes=nodes,
+            sensor=sensor,
         )
     )
     fleet, now = load_fleet(file), datetime.now(UTC)
@@ -166,7 +174,9 @@ def open_daemons(
             path.target = running.host, running.port
             brokers["n1"] = Broker(host=running.host, port=path.port, tls=tls)
         place = folder / "nodes"
-        bundles = write_bundles(fleet, place, brokers, Simulation(), authority=authority)
+        bundles = write_bundles(
+            fleet, place, brokers, simulation or Simulation(), authority=authority
+        )
         daemons = Daemons(dict(bundles), running)
         try:
             yield daemons

@@ -20,6 +20,8 @@ from typing import Protocol
 
 import msgspec
 
+from cipherfleet_node.errors import CipherfleetError
+
 from .answer import Answer
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,10 @@ class Output(Protocol):
 
     def close(self) -> None:
         """Release everything; no call follows."""
+
+
+class OutputFailed(CipherfleetError):
+    """An output of ours cannot publish now. The text is for the log: it holds no reading."""
 
 
 class Sink(Protocol):
@@ -136,6 +142,8 @@ class OutputThread:
         """Run *work*; an exception of a plug-in may hold a reading, so only its type is logged."""
         try:
             work()
+        except OutputFailed as error:
+            self._report(str(error))
         except OSError as error:
             self._report(error.strerror or type(error).__name__)
         except Exception as error:

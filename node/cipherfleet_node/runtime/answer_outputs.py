@@ -17,8 +17,10 @@ from cipherfleet_node.errors import AnswerUnavailable
 from cipherfleet_node.outputs import Answer, load
 from cipherfleet_node.outputs.file import AnswerFile
 from cipherfleet_node.outputs.physical import Newest, Place, make_answer, regressor_of
+from cipherfleet_node.outputs.plugins import open_plugin
+from cipherfleet_node.outputs.program import AnswerProgram
 from cipherfleet_node.outputs.publisher import Output, OutputThread, Publisher
-from cipherfleet_node.settings.sections import settled_accuracy
+from cipherfleet_node.settings.sections import AnswerMqtt, settled_accuracy
 
 from .bundle import Bundle
 from .synced_files import replace_synced
@@ -80,8 +82,23 @@ class AnswerOutputs:
 
 def _outputs(bundle: Bundle) -> Iterator[tuple[str, Callable[[], Output]]]:
     """Yield the name of each output of *bundle*, and what opens it."""
-    if bundle.config.answer.file:
-        yield "answer.file", lambda: AnswerFile(bundle.folder, replace_synced)
+    folder, settings = bundle.folder, bundle.config.answer
+    if settings.file:
+        yield "answer.file", lambda: AnswerFile(folder, replace_synced)
+    if (command := settings.exec) is not None:
+        yield "answer.exec", lambda: AnswerProgram(command, settings.exec_timeout_s, folder)
+    if settings.mqtt is not None:
+        yield "answer.mqtt", partial(_open_broker, bundle, settings.mqtt)
+    for name, options in settings.plugins.items():
+        yield f"answer.plugins.{name}", partial(open_plugin, name, folder, options)
+
+
+def _open_broker(bundle: Bundle, settings: AnswerMqtt) -> Output:
+    from cipherfleet_node.outputs.mqtt import AnswerBroker  # a second client takes memory
+
+    config = bundle.config
+    whose, fleet_broker = (config.fleet, config.node), (config.broker.host, config.broker.port)
+    return AnswerBroker(settings, whose, bundle.folder, fleet_broker)
 
 
 def _latest(bundle: Bundle) -> Answer | None:

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 KEEPALIVE_S = 30
 RECONNECT_S = (1, 120)  # the shortest and the longest delay
 SENT_WITHIN_S = 2.0  # for the last message, when the node stops
+# With each connection the latest answer is sent again. At QoS 1 paho would then repeat an older one
+# after it, which would stay retained.
+QOS = 0
 ONLINE, OFFLINE = b"online", b"offline"
 
 
@@ -84,7 +87,7 @@ class AnswerBroker:
     def close(self) -> None:
         """Say `offline` and disconnect."""
         if self._client.is_connected():
-            self._client.publish(self._availability, OFFLINE, 1, retain=True).wait_for_publish(
+            self._client.publish(self._availability, OFFLINE, QOS, retain=True).wait_for_publish(
                 SENT_WITHIN_S
             )
         self._client.disconnect()
@@ -96,8 +99,8 @@ class AnswerBroker:
             if messages.keys() != set(self._announced):
                 self._announced = [*messages]
                 for topic, message in messages.items():
-                    client.publish(topic, msgspec.json.encode(message), 1, retain=True)
-        client.publish(self._topic, encode(answer), 1, retain=True)
+                    client.publish(topic, msgspec.json.encode(message), QOS, retain=True)
+        client.publish(self._topic, encode(answer), QOS, retain=True)
 
     # -- in paho's thread -------------------------------------------------------------------------
 
@@ -115,7 +118,7 @@ class AnswerBroker:
         self._report("")
         with self._lock:
             self._announced = ()
-            client.publish(self._availability, ONLINE, 1, retain=True)
+            client.publish(self._availability, ONLINE, QOS, retain=True)
             if self._latest is not None:
                 self._send(client, self._latest)
 
@@ -150,8 +153,7 @@ def refuse_same_broker(where: tuple[str, int], fleet_broker: tuple[str, int]) ->
         return
     if _addresses(host) & _addresses(other):
         raise OutputFailed(
-            f"answer.mqtt: {host}:{port} is the broker of the fleet, whose operator would read the "
-            "answer",
+            f"{host}:{port} is the broker of the fleet, whose operator would read the answer",
             remedy="name a broker of your own",
         )
 
@@ -160,7 +162,7 @@ def _addresses(host: str) -> set[str]:
     try:
         return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
     except OSError:
-        raise OutputFailed(f"answer.mqtt: the address of {host!r} is not known now") from None
+        raise OutputFailed(f"the address of {host!r} is not known now") from None
 
 
 def _secure(client: paho.Client, settings: AnswerMqtt, folder: Path) -> None:
@@ -171,12 +173,12 @@ def _secure(client: paho.Client, settings: AnswerMqtt, folder: Path) -> None:
         if settings.user is not None:
             client.username_pw_set(settings.user, _password(settings, folder))
     except ssl.SSLError as error:
-        raise OutputFailed(f"answer.mqtt: OpenSSL refuses a file: {error.reason}") from None
+        raise OutputFailed(f"OpenSSL refuses a file: {error.reason}") from None
     except (OSError, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or "is not a text"
         names = [settings.ca, settings.certificate, settings.key, settings.password_file]
         files = ", ".join(name for name in names if name is not None)
-        raise OutputFailed(f"answer.mqtt: one of {files} cannot be read: {problem}") from None
+        raise OutputFailed(f"one of {files} cannot be read: {problem}") from None
 
 
 def _context(settings: AnswerMqtt, folder: Path) -> ssl.SSLContext:

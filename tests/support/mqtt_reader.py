@@ -29,7 +29,7 @@ class MqttReader:
 
     def hear(self, _client: object, _userdata: object, message: paho.MQTTMessage) -> None:
         with self.news:
-            self.messages.append(Heard(message.topic, message.payload, message.retain))
+            self.messages.append(Heard(message.topic, bytes(message.payload), message.retain))
             self.news.notify_all()
 
     def of(self, topic: str) -> list[bytes]:
@@ -48,7 +48,11 @@ def reading(port: int, topic: str = "#") -> Iterator[MqttReader]:
     reader, is_ready = MqttReader(), threading.Event()
     client = paho.Client(CallbackAPIVersion.VERSION2)
     client.on_message = reader.hear
-    client.on_connect = lambda *_: client.subscribe(topic, 1)
+
+    def subscribe(client: paho.Client, *_: object) -> None:
+        client.subscribe(topic, 1)
+
+    client.on_connect = subscribe
     client.on_subscribe = lambda *_: is_ready.set()
     client.connect_async("127.0.0.1", port)
     client.loop_start()

@@ -114,6 +114,7 @@ class MemoryFleet:
     keys: Mapping[str, PrivateKey] = field(default_factory=dict)
     name: str = "memory"
     followers: Collection[str] = ()
+    own_accuracy: float | None = None  # at which a node has settled without `until`
 
     def __post_init__(self) -> None:
         self.neighbours: dict[str, list[str]] = defaultdict(list)
@@ -190,6 +191,7 @@ class MemoryFleet:
                 identities={other: other.encode() for other in self.neighbours[name]},
                 first_round=first,
                 exact_scale=exact_scale_of(self.algorithm, self.objective),
+                own_accuracy=self.own_accuracy,
                 diameter=len(self.seats) - 1,
                 away_s=self.now - seat.stopped_at,
             ),

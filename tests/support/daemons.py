@@ -147,21 +147,24 @@ def open_daemons(
     sensor: str = SENSOR,
     answer: str = "{}",
     simulation: Simulation | None = None,
+    text: str | None = None,
     path: FaultyPath | None = None,
     tls: bool = False,
 ) -> Iterator[Daemons]:
-    """The folders of a fleet on a broker of its own, which n1 reaches through *path* if given."""
+    """The folders of a fleet on a broker of its own, which n1 reaches through *path* if given.
+
+    *text* is the whole fleet.yaml, in place of the settings before it.
+    """
     file = folder / "fleet.yaml"
-    file.write_text(
-        FLEET_FILE.format(
-            exchange=exchange,
-            algorithm=algorithm,
-            answer=answer,
-            topology=topology,
-            nodes=nodes,
-            sensor=sensor,
-        )
+    settings = FLEET_FILE.format(
+        exchange=exchange,
+        algorithm=algorithm,
+        answer=answer,
+        topology=topology,
+        nodes=nodes,
+        sensor=sensor,
     )
+    file.write_text(settings if text is None else text)
     fleet, now = load_fleet(file), datetime.now(UTC)
     authority = make_authority("trial", now) if tls else None
     security = secure(fleet, authority, folder, now) if authority else None

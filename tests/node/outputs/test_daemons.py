@@ -40,6 +40,24 @@ nodes:
 """
 
 
+FITTED = """\
+config_version: 1
+fleet: trial
+crypto: {key_bits: 512, allow_weak_keys: true}
+algorithm: {period_s: 0.05, answer_timeout_s: 20, start_timeout_s: 60}
+answer: {every_s: 1, accuracy: 1e-3}
+objective:
+  kind: huber
+  threshold: 0.1
+  target: {field: y, offset: 23, scale: 5}
+  features: [{constant: 1}, {field: a, offset: 10, scale: 2}]
+topology: {kind: complete}
+nodes:
+  - {each: 2, id: "m{n}", sensor: {kind: csv, path: readings.csv, where: {node: "m{n}"}}}
+  - {id: cheap, role: follower, sensor: {kind: csv, path: cheap.csv}}
+"""
+
+
 def write_readings(folder: Path) -> None:
     rows = "".join(f"{name},{value}\n" for name, value in READINGS.items())
     (folder / "readings.csv").write_text(f"node,t\n{rows}")
@@ -111,6 +129,39 @@ def check_answers(answers: list[Answer], estimates: list[float], optimum: float)
         value = answer.model.values["t"]
         assert value == float(f"{value:.4g}")
         assert abs(value - optimum) <= 0.005 + ACCURACY
+
+
+@pytest.mark.fleet
+def test_members_publish_residuals_and_a_follower_corrects_its_own_reading(tmp_path: Path) -> None:
+    chance = np.random.default_rng(5)
+    lines = ["node,a,y"]
+    for name in ("m1", "m2"):
+        a = chance.normal(10.0, 2.0, size=20)
+        y = 3.0 + 2.0 * a + 0.01 * chance.normal(size=20)
+        y[-1] += 5.0 * (name == "m1")  # its newest reading is off
+        lines += [f"{name},{p:.4f},{q:.4f}" for p, q in zip(a, y, strict=True)]
+    (tmp_path / "readings.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "cheap.csv").write_text("a\n9.0\n11.0\n")
+    names = ["m1", "m2", "cheap"]
+    with open_daemons(tmp_path, text=FITTED) as daemons:
+        daemons.start(*names)
+        daemons.wait(
+            lambda: all(answer_file(daemons.bundles[name]).exists() for name in names),
+            "answers",
+            240.0,
+        )
+        found = {name: outputs.load(daemons.bundles[name]) for name in names}
+    assert {name: answer.alarm for name, answer in found.items()} == {
+        "m1": True,
+        "m2": False,
+        "cheap": None,
+    }
+    assert found["m1"].residual == pytest.approx(5.0, abs=0.5)
+    cheap = found["cheap"]
+    assert cheap.residual is None
+    assert cheap.corrected == pytest.approx(3.0 + 2.0 * 11.0, abs=0.5)
+    assert cheap.predict({"a": 11.0}) == pytest.approx(cheap.corrected, abs=0.02)
+    assert cheap.model.coefficients["a"] == pytest.approx(2.0, abs=0.1)
 
 
 def test_the_section_of_fleet_yaml_reaches_each_node(tmp_path: Path) -> None:

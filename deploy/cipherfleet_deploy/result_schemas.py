@@ -34,6 +34,7 @@ RESULTS = {
     "down-result": "cipherfleet_deploy.containers.results:DownResult",
     "compose-result": "cipherfleet_deploy.containers.results:ComposeResult",
     "stack-result": "cipherfleet_deploy.containers.results:StackResult",
+    "answer-result": "cipherfleet_node.outputs.answer:Answer",  # of cipherfleet-node
     "image-result": "cipherfleet_deploy.containers.results:ImageResult",
 }
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
-from cipherfleet_node.settings.sections import SAFE_KEY_BITS, NodeConfig
+from cipherfleet_node.settings.sections import SAFE_KEY_BITS, NodeConfig, settled_accuracy
 
 from . import __version__
 from .errors import AS_OWNER, CipherfleetError, ConfigError, one_line
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cipherfleet_node.keys.key_files import NodeKeys
 
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
-EXIT_NOT_ENROLLED = 7  # of check-config: valid, but the operator has not named the neighbours yet
+EXIT_NOT_YET = 7  # check-config: valid, but not enrolled; answer: the node has not settled
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -127,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument(
         "--estimate", action="store_true", help="show the estimate as well; it is private"
     )
+    answer = add("answer", "Print the agreed answer.", "answer node/ --follow --json")
+    answer.epilog = f"{answer.epilog}; exit codes: 0 settled, 7 not settled, or not any more"
+    answer.add_argument("--follow", action="store_true", help="print each new answer, until Ctrl-C")
+    answer.add_argument("--json", action="store_true", help="print one JSON object per line")
     doctor = add("doctor", "Diagnose this node and its machine.", "doctor node/ --json")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     here = Path()
@@ -195,7 +199,7 @@ def _check_config(options: argparse.Namespace) -> int:
             "the operator enrol it: cipherfleet provision enroll SET",
             file=sys.stderr,
         )
-        return EXIT_NOT_ENROLLED
+        return EXIT_NOT_YET
     bundle = read_bundle(folder)
     check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
     _print(_summary(bundle.config, bundle.keys, enrolled=True), as_json=options.json)
@@ -228,6 +232,36 @@ def _show_state(options: argparse.Namespace) -> int:
     summary = node_summary(options.folder, with_estimate=options.estimate)
     _print(summary, as_json=options.json)
     return EXIT_OK
+
+
+def _answer(options: argparse.Namespace) -> int:
+    from cipherfleet_node.outputs.command import answer_lines, follow
+    from cipherfleet_node.outputs.file import encode, load
+
+    if not options.folder.is_dir():
+        raise ConfigError(f"{options.folder}: is no folder", remedy="name the folder of a node")
+    _refuse_if_never(options.folder)
+    answers = follow(options.folder) if options.follow else [load(options.folder)]
+    for answer in answers:
+        text = encode(answer).decode() if options.json else "\n".join(answer_lines(answer))
+        print(text, flush=True)
+    return EXIT_OK if answer.settled else EXIT_NOT_YET
+
+
+def _refuse_if_never(folder: Path) -> None:
+    """Raise ConfigError if the node in *folder* never writes a file with its answer."""
+    try:
+        config = load_node_config(folder)
+    except (ConfigError, OSError):
+        return  # a reader of the answer need not be able to read the settings
+    if not config.answer.file:
+        raise ConfigError("answer.file is false", remedy="set answer.file: true in fleet.yaml")
+    if settled_accuracy(config) is None:
+        raise ConfigError(
+            "algorithm.method is article, whose rounds do not show when a node has settled: it "
+            "publishes no answer",
+            remedy="set algorithm.method: exact",
+        )
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -138,6 +138,12 @@ class BrokerUnreachable(CipherfleetError):
     exit_code = 4
 
 
+class AnswerUnavailable(CipherfleetError):
+    """There is no published answer: the node has not settled yet, or writes none."""
+
+    exit_code = 7
+
+
 class IdentityClash(CipherfleetError):
     """Another process or device uses the identity of this node, for example from a copied card."""
 

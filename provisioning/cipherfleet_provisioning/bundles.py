@@ -210,6 +210,7 @@ def node_config(
         operator=operator,
         broker=broker,
         crypto=file.crypto,
+        answer=file.answer,
         simulation=simulation,
         seals=seals(fleet, member, known) if known else {},
         generations=generations,

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from cipherfleet_deploy.check.check import CheckResult, check_fleet, passes, show
 from cipherfleet_node.core.quantiser import VALUE_BITS
+from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.findings import Finding
 from tests.support.command_line import run_here
 from tests.support.paths import ROOT
@@ -492,3 +493,57 @@ def test_every_cell_of_the_table_is_shown_in_a_narrow_terminal(tmp_path: Path) -
     for row in result.who_learns_what:
         for cell in (row.observer, row.each_round, row.many_rounds, row.never):
             assert set(cell.split()) <= set(text.split())
+
+
+# -- the outputs of the answer --------------------------------------------------------------------
+
+EXACT = COMPLETE.replace("method: article, stepsize: {initial: 0.5}", "method: exact")
+FITTED = EXACT.replace(
+    "kind: mean, values: [{field: t}]",
+    "kind: ridge, target: {field: t}, features: [{constant: 1}]",
+)
+
+
+def answer_findings(tmp_path: Path, fleet: str, answer: str) -> list[Finding]:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(f"{fleet}answer: {answer}\n")
+    return [each for each in check_fleet(file).findings if each.subject == "answer"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "words"),
+    [
+        ("{}", "ok", "answer.file: on each device, its user and the group of that user read"),
+        ("{file: false, exec: [notify, now]}", "ok", "the program 'notify' gets the parameters"),
+        ("{file: false, mqtt: {port: 1884}}", "ok", "127.0.0.1:1884, a broker on each device it"),
+        ("{file: false, mqtt: {host: hub, tls: true}}", "ok", "hub:1883, over TLS: its operator"),
+        ("{file: false, mqtt: {host: hub}}", "fail", "hub:1883 without TLS: everybody on the way"),
+        ("{file: false, plugins: {influx: {}}}", "note", "the plug-in 'influx' gets the parameter"),
+    ],
+)
+def test_a_row_says_who_reads_each_output(
+    tmp_path: Path, answer: str, level: str, words: str
+) -> None:
+    (finding,) = answer_findings(tmp_path, EXACT, answer)
+    assert finding.level == level
+    assert words in finding.text
+    assert "readings" not in finding.text
+    assert bool(finding.remedy) is (level != "ok")
+
+
+def test_an_objective_with_a_target_shows_the_readings_of_its_node(tmp_path: Path) -> None:
+    answer = "{exec: [notify], mqtt: {port: 1884}}"
+    findings = answer_findings(tmp_path, FITTED, answer)
+    assert len(findings) == 3
+    assert all("the readings of that node" in finding.text for finding in findings)
+
+
+def test_an_output_to_the_fleets_broker_is_refused_and_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is the broker of the fleet: its operator would read"):
+        answer_findings(tmp_path, EXACT, "{mqtt: {host: localhost}}")
+
+
+def test_the_articles_method_publishes_nothing(tmp_path: Path) -> None:
+    (finding,) = answer_findings(tmp_path, COMPLETE, "{exec: [notify]}")
+    assert finding.level == "note"
+    assert "no node publishes an answer" in finding.text

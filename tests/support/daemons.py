@@ -28,6 +28,7 @@ config_version: 1
 fleet: trial
 crypto: {{key_bits: 512, allow_weak_keys: true, exchange: {exchange}}}
 algorithm: {{{algorithm}}}
+answer: {answer}
 objective: {{kind: mean, values: [{{field: t}}]}}
 topology: {{kind: {topology}}}
 nodes:
@@ -144,16 +145,26 @@ def open_daemons(
     algorithm: str = "period_s: 0.2, answer_timeout_s: 2, start_timeout_s: 5",
     exchange: str = "sealed",
     sensor: str = SENSOR,
+    answer: str = "{}",
+    simulation: Simulation | None = None,
+    text: str | None = None,
     path: FaultyPath | None = None,
     tls: bool = False,
 ) -> Iterator[Daemons]:
-    """The folders of a fleet on a broker of its own, which n1 reaches through *path* if given."""
+    """The folders of a fleet on a broker of its own, which n1 reaches through *path* if given.
+
+    *text* is the whole fleet.yaml, in place of the settings before it.
+    """
     file = folder / "fleet.yaml"
-    file.write_text(
-        FLEET_FILE.format(
-            exchange=exchange, algorithm=algorithm, topology=topology, nodes=nodes, sensor=sensor
-        )
+    settings = FLEET_FILE.format(
+        exchange=exchange,
+        algorithm=algorithm,
+        answer=answer,
+        topology=topology,
+        nodes=nodes,
+        sensor=sensor,
     )
+    file.write_text(settings if text is None else text)
     fleet, now = load_fleet(file), datetime.now(UTC)
     authority = make_authority("trial", now) if tls else None
     security = secure(fleet, authority, folder, now) if authority else None
@@ -166,7 +177,9 @@ def open_daemons(
             path.target = running.host, running.port
             brokers["n1"] = Broker(host=running.host, port=path.port, tls=tls)
         place = folder / "nodes"
-        bundles = write_bundles(fleet, place, brokers, Simulation(), authority=authority)
+        bundles = write_bundles(
+            fleet, place, brokers, simulation or Simulation(), authority=authority
+        )
         daemons = Daemons(dict(bundles), running)
         try:
             yield daemons

@@ -29,6 +29,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 from .convergence import convergence_lines, link_findings
 from .forecast_table import forecast_table
+from .outputs import output_findings
 
 NODES_SHOWN = 5
 FAR_OFF = 0.1  # relative error at which no digit of the answer is right
@@ -71,6 +72,7 @@ def check_fleet(
         *statistics_advice(fleet),
         *shield_findings(fleet),
         *link_findings(convergence),
+        *output_findings(fleet),
     ]
     return CheckResult(
         fleet=fleet.file.fleet,

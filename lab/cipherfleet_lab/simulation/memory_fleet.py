@@ -117,6 +117,7 @@ class MemoryFleet:
     followers: Collection[str] = ()
     # Rounds between generations, of the roll call and of the averaging; None: no shield.
     generations: tuple[int, int, int] | None = None
+    own_accuracy: float | None = None  # at which a node has settled without `until`
 
     def __post_init__(self) -> None:
         self.neighbours: dict[str, list[str]] = defaultdict(list)
@@ -193,6 +194,7 @@ class MemoryFleet:
                 identities={other: other.encode() for other in self.neighbours[name]},
                 first_round=first,
                 exact_scale=exact_scale_of(self.algorithm, self.objective),
+                own_accuracy=self.own_accuracy,
                 diameter=len(self.seats) - 1,
                 away_s=self.now - seat.stopped_at,
                 shield=self._shield(name),

@@ -106,7 +106,7 @@ from .randomness import RoundRandomness
 from .roster import Roster
 from .round import Phase, Round, Trigger, next_phase
 from .sample import Sample
-from .settling import Settling
+from .settling import CALM_ROUNDS, Settling
 from .state import HISTORY_ROUNDS, UNSEEN, Known, RoundRecord, State, note_answered
 from .stepping import Stepper
 from .window import take_in
@@ -187,6 +187,15 @@ class Agent:
     def is_settled(self) -> bool | None:
         """True if this node has reached the accuracy asked for; None if none is."""
         return None if self._setup.algorithm.until is None else self._state.level > 0
+
+    @property
+    def has_answer(self) -> bool:
+        """True while the estimate is the agreed answer, by the node's own measure (settling.py).
+
+        It needs no `until`, and ends no fleet. A node that asks nobody never has one.
+        """
+        is_calm = self._state.calm >= CALM_ROUNDS
+        return is_calm and not self._state.agrees and not self._setup.only_answers
 
     def timer(self) -> float | None:
         """Return the monotonic time at which `TimerFired` must be passed in, or None."""

@@ -48,12 +48,21 @@ class Setup:
     diameter: int = 0  # of the graph, in hops; only `algorithm.until` needs it
     away_s: float = 0.0  # how long it was off, as far as a trustworthy clock can say
     shield: Shield | None = None  # of the exact method; see `generations.py`
+    # Without `algorithm.until`: the accuracy at which this node itself counts as settled. It ends
+    # no fleet. None: the node cannot know it, as with the article's method.
+    own_accuracy: float | None = None
 
     @property
     def has_blocks(self) -> bool:
         """True if nodes without a state enter at the beginning of a block; see `entry.py`."""
         is_spread = self.algorithm.stepsize.spread > 0
         return self.exchange.sealed and self.exact_scale is not None and is_spread
+
+    @property
+    def calm_accuracy(self) -> float | None:
+        """The accuracy whose part MARGIN bounds a calm round; None: no round counts as calm."""
+        until = self.algorithm.until
+        return self.own_accuracy if until is None else until.accuracy
 
     @property
     def only_answers(self) -> bool:

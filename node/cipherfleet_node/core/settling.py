@@ -12,6 +12,9 @@ ends. A fleet with a period then waits for it between rounds, which it does not 
 A member that lies about its level ends no fleet early: the levels of all others still count, except
 across a node that cuts the graph in two. It can keep a fleet running to its last round.
 
+**Without `until`.** A node counts its calm rounds for itself alone, with an accuracy of its own, to
+know when its outputs may show the answer. Its level stays 0, and the fleet does not end.
+
 Only levels leave the node, never a distance. Source: docs/explanation/algorithm.md#settled;
 checked by test_a_level_above_the_diameter_means_that_all_are_settled.
 """

@@ -60,11 +60,12 @@ class Stepper:
         return self._coupled(state, record, term, estimate, k + 1)
 
     def _calmed(self, state: State, record: RoundRecord, coupling: Sequence[int]) -> State:
-        until = self._setup.algorithm.until
-        if until is None or state.agrees or self._opener.generations.is_follower(state):
+        accuracy = self._setup.calm_accuracy
+        is_follower = self._opener.generations.is_follower(state)
+        if accuracy is None or state.agrees or (self._setup.shield is not None and is_follower):
             return state
         distances = size_of(self._real(coupling)), self._opener.distance_from_rest(record)
-        return calmed(state, distances, until.accuracy)
+        return calmed(state, distances, accuracy)
 
     def _descended(self, state: State, record: RoundRecord, coupling: FloatVector) -> FloatVector:
         """Return the next estimate of the article's method."""

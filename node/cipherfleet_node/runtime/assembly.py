@@ -27,7 +27,12 @@ from cipherfleet_node.core.state import State, after_damage, after_loss, first_s
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.keys.key_files import NodeKeys, PublicKeys, identity_from_text
 from cipherfleet_node.keys.obfuscators import Full, OwnByCrt, OwnByTables, Source, Uniform
-from cipherfleet_node.settings.sections import NodeConfig, exact_scale_of, resolution_of
+from cipherfleet_node.settings.sections import (
+    NodeConfig,
+    exact_scale_of,
+    resolution_of,
+    settled_accuracy,
+)
 
 from .bundle import Bundle
 from .epochs import new_epoch, time_off_s
@@ -81,6 +86,7 @@ def make_agent(
         diameter=config.diameter or 0,
         away_s=_away_s(store, time.time()),
         shield=make_shield(bundle),
+        own_accuracy=settled_accuracy(config),
     )
     return Agent(setup, restore_state(bundle, store, saved, parameters, epoch))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,8 @@ from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import NodeConfig
 
 from .membership import CheckedMembership, read_membership
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,12 +95,28 @@ def read_bundle(folder: Path) -> Bundle:
         keys=keys,
         neighbours=neighbours,
         objective=objective,
-        sensor=open_sensor(config.sensor, folder, objective.fields),
+        sensor=_open_sensor(folder, config, objective.fields),
         secrets=_shared_secrets(folder, config, keys),
         membership=membership,
         tls=context,
         partner_secrets=partner_secrets(folder, config, keys),
     )
+
+
+def _open_sensor(folder: Path, config: NodeConfig, needed: Collection[str]) -> SensorDevice:
+    """Open the sensor of *config*; the objective uses the fields *needed*.
+
+    A follower's objective needs none. If its sensor has all fields of the features, it reads them
+    for the prediction that it publishes.
+    """
+    features = config.objective.features or []
+    if config.role == "follower" and features:
+        fields = {name for f in features for name in (f.field, f.daily) if name is not None}
+        try:
+            return open_sensor(config.sensor, folder, fields)
+        except ConfigError:
+            log.info("the sensor lacks fields of objective.features: there is no corrected value")
+    return open_sensor(config.sensor, folder, needed)
 
 
 def _check_pins(

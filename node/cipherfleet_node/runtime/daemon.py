@@ -46,6 +46,7 @@ from cipherfleet_node.errors import (
     WireError,
 )
 
+from .answer_outputs import AnswerOutputs
 from .assembly import (
     make_agent,
     make_limits,
@@ -122,6 +123,7 @@ class Daemon:
         self._has_clashed = False
         self._presence: Presence | None = None  # the latest that was sent
         self._outbox = Outbox(self._store, self._telemetry.spans, self._send)
+        self._answers = AnswerOutputs(bundle, began)
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
 
     # -- running --------------------------------------------------------------------------------
@@ -183,6 +185,7 @@ class Daemon:
             self._dispatch(self._await_event(now, nap))
         now = time.monotonic()
         if (overdue := self._sampler.overdue(now)) is not None:
+            self._answers.read(overdue.samples)
             self._handle(overdue)
         if wake is not None and now >= wake:
             self._handle(TimerFired())
@@ -211,6 +214,7 @@ class Daemon:
             )
         self._report_health(now)
         self._window.save_if_due(now, time.time())
+        self._answers.tend(now, self._agent)
 
     def _shut_down(self) -> None:
         if self._own.has_spoken and not self._has_clashed:
@@ -220,6 +224,7 @@ class Daemon:
             self._manager.stopping()
         self._pools.close()
         self._sampler.close()
+        self._answers.close()
         self._telemetry.spans.flush(now=True)
         self._telemetry.collection.close()
         self._heartbeat.stop()
@@ -255,6 +260,7 @@ class Daemon:
                 self._telemetry.spans.add("sample", self._agent.round_number, began, ended)
                 reading = self._sampler.accept(event)
                 if reading is not None:
+                    self._answers.read(reading.samples)
                     self._handle(reading)
 
     def _connect(self) -> None:
@@ -372,6 +378,8 @@ class Daemon:
                 self._sampler.request(time.monotonic(), is_urgent=is_urgent)
             case RoundClosed():
                 self._telemetry.close_round(effect, self._pools.figures(), self._link)
+                if effect.is_coupled:
+                    self._answers.couple()
             case LateCoupling(number):
                 log.info("round %d is coupled after all: its last answer has come", number)
             case Rejected(sender, reason):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PRIVATE = 0o600
 
-def write_synced(file: Path, data: bytes) -> None:
-    """Write *data* durably to *file*, which only its owner can read."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+
+def write_synced(file: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Write *data* durably to *file*, which only its owner can read unless *mode* says more."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE)
     with os.fdopen(descriptor, "wb") as stream:
+        if mode != PRIVATE:
+            os.fchmod(stream.fileno(), mode)  # whatever the umask is
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
@@ -28,10 +32,10 @@ def overwrite_synced(file: Path, data: bytes) -> None:
         os.fdatasync(stream.fileno())
 
 
-def replace_synced(file: Path, data: bytes) -> None:
+def replace_synced(file: Path, data: bytes, mode: int = PRIVATE) -> None:
     """Replace *file* durably; after a crash it is the old one or the one with *data*."""
     fresh = file.with_name(f"{file.name}-fresh")
-    write_synced(fresh, data)
+    write_synced(fresh, data, mode)
     fresh.replace(file)
     sync_folder(file.parent)
 

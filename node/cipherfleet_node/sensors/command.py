@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import subprocess
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,24 +14,13 @@ import msgspec
 
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.programs import find_program, has_ended, kill_group, program_environment
 from cipherfleet_node.settings.sections import CommandSensor
 
 from .base import check_plausible, join_names
 
 MAX_OUTPUT_BYTES = 64 * 1024
 _LOOK_S = 0.01  # interval of the checks whether a program without output has ended
-_KILL_S = 1.0  # for the kernel to end a killed program
-
-# These variables are removed: with them a sensor program could send messages to the service manager
-# in the node's name, or find the node's keys.
-_PRIVATE_VARIABLES = (
-    "CREDENTIALS_DIRECTORY",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "NOTIFY_SOCKET",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-)
 
 
 class Program:
@@ -77,7 +64,7 @@ class Program:
         try:
             output = self._read_output(process, process.stdout, deadline)
         finally:
-            _kill_group(process)
+            kill_group(process)
         code = process.returncode
         if code:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
@@ -85,12 +72,11 @@ class Program:
         return output
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if k not in _PRIVATE_VARIABLES}
         try:
             return subprocess.Popen(
                 self._argv,
                 cwd=self._folder,
-                env=environment,
+                env=program_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -106,9 +92,9 @@ class Program:
         output = bytearray()
         # The end of the program counts, not the end of the pipe: a child process may keep it open.
         while True:
-            has_ended = _has_ended(process)  # before reading, so that the output is complete
+            is_over = has_ended(process)  # before reading, so that the output is complete
             is_open = self._drain(pipe, output)
-            if has_ended:
+            if is_over:
                 return bytes(output)
             left = deadline - time.monotonic()
             if left <= 0:
@@ -157,21 +143,11 @@ def parse_numbers(who: str, output: bytes) -> dict[str, float]:
 
 def _executable(name: str, folder: Path) -> str:
     """Return the program's absolute path; raises ConfigError if it is missing or not executable."""
-    if "/" in name:
-        places = [folder / name]
-    else:
-        places = [Path(place) / name for place in os.get_exec_path() if name]
-    for path in places:
-        if os.access(path, os.X_OK) and path.is_file():
-            return str(path.absolute())
-    where = f"{places[0]}" if "/" in name else "a folder of PATH"
+    found = find_program(name, folder)
+    if found is not None:
+        return found
+    where = f"{folder / name}" if "/" in name else "a folder of PATH"
     raise ConfigError(f"sensor.command: {name!r} is not an executable program, sought as {where}")
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """True if the program has ended. It stays a zombie, so its group's number is not reused."""
-    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, process.pid, options) is not None
 
 
 def _wait_for_news(pipe: IO[bytes] | None, seconds: float) -> None:
@@ -182,13 +158,3 @@ def _wait_for_news(pipe: IO[bytes] | None, seconds: float) -> None:
     poll = select.poll()
     poll.register(pipe.fileno(), select.POLLIN)
     poll.poll(seconds * 1000)
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the program and all processes that it has started, and wait for it."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_KILL_S)

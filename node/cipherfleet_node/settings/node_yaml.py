@@ -18,6 +18,7 @@ from .rules import (
     Rule,
     apply_rules,
     check_algorithm,
+    check_answer,
     check_broker,
     check_crypto,
     check_gradient,
@@ -175,5 +176,6 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((), _check_exchange),
     Rule((("node",), ("neighbours",), ("crypto",)), _check_seals),
     Rule((("node",), ("algorithm",), ("objective",), ("neighbours",)), _check_generations),
+    Rule((("answer",), ("broker",), ("objective",)), check_answer),
     Rule(((),), _check_checksum),  # after another error the checksum would be wrong as well
 )

@@ -19,6 +19,8 @@ from cipherfleet_node.settings.sections import (
     SAFE_KEY_BITS,
     STATISTICS_KINDS,
     Algorithm,
+    AnswerMqtt,
+    AnswerSection,
     Broker,
     CommandSensor,
     Crypto,
@@ -33,7 +35,7 @@ from cipherfleet_node.settings.sections import (
     resolution_of,
 )
 
-from .type_errors import EACH, Path_, dotted
+from .type_errors import EACH, Path_, did_you_mean, dotted
 from .yaml_document import Document, Unchecked
 
 
@@ -112,6 +114,10 @@ class Sections(Protocol):
     @property
     def broker(self) -> Broker:
         """The section of the broker's address."""
+
+    @property
+    def answer(self) -> AnswerSection:
+        """The section of what is published of the answer."""
 
 
 def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
@@ -251,6 +257,48 @@ def check_broker(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             f"is {broker.host!r}: plain TCP is allowed on the loopback interface only",
             remedy="set broker.tls: true",
         )
+
+
+def check_answer(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """The answer never goes to the broker of the fleet, and units are of fields that exist."""
+    document, answer = draft.document, draft.value.answer
+    broker, mqtt = draft.value.broker, draft.value.answer.mqtt
+    if mqtt is not None and mqtt.port == broker.port:
+        hosts = [broker.host, *(getattr(broker, "cluster", None) or ())]
+        if any(is_same_host(mqtt.host, host) for host in hosts):
+            yield document.error(
+                ("answer", "mqtt"),
+                f"is {mqtt.host}:{mqtt.port}, which is the broker of the fleet: its "
+                "operator would read the answer, and readings follow from corrected values",
+                remedy="name a broker of your own, or leave answer.mqtt out and read the file",
+            )
+    if mqtt is not None:
+        yield from _check_answer_files(document, mqtt)
+    known = dict.fromkeys(name for _, name in fields_named(draft.value.objective))
+    for name in answer.units:
+        if name not in known:
+            text = f"is {name!r}, must be a field of the objective: {', '.join(map(repr, known))}"
+            yield document.key_error(("answer", "units", name), text + did_you_mean(name, known))
+
+
+def _check_answer_files(document: Document, mqtt: AnswerMqtt) -> Iterator[ConfigError]:
+    """Yield an error for files that have no effect, or that lack their counterpart."""
+    for name in ("ca", "certificate", "key"):
+        if getattr(mqtt, name) is not None and not mqtt.tls:
+            text = "has no effect without answer.mqtt.tls: true"
+            remedy = "set tls: true, or leave it out"
+            yield document.key_error(("answer", "mqtt", name), text, remedy=remedy)
+    for name, other in (("certificate", "key"), ("key", "certificate"), ("password_file", "user")):
+        if getattr(mqtt, name) is not None and getattr(mqtt, other) is None:
+            text = f"needs answer.mqtt.{other} as well"
+            yield document.key_error(("answer", "mqtt", name), text)
+
+
+def is_same_host(first: str, second: str) -> bool:
+    """True if both names are known to be the same host; other names are not looked up."""
+    if is_loopback(first) or is_loopback(second):
+        return is_loopback(first) and is_loopback(second)
+    return first.rstrip(".").lower() == second.rstrip(".").lower()
 
 
 def is_loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import msgspec
 from msgspec import Meta, field
@@ -91,6 +91,19 @@ Weight = Literal["node", "reading"]
 
 
 FieldName = Annotated[str, Meta(min_length=1)]
+
+
+FileName = Annotated[str, Meta(min_length=1)]
+
+
+AnswerTopic = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^+#\x00/$][^+#\x00]{0,199}$(?!\n)",
+        description="up to 200 characters without + and #, and with no / or $ at the begin",
+        examples=["cipherfleet-answer/{fleet}/{node}"],
+    ),
+]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -305,6 +318,41 @@ Sensor = CsvSensor | SyntheticSensor | ThermalSensor | HwmonSensor | CommandSens
 Role = Literal["member", "follower"]
 
 
+Host = Annotated[str, Meta(min_length=1, max_length=253)]
+
+
+class AnswerMqtt(Section, frozen=True):
+    """The owner's own MQTT broker, which gets the agreed answer. Never the broker of the fleet."""
+
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    topic: AnswerTopic = "cipherfleet-answer/{fleet}/{node}"  # {fleet} and {node} are replaced
+    homeassistant: bool = False  # True: also retained discovery messages below homeassistant/
+    tls: bool = False  # with the authorities of the system, unless *ca* names others
+    ca: FileName | None = None  # this file and the next ones: relative to the node's folder
+    certificate: FileName | None = None
+    key: FileName | None = None
+    user: FieldName | None = None
+    password_file: FileName | None = None  # its first line
+
+
+class AnswerSection(Section, frozen=True):
+    """What a node publishes of the agreed answer once it has settled, and to whom."""
+
+    file: bool = True  # outputs/answer.json in the node's folder
+    every_s: Annotated[float, Meta(ge=1)] = 60.0  # at most one answer in so many seconds
+    digits: Annotated[int, Meta(ge=1, le=12)] = 4  # significant digits of what is published
+    alarm: Positive = 4.0  # the robust z of a residual from which on `alarm` is true
+    # Without algorithm.until: the accuracy at which the node itself has settled, in the objective's
+    # units of order one. It ends no fleet. No parameter is published at a finer resolution.
+    accuracy: Positive = 1e-3
+    units: dict[FieldName, str] = {}  # the unit of a field, for example {pm25: ug/m3}
+    exec: Annotated[list[str], Meta(min_length=1)] | None = None  # a program: JSON on its input
+    exec_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+    mqtt: AnswerMqtt | None = None
+    plugins: dict[FieldName, dict[str, str | int | float | bool]] = {}  # by entry point: options
+
+
 class Neighbour(Section, frozen=True):
     """A node that shares an edge with this one. Its public keys are in neighbours/<id>.json."""
 
@@ -394,6 +442,7 @@ class NodeConfig(Section, frozen=True):
     operator: str | None = None  # Ed25519 key in base64 that signs memberships for this node
     broker: Broker = field(default_factory=Broker)
     crypto: Crypto = field(default_factory=Crypto)
+    answer: AnswerSection = field(default_factory=AnswerSection)
     simulation: Simulation = field(default_factory=Simulation)
     seals: dict[NodeId, str] = {}  # X25519 public keys of its co-neighbours, in base64
     generations: Generations | None = None  # None: no shield, or not enrolled yet
@@ -431,6 +480,34 @@ def has_shield(algorithm: Algorithm, objective: ObjectiveSection) -> bool:
     Only the exact iteration has duals.
     """
     return algorithm.shield != "none" and exact_scale_of(algorithm, objective) is not None
+
+
+class Publishing(Protocol):
+    """The sections that decide when an answer may be published: a NodeConfig, or a fleet's file."""
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The method, and `until`."""
+
+    @property
+    def objective(self) -> ObjectiveSection:
+        """The kind."""
+
+    @property
+    def answer(self) -> AnswerSection:
+        """The accuracy without `until`."""
+
+
+def settled_accuracy(sections: Publishing) -> float | None:
+    """Return the accuracy at which a node has settled, in the objective's units of order one.
+
+    None: its rounds never show it. The article's method moves along the gradient while the nodes
+    agree already. An average has no gradient, so there all methods are the same.
+    """
+    algorithm = sections.algorithm
+    if algorithm.method == "article" and sections.objective.kind != "average":
+        return None
+    return sections.answer.accuracy if algorithm.until is None else algorithm.until.accuracy
 
 
 def resolution_of(algorithm: Algorithm) -> float:

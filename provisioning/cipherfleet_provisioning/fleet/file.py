@@ -10,6 +10,7 @@ from msgspec import Meta, field
 from cipherfleet_node.settings.sections import (
     CONFIG_VERSION,
     Algorithm,
+    AnswerSection,
     Broker,
     Crypto,
     Method,
@@ -73,6 +74,7 @@ class FleetFile(Section, frozen=True):
     algorithm: Algorithm = field(default_factory=lambda: Algorithm(rounds=DEFAULT_ROUNDS))
     broker: Brokers = field(default_factory=Brokers)
     crypto: Crypto = field(default_factory=Crypto)
+    answer: AnswerSection = field(default_factory=AnswerSection)
 
 
 @dataclass(frozen=True)

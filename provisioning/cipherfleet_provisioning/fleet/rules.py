@@ -20,6 +20,7 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.rules import (
     Rule,
     check_algorithm,
+    check_answer,
     check_broker,
     check_crypto,
     check_gradient,
@@ -246,6 +247,7 @@ FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((("objective", "kind"),), _check_kind),
     Rule((("algorithm",), ("objective",), ("crypto",)), _check_statistics),
     Rule((), _check_nodes),
+    Rule((("answer",), ("broker",), ("objective",)), check_answer),
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_participants),

@@ -313,6 +313,12 @@ algorithm:
 # neighbours, and no single neighbour's term. Otherwise, or if you choose it, it is pairwise.
 #crypto: {{key_bits: 3072, pool: 16, pool_threads: 2, exchange: pairwise}}
 
+# What each node publishes of the answer once it has settled: outputs/answer.json in its folder, and with
+# mqtt or exec more. Never to the broker of the fleet. `check` says who reads what.
+answer: {{file: true, every_s: 60, digits: 4}}
+#answer: {{exec: [/usr/local/bin/on-answer]}}
+#answer: {{mqtt: {{host: 127.0.0.1, port: 1884, topic: "home/{{fleet}}/{{node}}", homeassistant: true}}}}
+
 {broker}#broker: {{host: 127.0.0.1, port: 8883, tls: true}}
 #broker: {{host: broker.example.org, port: 8883, tls: true}}
 #broker: {{port: 8883, tls: true, cluster: [a.example.org, b.example.org, c.example.org]}}

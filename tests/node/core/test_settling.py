@@ -140,3 +140,42 @@ def test_a_restarted_node_counts_its_calm_rounds_again() -> None:
     again: State | None = running.seats[name].saved
     assert again is not None
     assert again.level > 0
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_without_until_a_node_knows_by_itself_that_it_has_settled_and_the_fleet_goes_on(
+    sealed: bool,
+) -> None:
+    algorithm = Algorithm(period_s=1.0)
+    settings: dict[str, Any] = {"sealed": sealed, "leaves_open": True, "own_accuracy": ACCURACY}
+    running = MemoryFleet(six(), readings(six()), section(), algorithm, seed=3, **settings)
+    for name in running.seats:
+        running.start(name)
+    running.advance(20.0)
+    assert not any(has_answers(running))
+    running.advance(600.0)
+    assert all(has_answers(running))
+    assert errors(running).max() < ACCURACY
+    for seat in running.seats.values():
+        assert seat.agent is not None
+        assert (seat.agent.state.level, seat.agent.is_settled) == (0, None)
+        assert not seat.stopped
+
+
+def has_answers(running: MemoryFleet) -> list[bool]:
+    return [seat.agent.has_answer for seat in running.seats.values() if seat.agent is not None]
+
+
+def test_without_an_accuracy_no_node_has_an_answer() -> None:
+    running = fleet_of(ring(6), rounds=60, sealed=True)
+    running.run()
+    assert not any(has_answers(running))
+
+
+def test_a_leaf_that_asks_nobody_never_has_an_answer() -> None:
+    running = fleet_of([*ring(4), ("n00", "n04")], rounds=None, period_s=1.0, sealed=True)
+    running.leaves_open, running.own_accuracy = False, 1.0
+    for name in running.seats:
+        running.start(name)
+    running.advance(300.0)
+    assert has_answers(running) == [True] * 4 + [False]

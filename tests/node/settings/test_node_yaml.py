@@ -11,7 +11,7 @@ import pytest
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.runtime.start_warnings import simulation_warnings
 from cipherfleet_node.settings.node_yaml import checksum_of, load_node_config
-from cipherfleet_node.settings.rules import is_loopback
+from cipherfleet_node.settings.rules import is_loopback, is_same_host
 from cipherfleet_node.settings.sections import (
     Algorithm,
     Attenuation,
@@ -116,6 +116,14 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
             "5:19: objective.kind is 'averge', must be one of average",
         ),
         ("kind: average", "kind: ridge", "objective.target is needed for kind ridge"),
+        (
+            "sensor:",
+            "answer: {mqtt: {host: 127.0.0.2}}\nsensor:",
+            "6:10: answer.mqtt is 127.0.0.2:1883, which is the broker of the fleet",
+        ),
+        ("sensor:", "answer: {files: true}\nsensor:", "answer.files is not a known key, did you"),
+        ("sensor:", "answer: {units: {u: mm}}\nsensor:", "is 'u', must be a field of the objectiv"),
+        ("sensor:", "answer: {mqtt: {port: 1884, password_file: p}}\nsensor:", "mqtt.user as well"),
         (", values: [{field: t}]", "", "5:1: objective.values is needed for kind average"),
         (", values: [{field: t}]", ", values: []", "objective.values is needed for kind average"),
         (
@@ -450,3 +458,17 @@ def test_the_exact_method_has_a_scale_and_an_average_needs_none(
     (tmp_path / "node.yaml").write_text(good)
     config = load_node_config(tmp_path)
     assert exact_scale_of(config.algorithm, config.objective) == scale
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ("hub.example", "HUB.example.", True),
+        ("localhost", "127.0.0.1", True),
+        ("::1", "localhost", True),
+        ("hub.example", "127.0.0.1", False),
+        ("192.168.1.5", "192.168.1.6", False),
+    ],
+)
+def test_one_host_is_known_by_several_names(first: str, second: str, is_same: bool) -> None:
+    assert is_same_host(first, second) is is_same

@@ -1,0 +1,195 @@
+"""The output `mqtt`: each answer as a retained message at a broker of the owner's own.
+
+The client has its own thread and connects again by itself. While the broker is away, only the
+latest answer waits. The broker publishes the last will `offline` when the node dies.
+
+**Never the broker of the fleet.** Its operator and all members could read there what they must not
+learn. The settings refuse the same host and port (settings/rules.py). This module also refuses two
+names with a common address.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from cipherfleet_node.settings.sections import AnswerMqtt
+
+from .answer import Answer
+from .file import encode
+from .homeassistant import discovery
+from .publisher import OutputFailed
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_S = 30
+RECONNECT_S = (1, 120)  # the shortest and the longest delay
+SENT_WITHIN_S = 2.0  # for the last message, when the node stops
+# With each connection the latest answer is sent again. At QoS 1 paho would then repeat an older one
+# after it, which would stay retained.
+QOS = 0
+ONLINE, OFFLINE = b"online", b"offline"
+
+
+class AnswerBroker:
+    """Publish to the broker of *settings*, whose files are relative to *folder*."""
+
+    def __init__(
+        self,
+        settings: AnswerMqtt,
+        whose: tuple[str, str],
+        folder: Path,
+        fleet_broker: tuple[str, int],
+    ) -> None:
+        """Begin to connect. *whose* is the fleet and the node; *fleet_broker* must not be reached.
+
+        Raises OutputFailed if the broker is that of the fleet, or if a file cannot be read.
+        """
+        refuse_same_broker((settings.host, settings.port), fleet_broker)
+        fleet, node = whose
+        self._where = f"{settings.host}:{settings.port}"
+        self._topic = settings.topic.replace("{fleet}", fleet).replace("{node}", node)
+        self._availability = f"{self._topic}/availability"
+        self._has_discovery = settings.homeassistant
+        self._lock = threading.Lock()
+        self._latest: Answer | None = None
+        self._announced: Collection[str] = ()  # topics of discovery, in this connection
+        self._is_away: bool | None = None  # as the log has it; None: not known yet
+        client = paho.Client(CallbackAPIVersion.VERSION2, clean_session=True)
+        client.will_set(self._availability, OFFLINE, qos=1, retain=True)
+        client.reconnect_delay_set(*RECONNECT_S)
+        _secure(client, settings, folder)
+        client.on_connect = self._connected
+        client.on_connect_fail = self._connect_failed
+        client.on_disconnect = self._disconnected
+        client.connect_async(settings.host, settings.port, KEEPALIVE_S)
+        client.loop_start()
+        self._client = client
+
+    def publish(self, answer: Answer) -> None:
+        """Send *answer* if the broker is there, otherwise as soon as it is."""
+        with self._lock:
+            self._latest = answer
+            if self._client.is_connected():
+                self._send(self._client, answer)
+
+    def close(self) -> None:
+        """Say `offline` and disconnect."""
+        if self._client.is_connected():
+            self._client.publish(self._availability, OFFLINE, QOS, retain=True).wait_for_publish(
+                SENT_WITHIN_S
+            )
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _send(self, client: paho.Client, answer: Answer) -> None:
+        if self._has_discovery:
+            messages = discovery(answer, self._topic, self._availability)
+            if messages.keys() != set(self._announced):
+                self._announced = [*messages]
+                for topic, message in messages.items():
+                    client.publish(topic, msgspec.json.encode(message), QOS, retain=True)
+        client.publish(self._topic, encode(answer), QOS, retain=True)
+
+    # -- in paho's thread -------------------------------------------------------------------------
+
+    def _connected(
+        self,
+        client: paho.Client,
+        _userdata: Any,
+        _flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._report(f"refuses this node: {reason}")
+            return
+        self._report("")
+        with self._lock:
+            self._announced = ()
+            client.publish(self._availability, ONLINE, QOS, retain=True)
+            if self._latest is not None:
+                self._send(client, self._latest)
+
+    def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
+        self._report("cannot be reached")
+
+    def _disconnected(
+        self,
+        _client: paho.Client,
+        _userdata: Any,
+        _flags: paho.DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._report("has ended the connection")
+
+    def _report(self, problem: str) -> None:
+        """Log that the broker is away, or is back: one line for each change."""
+        if self._is_away is not bool(problem):
+            self._is_away = bool(problem)
+            if problem:
+                log.warning("answer.mqtt: the broker at %s %s; trying again", self._where, problem)
+            else:
+                log.info("answer.mqtt: connected to the broker at %s", self._where)
+
+
+def refuse_same_broker(where: tuple[str, int], fleet_broker: tuple[str, int]) -> None:
+    """Raise OutputFailed if both are one broker, or if a name cannot be looked up to know it."""
+    (host, port), (other, other_port) = where, fleet_broker
+    if port != other_port:
+        return
+    if _addresses(host) & _addresses(other):
+        raise OutputFailed(
+            f"{host}:{port} is the broker of the fleet, whose operator would read the answer",
+            remedy="name a broker of your own",
+        )
+
+
+def _addresses(host: str) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:
+        raise OutputFailed(f"the address of {host!r} is not known now") from None
+
+
+def _secure(client: paho.Client, settings: AnswerMqtt, folder: Path) -> None:
+    """Set the certificates and the password of *settings*."""
+    try:
+        if settings.tls:
+            client.tls_set_context(_context(settings, folder))
+        if settings.user is not None:
+            client.username_pw_set(settings.user, _password(settings, folder))
+    except ssl.SSLError as error:
+        raise OutputFailed(f"OpenSSL refuses a file: {error.reason}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or "is not a text"
+        names = [settings.ca, settings.certificate, settings.key, settings.password_file]
+        files = ", ".join(name for name in names if name is not None)
+        raise OutputFailed(f"one of {files} cannot be read: {problem}") from None
+
+
+def _context(settings: AnswerMqtt, folder: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=folder / settings.ca if settings.ca else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.certificate is not None and settings.key is not None:
+        context.load_cert_chain(folder / settings.certificate, folder / settings.key)
+    return context
+
+
+def _password(settings: AnswerMqtt, folder: Path) -> str | None:
+    if settings.password_file is None:
+        return None
+    return (folder / settings.password_file).read_text(encoding="utf-8").partition("\n")[0]

@@ -38,6 +38,7 @@ from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from tests.support.launcher import shared_launcher
 from tests.support.paths import ROOT
 from tests.support.wiretap import Wiretap, forms_of, query_in
 
@@ -81,8 +82,13 @@ def running(
     broker: RunningBroker,
     port: int | None = None,
     seed: int | None = None,
+    *,
+    forked: bool = True,
 ) -> Iterator[tuple[Fleet, LocalFleet]]:
-    """The daemons of *file*, started, on *broker* (through *port* where given)."""
+    """The daemons of *file*, started, on *broker* (through *port* where given).
+
+    If not *forked*, each is a program of its own, which shares no memory with another.
+    """
     fleet = load_fleet(file)
     bundles = write_bundles(
         fleet,
@@ -90,7 +96,8 @@ def running(
         Broker(host=broker.host, port=port or broker.port),
         Simulation(seed=seed, trace_estimates=True),
     )
-    with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
+    launcher = shared_launcher() if forked else None
+    with LocalFleet(bundles, 120.0, launcher=launcher) as nodes:
         nodes.start()
         yield fleet, nodes
 
@@ -266,7 +273,10 @@ def test_a_node_that_waits_idles_quietly_and_stays_small(tmp_path: Path) -> None
     """One that does not sleep uses seconds; benchmarks/idle.py has the figures and the start."""
     file = average_file(tmp_path, [20.0, 21.0, 22.0], 5, more=", period_s: 3600")
     file.write_text(file.read_text().replace(WEAK, "crypto: {key_bits: 2048}"))
-    with start_broker("embedded") as broker, running(file, tmp_path, broker) as (_, nodes):
+    with (
+        start_broker("embedded") as broker,
+        running(file, tmp_path, broker, forked=False) as (_, nodes),
+    ):
         wait_until(lambda: all(node.rounds for node in nodes.nodes.values()), nodes)
         processes = [psutil.Process(n.process.pid) for n in nodes.nodes.values() if n.process]
 

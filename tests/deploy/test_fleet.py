@@ -198,39 +198,39 @@ nodes:
 
 
 def test_a_killed_node_holds_up_no_other_and_rejoins_from_its_saved_state(tmp_path: Path) -> None:
-    file = average_file(tmp_path, [20 + 0.5 * n for n in range(10)], 240, "{kind: grid}")
+    grid, algorithm = "{kind: grid}", ", period_s: 0.1"
+    file = average_file(tmp_path, [20 + 0.5 * n for n in range(6)], 100_000, grid, algorithm)
     with (
         start_broker("embedded") as broker,
         queries_seen(broker) as seen,
         running(file, tmp_path, broker) as (_, nodes),
     ):
         victim = nodes.nodes["n5"]
-        wait_until(lambda: victim.round >= 30, nodes)
+        wait_until(lambda: victim.round >= 10, nodes)
         nodes.kill("n5")
         others = [node for node in nodes.nodes.values() if node is not victim]
         at_death = max(node.round for node in others)
         wait_until(lambda: min(node.round for node in others) > at_death + 5, nodes)
-        nodes.wait()
+        wait_until(lambda: len([k for k in victim.estimates if k > at_death]) > 20, nodes)
+        seen_last = victim.round
+        wait_until(lambda: min(node.round for node in others) > seen_last, nodes)
     assert victim.restarts == 1
-    assert all(node.round >= 240 for node in nodes.nodes.values())
-    rejoined = [k for k in victim.estimates if k > at_death]
-    assert len(rejoined) > 50, "the node came back too late to say that it rejoined"
     twice = {place: len(digests) for place, digests in seen.items() if len(digests) > 1}
     assert not twice, "a second state was sent under one round number"
 
 
 def test_the_fleet_resumes_by_itself_when_its_broker_was_killed(tmp_path: Path) -> None:
-    file = average_file(tmp_path, [18.0, 21.5, 19.25, 24.0, 20.0], 150)
+    file = average_file(tmp_path, [18.0, 21.5, 19.25, 24.0, 20.0], 120)
     with (
         start_broker("embedded") as broker,
         running(file, tmp_path, broker) as (_, nodes),
     ):
-        wait_until(lambda: min(node.round for node in nodes.nodes.values()) >= 40, nodes)
+        wait_until(lambda: min(node.round for node in nodes.nodes.values()) >= 10, nodes)
         broker.kill()
         time.sleep(2.0)
         assert not nodes.poll()
         stopped_at = [node.round for node in nodes.nodes.values()]
-        assert max(stopped_at) < 150, "the fleet was done before its broker was killed"
+        assert max(stopped_at) < 120, "the fleet was done before its broker was killed"
         broker.restart()
         nodes.wait()
     assert [node.restarts for node in nodes.nodes.values()] == [0] * 5

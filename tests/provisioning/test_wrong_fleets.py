@@ -64,9 +64,7 @@ class Mistake(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 # Each process of the suite reads this long file; libyaml does so ten times as fast.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-MISTAKES = msgspec.convert(
-    yaml.load((FOLDER / "mistakes.yaml").read_text(), LOADER), list[Mistake]
-)
+MISTAKES = msgspec.convert(yaml.load((FOLDER / "mistakes.yaml").read_text(), LOADER), list[Mistake])
 
 
 @pytest.fixture(scope="module")

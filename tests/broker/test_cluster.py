@@ -44,6 +44,7 @@ from cipherfleet_provisioning.certificates import (
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
 from tests.deploy.test_fleet import average_file, plain_estimates
+from tests.support.launcher import shared_launcher
 
 fleet = pytest.mark.fleet
 READINGS = [20.0, 21.5, 19.0, 23.0]
@@ -203,7 +204,7 @@ def run_fleet_on(
     bundles = write_bundles(
         found, folder / "nodes", brokers, Simulation(trace_estimates=True), authority=authority
     )
-    with LocalFleet(bundles, stalled_after_s=180.0) as nodes:
+    with LocalFleet(bundles, 180.0, launcher=shared_launcher()) as nodes:
         nodes.start()
         watched = WatchedFleet(nodes)
         watched.await_progress()

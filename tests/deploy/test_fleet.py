@@ -38,6 +38,7 @@ from cipherfleet_node.settings.sections import Broker, Simulation, resolution_of
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from tests.support.launcher import shared_launcher
 from tests.support.paths import ROOT
 from tests.support.wiretap import Wiretap, forms_of, query_in
 
@@ -81,8 +82,13 @@ def running(
     broker: RunningBroker,
     port: int | None = None,
     seed: int | None = None,
+    *,
+    forked: bool = True,
 ) -> Iterator[tuple[Fleet, LocalFleet]]:
-    """The daemons of *file*, started, on *broker* (through *port* where given)."""
+    """The daemons of *file*, started, on *broker* (through *port* where given).
+
+    If not *forked*, each is a program of its own, which shares no memory with another.
+    """
     fleet = load_fleet(file)
     bundles = write_bundles(
         fleet,
@@ -90,7 +96,8 @@ def running(
         Broker(host=broker.host, port=port or broker.port),
         Simulation(seed=seed, trace_estimates=True),
     )
-    with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
+    launcher = shared_launcher() if forked else None
+    with LocalFleet(bundles, 120.0, launcher=launcher) as nodes:
         nodes.start()
         yield fleet, nodes
 
@@ -191,39 +198,39 @@ nodes:
 
 
 def test_a_killed_node_holds_up_no_other_and_rejoins_from_its_saved_state(tmp_path: Path) -> None:
-    file = average_file(tmp_path, [20 + 0.5 * n for n in range(10)], 240, "{kind: grid}")
+    grid, algorithm = "{kind: grid}", ", period_s: 0.1"
+    file = average_file(tmp_path, [20 + 0.5 * n for n in range(6)], 100_000, grid, algorithm)
     with (
         start_broker("embedded") as broker,
         queries_seen(broker) as seen,
         running(file, tmp_path, broker) as (_, nodes),
     ):
         victim = nodes.nodes["n5"]
-        wait_until(lambda: victim.round >= 30, nodes)
+        wait_until(lambda: victim.round >= 10, nodes)
         nodes.kill("n5")
         others = [node for node in nodes.nodes.values() if node is not victim]
         at_death = max(node.round for node in others)
         wait_until(lambda: min(node.round for node in others) > at_death + 5, nodes)
-        nodes.wait()
+        wait_until(lambda: len([k for k in victim.estimates if k > at_death]) > 20, nodes)
+        seen_last = victim.round
+        wait_until(lambda: min(node.round for node in others) > seen_last, nodes)
     assert victim.restarts == 1
-    assert all(node.round >= 240 for node in nodes.nodes.values())
-    rejoined = [k for k in victim.estimates if k > at_death]
-    assert len(rejoined) > 50, "the node came back too late to say that it rejoined"
     twice = {place: len(digests) for place, digests in seen.items() if len(digests) > 1}
     assert not twice, "a second state was sent under one round number"
 
 
 def test_the_fleet_resumes_by_itself_when_its_broker_was_killed(tmp_path: Path) -> None:
-    file = average_file(tmp_path, [18.0, 21.5, 19.25, 24.0, 20.0], 150)
+    file = average_file(tmp_path, [18.0, 21.5, 19.25, 24.0, 20.0], 120)
     with (
         start_broker("embedded") as broker,
         running(file, tmp_path, broker) as (_, nodes),
     ):
-        wait_until(lambda: min(node.round for node in nodes.nodes.values()) >= 40, nodes)
+        wait_until(lambda: min(node.round for node in nodes.nodes.values()) >= 10, nodes)
         broker.kill()
         time.sleep(2.0)
         assert not nodes.poll()
         stopped_at = [node.round for node in nodes.nodes.values()]
-        assert max(stopped_at) < 150, "the fleet was done before its broker was killed"
+        assert max(stopped_at) < 120, "the fleet was done before its broker was killed"
         broker.restart()
         nodes.wait()
     assert [node.restarts for node in nodes.nodes.values()] == [0] * 5
@@ -266,7 +273,10 @@ def test_a_node_that_waits_idles_quietly_and_stays_small(tmp_path: Path) -> None
     """One that does not sleep uses seconds; benchmarks/idle.py has the figures and the start."""
     file = average_file(tmp_path, [20.0, 21.0, 22.0], 5, more=", period_s: 3600")
     file.write_text(file.read_text().replace(WEAK, "crypto: {key_bits: 2048}"))
-    with start_broker("embedded") as broker, running(file, tmp_path, broker) as (_, nodes):
+    with (
+        start_broker("embedded") as broker,
+        running(file, tmp_path, broker, forked=False) as (_, nodes),
+    ):
         wait_until(lambda: all(node.rounds for node in nodes.nodes.values()), nodes)
         processes = [psutil.Process(n.process.pid) for n in nodes.nodes.values() if n.process]
 

@@ -60,6 +60,7 @@ from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import read_ledger
 from cipherfleet_provisioning.operator_session import AcceptAnySignature
+from tests.support.launcher import shared_launcher
 from tests.support.results import check_result
 from tests.support.wiretap import forms_of
 
@@ -481,7 +482,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         address = Broker(host=broker.host, port=broker.port)
         simulation = Simulation(seed=7, trace_estimates=True)
         bundles = write_bundles(fleet, folder / "out" / "nodes", address, simulation)
-        with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
+        with LocalFleet(bundles, 120.0, launcher=shared_launcher()) as nodes:
             nodes.start()
             with watching(folder / "out") as wait:
                 wait(lambda found: all(each["round"] for each in found["nodes"]))
@@ -562,7 +563,7 @@ def test_a_set_is_watched_in_tls_by_the_operator_alone(tmp_path: Path) -> None:
     places: Mapping[str, Path] = {name: tmp_path / "devices" / name for name in ledger.present}
     with (
         start_broker("embedded", ledger.broker.port, security),
-        LocalFleet(places, stalled_after_s=120.0) as nodes,
+        LocalFleet(places, 120.0, launcher=shared_launcher()) as nodes,
     ):
         nodes.start()
         done = ended(home, "--once", "--seconds", 100, "--json")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +31,12 @@ from cipherfleet_lab.figures.study import StudyEffort
 from cipherfleet_lab.measures import relative_error
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import Stepsize
+from tests.support.command_line import run_here
 from tests.support.paths import ROOT
 from tests.support.results import check_result
 from tests.support.tolerances import assert_same_text
 
 RESULTS = ROOT / "docs" / "results"
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "figures"]
 
 
 def quick(out: Path, *names: str) -> FiguresResult:
@@ -71,10 +69,10 @@ def test_a_ring_has_the_articles_spectral_norms(k: int) -> None:
 
 @pytest.mark.parametrize("attenuation", [NONE, ARTICLES], ids=["none", "articles"])
 def test_five_encrypted_nodes_end_within_five_per_cent_of_plain_descent(attenuation: Any) -> None:
-    problem, last, seeds = problems.five_nodes(), np.array([1000]), range(20)
+    problem, last, seeds = problems.five_nodes(), np.array([1000]), range(8)
     plain, _ = run_courses(Dsgd(STEPSIZE), problem, last, seeds)
     sealed, squared = run_courses(fleet(STEPSIZE, attenuation), problem, last, seeds)
-    assert sealed.shape == (20, 1)
+    assert sealed.shape == (8, 1)
     assert np.abs(sealed / plain - 1).max() < (0.05 if attenuation is ARTICLES else 0.001)
     # What is left is the disagreement that attenuation slows down, and it is there.
     assert (np.median(squared) > 0.05) == (attenuation is ARTICLES)
@@ -120,7 +118,10 @@ def test_the_exact_method_on_the_lab_problem_is_below_a_millionth_under_every_la
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_makes_its_page_and_figure(tmp_path: Path, name: str) -> None:
+def test_every_study_makes_its_page_and_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("cipherfleet_lab.figures.attacks.QUICK_TRIALS", 1)
     result = quick(tmp_path, name)
     json.dumps(msgspec.to_builtins(result), allow_nan=False)
     assert list(result.figures) == [name]
@@ -192,10 +193,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_the_command_prints_findings_or_one_json_object(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--quick", "--only", "articles"]
-    spoken, result = (
-        subprocess.run([*COMMAND, *arguments, *more], capture_output=True, text=True, check=False)
-        for more in ([], ["--json"])
-    )
+    spoken, result = (run_here("figures", *arguments, *more) for more in ([], ["--json"]))
     assert (spoken.returncode, spoken.stderr) == (0, "")
     assert spoken.stdout.startswith("articles: The quantisation bound")
     report = check_result("figures-result", result.stdout)
@@ -204,8 +202,6 @@ def test_the_command_prints_findings_or_one_json_object(tmp_path: Path) -> None:
 
 
 def test_an_unknown_figure_is_a_mistake_of_usage() -> None:
-    done = subprocess.run(
-        [*COMMAND, "--out", "x", "--only", "wonder"], capture_output=True, text=True, check=False
-    )
+    done = run_here("figures", "--out", "x", "--only", "wonder")
     assert done.returncode == 2
     assert "'wonder' is not one of 'articles'" in done.stderr

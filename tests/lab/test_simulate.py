@@ -39,6 +39,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.topology.build import build_graph
 from cipherfleet_provisioning.topology.section import Topology
 from tests.support.command_line import run_here
+from tests.support.launcher import shared_launcher
 from tests.support.paths import ROOT
 from tests.support.results import check_result
 from tests.support.tolerances import UNIT_ROUNDOFF, assert_same_trajectories
@@ -225,7 +226,7 @@ def test_the_core_engine_gives_the_daemons_estimates_bit_for_bit(
             Broker(host=broker.host, port=broker.port),
             Simulation(seed=7, trace_estimates=True),
         )
-        with LocalFleet(bundles, stalled_after_s=60.0) as nodes:
+        with LocalFleet(bundles, 60.0, launcher=shared_launcher()) as nodes:
             nodes.start()
             nodes.wait()
         daemons = Trajectory.of(nodes, fleet.dimension).estimates

@@ -32,6 +32,7 @@ from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.certificates import write_client
 from cipherfleet_provisioning.ledger import Ledger, read_ledger
 from cipherfleet_provisioning.operations import read_operator_keys
+from tests.support.launcher import shared_launcher
 
 pytestmark = pytest.mark.fleet
 
@@ -94,7 +95,9 @@ class Garden:
     def start(self, name: str, folder: Path | None = None) -> None:
         """Start the device *name*, or one that has another bundle of this name in *folder*."""
         key = name if folder is None else str(folder)
-        self.devices[key] = NodeProcess(name, folder or self.place / name, NODE_COMMAND)
+        self.devices[key] = NodeProcess(
+            name, folder or self.place / name, NODE_COMMAND, shared_launcher()
+        )
         self.devices[key].start()
 
     def enrol(self, names: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,10 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from cipherfleet_provisioning.fleet.proposal import LeftOut, ProposedColumn
 from cipherfleet_provisioning.fleet.sample import propose_column, propose_objective
 from cipherfleet_provisioning.fleet.template import Plan, write_template
+from tests.support.command_line import run_here
 from tests.support.paths import ROOT
 
 LAB = ROOT / "examples" / "intel_lab" / "intel_lab.csv"
-COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "init"]
 
 
 def sample_file(folder: Path, header: str = "room,t,p,on,gap") -> Path:
@@ -155,21 +153,15 @@ def test_a_sample_without_a_usable_column_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_the_proposal_and_says_what_it_left_out(tmp_path: Path) -> None:
     file = sample_file(tmp_path)
-    command = [*COMMAND, str(tmp_path / "one"), "--sample", str(file)]
-    plain = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    plain = run_here("init", tmp_path / "one", "--sample", file)
+    assert plain.returncode == 0, plain.stderr
     assert "column t: offset 21, scale" in plain.stdout
     assert "left out: 'on' is constant" in plain.stdout
-    command[len(COMMAND)] = str(tmp_path / "two")
-    done = subprocess.run(
-        [*command, "--target", "p", "--json"],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+    done = run_here("init", tmp_path / "two", "--sample", file, "--target", "p", "--json")
+    assert done.returncode == 0, done.stderr
     proposal = json.loads(done.stdout)["proposal"]
     assert proposal["target"] == "p"
     assert [column["field"] for column in proposal["columns"]] == ["t", "p"]
-    alone = subprocess.run(
-        [*COMMAND, str(tmp_path / "three"), "--target", "p"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    alone = run_here("init", tmp_path / "three", "--target", "p")
     assert alone.returncode == 2
     assert "--target needs --sample" in alone.stderr

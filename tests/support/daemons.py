@@ -22,6 +22,7 @@ from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.certificates import make_authority, secure
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from tests.support.faulty_path import FaultyPath
+from tests.support.launcher import shared_launcher
 
 FLEET_FILE = """\
 config_version: 1
@@ -64,10 +65,11 @@ class Daemons:
     broker: RunningBroker
     running: dict[str, NodeProcess] = field(default_factory=dict)
 
-    def start(self, *names: str, command: Sequence[str] = NODE_COMMAND) -> None:
-        """Start a daemon from each folder of *names*."""
+    def start(self, *names: str, command: Sequence[str] | None = None) -> None:
+        """Start a daemon from each folder of *names*: forked, or the program *command*."""
+        launcher = shared_launcher() if command is None else None
         for name in names:
-            node = NodeProcess(name, self.bundles[name], command)
+            node = NodeProcess(name, self.bundles[name], command or NODE_COMMAND, launcher)
             node.start()
             self.running[name] = node
 

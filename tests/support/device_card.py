@@ -28,6 +28,7 @@ from cipherfleet_provisioning.broker_files import BROKER_FOLDER, make_security
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.ledger import Maker, read_ledger
+from tests.support.launcher import shared_launcher
 from tests.support.paths import ROOT
 
 NODE, OTHERS = "attic", ("barn", "cellar")
@@ -146,9 +147,7 @@ def others_running(bundles: dict[str, Path]) -> Iterator[None]:
     running = []
     try:
         for name in OTHERS:
-            with (bundles[name] / "log").open("wb") as log:
-                command = [sys.executable, "-m", "cipherfleet_node", "run", str(bundles[name])]
-                running.append(subprocess.Popen(command, stderr=log))
+            running.append(shared_launcher().start(bundles[name], bundles[name] / "log"))
         yield
     finally:
         for process in running:

@@ -88,11 +88,11 @@ both = pytest.mark.parametrize("sealed", [False, True], ids=["pairwise", "sealed
 @both
 @pytest.mark.parametrize("faults", FAULTS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("n", [4, 10])
+@pytest.mark.parametrize("n", [4, 8])
 def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(
     shape: str, n: int, faults: str, sealed: bool
 ) -> None:
-    fleet = fleet_of(SHAPES[shape](n), faults=FAULTS[faults], sealed=sealed, encrypted=n < 10)
+    fleet = fleet_of(SHAPES[shape](n), faults=FAULTS[faults], sealed=sealed, encrypted=n == 4)
     fleet.run(20_000.0)
     assert not reused_rounds(fleet)
     for name in fleet.seats:
@@ -412,7 +412,7 @@ def mishaps(draw: st.DrawFn) -> list[tuple[float, int, str, int]]:
 
 
 # Without the phase that explains a failure: whole fleets are too slow for it.
-@settings(max_examples=40, phases=[HypothesisPhase.explicit, HypothesisPhase.generate])
+@settings(max_examples=25, phases=[HypothesisPhase.explicit, HypothesisPhase.generate])
 @given(
     shape=st.sampled_from(sorted(SHAPES)),
     script=mishaps(),
@@ -483,7 +483,7 @@ def test_a_neighbour_that_skipped_a_round_is_followed(shape: str, n: int, sealed
 
 @both
 @pytest.mark.parametrize("away_s", [0.001, 0.2, 3.0])
-def test_a_node_that_lost_its_state_comes_to_the_end_with_the_others(
+def test_a_node_that_lost_its_state_ends_with_the_others_and_reuses_no_round_number(
     away_s: float, sealed: bool
 ) -> None:
     fleet = fleet_of(ring(5), rounds=60, period_s=0.1, sealed=sealed)
@@ -496,21 +496,6 @@ def test_a_node_that_lost_its_state_comes_to_the_end_with_the_others(
     finish(fleet)
     assert rounds_of(fleet, "n00")[-1] >= 57
     assert np.ptp(fleet.estimates(), axis=0).max() < 0.1
-
-
-@both
-@pytest.mark.parametrize("away_s", [0.001, 0.2, 3.0])
-def test_a_node_that_lost_its_state_does_not_reuse_a_round_number(
-    away_s: float, sealed: bool
-) -> None:
-    fleet = fleet_of(ring(5), rounds=60, period_s=0.1, sealed=sealed)
-    start_all(fleet)
-    fleet.advance(1.0)
-    fleet.kill("n00")
-    fleet.advance(1.0 + away_s)
-    fleet.lose_state("n00")
-    fleet.start("n00")
-    finish(fleet)
     assert not reused_rounds(fleet)
 
 
@@ -771,10 +756,10 @@ def test_a_liar_moves_nobody_beyond_the_rounds_that_fit_in_the_time(
 
     fleet = fleet_of(SHAPES[shape](5), rounds=None, period_s=1.0, tap=boast, sealed=sealed)
     start_all(fleet)
-    fleet.advance(50.0)
+    fleet.advance(20.0)
     shortest_s = 1.0 / PERIODS
     for name in names(5)[1:]:
-        assert agent_of(fleet, name).round_number <= 50.0 / shortest_s + FAR + 1
+        assert agent_of(fleet, name).round_number <= 20.0 / shortest_s + FAR + 1
         assert coupled_of(fleet, name) >= 3
     assert fleet.rejected()["far_round"] > 0
 

@@ -71,10 +71,13 @@ def test_the_exact_fleet_equals_the_plain_reference(spread: float, sealed: bool)
     np.testing.assert_allclose(reported(running), plain, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("spread", "law"),
+    [(0.0, LAWS[0]), *((spread, law) for spread in (0.5, 1.0, 2.0) for law in LAWS)],
+)
 def test_every_law_and_spread_leads_to_the_same_optimum(spread: float, law: str) -> None:
-    running = fleet(300, spread, law)
+    """The slowest is there after 88 rounds. Without a spread every law is the same."""
+    running = fleet(120, spread, law)
     running.run()
     assert errors(running).max() < 1e-6
 
@@ -93,7 +96,7 @@ def test_the_ledgers_sum_to_zero_without_dither_and_to_little_with_it(
 
 
 def test_duals_end_at_the_negative_gradients() -> None:
-    running = fleet(300)
+    running = fleet(150)
     running.run()
     objectives = objectives_of(readings(six()))
     best = optimum(list(objectives.values()))
@@ -108,12 +111,12 @@ def test_duals_end_at_the_negative_gradients() -> None:
 
 
 def test_a_node_that_is_away_and_comes_back_moves_nothing() -> None:
-    running = fleet(400)
+    running = fleet(300)
     for name in running.seats:
         running.start(name)
-    run_to(running, "n00", 200)
+    run_to(running, "n00", 100)
     running.kill("n02")
-    run_to(running, "n00", 300)
+    run_to(running, "n00", 200)
     rest = [name for name in running.seats if name != "n02"]
     assert errors(running, rest).max() < 1e-6
     running.start("n02")
@@ -126,13 +129,13 @@ def test_a_node_that_lost_its_state_follows_and_keeps_its_old_share_in_force(
     *, sealed: bool
 ) -> None:
     """Also where its neighbours hold meanwhile, because they have no other two neighbours."""
-    running = fleet(500, sealed=sealed)
+    running = fleet(300, sealed=sealed)
     for name in running.seats:
         running.start(name)
-    run_to(running, "n00", 200)
+    run_to(running, "n00", 100)
     running.kill("n02")
     running.lose_state("n02")
-    run_to(running, "n00", 210)
+    run_to(running, "n00", 110)
     running.start("n02")
     running.advance(running.now + 5_000)
     saved = running.seats["n02"].saved
@@ -143,11 +146,11 @@ def test_a_node_that_lost_its_state_follows_and_keeps_its_old_share_in_force(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_kills_at_any_effect_leave_the_ledgers_balanced(seed: int) -> None:
-    running = fleet(600, faults=Faults(delay_s=(0.001, 0.05)))
+    running = fleet(350, faults=Faults(delay_s=(0.001, 0.05)))
     chance = np.random.default_rng(seed)
     for name in running.seats:
         running.start(name)
-    for _ in range(25):
+    for _ in range(15):
         victim = str(chance.choice(list(running.seats)))
         running.kill_within(victim, int(chance.integers(1, 12)))
         end = running.now + 1.0
@@ -157,9 +160,10 @@ def test_kills_at_any_effect_leave_the_ledgers_balanced(seed: int) -> None:
             running.kill(victim)
         running.start(victim)
         running.advance(running.now + float(chance.uniform(0.0, 2.0)))
+    assert not any(seat.stopped for seat in running.seats.values()), "they ended before the kills"
     running.advance(running.now + 10_000)
     entries = np.array(ledger_sum(running), dtype=float) * UNIT
-    assert np.abs(entries).max() < 5 * np.sqrt(600), "a term was counted at one end only"
+    assert np.abs(entries).max() < 5 * np.sqrt(350), "a term was counted at one end only"
 
 
 # -- steps and curvature ------------------------------------------------------------------------
@@ -231,7 +235,7 @@ def test_the_vector_engine_equals_the_exact_fleet_for_the_same_draws(sealed: boo
 
 def test_followers_end_at_the_optimum_of_the_members() -> None:
     followers = names(6)[1::2]
-    running = fleet(400, followers=followers)
+    running = fleet(200, followers=followers)
     running.run()
     members = [o for name, o in objectives_of(readings(six())).items() if name not in followers]
     best = optimum(members)

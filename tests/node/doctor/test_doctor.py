@@ -73,6 +73,7 @@ from cipherfleet_provisioning.certificates import (
 from tests.node.runtime.test_enrolment import write_device
 from tests.node.runtime.test_membership import BOSS
 from tests.node.runtime.test_transport import NOW, TEXT, Ground, fleet_in, foreign, rewritten
+from tests.support.launcher import shared_launcher
 
 # paho leaves the socket of a failed handshake to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -380,7 +381,7 @@ def test_the_doctor_disturbs_no_running_daemon(site: Site, tmp_path: Path) -> No
         name: Path(shutil.copytree(folder, tmp_path / name))
         for name, folder in site.bundles.items()
     }
-    with LocalFleet(folders, 60.0) as nodes:
+    with LocalFleet(folders, 60.0, launcher=shared_launcher()) as nodes:
         nodes.start()
         until(lambda: rounds_of(nodes) > 2)
         log = nodes.nodes["n2"].log

@@ -38,6 +38,7 @@ from tests.support.hostile_broker import (
     spoil,
     withhold,
 )
+from tests.support.launcher import shared_launcher
 
 pytestmark = pytest.mark.fleet
 
@@ -129,7 +130,7 @@ def run_under(
             Broker(host=broker.host, port=hostile.port),
             Simulation(seed=11, trace_estimates=True),
         )
-        with LocalFleet(bundles, stalled_after_s=120.0) as nodes:
+        with LocalFleet(bundles, 120.0, launcher=shared_launcher()) as nodes:
             nodes.start()
             nodes.wait(every_s=0.1)
         last = Trajectory.of(nodes, 1).last

@@ -14,6 +14,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cipherfleet_broker.mosquitto import find_mosquitto
+from cipherfleet_deploy.local.processes import NODE_COMMAND
 from cipherfleet_node.core.messages import Presence
 from cipherfleet_node.core.wire import encode, topic_of
 from cipherfleet_node.errors import ConfigError, IdentityClash, NothingExchanged
@@ -86,7 +87,7 @@ def test_a_service_waits_before_it_ends_because_of_a_clash(
         daemons.copy("n1", "copy")
         monkeypatch.setenv("NOTIFY_SOCKET", str(address))
         monkeypatch.setenv("WATCHDOG_USEC", "1000000")
-        daemons.start("copy")
+        daemons.start("copy", command=NODE_COMMAND)  # a forked one has the environment of before
         heard = [b""]
         while not heard[-1].startswith(b"STATUS=another device"):
             heard.append(manager.recv(1000))

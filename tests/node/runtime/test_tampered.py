@@ -44,6 +44,7 @@ from cipherfleet_provisioning.certificates import (
     secure,
 )
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
+from tests.support.launcher import shared_launcher
 
 pytestmark = pytest.mark.fleet
 
@@ -515,7 +516,7 @@ def served(folder: Path, rounds: str) -> Iterator[tuple[Yard, LocalFleet]]:
     with start_broker("embedded", security=security) as broker:
         address = Broker(host=broker.host, port=broker.port, tls=True)
         yard = yard_in(folder, rounds, address, authority)
-        with LocalFleet(yard.bundles, stalled_after_s=120.0) as nodes:
+        with LocalFleet(yard.bundles, 120.0, launcher=shared_launcher()) as nodes:
             yield yard, nodes
 
 

@@ -143,10 +143,9 @@ class Collector:
         """Decrypt the combined answers of a held round; all of its roster must be there."""
         accept, count = self._setup.exchange.accept, len(record.query)
         answers = {name: accept(a[:count]) for name, a in record.answers.items()}
-        seconds = {name: accept(a[count:]) for name, a in record.answers.items()}
-        is_plain = not record.averaging
-        randomness = RoundRandomness(record.seed)
-        return self._open(answers, {} if is_plain else seconds, record.number, randomness)
+        kept = record.answers if record.averaging else {}
+        seconds = {name: accept(a[count:]) for name, a in kept.items()}
+        return self._open(answers, seconds, record.number, RoundRandomness(record.seed))
 
     def _open(
         self, answers: Answers, seconds: Answers, k: int, randomness: RoundRandomness

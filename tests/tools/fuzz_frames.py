@@ -401,10 +401,12 @@ class Mutator:
                 fields[index] = (entries * self.chance.choice([0, 1, 2, 30, 2000]))[:MANY]
             case "generation":
                 fields[index] = self.note()
-            case _ if name in ("from_round", "rekey", "fingerprint"):
-                fields[index] = self.like(fields[index])
-            case _:  # tags and digests
-                fields[index] = self.chance.randbytes(len(getattr(message, name)))
+            case _:  # tags, digests and more
+                value = getattr(message, name)
+                is_bytes = isinstance(value, bytes)
+                fields[index] = (
+                    self.chance.randbytes(len(value)) if is_bytes else self.like(fields[index])
+                )
 
     def note(self) -> Any:
         """A note on generations, of right and of wrong forms."""

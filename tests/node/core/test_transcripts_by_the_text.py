@@ -223,7 +223,8 @@ def test_every_answer_follows_from_the_query(exchange: str, name: str) -> None:
     assert {(f[3], f[4]) for f in answers} == {
         (other, k) for other in NODES if other != name for k in range(ROUNDS)
     }
-    for _, sender, _, receiver, k, _, digest, ciphertexts in answers:
+    for _, sender, _, receiver, k, _, digest, ciphertexts, averaged in answers:
+        assert averaged == []
         assert digest == digest_of(query_of(exchange, receiver, k))
         assert ciphertexts == [answer_of(exchange, sender, receiver, k)]
 

@@ -77,8 +77,8 @@ def plan_schedule(graph: Graph) -> Schedule:
 def adapt_schedule(schedule: Schedule, graph: Graph) -> Schedule:
     """Return *schedule* with a longer roll call, if *graph* needs one and G leaves room for it.
 
-    G never changes: a generation's number follows from its round and G, and must rise. W is kept: with
-    any W a generation is exact. A graph in several parts keeps the schedule.
+    G never changes: a generation's number follows from its round and G, and must rise. W is kept:
+    with any W a generation is exact. A graph in several parts keeps the schedule.
     """
     if len(graph.parts()) > 1 or schedule.fits(graph):
         return schedule

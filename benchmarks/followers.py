@@ -1,6 +1,7 @@
 """Compare what a node's own labels, the fleet, and the fleet without its labels give on later days.
 
-`python benchmarks/followers.py [air|rooms]` prints the tables of docs/tutorials/followers.md. One
+`python benchmarks/followers.py [air|rooms]` prints the tables of docs/tutorials/followers.md, and
+with `--readings 72` those of a fit to the latest 72 readings of each node. One
 solver with all readings fits each model: it is what a fleet agrees on. The readings are those of
 examples/air and examples/rooms: members have recorded readings to fit, followers later ones. The
 script also reads what the nodes do not have: the labels of the followers, to fit and to judge.
@@ -89,15 +90,19 @@ def load_example(name: str) -> Fleet:
     return load_fleet(example_folder(name) / "fleet.yaml")
 
 
-def nodes_of(fleet: Fleet) -> list[Node]:
-    """Return the nodes of an example, whose members have one file and its followers another."""
+def nodes_of(fleet: Fleet, readings: int | None = None) -> list[Node]:
+    """Return the nodes of an example, whose members have one file and its followers another.
+
+    *readings* are the latest ones to fit, of each node; None: all.
+    """
     tables = {member.role: _table(fleet, member) for member in fleet.members}
     section = fleet.file.objective
+    fitting = msgspec.structs.replace(section, window=readings or section.window)
     return [
         Node(
             member.id,
             member.role,
-            _absorbed(section, tables["member"], member),
+            _absorbed(fitting, tables["member"], member),
             _absorbed(section, tables["follower"], member).window.rows,
         )
         for member in fleet.members
@@ -186,10 +191,13 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table_of_example(name: str) -> tuple[list[Row], str]:
-    """Return the rows of the example *name*, and what is printed of them."""
+def table_of_example(name: str, readings: int | None = None) -> tuple[list[Row], str]:
+    """Return the rows of the example *name*, and what is printed of them.
+
+    *readings* are the latest ones to fit, of each node; None: all.
+    """
     fleet, measure = load_example(name), MEASURES[name]
-    nodes, section = nodes_of(fleet), fleet.file.objective
+    nodes, section = nodes_of(fleet, readings), fleet.file.objective
     rows = rows_of(nodes, section, measure)
     if name != "air":  # three desks against one have no mean worth a row
         return rows, table(rows, measure)
@@ -208,12 +216,15 @@ def main(arguments: list[str]) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("example", nargs="*", metavar="EXAMPLE", help="air, rooms; default: both")
+    parser.add_argument("--readings", type=int, metavar="N", help="fit the latest N of each node")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args(arguments)
     names = given.example or EXAMPLES
     if unknown := sorted(set(names) - set(EXAMPLES)):
         parser.error(f"EXAMPLE is {unknown[0]!r}, must be one of {', '.join(EXAMPLES)}")
-    made = {name: table_of_example(name) for name in names}
+    if given.readings is not None and given.readings < 1:
+        parser.error(f"--readings is {given.readings}, must be a whole number >= 1")
+    made = {name: table_of_example(name, given.readings) for name in names}
     if given.json:
         print(json.dumps({name: msgspec.to_builtins(rows) for name, (rows, _) in made.items()}))
         return 0

@@ -20,6 +20,7 @@ from followers import (
     fit,
     load_example,
     main,
+    mean_of,
     nodes_of,
     ratio_of,
     rmse,
@@ -98,6 +99,16 @@ def test_the_page_shows_what_the_command_prints(name: str) -> None:
         found = re.search(r"Mean error of followers .*\nStandard deviation .*", page)
         assert found is not None
         assert_same_text(notes, found[0])
+
+
+def test_three_days_of_labels_are_too_few_for_members_and_followers() -> None:
+    page = " ".join(PAGE.read_text().split())
+    found = re.search(r"three days .* errors are ([\d.]+), ([\d.]+) and ([\d.]+) ", page)
+    assert found is not None
+    rows, _ = table_of_example("air", 72)
+    alone = float(np.mean([row.alone for row in rows]))
+    used = [mean_of(rows, role).used for role in ("member", "follower")]
+    assert [float(each) for each in found.groups()] == pytest.approx([alone, *used], abs=0.1)
 
 
 def tables_of(page: str) -> list[str]:

@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.core.sample import Sample
+from cipherfleet_node.outputs.command import answer_lines
+from cipherfleet_node.outputs.physical import Newest, Place, make_answer, regressor_of
+from cipherfleet_node.settings.sections import CsvSensor
+from cipherfleet_provisioning.fleet.fleet import Fleet
+from cipherfleet_provisioning.fleet.members import Member
 from followers import (
     EXAMPLES,
     Row,
@@ -31,6 +38,7 @@ from tests.support.tolerances import assert_same_text
 
 PAGE = ROOT / "docs" / "tutorials" / "followers.md"
 AIR = ROOT / "examples" / "air"
+NUMBER = re.compile(r"(?<=\s)-?\d+(?:\.\d+)?(?=\s|$)")
 
 
 def rows_by_node(name: str) -> dict[str, Row]:
@@ -109,6 +117,41 @@ def test_three_days_of_labels_are_too_few_for_members_and_followers() -> None:
     alone = float(np.mean([row.alone for row in rows]))
     used = [mean_of(rows, role).used for role in ("member", "follower")]
     assert [float(each) for each in found.groups()] == pytest.approx([alone, *used], abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "node"), [("air", "changping"), ("rooms", "desk2")])
+def test_the_page_shows_the_answer_of_a_follower(name: str, node: str) -> None:
+    """A run ends within answer.accuracy of the optimum, so its figures may differ a little."""
+    fleet = load_example(name)
+    optimum, section = centralised_answer(fleet), fleet.file.objective
+    assert optimum is not None
+    (member,) = [each for each in fleet.members if each.id == node]
+    newest = read_newest(fleet, member)
+    expected = make_answer(
+        Place(name, node, 1, ""),
+        optimum,
+        section,
+        fleet.file.answer,
+        fleet.file.answer.accuracy,
+        Newest(regressor_of(newest, section)),
+    )
+    assert expected is not None
+    command = f"$ cipherfleet-node answer {name}/nodes/{node}\n"
+    shown = PAGE.read_text().partition(command)[2].partition("\n```")[0].splitlines()
+    assert re.fullmatch(rf"{name}/{node}, \w+: settled round \d+, 20[\dTZ:-]+", shown[0])
+    for one, other in zip(shown[1:], [*answer_lines(expected)][1:], strict=True):
+        assert NUMBER.sub("#", one).split() == NUMBER.sub("#", other).split()
+        pairs = zip(NUMBER.findall(one), NUMBER.findall(other), strict=True)
+        assert all(float(a) == pytest.approx(float(b), rel=0.03) for a, b in pairs)
+
+
+def read_newest(fleet: Fleet, member: Member) -> Sample:
+    """Return the last recorded reading of *member*, with the fields of the features."""
+    assert isinstance(member.sensor, CsvSensor)
+    table = fleet.tables[fleet.folder / member.sensor.path]
+    features = fleet.file.objective.features or []
+    needed = {field for f in features for field in (f.field, f.daily) if field is not None}
+    return table.samples(member.sensor.where, needed)[-1]
 
 
 def tables_of(page: str) -> list[str]:

@@ -49,6 +49,7 @@ bench: setup
 	$(BIN)/python benchmarks/simulation_scale.py --gate
 	$(BIN)/python benchmarks/rounds_by_gap.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
+	$(BIN)/python benchmarks/followers.py
 
 kernels: setup
 	$(BIN)/python -m tests.tools.kernels

@@ -323,11 +323,18 @@ def test_a_check_writes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fleet.yaml"]
 
 
-@pytest.mark.parametrize("name", ["intel_lab", "average"])
+@pytest.mark.parametrize("name", ["intel_lab", "average", "air"])
 def test_the_examples_pass_a_strict_check(name: str) -> None:
     result = check_fleet(EXAMPLES / name / "fleet.yaml")
     assert passes(result, strict=True), [f for f in result.findings if f.level == "warn"]
     jsonschema.validate(json.loads(msgspec.json.encode(result)), SCHEMA)
+
+
+def test_a_fleet_of_four_desks_passes_but_for_its_few_neighbours() -> None:
+    result = check_fleet(EXAMPLES / "rooms" / "fleet.yaml")
+    assert passes(result, strict=False)
+    (warning,) = [finding for finding in result.findings if finding.level == "warn"]
+    assert warning.text.startswith("4 nodes can separate a sum into single differences")
 
 
 def shielded(count: int, more: str = "") -> str:

@@ -660,6 +660,7 @@ def test_the_build_context_holds_the_source_and_no_more(tmp_path: Path) -> None:
         assert {file.uname for file in tar} == {""}
     assert {"deploy/Dockerfile", "deploy/wheelhouse/some.whl", "pyproject.toml"} <= set(names)
     assert "examples/intel_lab/fleet.yaml" in names
+    assert "examples/air/fleet.yaml" not in names  # no command needs it, and it is large
     assert not [name for name in names if ".git" in name or ".venv" in name or "__pycache" in name]
     assert not [name for name in names if name.startswith("tests")]
 

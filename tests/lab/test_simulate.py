@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from cipherfleet_analysis import simulation
+from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_analysis.random_choices import SeededRandomness
 from cipherfleet_broker import start_broker
 from cipherfleet_deploy.cli.main import cli
@@ -188,6 +189,20 @@ topology: {{kind: geometric, neighbours: 2, seed: 3}}
 nodes:
   - {{each: 6, id: "n{{n}}",
      sensor: {{kind: csv, path: readings.csv, where: {{room: "{{n}}"}}{rows}}}}}
+"""
+
+FOLLOWED = """\
+config_version: 1
+fleet: trial
+algorithm: {rounds: 100}
+objective:
+  kind: least_squares
+  target: {field: y}
+  features: [{constant: 1}, {field: a}, {field: b}]
+topology: {kind: complete}
+nodes:
+  - {each: 3, id: "n{n}", sensor: {kind: csv, path: readings.csv, where: {room: "{n}"}}}
+  - {id: apart, role: follower}
 """
 
 
@@ -394,6 +409,31 @@ def test_both_engines_tell_the_same_of_a_file(tmp_path: Path) -> None:
             assert agents[figure][part] == pytest.approx(arrays[figure][part], abs=1e-11)
     band = arrays["relative_error"]
     assert band["low"][-1] < band["mean"][-1] < band["high"][-1]
+
+
+def test_a_follower_without_a_sensor_runs_in_both_engines(tmp_path: Path) -> None:
+    file = fleet_file(tmp_path)
+    file.write_text(FOLLOWED)
+    fleet = load_fleet(file)
+    scenario = scenario_of_fleet(fleet)
+    assert scenario.optimum is not None
+    size = np.linalg.norm(scenario.optimum)
+    arrays = np.array(list(run_vector(scenario, 100, 1, own_choices=True)))
+    agents = by_core(fleet, seed=1)
+    for estimates in (arrays, agents):
+        assert np.linalg.norm(estimates[-1] - scenario.optimum, axis=1).max() < 1e-3 * size
+    np.testing.assert_allclose(agents, arrays, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["air", "rooms"])
+def test_members_and_followers_of_an_example_end_at_the_optimum_of_the_members(name: str) -> None:
+    fleet = load_fleet(ROOT / "examples" / name / "fleet.yaml")
+    optimum = centralised_answer(fleet)
+    assert optimum is not None
+    assert {member.role for member in fleet.members} == {"member", "follower"}
+    last = by_core(fleet, seed=1)[-1]
+    distances = np.linalg.norm(last - optimum, axis=1) / np.linalg.norm(optimum)
+    assert distances.max() < 1e-4
 
 
 def test_the_method_of_the_command_line_is_simulated_by_both_engines() -> None:

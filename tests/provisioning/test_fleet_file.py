@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,24 @@ def recorded_by(fleet: Fleet) -> list[list[float]]:
     return [[s.values["t"] for s in fleet.recorded(m) or []] for m in fleet.members]
 
 
-@pytest.mark.parametrize(("name", "nodes"), [("intel_lab", 50), ("average", 6)])
+@pytest.mark.parametrize(
+    ("name", "nodes"), [("intel_lab", 50), ("average", 6), ("air", 12), ("rooms", 4)]
+)
 def test_the_examples_are_good_fleets(name: str, nodes: int) -> None:
     fleet = load_fleet(EXAMPLES / name / "fleet.yaml")
     assert len(fleet.members) == nodes
     assert len(fleet.graph.ids) == nodes
-    assert all(fleet.recorded(member) for member in fleet.members)
+    for member in fleet.members:
+        assert bool(fleet.recorded(member)) == (member.role == "member")
+
+
+@pytest.mark.parametrize("name", ["air", "rooms"])
+def test_each_node_of_an_example_with_followers_has_three_neighbours(name: str) -> None:
+    fleet = load_fleet(EXAMPLES / name / "fleet.yaml")
+    assert fleet.exchange == "sealed"
+    ends = Counter(name for edge in fleet.graph.edges for name in edge)
+    assert min(ends.values()) >= 3
+    assert len(ends) == len(fleet.members)
 
 
 def test_each_makes_a_row_of_nodes_with_leading_zeros_where_asked(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ IN_CONTEXT = (
     "pyproject.toml", "README.md", "LICENSE", *LOCKED, DEVICE_LOCK, DOCKERFILE,
     "node/cipherfleet_node", "broker/cipherfleet_broker", "provisioning/cipherfleet_provisioning",
     "analysis/cipherfleet_analysis", "deploy/cipherfleet_deploy", "deploy/devices",
-    "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples",
+    "hil_tests/cipherfleet_hil", "lab/cipherfleet_lab", "examples/intel_lab",
+    "examples/average",
 )  # fmt: skip
 # Only a wheel has these folders inside this package. In the source they are in other places.
 ADDED_IN_WHEEL = {f"deploy/{PACKAGE.name}/{each}" for each in ("devices", "examples", "source")}
@@ -149,8 +150,10 @@ def locate(name: str) -> Path:
     last = Path(name).name
     if last.startswith("cipherfleet_"):
         return PACKAGE.parent / last
-    if last in ("devices", "examples"):
+    if last == "devices":
         return PACKAGE / last
+    if name.startswith("examples/"):
+        return PACKAGE / name
     return PACKAGE / "source" / name
 
 

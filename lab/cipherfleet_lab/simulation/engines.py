@@ -112,6 +112,7 @@ def run_core(
         later={name: given[1:] for name, given in reads.items()},
         keys=keys or {},
         name=file.fleet,
+        followers={member.id for member in fleet.members if member.role == "follower"},
     )
     seats = [memory.seats[member.id] for member in fleet.members]
     for member in fleet.members:
@@ -129,7 +130,12 @@ def run_core(
 
 
 def _read_all(fleet: Fleet, member: Member, rounds: int) -> Sequence[Sequence[Sample]]:
-    """Return the samples of each reading of *member*'s sensor, starting before round 0."""
+    """Return the samples of each reading of *member*'s sensor, starting before round 0.
+
+    A follower uses no reading.
+    """
+    if member.role == "follower":
+        return [()] * (rounds + 2)
     sensor = member.sensor
     match sensor:
         case CsvSensor():

@@ -12,6 +12,7 @@ from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_node.core import progress
 from cipherfleet_node.core.exact import BETA, Curvature, dual, mean_step
 from cipherfleet_node.core.exchange import UNIT
+from cipherfleet_node.core.messages import Message
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.settings.sections import (
@@ -241,3 +242,25 @@ def test_followers_end_at_the_optimum_of_the_members() -> None:
     best = optimum(members)
     last = np.array([seat.reported[-1].estimate for seat in running.seats.values()])
     assert np.linalg.norm(last - best, axis=1).max() / np.linalg.norm(best) < 1e-6
+
+
+def test_the_readings_of_a_follower_enter_no_message() -> None:
+    """Without them every message of the fleet is the same, bit by bit; without a member's, not."""
+    followers = names(6)[1::2]
+
+    def messages(without: str) -> list[object]:
+        sent: list[object] = []
+
+        def record(sender: str, receiver: str, message: Message) -> Message:
+            sent.append((sender, receiver, message))
+            return message
+
+        running = fleet(20, followers=followers, tap=record)
+        running.seats[without].samples = running.seats[without].samples[:1]
+        running.run()
+        return sent
+
+    one, other, member = followers[0], followers[1], names(6)[0]
+    assert len(messages(one)) > 100
+    assert messages(one) == messages(other)
+    assert messages(one) != messages(member)

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cipherfleet_analysis.centralised import centralised_answer
 from cipherfleet_node import outputs
 from cipherfleet_node.core.settling import CALM_ROUNDS
 from cipherfleet_node.errors import AnswerUnavailable
 from cipherfleet_node.outputs.answer import Answer
 from cipherfleet_node.outputs.file import answer_file
+from cipherfleet_node.outputs.physical import regressor_of
 from cipherfleet_node.runtime.bundle import read_bundle
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from tests.support.daemons import Daemons, open_daemons
+from tests.support.paths import ROOT
 
 READINGS = {"n1": 19.25, "n2": 20.5, "n3": 22.125}
 SENSOR = '{kind: csv, path: readings.csv, where: {node: "n{n}"}}'
@@ -162,6 +165,35 @@ def test_members_publish_residuals_and_a_follower_corrects_its_own_reading(tmp_p
     assert cheap.corrected == pytest.approx(3.0 + 2.0 * 11.0, abs=0.5)
     assert cheap.predict({"a": 11.0}) == pytest.approx(cheap.corrected, abs=0.02)
     assert cheap.model.coefficients["a"] == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.fleet
+def test_the_followers_of_the_air_example_publish_corrected_values(tmp_path: Path) -> None:
+    example = ROOT / "examples" / "air"
+    text = (example / "fleet.yaml").read_text()
+    text = text.replace("path: ", f"path: {example}/")
+    text = text.replace("key_bits: 2048", "key_bits: 512\n  allow_weak_keys: true")
+    text = text.replace("answer:\n", "answer:\n  accuracy: 0.01\n")  # fewer rounds than in the file
+    fleet = load_fleet(example / "fleet.yaml")
+    optimum = centralised_answer(fleet)
+    assert optimum is not None
+    with open_daemons(tmp_path, text=text) as daemons:
+        daemons.start(*daemons.bundles)
+        followers = [member for member in fleet.members if member.role == "follower"]
+        folders = [daemons.bundles[member.id] for member in followers]
+        daemons.wait(lambda: all(answer_file(each).exists() for each in folders), "answers", 240.0)
+        found = [outputs.load(folder) for folder in folders]
+        readings = [read_bundle(folder).sensor.read()[-1] for folder in folders]
+    for answer, reading in zip(found, readings, strict=True):
+        assert answer.settled
+        assert (answer.residual, answer.alarm) == (None, None)
+        assert "pm25" not in reading.values
+        regressor = regressor_of(reading, fleet.file.objective)
+        assert regressor is not None
+        expected = 80.0 + 60.0 * float(regressor @ optimum)
+        # each parameter is off by less than the accuracy, and rounded to a multiple of it
+        allowed = 60.0 * 1.5 * 0.01 * float(np.abs(regressor).sum())
+        assert answer.corrected == pytest.approx(expected, abs=allowed)
 
 
 def test_the_section_of_fleet_yaml_reaches_each_node(tmp_path: Path) -> None:

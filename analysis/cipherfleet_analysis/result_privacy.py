@@ -1,4 +1,4 @@
-"""What the section `privacy` protects, from whom it does not, and what it costs in accuracy."""
+"""What the section `privacy` protects, from which observers, and what it costs in accuracy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ANY_SEED = bytes(SEED_BYTES)
 
 
 def result_privacy_findings(fleet: Fleet) -> Iterator[Finding]:
-    """Yield what is protected, from whom it is not, and the expected error of the result.
+    """Yield what is protected, from which observers it is not, and the expected error of the result.
 
     There is no finding for a fleet without the section `privacy`.
     """
@@ -36,14 +36,7 @@ def result_privacy_findings(fleet: Fleet) -> Iterator[Finding]:
     if settings is None:
         return
     yield _protection(settings)
-    yield Finding(
-        "note",
-        PRIVACY,
-        "the section privacy protects nothing from neighbours, which see gradients at many points, "
-        "or from readers of a node's own corrected values; the number of its readings is not "
-        "protected either",
-        "" if fleet.has_shield else "set algorithm.shield: linear, which hides the gradients",
-    )
+    yield _limits(fleet)
     error = expected_error(fleet)
     if error is not None:
         text = (
@@ -52,6 +45,17 @@ def result_privacy_findings(fleet: Fleet) -> Iterator[Finding]:
         remedy = "use more nodes or readings, or a larger privacy.epsilon"
         is_large = error >= LARGE_ERROR
         yield Finding("warn" if is_large else "note", PRIVACY, text, remedy if is_large else "")
+
+
+def _limits(fleet: Fleet) -> Finding:
+    neighbours, remedy = "see gradients at many points", "set algorithm.shield: linear"
+    if fleet.has_shield:
+        neighbours, remedy = "see more than the result; the shield hides gradients from them", ""
+    text = (
+        "the section privacy protects nothing from readers of a node's own corrected values, and "
+        f"nothing from neighbours, which {neighbours}. The number of readings is not protected"
+    )
+    return Finding("note", PRIVACY, text, remedy)
 
 
 def _protection(settings: NodePrivacy) -> Finding:

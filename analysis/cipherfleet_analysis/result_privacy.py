@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -28,7 +28,7 @@ _ANY_SEED = bytes(SEED_BYTES)
 
 
 def result_privacy_findings(fleet: Fleet) -> Iterator[Finding]:
-    """Yield what is protected, from which observers it is not, and the expected error of the result.
+    """Yield what is protected, from which observers not, and the expected error of the result.
 
     There is no finding for a fleet without the section `privacy`.
     """
@@ -89,7 +89,8 @@ def expected_error(fleet: Fleet) -> float | None:
     size = 0.0 if answer is None else float(np.linalg.norm(answer))
     if answer is None or not size or not math.isfinite(size):
         return None
-    quiet = [WithoutNoise(each) for each in perturbed_objectives(fleet)]
+    (perturbed,) = perturbed_objectives(fleet, [0])
+    quiet = [WithoutNoise(each) for each in perturbed]
     middle = minimise(quiet)
     hessian = np.sum([each.hessian(middle) for each in quiet], axis=0)
     deviation = fleet_deviation(fleet.file.objective, settings)
@@ -100,22 +101,22 @@ def expected_error(fleet: Fleet) -> float | None:
     return float(np.median(errors)) / size
 
 
-def perturbed_objectives(fleet: Fleet, seed: int = 0) -> list[Perturbed]:
-    """Return the objectives of all members with noise from *seed*, which is no secret.
+def perturbed_objectives(fleet: Fleet, seeds: Iterable[int]) -> Iterator[list[Perturbed]]:
+    """Yield, for each of *seeds*, the objectives of all members with noise from it.
 
-    The readings must be recorded ones.
+    A seed is no secret. The readings must be recorded ones.
     """
-    settings = fleet.privacy
+    settings, section = fleet.privacy, fleet.file.objective
     assert settings is not None
-    made = []
-    for member in fleet.members:
-        if member.role == "follower":
-            continue
-        seeds = release_seeds_of(f"{seed} {member.id}".encode())
-        objective = Perturbed(fleet.file.objective, Perturbation(settings, seeds))
-        objective.absorb(fleet.recorded(member) or [])
-        made.append(objective)
-    return made
+    members = [member for member in fleet.members if member.role == "member"]
+    samples = {member.id: fleet.recorded(member) or [] for member in members}
+    for seed in seeds:
+        made = []
+        for name, own in samples.items():
+            source = release_seeds_of(f"{seed} {name}".encode())
+            made.append(Perturbed(section, Perturbation(settings, source)))
+            made[-1].absorb(own)
+        yield made
 
 
 class WithoutNoise:

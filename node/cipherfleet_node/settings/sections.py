@@ -383,7 +383,7 @@ class Privacy(Section, frozen=True):
     colluders: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share of the nodes that may collude
 
 
-class NodePrivacy(Privacy, frozen=True):
+class NodePrivacy(Privacy, frozen=True, kw_only=True):
     """The section `privacy` of node.yaml: that of fleet.yaml with the numbers it leaves open."""
 
     REFUSED: ClassVar[Mapping[str, RefusedKey]] = {}

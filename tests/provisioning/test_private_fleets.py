@@ -204,17 +204,17 @@ def test_changed_settings_of_one_node_are_refused(
 
 
 def test_fifty_motes_are_within_0_05_at_epsilon_1(tmp_path: Path) -> None:
-    """The median over 25 fixed seeds, by a central solver with the same perturbation."""
+    """The median over 100 fixed seeds, by a central solver with the same perturbation."""
     fleet = lab_with(tmp_path, "{epsilon: 1}")
     answer = centralised_answer(fleet)
     assert answer is not None
-    runs = perturbed_objectives(fleet, range(25))
+    runs = perturbed_objectives(fleet, range(100))
     errors = [np.linalg.norm(minimise(each) - answer) for each in runs]
     median = float(np.median(errors) / np.linalg.norm(answer))
     assert median <= 0.05
     predicted = expected_error(fleet)
     assert predicted is not None
-    assert predicted == pytest.approx(median, rel=0.5)
+    assert predicted == pytest.approx(median, rel=0.25)
 
 
 def test_findings_say_what_is_protected_what_not_and_the_error(tmp_path: Path) -> None:

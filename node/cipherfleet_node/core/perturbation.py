@@ -5,8 +5,9 @@ Node i with N_i >= N readings minimises, instead of f_i,
     f_i(x) + b_i . x + Delta / (2 n) |x|^2,    b_i ~ N(0, sd^2 / ((1 - c) n) I)
 
 where n is the number of nodes with readings and c the share of them that may collude. A regressor
-phi longer than `norm` is scaled down to it, and the squared loss becomes the Huber loss with
-threshold `residual`. The nodes still solve one convex problem, so the exact iteration is unchanged.
+phi longer than `norm` is scaled down to it, and its target with it, except for logistic. The
+squared loss becomes the Huber loss with threshold `residual`. The nodes still solve one convex
+problem, so the exact iteration is unchanged.
 
 **Bounds.** f_i is a mean over N_i readings. The gradient of one of them in it is slope(phi . x, y)
 phi / N_i, of length zeta / N at most: zeta is `norm` times the largest slope, which is `residual`
@@ -136,14 +137,17 @@ def added_curvature(section: ObjectiveSection, privacy: NodePrivacy) -> float:
     return 2.0 * curvature_bound(section, privacy) / privacy.epsilon / privacy.nodes
 
 
-def clip_rows(rows: FloatMatrix, norm: float) -> FloatMatrix:
+def clip_rows(rows: FloatMatrix, norm: float, *, with_targets: bool) -> FloatMatrix:
     """Return *rows* with every regressor scaled down to length *norm* if it is longer.
 
-    *rows* has shape (N, d + 1), with the target in the last column, which stays as it is.
+    *rows* has shape (N, d + 1), with the target in the last column. *with_targets* scales the
+    target of such a row as well. The row then fits the same parameters and counts less, so the
+    optimum moves little. A class of kind logistic cannot be scaled.
     """
     lengths = np.linalg.norm(rows[:, :-1], axis=1, keepdims=True)
     factors = norm / np.maximum(lengths, norm)
-    return np.hstack([rows[:, :-1] * factors, rows[:, -1:]])
+    targets = rows[:, -1:] * factors if with_targets else rows[:, -1:]
+    return np.hstack([rows[:, :-1] * factors, targets])
 
 
 def digest_of_release(rows: FloatMatrix, section: ObjectiveSection, privacy: NodePrivacy) -> bytes:
@@ -254,7 +258,8 @@ class Perturbed:
 
     def _open_release(self, rows: FloatMatrix) -> FloatVector:
         """Clip *rows*, and return the noise that belongs to them."""
-        clipped = clip_rows(rows, self._settings.norm)
+        is_scaled = self._section.kind != "logistic"
+        clipped = clip_rows(rows, self._settings.norm, with_targets=is_scaled)
         self._clipped.window.rows = clipped
         seed = self._seeds(digest_of_release(clipped, self._section, self._settings))
         deviation = node_deviation(self._section, self._settings)

@@ -300,14 +300,17 @@ def privacy_sensor_errors(
     if sections.value.privacy is None or role == "follower":
         return
     release = "each new reading would be another release of the result"
-    if not isinstance(sensor, CsvSensor | NoSensor):
-        yield document.error(
-            (*path, "sensor", "kind"),
-            f"is {sensor.__struct_config__.tag}, must be csv beside the section privacy: {release}",
-            remedy="record the readings in a file, or leave the section privacy out",
-        )
+    if not isinstance(sensor, CsvSensor):
+        if not isinstance(sensor, NoSensor):  # which a member may not have in any case
+            kind = sensor.__struct_config__.tag
+            yield document.error(
+                (*path, "sensor", "kind"),
+                f"is {kind}, must be csv beside the section privacy: {release}",
+                remedy="record the readings in a file, or leave the section privacy out",
+            )
+        return
     for name in ("rows_per_round", "rounds_per_row"):
-        if getattr(sensor, name, None) is not None:
+        if getattr(sensor, name) is not None:
             yield document.key_error(
                 (*path, "sensor", name),
                 f"is not allowed beside the section privacy: {release}",

@@ -96,7 +96,7 @@ def test_the_gradient_of_a_clipped_reading_is_bounded_at_every_point(
     given_, own = section(kind), settings(norm=norm, residual=residual)
     if kind == "logistic":
         row = [*row[:3], float(row[3] > 0)]
-    (clipped,) = clip_rows(np.array([row]), norm)
+    (clipped,) = clip_rows(np.array([row]), norm, with_targets=kind != "logistic")
     phi, y, loss = clipped[:-1], clipped[-1:], private_loss(given_, own)
     z = np.array([phi @ np.array(x)])
     gradient = loss.slope(z, y)[0] * phi / READINGS
@@ -114,12 +114,15 @@ def test_clipping_raises_no_norm_and_keeps_directions_and_targets(
     rows: list[list[float]], norm: float
 ) -> None:
     before = np.array(rows)
-    after = clip_rows(before, norm)
+    after = clip_rows(before, norm, with_targets=False)
     old, new = (np.linalg.norm(each[:, :-1], axis=1) for each in (before, after))
     assert (new <= np.minimum(old, norm) * (1.0 + 1e-12)).all()
     np.testing.assert_array_equal(after[:, -1], before[:, -1])
     short = old <= norm
     np.testing.assert_array_equal(after[short], before[short])
+    scaled_too = clip_rows(before, norm, with_targets=True)
+    np.testing.assert_array_equal(scaled_too[:, :-1], after[:, :-1])
+    assert (np.abs(scaled_too[:, -1]) <= np.abs(before[:, -1])).all()
     scaled = after[:, :-1] * old[:, None]
     np.testing.assert_allclose(scaled, before[:, :-1] * new[:, None], rtol=1e-9, atol=1e-9)
 
@@ -149,7 +152,7 @@ def test_the_densities_of_two_neighbouring_fleets_have_the_stated_ratio(
     given_ = section(kind, penalty=0.0)
     own = settings(epsilon=epsilon, delta=delta, readings=3, nodes=1)
     rest = [(0.5, 1.0), (-1.0, 0.0)]
-    x = np.linspace(-1.0, 1.0, 400_001) * 12.0 * fleet_deviation(given_, own)
+    x = np.linspace(-1.0, 1.0, 100_001) * 12.0 * fleet_deviation(given_, own)
     x /= added_curvature(given_, own)
     width = x[1] - x[0]
     for reading in ((own.norm, 0.0), (own.norm, 1.0), (-own.norm, 1.0)):
@@ -219,11 +222,20 @@ def test_the_same_readings_have_the_same_noise_and_other_ones_another() -> None:
 
 def test_the_digest_of_a_release_depends_on_the_clipped_readings_alone() -> None:
     rows = np.array([[3.0, 4.0, 1.0], [-0.0, 1.0, 2.0]])
-    longer = np.array([[6.0, 8.0, 1.0], [0.0, 1.0, 2.0]])
+    longer = np.array([[6.0, 8.0, 2.0], [0.0, 1.0, 2.0]])
     digests = {
-        digest_of_release(clip_rows(each, 2.5), section(), settings()) for each in (rows, longer)
+        digest_of_release(clip_rows(each, 2.5, with_targets=True), section(), settings())
+        for each in (rows, longer)
     }
     assert len(digests) == 1
+
+
+def test_clipped_readings_fit_the_parameters_that_the_readings_fit() -> None:
+    x = np.array([0.5, -1.0, 2.0])
+    rows = np.random.default_rng(5).normal(size=(50, 4)) * 3.0
+    rows[:, -1] = rows[:, :-1] @ x
+    clipped = clip_rows(rows, 2.5, with_targets=True)
+    np.testing.assert_allclose(clipped[:, :-1] @ x, clipped[:, -1], rtol=0, atol=1e-12)
 
 
 # -- the objective --------------------------------------------------------------------------------

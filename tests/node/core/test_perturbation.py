@@ -295,7 +295,7 @@ def test_the_fleet_ends_at_the_central_perturbed_optimum(kind: str) -> None:
         ring(4),
         readings,
         section(kind),
-        Algorithm(rounds=400),
+        Algorithm(rounds=250),
         encrypted=False,
         sealed=True,
         perturbations=perturbations,

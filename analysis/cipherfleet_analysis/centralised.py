@@ -8,13 +8,14 @@ if a node has a live sensor.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import msgspec
 import numpy as np
 
 from cipherfleet_node.core.objective import Average, Flat, Mean, Objective, Regression, objective_of
 from cipherfleet_node.core.randomness import SEED_BYTES, FloatVector, RoundRandomness
+from cipherfleet_node.core.window import FloatMatrix
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 GRADIENT_TOLERANCE = 1e-12
@@ -90,7 +91,17 @@ def steepest(fleet: Fleet) -> tuple[str, float] | None:
     return node, curvatures[node]
 
 
-def minimise(objectives: list[Mean | Regression]) -> FloatVector:
+class Smooth(Protocol):
+    """An objective with a first and a second derivative."""
+
+    dimension: int
+
+    def gradient(self, x: FloatVector, randomness: RoundRandomness) -> FloatVector: ...
+
+    def hessian(self, x: FloatVector) -> FloatMatrix: ...
+
+
+def minimise(objectives: Sequence[Smooth]) -> FloatVector:
     """Minimise by Newton's method; the damping rises when a step does not lower the gradient."""
     x: FloatVector = np.zeros(objectives[0].dimension)
     damping, gradient = 0.0, _gradient(objectives, x)
@@ -110,6 +121,6 @@ def minimise(objectives: list[Mean | Regression]) -> FloatVector:
     return x
 
 
-def _gradient(objectives: list[Mean | Regression], x: FloatVector) -> FloatVector:
+def _gradient(objectives: Sequence[Smooth], x: FloatVector) -> FloatVector:
     total: FloatVector = np.mean([o.gradient(x, _UNUSED_RANDOMNESS) for o in objectives], axis=0)
     return total

@@ -5,6 +5,7 @@ A folder contains no secret of another node. All folders appear at once, or none
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -41,6 +42,7 @@ from cipherfleet_node.settings.sections import (
     Generations,
     Neighbour,
     NodeConfig,
+    NodePrivacy,
     Simulation,
 )
 from cipherfleet_provisioning.fleet.fleet import Fleet
@@ -211,6 +213,7 @@ def node_config(
         broker=broker,
         crypto=file.crypto,
         answer=file.answer,
+        privacy=_node_privacy(fleet, member),
         simulation=simulation,
         seals=seals(fleet, member, known) if known else {},
         generations=generations,
@@ -269,10 +272,23 @@ def write_bundle(
         for neighbour in config.neighbours:
             write_public(neighbours / f"{neighbour.id}.json", public[neighbour.id])
     if isinstance(member.sensor, CsvSensor):
-        table = fleet.tables[fleet.folder / member.sensor.path]
-        text = table.cut(member.sensor.where)
-        (folder / READINGS_FILE).write_text(text, encoding="utf-8")
+        (folder / READINGS_FILE).write_bytes(_own_readings(fleet, member.sensor))
     (folder / NODE_FILE).write_text(settings_text(config), encoding="utf-8")
+
+
+def _own_readings(fleet: Fleet, sensor: CsvSensor) -> bytes:
+    """Return the content of the file with the readings of *sensor* alone."""
+    table = fleet.tables[fleet.folder / sensor.path]
+    return table.cut(sensor.where).encode()
+
+
+def _node_privacy(fleet: Fleet, member: Member) -> NodePrivacy | None:
+    """Return the section `privacy` of *member*, with the digest of its readings."""
+    privacy, sensor = fleet.privacy, member.sensor
+    if privacy is None or not isinstance(sensor, CsvSensor):
+        return privacy
+    digest = hashlib.sha256(_own_readings(fleet, sensor)).hexdigest()
+    return msgspec.structs.replace(privacy, readings_file=digest)
 
 
 def settings_text(config: NodeConfig) -> str:

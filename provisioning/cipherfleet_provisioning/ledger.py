@@ -171,6 +171,9 @@ def settings_digest(fleet: Fleet) -> str:
     found = [file.fleet, file.algorithm, file.objective, file.crypto, plain]
     if brokers.cluster is not None:
         found.append(brokers.cluster)
+    if fleet.privacy is not None:
+        # The noise is shared out among these nodes: with other ones the result is another release.
+        found += [fleet.privacy, [member.id for member in fleet.members]]
     return hashlib.sha256(msgspec.json.encode(found)).hexdigest()
 
 

@@ -273,8 +273,9 @@ def check_settings(ledger: Ledger, fleet: Fleet) -> None:
         )
     if ledger.settings != settings_digest(fleet):
         raise ConfigError(
-            "algorithm, objective, crypto or broker differs from the one that the set was made "
-            "with, and nodes read these from their folders only: undo the change, or make a new set"
+            "algorithm, objective, crypto, broker or privacy (or with the section privacy the list "
+            "of nodes) differs from the one that the set was made with, and nodes read these from "
+            "their folders only: undo the change, or make a new set"
         )
 
 

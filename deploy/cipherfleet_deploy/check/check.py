@@ -17,6 +17,7 @@ from cipherfleet_analysis.cost.board_card import BOARD_ESTIMATES, Calibration, r
 from cipherfleet_analysis.forecast import Expected, Forecast, forecast
 from cipherfleet_analysis.privacy.audit import check_privacy
 from cipherfleet_analysis.privacy.observers import Observer
+from cipherfleet_analysis.result_privacy import result_privacy_findings
 from cipherfleet_analysis.rounds import Convergence, predict_convergence, rounds_needed
 from cipherfleet_analysis.shield_advice import shield_findings
 from cipherfleet_analysis.statistics_advice import statistics_advice
@@ -71,6 +72,7 @@ def check_fleet(
         *_accuracy(fleet, prediction.expected),
         *statistics_advice(fleet),
         *shield_findings(fleet),
+        *result_privacy_findings(fleet),
         *link_findings(convergence),
         *output_findings(fleet),
     ]

@@ -42,6 +42,7 @@ from cipherfleet_node.core.events import (
 )
 from cipherfleet_node.core.messages import Message, Presence, Query, Reply
 from cipherfleet_node.core.paillier import PrivateKey
+from cipherfleet_node.core.perturbation import Perturbation
 from cipherfleet_node.core.randomness import FloatVector, Seeds, numbered, simulated_seed
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.sealed import Seal, Sealed
@@ -118,6 +119,7 @@ class MemoryFleet:
     # Rounds between generations, of the roll call and of the averaging; None: no shield.
     generations: tuple[int, int, int] | None = None
     own_accuracy: float | None = None  # at which a node has settled without `until`
+    perturbations: Mapping[str, Perturbation] = field(default_factory=dict)  # noise on the result
 
     def __post_init__(self) -> None:
         self.neighbours: dict[str, list[str]] = defaultdict(list)
@@ -177,7 +179,9 @@ class MemoryFleet:
         saved = seat.saved or new
         seat.saved = msgspec.structs.replace(saved, epoch=seat.epoch)
         role: Role = "follower" if name in self.followers else "member"
-        objective = make_node_objective(self.algorithm, self.objective, role)
+        objective = make_node_objective(
+            self.algorithm, self.objective, role, self.perturbations.get(name)
+        )
         seat.agent = self.make_agent(
             Setup(
                 fleet=self.name,

@@ -40,6 +40,7 @@ from cipherfleet_node.settings.sections import (
 
 from .metric import check_hessian
 from .objective import Average, Flat, Mean, Objective, Regression, objective_of
+from .perturbation import Perturbation, Perturbed
 from .randomness import SEED_BYTES, FloatVector, RoundRandomness
 from .sample import Sample
 from .window import Window
@@ -99,14 +100,20 @@ class Statistics:
 
 
 def make_node_objective(
-    algorithm: Algorithm, section: ObjectiveSection, role: Role = "member"
+    algorithm: Algorithm,
+    section: ObjectiveSection,
+    role: Role = "member",
+    perturbation: Perturbation | None = None,
 ) -> Objective:
     """Return the objective on which a node iterates: that of *section*, or over its statistics.
 
-    `settings.rules` have checked all three. Raises ConfigError as `make_objective` does, and if a
+    With a *perturbation* it has the noise of a release, except on a follower: it has no readings.
+    `settings.rules` have checked all four. Raises ConfigError as `make_objective` does, and if a
     class of the user's own lacks what `algorithm.metric` needs.
     """
     problem = objective_of(section, role)
+    if perturbation is not None and role == "member":
+        problem = Perturbed(section, perturbation)
     check_hessian(problem, algorithm.metric)
     return wrap_objective(algorithm, problem, section)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import ssl
 from collections.abc import Collection, Mapping
@@ -12,6 +14,7 @@ from pathlib import Path
 from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.paillier import PublicKey
+from cipherfleet_node.core.perturbation import Perturbation, ReleaseSeeds, release_seeds_of
 from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.errors import REISSUE_BUNDLE, ConfigError
 from cipherfleet_node.keys.key_files import (
@@ -29,7 +32,7 @@ from cipherfleet_node.keys.key_files import (
 from cipherfleet_node.sensors import open_sensor
 from cipherfleet_node.sensors.base import SensorDevice
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
-from cipherfleet_node.settings.sections import NodeConfig
+from cipherfleet_node.settings.sections import CsvSensor, NodeConfig
 
 from .membership import CheckedMembership, read_membership
 
@@ -88,7 +91,10 @@ def read_bundle(folder: Path) -> Bundle:
         raise ConfigError(f"{folder}: has no neighbours yet: run the node, so that it enrols")
     if len(neighbours) > MAX_DEGREE:
         raise ConfigError(f"{folder}: has {len(neighbours)} neighbours, at most {MAX_DEGREE}")
-    objective = make_node_objective(config.algorithm, config.objective, config.role)
+    _check_readings_file(folder, config)
+    objective = make_node_objective(
+        config.algorithm, config.objective, config.role, make_perturbation(config, keys)
+    )
     return Bundle(
         folder=folder,
         config=config,
@@ -101,6 +107,46 @@ def read_bundle(folder: Path) -> Bundle:
         tls=context,
         partner_secrets=partner_secrets(folder, config, keys),
     )
+
+
+def _check_readings_file(folder: Path, config: NodeConfig) -> None:
+    """Raise ConfigError if the readings are not those of the release.
+
+    Only this node would get other noise. The others keep theirs, and a second result with the same
+    noise would show more than two results with independent noise.
+    """
+    privacy, sensor = config.privacy, config.sensor
+    if privacy is None or privacy.readings_file is None or not isinstance(sensor, CsvSensor):
+        return
+    file = folder / sensor.path
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    if found != privacy.readings_file:
+        raise ConfigError(
+            f"{file}: the readings were changed since provisioning wrote them: with the section "
+            "privacy, other readings need other noise on all nodes",
+            remedy="put the file back, or provision the whole fleet again, which is another "
+            "release of the result",
+        )
+
+
+def make_perturbation(config: NodeConfig, keys: NodeKeys) -> Perturbation | None:
+    """Return what the node adds to its objective; None without the section privacy."""
+    if config.privacy is None:
+        return None
+    return Perturbation(config.privacy, release_seeds(config, keys))
+
+
+def release_seeds(config: NodeConfig, keys: NodeKeys) -> ReleaseSeeds:
+    """Return the seeds of the noise: from the identity key, or from the seed of a simulation."""
+    seed = config.simulation.seed
+    if seed is not None:
+        label = f"cipherfleet simulation release {seed} {config.fleet} {config.node}"
+        return release_seeds_of(hashlib.sha256(label.encode()).digest())
+    label_of_key = b"cipherfleet/v2/release-secret\0"
+    return release_seeds_of(hmac.digest(keys.identity.private_bytes_raw(), label_of_key, "sha256"))
 
 
 def _open_sensor(folder: Path, config: NodeConfig, needed: Collection[str]) -> SensorDevice:

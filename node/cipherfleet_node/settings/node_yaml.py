@@ -25,7 +25,9 @@ from .rules import (
     check_method,
     check_objective,
     check_parts,
+    check_privacy,
     check_statistics,
+    privacy_sensor_errors,
     role_errors,
     sensor_errors,
 )
@@ -64,6 +66,8 @@ def checksum_of(config: NodeConfig) -> str:
     made: list[object] = [config.fleet, config.node, own, config.operator, others, seals]
     if config.generations is not None:
         made.append(config.generations)
+    if config.privacy is not None:
+        made += [config.privacy, config.objective]  # one release: no node may change its own
     return hashlib.sha256(b"cipherfleet/v2/node\0" + msgspec.json.encode(made)).hexdigest()
 
 
@@ -75,6 +79,11 @@ def _check_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
 def _check_role(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """A follower runs the exact method, and only a follower may be without a sensor."""
     yield from role_errors(draft, draft.value.role, draft.value.sensor, ())
+
+
+def _check_private_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
+    """With the section privacy, all readings of a run are there before its first round."""
+    yield from privacy_sensor_errors(draft, draft.value.role, draft.value.sensor, ())
 
 
 def _check_diameter(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
@@ -148,14 +157,16 @@ def _check_checksum(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """The parts that provisioning writes have the checksum that it wrote."""
     document, config = draft.document, draft.value
     if config.checksum is None:
-        if config.neighbours and config.crypto.exchange == "sealed":
-            text = "lacks checksum, which the sealed exchange needs"
+        is_sealed = config.crypto.exchange == "sealed"
+        if config.neighbours and (is_sealed or config.privacy is not None):
+            needs = "the sealed exchange" if is_sealed else "the section privacy"
+            text = f"lacks checksum, which {needs} needs"
             yield document.error((), text, remedy=REISSUE_BUNDLE)
     elif config.checksum != checksum_of(config):
         yield document.error(
             ("checksum",),
-            "does not match: fleet, node, keys, operator, neighbours, seals or "
-            "generations were changed since provisioning wrote them",
+            "does not match: fleet, node, keys, operator, neighbours, seals, generations, or "
+            "privacy and objective were changed since provisioning wrote them",
             remedy=REISSUE_BUNDLE,
         )
 
@@ -169,7 +180,9 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((("objective", "kind"),), check_parts),
     Rule((), check_objective),
     Rule((("algorithm",), ("objective",)), check_statistics),
+    Rule((("privacy",), ("algorithm",), ("objective",)), check_privacy),
     Rule((), _check_sensor),
+    Rule((("privacy",), ("sensor",)), _check_private_sensor),
     Rule((("algorithm",), ("objective",)), _check_role),
     Rule((("algorithm",),), _check_diameter),
     Rule((("node",),), _check_neighbours),

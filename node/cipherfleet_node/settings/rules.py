@@ -16,6 +16,7 @@ from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import (
     _RESOLUTION,
     OBJECTIVE_KINDS,
+    PRIVACY_KINDS,
     SAFE_KEY_BITS,
     STATISTICS_KINDS,
     Algorithm,
@@ -29,6 +30,7 @@ from cipherfleet_node.settings.sections import (
     Method,
     NoSensor,
     ObjectiveSection,
+    Privacy,
     Role,
     Sensor,
     exact_scale_of,
@@ -118,6 +120,10 @@ class Sections(Protocol):
     @property
     def answer(self) -> AnswerSection:
         """The section of what is published of the answer."""
+
+    @property
+    def privacy(self) -> Privacy | None:
+        """The section of the noise on the result; None without one."""
 
 
 def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
@@ -230,6 +236,86 @@ def check_statistics(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             "is not used by method statistics, which sums over the whole window",
             remedy=f"leave it out, or {other}",
         )
+
+
+# Settings of the objective under which a gradient does not use all readings of a release.
+_NOT_PRIVATE = {
+    "minibatch": "uses a part of the readings in each round: the bounds are for all of them",
+    "window_s": "drops readings by their age: each reading less is another release of the result",
+}
+
+
+def check_privacy(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """The section privacy stands beside a method and an objective for which its bounds hold."""
+    document, privacy = draft.document, draft.value.privacy
+    algorithm, objective = draft.value.algorithm, draft.value.objective
+    if privacy is None:
+        return
+    if objective.kind not in PRIVACY_KINDS:
+        yield document.error(
+            ("objective", "kind"),
+            f"is {objective.kind}: the section privacy needs one of {', '.join(PRIVACY_KINDS)}, "
+            "for which the gradient of one reading has a bound",
+            remedy="choose one of them, or leave the section privacy out",
+        )
+    if algorithm.method != "exact":
+        yield document.error(
+            ("algorithm", "method"),
+            f"is {algorithm.method}: the section privacy needs method exact, whose result is the "
+            "optimum and nothing else",
+            remedy="set algorithm.method: exact, or leave the section privacy out",
+        )
+    yield from _check_release(document, objective)
+    if privacy.readings is not None and privacy.readings > objective.window:
+        yield document.error(
+            ("privacy", "readings"),
+            f"is {privacy.readings}, must be at most objective.window, which is {objective.window}",
+        )
+
+
+def _check_release(document: Document, objective: ObjectiveSection) -> Iterator[ConfigError]:
+    remedy = "leave it out, or leave the section privacy out"
+    for name, reason in _NOT_PRIVATE.items():
+        if getattr(objective, name) is not None:
+            text = f"{reason} (section privacy)"
+            yield document.key_error(("objective", name), text, remedy=remedy)
+    if objective.weight == "reading":
+        yield document.error(
+            ("objective", "weight"),
+            "is reading, must be node beside the section privacy: the noise is for the weight "
+            "1 / readings",
+            remedy="set objective.weight: node and leave normalise_by out, or leave the section "
+            "privacy out",
+        )
+
+
+def privacy_sensor_errors(
+    sections: Unchecked[Sections], role: Role, sensor: Sensor, path: Path_
+) -> Iterator[ConfigError]:
+    """Yield an error for a sensor with new readings in a run; *path* is that of the node.
+
+    A follower's readings do not enter the result.
+    """
+    document = sections.document
+    if sections.value.privacy is None or role == "follower":
+        return
+    release = "each new reading would be another release of the result"
+    if not isinstance(sensor, CsvSensor):
+        if not isinstance(sensor, NoSensor):  # which a member may not have in any case
+            kind = sensor.__struct_config__.tag
+            yield document.error(
+                (*path, "sensor", "kind"),
+                f"is {kind}, must be csv beside the section privacy: {release}",
+                remedy="record the readings in a file, or leave the section privacy out",
+            )
+        return
+    for name in ("rows_per_round", "rounds_per_row"):
+        if getattr(sensor, name) is not None:
+            yield document.key_error(
+                (*path, "sensor", name),
+                f"is not allowed beside the section privacy: {release}",
+                remedy="leave it out: the node reads the whole file before the first round",
+            )
 
 
 def check_crypto(draft: Unchecked[Sections]) -> Iterator[ConfigError]:

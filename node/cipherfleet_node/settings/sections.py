@@ -190,6 +190,12 @@ NO_PASSWORDS = RefusedKey(
 )
 
 
+COUNTED_BY_PROVISIONING = RefusedKey(
+    "is refused here: provisioning counts the nodes with readings and writes it to node.yaml",
+    "leave it out",
+)
+
+
 class Broker(Section, frozen=True):
     """The address of the MQTT broker, and whether it uses TLS with a client certificate."""
 
@@ -353,6 +359,40 @@ class AnswerSection(Section, frozen=True):
     plugins: dict[FieldName, dict[str, str | int | float | bool]] = {}  # by entry point: options
 
 
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+
+
+# Kinds with bounds for the gradient and the curvature of a single reading.
+PRIVACY_KINDS = ("least_squares", "ridge", "logistic", "huber")
+
+
+class Privacy(Section, frozen=True):
+    """Differential privacy of the result: noise on the objective, drawn once for each release.
+
+    It protects one reading of one node from an observer who sees the result only.
+    """
+
+    # Keys that provisioning writes, and why fleet.yaml refuses them.
+    REFUSED: ClassVar[Mapping[str, RefusedKey]] = {"nodes": COUNTED_BY_PROVISIONING}
+
+    epsilon: Positive  # of one release; smaller: more noise
+    delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    norm: Positive = 2.5  # a longer regressor is scaled down to this Euclidean length
+    residual: Positive = 2.0  # not for logistic: a residual above it counts linearly
+    readings: Count | None = None  # every node has as many; None: provisioning counts csv files
+    colluders: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share of the nodes that may collude
+
+
+class NodePrivacy(Privacy, frozen=True, kw_only=True):
+    """The section `privacy` of node.yaml: that of fleet.yaml with the numbers it leaves open."""
+
+    REFUSED: ClassVar[Mapping[str, RefusedKey]] = {}
+
+    readings: Count
+    nodes: Count  # the nodes with readings, which share the noise
+    readings_file: Digest | None = None  # SHA-256 of the csv file that provisioning wrote
+
+
 class Neighbour(Section, frozen=True):
     """A node that shares an edge with this one. Its public keys are in neighbours/<id>.json."""
 
@@ -368,7 +408,6 @@ class Neighbour(Section, frozen=True):
 
 ParticipantIndex = Annotated[int, Meta(ge=0, lt=MAX_PARTICIPANTS)]
 GenerationRounds = Annotated[int, Meta(ge=1, le=MAX_GENERATION_ROUNDS)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class Partner(Section, frozen=True):
@@ -443,6 +482,7 @@ class NodeConfig(Section, frozen=True):
     broker: Broker = field(default_factory=Broker)
     crypto: Crypto = field(default_factory=Crypto)
     answer: AnswerSection = field(default_factory=AnswerSection)
+    privacy: NodePrivacy | None = None  # None: the result is the optimum itself
     simulation: Simulation = field(default_factory=Simulation)
     seals: dict[NodeId, str] = {}  # X25519 public keys of its co-neighbours, in base64
     generations: Generations | None = None  # None: no shield, or not enrolled yet

@@ -17,6 +17,7 @@ from cipherfleet_node.settings.sections import (
     NodeId,
     NoSensor,
     ObjectiveSection,
+    Privacy,
     Role,
     Section,
     Sensor,
@@ -75,6 +76,7 @@ class FleetFile(Section, frozen=True):
     broker: Brokers = field(default_factory=Brokers)
     crypto: Crypto = field(default_factory=Crypto)
     answer: AnswerSection = field(default_factory=AnswerSection)
+    privacy: Privacy | None = None  # None: the result is the optimum itself
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from cipherfleet_node.settings.sections import (
     Broker,
     ExchangeName,
     Method,
+    NodePrivacy,
     Stepsize,
     has_shield,
 )
@@ -27,7 +28,7 @@ from cipherfleet_provisioning.topology.graph import Graph
 from .draft import FleetDraft
 from .file import FleetFile, Overrides
 from .members import Member
-from .readings import recorded_samples
+from .readings import count_readings, recorded_samples
 from .rules import FLEET_RULES
 
 
@@ -61,6 +62,18 @@ class Fleet:
     def has_shield(self) -> bool:
         """True if shares with partners hide the duals of the nodes."""
         return has_shield(self.file.algorithm, self.file.objective)
+
+    @property
+    def privacy(self) -> NodePrivacy | None:
+        """The section privacy of every node.yaml; None without one.
+
+        `load_fleet` has counted the readings, and followers add no noise.
+        """
+        given = self.file.privacy
+        if given is None:
+            return None
+        known = {name: getattr(given, name) for name in given.__struct_fields__}
+        return NodePrivacy(nodes=sum(each.role == "member" for each in self.members), **known)
 
     def places(self, count: int) -> dict[str, int]:
         """Return, by node, which of *count* brokers it uses: the one in its entry, else in turn."""
@@ -96,7 +109,8 @@ def load_fleet(file: Path, overrides: Overrides | None = None, *, endless: bool 
     checked, graph = draft.finish(), draft.graph
     assert graph is not None, "a fleet without a graph has an error that gives the reason"
     tables = {path: table for path, table in draft.tables.items() if table is not None}
-    return Fleet(file.parent, _choose_exchange(checked, graph), draft.members, graph, tables)
+    complete = _count_readings(_choose_exchange(checked, graph), draft)
+    return Fleet(file.parent, complete, draft.members, graph, tables)
 
 
 def change_method(fleet: Fleet, method: Method) -> Fleet:
@@ -145,3 +159,27 @@ def _choose_exchange(file: FleetFile, graph: Graph) -> FleetFile:
     possible = graph.leaf is None or crypto.leaves == "open"
     exchange = crypto.exchange or ("sealed" if possible else "pairwise")
     return msgspec.structs.replace(file, crypto=msgspec.structs.replace(crypto, exchange=exchange))
+
+
+def _count_readings(file: FleetFile, draft: FleetDraft) -> FleetFile:
+    """Return *file* with privacy.readings, the least number of readings of a member.
+
+    Raises ConfigError if the readings of a member cannot be counted.
+    """
+    privacy = file.privacy
+    if privacy is None or privacy.readings is not None:
+        return file
+    counts = {
+        member.id: count_readings(member.sensor, draft.folder, draft.tables, file.objective)
+        for member in draft.members
+        if member.role == "member"
+    }
+    unknown = [name for name, count in counts.items() if not count]
+    if unknown:
+        raise draft.document.error(
+            ("privacy",),
+            f"needs readings: those of node {unknown[0]!r} cannot be counted in a csv file",
+            remedy="write privacy.readings, the least number of readings that a node has",
+        )
+    least = min(count for count in counts.values() if count)
+    return msgspec.structs.replace(file, privacy=msgspec.structs.replace(privacy, readings=least))

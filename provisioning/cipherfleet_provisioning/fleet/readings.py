@@ -140,11 +140,29 @@ def _check_start(draft: MemberDraft) -> Iterator[ConfigError]:
         yield fleet.document.error(draft.path, f"of node {draft.member.id!r}: {reason}")
 
 
+def _check_number(draft: MemberDraft) -> Iterator[ConfigError]:
+    """Every node has at least privacy.readings readings."""
+    fleet, member = draft.file, draft.member
+    privacy = fleet.value.privacy
+    if privacy is None or privacy.readings is None or member.role == "follower":
+        return
+    found = count_readings(member.sensor, fleet.folder, fleet.tables, fleet.value.objective)
+    if found is not None and found < privacy.readings:
+        yield fleet.document.error(
+            ("privacy", "readings"),
+            f"is {privacy.readings}, but node {member.id!r} has {found}: the noise is for nodes "
+            "with at least as many readings",
+            remedy="write the least number of readings of a node, or leave readings out, and "
+            "provisioning counts them",
+        )
+
+
 SENSOR = ("nodes", EACH, "sensor")
 FILE_RULES: tuple[Rule[MemberDraft], ...] = (Rule((SENSOR,), _read_table),)
 READING_RULES: tuple[Rule[MemberDraft], ...] = (
     Rule((SENSOR,), _check_columns),
     Rule((("objective",), SENSOR), _check_start),
+    Rule((("privacy",), ("objective",), SENSOR), _check_number),
 )
 
 
@@ -231,3 +249,20 @@ def _fields_of(
             return list(sensor.inputs.values())
         case _:
             return None
+
+
+def count_readings(
+    sensor: Sensor,
+    folder: Path,
+    tables: Mapping[Path, CsvTable | None],
+    section: ObjectiveSection,
+) -> int | None:
+    """Return how many readings of *sensor* the window of *section* holds.
+
+    None if it is a live sensor, or if its file has errors.
+    """
+    try:
+        samples = recorded_samples(sensor, folder, tables, make_objective(section).fields)
+    except ConfigError:
+        return None
+    return None if samples is None else min(len(samples), section.window)

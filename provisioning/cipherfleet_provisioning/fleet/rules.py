@@ -27,7 +27,9 @@ from cipherfleet_node.settings.rules import (
     check_method,
     check_objective,
     check_parts,
+    check_privacy,
     check_statistics,
+    privacy_sensor_errors,
     role_errors,
 )
 from cipherfleet_node.settings.sections import (
@@ -207,6 +209,12 @@ def _check_roles(draft: FleetDraft) -> Iterator[ConfigError]:
         yield draft.document.error(("nodes",), text)
 
 
+def _check_private_sensors(draft: FleetDraft) -> Iterator[ConfigError]:
+    """With the section privacy, all readings of a run are there before its first round."""
+    for index, entry in enumerate(draft.value.nodes):
+        yield from privacy_sensor_errors(draft, entry.role, entry.sensor, ("nodes", index))
+
+
 def _check_participants(draft: FleetDraft) -> Iterator[ConfigError]:
     """A fleet with a shield has 3 to 1,024 nodes."""
     file, count = draft.value, len(draft.members)
@@ -246,7 +254,9 @@ FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((), check_objective),
     Rule((("objective", "kind"),), _check_kind),
     Rule((("algorithm",), ("objective",), ("crypto",)), _check_statistics),
+    Rule((("privacy",), ("algorithm",), ("objective",)), check_privacy),
     Rule((), _check_nodes),
+    Rule((("privacy",), ("nodes",)), _check_private_sensors),
     Rule((("answer",), ("broker",), ("objective",)), check_answer),
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error

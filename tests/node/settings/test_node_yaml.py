@@ -121,6 +121,18 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
             "answer: {mqtt: {host: 127.0.0.2}}\nsensor:",
             "6:10: answer.mqtt is 127.0.0.2:1883, which is the broker of the fleet",
         ),
+        (
+            "objective: {kind: average, values: [{field: t}]}",
+            "objective: {kind: 'their:Own'}\nprivacy: {epsilon: 1, readings: 1, nodes: 2}",
+            "5:19: objective.kind is their:Own: the section privacy needs one of least_squares",
+        ),
+        (
+            "sensor:",
+            "privacy: {epsilon: 1, readings: 1, nodes: 2}\nsensor:",
+            "5:19: objective.kind is average: the section privacy needs one of least_squares",
+        ),
+        ("sensor:", "privacy: {epsilon: 1, readings: 1}\nsensor:", "privacy.nodes is missing"),
+        ("sensor:", "privacy: {epsilon: 1, nodes: 1}\nsensor:", "privacy.readings is missing"),
         ("sensor:", "answer: {files: true}\nsensor:", "answer.files is not a known key, did you"),
         ("sensor:", "answer: {units: {u: mm}}\nsensor:", "is 'u', must be a field of the objectiv"),
         ("sensor:", "answer: {mqtt: {port: 1884, password_file: p}}\nsensor:", "mqtt.user as well"),

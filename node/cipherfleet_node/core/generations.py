@@ -12,7 +12,7 @@ to those that have none (see `shield.py`). Generation g = 1, 2, ... begins at `f
    the fleet. The vector v is the ledger plus fresh shares of this name: they hide the ledger.
 3. **Averaging.** For `averaging` rounds v is averaged beside the estimate, in the same messages. A
    term of v exists only between nodes with the same name. Otherwise both ends add nothing.
-4. **Vote.** A node votes if in each of these rounds everyone whom it answered is counted in its own
+4. **Vote.** A node votes if in each of these rounds all that it answered is counted in its own
    term, and none of the rounds was jumped over. A vote is never withdrawn.
 5. **Application.** A node that sees the votes of all participants, at any round before the next
    generation, subtracts v from its ledger. It does so in small steps, which disturb the estimates
@@ -328,7 +328,7 @@ class Generations:
 
 
 def _is_counted_at_both_ends(record: RoundRecord, name: bytes) -> bool:
-    """True if everyone whom *record* answered is counted in it, and it averages *name*."""
+    """True if all that *record* answered are counted in it, and it averages *name*."""
     counted = set(record.counted) if record.outcome == "coupled" else set()
     return record.averaging == name and record.answered.keys() <= counted
 

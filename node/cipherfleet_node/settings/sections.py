@@ -343,7 +343,7 @@ class AnswerMqtt(Section, frozen=True):
 
 
 class AnswerSection(Section, frozen=True):
-    """What a node publishes of the agreed answer once it has settled, and to whom."""
+    """What a node publishes of the agreed answer once it has settled, and where."""
 
     file: bool = True  # outputs/answer.json in the node's folder
     every_s: Annotated[float, Meta(ge=1)] = 60.0  # at most one answer in so many seconds

@@ -48,6 +48,7 @@ class NodeProcess(NodeRecord):
     def start(self) -> None:
         """Start the daemon. The kernel kills it when this process ends, however it ends."""
         self.log.parent.mkdir(exist_ok=True)
+        self.log.touch()  # a forked daemon opens it a little later
         if self.launcher is not None:
             self.process = self.launcher.start(self.folder, self.log)
             return

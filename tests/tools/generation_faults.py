@@ -114,7 +114,7 @@ def watching() -> Iterator[Watched]:
     def leave(self: Generations, shield: Shield, state: State, latest: GenerationNote) -> State:
         after = left(self, shield, state, latest)
         pending = after.generation.pending
-        if pending is not None and after is not state:
+        if pending is not None and pending.number > latest.number and after is not state:
             # What the ledger loses, the vector loses as well.
             own = watched.ledgers[pending.name]
             kept = [int(entry) for entry in after.ledger] or [0] * D

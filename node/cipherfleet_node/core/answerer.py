@@ -206,6 +206,7 @@ class Answerer:
         Then the term is missing at both ends.
         """
         exchange, asker, second = self._setup.exchange, query.sender, query.second
+        exchange.check(query)  # both parts, before any modular exponentiation is spent on one
         if record.averaging != query.averaging:
             return exchange.blank(second)
         exchange.check(second)

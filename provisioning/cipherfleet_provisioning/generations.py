@@ -28,7 +28,6 @@ from .topology.mixing import spectral_gap
 
 ALL_PAIRS = 33  # 32 partners each; from 34 nodes on a node draws DRAWN others
 DRAWN = 16
-LEAST_PARTICIPANTS = 3  # of a generation: the shares of two are known to both
 AVERAGING = range(32, 513)
 MIXING_TIMES = 16  # of averaging: differences fall to about e^-16
 EXACTLY = 1e-9  # of 16/gap: eigenvalues have rounding errors

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from .generations import LEAST_PARTICIPANTS
+from cipherfleet_node.settings.sections import LEAST_PARTICIPANTS
+
 from .ledger import Ledger
 from .topology.graph import Graph
 

@@ -409,6 +409,18 @@ def parameters_vectors() -> Any:
 
 def wire_messages() -> dict[str, Message]:
     tag = b"paramete"
+    membership = Membership(
+        "fleet",
+        OPERATOR,
+        9,
+        "b",
+        40,
+        "f" * 64,
+        [MembershipEntry("a", ["b", "c"], b"\xd5" * 64, b"\x01" * 32, b"\x02" * 32)],
+        [("c", b"\x03" * 32)],
+        b"",
+        rekey=False,
+    )
     return {
         "query": Query(
             "fleet",
@@ -458,29 +470,9 @@ def wire_messages() -> dict[str, Message]:
             "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, [], 0, None, None
         ),
         "largest numbers": query_of("fleet", "a", MOST, MOST),
-        "membership": Membership(
-            "fleet",
-            OPERATOR,
-            9,
-            "b",
-            40,
-            "f" * 64,
-            [MembershipEntry("a", ["b", "c"], b"\xd5" * 64, b"\x01" * 32, b"\x02" * 32)],
-            [("c", b"\x03" * 32)],
-            b"",
-            rekey=False,
-        ),
-        "membership with a shield": Membership(
-            "fleet",
-            OPERATOR,
-            9,
-            "b",
-            40,
-            "f" * 64,
-            [MembershipEntry("a", ["b", "c"], b"\xd5" * 64, b"\x01" * 32, b"\x02" * 32)],
-            [("c", b"\x03" * 32)],
-            b"",
-            rekey=False,
+        "membership": membership,
+        "membership with a shield": msgspec.structs.replace(
+            membership,
             generations=GenerationsEntry(
                 1,
                 208,

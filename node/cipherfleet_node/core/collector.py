@@ -97,8 +97,9 @@ class Collector:
         if answer.sender in current.answered | current.excluded:
             return False
         with self._setup.trace.span("accept", answer.round):
-            ciphertexts, second = self.accept(answer, self._averages)
-        self.answers[answer.sender], self._seconds[answer.sender] = ciphertexts, second
+            self.answers[answer.sender], second = self.accept(answer, self._averages)
+        if self._averages:
+            self._seconds[answer.sender] = second
         self._received[answer.sender] = [*answer.ciphertexts, *answer.averaged]
         current.answered.add(answer.sender)
         current.refused.discard(answer.sender)
@@ -136,8 +137,7 @@ class Collector:
     def open_current(self, randomness: RoundRandomness) -> CouplingTerm:
         """Decrypt the combined answers of the open round, without those that are out of range."""
         assert self.current is not None
-        seconds = self._seconds if self._averages else {}
-        return self._open(self.answers, seconds, self.current.number, randomness)
+        return self._open(self.answers, self._seconds, self.current.number, randomness)
 
     def open_pending(self, record: RoundRecord) -> CouplingTerm:
         """Decrypt the combined answers of a held round; all of its roster must be there."""

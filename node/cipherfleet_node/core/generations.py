@@ -42,9 +42,11 @@ test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
+
+from cipherfleet_node.settings.sections import LEAST_PARTICIPANTS
 
 from . import progress
 from .coupling import headroom
@@ -54,7 +56,6 @@ from .messages import NAME_BYTES, GenerationNote, GenerationVotes, Query
 from .shield import Shield
 from .state import HISTORY_ROUNDS, Change, Pending, RoundRecord, State
 
-LEAST_PARTICIPANTS = 3  # the sum over two hides nothing from the other one
 PATIENCE = 6  # deadlines in one generation at which a node repeats its query and goes on waiting
 MOST_DOUBLINGS = 6
 _SCALE = round(1 / UNIT)  # units of the ledger in one resolution
@@ -164,14 +165,15 @@ class Generations:
     def _with(self, state: State, pending: Pending) -> State:
         """Return *state* with *pending* applied: at once if all were fresh, or step by step."""
         size = len(pending.vector)
-        total = _minus(_integers(pending.added, size), _integers(pending.vector, size))
+        added, vector = (progress.integers(v, size) for v in (pending.added, pending.vector))
+        total = _minus(added, vector)
         own = msgspec.structs.replace(
             state.generation,
             number=pending.number,
             name=pending.name,
             has_share=True,
             pending=None,
-            change=Change(pending.number, _texts(total)),
+            change=Change(pending.number, progress.texts(total)),
             failures=0,
         )
         state = progress.replaced(state, generation=own, follows=False, calm=0)
@@ -188,9 +190,9 @@ class Generations:
             pending = None
         if pending is not None and pending.number > latest.number:
             size = len(pending.vector)
-            base = _minus(progress.ledger_of(state, size), _integers(flows, size))
+            base = _minus(progress.ledger_of(state, size), progress.integers(flows, size))
             vector = _minus([int(v) for v in pending.vector], base)
-            pending = msgspec.structs.replace(pending, vector=_texts(vector))
+            pending = msgspec.structs.replace(pending, vector=progress.texts(vector))
         own = msgspec.structs.replace(
             own,
             number=latest.number,
@@ -270,12 +272,12 @@ class Generations:
         shares = shield.shares(name, participants, dimension, self._unit)
         ledger = progress.ledger_of(state, dimension)
         vector = [a + b for a, b in zip(ledger, shares, strict=True)]
-        pending = Pending(number, name, listed, fresh, _texts(vector))
+        pending = Pending(number, name, listed, fresh, progress.texts(vector))
         if fresh == listed:
             pending = msgspec.structs.replace(pending, votes=_bit(shield.index))
         elif fresh:
             added = shield.added_shares(name, participants, indices(fresh), dimension, self._unit)
-            pending = msgspec.structs.replace(pending, added=_texts(added))
+            pending = msgspec.structs.replace(pending, added=progress.texts(added))
         return _changed(state, pending=pending)
 
     def _listed(self, shield: Shield, state: State) -> State:
@@ -343,24 +345,16 @@ def _stepped(state: State, step: int, steps: int) -> State:
     change = state.generation.change
     assert change is not None
     size, total = len(change.total), [int(entry) for entry in change.total]
-    made = _integers(change.made, size)
+    made = progress.integers(change.made, size)
     due = [t * max(0, min(step, steps)) // steps for t in total]
     ledger = progress.ledger_of(state, size)
     ledger = [x + d - m for x, d, m in zip(ledger, due, made, strict=True)]
-    after = None if due == total else msgspec.structs.replace(change, made=_texts(due))
-    return progress.replaced(_changed(state, change=after), ledger=_texts(ledger))
+    after = None if due == total else msgspec.structs.replace(change, made=progress.texts(due))
+    return progress.replaced(_changed(state, change=after), ledger=progress.texts(ledger))
 
 
 def _minus(a: Sequence[int], b: Sequence[int]) -> list[int]:
     return [x - y for x, y in zip(a, b, strict=True)]
-
-
-def _texts(vector: Iterable[int]) -> list[str]:
-    return [str(entry) for entry in vector]
-
-
-def _integers(vector: Sequence[str], size: int) -> list[int]:
-    return [int(entry) for entry in vector] or [0] * size
 
 
 # -- bits: participant i is bit i % 8 of byte i // 8; there are no zero bytes at the end -----------

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from cipherfleet_node.settings.sections import MAX_PARTICIPANTS
+
 from .messages import (
     DIGEST_BYTES,
     LARGEST_POWER,
     MAX_LEVEL,
-    MAX_PARTICIPANTS,
     MAX_REASONS,
     NAME_BYTES,
     TAG_BYTES,

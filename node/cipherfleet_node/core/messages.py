@@ -12,6 +12,7 @@ import msgspec
 
 from cipherfleet_node.settings.sections import (
     MAX_ID,
+    MAX_PARTICIPANTS,
     MAX_PARTNERS,
     GenerationRounds,
     NodeId,
@@ -36,7 +37,6 @@ MAX_CIPHERTEXTS = 2048  # of 512-bit keys (128 bytes each) in the longest messag
 MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
 DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius
 NAME_BYTES = 16  # of the name of a generation
-MAX_PARTICIPANTS = 1024  # of a fleet with generations
 MAX_REASONS = 64  # different reasons in a count of messages; twice as many as exist
 
 # Every list has a maximum length. A longer list is refused before its entries are read: a message

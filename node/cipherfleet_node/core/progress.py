@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -85,20 +85,28 @@ def moved(state: State, estimate: FloatVector, since: int) -> State:
 
 def booked(state: State, term: Sequence[int], sign: int = 1) -> State:
     """Return *state* with the integers of a coupling term added to its ledger, or taken from it."""
-    ledger = _added(state.ledger, term, sign)
-    flows = _added(state.generation.flows, term, sign)
+    size = len(term)
+    ledger, flows = (
+        texts(old + sign * new for old, new in zip(integers(before, size), term, strict=True))
+        for before in (state.ledger, state.generation.flows)
+    )
     generation = msgspec.structs.replace(state.generation, flows=flows)
     return msgspec.structs.replace(state, ledger=ledger, generation=generation)
 
 
-def _added(ledger: Sequence[str], term: Sequence[int], sign: int) -> list[str]:
-    before = [int(entry) for entry in ledger] or [0] * len(term)
-    return [str(old + sign * new) for old, new in zip(before, term, strict=True)]
-
-
 def ledger_of(state: State, dimension: int) -> list[int]:
     """Return the ledger of *state* as integers, shape (d,)."""
-    return [int(entry) for entry in state.ledger] or [0] * dimension
+    return integers(state.ledger, dimension)
+
+
+def integers(vector: Sequence[str], size: int) -> list[int]:
+    """Return a vector of the state as integers, shape (size,); an empty one is zero."""
+    return [int(entry) for entry in vector] or [0] * size
+
+
+def texts(vector: Iterable[int]) -> list[str]:
+    """Return the integers of *vector* as the state keeps them: of any size, in decimal."""
+    return [str(entry) for entry in vector]
 
 
 def replaced(state: State, **changes: object) -> State:

@@ -1,6 +1,7 @@
 """The sections of node.yaml and fleet.yaml as msgspec types. This module reads no file.
 
-The docstrings are the descriptions in the JSON Schema, which editors show.
+The docstrings are the descriptions in the JSON Schema, which editors show. The file is long, since
+all sections are in it: both files, the schema and the checks read the same types.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SAFE_KEY_BITS = 2048  # a strength of 112 bits; smaller keys need crypto.allow_w
 MAX_ID = 63
 
 
+LEAST_PARTICIPANTS = 3  # of a generation: the shares of two are known to both
 MAX_PARTICIPANTS = 1024  # of generations, counting the nodes that the fleet has lost
 
 

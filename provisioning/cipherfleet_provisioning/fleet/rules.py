@@ -33,6 +33,7 @@ from cipherfleet_node.settings.rules import (
     role_errors,
 )
 from cipherfleet_node.settings.sections import (
+    LEAST_PARTICIPANTS,
     MAX_PARTICIPANTS,
     STATISTICS_KINDS,
     Broker,
@@ -40,7 +41,6 @@ from cipherfleet_node.settings.sections import (
 )
 from cipherfleet_node.settings.type_errors import MAX_MISFITS
 from cipherfleet_node.settings.yaml_document import Document
-from cipherfleet_provisioning.generations import LEAST_PARTICIPANTS
 from cipherfleet_provisioning.topology.build import build_graph, section_faults
 from cipherfleet_provisioning.topology.graph import Graph
 from cipherfleet_provisioning.topology.section import TopologyError

@@ -1,7 +1,8 @@
 """A fleet of the real agents in one process, over in-memory links with faults, on virtual time.
 
 The run is a function of the seed. Nothing here is secret: the seed gives all keys. Encryption does
-not change the estimates.
+not change the estimates. The file is long, since clock, links and disks of all nodes share one
+queue of events.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A rule names the places of the file that its check reads. While one of them is wrong the rule does
 not apply, because its errors would only follow from that one. The checks in this module are for
-sections that node.yaml and fleet.yaml share.
+sections that node.yaml and fleet.yaml share. They are in one file, since most of them read several
+sections.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code site reference release journeys notebook
+.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code site reference release release-installs journeys notebook
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -20,6 +20,12 @@ site: setup
 
 reference: setup
 	$(BIN)/python -m tests.tools.reference_pages
+
+release: setup
+	$(BIN)/python -m tests.tools.release
+
+release-installs: release
+	$(BIN)/python -m tests.tools.wheel_installs
 
 pythons: setup
 	$(BIN)/python -m tests.tools.python_versions

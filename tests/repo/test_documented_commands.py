@@ -45,9 +45,8 @@ def commands_of(text: str) -> Iterator[str]:
             line = " ".join(re.sub(r"(^|\s)#.*", "", written).split())
             if language == "console" and line.startswith("$ "):
                 yield line[2:]
-            elif language == "sh" and line:
-                yield line
-            elif language in {"", "text"} and re.match(r"cipherfleet(-node)? [a-z]", line):
+            shown = re.match(r"cipherfleet(-node)? [a-z]", line) and language in {"", "text"}
+            if shown or (language == "sh" and line):
                 yield line
 
 

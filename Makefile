@@ -24,6 +24,9 @@ reference: setup
 release: setup
 	$(BIN)/python -m tests.tools.release
 
+journeys: setup
+	$(BIN)/python -m tests.tools.journeys
+
 release-installs: release
 	$(BIN)/python -m tests.tools.wheel_installs
 

@@ -105,9 +105,11 @@ def row(status: FleetStatus, name: str = "n1", now: float = 0.0) -> NodeStatus:
     return found
 
 
-def shown(status: FleetStatus, now: float = 0.0, *, connected: bool = True) -> str:
+def shown(
+    status: FleetStatus, now: float = 0.0, *, connected: bool = True, width: int = 140
+) -> str:
     rows = status.rows(now)
-    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
     console.print(table(headline(FLEET, rows, connected=connected), rows))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -124,6 +126,20 @@ def test_a_row_holds_what_a_node_has_reported() -> None:
     assert cells(row(status, now=2.0)) == (
         "n1", "ready", "5", "12", "250.0", "1", "3", "3/8", "51", "2.0 s ago", "good",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_a_narrow_terminal_shows_fewer_columns_and_cuts_none(width: int) -> None:
+    status = status_after(presence("n1", "ready"), health(), presence("n2", "lost"))
+    lines = shown(status, width=width).splitlines()
+    (first,) = (n for n, text in enumerate(lines) if text.startswith("node "))
+    names = lines[first].replace("ms/round", "ms/round ").split()
+    assert set(names) <= set(COLUMNS)
+    assert {"node", "state", "round", "signature"} <= set(names)
+    assert ("heard" in names) == (width >= 60)
+    assert (set(names) == set(COLUMNS)) == (width >= 100)
+    assert len([text for text in lines[first + 1 :] if text.strip()]) == 3  # a line per node
+    assert "…" not in "".join(lines)
 
 
 def test_who_was_never_heard_is_absent() -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -298,6 +299,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+# What a narrow terminal does without, in this order; node, state, round and signature stay.
+LEFT_OUT_FIRST = ("epoch", "pool", "°C", "rejected", "ms/round", "heard", "silent")
+
+
 def cells(row: NodeStatus) -> tuple[str, ...]:
     """Return the texts of *row*, in the order of COLUMNS."""
     state = row.state if row.standing == row.state else f"{row.state}, {row.standing}"
@@ -326,19 +331,41 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
-def table(head: Text, rows: Iterable[NodeStatus]) -> Group:
-    """Return *head* above a table of *rows*, for the live display."""
+@dataclass(frozen=True)
+class FittingTable:
+    """A table of rows that leaves columns out where the terminal is too narrow for all."""
+
+    rows: tuple[NodeStatus, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the table with as many columns as fit."""
+        for count in range(len(LEFT_OUT_FIRST) + 1):
+            shown = _table_without(LEFT_OUT_FIRST[:count], self.rows)
+            if Measurement.get(console, options.update(width=10_000), shown).maximum <= (
+                options.max_width
+            ):
+                break
+        yield shown
+
+
+def _table_without(left_out: Sequence[str], rows: Iterable[NodeStatus]) -> Table:
     body = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
-        body.add_column(name, justify="left" if name in ("node", "state") else "right")
+        if name not in left_out:
+            body.add_column(name, justify="left" if name in ("node", "state") else "right")
     for row in rows:
         style = STYLES[row.standing]
-        node, state, *rest = (Text(text) for text in cells(row))
-        state.stylize(style)
+        named = dict(zip(COLUMNS, map(Text, cells(row)), strict=True))
+        named["state"].stylize(style)
         if row.standing in (*GONE, "stale"):
-            node.stylize(style)
-        body.add_row(node, state, *rest)
-    return Group(head, body)
+            named["node"].stylize(style)
+        body.add_row(*(text for name, text in named.items() if name not in left_out))
+    return body
+
+
+def table(head: Text, rows: Iterable[NodeStatus]) -> Group:
+    """Return *head* above a table of *rows*, for the live display."""
+    return Group(head, FittingTable(tuple(rows)))
 
 
 def line(row: NodeStatus) -> str:

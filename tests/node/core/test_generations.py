@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cipherfleet_node.core import generations, opening, progress
+from cipherfleet_node.core import generations, listening, progress
 from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.generations import Generations, indices
@@ -235,7 +235,7 @@ def test_a_node_that_enters_hardly_disturbs_its_neighbours(
     sealed: bool, listens: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not listens:
-        monkeypatch.setattr(opening.listening, "rounds_to_listen", lambda *_: 0)
+        monkeypatch.setattr(listening, "rounds_to_listen", lambda *_: 0)
     edges = complete(5)
     algorithm = Algorithm(rounds=400, scale=SCALE, stepsize=Stepsize(spread=1.0))
     running = MemoryFleet(

@@ -181,7 +181,8 @@ class Opener:
             start = np.zeros_like(start)
             start[0] = self._logarithm(state)
         first = randomise_start(start, setup.resolution, self._randomness(state, start))
-        listens = listening.rounds_to_listen(setup, state.round) if not agrees else 0
+        enters = not agrees and not state.records  # otherwise it comes from the agreement
+        listens = listening.rounds_to_listen(setup, state.round) if enters else 0
         return progress.replaced(state, estimate=first.tolist(), agrees=agrees, listens=listens)
 
     def _logarithm(self, state: State) -> float:

@@ -132,6 +132,7 @@ def make_shield(bundle: Bundle) -> Shield | None:
         members=bytes.fromhex(given.members),
         mean_partners=given.mean_partners,
         partners=bundle.partner_secrets,
+        size=bundle.config.algorithm.shares,
     )
 
 

@@ -146,17 +146,19 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 # Settings of the section algorithm that a method does not use.
 _SCHEDULE = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
 UNUSED: Mapping[Method, Sequence[tuple[str, ...]]] = {
-    "article": [("scale",), ("until",), ("metric",), ("shield",)],
+    "article": [("scale",), ("until",), ("metric",), ("shield",), ("shares",)],
     "exact": _SCHEDULE,
     "statistics": [*_SCHEDULE, ("metric",)],
 }
 
-NEED_GRADIENT = [("metric",), ("shield",)]  # settings of the section algorithm
+NEED_GRADIENT = [("metric",), ("shield",), ("shares",)]  # settings of the section algorithm
 
 
 def unused_settings(algorithm: Algorithm, objective: ObjectiveSection) -> list[tuple[str, ...]]:
     """Return the settings of *algorithm* that a node with this *objective* does not use."""
-    more = NEED_GRADIENT if objective.kind == "average" else ()
+    more = list(NEED_GRADIENT) if objective.kind == "average" else []
+    if algorithm.shield == "none":
+        more.append(("shares",))
     return [*UNUSED[algorithm.method], *more]
 
 
@@ -172,6 +174,12 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 f"is not used by method {algorithm.method}",
                 remedy=f"leave it out, or set algorithm.method: {other}",
             )
+    if algorithm.shield == "none" and document.has(("algorithm", "shares")):
+        yield document.key_error(
+            ("algorithm", "shares"),
+            "is not used by algorithm.shield: none",
+            remedy="leave it out, or set algorithm.shield: linear",
+        )
     spread = algorithm.stepsize.spread
     if spread > 1 and algorithm.method == "article":
         yield document.error(

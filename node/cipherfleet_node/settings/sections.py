@@ -164,6 +164,8 @@ class Algorithm(Section, frozen=True):
     metric: MetricName = "step"  # exact only: how steps follow the node's own curvature
     # linear: shares with partners hide a node's gradient from all its neighbours; not for article.
     shield: ShieldName = "none"
+    # Deviation of a share of the shield, in units of c0: it hides gradients that are smaller.
+    shares: Annotated[float, Meta(ge=0.25, le=16)] = 1.0
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0

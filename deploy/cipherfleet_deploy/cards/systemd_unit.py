@@ -20,10 +20,16 @@ from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
+    HttpSensor,
     HwmonSensor,
+    IioSensor,
+    ModbusSensor,
+    MqttSensor,
     NodeConfig,
     NoSensor,
+    OneWireSensor,
     Sensor,
+    SerialSensor,
     SyntheticSensor,
     ThermalSensor,
 )
@@ -78,8 +84,14 @@ def list_devices(sensor: Sensor) -> list[str]:
     match sensor:
         case CsvSensor() | SyntheticSensor() | NoSensor():
             return []
-        case ThermalSensor() | HwmonSensor():
+        case ThermalSensor() | HwmonSensor() | IioSensor() | OneWireSensor():
             return []  # they read /sys
+        case MqttSensor() | HttpSensor():
+            return []  # they use the network
+        case SerialSensor():
+            return [sensor.device]
+        case ModbusSensor():
+            return [] if sensor.device is None else [sensor.device]
         case CommandSensor():
             return sensor.devices
         case _:

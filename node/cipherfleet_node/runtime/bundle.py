@@ -156,13 +156,14 @@ def _open_sensor(folder: Path, config: NodeConfig, needed: Collection[str]) -> S
     for the prediction that it publishes.
     """
     features = config.objective.features or []
+    broker = (config.broker.host, config.broker.port)
     if config.role == "follower" and features:
         fields = {name for f in features for name in (f.field, f.daily) if name is not None}
         try:
-            return open_sensor(config.sensor, folder, fields)
+            return open_sensor(config.sensor, folder, fields, broker)
         except ConfigError:
             log.info("the sensor lacks fields of objective.features: there is no corrected value")
-    return open_sensor(config.sensor, folder, needed)
+    return open_sensor(config.sensor, folder, needed, broker)
 
 
 def _check_pins(

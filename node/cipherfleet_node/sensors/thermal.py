@@ -9,7 +9,6 @@ from cipherfleet_node.core.messages import DEGREES
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.settings.sections import (
-    CommandSensor,
     CsvSensor,
     HwmonSensor,
     NoSensor,
@@ -97,5 +96,5 @@ def _may_measure_heat(sensor: Sensor) -> bool:
             return False
         case HwmonSensor():
             return any(name.startswith("temp") for name in sensor.inputs)
-        case ThermalSensor() | CommandSensor():
+        case _:
             return True

@@ -24,10 +24,16 @@ from cipherfleet_node.settings.sections import (
     AGREE,
     Algorithm,
     CsvSensor,
+    HttpSensor,
     HwmonSensor,
+    IioSensor,
+    ModbusSensor,
+    MqttSensor,
     ObjectiveSection,
+    OneWireSensor,
     Scale,
     Sensor,
+    SerialSensor,
     SyntheticSensor,
     ThermalSensor,
     exact_scale_of,
@@ -241,12 +247,14 @@ def _fields_of(
         case CsvSensor():
             table = tables.get(folder / sensor.path)
             return table.columns if table is not None else None
-        case SyntheticSensor():
+        case SyntheticSensor() | MqttSensor() | HttpSensor() | SerialSensor():
             return list(sensor.fields)
-        case ThermalSensor():
+        case ThermalSensor() | OneWireSensor():
             return [sensor.field]
-        case HwmonSensor():
+        case HwmonSensor() | IioSensor():
             return list(sensor.inputs.values())
+        case ModbusSensor():
+            return list(sensor.registers)
         case _:
             return None
 

@@ -19,17 +19,17 @@ from cipherfleet_node.settings.sections import IioSensor
 from .base import check_fields, check_plausible, join_names
 from .sysfs import SYS, TimedReader, decimal_number, folders, word
 
-# The factor from the kernel's unit to ours, by type of channel; 1 for every type that is not here.
-FACTORS = {
-    "temp": 1e-3,  # millidegrees to degrees Celsius
-    "humidityrelative": 1e-3,  # thousandths of a per cent to per cent
-    "voltage": 1e-3,  # millivolts to volts
-    "altvoltage": 1e-3,
-    "current": 1e-3,  # milliamperes to amperes
-    "altcurrent": 1e-3,
-    "power": 1e-3,  # milliwatts to watts
-    "concentration": 1e4,  # per cent to parts per million
-    "positionrelative": 1e-3,  # thousandths of a per cent to per cent
+# The number of the kernel's units in one of our units, by type of channel; 1 for all others.
+PER_UNIT = {
+    "temp": 1000,  # millidegrees in a degree Celsius
+    "humidityrelative": 1000,  # thousandths of a per cent in a per cent
+    "voltage": 1000,  # millivolts in a volt
+    "altvoltage": 1000,
+    "current": 1000,  # milliamperes in an ampere
+    "altcurrent": 1000,
+    "power": 1000,  # milliwatts in a watt
+    "positionrelative": 1000,  # thousandths of a per cent in a per cent
+    "concentration": 1e-4,  # per cent in a part per million
 }
 ABSOLUTE_ZERO_C = -273.15
 _CHANNEL = re.compile(
@@ -86,7 +86,7 @@ class IioChip:
             )
             raw = decimal_number(self._who, chip / f"in_{channel}_raw")
             value = (raw + (offset or 0.0)) * (1.0 if scale is None else scale)
-        value *= FACTORS.get(parts["type"], 1.0)
+        value /= PER_UNIT.get(parts["type"], 1)
         if parts["type"] == "temp" and value < ABSOLUTE_ZERO_C:
             raise SensorUnavailable(f"{self._who}: {channel} is below absolute zero")
         return value

@@ -183,8 +183,8 @@ class SerialLine:
         frame = bytes([unit]) + request
         self._port.write(frame + crc16(frame))
         reply = self._receive(b"", 5)  # the length of a refusal, and less than any other reply
-        if reply[1] == request[0]:
-            reply = self._receive(reply, 5 + reply[2])
+        size = 5 + reply[2] if reply[1] == request[0] else 5
+        reply = self._receive(reply, size)[:size]  # the end of sending may add a byte of noise
         if crc16(reply[:-2]) != reply[-2:]:
             raise ModbusError("the reply has a wrong checksum")
         if reply[0] != unit:

@@ -22,11 +22,17 @@ from cipherfleet_node.settings.sections import (
     ClockSensor,
     CommandSensor,
     CsvSensor,
+    HttpSensor,
     HwmonSensor,
+    IioSensor,
+    ModbusSensor,
+    MqttSensor,
     NodeConfig,
     NoSensor,
+    OneWireSensor,
     PluginSensor,
     SensorGroup,
+    SerialSensor,
     Source,
     SyntheticSensor,
     ThermalSensor,
@@ -92,8 +98,14 @@ def list_devices(source: Source) -> list[str]:
             return plugin_devices(source)
         case CsvSensor() | SyntheticSensor() | ClockSensor() | NoSensor():
             return []
-        case ThermalSensor() | HwmonSensor():
+        case ThermalSensor() | HwmonSensor() | IioSensor() | OneWireSensor():
             return []  # they read /sys
+        case MqttSensor() | HttpSensor():
+            return []  # they use the network
+        case SerialSensor():
+            return [source.device]
+        case ModbusSensor():
+            return [] if source.device is None else [source.device]
         case CommandSensor():
             return source.devices
         case _:

@@ -153,7 +153,8 @@ def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
     try:
         objective = objective_of(config.objective, config.role)
         check_hessian(objective, config.algorithm.metric)
-        parts.sensor = open_sensor(config.source, folder, objective.fields)
+        broker = (config.broker.host, config.broker.port)
+        parts.sensor = open_sensor(config.source, folder, objective.fields, broker)
     except ConfigError as error:
         yield finding_from_error("bundle", error, "correct objective and sensor in node.yaml")
 

@@ -10,11 +10,9 @@ from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.settings.sections import (
     ClockSensor,
-    CommandSensor,
     CsvSensor,
     HwmonSensor,
     NoSensor,
-    PluginSensor,
     SensorGroup,
     Source,
     SyntheticSensor,
@@ -102,5 +100,5 @@ def _may_measure_heat(source: Source) -> bool:
             return False
         case HwmonSensor():
             return any(name.startswith("temp") for name in source.inputs)
-        case ThermalSensor() | CommandSensor() | PluginSensor():
+        case _:
             return True

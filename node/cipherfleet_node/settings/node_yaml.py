@@ -29,6 +29,7 @@ from .rules import (
     check_statistics,
     privacy_sensor_errors,
     role_errors,
+    sensor_broker_errors,
     sensor_errors,
 )
 from .yaml_document import Unchecked, read_document
@@ -74,6 +75,11 @@ def checksum_of(config: NodeConfig) -> str:
 def _check_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """There is one sensor or a list, with limits that values can satisfy."""
     yield from sensor_errors(draft.document, draft.value, ())
+
+
+def _check_sensor_broker(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
+    """A sensor reads at no broker of the fleet."""
+    yield from sensor_broker_errors(draft, draft.value.source, ())
 
 
 def _check_role(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
@@ -182,6 +188,7 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((("algorithm",), ("objective",)), check_statistics),
     Rule((("privacy",), ("algorithm",), ("objective",)), check_privacy),
     Rule((), _check_sensor),
+    Rule((("broker",), ("sensor",), ("sensors",)), _check_sensor_broker),
     Rule((("privacy",), ("sensor",), ("sensors",)), _check_private_sensor),
     Rule((("algorithm",), ("objective",), ("sensor",), ("sensors",)), _check_role),
     Rule((("algorithm",),), _check_diameter),

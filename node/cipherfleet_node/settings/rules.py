@@ -29,7 +29,10 @@ from cipherfleet_node.settings.sections import (
     CsvSensor,
     Feature,
     Guard,
+    HttpSensor,
     Method,
+    ModbusSensor,
+    MqttSensor,
     NoSensor,
     ObjectiveSection,
     Privacy,
@@ -39,6 +42,7 @@ from cipherfleet_node.settings.sections import (
     Source,
     SyntheticSensor,
     exact_scale_of,
+    parts_of,
     resolution_of,
 )
 
@@ -377,7 +381,7 @@ def check_answer(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 remedy="name a broker of your own, or leave answer.mqtt out and read the file",
             )
     if mqtt is not None:
-        yield from _check_answer_files(document, mqtt)
+        yield from _check_broker_files(document, mqtt, ("answer", "mqtt"))
     known = dict.fromkeys(name for _, name in fields_named(draft.value.objective))
     for name in answer.units:
         if name not in known:
@@ -385,17 +389,39 @@ def check_answer(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             yield document.key_error(("answer", "units", name), text + did_you_mean(name, known))
 
 
-def _check_answer_files(document: Document, mqtt: AnswerMqtt) -> Iterator[ConfigError]:
+def _check_broker_files(
+    document: Document, mqtt: AnswerMqtt | MqttSensor, path: Path_
+) -> Iterator[ConfigError]:
     """Yield an error for files that have no effect, or that lack their counterpart."""
+    section = dotted(path)
     for name in ("ca", "certificate", "key"):
         if getattr(mqtt, name) is not None and not mqtt.tls:
-            text = "has no effect without answer.mqtt.tls: true"
+            text = f"has no effect without {section}.tls: true"
             remedy = "set tls: true, or leave it out"
-            yield document.key_error(("answer", "mqtt", name), text, remedy=remedy)
+            yield document.key_error((*path, name), text, remedy=remedy)
     for name, other in (("certificate", "key"), ("key", "certificate"), ("password_file", "user")):
         if getattr(mqtt, name) is not None and getattr(mqtt, other) is None:
-            text = f"needs answer.mqtt.{other} as well"
-            yield document.key_error(("answer", "mqtt", name), text)
+            text = f"needs {section}.{other} as well"
+            yield document.key_error((*path, name), text)
+
+
+def sensor_broker_errors(
+    sections: Unchecked[Sections], source: Source, path: Path_
+) -> Iterator[ConfigError]:
+    """Yield an error for a sensor that reads at the broker of the fleet; *path* is the node's."""
+    broker = sections.value.broker
+    hosts = [broker.host, *(getattr(broker, "cluster", None) or ())]
+    for sensor in parts_of(source):
+        if not isinstance(sensor, MqttSensor) or sensor.port != broker.port:
+            continue
+        if not any(is_same_host(sensor.host, host) for host in hosts):
+            continue
+        yield sections.document.error(
+            (*path, "sensors" if isinstance(source, SensorGroup) else "sensor"),
+            f"reads at {sensor.host}:{sensor.port}, which is the broker of the fleet: its operator "
+            "would see the readings",
+            remedy="name a broker of your own",
+        )
 
 
 def is_same_host(first: str, second: str) -> bool:
@@ -577,3 +603,24 @@ def _single_sensor_errors(document: Document, sensor: Sensor, path: Path_) -> It
             "and rows_per_round are both given",
             remedy="leave one of them out: several rows in a round, or several rounds for a row",
         )
+    if isinstance(sensor, MqttSensor):
+        yield from _check_mqtt_sensor(document, sensor, path)
+    if isinstance(sensor, HttpSensor) and sensor.ca is not None and sensor.url.startswith("http:"):
+        text = "has no effect with a url that begins with http:"
+        yield document.key_error((*path, "ca"), text, remedy="leave it out, or use https")
+    if isinstance(sensor, ModbusSensor) and (sensor.host is None) == (sensor.device is None):
+        yield document.error(
+            path,
+            "must have exactly one of host (Modbus TCP) and device (Modbus RTU)",
+            remedy="write host: 192.168.1.9, or device: /dev/serial/by-id/...",
+        )
+
+
+def _check_mqtt_sensor(
+    document: Document, sensor: MqttSensor, path: Path_
+) -> Iterator[ConfigError]:
+    yield from _check_broker_files(document, sensor, path)
+    for name, field in sensor.fields.items():
+        if field.last_seen is not None and field.path is None:
+            text = "needs path as well: a message that is one number has no time"
+            yield document.key_error((*path, "fields", name, "last_seen"), text)

@@ -111,6 +111,55 @@ AnswerTopic = Annotated[
 ]
 
 
+Host = Annotated[str, Meta(min_length=1, max_length=253)]
+
+
+MAX_FIELDS = 64  # of one sensor
+
+
+# Keys joined by dots. A list is for keys that contain a dot. A number counts the items of a list
+# from 0 on.
+JsonPath = (
+    Annotated[str, Meta(min_length=1, max_length=200, examples=["AM2301.Temperature"])]
+    | Annotated[list[str | int], Meta(min_length=1, max_length=16)]
+)
+
+
+SubscribedTopic = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^+#\x00]{1,200}$(?!\n)",
+        description="up to 200 characters without + and #",
+        examples=["zigbee2mqtt/attic"],
+    ),
+]
+
+
+HttpUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?([/?][!-~]{0,2000})?$(?!\n)",
+        description="http:// or https://, a host without user and password, and a path",
+        examples=["http://192.168.1.7/measures/current"],
+    ),
+]
+
+
+OneWireDevice = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9a-f]{2}-[0-9a-f]{12}$(?!\n)",
+        description="the family, a hyphen and twelve digits, for example 28-0316a2795eff",
+    ),
+]
+
+
+Baud = Literal[1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200]
+
+
+Parity = Literal["none", "even", "odd"]
+
+
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A mapping in a configuration file. Unknown keys are errors."""
 
@@ -360,6 +409,98 @@ class PluginSensor(SensorSection, frozen=True, tag_field="kind", tag="plugin"):
     options: dict[FieldName, Any] = {}  # what the plug-in declares
 
 
+class MqttField(Section, frozen=True):
+    """The messages with a field: a number, or JSON in which *path* leads to the number."""
+
+    topic: SubscribedTopic
+    path: JsonPath | None = None  # None: the whole message is the number
+    # The path to the time of the measurement: only with it does a retained message count.
+    last_seen: JsonPath | None = None
+
+
+class MqttSensor(SensorSection, frozen=True, tag_field="kind", tag="mqtt"):
+    """Messages at a broker of the owner's own, for example of zigbee2mqtt, Tasmota or ESPHome.
+
+    The first read waits for the first messages, at most timeout_s.
+    """
+
+    fields: Annotated[dict[FieldName, MqttField], Meta(min_length=1, max_length=MAX_FIELDS)]
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 1883
+    # Topics with the state of the device, or of its gateway: no reading while one says offline.
+    availability: Annotated[list[SubscribedTopic], Meta(max_length=MAX_FIELDS)] = []
+    max_age_s: Positive = 900.0  # no reading from older messages
+    tls: bool = False  # with the authorities of the system, unless *ca* names others
+    ca: FileName | None = None  # this file and the next ones: relative to the node's folder
+    certificate: FileName | None = None
+    key: FileName | None = None
+    user: FieldName | None = None
+    password_file: FileName | None = None  # its first line
+
+
+class HttpSensor(SensorSection, frozen=True, tag_field="kind", tag="http"):
+    """A device that answers a GET request with JSON, for example AirGradient or Shelly.
+
+    timeout_s is the limit for the whole answer.
+    """
+
+    url: HttpUrl
+    fields: Annotated[dict[FieldName, JsonPath], Meta(min_length=1, max_length=MAX_FIELDS)]
+    ca: FileName | None = None  # for https; relative to the node's folder
+
+
+class IioSensor(SensorSection, frozen=True, tag_field="kind", tag="iio"):
+    """A chip of the kernel's class iio, by its name, with inputs such as {temp: temperature_c}."""
+
+    chip: str
+    inputs: Annotated[dict[str, str], Meta(min_length=1, max_length=MAX_FIELDS)]
+
+
+class OneWireSensor(SensorSection, frozen=True, tag_field="kind", tag="w1"):
+    """A one-wire thermometer such as the DS18B20, by its identity (`28-0316a2795eff`)."""
+
+    device: OneWireDevice
+    field: str = "temperature_c"
+
+
+class SerialSensor(SensorSection, frozen=True, tag_field="kind", tag="serial"):
+    """A device that sends by itself over a serial port: lines of text, or frames of a dust sensor.
+
+    *fields* says where each field is: a key (lines), a path (json), the number of a column from 1
+    on (csv), or a quantity of the frame such as pm2_5 (pms5003, sds011). A
+    device that sends rarely needs a longer timeout_s.
+    """
+
+    device: DeviceNode
+    format: Literal["lines", "csv", "json", "pms5003", "sds011"]
+    fields: Annotated[dict[FieldName, JsonPath | Count], Meta(min_length=1, max_length=MAX_FIELDS)]
+    baud: Baud = 9600
+    parity: Parity = "none"
+
+
+class ModbusRegister(Section, frozen=True):
+    """One number in a Modbus device: register * scale + offset."""
+
+    address: Annotated[int, Meta(ge=0, le=65535)]  # as in the message: 40001 of a manual is 0
+    table: Literal["holding", "input"] = "holding"
+    type: Literal["int16", "uint16", "int32", "uint32", "float32"] = "int16"
+    words: Literal["high_first", "low_first"] = "high_first"  # of types with 32 bits
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+class ModbusSensor(SensorSection, frozen=True, tag_field="kind", tag="modbus"):
+    """Registers of a Modbus device, at a *host* (TCP) or at a serial *device* (RTU)."""
+
+    registers: Annotated[dict[FieldName, ModbusRegister], Meta(min_length=1, max_length=MAX_FIELDS)]
+    host: Host | None = None
+    port: Annotated[int, Meta(ge=1, le=65535)] = 502
+    device: DeviceNode | None = None
+    baud: Baud = 9600
+    parity: Parity = "none"
+    unit: Annotated[int, Meta(ge=0, le=255)] = 1  # the address of the device
+
+
 class NoSensor(SensorSection, frozen=True, tag_field="kind", tag="none"):
     """No sensor: for a node whose role is follower."""
 
@@ -369,6 +510,12 @@ Sensor = (
     | SyntheticSensor
     | ThermalSensor
     | HwmonSensor
+    | IioSensor
+    | OneWireSensor
+    | SerialSensor
+    | ModbusSensor
+    | MqttSensor
+    | HttpSensor
     | CommandSensor
     | ClockSensor
     | PluginSensor
@@ -417,9 +564,6 @@ def parts_of(source: Source) -> tuple[Sensor, ...]:
 
 # A follower takes part without readings of its own, and ends at the optimum of the members.
 Role = Literal["member", "follower"]
-
-
-Host = Annotated[str, Meta(min_length=1, max_length=253)]
 
 
 class AnswerMqtt(Section, frozen=True):

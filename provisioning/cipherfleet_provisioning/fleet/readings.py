@@ -30,12 +30,18 @@ from cipherfleet_node.settings.sections import (
     ClockSensor,
     CommandSensor,
     CsvSensor,
+    HttpSensor,
     HwmonSensor,
+    IioSensor,
+    ModbusSensor,
+    MqttSensor,
     ObjectiveSection,
+    OneWireSensor,
     PluginSensor,
     Scale,
     Sensor,
     SensorGroup,
+    SerialSensor,
     Source,
     SyntheticSensor,
     ThermalSensor,
@@ -292,11 +298,13 @@ def _fields_of(
 def _declared_fields(sensor: Sensor) -> Collection[str] | None:
     """Return the field names that the section of *sensor* says, None if it does not."""
     match sensor:
-        case SyntheticSensor():
+        case SyntheticSensor() | MqttSensor() | HttpSensor() | SerialSensor():
             return list(sensor.fields)
-        case ThermalSensor():
+        case ModbusSensor():
+            return list(sensor.registers)
+        case ThermalSensor() | OneWireSensor():
             return [sensor.field]
-        case HwmonSensor():
+        case HwmonSensor() | IioSensor():
             return list(sensor.inputs.values())
         case ClockSensor():
             return CLOCK_FIELDS

@@ -31,6 +31,7 @@ from cipherfleet_node.settings.rules import (
     check_statistics,
     privacy_sensor_errors,
     role_errors,
+    sensor_broker_errors,
 )
 from cipherfleet_node.settings.sections import (
     LEAST_PARTICIPANTS,
@@ -215,6 +216,12 @@ def _check_private_sensors(draft: FleetDraft) -> Iterator[ConfigError]:
         yield from privacy_sensor_errors(draft, entry.role, entry.source, ("nodes", index))
 
 
+def _check_sensor_brokers(draft: FleetDraft) -> Iterator[ConfigError]:
+    """A sensor reads at no broker of the fleet."""
+    for index, entry in enumerate(draft.value.nodes):
+        yield from sensor_broker_errors(draft, entry.source, ("nodes", index))
+
+
 def _check_participants(draft: FleetDraft) -> Iterator[ConfigError]:
     """A fleet with a shield has 3 to 1,024 nodes."""
     file, count = draft.value, len(draft.members)
@@ -257,6 +264,7 @@ FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((("privacy",), ("algorithm",), ("objective",)), check_privacy),
     Rule((), _check_nodes),
     Rule((("privacy",), ("nodes",)), _check_private_sensors),
+    Rule((("broker",), ("nodes",)), _check_sensor_brokers),
     Rule((("answer",), ("broker",), ("objective",)), check_answer),
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error

@@ -19,8 +19,9 @@ import pytest
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_node.outputs.answer import Answer
 from cipherfleet_node.outputs.homeassistant import discovery, safe_key
-from cipherfleet_node.outputs.mqtt import AnswerBroker, refuse_same_broker
+from cipherfleet_node.outputs.mqtt import AnswerBroker
 from cipherfleet_node.outputs.publisher import OutputFailed
+from cipherfleet_node.own_broker import BrokerNotUsable, refuse_same_broker
 from cipherfleet_node.settings.sections import AnswerMqtt
 from tests.support.daemons import open_daemons
 from tests.support.mqtt_reader import reading
@@ -144,9 +145,9 @@ def test_an_output_to_an_address_of_the_fleets_broker_is_refused(tmp_path: Path,
 
 
 def test_a_name_without_an_address_is_refused_for_the_time_being() -> None:
-    with pytest.raises(OutputFailed, match=r"the address of 'hub.invalid' is not known now"):
-        refuse_same_broker(("hub.invalid", 1883), ("127.0.0.1", 1883))
-    refuse_same_broker(("hub.invalid", 1884), ("127.0.0.1", 1883))
+    with pytest.raises(BrokerNotUsable, match=r"the address of 'hub.invalid' is not known now"):
+        refuse_same_broker(("hub.invalid", 1883), ("127.0.0.1", 1883), "the answer")
+    refuse_same_broker(("hub.invalid", 1884), ("127.0.0.1", 1883), "the answer")
 
 
 @pytest.mark.fleet

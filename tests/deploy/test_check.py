@@ -526,6 +526,14 @@ def answer_findings(tmp_path: Path, fleet: str, answer: str) -> list[Finding]:
         ("{file: false, mqtt: {host: hub, tls: true}}", "ok", "hub:1883, over TLS: its operator"),
         ("{file: false, mqtt: {host: hub}}", "fail", "hub:1883 without TLS: everybody on the way"),
         ("{file: false, plugins: {influx: {}}}", "note", "the plug-in 'influx' gets the parameter"),
+        ("{file: false, metrics: {}}", "ok", "http://127.0.0.1:9477/metrics: programs on each dev"),
+        (
+            "{file: false, metrics: {values: true}}",
+            "ok",
+            "counts and durations, and the parameters",
+        ),
+        ("{file: false, metrics: {host: 0.0.0.0}}", "fail", "is open to the network, without TLS"),
+        ("{file: false, metrics: {host: hub.example}}", "fail", "without a password: everybody"),
     ],
 )
 def test_a_row_says_who_reads_each_output(

@@ -19,7 +19,7 @@ from cipherfleet_node.outputs.file import AnswerFile
 from cipherfleet_node.outputs.physical import Newest, Place, make_answer, regressor_of
 from cipherfleet_node.outputs.plugins import open_plugin
 from cipherfleet_node.outputs.program import AnswerProgram
-from cipherfleet_node.outputs.publisher import Output, OutputThread, Publisher
+from cipherfleet_node.outputs.publisher import Output, OutputThread, Publisher, Sink
 from cipherfleet_node.settings.sections import AnswerMqtt, settled_accuracy
 
 from .bundle import Bundle
@@ -29,12 +29,15 @@ from .synced_files import replace_synced
 class AnswerOutputs:
     """Publish the answer of one node. It belongs to the daemon's thread."""
 
-    def __init__(self, bundle: Bundle, now: float) -> None:
-        """Begin at monotonic *now*; no output is opened before the first answer."""
+    def __init__(self, bundle: Bundle, now: float, more: Sequence[Sink] = ()) -> None:
+        """Begin at monotonic *now*; no output but those of *more* is open before the first answer.
+
+        *more* are sinks that also have other tasks.
+        """
         self._bundle, self._config = bundle, bundle.config
         self._newest: Sample | None = None
         self._has_coupled = False  # in this start: until then the saved state says nothing new
-        sinks = [OutputThread(name, make) for name, make in _outputs(bundle)]
+        sinks = [*(OutputThread(name, make) for name, make in _outputs(bundle)), *more]
         every_s = self._config.answer.every_s
         self._publisher = Publisher(sinks, every_s, now, _latest(bundle))
 

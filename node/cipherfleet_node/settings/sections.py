@@ -344,6 +344,17 @@ class AnswerMqtt(Section, frozen=True):
     password_file: FileName | None = None  # its first line
 
 
+class AnswerMetrics(Section, frozen=True):
+    """An HTTP page with counts and durations of the node, which a Prometheus on the device reads.
+
+    It needs the extra `metrics` of the package.
+    """
+
+    host: Host = "127.0.0.1"  # another address shows the page to the network
+    port: Annotated[int, Meta(ge=1, le=65535)] = 9477
+    values: bool = False  # True: also the answer, under the rules of all outputs
+
+
 class AnswerSection(Section, frozen=True):
     """What a node publishes of the agreed answer once it has settled, and where."""
 
@@ -358,6 +369,7 @@ class AnswerSection(Section, frozen=True):
     exec: Annotated[list[str], Meta(min_length=1)] | None = None  # a program: JSON on its input
     exec_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
     mqtt: AnswerMqtt | None = None
+    metrics: AnswerMetrics | None = None
     plugins: dict[FieldName, dict[str, str | int | float | bool]] = {}  # by entry point: options
 
 

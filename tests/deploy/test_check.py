@@ -553,6 +553,12 @@ def test_an_objective_with_a_target_shows_the_readings_of_its_node(tmp_path: Pat
     assert all("the readings of that node" in finding.text for finding in findings)
 
 
+def test_a_row_says_what_the_mean_residual_shows(tmp_path: Path) -> None:
+    fleet = FITTED.replace("kind: ridge,", "kind: ridge, drift: {window: 1},")
+    (first, _) = answer_findings(tmp_path, fleet, "{}")
+    assert "every node also learns the mean of the residuals of the fleet" in first.text
+
+
 def test_an_output_to_the_fleets_broker_is_refused_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is the broker of the fleet: its operator would read"):
         answer_findings(tmp_path, EXACT, "{mqtt: {host: localhost}}")

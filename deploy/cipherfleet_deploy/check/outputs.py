@@ -30,6 +30,9 @@ def output_findings(fleet: Fleet) -> Iterator[Finding]:
         )
         return
     shown = _shown(fleet)
+    if fleet.file.objective.drift is not None:
+        text = "objective.drift: every node also learns the mean of the residuals of the fleet"
+        yield Finding("ok", ANSWER, text)
     if answer.file:
         text = "answer.file: on each device, its user and the group of that user read "
         yield Finding("ok", ANSWER, f"{text}outputs/answer.json, with {shown}")

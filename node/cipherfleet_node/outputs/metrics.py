@@ -184,6 +184,10 @@ def answer_metrics(answer: Answer) -> Iterator[Metric]:
         ("residual", "Target minus prediction for the newest reading of the node."),
         ("z", "The residual in robust deviations of those in the window of the node."),
         ("alarm", "1 if the size of z is at least answer.alarm."),
+        ("fleet_residual", "Mean residual of the fleet."),
+        ("drift", "Mean residual of the node minus that of the fleet."),
+        ("drift_z", "The drift in robust deviations from its usual value."),
+        ("drift_alarm", "1 if the drift has left its usual range."),
     ):
         if (value := getattr(answer, name)) is not None:
             yield _gauge(f"answer_{name}", text, value)

@@ -233,6 +233,19 @@ class Feature(Section, frozen=True):
     harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
 
 
+# Kinds whose residual is the target minus a linear prediction.
+DRIFT_KINDS = ("least_squares", "ridge", "huber")
+
+
+class Drift(Section, frozen=True):
+    """The fleet also agrees on the mean of its residuals. It shows a sensor that drifts."""
+
+    window: Annotated[int, Meta(ge=1, le=100_000)] = 24  # newest readings whose residuals are used
+    # A node has an alarm if its own mean residual minus that of the fleet is so many robust
+    # deviations from its usual value. Each node may have another limit.
+    alarm: Positive = 5.0
+
+
 class ObjectiveSection(Section, frozen=True):
     """The private objective f_i of a node, computed from its readings."""
 
@@ -248,6 +261,7 @@ class ObjectiveSection(Section, frozen=True):
     weight: Weight = "node"  # what counts alike in the fleet: every node, or every reading
     # With weight reading: the declared number of readings, the same on all nodes, that counts one.
     normalise_by: Count | None = None
+    drift: Drift | None = None  # least_squares, ridge, huber, with method exact
 
     def count_for_mean(self, readings: int) -> int:
         """Return the number by which a sum over a node's *readings* is divided.

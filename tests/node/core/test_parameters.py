@@ -42,6 +42,8 @@ def test_parameters_vectors_hold(case: Any) -> None:
     data += struct.pack(">4d", *steps) + text(kind) + struct.pack(">2d", *reals)
     if fields["schedule"]:
         data += text("linear") + struct.pack(">3Q", *fields["schedule"])
+    if fields["drift_window"]:
+        data += text("drift") + struct.pack(">Qd", fields["drift_window"], 8.0)
     assert data.hex() == case["bytes"]
     assert hashlib.sha256(data).hexdigest()[:16] == case["tag"]
     lists = {name: fields[name] and tuple(fields[name]) for name in ("attenuation", "schedule")}

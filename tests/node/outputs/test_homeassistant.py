@@ -32,6 +32,9 @@ AVERAGED = msgspec.structs.replace(
     z=None,
     alarm=None,
 )
+DRIFTED = msgspec.structs.replace(
+    FULL, kind="least_squares", fleet_residual=0.2, drift=1.5, drift_z=5.5, drift_alarm=True
+)
 CLASSIFIED = msgspec.structs.replace(FULL, kind="logistic", link="logit")
 
 
@@ -45,7 +48,9 @@ def accepted(topic: str, message: dict[str, Any]) -> EntityInfo:
     return model.model_validate(message, strict=True)
 
 
-@pytest.mark.parametrize("answer", [FULL, AVERAGED, CLASSIFIED], ids=lambda each: each.kind)
+@pytest.mark.parametrize(
+    "answer", [FULL, AVERAGED, CLASSIFIED, DRIFTED], ids=lambda each: each.kind
+)
 def test_the_models_accept_every_discovery_message(answer: Answer) -> None:
     messages = discovery(answer, "home/trial/n1", "home/trial/n1/availability")
     for topic, message in messages.items():
@@ -57,7 +62,11 @@ def test_the_models_accept_every_discovery_message(answer: Answer) -> None:
         if isinstance(entity, SensorInfo):
             assert entity.state_class in STATE_CLASSES
             assert entity.value_template
-    assert sum("binary_sensor" in topic for topic in messages) == (1 if answer is AVERAGED else 2)
+    alarms = [answer.alarm, answer.drift_alarm]
+    binary = [each for topic, each in messages.items() if "binary_sensor" in topic]
+    assert len(binary) == 1 + sum(alarm is not None for alarm in alarms)
+    problems = [each for each in binary if each.get("device_class") == "problem"]
+    assert len(problems) == len(binary) - 1  # all but `settled`
 
 
 def test_the_models_refuse_a_message_that_is_wrong() -> None:

@@ -155,8 +155,11 @@ def test_the_answer_is_on_the_page_with_the_digits_that_it_has(page: MetricsPage
         ("answer_z",): 0.6,
         ("answer_alarm",): 0.0,
     }
-    page.put(msgspec.structs.replace(FULL, model=FULL.model, settled=False))
-    assert values_of(read(page.where))["answer_settled",] == 0.0
+    page.put(msgspec.structs.replace(FULL, settled=False, drift=1.5, drift_alarm=True))
+    later = values_of(read(page.where))
+    assert later["answer_settled",] == 0.0
+    assert later["answer_drift",] == 1.5
+    assert later["answer_drift_alarm",] == 1.0
 
 
 def test_promtool_finds_nothing_to_say_about_the_page(page: MetricsPage) -> None:

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import (
     _RESOLUTION,
+    DRIFT_KINDS,
     OBJECTIVE_KINDS,
     PRIVACY_KINDS,
     SAFE_KEY_BITS,
@@ -252,6 +253,30 @@ def check_statistics(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             ("objective", "minibatch"),
             "is not used by method statistics, which sums over the whole window",
             remedy=f"leave it out, or {other}",
+        )
+
+
+def check_drift(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """The section drift stands beside an objective with residuals, method exact and no privacy."""
+    document, objective = draft.document, draft.value.objective
+    drift, here = objective.drift, ("objective", "drift")
+    if drift is None:
+        return
+    remedy = "leave objective.drift out"
+    method = draft.value.algorithm.method
+    if objective.kind not in DRIFT_KINDS:
+        text = f"needs one of the kinds {', '.join(DRIFT_KINDS)}, found {objective.kind}"
+        yield document.key_error(here, text, remedy=remedy)
+    elif method != "exact":
+        text = f"needs algorithm.method: exact, found {method}"
+        yield document.key_error(here, text, remedy=f"set it, or {remedy}")
+    elif draft.value.privacy is not None:
+        text = "is not allowed beside the section privacy: the mean of the residuals has no noise"
+        yield document.key_error(here, text, remedy=f"{remedy}, or the section privacy")
+    elif drift.window > objective.window:
+        yield document.error(
+            (*here, "window"),
+            f"is {drift.window}, must be at most objective.window, which is {objective.window}",
         )
 
 

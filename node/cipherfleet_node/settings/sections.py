@@ -287,6 +287,19 @@ class Feature(Section, frozen=True):
     harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
 
 
+# Kinds whose residual is the target minus a linear prediction.
+DRIFT_KINDS = ("least_squares", "ridge", "huber")
+
+
+class Drift(Section, frozen=True):
+    """The fleet also agrees on the mean of its residuals. It shows a sensor that drifts."""
+
+    window: Annotated[int, Meta(ge=1, le=100_000)] = 24  # newest readings whose residuals are used
+    # A node has an alarm if its own mean residual minus that of the fleet is so many robust
+    # deviations from its usual value. Each node may have another limit.
+    alarm: Positive = 5.0
+
+
 class ObjectiveSection(Section, frozen=True):
     """The private objective f_i of a node, computed from its readings."""
 
@@ -302,6 +315,7 @@ class ObjectiveSection(Section, frozen=True):
     weight: Weight = "node"  # what counts alike in the fleet: every node, or every reading
     # With weight reading: the declared number of readings, the same on all nodes, that counts one.
     normalise_by: Count | None = None
+    drift: Drift | None = None  # least_squares, ridge, huber, with method exact
 
     def count_for_mean(self, readings: int) -> int:
         """Return the number by which a sum over a node's *readings* is divided.
@@ -581,6 +595,17 @@ class AnswerMqtt(Section, frozen=True):
     password_file: FileName | None = None  # its first line
 
 
+class AnswerMetrics(Section, frozen=True):
+    """An HTTP page with counts and durations of the node, which a Prometheus on the device reads.
+
+    It needs the extra `metrics` of the package.
+    """
+
+    host: Host = "127.0.0.1"  # another address shows the page to the network
+    port: Annotated[int, Meta(ge=1, le=65535)] = 9477
+    values: bool = False  # True: also the answer, under the rules of all outputs
+
+
 class AnswerSection(Section, frozen=True):
     """What a node publishes of the agreed answer once it has settled, and where."""
 
@@ -595,6 +620,7 @@ class AnswerSection(Section, frozen=True):
     exec: Annotated[list[str], Meta(min_length=1)] | None = None  # a program: JSON on its input
     exec_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
     mqtt: AnswerMqtt | None = None
+    metrics: AnswerMetrics | None = None
     plugins: dict[FieldName, dict[str, str | int | float | bool]] = {}  # by entry point: options
 
 

@@ -75,6 +75,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     unanswered_s: int | None = None  # without an answer, although neighbours speak; 0: no alert
     verified: bool = True  # False: its public key is not known here
     refused: int = 0  # messages under its name with a wrong signature or an invalid content
+    refusals: dict[str, int] | None = None  # messages that it has refused, by reason
+    left_out: list[str] | None = None  # neighbours that it does not ask, see node/PROTOCOL.md
 
     @property
     def standing(self) -> str:
@@ -219,6 +221,8 @@ class FleetStatus:
             silent=health.silent,
             missed=health.missed,
             rejected=sum(health.rejected.values()),
+            refusals=dict(health.rejected),
+            left_out=list(health.left_out),
             pool=health.pool,
             pool_size=health.pool_size,
             settled=health.settled,

@@ -5,6 +5,7 @@ Commands import what they need when they run. `--help` and usage errors answer a
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -37,6 +38,7 @@ PROGRAM = "cipherfleet"
 
 def main() -> None:
     """Run the command line. A failure is one line on standard error and an exit code."""
+    _replace_what_cannot_be_shown()
     try:
         cli.main(prog_name=PROGRAM, standalone_mode=False)
     except ConfigError as error:
@@ -56,6 +58,12 @@ def main() -> None:
         if sys.flags.dev_mode:
             raise
         _fail(_describe_bug(error), EXIT_FAILED)
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """Print a question mark for a character such as "°" where the locale has none, and go on."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _describe_bug(error: Exception) -> str:

@@ -152,9 +152,9 @@ def _open_display(options: WatchOptions, console: Console) -> Iterator[Show]:
         yield ChangeFilter(lambda view, rows: _print_json(console, view, rows))
     elif console.is_terminal and not options.once:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda view: live.update(_render(view), refresh=True)
+            yield lambda view: live.update(_render(view, console.width), refresh=True)
     elif console.is_terminal:
-        yield lambda view: console.print(_render(view))
+        yield lambda view: console.print(_render(view, console.width))
     else:
         yield ChangeFilter(lambda view, rows: _print_lines(console, view, rows))
 
@@ -179,8 +179,9 @@ class ChangeFilter:
             self._on_change(view, changed)
 
 
-def _render(view: View) -> RenderableType:
-    return table(headline(view.fleet, view.rows, connected=view.connected), view.rows)
+def _render(view: View, width: int) -> RenderableType:
+    head = headline(view.fleet, view.rows, connected=view.connected)
+    return table(head, view.rows, width)
 
 
 def _print_json(console: Console, view: View, rows: list[NodeStatus]) -> None:

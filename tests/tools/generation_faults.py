@@ -202,7 +202,7 @@ def run(seed: int, *, is_long: bool = False) -> Outcome:
         _heal(fleet, schedule)
     outcome.applied = len(watched.applied)
     outcome.broken, outcome.split = len(watched.broken()), len(watched.split())
-    outcome.problems, outcome.error = list(_problems(fleet)), _error(fleet)
+    outcome.problems, outcome.error = list(problems_of(fleet)), _error(fleet)
     if is_long and outcome.error > ACCURACY:
         outcome.problems.append(f"an error of {outcome.error:.1e}")
     return outcome
@@ -310,7 +310,8 @@ def _heal(fleet: MemoryFleet, schedule: Schedule) -> None:
         fleet.advance(fleet.now + 0.05)
 
 
-def _problems(fleet: MemoryFleet) -> Iterator[str]:
+def problems_of(fleet: MemoryFleet) -> Iterator[str]:
+    """Yield what is wrong with the latest generation of a fleet that has healed."""
     states = {n: seat.agent.state for n, seat in fleet.seats.items() if seat.agent}
     if len({(s.generation.number, s.generation.name) for s in states.values()}) > 1:
         yield f"different generations: {sorted(s.generation.number for s in states.values())}"

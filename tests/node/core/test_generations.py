@@ -23,6 +23,7 @@ from cipherfleet_node.core.messages import (
     Query,
 )
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
+from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.core.state import RoundRecord, State
 from cipherfleet_node.core.stepping import Stepper
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
@@ -39,7 +40,7 @@ from tests.support.exact_fleets import (
     six,
 )
 from tests.support.memory_fleet import MemoryFleet, complete, coupled_of, deliver, rejections
-from tests.tools import generation_faults
+from tests.tools import explore_generations, generation_faults
 
 PLAN = 110, 8, 24  # rounds between generations, of the roll call, of the averaging
 SHORT = 34, 8, 6
@@ -349,6 +350,25 @@ def test_a_node_that_dies_in_every_averaging_keeps_the_others_from_few_generatio
         applied.add(state_of(running, "n00").generation.number)
     assert running.seats["n04"].epoch > 3
     assert len(applied - {0}) >= 11
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_no_single_fault_in_a_generation_leaves_a_wrong_sum(sealed: bool) -> None:
+    counts, problems = explore_generations.explore("three", sealed=sealed, stride=450)
+    assert sum(counts.values()) >= 4
+    assert problems == []
+
+
+def test_a_share_without_its_counterpart_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = Shield.shares
+
+    def with_one_more(self: Shield, *more: Any) -> list[int]:
+        return [entry + (self.index == 1) for entry in shares(self, *more)]
+
+    start = explore_generations.healthy(explore_generations.GRAPHS["three"], sealed=False)
+    monkeypatch.setattr(Shield, "shares", with_one_more)
+    problems, _ = explore_generations.run(start, [])
+    assert "generations with a wrong sum were applied" in problems[0]
 
 
 def test_votes_without_the_check_of_both_ends_apply_wrong_sums(

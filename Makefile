@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code site reference release release-installs journeys notebook
+.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -120,6 +120,12 @@ fuzz: setup
 	$(BIN)/pip install -q -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m tests.tools.fuzz_frames
 	$(BIN)/python -m tests.tools.fuzz_atheris -max_total_time=$(FUZZ_SECONDS)
+
+screenshots: setup
+	$(BIN)/python -m tests.tools.page_screenshots
+
+page-load: setup
+	$(BIN)/python -m tests.tools.page_load --gate
 
 schema: setup
 	$(BIN)/python -m cipherfleet_provisioning.fleet.schema

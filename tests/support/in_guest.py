@@ -8,17 +8,38 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import struct
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-LM75, THERMOMETERS = 0x48, Path("/sys/bus/i2c/devices/i2c-0")
-CHIP_MODULES = {"i2c_dev": "", "i2c_stub": f"chip_addr={LM75:#x}", "lm75": ""}
+import msgspec
+
+LM75, BMP280, BUS = 0x48, 0x76, Path("/sys/bus/i2c/devices/i2c-0")
+CHIP_MODULES = {
+    "i2c_dev": "",
+    "i2c_stub": f"chip_addr={LM75:#x},{BMP280:#x}",
+    "lm75": "",
+    "bmp280": "",
+    "bmp280_i2c": "",
+}
 TEMPERATURES = (21.5, -10.5, 0.0, 85.0, 125.0)
+# Source: Bosch, BMP280 data sheet, 3.12: trimming parameters and raw data of its example. They
+# result in 25.08 degrees Celsius and 100653.27 Pa.
+BMP280_ID = {0xD0: b"\x58"}
+BMP280_TRIMMING = struct.pack(
+    "<HhhHhhhhhhhh",
+    *(27504, 26435, -1000, 36477, -10685, 3024, 2855, 140, -7, 15500, -14600, 6000),
+)
+BMP280_PRESSURE, BMP280_TEMPERATURE = (
+    415148,
+    519888,
+)  # 20 bits each, the last four bits of three bytes 0
 DELAY_MODULES = {"sch_netem": ""}
 DELAY_MS, JOURNEYS = 50, 10
-I2C_SLAVE_FORCE, I2C_SMBUS, WORD_DATA = 0x0706, 0x0720, 3  # <linux/i2c-dev.h>
+# <linux/i2c-dev.h>
+I2C_SLAVE_FORCE, I2C_SMBUS, BYTE_DATA, WORD_DATA = 0x0706, 0x0720, 2, 3
 
 
 class _Smbus(ctypes.Structure):
@@ -30,37 +51,65 @@ class _Smbus(ctypes.Structure):
     )
 
 
-def _set_temperature(celsius: float) -> None:
-    """Let the lm75 measure *celsius*: 9 bits of half degrees, the high byte first."""
-    register = int(celsius * 2) << 7 & 0xFFFF
-    word = ctypes.c_uint16(register >> 8 | (register & 0xFF) << 8)  # SMBus: the low byte first
+def _write(address: int, register: int, size: int, value: int) -> None:
+    """Write a register of an emulated chip."""
+    data = ctypes.c_uint16(value)
     device = os.open("/dev/i2c-0", os.O_RDWR)
     try:
-        fcntl.ioctl(device, I2C_SLAVE_FORCE, LM75)  # the driver has the address already
-        fcntl.ioctl(device, I2C_SMBUS, _Smbus(0, 0, WORD_DATA, ctypes.pointer(word)))
+        fcntl.ioctl(device, I2C_SLAVE_FORCE, address)  # a driver may have the address already
+        fcntl.ioctl(device, I2C_SMBUS, _Smbus(0, register, size, ctypes.pointer(data)))
     finally:
         os.close(device)
 
 
-def read_lm75() -> dict[str, Any]:
-    """Return what our sensor reads of an lm75, and what it says once the chip is gone."""
-    from cipherfleet_node.errors import SensorUnavailable
-    from cipherfleet_node.sensors.hwmon import HwmonChip
-    from cipherfleet_node.settings.sections import HwmonSensor
+def _set_temperature(celsius: float) -> None:
+    """Let the lm75 measure *celsius*: 9 bits of half degrees, the high byte first."""
+    word = int(celsius * 2) << 7 & 0xFFFF
+    _write(LM75, 0, WORD_DATA, word >> 8 | (word & 0xFF) << 8)  # SMBus: the low byte first
 
-    (THERMOMETERS / "new_device").write_text(f"lm75 {LM75:#x}")
-    sensor = HwmonChip(HwmonSensor(chip="lm75", inputs={"temp1_input": "t"}), ["t"])
+
+def _set_bmp280() -> None:
+    """Let the bmp280 measure what its data sheet does."""
+    raw = b"".join((each << 4).to_bytes(3, "big") for each in (BMP280_PRESSURE, BMP280_TEMPERATURE))
+    for first, data in (*BMP280_ID.items(), (0x88, BMP280_TRIMMING), (0xF7, raw)):
+        for register, byte in enumerate(data, first):
+            _write(BMP280, register, BYTE_DATA, byte)
+
+
+def read_chips() -> dict[str, Any]:
+    """Return what our sensors read of the chips, and what they say once the chips are gone.
+
+    One guest for all chips: its boot takes longer than they do.
+    """
+    from cipherfleet_node.sensors.hwmon import HwmonChip
+    from cipherfleet_node.sensors.iio import IioChip
+    from cipherfleet_node.settings.sections import HwmonSensor, IioSensor
+
+    (BUS / "new_device").write_text(f"lm75 {LM75:#x}")
+    lm75 = HwmonChip(HwmonSensor(chip="lm75", inputs={"temp1_input": "t"}), ["t"])
     read = []
     for celsius in TEMPERATURES:
         _set_temperature(celsius)
-        read.append(sensor.read()[0].values["t"])
-    (THERMOMETERS / "delete_device").write_text(f"{LM75:#x}")
+        read.append(lm75.read()[0].values["t"])
+    _set_bmp280()
+    (BUS / "new_device").write_text(f"bmp280 {BMP280:#x}")
+    config = IioSensor(chip="bmp280", inputs={"temp": "t", "pressure": "p"})
+    bmp280 = IioChip(config, ["t", "p"])
+    by_place = IioChip(msgspec.structs.replace(config, chip=f"0-{BMP280:04x}"), ["t", "p"])
+    values = [dict(chip.read()[0].values) for chip in (bmp280, by_place)]
+    for address in (LM75, BMP280):
+        (BUS / "delete_device").write_text(f"{address:#x}")
+    return {"lm75": read, "bmp280": values, "lost": [_complaint(lm75), _complaint(bmp280)]}
+
+
+def _complaint(sensor: Any) -> str:
+    from cipherfleet_node.errors import SensorUnavailable
+
     try:
         sensor.read()
-        lost = ""
     except SensorUnavailable as error:
-        lost = str(error)
-    return {"read": read, "lost": lost}
+        return str(error)
+    return ""
 
 
 def measure_delay() -> dict[str, list[float]]:

@@ -35,6 +35,30 @@ MEANINGS = {
     "config_version": "the version of this format",
     "kind": "which of the kinds this section is",
     "limits": "per field the lowest and highest plausible value; a reading outside is dropped",
+    "guards": "per field what a reading may do; one that fails is not used",
+    "baud": "bits per second of the serial port",
+    "parity": "of the serial port",
+    "CsvSensor.decimal": "the decimal mark",
+    "IioSensor.chip": "its name below /sys/bus/iio",
+    "IioSensor.inputs": "the field for each input",
+    "SerialSensor.format": "what the device sends: text, or frames of a dust sensor",
+    "SerialSensor.fields": "where each field is in a line or a frame",
+    "ModbusSensor.registers": "where each field is",
+    "ModbusSensor.host": "of Modbus TCP",
+    "ModbusSensor.port": "of Modbus TCP",
+    "ModbusRegister.table": "which of the device's two tables",
+    "ModbusRegister.type": "how the registers make a number",
+    "MqttSensor.fields": "the topic of each field, and where the number is",
+    "MqttSensor.host": "the name or address of the broker",
+    "MqttSensor.port": "its port",
+    "MqttSensor.certificate": "a client certificate",
+    "MqttSensor.key": "the key of the certificate",
+    "MqttSensor.user": "with `password_file`",
+    "HttpSensor.fields": "the path to each field in the JSON",
+    "ClockSensor.zone": "the time zone of hour and weekday",
+    "PluginSensor.name": "its name in the entry point group",
+    "AnswerSection.metrics": "a page for Prometheus",
+    "AnswerMetrics.port": "its port",
     "timeout_s": "seconds within which the sensor must answer",
     "offset": "subtracted first",
     "scale": "then the value is divided by it",
@@ -161,6 +185,64 @@ sensor: {kind: hwmon, chip: lm75, inputs: {temp1_input: temperature_c}}
 """,
     "CommandSensor": """\
 sensor: {kind: command, command: [./read-sensor], devices: [/dev/i2c-1], timeout_s: 10}
+""",
+    "IioSensor": """\
+sensor: {kind: iio, chip: bmp280, inputs: {temp: temperature_c, pressure: pressure_kpa}}
+""",
+    "OneWireSensor": """\
+sensor: {kind: w1, device: 28-0316a2795eff}
+""",
+    "SerialSensor": """\
+sensor:
+  kind: serial
+  device: /dev/ttyUSB0
+  format: pms5003
+  fields: {pm25: pm2_5}
+""",
+    "ModbusSensor": """\
+sensor:
+  kind: modbus
+  host: 192.168.1.9
+  registers: {temperature_c: {address: 1, scale: 0.1}}
+""",
+    "ModbusRegister": """\
+registers:
+  temperature_c: {address: 1, table: input, scale: 0.1}
+""",
+    "MqttSensor": """\
+sensor:
+  kind: mqtt
+  fields: {temperature_c: {topic: zigbee2mqtt/attic, path: temperature}}
+  availability: [zigbee2mqtt/attic/availability]
+""",
+    "MqttField": """\
+fields:
+  temperature_c: {topic: tele/attic/SENSOR, path: AM2301.Temperature}
+""",
+    "HttpSensor": """\
+sensor:
+  kind: http
+  url: http://192.168.1.9/measures/current
+  fields: {pm25: pm02}
+""",
+    "ClockSensor": """\
+sensors:
+  - {kind: clock, zone: local}
+""",
+    "PluginSensor": """\
+sensor: {kind: plugin, name: acme-level, options: {pin: 4}}
+""",
+    "Guard": """\
+guards:
+  temperature_c: {change_per_minute: 5, stuck_after_s: 3600}
+""",
+    "Drift": """\
+objective:
+  drift: {window: 24, alarm: 4}
+""",
+    "AnswerMetrics": """\
+answer:
+  metrics: {port: 9477, values: true}
 """,
     "NoSensor": """\
 sensor: {kind: none}                                 # beside role: follower

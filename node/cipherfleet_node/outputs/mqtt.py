@@ -4,15 +4,13 @@ The client has its own thread and connects again by itself. While the broker is 
 latest answer waits. The broker publishes the last will `offline` when the node dies.
 
 **Never the broker of the fleet.** Its operator and all members could read there what they must not
-learn. The settings refuse the same host and port (settings/rules.py). This module also refuses two
-names with a common address.
+learn. The settings refuse the same host and port (settings/rules.py). own_broker.py also refuses
+two names with a common address.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
-import ssl
 import threading
 from collections.abc import Collection
 from pathlib import Path
@@ -24,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from cipherfleet_node.own_broker import BrokerNotUsable, refuse_same_broker, secure
 from cipherfleet_node.settings.sections import AnswerMqtt
 
 from .answer import Answer
@@ -56,7 +55,12 @@ class AnswerBroker:
 
         Raises OutputFailed if the broker is that of the fleet, or if a file cannot be read.
         """
-        refuse_same_broker((settings.host, settings.port), fleet_broker)
+        client = paho.Client(CallbackAPIVersion.VERSION2, clean_session=True)
+        try:
+            refuse_same_broker((settings.host, settings.port), fleet_broker, "the answer")
+            secure(client, settings, folder)
+        except BrokerNotUsable as error:
+            raise OutputFailed(error.text, remedy=error.remedy) from None
         fleet, node = whose
         self._where = f"{settings.host}:{settings.port}"
         self._topic = settings.topic.replace("{fleet}", fleet).replace("{node}", node)
@@ -66,10 +70,8 @@ class AnswerBroker:
         self._latest: Answer | None = None
         self._announced: Collection[str] = ()  # topics of discovery, in this connection
         self._is_away: bool | None = None  # as the log has it; None: not known yet
-        client = paho.Client(CallbackAPIVersion.VERSION2, clean_session=True)
         client.will_set(self._availability, OFFLINE, qos=1, retain=True)
         client.reconnect_delay_set(*RECONNECT_S)
-        _secure(client, settings, folder)
         client.on_connect = self._connected
         client.on_connect_fail = self._connect_failed
         client.on_disconnect = self._disconnected
@@ -144,52 +146,3 @@ class AnswerBroker:
                 log.warning("answer.mqtt: the broker at %s %s; trying again", self._where, problem)
             else:
                 log.info("answer.mqtt: connected to the broker at %s", self._where)
-
-
-def refuse_same_broker(where: tuple[str, int], fleet_broker: tuple[str, int]) -> None:
-    """Raise OutputFailed if both are one broker, or if a name cannot be looked up to know it."""
-    (host, port), (other, other_port) = where, fleet_broker
-    if port != other_port:
-        return
-    if _addresses(host) & _addresses(other):
-        raise OutputFailed(
-            f"{host}:{port} is the broker of the fleet, whose operator would read the answer",
-            remedy="name a broker of your own",
-        )
-
-
-def _addresses(host: str) -> set[str]:
-    try:
-        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
-    except OSError:
-        raise OutputFailed(f"the address of {host!r} is not known now") from None
-
-
-def _secure(client: paho.Client, settings: AnswerMqtt, folder: Path) -> None:
-    """Set the certificates and the password of *settings*."""
-    try:
-        if settings.tls:
-            client.tls_set_context(_context(settings, folder))
-        if settings.user is not None:
-            client.username_pw_set(settings.user, _password(settings, folder))
-    except ssl.SSLError as error:
-        raise OutputFailed(f"OpenSSL refuses a file: {error.reason}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "is not a text"
-        names = [settings.ca, settings.certificate, settings.key, settings.password_file]
-        files = ", ".join(name for name in names if name is not None)
-        raise OutputFailed(f"one of {files} cannot be read: {problem}") from None
-
-
-def _context(settings: AnswerMqtt, folder: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=folder / settings.ca if settings.ca else None)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.certificate is not None and settings.key is not None:
-        context.load_cert_chain(folder / settings.certificate, folder / settings.key)
-    return context
-
-
-def _password(settings: AnswerMqtt, folder: Path) -> str | None:
-    if settings.password_file is None:
-        return None
-    return (folder / settings.password_file).read_text(encoding="utf-8").partition("\n")[0]

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from cipherfleet_node.bounded_mqtt import BoundedClient
 from cipherfleet_node.core.wire import MAX_MESSAGE_BYTES
 from cipherfleet_node.settings.sections import Broker
 
@@ -33,11 +34,6 @@ log = logging.getLogger(__name__)
 KEEPALIVE_S = 15
 MAX_INFLIGHT = 64  # published messages that the broker has not acknowledged yet
 MAX_QUEUED = 512  # published messages that wait, those in flight included
-# An MQTT packet may have 256 MiB. Of a longer one than this, the rest is read and not kept. A topic
-# has at most 64 KiB, so what is kept is still refused as too long a message.
-MAX_PACKET_BYTES = MAX_MESSAGE_BYTES + 128 * 1024
-READ_BYTES = 64 * 1024  # at once from the socket
-QOS_2 = 0b100  # of the first byte of a PUBLISH packet
 ASKED_AGAIN_S = 5.0  # after a refused subscription; a cluster of brokers may have no majority now
 STALLED_S = 30.0  # without an acknowledgement: the network thread or the broker hangs
 # An invalid certificate needs the operator. After so many refusals in a row the node gives up.
@@ -103,26 +99,6 @@ def set_no_delay(_client: object, _userdata: object, sock: object) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class BoundedClient(paho.Client):
-    """paho's client, with a bound on what a broker can make it keep; paho has no option for it.
-
-    It overrides internal methods of paho 2.x. `test_a_long_packet_takes_no_memory` and
-    `test_messages_at_qos_2_are_not_kept` fail if a release of paho changes these.
-    """
-
-    def _sock_recv(self, bufsize: int) -> bytes:
-        # paho counts the bytes to come by themselves, so the packet may be cut between two reads.
-        del self._in_packet["packet"][MAX_PACKET_BYTES:]
-        return super()._sock_recv(min(bufsize, READ_BYTES))
-
-    def _handle_publish(self) -> MQTTErrorCode:
-        # paho keeps a message at QoS 2 until the broker releases it. All our subscriptions are at
-        # QoS 0, so a broker must not send any.
-        if self._in_packet["command"] & QOS_2:
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        return super()._handle_publish()
-
-
 class Link:
     """An MQTT client that calls *deliver* with every event, from its own thread.
 
@@ -172,6 +148,7 @@ class Link:
         client.on_disconnect = self._disconnected
         self._client = client
         self.bytes_sent = self.bytes_received = 0
+        self.messages_sent = self.messages_received = 0
 
     def start(self) -> None:
         """Start the thread, which connects and reconnects until `stop`."""
@@ -187,6 +164,7 @@ class Link:
         self._sent[info.mid] = sent
         self._unacknowledged.append((sent, info))
         self.bytes_sent += len(payload)
+        self.messages_sent += 1
         self._forget_acknowledged()
         return sent
 
@@ -286,6 +264,7 @@ class Link:
         # A payload over the limit is cut to one byte over it: it is still refused as too long.
         payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
         self.bytes_received += len(payload)
+        self.messages_received += 1
         self._deliver(Arrived(topic, payload, message.retain, time.monotonic()))
 
     def _published(

@@ -15,6 +15,7 @@ ABSOLUTE_ZERO_MILLIDEGREES = -273_150  # drivers return less than this for "no m
 
 _MAX_BYTES = 4096  # a sysfs attribute never exceeds a page
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_DECIMAL_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
 
 T = TypeVar("T")
 
@@ -81,6 +82,22 @@ def whole_number(who: str, file: Path) -> int:
     if not _WHOLE_NUMBER.fullmatch(text):
         raise SensorUnavailable(f"{who}: {file.name} does not hold one whole number")
     return int(text)
+
+
+def decimal_number(who: str, file: Path) -> float:
+    """Return the number in *file*, which may have decimals; raises SensorUnavailable if none."""
+    text = "\n".join(lines_of(who, file))
+    if not _DECIMAL_NUMBER.fullmatch(text):
+        raise SensorUnavailable(f"{who}: {file.name} does not hold one number")
+    return float(text)
+
+
+def lines_of(who: str, file: Path) -> list[str]:
+    """Return the lines in *file*; raises SensorUnavailable if it cannot be read now."""
+    try:
+        return _text(file).splitlines()
+    except OSError as error:
+        raise SensorUnavailable(f"{who}: {file.name} cannot be read: {error.strerror}") from None
 
 
 def _text(file: Path) -> str:

@@ -21,6 +21,7 @@ from .rules import (
     check_answer,
     check_broker,
     check_crypto,
+    check_drift,
     check_gradient,
     check_method,
     check_objective,
@@ -29,6 +30,7 @@ from .rules import (
     check_statistics,
     privacy_sensor_errors,
     role_errors,
+    sensor_broker_errors,
     sensor_errors,
 )
 from .yaml_document import Unchecked, read_document
@@ -72,18 +74,23 @@ def checksum_of(config: NodeConfig) -> str:
 
 
 def _check_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
-    """The sensor has limits that values can satisfy, and a command if it needs one."""
-    yield from sensor_errors(draft.document, draft.value.sensor, ("sensor",))
+    """There is one sensor or a list, with limits that values can satisfy."""
+    yield from sensor_errors(draft.document, draft.value, ())
+
+
+def _check_sensor_broker(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
+    """A sensor reads at no broker of the fleet."""
+    yield from sensor_broker_errors(draft, draft.value.source, ())
 
 
 def _check_role(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """A follower runs the exact method, and only a follower may be without a sensor."""
-    yield from role_errors(draft, draft.value.role, draft.value.sensor, ())
+    yield from role_errors(draft, draft.value.role, draft.value.source, ())
 
 
 def _check_private_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """With the section privacy, all readings of a run are there before its first round."""
-    yield from privacy_sensor_errors(draft, draft.value.role, draft.value.sensor, ())
+    yield from privacy_sensor_errors(draft, draft.value.role, draft.value.source, ())
 
 
 def _check_diameter(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
@@ -181,9 +188,11 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((), check_objective),
     Rule((("algorithm",), ("objective",)), check_statistics),
     Rule((("privacy",), ("algorithm",), ("objective",)), check_privacy),
+    Rule((("privacy",), ("algorithm",), ("objective",)), check_drift),
     Rule((), _check_sensor),
-    Rule((("privacy",), ("sensor",)), _check_private_sensor),
-    Rule((("algorithm",), ("objective",)), _check_role),
+    Rule((("broker",), ("sensor",), ("sensors",)), _check_sensor_broker),
+    Rule((("privacy",), ("sensor",), ("sensors",)), _check_private_sensor),
+    Rule((("algorithm",), ("objective",), ("sensor",), ("sensors",)), _check_role),
     Rule((("algorithm",),), _check_diameter),
     Rule((("node",),), _check_neighbours),
     Rule((), _check_exchange),

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import (
     _RESOLUTION,
+    DRIFT_KINDS,
     OBJECTIVE_KINDS,
     PRIVACY_KINDS,
     SAFE_KEY_BITS,
@@ -28,13 +29,21 @@ from cipherfleet_node.settings.sections import (
     Crypto,
     CsvSensor,
     Feature,
+    Guard,
+    HttpSensor,
     Method,
+    ModbusSensor,
+    MqttSensor,
     NoSensor,
     ObjectiveSection,
     Privacy,
     Role,
     Sensor,
+    SensorGroup,
+    Source,
+    SyntheticSensor,
     exact_scale_of,
+    parts_of,
     resolution_of,
 )
 
@@ -146,17 +155,19 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 # Settings of the section algorithm that a method does not use.
 _SCHEDULE = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
 UNUSED: Mapping[Method, Sequence[tuple[str, ...]]] = {
-    "article": [("scale",), ("until",), ("metric",), ("shield",)],
+    "article": [("scale",), ("until",), ("metric",), ("shield",), ("shares",)],
     "exact": _SCHEDULE,
     "statistics": [*_SCHEDULE, ("metric",)],
 }
 
-NEED_GRADIENT = [("metric",), ("shield",)]  # settings of the section algorithm
+NEED_GRADIENT = [("metric",), ("shield",), ("shares",)]  # settings of the section algorithm
 
 
 def unused_settings(algorithm: Algorithm, objective: ObjectiveSection) -> list[tuple[str, ...]]:
     """Return the settings of *algorithm* that a node with this *objective* does not use."""
-    more = NEED_GRADIENT if objective.kind == "average" else ()
+    more = list(NEED_GRADIENT) if objective.kind == "average" else []
+    if algorithm.shield == "none":
+        more.append(("shares",))
     return [*UNUSED[algorithm.method], *more]
 
 
@@ -172,6 +183,12 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 f"is not used by method {algorithm.method}",
                 remedy=f"leave it out, or set algorithm.method: {other}",
             )
+    if algorithm.shield == "none" and document.has(("algorithm", "shares")):
+        yield document.key_error(
+            ("algorithm", "shares"),
+            "is not used by algorithm.shield: none",
+            remedy="leave it out, or set algorithm.shield: linear",
+        )
     spread = algorithm.stepsize.spread
     if spread > 1 and algorithm.method == "article":
         yield document.error(
@@ -197,12 +214,12 @@ def check_gradient(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 
 
 def role_errors(
-    sections: Unchecked[Sections], role: Role, sensor: Sensor, path: Path_
+    sections: Unchecked[Sections], role: Role, source: Source, path: Path_
 ) -> Iterator[ConfigError]:
     """Yield an error for a role that does not fit; *path* is that of the node in its file."""
     document, value = sections.document, sections.value
     if role == "member":
-        if isinstance(sensor, NoSensor):
+        if isinstance(source, NoSensor):
             text = "is none, which only a follower may have"
             remedy = "name its sensor, or write role: follower beside it"
             yield document.error((*path, "sensor", "kind"), text, remedy=remedy)
@@ -236,6 +253,30 @@ def check_statistics(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             ("objective", "minibatch"),
             "is not used by method statistics, which sums over the whole window",
             remedy=f"leave it out, or {other}",
+        )
+
+
+def check_drift(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """The section drift stands beside an objective with residuals, method exact and no privacy."""
+    document, objective = draft.document, draft.value.objective
+    drift, here = objective.drift, ("objective", "drift")
+    if drift is None:
+        return
+    remedy = "leave objective.drift out"
+    method = draft.value.algorithm.method
+    if objective.kind not in DRIFT_KINDS:
+        text = f"needs one of the kinds {', '.join(DRIFT_KINDS)}, found {objective.kind}"
+        yield document.key_error(here, text, remedy=remedy)
+    elif method != "exact":
+        text = f"needs algorithm.method: exact, found {method}"
+        yield document.key_error(here, text, remedy=f"set it, or {remedy}")
+    elif draft.value.privacy is not None:
+        text = "is not allowed beside the section privacy: the mean of the residuals has no noise"
+        yield document.key_error(here, text, remedy=f"{remedy}, or the section privacy")
+    elif drift.window > objective.window:
+        yield document.error(
+            (*here, "window"),
+            f"is {drift.window}, must be at most objective.window, which is {objective.window}",
         )
 
 
@@ -291,7 +332,7 @@ def _check_release(document: Document, objective: ObjectiveSection) -> Iterator[
 
 
 def privacy_sensor_errors(
-    sections: Unchecked[Sections], role: Role, sensor: Sensor, path: Path_
+    sections: Unchecked[Sections], role: Role, source: Source, path: Path_
 ) -> Iterator[ConfigError]:
     """Yield an error for a sensor with new readings in a run; *path* is that of the node.
 
@@ -301,17 +342,22 @@ def privacy_sensor_errors(
     if sections.value.privacy is None or role == "follower":
         return
     release = "each new reading would be another release of the result"
-    if not isinstance(sensor, CsvSensor):
-        if not isinstance(sensor, NoSensor):  # which a member may not have in any case
-            kind = sensor.__struct_config__.tag
+    remedy = "record the readings in a file, or leave the section privacy out"
+    if isinstance(source, SensorGroup):
+        text = f"are live, must be one sensor of kind csv beside the section privacy: {release}"
+        yield document.error((*path, "sensors"), text, remedy=remedy)
+        return
+    if not isinstance(source, CsvSensor):
+        if not isinstance(source, NoSensor):  # which a member may not have in any case
+            kind = source.__struct_config__.tag
             yield document.error(
                 (*path, "sensor", "kind"),
                 f"is {kind}, must be csv beside the section privacy: {release}",
-                remedy="record the readings in a file, or leave the section privacy out",
+                remedy=remedy,
             )
         return
     for name in ("rows_per_round", "rounds_per_row"):
-        if getattr(sensor, name) is not None:
+        if getattr(source, name) is not None:
             yield document.key_error(
                 (*path, "sensor", name),
                 f"is not allowed beside the section privacy: {release}",
@@ -360,7 +406,7 @@ def check_answer(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 remedy="name a broker of your own, or leave answer.mqtt out and read the file",
             )
     if mqtt is not None:
-        yield from _check_answer_files(document, mqtt)
+        yield from _check_broker_files(document, mqtt, ("answer", "mqtt"))
     known = dict.fromkeys(name for _, name in fields_named(draft.value.objective))
     for name in answer.units:
         if name not in known:
@@ -368,17 +414,39 @@ def check_answer(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             yield document.key_error(("answer", "units", name), text + did_you_mean(name, known))
 
 
-def _check_answer_files(document: Document, mqtt: AnswerMqtt) -> Iterator[ConfigError]:
+def _check_broker_files(
+    document: Document, mqtt: AnswerMqtt | MqttSensor, path: Path_
+) -> Iterator[ConfigError]:
     """Yield an error for files that have no effect, or that lack their counterpart."""
+    section = dotted(path)
     for name in ("ca", "certificate", "key"):
         if getattr(mqtt, name) is not None and not mqtt.tls:
-            text = "has no effect without answer.mqtt.tls: true"
+            text = f"has no effect without {section}.tls: true"
             remedy = "set tls: true, or leave it out"
-            yield document.key_error(("answer", "mqtt", name), text, remedy=remedy)
+            yield document.key_error((*path, name), text, remedy=remedy)
     for name, other in (("certificate", "key"), ("key", "certificate"), ("password_file", "user")):
         if getattr(mqtt, name) is not None and getattr(mqtt, other) is None:
-            text = f"needs answer.mqtt.{other} as well"
-            yield document.key_error(("answer", "mqtt", name), text)
+            text = f"needs {section}.{other} as well"
+            yield document.key_error((*path, name), text)
+
+
+def sensor_broker_errors(
+    sections: Unchecked[Sections], source: Source, path: Path_
+) -> Iterator[ConfigError]:
+    """Yield an error for a sensor that reads at the broker of the fleet; *path* is the node's."""
+    broker = sections.value.broker
+    hosts = [broker.host, *(getattr(broker, "cluster", None) or ())]
+    for sensor in parts_of(source):
+        if not isinstance(sensor, MqttSensor) or sensor.port != broker.port:
+            continue
+        if not any(is_same_host(sensor.host, host) for host in hosts):
+            continue
+        yield sections.document.error(
+            (*path, "sensors" if isinstance(source, SensorGroup) else "sensor"),
+            f"reads at {sensor.host}:{sensor.port}, which is the broker of the fleet: its operator "
+            "would see the readings",
+            remedy="name a broker of your own",
+        )
 
 
 def is_same_host(first: str, second: str) -> bool:
@@ -487,8 +555,66 @@ def _check_feature(document: Document, path: Path_, feature: Feature) -> Iterato
     yield from _check_scale(document, path, feature.scale)
 
 
-def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
-    """Yield an error for limits that no value satisfies, an empty command, and a double pace."""
+class HasSensors(Protocol):
+    """What has `sensor` or `sensors`: a NodeConfig, or an entry of `nodes` in fleet.yaml."""
+
+    @property
+    def sensor(self) -> Sensor:
+        """The only sensor."""
+
+    @property
+    def sensors(self) -> list[Sensor] | None:
+        """Several sensors instead of it."""
+
+
+def sensor_errors(document: Document, node: HasSensors, path: Path_) -> Iterator[ConfigError]:
+    """Yield the errors in the sensors of *node*, which is at *path*; it has one or a list."""
+    if node.sensors is None:
+        yield from _single_sensor_errors(document, node.sensor, (*path, "sensor"))
+        if document.has((*path, "join_tolerance_s")):
+            text = "belongs to the list sensors, and there is one sensor"
+            yield document.key_error((*path, "join_tolerance_s"), text, remedy="leave it out")
+        return
+    if document.has((*path, "sensor")):
+        yield document.key_error(
+            (*path, "sensors"),
+            "and sensor are both given",
+            remedy="leave one of them out: all sensors of a node belong to its list sensors",
+        )
+    for index, sensor in enumerate(node.sensors):
+        place = (*path, "sensors", index)
+        yield from _single_sensor_errors(document, sensor, place)
+        if len(node.sensors) > 1:
+            yield from _listed_sensor_errors(document, sensor, place)
+
+
+def _listed_sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
+    """Yield an error for a sensor that cannot be joined with others."""
+    if isinstance(sensor, CsvSensor | NoSensor):
+        why = "its rows have no times" if isinstance(sensor, CsvSensor) else "it has no readings"
+        text = f"is {sensor.__struct_config__.tag}, which cannot be joined with others: {why}"
+        remedy = "put all columns into one file, or leave this sensor out of the list"
+        yield document.error((*path, "kind"), text, remedy=remedy)
+    if isinstance(sensor, CommandSensor) and not sensor.fields:
+        text = "has no fields: among several sensors, name what the program prints"
+        yield document.error(path, text, remedy="write for example fields: [lux]")
+    if isinstance(sensor, SyntheticSensor) and sensor.rows_per_round > 1:
+        text = f"is {sensor.rows_per_round}, must be 1 among several sensors"
+        yield document.error((*path, "rows_per_round"), text)
+
+
+def _single_sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
+    """Yield an error for what no value satisfies, what does nothing, and what excludes another."""
+    for name, guard in sensor.guards.items():
+        if guard == Guard():
+            text = f"has no guard, must have one of {', '.join(Guard.__struct_fields__)}"
+            yield document.error((*path, "guards", name), text)
+    if isinstance(sensor, CsvSensor) and sensor.gap_marks and sensor.gaps == "refuse":
+        text = "has no effect, since gaps is refuse"
+        yield document.key_error((*path, "gap_marks"), text, remedy="write gaps: skip beside it")
+    if isinstance(sensor, CsvSensor) and sensor.guards:
+        text = "need the time of each reading, and the rows of a file have none"
+        yield document.key_error((*path, "guards"), text, remedy="leave them out, or use limits")
     for name, (low, high) in sensor.limits.items():
         if not low < high:
             yield document.error(
@@ -502,3 +628,24 @@ def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[C
             "and rows_per_round are both given",
             remedy="leave one of them out: several rows in a round, or several rounds for a row",
         )
+    if isinstance(sensor, MqttSensor):
+        yield from _check_mqtt_sensor(document, sensor, path)
+    if isinstance(sensor, HttpSensor) and sensor.ca is not None and sensor.url.startswith("http:"):
+        text = "has no effect with a url that begins with http:"
+        yield document.key_error((*path, "ca"), text, remedy="leave it out, or use https")
+    if isinstance(sensor, ModbusSensor) and (sensor.host is None) == (sensor.device is None):
+        yield document.error(
+            path,
+            "must have exactly one of host (Modbus TCP) and device (Modbus RTU)",
+            remedy="write host: 192.168.1.9, or device: /dev/serial/by-id/...",
+        )
+
+
+def _check_mqtt_sensor(
+    document: Document, sensor: MqttSensor, path: Path_
+) -> Iterator[ConfigError]:
+    yield from _check_broker_files(document, sensor, path)
+    for name, field in sensor.fields.items():
+        if field.last_seen is not None and field.path is None:
+            text = "needs path as well: a message that is one number has no time"
+            yield document.key_error((*path, "fields", name, "last_seen"), text)

@@ -23,6 +23,7 @@ from cipherfleet_node.settings.rules import (
     check_answer,
     check_broker,
     check_crypto,
+    check_drift,
     check_gradient,
     check_method,
     check_objective,
@@ -31,6 +32,7 @@ from cipherfleet_node.settings.rules import (
     check_statistics,
     privacy_sensor_errors,
     role_errors,
+    sensor_broker_errors,
 )
 from cipherfleet_node.settings.sections import (
     LEAST_PARTICIPANTS,
@@ -203,7 +205,7 @@ def _check_roles(draft: FleetDraft) -> Iterator[ConfigError]:
     """Followers run the exact method, others have a sensor, and not all nodes are followers."""
     nodes = draft.value.nodes
     for index, entry in enumerate(nodes):
-        yield from role_errors(draft, entry.role, entry.sensor, ("nodes", index))
+        yield from role_errors(draft, entry.role, entry.source, ("nodes", index))
     if all(entry.role == "follower" for entry in nodes):
         text = "are all followers: at least one must have readings of its own"
         yield draft.document.error(("nodes",), text)
@@ -212,7 +214,13 @@ def _check_roles(draft: FleetDraft) -> Iterator[ConfigError]:
 def _check_private_sensors(draft: FleetDraft) -> Iterator[ConfigError]:
     """With the section privacy, all readings of a run are there before its first round."""
     for index, entry in enumerate(draft.value.nodes):
-        yield from privacy_sensor_errors(draft, entry.role, entry.sensor, ("nodes", index))
+        yield from privacy_sensor_errors(draft, entry.role, entry.source, ("nodes", index))
+
+
+def _check_sensor_brokers(draft: FleetDraft) -> Iterator[ConfigError]:
+    """A sensor reads at no broker of the fleet."""
+    for index, entry in enumerate(draft.value.nodes):
+        yield from sensor_broker_errors(draft, entry.source, ("nodes", index))
 
 
 def _check_participants(draft: FleetDraft) -> Iterator[ConfigError]:
@@ -255,8 +263,10 @@ FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((("objective", "kind"),), _check_kind),
     Rule((("algorithm",), ("objective",), ("crypto",)), _check_statistics),
     Rule((("privacy",), ("algorithm",), ("objective",)), check_privacy),
+    Rule((("privacy",), ("algorithm",), ("objective",)), check_drift),
     Rule((), _check_nodes),
     Rule((("privacy",), ("nodes",)), _check_private_sensors),
+    Rule((("broker",), ("nodes",)), _check_sensor_brokers),
     Rule((("answer",), ("broker",), ("objective",)), check_answer),
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error

@@ -10,13 +10,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from cipherfleet_node.core import generations, progress
+from cipherfleet_node.core import generations, listening, progress
 from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.generations import Generations, indices
-from cipherfleet_node.core.messages import NAME_BYTES, GenerationNote, GenerationVotes, Query
+from cipherfleet_node.core.messages import (
+    NAME_BYTES,
+    Answer,
+    GenerationNote,
+    GenerationVotes,
+    Message,
+    Query,
+)
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
-from cipherfleet_node.core.state import State
+from cipherfleet_node.core.shield import Shield
+from cipherfleet_node.core.state import RoundRecord, State
 from cipherfleet_node.core.stepping import Stepper
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
 from tests.support.exact_fleets import (
@@ -31,8 +39,8 @@ from tests.support.exact_fleets import (
     run_to,
     six,
 )
-from tests.support.memory_fleet import MemoryFleet, deliver, rejections
-from tests.tools import generation_faults
+from tests.support.memory_fleet import MemoryFleet, complete, coupled_of, deliver, rejections
+from tests.tools import explore_generations, generation_faults
 
 PLAN = 110, 8, 24  # rounds between generations, of the roll call, of the averaging
 SHORT = 34, 8, 6
@@ -58,7 +66,7 @@ def started(rounds: int, **more: Any) -> MemoryFleet:
 
 def errors(running: MemoryFleet, among: Sequence[str], of: Sequence[str] = ()) -> FloatVector:
     """The relative error of the latest estimate of each node *among*, for the optimum *of* some."""
-    objectives = objectives_of(readings(six()))
+    objectives = objectives_of({name: running.samples[name] for name in running.seats})
     best = optimum([objectives[name] for name in of or objectives])
     last = np.array([running.seats[name].reported[-1].estimate for name in among])
     result: FloatVector = np.linalg.norm(last - best, axis=1) / np.linalg.norm(best)
@@ -142,9 +150,11 @@ def flows(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, FloatVector]:
     known: dict[str, Any] = defaultdict(lambda: np.zeros(D))
     booked = Stepper._booked
 
-    def book(self: Stepper, state: State, term: Sequence[int], sign: int = 1) -> State:
+    def book(
+        self: Stepper, state: State, record: RoundRecord, term: Sequence[int], sign: int = 1
+    ) -> State:
         known[state.node] = known[state.node] + sign * np.array(term, dtype=float)
-        return booked(self, state, term, sign)
+        return booked(self, state, record, term, sign)
 
     monkeypatch.setattr(Stepper, "_booked", book)
     return known
@@ -220,6 +230,73 @@ def test_a_wiped_card_and_a_node_gone_for_good_are_healed_by_the_next_generation
     assert errors(running, rest, of=rest).max() < before / 10
 
 
+@pytest.mark.parametrize("listens", [True, False], ids=["listening", "at once"])
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_a_node_that_enters_hardly_disturbs_its_neighbours(
+    sealed: bool, listens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not listens:
+        monkeypatch.setattr(listening, "rounds_to_listen", lambda *_: 0)
+    edges = complete(5)
+    algorithm = Algorithm(rounds=400, scale=SCALE, stepsize=Stepsize(spread=1.0))
+    running = MemoryFleet(
+        edges, readings(edges), SQUARES, algorithm,
+        generations=(150, 6, 32), sealed=sealed, encrypted=False, seed=3,
+    )  # fmt: skip
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", 100)
+    others = ["n00", "n01", "n03", "n04"]
+    before = running.seats["n00"].reported[-1].number
+    assert errors(running, others).max() < 1e-4
+    running.kill("n02")
+    running.lose_state("n02")
+    running.start("n02")
+    worst = 0.0
+    while running.seats["n00"].reported[-1].number < before + 230:
+        running.advance(running.now + 0.02)
+        worst = max(worst, errors(running, others).max())
+    assert worst < 5e-2 if listens else worst > 8e-2
+    assert errors(running, list(running.seats)).max() < 1e-3
+
+
+def test_a_node_that_listens_does_not_answer_a_roster_of_two() -> None:
+    edges = complete(4)
+    algorithm = Algorithm(rounds=300, scale=SCALE, stepsize=Stepsize(spread=1.0))
+    running = MemoryFleet(
+        edges, readings(edges), SQUARES, algorithm, sealed=True, encrypted=False, seed=3
+    )
+    asked: dict[tuple[str, int], int] = {}  # the size of the roster
+    answered, unanswered = [], []
+
+    def listens(k: int) -> bool:
+        record = state_of(running, "n02").record(k)
+        return record is not None and record.listens
+
+    def watch(sender: str, receiver: str, message: Message) -> Message:
+        if isinstance(message, Query) and receiver == "n02":
+            asked[sender, message.round] = len(message.roster)
+            if listens(message.round):
+                unanswered.append(len(message.roster))
+        if isinstance(message, Answer) and sender == "n02" and listens(message.round):
+            answered.append(asked[receiver, message.round])
+        return message
+
+    running.tap = watch
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", 40)
+    running.kill("n03")
+    running.kill("n02")
+    running.lose_state("n02")
+    running.start("n02")
+    running.advance(running.now + 200.0)
+    assert 2 in unanswered
+    assert 2 not in answered
+    assert state_of(running, "n02").listens == 0
+    assert coupled_of(running, "n00") > 60
+
+
 def test_a_node_without_a_share_gets_one_with_the_next_generation() -> None:
     running = started(400)
     run_to(running, "n00", 60)
@@ -244,6 +321,54 @@ def test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient(
     assert outcome.applied > 0
     assert outcome.broken == 0
     assert outcome.problems == []
+
+
+def test_a_node_that_dies_in_every_averaging_keeps_the_others_from_few_generations() -> None:
+    """It stands out of 2^f - 1 generations after f failures in a row."""
+    edges = complete(5)
+    algorithm = Algorithm(
+        rounds=700, period_s=1.0, scale=SCALE, stepsize=Stepsize(spread=1.0), answer_timeout_s=1.0
+    )
+    every, roll_call, averaging = 40, 6, 4
+    running = MemoryFleet(
+        edges, readings(edges), SQUARES, algorithm,
+        generations=(every, roll_call, averaging), encrypted=False, seed=3,
+    )  # fmt: skip
+    for name in running.seats:
+        running.start(name)
+    applied: set[int] = set()
+    while True:
+        k = state_of(running, "n00").round
+        if k >= roll_call + 15 * every:
+            break
+        looper = running.seats["n04"].agent
+        if looper is not None and looper.state.generation.pending is not None:
+            running.kill("n04")
+            running.advance(running.now + 12.0)
+            running.start("n04")
+        running.advance(running.now + 0.5)
+        applied.add(state_of(running, "n00").generation.number)
+    assert running.seats["n04"].epoch > 3
+    assert len(applied - {0}) >= 11
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_no_single_fault_in_a_generation_leaves_a_wrong_sum(sealed: bool) -> None:
+    counts, problems = explore_generations.explore("three", sealed=sealed, stride=450)
+    assert sum(counts.values()) >= 4
+    assert problems == []
+
+
+def test_a_share_without_its_counterpart_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = Shield.shares
+
+    def with_one_more(self: Shield, *more: Any) -> list[int]:
+        return [entry + (self.index == 1) for entry in shares(self, *more)]
+
+    start = explore_generations.healthy(explore_generations.GRAPHS["three"], sealed=False)
+    monkeypatch.setattr(Shield, "shares", with_one_more)
+    problems, _ = explore_generations.run(start, [])
+    assert "generations with a wrong sum were applied" in problems[0]
 
 
 def test_votes_without_the_check_of_both_ends_apply_wrong_sums(

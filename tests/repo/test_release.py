@@ -175,7 +175,7 @@ def test_a_description_that_cannot_be_shown_stops_the_release(tmp_path: Path) ->
 # -- the wheel in environments of its own ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("extra", ["operator", "lab"])
+@pytest.mark.parametrize("extra", ["operator", "page", "lab"])
 def test_the_wheel_works_from_another_folder(extra: str, release: Path, tmp_path: Path) -> None:
     """With the extra only: real installations with pip are those of `make release-installs`."""
     programs = make_environment(tmp_path / "an environment", wheel_of(release), extra)

@@ -30,11 +30,13 @@ class ExactMethod:
     is_sampled: bool = False  # gradients of minibatches: the steps fall
     metric: sections.MetricName = "step"
     bounds: Array | None = None  # H_i of every node, shape (n, d, d), for other metrics than `step`
+    first_duals: Array | None = None  # y_i at the start, shape (n, d), with sum zero; None: zero
 
     def chosen(self, places: Places) -> ExactMethod:
         """Return the method of a fleet whose node i is the node *places*[i] of this one."""
         bounds = None if self.bounds is None else self.bounds[places]
-        return replace(self, curvatures=self.curvatures[places], bounds=bounds)
+        duals = None if self.first_duals is None else self.first_duals[places]
+        return replace(self, curvatures=self.curvatures[places], bounds=bounds, first_duals=duals)
 
     def logarithms(self, shape: tuple[int, int]) -> Array:
         """Return the first estimates of the agreement on c0, shape (n, d)."""
@@ -122,6 +124,8 @@ class ExactRun:
 
     def __init__(self, method: ExactMethod, x: Array) -> None:
         self._method, self._dual = method, np.zeros_like(x)
+        if method.first_duals is not None:
+            self._dual = method.first_duals
         self._logarithms = method.logarithms(x.shape)
         self._scale = None if method.scale == AGREE else method.scale
         self._stepping: Stepping | None = None

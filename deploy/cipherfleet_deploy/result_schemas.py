@@ -35,6 +35,7 @@ RESULTS = {
     "compose-result": "cipherfleet_deploy.containers.results:ComposeResult",
     "stack-result": "cipherfleet_deploy.containers.results:StackResult",
     "answer-result": "cipherfleet_node.outputs.answer:Answer",  # of cipherfleet-node
+    "sense-result": "cipherfleet_node.doctor.sense:SenseResult",  # of cipherfleet-node
     "image-result": "cipherfleet_deploy.containers.results:ImageResult",
 }
 
@@ -62,9 +63,12 @@ def load_result(name: str) -> type[msgspec.Struct]:
 
 
 def make_schema(name: str) -> str:
-    """Return the JSON Schema (2020-12) of the result *name*, or of fleet.yaml, as text."""
+    """Return the JSON Schema (2020-12) of the result *name*, or of fleet.yaml, as text.
+
+    That of fleet.yaml has the options of the sensor plug-ins that are installed here.
+    """
     from cipherfleet_provisioning.fleet import schema
 
     if name == FLEET_FILE:
-        return schema.schema_text()
+        return json.dumps(schema.installed_schema(), indent=1) + "\n"
     return json.dumps(schema.make_schema(load_result(name), f"cipherfleet {name}"), indent=1) + "\n"

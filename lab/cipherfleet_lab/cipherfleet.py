@@ -7,8 +7,8 @@ switched off, to show its effect.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
 from typing import Literal
 
 import numpy as np
@@ -18,8 +18,10 @@ from cipherfleet_analysis.gradients import Gradients
 from cipherfleet_analysis.random_choices import FleetRandomness, SeededRandomness
 from cipherfleet_analysis.simulation import Links, SimulatedRound, first_estimates, run
 from cipherfleet_node.core import exact
+from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
+from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.settings.sections import AGREE, Algorithm, Scale, resolution_of
 
 from .systems import Array, Log, Problem
@@ -51,6 +53,7 @@ class Cipherfleet:
     start_noise: bool = True
     half_weights: int | None = None  # a fixed H for all nodes, odd, of HALF_WEIGHT_BITS bits
     masks: bool = True  # of the sealed exchange: without masks each answer can be opened
+    shield: bool = False  # of the exact method: duals begin at shares; all nodes are partners
 
     @property
     def name(self) -> str:
@@ -60,6 +63,7 @@ class Cipherfleet:
         off["masks"] = self.masks
         guards = [f"no {guard}" for guard, on in off.items() if not on]
         method = ["exact"] if self.algorithm.method == "exact" else []
+        method += ["shielded"] if self.shield else []
         return ", ".join([f"cipherfleet {self.exchange}", *method, *guards])
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
@@ -68,6 +72,8 @@ class Cipherfleet:
         randomness = self._make_randomness(seed)
         start = first_estimates(problem.start, self.algorithm, randomness)
         method = _exact_method(problem, self.algorithm)
+        if method is not None and self.shield:
+            method = replace(method, first_duals=_shares(problem, method, self.algorithm, seed))
         passed = list(
             islice(
                 run(
@@ -99,6 +105,7 @@ class Cipherfleet:
             resolution=resolution_of(self.algorithm),
             shared=None if method is None else estimates[1:] - couplings,
             dual_rate=None if method is None else exact.BETA * _number(method.scale),
+            first_duals=None if method is None else method.first_duals,
         )
 
     def _make_randomness(self, seed: int) -> _Unguarded:
@@ -148,6 +155,20 @@ def _exact_method(problem: Problem, algorithm: Algorithm) -> ExactMethod | None:
         raise ValueError(f"{problem.name} has no curvatures, which the exact method needs")
     scale = problem.scale if algorithm.scale == AGREE else algorithm.scale
     return ExactMethod(scale, problem.curvatures, algorithm.stepsize.spread)
+
+
+def _shares(problem: Problem, method: ExactMethod, algorithm: Algorithm, seed: int) -> Array:
+    """Return the duals of the first generation, shape (n, d): every two nodes are partners."""
+    nodes, unit = range(problem.nodes), resolution_of(algorithm) * UNIT
+    chance = np.random.default_rng([seed, 2])
+    secrets = {pair: chance.bytes(32) for pair in combinations(nodes, 2)}
+    duals = []
+    for own in nodes:
+        partners = {j: secrets[min(own, j), max(own, j)] for j in nodes if j != own}
+        shield = Shield(own, 0, 0, 0, b"", len(partners), partners, algorithm.shares)
+        shares = shield.shares(b"", nodes, problem.dimension, unit)
+        duals.append(exact.dual(shares, _number(method.scale), unit))
+    return np.array(duals)
 
 
 def _gradients(problem: Problem, method: ExactMethod | None, seed: int) -> Gradients:

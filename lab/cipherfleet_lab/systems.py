@@ -97,6 +97,9 @@ class Log:
     # estimates), (rounds, n, d), and the public factor of y_i = -dual_rate times the sum of c_i.
     shared: Array | None = None
     dual_rate: float | None = None
+    # With a shield: the shares that the duals begin at, (n, d). All partners of a node together
+    # know its own.
+    first_duals: Array | None = None
     figures: Mapping[str, float] = field(
         default_factory=dict
     )  # specific to the system: epsilon, ...

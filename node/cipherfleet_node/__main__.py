@@ -131,6 +131,14 @@ def _parser() -> argparse.ArgumentParser:
     answer.epilog = f"{answer.epilog}; exit codes: 0 settled, 7 not settled, or not any more"
     answer.add_argument("--follow", action="store_true", help="print each new answer, until Ctrl-C")
     answer.add_argument("--json", action="store_true", help="print one JSON object per line")
+    sense = add("sense", "Read the sensors and show their state.", "sense node/ --once --show")
+    sense.epilog = f"{sense.epilog}; exit codes: 0 usable, 1 not usable, 3 settings invalid"
+    sense.add_argument("--once", action="store_true", help="read once, and not until Ctrl-C")
+    sense.add_argument("--show", action="store_true", help="show the values too; they are private")
+    sense.add_argument(
+        "--every", type=_seconds, default=5.0, help="seconds between two reads (default: 5)"
+    )
+    sense.add_argument("--json", action="store_true", help="print one JSON object per line")
     doctor = add("doctor", "Diagnose this node and its machine.", "doctor node/ --json")
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
     here = Path()
@@ -262,6 +270,33 @@ def _refuse_if_never(folder: Path) -> None:
             "publishes no answer",
             remedy="set algorithm.method: exact",
         )
+
+
+def _seconds(text: str) -> float:
+    """Return the argument of --every; argparse reports the ValueError."""
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86400.0:
+        raise argparse.ArgumentTypeError(f"is {text}, must be from 0.1 to 86400")
+    return seconds
+
+
+def _sense(options: argparse.Namespace) -> int:
+    from cipherfleet_node.doctor.sense import Senses, result_lines
+
+    if not options.folder.is_dir():
+        raise ConfigError(f"{options.folder}: is no folder", remedy="name the folder of a node")
+    senses = Senses(options.folder)
+    try:
+        while True:
+            result = senses.read(show=options.show)
+            lines = result_lines(result, show=options.show)
+            text = msgspec.json.encode(result).decode() if options.json else "\n".join(lines)
+            print(text, flush=True)
+            if options.once:
+                return EXIT_OK if result.usable else EXIT_FAILED
+            time.sleep(options.every)
+    finally:
+        senses.close()
 
 
 def _doctor(options: argparse.Namespace) -> int:

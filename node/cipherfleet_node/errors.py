@@ -122,6 +122,14 @@ class SensorUnavailable(CipherfleetError):
     """The sensor has no usable reading now; the daemon tries again in the next round."""
 
 
+class ReadingRefused(SensorUnavailable):
+    """A reading came and failed a check, *check*, of its field *field*. The text has no value."""
+
+    def __init__(self, text: str, field: str, check: str) -> None:
+        super().__init__(text)
+        self.field, self.check = field, check
+
+
 class StateCorrupt(CipherfleetError):
     """A state file is damaged. If both generations are, the text says how to recover."""
 

@@ -37,12 +37,15 @@ from cipherfleet_node.runtime.membership import make_section
 from cipherfleet_node.settings.node_yaml import NODE_FILE, checksum_of
 from cipherfleet_node.settings.rules import unused_settings
 from cipherfleet_node.settings.sections import (
+    JOIN_TOLERANCE_S,
     Broker,
     CsvSensor,
     Generations,
     Neighbour,
     NodeConfig,
     NodePrivacy,
+    NoSensor,
+    SensorGroup,
     Simulation,
 )
 from cipherfleet_provisioning.fleet.fleet import Fleet
@@ -191,14 +194,21 @@ def node_config(
     sensor, graph, file = member.sensor, fleet.graph, fleet.file
     known = public or {}
     if isinstance(sensor, CsvSensor):
-        sensor = msgspec.structs.replace(sensor, path=READINGS_FILE, where={})
+        # The file of the node has its rows only, and the names of the objective, between commas.
+        sensor = msgspec.structs.replace(
+            sensor, path=READINGS_FILE, where={}, separator=",", columns={}
+        )
     config = NodeConfig(
         config_version=file.config_version,
         fleet=file.fleet,
         node=member.id,
         algorithm=file.algorithm,
         objective=file.objective,
-        sensor=sensor,
+        sensor=NoSensor() if isinstance(sensor, SensorGroup) else sensor,
+        sensors=list(sensor.sensors) if isinstance(sensor, SensorGroup) else None,
+        join_tolerance_s=(
+            sensor.join_tolerance_s if isinstance(sensor, SensorGroup) else JOIN_TOLERANCE_S
+        ),
         role=member.role,
         diameter=graph.diameter if file.algorithm.until is not None else None,
         neighbours=[
@@ -294,6 +304,8 @@ def _node_privacy(fleet: Fleet, member: Member) -> NodePrivacy | None:
 def settings_text(config: NodeConfig) -> str:
     """Return the text of node.yaml with *config*, without what its method does not use."""
     plain = _plain(config)
+    for key in ("join_tolerance_s",) if config.sensors is None else ("sensor",):
+        del plain[key]
     for *sections, key in unused_settings(config.algorithm, config.objective):
         inner = plain["algorithm"]
         for section in sections:

@@ -90,7 +90,7 @@ def test_each_command_with_json_has_a_schema() -> None:
         "crypto-result", "rounds-result",  # measurements: `bench schema`
     }  # fmt: skip
     of_an_option = {"attack-all-result", "seed-all-result"}  # --all
-    of_the_node = {"answer-result"}  # cipherfleet-node answer
+    of_the_node = {"answer-result", "sense-result"}  # cipherfleet-node answer, sense
     assert named - others == {*NAMES} - {FLEET_FILE} - of_an_option - of_the_node
 
 

@@ -33,6 +33,7 @@ SENSORS = {
     "iio": "{kind: iio, chip: bmp280, inputs: {temp: t}}",
     "mqtt": "{kind: mqtt, host: hub.example.org, fields: {t: {topic: a/t}}}",
     "serial": "{kind: serial, device: /dev/ttyUSB0, format: csv, fields: {t: 1}}",
+    "clock": "{kind: clock, timeout_s: 2}",
     "devices": "{kind: command, command: [./light], devices: [/dev/i2c-1, /dev/serial/by-id/a:0]}",
 }
 
@@ -124,6 +125,23 @@ def test_only_the_devices_of_the_sensor_are_there(tmp_path: Path) -> None:
     assert values(unit, "PrivateDevices") == []  # it would hide them
     for text in (bare, unit):
         assert values(text, "DevicePolicy") == ["closed"]
+
+
+def test_a_list_of_sensors_gets_the_devices_of_all_and_a_clock_may_be_asked(tmp_path: Path) -> None:
+    light = SENSORS["devices"][:-1] + ", fields: [t]}"
+    other = "{kind: command, command: [./dust], fields: [u], devices: [/dev/i2c-1, /dev/ttyS0]}"
+    lists = f"sensors: [{light}, {other}, {SENSORS['clock']}]"
+    config_of(tmp_path, SENSORS["thermal"])
+    file = tmp_path / "node.yaml"
+    file.write_text(file.read_text().replace(f"sensor: {SENSORS['thermal']}", lists))
+    unit = make_unit(load_node_config(tmp_path))
+    devices = ["/dev/i2c-1 rw", "/dev/serial/by-id/a:0 rw", "/dev/ttyS0 rw"]
+    assert values(unit, "DeviceAllow") == devices
+    assert values(unit, "ProtectClock") == ["no"]
+    assert values(unit, "SystemCallFilter")[-1] == "adjtimex clock_adjtime"
+    bare = make_unit(config_of(tmp_path, SENSORS["thermal"]))
+    assert values(bare, "ProtectClock") == ["yes"]
+    assert "adjtimex" not in bare
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,12 @@ from cipherfleet_lab.attacks.result import (
 from cipherfleet_lab.attacks.round_table import PAIRS, Pair, markdown, run_pairs
 from cipherfleet_lab.attacks.separation import errors_of, separate, separate_running_fleet
 from cipherfleet_lab.attacks.subjects import GRAPHS, AttackCase
-from cipherfleet_lab.attacks.telescoping import one_round, telescoping, telescoping_but_one
+from cipherfleet_lab.attacks.telescoping import (
+    one_round,
+    telescoping,
+    telescoping_but_one,
+    telescoping_by_partners,
+)
 from cipherfleet_lab.attacks.wiretap import wiretap
 from cipherfleet_lab.problems import LOGISTIC, SQUARED, RegressionLoss, five_nodes
 from cipherfleet_lab.systems import Log, Problem
@@ -309,6 +314,16 @@ def test_with_the_exact_method_all_neighbours_learn_the_gradient_at_the_optimum_
     assert finding.verdict == "recovered"
     sealed = found(telescoping(case("sealed-exact", graph="complete")))
     assert sealed.value < 1e-6, "all that they ask collude as well"
+
+
+@pytest.mark.parametrize("name", ["pairwise-shielded", "sealed-shielded"])
+def test_with_the_shield_all_neighbours_learn_nothing_and_all_partners_everything(
+    name: str,
+) -> None:
+    shielded = case(name, graph="complete")
+    assert found(telescoping(shielded)).value > 0.95
+    assert found(telescoping_by_partners(shielded)).value < 1e-5
+    assert found(telescoping(case(name, "shield", graph="complete"))).value < 1e-5
 
 
 def test_an_honest_neighbour_hides_it_in_the_exact_method_too() -> None:

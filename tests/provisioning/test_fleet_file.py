@@ -13,7 +13,7 @@ from cipherfleet_node.settings.sections import (
     Algorithm,
     CommandSensor,
     CsvSensor,
-    Sensor,
+    Source,
     Stepsize,
     SyntheticSensor,
 )
@@ -240,7 +240,7 @@ def test_made_up_sensors_of_one_row_have_seeds_of_their_own(tmp_path: Path) -> N
     assert seeds(row) != seeds(row.replace("synthetic,", "synthetic, seed: 1,"))
 
 
-def seed_of(sensor: Sensor) -> int:
+def seed_of(sensor: Source) -> int:
     assert isinstance(sensor, SyntheticSensor)
     return sensor.seed
 

@@ -12,7 +12,9 @@ Checked are, with the exit code 1 otherwise:
   round (a *broken* generation);
 * after the healing all nodes have applied the same generation, and the parts of their ledgers from
   before it sum to zero exactly;
-* no node is left without its gradient.
+* no node is left without its gradient;
+* with --long, in which the rounds of a generation are those that provisioning plans, all estimates
+  are within ACCURACY of the optimum.
 A generation that some of its participants apply and others do not is counted as *split*.
 """
 
@@ -29,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
+import numpy as np
 import pytest
 
 from cipherfleet_lab.simulation.memory_fleet import Faults
@@ -38,11 +41,14 @@ from cipherfleet_node.core.messages import GenerationNote, Message
 from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.core.state import Change, Pending, State
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
-from tests.support.exact_fleets import SCALE, SQUARES, D, readings
+from cipherfleet_provisioning.generations import plan_schedule
+from cipherfleet_provisioning.topology.graph import Graph
+from tests.support.exact_fleets import SCALE, SQUARES, D, objectives_of, optimum, readings
 from tests.support.memory_fleet import Edges, MemoryFleet, random_graph
 
 HEALING = 3  # generations without faults
 FAULTY = 3  # generations with faults
+ACCURACY = 1e-6
 WITHIN_S = 20_000.0  # virtual time of one schedule
 
 Vector = tuple[int, ...]
@@ -146,7 +152,7 @@ class Schedule:
     sides: set[str]  # cut off from the others for a while
 
     @classmethod
-    def draw(cls, seed: int) -> Schedule:
+    def draw(cls, seed: int, *, is_long: bool = False) -> Schedule:
         """Any schedule, by *seed* alone."""
         chance = random.Random(f"generations {seed}")
         edges = _graph(chance)
@@ -154,6 +160,9 @@ class Schedule:
         roll_call = 2 * (nx.diameter(graph) + 2)
         averaging = chance.choice([1, 4, 8])
         every = averaging + 3 * roll_call + 12
+        if is_long:
+            planned = plan_schedule(Graph(tuple(graph), tuple(edges)))
+            every, roll_call, averaging = planned.every, planned.roll_call, planned.averaging
         everyone = sorted(graph)
         sides = set(chance.sample(everyone, len(everyone) // 2)) if chance.random() < 0.3 else set()
         looper = chance.choice(everyone) if chance.random() < 0.2 else None
@@ -180,20 +189,29 @@ class Outcome:
     applied: int = 0
     broken: int = 0
     split: int = 0
+    error: float = 0.0  # the largest of a node at the end, relative to the optimum
     problems: list[str] = field(default_factory=list)
 
 
-def run(seed: int) -> Outcome:
+def run(seed: int, *, is_long: bool = False) -> Outcome:
     """Run the schedule of *seed*."""
-    schedule, outcome = Schedule.draw(seed), Outcome(seed)
+    schedule, outcome = Schedule.draw(seed, is_long=is_long), Outcome(seed)
     with watching() as watched:
         fleet = _fleet(schedule)
         _faulty(fleet, schedule)
         _heal(fleet, schedule)
     outcome.applied = len(watched.applied)
     outcome.broken, outcome.split = len(watched.broken()), len(watched.split())
-    outcome.problems = list(_problems(fleet))
+    outcome.problems, outcome.error = list(_problems(fleet)), _error(fleet)
+    if is_long and outcome.error > ACCURACY:
+        outcome.problems.append(f"an error of {outcome.error:.1e}")
     return outcome
+
+
+def _error(fleet: MemoryFleet) -> float:
+    best = optimum(list(objectives_of(dict(fleet.samples)).values()))
+    last = np.array([seat.reported[-1].estimate for seat in fleet.seats.values()])
+    return float(np.linalg.norm(last - best, axis=1).max() / np.linalg.norm(best))
 
 
 def _fleet(schedule: Schedule) -> MemoryFleet:
@@ -320,10 +338,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--schedules", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0, help="number of the first schedule")
+    parser.add_argument("--long", action="store_true", help="check the estimates as well")
     options = parser.parse_args(arguments)
-    total, bad, began = Counter[str](), 0, time.monotonic()
+    total, bad, began, worst = Counter[str](), 0, time.monotonic(), 0.0
     for seed in range(options.first, options.first + options.schedules):
-        outcome = run(seed)
+        outcome = run(seed, is_long=options.long)
+        worst = max(worst, outcome.error)
         total["applied"] += outcome.applied
         total["broken"] += outcome.broken
         total["split"] += outcome.split
@@ -337,6 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 flush=True,
             )
     print(f"{options.schedules} schedules: {dict(total)}, {bad} bad")
+    if options.long:
+        print(f"largest error at the end: {worst:.1e}")
     return 1 if bad else 0
 
 

@@ -16,8 +16,10 @@ from typing import assert_never
 
 from cipherfleet_deploy.data_folders import devices_folder
 from cipherfleet_node.errors import CipherfleetError
+from cipherfleet_node.sensors.plugins import plugin_devices
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import (
+    ClockSensor,
     CommandSensor,
     CsvSensor,
     HttpSensor,
@@ -28,10 +30,13 @@ from cipherfleet_node.settings.sections import (
     NodeConfig,
     NoSensor,
     OneWireSensor,
-    Sensor,
+    PluginSensor,
+    SensorGroup,
     SerialSensor,
+    Source,
     SyntheticSensor,
     ThermalSensor,
+    parts_of,
 )
 
 UNIT_FILE = "cipherfleet-node.service"
@@ -73,29 +78,38 @@ def make_unit(
             f"LoadCredential={name}:{place.credentials / config.node / name}"
             for name in credentials
         ),
-        "DEVICES": "\n".join(_device_lines(list_devices(config.sensor), groups)),
+        "DEVICES": "\n".join(_device_lines(list_devices(config.source), groups)),
+        "CLOCK": "\n".join(_clock_lines(config.source)),
     }
     template = (devices_folder() / UNIT_FILE).read_text(encoding="utf-8")
     return re.sub(r"@([A-Z]+)@", lambda found: lines[found[1]], template)
 
 
-def list_devices(sensor: Sensor) -> list[str]:
-    """Return the device nodes that *sensor* opens. Sensors on a bus belong here, too."""
-    match sensor:
-        case CsvSensor() | SyntheticSensor() | NoSensor():
+def list_devices(source: Source) -> list[str]:
+    """Return the device nodes that *source* opens. Sensors on a bus belong here, too.
+
+    Raises ConfigError for a plug-in that is not installed here, or that refuses its options.
+    """
+    match source:
+        case SensorGroup():
+            found = [device for each in source.sensors for device in list_devices(each)]
+            return list(dict.fromkeys(found))
+        case PluginSensor():
+            return plugin_devices(source)
+        case CsvSensor() | SyntheticSensor() | ClockSensor() | NoSensor():
             return []
         case ThermalSensor() | HwmonSensor() | IioSensor() | OneWireSensor():
             return []  # they read /sys
         case MqttSensor() | HttpSensor():
             return []  # they use the network
         case SerialSensor():
-            return [sensor.device]
+            return [source.device]
         case ModbusSensor():
-            return [] if sensor.device is None else [sensor.device]
+            return [] if source.device is None else [source.device]
         case CommandSensor():
-            return sensor.devices
+            return source.devices
         case _:
-            assert_never(sensor)
+            assert_never(source)
 
 
 def _device_lines(devices: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -107,6 +121,16 @@ def _device_lines(devices: Sequence[str], groups: Sequence[str]) -> list[str]:
     if groups:
         lines.append(f"SupplementaryGroups={' '.join(groups)}")
     return lines
+
+
+def _clock_lines(source: Source) -> list[str]:
+    """Return the lines that let a clock sensor ask whether the kernel's clock is synchronised.
+
+    The same system call sets the clock. Without a capability it can only read.
+    """
+    if any(isinstance(sensor, ClockSensor) for sensor in parts_of(source)):
+        return ["ProtectClock=no", "SystemCallFilter=adjtimex clock_adjtime"]
+    return ["ProtectClock=yes"]
 
 
 def list_groups(devices: Sequence[str]) -> list[str]:
@@ -123,12 +147,13 @@ def main(arguments: Sequence[str]) -> int:
     folder, root = arguments[0], Path(arguments[1] if arguments[1:] else "/")
     try:
         config = load_node_config(Path(folder))
+        kept = root / CREDENTIALS.relative_to("/") / config.node
+        given = [name for name in CREDENTIAL_FILES if (kept / name).is_file()]
+        unit = make_unit(config, given, list_groups(list_devices(config.source)))
     except CipherfleetError as error:
         sys.stderr.write(f"cipherfleet: {error}\n")
         return error.exit_code
-    kept = root / CREDENTIALS.relative_to("/") / config.node
-    given = [name for name in CREDENTIAL_FILES if (kept / name).is_file()]
-    sys.stdout.write(make_unit(config, given, list_groups(list_devices(config.sensor))))
+    sys.stdout.write(unit)
     return 0
 
 

@@ -296,7 +296,7 @@ def schema(name: str, names: bool) -> None:
       bundle-result broker-result enroll-result update-result rotate-result
       replace-result revoke-result seed-result seed-all-result
       up-result status-result down-result compose-result stack-result image-result
-      answer-result
+      answer-result sense-result
     or a result of bench, simulate, figures or attack (see --names).
 
     \b

@@ -65,6 +65,11 @@ ATTACKS: Mapping[str, Attack] = {
             depends_on_method=True,
         ),
         Attack(
+            "telescoping-partners",
+            "all neighbours and all partners",
+            "telescoping:telescoping_by_partners",
+        ),
+        Attack(
             "leakage-round", "all neighbours", "leakage:leakage_of_round", depends_on_method=True
         ),
         Attack(
@@ -135,6 +140,8 @@ SYSTEMS: Mapping[str, str] = {
     "sealed": "subjects:SEALED",
     "pairwise-exact": "subjects:PAIRWISE_EXACT",
     "sealed-exact": "subjects:SEALED_EXACT",
+    "pairwise-shielded": "subjects:PAIRWISE_SHIELDED",
+    "sealed-shielded": "subjects:SEALED_SHIELDED",
     "dsgd": "subjects:DSGD",
     "ternary": "subjects:TERNARY",
     "obfuscation": "subjects:OBFUSCATION",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 ExchangeGuard = Literal[
-    "dither", "rerandomise", "half-weights", "stepsizes", "attenuation", "masks"
+    "dither", "rerandomise", "half-weights", "stepsizes", "attenuation", "masks", "shield"
 ]
 # The rules of rounds; guards.py says what a node does without each of them.
 RoundGuard = Literal[

@@ -54,6 +54,7 @@ TERNARY_BOUND = 8.0
 CLIP = 10.0  # more than any gradient of the five nodes near the optimum
 NOISE_MULTIPLIER = 1.0  # of differential privacy
 EXACT_RESOLUTION = "2^-32"
+SHARES = 16.0  # of a shield: gradients at the five nodes' optimum are about twice c0
 DEVIATION = 10.0  # deviation of every obfuscation, before scaling by the stepsize
 
 
@@ -76,15 +77,19 @@ class Subject:
     method: Method = "article"
 
 
-def _builder(kind: Kind, method: Method) -> Callable[[Off, Stepsize], System]:
-    return lambda off, stepsize: _build_cipherfleet(kind, _algorithm(method, off, stepsize), off)
+def _builder(
+    kind: Kind, method: Method, *, shield: bool = False
+) -> Callable[[Off, Stepsize], System]:
+    return lambda off, stepsize: _build_cipherfleet(
+        kind, _algorithm(method, off, stepsize), off, shield=shield
+    )
 
 
 def _algorithm(method: Method, off: Off, stepsize: Stepsize) -> Algorithm:
     spread = 0.0 if "stepsizes" in off else 1.0
     if method == "exact":
         steps = Stepsize(spread=spread)
-        return Algorithm(method="exact", resolution=EXACT_RESOLUTION, stepsize=steps)
+        return Algorithm(method="exact", resolution=EXACT_RESOLUTION, stepsize=steps, shares=SHARES)
     steps = Stepsize(
         initial=stepsize.initial,
         decay=stepsize.decay,
@@ -99,13 +104,14 @@ def _algorithm(method: Method, off: Off, stepsize: Stepsize) -> Algorithm:
     )
 
 
-def _build_cipherfleet(kind: Kind, algorithm: Algorithm, off: Off) -> System:
+def _build_cipherfleet(kind: Kind, algorithm: Algorithm, off: Off, *, shield: bool) -> System:
     return Cipherfleet(
         kind,
         algorithm,
         dither="dither" not in off,
         half_weights=HALF_WEIGHTS[len(HALF_WEIGHTS) // 2] if "half-weights" in off else None,
         masks="masks" not in off,
+        shield=shield and "shield" not in off,
     )
 
 
@@ -138,6 +144,22 @@ SEALED_EXACT = Subject(
     "the sealed exchange with the exact method",
     _builder("sealed", "exact"),
     guards=(*_DRAWN, "masks", *ROUND_GUARDS),
+    kind="sealed",
+    observers=(seen_by.observe_sums, seen_by.observe_sums),
+    method="exact",
+)
+PAIRWISE_SHIELDED = Subject(
+    "the article's exchange with the exact method and its shield",
+    _builder("pairwise", "exact", shield=True),
+    guards=(*_DRAWN, "shield"),
+    kind="pairwise",
+    observers=(seen_by.observe_differences, seen_by.observe_differences),
+    method="exact",
+)
+SEALED_SHIELDED = Subject(
+    "the sealed exchange with the exact method and its shield",
+    _builder("sealed", "exact", shield=True),
+    guards=(*_DRAWN, "masks", "shield"),
     kind="sealed",
     observers=(seen_by.observe_sums, seen_by.observe_sums),
     method="exact",

@@ -17,7 +17,11 @@ from .subjects import AttackCase
 TRIALS = 20
 QUICK_TRIALS = 3
 Row = tuple[str, tuple[Guard, ...]]
-_EXCHANGES = ("pairwise", "sealed", "pairwise-exact", "sealed-exact")
+_EXCHANGES = tuple(
+    exchange + method
+    for exchange in ("pairwise", "sealed")
+    for method in ("", "-exact", "-shielded")
+)
 # Every system, and the pairwise and sealed exchanges without single guards.
 ROWS: Sequence[Row] = (
     ("pairwise", ()),
@@ -32,6 +36,9 @@ ROWS: Sequence[Row] = (
     ("pairwise-exact", ("stepsizes",)),
     ("sealed-exact", ()),
     ("sealed-exact", ("masks",)),
+    ("pairwise-shielded", ()),
+    ("pairwise-shielded", ("shield",)),
+    ("sealed-shielded", ()),
     *((name, ()) for name in SYSTEMS if name not in _EXCHANGES),
 )
 # Without leakage-true, which is the same for every system, and the attacks of `round_table.py`.

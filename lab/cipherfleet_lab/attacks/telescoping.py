@@ -114,6 +114,28 @@ def telescoping_but_one(case: AttackCase) -> AttackResult | None:
     )
 
 
+def telescoping_by_partners(case: AttackCase) -> AttackResult | None:
+    """A shielded node's gradient, if all its partners collude as well: they know its shares."""
+    if not case.subject.descends or case.logs[0].first_duals is None:
+        return None
+    coalitions = [(node, case.neighbours(node)) for node in range(case.solved_problem.nodes)]
+    errors = [coalition_error(case, [one], with_shares=True) for one in coalitions]
+    return AttackResult(
+        attack="telescoping-partners",
+        system=case.name,
+        sought=_sought(case),
+        saw=_SAW,
+        knew=f"{_KNEW}, the shares of all other nodes",
+        measure="error",
+        value=coalition_error(case, coalitions, with_shares=True),
+        chance=1.0,
+        guess="zero",
+        trials=case.trials,
+        note=_between(errors, "node"),
+        worst_off=min(errors),
+    )
+
+
 def _between(errors: Sequence[float], what: str) -> str:
     return f"between {percent(min(errors))} and {percent(max(errors))} by {what}"
 
@@ -135,9 +157,20 @@ def is_beside_colluder(case: AttackCase, node: int, inside: Sequence[int]) -> bo
     return bool(set(case.neighbours(honest)) & set(inside))
 
 
-def coalition_error(case: AttackCase, coalitions: Sequence[Coalition]) -> float:
-    """Return the relative error of the mean gradients that *coalitions* find in all runs."""
-    pairs = [mean_gradients(case, log, *one) for log in case.logs for one in coalitions]
+def coalition_error(
+    case: AttackCase, coalitions: Sequence[Coalition], *, with_shares: bool = False
+) -> float:
+    """Return the relative error of the mean gradients that *coalitions* find in all runs.
+
+    *with_shares* they know where the node's dual began.
+    """
+    pairs = []
+    for log in case.logs:
+        for node, inside in coalitions:
+            found, true = mean_gradients(case, log, node, inside)
+            if with_shares and log.first_duals is not None:
+                found = found - log.first_duals[node]
+            pairs.append((found, true))
     found, truth = (np.array(part) for part in zip(*pairs, strict=True))
     return relative_error(found, truth, np.zeros_like(truth))
 

@@ -39,14 +39,15 @@ def _run(effort: StudyEffort) -> Result:
             "for the others a run of 300 rounds, spread 1. The rows `pairwise` and `sealed` run "
             "the article's method with the articles' attenuation and noise on every gradient. The "
             "rows `pairwise-exact` and `sealed-exact` run the exact method, over whole windows, "
-            "so without noise; attacks on differences see its rounds 5 to 35, since later ones "
+            "so without noise, and the rows `-shielded` with `shield: linear` and shares of 16; "
+            "attacks on differences see its rounds 5 to 35, since later ones "
             "show none. `cipherfleet attack NAME --on SYSTEM` prints for one cell what the "
             "adversary saw, knew, and would have guessed. The second table has the attacks on "
             "rounds, on fleets of the node's own agents and with both methods, each without the "
             "guard against it and with all guards. The third table says which attacks depend on "
-            "`algorithm.method`. Where a coalition of all neighbours is to be feared, choose "
-            "`method: article`, or a topology in which each node has a neighbour that does not "
-            "collude."
+            "`algorithm.method`. Where a coalition of all neighbours is to be feared, set "
+            "`algorithm.shield: linear`, or choose a topology in which each node has a neighbour "
+            "that does not collude."
         ),
         tables=[
             Table(head, rows),
@@ -69,8 +70,8 @@ def _finding(table: AttackTable) -> str:
     def number(system: str, attack: str) -> str:
         return percent(table.findings[system, attack].value)
 
-    def error(system: str) -> float:
-        found = table.findings[system, "telescoping"]
+    def error(system: str, attack: str = "telescoping") -> float:
+        found = table.findings[system, attack]
         return found.value if found.worst_off is None else found.worst_off
 
     return (
@@ -84,8 +85,11 @@ def _finding(table: AttackTable) -> str:
         f"{error('pairwise-exact'):.0e}, and in the sealed exchange with one of "
         f"{error('sealed-exact'):.0e} if they collude with all that they ask; all but one find it "
         f"with {number('pairwise-exact', 'telescoping-but-one')} and "
-        f"{number('sealed-exact', 'telescoping-but-one')}. In plaintext descent an eavesdropper "
-        f"finds gradients with an error of {number('dsgd', 'observer')} in one round."
+        f"{number('sealed-exact', 'telescoping-but-one')}. With the shield all neighbours have an "
+        f"error of {number('pairwise-shielded', 'telescoping')}, unless all partners collude as "
+        f"well: then {error('pairwise-shielded', 'telescoping-partners'):.0e}. In plaintext "
+        f"descent an eavesdropper finds gradients with an error of {number('dsgd', 'observer')} in "
+        "one round."
     )
 
 

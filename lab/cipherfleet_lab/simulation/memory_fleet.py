@@ -222,7 +222,9 @@ class MemoryFleet:
         }
         members = hashlib.sha256(" ".join(names).encode()).digest()
         own, mean = names.index(name), float(len(partners))
-        return Shield(own, every, roll_call, averaging, members, mean, partners)
+        return Shield(
+            own, every, roll_call, averaging, members, mean, partners, self.algorithm.shares
+        )
 
     def make_agent(self, setup: Setup, state: State) -> Agent:
         """Return the agent of a process that starts; attacks replace parts of it."""

@@ -49,6 +49,11 @@ class PlaintextExchange:
         return self.seal.least if self.seal else 1
 
     @property
+    def can_listen(self) -> bool:
+        """Do the same as the encrypted exchange."""
+        return self.seal is None or self.seal.can_listen
+
+    @property
     def mean_metropolis(self) -> float:
         """Do the same as the encrypted exchange."""
         return mean_metropolis(list(self.metropolis.values()))

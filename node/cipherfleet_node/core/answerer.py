@@ -45,6 +45,7 @@ from cipherfleet_node.errors import RemoteProtocolError
 from .events import Setup
 from .messages import Answer, Query, Refusal, RefusalReason
 from .randomness import RoundRandomness
+from .sealed import LEAST_ROSTER
 from .state import AnsweredQuery, RoundRecord, State, note_answered
 
 MAX_WAITED_MS = 2**31
@@ -101,6 +102,8 @@ class Answerer:
         self, record: RoundRecord, randomness: RoundRandomness, neighbours: Iterable[str]
     ) -> None:
         """Compute the parts of the answers that do not need the queries, before these come."""
+        if record.listens:
+            return
         unanswered = (n for n in neighbours if n not in record.answered)
         with self._setup.trace.span("prepare", record.number):
             for neighbour in unanswered:
@@ -128,6 +131,8 @@ class Answerer:
         if before is None and not self._may_see(query, record, state):
             self.is_draw_wanted = True
             return self._refuse(query, state, "roster", state.round, waited_s)
+        if _shows_another(query, record):
+            return None
         return self._answer(query, record, state, waited_s)
 
     def refuse_epoch(self, query: Query, state: State, known: int) -> Refusal:
@@ -181,7 +186,7 @@ class Answerer:
                 record = state.record(query.round)
                 if record is None or query.sender in record.answered:
                     continue
-                if not self._setup.exchange.is_addressed(query):
+                if not self._setup.exchange.is_addressed(query) or _shows_another(query, record):
                     continue
                 self._setup.exchange.check(query)
                 if query.averaged:
@@ -192,6 +197,8 @@ class Answerer:
 
     def _ciphertexts(self, query: Query, record: RoundRecord, state: State) -> list[bytes]:
         setup, asker, randomness = self._setup, query.sender, RoundRandomness(record.seed)
+        if record.listens:
+            return setup.exchange.blank(query)
         ready = self.prepared if record.number == state.records[-1].number else {}
         if asker not in ready:
             setup.exchange.check(query)  # before any modular exponentiation is spent on it
@@ -213,6 +220,11 @@ class Answerer:
         randomness = RoundRandomness(record.seed).second()
         prepared = exchange.prepare(asker, record.averaged, randomness)
         return exchange.answer(second, randomness, prepared)
+
+
+def _shows_another(query: Query, record: RoundRecord) -> bool:
+    """True if an answer of zero would leave the term of a single other member in a sealed sum."""
+    return record.listens and 0 < len(query.roster) <= LEAST_ROSTER
 
 
 def entry_of(query: Query) -> AnsweredQuery:

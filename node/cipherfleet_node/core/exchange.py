@@ -98,6 +98,10 @@ class Exchange(Protocol):
     def mean_metropolis(self) -> float:
         """The mean of M_ij 2^-6 over the neighbours; 0 without neighbours."""
 
+    @property
+    def can_listen(self) -> bool:
+        """True if the answers to each neighbour hide each other without this node's answer."""
+
     def roster(self, asked: Iterable[str]) -> list[str]:
         """Return the roster of a query for *asked*: sorted if sealed, empty if pairwise.
 
@@ -212,6 +216,7 @@ class Pairwise(Packed):
     sealed = False
     half_weights = HALF_WEIGHTS["pairwise"]
     least = 1
+    can_listen = True  # pairwise answers do not hide each other
 
     def roster(self, asked: Iterable[str]) -> list[str]:
         """Return an empty roster: the query is for every neighbour."""

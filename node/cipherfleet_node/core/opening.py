@@ -24,7 +24,7 @@ import numpy as np
 
 from cipherfleet_node.settings.sections import AGREE, Scale
 
-from . import agreement, entry, exact, progress, settling
+from . import agreement, entry, exact, listening, progress, settling
 from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
 from .exchange import UNIT
@@ -108,6 +108,7 @@ class Opener:
             averaging=averaging,
             averaged=averaged,
             second=second,
+            listens=state.listens > 0,
         )
         return progress.opened(state, record, estimate)
 
@@ -142,7 +143,8 @@ class Opener:
         used = agreement.used_scale(scale, state)
         with setup.trace.span("gradient", k):
             gradient = setup.objective.gradient(estimate, randomness)
-            gradient = gradient * (not self.generations.is_follower(state))
+            if self.generations.is_follower(state) or state.listens:
+                gradient = np.zeros_like(gradient)
             ledger = progress.ledger_of(state, estimate.size)
             dual = exact.dual(ledger, used, setup.resolution * UNIT)
             before = Moments.of_rows(state.moments) if state.moments else None
@@ -179,7 +181,9 @@ class Opener:
             start = np.zeros_like(start)
             start[0] = self._logarithm(state)
         first = randomise_start(start, setup.resolution, self._randomness(state, start))
-        return progress.replaced(state, estimate=first.tolist(), agrees=agrees)
+        enters = not agrees and not state.records  # otherwise it comes from the agreement
+        listens = listening.rounds_to_listen(setup, state.round) if enters else 0
+        return progress.replaced(state, estimate=first.tolist(), agrees=agrees, listens=listens)
 
     def _logarithm(self, state: State) -> float:
         """Return log2 of the curvature L_i at the start."""

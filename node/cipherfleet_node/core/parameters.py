@@ -48,6 +48,7 @@ class SharedParameters:
     exact_scale: float | None = None  # c0 of the exact iteration, 0 if the fleet agrees on it
     exact_method: Method = "exact"  # exact, or statistics: what the iteration is used for
     schedule: tuple[int, int, int] | None = None  # of generations: G, D and W; None: no shield
+    shares: float = 0.0  # of the shield, in units of c0
     wire_version: int = WIRE_VERSION
     value_bits: int = VALUE_BITS
     half_weight_bits: int = HALF_WEIGHT_BITS
@@ -62,7 +63,9 @@ class SharedParameters:
             kind, reals = self.exact_method, (self.exact_scale, BETA)
         elif self.attenuation is not None:
             kind, reals = "power", self.attenuation
-        shield = b"" if self.schedule is None else _name("linear") + _integers(*self.schedule)
+        shield = b""
+        if self.schedule is not None:
+            shield = _name("linear") + _integers(*self.schedule) + _reals(self.shares)
         return b"".join(
             (
                 _name(DOMAIN),
@@ -112,6 +115,7 @@ def shared_parameters(
         exact_scale=0.0 if exact_scale == AGREE else exact_scale,
         exact_method="statistics" if algorithm.method == "statistics" else "exact",
         schedule=rounds,
+        shares=algorithm.shares if rounds is not None else 0.0,
     )
 
 

@@ -83,6 +83,11 @@ class Seal:
         names = sorted(asked)
         return names if len(names) >= self.least else []
 
+    @property
+    def can_listen(self) -> bool:
+        """True if every neighbour has LEAST_ROSTER neighbours besides this node."""
+        return all(len(known) > LEAST_ROSTER for known in self.rosters.values())
+
     def masks(self, query: Query, modulus: mpz) -> list[mpz]:
         """Return R_j for each ciphertext of *query*, 0 <= R_j < *modulus*."""
         digest, totals = query.digest, [mpz(0)] * len(query.ciphertexts)
@@ -143,6 +148,11 @@ class Sealed(Packed):
     def least(self) -> int:
         """The smallest number of neighbours in a roster of this node."""
         return self._seal.least
+
+    @property
+    def can_listen(self) -> bool:
+        """True if the answers to each neighbour hide each other without this node's answer."""
+        return self._seal.can_listen
 
     def roster(self, asked: Iterable[str]) -> list[str]:
         """Return the neighbours *asked*, sorted; none if they are too few."""

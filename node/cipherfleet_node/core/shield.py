@@ -24,7 +24,6 @@ from .randomness import RoundRandomness
 
 _UNIFORM = 12  # their sum has the variance 1
 _FRACTION_BITS = 48
-SHARE = 1.0  # deviation of an entry of xi_i, in units of the scale of curvature c0
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +40,7 @@ class Shield:
     members: bytes  # digest of the fleet's list of participants, with their keys and partners
     mean_partners: float  # of a node, over the fleet
     partners: Mapping[int, bytes]  # a secret of 32 bytes shared with each partner, by its index
+    size: float = 1.0  # deviation of an entry of xi_i, in units of the scale of curvature c0
 
     def shares(
         self, name: bytes, participants: Iterable[int], dimension: int, unit: float
@@ -68,7 +68,7 @@ class Shield:
         return self._sum(b"added" + name, partners, dimension, unit)
 
     def _sum(self, label: bytes, partners: Iterable[int], dimension: int, unit: float) -> list[int]:
-        size = round(SHARE / (BETA * unit * max(self.mean_partners, 1.0) ** 0.5))
+        size = round(self.size / (BETA * unit * max(self.mean_partners, 1.0) ** 0.5))
         total = [0] * dimension
         for other in sorted(partners):
             sign = 1 if self.index < other else -1

@@ -40,6 +40,7 @@ class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     averaging: bytes = b""  # the generation whose vector the query carries
     averaged: list[int] = []  # that vector, in resolutions
     second: list[bytes] = []  # its ciphertexts
+    listens: bool = False  # the node moves by its term, its neighbours do not; see `listening.py`
 
     def __repr__(self) -> str:
         return f"<RoundRecord {self.number}>"
@@ -127,6 +128,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # of an opened slot. Empty before the first term, and in other methods.
     ledger: list[str] = []
     moments: list[list[float]] = []  # of metric diagonal; see metric.Moments.rows
+    listens: int = 0  # rounds that the node listens for at most, after it has entered
     follows: bool = False  # exact: its dual is lost, so it takes part without a gradient of its own
     generation: Generation = Generation()
     # Of the exact method with an agreed scale of curvature; see agreement.py.

@@ -24,6 +24,7 @@ from .collector import Answers, CouplingTerm
 from .coupling import cap_of, capped, is_within_headroom, size_of
 from .events import Setup
 from .exchange import UNIT
+from .listening import listened
 from .messages import Query
 from .opening import Opener
 from .optimiser import attenuation_factor, descend
@@ -56,13 +57,18 @@ class Stepper:
         if not setup.exchange.sealed:
             self._keep_single(answers, k)
         state = self._opener.generations.with_term(state, record.averaging, term.averaged)
-        state = self._calmed(self._booked(state, coupling), record, coupling)
+        state = self._calmed(self._booked(state, record, coupling), record, coupling)
+        if record.listens:
+            size = size_of(dequantise(record.quantised, setup.resolution))
+            state = listened(state, size_of(self._real(coupling)), size, setup.resolution)
         return self._coupled(state, record, term, estimate, k + 1)
 
     def _calmed(self, state: State, record: RoundRecord, coupling: Sequence[int]) -> State:
         accuracy = self._setup.calm_accuracy
         is_follower = self._opener.generations.is_follower(state)
-        if accuracy is None or state.agrees or (self._setup.shield is not None and is_follower):
+        if accuracy is None or state.agrees or record.listens:
+            return state
+        if self._setup.shield is not None and is_follower:
             return state
         distances = size_of(self._real(coupling)), self._opener.distance_from_rest(record)
         return calmed(state, distances, accuracy)
@@ -91,7 +97,8 @@ class Stepper:
         if not self._fits(estimate):
             return None
         state = self._opener.generations.with_term(state, record.averaging, term.averaged)
-        return self._coupled(self._booked(state, coupling), record, term, estimate, state.round)
+        state = self._booked(state, record, coupling)
+        return self._coupled(state, record, term, estimate, state.round)
 
     def take_back(self, state: State, query: Query) -> State:
         """Return *state* without the term of the sender of *query*, if it counted us not."""
@@ -100,7 +107,7 @@ class Stepper:
             return state
         record = state.record(query.previous)
         answer = self._single.pop((name, query.previous), None)
-        if record is None or answer is None or name not in record.counted:
+        if record is None or answer is None or name not in record.counted or record.listens:
             return state
         if self._is_over(state, record):
             return state
@@ -113,11 +120,17 @@ class Stepper:
         state = progress.closed(state, record.number, "coupled", others)
         if not self._fits(estimate):
             return progress.replaced(state, unbalanced=True)
-        return progress.moved(self._booked(state, term, -1), estimate, state.round)
+        return progress.moved(self._booked(state, record, term, -1), estimate, state.round)
 
-    def _booked(self, state: State, term: Sequence[int], sign: int = 1) -> State:
-        """Return *state* with *term* in the ledger of the exact method."""
-        return progress.booked(state, term, sign) if self._has_ledger(state) else state
+    def _booked(
+        self, state: State, record: RoundRecord, term: Sequence[int], sign: int = 1
+    ) -> State:
+        """Return *state* with *term* in the ledger of the exact method.
+
+        A term of a node that listens is not: its neighbours have no such term.
+        """
+        has_ledger = self._has_ledger(state) and not record.listens
+        return progress.booked(state, term, sign) if has_ledger else state
 
     def _has_ledger(self, state: State) -> bool:
         return self._setup.exact_scale is not None and not state.agrees

@@ -45,7 +45,7 @@ from cipherfleet_node.settings.node_yaml import (
     TLS_FOLDER,
     load_node_config,
 )
-from cipherfleet_node.settings.sections import Broker, NodeConfig
+from cipherfleet_node.settings.sections import Broker, NodeConfig, PluginSensor, parts_of
 from cipherfleet_node.settings.yaml_document import read_document
 
 from . import broker as doctor_broker
@@ -154,7 +154,7 @@ def _parts(folder: Path, parts: _Parts, now: datetime) -> Iterator[Finding]:
         objective = objective_of(config.objective, config.role)
         check_hessian(objective, config.algorithm.metric)
         broker = (config.broker.host, config.broker.port)
-        parts.sensor = open_sensor(config.sensor, folder, objective.fields, broker)
+        parts.sensor = open_sensor(config.source, folder, objective.fields, broker)
     except ConfigError as error:
         yield finding_from_error("bundle", error, "correct objective and sensor in node.yaml")
 
@@ -239,9 +239,13 @@ def _sensor(parts: _Parts) -> Iterator[Finding]:
     if config is None or sensor is None:
         yield Finding("skip", "sensor", "not opened, since the settings are invalid")
         return
-    limits = config.sensor.limits
-    within_s = config.sensor.timeout_s + GRACE_S
-    yield from run_check("sensor", within_s, lambda: _reading(sensor, sorted(limits)))
+    source = config.source
+    if any(isinstance(each, PluginSensor) for each in parts_of(source)):
+        from cipherfleet_node.sensors.plugins import check_plugins
+
+        yield from run_check("sensor", source.timeout_s, lambda: check_plugins(parts_of(source)))
+    within_s = source.timeout_s + GRACE_S
+    yield from run_check("sensor", within_s, lambda: _reading(sensor, sorted(source.limits)))
 
 
 def _reading(sensor: SensorDevice, limited: list[str]) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -19,11 +18,11 @@ from pathlib import Path
 import gmpy2
 
 from cipherfleet_node.findings import Finding
+from cipherfleet_node.sensors.clock import is_synchronised
 from cipherfleet_node.sensors.sysfs import SYS, folders, word
 
 MIB = 1024 * 1024
 PLAUSIBLE_YEARS = range(2026, 2100)
-UNSYNCHRONISED = 5  # TIME_ERROR of <sys/timex.h>
 LITTLE_MEMORY = 64 * MIB
 LITTLE_DISK, NO_DISK = 200 * MIB, 8 * MIB
 SLOW_SYNC_MS = 200.0
@@ -42,11 +41,11 @@ def check_clock(now: datetime) -> Iterator[Finding]:
         text = f"shows {wording}, which is not plausible"
         yield Finding("fail", "clock", text, "set it: timedatectl set-ntp true")
         return
-    state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))  # modes 0: reads only
-    if state == UNSYNCHRONISED:
+    state = is_synchronised()
+    if state is False:
         text = f"{wording}, but the kernel reports it as not synchronised"
         yield Finding("warn", "clock", text, "timedatectl set-ntp true, or run chrony")
-    elif state < 0:
+    elif state is None:
         text = f"{wording}; the kernel does not report if it is synchronised"
         yield Finding("skip", "clock", text)
     else:

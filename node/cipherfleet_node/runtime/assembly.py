@@ -132,6 +132,7 @@ def make_shield(bundle: Bundle) -> Shield | None:
         members=bytes.fromhex(given.members),
         mean_partners=given.mean_partners,
         partners=bundle.partner_secrets,
+        size=bundle.config.algorithm.shares,
     )
 
 
@@ -254,7 +255,7 @@ def patience_s(config: NodeConfig) -> float:
     """
     algorithm = config.algorithm
     waits = algorithm.start_timeout_s + 6 * algorithm.answer_timeout_s
-    return waits + config.sensor.timeout_s + (algorithm.period_s or 0.0)
+    return waits + config.source.timeout_s + (algorithm.period_s or 0.0)
 
 
 def draw_seeds(config: NodeConfig, keys: NodeKeys) -> Seeds:

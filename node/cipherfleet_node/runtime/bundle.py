@@ -6,10 +6,11 @@ import hashlib
 import hmac
 import logging
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from cipherfleet_node.core.objective import Objective
 from cipherfleet_node.core.packing import MAX_DEGREE
@@ -32,11 +33,13 @@ from cipherfleet_node.keys.key_files import (
 from cipherfleet_node.sensors import open_sensor
 from cipherfleet_node.sensors.base import SensorDevice
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
-from cipherfleet_node.settings.sections import CsvSensor, NodeConfig
+from cipherfleet_node.settings.sections import CsvSensor, NodeConfig, Source
 
 from .membership import CheckedMembership, read_membership
 
 log = logging.getLogger(__name__)
+
+D = TypeVar("D", bound=SensorDevice)
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +104,7 @@ def read_bundle(folder: Path) -> Bundle:
         keys=keys,
         neighbours=neighbours,
         objective=objective,
-        sensor=_open_sensor(folder, config, objective.fields),
+        sensor=open_node_sensor(folder, config, objective.fields, open_sensor),
         secrets=_shared_secrets(folder, config, keys),
         membership=membership,
         tls=context,
@@ -115,7 +118,7 @@ def _check_readings_file(folder: Path, config: NodeConfig) -> None:
     Only this node would get other noise. The others keep theirs, and a second result with the same
     noise would show more than two results with independent noise.
     """
-    privacy, sensor = config.privacy, config.sensor
+    privacy, sensor = config.privacy, config.source
     if privacy is None or privacy.readings_file is None or not isinstance(sensor, CsvSensor):
         return
     file = folder / sensor.path
@@ -149,8 +152,13 @@ def release_seeds(config: NodeConfig, keys: NodeKeys) -> ReleaseSeeds:
     return release_seeds_of(hmac.digest(keys.identity.private_bytes_raw(), label_of_key, "sha256"))
 
 
-def _open_sensor(folder: Path, config: NodeConfig, needed: Collection[str]) -> SensorDevice:
-    """Open the sensor of *config*; the objective uses the fields *needed*.
+def open_node_sensor(
+    folder: Path,
+    config: NodeConfig,
+    needed: Collection[str],
+    opener: Callable[[Source, Path, Collection[str], tuple[str, int]], D],
+) -> D:
+    """Open the sensors of *config* by *opener*; the objective uses the fields *needed*.
 
     A follower's objective needs none. If its sensor has all fields of the features, it reads them
     for the prediction that it publishes.
@@ -160,10 +168,10 @@ def _open_sensor(folder: Path, config: NodeConfig, needed: Collection[str]) -> S
     if config.role == "follower" and features:
         fields = {name for f in features for name in (f.field, f.daily) if name is not None}
         try:
-            return open_sensor(config.sensor, folder, fields, broker)
+            return opener(config.source, folder, fields, broker)
         except ConfigError:
             log.info("the sensor lacks fields of objective.features: there is no corrected value")
-    return open_sensor(config.sensor, folder, needed, broker)
+    return opener(config.source, folder, needed, broker)
 
 
 def _check_pins(

@@ -106,7 +106,7 @@ class Daemon:
         self._telemetry = Telemetry(bundle.folder, self._config, began, patience)
         self._heartbeat = Heartbeat(bundle.folder, patience)
         self._manager = manager or ServiceManager()
-        self._sampler = Sampler(bundle.sensor, self._config.sensor.timeout_s, self._enqueue)
+        self._sampler = Sampler(bundle.sensor, self._config.source.timeout_s, self._enqueue)
         check_exchanges(bundle.keys.paillier, bundle.neighbours_paillier)
         crypto = self._config.crypto
         self._pools = Pools(obfuscator_sources(bundle), crypto.pool, crypto.pool_threads)

@@ -144,7 +144,7 @@ def check_unenrolled(folder: Path, config: NodeConfig) -> NodeKeys | None:
         from cipherfleet_node.keys.tls import read_context  # X.509 takes memory
 
         read_context(folder, config.node, datetime.now(UTC), enrolled=False)
-    open_sensor(config.sensor, folder, objective_of(config.objective, config.role).fields).close()
+    open_sensor(config.source, folder, objective_of(config.objective, config.role).fields).close()
     return keys
 
 

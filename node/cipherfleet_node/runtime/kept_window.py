@@ -56,7 +56,8 @@ class KeptWindow:
         Nothing is read or written for sensors whose readings come again.
         """
         self._file = bundle.folder / STATE_FOLDER / WINDOW_FILE
-        replays = isinstance(bundle.config.sensor, CsvSensor | SyntheticSensor)
+        # Of several sensors no row comes again: the others have measured something else since.
+        replays = isinstance(bundle.config.source, CsvSensor | SyntheticSensor)
         self._window = None if replays else window_of(bundle.objective)
         self._owner = owner_of(bundle.config)
         self._saved: FloatMatrix | None = None  # the rows that the file holds

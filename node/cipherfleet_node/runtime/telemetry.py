@@ -238,7 +238,7 @@ class Telemetry:
             inline=sum(pools.inline.values()),
             left_out=list(self._left_out),
             settled=agent.is_settled,
-            temperature=processor_temperature(config.sensor),
+            temperature=processor_temperature(config.source),
             unanswered_s=self._unanswered_s(time.monotonic()),
         )
 

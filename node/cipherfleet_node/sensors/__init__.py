@@ -1,12 +1,15 @@
-"""The sources of readings, one device per file. `open_sensor` opens the one that is configured."""
+"""The sources of readings, one device per file. `open_sensor` opens those that are configured."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import assert_never
 
+from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import (
+    ClockSensor,
     CommandSensor,
     CsvSensor,
     HttpSensor,
@@ -16,39 +19,104 @@ from cipherfleet_node.settings.sections import (
     MqttSensor,
     NoSensor,
     OneWireSensor,
+    PluginSensor,
     Sensor,
+    SensorGroup,
     SerialSensor,
+    Source,
     SyntheticSensor,
     ThermalSensor,
+    parts_of,
 )
 
 from .absent import Absent
 from .base import SensorDevice
+from .clock import Clock
 from .command import Program
 from .csv_replay import CsvReplay
 from .csv_table import CsvTable, read_rows
+from .guards import Guarded
 from .hwmon import HwmonChip
+from .joined import Joined, Part
 from .synthetic import Synthetic
 from .thermal import ThermalZone
 
-_Other = IioSensor | OneWireSensor | SerialSensor | ModbusSensor | HttpSensor | MqttSensor
+_Other = (
+    IioSensor | OneWireSensor | SerialSensor | ModbusSensor | HttpSensor | MqttSensor | PluginSensor
+)
 
-__all__ = ["CsvTable", "SensorDevice", "open_sensor", "read_rows"]
+__all__ = [
+    "CsvTable",
+    "Joined",
+    "SensorDevice",
+    "kind_of",
+    "open_parts",
+    "open_sensor",
+    "read_rows",
+]
 
 
 def open_sensor(
-    config: Sensor,
+    source: Source,
     folder: Path,
     needed: Collection[str],
     fleet_broker: tuple[str, int] | None = None,
 ) -> SensorDevice:
-    """Open the sensor that *config* describes. Its relative paths are relative to *folder*.
+    """Open the sensors that *source* describes. Their relative paths are relative to *folder*.
 
     *needed* are the fields that the objective uses. *fleet_broker* is the host and the port of the
-    fleet's broker, from which a sensor must not read. Raises ConfigError for errors that only the
-    operator can fix: a missing file, column, chip or program, or a needed field that the sensor
-    does not have.
+    fleet's broker, at which no sensor may read. Raises ConfigError for errors that only the
+    operator can fix: a missing file, column, chip or program, or a needed field that no sensor has.
     """
+    if isinstance(source, SensorGroup):
+        return open_parts(source, folder, needed, fleet_broker)
+    device = _open_device(source, folder, needed, fleet_broker)
+    return _guarded(device, source, f"kind {kind_of(source)}")
+
+
+def open_parts(
+    source: Source,
+    folder: Path,
+    needed: Collection[str],
+    fleet_broker: tuple[str, int] | None = None,
+) -> Joined:
+    """Open *source* like `open_sensor`, but as parts that can be examined, also if it is one."""
+    sensors = parts_of(source)
+    parts = []
+    for number, sensor in enumerate(sensors, 1):
+        kind = kind_of(sensor)
+        name = f"sensor {number} ({kind})" if len(sensors) > 1 else f"sensor ({kind})"
+        own = needed if len(sensors) == 1 else _own_fields(sensor)
+        try:
+            device = _open_device(sensor, folder, own, fleet_broker)
+        except ConfigError as error:
+            if len(sensors) == 1:
+                raise
+            raise ConfigError(f"{name}: {error.text}", remedy=error.remedy) from None
+        renews = not isinstance(sensor, ClockSensor)
+        device = _guarded(device, sensor, f"kind {kind}")
+        parts.append(Part(name, device, sensor.timeout_s, renews=renews))
+    tolerance_s = source.join_tolerance_s if isinstance(source, SensorGroup) else math.inf
+    return Joined(parts, needed, tolerance_s)
+
+
+def kind_of(sensor: Sensor) -> str:
+    """Return the word that the settings have for the kind of *sensor*."""
+    return str(sensor.__struct_config__.tag)
+
+
+def _own_fields(sensor: Sensor) -> Collection[str]:
+    """Return the fields to ask of a sensor that has no list of its own: a program."""
+    return sensor.fields if isinstance(sensor, CommandSensor) else ()
+
+
+def _guarded(device: SensorDevice, sensor: Sensor, who: str) -> SensorDevice:
+    return Guarded(device, sensor, who) if sensor.guards else device
+
+
+def _open_device(
+    config: Sensor, folder: Path, needed: Collection[str], fleet_broker: tuple[str, int] | None
+) -> SensorDevice:
     match config:
         case CsvSensor():
             return CsvReplay(config, folder, needed)
@@ -60,6 +128,8 @@ def open_sensor(
             return HwmonChip(config, needed)
         case CommandSensor():
             return Program(config, folder, needed)
+        case ClockSensor():
+            return Clock(config, needed)
         case NoSensor():
             return Absent()
         case _:
@@ -91,6 +161,10 @@ def _open_other(
             from .http import HttpDevice
 
             return HttpDevice(config, folder, needed)
+        case PluginSensor():
+            from .plugins import PluginDevice
+
+            return PluginDevice(config, folder, needed)
         case MqttSensor():
             from .mqtt import MqttTopics
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from cipherfleet_node.core.sample import Sample
-from cipherfleet_node.errors import ConfigError, SensorUnavailable
+from cipherfleet_node.errors import ConfigError, ReadingRefused
 
 Limits = Mapping[str, tuple[float, float]]  # by field, the lowest and highest plausible value
 
@@ -52,12 +52,13 @@ def check_fields(
 
 
 def check_plausible(who: str, values: Mapping[str, float], limits: Limits) -> None:
-    """Raise SensorUnavailable for a value that is not finite or outside its limits."""
+    """Raise ReadingRefused for a value that is not finite or outside its limits."""
     for name, value in values.items():
         if not math.isfinite(value):
-            raise SensorUnavailable(f"{who}: {name} is not a finite number")
+            raise ReadingRefused(f"{who}: {name} is not a finite number", name, "finite")
         if not is_within(limits, name, value):
-            raise SensorUnavailable(f"{who}: {name} is {describe_limits(limits, name)}")
+            text = f"{who}: {name} is {describe_limits(limits, name)}"
+            raise ReadingRefused(text, name, "limits")
 
 
 def is_within(limits: Limits, name: str, value: float) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.settings.sections import CsvSensor
 
-from .csv_table import CsvTable
+from .csv_table import CsvTable, format_of, gaps_of
+
+log = logging.getLogger(__name__)
 
 
 class CsvReplay:
@@ -18,9 +21,12 @@ class CsvReplay:
     """
 
     def __init__(self, config: CsvSensor, folder: Path, needed: Collection[str]) -> None:
-        table = CsvTable(folder / config.path)
+        table = CsvTable(folder / config.path, format_of(config))
         self.fields = tuple(name for name in table.columns if name in needed)
-        self._left = table.samples(config.where, needed, config.limits)
+        self._left = table.samples(config.where, needed, config.limits, gaps_of(config))
+        skipped = len(table.select(config.where)) - len(self._left)
+        if skipped:
+            log.info("%s: %d rows with gaps are left out", table.file, skipped)
         self._config = config
         self._reads = 0
 

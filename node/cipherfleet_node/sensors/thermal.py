@@ -9,10 +9,12 @@ from cipherfleet_node.core.messages import DEGREES
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.settings.sections import (
+    ClockSensor,
     CsvSensor,
     HwmonSensor,
     NoSensor,
-    Sensor,
+    SensorGroup,
+    Source,
     SyntheticSensor,
     ThermalSensor,
 )
@@ -71,13 +73,13 @@ class ThermalZone:
         raise ConfigError(f"{self._who}: is not here, this machine has {known or 'no zones'}")
 
 
-def processor_temperature(sensor: Sensor, sysfs: Path = SYS) -> int | None:
+def processor_temperature(source: Source, sysfs: Path = SYS) -> int | None:
     """Return the processor's temperature in whole degrees Celsius, for the health of the node.
 
-    None if there is no plausible value, or if *sensor* may measure a temperature: then the value
+    None if there is no plausible value, or if *source* may measure a temperature: then the value
     would be a reading, or be close to one.
     """
-    if _may_measure_heat(sensor):
+    if _may_measure_heat(source):
         return None
     for zone in folders(sysfs / "class" / "thermal", "thermal_zone").values():
         if any(part in word(zone / "type") for part in PROCESSOR):
@@ -90,11 +92,13 @@ def processor_temperature(sensor: Sensor, sysfs: Path = SYS) -> int | None:
     return None
 
 
-def _may_measure_heat(sensor: Sensor) -> bool:
-    match sensor:
-        case CsvSensor() | SyntheticSensor() | NoSensor():
+def _may_measure_heat(source: Source) -> bool:
+    match source:
+        case SensorGroup():
+            return any(map(_may_measure_heat, source.sensors))
+        case CsvSensor() | SyntheticSensor() | ClockSensor() | NoSensor():
             return False
         case HwmonSensor():
-            return any(name.startswith("temp") for name in sensor.inputs)
+            return any(name.startswith("temp") for name in source.inputs)
         case _:
             return True

@@ -73,23 +73,23 @@ def checksum_of(config: NodeConfig) -> str:
 
 
 def _check_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
-    """The sensor has limits that values can satisfy, and a command if it needs one."""
-    yield from sensor_errors(draft.document, draft.value.sensor, ("sensor",))
+    """There is one sensor or a list, with limits that values can satisfy."""
+    yield from sensor_errors(draft.document, draft.value, ())
 
 
 def _check_sensor_broker(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """A sensor reads at no broker of the fleet."""
-    yield from sensor_broker_errors(draft, draft.value.sensor, ())
+    yield from sensor_broker_errors(draft, draft.value.source, ())
 
 
 def _check_role(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """A follower runs the exact method, and only a follower may be without a sensor."""
-    yield from role_errors(draft, draft.value.role, draft.value.sensor, ())
+    yield from role_errors(draft, draft.value.role, draft.value.source, ())
 
 
 def _check_private_sensor(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
     """With the section privacy, all readings of a run are there before its first round."""
-    yield from privacy_sensor_errors(draft, draft.value.role, draft.value.sensor, ())
+    yield from privacy_sensor_errors(draft, draft.value.role, draft.value.source, ())
 
 
 def _check_diameter(draft: Unchecked[NodeConfig]) -> Iterator[ConfigError]:
@@ -188,9 +188,9 @@ NODE_RULES: tuple[Rule[Unchecked[NodeConfig]], ...] = (
     Rule((("algorithm",), ("objective",)), check_statistics),
     Rule((("privacy",), ("algorithm",), ("objective",)), check_privacy),
     Rule((), _check_sensor),
-    Rule((("broker",), ("sensor",)), _check_sensor_broker),
-    Rule((("privacy",), ("sensor",)), _check_private_sensor),
-    Rule((("algorithm",), ("objective",)), _check_role),
+    Rule((("broker",), ("sensor",), ("sensors",)), _check_sensor_broker),
+    Rule((("privacy",), ("sensor",), ("sensors",)), _check_private_sensor),
+    Rule((("algorithm",), ("objective",), ("sensor",), ("sensors",)), _check_role),
     Rule((("algorithm",),), _check_diameter),
     Rule((("node",),), _check_neighbours),
     Rule((), _check_exchange),

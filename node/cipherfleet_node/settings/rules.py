@@ -28,6 +28,7 @@ from cipherfleet_node.settings.sections import (
     Crypto,
     CsvSensor,
     Feature,
+    Guard,
     HttpSensor,
     Method,
     ModbusSensor,
@@ -37,7 +38,11 @@ from cipherfleet_node.settings.sections import (
     Privacy,
     Role,
     Sensor,
+    SensorGroup,
+    Source,
+    SyntheticSensor,
     exact_scale_of,
+    parts_of,
     resolution_of,
 )
 
@@ -149,17 +154,19 @@ def check_algorithm(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 # Settings of the section algorithm that a method does not use.
 _SCHEDULE = [("attenuation",), *(("stepsize", key) for key in ("initial", "decay", "exponent"))]
 UNUSED: Mapping[Method, Sequence[tuple[str, ...]]] = {
-    "article": [("scale",), ("until",), ("metric",), ("shield",)],
+    "article": [("scale",), ("until",), ("metric",), ("shield",), ("shares",)],
     "exact": _SCHEDULE,
     "statistics": [*_SCHEDULE, ("metric",)],
 }
 
-NEED_GRADIENT = [("metric",), ("shield",)]  # settings of the section algorithm
+NEED_GRADIENT = [("metric",), ("shield",), ("shares",)]  # settings of the section algorithm
 
 
 def unused_settings(algorithm: Algorithm, objective: ObjectiveSection) -> list[tuple[str, ...]]:
     """Return the settings of *algorithm* that a node with this *objective* does not use."""
-    more = NEED_GRADIENT if objective.kind == "average" else ()
+    more = list(NEED_GRADIENT) if objective.kind == "average" else []
+    if algorithm.shield == "none":
+        more.append(("shares",))
     return [*UNUSED[algorithm.method], *more]
 
 
@@ -175,6 +182,12 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
                 f"is not used by method {algorithm.method}",
                 remedy=f"leave it out, or set algorithm.method: {other}",
             )
+    if algorithm.shield == "none" and document.has(("algorithm", "shares")):
+        yield document.key_error(
+            ("algorithm", "shares"),
+            "is not used by algorithm.shield: none",
+            remedy="leave it out, or set algorithm.shield: linear",
+        )
     spread = algorithm.stepsize.spread
     if spread > 1 and algorithm.method == "article":
         yield document.error(
@@ -200,12 +213,12 @@ def check_gradient(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
 
 
 def role_errors(
-    sections: Unchecked[Sections], role: Role, sensor: Sensor, path: Path_
+    sections: Unchecked[Sections], role: Role, source: Source, path: Path_
 ) -> Iterator[ConfigError]:
     """Yield an error for a role that does not fit; *path* is that of the node in its file."""
     document, value = sections.document, sections.value
     if role == "member":
-        if isinstance(sensor, NoSensor):
+        if isinstance(source, NoSensor):
             text = "is none, which only a follower may have"
             remedy = "name its sensor, or write role: follower beside it"
             yield document.error((*path, "sensor", "kind"), text, remedy=remedy)
@@ -294,7 +307,7 @@ def _check_release(document: Document, objective: ObjectiveSection) -> Iterator[
 
 
 def privacy_sensor_errors(
-    sections: Unchecked[Sections], role: Role, sensor: Sensor, path: Path_
+    sections: Unchecked[Sections], role: Role, source: Source, path: Path_
 ) -> Iterator[ConfigError]:
     """Yield an error for a sensor with new readings in a run; *path* is that of the node.
 
@@ -304,17 +317,22 @@ def privacy_sensor_errors(
     if sections.value.privacy is None or role == "follower":
         return
     release = "each new reading would be another release of the result"
-    if not isinstance(sensor, CsvSensor):
-        if not isinstance(sensor, NoSensor):  # which a member may not have in any case
-            kind = sensor.__struct_config__.tag
+    remedy = "record the readings in a file, or leave the section privacy out"
+    if isinstance(source, SensorGroup):
+        text = f"are live, must be one sensor of kind csv beside the section privacy: {release}"
+        yield document.error((*path, "sensors"), text, remedy=remedy)
+        return
+    if not isinstance(source, CsvSensor):
+        if not isinstance(source, NoSensor):  # which a member may not have in any case
+            kind = source.__struct_config__.tag
             yield document.error(
                 (*path, "sensor", "kind"),
                 f"is {kind}, must be csv beside the section privacy: {release}",
-                remedy="record the readings in a file, or leave the section privacy out",
+                remedy=remedy,
             )
         return
     for name in ("rows_per_round", "rounds_per_row"):
-        if getattr(sensor, name) is not None:
+        if getattr(source, name) is not None:
             yield document.key_error(
                 (*path, "sensor", name),
                 f"is not allowed beside the section privacy: {release}",
@@ -388,20 +406,22 @@ def _check_broker_files(
 
 
 def sensor_broker_errors(
-    sections: Unchecked[Sections], sensor: Sensor, path: Path_
+    sections: Unchecked[Sections], source: Source, path: Path_
 ) -> Iterator[ConfigError]:
     """Yield an error for a sensor that reads at the broker of the fleet; *path* is the node's."""
     broker = sections.value.broker
-    if not isinstance(sensor, MqttSensor) or sensor.port != broker.port:
-        return
     hosts = [broker.host, *(getattr(broker, "cluster", None) or ())]
-    if any(is_same_host(sensor.host, host) for host in hosts):
-        yield sections.document.error(
-            (*path, "sensor"),
-            f"reads at {sensor.host}:{sensor.port}, which is the broker of the fleet: its operator "
-            "would see the readings",
-            remedy="name a broker of your own",
-        )
+    for index, sensor in enumerate(parts_of(source)):
+        if not isinstance(sensor, MqttSensor) or sensor.port != broker.port:
+            continue
+        if any(is_same_host(sensor.host, host) for host in hosts):
+            is_listed = sections.document.has((*path, "sensors"))
+            yield sections.document.error(
+                (*path, "sensors", index) if is_listed else (*path, "sensor"),
+                f"reads at {sensor.host}:{sensor.port}, which is the broker of the fleet: its "
+                "operator would see the readings",
+                remedy="name a broker of your own",
+            )
 
 
 def is_same_host(first: str, second: str) -> bool:
@@ -510,8 +530,66 @@ def _check_feature(document: Document, path: Path_, feature: Feature) -> Iterato
     yield from _check_scale(document, path, feature.scale)
 
 
-def sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
-    """Yield an error for limits that no value satisfies, and for what its kind does not allow."""
+class HasSensors(Protocol):
+    """What has `sensor` or `sensors`: a NodeConfig, or an entry of `nodes` in fleet.yaml."""
+
+    @property
+    def sensor(self) -> Sensor:
+        """The only sensor."""
+
+    @property
+    def sensors(self) -> list[Sensor] | None:
+        """Several sensors instead of it."""
+
+
+def sensor_errors(document: Document, node: HasSensors, path: Path_) -> Iterator[ConfigError]:
+    """Yield the errors in the sensors of *node*, which is at *path*; it has one or a list."""
+    if node.sensors is None:
+        yield from _single_sensor_errors(document, node.sensor, (*path, "sensor"))
+        if document.has((*path, "join_tolerance_s")):
+            text = "belongs to the list sensors, and there is one sensor"
+            yield document.key_error((*path, "join_tolerance_s"), text, remedy="leave it out")
+        return
+    if document.has((*path, "sensor")):
+        yield document.key_error(
+            (*path, "sensors"),
+            "and sensor are both given",
+            remedy="leave one of them out: all sensors of a node belong to its list sensors",
+        )
+    for index, sensor in enumerate(node.sensors):
+        place = (*path, "sensors", index)
+        yield from _single_sensor_errors(document, sensor, place)
+        if len(node.sensors) > 1:
+            yield from _listed_sensor_errors(document, sensor, place)
+
+
+def _listed_sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
+    """Yield an error for a sensor that cannot be joined with others."""
+    if isinstance(sensor, CsvSensor | NoSensor):
+        why = "its rows have no times" if isinstance(sensor, CsvSensor) else "it has no readings"
+        text = f"is {sensor.__struct_config__.tag}, which cannot be joined with others: {why}"
+        remedy = "put all columns into one file, or leave this sensor out of the list"
+        yield document.error((*path, "kind"), text, remedy=remedy)
+    if isinstance(sensor, CommandSensor) and not sensor.fields:
+        text = "has no fields: among several sensors, name what the program prints"
+        yield document.error(path, text, remedy="write for example fields: [lux]")
+    if isinstance(sensor, SyntheticSensor) and sensor.rows_per_round > 1:
+        text = f"is {sensor.rows_per_round}, must be 1 among several sensors"
+        yield document.error((*path, "rows_per_round"), text)
+
+
+def _single_sensor_errors(document: Document, sensor: Sensor, path: Path_) -> Iterator[ConfigError]:
+    """Yield an error for what no value satisfies, what does nothing, and what excludes another."""
+    for name, guard in sensor.guards.items():
+        if guard == Guard():
+            text = f"has no guard, must have one of {', '.join(Guard.__struct_fields__)}"
+            yield document.error((*path, "guards", name), text)
+    if isinstance(sensor, CsvSensor) and sensor.gap_marks and sensor.gaps == "refuse":
+        text = "has no effect, since gaps is refuse"
+        yield document.key_error((*path, "gap_marks"), text, remedy="write gaps: skip beside it")
+    if isinstance(sensor, CsvSensor) and sensor.guards:
+        text = "need the time of each reading, and the rows of a file have none"
+        yield document.key_error((*path, "guards"), text, remedy="leave them out, or use limits")
     for name, (low, high) in sensor.limits.items():
         if not low < high:
             yield document.error(

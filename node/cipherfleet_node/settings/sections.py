@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import msgspec
 from msgspec import Meta, field
@@ -17,6 +17,9 @@ from msgspec import Meta, field
 from .type_errors import RefusedKey
 
 CONFIG_VERSION = 1
+
+
+JOIN_TOLERANCE_S = 60.0
 
 
 SAFE_KEY_BITS = 2048  # a strength of 112 bits; smaller keys need crypto.allow_weak_keys
@@ -213,6 +216,8 @@ class Algorithm(Section, frozen=True):
     metric: MetricName = "step"  # exact only: how steps follow the node's own curvature
     # linear: shares with partners hide a node's gradient from all its neighbours; not for article.
     shield: ShieldName = "none"
+    # Deviation of a share of the shield, in units of c0: it hides gradients that are smaller.
+    shares: Annotated[float, Meta(ge=0.25, le=16)] = 1.0
     stepsize: Stepsize = field(default_factory=Stepsize)
     attenuation: Attenuation | Literal["none"] = "none"
     answer_timeout_s: Positive = 5.0
@@ -306,26 +311,56 @@ class ObjectiveSection(Section, frozen=True):
         return self.normalise_by or readings if self.weight == "reading" else readings
 
 
-class CsvSensor(Section, frozen=True, tag_field="kind", tag="csv"):
+class Guard(Section, frozen=True):
+    """What the readings of a field may do from one to the next. A reading that fails is not used.
+
+    A guard compares readings since the start of the node; the first one passes.
+    """
+
+    change_per_minute: Positive | None = None  # largest change in a minute, in the field's unit
+    stuck_after_readings: Annotated[int, Meta(ge=2)] | None = None  # so many equal ones in a row
+    stuck_after_s: Positive | None = None  # the same value for so long, in three readings or more
+
+
+class SensorSection(Section, frozen=True, kw_only=True):
+    """What every sensor has: plausible values, guards, and the longest time of a read."""
+
+    limits: dict[str, tuple[float, float]] = {}
+    guards: dict[FieldName, Guard] = {}
+    timeout_s: Positive = 5.0
+
+
+Separator = Annotated[
+    str,
+    Meta(
+        pattern=r'^[^"\r\nA-Za-z0-9.+-]$(?!\n)',
+        description="one character, for example ';' or \"\\t\"",
+        examples=[",", ";", "\t"],
+    ),
+]
+
+
+class CsvSensor(SensorSection, frozen=True, tag_field="kind", tag="csv"):
     """A replay of a CSV file with a header line. The node uses the rows that match *where*."""
 
     path: str
     where: dict[str, str | int | float] = {}
+    separator: Separator = ","  # between two cells
+    decimal: Literal[".", ","] = "."
+    columns: dict[str, FieldName] = {}  # new names: {column in the file: name here}
+    gaps: Literal["refuse", "skip"] = "refuse"  # a row with a gap is an error, or left out
+    gap_marks: list[str] = []  # gaps beside empty cells, NaN, NA, N/A, null and -: [ERR, "-999"]
     rows_per_round: Count | None = None  # None: the whole file before the first round
     rounds_per_row: Count | None = None  # instead: first_rows at once, then a row in so many rounds
     first_rows: Count = 1
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
-class SyntheticSensor(Section, frozen=True, tag_field="kind", tag="synthetic"):
+class SyntheticSensor(SensorSection, frozen=True, tag_field="kind", tag="synthetic"):
     """Generated readings for trials. Each field is normal with its mean and deviation."""
 
     fields: dict[str, SyntheticField]
     seed: int = 0
     rows_per_round: Count = 1
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
 class SyntheticField(Section, frozen=True):
@@ -335,31 +370,26 @@ class SyntheticField(Section, frozen=True):
     deviation: NonNegative = 0.0
 
 
-class ThermalSensor(Section, frozen=True, tag_field="kind", tag="thermal"):
+class ThermalSensor(SensorSection, frozen=True, tag_field="kind", tag="thermal"):
     """A Linux thermal zone, named by its type (`x86_pkg_temp`, `cpu-thermal`) or its number."""
 
     zone: str | int
     field: str = "temperature_c"
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
-class HwmonSensor(Section, frozen=True, tag_field="kind", tag="hwmon"):
+class HwmonSensor(SensorSection, frozen=True, tag_field="kind", tag="hwmon"):
     """A Linux hwmon chip, named by its name, with inputs such as {temp1_input: temperature_c}."""
 
     chip: str
     inputs: dict[str, str]
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
-class CommandSensor(Section, frozen=True, tag_field="kind", tag="command"):
+class CommandSensor(SensorSection, frozen=True, tag_field="kind", tag="command"):
     """A program that prints one JSON object of numbers per run, for example {"lux": 310}."""
 
     command: list[str]
+    fields: list[FieldName] = []  # what it prints; needed in the list `sensors`
     devices: list[DeviceNode] = []  # the devices it opens: the service's sandbox hides all others
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
 class MqttField(Section, frozen=True):
@@ -371,8 +401,11 @@ class MqttField(Section, frozen=True):
     last_seen: JsonPath | None = None
 
 
-class MqttSensor(Section, frozen=True, tag_field="kind", tag="mqtt"):
-    """Messages at a broker of the owner's own, for example of zigbee2mqtt, Tasmota or ESPHome."""
+class MqttSensor(SensorSection, frozen=True, tag_field="kind", tag="mqtt"):
+    """Messages at a broker of the owner's own, for example of zigbee2mqtt, Tasmota or ESPHome.
+
+    The first reads wait up to timeout_s for the first messages.
+    """
 
     fields: Annotated[dict[FieldName, MqttField], Meta(min_length=1, max_length=MAX_FIELDS)]
     host: Host = "127.0.0.1"
@@ -386,43 +419,39 @@ class MqttSensor(Section, frozen=True, tag_field="kind", tag="mqtt"):
     key: FileName | None = None
     user: FieldName | None = None
     password_file: FileName | None = None  # its first line
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0  # of the first read, which waits for the first messages
 
 
-class HttpSensor(Section, frozen=True, tag_field="kind", tag="http"):
-    """A device that answers a GET request with JSON, for example AirGradient or Shelly."""
+class HttpSensor(SensorSection, frozen=True, tag_field="kind", tag="http"):
+    """A device that answers a GET request with JSON, for example AirGradient or Shelly.
+
+    The whole answer must come within timeout_s.
+    """
 
     url: HttpUrl
     fields: Annotated[dict[FieldName, JsonPath], Meta(min_length=1, max_length=MAX_FIELDS)]
     ca: FileName | None = None  # for https; relative to the node's folder
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0  # of the whole answer
 
 
-class IioSensor(Section, frozen=True, tag_field="kind", tag="iio"):
+class IioSensor(SensorSection, frozen=True, tag_field="kind", tag="iio"):
     """A chip of the kernel's class iio, by its name, with inputs such as {temp: temperature_c}."""
 
     chip: str
     inputs: Annotated[dict[str, str], Meta(min_length=1, max_length=MAX_FIELDS)]
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
-class OneWireSensor(Section, frozen=True, tag_field="kind", tag="w1"):
+class OneWireSensor(SensorSection, frozen=True, tag_field="kind", tag="w1"):
     """A one-wire thermometer such as the DS18B20, by its identity (`28-0316a2795eff`)."""
 
     device: OneWireDevice
     field: str = "temperature_c"
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
-class SerialSensor(Section, frozen=True, tag_field="kind", tag="serial"):
+class SerialSensor(SensorSection, frozen=True, tag_field="kind", tag="serial"):
     """A device that sends by itself over a serial port: lines of text, or frames of a dust sensor.
 
     *fields* says where each field is: a key (lines), a path (json), the number of a column from 1
-    on (csv), or a quantity of the frame such as pm2_5 (pms5003, sds011).
+    on (csv), or a quantity of the frame such as pm2_5 (pms5003, sds011). A record that is older
+    than timeout_s does not count.
     """
 
     device: DeviceNode
@@ -430,8 +459,6 @@ class SerialSensor(Section, frozen=True, tag_field="kind", tag="serial"):
     fields: Annotated[dict[FieldName, JsonPath | Count], Meta(min_length=1, max_length=MAX_FIELDS)]
     baud: Baud = 9600
     parity: Parity = "none"
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0  # a device that sends more rarely needs more
 
 
 class ModbusRegister(Section, frozen=True):
@@ -445,7 +472,7 @@ class ModbusRegister(Section, frozen=True):
     offset: float = 0.0
 
 
-class ModbusSensor(Section, frozen=True, tag_field="kind", tag="modbus"):
+class ModbusSensor(SensorSection, frozen=True, tag_field="kind", tag="modbus"):
     """Registers of a Modbus device, at a *host* (TCP) or at a serial *device* (RTU)."""
 
     registers: Annotated[dict[FieldName, ModbusRegister], Meta(min_length=1, max_length=MAX_FIELDS)]
@@ -455,15 +482,27 @@ class ModbusSensor(Section, frozen=True, tag_field="kind", tag="modbus"):
     baud: Baud = 9600
     parity: Parity = "none"
     unit: Annotated[int, Meta(ge=0, le=255)] = 1  # the address of the device
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
-class NoSensor(Section, frozen=True, tag_field="kind", tag="none"):
+class ClockSensor(SensorSection, frozen=True, tag_field="kind", tag="clock"):
+    """The clock of the node as fields: hour, 0 to 24 with fractions, and weekday, 0 for Monday.
+
+    There is no reading while the kernel's clock is not synchronised. Zone local is the time zone of
+    the device, with its summer time.
+    """
+
+    zone: Literal["utc", "local"] = "utc"
+
+
+class PluginSensor(SensorSection, frozen=True, tag_field="kind", tag="plugin"):
+    """A sensor of another package, by its name in the entry point group `cipherfleet.sensors`."""
+
+    name: FieldName
+    options: dict[FieldName, Any] = {}  # what the plug-in declares
+
+
+class NoSensor(SensorSection, frozen=True, tag_field="kind", tag="none"):
     """No sensor: for a node whose role is follower."""
-
-    limits: dict[str, tuple[float, float]] = {}
-    timeout_s: Positive = 5.0
 
 
 Sensor = (
@@ -478,8 +517,50 @@ Sensor = (
     | MqttSensor
     | HttpSensor
     | CommandSensor
+    | ClockSensor
+    | PluginSensor
     | NoSensor
 )
+
+Sensors = Annotated[list[Sensor], Meta(min_length=1, max_length=32)]
+
+
+class SensorGroup(msgspec.Struct, frozen=True):
+    """The sensors of the list `sensors`, which give one sample together."""
+
+    sensors: tuple[Sensor, ...]
+    join_tolerance_s: float
+
+    @property
+    def timeout_s(self) -> float:
+        """The longest timeout: all sensors are read at the same time."""
+        return max(sensor.timeout_s for sensor in self.sensors)
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """The limits of all sensors; no two have the same field."""
+        return {name: pair for each in self.sensors for name, pair in each.limits.items()}
+
+    @property
+    def guards(self) -> dict[str, Guard]:
+        """The guards of all sensors."""
+        return {name: guard for each in self.sensors for name, guard in each.guards.items()}
+
+
+Source = Sensor | SensorGroup  # where the readings of a node come from
+
+
+def source_of(sensor: Sensor, sensors: list[Sensor] | None, join_tolerance_s: float) -> Source:
+    """Return the source of a node; a list of one sensor is that sensor."""
+    if not sensors:
+        return sensor
+    return sensors[0] if len(sensors) == 1 else SensorGroup(tuple(sensors), join_tolerance_s)
+
+
+def parts_of(source: Source) -> tuple[Sensor, ...]:
+    """Return the single sensors of *source*."""
+    return source.sensors if isinstance(source, SensorGroup) else (source,)
+
 
 # A follower takes part without readings of its own, and ends at the optimum of the members.
 Role = Literal["member", "follower"]
@@ -632,7 +713,9 @@ class NodeConfig(Section, frozen=True):
     node: NodeId
     algorithm: Algorithm
     objective: ObjectiveSection
-    sensor: Sensor
+    sensor: Sensor = field(default_factory=NoSensor)  # only a follower may have none
+    sensors: Sensors | None = None  # several instead of one, joined to one sample
+    join_tolerance_s: Positive = JOIN_TOLERANCE_S  # greatest age of a value in a joined sample
     role: Role = "member"
     diameter: Count | None = None  # of the graph, in hops; algorithm.until needs it
     neighbours: list[Neighbour] = []  # empty only if the operator sets them later
@@ -646,6 +729,11 @@ class NodeConfig(Section, frozen=True):
     generations: Generations | None = None  # None: no shield, or not enrolled yet
     keys: OwnKeys | None = None  # None: the keys were generated on the device
     checksum: str | None = None  # over the parts that only provisioning writes; see `checksum_of`
+
+    @property
+    def source(self) -> Source:
+        """The sensor, or the group of several."""
+        return source_of(self.sensor, self.sensors, self.join_tolerance_s)
 
     @property
     def co_neighbours(self) -> set[str]:

@@ -9,6 +9,7 @@ from msgspec import Meta, field
 
 from cipherfleet_node.settings.sections import (
     CONFIG_VERSION,
+    JOIN_TOLERANCE_S,
     Algorithm,
     AnswerSection,
     Broker,
@@ -17,10 +18,14 @@ from cipherfleet_node.settings.sections import (
     NodeId,
     NoSensor,
     ObjectiveSection,
+    Positive,
     Privacy,
     Role,
     Section,
     Sensor,
+    Sensors,
+    Source,
+    source_of,
 )
 from cipherfleet_provisioning.topology.section import Topology
 
@@ -37,10 +42,17 @@ class NodeEntry(Section, frozen=True):
 
     id: str
     sensor: Sensor = field(default_factory=NoSensor)  # only a follower may have none
+    sensors: Sensors | None = None  # several instead of one, joined to one sample
+    join_tolerance_s: Positive = JOIN_TOLERANCE_S  # greatest age of a value in a joined sample
     role: Role = "member"
     each: Annotated[int, Meta(ge=1, le=MAX_EACH)] | None = None
     owner: str | None = None
     broker: str | None = None  # one of broker.cluster; None: the nodes use them in turn
+
+    @property
+    def source(self) -> Source:
+        """The sensor, or the group of several."""
+        return source_of(self.sensor, self.sensors, self.join_tolerance_s)
 
 
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$")]

@@ -13,7 +13,15 @@ import msgspec
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.sensors.base import join_names
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, sensor_errors
-from cipherfleet_node.settings.sections import NodeId, Role, Sensor, SyntheticSensor
+from cipherfleet_node.settings.sections import (
+    NodeId,
+    Role,
+    Sensor,
+    Source,
+    SyntheticSensor,
+    parts_of,
+    source_of,
+)
 from cipherfleet_node.settings.type_errors import EACH, Path_, did_you_mean
 from cipherfleet_node.settings.yaml_document import Document, Unchecked
 
@@ -22,10 +30,10 @@ from .file import FleetFile, NodeEntry
 
 @dataclass(frozen=True)
 class Member:
-    """A node of the fleet and its sensor."""
+    """A node of the fleet and its sensor, or its group of several."""
 
     id: str
-    sensor: Sensor
+    sensor: Source
     entry: int  # the place of its entry among `nodes:` in fleet.yaml, from 0
     owner: str | None = None
     broker: str | None = None  # one of broker.cluster
@@ -59,8 +67,8 @@ def read_members(unchecked: Unchecked[FleetFile]) -> tuple[Member, ...]:
 
 
 def _check_sensor(draft: EntryDraft) -> Iterator[ConfigError]:
-    """The sensor has limits that values can satisfy, and a command if it needs one."""
-    yield from sensor_errors(draft.file.document, draft.entry.sensor, (*draft.path, "sensor"))
+    """There is one sensor or a list, with limits that values can satisfy."""
+    yield from sensor_errors(draft.file.document, draft.entry, draft.path)
 
 
 def _check_owner(draft: EntryDraft) -> Iterator[ConfigError]:
@@ -116,19 +124,20 @@ ENTRY_RULES: tuple[Rule[EntryDraft], ...] = (
 def _expand(draft: EntryDraft) -> Iterator[Member]:
     """Yield the members of an entry; raises ConfigError for an id that is no name."""
     entry = draft.entry
-    plain = msgspec.to_builtins(entry.sensor)
+    plain = msgspec.to_builtins(parts_of(entry.source))
     for n in range(1, (entry.each or 1) + 1):
-        name, sensor, owner = entry.id, plain, entry.owner
+        name, sensors, owner = entry.id, plain, entry.owner
         if entry.each:
-            name, sensor, owner = (
+            name, sensors, owner = (
                 _fill_in_number(name, n),
-                _fill_in_number(sensor, n),
+                _fill_in_number(sensors, n),
                 _fill_in_number(owner, n),
             )
         if not _is_name(name):
             raise _name_error(draft.file.document, (*draft.path, "id"), name)
-        own = _with_own_seed(msgspec.convert(sensor, Sensor), name)
-        yield Member(name, own, draft.index, owner, entry.broker, entry.role)
+        own = [_with_own_seed(msgspec.convert(sensor, Sensor), name) for sensor in sensors]
+        source = source_of(own[0], own, entry.join_tolerance_s)
+        yield Member(name, source, draft.index, owner, entry.broker, entry.role)
 
 
 def _is_name(text: str) -> bool:

@@ -17,12 +17,18 @@ from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.statistics import Statistics, wrap_objective
 from cipherfleet_node.errors import ConfigError
-from cipherfleet_node.sensors import CsvTable
+from cipherfleet_node.sensors import CsvTable, kind_of
 from cipherfleet_node.sensors.base import check_fields, join_names
+from cipherfleet_node.sensors.clock import FIELDS as CLOCK_FIELDS
+from cipherfleet_node.sensors.csv_table import format_of, gaps_of
+from cipherfleet_node.sensors.joined import check_distinct
+from cipherfleet_node.sensors.plugins import plugin_fields, plugin_names, read_options
 from cipherfleet_node.settings.rules import ItemDraft, Rule, apply_rules, fields_named
 from cipherfleet_node.settings.sections import (
     AGREE,
     Algorithm,
+    ClockSensor,
+    CommandSensor,
     CsvSensor,
     HttpSensor,
     HwmonSensor,
@@ -31,12 +37,16 @@ from cipherfleet_node.settings.sections import (
     MqttSensor,
     ObjectiveSection,
     OneWireSensor,
+    PluginSensor,
     Scale,
     Sensor,
+    SensorGroup,
     SerialSensor,
+    Source,
     SyntheticSensor,
     ThermalSensor,
     exact_scale_of,
+    parts_of,
     resolution_of,
 )
 from cipherfleet_node.settings.type_errors import EACH, Path_, did_you_mean
@@ -59,8 +69,20 @@ class MemberDraft(ItemDraft):
 
     @property
     def path(self) -> Path_:
-        """The place of the sensor."""
-        return ("nodes", self.index, "sensor")
+        """The place of the sensor, or of the list of sensors."""
+        return ("nodes", self.index, "sensor" if self._sensors is None else "sensors")
+
+    @property
+    def located(self) -> list[tuple[Path_, Sensor]]:
+        """The single sensors and their places."""
+        parts = parts_of(self.member.sensor)
+        if self._sensors is None:
+            return [(self.path, parts[0])]
+        return [((*self.path, place), each) for place, each in enumerate(parts)]
+
+    @property
+    def _sensors(self) -> list[Sensor] | None:
+        return self.file.value.nodes[self.index].sensors
 
 
 def check_files(draft: FleetDraft) -> Iterable[ConfigError]:
@@ -104,12 +126,19 @@ def _read_table(draft: MemberDraft) -> Iterator[ConfigError]:
     sensor, tables = draft.member.sensor, draft.file.tables
     if not isinstance(sensor, CsvSensor):
         return
-    path = draft.file.folder / sensor.path
+    path, form = draft.file.folder / sensor.path, format_of(sensor)
     if path in tables:
+        table = tables[path]
+        if table is not None and table.format != form:
+            text = (
+                f"of node {draft.member.id!r}: another node reads this file with other settings "
+                "of separator, decimal or columns"
+            )
+            yield draft.file.document.error((*draft.path, "path"), text)
         return
     tables[path] = None
     try:
-        tables[path] = CsvTable(path)
+        tables[path] = CsvTable(path, form)
     except ConfigError as error:
         text = f"of node {draft.member.id!r}: {error}{near(path)}"
         yield draft.file.document.error((*draft.path, "path"), text)
@@ -117,19 +146,22 @@ def _read_table(draft: MemberDraft) -> Iterator[ConfigError]:
 
 def _check_columns(draft: MemberDraft) -> Iterator[ConfigError]:
     """The readings have all columns and fields that the section of the sensor names."""
-    sensor = draft.member.sensor
-    fields = _fields_of(sensor, draft.file.folder, draft.file.tables)
-    if fields is None:
-        return
-    where = sensor.where if isinstance(sensor, CsvSensor) else {}
-    for section, names in (("where", where), ("limits", sensor.limits)):
-        for name in names:
-            if name not in fields:
-                text = (
-                    f"is no field of the sensor of {draft.member.id!r}, it has {join_names(fields)}"
-                )
-                path = (*draft.path, section, name)
-                yield draft.file.document.key_error(path, text + did_you_mean(name, fields))
+    for path, sensor in draft.located:
+        fields = _fields_of(sensor, draft.file.folder, draft.file.tables)
+        where = sensor.where if isinstance(sensor, CsvSensor) else {}
+        sections: dict[str, Iterable[str]] = {
+            "where": where,
+            "limits": sensor.limits,
+            "guards": sensor.guards,
+        }
+        for section, names in sections.items():
+            for name in names:
+                if fields is not None and name not in fields:
+                    owner, known = draft.member.id, join_names(fields)
+                    text = f"is no field of the sensor of {owner!r}, it has {known}"
+                    yield draft.file.document.key_error(
+                        (*path, section, name), text + did_you_mean(name, fields)
+                    )
 
 
 def _check_start(draft: MemberDraft) -> Iterator[ConfigError]:
@@ -163,17 +195,17 @@ def _check_number(draft: MemberDraft) -> Iterator[ConfigError]:
         )
 
 
-SENSOR = ("nodes", EACH, "sensor")
-FILE_RULES: tuple[Rule[MemberDraft], ...] = (Rule((SENSOR,), _read_table),)
+SENSOR, SENSORS = ("nodes", EACH, "sensor"), ("nodes", EACH, "sensors")
+FILE_RULES: tuple[Rule[MemberDraft], ...] = (Rule((SENSOR, SENSORS), _read_table),)
 READING_RULES: tuple[Rule[MemberDraft], ...] = (
-    Rule((SENSOR,), _check_columns),
-    Rule((("objective",), SENSOR), _check_start),
-    Rule((("privacy",), ("objective",), SENSOR), _check_number),
+    Rule((SENSOR, SENSORS), _check_columns),
+    Rule((("objective",), SENSOR, SENSORS), _check_start),
+    Rule((("privacy",), ("objective",), SENSOR, SENSORS), _check_number),
 )
 
 
 def _find_refusal(
-    sensor: Sensor,
+    sensor: Source,
     folder: Path,
     tables: Mapping[Path, CsvTable | None],
     section: ObjectiveSection,
@@ -184,9 +216,16 @@ def _find_refusal(
     if algorithm is not None:
         objective = wrap_objective(algorithm, objective, section)
     fields = _fields_of(sensor, folder, tables)
+    owners: dict[str, Collection[str]] = {}
     try:
+        for number, each in enumerate(parts_of(sensor), 1):
+            if isinstance(each, PluginSensor) and each.name in plugin_names():
+                read_options(each)
+            own = _fields_of(each, folder, tables)
+            owners[f"sensor {number} ({kind_of(each)})"] = own or ()
+        check_distinct(owners)
         if fields is not None and not isinstance(sensor, CsvSensor):
-            source = f"kind {sensor.__struct_config__.tag}"
+            source = "the sensors" if isinstance(sensor, SensorGroup) else f"kind {kind_of(sensor)}"
             check_fields(source, fields, objective.fields, sensor.limits)
         samples = recorded_samples(sensor, folder, tables, objective.fields)
         if samples is not None:
@@ -227,7 +266,7 @@ def _check_range(objective: MadeObjective, algorithm: Algorithm, scale: Scale | 
 
 
 def recorded_samples(
-    sensor: Sensor,
+    sensor: Source,
     folder: Path,
     tables: Mapping[Path, CsvTable | None],
     needed: Collection[str],
@@ -236,31 +275,57 @@ def recorded_samples(
     table = tables.get(folder / sensor.path) if isinstance(sensor, CsvSensor) else None
     if table is None or not isinstance(sensor, CsvSensor):
         return None
-    return table.samples(sensor.where, needed, sensor.limits)
+    return table.samples(sensor.where, needed, sensor.limits, gaps_of(sensor))
 
 
 def _fields_of(
-    sensor: Sensor, folder: Path, tables: Mapping[Path, CsvTable | None]
+    source: Source, folder: Path, tables: Mapping[Path, CsvTable | None]
 ) -> Collection[str] | None:
-    """Return the field names of *sensor*, None if they are known only when it runs."""
-    match sensor:
-        case CsvSensor():
+    """Return the field names of *source*, None if they are known only when it runs."""
+    known: list[str] = []
+    for sensor in parts_of(source):
+        if isinstance(sensor, CsvSensor):
             table = tables.get(folder / sensor.path)
-            return table.columns if table is not None else None
+            fields: Collection[str] | None = table.columns if table is not None else None
+        else:
+            fields = _declared_fields(sensor)
+        if fields is None:
+            return None
+        known += fields
+    return known
+
+
+def _declared_fields(sensor: Sensor) -> Collection[str] | None:
+    """Return the field names that the section of *sensor* says, None if it does not."""
+    match sensor:
         case SyntheticSensor() | MqttSensor() | HttpSensor() | SerialSensor():
             return list(sensor.fields)
+        case ModbusSensor():
+            return list(sensor.registers)
         case ThermalSensor() | OneWireSensor():
             return [sensor.field]
         case HwmonSensor() | IioSensor():
             return list(sensor.inputs.values())
-        case ModbusSensor():
-            return list(sensor.registers)
+        case ClockSensor():
+            return CLOCK_FIELDS
+        case CommandSensor():
+            return sensor.fields or None
+        case PluginSensor() if sensor.name in plugin_names():
+            return _plugin_fields(sensor)
         case _:
             return None
 
 
+def _plugin_fields(sensor: PluginSensor) -> Collection[str] | None:
+    """Return the fields that an installed plug-in declares; None if its options are wrong."""
+    try:
+        return plugin_fields(sensor)
+    except ConfigError:
+        return None
+
+
 def count_readings(
-    sensor: Sensor,
+    sensor: Source,
     folder: Path,
     tables: Mapping[Path, CsvTable | None],
     section: ObjectiveSection,

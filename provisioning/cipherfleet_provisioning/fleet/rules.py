@@ -204,7 +204,7 @@ def _check_roles(draft: FleetDraft) -> Iterator[ConfigError]:
     """Followers run the exact method, others have a sensor, and not all nodes are followers."""
     nodes = draft.value.nodes
     for index, entry in enumerate(nodes):
-        yield from role_errors(draft, entry.role, entry.sensor, ("nodes", index))
+        yield from role_errors(draft, entry.role, entry.source, ("nodes", index))
     if all(entry.role == "follower" for entry in nodes):
         text = "are all followers: at least one must have readings of its own"
         yield draft.document.error(("nodes",), text)
@@ -213,13 +213,13 @@ def _check_roles(draft: FleetDraft) -> Iterator[ConfigError]:
 def _check_private_sensors(draft: FleetDraft) -> Iterator[ConfigError]:
     """With the section privacy, all readings of a run are there before its first round."""
     for index, entry in enumerate(draft.value.nodes):
-        yield from privacy_sensor_errors(draft, entry.role, entry.sensor, ("nodes", index))
+        yield from privacy_sensor_errors(draft, entry.role, entry.source, ("nodes", index))
 
 
 def _check_sensor_brokers(draft: FleetDraft) -> Iterator[ConfigError]:
     """A sensor reads at no broker of the fleet."""
     for index, entry in enumerate(draft.value.nodes):
-        yield from sensor_broker_errors(draft, entry.sensor, ("nodes", index))
+        yield from sensor_broker_errors(draft, entry.source, ("nodes", index))
 
 
 def _check_participants(draft: FleetDraft) -> Iterator[ConfigError]:

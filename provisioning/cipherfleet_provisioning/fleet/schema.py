@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+from cipherfleet_node.sensors.plugins import options_schemas
+from cipherfleet_node.settings.sections import PluginSensor
+
 from .file import FleetFile
 
 SCHEMA_FILE = Path(__file__).parent / "fleet.schema.json"
@@ -38,6 +41,28 @@ def make_schema(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
 def schema_text() -> str:
     """Return the schema as text, as the committed file contains it."""
     return json.dumps(fleet_schema(), indent=1) + "\n"
+
+
+def installed_schema() -> dict[str, Any]:
+    """Return the schema with the options of the sensor plug-ins that are installed here.
+
+    The committed file has none of them: it is the same on every machine.
+    """
+    made = fleet_schema()
+    cases = []
+    for name, settings in options_schemas().items():
+        schema = make_schema(settings, name)
+        made["$defs"] |= {f"{name}.{part}": kind for part, kind in schema["$defs"].items()}
+        options = {"$ref": f"#/$defs/{name}.{settings.__name__}"}
+        cases.append(
+            {
+                "if": {"properties": {"name": {"const": name}}},
+                "then": {"properties": {"options": options}},
+            }
+        )
+    if cases:
+        made["$defs"][PluginSensor.__name__]["allOf"] = cases
+    return made
 
 
 def write_schema() -> None:

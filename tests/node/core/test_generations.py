@@ -10,13 +10,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from cipherfleet_node.core import generations, progress
+from cipherfleet_node.core import generations, listening, progress
 from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.generations import Generations, indices
-from cipherfleet_node.core.messages import NAME_BYTES, GenerationNote, GenerationVotes, Query
+from cipherfleet_node.core.messages import (
+    NAME_BYTES,
+    Answer,
+    GenerationNote,
+    GenerationVotes,
+    Message,
+    Query,
+)
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
-from cipherfleet_node.core.state import State
+from cipherfleet_node.core.state import RoundRecord, State
 from cipherfleet_node.core.stepping import Stepper
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
 from tests.support.exact_fleets import (
@@ -31,7 +38,7 @@ from tests.support.exact_fleets import (
     run_to,
     six,
 )
-from tests.support.memory_fleet import MemoryFleet, deliver, rejections
+from tests.support.memory_fleet import MemoryFleet, complete, coupled_of, deliver, rejections
 from tests.tools import generation_faults
 
 PLAN = 110, 8, 24  # rounds between generations, of the roll call, of the averaging
@@ -58,7 +65,7 @@ def started(rounds: int, **more: Any) -> MemoryFleet:
 
 def errors(running: MemoryFleet, among: Sequence[str], of: Sequence[str] = ()) -> FloatVector:
     """The relative error of the latest estimate of each node *among*, for the optimum *of* some."""
-    objectives = objectives_of(readings(six()))
+    objectives = objectives_of({name: running.samples[name] for name in running.seats})
     best = optimum([objectives[name] for name in of or objectives])
     last = np.array([running.seats[name].reported[-1].estimate for name in among])
     result: FloatVector = np.linalg.norm(last - best, axis=1) / np.linalg.norm(best)
@@ -142,9 +149,11 @@ def flows(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, FloatVector]:
     known: dict[str, Any] = defaultdict(lambda: np.zeros(D))
     booked = Stepper._booked
 
-    def book(self: Stepper, state: State, term: Sequence[int], sign: int = 1) -> State:
+    def book(
+        self: Stepper, state: State, record: RoundRecord, term: Sequence[int], sign: int = 1
+    ) -> State:
         known[state.node] = known[state.node] + sign * np.array(term, dtype=float)
-        return booked(self, state, term, sign)
+        return booked(self, state, record, term, sign)
 
     monkeypatch.setattr(Stepper, "_booked", book)
     return known
@@ -218,6 +227,73 @@ def test_a_wiped_card_and_a_node_gone_for_good_are_healed_by_the_next_generation
     before = errors(running, rest, of=rest).min()
     run_to(running, "n00", PLAN[1] + 4 * PLAN[0] + 14)
     assert errors(running, rest, of=rest).max() < before / 10
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["listening", "at once"])
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_a_node_that_enters_hardly_disturbs_its_neighbours(
+    sealed: bool, listens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not listens:
+        monkeypatch.setattr(listening, "rounds_to_listen", lambda *_: 0)
+    edges = complete(5)
+    algorithm = Algorithm(rounds=400, scale=SCALE, stepsize=Stepsize(spread=1.0))
+    running = MemoryFleet(
+        edges, readings(edges), SQUARES, algorithm,
+        generations=(150, 6, 32), sealed=sealed, encrypted=False, seed=3,
+    )  # fmt: skip
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", 100)
+    others = ["n00", "n01", "n03", "n04"]
+    before = running.seats["n00"].reported[-1].number
+    assert errors(running, others).max() < 1e-4
+    running.kill("n02")
+    running.lose_state("n02")
+    running.start("n02")
+    worst = 0.0
+    while running.seats["n00"].reported[-1].number < before + 230:
+        running.advance(running.now + 0.02)
+        worst = max(worst, errors(running, others).max())
+    assert worst < 5e-2 if listens else worst > 8e-2
+    assert errors(running, list(running.seats)).max() < 1e-3
+
+
+def test_a_node_that_listens_does_not_answer_a_roster_of_two() -> None:
+    edges = complete(4)
+    algorithm = Algorithm(rounds=300, scale=SCALE, stepsize=Stepsize(spread=1.0))
+    running = MemoryFleet(
+        edges, readings(edges), SQUARES, algorithm, sealed=True, encrypted=False, seed=3
+    )
+    asked: dict[tuple[str, int], int] = {}  # the size of the roster
+    answered, unanswered = [], []
+
+    def listens(k: int) -> bool:
+        record = state_of(running, "n02").record(k)
+        return record is not None and record.listens
+
+    def watch(sender: str, receiver: str, message: Message) -> Message:
+        if isinstance(message, Query) and receiver == "n02":
+            asked[sender, message.round] = len(message.roster)
+            if listens(message.round):
+                unanswered.append(len(message.roster))
+        if isinstance(message, Answer) and sender == "n02" and listens(message.round):
+            answered.append(asked[receiver, message.round])
+        return message
+
+    running.tap = watch
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", 40)
+    running.kill("n03")
+    running.kill("n02")
+    running.lose_state("n02")
+    running.start("n02")
+    running.advance(running.now + 200.0)
+    assert 2 in unanswered
+    assert 2 not in answered
+    assert state_of(running, "n02").listens == 0
+    assert coupled_of(running, "n00") > 60
 
 
 def test_a_node_without_a_share_gets_one_with_the_next_generation() -> None:

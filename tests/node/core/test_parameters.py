@@ -42,6 +42,7 @@ def test_parameters_vectors_hold(case: Any) -> None:
     data += struct.pack(">4d", *steps) + text(kind) + struct.pack(">2d", *reals)
     if fields["schedule"]:
         data += text("linear") + struct.pack(">3Q", *fields["schedule"])
+        data += struct.pack(">d", fields["shares"])
     assert data.hex() == case["bytes"]
     assert hashlib.sha256(data).hexdigest()[:16] == case["tag"]
     lists = {name: fields[name] and tuple(fields[name]) for name in ("attenuation", "schedule")}
@@ -89,7 +90,9 @@ def test_every_round_of_the_schedule_of_generations_changes_the_tag() -> None:
             replace(schedule, index=4, members="1" * 64),
         )
     }
-    assert len(others) == 5
+    larger = Algorithm(rounds=1, shares=2.0)
+    others.add(shared_parameters(larger, "sealed", 1, 1.0, schedule).tag)
+    assert len(others) == 6
 
 
 def test_statistics_and_estimates_of_one_length_do_not_mix() -> None:

@@ -208,7 +208,7 @@ def test_a_where_that_no_row_matches_is_refused() -> None:
         ('id,t\n"a\nb",2\n1,off\n', 4, "'t' is 'off'"),
         ('id,t\n1,"2\n', 2, "not valid CSV"),
         ("t,t\n1,2\n", 1, "'t' twice"),
-        ("id;t\n1;2\n", 1, "the sensor has 'id;t'"),
+        ("id;t\n1;2\n", 1, 'the file has one column; write separator: ";"'),
     ],
 )
 def test_a_broken_file_is_refused_with_its_line(

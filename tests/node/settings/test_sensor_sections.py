@@ -52,12 +52,14 @@ def test_every_sensor_that_a_page_shows_is_accepted(tmp_path: Path, page: str, b
     assert set(config.sensor.limits) == set(limited)
 
 
-def test_every_kind_that_needs_a_page_has_one() -> None:
+def test_every_kind_has_a_page_of_its_own_or_is_in_the_page_of_all() -> None:
     kinds = {each.__struct_config__.tag for each in Sensor.__args__}
-    explained = {page.stem.removeprefix("sensor-") for page in PAGES}
-    assert explained <= kinds
-    older = {"csv", "synthetic", "thermal", "hwmon", "command", "none"}
-    assert kinds - explained <= older
+    own = {page.stem.removeprefix("sensor-") for page in PAGES}
+    text = (ROOT / "docs" / "how-to" / "sensors.md").read_text()
+    assert own <= kinds
+    assert all(f"(sensor-{kind}.md)" in text for kind in own)
+    shared = kinds - own - {"none"}
+    assert shared == {kind for kind in shared if f"kind: {kind}" in text}
     assert len(BLOCKS) >= 10
 
 

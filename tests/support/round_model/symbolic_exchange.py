@@ -80,6 +80,10 @@ class SymbolicExchange:
     def mean_metropolis(self) -> float:
         return 0.25
 
+    @property
+    def can_listen(self) -> bool:
+        return False  # a zero has no symbol
+
     def roster(self, there: Iterable[str]) -> list[str]:
         return self.seal.roster(there) if self.seal else []
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code
+.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -14,6 +14,21 @@ $(BIN)/pytest: pyproject.toml constraints.txt
 
 figures-of-code: setup
 	$(BIN)/python -m tests.tools.code_figures
+
+site: setup
+	$(BIN)/python -m tests.tools.documentation_site
+
+reference: setup
+	$(BIN)/python -m tests.tools.reference_pages
+
+release: setup
+	$(BIN)/python -m tests.tools.release
+
+journeys: setup
+	$(BIN)/python -m tests.tools.journeys
+
+release-installs: release
+	$(BIN)/python -m tests.tools.wheel_installs
 
 pythons: setup
 	$(BIN)/python -m tests.tools.python_versions
@@ -102,6 +117,12 @@ fuzz: setup
 	$(BIN)/pip install -q -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m tests.tools.fuzz_frames
 	$(BIN)/python -m tests.tools.fuzz_atheris -max_total_time=$(FUZZ_SECONDS)
+
+screenshots: setup
+	$(BIN)/python -m tests.tools.page_screenshots
+
+page-load: setup
+	$(BIN)/python -m tests.tools.page_load --gate
 
 schema: setup
 	$(BIN)/python -m cipherfleet_provisioning.fleet.schema

@@ -16,6 +16,7 @@ import numpy as np
 from cipherfleet_analysis.cost.board_card import Calibration
 from cipherfleet_analysis.cost.round_time import RoundTime, predict
 from cipherfleet_analysis.cost.traffic import Traffic, layout_of, traffic
+from cipherfleet_node.core.drift import Drifting
 from cipherfleet_node.core.objective import Flat, Mean, Objective, Regression
 from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import SEED_BYTES, RoundRandomness
@@ -36,7 +37,7 @@ from cipherfleet_provisioning.topology.mixing import MEAN, spectral_gap
 
 from .centralised import centralised_answer, common_answer, recorded_objectives
 from .exact_run import exact_method
-from .gradients import QUADRATIC, gradients_of
+from .gradients import gradients_of, has_linear_gradients
 from .random_choices import Array, SeededRandomness
 from .simulation import Links, Simulated, simulate
 
@@ -339,8 +340,7 @@ def affordable_rounds(fleet: Fleet, wanted: int) -> int:
 
 
 def _is_linear(fleet: Fleet) -> bool:
-    section = fleet.file.objective
-    return section.kind in QUADRATIC and section.minibatch is None
+    return has_linear_gradients(fleet.file.objective)
 
 
 def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
@@ -350,7 +350,8 @@ def answer_of(fleet: Fleet, objectives: Sequence[Objective]) -> Array | None:
     """
     if fleet.file.objective.minibatch is not None:
         return centralised_answer(fleet)
-    problems = [own.problem if isinstance(own, Statistics) else own for own in objectives]
+    wrapped = Statistics | Drifting
+    problems = [own.problem if isinstance(own, wrapped) else own for own in objectives]
     if not all(isinstance(problem, Mean | Regression | Flat) for problem in problems):
         return None
     return common_answer(problems)

@@ -66,6 +66,11 @@ class OneByOne:
         )
 
 
+def has_linear_gradients(section: sections.ObjectiveSection) -> bool:
+    """True if the gradient of *section* is H_i x + b_i; a mean residual is clipped."""
+    return section.kind in QUADRATIC and section.minibatch is None and section.drift is None
+
+
 def gradients_of(objectives: Sequence[Objective], section: sections.ObjectiveSection) -> Gradients:
     """Return the fastest gradients of *objectives*, which *section* describes."""
     if any(isinstance(each, Statistics) for each in objectives):
@@ -74,7 +79,7 @@ def gradients_of(objectives: Sequence[Objective], section: sections.ObjectiveSec
             each.own if isinstance(each, Statistics) else each.start() for each in objectives
         ]
         return Targets(np.array(targets), members)
-    if section.kind not in QUADRATIC or section.minibatch is not None:
+    if not has_linear_gradients(section):
         return OneByOne(objectives)
     zero, unused = np.zeros(objectives[0].dimension), RoundRandomness(bytes(SEED_BYTES))
     offsets = np.array([objective.gradient(zero, unused) for objective in objectives])

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from cipherfleet_node import installation
+from tests.support.lent_environment import make_environment
 from tests.support.paths import ROOT
 
 OURS = ["click", "rich", "docker", "jsonschema", "matplotlib", "networkx", "scipy"]
@@ -24,23 +22,6 @@ def run(*command: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def base_distributions(name: str = "cipherfleet") -> Iterator[Distribution]:
-    """What an installation of *name* without extras brings along, itself left out."""
-    for line in distribution(name).requires or ():
-        wanted = Requirement(line)
-        if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
-            found = distribution(wanted.name)
-            yield found
-            yield from base_distributions(found.metadata["Name"])
-
-
-def lend(found: Distribution, site: Path) -> None:
-    """Links in the folder *site* to the files of an installed distribution."""
-    for top in {file.parts[0] for file in found.files or () if file.parts[0] != ".."}:
-        if not (site / top).exists() and top != "__pycache__":
-            (site / top).symlink_to(Path(str(found.locate_file(top))))
-
-
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs' folder of an environment that holds our wheel and no extra."""
@@ -50,15 +31,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = run(*wheel)
     assert made.returncode == 0, made.stderr
     (file,) = folder.glob("*.whl")
-    venv = folder / "venv"
-    assert run(sys.executable, "-m", "venv", "--without-pip", venv).returncode == 0
-    target = ["--python", venv / "bin" / "python"]
-    done = run(*pip, *target, "install", "--no-deps", "--no-index", file)
-    assert done.returncode == 0, done.stderr
-    (site,) = venv.glob("lib/python3*/site-packages")
-    for found in base_distributions():
-        lend(found, site)
-    return venv / "bin"
+    return make_environment(folder / "venv", file)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["demo", "--nodes", "3"]])

@@ -526,6 +526,14 @@ def answer_findings(tmp_path: Path, fleet: str, answer: str) -> list[Finding]:
         ("{file: false, mqtt: {host: hub, tls: true}}", "ok", "hub:1883, over TLS: its operator"),
         ("{file: false, mqtt: {host: hub}}", "fail", "hub:1883 without TLS: everybody on the way"),
         ("{file: false, plugins: {influx: {}}}", "note", "the plug-in 'influx' gets the parameter"),
+        ("{file: false, metrics: {}}", "ok", "http://127.0.0.1:9477/metrics: programs on each dev"),
+        (
+            "{file: false, metrics: {values: true}}",
+            "ok",
+            "counts and durations, and the parameters",
+        ),
+        ("{file: false, metrics: {host: 0.0.0.0}}", "fail", "is open to the network, without TLS"),
+        ("{file: false, metrics: {host: hub.example}}", "fail", "without a password: everybody"),
     ],
 )
 def test_a_row_says_who_reads_each_output(
@@ -543,6 +551,12 @@ def test_an_objective_with_a_target_shows_the_readings_of_its_node(tmp_path: Pat
     findings = answer_findings(tmp_path, FITTED, answer)
     assert len(findings) == 3
     assert all("the readings of that node" in finding.text for finding in findings)
+
+
+def test_a_row_says_what_the_mean_residual_shows(tmp_path: Path) -> None:
+    fleet = FITTED.replace("kind: ridge,", "kind: ridge, drift: {window: 1},")
+    (first, _) = answer_findings(tmp_path, fleet, "{}")
+    assert "every node also learns the mean of the residuals of the fleet" in first.text
 
 
 def test_an_output_to_the_fleets_broker_is_refused_and_says_why(tmp_path: Path) -> None:

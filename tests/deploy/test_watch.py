@@ -118,8 +118,7 @@ def test_a_row_holds_what_a_node_has_reported() -> None:
     assert row(status, now=2.0) == NodeStatus(
         node="n1", state="ready", stale=False, age_s=2.0, epoch=5, phase="collecting", round=12,
         round_ms=250.0, silent=1, missed=3, rejected=3, pool=3, pool_size=8, temperature_c=51,
-        unanswered_s=0,
-        settled=None,
+        unanswered_s=0, settled=None, refusals={"signature": 2, "topic": 1}, left_out=[],
     )  # fmt: skip
     assert cells(row(status, now=2.0)) == (
         "n1", "ready", "5", "12", "250.0", "1", "3", "3/8", "51", "2.0 s ago", "good",

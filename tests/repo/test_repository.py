@@ -102,6 +102,8 @@ def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
     assert "cipherfleet_hil/measurement/document.schema.json" in names
     assert "cipherfleet_hil/report/report.css" in names
     assert "cipherfleet_hil/report/page.mplstyle" in names
+    static = (ROOT / "deploy/cipherfleet_deploy/watch/page/static").iterdir()
+    assert {f"cipherfleet_deploy/watch/page/static/{file.name}" for file in static} <= names
 
 
 def test_the_device_imports_nothing_of_the_workstation() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,11 +44,23 @@ class MqttReader:
 
 
 @contextmanager
-def reading(port: int, topic: str = "#") -> Iterator[MqttReader]:
-    """Read what the broker on this machine's *port* has retained on *topic*, and what comes."""
+def reading(
+    port: int,
+    topic: str = "#",
+    context: ssl.SSLContext | None = None,
+    who: tuple[str, str] | None = None,
+) -> Iterator[MqttReader]:
+    """Read what the broker on this machine's *port* has retained on *topic*, and what comes.
+
+    *who* is a user with its password.
+    """
     reader, is_ready = MqttReader(), threading.Event()
     client = paho.Client(CallbackAPIVersion.VERSION2)
     client.on_message = reader.hear
+    if context is not None:
+        client.tls_set_context(context)
+    if who is not None:
+        client.username_pw_set(*who)
 
     def subscribe(client: paho.Client, *_: object) -> None:
         client.subscribe(topic, 1)

@@ -383,6 +383,15 @@ def parameters_vectors() -> Any:
             schedule=(208, 10, 32),
             shares=1.0,
         ),
+        "the exact method with a mean residual": replace(
+            sealed,
+            dimension=2,
+            initial=1.0,
+            decay=0.0,
+            exponent=0.0,
+            exact_scale=0.25,
+            drift_window=24,
+        ),
         "wire version 3": replace(sealed, wire_version=3),
     }
     return {
@@ -390,8 +399,10 @@ def parameters_vectors() -> Any:
         "value_bits, half_weight_bits, metropolis_bits, resolution, initial, decay, exponent, "
         "none or power, scale and exponent of the attenuation (0 and 0 for none), or exact, c0 and "
         "3 for the exact method, statistics, c0 and 3 for statistics; with a shield linear and the "
-        "schedule G, D and W of generations and its shares; texts end with "
-        "NUL, integers are 8 bytes big endian, reals IEEE-754 binary64 big endian; tag = the first "
+        "schedule G, D and W of generations and its shares; with a mean residual drift, its "
+        "window and 8; "
+        "texts end with NUL, integers are 8 bytes big endian, reals IEEE-754 binary64 big endian; "
+        "tag = the first "
         "8 bytes of their SHA-256",
         "cases": [
             {

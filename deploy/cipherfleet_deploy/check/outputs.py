@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cipherfleet_node.findings import Finding
 from cipherfleet_node.settings.rules import is_loopback
-from cipherfleet_node.settings.sections import AnswerMqtt, settled_accuracy
+from cipherfleet_node.settings.sections import AnswerMetrics, AnswerMqtt, settled_accuracy
 from cipherfleet_provisioning.fleet.fleet import Fleet
 
 ANSWER = "answer"  # subject of findings
@@ -18,6 +18,8 @@ def output_findings(fleet: Fleet) -> Iterator[Finding]:
     `load_fleet` has refused the broker of the fleet already.
     """
     answer = fleet.file.answer
+    if answer.metrics is not None:
+        yield _metrics(answer.metrics, _shown(fleet))
     if settled_accuracy(fleet.file) is None:
         yield Finding(
             "note",
@@ -28,6 +30,9 @@ def output_findings(fleet: Fleet) -> Iterator[Finding]:
         )
         return
     shown = _shown(fleet)
+    if fleet.file.objective.drift is not None:
+        text = "objective.drift: every node also learns the mean of the residuals of the fleet"
+        yield Finding("ok", ANSWER, text)
     if answer.file:
         text = "answer.file: on each device, its user and the group of that user read "
         yield Finding("ok", ANSWER, f"{text}outputs/answer.json, with {shown}")
@@ -44,6 +49,20 @@ def _shown(fleet: Fleet) -> str:
     if fleet.file.objective.target is None:
         return "the parameters"
     return "the parameters and, by corrected value and residual, the readings of that node"
+
+
+def _metrics(metrics: AnswerMetrics, shown: str) -> Finding:
+    where = f"answer.metrics: http://{metrics.host}:{metrics.port}/metrics"
+    text = "counts and durations" + (f", and {shown}" if metrics.values else "")
+    if is_loopback(metrics.host):
+        return Finding("ok", ANSWER, f"{where}: programs on each device itself read {text}")
+    return Finding(
+        "fail",
+        ANSWER,
+        f"{where} is open to the network, without TLS and without a password: everybody there "
+        f"reads {text}",
+        "leave answer.metrics.host out, and run Prometheus or its agent on the device",
+    )
 
 
 def _mqtt(mqtt: AnswerMqtt, shown: str) -> Finding:

@@ -5,9 +5,11 @@ Commands import what they need when they run. `--help` and usage errors answer a
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
@@ -36,6 +38,7 @@ PROGRAM = "cipherfleet"
 
 def main() -> None:
     """Run the command line. A failure is one line on standard error and an exit code."""
+    _replace_what_cannot_be_shown()
     try:
         cli.main(prog_name=PROGRAM, standalone_mode=False)
     except ConfigError as error:
@@ -55,6 +58,12 @@ def main() -> None:
         if sys.flags.dev_mode:
             raise
         _fail(_describe_bug(error), EXIT_FAILED)
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """Print a question mark for a character such as "°" where the locale has none, and go on."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _describe_bug(error: Exception) -> str:
@@ -238,23 +247,73 @@ def doctor(file: Path | None, broker: str | None, as_json: bool) -> None:
     help="stop after this time (default: run until interrupted, with --once 10)",
 )
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object for every change")
-def watch(place: Path, **flags: Any) -> None:
+@click.option("--page", is_flag=True, help="serve a page for a browser, until interrupted")
+@click.option("--port", type=click.IntRange(0, 65535), help="of the page (default: 8080)")
+@click.option("--host", help="address that serves the page (default: 127.0.0.1); needs --token")
+@click.option(
+    "--token",
+    envvar="CIPHERFLEET_PAGE_TOKEN",
+    help="admit only browsers that open the page with ?token=TOKEN",
+)
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path),
+    metavar="RECORD",
+    help="show on the page what watch --json has printed into RECORD",
+)
+def watch(
+    place: Path,
+    page: bool,
+    port: int | None,
+    host: str | None,
+    token: str | None,
+    replay: Path | None,
+    **flags: Any,
+) -> None:
     """Show the state of every running node.
 
     Shows the state, round, round time and faults of each node, from the signed reports that nodes
     send. Reports contain no reading and no estimate. FILE is a fleet.yaml. DIR is a provisioned
     set, or the --out folder of run or fleet up. Exit code 4 when no broker answers.
 
+    With --page, a browser shows them, with their history and the graph of the fleet. It also shows
+    a run that has finished.
+
     \b
     Example:
       cipherfleet watch cipherfleet-out/intel-lab-20260102-030405
+      cipherfleet watch my-set --page
     """
-    from rich.console import Console
-
     from cipherfleet_deploy.watch.watch import WatchOptions
-    from cipherfleet_deploy.watch.watch import watch as run_watch
 
-    run_watch(place, WatchOptions(**flags), Console())
+    given = {"port": port, "host": host, "replay": replay}
+    if not page:
+        _refuse_without_page(given)
+
+        from rich.console import Console
+
+        from cipherfleet_deploy.watch.watch import watch as run_watch
+
+        run_watch(place, WatchOptions(**flags), Console())
+        return
+    if flags["once"] or flags["as_json"]:
+        raise click.UsageError("--page cannot be combined with --once or --json")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in check
+
+    from cipherfleet_deploy.watch.page.serve import PageOptions, access_problem, show_page
+
+    chosen: dict[str, Any] = {**given, "token": token}
+    options = PageOptions(**{name: value for name, value in chosen.items() if value is not None})
+    if problem := access_problem(options):
+        raise click.UsageError(problem)
+    watching = WatchOptions(**flags, is_endless=True)
+    show_page(place, watching, options, lambda address: click.echo(f"page: {address}"))
+
+
+def _refuse_without_page(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise click.UsageError(f"--{name} is an option of --page, which is not given")
 
 
 # A click.Choice would read the names of other packages at the start of every command.

@@ -44,6 +44,7 @@ from .record import NodeRecord, Recorded
 from .results import SETTLED, RunResult, Trajectory, disagreement, plural, summarise
 
 RESULT_FILE, PLOT_FILE = "result.json", "plot.png"
+WITH_TIME = 70  # characters; a narrower terminal has no room for the elapsed time
 ENTRIES_SHOWN = 20  # of the answer, on a terminal
 LEGEND = (
     "silent: answers that did not arrive in time; rejected: messages that nodes refused; "
@@ -276,12 +277,12 @@ def show_progress(fleet: Fleet, nodes: Recorded, console: Console) -> Iterator[C
 
     Yields a function that updates the display. No estimate is ever shown.
     """
-    columns = (
+    columns = [
         TextColumn("round {task.completed}/{task.total}"),
         BarColumn(),
         TextColumn("{task.fields[ms]} ms/round  disagreement {task.fields[apart]}"),
-        TimeElapsedColumn(),
-    )
+        *([TimeElapsedColumn()] if console.width >= WITH_TIME else []),
+    ]
     total, lines = fleet.file.algorithm.rounds, Lines(console)
     lines.begin(f"round 0/{total}")
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

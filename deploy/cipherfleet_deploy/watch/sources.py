@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from cipherfleet_provisioning.ledger import Entry, read_ledger
 from cipherfleet_provisioning.operations import OPERATOR_FOLDER
 from cipherfleet_provisioning.operator_session import AcceptAnySignature, operator_context
 from cipherfleet_provisioning.sets import CURRENT, find_current_set
+from cipherfleet_provisioning.topology.graph import NO_GRAPH, Graph
 
 from .table import SEEDED, UNENROLLED
 
@@ -42,7 +43,9 @@ class WatchedFleet:
     where: tuple[str, int]
     context: ssl.SSLContext | None  # None: without TLS
     verifiers: Mapping[str, Verifier]  # by node id; AcceptAnySignature if its key is not known
+    graph: Graph = NO_GRAPH  # as it is configured, whether or not its nodes have reported
     expected: Mapping[str, str] = field(default_factory=dict)  # devices not installed yet
+    membership: tuple[int, int] | None = None  # version of the latest, and its first round
     home: Path | None = None  # folder of the provisioned set; None: another source
     place: Path | None = None  # the version of the set that was current when it was read
 
@@ -86,7 +89,11 @@ def _read_file(file: Path, broker: str | None) -> WatchedFleet:
         )
     names = [member.id for member in fleet.members]
     return WatchedFleet(
-        fleet.file.fleet, _address(settings, broker), None, _accept_any_signature(names)
+        fleet.file.fleet,
+        _address(settings, broker),
+        None,
+        _accept_any_signature(names),
+        fleet.graph,
     )
 
 
@@ -99,7 +106,17 @@ def _read_set(home: Path, broker: str | None) -> WatchedFleet:
     where = _address(ledger.broker, broker)
     expected = dict.fromkeys(ledger.list_members("pending"), UNENROLLED)
     expected |= {name: SEEDED for name in ledger.present if read_record(home, name) is not None}
-    return WatchedFleet(ledger.fleet, where, context, verifiers, expected, home, place)
+    return WatchedFleet(
+        ledger.fleet,
+        where,
+        context,
+        verifiers,
+        ledger.graph,
+        expected=expected,
+        membership=(ledger.version, ledger.from_round) if ledger.version else None,
+        home=home,
+        place=place,
+    )
 
 
 def _load_set_context(folder: Path) -> ssl.SSLContext:
@@ -114,13 +131,33 @@ def _verifier(entry: Entry) -> Verifier:
     return Ed25519PublicKey.from_public_bytes(entry.public_keys.identity)
 
 
-def _read_run(out: Path, broker: str | None) -> WatchedFleet:
+def find_node_folders(out: Path) -> list[Path]:
+    """Return the folders of the nodes of a run. Raises ConfigError if there is none."""
     folders = sorted(file.parent for file in (out / NODES_FOLDER).glob(f"*/{NODE_FILE}"))
     if not folders:
         raise ConfigError(
             f"{out / NODES_FOLDER}: holds no folder of a node",
             remedy="if the run has just started, try again",
         )
+    return folders
+
+
+def read_run_graph(folders: Sequence[Path]) -> Graph:
+    """Return the graph of a run, from the neighbours that each node's folder names."""
+    names = [folder.name for folder in folders]
+    order = {name: place for place, name in enumerate(names)}
+    pairs = {
+        (folder.name, file.stem)
+        for folder in folders
+        for file in (folder / NEIGHBOURS_FOLDER).glob("*.json")
+        if file.stem in order
+    }
+    edges = {(min(pair, key=order.__getitem__), max(pair, key=order.__getitem__)) for pair in pairs}
+    return Graph(tuple(names), tuple(sorted(edges)))
+
+
+def _read_run(out: Path, broker: str | None) -> WatchedFleet:
+    folders = find_node_folders(out)
     config = load_node_config(folders[0])  # fleet and broker are the same for all nodes
     names = [folder.name for folder in folders]
     verifiers = _accept_any_signature(names)
@@ -132,7 +169,7 @@ def _read_run(out: Path, broker: str | None) -> WatchedFleet:
     else:
         where = _address(config.broker, broker)
     context = _load_run_context(out / TLS_FOLDER, config.broker.host) if config.broker.tls else None
-    return WatchedFleet(config.fleet, where, context, verifiers)
+    return WatchedFleet(config.fleet, where, context, verifiers, read_run_graph(folders))
 
 
 def _read_identity(file: Path) -> Verifier:

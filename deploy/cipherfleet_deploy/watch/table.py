@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +16,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cipherfleet_deploy.column_widths import columns_that_fit, left_out_note
 from cipherfleet_node.core import topics, wire
 from cipherfleet_node.core.messages import Health, Presence
 from cipherfleet_node.errors import WireError
@@ -75,6 +76,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
     unanswered_s: int | None = None  # without an answer, although neighbours speak; 0: no alert
     verified: bool = True  # False: its public key is not known here
     refused: int = 0  # messages under its name with a wrong signature or an invalid content
+    refusals: dict[str, int] | None = None  # messages that it has refused, by reason
+    left_out: list[str] | None = None  # neighbours that it does not ask, see node/PROTOCOL.md
 
     @property
     def standing(self) -> str:
@@ -219,6 +222,8 @@ class FleetStatus:
             silent=health.silent,
             missed=health.missed,
             rejected=sum(health.rejected.values()),
+            refusals=dict(health.rejected),
+            left_out=list(health.left_out),
             pool=health.pool,
             pool_size=health.pool_size,
             settled=health.settled,
@@ -298,6 +303,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
+# The columns that are left out first on a narrow terminal. Faults are in the headline, too.
+LEAST = ("epoch", "°C", "signature", "pool", "rejected", "silent", "heard", "ms/round", "round")
+GAP = 2  # characters between two columns
+
+
 def cells(row: NodeStatus) -> tuple[str, ...]:
     """Return the texts of *row*, in the order of COLUMNS."""
     state = row.state if row.standing == row.state else f"{row.state}, {row.standing}"
@@ -326,19 +336,27 @@ def _number(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.1f}"
 
 
-def table(head: Text, rows: Iterable[NodeStatus]) -> Group:
-    """Return *head* above a table of *rows*, for the live display."""
+def table(head: Text, rows: Sequence[NodeStatus], width: int | None = None) -> Group:
+    """Return *head* above a table of *rows*, for the live display.
+
+    Columns that do not fit into *width* characters are left out and named; None: all fit.
+    """
+    texts = [cells(row) for row in rows]
+    columns = {name: [text[k] for text in texts] for k, name in enumerate(COLUMNS)}
+    kept = list(COLUMNS) if width is None else columns_that_fit(columns, LEAST, width, GAP)
     body = Table(box=None, header_style="bold", pad_edge=False)
-    for name in COLUMNS:
-        body.add_column(name, justify="left" if name in ("node", "state") else "right")
-    for row in rows:
+    for name in kept:
+        is_word = name in ("node", "state")
+        body.add_column(name, justify="left" if is_word else "right", no_wrap=True)
+    for k, row in enumerate(rows):
         style = STYLES[row.standing]
-        node, state, *rest = (Text(text) for text in cells(row))
+        node, state, *rest = (Text(columns[name][k]) for name in kept)
         state.stylize(style)
         if row.standing in (*GONE, "stale"):
             node.stylize(style)
         body.add_row(node, state, *rest)
-    return Group(head, body)
+    note = left_out_note(columns, kept)
+    return Group(head, body, Text(note, "dim")) if note else Group(head, body)
 
 
 def line(row: NodeStatus) -> str:

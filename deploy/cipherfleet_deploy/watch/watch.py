@@ -6,7 +6,7 @@ import json
 import queue
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from rich.live import Live
 from cipherfleet_node.core import topics
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.operator_session import OperatorSession
+from cipherfleet_provisioning.topology.graph import NO_GRAPH, Graph
 
 from .sources import WatchedFleet, find_fleet
 from .table import FleetStatus, NodeStatus, WatchSummary, headline, line, summarise_rows, table
@@ -34,6 +35,7 @@ class WatchOptions:
     once: bool = False
     seconds: float | None = None  # None: until interrupted; with *once*, ONCE_S
     as_json: bool = False
+    is_endless: bool = False  # True: go on when all nodes have finished
 
     @property
     def time_limit_s(self) -> float | None:
@@ -48,6 +50,8 @@ class View:
     fleet: str
     rows: list[NodeStatus]
     connected: bool
+    graph: Graph = NO_GRAPH  # as it is configured
+    membership: tuple[int, int] | None = None  # version of the latest, and its first round
 
 
 class WatchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +74,14 @@ def watch(place: Path, options: WatchOptions, console: Console) -> None:
     ConfigError. Raises BrokerUnreachable if no broker answers at the start. If the broker
     disappears later, `watch` waits for it.
     """
+    follow(place, options, _open_display(options, console))
+
+
+def follow(place: Path, options: WatchOptions, display: AbstractContextManager[Show]) -> None:
+    """Give the state of the fleet of *place* to *display*, once each EVERY_S.
+
+    *display* is opened when the broker has answered. Ends and raises as `watch` does.
+    """
     watched = find_fleet(place, options.broker)
     waiting: queue.Queue[tuple[str, bytes]] = queue.Queue(MAX_WAITING)
 
@@ -80,7 +92,7 @@ def watch(place: Path, options: WatchOptions, console: Console) -> None:
     kinds = topics.presence_topic, topics.health_topic, topics.claim_topic
     filters = [kind(watched.fleet, "+") for kind in kinds]
     session = OperatorSession(watched.fleet, watched.where, watched.context, filters, on_message)
-    with session as link, _open_display(options, console) as show:
+    with session as link, display as show:
         _follow(watched, waiting, options, lambda: link.is_connected, show)
 
 
@@ -101,10 +113,12 @@ def _follow(
             watched = _read_again(watched, options)
             status.update(watched.verifiers, watched.expected)
         now = time.monotonic()
-        done = (ends is not None and now >= ends) or status.is_finished(now)
+        done = ends is not None and now >= ends
+        done |= status.is_finished(now) and not options.is_endless
         done |= options.once and status.has_all_reports(now)
         if done or not options.once:
-            show(View(watched.fleet, status.rows(now), connected()))
+            rows = status.rows(now)
+            show(View(watched.fleet, rows, connected(), watched.graph, watched.membership))
         if done:
             return
 
@@ -138,9 +152,9 @@ def _open_display(options: WatchOptions, console: Console) -> Iterator[Show]:
         yield ChangeFilter(lambda view, rows: _print_json(console, view, rows))
     elif console.is_terminal and not options.once:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda view: live.update(_render(view), refresh=True)
+            yield lambda view: live.update(_render(view, console.width), refresh=True)
     elif console.is_terminal:
-        yield lambda view: console.print(_render(view))
+        yield lambda view: console.print(_render(view, console.width))
     else:
         yield ChangeFilter(lambda view, rows: _print_lines(console, view, rows))
 
@@ -165,8 +179,9 @@ class ChangeFilter:
             self._on_change(view, changed)
 
 
-def _render(view: View) -> RenderableType:
-    return table(headline(view.fleet, view.rows, connected=view.connected), view.rows)
+def _render(view: View, width: int) -> RenderableType:
+    head = headline(view.fleet, view.rows, connected=view.connected)
+    return table(head, view.rows, width)
 
 
 def _print_json(console: Console, view: View, rows: list[NodeStatus]) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from cipherfleet_deploy.column_widths import columns_that_fit, left_out_note
 from cipherfleet_deploy.progress import Lines
 from cipherfleet_hil.measurement.compare import CompareResult, Ratio
 from cipherfleet_hil.measurement.document import LEAST_SAMPLES, Figure, Measurement, Validity
@@ -21,6 +22,8 @@ from cipherfleet_node.settings.sections import SAFE_KEY_BITS
 
 T = TypeVar("T")
 PERCENTILES = tuple(LEAST_SAMPLES)
+LEAST = ("samples", "p90", "p99", "p95")  # left out first on a narrow terminal
+GAP = 2  # characters between two columns
 Naive = Mapping[tuple[str, str, str], float | None]
 
 
@@ -52,10 +55,14 @@ def show(document: Measurement, console: Console | None = None) -> None:
     console.print(f"{body.kind} figures of {_where(document)}", highlight=False)
     for bits in sorted(bits for bits in _key_sizes(body.figures) if bits < SAFE_KEY_BITS):
         console.print(f"{bits}! keys of {bits} bits are UNSAFE: for comparisons only")
-    console.print(_table(body.figures))
+    columns = _columns(body.figures)
+    kept = columns_that_fit(columns, LEAST, console.width - 2, GAP)
+    console.print(_table({name: columns[name] for name in kept}))
     least = ", ".join(f"{key} {count}" for key, count in LEAST_SAMPLES.items())
     legend = f"n: neighbours; samples that a percentile needs: {least}"
     console.print(legend, style="dim", highlight=False)
+    if note := left_out_note(columns, kept):
+        console.print(note, style="dim", highlight=False)
     for line in validity_lines(body.verdict):
         console.print(line, highlight=False)
 
@@ -83,24 +90,28 @@ def _key_sizes(figures: Iterable[Figure]) -> set[int]:
     return {int(each.labels["key_bits"]) for each in figures if "key_bits" in each.labels}
 
 
-def _table(figures: Sequence[Figure]) -> Table:
-    table = Table(title="milliseconds", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("case", no_wrap=True)
-    for heading in ("key", "d", "n", "samples", *PERCENTILES, f"{PHE} /"):
-        table.add_column(heading, justify="right", no_wrap=True)
+def _columns(figures: Sequence[Figure]) -> dict[str, list[str]]:
+    """Return the texts below each heading, with a row for each figure."""
     naive = naive_medians(figures)
+    rows = []
     last = None
     for each in sorted(figures, key=case_order):
         case = str(each.labels.get("case", each.name))
         found = [format_ms(getattr(each, key)) for key in PERCENTILES]
-        table.add_row(
-            "" if case == last else case,
-            *_sizes(each),
-            str(each.n),
-            *found,
-            ratio_to_naive(each, naive),
-        )
+        sizes = _sizes(each)
+        ratio = ratio_to_naive(each, naive)
+        rows.append(["" if case == last else case, *sizes, str(each.n), *found, ratio])
         last = case
+    headings = ("case", "key", "d", "n", "samples", *PERCENTILES, f"{PHE} /")
+    return {name: [row[k] for row in rows] for k, name in enumerate(headings)}
+
+
+def _table(columns: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(title="milliseconds", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="left" if name == "case" else "right", no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 

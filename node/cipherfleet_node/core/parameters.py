@@ -18,6 +18,7 @@ from cipherfleet_node.settings.sections import (
     AGREE,
     Algorithm,
     Attenuation,
+    Drift,
     Generations,
     Method,
     Scale,
@@ -25,6 +26,7 @@ from cipherfleet_node.settings.sections import (
     resolution_of,
 )
 
+from .drift import BOUND
 from .exact import BETA
 from .messages import TAG_BYTES
 from .packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
@@ -49,6 +51,7 @@ class SharedParameters:
     exact_method: Method = "exact"  # exact, or statistics: what the iteration is used for
     schedule: tuple[int, int, int] | None = None  # of generations: G, D and W; None: no shield
     shares: float = 0.0  # of the shield, in units of c0
+    drift_window: int | None = None  # readings in a mean residual; None: none is exchanged
     wire_version: int = WIRE_VERSION
     value_bits: int = VALUE_BITS
     half_weight_bits: int = HALF_WEIGHT_BITS
@@ -66,6 +69,8 @@ class SharedParameters:
         shield = b""
         if self.schedule is not None:
             shield = _name("linear") + _integers(*self.schedule) + _reals(self.shares)
+        window = self.drift_window
+        drift = b"" if window is None else _name("drift") + _integers(window) + _reals(BOUND)
         return b"".join(
             (
                 _name(DOMAIN),
@@ -76,6 +81,7 @@ class SharedParameters:
                 _name(kind),
                 _reals(*reals),
                 shield,
+                drift,
             )
         )
 
@@ -91,6 +97,7 @@ def shared_parameters(
     dimension: int,
     exact_scale: Scale | None = None,
     generations: Generations | None = None,
+    drift: Drift | None = None,
 ) -> SharedParameters:
     """Return the parameters of a node with these settings; *dimension* is that of the estimate.
 
@@ -116,6 +123,7 @@ def shared_parameters(
         exact_method="statistics" if algorithm.method == "statistics" else "exact",
         schedule=rounds,
         shares=algorithm.shares if rounds is not None else 0.0,
+        drift_window=None if drift is None else drift.window,
     )
 
 

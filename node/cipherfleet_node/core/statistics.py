@@ -38,6 +38,7 @@ from cipherfleet_node.settings.sections import (
     resolution_of,
 )
 
+from .drift import Drifting
 from .metric import check_hessian
 from .objective import Average, Flat, Mean, Objective, Regression, objective_of
 from .perturbation import Perturbation, Perturbed
@@ -122,6 +123,11 @@ def wrap_objective(
     algorithm: Algorithm, problem: Objective, section: ObjectiveSection
 ) -> Objective:
     """Return the objective on which a node iterates, for the *problem* that *section* describes."""
+    if section.drift is not None:
+        if isinstance(problem, Flat):
+            return Flat(problem.dimension + 1)
+        assert isinstance(problem, Regression)
+        return Drifting(problem, section.drift.window)
     if algorithm.method != "statistics":
         return problem
     if isinstance(problem, Flat):
@@ -137,9 +143,12 @@ def find_solutions(
     """Return the solution that follows from each of *estimates*, shape (..., d).
 
     *estimates* has shape (..., dimension). It is returned unchanged unless the method is
-    statistics. The solution is NaN where the statistics determine no minimum: this is usual in the
-    first rounds of a run, and lasts only if an objective has none.
+    statistics; the mean residual of `drift.py` is left out. The solution is NaN where the
+    statistics determine no minimum: this is usual in the first rounds of a run, and lasts only if
+    an objective has none.
     """
+    if section.drift is not None:
+        return estimates[..., :-1]
     if algorithm.method != "statistics":
         return estimates
     if section.kind != "mean":

@@ -66,6 +66,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     residual: float | None = None  # target minus prediction; None without a target
     z: float | None = None  # the residual in robust deviations of those in the node's window
     alarm: bool | None = None  # |z| is at least answer.alarm; None without a residual
+    # With objective.drift, in the unit of the target; all but the first need a target.
+    fleet_residual: float | None = None  # the mean residual of the fleet, over the drift window
+    drift: float | None = None  # the mean residual of this node minus that of the fleet
+    drift_z: float | None = None  # in robust deviations from its usual value; None: not known yet
+    drift_alarm: bool | None = None  # it has left its usual range
 
     def predict(self, reading: Mapping[str, float]) -> float:
         """Return the prediction of the target for *reading*, fields with values in their units.

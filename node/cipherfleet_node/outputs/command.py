@@ -24,6 +24,8 @@ def answer_lines(answer: Answer) -> Iterator[str]:
         yield f"  {name:{width}}  {value:>14.{answer.digits + 3}g}  {unit}".rstrip()
     if answer.alarm is not None:
         yield f"  {'alarm':{width}}  {'YES' if answer.alarm else 'no':>14}"
+    if answer.drift_alarm is not None:
+        yield f"  {'drift alarm':{width}}  {'YES' if answer.drift_alarm else 'no':>14}"
 
 
 def _rows(answer: Answer) -> Iterator[tuple[str, float, str]]:
@@ -46,6 +48,10 @@ def _rows(answer: Answer) -> Iterator[tuple[str, float, str]]:
         if value is not None:
             what = f"{name} {one_line(model.target)}" if model.target and name != "z" else name
             yield what, value, "" if name == "z" else own
+    for name in ("fleet_residual", "drift", "drift_z"):
+        value = getattr(answer, name)
+        if value is not None:
+            yield name.replace("_", " "), value, "" if name == "drift_z" else own
 
 
 def follow(folder: Path) -> Iterator[Answer]:

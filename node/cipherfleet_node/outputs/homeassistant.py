@@ -93,4 +93,10 @@ def _entities(answer: Answer) -> Iterator[Entity]:
     if answer.alarm is not None:
         yield Entity("sensor", "residual", f"{model.target} residual", "residual", own)
         yield Entity("binary_sensor", "alarm", "alarm", "alarm", device_class="problem")
+    if answer.fleet_residual is not None:
+        name = f"{model.target} residual of the fleet"
+        yield Entity("sensor", "fleet_residual", name, "fleet_residual", own)
+    if answer.drift_alarm is not None:
+        yield Entity("sensor", "drift", f"{model.target} drift", "drift", own)
+        yield Entity("binary_sensor", "drift_alarm", "drift", "drift_alarm", device_class="problem")
     yield Entity("binary_sensor", "settled", "settled", "settled")

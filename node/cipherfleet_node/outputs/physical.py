@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from cipherfleet_node.core.drift import Judgement
 from cipherfleet_node.core.objective import feature_values, feature_width
 from cipherfleet_node.core.randomness import FloatVector
 from cipherfleet_node.core.sample import Sample
@@ -36,6 +37,7 @@ class Newest:
 
     regressor: FloatVector | None = None
     rows: FloatMatrix | None = None
+    drift: Judgement | None = None
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,12 @@ def make_answer(
     settings: AnswerSection,
     accuracy: float,
     newest: Newest,
+    fleet_residual: float | None = None,
 ) -> Answer | None:
     """Return the answer to publish; None while *solution*, shape (d,), is not finite.
 
-    *accuracy* is that at which the node has settled, in the objective's units.
+    *accuracy* is that at which the node has settled, in the objective's units. *fleet_residual* is
+    the entry of the estimate that `objective.drift` adds to the solution.
     """
     if not np.isfinite(solution).all():
         return None
@@ -212,4 +216,26 @@ def make_answer(
         residual = significant(own.value, digits)
         z = None if own.z is None else significant(own.z, digits)
         alarm = own.z is not None and abs(own.z) >= settings.alarm
-    return msgspec.structs.replace(answer, corrected=corrected, residual=residual, z=z, alarm=alarm)
+    answer = msgspec.structs.replace(
+        answer, corrected=corrected, residual=residual, z=z, alarm=alarm
+    )
+    if fleet_residual is None:
+        return answer
+    return _with_drift(answer, fleet_residual, section.target.scale, accuracy, newest.drift)
+
+
+def _with_drift(
+    answer: Answer, fleet_residual: float, scale: float, accuracy: float, own: Judgement | None
+) -> Answer:
+    """Return *answer* with the residual of the fleet, and with its difference to the node's own."""
+    digits = answer.digits
+    common = float(on_grid(np.array([fleet_residual]), accuracy)[0])
+    answer = msgspec.structs.replace(answer, fleet_residual=significant(scale * common, digits))
+    if own is None:
+        return answer
+    return msgspec.structs.replace(
+        answer,
+        drift=significant(scale * own.difference, digits),
+        drift_z=None if own.z is None else significant(own.z, digits),
+        drift_alarm=own.is_alarm,
+    )

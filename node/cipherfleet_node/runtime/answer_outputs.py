@@ -19,27 +19,33 @@ from cipherfleet_node.outputs.file import AnswerFile
 from cipherfleet_node.outputs.physical import Newest, Place, make_answer, regressor_of
 from cipherfleet_node.outputs.plugins import open_plugin
 from cipherfleet_node.outputs.program import AnswerProgram
-from cipherfleet_node.outputs.publisher import Output, OutputThread, Publisher
+from cipherfleet_node.outputs.publisher import Output, OutputThread, Publisher, Sink
 from cipherfleet_node.settings.sections import AnswerMqtt, settled_accuracy
 
 from .bundle import Bundle
+from .drift_watch import DriftWatch
 from .synced_files import replace_synced
 
 
 class AnswerOutputs:
     """Publish the answer of one node. It belongs to the daemon's thread."""
 
-    def __init__(self, bundle: Bundle, now: float) -> None:
-        """Begin at monotonic *now*; no output is opened before the first answer."""
+    def __init__(self, bundle: Bundle, now: float, more: Sequence[Sink] = ()) -> None:
+        """Begin at monotonic *now*; no output but those of *more* is open before the first answer.
+
+        *more* are sinks that also have other tasks.
+        """
         self._bundle, self._config = bundle, bundle.config
         self._newest: Sample | None = None
+        self._drift = DriftWatch(bundle)
         self._has_coupled = False  # in this start: until then the saved state says nothing new
-        sinks = [OutputThread(name, make) for name, make in _outputs(bundle)]
+        sinks = [*(OutputThread(name, make) for name, make in _outputs(bundle)), *more]
         every_s = self._config.answer.every_s
         self._publisher = Publisher(sinks, every_s, now, _latest(bundle))
 
     def read(self, samples: Sequence[Sample]) -> None:
         """Remember the newest of *samples*: a follower keeps no window."""
+        self._drift.read(len(samples))
         if samples:
             self._newest = samples[-1]
 
@@ -50,11 +56,14 @@ class AnswerOutputs:
     def tend(self, now: float, agent: Agent) -> None:
         """Publish the answer of *agent* if it is due at monotonic *now*."""
         if self._has_coupled:
+            if agent.has_answer:
+                self._drift.judge(agent.state.estimate)
             self._publisher.tend(now, partial(self._make, agent), is_settled=agent.has_answer)
 
     def close(self) -> None:
         """Release all outputs, within some seconds."""
         self._publisher.close()
+        self._drift.save()
 
     def _make(self, agent: Agent) -> Answer | None:
         config, estimate = self._config, agent.state.estimate
@@ -66,7 +75,13 @@ class AnswerOutputs:
         accuracy = settled_accuracy(config)
         assert accuracy is not None, "a node that never settles has no answer"
         return make_answer(
-            place, solution, config.objective, config.answer, accuracy, self._measured()
+            place,
+            solution,
+            config.objective,
+            config.answer,
+            accuracy,
+            self._measured(),
+            estimate[-1] if config.objective.drift is not None else None,
         )
 
     def _measured(self) -> Newest:
@@ -74,7 +89,7 @@ class AnswerOutputs:
         if section.target is None:
             return Newest()
         if window is not None and len(window):
-            return Newest(window.rows[-1, :-1], window.rows)
+            return Newest(window.rows[-1, :-1], window.rows, self._drift.latest)
         if self._newest is None:
             return Newest()
         return Newest(regressor_of(self._newest, section))

@@ -67,6 +67,7 @@ def make_agent(
         bundle.objective.dimension,
         scale,
         config.generations,
+        config.objective.drift,
     ).tag
     setup = Setup(
         fleet=config.fleet,

@@ -30,7 +30,7 @@ from cipherfleet_node.keys.key_files import (
     seal_to_text,
     shared_secret,
 )
-from cipherfleet_node.sensors import open_sensor
+from cipherfleet_node.sensors import Address, open_sensor
 from cipherfleet_node.sensors.base import SensorDevice
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import CsvSensor, NodeConfig, Source
@@ -156,7 +156,7 @@ def open_node_sensor(
     folder: Path,
     config: NodeConfig,
     needed: Collection[str],
-    opener: Callable[[Source, Path, Collection[str], tuple[str, int]], D],
+    opener: Callable[[Source, Path, Collection[str], Address], D],
 ) -> D:
     """Open the sensors of *config* by *opener*; the objective uses the fields *needed*.
 

@@ -27,6 +27,7 @@ from cipherfleet_node.core.events import (
     MessageReceived,
     Note,
     Publish,
+    ReadingTaken,
     Rejected,
     Restart,
     RoundClosed,
@@ -62,6 +63,7 @@ from .event_queue import EventQueue
 from .heartbeat import BEAT_EVERY_S, Heartbeat
 from .kept_window import KeptWindow
 from .membership_updates import MembershipUpdates
+from .metrics_output import MetricsOutput
 from .mqtt import Arrived, LinkDown, LinkRefused, LinkUp
 from .obfuscator_pools import Pools, release_interpreter_during_powers
 from .outbox import Outbox
@@ -123,7 +125,8 @@ class Daemon:
         self._has_clashed = False
         self._presence: Presence | None = None  # the latest that was sent
         self._outbox = Outbox(self._store, self._telemetry.spans, self._send)
-        self._answers = AnswerOutputs(bundle, began)
+        self._metrics = MetricsOutput(self._config)
+        self._answers = AnswerOutputs(bundle, began, self._metrics.sinks)
         self._link = make_link(bundle, self._agent.state.epoch, self._enqueue)
 
     # -- running --------------------------------------------------------------------------------
@@ -185,8 +188,7 @@ class Daemon:
             self._dispatch(self._await_event(now, nap))
         now = time.monotonic()
         if (overdue := self._sampler.overdue(now)) is not None:
-            self._answers.read(overdue.samples)
-            self._handle(overdue)
+            self._take_in(overdue)
         if wake is not None and now >= wake:
             self._handle(TimerFired())
         with self._telemetry.spans.during("tend"):
@@ -225,6 +227,7 @@ class Daemon:
         self._pools.close()
         self._sampler.close()
         self._answers.close()
+        self._metrics.close()
         self._telemetry.spans.flush(now=True)
         self._telemetry.collection.close()
         self._heartbeat.stop()
@@ -260,11 +263,17 @@ class Daemon:
                 self._telemetry.spans.add("sample", self._agent.round_number, began, ended)
                 reading = self._sampler.accept(event)
                 if reading is not None:
-                    self._answers.read(reading.samples)
-                    self._handle(reading)
+                    self._take_in(reading)
+
+    def _take_in(self, reading: ReadingTaken) -> None:
+        self._answers.read(reading.samples)
+        if reading.samples:
+            self._telemetry.read_at = time.monotonic()
+        self._handle(reading)
 
     def _connect(self) -> None:
         log.info("connected to the broker")
+        self._telemetry.connections += 1
         if self.next_epoch is not None:
             return
         self._own.has_spoken = True
@@ -413,6 +422,8 @@ class Daemon:
             return
         health = self._telemetry.report_health(now, self._agent, self._pools.figures())
         self._send(health)
+        if self._metrics.is_on:
+            self._metrics.show(now, self._telemetry.figures(health, self._agent, self._link))
         if self._agent.needs_operator:
             self._telemetry.warn_that_no_round_is_known()
         alone = f", NO ANSWER FOR {health.unanswered_s} s" if health.unanswered_s else ""

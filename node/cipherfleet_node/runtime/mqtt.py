@@ -148,6 +148,7 @@ class Link:
         client.on_disconnect = self._disconnected
         self._client = client
         self.bytes_sent = self.bytes_received = 0
+        self.messages_sent = self.messages_received = 0
 
     def start(self) -> None:
         """Start the thread, which connects and reconnects until `stop`."""
@@ -163,6 +164,7 @@ class Link:
         self._sent[info.mid] = sent
         self._unacknowledged.append((sent, info))
         self.bytes_sent += len(payload)
+        self.messages_sent += 1
         self._forget_acknowledged()
         return sent
 
@@ -262,6 +264,7 @@ class Link:
         # A payload over the limit is cut to one byte over it: it is still refused as too long.
         payload = bytes(message.payload[: MAX_MESSAGE_BYTES + 1])
         self.bytes_received += len(payload)
+        self.messages_received += 1
         self._deliver(Arrived(topic, payload, message.retain, time.monotonic()))
 
     def _published(

@@ -19,6 +19,7 @@ from cipherfleet_node.core.agreement import FAR_OFF
 from cipherfleet_node.core.events import RoundClosed
 from cipherfleet_node.core.messages import Health, Message, Presence, Query
 from cipherfleet_node.core.statistics import find_solutions
+from cipherfleet_node.outputs.figures import Figures
 from cipherfleet_node.sensors.thermal import processor_temperature
 from cipherfleet_node.settings.node_yaml import LOGS_FOLDER
 from cipherfleet_node.settings.sections import NodeConfig
@@ -61,6 +62,8 @@ class Telemetry:
         self._left_out: tuple[str, ...] = ()  # neighbours that are not asked any more
         self._health_at = 0.0
         self._reports = 0  # number of health reports since the start
+        self.connections = 0  # with the broker, since the start
+        self.read_at: float | None = None  # when the newest reading came
 
     def hear(self, message: Message, at: float, *, is_live: bool) -> None:
         """Record a valid message of a neighbour; *is_live* unless the broker had retained it."""
@@ -240,6 +243,20 @@ class Telemetry:
             settled=agent.is_settled,
             temperature=processor_temperature(config.source),
             unanswered_s=self._unanswered_s(time.monotonic()),
+        )
+
+    def figures(self, health: Health, agent: Agent, link: Link) -> Figures:
+        """Return what the output `metrics` shows beside the answer; *health* is the latest one."""
+        return Figures(
+            health=health,
+            coupled=agent.state.coupled,
+            reconnects=max(self.connections - 1, 0),
+            messages_sent=link.messages_sent,
+            messages_received=link.messages_received,
+            bytes_sent=link.bytes_sent,
+            bytes_received=link.bytes_received,
+            read_at=self.read_at,
+            resident_mib=resident_mib(),
         )
 
 

@@ -41,10 +41,6 @@ from .joined import Joined, Part
 from .synthetic import Synthetic
 from .thermal import ThermalZone
 
-_Other = (
-    IioSensor | OneWireSensor | SerialSensor | ModbusSensor | HttpSensor | MqttSensor | PluginSensor
-)
-
 __all__ = [
     "CsvTable",
     "Joined",
@@ -56,29 +52,28 @@ __all__ = [
 ]
 
 
+Address = tuple[str, int]  # host and port
+_Other = (
+    PluginSensor | IioSensor | OneWireSensor | SerialSensor | ModbusSensor | HttpSensor | MqttSensor
+)
+
+
 def open_sensor(
-    source: Source,
-    folder: Path,
-    needed: Collection[str],
-    fleet_broker: tuple[str, int] | None = None,
+    source: Source, folder: Path, needed: Collection[str], fleet_broker: Address | None = None
 ) -> SensorDevice:
     """Open the sensors that *source* describes. Their relative paths are relative to *folder*.
 
-    *needed* are the fields that the objective uses. *fleet_broker* is the host and the port of the
-    fleet's broker, at which no sensor may read. Raises ConfigError for errors that only the
+    *needed* are the fields that the objective uses. *fleet_broker* is the address of the fleet's
+    broker, from which a sensor must not read. Raises ConfigError for errors that only the
     operator can fix: a missing file, column, chip or program, or a needed field that no sensor has.
     """
     if isinstance(source, SensorGroup):
         return open_parts(source, folder, needed, fleet_broker)
-    device = _open_device(source, folder, needed, fleet_broker)
-    return _guarded(device, source, f"kind {kind_of(source)}")
+    return _open_guarded(source, folder, needed, f"kind {kind_of(source)}", fleet_broker)
 
 
 def open_parts(
-    source: Source,
-    folder: Path,
-    needed: Collection[str],
-    fleet_broker: tuple[str, int] | None = None,
+    source: Source, folder: Path, needed: Collection[str], fleet_broker: Address | None = None
 ) -> Joined:
     """Open *source* like `open_sensor`, but as parts that can be examined, also if it is one."""
     sensors = parts_of(source)
@@ -88,13 +83,12 @@ def open_parts(
         name = f"sensor {number} ({kind})" if len(sensors) > 1 else f"sensor ({kind})"
         own = needed if len(sensors) == 1 else _own_fields(sensor)
         try:
-            device = _open_device(sensor, folder, own, fleet_broker)
+            device = _open_guarded(sensor, folder, own, f"kind {kind}", fleet_broker)
         except ConfigError as error:
             if len(sensors) == 1:
                 raise
             raise ConfigError(f"{name}: {error.text}", remedy=error.remedy) from None
         renews = not isinstance(sensor, ClockSensor)
-        device = _guarded(device, sensor, f"kind {kind}")
         parts.append(Part(name, device, sensor.timeout_s, renews=renews))
     tolerance_s = source.join_tolerance_s if isinstance(source, SensorGroup) else math.inf
     return Joined(parts, needed, tolerance_s)
@@ -110,12 +104,19 @@ def _own_fields(sensor: Sensor) -> Collection[str]:
     return sensor.fields if isinstance(sensor, CommandSensor) else ()
 
 
-def _guarded(device: SensorDevice, sensor: Sensor, who: str) -> SensorDevice:
+def _open_guarded(
+    sensor: Sensor,
+    folder: Path,
+    needed: Collection[str],
+    who: str,
+    fleet_broker: Address | None,
+) -> SensorDevice:
+    device = _open_device(sensor, folder, needed, fleet_broker)
     return Guarded(device, sensor, who) if sensor.guards else device
 
 
 def _open_device(
-    config: Sensor, folder: Path, needed: Collection[str], fleet_broker: tuple[str, int] | None
+    config: Sensor, folder: Path, needed: Collection[str], fleet_broker: Address | None
 ) -> SensorDevice:
     match config:
         case CsvSensor():
@@ -137,10 +138,14 @@ def _open_device(
 
 
 def _open_other(
-    config: _Other, folder: Path, needed: Collection[str], fleet_broker: tuple[str, int] | None
+    config: _Other, folder: Path, needed: Collection[str], fleet_broker: Address | None
 ) -> SensorDevice:
     """Open a sensor whose module is imported only where it is configured, to save memory."""
     match config:
+        case PluginSensor():
+            from .plugins import PluginDevice
+
+            return PluginDevice(config, folder, needed)
         case IioSensor():
             from .iio import IioChip
 
@@ -161,10 +166,6 @@ def _open_other(
             from .http import HttpDevice
 
             return HttpDevice(config, folder, needed)
-        case PluginSensor():
-            from .plugins import PluginDevice
-
-            return PluginDevice(config, folder, needed)
         case MqttSensor():
             from .mqtt import MqttTopics
 

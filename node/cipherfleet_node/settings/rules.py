@@ -16,6 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_node.settings.sections import (
     _RESOLUTION,
+    DRIFT_KINDS,
     OBJECTIVE_KINDS,
     PRIVACY_KINDS,
     SAFE_KEY_BITS,
@@ -255,6 +256,30 @@ def check_statistics(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
         )
 
 
+def check_drift(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
+    """The section drift stands beside an objective with residuals, method exact and no privacy."""
+    document, objective = draft.document, draft.value.objective
+    drift, here = objective.drift, ("objective", "drift")
+    if drift is None:
+        return
+    remedy = "leave objective.drift out"
+    method = draft.value.algorithm.method
+    if objective.kind not in DRIFT_KINDS:
+        text = f"needs one of the kinds {', '.join(DRIFT_KINDS)}, found {objective.kind}"
+        yield document.key_error(here, text, remedy=remedy)
+    elif method != "exact":
+        text = f"needs algorithm.method: exact, found {method}"
+        yield document.key_error(here, text, remedy=f"set it, or {remedy}")
+    elif draft.value.privacy is not None:
+        text = "is not allowed beside the section privacy: the mean of the residuals has no noise"
+        yield document.key_error(here, text, remedy=f"{remedy}, or the section privacy")
+    elif drift.window > objective.window:
+        yield document.error(
+            (*here, "window"),
+            f"is {drift.window}, must be at most objective.window, which is {objective.window}",
+        )
+
+
 # Settings of the objective under which a gradient does not use all readings of a release.
 _NOT_PRIVATE = {
     "minibatch": "uses a part of the readings in each round: the bounds are for all of them",
@@ -411,17 +436,17 @@ def sensor_broker_errors(
     """Yield an error for a sensor that reads at the broker of the fleet; *path* is the node's."""
     broker = sections.value.broker
     hosts = [broker.host, *(getattr(broker, "cluster", None) or ())]
-    for index, sensor in enumerate(parts_of(source)):
+    for sensor in parts_of(source):
         if not isinstance(sensor, MqttSensor) or sensor.port != broker.port:
             continue
-        if any(is_same_host(sensor.host, host) for host in hosts):
-            is_listed = sections.document.has((*path, "sensors"))
-            yield sections.document.error(
-                (*path, "sensors", index) if is_listed else (*path, "sensor"),
-                f"reads at {sensor.host}:{sensor.port}, which is the broker of the fleet: its "
-                "operator would see the readings",
-                remedy="name a broker of your own",
-            )
+        if not any(is_same_host(sensor.host, host) for host in hosts):
+            continue
+        yield sections.document.error(
+            (*path, "sensors" if isinstance(source, SensorGroup) else "sensor"),
+            f"reads at {sensor.host}:{sensor.port}, which is the broker of the fleet: its operator "
+            "would see the readings",
+            remedy="name a broker of your own",
+        )
 
 
 def is_same_host(first: str, second: str) -> bool:

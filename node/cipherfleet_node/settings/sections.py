@@ -287,6 +287,19 @@ class Feature(Section, frozen=True):
     harmonics: Annotated[int, Meta(ge=1, le=12)] | None = None
 
 
+# Kinds whose residual is the target minus a linear prediction.
+DRIFT_KINDS = ("least_squares", "ridge", "huber")
+
+
+class Drift(Section, frozen=True):
+    """The fleet also agrees on the mean of its residuals. It shows a sensor that drifts."""
+
+    window: Annotated[int, Meta(ge=1, le=100_000)] = 24  # newest readings whose residuals are used
+    # A node has an alarm if its own mean residual minus that of the fleet is so many robust
+    # deviations from its usual value. Each node may have another limit.
+    alarm: Positive = 5.0
+
+
 class ObjectiveSection(Section, frozen=True):
     """The private objective f_i of a node, computed from its readings."""
 
@@ -302,6 +315,7 @@ class ObjectiveSection(Section, frozen=True):
     weight: Weight = "node"  # what counts alike in the fleet: every node, or every reading
     # With weight reading: the declared number of readings, the same on all nodes, that counts one.
     normalise_by: Count | None = None
+    drift: Drift | None = None  # least_squares, ridge, huber, with method exact
 
     def count_for_mean(self, readings: int) -> int:
         """Return the number by which a sum over a node's *readings* is divided.
@@ -392,6 +406,23 @@ class CommandSensor(SensorSection, frozen=True, tag_field="kind", tag="command")
     devices: list[DeviceNode] = []  # the devices it opens: the service's sandbox hides all others
 
 
+class ClockSensor(SensorSection, frozen=True, tag_field="kind", tag="clock"):
+    """The clock of the node as fields: hour, 0 to 24 with fractions, and weekday, 0 for Monday.
+
+    There is no reading while the kernel's clock is not synchronised. Zone local is the time zone of
+    the device, with its summer time.
+    """
+
+    zone: Literal["utc", "local"] = "utc"
+
+
+class PluginSensor(SensorSection, frozen=True, tag_field="kind", tag="plugin"):
+    """A sensor of another package, by its name in the entry point group `cipherfleet.sensors`."""
+
+    name: FieldName
+    options: dict[FieldName, Any] = {}  # what the plug-in declares
+
+
 class MqttField(Section, frozen=True):
     """The messages with a field: a number, or JSON in which *path* leads to the number."""
 
@@ -404,7 +435,7 @@ class MqttField(Section, frozen=True):
 class MqttSensor(SensorSection, frozen=True, tag_field="kind", tag="mqtt"):
     """Messages at a broker of the owner's own, for example of zigbee2mqtt, Tasmota or ESPHome.
 
-    The first reads wait up to timeout_s for the first messages.
+    The first read waits for the first messages, at most timeout_s.
     """
 
     fields: Annotated[dict[FieldName, MqttField], Meta(min_length=1, max_length=MAX_FIELDS)]
@@ -424,7 +455,7 @@ class MqttSensor(SensorSection, frozen=True, tag_field="kind", tag="mqtt"):
 class HttpSensor(SensorSection, frozen=True, tag_field="kind", tag="http"):
     """A device that answers a GET request with JSON, for example AirGradient or Shelly.
 
-    The whole answer must come within timeout_s.
+    timeout_s is the limit for the whole answer.
     """
 
     url: HttpUrl
@@ -450,8 +481,8 @@ class SerialSensor(SensorSection, frozen=True, tag_field="kind", tag="serial"):
     """A device that sends by itself over a serial port: lines of text, or frames of a dust sensor.
 
     *fields* says where each field is: a key (lines), a path (json), the number of a column from 1
-    on (csv), or a quantity of the frame such as pm2_5 (pms5003, sds011). A record that is older
-    than timeout_s does not count.
+    on (csv), or a quantity of the frame such as pm2_5 (pms5003, sds011). A
+    device that sends rarely needs a longer timeout_s.
     """
 
     device: DeviceNode
@@ -482,23 +513,6 @@ class ModbusSensor(SensorSection, frozen=True, tag_field="kind", tag="modbus"):
     baud: Baud = 9600
     parity: Parity = "none"
     unit: Annotated[int, Meta(ge=0, le=255)] = 1  # the address of the device
-
-
-class ClockSensor(SensorSection, frozen=True, tag_field="kind", tag="clock"):
-    """The clock of the node as fields: hour, 0 to 24 with fractions, and weekday, 0 for Monday.
-
-    There is no reading while the kernel's clock is not synchronised. Zone local is the time zone of
-    the device, with its summer time.
-    """
-
-    zone: Literal["utc", "local"] = "utc"
-
-
-class PluginSensor(SensorSection, frozen=True, tag_field="kind", tag="plugin"):
-    """A sensor of another package, by its name in the entry point group `cipherfleet.sensors`."""
-
-    name: FieldName
-    options: dict[FieldName, Any] = {}  # what the plug-in declares
 
 
 class NoSensor(SensorSection, frozen=True, tag_field="kind", tag="none"):
@@ -581,6 +595,17 @@ class AnswerMqtt(Section, frozen=True):
     password_file: FileName | None = None  # its first line
 
 
+class AnswerMetrics(Section, frozen=True):
+    """An HTTP page with counts and durations of the node, which a Prometheus on the device reads.
+
+    It needs the extra `metrics` of the package.
+    """
+
+    host: Host = "127.0.0.1"  # another address shows the page to the network
+    port: Annotated[int, Meta(ge=1, le=65535)] = 9477
+    values: bool = False  # True: also the answer, under the rules of all outputs
+
+
 class AnswerSection(Section, frozen=True):
     """What a node publishes of the agreed answer once it has settled, and where."""
 
@@ -595,6 +620,7 @@ class AnswerSection(Section, frozen=True):
     exec: Annotated[list[str], Meta(min_length=1)] | None = None  # a program: JSON on its input
     exec_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 10.0
     mqtt: AnswerMqtt | None = None
+    metrics: AnswerMetrics | None = None
     plugins: dict[FieldName, dict[str, str | int | float | bool]] = {}  # by entry point: options
 
 

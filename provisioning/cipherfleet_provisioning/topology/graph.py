@@ -70,3 +70,6 @@ class Graph:
             found[b].append(a)
         order = {node: place for place, node in enumerate(self.ids)}
         return {node: tuple(sorted(near, key=order.__getitem__)) for node, near in found.items()}
+
+
+NO_GRAPH = Graph((), ())

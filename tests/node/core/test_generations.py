@@ -322,6 +322,35 @@ def test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient(
     assert outcome.problems == []
 
 
+def test_a_node_that_dies_in_every_averaging_keeps_the_others_from_few_generations() -> None:
+    """It stands out of 2^f - 1 generations after f failures in a row."""
+    edges = complete(5)
+    algorithm = Algorithm(
+        rounds=700, period_s=1.0, scale=SCALE, stepsize=Stepsize(spread=1.0), answer_timeout_s=1.0
+    )
+    every, roll_call, averaging = 40, 6, 4
+    running = MemoryFleet(
+        edges, readings(edges), SQUARES, algorithm,
+        generations=(every, roll_call, averaging), encrypted=False, seed=3,
+    )  # fmt: skip
+    for name in running.seats:
+        running.start(name)
+    applied: set[int] = set()
+    while True:
+        k = state_of(running, "n00").round
+        if k >= roll_call + 15 * every:
+            break
+        looper = running.seats["n04"].agent
+        if looper is not None and looper.state.generation.pending is not None:
+            running.kill("n04")
+            running.advance(running.now + 12.0)
+            running.start("n04")
+        running.advance(running.now + 0.5)
+        applied.add(state_of(running, "n00").generation.number)
+    assert running.seats["n04"].epoch > 3
+    assert len(applied - {0}) >= 11
+
+
 def test_votes_without_the_check_of_both_ends_apply_wrong_sums(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -43,6 +43,8 @@ def test_parameters_vectors_hold(case: Any) -> None:
     if fields["schedule"]:
         data += text("linear") + struct.pack(">3Q", *fields["schedule"])
         data += struct.pack(">d", fields["shares"])
+    if fields["drift_window"]:
+        data += text("drift") + struct.pack(">Qd", fields["drift_window"], 8.0)
     assert data.hex() == case["bytes"]
     assert hashlib.sha256(data).hexdigest()[:16] == case["tag"]
     lists = {name: fields[name] and tuple(fields[name]) for name in ("attenuation", "schedule")}

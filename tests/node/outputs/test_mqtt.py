@@ -7,22 +7,30 @@ import logging
 import re
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from cipherfleet_broker import RunningBroker, start_broker
+from cipherfleet_broker.die_with_parent import die_with_parent
+from cipherfleet_broker.mosquitto import find_mosquitto
 from cipherfleet_node.outputs.answer import Answer
 from cipherfleet_node.outputs.homeassistant import discovery, safe_key
 from cipherfleet_node.outputs.mqtt import AnswerBroker
 from cipherfleet_node.outputs.publisher import OutputFailed
 from cipherfleet_node.own_broker import BrokerNotUsable, refuse_same_broker
 from cipherfleet_node.settings.sections import AnswerMqtt
+from cipherfleet_provisioning.certificates import issue_broker, make_authority
 from tests.support.daemons import open_daemons
 from tests.support.mqtt_reader import reading
 
@@ -180,6 +188,105 @@ def test_the_fleets_broker_sees_no_output_and_the_owners_broker_nothing_else(
         assert seen == []
         assert not any(b"canary" in m.payload or b"20.6" in m.payload for m in fleet.messages)
         assert not any(m.topic.startswith("cf/") for m in owners.messages)
+        assert owners.of("canary/trial/n1/availability") == [b"online"]
+        daemons.signal("n1", signal.SIGKILL)
+        owners.wait(
+            lambda: owners.of("canary/trial/n1/availability")[-1] == b"offline", "last will of n1"
+        )
+        assert owners.of("canary/trial/n2/availability") == [b"online"]
+
+
+# -- TLS ----------------------------------------------------------------------------------------
+
+SECURED = """\
+listener {port} 127.0.0.1
+cafile {folder}/own-ca.pem
+certfile {folder}/broker.pem
+keyfile {folder}/broker.key
+allow_anonymous false
+password_file {folder}/passwords
+"""
+
+
+@contextmanager
+def secured_broker(folder: Path) -> Iterator[int]:
+    """A mosquitto with TLS, where `me` has the password `canary-password`."""
+    now = datetime.now(UTC)
+    authority = make_authority("owner", now)
+    (folder / "own-ca.pem").write_bytes(authority.pem)
+    (folder / "other-ca.pem").write_bytes(make_authority("other", now).pem)
+    issue_broker(authority, ["127.0.0.1"], now).write(folder / "broker.pem", folder / "broker.key")
+    (folder / "secret").write_text("canary-password\n")
+    passwords = ["mosquitto_passwd", "-b", "-c", str(folder / "passwords"), "me", "canary-password"]
+    subprocess.run(passwords, check=True)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # mosquitto becomes another user if it is started by root
+    folder.chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    file = folder / "mosquitto.conf"
+    file.write_text(SECURED.format(port=port, folder=folder) + "user root\n")
+    program = subprocess.Popen(die_with_parent([str(find_mosquitto()), "-c", str(file)]))
+    try:
+        for _ in range(600):  # otherwise nothing would be there to be refused
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            threading.Event().wait(0.1)
+        yield port
+    finally:
+        program.terminate()
+        program.wait(30)
+
+
+def read_over_tls(folder: Path, port: int) -> Any:
+    context = ssl.create_default_context(cafile=folder / "own-ca.pem")
+    return reading(port, "home/#", context, ("me", "canary-password"))
+
+
+@needs_mosquitto
+def test_an_answer_reaches_a_broker_with_tls_and_a_password(tmp_path: Path) -> None:
+    with secured_broker(tmp_path) as port:
+        files = {"tls": True, "ca": "own-ca.pem", "user": "me", "password_file": "secret"}
+        output = opened(port, tmp_path, **files)
+        output.publish(FULL)
+        with read_over_tls(tmp_path, port) as live:
+            live.wait(lambda: bool(live.of(TOPIC)), "answer")
+            assert live.of(TOPIC)[-1] == as_json(FULL)
+        output.close()
+
+
+# paho leaves the socket of a refused handshake to the garbage collector, which says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@needs_mosquitto
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"ca": "other-ca.pem"}, "cannot be reached"),
+        ({"user": "you"}, "refuses this node: Not authorized"),
+    ],
+)
+def test_a_broker_that_is_not_the_owners_gets_neither_password_nor_answer(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, str],
+    words: str,
+) -> None:
+    with secured_broker(tmp_path) as port, caplog.at_level(logging.WARNING):
+        files = {"tls": True, "ca": "own-ca.pem", "user": "me", "password_file": "secret"}
+        output = opened(port, tmp_path, **{**files, **changes})
+        output.publish(FULL)
+        for _ in range(600):
+            if words in caplog.text:
+                break
+            threading.Event().wait(0.1)
+        output.close()
+        assert words in caplog.text
+        assert "canary-password" not in caplog.text
+        with read_over_tls(tmp_path, port) as later:
+            threading.Event().wait(0.2)
+            assert later.messages == []
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_commands_within_a_line_of_text_have_names_that_exist() -> None:
     [
         ("cipherfleet chekc FILE", "chekc is no command"),
         ("cipherfleet provision seed n7 my-set --imag x", "no option --imag"),
-        ("cipherfleet-node sense DIR", "sense is no command"),
+        ("cipherfleet-node sens DIR", "sens is no command"),
         ("cipherfleet-node answer DIR --json", ""),
     ],
 )

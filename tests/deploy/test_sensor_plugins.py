@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from cipherfleet_deploy.cards.systemd_unit import make_unit
+from cipherfleet_deploy.check.sensors import sensor_findings
 from cipherfleet_deploy.result_schemas import make_schema
 from cipherfleet_node.doctor.folder import _Parts, _sensor
 from cipherfleet_node.doctor.sense import Senses
@@ -175,14 +176,19 @@ nodes:
 """
     file = folder / "fleet.yaml"
     file.write_text(text)
-    source = load_fleet(file).members[1].sensor
+    fleet = load_fleet(file)
+    (found,) = sensor_findings(fleet)
+    assert (found.level, found.nodes) == ("note", ("n1", "n2", "n3"))
+    assert "not installed" not in found.text
+    source = fleet.members[1].sensor
     assert isinstance(source, PluginSensor)
     assert source.options == {"source": "2.txt"}
     file.write_text(text.replace("source:", "sauce:"))
     with pytest.raises(ConfigError, match=r"fleet.yaml:8:.*options.sauce is not a known key"):
         load_fleet(file)
     file.write_text(text.replace("lake", "elsewhere"))
-    load_fleet(file)  # not installed here: only the device can check it
+    (found,) = sensor_findings(load_fleet(file))
+    assert "it is not installed here, so the device checks its options" in found.text
 
 
 def test_values_are_not_shown_unless_they_are_asked_for(folder: Path) -> None:

@@ -30,6 +30,9 @@ SENSORS = {
     "thermal": "{kind: thermal, zone: cpu-thermal, field: t}",
     "hwmon": "{kind: hwmon, chip: w1_slave_temp, inputs: {temp1_input: t}}",
     "command": "{kind: command, command: [./light]}",
+    "iio": "{kind: iio, chip: bmp280, inputs: {temp: t}}",
+    "mqtt": "{kind: mqtt, host: hub.example.org, fields: {t: {topic: a/t}}}",
+    "serial": "{kind: serial, device: /dev/ttyUSB0, format: csv, fields: {t: 1}}",
     "clock": "{kind: clock, timeout_s: 2}",
     "devices": "{kind: command, command: [./light], devices: [/dev/i2c-1, /dev/serial/by-id/a:0]}",
 }
@@ -139,6 +142,26 @@ def test_a_list_of_sensors_gets_the_devices_of_all_and_a_clock_may_be_asked(tmp_
     bare = make_unit(config_of(tmp_path, SENSORS["thermal"]))
     assert values(bare, "ProtectClock") == ["yes"]
     assert "adjtimex" not in bare
+
+
+@pytest.mark.parametrize(
+    ("sensor", "devices"),
+    [
+        (SENSORS["iio"], []),
+        ("{kind: w1, device: 28-0316a2795eff, field: t}", []),
+        (SENSORS["mqtt"], []),
+        ("{kind: http, url: 'http://hub/', fields: {t: t}}", []),
+        (SENSORS["serial"], ["/dev/ttyUSB0 rw"]),
+        ("{kind: modbus, host: hub, registers: {t: {address: 0}}}", []),
+        ("{kind: modbus, device: /dev/ttyS1, registers: {t: {address: 0}}}", ["/dev/ttyS1 rw"]),
+    ],
+)
+def test_a_sensor_gets_the_device_that_it_opens(
+    tmp_path: Path, sensor: str, devices: list[str]
+) -> None:
+    unit = make_unit(config_of(tmp_path, sensor))
+    assert values(unit, "DeviceAllow") == devices
+    assert values(unit, "PrivateDevices") == ([] if devices else ["yes"])
 
 
 @pytest.mark.parametrize(

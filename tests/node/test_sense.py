@@ -110,6 +110,26 @@ def test_guards_judge_from_the_second_read_on_and_the_newest_sample_stays_for_a_
     senses.close()
 
 
+def test_a_single_sensor_without_news_has_its_newest_and_one_that_fails_has_none(
+    folder: Path,
+) -> None:
+    (folder / "a.csv").write_text("pm25\n12.375\n")
+    (folder / "node.yaml").write_text(NODE + "sensor: {kind: csv, path: a.csv}\n")
+    senses = Senses(folder)
+    found = [senses.read(show=False) for _ in range(2)]
+    assert [result.fields[0].quality for result in found] == ["good", "stale"]
+    only = SENSORS.partition("  - {kind: synth")[0].replace(
+        "sensors:\n  - kind", "sensor:\n    kind"
+    )
+    (folder / "node.yaml").write_text(NODE + only)
+    senses = Senses(folder)
+    assert senses.read(show=False).usable
+    (folder / "pm.json").unlink()
+    result = senses.read(show=False)
+    assert (result.fields[0].quality, result.usable) == ("none", False)
+    assert "ended with exit code 1" in result.problems[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

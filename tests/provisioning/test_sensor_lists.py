@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from cipherfleet_node.errors import ConfigError
+from cipherfleet_node.runtime.bundle import read_bundle
+from cipherfleet_node.runtime.kept_window import WINDOW_FILE, KeptWindow
+from cipherfleet_node.runtime.store import STATE_FOLDER
 from cipherfleet_node.sensors import open_sensor
 from cipherfleet_node.settings.node_yaml import NODE_FILE, load_node_config
 from cipherfleet_node.settings.sections import (
@@ -16,7 +19,12 @@ from cipherfleet_node.settings.sections import (
     Simulation,
     parts_of,
 )
-from cipherfleet_provisioning.bundles import READINGS_FILE, node_config, settings_text
+from cipherfleet_provisioning.bundles import (
+    READINGS_FILE,
+    node_config,
+    settings_text,
+    write_bundles,
+)
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 
 FLEET = """\
@@ -98,6 +106,30 @@ def test_a_mistake_in_a_list_is_one_complaint_with_its_place(
     (found,) = complaints(tmp_path, f'  - {{each: 3, id: "n{{n}}", sensors: {sensors}}}\n')
     assert words in found
     assert found.startswith(place)
+
+
+def test_a_node_with_several_sensors_starts_from_its_bundle_and_keeps_its_window(
+    tmp_path: Path,
+) -> None:
+    """A window of replays would not be kept: their rows come again. Those of a group do not."""
+    two = f"[{SYNTHETIC}, {SYNTHETIC.replace('t:', 'u:')}]"
+    row = f'  - {{each: 3, id: "n{{n}}", sensors: {two}}}\n'
+    objective = "objective: {kind: mean, values: [{field: u}]}\n"
+    weak = "crypto: {key_bits: 512, allow_weak_keys: true}\n" + objective
+    (tmp_path / "fleet.yaml").write_text(
+        FLEET.replace("objective: {kind: average, values: [{field: t}]}\n", weak) + row
+    )
+    fleet = load_fleet(tmp_path / "fleet.yaml")
+    nodes = write_bundles(fleet, tmp_path / "nodes", Broker(), Simulation(seed=3))
+    bundle = read_bundle(nodes["n2"])
+    assert bundle.sensor.fields == ("t", "u")
+    (sample,) = bundle.sensor.read()
+    assert sample.values == {"t": 1.0, "u": 1.0}
+    (nodes["n2"] / STATE_FOLDER).mkdir(exist_ok=True)
+    kept = KeptWindow(bundle, 0.0, 0.0)
+    bundle.objective.absorb([sample])
+    kept.save(1.0, 1.0)
+    assert (nodes["n2"] / STATE_FOLDER / WINDOW_FILE).is_file()
 
 
 GERMAN = "Raum;Temp\n1;20,5\n1;\n2;21,5\n3;22,5\n"

@@ -32,10 +32,8 @@ BMP280_TRIMMING = struct.pack(
     "<HhhHhhhhhhhh",
     *(27504, 26435, -1000, 36477, -10685, 3024, 2855, 140, -7, 15500, -14600, 6000),
 )
-BMP280_PRESSURE, BMP280_TEMPERATURE = (
-    415148,
-    519888,
-)  # 20 bits each, the last four bits of three bytes 0
+# 20 bits each, in three bytes whose last four bits are 0.
+BMP280_PRESSURE, BMP280_TEMPERATURE = 415148, 519888
 DELAY_MODULES = {"sch_netem": ""}
 DELAY_MS, JOURNEYS = 50, 10
 # <linux/i2c-dev.h>

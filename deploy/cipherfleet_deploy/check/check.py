@@ -31,6 +31,7 @@ from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from .convergence import convergence_lines, link_findings
 from .forecast_table import forecast_table
 from .outputs import output_findings
+from .sensors import sensor_findings
 
 NODES_SHOWN = 5
 FAR_OFF = 0.1  # relative error at which no digit of the answer is right
@@ -75,6 +76,7 @@ def check_fleet(
         *result_privacy_findings(fleet),
         *link_findings(convergence),
         *output_findings(fleet),
+        *sensor_findings(fleet),
     ]
     return CheckResult(
         fleet=fleet.file.fleet,

@@ -84,8 +84,9 @@ class Senses:
     def _quality(self, part: Part, now: float) -> FieldQuality:
         if part.has_new:
             return "good"
-        several = len(self._device.parts) > 1
-        return "stale" if several and self._device.is_fresh(part, now) else "none"
+        # A single sensor that fails has no reading; one with nothing new has its newest.
+        is_used = len(self._device.parts) > 1 or part.problem is None
+        return "stale" if is_used and self._device.is_fresh(part, now) else "none"
 
     def _field(
         self, name: str, part: Part, sensor: Sensor, now: float, *, show: bool

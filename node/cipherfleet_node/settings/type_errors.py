@@ -22,6 +22,7 @@ _SECRET = re.compile(  # names of keys with secret values; not allow_weak_keys, 
     re.IGNORECASE,
 )
 PEM = "-----BEGIN"
+_SECRET_TEXT = re.compile(rf"{PEM}|://[^/@]*@")  # a key, or an address with a user and a password
 _OF_KEY = re.compile(r"(Expected `str`.*) - at `key` in `(\$[^`]*)`", re.DOTALL)  # msgspec's text
 
 Path_ = tuple[str | int, ...]
@@ -94,7 +95,7 @@ def found_at(data: Any, path: Sequence[str | int]) -> str:
         value = _at(data, path)
     except (KeyError, IndexError, TypeError):
         return "nothing"
-    if any(may_be_secret(str(step)) for step in path) or PEM in str(value):
+    if any(may_be_secret(str(step)) for step in path) or _SECRET_TEXT.search(str(value)):
         return "a value (not shown)"
     if isinstance(value, dict | list):
         empty = "a " if value else "an empty "

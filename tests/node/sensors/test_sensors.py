@@ -28,7 +28,10 @@ from cipherfleet_node.sensors.thermal import ThermalZone, processor_temperature
 from cipherfleet_node.settings.sections import (
     CommandSensor,
     CsvSensor,
+    HttpSensor,
     HwmonSensor,
+    IioSensor,
+    OneWireSensor,
     SyntheticField,
     SyntheticSensor,
     ThermalSensor,
@@ -487,6 +490,9 @@ def test_no_temperature_is_told_where_the_sensor_may_measure_one(tmp_path: Path)
         ThermalSensor(zone="acpitz"),
         HwmonSensor(chip="cpu_thermal", inputs={"temp1_input": "celsius"}),
         CommandSensor(command=["vcgencmd", "measure_temp"]),
+        IioSensor(chip="bme280", inputs={"temp": "celsius"}),
+        OneWireSensor(device="28-0316a2795eff"),
+        HttpSensor(url="http://127.0.0.1/", fields={"t": "t"}),
     ):
         assert processor_temperature(sensor, tmp_path) is None
 

@@ -8,7 +8,14 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from tests.support.paths import ROOT
-from tests.tools.documentation_site import build, copy_pages, page_text, sphinx_command
+from tests.tools.documentation_site import (
+    LINK,
+    build,
+    copy_pages,
+    link_for_site,
+    page_text,
+    sphinx_command,
+)
 from tests.tools.documentation_site import run as run_sphinx
 
 # What a browser fetches by itself: a link that a reader may follow is none.
@@ -83,6 +90,11 @@ def test_links_to_files_that_are_no_pages_lead_to_the_source(tmp_path: Path) -> 
     text = page_text(PurePosixPath("docs/how-to/devices.md"), pages)
     assert "](https://code.cipherfleet.example/cipherfleet/blob/v" in text
     assert "deploy/devices/install.sh)" in text
+    dead = "see [a file](../../node/nowhere.py)"
+    page = PurePosixPath("docs/how-to/devices.md")
+    assert LINK.sub(lambda found: link_for_site(found, page, pages), dead) == (
+        "see [a file](../../node/nowhere.py)"
+    )
     copy_pages(tmp_path / "pages")
     assert "](tutorials/attacks.md)" not in (tmp_path / "pages/index.md").read_text()
     assert (tmp_path / "pages/docs/images/demo.png").read_bytes() == (

@@ -92,18 +92,19 @@ def page_text(page: PurePosixPath, pages: set[PurePosixPath]) -> str:
     text = (ROOT / page).read_text()
     parts = FENCE.split(text)
     for place in range(0, len(parts), 2):  # the others are code
-        parts[place] = LINK.sub(lambda found: _link(found, page, pages), parts[place])
+        parts[place] = LINK.sub(lambda found: link_for_site(found, page, pages), parts[place])
         parts[place] = ANCHOR.sub(r"(\1)=", parts[place])
     written = "".join(parts)
     return written + contents(text, pages) if page == FRONT else written
 
 
-def _link(found: re.Match[str], page: PurePosixPath, pages: set[PurePosixPath]) -> str:
+def link_for_site(found: re.Match[str], page: PurePosixPath, pages: set[PurePosixPath]) -> str:
+    """A link of *page* as the site has it. A link to nothing stays, so that Sphinx reports it."""
     words, target, anchor = found[1], found[2], found[3] or ""
     if "://" in target or target.startswith("mailto:"):
         return found[0]
     file = PurePosixPath(os.path.normpath(page.parent / target))
-    if file not in pages and not words.startswith("!"):
+    if file not in pages and not words.startswith("!") and (ROOT / file).exists():
         return f"{words}{source_address()}/{file}{anchor})"
     start = PurePosixPath(".") if page == FRONT else page.parent
     shown = PurePosixPath("index.md") if file == FRONT else file

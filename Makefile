@@ -65,6 +65,8 @@ bench: setup
 	$(BIN)/python benchmarks/rounds_by_gap.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
 	$(BIN)/python benchmarks/followers.py
+	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/outputs_memory.py --gate
 
 kernels: setup
 	$(BIN)/python -m tests.tools.kernels

@@ -21,7 +21,7 @@ from cipherfleet_deploy.local.run import show_result
 from cipherfleet_deploy.watch.table import COLUMNS, headline, table
 from tests.support.page_recording import recording
 from tests.support.paths import ROOT
-from tests.tools.record_demo import draw, record, write_cast
+from tests.tools.record_demo import draw, record, thin, write_cast
 
 NAMES = [f"mote{k:02}" for k in range(16)]
 PROGRAM = [sys.executable, "-m", "cipherfleet_deploy"]
@@ -166,6 +166,9 @@ def test_a_recording_of_a_terminal_holds_the_output_and_refers_to_nothing(tmp_pa
     head, *lines = map(json.loads, (tmp_path / "x.cast").read_text().splitlines())
     assert (head["version"], head["width"]) == (2, 90)
     assert "busy" in "".join(text for _, _, text in lines)
+    bar = "\r\x1b[2Kbar"
+    times = [(0.0, bar), (0.1, bar), (0.2, "line\n"), (0.3, bar + "\n"), (0.6, bar)]
+    assert [at for at, _ in thin(times)] == [0.0, 0.2, 0.3, 0.6]
     picture = draw(output, "a title")
     assert "found" in picture
     assert "busy" not in picture

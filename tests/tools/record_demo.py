@@ -30,6 +30,7 @@ from tests.support.paths import ROOT
 
 IMAGES = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 90, 30
+REDRAW, REDRAW_S = "\r\x1b[2K", 0.5  # how a bar is drawn again, and how often that is recorded
 # rich's own frame names fonts on the network.
 FRAME = """\
 <svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
@@ -98,6 +99,19 @@ def _read(source: int) -> str:
         return ""
 
 
+def thin(events: Events) -> Events:
+    """Return *events* without most drawings of a progress bar: two each second suffice."""
+    kept: Events = []
+    drawn = -REDRAW_S
+    for at, text in events:
+        is_bar = text.startswith(REDRAW) and "\n" not in text
+        if is_bar and at - drawn < REDRAW_S:
+            continue
+        drawn = at if is_bar else drawn
+        kept.append((at, text))
+    return kept
+
+
 def write_cast(file: Path, events: Events, title: str) -> None:
     """Write *events* as an asciicast of version 2."""
     head = {"version": 2, "width": WIDTH, "height": HEIGHT, "title": title}
@@ -124,7 +138,7 @@ def main() -> int:
         events, output = record(
             [sys.executable, "-m", "cipherfleet_deploy", *given.command, *place]
         )
-        hidden = [(at, text.replace(folder, ".")) for at, text in events]
+        hidden = [(at, text.replace(folder, ".")) for at, text in thin(events)]
         write_cast(given.out / "demo.cast", hidden, title)
         (given.out / "demo.svg").write_text(draw(output.replace(folder, "."), title))
     return 0

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook
+.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook recording
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -122,6 +122,9 @@ fuzz: setup
 
 screenshots: setup
 	$(BIN)/python -m tests.tools.page_screenshots
+
+recording: setup
+	$(BIN)/python -m tests.tools.record_demo
 
 page-load: setup
 	$(BIN)/python -m tests.tools.page_load --gate

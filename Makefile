@@ -24,6 +24,9 @@ reference: setup
 release: setup
 	$(BIN)/python -m tests.tools.release
 
+notebook: setup
+	$(BIN)/python -m tests.tools.notebook
+
 journeys: setup
 	$(BIN)/python -m tests.tools.journeys
 

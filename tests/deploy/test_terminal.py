@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -20,6 +21,7 @@ from cipherfleet_deploy.local.run import show_result
 from cipherfleet_deploy.watch.table import COLUMNS, headline, table
 from tests.support.page_recording import recording
 from tests.support.paths import ROOT
+from tests.tools.record_demo import draw, record, thin, write_cast
 
 NAMES = [f"mote{k:02}" for k in range(16)]
 PROGRAM = [sys.executable, "-m", "cipherfleet_deploy"]
@@ -155,3 +157,19 @@ def test_a_pipe_gets_no_control_characters_and_ascii_suffices() -> None:
     assert "relative_error" in text
     assert "?C" in text, "a question mark stands for the degree sign"
     assert "\x1b" not in text
+
+
+def test_a_recording_of_a_terminal_holds_the_output_and_refers_to_nothing(tmp_path: Path) -> None:
+    code = "import sys; print('\\x1b[1mfound\\x1b[0m 1'); print('busy', file=sys.stderr)"
+    events, output = record([sys.executable, "-c", code])
+    write_cast(tmp_path / "x.cast", events, "x")
+    head, *lines = map(json.loads, (tmp_path / "x.cast").read_text().splitlines())
+    assert (head["version"], head["width"]) == (2, 90)
+    assert "busy" in "".join(text for _, _, text in lines)
+    bar = "\r\x1b[2Kbar"
+    times = [(0.0, bar), (0.1, bar), (0.2, "line\n"), (0.3, bar + "\n"), (0.6, bar)]
+    assert [at for at, _ in thin(times)] == [0.0, 0.2, 0.3, 0.6]
+    picture = draw(output, "a title")
+    assert "found" in picture
+    assert "busy" not in picture
+    assert "http" not in picture.replace('xmlns="http://www.w3.org/2000/svg"', "")

@@ -7,11 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-from cipherfleet_hil.measurement.document import Measurement
+from cipherfleet_hil.measurement.document import Measurement, benchmark
 from cipherfleet_hil.measuring.cases import CASE_DESCRIPTIONS
 from cipherfleet_hil.report.rounds_table import show_rounds
 from cipherfleet_hil.report.terminal import show
-from tests.support.measured import benchmark, document, rounds, samples
+from tests.support.measured import document, rounds, samples
 
 
 def printed(width: int, measured: Measurement) -> str:

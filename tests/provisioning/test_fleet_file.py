@@ -54,7 +54,8 @@ def recorded_by(fleet: Fleet) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "nodes"), [("intel_lab", 50), ("average", 6), ("air", 12), ("rooms", 4)]
+    ("name", "nodes"),
+    [("intel_lab", 50), ("average", 6), ("air", 12), ("rooms", 4), ("thermometers", 12)],
 )
 def test_the_examples_are_good_fleets(name: str, nodes: int) -> None:
     fleet = load_fleet(EXAMPLES / name / "fleet.yaml")

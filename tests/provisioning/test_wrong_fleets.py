@@ -282,7 +282,7 @@ def test_the_committed_schema_is_current() -> None:
     jsonschema.Draft202012Validator.check_schema(fleet_schema())
 
 
-@pytest.mark.parametrize("name", ["average", "intel_lab", "air", "rooms"])
+@pytest.mark.parametrize("name", ["average", "intel_lab", "air", "rooms", "thermometers"])
 def test_the_examples_name_the_schema_and_keep_to_it(name: str) -> None:
     file = ROOT / "examples" / name / "fleet.yaml"
     named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", file.read_text())

@@ -114,6 +114,10 @@ class Page:
         assert "errorText" not in found, found["errorText"]
         self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
 
+    def close_document(self) -> None:
+        """Leave the document, before its server ends: it would try to connect again."""
+        self.call("Page.navigate", url="about:blank")
+
     def press(self, key: str) -> None:
         """Press and release *key*, such as Tab or Enter."""
         code = {"Tab": 9, "Enter": 13}[key]

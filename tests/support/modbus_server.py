@@ -36,12 +36,13 @@ async def serve(kind: str, path: str) -> None:
     bits = [SimData(0, values=[False] * 16, datatype=DataType.BITS)]
     device = SimDevice(UNIT, simdata=(bits, bits, block(HOLDING), block(INPUT)))
     if kind == "tcp":
-        server = ModbusTcpServer(device, address=("127.0.0.1", 0))
-        await server.serve_forever(background=True)
-        print(server.transport.sockets[0].getsockname()[1], flush=True)  # noqa: T201
+        tcp = ModbusTcpServer(device, address=("127.0.0.1", 0))
+        await tcp.serve_forever(background=True)
+        assert isinstance(tcp.transport, asyncio.Server)
+        print(tcp.transport.sockets[0].getsockname()[1], flush=True)  # noqa: T201
     else:
-        server = ModbusSerialServer(device, port=path, baudrate=9600)
-        await server.serve_forever(background=True)
+        line = ModbusSerialServer(device, port=path, baudrate=9600)
+        await line.serve_forever(background=True)
         print(flush=True)  # noqa: T201
     await asyncio.Event().wait()
 

@@ -1,7 +1,8 @@
-"""Screenshots of the page for docs/how-to/watch-a-fleet.md: python -m tests.tools.page_screenshots.
+"""Screenshots for docs/how-to/watch-a-fleet.md: python -m tests.tools.page_screenshots.
 
-Ten real daemons of examples/intel_lab, one of which is killed; then a finished run. Takes about
-four minutes. Needs chromium.
+The views of a fleet show the recording that tests/deploy/test_page_in_browser.py shows: the fifty
+motes of examples/intel_lab, some of them with faults. The error is that of a finished run: of
+`cipherfleet demo`, which takes a minute, or of the folder given with --run. Needs chromium.
 """
 
 from __future__ import annotations
@@ -12,70 +13,56 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cipherfleet_broker import start_broker
-from cipherfleet_deploy.local.launched import Launcher
-from cipherfleet_deploy.local.processes import LocalFleet
-from cipherfleet_node.settings.sections import Broker, Simulation
-from cipherfleet_provisioning.bundles import write_bundles
-from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import load_fleet
 from tests.support.browser import Page, open_browser
+from tests.support.page_recording import write_recording
 from tests.support.page_server import serve_page
 from tests.support.paths import ROOT
 
-EXAMPLE = ROOT / "examples" / "intel_lab"
+FLEET = ROOT / "examples" / "intel_lab" / "fleet.yaml"
 IMAGES = ROOT / "docs" / "images"
-WAIT_S = 600.0
 
 
 def main() -> int:
     """Write page-fleet.png, page-rounds.png and page-error.png."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     options.add_argument("--out", type=Path, default=IMAGES)
-    out = options.parse_args().out
+    options.add_argument("--run", type=Path, help="folder of a finished run (default: a new demo)")
+    given = options.parse_args()
     with tempfile.TemporaryDirectory() as name, open_browser(_fail) as page:
-        folder = Path(name)
-        text = (EXAMPLE / "fleet.yaml").read_text()
-        text = text.replace("key_bits: 2048", "key_bits: 1024\n  allow_weak_keys: true")
-        (folder / "fleet.yaml").write_text(text)
-        (folder / "intel_lab.csv").symlink_to(EXAMPLE / "intel_lab.csv")
-        _show_live(page, folder, out)
-        _show_finished(page, folder, out)
-    if page.problems:
-        _fail("\n".join(page.problems))
+        _show_fleet(page, Path(name), given.out)
+        _show_error(page, given.run or _run_demo(Path(name)), given.out)
+        if page.problems:
+            _fail("\n".join(page.problems))
     return 0
 
 
-def _show_live(page: Page, folder: Path, out: Path) -> None:
-    overrides = Overrides(nodes=10, rounds=100_000)
-    fleet = load_fleet(folder / "fleet.yaml", overrides)
-    with start_broker("embedded") as broker, Launcher() as launcher:
-        address = Broker(host=broker.host, port=broker.port)
-        bundles = write_bundles(fleet, folder / "live" / "nodes", address, Simulation(seed=7))
-        with (
-            LocalFleet(bundles, WAIT_S, launcher=launcher) as nodes,
-            serve_page(folder / "live") as server,
-        ):
-            page.open(server.address)
-            nodes.start()
-            page.wait_for("state.summary.settled > 0 && state.history.length > 12", WAIT_S)
-            nodes.kill("mote28")
-            page.wait_for("state.summary.standing.lost === 1", WAIT_S)
-            page.wait_for("state.history.at(-1).silent > 0", WAIT_S)
-            page.screenshot(out / "page-fleet.png", 820)
-            page.evaluate("location.hash = '#rounds'")
-            page.screenshot(out / "page-rounds.png", 760)
+def _show_fleet(page: Page, folder: Path, out: Path) -> None:
+    write_recording(folder / "record.jsonl", load_fleet(FLEET).graph.ids)
+    page.prefer("light")
+    with serve_page(FLEET, "--replay", folder / "record.jsonl") as server:
+        page.open(f"{server.address}#fleet")
+        page.wait_for("state.summary !== null")
+        page.screenshot(out / "page-fleet.png", 960)
+        page.evaluate("location.hash = '#rounds'")
+        page.wait_for("charts.pool?.plot != null")
+        page.screenshot(out / "page-rounds.png", 1080)
+        page.close_document()
 
 
-def _show_finished(page: Page, folder: Path, out: Path) -> None:
-    command = [sys.executable, "-m", "cipherfleet_deploy", "run", str(folder / "fleet.yaml")]
-    options = ["--nodes", "10", "--out", str(folder / "run")]
-    subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
+def _run_demo(folder: Path) -> Path:
+    command = [sys.executable, "-m", "cipherfleet_deploy", "demo", "--out", str(folder / "demo")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return folder / "demo"
+
+
+def _show_error(page: Page, run: Path, out: Path) -> None:
     page.prefer("dark")
-    with serve_page(folder / "run") as server:
+    with serve_page(run) as server:
         page.open(f"{server.address}#error")
-        page.wait_for("charts.error?.plot != null", WAIT_S)
-        page.screenshot(out / "page-error.png", 660)
+        page.wait_for("charts.error?.plot != null")
+        page.screenshot(out / "page-error.png", 700)
+        page.close_document()
 
 
 def _fail(text: str) -> None:

@@ -18,7 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cipherfleet_node.core.messages import Health
 from cipherfleet_node.installation import install_command
+from cipherfleet_node.outputs import load
 from cipherfleet_node.outputs.figures import Figures
+from cipherfleet_node.outputs.file import answer_file
 from cipherfleet_node.outputs.metrics import MetricsPage
 from cipherfleet_node.runtime import metrics_output
 from cipherfleet_node.runtime.metrics_output import MetricsOutput
@@ -60,6 +62,26 @@ FIGURES = Figures(
     read_at=0.0,
     resident_mib=32.0,
 )
+READINGS = {
+    "n1": [20.0] * 6 + [21.0] * 2,
+    "n2": [20.5] * 8,
+    "n3": [19.9] * 6 + [20.5] * 2,
+}
+DRIFTING = """\
+config_version: 1
+fleet: trial
+crypto: {{key_bits: 512, allow_weak_keys: true}}
+algorithm: {{period_s: 0.05, answer_timeout_s: 20, start_timeout_s: 60}}
+answer: {{every_s: 1, metrics: {{port: {port}, values: true}}}}
+objective:
+  kind: least_squares
+  drift: {{window: 2}}
+  target: {{field: t, offset: 20, scale: 5}}
+  features: [{{constant: 1}}]
+topology: {{kind: complete}}
+nodes:
+  - {{each: 3, id: "n{{n}}", sensor: {{kind: csv, path: readings.csv, where: {{node: "n{{n}}"}}}}}}
+"""
 Values = dict[tuple[str, ...], float]
 
 
@@ -234,16 +256,13 @@ def test_a_daemon_without_the_output_does_not_load_the_library() -> None:
 def test_prometheus_reads_a_running_node_and_no_value_before_it_has_settled(
     tmp_path: Path,
 ) -> None:
+    """The fleet also agrees on the mean of its residuals, which are 0.733, 0.233 and 0.233 here."""
     port, names = free_port(), ["n1", "n2", "n3"]
-    canary = "{kind: synthetic, fields: {t: {mean: 20.4321, deviation: 0}}}"
+    lines = [f"{name},{t}" for name, values in READINGS.items() for t in values]
+    (tmp_path / "readings.csv").write_text("\n".join(["node,t", *lines]) + "\n")
     pages: list[bytes] = []
     with (
-        open_daemons(
-            tmp_path,
-            algorithm="period_s: 0.05, answer_timeout_s: 20, start_timeout_s: 60",
-            sensor=canary,
-            answer=f"{{every_s: 1, metrics: {{port: {port}, values: true}}}}",
-        ) as daemons,
+        open_daemons(tmp_path, text=DRIFTING.format(port=port)) as daemons,
         running_prometheus(tmp_path, port, free_port()) as prometheus,
     ):
         # One machine has one such port: the nodes after the first say so and go on.
@@ -251,15 +270,23 @@ def test_prometheus_reads_a_running_node_and_no_value_before_it_has_settled(
         daemons.wait(lambda: bool(tried(port, pages)), "page", 60.0)
         daemons.start("n2", "n3")
         assert prometheus.wait(f'up{{instance="127.0.0.1:{port}"}} == 1')
-        found = prometheus.wait("cipherfleet_answer_value", 240.0)
+        common = prometheus.wait("cipherfleet_answer_fleet_residual", 240.0)
+        own = prometheus.wait("cipherfleet_answer_drift")
         rounds = prometheus.wait("cipherfleet_coupled_rounds_total > 0")
         daemons.wait(lambda: "Address already in use" in daemons.log("n2"), "line in the log")
+        file = answer_file(daemons.bundles["n2"])
+        daemons.wait(file.exists, "answer of n2", 240.0)
+        other = load(daemons.bundles["n2"])
         daemons.wait_for_rounds(names, 3)
-    assert found[0]["metric"]["field"] == "t"
-    assert float(found[0]["value"][1]) == 20.43  # 4 digits
+    assert float(common[0]["value"][1]) == pytest.approx(0.4, abs=0.01)
+    assert float(own[0]["value"][1]) == pytest.approx(0.733 - 0.4, abs=0.01)
+    assert other.fleet_residual == pytest.approx(0.4, abs=0.01)
+    assert other.drift == pytest.approx(0.233 - 0.4, abs=0.01)
+    assert other.model.intercept == pytest.approx(20.267, abs=0.01)
+    assert (other.drift_z, other.drift_alarm) == (None, False)
     assert float(rounds[0]["value"][1]) > 0
     assert pages
-    assert not any(b"answer_value" in each or b"20.4" in each for each in pages)
+    assert not any(b"cipherfleet_answer" in each for each in pages)
 
 
 def tried(port: int, pages: list[bytes]) -> bool:

@@ -112,7 +112,8 @@ def _running(
 ) -> Iterator[asyncio.AbstractEventLoop]:
     """Run *app* in a thread of its own: signals and the broker's messages stay in this one."""
     config = uvicorn.Config(
-        app, lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
+        app, lifespan="off", ws="none", server_header=False, proxy_headers=False,
+        log_config=None, log_level="critical", access_log=False,
         timeout_graceful_shutdown=2, limit_concurrency=100,
     )  # fmt: skip
     server = uvicorn.Server(config)

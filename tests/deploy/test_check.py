@@ -323,7 +323,7 @@ def test_a_check_writes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["fleet.yaml"]
 
 
-@pytest.mark.parametrize("name", ["intel_lab", "average", "air"])
+@pytest.mark.parametrize("name", ["intel_lab", "average", "air", "thermometers"])
 def test_the_examples_pass_a_strict_check(name: str) -> None:
     result = check_fleet(EXAMPLES / name / "fleet.yaml")
     assert passes(result, strict=True), [f for f in result.findings if f.level == "warn"]

@@ -23,8 +23,8 @@ from cipherfleet_node.settings.sections import HttpSensor
 from cipherfleet_provisioning.certificates import issue_broker, make_authority
 
 Handle = Callable[[BaseHTTPRequestHandler], None]
-# What an AirGradient ONE answers to GET /measures/current: github.com/airgradienthq/arduino,
-# docs/local-server.md.
+# What an AirGradient ONE answers to GET /measures/current, after the page "Local Server API" of
+# github.com/airgradienthq/arduino.
 AIRGRADIENT = (
     b'{"wifi":-46,"serialno":"ecda3b1eaaaf","rco2":447,"pm01":3,"pm02":7.5,"pm10":8,'
     b'"pm003Count":442,"atmp":25.87,"atmpCompensated":24.47,"rhum":43,"rhumCompensated":49,'

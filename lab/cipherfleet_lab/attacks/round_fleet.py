@@ -6,6 +6,7 @@ decrypt. `encrypted` fleets use real Paillier with toy keys. Time is virtual.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Event, MessageReceived, Setup
 from cipherfleet_node.core.messages import Message
-from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.core.randomness import FloatVector, Seeds, seeds_of
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.state import RoundRecord, State
 from cipherfleet_node.errors import HeadroomExceeded
@@ -49,6 +50,10 @@ class RoundFleet(MemoryFleet):
     def make_agent(self, setup: Setup, state: State) -> Agent:
         """Return an agent without the guards that are off."""
         return make_agent(setup, state, self.off)
+
+    def seeds(self, name: str) -> Seeds:
+        """Return seeds that depend on the state, as a daemon's do: attacks look for equal ones."""
+        return seeds_of(hashlib.sha256(f"secret {self.seed} {name}".encode()).digest())
 
     def begin(self) -> None:
         """Start the processes of all nodes, with their saved states."""

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 NAME = "cipherfleet"
-EXTRAS = ("operator", "page", "lab", "dev")  # a smaller one before those that contain it
+EXTRAS = ("metrics", "operator", "page", "lab", "dev")  # a smaller one before those that contain it
 _OF_EXTRA = re.compile(r"""([A-Za-z0-9._-]+).*extra == ["'](\w+)["']""")
 
 

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import msgspec
 import pytest
 import yaml
 
-from cipherfleet_node.settings.sections import AnswerSection
+from cipherfleet_node.settings.sections import AnswerSection, Drift
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "how-to" / "use-the-answer.md"
-SECTIONS = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
+BLOCKS = [
+    yaml.safe_load(text)
+    for text in re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
+]
 
 
-@pytest.mark.parametrize("text", SECTIONS)
-def test_what_the_page_says_to_copy_is_valid(text: str) -> None:
-    msgspec.convert(yaml.safe_load(text)["answer"], AnswerSection)
+def values(section: str) -> list[dict[str, Any]]:
+    """What the blocks of the page have as *section*."""
+    return [block[section] for block in BLOCKS if section in block]
+
+
+def test_what_the_page_says_to_copy_is_valid() -> None:
+    assert [len(values(name)) for name in ("answer", "objective")] == [2, 1]
+    for value in values("answer"):
+        msgspec.convert(value, AnswerSection)
+    for value in values("objective"):
+        msgspec.convert(value["drift"], Drift)
+
+
+def test_prometheus_is_sent_to_the_port_of_the_page() -> None:
+    (job,) = values("scrape_configs")[0]
+    port = next(value["metrics"]["port"] for value in values("answer") if "metrics" in value)
+    assert job["static_configs"] == [{"targets": [f"127.0.0.1:{port}"]}]
 
 
 def test_the_page_names_every_setting() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert len(SECTIONS) == 2
     assert [name for name in AnswerSection.__struct_fields__ if name not in page] == []

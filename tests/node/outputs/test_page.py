@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import msgspec
-import pytest
 import yaml
 
 from cipherfleet_node.settings.sections import AnswerSection, Drift

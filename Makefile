@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook recording
+.PHONY: setup check test hil bench kernels slowed forgeries unseen explore flapping interrupts device deb deb-test ansible-test boards fuzz schema lock latest pythons figures-of-code screenshots page-load site reference release release-installs journeys notebook recording live-shield
 FUZZ_SECONDS ?= 300
 
 setup: $(BIN)/pytest
@@ -50,6 +50,9 @@ check: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+live-shield: setup
+	LONG=1 $(BIN)/python -m pytest -n 0 -s tests/provisioning/test_live_provisioning.py -k shielded
 
 hil: setup
 	$(BIN)/python -m pytest hil_tests $(if $(BENCH),--bench $(BENCH))

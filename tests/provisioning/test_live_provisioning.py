@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import shutil
 import signal
 import socket
@@ -45,13 +47,16 @@ config_version: 1
 fleet: garden
 broker: {{tls: true, port: {port}}}
 crypto: {{key_bits: 512, allow_weak_keys: true}}
-algorithm:
-  {{period_s: 0.05, answer_timeout_s: 3, method: article,
-    stepsize: {{initial: 0.1, decay: 0, spread: 0}}}}
+algorithm: {algorithm}
 objective: {{kind: mean, values: [{{field: t}}]}}
 topology: {{edges: {edges}}}
 nodes:
 """
+ARTICLE = (
+    "{period_s: 0.05, answer_timeout_s: 3, method: article, "
+    "stepsize: {initial: 0.1, decay: 0, spread: 0}}"
+)
+SHIELDED = "{period_s: 0.02, answer_timeout_s: 3, scale: 1.0, shield: linear}"
 NODE = "  - {{id: {id}, sensor: {{kind: synthetic, fields: {{t: {{mean: {mean}}}}}}}}}\n"
 
 
@@ -65,8 +70,8 @@ def free_port() -> int:
 class Garden:
     """A set, a broker with its rules, and devices that hold what the archives hold."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, algorithm: str) -> None:
+        self.folder, self.port, self.algorithm = folder, free_port(), algorithm
         self.file, self.home, self.place = folder / "fleet.yaml", folder / "set", folder / "devices"
         self.devices: dict[str, NodeProcess] = {}
         self.broker: RunningBroker
@@ -74,7 +79,9 @@ class Garden:
     def describe(self, names: str, edges: list[tuple[str, str]]) -> None:
         shown = [list(edge) for edge in edges]
         nodes = "".join(NODE.format(id=name, mean=VALUES[name]) for name in names)
-        self.file.write_text(TEXT.format(port=self.port, edges=shown) + nodes)
+        self.file.write_text(
+            TEXT.format(port=self.port, edges=shown, algorithm=self.algorithm) + nodes
+        )
 
     @property
     def ledger(self) -> Ledger:
@@ -167,9 +174,13 @@ def garden(tmp_path: Path) -> Iterator[Garden]:
 
 @contextmanager
 def open_garden(
-    folder: Path, names: str, edges: list[tuple[str, str]], choice: str
+    folder: Path,
+    names: str,
+    edges: list[tuple[str, str]],
+    choice: str,
+    algorithm: str = ARTICLE,
 ) -> Iterator[Garden]:
-    garden = Garden(folder)
+    garden = Garden(folder, algorithm)
     garden.describe(names, edges)
     provision.bundle(garden.file, garden.home, "device", QUIET)
     with start_broker(choice, garden.port, garden.security) as broker:
@@ -281,6 +292,51 @@ def test_devices_enrol_and_a_running_fleet_changes(garden: Garden) -> None:
     garden.broker.reload(garden.security)
     garden.wait(lambda: "the broker refuses this node" in garden.log("d"), "d kept out")
     step("five run and agree without it")
+
+
+@pytest.mark.skipif("LONG" not in os.environ, reason="takes three minutes: make live-shield")
+def test_a_shielded_fleet_takes_a_newcomer_and_a_revocation_at_its_generations(
+    tmp_path: Path,
+) -> None:
+    with open_garden(tmp_path, "abcd", complete("abcd"), "embedded", SHIELDED) as garden:
+
+        def wait_exact(names: str, within_s: float = 240.0) -> None:
+            """Wait until *names* have applied a generation of their own list and agree exactly."""
+            wanted = statistics.fmean(VALUES[name] for name in names)
+
+            def is_exact() -> bool:
+                states = [read_state(garden.place / name) for name in names]
+                if any(s is None or s.follows or not s.generation.has_share for s in states):
+                    return False
+                return all(abs(garden.estimate(name) - wanted) < 0.01 for name in names)
+
+            garden.wait(is_exact, f"the mean {wanted} of {names}", within_s)
+
+        for name in "abcd":
+            garden.install(name)
+            garden.start(name)
+        provision.enroll(garden.home, AUTO, Reach(timeout_s=120))
+        wait_exact("abcd")
+
+        garden.describe("abcde", complete("abcde"))
+        provision.update(garden.file, garden.home, "device", None, Reach(margin_s=0), QUIET)
+        garden.broker.reload(garden.security)
+        garden.install("e")
+        garden.start("e")
+        provision.enroll(garden.home, AUTO, Reach(timeout_s=120, margin_s=0))
+        wait_exact("abcde")
+
+        provision.revoke_node(garden.home, "b", Reach())
+        garden.broker.reload(garden.security)
+        garden.stop("b")
+        del garden.devices["b"]
+        wait_exact("acde")
+        for name in "acde":
+            assert sum(word in garden.log(name) for word in ("ERROR", "Traceback")) == 0
+
+
+def complete(names: str) -> list[tuple[str, str]]:
+    return list(itertools.combinations(names, 2))
 
 
 def has_lost_neighbour(garden: Garden, name: str, other: str) -> bool:

@@ -167,7 +167,8 @@ def test_the_alternatives_name_every_kind_of_topology_and_sensor() -> None:
     kinds = set(re.findall(r"^#topology: \{kind: (\w+)", text, re.MULTILINE))
     assert kinds == set(ALL_KINDS) - {"edges"}
     sensors = set(re.findall(r"sensor: \{kind: (\w+)", text))
-    assert sensors == {"synthetic", "csv", "thermal", "hwmon", "command"}
+    named = {"iio", "w1", "serial", "modbus", "mqtt", "http"}
+    assert sensors == named | {"synthetic", "csv", "thermal", "hwmon", "command"}
 
 
 def test_an_editor_finds_the_schema_beside_the_fleet_which_keeps_to_it(tmp_path: Path) -> None:

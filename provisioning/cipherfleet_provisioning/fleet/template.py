@@ -296,7 +296,7 @@ algorithm:
 
 # The nodes and their sensors. With each: N, one entry makes N nodes. In id and sensor, {{n}} is the
 # number of the node, and {{n:02}} has leading zeros. kind: synthetic makes artificial readings; the
-# other kinds read files, sensors of the machine, or the output of a command.
+# other kinds read files, sensors of the machine or of its network, or the output of a command.
 {sensors}nodes:
   - each: {nodes}
     id: "{pattern}"
@@ -305,6 +305,12 @@ algorithm:
     #sensor: {{kind: csv, path: readings.csv, where: {{node: "{{n}}"}}, first_rows: 96, rounds_per_row: 20}}
     #sensor: {{kind: thermal, zone: 0, field: temperature_c}}
     #sensor: {{kind: hwmon, chip: coretemp, inputs: {{temp1_input: temperature_c}}}}
+    #sensor: {{kind: iio, chip: bmp280, inputs: {{temp: temperature_c}}}}
+    #sensor: {{kind: w1, device: 28-0316a2795eff, field: temperature_c}}
+    #sensor: {{kind: serial, device: /dev/ttyUSB0, format: json, fields: {{temperature_c: temperature}}}}
+    #sensor: {{kind: modbus, host: 192.168.1.9, registers: {{temperature_c: {{address: 1, scale: 0.1}}}}}}
+    #sensor: {{kind: mqtt, host: hub.local, fields: {{temperature_c: {{topic: zigbee2mqtt/desk, path: temperature}}}}}}
+    #sensor: {{kind: http, url: http://192.168.1.9/measures/current, fields: {{temperature_c: atmp}}}}
     #sensor: {{kind: command, command: [./read-sensor, "{{n}}"], limits: {{temperature_c: [-40, 85]}}}}
 
 # Paillier keys: 2048 bits or more. pool: obfuscators that a node computes while it is idle.

@@ -67,10 +67,12 @@ def overreach(case: AttackCase) -> AttackResult | None:
             fleet.run_rounds(OVERREACH_ROUNDS, others(fleet))
         ended += [name in attacked.ended for name in others(attacked)]
         errors += list(_distances(attacked, honest))
-    note = (
-        f"{sum(ended)} of {len(ended)} processes ended; the others are {np.median(errors):.2g} "
-        "times as far from the estimates without the liar as these are from the start"
-    )
+    note = f"{sum(ended)} of {len(ended)} processes ended"
+    if errors:
+        note += (
+            f"; the others are {np.median(errors):.2g} times as far from the estimates without the "
+            "liar as these are from the start"
+        )
     return _harm(case, "overreach", "the processes of the other nodes", ended, note)
 
 

@@ -21,7 +21,7 @@ BLOCKS = [
 ]
 
 
-def values(section: str) -> list[dict[str, Any]]:
+def values(section: str) -> list[Any]:
     """What the blocks of the pages have as *section*."""
     return [block[section] for block in BLOCKS if section in block]
 

@@ -535,7 +535,7 @@ def test_garbage_of_one_member_does_not_stop_its_neighbours(
     shorten(monkeypatch, "members.GARBAGE_ROUNDS", 30)
     off, on = pair("garbage", "sealed", "halves")
     assert off.value == 1.0
-    assert on.value == 0.0
+    assert on.value <= 0.125, "one of eight neighbours is slow, none stands still"
 
 
 def test_a_mute_member_costs_a_deadline_now_and_then_only(monkeypatch: pytest.MonkeyPatch) -> None:

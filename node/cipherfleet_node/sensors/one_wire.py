@@ -16,10 +16,8 @@ from cipherfleet_node.errors import ConfigError, SensorUnavailable
 from cipherfleet_node.settings.sections import OneWireSensor
 
 from .base import check_fields, check_plausible, join_names
-from .sysfs import SYS, TimedReader, lines_of, whole_number
+from .sysfs import POWER_ON_MILLIDEGREES, SYS, TimedReader, lines_of, whole_number
 
-# The value from power-on until the first conversion; the drop in voltage of a conversion causes it.
-POWER_ON_MILLIDEGREES = 85_000
 # DS18B20 measures this range. An open or shorted wire gives values outside of it.
 RANGE_MILLIDEGREES = range(-55_000, 125_001)
 _DUMP = re.compile(r"((?:[0-9a-f]{2} ){9}): crc=[0-9a-f]{2} (YES|NO)")

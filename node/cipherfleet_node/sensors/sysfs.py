@@ -12,6 +12,9 @@ from cipherfleet_node.errors import SensorUnavailable
 
 SYS = Path("/sys")
 ABSOLUTE_ZERO_MILLIDEGREES = -273_150  # drivers return less than this for "no measurement"
+# DS18B20 thermometers have this value from power-on until their first conversion, also after a drop
+# in voltage that a conversion causes.
+POWER_ON_MILLIDEGREES = 85_000
 
 _MAX_BYTES = 4096  # a sysfs attribute never exceeds a page
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
@@ -75,10 +78,7 @@ def word(file: Path) -> str:
 
 def whole_number(who: str, file: Path) -> int:
     """Return the number in *file*; raises SensorUnavailable if it has none now."""
-    try:
-        text = _text(file)
-    except OSError as error:
-        raise SensorUnavailable(f"{who}: {file.name} cannot be read: {error.strerror}") from None
+    text = _required(who, file)
     if not _WHOLE_NUMBER.fullmatch(text):
         raise SensorUnavailable(f"{who}: {file.name} does not hold one whole number")
     return int(text)
@@ -86,7 +86,7 @@ def whole_number(who: str, file: Path) -> int:
 
 def decimal_number(who: str, file: Path) -> float:
     """Return the number in *file*, which may have decimals; raises SensorUnavailable if none."""
-    text = "\n".join(lines_of(who, file))
+    text = _required(who, file)
     if not _DECIMAL_NUMBER.fullmatch(text):
         raise SensorUnavailable(f"{who}: {file.name} does not hold one number")
     return float(text)
@@ -94,8 +94,12 @@ def decimal_number(who: str, file: Path) -> float:
 
 def lines_of(who: str, file: Path) -> list[str]:
     """Return the lines in *file*; raises SensorUnavailable if it cannot be read now."""
+    return _required(who, file).splitlines()
+
+
+def _required(who: str, file: Path) -> str:
     try:
-        return _text(file).splitlines()
+        return _text(file)
     except OSError as error:
         raise SensorUnavailable(f"{who}: {file.name} cannot be read: {error.strerror}") from None
 

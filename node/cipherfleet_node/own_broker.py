@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import paho.mqtt.client as paho
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from cipherfleet_node.errors import CipherfleetError
 
@@ -46,16 +51,6 @@ class Access(Protocol):
         """The file whose first line is the password."""
 
 
-class Client(Protocol):
-    """The methods of paho's client that set what *secure* reads."""
-
-    def tls_set_context(self, context: ssl.SSLContext | None = None) -> None:
-        """Use TLS."""
-
-    def username_pw_set(self, username: str | None, password: str | None = None) -> None:
-        """Send a user and a password."""
-
-
 def refuse_same_broker(where: tuple[str, int], fleet_broker: tuple[str, int], what: str) -> None:
     """Raise BrokerNotUsable if both are one broker, or if a name cannot be looked up to know it.
 
@@ -78,7 +73,7 @@ def _addresses(host: str) -> set[str]:
         raise BrokerNotUsable(f"the address of {host!r} is not known now") from None
 
 
-def secure(client: Client, settings: Access, folder: Path) -> None:
+def secure(client: paho.Client, settings: Access, folder: Path) -> None:
     """Set the certificates and the password of *settings*; raises BrokerNotUsable for a file."""
     try:
         if settings.tls:
@@ -92,6 +87,45 @@ def secure(client: Client, settings: Access, folder: Path) -> None:
         names = [settings.ca, settings.certificate, settings.key, settings.password_file]
         files = ", ".join(name for name in names if name is not None)
         raise BrokerNotUsable(f"one of {files} cannot be read: {problem}") from None
+
+
+def follow_connection(
+    client: paho.Client,
+    opened: Callable[[], None],
+    failed: Callable[[str], None],
+    ended: Callable[[str], None],
+) -> None:
+    """Call *opened* when the broker has accepted *client*, in paho's thread.
+
+    Otherwise *failed* or *ended* gets what the broker does, as the end of a sentence. After a
+    refusal paho reports the end of the connection as well.
+    """
+
+    def connected(
+        _client: paho.Client,
+        _userdata: Any,
+        _flags: paho.ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            failed(f"refuses this node: {reason}")
+        else:
+            opened()
+
+    def disconnected(
+        _client: paho.Client,
+        _userdata: Any,
+        _flags: paho.DisconnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            ended("has ended the connection")
+
+    client.on_connect = connected
+    client.on_connect_fail = lambda _client, _userdata: failed("cannot be reached")
+    client.on_disconnect = disconnected
 
 
 def _context(settings: Access, folder: Path) -> ssl.SSLContext:

@@ -14,15 +14,17 @@ import logging
 import threading
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
-from cipherfleet_node.own_broker import BrokerNotUsable, refuse_same_broker, secure
+from cipherfleet_node.own_broker import (
+    BrokerNotUsable,
+    follow_connection,
+    refuse_same_broker,
+    secure,
+)
 from cipherfleet_node.settings.sections import AnswerMqtt
 
 from .answer import Answer
@@ -70,21 +72,19 @@ class AnswerBroker:
         self._latest: Answer | None = None
         self._announced: Collection[str] = ()  # topics of discovery, in this connection
         self._is_away: bool | None = None  # as the log has it; None: not known yet
+        self._client = client
         client.will_set(self._availability, OFFLINE, qos=1, retain=True)
         client.reconnect_delay_set(*RECONNECT_S)
-        client.on_connect = self._connected
-        client.on_connect_fail = self._connect_failed
-        client.on_disconnect = self._disconnected
+        follow_connection(client, self._connected, self._report, self._report)
         client.connect_async(settings.host, settings.port, KEEPALIVE_S)
         client.loop_start()
-        self._client = client
 
     def publish(self, answer: Answer) -> None:
         """Send *answer* if the broker is there, otherwise as soon as it is."""
         with self._lock:
             self._latest = answer
             if self._client.is_connected():
-                self._send(self._client, answer)
+                self._send(answer)
 
     def close(self) -> None:
         """Say `offline` and disconnect."""
@@ -95,48 +95,24 @@ class AnswerBroker:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _send(self, client: paho.Client, answer: Answer) -> None:
+    def _send(self, answer: Answer) -> None:
         if self._has_discovery:
             messages = discovery(answer, self._topic, self._availability)
             if messages.keys() != set(self._announced):
                 self._announced = [*messages]
                 for topic, message in messages.items():
-                    client.publish(topic, msgspec.json.encode(message), QOS, retain=True)
-        client.publish(self._topic, encode(answer), QOS, retain=True)
+                    self._client.publish(topic, msgspec.json.encode(message), QOS, retain=True)
+        self._client.publish(self._topic, encode(answer), QOS, retain=True)
 
     # -- in paho's thread -------------------------------------------------------------------------
 
-    def _connected(
-        self,
-        client: paho.Client,
-        _userdata: Any,
-        _flags: paho.ConnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        if reason.is_failure:
-            self._report(f"refuses this node: {reason}")
-            return
+    def _connected(self) -> None:
         self._report("")
         with self._lock:
             self._announced = ()
-            client.publish(self._availability, ONLINE, QOS, retain=True)
+            self._client.publish(self._availability, ONLINE, QOS, retain=True)
             if self._latest is not None:
-                self._send(client, self._latest)
-
-    def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
-        self._report("cannot be reached")
-
-    def _disconnected(
-        self,
-        _client: paho.Client,
-        _userdata: Any,
-        _flags: paho.DisconnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        if reason.is_failure:
-            self._report("has ended the connection")
+                self._send(self._latest)
 
     def _report(self, problem: str) -> None:
         """Log that the broker is away, or is back: one line for each change."""

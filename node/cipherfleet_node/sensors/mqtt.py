@@ -33,7 +33,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from cipherfleet_node.bounded_mqtt import BoundedClient
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.errors import ConfigError, SensorUnavailable
-from cipherfleet_node.own_broker import BrokerNotUsable, refuse_same_broker, secure
+from cipherfleet_node.own_broker import (
+    BrokerNotUsable,
+    follow_connection,
+    refuse_same_broker,
+    secure,
+)
 from cipherfleet_node.settings.sections import MqttField, MqttSensor
 
 from .base import check_fields, check_plausible
@@ -95,9 +100,7 @@ class MqttTopics:
             secure(self._client, config, folder)
         except BrokerNotUsable as error:
             raise ConfigError(f"{self._who}: {error.text}") from None
-        self._client.on_connect = self._connected
-        self._client.on_connect_fail = self._connect_failed
-        self._client.on_disconnect = self._disconnected
+        follow_connection(self._client, self._connected, self._set_problem, self._note_end)
         self._client.on_subscribe = self._subscribed
         self._client.on_message = self._heard
 
@@ -195,20 +198,10 @@ class MqttTopics:
 
     # -- in paho's thread -------------------------------------------------------------------------
 
-    def _connected(
-        self,
-        client: paho.Client,
-        _userdata: Any,
-        _flags: paho.ConnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        if reason.is_failure:
-            self._set_problem(f"refuses this node: {reason}")
-            return
+    def _connected(self) -> None:
         self._set_problem("")
         wanted = dict.fromkeys((*sorted(self._topics), *self._config.availability))
-        client.subscribe([(topic, 0) for topic in wanted])
+        self._client.subscribe([(topic, 0) for topic in wanted])
 
     def _subscribed(
         self,
@@ -221,20 +214,9 @@ class MqttTopics:
         if any(reason.is_failure for reason in reasons):
             self._set_problem("refuses a subscription of this node")
 
-    def _connect_failed(self, _client: paho.Client, _userdata: Any) -> None:
-        self._set_problem("cannot be reached")
-
-    def _disconnected(
-        self,
-        _client: paho.Client,
-        _userdata: Any,
-        _flags: paho.DisconnectFlags,
-        reason: ReasonCode,
-        _properties: Properties | None,
-    ) -> None:
-        # After a refusal paho reports the end of the connection as well.
-        if reason.is_failure and not self._problem:
-            self._set_problem("has ended the connection")
+    def _note_end(self, problem: str) -> None:
+        if not self._problem:  # otherwise it says more
+            self._set_problem(problem)
 
     def _set_problem(self, problem: str) -> None:
         with self._news:

@@ -20,8 +20,9 @@ import numpy as np
 
 from cipherfleet_analysis.centralised import minimise
 from cipherfleet_deploy.data_folders import example_folder
-from cipherfleet_node.core.drift import NORMAL, DriftRange, mean_residual
+from cipherfleet_node.core.drift import DriftRange, mean_residual
 from cipherfleet_node.core.objective import Mean, Regression, make_objective
+from cipherfleet_node.core.robust import middle_and_deviation
 from cipherfleet_node.core.window import FloatMatrix
 from cipherfleet_node.outputs.physical import on_grid
 from cipherfleet_node.settings.sections import CsvSensor, Drift, ObjectiveSection
@@ -130,7 +131,7 @@ def rows_of(stream: Stream, degrees: float, tries: int | None = None) -> list[Ro
     rows = []
     for node, name in enumerate(stream.names):
         known = np.array(history[-1][node].history)
-        deviation = NORMAL * float(np.median(np.abs(known - np.median(known))))
+        _, deviation = middle_and_deviation(known)
         ranges = [history[begin - stream.first][node] for begin in begins]
         found = [
             is_found(stream, usual, node, begin, degrees)

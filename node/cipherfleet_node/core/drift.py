@@ -27,16 +27,14 @@ test_the_parameters_are_those_of_the_fleet_without_it.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .objective import Regression
+from .objective import OfReadings, Regression
 from .randomness import FloatVector, RoundRandomness
-from .sample import Sample
-from .window import FloatMatrix, Window
+from .robust import middle_and_deviation
+from .window import FloatMatrix
 
 BOUND = 8.0  # of |r_i|, in the objective's units
 
@@ -51,32 +49,18 @@ def mean_residual(rows: FloatMatrix, x: FloatVector, window: int) -> float:
     return min(max(found, -BOUND), BOUND)
 
 
-class Drifting:
+class Drifting(OfReadings[Regression]):
     """The objective of *problem* with the entry m behind its own; see the head of the module."""
 
     def __init__(self, problem: Regression, window: int) -> None:
-        self.problem, self._window = problem, window
-        self.fields, self.dimension = problem.fields, problem.dimension + 1
+        super().__init__(problem)
+        self.dimension, self._window = problem.dimension + 1, window
         self._bound: tuple[FloatMatrix, FloatMatrix] | None = None  # that of problem, and with m
-
-    @property
-    def window(self) -> Window:
-        """The window of the problem."""
-        return self.problem.window
-
-    @property
-    def ready(self) -> bool:
-        """True as soon as there is one reading."""
-        return self.problem.ready
 
     @property
     def is_sampled(self) -> bool:
         """True if a gradient of the problem uses a part of the window only."""
         return self.problem.is_sampled
-
-    def absorb(self, samples: Sequence[Sample]) -> None:
-        """Add new readings, and drop the oldest ones beyond the window."""
-        self.problem.absorb(samples)
 
     def start(self) -> FloatVector:
         """Return the start of the problem, and zero."""
@@ -108,7 +92,6 @@ WINDOWS = 7  # the difference is judged after so many windows of readings
 KEPT_WINDOWS = 28
 PER_WINDOW = 24  # values of the difference that are kept for each window
 OFF = 0.5  # of the alarm's limit: the alarm ends below it
-NORMAL = 1.4826  # the deviation of a normal distribution, in median absolute deviations
 
 
 @dataclass(frozen=True)
@@ -141,9 +124,8 @@ class DriftRange:
         """Return what *difference* means, after *readings* new ones; it then joins the history."""
         z = None
         if len(self.history) >= WINDOWS * PER_WINDOW:
-            middle = statistics.median(self.history)
-            spread = statistics.median(abs(each - middle) for each in self.history)
-            z = (difference - middle) / max(NORMAL * spread, self._least)
+            middle, deviation = middle_and_deviation(self.history)
+            z = (difference - middle) / max(deviation, self._least)
             limit = self._limit * (OFF if self.is_alarm else 1.0)
             self.is_alarm = abs(z) >= limit
         self._since += readings

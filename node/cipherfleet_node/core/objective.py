@@ -9,7 +9,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -333,6 +333,30 @@ class Regression:
     def _row(self, sample: Sample) -> list[float]:
         phi = [entry for feature in self._features for entry in feature_values(feature, sample)]
         return [*phi, _scaled(sample, self._target)]
+
+
+P = TypeVar("P", bound="Mean | Regression")
+
+
+class OfReadings(Generic[P]):
+    """What an objective over the readings of *problem* leaves to that one: the readings."""
+
+    def __init__(self, problem: P) -> None:
+        self.problem, self.fields = problem, problem.fields
+
+    @property
+    def window(self) -> Window:
+        """The window of the problem: it slides by time and survives a restart."""
+        return self.problem.window
+
+    @property
+    def ready(self) -> bool:
+        """True as soon as there is one reading."""
+        return self.problem.ready
+
+    def absorb(self, samples: Sequence[Sample]) -> None:
+        """Add new readings, and drop the oldest ones beyond the window."""
+        self.problem.absorb(samples)
 
 
 def feature_width(feature: sections.Feature) -> int:

@@ -26,7 +26,6 @@ test_the_solution_of_the_mean_statistics_is_the_optimum.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +39,9 @@ from cipherfleet_node.settings.sections import (
 
 from .drift import Drifting
 from .metric import check_hessian
-from .objective import Average, Flat, Mean, Objective, Regression, objective_of
+from .objective import Average, Flat, Mean, Objective, OfReadings, Regression, objective_of
 from .perturbation import Perturbation, Perturbed
 from .randomness import SEED_BYTES, FloatVector, RoundRandomness
-from .sample import Sample
-from .window import Window
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -55,28 +52,13 @@ LARGEST = 1e100  # beyond it an eigenvalue is not found; no estimate is nearly a
 _UNUSED = RoundRandomness(bytes(SEED_BYTES))  # gradients over the whole window use no randomness
 
 
-class Statistics:
+class Statistics(OfReadings[Mean | Regression]):
     """f(s) = |s - s_i|^2 / 2 for the statistics s_i of the readings of *problem*."""
 
     def __init__(self, problem: Mean | Regression, section: ObjectiveSection) -> None:
-        self.problem = problem
-        self.fields = problem.fields
+        super().__init__(problem)
         self.dimension = count_statistics(section, problem.dimension)
         self._latest: tuple[FloatArray, FloatVector] | None = None  # rows, and s_i for them
-
-    @property
-    def window(self) -> Window:
-        """The window of the problem: it slides by time and survives a restart."""
-        return self.problem.window
-
-    @property
-    def ready(self) -> bool:
-        """True as soon as there is one reading."""
-        return self.problem.ready
-
-    def absorb(self, samples: Sequence[Sample]) -> None:
-        """Add new readings, and drop the oldest ones beyond the window."""
-        self.problem.absorb(samples)
 
     @property
     def own(self) -> FloatVector:

@@ -16,6 +16,7 @@ import numpy as np
 from cipherfleet_node.core.drift import Judgement
 from cipherfleet_node.core.objective import feature_values, feature_width
 from cipherfleet_node.core.randomness import FloatVector
+from cipherfleet_node.core.robust import middle_and_deviation
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.window import FloatMatrix
 from cipherfleet_node.settings.sections import OBJECTIVE_KINDS, AnswerSection, ObjectiveSection
@@ -24,7 +25,6 @@ from .answer import Answer, Harmonic, Model
 
 EXACT = 15  # significant digits that a binary64 number always has
 LEAST_WINDOW = 8  # readings; the deviation of fewer residuals says nothing
-NORMAL = 1.4826  # the deviation of a normal distribution, in median absolute deviations
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,8 +160,7 @@ def residual_of(
 
 
 def _robust_z(found: FloatVector) -> float | None:
-    middle = float(np.median(found))
-    deviation = NORMAL * float(np.median(np.abs(found - middle)))
+    middle, deviation = middle_and_deviation(found)
     if len(found) < LEAST_WINDOW or deviation == 0.0:
         return None
     return float(found[-1] - middle) / deviation

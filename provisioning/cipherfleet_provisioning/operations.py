@@ -1,6 +1,7 @@
 """Operations on a provisioned set: create, accept keys, update the graph, renew.
 
-Every function changes a staged set. The changes take effect when the caller commits it.
+Every function changes a staged set. The changes take effect when the caller commits it. The
+file is long, since every operation is one function that shares the steps of the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The page of `cipherfleet watch --page` without a browser: access, history, recordings."""
+"""The page of `cipherfleet watch --page` without a browser: access, history, recordings.
+
+All of it is in one file: access, history and recordings are tested on the same few states.
+"""
 
 from __future__ import annotations
 

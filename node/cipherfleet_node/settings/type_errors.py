@@ -2,7 +2,7 @@
 
 msgspec stops at the first error. `validate` therefore repairs that value in a copy of the data and
 validates the copy again, until there are no more errors. This needs no second validator: the types
-alone say what is allowed.
+alone say what is allowed. The file is long, since each kind of error has words of its own.
 """
 
 from __future__ import annotations

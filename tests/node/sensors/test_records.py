@@ -81,7 +81,7 @@ def test_records_come_out_the_same_in_whatever_pieces_they_come(
 def test_frames_are_found_again_after_noise(noise: bytes, format_: str) -> None:
     data, place, number = GOOD[format_]
     found = [record.number(place) for record in parsed(format_, [noise + data * 2])]
-    # Noise that ends like a frame's begin may take one frame with it, with a right sum by chance.
+    # Noise that ends like the start of a frame may take the bytes of one, and fit its checksum.
     assert found[-1] == pytest.approx(number)
 
 

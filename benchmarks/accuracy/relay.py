@@ -61,9 +61,9 @@ class CountingRelay:
             back.start()
             with suppress(OSError):
                 while data := client.recv(CHUNK):
-                    server.sendall(data)
-                    with self._lock:
+                    with self._lock:  # before the server can answer
                         self.sent += len(data)
+                    server.sendall(data)
             with suppress(OSError):
                 server.shutdown(socket.SHUT_WR)
             back.join()

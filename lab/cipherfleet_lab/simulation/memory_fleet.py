@@ -221,9 +221,18 @@ class MemoryFleet:
             if other != name
         }
         members = hashlib.sha256(" ".join(names).encode()).digest()
-        own, mean = names.index(name), float(len(partners))
+        own, mean, algorithm = names.index(name), float(len(partners)), self.algorithm
+        is_quadratic = algorithm.shield == "quadratic"
         return Shield(
-            own, every, roll_call, averaging, members, mean, partners, self.algorithm.shares
+            own,
+            every,
+            roll_call,
+            averaging,
+            members,
+            mean,
+            partners,
+            algorithm.shares,
+            is_quadratic,
         )
 
     def make_agent(self, setup: Setup, state: State) -> Agent:

@@ -83,9 +83,10 @@ class Curvature:
 
     def at(self, x: FloatVector, k: int, randomness: RoundRandomness) -> float:
         """Return L_i near *x* in round *k*."""
-        known = getattr(self._objective, "curvature", None)  # a user's own class may have none
+        closed = getattr(self._objective, "curvature", None)  # a user's own class may have none
+        known = None if closed is None else closed()
         if known is not None:
-            return float(known())
+            return float(known)
         steps = 1 if k % ROUNDS_PER_STEP == 0 else 0
         if self._direction is None:
             steps = FIRST_STEPS

@@ -31,6 +31,9 @@ ready at once, and the shares become the duals. Until then all nodes go on witho
 If only some participants have no share, their shares, and the counterparts of their partners, are
 added in the same small steps.
 
+**The quadratic shield** changes at once, when a generation with other participants is applied. With
+the same participants it stays as it is.
+
 **Standing out.** A node that was away during an averaging takes no part in the next 2^f - 1
 generations, after f failures in a row. So a node that crashes again and again does not keep the
 others from correcting their sum.
@@ -55,6 +58,7 @@ from .exchange import UNIT
 from .messages import NAME_BYTES, GenerationNote, GenerationVotes, Query
 from .shield import Shield
 from .state import HISTORY_ROUNDS, Change, Pending, RoundRecord, State
+from .window import FloatMatrix
 
 PATIENCE = 6  # deadlines in one generation at which a node repeats its query and goes on waiting
 MOST_DOUBLINGS = 6
@@ -88,6 +92,13 @@ class Generations:
         """True if the node goes on without its own gradient."""
         is_early = self._setup.shield is not None and state.generation.number == 0
         return state.follows or is_early
+
+    def quadratic(self, state: State) -> FloatMatrix | None:
+        """Return Q_i of the quadratic shield in units of c0, shape (d, d), or None without it."""
+        shield, bits = self._setup.shield, state.generation.quadratic
+        if shield is None or not bits or state.estimate is None:
+            return None
+        return shield.quadratic(indices(bits), len(state.estimate))
 
     def is_patient(self, state: State) -> bool:
         """True if the open round is not closed at its deadline, for the sake of this node's vote.
@@ -172,6 +183,7 @@ class Generations:
             number=pending.number,
             name=pending.name,
             has_share=True,
+            quadratic=pending.listed if self._is_quadratic else b"",
             pending=None,
             change=Change(pending.number, progress.texts(total)),
             failures=0,
@@ -198,6 +210,7 @@ class Generations:
             number=latest.number,
             name=latest.name,
             has_share=False,
+            quadratic=b"",
             pending=pending,
             change=None,
         )
@@ -301,6 +314,10 @@ class Generations:
         return _changed(state, listed=listed, fresh=_within(fresh, listed))
 
     # -- numbers --------------------------------------------------------------------------------
+
+    @property
+    def _is_quadratic(self) -> bool:
+        return self._setup.shield is not None and self._setup.shield.is_quadratic
 
     @property
     def _unit(self) -> float:

@@ -38,6 +38,7 @@ from cipherfleet_node.settings.sections import MetricName
 
 from .exact import REACH, Curvature, falling, is_sampled, mean_step, shortening
 from .objective import Objective
+from .quadratic import WithQuadratic
 from .randomness import FloatVector, RoundRandomness
 
 Floats = npt.NDArray[np.float64]
@@ -123,6 +124,9 @@ def bound_of(objective: Objective, x: FloatVector) -> Floats | None:
 
     The objectives of this project know a matrix that bounds the second derivative at every x.
     """
+    if isinstance(objective, WithQuadratic):
+        own = bound_of(objective.objective, x)
+        return None if own is None else objective.added_to(own)
     bound = getattr(objective, "curvature_bound", None)  # a user's own class may have none
     if bound is not None:
         return np.asarray(bound(), np.float64)
@@ -132,6 +136,8 @@ def bound_of(objective: Objective, x: FloatVector) -> Floats | None:
 
 def check_hessian(objective: Objective, metric: MetricName) -> None:
     """Raise ConfigError if *objective* does not have what *metric* needs."""
+    if isinstance(objective, WithQuadratic):
+        objective = objective.objective
     known = any(hasattr(objective, name) for name in ("curvature_bound", "hessian"))
     if metric == "newton" and not known:
         raise ConfigError(

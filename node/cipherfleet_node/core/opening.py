@@ -31,7 +31,9 @@ from .exchange import UNIT
 from .generations import Generations
 from .messages import Query
 from .metric import Metric, Moments, StepInput
+from .objective import Objective
 from .optimiser import draw_factors
+from .quadratic import WithQuadratic
 from .quantiser import START_NOISE, quantise, randomise_start
 from .randomness import FloatVector, RoundRandomness
 from .state import UNSEEN, RoundRecord, State
@@ -49,9 +51,8 @@ class Opener:
         self._setup = setup
         self._drawn_at = 0.0
         self._kicked_until = 0  # coupling terms of earlier rounds may contain kicks
-        self._metric = Metric(
-            setup.objective, setup.algorithm.metric, setup.algorithm.stepsize.spread
-        )
+        self._shielded: tuple[bytes, float] | None = None  # participants of its shield, and c0
+        self._use(setup.objective)
         self._is_unchecked = True  # the own curvature was not compared with c0 since the start
         self.far_off: bool | None = None  # see `agreement.is_far_off`
         self._heard: dict[str, dict[int, int]] = {}  # exponents of c0 by neighbour and round
@@ -142,7 +143,8 @@ class Opener:
         setup, k = self._setup, state.round
         used = agreement.used_scale(scale, state)
         with setup.trace.span("gradient", k):
-            gradient = setup.objective.gradient(estimate, randomness)
+            self._use_shield(state, used)
+            gradient = self._objective.gradient(estimate, randomness)
             if self.generations.is_follower(state) or state.listens:
                 gradient = np.zeros_like(gradient)
             ledger = progress.ledger_of(state, estimate.size)
@@ -157,6 +159,21 @@ class Opener:
         self._residual = randomness.seed, settling.distance_from_rest(gradient, dual, used)
         state = progress.replaced(state, moments=moments.rows if moments else [])
         return state, within_headroom(estimate - step, setup.resolution)
+
+    def _use(self, objective: Objective) -> None:
+        algorithm = self._setup.algorithm
+        self._objective = objective
+        self._metric = Metric(objective, algorithm.metric, algorithm.stepsize.spread)
+
+    def _use_shield(self, state: State, scale: float) -> None:
+        """Use the objective with the quadratic shield of *state*; *scale* is c0."""
+        bits = state.generation.quadratic
+        shielded = (bits, scale) if bits else None
+        if shielded == self._shielded:
+            return
+        self._shielded, objective = shielded, self._setup.objective
+        matrix = self.generations.quadratic(state)
+        self._use(objective if matrix is None else WithQuadratic(objective, scale * matrix))
 
     def _prepared(self, state: State) -> State:
         """Return *state* with the estimate that the next round begins with."""

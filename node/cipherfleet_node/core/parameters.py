@@ -22,6 +22,7 @@ from cipherfleet_node.settings.sections import (
     Generations,
     Method,
     Scale,
+    ShieldName,
     Stepsize,
     resolution_of,
 )
@@ -50,6 +51,7 @@ class SharedParameters:
     exact_scale: float | None = None  # c0 of the exact iteration, 0 if the fleet agrees on it
     exact_method: Method = "exact"  # exact, or statistics: what the iteration is used for
     schedule: tuple[int, int, int] | None = None  # of generations: G, D and W; None: no shield
+    shield: ShieldName = "none"
     shares: float = 0.0  # of the shield, in units of c0
     drift_window: int | None = None  # readings in a mean residual; None: none is exchanged
     wire_version: int = WIRE_VERSION
@@ -68,7 +70,7 @@ class SharedParameters:
             kind, reals = "power", self.attenuation
         shield = b""
         if self.schedule is not None:
-            shield = _name("linear") + _integers(*self.schedule) + _reals(self.shares)
+            shield = _name(self.shield) + _integers(*self.schedule) + _reals(self.shares)
         window = self.drift_window
         drift = b"" if window is None else _name("drift") + _integers(window) + _reals(BOUND)
         return b"".join(
@@ -122,6 +124,7 @@ def shared_parameters(
         exact_scale=0.0 if exact_scale == AGREE else exact_scale,
         exact_method="statistics" if algorithm.method == "statistics" else "exact",
         schedule=rounds,
+        shield=algorithm.shield if rounds is not None else "none",
         shares=algorithm.shares if rounds is not None else 0.0,
         drift_window=None if drift is None else drift.window,
     )

@@ -10,7 +10,10 @@ s_ij are nearly normal numbers, in whole units of the ledger, that only i and j 
 the smaller index adds them, the other one subtracts them. The optimum does not move, and no message
 is needed. The shares of another generation, or of other participants, are other numbers.
 
-Source: docs/explanation/generations.md; checked by test_shares_sum_to_zero_for_any_participants.
+The quadratic shield has symmetric matrices in the place of these vectors; see `quadratic.py`.
+
+Source: docs/explanation/generations.md; checked by test_shares_sum_to_zero_for_any_participants and
+test_quadratic_shares_sum_to_zero_for_any_participants.
 """
 
 from __future__ import annotations
@@ -19,11 +22,16 @@ import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from .exact import BETA
 from .randomness import RoundRandomness
+from .window import FloatMatrix
 
+QUADRATIC = 0.2  # deviation of an entry of Q_i in units of c0, with four dimensions
 _UNIFORM = 12  # their sum has the variance 1
 _FRACTION_BITS = 48
+_EXACT_BITS = 40  # of a quadratic share: sums of partners' shares are exact in binary64
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +49,7 @@ class Shield:
     mean_partners: float  # of a node, over the fleet
     partners: Mapping[int, bytes]  # a secret of 32 bytes shared with each partner, by its index
     size: float = 1.0  # deviation of an entry of xi_i, in units of the scale of curvature c0
+    is_quadratic: bool = False  # the curvature has a shield as well
 
     def shares(
         self, name: bytes, participants: Iterable[int], dimension: int, unit: float
@@ -66,6 +75,24 @@ class Shield:
         if self.index not in (new := set(fresh)):
             partners &= new
         return self._sum(b"added" + name, partners, dimension, unit)
+
+    def quadratic(self, participants: Iterable[int], dimension: int) -> FloatMatrix:
+        """Return Q_i in units of c0, symmetric, shape (d, d) with d = *dimension*.
+
+        The largest size of its eigenvalues is about the same in all dimensions. The matrices of all
+        participants sum to zero up to rounding.
+        """
+        upper = np.triu_indices(dimension)
+        total = np.zeros(len(upper[0]))
+        for other in sorted(set(participants) & self.partners.keys()):
+            drawn = _drawn(self.partners[other], b"quadratic", total.size)
+            share = np.array([d >> _FRACTION_BITS - _EXACT_BITS for d in drawn], np.float64)
+            total += share if self.index < other else -share
+        deviation = QUADRATIC * (4.0 / dimension / max(self.mean_partners, 1.0)) ** 0.5
+        matrix = np.zeros((dimension, dimension))
+        matrix[upper] = total * 2.0**-_EXACT_BITS * deviation
+        result: FloatMatrix = matrix + np.triu(matrix, 1).T
+        return result
 
     def _sum(self, label: bytes, partners: Iterable[int], dimension: int, unit: float) -> list[int]:
         size = round(self.size / (BETA * unit * max(self.mean_partners, 1.0) ** 0.5))

@@ -134,6 +134,7 @@ def make_shield(bundle: Bundle) -> Shield | None:
         mean_partners=given.mean_partners,
         partners=bundle.partner_secrets,
         size=bundle.config.algorithm.shares,
+        is_quadratic=bundle.config.algorithm.shield == "quadratic",
     )
 
 

@@ -107,6 +107,7 @@ class Ledger(_Record, frozen=True, kw_only=True):
     members: dict[str, Entry]
     next_index: int = 0  # the lowest index that no node has ever had
     schedule: Schedule | None = None  # of generations; None: the fleet has no shield
+    is_quadratic: bool = False  # the fleet has the quadratic shield
     participants: list[Participant] = []  # the list in the latest memberships or bundles
 
     @property
@@ -196,6 +197,7 @@ def new_ledger(fleet: Fleet, operator: str, members: Mapping[str, Entry]) -> Led
         members=dict(members),
         next_index=len(members),
         schedule=plan_schedule(fleet.graph) if fleet.has_shield else None,
+        is_quadratic=fleet.has_shield and fleet.file.algorithm.shield == "quadratic",
     )
 
 

@@ -340,7 +340,7 @@ def _adapt_generations(ledger: Ledger, fleet: Fleet, newcomers: int) -> Ledger:
     if count > MAX_PARTICIPANTS:
         raise ConfigError(
             f"the fleet would have had {count:,} nodes, those that were removed included; "
-            f"algorithm.shield: linear allows {MAX_PARTICIPANTS:,}",
+            f"a shield allows {MAX_PARTICIPANTS:,}",
             remedy="make a new set with: cipherfleet provision bundle FILE DIR",
         )
     schedule = adapt_schedule(ledger.schedule, fleet.graph)

@@ -9,6 +9,7 @@ from cipherfleet_node.settings.sections import LEAST_PARTICIPANTS
 
 from .ledger import Ledger
 from .topology.graph import Graph
+from .topology.mixing import loosely_coupled
 
 MAX_SHOWN = 5
 Edge = tuple[str, str]
@@ -59,6 +60,11 @@ def _find_shield_problems(ledger: Ledger, graph: Graph, *, is_connected: bool) -
         yield (
             f"the graph has diameter {graph.diameter}, and its generations allow "
             f"{ledger.schedule.roll_call // 2}: no new one takes place"
+        )
+    if ledger.is_quadratic and (loose := loosely_coupled(graph)):
+        yield (
+            "with links of little weight the quadratic shield may keep these nodes from settling: "
+            f"{_list_names([name for name, _ in loose])}"
         )
 
 

@@ -21,6 +21,7 @@ from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys.fixed_base import ROWS
 from cipherfleet_node.keys.key_files import NodeKeys, read_keys, write_keys
+from cipherfleet_node.runtime.assembly import make_shield
 from cipherfleet_node.runtime.bundle import read_bundle
 from cipherfleet_node.runtime.kept_bases import KeptBases
 from cipherfleet_node.runtime.self_test import check_exchanges
@@ -346,16 +347,18 @@ nodes:
 
 def test_all_nodes_with_a_shield_have_one_digest_and_another_than_without(tmp_path: Path) -> None:
     tags: dict[str, set[bytes]] = {}
-    for shield in ("linear", "none"):
+    for shield in ("linear", "quadratic", "none"):
         (tmp_path / "fleet.yaml").write_text(SHIELDED.format(shield=shield))
         fleet = load_fleet(tmp_path / "fleet.yaml")
         made = write_bundles(fleet, tmp_path / shield, BROKER, Simulation())
         configs = [read_bundle(folder).config for folder in made.values()]
         assert [c.generations and c.generations.index for c in configs] == (
-            [0, 1, 2, 3] if shield == "linear" else [None] * 4
+            [0, 1, 2, 3] if shield != "none" else [None] * 4
         )
         tags[shield] = {
             shared_parameters(c.algorithm, "sealed", 1, "agree", c.generations).tag for c in configs
         }
-    assert len(tags["linear"]) == len(tags["none"]) == 1
-    assert tags["linear"] != tags["none"]
+        shields = [make_shield(read_bundle(folder)) for folder in made.values()]
+        assert all(s.is_quadratic == (shield == "quadratic") for s in shields if s)
+    assert [len(each) for each in tags.values()] == [1, 1, 1]
+    assert len(set.union(*tags.values())) == 3

@@ -195,6 +195,35 @@ def test_a_shield_needs_3_to_1024_nodes(count: int, is_valid: bool, tmp_path: Pa
         fleet_of(tmp_path, nodes, head.replace("ring", "line"))
 
 
+QUADRATIC = HEAD.replace("rounds: 4", "rounds: 4, shield: quadratic").replace("average", "mean")
+
+
+def test_the_quadratic_shield_needs_links_of_enough_weight(tmp_path: Path) -> None:
+    nodes = f'  - {{each: 10, id: "n{{n}}", {MADE_UP}}}\n'
+    for kind in ("ring", "line"):
+        assert fleet_of(tmp_path, nodes, QUADRATIC.replace("ring", kind)).has_shield
+    with pytest.raises(ConfigError, match=r"sum to 0.3 at every node; 'n2' has 0.09") as found:
+        fleet_of(tmp_path, nodes, QUADRATIC.replace("ring", "star"))
+    assert "set algorithm.shield: linear" in str(found.value.remedy)
+
+
+def test_the_quadratic_shield_has_64_dimensions_at_most(tmp_path: Path) -> None:
+    nodes = f'  - {{each: 4, id: "n{{n}}", {MADE_UP}}}\n'
+    one = "{field: t}"
+    fleet_of(tmp_path, nodes, QUADRATIC.replace(one, ", ".join([one] * 64)))
+    with pytest.raises(ConfigError, match="an estimate has 65 numbers: it allows 64"):
+        fleet_of(tmp_path, nodes, QUADRATIC.replace(one, ", ".join([one] * 65)))
+
+
+def test_method_statistics_has_no_quadratic_shield(tmp_path: Path) -> None:
+    nodes = f'  - {{each: 4, id: "n{{n}}", {MADE_UP}}}\n'
+    both = QUADRATIC.replace("rounds: 4", "rounds: 4, method: statistics")
+    with pytest.raises(ConfigError, match="in method statistics the curvature is one on all nodes"):
+        fleet_of(tmp_path, nodes, both)
+    with pytest.raises(ConfigError, match="is from --method"):
+        fleet_of(tmp_path, nodes, QUADRATIC, Overrides(method="statistics"))
+
+
 def test_a_method_of_the_command_line_may_have_no_shield(tmp_path: Path) -> None:
     head = HEAD.replace("rounds: 4", "rounds: 4, shield: linear").replace("average", "mean")
     nodes = f'  - {{each: 3, id: "n{{n}}", {MADE_UP}}}\n'

@@ -14,6 +14,7 @@ from typing import Any
 
 import gmpy2
 import msgspec
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
@@ -40,6 +41,7 @@ from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
 from cipherfleet_node.core.parameters import SharedParameters
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sealed import Seal
+from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.errors import WireError
 from tests.support.memory_fleet import toy_secret
 
@@ -381,7 +383,18 @@ def parameters_vectors() -> Any:
             exponent=0.0,
             exact_scale=0.25,
             schedule=(208, 10, 32),
+            shield="linear",
             shares=1.0,
+        ),
+        "the exact method with the quadratic shield": replace(
+            sealed,
+            initial=1.0,
+            decay=0.0,
+            exponent=0.0,
+            exact_scale=0.25,
+            schedule=(208, 10, 32),
+            shield="quadratic",
+            shares=4.0,
         ),
         "the exact method with a mean residual": replace(
             sealed,
@@ -398,12 +411,10 @@ def parameters_vectors() -> Any:
         "about": "bytes = the text cipherfleet/v2/parameters, wire_version, exchange, dimension, "
         "value_bits, half_weight_bits, metropolis_bits, resolution, initial, decay, exponent, "
         "none or power, scale and exponent of the attenuation (0 and 0 for none), or exact, c0 and "
-        "3 for the exact method, statistics, c0 and 3 for statistics; with a shield linear and the "
-        "schedule G, D and W of generations and its shares; with a mean residual drift, its "
-        "window and 8; "
-        "texts end with NUL, integers are 8 bytes big endian, reals IEEE-754 binary64 big endian; "
-        "tag = the first "
-        "8 bytes of their SHA-256",
+        "3 for the exact method, statistics, c0 and 3 for statistics; with a shield linear or "
+        "quadratic, the schedule G, D and W of generations and its shares; with a mean residual "
+        "drift, its window and 8; texts end with NUL, integers are 8 bytes big "
+        "endian, reals IEEE-754 binary64 big endian; tag = the first 8 bytes of their SHA-256",
         "cases": [
             {
                 "name": name,
@@ -713,6 +724,35 @@ def wire_vectors() -> Any:
     }
 
 
+def shield_vectors() -> Any:
+    secrets = {index: toy_secret("self", str(index)) for index in (0, 2, 5)}
+    made = Shield(1, 208, 10, 32, b"m" * 32, 3.0, secrets, size=4.0)
+    name, unit = b"generation.name!", 2.0**-32 * exchange.UNIT
+    lists = {"all partners": [0, 1, 2, 5], "one is away": [0, 1, 5], "nobody else": [1]}
+    return {
+        "about": "what the node with index 1 adds to its vector v (hidden), what it adds when the "
+        "participants in fresh had no share (added), and the upper triangle of its Q, row by row, "
+        "in units of c0 (7.15, rules 7 and 8)",
+        "index": made.index,
+        "secrets": {str(index): secret.hex() for index, secret in secrets.items()},
+        "mean_partners": made.mean_partners,
+        "shares": made.size,
+        "unit": unit,
+        "generation": name.hex(),
+        "fresh": [5],
+        "cases": [
+            {
+                "name": case,
+                "participants": listed,
+                "hidden": texts(made.shares(name, listed, 3, unit)),
+                "added": texts(made.added_shares(name, listed, [5], 3, unit)),
+                "quadratic": made.quadratic(listed, 3)[np.triu_indices(3)].tolist(),
+            }
+            for case, listed in lists.items()
+        ],
+    }
+
+
 ALL = {
     "draws": draws_vectors,
     "packing": packing_vectors,
@@ -724,6 +764,7 @@ ALL = {
     "identities": identities_vectors,
     "sealed_exchange": sealed_exchange_vectors,
     "sizes": sizes_vectors,
+    "shield": shield_vectors,
 }
 
 if __name__ == "__main__":

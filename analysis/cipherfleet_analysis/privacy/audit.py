@@ -379,11 +379,15 @@ def _check_separation(disclosure: Disclosure) -> Iterator[Finding]:
 
 def _describe_telescoping(disclosure: Disclosure) -> Finding:
     algorithm = disclosure.fleet.file.algorithm
-    if algorithm.shield == "linear":
+    if disclosure.fleet.has_shield:
+        is_quadratic = algorithm.shield == "quadratic"
         return Finding(
             "note", "telescoping",
-            "all neighbours of a node together learn nothing of its gradient, as long as one of "
-            "the partners of its shield does not collude; they learn second moments of features",
+            "all neighbours of a node together learn nothing of its gradient"
+            + (" and little of second moments of its features" if is_quadratic else "")
+            + ", as long as one of the partners of its shield does not collude"
+            + ("" if is_quadratic else "; they learn second moments of features"),
+            "" if is_quadratic else "set algorithm.shield: quadratic where these matter",
         )  # fmt: skip
     if algorithm.method != "article":
         return Finding(

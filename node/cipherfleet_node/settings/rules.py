@@ -187,7 +187,7 @@ def check_method(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
         yield document.key_error(
             ("algorithm", "shares"),
             "is not used by algorithm.shield: none",
-            remedy="leave it out, or set algorithm.shield: linear",
+            remedy="leave it out, or set algorithm.shield: linear or quadratic",
         )
     spread = algorithm.stepsize.spread
     if spread > 1 and algorithm.method == "article":
@@ -253,6 +253,13 @@ def check_statistics(draft: Unchecked[Sections]) -> Iterator[ConfigError]:
             ("objective", "minibatch"),
             "is not used by method statistics, which sums over the whole window",
             remedy=f"leave it out, or {other}",
+        )
+    if draft.value.algorithm.shield == "quadratic":
+        yield document.error(
+            ("algorithm", "shield"),
+            "is quadratic: in method statistics the curvature is one on all nodes, and nothing "
+            "needs to hide it",
+            remedy=f"set algorithm.shield: linear, or {other}",
         )
 
 

@@ -14,6 +14,7 @@ import msgspec
 from cipherfleet_node.core.metric import check_hessian
 from cipherfleet_node.core.objective import make_objective
 from cipherfleet_node.core.packing import Layout
+from cipherfleet_node.core.quadratic import LEAST_COUPLING, MOST_DIMENSIONS
 from cipherfleet_node.core.statistics import make_node_objective
 from cipherfleet_node.core.wire import MAX_MESSAGE_BYTES
 from cipherfleet_node.errors import ConfigError
@@ -45,6 +46,7 @@ from cipherfleet_node.settings.type_errors import MAX_MISFITS
 from cipherfleet_node.settings.yaml_document import Document
 from cipherfleet_provisioning.topology.build import build_graph, section_faults
 from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.mixing import loosely_coupled
 from cipherfleet_provisioning.topology.section import TopologyError
 
 from .draft import FleetDraft
@@ -237,6 +239,32 @@ def _check_participants(draft: FleetDraft) -> Iterator[ConfigError]:
         )
 
 
+def _check_quadratic(draft: FleetDraft) -> Iterator[ConfigError]:
+    """The quadratic shield has few dimensions, and the links of every node have enough weight."""
+    file, graph, document = draft.value, draft.graph, draft.document
+    is_used = file.algorithm.shield == "quadratic" and has_shield(file.algorithm, file.objective)
+    if not is_used or graph is None:
+        return
+    here, remedy = ("algorithm", "shield"), "or set algorithm.shield: linear"
+    count = make_node_objective(file.algorithm, file.objective).dimension
+    if count > MOST_DIMENSIONS:
+        yield document.error(
+            here,
+            f"is quadratic, and an estimate has {count:,} numbers: it allows {MOST_DIMENSIONS}",
+            remedy=f"leave features out, {remedy}",
+        )
+    loose = loosely_coupled(graph)
+    if loose:
+        shown = ", ".join(f"{node!r} has {weight:.2f}" for node, weight in loose[:MAX_MISFITS])
+        more = f" and {len(loose) - MAX_MISFITS} more" if len(loose) > MAX_MISFITS else ""
+        yield document.error(
+            here,
+            "is quadratic, which needs links whose weights 1 / (1 + degree of the end that has "
+            f"more) sum to {LEAST_COUPLING} at every node; {shown}{more}",
+            remedy=f"give these nodes links to nodes with few neighbours, {remedy}",
+        )
+
+
 def _check_leaves(draft: FleetDraft) -> Iterator[ConfigError]:
     """In the sealed exchange every node has two neighbours, unless crypto.leaves is open."""
     crypto = draft.value.crypto
@@ -271,6 +299,7 @@ FLEET_RULES: tuple[Rule[FleetDraft], ...] = (
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_roles),
     Rule((ID, COUNT), _check_graph),  # without all ids, every edge to the others would be an error
     Rule((("algorithm",), ("objective",), ("nodes",)), _check_participants),
+    Rule((("algorithm",), ("objective",), ("nodes",), ("topology",)), _check_quadratic),
     Rule((("topology",), ("crypto", "leaves"), ("crypto", "exchange")), _check_leaves),
     Rule((), check_files),
     Rule((SENSOR,), check_names),

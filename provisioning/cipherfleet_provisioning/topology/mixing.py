@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cipherfleet_node.core.exchange import metropolis
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS, METROPOLIS_BITS
+from cipherfleet_node.core.quadratic import LEAST_COUPLING
 
 from .graph import Graph
 
@@ -34,6 +35,16 @@ def metropolis_laplacian(graph: Graph, power: int = 1) -> Matrix:
     adjacency += adjacency.T
     laplacian: Matrix = np.diag(adjacency.sum(axis=1)) - adjacency
     return laplacian
+
+
+def loosely_coupled(graph: Graph) -> list[tuple[str, float]]:
+    """Return the nodes whose links are too weak for the quadratic shield, with their sums of m_ij.
+
+    The least sum is LEAST_COUPLING. The weakest node comes first.
+    """
+    sums = np.diag(metropolis_laplacian(graph))
+    found = [(n, float(s)) for n, s in zip(graph.ids, sums, strict=True) if s < LEAST_COUPLING]
+    return sorted(found, key=lambda each: each[1])
 
 
 def spectral_gap(graph: Graph) -> float:

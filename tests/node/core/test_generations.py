@@ -22,11 +22,14 @@ from cipherfleet_node.core.messages import (
     Message,
     Query,
 )
+from cipherfleet_node.core.objective import Regression, SquaredLoss
 from cipherfleet_node.core.randomness import FloatVector, RoundRandomness
 from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.core.state import RoundRecord, State
 from cipherfleet_node.core.stepping import Stepper
-from cipherfleet_node.settings.sections import Algorithm, Stepsize
+from cipherfleet_node.settings.sections import Algorithm, MetricName, ShieldName, Stepsize
+from cipherfleet_provisioning.topology.graph import Graph
+from cipherfleet_provisioning.topology.mixing import loosely_coupled
 from tests.support.exact_fleets import (
     RESOLUTION,
     SCALE,
@@ -39,7 +42,17 @@ from tests.support.exact_fleets import (
     run_to,
     six,
 )
-from tests.support.memory_fleet import MemoryFleet, complete, coupled_of, deliver, rejections
+from tests.support.memory_fleet import (
+    Edges,
+    MemoryFleet,
+    complete,
+    coupled_of,
+    deliver,
+    names,
+    rejections,
+    ring,
+    star,
+)
 from tests.tools import explore_generations, generation_faults
 
 PLAN = 110, 8, 24  # rounds between generations, of the roll call, of the averaging
@@ -139,6 +152,124 @@ def test_the_first_roll_call_runs_while_the_nodes_agree_on_their_scale() -> None
 
 
 # -- what a coalition learns ----------------------------------------------------------------------
+
+
+# -- the quadratic shield -------------------------------------------------------------------------
+
+METRICS: tuple[MetricName, ...] = ("step", "diagonal", "newton")
+
+
+def quadratic(
+    rounds: int,
+    metric: MetricName = "step",
+    shield: ShieldName = "quadratic",
+    edges: Edges | None = None,
+    **more: Any,
+) -> MemoryFleet:
+    spread, edges = Stepsize(spread=1.0), edges or six()
+    algorithm = Algorithm(rounds=rounds, scale=SCALE, stepsize=spread, shield=shield, metric=metric)
+    settings: dict[str, Any] = {"sealed": True, "encrypted": False, "seed": 3, **more}
+    return MemoryFleet(edges, readings(edges), SQUARES, algorithm, generations=PLAN, **settings)
+
+
+def shielded(running: MemoryFleet, name: str) -> list[int]:
+    """The participants whose quadratic shares the node *name* uses."""
+    return indices(state_of(running, name).generation.quadratic)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
+def test_the_quadratic_shield_does_not_move_the_optimum(sealed: bool, metric: MetricName) -> None:
+    running = quadratic(PLAN[0] - 10, metric, sealed=sealed)
+    running.run()
+    assert all(shielded(running, name) == list(range(6)) for name in running.seats)
+    assert errors(running, list(running.seats)).max() < 1e-6
+
+
+def test_an_encrypted_fleet_with_the_quadratic_shield_equals_one_in_plaintext() -> None:
+    runs = [quadratic(40, encrypted=which) for which in (True, False)]
+    for running in runs:
+        running.run()
+    np.testing.assert_array_equal(reported(runs[0]), reported(runs[1]))
+    linear = quadratic(40, shield="linear")
+    linear.run()
+    assert np.abs(reported(runs[1]) - reported(linear)).max() > 1e-3
+
+
+def test_the_quadratic_shield_changes_only_with_the_participants() -> None:
+    running = quadratic(600, sealed=False)
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", PLAN[1] - 1)
+    assert shielded(running, "n00") == []
+    run_to(running, "n00", PLAN[0] + 60)
+    assert numbers(running) == {2}
+    assert shielded(running, "n00") == list(range(6))
+    running.kill("n04")
+    rest = [name for name in running.seats if name != "n04"]
+    run_to(running, "n00", PLAN[1] + 3 * PLAN[0] - 10)
+    assert all(shielded(running, name) == [0, 1, 2, 3, 5] for name in rest)
+    run_to(running, "n00", PLAN[1] + 4 * PLAN[0] + 14)
+    assert errors(running, rest, of=rest).max() < 1e-2
+
+
+def test_a_node_that_has_lost_its_state_has_no_quadratic_shield_until_it_is_listed_again() -> None:
+    running = quadratic(300, sealed=False)
+    for name in running.seats:
+        running.start(name)
+    run_to(running, "n00", 60)
+    running.kill("n02")
+    running.lose_state("n02")
+    running.start("n02")
+    run_to(running, "n00", 80)
+    assert shielded(running, "n02") == []
+    run_to(running, "n00", PLAN[1] + PLAN[0] + 60)
+    assert shielded(running, "n02") == list(range(6))
+
+
+class Unknown(Regression):
+    """An objective that does not say how curved it is, as a user's own class."""
+
+    curvature = None  # type: ignore[assignment]
+    curvature_bound = None  # type: ignore[assignment]
+
+
+def test_the_quadratic_shield_goes_with_an_objective_of_unknown_curvature(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "cipherfleet_lab.simulation.memory_fleet.make_node_objective",
+        lambda _algorithm, section, *_: Unknown(section, SquaredLoss()),
+    )
+    running = quadratic(PLAN[0] - 10)
+    running.run()
+    assert shielded(running, "n00") == list(range(6))
+    assert errors(running, list(running.seats)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("edges", "shield", "holds"),
+    [
+        (star(10), "linear", True),
+        (star(10), "quadratic", False),
+        (ring(10), "quadratic", True),
+    ],
+    ids=["star without it", "star", "ring"],
+)
+def test_links_of_little_weight_do_not_hold_the_quadratic_shield(
+    edges: Edges, shield: ShieldName, holds: bool
+) -> None:
+    """Provisioning refuses it for a star of ten, where a leaf's one link weighs a tenth.
+
+    Three nodes are followers: without readings, they have no curvature beside that of the shield.
+    """
+    graph = Graph(tuple(names(10)), tuple(edges))
+    assert bool(loosely_coupled(graph)) == (edges == star(10))
+    members, followers = names(10)[:7], names(10)[7:]
+    running = quadratic(100, shield=shield, edges=edges, sealed=False, followers=followers)
+    running.run()
+    error = errors(running, names(10), of=members).max()
+    assert error < 0.5 if holds else error > 5.0
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_parameters_vectors_hold(case: Any) -> None:
     data += text(fields["exchange"]) + struct.pack(">4Q", fields["dimension"], *widths)
     data += struct.pack(">4d", *steps) + text(kind) + struct.pack(">2d", *reals)
     if fields["schedule"]:
-        data += text("linear") + struct.pack(">3Q", *fields["schedule"])
+        data += text(fields["shield"]) + struct.pack(">3Q", *fields["schedule"])
         data += struct.pack(">d", fields["shares"])
     if fields["drift_window"]:
         data += text("drift") + struct.pack(">Qd", fields["drift_window"], 8.0)

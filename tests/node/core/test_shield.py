@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -9,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherfleet_node.core.exact import BETA
-from cipherfleet_node.core.shield import Shield
+from cipherfleet_node.core.shield import QUADRATIC, Shield
 from cipherfleet_node.keys.key_files import MASKS, SHARES, shared_secret
 from cipherfleet_provisioning.generations import Participant, digest_participants, draw_partners
+from tests.support.paths import ROOT
+from tests.tools.make_vectors import shield_vectors
 
+VECTORS = ROOT / "node" / "vectors"
 UNIT = 2.0**-32
 KEYS = [X25519PrivateKey.from_private_bytes(bytes([i + 1]) * 32) for i in range(8)]
 
@@ -60,6 +68,78 @@ def test_another_generation_or_list_has_other_shares(one: set[int], other: set[i
     assert shares_of(b"g1", one) != shares_of(b"g2", one)
     if one != other:
         assert shares_of(b"g1", one) != shares_of(b"g1", other)
+
+
+@given(st.sets(st.integers(0, 7)), st.integers(1, 5))
+def test_quadratic_shares_sum_to_zero_for_any_participants(
+    participants: set[int], dimension: int
+) -> None:
+    """Up to the rounding of a few sums of binary64 numbers of size one."""
+    shields = [SHIELDS[i] for i in participants]
+    made = [shield.quadratic(participants, dimension) for shield in shields]
+    for matrix in made:
+        np.testing.assert_array_equal(matrix, matrix.T)
+    if made:
+        assert np.abs(sum(made)).max() < 1e-14
+
+
+def test_a_pair_keeps_its_quadratic_share_when_others_come_and_go() -> None:
+    """So the lists of many generations tell nothing by their average."""
+    everyone = set(range(8))
+    of_pair = SHIELDS[0].quadratic({0, 3}, 3)
+    without = SHIELDS[0].quadratic(everyone - {3}, 3)
+    np.testing.assert_allclose(SHIELDS[0].quadratic(everyone, 3), without + of_pair, atol=1e-15)
+    np.testing.assert_array_equal(SHIELDS[3].quadratic({0, 3}, 3), -of_pair)
+
+
+@pytest.mark.parametrize("dimension", [4, 40])
+def test_quadratic_shares_have_the_same_size_in_all_dimensions(dimension: int) -> None:
+    """The largest of d eigenvalues is about 2 sqrt(d) deviations, here 0.8 in every dimension."""
+    everyone = range(8)
+    made = [shield.quadratic(everyone, dimension) for shield in SHIELDS]
+    deviation = np.std([matrix[np.triu_indices(dimension)] for matrix in made])
+    assert deviation == pytest.approx(QUADRATIC * (4 / dimension) ** 0.5, rel=0.25)
+    largest = np.mean([np.abs(np.linalg.eigvalsh(matrix)).max() for matrix in made])
+    assert 0.4 < largest < 1.0
+
+
+def test_the_vectors_of_shares_are_up_to_date() -> None:
+    assert json.loads((VECTORS / "shield.json").read_text()) == approximate(shield_vectors())
+
+
+def approximate(vectors: Any) -> Any:
+    """Return *vectors* with numbers that may differ in their last bits."""
+    cases = [{**c, "quadratic": pytest.approx(c["quadratic"], rel=1e-14)} for c in vectors["cases"]]
+    return {**vectors, "cases": cases}
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_the_vectors_of_shares_hold_by_the_text(case: int) -> None:
+    """Computed as node/PROTOCOL.md says, section 7.15, without our own code."""
+    given_all = json.loads((VECTORS / "shield.json").read_text())
+    case_ = given_all["cases"][case]
+    secrets = {int(i): bytes.fromhex(secret) for i, secret in given_all["secrets"].items()}
+    index, m, d = given_all["index"], given_all["mean_partners"], 3
+    present = set(case_["participants"]) - {index}
+
+    def drawn(other: int, label: bytes, count: int) -> list[int]:
+        seed = hmac.digest(secrets[other], b"cipherfleet/v2/share\0" + label, "sha256")
+        data = hashlib.shake_256(seed + b"share").digest(16 * 12 * count)
+        whole = [int.from_bytes(data[i : i + 16], "big") % 2**48 for i in range(0, len(data), 16)]
+        return [sum(whole[12 * i : 12 * i + 12]) - 6 * 2**48 for i in range(count)]
+
+    def total(parts: dict[int, list[int]], count: int) -> list[int]:
+        signed = [[v if index < other else -v for v in part] for other, part in parts.items()]
+        return [sum(column) for column in zip([0] * count, *signed, strict=True)]
+
+    size = round(given_all["shares"] / (3 * given_all["unit"] * m**0.5))
+    name = bytes.fromhex(given_all["generation"])
+    for label, others in (("hidden", present), ("added", present & set(given_all["fresh"]))):
+        parts = {o: [size * v >> 48 for v in drawn(o, label.encode() + name, d)] for o in others}
+        assert [int(text) for text in case_[label]] == total(parts, d)
+    entries = {o: [v >> 8 for v in drawn(o, b"quadratic", 6)] for o in present}
+    scaled = [v * 2.0**-40 * 0.2 * (4 / (d * m)) ** 0.5 for v in total(entries, 6)]
+    assert case_["quadratic"] == pytest.approx(scaled, rel=1e-14)
 
 
 def test_both_ends_of_every_pair_have_the_same_secret() -> None:

@@ -4,15 +4,16 @@
 
 A schedule draws a graph, an exchange and faults: lost messages, crashes with and without the state,
 crashes between a save and a message, old copies of a state, a partition, and a node that dies in
-every averaging. The real agents run over links in memory, without encryption and without dither,
-so every sum is exact. Then the faults end, and the fleet runs through HEALING generations.
+every averaging. Schedules of odd numbers have the quadratic shield. The real agents run over links
+in memory, without encryption and without dither, so every sum is exact. Then the faults end, and
+the fleet runs through HEALING generations.
 
 Checked are, with the exit code 1 otherwise:
 * no vector is applied whose sum over the participants is not the sum of their ledgers at the first
   round (a *broken* generation);
 * after the healing all nodes have applied the same generation, and the parts of their ledgers from
   before it sum to zero exactly;
-* no node is left without its gradient;
+* no node is left without its gradient, and all use quadratic shares of the same participants;
 * with --long, in which the rounds of a generation are those that provisioning plans, all estimates
   are within ACCURACY of the optimum.
 A generation that some of its participants apply and others do not is counted as *split*.
@@ -216,7 +217,11 @@ def _error(fleet: MemoryFleet) -> float:
 
 def _fleet(schedule: Schedule) -> MemoryFleet:
     algorithm = Algorithm(
-        rounds=100_000, scale=SCALE, stepsize=Stepsize(spread=1.0), answer_timeout_s=2.0
+        rounds=100_000,
+        scale=SCALE,
+        stepsize=Stepsize(spread=1.0),
+        shield="quadratic" if schedule.seed % 2 else "linear",
+        answer_timeout_s=2.0,
     )
     fleet = MemoryFleet(
         schedule.edges,
@@ -317,6 +322,8 @@ def problems_of(fleet: MemoryFleet) -> Iterator[str]:
         yield f"different generations: {sorted(s.generation.number for s in states.values())}"
     if followers := [n for n, s in states.items() if s.follows]:
         yield f"without their gradients: {followers}"
+    if len({s.generation.quadratic for s in states.values()}) > 1:
+        yield "quadratic shares of different participants"
     base = [0] * D
     for state in states.values():
         ledger = progress.ledger_of(state, D)

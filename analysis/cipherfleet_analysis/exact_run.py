@@ -31,6 +31,7 @@ class ExactMethod:
     metric: sections.MetricName = "step"
     bounds: Array | None = None  # H_i of every node, shape (n, d, d), for other metrics than `step`
     first_duals: Array | None = None  # y_i at the start, shape (n, d), with sum zero; None: zero
+    first_gradient: int = 0  # the round from which nodes use their gradients, and the first duals
 
     def chosen(self, places: Places) -> ExactMethod:
         """Return the method of a fleet whose node i is the node *places*[i] of this one."""
@@ -124,11 +125,10 @@ class ExactRun:
 
     def __init__(self, method: ExactMethod, x: Array) -> None:
         self._method, self._dual = method, np.zeros_like(x)
-        if method.first_duals is not None:
-            self._dual = method.first_duals
         self._logarithms = method.logarithms(x.shape)
         self._scale = None if method.scale == AGREE else method.scale
         self._stepping: Stepping | None = None
+        self._has_shares = False
 
     def shared(
         self,
@@ -143,7 +143,10 @@ class ExactRun:
             return self._logarithms, np.zeros_like(x)
         if self._scale is None:
             self._scale = self._method.agreed_scale(self._logarithms)
-        gradient = gradients.evaluate(x, k, randomness)
+        first = self._method.first_gradient
+        gradient = gradients.evaluate(x, k, randomness) if k >= first else np.zeros_like(x)
+        if self._method.first_duals is not None and not self._has_shares and k >= first:
+            self._dual, self._has_shares = self._dual + self._method.first_duals, True
         factors = randomness.steps(k, algorithm.stepsize, x.shape)
         if self._stepping is None:
             self._stepping = Stepping(self._method, self._scale)

@@ -39,6 +39,7 @@ from .centralised import centralised_answer, common_answer, recorded_objectives
 from .exact_run import exact_method
 from .gradients import gradients_of, has_linear_gradients
 from .random_choices import Array, SeededRandomness
+from .shielded_run import with_shield
 from .simulation import Links, Simulated, simulate
 
 DENSE_NODES = 1200  # up to this many nodes, all eigenvalues and all distances are computed
@@ -306,6 +307,9 @@ def _simulate_fleet(
     """Simulate as many rounds as a few seconds allow; all readings are present from the start."""
     file = fleet.file
     gradients = gradients_of(objectives, file.objective)
+    method = exact_method(objectives, file.algorithm, file.objective)
+    if fleet.has_shield and method is not None:
+        gradients, method = with_shield(fleet, objectives, gradients, method)
     rounds = affordable_rounds(fleet, min(file.algorithm.rounds or ENDLESS_ROUNDS, MOST_ROUNDS))
     with np.errstate(all="ignore"):
         starts = np.array([objective.start() for objective in objectives])
@@ -317,7 +321,7 @@ def _simulate_fleet(
             rounds,
             SeededRandomness(SEED),
             sealed=fleet.exchange == "sealed",
-            method=exact_method(objectives, file.algorithm, file.objective),
+            method=method,
         )
         answer = answer_of(fleet, objectives)
         limit = 2.0 ** (VALUE_BITS - 1) * resolution_of(file.algorithm)

@@ -51,6 +51,17 @@ class Targets:
         return result
 
 
+class WithMatrices:
+    """Other gradients plus M_i x_i; *matrices* holds the M_i, shape (n, d, d)."""
+
+    def __init__(self, gradients: Gradients, matrices: Array) -> None:
+        self._gradients, self._matrices = gradients, matrices
+
+    def evaluate(self, x: Array, k: int, randomness: FleetRandomness) -> Array:
+        added: Array = np.matmul(self._matrices, x[:, :, None])[:, :, 0]
+        return self._gradients.evaluate(x, k, randomness) + added
+
+
 class OneByOne:
     """Gradients of any objectives, with one call per node."""
 

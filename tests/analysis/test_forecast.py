@@ -577,22 +577,6 @@ def test_a_card_of_ones_own_is_told_as_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.fleet
-def test_this_machine_writes_its_own_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real daemons and a real broker; the figures are this machine's, so only signs are certain."""
-    monkeypatch.setattr(calibrate, "ROUNDS", 30)
-    monkeypatch.setattr(calibrate, "WARM_UP", 5)
-    own = calibrate.measure_calibration("bench 1", [1024])
-    write_calibration(tmp_path / "card.json", own)
-    assert read_calibration(tmp_path / "card.json") == own
-    assert (own.kind, own.board) == ("measured", "bench 1")
-    assert min(own.save_ms, own.round_trip_ms, own.broker_ms) > 0
-    assert own.round_ms + own.neighbour_ms > 0
-    result = predict(fleet_of(tmp_path), own)
-    assert result.kind == "measured"
-    assert result.together_ms >= result.apart_ms > own.round_trip_ms
-
-
-@pytest.mark.fleet
 def test_a_fleet_that_does_not_finish_is_no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "_SMALL_FLEET_S", 0.0)
     with (

@@ -17,12 +17,13 @@ from typing import Any
 import msgspec
 
 LM75, BMP280, BUS = 0x48, 0x76, Path("/sys/bus/i2c/devices/i2c-0")
-CHIP_MODULES = {
+MODULES = {
     "i2c_dev": "",
     "i2c_stub": f"chip_addr={LM75:#x},{BMP280:#x}",
     "lm75": "",
     "bmp280": "",
     "bmp280_i2c": "",
+    "sch_netem": "",
 }
 TEMPERATURES = (21.5, -10.5, 0.0, 85.0, 125.0)
 # Source: Bosch, BMP280 data sheet, 3.12: trimming parameters and raw data of its example. They
@@ -34,7 +35,6 @@ BMP280_TRIMMING = struct.pack(
 )
 # 20 bits each, in three bytes whose last four bits are 0.
 BMP280_PRESSURE, BMP280_TEMPERATURE = 415148, 519888
-DELAY_MODULES = {"sch_netem": ""}
 DELAY_MS, JOURNEYS = 50, 10
 # <linux/i2c-dev.h>
 I2C_SLAVE_FORCE, I2C_SMBUS, BYTE_DATA, WORD_DATA = 0x0706, 0x0720, 2, 3
@@ -74,11 +74,13 @@ def _set_bmp280() -> None:
             _write(BMP280, register, BYTE_DATA, byte)
 
 
-def read_chips() -> dict[str, Any]:
-    """Return what our sensors read of the chips, and what they say once the chips are gone.
+def measure_all() -> dict[str, Any]:
+    """Return what the functions below return, by their names."""
+    return {call.__name__: call() for call in (read_chips, measure_delay)}
 
-    One guest for all chips: its boot takes longer than they do.
-    """
+
+def read_chips() -> dict[str, Any]:
+    """Return what our sensors read of the chips, and what they say once the chips are gone."""
     from cipherfleet_node.sensors.hwmon import HwmonChip
     from cipherfleet_node.sensors.iio import IioChip
     from cipherfleet_node.settings.sections import HwmonSensor, IioSensor

@@ -156,8 +156,6 @@ def test_the_first_roll_call_runs_while_the_nodes_agree_on_their_scale() -> None
 
 # -- the quadratic shield -------------------------------------------------------------------------
 
-METRICS: tuple[MetricName, ...] = ("step", "diagonal", "newton")
-
 
 def quadratic(
     rounds: int,
@@ -177,9 +175,10 @@ def shielded(running: MemoryFleet, name: str) -> list[int]:
     return indices(state_of(running, name).generation.quadratic)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
-def test_the_quadratic_shield_does_not_move_the_optimum(sealed: bool, metric: MetricName) -> None:
+@pytest.mark.parametrize(
+    ("metric", "sealed"), [("step", True), ("step", False), ("diagonal", False), ("newton", True)]
+)
+def test_the_quadratic_shield_does_not_move_the_optimum(metric: MetricName, sealed: bool) -> None:
     running = quadratic(PLAN[0] - 10, metric, sealed=sealed)
     running.run()
     assert all(shielded(running, name) == list(range(6)) for name in running.seats)

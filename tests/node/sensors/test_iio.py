@@ -1,4 +1,4 @@
-"""The sensor `iio`: folder trees as the kernel makes them. For real drivers see test_real_chips."""
+"""The sensor `iio`: folder trees as the kernel makes them. For real drivers see tests/kernel."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ H_i x_i - b_i + y_i is nearly zero. That removes b_i, and with it the linear shi
 
 It then fits H_i by least squares, with weights from the sizes that the last fit predicts, and with
 what it knows of the fleet: mean and covariance of the entries of all H_i, and p_i. That is more
-than a real coalition knows.
+than a real coalition knows. (p_i is no secret: it can be fitted as well, to 2 %.)
 
 With a quadratic shield this finds H_i + c0 Q_i, as if the node showed it. The coalition knows its
 own shares of Q_i, and the law of the others. The variance of these, beside that of the entries of
@@ -36,6 +36,7 @@ from cipherfleet_provisioning.topology.section import Topology
 
 from .result import AttackResult, percent, relative_error
 from .subjects import AttackCase
+from .telescoping import between
 
 MOTES = 10
 GRAPH = Topology(kind="geometric", neighbours=4, seed=1)
@@ -71,7 +72,10 @@ def _attack(case: AttackCase, attack: str, *, with_partners: bool) -> AttackResu
     assert problem.bounds is not None
     truth = np.tile(problem.bounds, (len(motes.logs), 1, 1))
     guess = np.broadcast_to(problem.bounds.mean(axis=0), truth.shape)
-    by_node = [relative_error(*each) for each in zip(fitted, truth, guess, strict=True)]
+    errors = [
+        relative_error(*(np.array(each[node :: problem.nodes]) for each in (fitted, truth, guess)))
+        for node in range(problem.nodes)
+    ]
     known = "the shares of all other nodes" if with_partners else "their own shares"
     return AttackResult(
         attack=attack,
@@ -85,9 +89,10 @@ def _attack(case: AttackCase, attack: str, *, with_partners: bool) -> AttackResu
         guess="the fleet's mean",
         trials=motes.trials,
         note=(
-            f"{percent(relative_error(np.array(shown), truth, guess))} if the node showed its "
-            f"second derivative with its shield; {percent(min(by_node))} for the most exposed node"
+            f"{between(errors, 'node')}; {percent(relative_error(np.array(shown), truth, guess))} "
+            "if the node showed its second derivative with its shield"
         ),
+        worst_off=min(errors),
     )
 
 

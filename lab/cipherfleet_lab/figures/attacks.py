@@ -94,9 +94,10 @@ def _finding(table: AttackTable) -> str:
         f"{number('sealed-exact', 'telescoping-but-one')}. With the shield all neighbours have an "
         f"error of {number('pairwise-shielded', 'telescoping')}, unless all partners collude as "
         f"well: then {error('pairwise-shielded', 'telescoping-partners'):.0e}. They find a node's "
-        f"second derivative with {number('pairwise-shielded', 'second-moments')}, and with the "
-        f"quadratic shield with {number('pairwise-quadratic', 'second-moments')}. In plaintext "
-        f"descent an eavesdropper finds gradients with an error of {number('dsgd', 'observer')} in "
+        f"second derivative with an error of {number('pairwise-shielded', 'second-moments')}, and "
+        "with the quadratic shield with one of "
+        f"{number('pairwise-quadratic', 'second-moments')}. In plaintext descent an eavesdropper "
+        f"finds gradients with an error of {number('dsgd', 'observer')} in "
         "one round."
     )
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, islice
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 
 from cipherfleet_analysis.exact_run import ExactMethod
-from cipherfleet_analysis.gradients import Gradients
+from cipherfleet_analysis.gradients import Gradients, OneByOne
 from cipherfleet_analysis.random_choices import FleetRandomness, SeededRandomness
 from cipherfleet_analysis.simulation import Links, SimulatedRound, first_estimates, run
 from cipherfleet_node.core import exact
-from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.optimiser import attenuation_factor, mean_stepsize
 from cipherfleet_node.core.packing import HALF_WEIGHT_BITS
-from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.settings.sections import AGREE, Algorithm, Scale, resolution_of
 
+from .shields import FleetShield
 from .systems import Array, Log, Problem
 
 # E[h], h uniform on the odd numbers of HALF_WEIGHT_BITS bits over 2^HALF_WEIGHT_BITS.
@@ -35,7 +34,7 @@ class Cipherfleet:
     """The algorithm of cipherfleet; *algorithm* has method, stepsizes, attenuation, resolution.
 
     The exact method takes gradients over whole windows, and of the stepsizes only their spread and
-    law.
+    law. With `algorithm.shield` its duals begin at the shares of the first generation.
 
     The guards: `algorithm.stepsize.spread` sets random stepsizes; `algorithm.attenuation` "none"
     switches attenuation off; *dither* hides the half weights; *start_noise* makes the start random
@@ -53,7 +52,6 @@ class Cipherfleet:
     start_noise: bool = True
     half_weights: int | None = None  # a fixed H for all nodes, odd, of HALF_WEIGHT_BITS bits
     masks: bool = True  # of the sealed exchange: without masks each answer can be opened
-    shield: bool = False  # of the exact method: duals begin at shares; all nodes are partners
 
     @property
     def name(self) -> str:
@@ -63,7 +61,8 @@ class Cipherfleet:
         off["masks"] = self.masks
         guards = [f"no {guard}" for guard, on in off.items() if not on]
         method = ["exact"] if self.algorithm.method == "exact" else []
-        method += ["shielded"] if self.shield else []
+        shield = self.algorithm.shield
+        method += [] if shield == "none" else [f"{shield} shield"]
         return ", ".join([f"cipherfleet {self.exchange}", *method, *guards])
 
     def run(self, problem: Problem, rounds: int, seed: int) -> Log:
@@ -71,15 +70,16 @@ class Cipherfleet:
         links = Links.between(np.array(problem.edges), problem.nodes)
         randomness = self._make_randomness(seed)
         start = first_estimates(problem.start, self.algorithm, randomness)
-        method = _exact_method(problem, self.algorithm)
-        if method is not None and self.shield:
-            method = replace(method, first_duals=_shares(problem, method, self.algorithm, seed))
+        method, shield = _exact_method(problem, self.algorithm), None
+        if method is not None and self.algorithm.shield != "none":
+            shield = FleetShield(problem, self.algorithm, _number(method.scale), seed)
+            method = _with_shield(method, shield)
         passed = list(
             islice(
                 run(
                     links,
                     start,
-                    _gradients(problem, method, seed),
+                    _gradients(problem, method, shield, seed),
                     self.algorithm,
                     randomness,
                     sealed=self.exchange == "sealed",
@@ -105,7 +105,9 @@ class Cipherfleet:
             resolution=resolution_of(self.algorithm),
             shared=None if method is None else estimates[1:] - couplings,
             dual_rate=None if method is None else exact.BETA * _number(method.scale),
+            own_steps=None if method is None else _own_steps(method),
             first_duals=None if method is None else method.first_duals,
+            added_curvatures=None if shield is None else shield.added_curvatures(),
         )
 
     def _make_randomness(self, seed: int) -> _Unguarded:
@@ -151,31 +153,33 @@ def _exact_method(problem: Problem, algorithm: Algorithm) -> ExactMethod | None:
     """
     if algorithm.method != "exact" or problem.whole is None:
         return None
-    if problem.curvatures is None:
+    if problem.bounds is None:
         raise ValueError(f"{problem.name} has no curvatures, which the exact method needs")
     scale = problem.scale if algorithm.scale == AGREE else algorithm.scale
-    return ExactMethod(scale, problem.curvatures, algorithm.stepsize.spread)
+    curvatures = np.asarray(np.linalg.eigvalsh(problem.bounds)[:, -1], np.float64)
+    return ExactMethod(scale, curvatures, algorithm.stepsize.spread)
 
 
-def _shares(problem: Problem, method: ExactMethod, algorithm: Algorithm, seed: int) -> Array:
-    """Return the duals of the first generation, shape (n, d): every two nodes are partners."""
-    nodes, unit = range(problem.nodes), resolution_of(algorithm) * UNIT
-    chance = np.random.default_rng([seed, 2])
-    secrets = {pair: chance.bytes(32) for pair in combinations(nodes, 2)}
-    duals = []
-    for own in nodes:
-        partners = {j: secrets[min(own, j), max(own, j)] for j in nodes if j != own}
-        shield = Shield(own, 0, 0, 0, b"", len(partners), partners, algorithm.shares)
-        shares = shield.shares(b"", nodes, problem.dimension, unit)
-        duals.append(exact.dual(shares, _number(method.scale), unit))
-    return np.array(duals)
+def _with_shield(method: ExactMethod, shield: FleetShield) -> ExactMethod:
+    method = replace(method, first_duals=shield.first_duals())
+    return replace(method, curvatures=shield.curvatures()) if shield.is_quadratic else method
 
 
-def _gradients(problem: Problem, method: ExactMethod | None, seed: int) -> Gradients:
+def _gradients(
+    problem: Problem, method: ExactMethod | None, shield: FleetShield | None, seed: int
+) -> Gradients:
     if method is None:
         return _StochasticGradients(problem, np.random.default_rng([seed, 1]))
+    if shield is not None and shield.is_quadratic:
+        return OneByOne(shield.objectives)
     assert problem.whole is not None
     return _WholeGradients(problem.whole)
+
+
+def _own_steps(method: ExactMethod) -> Array:
+    """Return p_i of every node, shape (n,)."""
+    scale, spread = _number(method.scale), method.spread
+    return np.array([exact.mean_step(own, scale, spread) for own in method.curvatures])
 
 
 def _public_stepsizes(algorithm: Algorithm, method: ExactMethod | None, rounds: int) -> Array:

@@ -35,10 +35,11 @@ class Problem:
         None  # `gradients` of all nodes at once, with the same random choices
     )
     slope: Callable[[Array], Array] | None = None  # the gradient of F at x of shape (d,), exact
-    # What the exact method needs: g_i at x_i over the whole window, shapes (n, d); the largest
-    # eigenvalue L_i of every second derivative, shape (n,); and the scale of curvature c0.
+    # What the exact method needs: g_i at x_i over the whole window, shapes (n, d); a bound on every
+    # second derivative at any x, shape (n, d, d), which of a quadratic objective is that derivative
+    # itself; and the scale of curvature c0.
     whole: Callable[[Array], Array] | None = None
-    curvatures: Array | None = None
+    bounds: Array | None = None
     scale: float = USUAL_SCALE
 
     @property
@@ -72,7 +73,9 @@ class Log:
 
     system: str
     estimates: Array  # (rounds + 1, n, d)
-    gradients: Array  # (rounds, n, d): the truth for scoring attacks; no observer sees it
+    # (rounds, n, d): the truth for scoring attacks; no observer sees it. With a quadratic shield
+    # they are those of f_i(x) + c0 x' Q_i x / 2.
+    gradients: Array
     # Sent in clear by node i to all its neighbours, as a vector: an eavesdropper reads it.
     broadcast: Array | None = None  # (rounds, n, m)
     # Sent in clear from i to j alone (obfuscations): (i, j) -> (rounds, m).
@@ -97,9 +100,14 @@ class Log:
     # estimates), (rounds, n, d), and the public factor of y_i = -dual_rate times the sum of c_i.
     shared: Array | None = None
     dual_rate: float | None = None
+    # p_i, the mean of the entries of every Lambda_i, (n,). Only the node itself knows it.
+    own_steps: Array | None = None
     # With a shield: the shares that the duals begin at, (n, d). All partners of a node together
     # know its own.
     first_duals: Array | None = None
+    # With a quadratic shield: what node i adds to its second derivative for partner j, in [i, j],
+    # (n, n, d, d). The two know it.
+    added_curvatures: Array | None = None
     figures: Mapping[str, float] = field(
         default_factory=dict
     )  # specific to the system: epsilon, ...

@@ -51,6 +51,16 @@ from cipherfleet_lab.attacks.result import (
     relative_error,
 )
 from cipherfleet_lab.attacks.round_table import PAIRS, Pair, markdown, run_pairs
+from cipherfleet_lab.attacks.second_moments import (
+    KnownShield,
+    Prior,
+    Seen,
+    fit,
+    on_motes,
+    second_moments,
+    second_moments_by_partners,
+    true_second_derivative,
+)
 from cipherfleet_lab.attacks.separation import errors_of, separate, separate_running_fleet
 from cipherfleet_lab.attacks.subjects import GRAPHS, AttackCase
 from cipherfleet_lab.attacks.telescoping import (
@@ -363,6 +373,53 @@ def test_obfuscation_falls_to_all_neighbours_and_holds_with_one_honest() -> None
     assert fallen.value < 1e-10
     assert fallen.verdict == "recovered"
     assert found(telescoping_but_one(case("obfuscation"))).value > 0.4
+
+
+# -- curvature ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["pairwise-exact", "sealed-exact", "pairwise-shielded"])
+def test_without_a_quadratic_shield_all_neighbours_find_the_second_derivative(name: str) -> None:
+    """A finding, not a guard: neither random stepsizes nor the linear shield hide it."""
+    finding = found(second_moments(case(name)))
+    assert finding.value < 0.05
+    assert finding.verdict == "recovered"
+    assert second_moments_by_partners(case(name)) is None
+
+
+@pytest.mark.parametrize("name", ["pairwise-quadratic", "sealed-quadratic"])
+def test_the_quadratic_shield_hides_a_part_of_it_unless_all_partners_collude(name: str) -> None:
+    """With the fleet's covariance and their own shares the neighbours find the larger part."""
+    assert 0.15 < found(second_moments(case(name))).value < 0.5
+    assert found(second_moments_by_partners(case(name))).value < 0.05
+    assert found(second_moments(case(name, "quadratic"))).value < 0.05
+
+
+def test_the_quadratic_shield_hides_no_more_than_its_size_does() -> None:
+    """The fit is as good as if the node had shown its second derivative with its shield."""
+    shielded = on_motes(case("pairwise-quadratic", trials=1))
+    (log,), problem = shielded.logs, shielded.solved_problem
+    prior, by_node = Prior.of(problem), []
+    for node in range(problem.nodes):
+        shield = KnownShield.of(log, problem, problem.neighbours(node), node)
+        shown = true_second_derivative(log, problem, node)
+        by_node.append((fit(Seen.of(log, node), prior.shielded(shield)), shown, prior.mean))
+    assert relative_error(*np.array(by_node).swapaxes(0, 1)) < 0.05
+
+
+def test_the_fit_finds_a_second_derivative_that_is_known_by_hand() -> None:
+    """Two entries, steps without randomness: (1 + s U) = 1."""
+    truth = np.array([[1.0, 0.4], [0.4, 0.5]])
+    states = np.random.default_rng(4).normal(size=(40, 2)) * 0.8 ** np.arange(40)[:, None]
+    duals = -states @ np.array([[0.9, 0.3], [0.3, 0.6]])
+    seen = Seen(states @ truth + duals, states, duals, 1e-12)
+    prior = Prior(np.eye(2), np.diag([0.1, 0.1, 0.1]))
+    np.testing.assert_allclose(fit(seen, prior), truth, atol=0.01)
+
+
+def test_second_moments_are_sought_in_the_exact_method_only() -> None:
+    assert second_moments(case("pairwise")) is None
+    assert second_moments(case("dsgd")) is None
 
 
 # -- deep leakage -------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from cipherfleet_deploy.cli.main import cli
 from cipherfleet_deploy.local.processes import LocalFleet
 from cipherfleet_deploy.local.results import Trajectory, relative_error
 from cipherfleet_lab.cipherfleet import Cipherfleet
+from cipherfleet_lab.problems import five_nodes
 from cipherfleet_lab.simulation.engines import make_fleet_keys, run_core, run_vector
 from cipherfleet_lab.simulation.large_graphs import large_graph, random_regular
 from cipherfleet_lab.simulation.scenario import make_synthetic, scenario_of_fleet, spread_fleet
@@ -31,6 +32,7 @@ from cipherfleet_node.errors import CipherfleetError, ConfigError, HeadroomExcee
 from cipherfleet_node.settings.sections import (
     Algorithm,
     Broker,
+    ShieldName,
     Simulation,
     Stepsize,
     resolution_of,
@@ -89,6 +91,37 @@ def test_a_log_explains_every_step(exchange: Exchange) -> None:
     step = step - log.stepsizes[:, None, None] * log.gradients
     np.testing.assert_allclose(np.diff(log.estimates, axis=0), step, rtol=0, atol=1e-14)
     assert np.abs(log.couplings).max() > 0.01
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_a_fleet_with_a_quadratic_shield_comes_to_the_same_optimum(exchange: Exchange) -> None:
+    """The matrices sum to zero, and they are not small: own gradients at the optimum differ."""
+    problem = five_nodes()
+    assert problem.optimum is not None
+    shields: list[ShieldName] = ["none", "quadratic"]
+    plain, shielded = (
+        Cipherfleet(exchange, replace_shield(shield)).run(problem, 400, seed=1)
+        for shield in shields
+    )
+    for log in (plain, shielded):
+        assert np.abs(log.estimates[-1] - problem.optimum).max() < 1e-6
+    added = shielded.added_curvatures
+    assert added is not None
+    np.testing.assert_allclose(added.sum(axis=(0, 1)), 0.0, atol=1e-15)
+    assert np.abs(added.sum(axis=1)).max() > 0.1
+    pull = np.einsum("nij,j->ni", added.sum(axis=1), problem.optimum)
+    np.testing.assert_allclose(shielded.gradients[-1], plain.gradients[-1] + pull, atol=1e-6)
+
+
+def test_a_linear_shield_leaves_the_curvature_as_it_is() -> None:
+    log = Cipherfleet("pairwise", replace_shield("linear")).run(five_nodes(), 3, seed=1)
+    assert log.added_curvatures is None
+    assert log.first_duals is not None
+    assert Cipherfleet("pairwise", replace_shield("linear")).name.endswith("linear shield")
+
+
+def replace_shield(shield: ShieldName) -> Algorithm:
+    return Algorithm(method="exact", resolution="2^-32", shield=shield)
 
 
 def test_only_the_pairwise_exchange_opens_single_answers() -> None:

@@ -70,6 +70,17 @@ ATTACKS: Mapping[str, Attack] = {
             "telescoping:telescoping_by_partners",
         ),
         Attack(
+            "second-moments",
+            "all neighbours",
+            "second_moments:second_moments",
+            depends_on_method=True,
+        ),
+        Attack(
+            "second-moments-partners",
+            "all neighbours and all partners",
+            "second_moments:second_moments_by_partners",
+        ),
+        Attack(
             "leakage-round", "all neighbours", "leakage:leakage_of_round", depends_on_method=True
         ),
         Attack(
@@ -142,6 +153,8 @@ SYSTEMS: Mapping[str, str] = {
     "sealed-exact": "subjects:SEALED_EXACT",
     "pairwise-shielded": "subjects:PAIRWISE_SHIELDED",
     "sealed-shielded": "subjects:SEALED_SHIELDED",
+    "pairwise-quadratic": "subjects:PAIRWISE_QUADRATIC",
+    "sealed-quadratic": "subjects:SEALED_QUADRATIC",
     "dsgd": "subjects:DSGD",
     "ternary": "subjects:TERNARY",
     "obfuscation": "subjects:OBFUSCATION",

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 ExchangeGuard = Literal[
-    "dither", "rerandomise", "half-weights", "stepsizes", "attenuation", "masks", "shield"
+    "dither",
+    "rerandomise",
+    "half-weights",
+    "stepsizes",
+    "attenuation",
+    "masks",
+    "shield",
+    "quadratic",
 ]
 # The rules of rounds; guards.py says what a node does without each of them.
 RoundGuard = Literal[

@@ -29,7 +29,7 @@ from cipherfleet_lab.problems import (
 )
 from cipherfleet_lab.simulation.toy_keys import TOY_BITS
 from cipherfleet_lab.systems import Log, Problem, System
-from cipherfleet_node.settings.sections import Algorithm, Attenuation, Stepsize
+from cipherfleet_node.settings.sections import Algorithm, Attenuation, ShieldName, Stepsize
 
 from . import coalition as seen_by
 from .catalogue import load_system
@@ -78,18 +78,24 @@ class Subject:
 
 
 def _builder(
-    kind: Kind, method: Method, *, shield: bool = False
+    kind: Kind, method: Method, shield: ShieldName = "none"
 ) -> Callable[[Off, Stepsize], System]:
     return lambda off, stepsize: _build_cipherfleet(
-        kind, _algorithm(method, off, stepsize), off, shield=shield
+        kind, _algorithm(method, off, stepsize, shield), off
     )
 
 
-def _algorithm(method: Method, off: Off, stepsize: Stepsize) -> Algorithm:
+def _algorithm(method: Method, off: Off, stepsize: Stepsize, shield: ShieldName) -> Algorithm:
     spread = 0.0 if "stepsizes" in off else 1.0
     if method == "exact":
         steps = Stepsize(spread=spread)
-        return Algorithm(method="exact", resolution=EXACT_RESOLUTION, stepsize=steps, shares=SHARES)
+        return Algorithm(
+            method="exact",
+            resolution=EXACT_RESOLUTION,
+            stepsize=steps,
+            shield=_shield(shield, off),
+            shares=SHARES,
+        )
     steps = Stepsize(
         initial=stepsize.initial,
         decay=stepsize.decay,
@@ -104,14 +110,20 @@ def _algorithm(method: Method, off: Off, stepsize: Stepsize) -> Algorithm:
     )
 
 
-def _build_cipherfleet(kind: Kind, algorithm: Algorithm, off: Off, *, shield: bool) -> System:
+def _shield(shield: ShieldName, off: Off) -> ShieldName:
+    """Return what is left of *shield*: `quadratic` includes the linear shares."""
+    if "shield" in off:
+        return "none"
+    return "linear" if "quadratic" in off and shield == "quadratic" else shield
+
+
+def _build_cipherfleet(kind: Kind, algorithm: Algorithm, off: Off) -> System:
     return Cipherfleet(
         kind,
         algorithm,
         dither="dither" not in off,
         half_weights=HALF_WEIGHTS[len(HALF_WEIGHTS) // 2] if "half-weights" in off else None,
         masks="masks" not in off,
-        shield=shield and "shield" not in off,
     )
 
 
@@ -150,7 +162,7 @@ SEALED_EXACT = Subject(
 )
 PAIRWISE_SHIELDED = Subject(
     "the article's exchange with the exact method and its shield",
-    _builder("pairwise", "exact", shield=True),
+    _builder("pairwise", "exact", "linear"),
     guards=(*_DRAWN, "shield"),
     kind="pairwise",
     observers=(seen_by.observe_differences, seen_by.observe_differences),
@@ -158,8 +170,24 @@ PAIRWISE_SHIELDED = Subject(
 )
 SEALED_SHIELDED = Subject(
     "the sealed exchange with the exact method and its shield",
-    _builder("sealed", "exact", shield=True),
+    _builder("sealed", "exact", "linear"),
     guards=(*_DRAWN, "masks", "shield"),
+    kind="sealed",
+    observers=(seen_by.observe_sums, seen_by.observe_sums),
+    method="exact",
+)
+PAIRWISE_QUADRATIC = Subject(
+    "the article's exchange with the exact method and its quadratic shield",
+    _builder("pairwise", "exact", "quadratic"),
+    guards=(*_DRAWN, "shield", "quadratic"),
+    kind="pairwise",
+    observers=(seen_by.observe_differences, seen_by.observe_differences),
+    method="exact",
+)
+SEALED_QUADRATIC = Subject(
+    "the sealed exchange with the exact method and its quadratic shield",
+    _builder("sealed", "exact", "quadratic"),
+    guards=(*_DRAWN, "masks", "shield", "quadratic"),
     kind="sealed",
     observers=(seen_by.observe_sums, seen_by.observe_sums),
     method="exact",

@@ -20,7 +20,7 @@ Row = tuple[str, tuple[Guard, ...]]
 _EXCHANGES = tuple(
     exchange + method
     for exchange in ("pairwise", "sealed")
-    for method in ("", "-exact", "-shielded")
+    for method in ("", "-exact", "-shielded", "-quadratic")
 )
 # Every system, and the pairwise and sealed exchanges without single guards.
 ROWS: Sequence[Row] = (
@@ -39,6 +39,9 @@ ROWS: Sequence[Row] = (
     ("pairwise-shielded", ()),
     ("pairwise-shielded", ("shield",)),
     ("sealed-shielded", ()),
+    ("pairwise-quadratic", ()),
+    ("pairwise-quadratic", ("quadratic",)),
+    ("sealed-quadratic", ()),
     *((name, ()) for name in SYSTEMS if name not in _EXCHANGES),
 )
 # Without leakage-true, which is the same for every system, and the attacks of `round_table.py`.

@@ -41,7 +41,7 @@ def one_round(case: AttackCase) -> AttackResult | None:
         chance=1.0,
         guess="zero",
         trials=case.trials,
-        note=_between(errors, "node"),
+        note=between(errors, "node"),
         worst_off=min(errors),
     )
 
@@ -75,7 +75,7 @@ def telescoping(case: AttackCase) -> AttackResult | None:
         chance=1.0,
         guess="zero",
         trials=case.trials,
-        note=_between(errors, "node"),
+        note=between(errors, "node"),
         worst_off=min(errors),
     )
 
@@ -109,7 +109,7 @@ def telescoping_but_one(case: AttackCase) -> AttackResult | None:
         chance=1.0,
         guess="zero",
         trials=case.trials,
-        note="; ".join([_between(errors, "coalition"), *note]),
+        note="; ".join([between(errors, "coalition"), *note]),
         worst_off=min(errors),
     )
 
@@ -131,12 +131,13 @@ def telescoping_by_partners(case: AttackCase) -> AttackResult | None:
         chance=1.0,
         guess="zero",
         trials=case.trials,
-        note=_between(errors, "node"),
+        note=between(errors, "node"),
         worst_off=min(errors),
     )
 
 
-def _between(errors: Sequence[float], what: str) -> str:
+def between(errors: Sequence[float], what: str) -> str:
+    """Return the least and the largest of *errors*, in words."""
     return f"between {percent(min(errors))} and {percent(max(errors))} by {what}"
 
 

@@ -7,6 +7,8 @@ import msgspec
 from cipherfleet_lab.attacks.catalogue import ATTACKS
 from cipherfleet_lab.attacks.result import percent
 from cipherfleet_lab.attacks.round_table import HEAD, PAIRS, QUICK_PAIRS, run_pairs
+from cipherfleet_lab.attacks.second_moments import MOTES
+from cipherfleet_lab.attacks.subjects import TRIALS_PER_FLEET
 from cipherfleet_lab.attacks.table import (
     QUICK_TRIALS,
     SIGNS,
@@ -39,14 +41,18 @@ def _run(effort: StudyEffort) -> Result:
             "for the others a run of 300 rounds, spread 1. The rows `pairwise` and `sealed` run "
             "the article's method with the articles' attenuation and noise on every gradient. The "
             "rows `pairwise-exact` and `sealed-exact` run the exact method, over whole windows, "
-            "so without noise, and the rows `-shielded` with `shield: linear` and shares of 16; "
+            "so without noise, the rows `-shielded` with `shield: linear` and shares of 16, and "
+            "the rows `-quadratic` with `shield: quadratic`, which has these shares too; "
             "attacks on differences see its rounds 5 to 35, since later ones "
-            "show none. `cipherfleet attack NAME --on SYSTEM` prints for one cell what the "
+            f"show none. `second-moments` runs on {MOTES} motes of the Intel lab, with one fleet "
+            f"for {TRIALS_PER_FLEET} trials; its coalition knows every flow, also in a sealed "
+            "exchange. `cipherfleet attack NAME --on SYSTEM` prints for one cell what the "
             "adversary saw, knew, and would have guessed. The second table has the attacks on "
             "rounds, on fleets of the node's own agents and with both methods, each without the "
             "guard against it and with all guards. The third table says which attacks depend on "
             "`algorithm.method`. Where a coalition of all neighbours is to be feared, set "
-            "`algorithm.shield: linear`, or choose a topology in which each node has a neighbour "
+            "`algorithm.shield: linear`, or `quadratic` if the features are private as well, or "
+            "choose a topology in which each node has a neighbour "
             "that does not collude."
         ),
         tables=[
@@ -87,8 +93,11 @@ def _finding(table: AttackTable) -> str:
         f"with {number('pairwise-exact', 'telescoping-but-one')} and "
         f"{number('sealed-exact', 'telescoping-but-one')}. With the shield all neighbours have an "
         f"error of {number('pairwise-shielded', 'telescoping')}, unless all partners collude as "
-        f"well: then {error('pairwise-shielded', 'telescoping-partners'):.0e}. In plaintext "
-        f"descent an eavesdropper finds gradients with an error of {number('dsgd', 'observer')} in "
+        f"well: then {error('pairwise-shielded', 'telescoping-partners'):.0e}. They find a node's "
+        f"second derivative with an error of {number('pairwise-shielded', 'second-moments')}, and "
+        "with the quadratic shield with one of "
+        f"{number('pairwise-quadratic', 'second-moments')}. In plaintext descent an eavesdropper "
+        f"finds gradients with an error of {number('dsgd', 'observer')} in "
         "one round."
     )
 

@@ -56,10 +56,8 @@ def method_of(
     readings: Readings, metric: MetricName, spread: float, scale: Scale = AGREE
 ) -> ExactMethod:
     """Return the exact method of a fleet with these *readings*."""
-    share = 0.25 if readings.loss is LOGISTIC else 1.0
-    squares = np.einsum("nri,nrj->nij", readings.phi, readings.phi) / readings.phi.shape[1]
-    bounds = share * squares + readings.penalty * np.eye(readings.phi.shape[2])
-    curvatures = np.linalg.eigvalsh(bounds)[:, -1]
+    bounds = readings.bounds()
+    curvatures = np.asarray(np.linalg.eigvalsh(bounds)[:, -1], np.float64)
     return ExactMethod(scale, curvatures, spread, metric=metric, bounds=bounds)
 
 

@@ -82,7 +82,8 @@ def _method(stream: Stream, algorithm: Algorithm) -> ExactMethod | None:
     if algorithm.method != "exact":
         return None
     windows = [stream.window(k * stream.pace) for k in range(stream.readings + 1)]
-    largest = np.max([each.largest_curvatures() for each in windows], axis=0)
+    bounds = np.array([each.bounds() for each in windows])
+    largest = np.linalg.eigvalsh(bounds)[:, :, -1].max(axis=0)
     return ExactMethod(USUAL_SCALE, largest, algorithm.stepsize.spread)
 
 

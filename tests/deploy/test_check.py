@@ -355,6 +355,22 @@ def test_a_shield_is_as_strong_as_the_partners_of_each_node(tmp_path: Path) -> N
     assert of(check_fleet(written(tmp_path, exact(FLEET))), "shield") == []
 
 
+@pytest.mark.parametrize(
+    ("shield", "error", "remedy"),
+    [
+        ("linear", "to 0.5 % of a guess", "set algorithm.shield: quadratic where these matter"),
+        ("quadratic", "to 20 .. 60 % of a guess", ""),
+    ],
+)
+def test_what_a_shield_leaves_to_all_neighbours_is_said(
+    shield: str, error: str, remedy: str, tmp_path: Path
+) -> None:
+    text = shielded(5).replace("shield: linear", f"shield: {shield}")
+    (finding,) = of(check_fleet(written(tmp_path, text)), "telescoping")
+    assert finding.text.endswith(f"they learn second moments of features, {error}")
+    assert finding.remedy == remedy
+
+
 def test_an_owner_of_all_partners_of_a_node_is_a_warning(tmp_path: Path) -> None:
     other = "  - {{id: x, owner: {owner}, sensor: {{kind: thermal, zone: 0}}}}\n"
     text = shielded(5, other.format(owner="b")).replace("each: 5,", "each: 5, owner: acme,")

@@ -383,10 +383,9 @@ def _describe_telescoping(disclosure: Disclosure) -> Finding:
         is_quadratic = algorithm.shield == "quadratic"
         return Finding(
             "note", "telescoping",
-            "all neighbours of a node together learn nothing of its gradient"
-            + (" and little of second moments of its features" if is_quadratic else "")
-            + ", as long as one of the partners of its shield does not collude"
-            + ("" if is_quadratic else "; they learn second moments of features"),
+            "all neighbours of a node together learn nothing of its gradient, as long as one of "
+            "the partners of its shield does not collude; they learn second moments of features, "
+            + ("to 20 .. 60 % of a guess" if is_quadratic else "to 0.5 % of a guess"),
             "" if is_quadratic else "set algorithm.shield: quadratic where these matter",
         )  # fmt: skip
     if algorithm.method != "article":

@@ -1,4 +1,4 @@
-"""The quadratic shield: it hides the curvature of a node from all its neighbours together.
+"""The quadratic shield: it hides a part of a node's curvature from all its neighbours together.
 
 All neighbours of a node together know x_i, u_i and the dual in every round, so they can fit the
 second derivative H_i of its objective to them. For a linear model H_i has the second moments of the

@@ -215,7 +215,7 @@ class Algorithm(Section, frozen=True):
     scale: Positive | Literal["agree"] = AGREE
     metric: MetricName = "step"  # exact only: how steps follow the node's own curvature
     # linear: shares with partners hide a node's gradient from all its neighbours; not for article.
-    # quadratic: they hide the curvature of its objective as well; for exact only.
+    # quadratic: they hide a part of the curvature of its objective as well; for exact only.
     shield: ShieldName = "none"
     # Deviation of a share of the shield, in units of c0: it hides gradients that are smaller.
     shares: Annotated[float, Meta(ge=0.25, le=16)] = 1.0

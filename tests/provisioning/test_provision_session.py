@@ -71,7 +71,7 @@ from cipherfleet_provisioning.memberships import (
 )
 from cipherfleet_provisioning.operations import accept_claims, issue_memberships, read_token
 from cipherfleet_provisioning.operator_session import read_health
-from cipherfleet_provisioning.repair import propose_edges
+from cipherfleet_provisioning.repair import find_problems, propose_edges
 from cipherfleet_provisioning.sets import archive, lock_set, stage_set, tree_digest
 from cipherfleet_provisioning.topology.graph import Graph
 from tests.support.command_line import run_here
@@ -1051,6 +1051,20 @@ def test_a_revoked_node_leaves_the_list_of_every_node(shielded: Path) -> None:
         assert "d" not in [partner.id for partner in message.generations.partners]
     check_agreement(shielded, "abcef")
     assert indices_of(shielded)["d"] == 3
+
+
+def test_links_that_are_left_too_weak_for_the_quadratic_shield_are_named(shielded: Path) -> None:
+    """Without a rim, four nodes hang on the hub a, whose links weigh a fifth each."""
+    spokes = [("a", name) for name in "bcde"]
+    left = {name: ledger_of(shielded).members[name] for name in "abcde"}
+    ledger = msgspec.structs.replace(ledger_of(shielded), members=left, edges=spokes)
+    quadratic = msgspec.structs.replace(ledger, is_quadratic=True)
+    text = (
+        "with links of little weight the quadratic shield may keep these nodes from settling: "
+        "'b', 'c', 'd', 'e'"
+    )
+    assert text in find_problems(quadratic, "f")
+    assert text not in find_problems(ledger, "f")
 
 
 def test_a_replaced_device_keeps_its_index_and_brings_every_node_its_key(shielded: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -24,7 +25,8 @@ from cipherfleet_deploy.local.results import (
     relative_error,
     summarise,
 )
-from cipherfleet_deploy.local.run import show_result
+from cipherfleet_deploy.local.run import show_result, unsettled_warning
+from cipherfleet_node.settings.sections import Privacy
 from cipherfleet_provisioning.fleet.file import Overrides
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
 from tests.support.paths import ROOT
@@ -219,6 +221,24 @@ def test_without_an_answer_to_compare_to_nodes_must_agree_and_stand_still(
     assert abs(creeping[-1] - creeping[-2]) / creeping[-1] < 0.001
     assert result.movement == pytest.approx(0.58 / creeping[-1])
     assert (result.settled, result.disagreement) == (False, 0.0)
+
+
+def test_noise_on_the_result_does_not_keep_a_fleet_from_settling(
+    fleet: Fleet, nodes: LocalFleet
+) -> None:
+    noisy = dataclasses.replace(
+        fleet, file=msgspec.structs.replace(fleet.file, privacy=Privacy(epsilon=1.0))
+    )
+    beside = [[9.0, 20.0, 20.0, 20.0]] * 3
+    assert result_of(fleet, nodes, beside, 25.0).settled is False
+    result = result_of(noisy, nodes, beside, 25.0)
+    assert (result.settled, result.noise, result.relative_error) == (True, True, 0.2)
+    out = io.StringIO()
+    show_result(result, Console(file=out, width=120))
+    assert "relative_error, noise of privacy included" in out.getvalue()
+    moving = result_of(noisy, nodes, [[9.0, 20.0, 20.0, 21.0]] * 3, 25.0)
+    assert moving.settled is False
+    assert "disagreement 0, movement 0.0476" in unsettled_warning(moving)
 
 
 def test_a_single_round_has_no_first_half(fleet: Fleet, nodes: LocalFleet) -> None:

@@ -3,7 +3,7 @@
 A run has *settled* when the estimates of all nodes are right to two digits:
 
 * If the centralised answer is known, the relative error after the last round is below SETTLED.
-* If it is not known, both the disagreement between the nodes and the movement are below SETTLED.
+* If it is not known, or the section `privacy` adds noise to the result, both the disagreement between the nodes and the movement are below SETTLED.
   The movement is the distance that the mean over nodes covered in the second half of the rounds,
   relative to its last value.
 
@@ -90,6 +90,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     wall_s: float
     weak_keys: bool
+    noise: bool = False  # of the section `privacy`: the relative error contains it
     ended: Literal["complete", "interrupted", "failed"] = "complete"
     reason: str | None = None  # of a failure
     out: str = ""
@@ -216,7 +217,8 @@ def summarise(
     known = last[~np.isnan(last).any(axis=1)]
     error = None if optimum is None else _finite_or_none(relative_error(known, optimum))
     apart, moved = _finite_or_none(disagreement(known)), _finite_or_none(movement(trajectory))
-    decisive = (apart, moved) if error is None else (error,)
+    has_noise = fleet.privacy is not None
+    decisive = (apart, moved) if error is None or has_noise else (error,)
     return RunResult(
         fleet=file.fleet,
         nodes=len(fleet.members),
@@ -241,6 +243,7 @@ def summarise(
         restarts=sum(node.restarts for node in nodes.nodes.values()),
         wall_s=round(wall_s, 2),
         weak_keys=file.crypto.allow_weak_keys,
+        noise=has_noise,
     )
 
 

@@ -322,9 +322,8 @@ def _ms_and_disagreement(nodes: Recorded, slowest: int) -> tuple[str, str]:
 
 def unsettled_warning(result: RunResult) -> str:
     """Return the warning that the estimates have not settled, with the remedy."""
-    names = ("relative_error",) if result.relative_error is not None else (
-        "disagreement", "movement",
-    )  # fmt: skip
+    by_error = result.relative_error is not None and not result.noise
+    names = ("relative_error",) if by_error else ("disagreement", "movement")
     figures = ", ".join(
         f"{name.replace('_', ' ')} {_format(getattr(result, name))}" for name in names
     )
@@ -363,6 +362,8 @@ def show_result(result: RunResult, console: Console) -> None:
         "wall_s",
     ):
         value = getattr(result, name)
+        if name == "relative_error" and result.noise:
+            name += ", noise of privacy included"
         table.add_row(name, _format(value))
     table.add_row("round_ms p50 / p95", f"{result.round_ms.p50} / {result.round_ms.p95}")
     table.add_row("bytes_per_edge_round", f"{result.bytes_per_edge_round:.0f}")

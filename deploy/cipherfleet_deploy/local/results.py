@@ -3,9 +3,9 @@
 A run has *settled* when the estimates of all nodes are right to two digits:
 
 * If the centralised answer is known, the relative error after the last round is below SETTLED.
-* If it is not known, or the section `privacy` adds noise to the result, both the disagreement between the nodes and the movement are below SETTLED.
-  The movement is the distance that the mean over nodes covered in the second half of the rounds,
-  relative to its last value.
+* If it is not known, or the section `privacy` adds noise to the result, both the disagreement
+  between the nodes and the movement are below SETTLED. The movement is the distance that the mean
+  over nodes covered in the second half of the rounds, relative to its last value.
 
 Why half of the rounds: if the stepsizes fall like 1/k, the error falls like 1/k, too. In the second
 half of the rounds the error then falls by as much as remains at the end, so the movement is no

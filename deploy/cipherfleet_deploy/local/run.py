@@ -362,9 +362,9 @@ def show_result(result: RunResult, console: Console) -> None:
         "wall_s",
     ):
         value = getattr(result, name)
-        if name == "relative_error" and result.noise:
-            name += ", noise of privacy included"
-        table.add_row(name, _format(value))
+        is_noisy = name == "relative_error" and result.noise
+        label = f"{name}, noise of privacy included" if is_noisy else name
+        table.add_row(label, _format(value))
     table.add_row("round_ms p50 / p95", f"{result.round_ms.p50} / {result.round_ms.p95}")
     table.add_row("bytes_per_edge_round", f"{result.bytes_per_edge_round:.0f}")
     reached = {name: count for name, count in result.rounds_to.items() if count is not None}

@@ -359,7 +359,7 @@ def test_a_shield_is_as_strong_as_the_partners_of_each_node(tmp_path: Path) -> N
     ("shield", "error", "remedy"),
     [
         ("linear", "to 0.5 % of a guess", "set algorithm.shield: quadratic where these matter"),
-        ("quadratic", "to 20 .. 60 % of a guess", ""),
+        ("quadratic", "to 20 .. 40 % of a guess", ""),
     ],
 )
 def test_what_a_shield_leaves_to_all_neighbours_is_said(

@@ -385,7 +385,7 @@ def _describe_telescoping(disclosure: Disclosure) -> Finding:
             "note", "telescoping",
             "all neighbours of a node together learn nothing of its gradient, as long as one of "
             "the partners of its shield does not collude; they learn second moments of features, "
-            + ("to 20 .. 60 % of a guess" if is_quadratic else "to 0.5 % of a guess"),
+            + ("to 20 .. 40 % of a guess" if is_quadratic else "to 0.5 % of a guess"),
             "" if is_quadratic else "set algorithm.shield: quadratic where these matter",
         )  # fmt: skip
     if algorithm.method != "article":

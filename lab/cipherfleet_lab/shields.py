@@ -13,7 +13,7 @@ import numpy as np
 
 from cipherfleet_node.core import exact
 from cipherfleet_node.core.exchange import UNIT
-from cipherfleet_node.core.quadratic import WithQuadratic
+from cipherfleet_node.core.quadratic import WithQuadratic, symmetric
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.shield import Shield
@@ -51,8 +51,12 @@ class FleetShield:
         if not self.is_quadratic:
             return None
         d = self._problem.dimension
-        pairs = [[each.quadratic([other], d) for other in self._nodes] for each in self._shields]
-        return self._scale * np.array(pairs)
+        return np.array(
+            [
+                [symmetric(each.quadratic([other], d, self._scale), d) for other in self._nodes]
+                for each in self._shields
+            ]
+        )
 
     def curvatures(self) -> Array:
         """Return L_i of every node with its quadratic shield, shape (n,)."""
@@ -62,10 +66,10 @@ class FleetShield:
     def objectives(self) -> Sequence[WithQuadratic]:
         """The objectives of all nodes with their quadratic shields."""
         d = self._problem.dimension
-        matrices = [self._scale * each.quadratic(self._nodes, d) for each in self._shields]
+        entries = [each.quadratic(self._nodes, d, self._scale) for each in self._shields]
         return [
-            WithQuadratic(WholeObjective(self._problem, node), matrix)
-            for node, matrix in enumerate(matrices)
+            WithQuadratic(WholeObjective(self._problem, node), symmetric(upper, d))
+            for node, upper in enumerate(entries)
         ]
 
 

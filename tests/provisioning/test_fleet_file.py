@@ -207,12 +207,12 @@ def test_the_quadratic_shield_needs_links_of_enough_weight(tmp_path: Path) -> No
     assert "set algorithm.shield: linear" in str(found.value.remedy)
 
 
-def test_the_quadratic_shield_has_64_dimensions_at_most(tmp_path: Path) -> None:
+def test_the_quadratic_shield_has_32_dimensions_at_most(tmp_path: Path) -> None:
     nodes = f'  - {{each: 4, id: "n{{n}}", {MADE_UP}}}\n'
     one = "{field: t}"
-    fleet_of(tmp_path, nodes, QUADRATIC.replace(one, ", ".join([one] * 64)))
-    with pytest.raises(ConfigError, match="an estimate has 65 numbers: it allows 64"):
-        fleet_of(tmp_path, nodes, QUADRATIC.replace(one, ", ".join([one] * 65)))
+    fleet_of(tmp_path, nodes, QUADRATIC.replace(one, ", ".join([one] * 32)))
+    with pytest.raises(ConfigError, match="an estimate has 33 numbers: it allows 32"):
+        fleet_of(tmp_path, nodes, QUADRATIC.replace(one, ", ".join([one] * 33)))
 
 
 def test_method_statistics_has_no_quadratic_shield(tmp_path: Path) -> None:

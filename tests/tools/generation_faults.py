@@ -13,7 +13,7 @@ Checked are, with the exit code 1 otherwise:
   round (a *broken* generation);
 * after the healing all nodes have applied the same generation, and the parts of their ledgers from
   before it sum to zero exactly;
-* no node is left without its gradient, and all use quadratic shares of the same participants;
+* no node is left without its gradient, and the quadratic shields of all nodes sum to zero;
 * with --long, in which the rounds of a generation are those that provisioning plans, all estimates
   are within ACCURACY of the optimum.
 A generation that some of its participants apply and others do not is counted as *split*.
@@ -322,8 +322,10 @@ def problems_of(fleet: MemoryFleet) -> Iterator[str]:
         yield f"different generations: {sorted(s.generation.number for s in states.values())}"
     if followers := [n for n, s in states.items() if s.follows]:
         yield f"without their gradients: {followers}"
-    if len({s.generation.quadratic for s in states.values()}) > 1:
-        yield "quadratic shares of different participants"
+    quadratic = [s.generation.quadratic for s in states.values()]
+    lengths = {len(each) for each in quadratic}
+    if len(lengths) > 1 or np.abs(np.sum(quadratic, axis=0)).max(initial=0.0) > 1e-12:
+        yield f"quadratic shields of {sorted(lengths)} entries that do not sum to zero"
     base = [0] * D
     for state in states.values():
         ledger = progress.ledger_of(state, D)

@@ -14,7 +14,6 @@ from typing import Any
 
 import gmpy2
 import msgspec
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gmpy2 import mpz
 
@@ -731,12 +730,13 @@ def shield_vectors() -> Any:
     lists = {"all partners": [0, 1, 2, 5], "one is away": [0, 1, 5], "nobody else": [1]}
     return {
         "about": "what the node with index 1 adds to its vector v (hidden), what it adds when the "
-        "participants in fresh had no share (added), and the upper triangle of its Q, row by row, "
-        "in units of c0 (7.15, rules 7 and 8)",
+        "participants in fresh had no share (added), and the upper triangle of its c0 Q, row by "
+        "row (7.15, rules 7 and 8)",
         "index": made.index,
         "secrets": {str(index): secret.hex() for index, secret in secrets.items()},
         "mean_partners": made.mean_partners,
         "shares": made.size,
+        "c0": 0.25,
         "unit": unit,
         "generation": name.hex(),
         "fresh": [5],
@@ -746,7 +746,7 @@ def shield_vectors() -> Any:
                 "participants": listed,
                 "hidden": texts(made.shares(name, listed, 3, unit)),
                 "added": texts(made.added_shares(name, listed, [5], 3, unit)),
-                "quadratic": made.quadratic(listed, 3)[np.triu_indices(3)].tolist(),
+                "quadratic": list(made.quadratic(listed, 3, 0.25)),
             }
             for case, listed in lists.items()
         ],

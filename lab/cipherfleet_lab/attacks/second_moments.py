@@ -31,7 +31,8 @@ import numpy as np
 from cipherfleet_lab.problems import intel_lab
 from cipherfleet_lab.systems import Array, Log, Problem
 from cipherfleet_node.core.exact import BETA
-from cipherfleet_node.core.shield import QUADRATIC
+from cipherfleet_node.core.quadratic import symmetric
+from cipherfleet_node.core.shield import QUADRATIC, rounded_log2
 from cipherfleet_provisioning.topology.section import Topology
 
 from .result import AttackResult, percent, relative_error
@@ -119,14 +120,6 @@ def upper(matrices: Array) -> Array:
     return entries
 
 
-def symmetric(entries: Array, dimension: int) -> Array:
-    """Return the symmetric matrix, shape (d, d), with these *entries* on and above the diagonal."""
-    matrix = np.zeros((dimension, dimension))
-    matrix[np.triu_indices(dimension)] = entries
-    result: Array = matrix + np.triu(matrix, 1).T
-    return result
-
-
 @dataclass(frozen=True)
 class KnownShield:
     """What a coalition knows of c0 Q_i."""
@@ -143,7 +136,8 @@ class KnownShield:
         own = log.added_curvatures[node, [other for other in inside if other != node]]
         honest = problem.nodes - 1 - len(own)
         deviation = QUADRATIC * (4.0 / problem.dimension) ** 0.5 * log.dual_rate / BETA
-        return cls(own.sum(axis=0), deviation**2 * honest / (problem.nodes - 1))
+        of_pair = deviation**2 / 2 ** rounded_log2(problem.nodes - 1)
+        return cls(own.sum(axis=0), honest * of_pair)
 
 
 @dataclass(frozen=True)

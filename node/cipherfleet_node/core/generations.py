@@ -32,7 +32,8 @@ If only some participants have no share, their shares, and the counterparts of t
 added in the same small steps.
 
 **The quadratic shield** changes at once, when a generation with other participants is applied. With
-the same participants it stays as it is.
+the same participants it stays as it is. It is in the state, so it does not change when a membership
+takes a partner away: the others keep their counterparts until the next generation as well.
 
 **Standing out.** A node that was away during an averaging takes no part in the next 2^f - 1
 generations, after f failures in a row. So a node that crashes again and again does not keep the
@@ -51,14 +52,13 @@ import msgspec
 
 from cipherfleet_node.settings.sections import LEAST_PARTICIPANTS
 
-from . import progress
+from . import agreement, progress
 from .coupling import headroom
 from .events import Setup
 from .exchange import UNIT
 from .messages import NAME_BYTES, GenerationNote, GenerationVotes, Query
 from .shield import Shield
 from .state import HISTORY_ROUNDS, Change, Pending, RoundRecord, State
-from .window import FloatMatrix
 
 PATIENCE = 6  # deadlines in one generation at which a node repeats its query and goes on waiting
 MOST_DOUBLINGS = 6
@@ -92,13 +92,6 @@ class Generations:
         """True if the node goes on without its own gradient."""
         is_early = self._setup.shield is not None and state.generation.number == 0
         return state.follows or is_early
-
-    def quadratic(self, state: State) -> FloatMatrix | None:
-        """Return Q_i of the quadratic shield in units of c0, shape (d, d), or None without it."""
-        shield, bits = self._setup.shield, state.generation.quadratic
-        if shield is None or not bits or state.estimate is None:
-            return None
-        return shield.quadratic(indices(bits), len(state.estimate))
 
     def is_patient(self, state: State) -> bool:
         """True if the open round is not closed at its deadline, for the sake of this node's vote.
@@ -183,7 +176,7 @@ class Generations:
             number=pending.number,
             name=pending.name,
             has_share=True,
-            quadratic=pending.listed if self._is_quadratic else b"",
+            quadratic=self._quadratic(state, pending),
             pending=None,
             change=Change(pending.number, progress.texts(total)),
             failures=0,
@@ -210,7 +203,7 @@ class Generations:
             number=latest.number,
             name=latest.name,
             has_share=False,
-            quadratic=b"",
+            quadratic=[],
             pending=pending,
             change=None,
         )
@@ -315,9 +308,12 @@ class Generations:
 
     # -- numbers --------------------------------------------------------------------------------
 
-    @property
-    def _is_quadratic(self) -> bool:
-        return self._setup.shield is not None and self._setup.shield.is_quadratic
+    def _quadratic(self, state: State, pending: Pending) -> list[float]:
+        shield, scale = self._setup.shield, self._setup.exact_scale
+        if shield is None or not shield.is_quadratic or scale is None:
+            return []
+        used = agreement.used_scale(scale, state)
+        return list(shield.quadratic(indices(pending.listed), len(pending.vector), used))
 
     @property
     def _unit(self) -> float:

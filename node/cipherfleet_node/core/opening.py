@@ -33,7 +33,7 @@ from .messages import Query
 from .metric import Metric, Moments, StepInput
 from .objective import Objective
 from .optimiser import draw_factors
-from .quadratic import WithQuadratic
+from .quadratic import WithQuadratic, symmetric
 from .quantiser import START_NOISE, quantise, randomise_start
 from .randomness import FloatVector, RoundRandomness
 from .state import UNSEEN, RoundRecord, State
@@ -51,7 +51,7 @@ class Opener:
         self._setup = setup
         self._drawn_at = 0.0
         self._kicked_until = 0  # coupling terms of earlier rounds may contain kicks
-        self._shielded: tuple[bytes, float] | None = None  # participants of its shield, and c0
+        self._quadratic: list[float] = []  # of the objective in use
         self._use(setup.objective)
         self._is_unchecked = True  # the own curvature was not compared with c0 since the start
         self.far_off: bool | None = None  # see `agreement.is_far_off`
@@ -143,7 +143,7 @@ class Opener:
         setup, k = self._setup, state.round
         used = agreement.used_scale(scale, state)
         with setup.trace.span("gradient", k):
-            self._use_shield(state, used)
+            self._use_shield(state)
             gradient = self._objective.gradient(estimate, randomness)
             if self.generations.is_follower(state) or state.listens:
                 gradient = np.zeros_like(gradient)
@@ -165,15 +165,15 @@ class Opener:
         self._objective = objective
         self._metric = Metric(objective, algorithm.metric, algorithm.stepsize.spread)
 
-    def _use_shield(self, state: State, scale: float) -> None:
-        """Use the objective with the quadratic shield of *state*; *scale* is c0."""
-        bits = state.generation.quadratic
-        shielded = (bits, scale) if bits else None
-        if shielded == self._shielded:
+    def _use_shield(self, state: State) -> None:
+        """Use the objective with the quadratic shield of *state*."""
+        entries, objective = state.generation.quadratic, self._setup.objective
+        if entries == self._quadratic:
             return
-        self._shielded, objective = shielded, self._setup.objective
-        matrix = self.generations.quadratic(state)
-        self._use(objective if matrix is None else WithQuadratic(objective, scale * matrix))
+        self._quadratic = entries
+        if entries:
+            objective = WithQuadratic(objective, symmetric(entries, objective.dimension))
+        self._use(objective)
 
     def _prepared(self, state: State) -> State:
         """Return *state* with the estimate that the next round begins with."""

@@ -8,7 +8,8 @@ node's features. With the quadratic shield the node uses
 
 instead of its objective f_i. The sum of all objectives is the same, so the optimum does not move.
 `shield.py` makes Q_i of pairs of shares. A pair keeps its share in all generations: other shares in
-each of them would average out.
+each of them would average out. The same share in two sizes would cancel, so another size comes with
+another share.
 
 H_i + c0 Q_i may have negative eigenvalues. Stepsizes follow their sizes, and coupling keeps the
 node with the others. That needs links of enough weight, and provisioning refuses the quadratic
@@ -30,7 +31,15 @@ from .sample import Sample
 from .window import FloatMatrix
 
 LEAST_COUPLING = 0.3  # least sum of the Metropolis weights of a node's links
-MOST_DIMENSIONS = 64  # a pair draws d (d + 1) / 2 numbers
+MOST_DIMENSIONS = 32  # every saved state has d (d + 1) / 2 numbers more
+
+
+def symmetric(upper: Sequence[float] | FloatVector, dimension: int) -> FloatMatrix:
+    """Return the symmetric matrix, shape (d, d), with this *upper* triangle, given row by row."""
+    matrix = np.zeros((dimension, dimension))
+    matrix[np.triu_indices(dimension)] = upper
+    result: FloatMatrix = matrix + np.triu(matrix, 1).T
+    return result
 
 
 class WithQuadratic:

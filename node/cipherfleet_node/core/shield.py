@@ -19,14 +19,14 @@ test_quadratic_shares_sum_to_zero_for_any_participants.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .exact import BETA
 from .randomness import RoundRandomness
-from .window import FloatMatrix
 
 QUADRATIC = 0.2  # deviation of an entry of Q_i in units of c0, with four dimensions
 _UNIFORM = 12  # their sum has the variance 1
@@ -76,23 +76,26 @@ class Shield:
             partners &= new
         return self._sum(b"added" + name, partners, dimension, unit)
 
-    def quadratic(self, participants: Iterable[int], dimension: int) -> FloatMatrix:
-        """Return Q_i in units of c0, symmetric, shape (d, d) with d = *dimension*.
+    def quadratic(
+        self, participants: Iterable[int], dimension: int, scale: float
+    ) -> Sequence[float]:
+        """Return the upper triangle of c0 Q_i, row by row; *scale* is c0, *dimension* is d.
 
-        The largest size of its eigenvalues is about the same in all dimensions. The matrices of all
-        participants sum to zero up to rounding.
+        The largest size of the eigenvalues of Q_i is about the same in all dimensions. The matrices
+        of all participants sum to zero up to rounding. A pair has the same share for ever, unless
+        its size changes with c0 or with the number of partners: then it has another one. The same
+        share in two sizes would show what it hides.
         """
-        upper = np.triu_indices(dimension)
-        total = np.zeros(len(upper[0]))
+        size = 2 ** rounded_log2(self.mean_partners)  # of partners, about
+        label = b"quadratic" + struct.pack(">dQ", scale, size)
+        total = np.zeros(dimension * (dimension + 1) // 2)
         for other in sorted(set(participants) & self.partners.keys()):
-            drawn = _drawn(self.partners[other], b"quadratic", total.size)
+            drawn = _drawn(self.partners[other], label, total.size)
             share = np.array([d >> _FRACTION_BITS - _EXACT_BITS for d in drawn], np.float64)
             total += share if self.index < other else -share
-        deviation = QUADRATIC * (4.0 / dimension / max(self.mean_partners, 1.0)) ** 0.5
-        matrix = np.zeros((dimension, dimension))
-        matrix[upper] = total * 2.0**-_EXACT_BITS * deviation
-        result: FloatMatrix = matrix + np.triu(matrix, 1).T
-        return result
+        deviation = scale * QUADRATIC * (4.0 / dimension / size) ** 0.5
+        entries: list[float] = (total * 2.0**-_EXACT_BITS * deviation).tolist()
+        return entries
 
     def _sum(self, label: bytes, partners: Iterable[int], dimension: int, unit: float) -> list[int]:
         size = round(self.size / (BETA * unit * max(self.mean_partners, 1.0) ** 0.5))
@@ -105,6 +108,17 @@ class Shield:
                 t + sign * (size * d >> _FRACTION_BITS) for t, d in zip(total, drawn, strict=True)
             ]
         return total
+
+
+def rounded_log2(number: float) -> int:
+    """Return log2 of *number*, rounded to a whole number of at least 0.
+
+    Without logarithms it is the same on every processor.
+    """
+    exponent = 0
+    while number * number > 2.0 ** (2 * exponent + 1):
+        exponent += 1
+    return exponent
 
 
 def _drawn(secret: bytes, label: bytes, dimension: int) -> list[int]:

@@ -102,7 +102,7 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     passed: int = 0  # the latest one whose first round is over
     flows: list[str] = []  # the part of the ledger since then
     has_share: bool = False
-    quadratic: bytes = b""  # bits of the participants whose quadratic shares are in force
+    quadratic: list[float] = []  # upper triangle of c0 Q_i, row by row; empty: no such shield
     listed: bytes = b""  # participants of the next one, as far as is known
     fresh: bytes = b""
     pending: Pending | None = None

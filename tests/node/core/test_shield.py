@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import json
+import math
+import struct
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cipherfleet_node.core.exact import BETA
-from cipherfleet_node.core.shield import QUADRATIC, Shield
+from cipherfleet_node.core.quadratic import symmetric
+from cipherfleet_node.core.shield import QUADRATIC, Shield, rounded_log2
 from cipherfleet_node.keys.key_files import MASKS, SHARES, shared_secret
 from cipherfleet_provisioning.generations import Participant, digest_participants, draw_partners
 from tests.support.paths import ROOT
@@ -76,28 +80,51 @@ def test_quadratic_shares_sum_to_zero_for_any_participants(
 ) -> None:
     """Up to the rounding of a few sums of binary64 numbers of size one."""
     shields = [SHIELDS[i] for i in participants]
-    made = [shield.quadratic(participants, dimension) for shield in shields]
-    for matrix in made:
-        np.testing.assert_array_equal(matrix, matrix.T)
-    if made:
-        assert np.abs(sum(made)).max() < 1e-14
+    made = [shield.quadratic(participants, dimension, 0.7) for shield in shields]
+    assert np.abs(np.sum(made, axis=0)).max(initial=0.0) < 1e-14
 
 
 def test_a_pair_keeps_its_quadratic_share_when_others_come_and_go() -> None:
     """So the lists of many generations tell nothing by their average."""
     everyone = set(range(8))
-    of_pair = SHIELDS[0].quadratic({0, 3}, 3)
-    without = SHIELDS[0].quadratic(everyone - {3}, 3)
-    np.testing.assert_allclose(SHIELDS[0].quadratic(everyone, 3), without + of_pair, atol=1e-15)
-    np.testing.assert_array_equal(SHIELDS[3].quadratic({0, 3}, 3), -of_pair)
+    of_pair = np.array(SHIELDS[0].quadratic({0, 3}, 3, 0.7))
+    without = SHIELDS[0].quadratic(everyone - {3}, 3, 0.7)
+    all_of_them = SHIELDS[0].quadratic(everyone, 3, 0.7)
+    np.testing.assert_allclose(all_of_them, without + of_pair, atol=1e-15)
+    np.testing.assert_array_equal(SHIELDS[3].quadratic({0, 3}, 3, 0.7), -of_pair)
+
+
+@pytest.mark.parametrize(
+    ("scale", "mean_partners", "is_same"),
+    [(0.7, 7.0, True), (0.7, 10.0, True), (0.7, 12.0, False), (0.35, 7.0, False)],
+    ids=["nothing", "few more partners", "more partners", "another c0"],
+)
+def test_no_quadratic_share_comes_in_two_sizes(
+    scale: float, mean_partners: float, is_same: bool
+) -> None:
+    """H + Q and H + Q / 2 would show H. Other sizes have independent shares."""
+    before = np.array(SHIELDS[0].quadratic(range(8), 3, 0.7))
+    shield = dataclasses.replace(SHIELDS[0], mean_partners=mean_partners)
+    after = np.array(shield.quadratic(range(8), 3, scale))
+    if is_same:
+        np.testing.assert_array_equal(after, before)
+    else:
+        ratios = after / before
+        assert ratios.max() - ratios.min() > 0.5
+
+
+@given(st.floats(0, 200))
+def test_a_rounded_logarithm_is_the_nearest(number: float) -> None:
+    exponent = rounded_log2(number)
+    assert abs(math.log2(max(number, 1.0)) - exponent) < 0.5 + 1e-12
 
 
 @pytest.mark.parametrize("dimension", [4, 40])
 def test_quadratic_shares_have_the_same_size_in_all_dimensions(dimension: int) -> None:
     """The largest of d eigenvalues is about 2 sqrt(d) deviations, here 0.8 in every dimension."""
     everyone = range(8)
-    made = [shield.quadratic(everyone, dimension) for shield in SHIELDS]
-    deviation = np.std([matrix[np.triu_indices(dimension)] for matrix in made])
+    upper = [shield.quadratic(everyone, dimension, 1.0) for shield in SHIELDS]
+    made, deviation = [symmetric(each, dimension) for each in upper], np.std(upper)
     assert deviation == pytest.approx(QUADRATIC * (4 / dimension) ** 0.5, rel=0.25)
     largest = np.mean([np.abs(np.linalg.eigvalsh(matrix)).max() for matrix in made])
     assert 0.4 < largest < 1.0
@@ -132,13 +159,15 @@ def test_the_vectors_of_shares_hold_by_the_text(case: int) -> None:
         signed = [[v if index < other else -v for v in part] for other, part in parts.items()]
         return [sum(column) for column in zip([0] * count, *signed, strict=True)]
 
+    few, c0 = 2 ** rounded_log2(m), given_all["c0"]
     size = round(given_all["shares"] / (3 * given_all["unit"] * m**0.5))
     name = bytes.fromhex(given_all["generation"])
     for label, others in (("hidden", present), ("added", present & set(given_all["fresh"]))):
         parts = {o: [size * v >> 48 for v in drawn(o, label.encode() + name, d)] for o in others}
         assert [int(text) for text in case_[label]] == total(parts, d)
-    entries = {o: [v >> 8 for v in drawn(o, b"quadratic", 6)] for o in present}
-    scaled = [v * 2.0**-40 * 0.2 * (4 / (d * m)) ** 0.5 for v in total(entries, 6)]
+    text = b"quadratic" + struct.pack(">dQ", c0, few)
+    entries = {o: [v >> 8 for v in drawn(o, text, 6)] for o in present}
+    scaled = [v * 2.0**-40 * c0 * 0.2 * (4 / (d * few)) ** 0.5 for v in total(entries, 6)]
     assert case_["quadratic"] == pytest.approx(scaled, rel=1e-14)
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from cipherfleet_node.core.objective import Objective
-from cipherfleet_node.core.quadratic import WithQuadratic
-from cipherfleet_node.core.shield import QUADRATIC
+from cipherfleet_node.core.quadratic import WithQuadratic, symmetric
+from cipherfleet_node.core.shield import quadratic_deviation
 from cipherfleet_node.settings.sections import AGREE
 from cipherfleet_provisioning.fleet.fleet import Fleet
 from cipherfleet_provisioning.generations import plan_schedule
@@ -37,8 +37,10 @@ def with_shield(
     scale = _scale(method, (count, dimension))
     if file.algorithm.shield == "quadratic":
         entries = chance.standard_normal((count, dimension, dimension))
-        upper = np.triu(entries) + np.swapaxes(np.triu(entries, 1), 1, 2)
-        matrices = scale * QUADRATIC * (4.0 / dimension) ** 0.5 * _centred(upper)
+        rows, columns = np.triu_indices(dimension)
+        upper = entries[:, rows, columns]
+        drawn = _centred(np.array([symmetric(own, dimension) for own in upper]))
+        matrices = scale * quadratic_deviation(dimension) * drawn
         bent = [WithQuadratic(each, own) for each, own in zip(objectives, matrices, strict=True)]
         gradients = WithMatrices(gradients, matrices)
         made = exact_method(bent, file.algorithm, file.objective)

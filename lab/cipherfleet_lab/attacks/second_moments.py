@@ -32,7 +32,7 @@ from cipherfleet_lab.problems import intel_lab
 from cipherfleet_lab.systems import Array, Log, Problem
 from cipherfleet_node.core.exact import BETA
 from cipherfleet_node.core.quadratic import symmetric
-from cipherfleet_node.core.shield import QUADRATIC, rounded_log2
+from cipherfleet_node.core.shield import counted_partners, quadratic_deviation
 from cipherfleet_provisioning.topology.section import Topology
 
 from .result import AttackResult, percent, relative_error
@@ -135,8 +135,8 @@ class KnownShield:
         assert log.dual_rate is not None
         own = log.added_curvatures[node, [other for other in inside if other != node]]
         honest = problem.nodes - 1 - len(own)
-        deviation = QUADRATIC * (4.0 / problem.dimension) ** 0.5 * log.dual_rate / BETA
-        of_pair = deviation**2 / 2 ** rounded_log2(problem.nodes - 1)
+        deviation = quadratic_deviation(problem.dimension) * log.dual_rate / BETA
+        of_pair = deviation**2 / counted_partners(problem.nodes - 1)
         return cls(own.sum(axis=0), honest * of_pair)
 
 

@@ -86,14 +86,14 @@ class Shield:
         its size changes with c0 or with the number of partners: then it has another one. The same
         share in two sizes would show what it hides.
         """
-        size = 2 ** rounded_log2(self.mean_partners)  # of partners, about
-        label = b"quadratic" + struct.pack(">dQ", scale, size)
+        counted = counted_partners(self.mean_partners)
+        label = b"quadratic" + struct.pack(">dQ", scale, counted)
         total = np.zeros(dimension * (dimension + 1) // 2)
         for other in sorted(set(participants) & self.partners.keys()):
             drawn = _drawn(self.partners[other], label, total.size)
             share = np.array([d >> _FRACTION_BITS - _EXACT_BITS for d in drawn], np.float64)
             total += share if self.index < other else -share
-        deviation = scale * QUADRATIC * (4.0 / dimension / size) ** 0.5
+        deviation = scale * quadratic_deviation(dimension) / counted**0.5
         entries: list[float] = (total * 2.0**-_EXACT_BITS * deviation).tolist()
         return entries
 
@@ -110,15 +110,20 @@ class Shield:
         return total
 
 
-def rounded_log2(number: float) -> int:
-    """Return log2 of *number*, rounded to a whole number of at least 0.
+def quadratic_deviation(dimension: int) -> float:
+    """Return the deviation of an entry of Q_i, in units of c0, shape (d, d), d = *dimension*."""
+    return float(QUADRATIC * (4.0 / dimension) ** 0.5)
+
+
+def counted_partners(mean_partners: float) -> int:
+    """Return the power of two, at least 1, that is nearest to *mean_partners* by its logarithm.
 
     Without logarithms it is the same on every processor.
     """
-    exponent = 0
-    while number * number > 2.0 ** (2 * exponent + 1):
-        exponent += 1
-    return exponent
+    counted = 1
+    while mean_partners * mean_partners > 2 * counted * counted:
+        counted *= 2
+    return counted
 
 
 def _drawn(secret: bytes, label: bytes, dimension: int) -> list[int]:

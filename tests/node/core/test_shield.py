@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cipherfleet_node.core.exact import BETA
 from cipherfleet_node.core.quadratic import symmetric
-from cipherfleet_node.core.shield import QUADRATIC, Shield, rounded_log2
+from cipherfleet_node.core.shield import QUADRATIC, Shield, counted_partners
 from cipherfleet_node.keys.key_files import MASKS, SHARES, shared_secret
 from cipherfleet_provisioning.generations import Participant, digest_participants, draw_partners
 from tests.support.paths import ROOT
@@ -114,8 +114,9 @@ def test_no_quadratic_share_comes_in_two_sizes(
 
 
 @given(st.floats(0, 200))
-def test_a_rounded_logarithm_is_the_nearest(number: float) -> None:
-    exponent = rounded_log2(number)
+def test_partners_are_counted_to_the_nearest_power_of_two(number: float) -> None:
+    exponent = math.log2(counted_partners(number))
+    assert exponent == int(exponent)
     assert abs(math.log2(max(number, 1.0)) - exponent) < 0.5 + 1e-12
 
 
@@ -159,7 +160,7 @@ def test_the_vectors_of_shares_hold_by_the_text(case: int) -> None:
         signed = [[v if index < other else -v for v in part] for other, part in parts.items()]
         return [sum(column) for column in zip([0] * count, *signed, strict=True)]
 
-    few, c0 = 2 ** rounded_log2(m), given_all["c0"]
+    few, c0 = counted_partners(m), given_all["c0"]
     size = round(given_all["shares"] / (3 * given_all["unit"] * m**0.5))
     name = bytes.fromhex(given_all["generation"])
     for label, others in (("hidden", present), ("added", present & set(given_all["fresh"]))):

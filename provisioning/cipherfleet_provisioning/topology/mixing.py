@@ -30,8 +30,7 @@ def metropolis_laplacian(graph: Graph, power: int = 1) -> Matrix:
     place = {node: i for i, node in enumerate(graph.ids)}
     adjacency = np.zeros((len(graph.ids), len(graph.ids)))
     for a, b in graph.edges:
-        factor = metropolis(graph.degree(a), graph.degree(b)) / 2.0**METROPOLIS_BITS
-        adjacency[place[a], place[b]] = factor**power
+        adjacency[place[a], place[b]] = _metropolis(graph, a, b) ** power
     adjacency += adjacency.T
     laplacian: Matrix = np.diag(adjacency.sum(axis=1)) - adjacency
     return laplacian
@@ -42,9 +41,17 @@ def loosely_coupled(graph: Graph) -> list[tuple[str, float]]:
 
     The least sum is LEAST_COUPLING. The weakest node comes first.
     """
-    sums = np.diag(metropolis_laplacian(graph))
-    found = [(n, float(s)) for n, s in zip(graph.ids, sums, strict=True) if s < LEAST_COUPLING]
+    sums = dict.fromkeys(graph.ids, 0.0)
+    for a, b in graph.edges:
+        for node in (a, b):
+            sums[node] += _metropolis(graph, a, b)
+    found = [(node, weight) for node, weight in sums.items() if weight < LEAST_COUPLING]
     return sorted(found, key=lambda each: each[1])
+
+
+def _metropolis(graph: Graph, a: str, b: str) -> float:
+    """Return m_ij of the link between *a* and *b*."""
+    return metropolis(graph.degree(a), graph.degree(b)) / 2.0**METROPOLIS_BITS
 
 
 def spectral_gap(graph: Graph) -> float:

@@ -128,7 +128,7 @@ class ExactRun:
         self._logarithms = method.logarithms(x.shape)
         self._scale = None if method.scale == AGREE else method.scale
         self._stepping: Stepping | None = None
-        self._has_shares = False
+        self._shares = method.first_duals  # None: the duals have them
 
     def shared(
         self,
@@ -145,8 +145,8 @@ class ExactRun:
             self._scale = self._method.agreed_scale(self._logarithms)
         first = self._method.first_gradient
         gradient = gradients.evaluate(x, k, randomness) if k >= first else np.zeros_like(x)
-        if self._method.first_duals is not None and not self._has_shares and k >= first:
-            self._dual, self._has_shares = self._dual + self._method.first_duals, True
+        if self._shares is not None and k >= first:
+            self._dual, self._shares = self._dual + self._shares, None
         factors = randomness.steps(k, algorithm.stepsize, x.shape)
         if self._stepping is None:
             self._stepping = Stepping(self._method, self._scale)

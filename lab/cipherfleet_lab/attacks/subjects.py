@@ -143,54 +143,53 @@ SEALED = Subject(
     kind="sealed",
     observers=(seen_by.observe_sums, seen_by.observe_mean_sums),
 )
-PAIRWISE_EXACT = Subject(
-    "the article's exchange with the exact method",
-    _builder("pairwise", "exact"),
-    guards=(*_DRAWN, *ROUND_GUARDS),
-    kind="pairwise",
-    observers=(seen_by.observe_differences, seen_by.observe_differences),
-    method="exact",
+
+
+def _exact(
+    name: str, kind: Kind, guards: tuple[Guard, ...], shield: ShieldName = "none"
+) -> Subject:
+    """Return a system with the exact method.
+
+    Its duals add up every round from the first: sums that leave no choice are solved exactly.
+    """
+    observe = {"pairwise": seen_by.observe_differences, "sealed": seen_by.observe_sums}[kind]
+    return Subject(
+        name,
+        _builder(kind, "exact", shield),
+        guards=(*_DRAWN, *guards),
+        kind=kind,
+        observers=(observe, observe),
+        method="exact",
+    )
+
+
+PAIRWISE_EXACT = _exact("the article's exchange with the exact method", "pairwise", ROUND_GUARDS)
+SEALED_EXACT = _exact(
+    "the sealed exchange with the exact method", "sealed", ("masks", *ROUND_GUARDS)
 )
-# Its duals add up every round from the first: sums that leave no choice are solved exactly.
-SEALED_EXACT = Subject(
-    "the sealed exchange with the exact method",
-    _builder("sealed", "exact"),
-    guards=(*_DRAWN, "masks", *ROUND_GUARDS),
-    kind="sealed",
-    observers=(seen_by.observe_sums, seen_by.observe_sums),
-    method="exact",
-)
-PAIRWISE_SHIELDED = Subject(
+PAIRWISE_SHIELDED = _exact(
     "the article's exchange with the exact method and its shield",
-    _builder("pairwise", "exact", "linear"),
-    guards=(*_DRAWN, "shield"),
-    kind="pairwise",
-    observers=(seen_by.observe_differences, seen_by.observe_differences),
-    method="exact",
+    "pairwise",
+    ("shield",),
+    "linear",
 )
-SEALED_SHIELDED = Subject(
+SEALED_SHIELDED = _exact(
     "the sealed exchange with the exact method and its shield",
-    _builder("sealed", "exact", "linear"),
-    guards=(*_DRAWN, "masks", "shield"),
-    kind="sealed",
-    observers=(seen_by.observe_sums, seen_by.observe_sums),
-    method="exact",
+    "sealed",
+    ("masks", "shield"),
+    "linear",
 )
-PAIRWISE_QUADRATIC = Subject(
+PAIRWISE_QUADRATIC = _exact(
     "the article's exchange with the exact method and its quadratic shield",
-    _builder("pairwise", "exact", "quadratic"),
-    guards=(*_DRAWN, "shield", "quadratic"),
-    kind="pairwise",
-    observers=(seen_by.observe_differences, seen_by.observe_differences),
-    method="exact",
+    "pairwise",
+    ("shield", "quadratic"),
+    "quadratic",
 )
-SEALED_QUADRATIC = Subject(
+SEALED_QUADRATIC = _exact(
     "the sealed exchange with the exact method and its quadratic shield",
-    _builder("sealed", "exact", "quadratic"),
-    guards=(*_DRAWN, "masks", "shield", "quadratic"),
-    kind="sealed",
-    observers=(seen_by.observe_sums, seen_by.observe_sums),
-    method="exact",
+    "sealed",
+    ("masks", "shield", "quadratic"),
+    "quadratic",
 )
 DSGD = Subject("plaintext descent", lambda _, s: Dsgd(s), wire=read_descent)
 TERNARY = Subject("ternary quantisation", lambda _, s: Ternary(s, TERNARY_BOUND), wire=read_descent)

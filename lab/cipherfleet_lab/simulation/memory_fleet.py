@@ -213,7 +213,6 @@ class MemoryFleet:
         """Return the shield of *name*; all nodes are partners of each other."""
         if self.generations is None:
             return None
-        every, roll_call, averaging = self.generations
         names = sorted(self.neighbours)
         partners = {
             index: shared_secret(f"{self.name} shield", name, other)
@@ -221,19 +220,9 @@ class MemoryFleet:
             if other != name
         }
         members = hashlib.sha256(" ".join(names).encode()).digest()
-        own, mean, algorithm = names.index(name), float(len(partners)), self.algorithm
-        is_quadratic = algorithm.shield == "quadratic"
-        return Shield(
-            own,
-            every,
-            roll_call,
-            averaging,
-            members,
-            mean,
-            partners,
-            algorithm.shares,
-            is_quadratic,
-        )
+        own, mean = names.index(name), float(len(partners))
+        size, is_quadratic = self.algorithm.shares, self.algorithm.shield == "quadratic"
+        return Shield(own, *self.generations, members, mean, partners, size, is_quadratic)
 
     def make_agent(self, setup: Setup, state: State) -> Agent:
         """Return the agent of a process that starts; attacks replace parts of it."""

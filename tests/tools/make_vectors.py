@@ -363,6 +363,16 @@ def sealed_vectors() -> Any:
 def parameters_vectors() -> Any:
     sealed = SharedParameters("sealed", 1, 2.0**-24, 0.3, 0.01, 1.0)
     replace = dataclasses.replace
+    shielded = replace(
+        sealed,
+        initial=1.0,
+        decay=0.0,
+        exponent=0.0,
+        exact_scale=0.25,
+        schedule=(208, 10, 32),
+        shield="linear",
+        shares=1.0,
+    )
     cases = {
         "sealed, the defaults": sealed,
         "pairwise": replace(sealed, exchange="pairwise"),
@@ -375,25 +385,9 @@ def parameters_vectors() -> Any:
         "the method statistics": replace(
             sealed, initial=1.0, decay=0.0, exponent=0.0, exact_scale=1.0, exact_method="statistics"
         ),
-        "the exact method with a shield": replace(
-            sealed,
-            initial=1.0,
-            decay=0.0,
-            exponent=0.0,
-            exact_scale=0.25,
-            schedule=(208, 10, 32),
-            shield="linear",
-            shares=1.0,
-        ),
+        "the exact method with a shield": shielded,
         "the exact method with the quadratic shield": replace(
-            sealed,
-            initial=1.0,
-            decay=0.0,
-            exponent=0.0,
-            exact_scale=0.25,
-            schedule=(208, 10, 32),
-            shield="quadratic",
-            shares=4.0,
+            shielded, shield="quadratic", shares=4.0
         ),
         "the exact method with a mean residual": replace(
             sealed,

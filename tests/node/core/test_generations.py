@@ -52,6 +52,7 @@ from tests.support.memory_fleet import (
     rejections,
     ring,
     star,
+    start_all,
 )
 from tests.tools import explore_generations, generation_faults
 
@@ -72,8 +73,7 @@ def fleet(
 
 def started(rounds: int, **more: Any) -> MemoryFleet:
     running = fleet(rounds, **more)
-    for name in running.seats:
-        running.start(name)
+    start_all(running)
     return running
 
 
@@ -204,8 +204,7 @@ def test_an_encrypted_fleet_with_the_quadratic_shield_equals_one_in_plaintext() 
 
 def test_the_quadratic_shield_changes_only_with_the_participants() -> None:
     running = quadratic(600, sealed=False)
-    for name in running.seats:
-        running.start(name)
+    start_all(running)
     run_to(running, "n00", PLAN[1] - 1)
     assert shielded(running, "n00") == []
     run_to(running, "n00", 40)
@@ -224,8 +223,7 @@ def test_the_quadratic_shield_changes_only_with_the_participants() -> None:
 
 def test_a_node_that_has_lost_its_state_has_no_quadratic_shield_until_it_is_listed_again() -> None:
     running = quadratic(300, sealed=False)
-    for name in running.seats:
-        running.start(name)
+    start_all(running)
     run_to(running, "n00", 60)
     running.kill("n02")
     running.lose_state("n02")
@@ -383,8 +381,7 @@ def test_a_node_that_enters_hardly_disturbs_its_neighbours(
         edges, readings(edges), SQUARES, algorithm,
         generations=(150, 6, 32), sealed=sealed, encrypted=False, seed=3,
     )  # fmt: skip
-    for name in running.seats:
-        running.start(name)
+    start_all(running)
     run_to(running, "n00", 100)
     others = ["n00", "n01", "n03", "n04"]
     before = running.seats["n00"].reported[-1].number
@@ -423,8 +420,7 @@ def test_a_node_that_listens_does_not_answer_a_roster_of_two() -> None:
         return message
 
     running.tap = watch
-    for name in running.seats:
-        running.start(name)
+    start_all(running)
     run_to(running, "n00", 40)
     running.kill("n03")
     running.kill("n02")
@@ -474,8 +470,7 @@ def test_a_node_that_dies_in_every_averaging_keeps_the_others_from_few_generatio
         edges, readings(edges), SQUARES, algorithm,
         generations=(every, roll_call, averaging), encrypted=False, seed=3,
     )  # fmt: skip
-    for name in running.seats:
-        running.start(name)
+    start_all(running)
     applied: set[int] = set()
     while True:
         k = state_of(running, "n00").round

@@ -326,7 +326,7 @@ def test_the_error_of_real_readings_is_near_that_of_the_reference(
 def test_the_error_of_a_fleet_with_a_shield_is_near_that_of_real_agents(
     shield: ShieldName, tmp_path: Path
 ) -> None:
-    """Shares are drawn by chance, so the error differs by a small factor; without, by a large one.
+    """Shares are random, so the error differs by a small factor; without them, by a large one.
 
     Over 6 seeds of the agents the ratio was between 0.4 and 2.0 at this round.
     """

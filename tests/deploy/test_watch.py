@@ -81,7 +81,7 @@ ticks = count(1)
 def health(name: str = "n1", epoch: int = 5, **fields: Any) -> Health:
     result = Health(
         FLEET, name, epoch, next(ticks), "collecting", 12, 250_000, 1, 3,
-        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, [], 0, None, 51,
+        {"signature": 2, "topic": 1}, {"late_answer": 9}, 3, 8, 40, [], 0, None, 51, 2,
     )  # fmt: skip
     return msgspec.structs.replace(result, **fields)
 
@@ -119,6 +119,7 @@ def test_a_row_holds_what_a_node_has_reported() -> None:
         node="n1", state="ready", stale=False, age_s=2.0, epoch=5, phase="collecting", round=12,
         round_ms=250.0, silent=1, missed=3, rejected=3, pool=3, pool_size=8, temperature_c=51,
         unanswered_s=0, settled=None, refusals={"signature": 2, "topic": 1}, left_out=[],
+        generation=2,
     )  # fmt: skip
     assert cells(row(status, now=2.0)) == (
         "n1", "ready", "5", "12", "250.0", "1", "3", "3/8", "51", "2.0 s ago", "good",

@@ -616,6 +616,7 @@ def health(number: int, round_s: float) -> Health:
         unanswered_s=0,
         settled=None,
         temperature=None,
+        generation=None,
     )
 
 

@@ -166,6 +166,7 @@ class ExchangeScenario:
             0,
             None,
             None,
+            None,
         )
         number = self.agent.round_number
         counts = {"topic": self.chance.randrange(99)}

@@ -155,7 +155,7 @@ class Target:
         """What *name* tells the operator, brought to the node by its broker."""
         counts = {"signature": 3, "stale_epoch": 1}
         health = Health(
-            FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, [], 0, None, 51
+            FLEET, name, 1, 9, "reading", 3, 2500, 1, 2, counts, {}, 4, 8, 1, [], 0, None, 51, 3
         )
         payload = encode(health, self._fleet.identities[name])
         return Frame(TARGET, topic_of(health), payload, health)
@@ -391,6 +391,7 @@ class Mutator:
                 | "unanswered_s"
                 | "scale"
                 | "settled"
+                | "generation"
             ):
                 near = [-321, -320, 320, 65_535, 65_536]
                 odd = [None, True, 0, 1, 999, 2**40, MAX_COUNTER]
@@ -526,7 +527,7 @@ def long_health(chance: random.Random) -> Health:
     names = ["".join("abcdefghij"[int(d)] for d in f"{number:032}") for number in range(2500)]
     counts = dict.fromkeys(names[: length(chance, MAX_REASONS, 2500)], MAX_COUNTER)
     left_out = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
-    rest = counts, counts, 4, 8, 1, left_out, 0, None, 51
+    rest = counts, counts, 4, 8, 1, left_out, 0, None, 51, MAX_COUNTER
     return Health(FLEET, "", 1, 9, "reading", 3, 25, 1, 2, *rest)
 
 

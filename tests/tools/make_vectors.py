@@ -481,9 +481,10 @@ def wire_messages() -> dict[str, Message]:
             30,
             True,
             47,
+            2,
         ),
         "health of a node that has just begun": Health(
-            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, [], 0, None, None
+            "fleet", "a", 7, 1, "starting", 0, 0, 0, 0, {}, {}, 0, 0, 0, [], 0, None, None, None
         ),
         "largest numbers": query_of("fleet", "a", MOST, MOST),
         "membership": membership,

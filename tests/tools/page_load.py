@@ -100,7 +100,7 @@ class Flood:
         number, place = divmod(self.sent, len(self._names))
         return Health(
             FLEET, self._names[place], 5, number, "collecting", number, 250_000 + place, place % 2,
-            3, {"signature": 2}, {}, 3, 8, 40, [], 0, number % 2 == 0, 51,
+            3, {"signature": 2}, {}, 3, 8, 40, [], 0, number % 2 == 0, 51, None,
         )  # fmt: skip
 
     def _publish(self, message: Message, *, retain: bool = False) -> None:

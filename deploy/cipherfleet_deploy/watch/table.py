@@ -78,6 +78,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     refused: int = 0  # messages under its name with a wrong signature or an invalid content
     refusals: dict[str, int] | None = None  # messages that it has refused, by reason
     left_out: list[str] | None = None  # neighbours that it does not ask, see node/PROTOCOL.md
+    generation: int | None = None  # that gave it its shares; 0: it has none; None also: no shield
 
     @property
     def standing(self) -> str:
@@ -229,6 +230,7 @@ class FleetStatus:
             settled=health.settled,
             temperature_c=health.temperature,
             unanswered_s=health.unanswered_s,
+            generation=health.generation,
         )
 
     def _state_before_messages(self, name: str) -> str:

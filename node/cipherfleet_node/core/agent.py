@@ -189,6 +189,14 @@ class Agent:
         return None if self._setup.algorithm.until is None else self._state.level > 0
 
     @property
+    def generation(self) -> int | None:
+        """The generation that gave it its shares; 0: it has none, None: there is no shield."""
+        if self._setup.shield is None:
+            return None
+        own = self._state.generation
+        return own.number if own.has_share else 0
+
+    @property
     def has_answer(self) -> bool:
         """True while the estimate is the agreed answer, by the node's own measure (settling.py).
 
@@ -475,7 +483,7 @@ class Agent:
         assert record is not None
         self._phase = next_phase(self._phase, Trigger.OPEN)
         self._opened = now
-        asked = record.roster or sorted(self.neighbours.askable)
+        asked = record.roster or sorted(self.neighbours.askable - set(record.aside))
         known = [name for name in asked if name in self._setup.neighbours]
         yield from self._collect(record, known, now)
         yield from self._take_reading()
@@ -493,7 +501,8 @@ class Agent:
         k = self._state.round
         rounds = self.claims.rounds
         there = [n for n in self.neighbours.askable if rounds[n] < k + HISTORY_ROUNDS]
-        return self.roster.choose(self.entry.entered(there, self._state), k)
+        tries = not self.opener.generations.is_averaging_at(k)
+        return self.roster.choose(self.entry.entered(there, self._state), k, tries=tries)
 
     def _draw_again_if_wanted(self, now: float) -> None:
         if self._must_draw:
@@ -654,7 +663,7 @@ class Agent:
         known = self._state.neighbours[sender]
         changed = msgspec.structs.replace(known, round=self.claims.rounds[sender])
         self._state = progress.knowing(self._state, sender, changed)
-        self.opener.hear(query)
+        self.opener.hear(query, is_aside=self.roster.sets_aside(sender))
         self.settling.record(sender, query.settled)
         if not is_possible:
             raise RemoteProtocolError("far_round", f"{sender!r} claims a round out of reach")
@@ -709,8 +718,10 @@ class Agent:
 
     def _receive_answer(self, answer: Answer, current: Round, now: float) -> Iterator[Effect]:
         name = answer.sender
+        record = self._state.open_record
         is_asked = self._setup.exchange.sealed or name in current.roster
-        if not is_asked and self.roster.has_missed(name):
+        has_no_term = record is not None and name in record.aside
+        if not is_asked and (has_no_term or self.roster.has_missed(name)):
             yield Surplus(name, "late_answer")  # its answers were missing or out of range
             return
         if not self.collector.receive(answer):

@@ -208,13 +208,14 @@ class Answerer:
         return ciphertexts
 
     def _averaged(self, query: Query, record: RoundRecord) -> list[bytes]:
-        """Return the answer to the averaged vector: nothing is added unless both average it.
+        """Return the answer to the averaged vector.
 
-        Then the term is missing at both ends.
+        Nothing is added unless both average it and this node asks the other one too: so the term
+        is missing at both ends.
         """
         exchange, asker, second = self._setup.exchange, query.sender, query.second
         exchange.check(query)  # both parts, before any modular exponentiation is spent on one
-        if record.averaging != query.averaging:
+        if record.averaging != query.averaging or asker in record.aside:
             return exchange.blank(second)
         exchange.check(second)
         randomness = RoundRandomness(record.seed).second()

@@ -6,14 +6,16 @@ wrong. In a *generation* the participants correct it together. They also give sh
 to those that have none (see `shield.py`). Generation g = 1, 2, ... begins at `first_round(g)`.
 
 1. **Roll call**, in the rounds before. A node sets its own bit in the first half. It takes over the
-   bits of its neighbours only if its own is set, so every list is connected.
+   bits of its neighbours only if its own is set, so every list is connected. It takes none from
+   neighbours that it has set aside (see `roster.py`): one that does not answer is not listed.
 2. **The vector.** A node that reaches the first round by a regular step, with its bit set, takes
    the list as it is. The generation's name is a digest of its number, the list and the members of
    the fleet. The vector v is the ledger plus fresh shares of this name: they hide the ledger.
 3. **Averaging.** For `averaging` rounds v is averaged beside the estimate, in the same messages. A
-   term of v exists only between nodes with the same name. Otherwise both ends add nothing.
-4. **Vote.** A node votes if in each of these rounds all that it answered is counted in its own
-   term, and none of the rounds was jumped over. A vote is never withdrawn.
+   term of v exists only between nodes with the same name that ask each other. Otherwise both ends
+   add nothing. These rounds ask none of those set aside.
+4. **Vote.** A node votes if in each of these rounds all that it asked and answered is counted in
+   its own term, and none of the rounds was jumped over. A vote is never withdrawn.
 5. **Application.** A node that sees the votes of all participants, at any round before the next
    generation, subtracts v from its ledger. It does so in small steps, which disturb the estimates
    less, and is ready before the next generation. All votes together say that no term of v was
@@ -40,7 +42,8 @@ generations, after f failures in a row. So a node that crashes again and again d
 others from correcting their sum.
 
 Source: docs/explanation/generations.md; checked by
-test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient.
+test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient and
+test_a_member_that_never_answers_stops_no_generation.
 """
 
 from __future__ import annotations
@@ -71,14 +74,17 @@ class Generations:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._heard: dict[str, tuple[int, GenerationNote]] = {}  # by neighbour: round and note
+        self._aside: set[str] = set()  # neighbours whose lists do not count
         self._repeats = 0
 
     # -- what the agent asks --------------------------------------------------------------------
 
-    def hear(self, query: Query) -> None:
+    def hear(self, query: Query, *, is_aside: bool) -> None:
         """Keep what *query* says; it counts when the next round is opened."""
-        if self._setup.shield is not None and query.generation is not None:
-            self._heard[query.sender] = query.round, query.generation
+        if self._setup.shield is None or query.generation is None:
+            return
+        self._heard[query.sender] = query.round, query.generation
+        (self._aside.add if is_aside else self._aside.discard)(query.sender)
 
     def note(self, state: State, record: RoundRecord) -> GenerationNote | None:
         """Return what the query of *record* says of generations."""
@@ -103,6 +109,14 @@ class Generations:
         if can_vote:
             self._repeats += 1
         return bool(can_vote)
+
+    def is_averaging_at(self, round_number: int) -> bool:
+        """True if a generation may average its vector in *round_number*."""
+        shield = self._setup.shield
+        number = self._latest(shield, round_number) if shield else 0
+        if shield is None or not number:
+            return False
+        return round_number < self.first_round(shield, number) + shield.averaging
 
     def averaged(self, state: State) -> tuple[bytes, list[int]]:
         """Return the name and the vector, in resolutions, that the next round averages, if any."""
@@ -301,8 +315,8 @@ class Generations:
             fresh = fresh if own.has_share else _union(fresh, _bit(shield.index))
         if shield.index not in indices(listed):
             return state
-        for round_number, note in self._heard.values():
-            if begins <= round_number < first:
+        for name, (round_number, note) in self._heard.items():
+            if begins <= round_number < first and name not in self._aside:
                 listed, fresh = _union(listed, note.listed), _union(fresh, note.fresh)
         return _changed(state, listed=listed, fresh=_within(fresh, listed))
 
@@ -343,9 +357,9 @@ class Generations:
 
 
 def _is_counted_at_both_ends(record: RoundRecord, name: bytes) -> bool:
-    """True if all that *record* answered are counted in it, and it averages *name*."""
+    """True if *record* averages *name*, and counts all whose answer had a term of its vector."""
     counted = set(record.counted) if record.outcome == "coupled" else set()
-    return record.averaging == name and record.answered.keys() <= counted
+    return record.averaging == name and record.answered.keys() - set(record.aside) <= counted
 
 
 def _changed(state: State, **changes: object) -> State:

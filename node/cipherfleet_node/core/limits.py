@@ -123,4 +123,5 @@ def _longest_health(names: list[str]) -> Health:
         unanswered_s=number,
         settled=False,
         temperature=-273,
+        generation=MAX_ROUND,
     )

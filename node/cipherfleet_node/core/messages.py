@@ -282,6 +282,7 @@ class Health(Message, frozen=True):
     unanswered_s: int  # without an answer, although neighbours speak; 0: no such alert
     settled: bool | None  # None: the fleet has no accuracy to reach
     temperature: int | None  # of the processor, whole degrees Celsius; None: not reported
+    generation: int | None  # the one that gave it its shares; 0: it has none; None: no shield
 
 
 _ID_CHARACTERS = (string.ascii_letters + string.digits + "-_").encode()

@@ -109,6 +109,7 @@ class Opener:
             averaging=averaging,
             averaged=averaged,
             second=second,
+            aside=sorted(setup.neighbours.keys() - set(asked)) if averaging else [],
             listens=state.listens > 0,
         )
         return progress.opened(state, record, estimate)
@@ -209,14 +210,16 @@ class Opener:
         curvature = self._metric.curvature.at(start, state.round, randomness)
         return agreement.logarithm(curvature, self._setup.algorithm.metric)
 
-    def hear(self, query: Query) -> None:
+    def hear(self, query: Query, *, is_aside: bool) -> None:
         """Take in what *query* says of generations, and its exponent of c0.
+
+        *is_aside* is true of a sender that this node has set aside; see `roster.py`.
 
         The exponent counts from the round after that of *query* on.
 
         So two runs with the same random choices use the same c0, whichever query comes first.
         """
-        self.generations.hear(query)
+        self.generations.hear(query, is_aside=is_aside)
         if query.scale is None:
             return
         waiting = self._heard.setdefault(query.sender, {})

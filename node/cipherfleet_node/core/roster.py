@@ -14,6 +14,9 @@ which. The node then leaves out half of the roster. If the others open, the faul
 half that is left out; otherwise the halves change places. After some rounds a part of those left
 out is asked again. So in the end one neighbour is left out, and the log and the health report name
 it. A roster of fewer than four is not divided: both halves need two members.
+
+A neighbour is *set aside* while it has m > 1 misses or is left out. Some rounds try nothing: they
+ask none of those set aside, unless there are too few others.
 """
 
 from __future__ import annotations
@@ -40,15 +43,29 @@ class Roster:
         self._trial_at = 0  # the round of the next trial
         self._trials = 0
 
-    def choose(self, candidates: Iterable[str], round_number: int) -> list[str]:
-        """Return the sorted names to ask in *round_number*, out of *candidates*."""
-        if self.left_out and not self._on_trial and round_number >= self._trial_at:
+    def choose(
+        self, candidates: Iterable[str], round_number: int, *, tries: bool = True
+    ) -> list[str]:
+        """Return the sorted names to ask in *round_number*, out of *candidates*.
+
+        A round that *tries* nothing asks none of those set aside, unless there are too few others.
+        """
+        if tries and self.left_out and not self._on_trial and round_number >= self._trial_at:
             self._on_trial = _first_half(self.left_out)
-        usable = sorted(set(candidates) - (self.left_out - self._on_trial))
-        due = [name for name in usable if round_number % self._interval(name) == 0]
+        on_trial = self._on_trial if tries else frozenset()
+        usable = sorted(set(candidates) - (self.left_out - on_trial))
+        due = [
+            name
+            for name in usable
+            if not self._pauses(name) or (tries and self._is_due(name, round_number))
+        ]
         others = [name for name in usable if name not in due]
         others.sort(key=lambda name: self._misses[name])  # stable: the same on every machine
         return sorted([*due, *others[: max(self._least - len(due), 0)]])
+
+    def sets_aside(self, name: str) -> bool:
+        """True if *name* is asked in some rounds at most."""
+        return name in self.left_out or self._pauses(name)
 
     def has_missed(self, name: str) -> bool:
         """True if *name* has misses left."""
@@ -105,9 +122,11 @@ class Roster:
         self.left_out = names
         self._trial_at = round_number + FIRST_TRIAL
 
-    def _interval(self, name: str) -> int:
-        misses = self._misses.get(name, 0)
-        return 1 if misses < 2 else 1 << (misses + 1)
+    def _pauses(self, name: str) -> bool:
+        return self._misses.get(name, 0) > 1
+
+    def _is_due(self, name: str, round_number: int) -> bool:
+        return round_number % (1 << (self._misses.get(name, 0) + 1)) == 0
 
 
 def _first_half(names: frozenset[str]) -> frozenset[str]:

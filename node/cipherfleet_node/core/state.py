@@ -40,6 +40,7 @@ class RoundRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     averaging: bytes = b""  # the generation whose vector the query carries
     averaged: list[int] = []  # that vector, in resolutions
     second: list[bytes] = []  # its ciphertexts
+    aside: list[str] = []  # neighbours without a term of that vector: the round does not ask them
     listens: bool = False  # the node moves by its term, its neighbours do not; see `listening.py`
 
     def __repr__(self) -> str:

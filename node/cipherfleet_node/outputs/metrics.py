@@ -134,6 +134,9 @@ def _health_metrics(figures: Figures) -> Iterator[Metric]:
     yield _counter("inline_obfuscators", text, health.inline)
     text = "Time without an answer, although neighbours speak; 0 if there is no such alert."
     yield _gauge("unanswered_seconds", text, health.unanswered_s)
+    if health.generation is not None:
+        text = "Generation that gave the node its shares; 0 if it has none."
+        yield _gauge("generation", text, health.generation)
     if health.temperature is not None:
         text = "Temperature of the processor, in whole degrees."
         yield _gauge("processor_temperature_celsius", text, health.temperature)

@@ -60,6 +60,7 @@ class Telemetry:
         self._spoiled = 0  # consecutive rounds whose sealed answers did not open together
         self._is_lost = False  # neither this node nor a neighbour knows its round
         self._left_out: tuple[str, ...] = ()  # neighbours that are not asked any more
+        self._generation: int | None = None  # as in the latest health report
         self._health_at = 0.0
         self._reports = 0  # number of health reports since the start
         self.connections = 0  # with the broker, since the start
@@ -175,6 +176,23 @@ class Telemetry:
         else:
             log.info("round %d: all neighbours are asked again", closed.number)
 
+    def _noted_generation(self, agent: Agent) -> int | None:
+        """Return the figure for the health report, and log that it has changed."""
+        number = agent.generation
+        if number == self._generation:
+            return number
+        if number:
+            text = "round %d: this node has the shares of generation %d"
+            log.info(text, agent.round_number, number)
+        elif self._generation:
+            log.warning(
+                "round %d: this node has no shares any more, and goes on without its own gradient "
+                "until it takes part in a generation that is applied",
+                agent.round_number,
+            )
+        self._generation = number
+        return number
+
     def _unanswered_s(self, now: float) -> int:
         """Return the figure for the health report, and log its begin and its end."""
         if self._config.is_idle_leaf:  # it asks no neighbour
@@ -243,6 +261,7 @@ class Telemetry:
             settled=agent.is_settled,
             temperature=processor_temperature(config.source),
             unanswered_s=self._unanswered_s(time.monotonic()),
+            generation=self._noted_generation(agent),
         )
 
     def figures(self, health: Health, agent: Agent, link: Link) -> Figures:

@@ -101,6 +101,7 @@ messages = st.one_of(
         counters,
         st.none() | st.booleans(),
         degrees,
+        st.none() | counters,
     ),
 )
 
@@ -474,6 +475,7 @@ def test_the_longest_health_is_short() -> None:
         0,
         False,
         99,
+        MAX_COUNTER,
     )
     counters = ("number", "round", "round_us", "silent", "missed", "pool", "pool_size", "inline")
     health = msgspec.structs.replace(base, **dict.fromkeys(counters, MAX_COUNTER))

@@ -50,6 +50,7 @@ HEALTH = Health(
     unanswered_s=0,
     settled=False,
     temperature=51,
+    generation=3,
 )
 FIGURES = Figures(
     health=HEALTH,
@@ -143,6 +144,7 @@ def test_the_page_has_the_counts_and_durations_of_the_health_report(page: Metric
         ("pool_size_obfuscators",): 8.0,
         ("inline_obfuscators_total",): 6.0,
         ("unanswered_seconds",): 0.0,
+        ("generation",): 3.0,
         ("processor_temperature_celsius",): 51.0,
         ("broker_reconnects_total",): 2.0,
         ("sent_messages_total",): 100.0,
@@ -158,6 +160,7 @@ def test_every_field_of_the_health_report_is_on_the_page_or_names_the_report() -
     assert names == set(Health.__struct_fields__) - {
         *("phase", "round", "round_us", "silent", "missed", "rejected", "surplus", "pool"),
         *("pool_size", "inline", "left_out", "unanswered_s", "settled", "temperature"),
+        "generation",
     }
 
 

@@ -3,8 +3,9 @@
     python -m tests.tools.generation_faults --schedules 1000
 
 A schedule draws a graph, an exchange and faults: lost messages, crashes with and without the state,
-crashes between a save and a message, old copies of a state, a partition, and a node that dies in
-every averaging. Schedules of odd numbers have the quadratic shield. The real agents run over links
+crashes between a save and a message, old copies of a state, a partition, a node that dies in
+every averaging, and one that does not answer some of its neighbours. Schedules of odd numbers have
+the quadratic shield. The real agents run over links
 in memory, without encryption and without dither, so every sum is exact. Then the faults end, and
 the fleet runs through HEALING generations.
 
@@ -38,7 +39,7 @@ import pytest
 from cipherfleet_lab.simulation.memory_fleet import Faults
 from cipherfleet_node.core import progress
 from cipherfleet_node.core.generations import Generations, indices
-from cipherfleet_node.core.messages import GenerationNote, Message
+from cipherfleet_node.core.messages import Answer, GenerationNote, Message
 from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.core.state import Change, Pending, State
 from cipherfleet_node.settings.sections import Algorithm, Stepsize
@@ -151,6 +152,7 @@ class Schedule:
     loss: float
     looper: str | None
     sides: set[str]  # cut off from the others for a while
+    unanswered: set[tuple[str, str]]  # links whose first node never answers the second
 
     @classmethod
     def draw(cls, seed: int, *, is_long: bool = False) -> Schedule:
@@ -168,9 +170,9 @@ class Schedule:
         sides = set(chance.sample(everyone, len(everyone) // 2)) if chance.random() < 0.3 else set()
         looper = chance.choice(everyone) if chance.random() < 0.2 else None
         loss = chance.choice([0.0, 0.0, 0.01, 0.05])
-        return cls(
-            seed, chance.random() < 0.5, edges, (every, roll_call, averaging), loss, looper, sides
-        )
+        sealed, plan = chance.random() < 0.5, (every, roll_call, averaging)
+        unanswered = _unanswered(graph, chance) if chance.random() < 0.3 else set()
+        return cls(seed, sealed, edges, plan, loss, looper, sides, unanswered)
 
 
 def _graph(chance: random.Random) -> Edges:
@@ -180,6 +182,13 @@ def _graph(chance: random.Random) -> Edges:
         degrees = Counter(name for edge in edges for name in edge)
         if min(degrees.values()) >= 2:
             return edges
+
+
+def _unanswered(graph: nx.Graph, chance: random.Random) -> set[tuple[str, str]]:
+    """The links from one node to all of its neighbours, or to some."""
+    mute = chance.choice(sorted(graph))
+    others = sorted(graph.neighbors(mute))
+    return {(mute, other) for other in chance.sample(others, chance.randint(1, len(others)))}
 
 
 @dataclass
@@ -252,7 +261,8 @@ def _faulty(fleet: MemoryFleet, schedule: Schedule) -> None:
     cut = sorted(chance.sample(range(end), 2)) if schedule.sides else [0, 0]
     while _round(fleet) < end and fleet.now < WITHIN_S / 2:
         k = _round(fleet)
-        fleet.tap = _partition(schedule.sides) if cut[0] <= k < cut[1] else None
+        is_cut = cut[0] <= k < cut[1]
+        fleet.tap = _losing(schedule.sides if is_cut else set(), schedule.unanswered)
         _crash(fleet, chance, down)
         is_averaging = k >= roll_call and (k - roll_call) % every < averaging + 2
         if schedule.looper and is_averaging and chance.random() < 0.2:
@@ -293,11 +303,12 @@ def _kill(fleet: MemoryFleet, name: str, down: dict[str, float], back: float) ->
         down[name] = back
 
 
-def _partition(side: set[str]) -> Any:
-    """A tap that lets nothing pass between *side* and the others."""
+def _losing(side: set[str], unanswered: set[tuple[str, str]]) -> Any:
+    """A tap that lets nothing pass between *side* and the others, and no answer on *unanswered*."""
 
     def tap(sender: str, receiver: str, message: Message) -> Message | None:
-        return message if (sender in side) == (receiver in side) else None
+        is_lost = isinstance(message, Answer) and (sender, receiver) in unanswered
+        return message if (sender in side) == (receiver in side) and not is_lost else None
 
     return tap
 

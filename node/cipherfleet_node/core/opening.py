@@ -99,17 +99,19 @@ class Opener:
         with setup.trace.span("encrypt", k):
             ciphertexts = setup.exchange.query(quantised)
             second = setup.exchange.query(averaged) if averaging else []
+        roster = setup.exchange.roster(asked)
+        with_term = roster if setup.exchange.sealed else asked
         record = RoundRecord(
             number=k,
             draw=self._draw_name(state, randomness.seed),
             quantised=quantised,
             seed=randomness.seed,
             query=ciphertexts,
-            roster=setup.exchange.roster(asked),
+            roster=roster,
             averaging=averaging,
             averaged=averaged,
             second=second,
-            aside=sorted(setup.neighbours.keys() - set(asked)) if averaging else [],
+            aside=sorted(setup.neighbours.keys() - set(with_term)) if averaging else [],
             listens=state.listens > 0,
         )
         return progress.opened(state, record, estimate)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -57,19 +58,24 @@ def validate(data: Any, kind: Any) -> tuple[Any, list[TypeMismatch]]:
     The value has placeholders at the paths of the errors and must not be used there. It is None if
     the data cannot be repaired.
     """
-    info = inspect.type_info(kind)
     found: list[TypeMismatch] = []
     for _ in range(2 * MAX_MISFITS):
         try:
             return msgspec.convert(data, kind, strict=True), found
         except msgspec.ValidationError as error:
-            mismatch, data = _repaired(str(error), data, kind, info)
+            mismatch, data = _repaired(str(error), data, kind, _info_of(kind))
         known = [place for earlier in found for place in earlier.invalid_paths]
         if not any(overlaps(mismatch.path, place) for place in known):
             found.append(mismatch)
         if len(found) == MAX_MISFITS:
             break
     return None, found
+
+
+@cache
+def _info_of(kind: Any) -> inspect.Type:
+    """Describe *kind*; that takes far longer than a conversion, and only errors need it."""
+    return inspect.type_info(kind)
 
 
 def overlaps(one: Path_, other: Path_) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cipherfleet_node.core.events import Setup
@@ -23,9 +24,9 @@ ACCURACY = 1e-4
 
 
 def fleet(rounds: int | None = 1000, period_s: float | None = None, **more: Any) -> MemoryFleet:
-    settings: dict[str, Any] = {"sealed": True, "leaves_open": True, **more}
+    options: dict[str, Any] = {"sealed": True, "leaves_open": True, "encrypted": False, **more}
     algorithm = Algorithm(rounds=rounds, period_s=period_s, until=Until(accuracy=ACCURACY))
-    return MemoryFleet(six(), readings(six()), section(), algorithm, seed=3, **settings)
+    return MemoryFleet(six(), readings(six()), section(), algorithm, seed=3, **options)
 
 
 def coupled(running: MemoryFleet) -> list[int]:
@@ -35,17 +36,16 @@ def coupled(running: MemoryFleet) -> list[int]:
 # -- levels -------------------------------------------------------------------------------------
 
 
-@given(st.integers(2, 9), st.integers(0, 99), st.data())
-def test_a_level_above_the_diameter_means_that_all_are_settled(
-    size: int, seed: int, data: st.DataObject
-) -> None:
+@settings(max_examples=50)
+@given(st.integers(2, 9), st.integers(0, 10**6))
+def test_a_level_above_the_diameter_means_that_all_are_settled(size: int, seed: int) -> None:
     """In every round a node may have seen the levels of this round or of the one before."""
-    edges = random_graph(size, seed)
+    edges, chance = random_graph(size, seed), random.Random(f"levels {seed}")
     plain = fleet_of(edges, rounds=None, period_s=1.0)
     until = msgspec.structs.replace(plain.algorithm, until=Until(accuracy=1.0))
     settlings = {name: Settling(setup_of(plain, name, until)) for name in plain.seats}
     states = {name: first_state("f", name, b"", 1, 0) for name in plain.seats}
-    settled_from = {name: data.draw(st.integers(0, 12)) for name in plain.seats}
+    settled_from = {name: chance.randint(0, 12) for name in plain.seats}
     for k in range(40):
         before = states
         states = {}
@@ -53,7 +53,7 @@ def test_a_level_above_the_diameter_means_that_all_are_settled(
             calm = CALM_ROUNDS if k >= settled_from[name] else 0
             near = plain.neighbours[name]
             for other in near:
-                is_new = other in states and data.draw(st.booleans())
+                is_new = other in states and chance.random() < 0.5
                 settlings[name].record(other, (states if is_new else before)[other].level)
             states[name] = settlings[name].levelled(msgspec.structs.replace(state, calm=calm), near)
         over = [name for name, state in states.items() if settlings[name].is_over(state)]
@@ -85,7 +85,7 @@ def test_a_round_is_calm_if_all_its_distances_are_known_and_small(
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "pairwise"])
 def test_a_fleet_ends_by_itself_when_all_have_the_accuracy(sealed: bool) -> None:
-    running = fleet(sealed=sealed)
+    running = fleet(sealed=sealed, encrypted=True)
     running.run()
     assert max(coupled(running)) < 300
     assert errors(running).max() < ACCURACY
@@ -93,10 +93,8 @@ def test_a_fleet_ends_by_itself_when_all_have_the_accuracy(sealed: bool) -> None
 
 
 def test_an_average_ends_by_itself_too() -> None:
-    plain = fleet_of(ring(6), rounds=1000, sealed=True)
-    algorithm = msgspec.structs.replace(plain.algorithm, until=Until(accuracy=ACCURACY))
-    running = fleet_of(ring(6), rounds=1000, sealed=True)
-    running.algorithm = algorithm
+    running = fleet_of(ring(6), rounds=1000, sealed=True, encrypted=False)
+    running.algorithm = msgspec.structs.replace(running.algorithm, until=Until(accuracy=ACCURACY))
     running.run()
     last = np.array([seat.reported[-1].estimate for seat in running.seats.values()])
     assert max(coupled(running)) < 300
@@ -116,7 +114,7 @@ def test_a_fleet_with_a_period_waits_for_it_only_once_it_has_settled() -> None:
 
 @pytest.mark.parametrize(("lie", "ends"), [(0, False), (60_000, True)])
 def test_a_false_level_ends_no_fleet_early(lie: int, ends: bool) -> None:
-    running = fleet(rounds=400, tap=lying_in_queries("n03", settled=lie))
+    running = fleet(rounds=310, tap=lying_in_queries("n03", settled=lie))
     running.run()
     honest = [seat for name, seat in running.seats.items() if name != "n03"]
     rounds = [seat.saved.coupled for seat in honest if seat.saved is not None]
@@ -147,15 +145,21 @@ def test_without_until_a_node_knows_by_itself_that_it_has_settled_and_the_fleet_
     sealed: bool,
 ) -> None:
     algorithm = Algorithm(period_s=1.0)
-    settings: dict[str, Any] = {"sealed": sealed, "leaves_open": True, "own_accuracy": ACCURACY}
-    running = MemoryFleet(six(), readings(six()), section(), algorithm, seed=3, **settings)
+    options: dict[str, Any] = {"sealed": sealed, "leaves_open": True, "encrypted": False}
+    running = MemoryFleet(
+        six(), readings(six()), section(), algorithm, seed=3, own_accuracy=ACCURACY, **options
+    )
     for name in running.seats:
         running.start(name)
     running.advance(20.0)
     assert not any(has_answers(running))
-    running.advance(600.0)
+    while not all(has_answers(running)) and running.now < 600.0:
+        running.advance(running.now + 10.0)
     assert all(has_answers(running))
     assert errors(running).max() < ACCURACY
+    rounds = len(running.seats["n00"].reported)
+    running.advance(running.now + 10.0)
+    assert len(running.seats["n00"].reported) > rounds
     for seat in running.seats.values():
         assert seat.agent is not None
         assert (seat.agent.state.level, seat.agent.is_settled) == (0, None)
@@ -167,13 +171,14 @@ def has_answers(running: MemoryFleet) -> list[bool]:
 
 
 def test_without_an_accuracy_no_node_has_an_answer() -> None:
-    running = fleet_of(ring(6), rounds=60, sealed=True)
+    running = fleet_of(ring(6), rounds=60, sealed=True, encrypted=False)
     running.run()
     assert not any(has_answers(running))
 
 
 def test_a_leaf_that_asks_nobody_never_has_an_answer() -> None:
-    running = fleet_of([*ring(4), ("n00", "n04")], rounds=None, period_s=1.0, sealed=True)
+    edges, options = [*ring(4), ("n00", "n04")], {"sealed": True, "encrypted": False}
+    running = fleet_of(edges, rounds=None, period_s=1.0, **options)
     running.leaves_open, running.own_accuracy = False, 1.0
     for name in running.seats:
         running.start(name)

@@ -88,7 +88,7 @@ both = pytest.mark.parametrize("sealed", [False, True], ids=["pairwise", "sealed
 @both
 @pytest.mark.parametrize("faults", FAULTS)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("n", [4, 8])
+@pytest.mark.parametrize("n", [4, 6])
 def test_no_graph_and_no_fault_of_the_links_stops_a_fleet(
     shape: str, n: int, faults: str, sealed: bool
 ) -> None:
@@ -482,19 +482,19 @@ def test_a_neighbour_that_skipped_a_round_is_followed(shape: str, n: int, sealed
 
 
 @both
-@pytest.mark.parametrize("away_s", [0.001, 0.2, 3.0])
+@pytest.mark.parametrize("away_s", [0.001, 0.2, 2.0])
 def test_a_node_that_lost_its_state_ends_with_the_others_and_reuses_no_round_number(
     away_s: float, sealed: bool
 ) -> None:
-    fleet = fleet_of(ring(5), rounds=60, period_s=0.1, sealed=sealed)
+    fleet = fleet_of(ring(5), rounds=45, period_s=0.1, sealed=sealed, encrypted=False)
     start_all(fleet)
-    fleet.advance(1.0)
+    fleet.advance(0.5)
     fleet.kill("n00")
-    fleet.advance(1.0 + away_s)
+    fleet.advance(0.5 + away_s)
     fleet.lose_state("n00")
     fleet.start("n00")
     finish(fleet)
-    assert rounds_of(fleet, "n00")[-1] >= 57
+    assert rounds_of(fleet, "n00")[-1] >= 42
     assert np.ptp(fleet.estimates(), axis=0).max() < 0.1
     assert not reused_rounds(fleet)
 
@@ -562,14 +562,14 @@ def test_a_fleet_whose_broker_was_gone_resumes(sealed: bool) -> None:
 
 @both
 def test_a_node_alone_cut_off_comes_back(sealed: bool) -> None:
-    fleet = fleet_of(ring(5), rounds=100, period_s=0.2, sealed=sealed)
+    fleet = fleet_of(ring(5), rounds=70, period_s=0.2, sealed=sealed)
     start_all(fleet)
     fleet.advance(1.0)
     fleet.cut("n03")
-    fleet.advance(15.0)
+    fleet.advance(8.0)
     fleet.connect("n03")
     finish(fleet)
-    assert rounds_of(fleet, "n03")[-1] == 99
+    assert rounds_of(fleet, "n03")[-1] == 69
     assert not reused_rounds(fleet)
 
 
@@ -696,7 +696,7 @@ def garbling(fleet: MemoryFleet, sender: str, receiver: str, spoils: Callable[[i
 
 
 def test_a_node_with_too_few_neighbours_left_holds_its_estimate_and_serves_the_others() -> None:
-    fleet = fleet_of(ring(6), rounds=30, sealed=True)
+    fleet = fleet_of(ring(6), rounds=30, sealed=True, encrypted=False)
     start_all(fleet)
     fleet.advance(0.05)
     fleet.kill("n00")
@@ -756,10 +756,10 @@ def test_a_liar_moves_nobody_beyond_the_rounds_that_fit_in_the_time(
 
     fleet = fleet_of(SHAPES[shape](5), rounds=None, period_s=1.0, tap=boast, sealed=sealed)
     start_all(fleet)
-    fleet.advance(20.0)
+    fleet.advance(10.0)
     shortest_s = 1.0 / PERIODS
     for name in names(5)[1:]:
-        assert agent_of(fleet, name).round_number <= 20.0 / shortest_s + FAR + 1
+        assert agent_of(fleet, name).round_number <= 10.0 / shortest_s + FAR + 1
         assert coupled_of(fleet, name) >= 3
     assert fleet.rejected()["far_round"] > 0
 

@@ -74,11 +74,11 @@ def test_the_exact_fleet_equals_the_plain_reference(spread: float, sealed: bool)
 
 @pytest.mark.parametrize(
     ("spread", "law"),
-    [(0.0, LAWS[0]), *((spread, law) for spread in (0.5, 1.0, 2.0) for law in LAWS)],
+    [(0.0, "uniform"), (0.5, "normal"), (1.0, "uniform"), *((2.0, law) for law in LAWS)],
 )
 def test_every_law_and_spread_leads_to_the_same_optimum(spread: float, law: str) -> None:
     """The slowest is there after 88 rounds. Without a spread every law is the same."""
-    running = fleet(120, spread, law)
+    running = fleet(100, spread, law)
     running.run()
     assert errors(running).max() < 1e-6
 
@@ -112,12 +112,12 @@ def test_duals_end_at_the_negative_gradients() -> None:
 
 
 def test_a_node_that_is_away_and_comes_back_moves_nothing() -> None:
-    running = fleet(300)
+    running = fleet(160)
     for name in running.seats:
         running.start(name)
     run_to(running, "n00", 100)
     running.kill("n02")
-    run_to(running, "n00", 200)
+    run_to(running, "n00", 130)
     rest = [name for name in running.seats if name != "n02"]
     assert errors(running, rest).max() < 1e-6
     running.start("n02")
@@ -130,7 +130,7 @@ def test_a_node_that_lost_its_state_follows_and_keeps_its_old_share_in_force(
     *, sealed: bool
 ) -> None:
     """Also where its neighbours hold meanwhile, because they have no other two neighbours."""
-    running = fleet(300, sealed=sealed)
+    running = fleet(200, sealed=sealed)
     for name in running.seats:
         running.start(name)
     run_to(running, "n00", 100)
@@ -145,7 +145,7 @@ def test_a_node_that_lost_its_state_follows_and_keeps_its_old_share_in_force(
     assert errors(running).max() < 1e-5
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_kills_at_any_effect_leave_the_ledgers_balanced(seed: int) -> None:
     running = fleet(350, faults=Faults(delay_s=(0.001, 0.05)))
     chance = np.random.default_rng(seed)
@@ -236,7 +236,7 @@ def test_the_vector_engine_equals_the_exact_fleet_for_the_same_draws(sealed: boo
 
 def test_followers_end_at_the_optimum_of_the_members() -> None:
     followers = names(6)[1::2]
-    running = fleet(200, followers=followers)
+    running = fleet(150, followers=followers)
     running.run()
     members = [o for name, o in objectives_of(readings(six())).items() if name not in followers]
     best = optimum(members)

@@ -133,7 +133,7 @@ def test_the_statistics_fleet_equals_the_plain_reference(sealed: bool) -> None:
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
 def test_every_spread_leads_to_the_optimum_of_the_exact_method(spread: float) -> None:
-    running = fleet(120, spread)
+    running = fleet(100, spread)
     running.run()
     best = minimise(problems_of(made_readings(12)))
     answers = find_solutions(reported(running)[-1], running.algorithm, RIDGE)
@@ -175,7 +175,7 @@ def test_followers_end_at_the_statistics_of_the_members() -> None:
 
 def test_a_sliding_window_follows_the_moving_optimum() -> None:
     """One reading of every node in 20 rounds, while the parameters drift."""
-    rounds, every, first = 400, 20, 96
+    rounds, every, first = 260, 20, 96
     section = msgspec.structs.replace(RIDGE, window=first)
     samples = made_readings(first + rounds // every + 10, drift=0.004)
     later = {

@@ -89,6 +89,7 @@ class Seat:
     epoch: int = 0
     has_lost_state: bool = False
     stopped_at: float = 0.0
+    next_timer: float | None = None  # for which a TimerFired is on its way
     effects_left: int | None = None  # effects of the next event until the process dies
 
 
@@ -154,9 +155,9 @@ class MemoryFleet:
 
     def advance(self, until_s: float, events: int = 2_000_000) -> None:
         """Process all events up to virtual time *until_s*."""
+        if self._has_ended():
+            return
         for _ in range(events):
-            if all(seat.stopped for seat in self.seats.values()):
-                return
             if not self._heap or self._heap[0][0] > until_s:
                 self.now = max(self.now, until_s)
                 return
@@ -164,13 +165,18 @@ class MemoryFleet:
             seat = self.seats[name]
             if seat.agent is not None and epoch == seat.epoch:
                 self._deliver(name, event)
+                if seat.stopped and self._has_ended():
+                    return
         raise AssertionError("the fleet did not finish within the limit of events")
+
+    def _has_ended(self) -> bool:
+        return all(seat.stopped for seat in self.seats.values())
 
     def start(self, name: str) -> None:
         """Start a new process for *name*, with its saved state."""
         seat = self.seats[name]
         seat.epoch += 1
-        seat.effects_left = None
+        seat.effects_left = seat.next_timer = None
         seat.unread = seat.samples
         first = self.first_rounds.get(name, 0)
         draw = 1000 * (seat.epoch - 1)
@@ -319,9 +325,13 @@ class MemoryFleet:
         agent = seat.agent
         if agent is None or seat.stopped:
             return
-        timer = agent.timer()
-        if isinstance(event, TimerFired) and (timer is None or timer > self.now):
-            return  # the timer has been moved since
+        if isinstance(event, TimerFired):
+            seat.next_timer, timer = None, agent.timer()
+            if timer is None:
+                return
+            if timer > self.now:  # it has been moved since
+                self._wake(name, timer)
+                return
         if isinstance(event, MessageReceived) and not seat.connected:
             return
         for effect in agent.handle(event, self.now):
@@ -333,7 +343,14 @@ class MemoryFleet:
             self._carry_out(name, effect)
         timer = agent.timer()
         if timer is not None and not seat.stopped:
-            self._push(max(timer, self.now), name, TimerFired())
+            self._wake(name, timer)
+
+    def _wake(self, name: str, timer: float) -> None:
+        """Let the timer of *name* fire, unless it will already be looked at by then."""
+        seat, at = self.seats[name], max(timer, self.now)
+        if seat.next_timer is None or at < seat.next_timer:
+            seat.next_timer = at
+            self._push(at, name, TimerFired())
 
     def _carry_out(self, name: str, effect: Effect) -> None:
         seat = self.seats[name]

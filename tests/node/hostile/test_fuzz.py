@@ -25,7 +25,7 @@ from tests.tools.fuzz_frames import (
     topics_of,
 )
 
-FRAMES = 5_000
+FRAMES = 3_000
 
 
 def test_mutated_frames_raise_nothing_and_take_little_memory() -> None:

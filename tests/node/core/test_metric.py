@@ -180,10 +180,10 @@ def test_an_entry_that_never_moves_keeps_the_longest_weight() -> None:
 
 
 def test_moments_survive_a_restart() -> None:
-    running = fleet(120, "diagonal")
+    running = fleet(60, "diagonal")
     for name in running.seats:
         running.start(name)
-    run_to(running, "n00", 60)
+    run_to(running, "n00", 30)
     before = running.seats["n02"].saved
     assert before is not None
     assert before.moments
@@ -192,7 +192,7 @@ def test_moments_survive_a_restart() -> None:
     running.kill("n02")
     running.start("n02")
     running.advance(running.now + 5_000)
-    whole = fleet(120, "diagonal")
+    whole = fleet(60, "diagonal")
     whole.run()
     for name, seat in running.seats.items():
         again, once = seat.reported[-1], whole.seats[name].reported[-1]

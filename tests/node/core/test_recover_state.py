@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -81,6 +82,12 @@ def watched(*, sealed: bool, faults: Faults | None = None) -> list[Seen]:
     ]
 
 
+@cache
+def watched_sealed() -> list[Seen]:
+    """A sealed run with all guards on."""
+    return watched(sealed=True)
+
+
 def far_below(difference: FloatVector) -> bool:
     """Whether *difference* is small against the states, which are of order 2^26."""
     return bool(np.abs(difference).max() < 2**12)
@@ -111,7 +118,7 @@ def test_a_pairwise_run_with_dither_shows_no_state_for_certain() -> None:
 
 
 def test_a_sealed_run_shows_the_sum_and_nothing_of_one_neighbour() -> None:
-    for seen in watched(sealed=True):
+    for seen in watched_sealed():
         assert recover(seen.view) == {}
         for name in seen.states:
             assert opened(seen.view, [name]) is None
@@ -141,7 +148,7 @@ def test_what_a_sealed_answer_holds_says_nothing_of_the_state_beyond_the_sum() -
     """Each answer by itself is a number uniform below n, whatever its sender's state."""
     places: list[float] = []
     signs: list[tuple[float, float]] = []
-    for seen in watched(sealed=True):
+    for seen in watched_sealed():
         guess = guess_from_sum(seen.view)
         assert guess is not None
         for name, ciphertexts in seen.view.answers.items():
@@ -158,7 +165,7 @@ def test_what_a_sealed_answer_holds_says_nothing_of_the_state_beyond_the_sum() -
 
 def test_the_script_is_no_better_than_the_sum_in_a_sealed_run() -> None:
     """Its error is that of the guess from the sum: it has found nothing to improve on it."""
-    for seen in watched(sealed=True):
+    for seen in watched_sealed():
         guess = guess_from_sum(seen.view)
         assert guess is not None
         found = recover(seen.view)

@@ -259,7 +259,7 @@ def test_a_node_closes_its_open_round_before_it_stops(tmp_path: Path, closes: bo
     left_open = 0
     with open_daemons(tmp_path, algorithm=algorithm) as daemons:
         daemons.start("n2", "n3")
-        for _ in range(6):
+        for _ in range(3 if closes else 6):
             daemons.start("n1", command=patched(patch))
             daemons.wait_for_rounds(NAMES, 3)
             assert daemons.signal("n1") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import stat
 from collections.abc import Iterator
@@ -45,13 +46,20 @@ NOON = 1_800_000_000.0  # a plausible time of day
 OFTEN = "import cipherfleet_node.runtime.kept_window as kept; kept.SAVE_EVERY_S = 0.2"
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
-    file = tmp_path / "fleet.yaml"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of node n1."""
+    folder = tmp_path_factory.mktemp("written")
+    file = folder / "fleet.yaml"
     file.write_text(FLEET)
-    folders = write_bundles(load_fleet(file), tmp_path / "nodes", Broker(port=1), Simulation())
+    folders = write_bundles(load_fleet(file), folder / "nodes", Broker(port=1), Simulation())
     (folders["n1"] / STATE_FOLDER).mkdir(mode=0o700)
-    return read_bundle(folders["n1"])
+    return folders["n1"]
+
+
+@pytest.fixture
+def bundle(written: Path, tmp_path: Path) -> Bundle:
+    return read_bundle(shutil.copytree(written, tmp_path / "n1"))
 
 
 def file_of(bundle: Bundle) -> Path:

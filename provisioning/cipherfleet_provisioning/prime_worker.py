@@ -43,16 +43,22 @@ class _Line(msgspec.Struct):
 def main(bits: int) -> None:
     """Answer requests until standard input is closed or this process is ended."""
     for request in sys.stdin.buffer:
-        sys.stdout.buffer.write(_encode(generate_keys(bits), int(request)) + b"\n")
+        sys.stdout.buffer.write(_encode(make_primes(bits, int(request))) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def _encode(keys: NodeKeys, count: int) -> bytes:
+def make_primes(bits: int, count: int) -> MadePrimes:
+    """Generate the primes of a key of *bits* bits, and *count* obfuscators under it."""
+    keys = generate_keys(bits)
     assert keys.primes is not None
+    return MadePrimes(keys.primes, _obfuscators(keys, count))
+
+
+def _encode(made: MadePrimes) -> bytes:
     primes = [
-        _Prime(_text(p.prime), [*map(_text, p.factors)], _text(p.generator)) for p in keys.primes
+        _Prime(_text(p.prime), [*map(_text, p.factors)], _text(p.generator)) for p in made.primes
     ]
-    return msgspec.json.encode(_Line(primes, [*map(_text, _obfuscators(keys, count))]))
+    return msgspec.json.encode(_Line(primes, [*map(_text, made.obfuscators)]))
 
 
 def _obfuscators(keys: NodeKeys, count: int) -> list[mpz]:

@@ -20,7 +20,7 @@ import pytest
 from cipherfleet_node.core.parameters import shared_parameters
 from cipherfleet_node.errors import CipherfleetError, ConfigError
 from cipherfleet_node.keys.fixed_base import ROWS
-from cipherfleet_node.keys.key_files import NodeKeys, read_keys, write_keys
+from cipherfleet_node.keys.key_files import NodeKeys, assemble_keys, read_keys, write_keys
 from cipherfleet_node.runtime.assembly import make_shield
 from cipherfleet_node.runtime.bundle import read_bundle
 from cipherfleet_node.runtime.kept_bases import KeptBases
@@ -28,9 +28,10 @@ from cipherfleet_node.runtime.self_test import check_exchanges
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import Broker, Crypto, Simulation, SyntheticSensor
 from cipherfleet_provisioning import bundles as bundles_module
+from cipherfleet_provisioning import key_making
 from cipherfleet_provisioning.bundles import node_config, write_bundles
 from cipherfleet_provisioning.fleet.fleet import Fleet, load_fleet
-from cipherfleet_provisioning.key_making import make_keys
+from cipherfleet_provisioning.key_making import WEAK_BITS, make_keys
 
 BROKER = Broker(port=18830)
 TOY = Crypto(key_bits=512, allow_weak_keys=True)
@@ -172,13 +173,22 @@ def test_bases_under_each_neighbours_key_come_with_the_keys(tmp_path: Path) -> N
             assert all(owner.decrypt(base) == 0 for base in bases)
 
 
-def test_keys_are_in_order_and_reported_one_by_one() -> None:
+@pytest.mark.parametrize("bits", [512, WEAK_BITS + 16], ids=["here", "by processes"])
+def test_keys_are_in_order_and_reported_one_by_one(bits: int) -> None:
     found: list[str] = []
-    keys = make_keys(["c", "a", "b"], 512, found.append)
+    keys = make_keys(["c", "a", "b"], bits, found.append)
     assert list(keys) == ["c", "a", "b"]
     assert sorted(found) == ["a", "b", "c"]  # in the order of completion
     assert len({key.public.fingerprint for key in keys.values()}) == 3
-    assert all(key.public.paillier.bits == 512 for key in keys.values())
+    assert all(key.public.paillier.bits == bits for key in keys.values())
+
+
+@pytest.mark.parametrize("bits", [512, WEAK_BITS + 16], ids=["here", "by processes"])
+def test_obfuscators_come_with_the_keys_for_which_they_are_wanted(bits: int) -> None:
+    made = key_making._make_primes({"a": 3, "b": 0}, bits, lambda _name: None)
+    key = assemble_keys(*made["a"].primes).paillier
+    assert [key.decrypt(each) for each in set(made["a"].obfuscators)] == [0, 0, 0]
+    assert made["b"].obfuscators == []
 
 
 # -- all or nothing ------------------------------------------------------------------------------

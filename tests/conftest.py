@@ -14,6 +14,7 @@ from cipherfleet_lab.simulation.toy_keys import toy_key
 from cipherfleet_node.core.paillier import PrivateKey
 from tests.support.docker_engine import built_image, running_engine
 from tests.support.groups import group_of, is_separate, rank_of
+from tests.support.late_grammars import compile_grammars_late
 
 # A busy machine must not fail a property: no deadlines. In CI the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,6 +22,7 @@ settings.register_profile("ci", settings.get_profile("here"), derandomize=True, 
 # scipy's many small products are not worth threads, which a busy machine makes wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.load_profile("ci" if os.environ.get("CI") else "here")
+compile_grammars_late()
 
 
 def pytest_xdist_auto_num_workers() -> int:

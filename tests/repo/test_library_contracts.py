@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
+import jsonschema
 import msgspec
 import paho.mqtt.client as paho
 import pytest
@@ -338,6 +339,19 @@ def test_matplotlib_writes_ids_and_colours_where_a_page_looks_for_them() -> None
     assert {*re.findall(r"var\(--(c\d)\)", styles)} == {f"c{place}" for place in range(COLOURS)}
     assert "#" not in styles
     assert [each.text for each in svg.iter("title")] == ["a point"]
+
+
+# -- jsonschema and rfc3987_syntax ----------------------------------------------------------------
+
+
+@contract("jsonschema", "4.26.0")
+@contract("rfc3987-syntax", "1.1.0")
+def test_a_format_finds_its_grammar_when_a_text_needs_it() -> None:
+    """tests/support/late_grammars.py is in the place of the library until then."""
+    formats = jsonschema.FormatChecker()
+    assert formats.conforms("//fleet.example/ä#a", "iri-reference")
+    assert not formats.conforms("//[", "iri-reference")
+    assert not formats.conforms("relative", "iri")
 
 
 # -- hatchling ------------------------------------------------------------------------------------

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.patches import Circle
-from matplotlib.ticker import AutoLocator, EngFormatter
-from matplotlib.transforms import ScaledTranslation
 
 from .inline_svg import COLOURS, SOFT, empty_figure, inline, page_style, tooltip
 
@@ -49,12 +46,20 @@ def time_text(seconds: float) -> str:
     """
     if seconds >= 999.5:
         return f"{seconds:,.0f} s"
-    return str(EngFormatter("s").format_data(float(f"{seconds:.3g}")))
+    return str(_seconds_format().format_data(float(f"{seconds:.3g}")))
+
+
+def _seconds_format() -> Any:
+    from matplotlib.ticker import EngFormatter  # slow: only commands that draw pay for it
+
+    return EngFormatter("s")
 
 
 @page_style()
 def histogram(samples: Sequence[float], label: str) -> str:
     """Draw a histogram with the median; samples that are far out are only counted."""
+    from matplotlib.ticker import AutoLocator
+
     values = np.sort(np.asarray(samples, dtype=float))
     shown = _without_outliers(values)
     text = f"{len(values)} samples"
@@ -67,7 +72,7 @@ def histogram(samples: Sequence[float], label: str) -> str:
         bar.set(gid=tooltip(f"{count:.0f} samples"), visible=count > 0)
     axes.axvline(np.median(values), color="C1")
     axes.set_xlim(*span)
-    axes.xaxis.set_major_formatter(EngFormatter("s"))
+    axes.xaxis.set_major_formatter(_seconds_format())
     axes.locator_params(nbins=3)
     axes.locator_params("y", integer=True)
     axes.grid(visible=False, axis="x")
@@ -103,7 +108,7 @@ def line_chart(series: Sequence[Series], x_label: str, label: str) -> str:
         for x, y in each.points:
             _dot(axes, x, y, look["color"], f"{each.name}: {time_text(y)} at {x:g}")
     axes.margins(y=0, tight=False)
-    axes.yaxis.set_major_formatter(EngFormatter("s"))
+    axes.yaxis.set_major_formatter(_seconds_format())
     axes.minorticks_off()
     axes.grid(visible=False, axis="x")
     figure.legend(handles=axes.lines, loc="outside right upper", labelcolor="linecolor")
@@ -151,6 +156,9 @@ def compare_predictions(rows: Sequence[tuple[str, float, float]], label: str) ->
 
 def _dot(axes: Any, x: float, y: float, colour: str, text: str, label: str = "") -> None:
     """Draw a dot that is round on any axes, with the tooltip *text*."""
+    from matplotlib.patches import Circle
+    from matplotlib.transforms import ScaledTranslation
+
     place = axes.figure.dpi_scale_trans + ScaledTranslation(x, y, axes.transData)
     look = {"color": colour, "lw": 0, "label": label, "zorder": 3, "gid": tooltip(text)}
     axes.add_patch(Circle((0, 0), 0.05, transform=place, **look))
@@ -160,7 +168,7 @@ def _rows(axes: Any, names: Sequence[str]) -> None:
     """Label one row per name, the first on top, with times along the axis."""
     axes.set_yticks(range(len(names)), [_shorten(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter(EngFormatter("s"))
+    axes.xaxis.set_major_formatter(_seconds_format())
     axes.grid(visible=False, axis="y")
 
 

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-
 COLOURS = 8  # matplotlib's C0 to C7 are the page's --c0 to --c7
 SOFT = "#000001"
 _VARIABLES = {"#000000": "ink", SOFT: "soft", "#000002": "rule"} | {
@@ -26,6 +23,8 @@ _TOOLTIP = "tip: "
 @contextmanager
 def page_style() -> Iterator[None]:
     """Draw in the style of the page, independent of this machine's matplotlib settings."""
+    from matplotlib import rc_context
+
     with rc_context(fname=_STYLE_FILE), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "Glyph"
@@ -35,6 +34,8 @@ def page_style() -> Iterator[None]:
 
 def empty_figure(width: float, height: float) -> tuple[Any, Any]:
     """Return a figure of this size in pixels, and its axes."""
+    from matplotlib.figure import Figure
+
     figure = Figure((width / 72, height / 72))
     axes = figure.subplots()
     axes.patch.set_visible(False)

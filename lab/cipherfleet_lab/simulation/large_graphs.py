@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from cipherfleet_node.errors import ConfigError
 from cipherfleet_provisioning.topology.generators import random_places
@@ -106,6 +103,8 @@ def _change_partners(
 
 def link_nearest(places: npt.NDArray[np.float64], neighbours: int) -> Edges:
     """Link each of the *places*, shape (n, 2), to its nearest *neighbours*."""
+    from scipy.spatial import cKDTree  # slow: only this kind of graph pays for it
+
     nodes = len(places)
     near = min(neighbours, nodes - 1)
     _, found = cKDTree(places).query(places, k=range(2, near + 2), workers=-1)
@@ -125,6 +124,9 @@ def _ring(nodes: int) -> Edges:
 
 
 def _require_connected(edges: Edges, nodes: int, kind: str) -> Edges:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(edges), dtype=np.int8)
     parts, _ = connected_components(
         coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(nodes, nodes)), directed=False

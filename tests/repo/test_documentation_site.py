@@ -30,7 +30,7 @@ FETCHED = re.compile(
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    done = build(folder, folder / "html")
+    done = build(folder, folder / "html", jobs="1")  # beside other tests two are no faster
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return folder / "html"

@@ -39,18 +39,18 @@ def main() -> int:
     return done.returncode
 
 
-def build(folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, out: Path, jobs: str = "auto") -> subprocess.CompletedProcess[str]:
     """Copy the pages to *folder* and build the site into *out*."""
     copy_pages(folder / "pages")
     shutil.rmtree(out, ignore_errors=True)
-    return run(sphinx_command(folder, out))
+    return run(sphinx_command(folder, out, jobs))
 
 
-def sphinx_command(folder: Path, out: Path) -> list[str | Path]:
+def sphinx_command(folder: Path, out: Path, jobs: str = "auto") -> list[str | Path]:
     """The command that builds the folder `pages` in *folder*. Every warning is an error."""
     return [
         *(sys.executable, "-m", "sphinx", "--builder", "html", "--fail-on-warning", "--quiet"),
-        *("--keep-going", "--jobs", "auto", "--conf-dir", SETTINGS),
+        *("--keep-going", "--jobs", jobs, "--conf-dir", SETTINGS),
         *("--doctree-dir", folder / "doctrees", folder / "pages", out),
     ]
 

@@ -14,7 +14,7 @@ from tests.support.tolerances import assert_same_text
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "attacks.md"
 # What makes them short. The study `attacks` runs all attacks on all systems.
-LONG = {"figures": ["--quick"], "attack all": ["--trials", "1", "--on", "pairwise"]}
+LONG = {"figures": ["--quick"], "attack all": ["--trials", "1", "--on", "dsgd"]}
 
 
 @dataclass(frozen=True)

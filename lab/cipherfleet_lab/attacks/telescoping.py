@@ -63,7 +63,8 @@ def telescoping(case: AttackCase) -> AttackResult | None:
     if not case.subject.descends:
         return None
     coalitions = [(node, case.neighbours(node)) for node in range(case.solved_problem.nodes)]
-    errors = [coalition_error(case, [one]) for one in coalitions]
+    pairs = gradient_pairs(case, coalitions)
+    errors = [coalition_error(pairs, [k]) for k in range(len(coalitions))]
     return AttackResult(
         attack="telescoping",
         system=case.name,
@@ -71,7 +72,7 @@ def telescoping(case: AttackCase) -> AttackResult | None:
         saw=_SAW,
         knew=_KNEW,
         measure="error",
-        value=coalition_error(case, coalitions),
+        value=coalition_error(pairs),
         chance=1.0,
         guess="zero",
         trials=case.trials,
@@ -91,13 +92,14 @@ def telescoping_but_one(case: AttackCase) -> AttackResult | None:
     if not case.subject.descends:
         return None
     coalitions = list(coalitions_without_one(case))
-    errors = [coalition_error(case, [one]) for one in coalitions]
+    pairs = gradient_pairs(case, coalitions)
+    errors = [coalition_error(pairs, [k]) for k in range(len(coalitions))]
     is_beside = [is_beside_colluder(case, node, inside) for node, inside in coalitions]
     note = []
     for known, words in ((True, "a colluder is"), (False, "no colluder is")):
-        chosen = [one for one, near in zip(coalitions, is_beside, strict=True) if near == known]
+        chosen = [k for k, near in enumerate(is_beside) if near == known]
         if chosen:
-            note.append(f"{percent(coalition_error(case, chosen))} where {words} beside that one")
+            note.append(f"{percent(coalition_error(pairs, chosen))} where {words} beside that one")
     return AttackResult(
         attack="telescoping-but-one",
         system=case.name,
@@ -105,7 +107,7 @@ def telescoping_but_one(case: AttackCase) -> AttackResult | None:
         saw="what all its neighbours but one received",
         knew=_KNEW,
         measure="error",
-        value=coalition_error(case, coalitions),
+        value=coalition_error(pairs),
         chance=1.0,
         guess="zero",
         trials=case.trials,
@@ -119,7 +121,8 @@ def telescoping_by_partners(case: AttackCase) -> AttackResult | None:
     if not case.subject.descends or case.logs[0].first_duals is None:
         return None
     coalitions = [(node, case.neighbours(node)) for node in range(case.solved_problem.nodes)]
-    errors = [coalition_error(case, [one], with_shares=True) for one in coalitions]
+    pairs = gradient_pairs(case, coalitions, with_shares=True)
+    errors = [coalition_error(pairs, [k]) for k in range(len(coalitions))]
     return AttackResult(
         attack="telescoping-partners",
         system=case.name,
@@ -127,7 +130,7 @@ def telescoping_by_partners(case: AttackCase) -> AttackResult | None:
         saw=_SAW,
         knew=f"{_KNEW}, the shares of all other nodes",
         measure="error",
-        value=coalition_error(case, coalitions, with_shares=True),
+        value=coalition_error(pairs),
         chance=1.0,
         guess="zero",
         trials=case.trials,
@@ -158,12 +161,12 @@ def is_beside_colluder(case: AttackCase, node: int, inside: Sequence[int]) -> bo
     return bool(set(case.neighbours(honest)) & set(inside))
 
 
-def coalition_error(
+def gradient_pairs(
     case: AttackCase, coalitions: Sequence[Coalition], *, with_shares: bool = False
-) -> float:
-    """Return the relative error of the mean gradients that *coalitions* find in all runs.
+) -> Array:
+    """Return the mean gradients that *coalitions* find and the true ones.
 
-    *with_shares* they know where the node's dual began.
+    The shape is (2, runs, coalitions, d). *with_shares* they know where the node's dual began.
     """
     pairs = []
     for log in case.logs:
@@ -172,7 +175,12 @@ def coalition_error(
             if with_shares and log.first_duals is not None:
                 found = found - log.first_duals[node]
             pairs.append((found, true))
-    found, truth = (np.array(part) for part in zip(*pairs, strict=True))
+    return np.array(pairs).swapaxes(0, 1).reshape(2, len(case.logs), len(coalitions), -1)
+
+
+def coalition_error(pairs: Array, chosen: Sequence[int] | slice = slice(None)) -> float:
+    """Return the relative error of the *chosen* coalitions' gradients in all runs."""
+    found, truth = (part.reshape(-1, part.shape[-1]) for part in pairs[:, :, chosen])
     return relative_error(found, truth, np.zeros_like(truth))
 
 

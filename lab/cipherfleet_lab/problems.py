@@ -210,7 +210,10 @@ class Readings:
         """Return the minimiser of F for convex losses, by Newton's method from zero."""
         x = np.zeros(self.phi.shape[2])
         for _ in range(NEWTON_STEPS):
-            x = x - np.linalg.solve(self.curvature(x), self.slope(x))
+            step = np.linalg.solve(self.curvature(x), self.slope(x))
+            x = x - step
+            if np.abs(step).max() <= 4.0 * np.spacing(np.abs(x).max()):  # rounding alone is left
+                break
         return x
 
     def _slopes(self, phi: Array, targets: Array, x: Array) -> Array:

@@ -117,19 +117,15 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fill_wheelhouse(tmp_path_factory.mktemp("wheels"))
 
 
-@pytest.mark.fleet
-@pytest.mark.parametrize(
-    "make_site", [plain_site, lambda folder: secured_site(folder, "operator")], ids=["plain", "TLS"]
-)
-def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
-    tmp_path: Path, wheels: Path, make_site: Callable[[Path], Site]
-) -> None:
-    root = tmp_path / "root"
-    opt, state = root / "opt/cipherfleet", root / "var/lib/cipherfleet" / NODE
-    site = make_site(tmp_path)
-    bundles = site.bundles
+def join_from_card(site: Site, folder: Path, wheels: Path | None) -> Path:
+    """Let a card install the node of *site* under <folder>/root, and wait until it has joined.
+
+    Returns the card.
+    """
+    root = folder / "root"
+    state, kept = root / "var/lib/cipherfleet" / NODE, root / "etc/cipherfleet" / NODE
     with start_broker("embedded", site.port, site.security):
-        card = make_card(tmp_path / "card", tmp_path / "nodes", wheels)
+        card = make_card(folder / "card", folder / "nodes", wheels)
 
         # The first boot installs, and takes the keys off the card.
         done = run_script(card / "cipherfleet/first-boot.sh", root=root)
@@ -138,14 +134,13 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
         assert not (card / "cipherfleet/bundle.tar.gz").exists()
         assert not (card / "cipherfleet/pending").exists()
         assert not (state / "keys").exists()
-        kept = root / "etc/cipherfleet" / NODE
         given = ["keys/paillier.json", *(["tls/node.key"] if site.security else [])]
-        for secret in (bundles[NODE] / name for name in given):
+        for secret in (site.bundles[NODE] / name for name in given):
             assert (kept / secret.name).read_bytes() == secret.read_bytes()
             assert stat.S_IMODE((kept / secret.name).stat().st_mode) == 0o600
         assert not list(state.rglob("*.key"))
 
-        with others_running(bundles), started_by_its_unit(root, tmp_path / "run") as says:
+        with others_running(site.bundles), started_by_its_unit(root, folder / "run") as says:
             assert says() == "READY=1"
             deadline = time.monotonic() + 60
             while not has_joined(state):
@@ -154,13 +149,32 @@ def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
 
     # An operator who may read the keys can check the node from outside the service.
     looked = subprocess.run(
-        [opt / "current/bin/cipherfleet-node", "check-config", state],
+        [root / "opt/cipherfleet/current/bin/cipherfleet-node", "check-config", state],
         env={"CREDENTIALS_DIRECTORY": str(kept)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert looked.returncode == 0, looked.stderr
+    return card
+
+
+@pytest.mark.fleet
+def test_a_card_brings_the_keys_of_a_node_that_joins_in_tls(tmp_path: Path) -> None:
+    """A card without wheels, for a device that has the programs."""
+    install_this_version(tmp_path / "root")
+    join_from_card(secured_site(tmp_path, "operator"), tmp_path, wheels=None)
+
+
+@pytest.mark.fleet
+def test_a_card_becomes_a_node_that_joins_is_updated_and_goes_back(
+    tmp_path: Path, wheels: Path
+) -> None:
+    root = tmp_path / "root"
+    opt, state = root / "opt/cipherfleet", root / "var/lib/cipherfleet" / NODE
+    site = plain_site(tmp_path)
+    bundles = site.bundles
+    card = join_from_card(site, tmp_path, wheels)
 
     # Again: nothing changes. An update that fails, and one taken back: nothing but programs.
     here = files_in(root / "etc") | files_in(root / "var")

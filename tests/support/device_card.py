@@ -132,8 +132,9 @@ def free_port() -> int:
         return port
 
 
-def make_card(folder: Path, bundles: Path, wheels: Path) -> Path:
-    """A boot partition as Raspberry Pi OS brings it, seeded."""
+def make_card(folder: Path, bundles: Path, wheels: Path | None) -> Path:
+    """A boot partition as Raspberry Pi OS brings it, seeded; without *wheels*, for a device that
+    has the programs."""
     folder.mkdir(parents=True)
     for name in ("config.txt", "cmdline.txt", "user-data", "meta-data", "network-config"):
         (folder / name).write_text("")

@@ -56,8 +56,9 @@ def fill_wheelhouse(place: Path, target: Sequence[str] = ()) -> Path:
     *target* are pip's options for another system than this one.
     """
     locked = ("--only-binary=:all:", "--require-hashes", "-r", f"{ROOT}/locked/device.txt")
+    own = ("--no-deps", "--no-index", "--no-build-isolation")  # the test environment has hatchling
     for command in (
-        ("wheel", "--no-deps", "-w", str(place), str(ROOT)),
+        ("wheel", *own, "-w", str(place), str(ROOT)),
         ("download", *target, "-d", str(place), *locked),
     ):
         pip = [sys.executable, "-m", "pip", "-q", *command]

@@ -158,12 +158,21 @@ def test_devices_that_make_their_keys_enrol_close_rounds_and_take_renewals(
 # -- what the device says of itself --------------------------------------------------------------
 
 
-@pytest.fixture(params=["operator", "device"])
-def device(request: pytest.FixtureRequest, tmp_path: Path) -> InstalledDevice:
-    site = secured_site(tmp_path, request.param, SMALL_KEYS)
+@pytest.fixture(scope="module", params=["operator", "device"])
+def installed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> InstalledDevice:
+    folder = tmp_path_factory.mktemp(request.param)
+    site = secured_site(folder, request.param, SMALL_KEYS)
     assert site.home is not None
     archive = site.home / "current" / "archives" / f"{NODE}.tar.gz"
-    return InstalledDevice(tmp_path / "device", NODE, archive)
+    return InstalledDevice(folder / "device", NODE, archive)
+
+
+@pytest.fixture
+def device(installed: InstalledDevice, tmp_path: Path) -> InstalledDevice:
+    """A device of each maker, for a test to change."""
+    return installed.copy_to(tmp_path / "device")
 
 
 def has_own_keys(device: InstalledDevice) -> bool:

@@ -225,15 +225,25 @@ class InstalledDevice:
     """A node as install.sh leaves it, under a prefix, and its service."""
 
     def __init__(self, place: Path, name: str, archive: Path) -> None:
+        self._settle(place, name)
+        install_this_version(self.root)
+        done = run_script("install.sh", "--bundle", archive, root=self.root)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _settle(self, place: Path, name: str) -> None:
         self.name, self.root = name, place / "root"
         self.state = self.root / "var/lib/cipherfleet" / name
         self.kept = self.root / "etc/cipherfleet" / name
         self.log = place / "log"
         self._credentials = place / "credentials"
         self._process: subprocess.Popen[bytes] | None = None
-        install_this_version(self.root)
-        done = run_script("install.sh", "--bundle", archive, root=self.root)
-        assert done.returncode == 0, done.stdout + done.stderr
+
+    def copy_to(self, place: Path) -> InstalledDevice:
+        """Return another device with the same files, under a prefix in *place*."""
+        twin = InstalledDevice.__new__(InstalledDevice)
+        twin._settle(place, self.name)
+        shutil.copytree(self.root, twin.root, symlinks=True)
+        return twin
 
     def start(self) -> None:
         """Start the service as systemd would."""

@@ -70,7 +70,8 @@ def test_a_card_is_measured_written_and_read_by_check(
     tmp_path: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real daemons and a real broker; the figures are this machine's, so only signs are certain."""
-    monkeypatch.setattr(calibrate, "ROUNDS", 30)
+    monkeypatch.setattr(calibrate, "SMALL_FLEETS", (3, 4))
+    monkeypatch.setattr(calibrate, "ROUNDS", 20)
     monkeypatch.setattr(calibrate, "WARM_UP", 5)
     card = tmp_path / "card.json"
     flags = ["calibrate", "--board", "bench 1", "--bits", "1024", "--out", str(card), "--json"]

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def findings(folder: Path, text: str) -> tuple[ConfigError, ...]:
     return ()
 
 
+@cache
+def only_finding(folder: Path, mistake: Mistake) -> ConfigError:
+    (finding,) = findings(folder, mistake.text)
+    return finding
+
+
 def place_of(finding: ConfigError) -> tuple[int, int]:
     assert finding.mark is not None
     assert str(finding).startswith(f"{finding.mark}: ")
@@ -106,7 +113,7 @@ def test_the_right_fleet_is_right(folder: Path) -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_one_mistake_is_one_complaint_that_explains_it(mistake: Mistake, folder: Path) -> None:
-    (finding,) = findings(folder, mistake.text)
+    finding = only_finding(folder, mistake)
     assert mistake.must_contain in str(finding)
     assert "\n" not in str(finding)
     assert len(str(finding)) < 600
@@ -116,7 +123,7 @@ def test_places_and_suggestions_are_right(folder: Path) -> None:
     """The shares that the README of a validator would boast of, measured."""
     misplaced, unhelped = [], []
     for mistake in MISTAKES:
-        (finding,) = findings(folder, mistake.text)
+        finding = only_finding(folder, mistake)
         if place_of(finding) != (mistake.line, mistake.column):
             misplaced.append(mistake.name)
         if mistake.suggestion and f"did you mean {mistake.suggestion!r}?" not in str(finding):
@@ -334,7 +341,7 @@ def mutated(seed: int) -> Any:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_the_schema_and_the_types_agree_on_mutated_files(seed: int) -> None:
     data = mutated(seed)
     _, misfits = validate(data, FleetFile)
@@ -346,7 +353,7 @@ def test_the_schema_and_the_types_agree_on_mutated_files(seed: int) -> None:
 
 @given(st.integers(0, 2**32))
 @example(5475)  # a file whose name ends in a new line
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_what_the_schema_refuses_is_refused_with_a_place(folder: Path, seed: int) -> None:
     text = json.dumps(mutated(seed))
     result = findings(folder, text)

@@ -254,7 +254,7 @@ def test_what_follows_from_a_mistake_is_not_told_beside_it(folder: Path) -> None
 
 # -- the command ----------------------------------------------------------------------------------
 
-SAMPLE = MISTAKES[:: len(MISTAKES) // 10]
+SAMPLE = MISTAKES[:: len(MISTAKES) // 4]
 
 
 @pytest.mark.parametrize("mistake", SAMPLE, ids=lambda mistake: mistake.name)

@@ -27,6 +27,7 @@ from cipherfleet_broker import Access, start_broker
 from cipherfleet_broker.mosquitto import find_mosquitto
 from cipherfleet_deploy import doctor as operator
 from cipherfleet_deploy.local.processes import LocalFleet
+from cipherfleet_node import __main__ as node_command
 from cipherfleet_node.core import wire
 from cipherfleet_node.core.messages import OPERATOR as OPERATOR_NAME
 from cipherfleet_node.core.messages import Membership, MembershipEntry, Presence
@@ -73,6 +74,7 @@ from cipherfleet_provisioning.certificates import (
 from tests.node.runtime.test_enrolment import write_device
 from tests.node.runtime.test_membership import BOSS
 from tests.node.runtime.test_transport import NOW, TEXT, Ground, fleet_in, foreign, rewritten
+from tests.support.command_line import run_here
 from tests.support.launcher import shared_launcher
 
 # paho leaves the socket of a failed handshake to the garbage collector.
@@ -736,22 +738,27 @@ LIMITS = ", limits: {t: [0, 10]}"
     ],
 )
 def test_one_reading_is_taken_and_never_shown(
-    home: Site, node: Path, script: str, more: str, level: str, expected: str
+    home: Site,
+    node: Path,
+    script: str,
+    more: str,
+    level: str,
+    expected: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     at_port(node, home.broker.port, free_port())  # quicker
     # Only the program that sleeps shall be given up: the others may be slow on a busy machine.
     with_program(node, script, more, 0.5 if "sleep" in script else 60.0)
-    done = subprocess.run(
-        [*NODE, "doctor", node, "--json"], capture_output=True, text=True, check=False, timeout=120
-    )
-    object_ = json.loads(done.stdout)
+    code = node_command.main(["doctor", str(node), "--json"])
+    out, err = capfd.readouterr()
+    object_ = json.loads(out)
     (found,) = (each for each in object_["findings"] if each["subject"] == "sensor")
     assert found["level"] == level
     assert expected in found["text"]
-    assert done.returncode == object_["exit_code"] == (4 if level == "ok" else 1)
-    assert "271828" not in done.stdout + done.stderr
+    assert code == object_["exit_code"] == (4 if level == "ok" else 1)
+    assert "271828" not in out + err
     secrets = json.loads((node / "keys" / "paillier.json").read_text())
-    assert not any(secrets[name] in done.stdout + done.stderr for name in ("p", "q"))
+    assert not any(secrets[name] in out + err for name in ("p", "q"))
 
 
 # -- the commands -------------------------------------------------------------------------------
@@ -837,11 +844,16 @@ def test_whether_a_daemon_holds_a_folder_is_seen_without_its_lock(tmp_path: Path
 # -- the operator -------------------------------------------------------------------------------
 
 
-def told_by(*arguments: object) -> tuple[int, dict[str, str], str]:
-    done = subprocess.run(
-        [*OPERATOR, "doctor", *map(str, arguments), "--json"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def as_process(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [*OPERATOR, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def told_by(*arguments: object, run: Run = run_here) -> tuple[int, dict[str, str], str]:
+    done = run("doctor", *arguments, "--json")
     assert "Traceback" not in done.stderr
     if not done.stdout:
         return done.returncode, {}, done.stderr
@@ -860,7 +872,7 @@ def test_the_operators_doctor_looks_at_machine_fleet_and_broker(tmp_path: Path) 
     fleet_in(tmp_path, SOUND)
     with start_broker("embedded") as broker:
         address = f"{broker.host}:{broker.port}"
-        code, result, out = told_by(tmp_path / "fleet.yaml", "--broker", address)
+        code, result, out = told_by(tmp_path / "fleet.yaml", "--broker", address, run=as_process)
     assert code == 0, out
     for subject in ("python", "packages", "embedded", "fleet file", "broker", "mqtt"):
         assert result[subject] == "ok"
@@ -877,8 +889,14 @@ def test_the_operators_doctor_looks_at_machine_fleet_and_broker(tmp_path: Path) 
     ],
 )
 def test_the_operators_exit_codes(
-    tmp_path: Path, text: str, broker: str | None, code: int, subject: str
+    tmp_path: Path,
+    text: str,
+    broker: str | None,
+    code: int,
+    subject: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")  # its client leaves a local socket open
     (tmp_path / "fleet.yaml").write_text(text)
     more = ["--broker", broker.format(free_port())] if broker else []
     ended, result, out = told_by(tmp_path / "fleet.yaml", *more)

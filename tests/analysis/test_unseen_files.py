@@ -14,7 +14,7 @@ from cipherfleet_provisioning.fleet.fleet import load_fleet
 from tests.tools.unseen_files import try_file, write_file
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3], ids=["twenty entries", "logistic", "complete graph"])
+@pytest.mark.parametrize("seed", [42, 2, 27], ids=["twenty entries", "logistic", "complete graph"])
 def test_a_fleet_needs_the_predicted_rounds(tmp_path: Path, seed: int) -> None:
     """Fixed seeds: deterministic."""
     outcome = try_file(tmp_path, seed)

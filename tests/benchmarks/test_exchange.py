@@ -83,7 +83,7 @@ def test_the_report_says_where_it_comes_from_and_that_every_result_was_checked()
 
 
 def test_the_tables_say_that_they_are_the_hosts_and_that_a_key_is_unsafe() -> None:
-    result = compare()
+    result = compare("--degrees", 1)
     assert result.returncode == 0, result.stderr
     assert "host figures" in result.stdout
     assert "keys of 1024 bits are UNSAFE" in result.stdout

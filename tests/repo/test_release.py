@@ -53,6 +53,23 @@ def test_the_release_has_a_wheel_a_source_a_bill_and_their_checksums(release: Pa
     assert done.returncode == 0
 
 
+def test_a_wheel_holds_all_packages_and_the_examples(release: Path) -> None:
+    with zipfile.ZipFile(wheel_of(release)) as wheel:
+        names = set(wheel.namelist())
+    for package in ("node", "broker", "provisioning", "deploy", "lab", "hil"):
+        assert f"cipherfleet_{package}/__init__.py" in names
+    assert "cipherfleet_deploy/examples/intel_lab/intel_lab.csv" in names
+    assert "cipherfleet_deploy/examples/intel_lab/fleet.yaml" in names
+    assert "cipherfleet_deploy/devices/cipherfleet-node.service" in names
+    assert "cipherfleet_deploy/devices/install.sh" in names
+    assert "cipherfleet_provisioning/fleet/fleet.schema.json" in names
+    assert "cipherfleet_hil/measurement/document.schema.json" in names
+    assert "cipherfleet_hil/report/report.css" in names
+    assert "cipherfleet_hil/report/page.mplstyle" in names
+    static = (ROOT / "deploy/cipherfleet_deploy/watch/page/static").iterdir()
+    assert {f"cipherfleet_deploy/watch/page/static/{file.name}" for file in static} <= names
+
+
 def test_the_source_distribution_holds_what_the_tests_and_the_site_need(release: Path) -> None:
     with tarfile.open(release / f"{NAME}.tar.gz") as source:
         names = {name.removeprefix(f"{NAME}/") for name in source.getnames()}

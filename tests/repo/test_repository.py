@@ -82,30 +82,6 @@ def test_the_state_table_of_the_protocol_is_the_one_that_runs() -> None:
     assert table == rows
 
 
-def test_a_wheel_holds_all_packages_and_the_examples(tmp_path: Path) -> None:
-    import zipfile
-
-    subprocess.run(
-        [BIN / "python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("cipherfleet-*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for package in ("node", "broker", "provisioning", "deploy", "lab", "hil"):
-        assert f"cipherfleet_{package}/__init__.py" in names
-    assert "cipherfleet_deploy/examples/intel_lab/intel_lab.csv" in names
-    assert "cipherfleet_deploy/examples/intel_lab/fleet.yaml" in names
-    assert "cipherfleet_deploy/devices/cipherfleet-node.service" in names
-    assert "cipherfleet_deploy/devices/install.sh" in names
-    assert "cipherfleet_provisioning/fleet/fleet.schema.json" in names
-    assert "cipherfleet_hil/measurement/document.schema.json" in names
-    assert "cipherfleet_hil/report/report.css" in names
-    assert "cipherfleet_hil/report/page.mplstyle" in names
-    static = (ROOT / "deploy/cipherfleet_deploy/watch/page/static").iterdir()
-    assert {f"cipherfleet_deploy/watch/page/static/{file.name}" for file in static} <= names
-
-
 def test_the_device_imports_nothing_of_the_workstation() -> None:
     code = (
         "import sys, cipherfleet_node.runtime.run_node, cipherfleet_node.__main__;"

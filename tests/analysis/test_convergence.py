@@ -147,9 +147,9 @@ def test_mean_square_contraction_is_that_of_drawn_weights(sealed: bool) -> None:
         weights = run.weights(20_000)
         total = np.zeros((n, n))
         for part in np.split(weights, 10):
-            laplacians = np.einsum("ei,te,ej->tij", run.incidence, part, run.incidence)
-            steps = np.eye(n) - laplacians
-            total += np.einsum("tki,tkj->ij", steps, steps)
+            laplacians = (run.incidence.T * part[:, None]) @ run.incidence
+            steps = (np.eye(n) - laplacians).reshape(-1, n)
+            total += steps.T @ steps
         drawn = np.linalg.eigvalsh(total / len(weights) - np.full((n, n), 1 / n))[-1]
         assert mean_square_contraction(graph, sealed=sealed) == pytest.approx(drawn, abs=0.004)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def make_schema(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
     return {"$schema": DIALECT, "title": title, **top, "$defs": parts}
 
 
+@cache
 def schema_text() -> str:
     """Return the schema as text, as the committed file contains it."""
     return json.dumps(fleet_schema(), indent=1) + "\n"

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -77,6 +78,13 @@ def engine() -> Iterator[ContainerEngine]:
 
 
 @pytest.fixture(scope="session")
-def image(engine: ContainerEngine) -> str:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of temporary files that all processes of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def image(engine: ContainerEngine, shared_folder: Path) -> str:
     """The image of this very source."""
-    return built_image(engine)
+    return built_image(engine, shared_folder)

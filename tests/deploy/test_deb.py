@@ -15,6 +15,7 @@ import yaml
 
 from cipherfleet_deploy.cli.main import cli
 from cipherfleet_node.__main__ import _parser
+from tests.support.debian_archive import PIP_PACKAGES, debian_archive
 from tests.support.debian_package import (
     NEWER,
     PACKAGE,
@@ -180,12 +181,14 @@ def test_the_playbook_names_the_package_and_its_command(package: Path, files: Pa
 
 
 @pytest.fixture
-def debian(tmp_path: Path) -> DebianRoot:
+def debian(tmp_path: Path, shared_folder: Path) -> DebianRoot:
     """A clean Debian that does not run: systemd is installed, and no service starts."""
     if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
         pytest.skip("THE PACKAGE WAS NOT INSTALLED: needs root and apt-get install mmdebstrap")
-    make_root(tmp_path / "root", tmp_path / "root.tar")
-    return DebianRoot(tmp_path / "root", in_folder(tmp_path / "root"))
+    make_root(tmp_path / "root", debian_archive(shared_folder))
+    root = DebianRoot(tmp_path / "root", in_folder(tmp_path / "root"))
+    root.must("dpkg", "--purge", *PIP_PACKAGES)
+    return root
 
 
 def test_the_package_is_installed_upgraded_downgraded_removed_and_purged(

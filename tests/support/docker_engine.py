@@ -17,6 +17,7 @@ from cipherfleet_deploy.containers.engine import ContainerEngine
 from cipherfleet_deploy.containers.engine_errors import EngineUnreachable, engine_errors
 from cipherfleet_deploy.containers.image import ImageOptions, build_image, make_base
 from cipherfleet_node.errors import CipherfleetError, ConfigError
+from tests.support.debian_archive import debian_archive
 
 IMAGE = "cipherfleet:tested"
 PUBLIC_BASE = "python:3.12-slim-bookworm"  # that of deploy/Dockerfile
@@ -80,15 +81,19 @@ def _awaited(process: subprocess.Popen[bytes], log: Path) -> ContainerEngine:
         time.sleep(0.2)
 
 
-def built_image(engine: ContainerEngine) -> str:
-    """The image of this very source."""
+def built_image(engine: ContainerEngine, folder: Path) -> str:
+    """The image of this very source. Other tests share the archive in *folder*."""
     offline = shutil.which("mmdebstrap") is not None
     try:
-        base = make_base(engine, _tell_nobody) if offline else _pulled(engine)
+        base = _made(engine, folder) if offline else _pulled(engine)
     except CipherfleetError as error:
         pytest.skip(f"NO BASE IMAGE CAN BE HAD, NOT TESTED: {error}")
     build_image(engine, ImageOptions(IMAGE, base, offline), _tell_nobody)
     return IMAGE
+
+
+def _made(engine: ContainerEngine, folder: Path) -> str:
+    return make_base(engine, _tell_nobody, archive=debian_archive(folder))
 
 
 def _pulled(engine: ContainerEngine) -> str:

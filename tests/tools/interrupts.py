@@ -175,7 +175,8 @@ def tried(name: str, moments: Sequence[float]) -> int:
         engine = image = None
         if name == "fleet":
             engine = stack.enter_context(running_engine())
-            image = built_image(engine)
+            shared = stack.enter_context(tempfile.TemporaryDirectory())
+            image = built_image(engine, Path(shared))
         for number, seconds in enumerate(moments):
             with tempfile.TemporaryDirectory(prefix="cipherfleet-interrupts-") as place:
                 folder, token = Path(place), secrets.token_hex(4)

@@ -177,15 +177,37 @@ def _anonymise(file: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return file
 
 
-def make_base(engine: ContainerEngine, report: ShowProgress, machine: str | None = None) -> str:
+def make_base(
+    engine: ContainerEngine,
+    report: ShowProgress,
+    machine: str | None = None,
+    archive: Path | None = None,
+) -> str:
     """Make a base image from Debian packages, unless it exists. Return its name.
 
-    It needs a Debian mirror, but no image registry.
+    It needs a Debian mirror, but no image registry; with an *archive* of make_debian, neither.
     """
     base = OFFLINE_BASE if machine is None else f"{OFFLINE_BASE}-{machine}"
     with engine_errors("the base image"):
         if engine.client.images.list(base):
             return base
+    with tempfile.TemporaryDirectory() as folder:
+        file = archive or Path(folder) / "base.tar"
+        if archive is None:
+            make_debian(file, report, machine)
+        if machine is None:
+            with engine_errors("the base image"):
+                name, tag = base.split(":")
+                engine.client.api.import_image_from_file(str(file), repository=name, tag=tag)
+        else:
+            _build_base(engine, file, base, machine, report)
+    return base
+
+
+def make_debian(
+    file: Path, report: ShowProgress, machine: str | None = None, packages: str = BASE_PACKAGES
+) -> None:
+    """Make *file*, a tar archive of a Debian with *packages*, separated by commas."""
     program = shutil.which("mmdebstrap")
     if program is None:
         raise ConfigError(
@@ -195,20 +217,11 @@ def make_base(engine: ContainerEngine, report: ShowProgress, machine: str | None
                 "with --base"
             ),
         )
-    report(f"making {base} from Debian packages")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "base.tar"
-        options = ["--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}"]
-        if machine is not None:
-            options.append(f"--architecture={machine}")
-        _run([program, *options, SUITE, str(file)], f"making {base}", report)
-        if machine is None:
-            with engine_errors("the base image"):
-                name, tag = base.split(":")
-                engine.client.api.import_image_from_file(str(file), repository=name, tag=tag)
-        else:
-            _build_base(engine, file, base, machine, report)
-    return base
+    report("making a base image from Debian packages")
+    options = ["--quiet", "--variant=minbase", f"--include={packages}"]
+    if machine is not None:
+        options.append(f"--architecture={machine}")
+    _run([program, *options, SUITE, str(file)], "making a base image", report)
 
 
 def _build_base(

@@ -176,7 +176,7 @@ def at_once(_process: subprocess.Popen[str]) -> None:
     [
         (["run", "fleet.yaml"], at_once),
         (["run", "fleet.yaml"], child_of("nats-server")),
-        (["run", "fleet.yaml"], child_of("prime_worker")),
+        (["run", "fleet.yaml", "--key-bits", "2048"], child_of("prime_worker")),
         (["run", "fleet.yaml"], child_of("node_launcher", 2)),
         (["demo"], child_of("prime_worker")),
         (["bench", "crypto"], child_of("cipherfleet_hil.measuring.worker")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -23,9 +22,6 @@ settings.register_profile("here", deadline=None, suppress_health_check=[HealthCh
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
 # scipy's many small products are not worth threads, which a busy machine makes wait.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# jsonschema asks this library about addresses, a format of no schema here. It spends 1.6 s of each
-# process on grammars; None in this place is a module that cannot be imported.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 compile_grammars_late()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ settings.register_profile("ci", settings.get_profile("here"), derandomize=True, 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 compile_grammars_late()
+# A shell ignores Ctrl-C for commands in its background, and so would those that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:

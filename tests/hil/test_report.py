@@ -81,6 +81,7 @@ def chromium(*arguments: str, folder: Path) -> str:
 LONG = "a benchmark whose name is long enough to leave no room for the chart, <&> so on and so on"
 
 
+@cache
 def many() -> list[tuple[str, Measurement]]:
     """What the page has to show: sizes, phases, predictions, and one that is not valid."""
     rng = Random(4)

@@ -29,7 +29,6 @@ import traceback
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any, get_args
@@ -695,11 +694,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1, help="that run blocks, default 1")
     options = parser.parse_args(arguments)
     figures, began = Figures(), time.monotonic()
-    with ProcessPoolExecutor(
-        options.processes, get_context("spawn"), max_tasks_per_child=BLOCKS_PER_PROCESS
-    ) as pool:
+    # ProcessPoolExecutor with max_tasks_per_child may stop in the middle (CPython issue 115634).
+    with get_context("spawn").Pool(options.processes, maxtasksperchild=BLOCKS_PER_PROCESS) as pool:
         done = 0
-        for number, block in enumerate(pool.map(measure, jobs(options.frames, options.first)), 1):
+        for number, block in enumerate(pool.imap(measure, jobs(options.frames, options.first)), 1):
             figures.add(block)
             done += block.outcomes.total()
             if number % PROGRESS_EVERY == 0 or done == options.frames:

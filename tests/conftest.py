@@ -58,6 +58,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank_of)
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Put the umask back: a command changes it for its process, which may be that of the test."""
+    before = os.umask(0)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="session")
 def key() -> PrivateKey:
     """A toy key of 512 bits, always the same."""

@@ -1,4 +1,7 @@
-"""Convergence estimates and advice, against random weights and plain simulations."""
+"""Convergence estimates and advice, against random weights and plain simulations.
+
+All of it is in one file: estimates and the advice made of them are checked on the same graphs.
+"""
 
 from __future__ import annotations
 

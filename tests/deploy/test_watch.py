@@ -1,4 +1,7 @@
-"""`cipherfleet watch`: the table made from messages, and real fleets."""
+"""`cipherfleet watch`: the table made from messages, and real fleets.
+
+All of it is in one file: rows, table, JSON and live display are checked with the same messages.
+"""
 
 from __future__ import annotations
 

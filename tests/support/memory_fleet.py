@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
+from gmpy2 import mpz
 
 from cipherfleet_lab.simulation import memory_fleet
 from cipherfleet_lab.simulation.toy_keys import shared_secret, toy_key
 from cipherfleet_node.core.agent import Agent
 from cipherfleet_node.core.events import Effect, MessageReceived, Publish, Rejected, Surplus
-from cipherfleet_node.core.messages import Message
+from cipherfleet_node.core.messages import Answer, Message
+from cipherfleet_node.core.paillier import encrypt
 from cipherfleet_node.core.randomness import FloatVector, Seeds, seeds_of
 from cipherfleet_node.core.sample import Sample
 from cipherfleet_node.core.state import RoundRecord, State
@@ -81,6 +84,12 @@ def star(n: int) -> Edges:
 
 def complete(n: int) -> Edges:
     return list(itertools.combinations(names(n), 2))
+
+
+def degree_four(n: int) -> Edges:
+    """A ring in which each node has the two nearest neighbours on both sides."""
+    ids = names(n)
+    return [(ids[place], ids[(place + step) % n]) for place in range(n) for step in (1, 2)]
 
 
 def grid(n: int) -> Edges:
@@ -221,3 +230,25 @@ def drop(matching: Callable[[str, str, Message], bool]) -> Tap:
     return lambda sender, receiver, message: (
         None if matching(sender, receiver, message) else message
     )
+
+
+def garbling(
+    fleet: MemoryFleet,
+    sender: str,
+    receiver: str | None = None,
+    spoils: Callable[[int], bool] = lambda _k: True,
+) -> Tap:
+    """A tap that replaces answers of *sender* by an encryption of nonsense.
+
+    Those to *receiver*, or to all, in the rounds that it *spoils*.
+    """
+
+    def tap(who: str, to: str, message: Message) -> Message:
+        is_theirs = who == sender and receiver in (None, to)
+        if is_theirs and isinstance(message, Answer) and spoils(message.round):
+            key = fleet.keys[to]
+            c = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
+            return msgspec.structs.replace(message, ciphertexts=[c.to_bytes(128, "big")])
+        return message
+
+    return tap

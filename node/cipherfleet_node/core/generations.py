@@ -41,6 +41,8 @@ takes a partner away: the others keep their counterparts until the next generati
 generations, after f failures in a row. So a node that crashes again and again does not keep the
 others from correcting their sum.
 
+The file is long, since all rules act on one state, in one order.
+
 Source: docs/explanation/generations.md; checked by
 test_no_faults_leave_a_wrong_sum_or_a_node_without_its_gradient and
 test_a_member_that_never_answers_stops_no_generation.
@@ -74,17 +76,18 @@ class Generations:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._heard: dict[str, tuple[int, GenerationNote]] = {}  # by neighbour: round and note
-        self._aside: set[str] = set()  # neighbours whose lists do not count
         self._repeats = 0
 
     # -- what the agent asks --------------------------------------------------------------------
 
     def hear(self, query: Query, *, is_aside: bool) -> None:
         """Keep what *query* says; it counts when the next round is opened."""
-        if self._setup.shield is None or query.generation is None:
+        note = query.generation
+        if self._setup.shield is None or note is None:
             return
-        self._heard[query.sender] = query.round, query.generation
-        (self._aside.add if is_aside else self._aside.discard)(query.sender)
+        if is_aside:  # its list does not count
+            note = msgspec.structs.replace(note, listed=b"", fresh=b"")
+        self._heard[query.sender] = query.round, note
 
     def note(self, state: State, record: RoundRecord) -> GenerationNote | None:
         """Return what the query of *record* says of generations."""
@@ -113,10 +116,9 @@ class Generations:
     def is_averaging_at(self, round_number: int) -> bool:
         """True if a generation may average its vector in *round_number*."""
         shield = self._setup.shield
-        number = self._latest(shield, round_number) if shield else 0
-        if shield is None or not number:
+        if shield is None or round_number < shield.roll_call:
             return False
-        return round_number < self.first_round(shield, number) + shield.averaging
+        return (round_number - shield.roll_call) % shield.every < shield.averaging
 
     def averaged(self, state: State) -> tuple[bytes, list[int]]:
         """Return the name and the vector, in resolutions, that the next round averages, if any."""
@@ -315,8 +317,8 @@ class Generations:
             fresh = fresh if own.has_share else _union(fresh, _bit(shield.index))
         if shield.index not in indices(listed):
             return state
-        for name, (round_number, note) in self._heard.items():
-            if begins <= round_number < first and name not in self._aside:
+        for round_number, note in self._heard.values():
+            if begins <= round_number < first:
                 listed, fresh = _union(listed, note.listed), _union(fresh, note.fresh)
         return _changed(state, listed=listed, fresh=_within(fresh, listed))
 

@@ -276,6 +276,5 @@ def _are_within(limit: int, counters: list[int]) -> bool:
 
 def _counters_of(health: Health) -> list[int]:
     own = [health.number, health.round_us, health.silent, health.missed, health.unanswered_s]
-    own += [health.generation or 0]
-    pools = [health.pool, health.pool_size, health.inline]
-    return [*own, *pools, *health.rejected.values(), *health.surplus.values()]
+    more = [health.pool, health.pool_size, health.inline, health.generation or 0]
+    return [*own, *more, *health.rejected.values(), *health.surplus.values()]

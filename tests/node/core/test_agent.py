@@ -44,7 +44,6 @@ from tests.support.memory_fleet import (
     SHAPES,
     TIMEOUT,
     MemoryFleet,
-    Tap,
     agent_of,
     complete,
     coupled_of,
@@ -52,6 +51,7 @@ from tests.support.memory_fleet import (
     drop,
     finish,
     fleet_of,
+    garbling,
     line,
     mean_reading,
     names,
@@ -681,20 +681,6 @@ def test_a_sealed_answer_that_is_garbage_spoils_the_round_and_is_counted() -> No
     assert agent_of(fleet, "n00").state.unbalanced
 
 
-def garbling(fleet: MemoryFleet, sender: str, receiver: str, spoils: Callable[[int], bool]) -> Tap:
-    """A tap that replaces answers by an encryption of nonsense, in the rounds that it *spoils*."""
-
-    def tap(who: str, to: str, message: Message) -> Message:
-        is_theirs = (who, to) == (sender, receiver)
-        if is_theirs and isinstance(message, Answer) and spoils(message.round):
-            key = fleet.keys[receiver]
-            c = encrypt(key.public, mpz(3) ** 300, key.obfuscator(mpz(7), mpz(9)))
-            return msgspec.structs.replace(message, ciphertexts=[c.to_bytes(128, "big")])
-        return message
-
-    return tap
-
-
 def test_a_node_with_too_few_neighbours_left_holds_its_estimate_and_serves_the_others() -> None:
     fleet = fleet_of(ring(6), rounds=30, sealed=True, encrypted=False)
     start_all(fleet)
@@ -952,7 +938,7 @@ def test_a_round_in_which_all_lie_moves_by_nothing(collecting: MemoryFleet) -> N
 def test_a_fleet_with_one_liar_goes_on() -> None:
     """The liar's answers to n01 are garbage under the right key, in every round."""
     fleet = fleet_of(complete(4), rounds=40)
-    fleet.tap = garbling(fleet, "n00", "n01", lambda _k: True)
+    fleet.tap = garbling(fleet, "n00", "n01")
     fleet.run()
     assert 0 < fleet.seats["n01"].rejected["out_of_range"] < 10, "it is asked ever less often"
     assert all(closed.silent == ("n00",) for closed in fleet.seats["n01"].reported)

@@ -26,14 +26,16 @@ from tests.support.exact_fleets import (
     readings,
     run_to,
 )
-from tests.support.memory_fleet import Edges, MemoryFleet, agent_of, names, run_until, start_all
+from tests.support.memory_fleet import (
+    Edges,
+    MemoryFleet,
+    agent_of,
+    degree_four,
+    run_until,
+    start_all,
+)
 
 NEW = "n02"
-
-
-def degree_four(n: int = 7) -> Edges:
-    ids = names(n)
-    return [(ids[place], ids[(place + step) % n]) for place in range(n) for step in (1, 2)]
 
 
 @pytest.fixture(params=[True, False], ids=["sealed", "pairwise"])
@@ -95,7 +97,7 @@ def without_newcomer(edges: Edges, until: int, *, sealed: bool, seed: int) -> Me
 
 @pytest.mark.parametrize("seed", range(2))
 def test_the_ledgers_sum_to_zero_after_a_newcomer(seed: int, *, sealed: bool) -> None:
-    running = without_newcomer(degree_four(), 16, sealed=sealed, seed=seed)
+    running = without_newcomer(degree_four(7), 16, sealed=sealed, seed=seed)
     for name in running.seats:
         running.seats[name].stopped = running.seats[name].switched = False
         running.start(name)
@@ -105,7 +107,7 @@ def test_the_ledgers_sum_to_zero_after_a_newcomer(seed: int, *, sealed: bool) ->
 
 
 def test_a_lost_state_costs_its_dual_and_nothing_else(*, sealed: bool) -> None:
-    running = fleet(degree_four(), sealed=sealed)
+    running = fleet(degree_four(7), sealed=sealed)
     start_all(running)
     run_to(running, "n00", 150)
     run_until_all_have_closed(running, list(running.seats))
@@ -126,7 +128,7 @@ def test_a_lost_state_costs_its_dual_and_nothing_else(*, sealed: bool) -> None:
 
 
 def test_a_node_without_a_state_opens_the_first_round_of_a_block() -> None:
-    running = fleet(degree_four(), sealed=True)
+    running = fleet(degree_four(7), sealed=True)
     start_all(running)
     run_to(running, "n00", 29)
     running.kill(NEW)

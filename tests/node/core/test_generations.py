@@ -48,8 +48,10 @@ from tests.support.memory_fleet import (
     MemoryFleet,
     complete,
     coupled_of,
+    degree_four,
     deliver,
     drop,
+    garbling,
     names,
     rejections,
     ring,
@@ -530,7 +532,7 @@ def test_two_nodes_alone_begin_no_generation() -> None:
 
 # -- a member that never answers ------------------------------------------------------------------
 
-EIGHT = [(f"n0{i}", f"n0{(i + step) % 8}") for i in range(8) for step in (1, 2)]  # degree 4
+EIGHT = degree_four(8)
 MUTE, OTHERS = "n00", names(8)[1:]
 
 
@@ -562,16 +564,7 @@ def test_a_member_that_never_answers_stops_no_generation(sealed: bool) -> None:
 
 def test_a_member_that_answers_garbage_stops_no_generation() -> None:
     running = eight(sealed=True, encrypted=True)
-
-    def tap(sender: str, receiver: str, message: Message) -> Message:
-        if sender != MUTE or not isinstance(message, Answer):
-            return message
-        bound = int(running.keys[receiver].public.n_squared)
-        number = pow(int.from_bytes(message.query, "big"), 9, bound)
-        drawn = [(number + i).to_bytes(len(c), "big") for i, c in enumerate(message.ciphertexts)]
-        return msgspec.structs.replace(message, ciphertexts=drawn)
-
-    running.tap = tap
+    running.tap = garbling(running, MUTE)
     run_to(running, OTHERS[3], 45)
     assert errors(running, OTHERS, of=OTHERS).max() > 0.1, "rounds were counted at one end only"
     run_to(running, OTHERS[3], 12 + 2 * 50 - 2)

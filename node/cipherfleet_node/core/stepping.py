@@ -1,7 +1,8 @@
 """What the answers of a round do to the estimate: the step, late terms, and terms taken back.
 
 `coupling.py` caps the terms. If a step would leave the headroom, it is not taken: nothing that a
-neighbour sends can end this node.
+neighbour sends can end this node. After REFUSED_STEPS such steps the estimate stops at its limit.
+Otherwise a fleet that has lost its duals would stand there for good.
 
 **Taking back.** In the pairwise exchange every query lists the neighbours whose answers its sender
 counted in the round before. A node that counted a neighbour alone takes that term back: it opens
@@ -21,7 +22,7 @@ from cipherfleet_node.errors import RemoteProtocolError
 
 from . import agreement, progress
 from .collector import Answers, CouplingTerm
-from .coupling import cap_of, capped, is_within_headroom, size_of
+from .coupling import cap_of, capped, is_within_headroom, size_of, within_headroom
 from .events import Setup
 from .exchange import UNIT
 from .listening import listened
@@ -42,9 +43,18 @@ class Stepper:
         self._single: dict[tuple[str, int], Sequence[mpz]] = {}  # pairwise answers counted lately
 
     def step(
-        self, state: State, record: RoundRecord, term: CouplingTerm, answers: Answers
+        self,
+        state: State,
+        record: RoundRecord,
+        term: CouplingTerm,
+        answers: Answers,
+        *,
+        stops_at_limit: bool = False,
     ) -> State | None:
-        """Return *state* after the round of *record*, or None if its headroom does not suffice."""
+        """Return *state* after the round of *record*, or None if its headroom does not suffice.
+
+        With *stops_at_limit* the estimate goes as far as the headroom allows instead.
+        """
         setup, k = self._setup, record.number
         state, coupling = self._limited(state, record, term, answers)
         if setup.exact_scale is not None:
@@ -52,7 +62,9 @@ class Stepper:
                 estimate = dequantise(record.quantised, setup.resolution) + self._real(coupling)
         else:
             estimate = self._descended(state, record, self._real(coupling))
-        if not self._fits(estimate):
+        if stops_at_limit and np.all(np.isfinite(estimate)):
+            estimate = within_headroom(estimate, setup.resolution)
+        elif not self._fits(estimate):
             return None
         if not setup.exchange.sealed:
             self._keep_single(answers, k)
@@ -81,6 +93,10 @@ class Stepper:
             gradient = setup.objective.gradient(estimate, randomness)
         with setup.trace.span("update", k):
             return descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
+
+    def is_far_from_limit(self, state: State) -> bool:
+        """True if the estimate of *state* is in the inner half of its headroom."""
+        return is_within_headroom(np.array(state.estimate), self._setup.resolution / 2)
 
     def step_late(self, state: State, record: RoundRecord, term: CouplingTerm) -> State | None:
         """Return *state* with the term of a held round, or None if it cannot be counted.

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cipherfleet_node.core import generations, listening, progress
+from cipherfleet_node.core import agent, generations, listening, progress
 from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.generations import Generations, indices
@@ -607,6 +607,45 @@ def test_a_node_has_no_term_of_the_vector_with_one_that_it_does_not_ask() -> Non
         run_to(running, "n00", 12 + 2 * 50 - 14)
     assert [len(who) for who in watched.applied.values()] == [8, 8]
     assert not watched.broken()
+
+
+# -- nodes that stand at their limits -------------------------------------------------------------
+
+
+def without_gradients() -> MemoryFleet:
+    """A fleet of eight that has lost all its duals after its first generation.
+
+    All nodes have old copies of their states. So none has a gradient, and the sum of the duals is
+    far from zero. The fleet runs to the end of its third generation.
+    """
+    running = eight(sealed=True)
+    run_to(running, "n00", 30)
+    for name, seat in running.seats.items():
+        running.kill(name)
+        running.damage_state(name)
+        assert seat.saved is not None
+        if name == "n00":
+            wrong = progress.texts(2_000 * entry for entry in progress.ledger_of(seat.saved, D))
+            seat.saved = progress.replaced(seat.saved, ledger=wrong)
+    start_all(running)
+    run_to(running, "n04", 12 + 3 * 50 - 2)
+    return running
+
+
+def test_a_fleet_at_its_limits_is_healed_by_the_next_generation() -> None:
+    running = without_gradients()
+    assert running.rejected()["overreach"] > 0
+    assert numbers(running) == {3}
+    assert errors(running, names(8)).max() < 20
+
+
+def test_a_fleet_at_its_limits_stays_there_if_every_step_beyond_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent, "REFUSED_STEPS", 10**6)
+    running = without_gradients()
+    assert numbers(running) == {1}
+    assert errors(running, names(8)).max() > 100
 
 
 # -- notes ----------------------------------------------------------------------------------------

@@ -397,7 +397,7 @@ class Agent:
 
     @property
     def _is_asked_to_go_on(self) -> bool:
-        return any(query.round >= self._state.round for query, _ in self.answerer.held.values())
+        return self.answerer.is_asked_for(self._state.round)
 
     @property
     def _is_at_boundary(self) -> bool:

@@ -23,8 +23,9 @@ has counted it or will. In the pairwise exchange a node refuses (`closed`) if it
 without the asker's answer. After that the record is gone, and the node refuses (`old`).
 
 **Held queries.** A node cannot answer a query of a round that it has not opened. It holds the
-latest such query of each neighbour, and no other: the memory for them is bounded by the number of
-neighbours. The agent answers them when it opens that round.
+latest HELD_ROUNDS such queries of each neighbour, and no other: the memory for them is bounded by
+the number of neighbours. The agent answers them when it opens their rounds. With the latest alone,
+a slow node would count a neighbour in a round that this one has left and cannot count any more.
 
 **Prepared answers.** The factor of an answer that does not depend on the query is computed before
 the query comes. It holds an obfuscator and is used for one answer only. An invalid query does not
@@ -50,6 +51,7 @@ from .state import AnsweredQuery, RoundRecord, State, note_answered
 
 MAX_WAITED_MS = 2**31
 ROSTER_DIGEST_BYTES = 16
+HELD_ROUNDS = 2  # of each neighbour
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,26 +72,33 @@ class Answerer:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self.prepared: dict[str, list[mpz]] = {}  # by neighbour, for the open round; used once
-        self.held: dict[str, tuple[Query, float]] = {}  # by sender: its latest query, since when
+        self.held: dict[str, list[tuple[Query, float]]] = {}  # by sender, by round: since when
         self._sent: dict[tuple[str, int], Answer] = {}  # by asker and round
         self.is_draw_wanted = False  # a roster was refused: the next round needs another draw
 
     def hold(self, query: Query, now: float) -> None:
-        """Keep *query* for its round, unless a later query of its sender is already kept."""
-        held = self.held.get(query.sender)
-        if held is None or query.round >= held[0].round:
-            same = held is not None and held[0].digest == query.digest
-            self.held[query.sender] = query, held[1] if held and same else now
+        """Keep *query* for its round, unless later queries of its sender are already kept."""
+        held = self.held.setdefault(query.sender, [])
+        if all(each.digest != query.digest for each, _ in held):
+            others = [each for each in held if each[0].round != query.round]
+            held[:] = sorted([*others, (query, now)], key=_round_of)[-HELD_ROUNDS:]
 
     def release(self, round_number: int, now: float) -> list[tuple[Query, float]]:
         """Remove and return the held queries of rounds up to *round_number*, and their waits."""
-        due = [held for held in self.held.values() if held[0].round <= round_number]
-        for query, _ in due:
-            del self.held[query.sender]
-        return [(query, now - since) for query, since in due]
+        due = [(q, now - since) for q, since in self._queries_held() if q.round <= round_number]
+        for held in self.held.values():
+            held[:] = [each for each in held if each[0].round > round_number]
+        return due
+
+    def is_asked_for(self, round_number: int) -> bool:
+        """True if a held query is of this round or a later one."""
+        return any(query.round >= round_number for query, _ in self._queries_held())
+
+    def _queries_held(self) -> list[tuple[Query, float]]:
+        return [each for held in self.held.values() for each in held]
 
     def forget_held(self, sender: str) -> None:
-        """Drop the held query of *sender*: it has restarted."""
+        """Drop the held queries of *sender*: it has restarted."""
         self.held.pop(sender, None)
 
     def forget_old_rounds(self, state: State) -> None:
@@ -181,7 +190,7 @@ class Answerer:
 
         So one save serves the query of the round and all answers that are due at once.
         """
-        for query, _ in self.held.values():
+        for query, _ in self._queries_held():
             with suppress(RemoteProtocolError):
                 record = state.record(query.round)
                 if record is None or query.sender in record.answered:
@@ -221,6 +230,10 @@ class Answerer:
         randomness = RoundRandomness(record.seed).second()
         prepared = exchange.prepare(asker, record.averaged, randomness)
         return exchange.answer(second, randomness, prepared)
+
+
+def _round_of(held: tuple[Query, float]) -> int:
+    return held[0].round
 
 
 def _shows_another(query: Query, record: RoundRecord) -> bool:

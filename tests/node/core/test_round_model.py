@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from cipherfleet_node.core import answerer
+from cipherfleet_node.core.answerer import HELD_ROUNDS
 from tests.support.round_model.bugs import switched_off
 from tests.support.round_model.graphs import complete, line, ring, star
 from tests.support.round_model.invariants import SECRECY, counted_at_one_end, heal
@@ -191,11 +193,13 @@ def test_the_kick_of_a_node_that_has_coupled_nothing_hides_a_roster_change() -> 
     assert not shows(sealed(star(3)), ((20, will),), "nearly_isolated", until_s=4.0)
 
 
-@pytest.mark.xfail(
-    reason="of two queries of one neighbour for later rounds, the latest alone is kept"
-)
-def test_delays_alone_leave_no_round_counted_at_one_end() -> None:
+@pytest.mark.parametrize("rounds", [1, HELD_ROUNDS])
+def test_delays_alone_leave_no_round_counted_at_one_end(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless a node holds only the latest of two queries of one neighbour for later rounds."""
+    monkeypatch.setattr(answerer, "HELD_ROUNDS", rounds)
     late = Action("late", "c", "a")
     world = replay(sealed(complete(3)), ((35, late), (58, late)), until_s=3.0)
     heal(world, 3.0)
-    assert not counted_at_one_end(world)
+    assert bool(counted_at_one_end(world)) is (rounds == 1)

@@ -519,9 +519,7 @@ def test_a_difference_counts_only_if_it_is_the_term_in_every_digit() -> None:
 
 def query(roster: str, own: int) -> Query:
     entries = [(-entry).to_bytes(9, "big", signed=True) for entry in (own, 0)]
-    return Query(
-        "lab", "asker", 1, len(roster), [*roster], -1, [], False, None, 0, b"", b"", entries
-    )
+    return Query("lab", "asker", 1, len(roster), [*roster], [], False, None, 0, b"", b"", entries)
 
 
 def test_sums_of_neighbours_that_stand_still_separate_unless_a_draw_belongs_to_a_state() -> None:

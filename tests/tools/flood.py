@@ -96,9 +96,7 @@ def long_message(folder: Path) -> tuple[str, bytes]:
     config = load_node_config(folder)
     ciphertexts = [bytes(MESSAGE_BYTES)]
     tags = bytes(8), bytes(8)
-    query = Query(
-        config.fleet, config.node, 2**40, 1, [], -1, [], False, None, 0, *tags, ciphertexts
-    )
+    query = Query(config.fleet, config.node, 2**40, 1, [], [], False, None, 0, *tags, ciphertexts)
     return wire.topic_of(query), wire.encode(query, read_keys(folder, config.crypto).identity)
 
 

@@ -57,6 +57,7 @@ from cipherfleet_node.core.messages import (
     MAX_CIPHERTEXTS,
     MAX_CO_NEIGHBOURS,
     MAX_REASONS,
+    MAX_UNCOUNTED,
     OPERATOR,
     Answer,
     Claim,
@@ -69,6 +70,7 @@ from cipherfleet_node.core.messages import (
     Query,
     Refusal,
     RefusalReason,
+    Uncounted,
 )
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.wire import (
@@ -360,12 +362,13 @@ class Mutator:
                 fields[index] = self.chance.choice([0, 1] * 30 + [2, 3, MAX_ROUND, MAX_COUNTER])
             case "waited_ms":
                 fields[index] = self.chance.choice([0, 0, 1, 1000, 2**32, MAX_COUNTER])
-            case "roster" | "counted":
+            case "roster":
                 fields[index] = self.roster(getattr(message, name))
-            case "round" | "previous" | "theirs":
-                now = self.target._agent.round_number
-                near = [now + step for step in range(-8, 9)]
-                fields[index] = max(0, self.chance.choice([*near, 2**32, MAX_ROUND, MAX_COUNTER]))
+            case "uncounted":
+                rounds = range(self.chance.choice([1, 2, 4, 5]))
+                fields[index] = [[self.round_number(), self.roster([])] for _ in rounds]
+            case "round" | "theirs":
+                fields[index] = self.round_number()
             case "ciphertexts" | "averaged":
                 assert isinstance(message, Query | Answer)
                 fields[index] = self.ciphertexts(message)
@@ -444,6 +447,12 @@ class Mutator:
             return [""] * self.chance.choice([MAX_DEGREE, MAX_DEGREE + 1, 200_000])
         return self.chance.choice([some, *[fewer, with_target] * 3, *odd])
 
+    def round_number(self) -> int:
+        """Mostly one near the round of the target."""
+        now = self.target._agent.round_number
+        near = [now + step for step in range(-8, 9)]
+        return max(0, self.chance.choice([*near, 2**32, MAX_ROUND, MAX_COUNTER]))
+
     def counts(self) -> dict[str, int]:
         """By reason: few, as many as there may be, and more."""
         number = self.chance.choice([0, 1, 1, 3, 64, 65, 3000])
@@ -493,10 +502,11 @@ def length(chance: random.Random, limit: int, most: int) -> int:
 
 def long_query(chance: random.Random) -> Query:
     roster = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
-    counted = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
-    tags = bytes(8), bytes(8)
+    missing = ["n01"] * length(chance, MAX_DEGREE, 60_000) if chance.random() < 0.5 else []
+    rounds = length(chance, MAX_UNCOUNTED, 60_000 // (1 + len(missing)))
+    uncounted, tags = [Uncounted(2, missing)] * rounds, (bytes(8), bytes(8))
     return Query(
-        FLEET, "", 1, 3, roster, 2, counted, False, None, 0, *tags, long_ciphertexts(chance)
+        FLEET, "", 1, 3, roster, uncounted, False, None, 0, *tags, long_ciphertexts(chance)
     )
 
 

@@ -168,7 +168,7 @@ def _sealed_case(name: str, bits: int, dimension: int) -> dict[str, Any]:
 def query_to_seal(ciphertexts: list[bytes]) -> Query:
     """Return the query of i in round 3 for a, b and c."""
     tag = bytes(8)
-    return Query(FLEET, "i", 1, 3, list(NAMES), -1, [], False, None, 0, tag, tag, ciphertexts)
+    return Query(FLEET, "i", 1, 3, list(NAMES), [], False, None, 0, tag, tag, ciphertexts)
 
 
 def _sealed_answer(name: str, query: Query, key: PublicKey, layout: Layout) -> dict[str, Any]:
@@ -240,5 +240,5 @@ def _size(name: str, size: int, fails: str) -> dict[str, Any]:
 def sized(zeros: int) -> bytes:
     """Return the bytes of a query with one ciphertext of so many *zeros*."""
     tag = bytes(8)
-    query = Query(FLEET, "a", 1, 1, [], -1, [], False, None, 0, tag, tag, [bytes(zeros)])
+    query = Query(FLEET, "a", 1, 1, [], [], False, None, 0, tag, tag, [bytes(zeros)])
     return wire.encode(query, identity_of("a"))

@@ -34,6 +34,7 @@ from cipherfleet_node.core.messages import (
     Presence,
     Query,
     Refusal,
+    Uncounted,
 )
 from cipherfleet_node.core.packing import MAX_DEGREE, Layout
 from cipherfleet_node.core.paillier import encrypt, faults_of_modulus, scale
@@ -78,7 +79,6 @@ def query_of(
         epoch,
         number,
         list(roster),
-        -1,
         [],
         False,
         None,
@@ -444,8 +444,7 @@ def wire_messages() -> dict[str, Message]:
             7,
             3,
             [],
-            2,
-            ["b", "c"],
+            [Uncounted(2, ["b", "c"])],
             False,
             None,
             0,
@@ -454,7 +453,7 @@ def wire_messages() -> dict[str, Message]:
             [b"\x01" * 4, b"\xff" * 4],
         ),
         "sealed query": Query(
-            "fleet", "a", 7, 4, ["b", "c"], -1, [], True, None, 0, tag, KEY_TAG, [b"\x01"]
+            "fleet", "a", 7, 4, ["b", "c"], [], True, None, 0, tag, KEY_TAG, [b"\x01"]
         ),
         "answer": Answer("fleet", "a", 7, "b", 3, 1500, bytes(range(32)), [b"\x02" * 4]),
         "refusal": Refusal("fleet", "a", 7, "b", 3, 0, bytes(range(32)), "old", 12),
@@ -652,8 +651,9 @@ def wire_vectors() -> Any:
             ("a number as a real", home, signed("query", real_round), "malformed"),
             ("a round beyond the limit", home, changed(round=MOST + 1), "range"),
             ("an epoch beyond the limit", home, changed(epoch=MOST + 1), "range"),
-            ("a round before beyond the limit", home, changed(previous=MOST), "range"),
-            ("a round before that is below -1", home, changed(previous=-2), "range"),
+            ("a closed round beyond the limit", home, changed(uncounted=[[MOST + 1, []]]), "range"),
+            ("a closed round below 0", home, changed(uncounted=[[-1, []]]), "range"),
+            ("five closed rounds", home, changed(uncounted=[[0, []]] * 5), "malformed"),
             ("a wait of 64 bits", answers, replied(waited_ms=2**63), "range"),
             ("a negative wait", answers, replied(waited_ms=-1), "range"),
             ("a refusal that names a far round", answers, refused(theirs=MOST + 1), "range"),

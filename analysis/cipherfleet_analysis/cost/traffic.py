@@ -72,8 +72,8 @@ def traffic(fleet: Fleet) -> Traffic:
 
     for node in graph.ids:
         neighbours = graph.neighbours(node)
-        names = tuple(map(len, sorted(neighbours)))
-        size = _query_size(name, node, names, k, layout, sealed=sealed)
+        roster = tuple(map(len, sorted(neighbours))) if sealed else ()
+        size = _query_size(name, node, roster, k, layout)
         count(size, node, neighbours)
     queries = sum(sizes)
     for node in graph.ids:
@@ -116,11 +116,9 @@ def _packet_bytes(rest: int) -> int:
     return 1 + -(-rest.bit_length() // 7) + rest
 
 
-def _query_size(
-    fleet: str, node: str, names: tuple[int, ...], k: int, layout: Layout, *, sealed: bool
-) -> _Size:
+def _query_size(fleet: str, node: str, roster: tuple[int, ...], k: int, layout: Layout) -> _Size:
     sizes = layout.ciphertexts, layout.ciphertext_bytes
-    return _padded_query_size(fleet, len(node), names, k, *sizes, sealed)
+    return _padded_query_size(fleet, len(node), roster, k, *sizes)
 
 
 def _answer_size(fleet: str, sender: int, receiver: int, k: int, layout: Layout) -> _Size:
@@ -130,17 +128,16 @@ def _answer_size(fleet: str, sender: int, receiver: int, k: int, layout: Layout)
 
 @lru_cache(maxsize=4096)
 def _padded_query_size(
-    fleet: str, sender: int, names: tuple[int, ...], k: int, count: int, length: int, sealed: bool
+    fleet: str, sender: int, roster: tuple[int, ...], k: int, count: int, length: int
 ) -> _Size:
-    """Return the size for *names* of the given lengths; their characters do not matter.
+    """Return the size for a roster of names of these lengths; their characters do not matter.
 
-    A sealed query has them as its roster, a pairwise one as those counted in the round before.
+    All answers of the rounds before are counted.
     """
-    padded = ["x" * name for name in names]
-    rest = (padded, -1, []) if sealed else ([], k - 1, padded if k else [])
+    names = ["x" * name for name in roster]
     tag, ciphertexts = bytes(TAG_BYTES), [bytes(length)] * count
-    head = (fleet, "x" * sender, _EPOCH, k)
-    return _message_size(Query(*head, *rest, False, None, 0, tag, tag, ciphertexts))
+    head = fleet, "x" * sender, _EPOCH, k, names
+    return _message_size(Query(*head, [], False, None, 0, tag, tag, ciphertexts))
 
 
 @lru_cache(maxsize=4096)

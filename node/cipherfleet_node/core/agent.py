@@ -693,11 +693,14 @@ class Agent:
         yield from self._stop_if_served(now)
 
     def _take_back(self, query: Query) -> None:
-        """Pairwise: undo the term of a neighbour that did not count this node in the same round."""
-        current, is_counted = self.collector.current, self._setup.node in query.counted
-        if current is not None and current.number == query.previous and not is_counted:
-            self.collector.exclude(query.sender)
-        self._state = self.stepper.take_back(self._state, query)
+        """Pairwise: undo the terms of rounds in which the sender did not count this node."""
+        if self._setup.exchange.sealed:
+            return
+        current = self.collector.current
+        for number in (each.round for each in query.uncounted if self._setup.node in each.names):
+            if current is not None and current.number == number:
+                self.collector.exclude(query.sender)
+            self._state = self.stepper.take_back(self._state, query.sender, number)
 
     # -- replies --------------------------------------------------------------------------------
 

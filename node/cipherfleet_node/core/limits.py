@@ -20,6 +20,7 @@ from .messages import (
     LARGEST_POWER,
     MAX_LEVEL,
     MAX_REASONS,
+    MAX_UNCOUNTED,
     NAME_BYTES,
     TAG_BYTES,
     Answer,
@@ -31,6 +32,7 @@ from .messages import (
     Presence,
     Query,
     Refusal,
+    Uncounted,
 )
 from .packing import MAX_DEGREE, Layout
 from .topics import kind_of_level
@@ -81,8 +83,7 @@ def _longest(layout: Layout, *, has_generations: bool = False) -> Iterator[Messa
         epoch=last,
         round=last,
         roster=names,
-        previous=last - 1,
-        counted=names,
+        uncounted=[Uncounted(last, names)] * MAX_UNCOUNTED,
         unbalanced=True,
         scale=LARGEST_POWER,
         settled=MAX_LEVEL,

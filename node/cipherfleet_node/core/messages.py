@@ -37,6 +37,7 @@ MAX_CIPHERTEXTS = 2048  # of 512-bit keys (128 bytes each) in the longest messag
 MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
 DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius
 NAME_BYTES = 16  # of the name of a generation
+MAX_UNCOUNTED = 4  # rounds; a node has no records of more closed ones
 MAX_REASONS = 64  # different reasons in a count of messages; twice as many as exist
 
 # Every list has a maximum length. A longer list is refused before its entries are read: a message
@@ -84,6 +85,16 @@ class GenerationVotes(msgspec.Struct, array_like=True, frozen=True, forbid_unkno
     votes: Bits
 
 
+class Uncounted(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The neighbours whose answers the sender has not counted in a closed round."""
+
+    round: int
+    names: Names  # sorted
+
+
+UncountedRounds = Annotated[list[Uncounted], msgspec.Meta(max_length=MAX_UNCOUNTED)]
+
+
 class Query(Message, frozen=True, dict=True):
     """The sender's negated, quantised estimate of *round*, encrypted under its own key.
 
@@ -96,8 +107,7 @@ class Query(Message, frozen=True, dict=True):
 
     round: int
     roster: Names  # sorted; the neighbours whose answers open together; empty if pairwise
-    previous: int  # pairwise: the sender's latest closed round, or -1
-    counted: Names  # pairwise: sorted; the neighbours whose answers the sender counted there
+    uncounted: UncountedRounds  # pairwise: of closed rounds that did not count all, oldest first
     unbalanced: bool  # the sender knows of a term that was counted at one end only
     scale: Power | None  # exponent of an agreed scale of curvature; see agreement.py
     settled: Level  # 0: the sender is not settled; see settling.py

@@ -29,14 +29,14 @@ from .coupling import TERMS, size_of, within_headroom
 from .events import Setup
 from .exchange import UNIT
 from .generations import Generations
-from .messages import Query
+from .messages import Query, Uncounted
 from .metric import Metric, Moments, StepInput
 from .objective import Objective
 from .optimiser import draw_factors
 from .quadratic import WithQuadratic, symmetric
 from .quantiser import START_NOISE, quantise, randomise_start
 from .randomness import FloatVector, RoundRandomness
-from .state import UNSEEN, RoundRecord, State
+from .state import RoundRecord, State
 
 KICK = 2.0
 ROUNDS_PER_DRAW = 4
@@ -246,16 +246,13 @@ class Opener:
     def query(self, state: State, record: RoundRecord) -> Query:
         """Return the query of *record*."""
         setup = self._setup
-        closed = [r for r in state.records if r.outcome != "open" and r.number < record.number]
-        latest = closed[-1] if closed and not setup.exchange.sealed else None
         return Query(
             fleet=setup.fleet,
             sender=setup.node,
             epoch=state.epoch,
             round=record.number,
             roster=record.roster,
-            previous=latest.number if latest else UNSEEN,
-            counted=latest.counted if latest else [],
+            uncounted=[] if setup.exchange.sealed else self._uncounted(state, record),
             unbalanced=state.unbalanced,
             scale=state.scale_power,
             settled=state.level,
@@ -265,6 +262,12 @@ class Opener:
             averaged=record.second,
             generation=self.generations.note(state, record),
         )
+
+    def _uncounted(self, state: State, record: RoundRecord) -> list[Uncounted]:
+        """Return the rounds before *record* that have not counted all neighbours."""
+        closed = (r for r in state.records if r.outcome != "open" and r.number < record.number)
+        missing = ((r.number, self._setup.neighbours.keys() - set(r.counted)) for r in closed)
+        return [Uncounted(number, sorted(names)) for number, names in missing if names]
 
     def _kicked(
         self, state: State, estimate: FloatVector, randomness: RoundRandomness

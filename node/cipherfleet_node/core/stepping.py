@@ -5,9 +5,9 @@ neighbour sends can end this node. After REFUSED_STEPS such steps the estimate s
 Otherwise a fleet that has lost its duals would stand there for good.
 
 **Taking back.** In the pairwise exchange every query lists the neighbours whose answers its sender
-counted in the round before. A node that counted a neighbour alone takes that term back: it opens
-the stored answer by itself and subtracts the term. In the sealed exchange nothing is taken back,
-since that would show the term of a single neighbour.
+has not counted in its latest closed rounds. A node that counted a neighbour alone takes that term
+back: it opens the stored answer by itself and subtracts the term. In the sealed exchange nothing is
+taken back, since that would show the term of a single neighbour.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from .coupling import cap_of, capped, is_within_headroom, size_of, within_headro
 from .events import Setup
 from .exchange import UNIT
 from .listening import listened
-from .messages import Query
 from .opening import Opener
 from .optimiser import attenuation_factor, descend
 from .quantiser import dequantise
@@ -34,13 +33,16 @@ from .randomness import FloatVector, RoundRandomness
 from .settling import calmed
 from .state import HISTORY_ROUNDS, RoundRecord, State
 
+TAKEN_BACK_ROUNDS = 2 * HISTORY_ROUNDS  # a neighbour that jumps has records of older rounds
+
 
 class Stepper:
     """Change the estimate of one node. What it holds is private to the node."""
 
     def __init__(self, setup: Setup, opener: Opener) -> None:
         self._setup, self._opener = setup, opener
-        self._single: dict[tuple[str, int], Sequence[mpz]] = {}  # pairwise answers counted lately
+        # Pairwise answers counted lately, by neighbour and round, and the records of these rounds.
+        self._single: dict[tuple[str, int], tuple[RoundRecord, Sequence[mpz]]] = {}
 
     def step(
         self,
@@ -67,7 +69,7 @@ class Stepper:
         elif not self._fits(estimate):
             return None
         if not setup.exchange.sealed:
-            self._keep_single(answers, k)
+            self._keep_single(record, {name: answers[name] for name in term.included})
         state = self._opener.generations.with_term(state, record.averaging, term.averaged)
         state = self._calmed(self._booked(state, record, coupling), record, coupling)
         if record.listens:
@@ -116,24 +118,20 @@ class Stepper:
         state = self._booked(state, record, coupling)
         return self._coupled(state, record, term, estimate, state.round)
 
-    def take_back(self, state: State, query: Query) -> State:
-        """Return *state* without the term of the sender of *query*, if it counted us not."""
-        setup, name = self._setup, query.sender
-        if setup.exchange.sealed or setup.node in query.counted:
-            return state
-        record = state.record(query.previous)
-        answer = self._single.pop((name, query.previous), None)
-        if record is None or answer is None or name not in record.counted or record.listens:
-            return state
-        if self._is_over(state, record):
+    def take_back(self, state: State, name: str, number: int) -> State:
+        """Return *state* without the term of the neighbour *name* in round *number*, if any."""
+        record, answer = self._single.pop((name, number), (None, []))
+        if record is None or self._is_over(state, record):
             return state
         try:
-            term = setup.exchange.open({name: answer}, RoundRandomness(record.seed))
+            term = self._setup.exchange.open({name: answer}, RoundRandomness(record.seed))
         except RemoteProtocolError:  # in range together with the others only
             return progress.replaced(state, unbalanced=True)
         estimate = np.array(state.estimate) - self._attenuation(record) * self._real(term)
-        others = [other for other in record.counted if other != name]
-        state = progress.closed(state, record.number, "coupled", others)
+        latest = state.record(number)
+        if latest is not None:
+            others = [other for other in latest.counted if other != name]
+            state = progress.closed(state, number, "coupled", others)
         if not self._fits(estimate):
             return progress.replaced(state, unbalanced=True)
         return progress.moved(self._booked(state, record, term, -1), estimate, state.round)
@@ -197,9 +195,11 @@ class Stepper:
         """Return an opened term in the objective's units, shape (d,)."""
         return dequantise(term, self._setup.resolution * UNIT)
 
-    def _keep_single(self, answers: Mapping[str, Sequence[mpz]], number: int) -> None:
-        """Keep the pairwise answers of the latest rounds, in case one must be taken back."""
-        fresh = {(name, number): answer for name, answer in answers.items()}
-        oldest = number - HISTORY_ROUNDS
-        kept = {key: answer for key, answer in self._single.items() if key[1] > oldest}
+    def _keep_single(self, record: RoundRecord, answers: Mapping[str, Sequence[mpz]]) -> None:
+        """Keep the pairwise *answers* of the latest rounds, in case one must be taken back."""
+        if record.listens:
+            return
+        fresh = {(name, record.number): (record, answer) for name, answer in answers.items()}
+        oldest = record.number - TAKEN_BACK_ROUNDS
+        kept = {key: value for key, value in self._single.items() if key[1] > oldest}
         self._single = kept | fresh

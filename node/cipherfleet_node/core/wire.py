@@ -236,7 +236,7 @@ def _check_ranges(message: Message) -> None:
     tags: list[tuple[bytes, int]] = []
     match message:
         case Query():
-            rounds += [message.round, message.previous + 1]
+            rounds += [message.round, *(each.round for each in message.uncounted)]
             tags += [(message.parameters, TAG_BYTES), (message.key, TAG_BYTES)]
             if message.generation is not None:
                 rounds.append(message.generation.number)

@@ -115,7 +115,7 @@ def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
 
 
 def asked_by(name: str, ciphertexts: list[bytes]) -> Query:
-    return Query("f", name, 1, 3, [], -1, [], False, None, 0, b"", b"", ciphertexts)
+    return Query("f", name, 1, 3, [], [], False, None, 0, b"", b"", ciphertexts)
 
 
 def pairwise() -> tuple[Pairwise, Pairwise]:
@@ -306,7 +306,7 @@ def test_the_query_vector_is_what_plain_arithmetic_makes() -> None:
     ]
     assert numbers(VECTORS["query"]) == expected
     query = [bytes.fromhex(item) for item in VECTORS["query"]]
-    message = Query("f", "i", 1, VECTORS["round"], [], -1, [], False, None, 0, b"", b"", query)
+    message = Query("f", "i", 1, VECTORS["round"], [], [], False, None, 0, b"", b"", query)
     assert message.digest.hex() == VECTORS["digest"]
 
 

@@ -736,15 +736,10 @@ def test_lost_answers_leave_no_scar_in_a_pairwise_average(seed: int, share: floa
 def test_without_taking_back_lost_answers_leave_a_scar(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Stepper, "take_back", lambda _self, state, _query: state)
+    monkeypatch.setattr(Stepper, "take_back", lambda _self, state, *_: state)
     assert drift(lossy(seed, Answer, 0.3), 5) > 100 * FEW_RESOLUTIONS
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a query lists the answers of the latest closed round only: if it is lost at both "
-    "deadlines, the other end never learns what was not counted",
-)
 def test_lost_queries_leave_no_scar_in_a_pairwise_average() -> None:
     drifts = [drift(lossy(seed, Answer | Query, 0.3), 5) for seed in range(3)]
     assert max(drifts) < FEW_RESOLUTIONS

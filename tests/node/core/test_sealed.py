@@ -46,7 +46,7 @@ def seal_of(name: str, others: list[str], *, leaves_open: bool = False) -> Seal:
 
 
 def query_for(roster: list[str], ciphertexts: list[bytes], **changes: Any) -> Query:
-    query = Query("f", "i", 1, 3, roster, -1, [], False, None, 0, b"", b"", ciphertexts)
+    query = Query("f", "i", 1, 3, roster, [], False, None, 0, b"", b"", ciphertexts)
     return msgspec.structs.replace(query, **changes)
 
 

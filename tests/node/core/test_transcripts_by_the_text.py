@@ -144,7 +144,7 @@ def ciphertext_of(number: int, n: int) -> bytes:
 def digest_of(query: list[Any]) -> bytes:
     """2.6, over the round, the roster and the ciphertexts."""
     parts = [b"cipherfleet/v2/query-digest\0", query[3].to_bytes(8, "big")]
-    for items in ([name.encode() for name in query[4]], query[12]):
+    for items in ([name.encode() for name in query[4]], query[11]):
         parts.append(len(items).to_bytes(8, "big"))
         parts += [len(item).to_bytes(8, "big") + item for item in items]
     return hashlib.sha256(b"".join(parts)).digest()
@@ -169,7 +169,7 @@ def answer_of(exchange: str, sender: str, asker: str, k: int) -> bytes:
     noise = dither(side.seed, asker, weight)
     shifts = [factor * (weight * x + e) for x, e in zip(side.own, noise, strict=True)]
     shift = pack(shifts, exchange) + mask_of(exchange, sender, query, n)
-    power = pow(int.from_bytes(query[12][0], "big"), factor * weight, n * n)
+    power = pow(int.from_bytes(query[11][0], "big"), factor * weight, n * n)
     return ciphertext_of(power * (1 + n * (shift % n)) * side.obfuscator(n) % (n * n), n)
 
 
@@ -210,11 +210,10 @@ def test_a_query_follows_from_the_state(exchange: str, name: str, k: int) -> Non
     others = [other for other in NODES if other != name]
     assert query[:3] == ["toy", name, 1]
     assert query[4] == (others if exchange == "sealed" else [])
-    pairwise = (k - 1, others) if k else (-1, [])
-    assert tuple(query[5:7]) == (pairwise if exchange == "pairwise" else (-1, []))
+    assert query[5] == []  # every round has counted all
     modulus = n.to_bytes((n.bit_length() + 7) // 8, "big")
-    assert query[11] == hashlib.sha256(modulus).digest()[:8]
-    assert query[12] == [ciphertext_of(expected, n)]
+    assert query[10] == hashlib.sha256(modulus).digest()[:8]
+    assert query[11] == [ciphertext_of(expected, n)]
 
 
 @pytest.mark.parametrize(("exchange", "name"), CASES)

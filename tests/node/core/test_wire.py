@@ -31,6 +31,7 @@ from cipherfleet_node.core.messages import (
     Query,
     Refusal,
     RefusalReason,
+    Uncounted,
 )
 from cipherfleet_node.core.packing import MAX_DEGREE
 from cipherfleet_node.core.round import Phase
@@ -55,12 +56,12 @@ FLEET = VECTORS["fleet"]
 names = st.sampled_from(["a", "b"])
 rounds = st.one_of(st.integers(0, MAX_ROUND), st.sampled_from([0, MAX_ROUND]))
 counters = st.one_of(st.integers(0, MAX_COUNTER), st.sampled_from([0, MAX_COUNTER]))
-previous = st.one_of(st.just(-1), rounds.filter(lambda n: n < MAX_ROUND))
 refusals = st.sampled_from(get_args(RefusalReason))
 parts = st.lists(st.binary(max_size=40), max_size=4)
 tags = st.binary(min_size=8, max_size=8)
 digests = st.binary(min_size=32, max_size=32)
 rosters = st.lists(names, max_size=4)
+uncounted = st.lists(st.builds(Uncounted, rounds, rosters), max_size=4)
 states = st.sampled_from(get_args(PresenceState))
 phases = st.sampled_from([phase.value for phase in Phase])
 reasons = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=32)
@@ -77,7 +78,7 @@ changes = st.binary(max_size=40), st.booleans()
 messages = st.one_of(
     st.builds(
         Query,
-        *[fleet, names, rounds, rounds, rosters, previous, rosters, st.booleans()],
+        *[fleet, names, rounds, rounds, rosters, uncounted, st.booleans()],
         *[powers, levels, tags, tags, parts],
     ),
     st.builds(Answer, fleet, names, rounds, names, rounds, counters, digests, parts),
@@ -228,11 +229,12 @@ def test_a_message_just_within_the_limit_is_read() -> None:
     assert decode(encode(query, SIGNER), topic_of(query), FLEET, VERIFIERS) == query
 
 
-@pytest.mark.parametrize("field", ["round", "epoch", "previous"])
+@pytest.mark.parametrize("field", ["round", "epoch", "uncounted"])
 @pytest.mark.parametrize("value", [-2, -(2**63), MAX_ROUND + 1, MAX_COUNTER, 2**64 - 1])
 def test_counters_out_of_range_are_refused(field: str, value: int) -> None:
     good = query_of(FLEET, "a", 1, 1)
-    message = msgspec.structs.replace(good, **{field: value})
+    changed = [Uncounted(value, [])] if field == "uncounted" else value
+    message = msgspec.structs.replace(good, **{field: changed})
     with pytest.raises(WireError) as refused:
         decode(encode(message, SIGNER), topic_of(message), FLEET, VERIFIERS)
     assert refused.value.reason == "range"
@@ -502,7 +504,7 @@ def test_a_digest_tells_rounds_rosters_and_ciphertexts_apart() -> None:
     ]
     assert len({base.digest, *(other.digest for other in others)}) == 5
     # Sent again after a restart, or with other news of the round before, it is the same query.
-    again = replace(base, epoch=2, previous=0, counted=["b"], unbalanced=True)
+    again = replace(base, epoch=2, uncounted=[Uncounted(0, ["b"])], unbalanced=True)
     assert again.digest == base.digest
 
 

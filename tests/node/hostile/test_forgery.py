@@ -161,9 +161,7 @@ def test_a_bad_query_takes_no_power_and_nothing_that_was_prepared(
     before = dict(agent.answerer.prepared)
     tag, k = midway.keys[name].public.fingerprint[:8], agent.state.records[-1].number
     parameters, epoch = PARAMETERS, midway.seats[name].epoch
-    bad = Query(
-        FLEET, name, epoch, k, [], k - 1, ["n00"], False, None, 0, parameters, tag, [bytes(128)]
-    )
+    bad = Query(FLEET, name, epoch, k, [], [], False, None, 0, parameters, tag, [bytes(128)])
     outcome = midway.offer(Forgery("n00", topic_of(bad), encode(bad, identity_of(name))))
     assert outcome.reason == "ciphertext_range"
     assert outcome.powers == 0

@@ -292,7 +292,7 @@ def test_without_a_pinned_operator_no_word_is_taken(folder: Path) -> None:
 def test_only_the_operator_sends_memberships_and_it_sends_nothing_else() -> None:
     verifiers = {OPERATOR: BOSS.public_key(), "a": BOSS.public_key()}
     forged = membership_of(sender="a")
-    query = Query("f", OPERATOR, 1, 1, [], -1, [], False, None, 0, bytes(8), bytes(8), [])
+    query = Query("f", OPERATOR, 1, 1, [], [], False, None, 0, bytes(8), bytes(8), [])
     for message in (forged, query):
         with pytest.raises(WireError) as refused:
             wire.decode(wire.encode(message, BOSS), wire.topic_of(message), "f", verifiers)

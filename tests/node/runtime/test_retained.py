@@ -19,7 +19,7 @@ from cipherfleet_node.settings.sections import Broker
 
 PATIENCE_S = 60.0
 SIGNER = Ed25519PrivateKey.generate()
-QUERY = Query("f", "a", 1, 3, [], -1, [], False, None, 0, bytes(8), bytes(8), [b"c"])
+QUERY = Query("f", "a", 1, 3, [], [], False, None, 0, bytes(8), bytes(8), [b"c"])
 PRESENCE = Presence("f", "a", 1, "ready")
 
 

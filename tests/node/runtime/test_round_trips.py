@@ -16,7 +16,7 @@ TAG = bytes(TAG_BYTES)
 
 
 def query(sender: str, k: int) -> Query:
-    return Query("fleet", sender, 1, k, [], -1, [], False, None, 0, TAG, TAG, [b"c"])
+    return Query("fleet", sender, 1, k, [], [], False, None, 0, TAG, TAG, [b"c"])
 
 
 def answer(sender: str, receiver: str, k: int) -> Answer:

@@ -178,7 +178,7 @@ class Guest:
         program = shutil.which(name)
         if program is None:
             raise NoGuest(f"{name} is not installed: apt-get install {processor.package}")
-        line = f"{hardware.line} console={processor.console} panic=-1 quiet"
+        line = f"{hardware.line} {processor.options} console={processor.console} panic=-1 quiet"
         return [
             *(program, *machine, "-accel", ACCELERATOR),
             *("-smp", "2", "-m", str(hardware.memory_mib)),

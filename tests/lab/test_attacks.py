@@ -1,4 +1,7 @@
-"""Every attack of the lab, in pairs: it succeeds with the guard off and fails with it on."""
+"""Every attack of the lab, in pairs: it succeeds with the guard off and fails with it on.
+
+All of it is in one file: the tests share their cases, and some go through the whole catalogue.
+"""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ from cipherfleet_node.errors import RemoteProtocolError
 from . import progress
 from .answerer import Answerer
 from .claims import FAR, Claims
-from .collector import Answers, Collector, CouplingTerm
+from .collector import Collector, CouplingTerm
 from .deadlines import Deadlines
 from .entry import Entry
 from .messages import Answer, Message, Presence, PresenceState, Query, Refusal, Reply
@@ -112,7 +112,6 @@ from .stepping import Stepper
 from .window import take_in
 
 LINGER_TIMEOUTS = 3.0  # a finished node stays for so many answer timeouts
-REFUSED_STEPS = 8  # that would leave the headroom; from then on a node stops at its limit
 HOLDS_BEFORE_CHANGE = 4  # then a node goes to the round of a pending membership at once
 GIVE_UP_DEADLINES = 512  # without a coupled round
 DOUBT_DEADLINES = 16  # so long a node without a state waits for claims that agree
@@ -157,7 +156,6 @@ class Agent:
         self._doubted_until = 0.0  # without a state: until then the claims must agree
         self._jump_to: int | None = None
         self._holds = 0  # so many of the latest rounds were held
-        self._refused_steps = 0  # since the estimate was far from its limit
         self._coupled_at = 0.0  # monotonic time of the latest coupled round
         self._disconnected_at = 0.0
         self._was_answered = False  # a neighbour has replied to this start of the node
@@ -811,7 +809,7 @@ class Agent:
             yield Rejected(name, "out_of_range")
         if not self._setup.exchange.sealed:
             self.roster.missed(term.out_of_range)
-        coupled = self._stepped(record, term, answers) if term.included else None
+        coupled = self.stepper.step(self._state, record, term, answers) if term.included else None
         if coupled is None:
             for name in term.included:
                 yield Rejected(name, "overreach")
@@ -822,16 +820,6 @@ class Agent:
         self.roster.opened(term.included)
         self.claims.coupled(term.included)
         yield from self._close(now, record.number, term)
-
-    def _stepped(self, record: RoundRecord, term: CouplingTerm, answers: Answers) -> State | None:
-        """Return the state after the step of the round, or None if it is refused."""
-        stops = self._refused_steps >= REFUSED_STEPS
-        stepped = self.stepper.step(self._state, record, term, answers, stops_at_limit=stops)
-        if stepped is None:
-            self._refused_steps += 1
-        elif self.stepper.is_far_from_limit(stepped):
-            self._refused_steps = 0
-        return stepped
 
     def _spoil(self, term: CouplingTerm, now: float) -> Iterator[Effect]:
         """Close a round whose answers are in but cannot be used. Nobody knows whose fault it is."""

@@ -20,6 +20,7 @@ from cipherfleet_node.settings.sections import (
 )
 
 from .packing import MAX_DEGREE
+from .state import HISTORY_ROUNDS
 
 # A node publishes its presence itself. Only `lost` is its last will, which the broker publishes.
 PresenceState = Literal["ready", "waiting", "alert", "done", "finished", "disconnected", "lost"]
@@ -37,7 +38,7 @@ MAX_CIPHERTEXTS = 2048  # of 512-bit keys (128 bytes each) in the longest messag
 MAX_CO_NEIGHBOURS = MAX_DEGREE * (MAX_DEGREE - 1)
 DEGREES = range(-273, 1000)  # plausible temperatures of a processor, in degrees Celsius
 NAME_BYTES = 16  # of the name of a generation
-MAX_UNCOUNTED = 4  # rounds; a node has no records of more closed ones
+MAX_UNCOUNTED = HISTORY_ROUNDS - 1  # rounds: the closed ones that a node has records of
 MAX_REASONS = 64  # different reasons in a count of messages; twice as many as exist
 
 # Every list has a maximum length. A longer list is refused before its entries are read: a message

@@ -33,6 +33,7 @@ from .randomness import FloatVector, RoundRandomness
 from .settling import calmed
 from .state import HISTORY_ROUNDS, RoundRecord, State
 
+REFUSED_STEPS = 8  # that would leave the headroom; from then on a node stops at its limit
 TAKEN_BACK_ROUNDS = 2 * HISTORY_ROUNDS  # a neighbour that jumps has records of older rounds
 
 
@@ -41,22 +42,14 @@ class Stepper:
 
     def __init__(self, setup: Setup, opener: Opener) -> None:
         self._setup, self._opener = setup, opener
+        self._refused_steps = 0  # since the estimate was in the inner half of the headroom
         # Pairwise answers counted lately, by neighbour and round, and the records of these rounds.
         self._single: dict[tuple[str, int], tuple[RoundRecord, Sequence[mpz]]] = {}
 
     def step(
-        self,
-        state: State,
-        record: RoundRecord,
-        term: CouplingTerm,
-        answers: Answers,
-        *,
-        stops_at_limit: bool = False,
+        self, state: State, record: RoundRecord, term: CouplingTerm, answers: Answers
     ) -> State | None:
-        """Return *state* after the round of *record*, or None if its headroom does not suffice.
-
-        With *stops_at_limit* the estimate goes as far as the headroom allows instead.
-        """
+        """Return *state* after the round of *record*, or None if the step is refused."""
         setup, k = self._setup, record.number
         state, coupling = self._limited(state, record, term, answers)
         if setup.exact_scale is not None:
@@ -64,10 +57,13 @@ class Stepper:
                 estimate = dequantise(record.quantised, setup.resolution) + self._real(coupling)
         else:
             estimate = self._descended(state, record, self._real(coupling))
-        if stops_at_limit and np.all(np.isfinite(estimate)):
+        if self._refused_steps >= REFUSED_STEPS and np.all(np.isfinite(estimate)):
             estimate = within_headroom(estimate, setup.resolution)
         elif not self._fits(estimate):
+            self._refused_steps += 1
             return None
+        if is_within_headroom(estimate, setup.resolution / 2):
+            self._refused_steps = 0
         if not setup.exchange.sealed:
             self._keep_single(record, {name: answers[name] for name in term.included})
         state = self._opener.generations.with_term(state, record.averaging, term.averaged)
@@ -95,10 +91,6 @@ class Stepper:
             gradient = setup.objective.gradient(estimate, randomness)
         with setup.trace.span("update", k):
             return descend(estimate, coupling, gradient, k, setup.algorithm, randomness)
-
-    def is_far_from_limit(self, state: State) -> bool:
-        """True if the estimate of *state* is in the inner half of its headroom."""
-        return is_within_headroom(np.array(state.estimate), self._setup.resolution / 2)
 
     def step_late(self, state: State, record: RoundRecord, term: CouplingTerm) -> State | None:
         """Return *state* with the term of a held round, or None if it cannot be counted.

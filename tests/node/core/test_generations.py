@@ -1,4 +1,7 @@
-"""Generations: the shield, the correction of the sum of duals, and what a coalition learns."""
+"""Generations: the shield, the correction of the sum of duals, and what a coalition learns.
+
+All of it is in one file: the tests share a few fleets and what they ask of their states.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cipherfleet_node.core import agent, generations, listening, progress
+from cipherfleet_node.core import generations, listening, progress, stepping
 from cipherfleet_node.core.exact import dual
 from cipherfleet_node.core.exchange import UNIT
 from cipherfleet_node.core.generations import Generations, indices
@@ -642,7 +645,7 @@ def test_a_fleet_at_its_limits_is_healed_by_the_next_generation() -> None:
 def test_a_fleet_at_its_limits_stays_there_if_every_step_beyond_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agent, "REFUSED_STEPS", 10**6)
+    monkeypatch.setattr(stepping, "REFUSED_STEPS", 10**6)
     running = without_gradients()
     assert numbers(running) == {1}
     assert errors(running, names(8)).max() > 100

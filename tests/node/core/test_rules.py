@@ -1,4 +1,7 @@
-"""The rules of a round, one by one, in whole fleets with faults and in single agents."""
+"""The rules of a round, one by one, in whole fleets with faults and in single agents.
+
+All of it is in one file: the rules act together, and the tests share their faults and lies.
+"""
 
 from __future__ import annotations
 

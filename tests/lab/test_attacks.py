@@ -77,6 +77,7 @@ from cipherfleet_lab.problems import LOGISTIC, SQUARED, RegressionLoss, five_nod
 from cipherfleet_lab.systems import Log, Problem
 from cipherfleet_node.core.messages import Query
 from cipherfleet_node.core.randomness import RoundRandomness
+from tests.support.queries import query_of
 
 TRIALS = 5
 OPEN: tuple[Guard, ...] = ("masks",)
@@ -522,7 +523,7 @@ def test_a_difference_counts_only_if_it_is_the_term_in_every_digit() -> None:
 
 def query(roster: str, own: int) -> Query:
     entries = [(-entry).to_bytes(9, "big", signed=True) for entry in (own, 0)]
-    return Query("lab", "asker", 1, len(roster), [*roster], [], False, None, 0, b"", b"", entries)
+    return query_of("lab", "asker", 1, len(roster), roster, entries)
 
 
 def test_sums_of_neighbours_that_stand_still_separate_unless_a_draw_belongs_to_a_state() -> None:

@@ -31,13 +31,14 @@ from cipherfleet_broker import start_broker
 from cipherfleet_deploy.local.processes import NodeProcess
 from cipherfleet_node.__main__ import main as run_command
 from cipherfleet_node.core import wire
-from cipherfleet_node.core.messages import Message, Query
+from cipherfleet_node.core.messages import Message
 from cipherfleet_node.keys.key_files import read_keys
 from cipherfleet_node.runtime import daemon
 from cipherfleet_node.settings.node_yaml import load_node_config
 from cipherfleet_node.settings.sections import Broker, Simulation
 from cipherfleet_provisioning.bundles import write_bundles
 from cipherfleet_provisioning.fleet.fleet import load_fleet
+from tests.support.queries import query_of
 
 LIMIT_MIB = 128
 MESSAGE_BYTES = 255 * 1024
@@ -95,8 +96,7 @@ def long_message(folder: Path) -> tuple[str, bytes]:
     """A query that the node of *folder* has signed, and its topic."""
     config = load_node_config(folder)
     ciphertexts = [bytes(MESSAGE_BYTES)]
-    tags = bytes(8), bytes(8)
-    query = Query(config.fleet, config.node, 2**40, 1, [], [], False, None, 0, *tags, ciphertexts)
+    query = query_of(config.fleet, config.node, 2**40, 1, [], ciphertexts)
     return wire.topic_of(query), wire.encode(query, read_keys(folder, config.crypto).identity)
 
 

@@ -25,6 +25,7 @@ from cipherfleet_node.core.quantiser import VALUE_BITS
 from cipherfleet_node.core.randomness import Draw, RoundRandomness, seeds_of, state_fingerprint
 from cipherfleet_node.core.sealed import Seal, own_weight
 from cipherfleet_node.keys.key_files import PublicKeys, shared_secret
+from tests.support.queries import query_of
 
 FLEET = "fleet"
 NAMES = ("a", "b", "c")
@@ -167,8 +168,7 @@ def _sealed_case(name: str, bits: int, dimension: int) -> dict[str, Any]:
 
 def query_to_seal(ciphertexts: list[bytes]) -> Query:
     """Return the query of i in round 3 for a, b and c."""
-    tag = bytes(8)
-    return Query(FLEET, "i", 1, 3, list(NAMES), [], False, None, 0, tag, tag, ciphertexts)
+    return query_of(FLEET, "i", 1, 3, NAMES, ciphertexts)
 
 
 def _sealed_answer(name: str, query: Query, key: PublicKey, layout: Layout) -> dict[str, Any]:
@@ -239,6 +239,5 @@ def _size(name: str, size: int, fails: str) -> dict[str, Any]:
 
 def sized(zeros: int) -> bytes:
     """Return the bytes of a query with one ciphertext of so many *zeros*."""
-    tag = bytes(8)
-    query = Query(FLEET, "a", 1, 1, [], [], False, None, 0, tag, tag, [bytes(zeros)])
+    query = query_of(FLEET, "a", 1, 1, [], [bytes(zeros)])
     return wire.encode(query, identity_of("a"))

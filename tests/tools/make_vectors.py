@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from cipherfleet_node.core.sealed import Seal
 from cipherfleet_node.core.shield import Shield
 from cipherfleet_node.errors import WireError
 from tests.support.memory_fleet import toy_secret
+from tests.support.queries import query_of
 
 from .key_vectors import identities_vectors, sealed_exchange_vectors, sizes_vectors
 
@@ -61,32 +61,6 @@ def texts(numbers: Any) -> list[str]:
 
 def hexes(items: Any) -> list[str]:
     return [item.hex() for item in items]
-
-
-def query_of(
-    fleet: str,
-    sender: str,
-    epoch: int,
-    number: int,
-    roster: Sequence[str] = (),
-    ciphertexts: Sequence[bytes] = (),
-) -> Query:
-    """Return a query with empty tags that says nothing of the round before."""
-    tag = bytes(8)
-    return Query(
-        fleet,
-        sender,
-        epoch,
-        number,
-        list(roster),
-        [],
-        False,
-        None,
-        0,
-        tag,
-        tag,
-        list(ciphertexts),
-    )
 
 
 # -- draws ----------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from cipherfleet_node.core.paillier import PrivateKey
 from cipherfleet_node.core.randomness import RoundRandomness
 from cipherfleet_node.errors import HeadroomExceeded, RemoteProtocolError
 from tests.support.paths import ROOT
+from tests.support.queries import query_of
 from tests.tools.make_vectors import exchange_vectors
 
 VECTORS = json.loads((ROOT / "node/vectors/exchange.json").read_text())
@@ -115,7 +116,7 @@ def test_dither_is_uniform_on_exactly_the_weights_integers() -> None:
 
 
 def asked_by(name: str, ciphertexts: list[bytes]) -> Query:
-    return Query("f", name, 1, 3, [], [], False, None, 0, b"", b"", ciphertexts)
+    return query_of("f", name, 1, 3, [], ciphertexts)
 
 
 def pairwise() -> tuple[Pairwise, Pairwise]:
@@ -306,7 +307,7 @@ def test_the_query_vector_is_what_plain_arithmetic_makes() -> None:
     ]
     assert numbers(VECTORS["query"]) == expected
     query = [bytes.fromhex(item) for item in VECTORS["query"]]
-    message = Query("f", "i", 1, VECTORS["round"], [], [], False, None, 0, b"", b"", query)
+    message = query_of("f", "i", 1, VECTORS["round"], [], query)
     assert message.digest.hex() == VECTORS["digest"]
 
 

@@ -22,6 +22,7 @@ from cipherfleet_node.core.sealed import Seal, Sealed, mask, own_weight
 from cipherfleet_node.errors import RemoteProtocolError
 from tests.support.memory_fleet import toy_secret
 from tests.support.paths import ROOT
+from tests.support.queries import query_of
 from tests.tools.make_vectors import sealed_vectors
 
 VECTORS = json.loads((ROOT / "node/vectors/sealed.json").read_text())
@@ -46,7 +47,7 @@ def seal_of(name: str, others: list[str], *, leaves_open: bool = False) -> Seal:
 
 
 def query_for(roster: list[str], ciphertexts: list[bytes], **changes: Any) -> Query:
-    query = Query("f", "i", 1, 3, roster, [], False, None, 0, b"", b"", ciphertexts)
+    query = query_of("f", "i", 1, 3, roster, ciphertexts)
     return msgspec.structs.replace(query, **changes)
 
 

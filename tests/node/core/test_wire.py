@@ -46,7 +46,8 @@ from cipherfleet_node.core.wire import (
 )
 from cipherfleet_node.errors import WireError
 from tests.support.paths import ROOT
-from tests.tools.make_vectors import query_of, wire_vectors
+from tests.support.queries import query_of
+from tests.tools.make_vectors import wire_vectors
 
 VECTORS = json.loads((ROOT / "node/vectors/wire.json").read_text())
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(VECTORS["identity_seed"]))

@@ -25,6 +25,7 @@ from cipherfleet_node.core.messages import (
 from cipherfleet_node.core.wire import decode, encode, topic_of
 from cipherfleet_node.errors import WireError
 from tests.support.paths import ROOT
+from tests.support.queries import query_of
 from tests.support.wire_fleet import (
     EXCHANGES,
     FLEET,
@@ -47,7 +48,6 @@ from tests.tools.forgeries import (
     lie_under_other_keys,
     nonsense,
 )
-from tests.tools.make_vectors import query_of
 
 COUNT = 24  # of each class, in each exchange
 CORE = ROOT / "node" / "cipherfleet_node" / "core"

@@ -25,7 +25,6 @@ from cipherfleet_node.core.messages import (
     Membership,
     MembershipEntry,
     PartnerEntry,
-    Query,
 )
 from cipherfleet_node.core.round import Phase
 from cipherfleet_node.errors import ConfigError, WireError
@@ -73,6 +72,7 @@ from tests.support.memory_fleet import (
     ring,
     start_all,
 )
+from tests.support.queries import query_of
 
 BOSS = Ed25519PrivateKey.from_private_bytes(b"b" * 32)
 BITS = 512
@@ -292,7 +292,7 @@ def test_without_a_pinned_operator_no_word_is_taken(folder: Path) -> None:
 def test_only_the_operator_sends_memberships_and_it_sends_nothing_else() -> None:
     verifiers = {OPERATOR: BOSS.public_key(), "a": BOSS.public_key()}
     forged = membership_of(sender="a")
-    query = Query("f", OPERATOR, 1, 1, [], [], False, None, 0, bytes(8), bytes(8), [])
+    query = query_of("f", OPERATOR, 1, 1)
     for message in (forged, query):
         with pytest.raises(WireError) as refused:
             wire.decode(wire.encode(message, BOSS), wire.topic_of(message), "f", verifiers)

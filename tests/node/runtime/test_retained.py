@@ -11,15 +11,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cipherfleet_broker import RunningBroker, start_broker
 from cipherfleet_broker.mosquitto import find_mosquitto
-from cipherfleet_node.core.messages import Message, Presence, Query
+from cipherfleet_node.core.messages import Message, Presence
 from cipherfleet_node.core.wire import decode, encode, topic_of
 from cipherfleet_node.errors import ConfigError, WireError
 from cipherfleet_node.runtime.mqtt import Arrived, Link, LinkUp
 from cipherfleet_node.settings.sections import Broker
+from tests.support.queries import query_of
 
 PATIENCE_S = 60.0
 SIGNER = Ed25519PrivateKey.generate()
-QUERY = Query("f", "a", 1, 3, [], [], False, None, 0, bytes(8), bytes(8), [b"c"])
+QUERY = query_of("f", "a", 1, 3, [], [b"c"])
 PRESENCE = Presence("f", "a", 1, "ready")
 
 

@@ -11,12 +11,13 @@ import pytest
 from cipherfleet_node.core.messages import TAG_BYTES, Answer, Query
 from cipherfleet_node.runtime.round_trips import MAX_AWAITED, RoundTrips
 from cipherfleet_node.runtime.spans import Spans
+from tests.support.queries import query_of
 
 TAG = bytes(TAG_BYTES)
 
 
 def query(sender: str, k: int) -> Query:
-    return Query("fleet", sender, 1, k, [], [], False, None, 0, TAG, TAG, [b"c"])
+    return query_of("fleet", sender, 1, k, [], [b"c"])
 
 
 def answer(sender: str, receiver: str, k: int) -> Answer:
